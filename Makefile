@@ -1,0 +1,29 @@
+# Two commands for a newcomer, each doing its own set-up: `make demo` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+FAMILY ?= llava
+export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.mmbuild/inductor
+
+.PHONY: demo test lint types docs bench clean
+demo: $(STAMP)
+	@MMBUILD_STORE=$${MMBUILD_STORE:-$(CURDIR)/.mmbuild/store} $(BIN)/python tools/demo.py --family $(FAMILY)
+
+test: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+docs: $(STAMP)
+	$(BIN)/python tools/make_docs.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[torch,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mmbuild build

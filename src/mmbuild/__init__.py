@@ -1,0 +1,36 @@
+"""mmbuild: recipes in, vision-language inference engines out.
+
+    >>> import mmbuild
+    >>> (recipe,) = mmbuild.load_recipe("recipes/demo/llava-int4.yaml")
+    >>> mmbuild.apply(mmbuild.plan([recipe]))
+    >>> mmbuild.Engine.load("build/llava-shapes-int4").generate(images=["a.png"], prompts=["what colour?"])
+
+Nothing heavy is imported until one of the names is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmbuild._version import __version__
+
+if TYPE_CHECKING:
+    from mmbuild.api import apply, load_recipe, plan
+    from mmbuild.engine import Engine
+
+__all__ = ["Engine", "__version__", "apply", "load_recipe", "plan"]
+
+_LAZY = {
+    "Engine": "mmbuild.engine",
+    "apply": "mmbuild.api",
+    "load_recipe": "mmbuild.api",
+    "plan": "mmbuild.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mmbuild' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,49 @@
+"""Errors that are told to a person: what, where, why, what to do.
+
+Everything that mmbuild raises on purpose is an :class:`MmbuildError`. The command line prints it without a
+traceback (``--debug`` shows one) and exits with :attr:`MmbuildError.exit_status`. Anything else that
+escapes is our bug and exits with 2.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MmbuildError(Exception):
+    """A failure of the input or of the build.
+
+    Args:
+        message: One sentence without a full stop; names the thing at fault (path, key, tensor, layer).
+        code: Stable code such as ``MM401``; its entry in ``mmbuild/codes/*.yaml`` is what
+            ``mmbuild explain`` prints.
+        hint: What to do about it, one sentence without a full stop.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, code: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors cross process boundaries (a worker's failure is told by its parent).
+        return (_restore, (type(self), self.message, self.code, self.hint))
+
+
+def _restore(kind: type[MmbuildError], message: str, code: str, hint: str | None) -> MmbuildError:
+    return kind(message, code=code, hint=hint)
+
+
+class UsageError(MmbuildError):
+    """The command line itself is wrong (exit status 2)."""
+
+    exit_status = 2
+
+
+class StalePlanError(MmbuildError):
+    """A saved plan no longer describes what apply would do (exit status 4)."""
+
+    exit_status = 4
