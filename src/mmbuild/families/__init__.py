@@ -17,7 +17,16 @@ from mmbuild.families.base import (
     VisualFacts,
 )
 
-__all__ = ["MODULES", "Derivation", "Family", "FamilyError", "LlmFacts", "ModelFacts", "VisualFacts", "family"]
+__all__ = [
+    "MODULES",
+    "Derivation",
+    "Family",
+    "FamilyError",
+    "LlmFacts",
+    "ModelFacts",
+    "VisualFacts",
+    "family",
+]
 
 MODULES: dict[str, str] = {
     "llava": "mmbuild.families.llava",

@@ -13,7 +13,9 @@ import yaml
 @cache
 def _table() -> Mapping[str, Mapping[str, Any]]:
     text = files("mmbuild.families").joinpath("defaults.yaml").read_text(encoding="utf-8")
-    table: Mapping[str, Mapping[str, Any]] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    table: Mapping[str, Mapping[str, Any]] = yaml.load(
+        text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )
     return table
 
 

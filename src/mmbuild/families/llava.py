@@ -44,7 +44,9 @@ def facts(config: Mapping[str, Any]) -> ModelFacts:
 def _section(config: Mapping[str, Any], key: str, expected: str) -> Mapping[str, Any]:
     section = config.get(key)
     if not isinstance(section, Mapping):
-        raise FamilyError(f"config.json has no `{key}`", code="MM411", hint="Download the model's config.json again")
+        raise FamilyError(
+            f"config.json has no `{key}`", code="MM411", hint="Download the model's config.json again"
+        )
     model_type = section.get("model_type", expected)
     if model_type != expected:
         raise FamilyError(

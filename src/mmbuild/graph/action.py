@@ -61,3 +61,18 @@ class Action:
     sources: Mapping[str, str] = field(default_factory=dict)
     locators: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeGraph:
+    """One variant of a recipe as actions.
+
+    Attributes:
+        recipe: The variant's name; its engine is assembled into ``build/<recipe>``.
+        actions: All actions, producers before consumers.
+        engine: Definition key of the assemble action.
+    """
+
+    recipe: str
+    actions: tuple[Action, ...]
+    engine: str
