@@ -1,0 +1,165 @@
+"""Keys: what makes two results the same.
+
+Both keys are BLAKE3 (hex, 64 digits) of canonical JSON. The *definition key* holds the definition keys of
+the inputs and is known before anything runs; the *action key* holds the digests of what the inputs really
+are, so that a rebuilt input that came out the same does not rebuild its consumers (early cutoff).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mmbuild.graph.action import Action, Json, Resources
+
+KEY_VERSION = 1
+"""Raise it when the structure below changes: every older result is then left alone."""
+
+
+def canonical_json(value: Json) -> bytes:
+    """``value`` as the one JSON text that stands for it: sorted keys, no spaces, UTF-8.
+
+    Mappings need string keys; tuples are arrays. Integers and floats stay different (``1`` is not ``1.0``).
+
+    Raises:
+        TypeError: ``value`` holds something that is not plain JSON data.
+        ValueError: ``value`` holds NaN, an infinity, or text that is not Unicode.
+    """
+    _check_plain(value)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=dict
+    )
+    return text.encode("utf-8")
+
+
+def hash_json(value: Json) -> str:
+    """BLAKE3, hex, of the canonical JSON of ``value``."""
+    from blake3 import blake3
+
+    return blake3(canonical_json(value)).hexdigest()
+
+
+def definition_key(
+    *,
+    step: str,
+    version: str,
+    params: Mapping[str, Json],
+    target: Mapping[str, Json],
+    toolchain: Mapping[str, str],
+    inputs: Mapping[str, str],
+    sources: Mapping[str, str],
+) -> str:
+    """The key of an action that has not run: ``inputs`` are definition keys."""
+    return hash_json(
+        _key_content(
+            kind="definition",
+            step=step,
+            version=version,
+            params=params,
+            target=target,
+            toolchain=toolchain,
+            inputs=inputs,
+            sources=sources,
+        )
+    )
+
+
+def action_key(action: Action, input_digests: Mapping[str, str]) -> str:
+    """The key of a result: ``input_digests`` are artifact digests, by the names of ``action.inputs``.
+
+    Raises:
+        KeyError: an input has no digest, or a digest is given for something that is no input.
+    """
+    if set(input_digests) != set(action.inputs):
+        raise KeyError(f"{action.label}: inputs {sorted(action.inputs)}, digests {sorted(input_digests)}")
+    return hash_json(
+        _key_content(
+            kind="action",
+            step=action.step,
+            version=action.version,
+            params=action.params,
+            target=action.target,
+            toolchain=action.toolchain,
+            inputs=input_digests,
+            sources=action.sources,
+        )
+    )
+
+
+def make_action(
+    *,
+    label: str,
+    step: str,
+    version: str,
+    params: Mapping[str, Json],
+    target: Mapping[str, Json] | None = None,
+    toolchain: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
+    locators: Mapping[str, str] | None = None,
+    resources: Resources | None = None,
+) -> Action:
+    """An :class:`Action` with its definition key; see there for the arguments.
+
+    Raises:
+        TypeError: something in the key is not plain JSON data.
+    """
+    content: dict[str, Any] = {
+        "params": dict(params),
+        "target": dict(target or {}),
+        "toolchain": dict(toolchain or {}),
+        "inputs": dict(inputs or {}),
+        "sources": dict(sources or {}),
+    }
+    return Action(
+        label=label,
+        step=step,
+        version=version,
+        definition_key=definition_key(step=step, version=version, **content),
+        locators=dict(locators or {}),
+        resources=resources or Resources(),
+        **content,
+    )
+
+
+def _key_content(
+    *,
+    kind: str,
+    step: str,
+    version: str,
+    params: Mapping[str, Json],
+    target: Mapping[str, Json],
+    toolchain: Mapping[str, str],
+    inputs: Mapping[str, str],
+    sources: Mapping[str, str],
+) -> dict[str, Json]:
+    return {
+        "kind": kind,
+        "key_version": KEY_VERSION,
+        "step": step,
+        "version": version,
+        "params": params,
+        "target": target,
+        "toolchain": toolchain,
+        "inputs": inputs,
+        "sources": sources,
+    }
+
+
+def _check_plain(value: Json) -> None:
+    """Refuse what ``json`` would quietly turn into something else (integer keys, enums, subclasses)."""
+    kind = type(value)
+    if value is None or kind in (str, int, float, bool):
+        return
+    if kind in (list, tuple):
+        for item in value:
+            _check_plain(item)
+        return
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) is not str:
+                raise TypeError(f"a key of a mapping must be text, not {key!r}")
+            _check_plain(item)
+        return
+    raise TypeError(f"{value!r} ({kind.__name__}) is not plain JSON data")
