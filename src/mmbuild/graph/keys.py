@@ -7,37 +7,16 @@ are, so that a rebuilt input that came out the same does not rebuild its consume
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from mmbuild.canonical import canonical_json, hash_json
 from mmbuild.graph.action import Action, Json, Resources
+
+__all__ = ["KEY_VERSION", "action_key", "canonical_json", "definition_key", "hash_json", "make_action"]
 
 KEY_VERSION = 1
 """Raise it when the structure below changes: every older result is then left alone."""
-
-
-def canonical_json(value: Json) -> bytes:
-    """``value`` as the one JSON text that stands for it: sorted keys, no spaces, UTF-8.
-
-    Mappings need string keys; tuples are arrays. Integers and floats stay different (``1`` is not ``1.0``).
-
-    Raises:
-        TypeError: ``value`` holds something that is not plain JSON data.
-        ValueError: ``value`` holds NaN, an infinity, or text that is not Unicode.
-    """
-    _check_plain(value)
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=dict
-    )
-    return text.encode("utf-8")
-
-
-def hash_json(value: Json) -> str:
-    """BLAKE3, hex, of the canonical JSON of ``value``."""
-    from blake3 import blake3
-
-    return blake3(canonical_json(value)).hexdigest()
 
 
 def definition_key(
@@ -145,21 +124,3 @@ def _key_content(
         "inputs": inputs,
         "sources": sources,
     }
-
-
-def _check_plain(value: Json) -> None:
-    """Refuse what ``json`` would quietly turn into something else (integer keys, enums, subclasses)."""
-    kind = type(value)
-    if value is None or kind in (str, int, float, bool):
-        return
-    if kind in (list, tuple):
-        for item in value:
-            _check_plain(item)
-        return
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if type(key) is not str:
-                raise TypeError(f"a key of a mapping must be text, not {key!r}")
-            _check_plain(item)
-        return
-    raise TypeError(f"{value!r} ({kind.__name__}) is not plain JSON data")

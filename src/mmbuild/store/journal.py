@@ -1,0 +1,145 @@
+"""The action cache: an append-only file with one line for each finished action.
+
+A line is written with one ``write`` at the end of the file as soon as its artifact is published, so that
+``kill -9`` costs only what was running. The last line of a key counts. A torn line (a kill in the middle of
+the write) is skipped, and the next writer starts on a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mmbuild.store.faults import disk_errors, fault_point
+from mmbuild.store.layout import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished action.
+
+    Attributes:
+        key: Action key.
+        definition: Definition key.
+        inputs: Artifact digests of the inputs by name.
+        digest: Digest of the artifact it made.
+        label: What it was called when it was built.
+        size: Bytes of the artifact in the store.
+        seconds: Wall time.
+        memory: Peak of anonymous memory of the worker, bytes.
+        at: Seconds since the epoch when it finished.
+        host: Name of the machine.
+    """
+
+    key: str
+    definition: str
+    inputs: Mapping[str, str]
+    digest: str
+    label: str
+    size: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+    at: float = 0.0
+    host: str = ""
+
+
+@dataclass(slots=True)
+class ActionCache:
+    """The journal in memory; :meth:`refresh` reads what was appended since."""
+
+    store: Store
+    by_key: dict[str, Record] = field(default_factory=dict)
+    by_definition: dict[tuple[str, tuple[tuple[str, str], ...]], Record] = field(default_factory=dict)
+    last_definition: dict[str, str] = field(default_factory=dict)
+    torn: int = 0
+    _offset: int = 0
+
+    def refresh(self) -> None:
+        """Read the lines appended since the last call."""
+        try:
+            with open(self.store.journal, "rb") as stream:
+                stream.seek(self._offset)
+                text = stream.read()
+        except FileNotFoundError:
+            return
+        end = text.rfind(b"\n") + 1
+        self._offset += end
+        for line in text[:end].splitlines():
+            record = parse_record(line)
+            if record is None:
+                self.torn += bool(line.strip())
+            else:
+                self._add(record)
+
+    def find(self, definition: str, inputs: Mapping[str, str]) -> Record | None:
+        """The result of an action with these inputs, without computing its action key."""
+        return self.by_definition.get((definition, tuple(sorted(inputs.items()))))
+
+    def _add(self, record: Record) -> None:
+        self.by_key[record.key] = record
+        self.by_definition[record.definition, tuple(sorted(record.inputs.items()))] = record
+        self.last_definition[record.label] = record.definition
+
+
+def load_cache(store: Store) -> ActionCache:
+    """Read the whole journal."""
+    cache = ActionCache(store)
+    cache.refresh()
+    return cache
+
+
+def append(store: Store, record: Record) -> None:
+    """Add a line.
+
+    Raises:
+        MmbuildError: MM301, MM302.
+    """
+    fault_point("journal-before")
+    line = json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
+    with disk_errors(store.journal):
+        descriptor = os.open(store.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            if os.environ.get("MMBUILD_FAULT") == "journal-torn":
+                os.write(descriptor, line[: len(line) // 2])
+                fault_point("journal-torn")
+            os.write(descriptor, b"" if _ends_whole(descriptor) else b"\n")
+            _write_all(descriptor, line)
+        finally:
+            os.close(descriptor)
+    fault_point("journal-after")
+
+
+def rewrite(store: Store, records: Iterable[Record]) -> None:
+    """Replace the journal by ``records`` (gc, which holds the store alone)."""
+    fresh = store.journal.with_suffix(".new")
+    with disk_errors(fresh):
+        with open(fresh, "wb") as stream:
+            for record in records:
+                stream.write(json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(fresh, store.journal)
+
+
+def parse_record(line: bytes) -> Record | None:
+    """One line of the journal, or None where it is damaged."""
+    try:
+        data: dict[str, Any] = json.loads(line)
+        return Record(**data)
+    except (ValueError, TypeError):
+        return None
+
+
+def _ends_whole(descriptor: int) -> bool:
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    """One write, so that lines of two writers never mix; a short one means that the disk is full."""
+    written = os.write(descriptor, line)
+    while written < len(line):
+        written += os.write(descriptor, line[written:])

@@ -1,0 +1,174 @@
+"""Where things lie in a store, and opening one.
+
+::
+
+    VERSION            the number of this layout
+    objects/ab/<blake3>[x]     file contents, read-only; x: the executable twin
+    trees/<artifact>/          an artifact as a directory of hard links to objects
+    manifests/<artifact>.json  canonical JSON of its entries; exists only when the artifact is whole
+    definitions/<key>.json     what a definition key stands for, for reasons
+    journal.jsonl              the action cache: one line for each finished action
+    roots/<id>.json            named builds, which gc keeps
+    plans/<id>.json            validated plans under everything that made them
+    stat.db                    digests of user files by their stat
+    logs/<action key>.log      what each action printed
+    locks/, staging/           of running builds
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.errors import MmbuildError
+from mmbuild.store.faults import disk_errors
+
+VERSION = "1"
+_DIRECTORIES = (
+    "objects",
+    "trees",
+    "manifests",
+    "definitions",
+    "roots",
+    "plans",
+    "logs",
+    "locks",
+    "staging",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The paths of one store. ``root`` is absolute."""
+
+    root: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def trees(self) -> Path:
+        return self.root / "trees"
+
+    @property
+    def staging(self) -> Path:
+        return self.root / "staging"
+
+    def object(self, digest: str, executable: bool = False) -> Path:
+        return self.root / "objects" / digest[:2] / (digest + "x" * executable)
+
+    def tree(self, digest: str) -> Path:
+        return self.root / "trees" / digest
+
+    def manifest(self, digest: str) -> Path:
+        return self.root / "manifests" / f"{digest}.json"
+
+    def definition(self, key: str) -> Path:
+        return self.root / "definitions" / f"{key}.json"
+
+    def log(self, key: str) -> Path:
+        return self.root / "logs" / f"{key}.log"
+
+    def lock(self, name: str) -> Path:
+        return self.root / "locks" / name
+
+    def has(self, digest: str) -> bool:
+        """Whether the artifact is here, whole (its manifest is published last and removed first)."""
+        return os.path.exists(f"{self.root}/manifests/{digest}.json")
+
+
+def default_root() -> Path:
+    """``$MMBUILD_STORE``, or ``$XDG_CACHE_HOME/mmbuild/store``, or ``~/.cache/mmbuild/store``."""
+    if stated := os.environ.get("MMBUILD_STORE"):
+        return Path(stated).expanduser().resolve()
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache).resolve() / "mmbuild" / "store"
+
+
+def open_store(root: Path | str | None = None) -> Store:
+    """Open the store at ``root``, making an empty one where there is none.
+
+    Raises:
+        MmbuildError: MM301 it may not be written, MM303 it is not a store or of another version,
+            MM302 the disk is full.
+    """
+    store = Store(Path(root).expanduser().resolve() if root else default_root())
+    version = _read_version(store)
+    if version is None:
+        _create(store)
+    elif version != VERSION:
+        raise MmbuildError(
+            f"the store `{store.root}` has layout {version!r}, this mmbuild knows {VERSION!r}",
+            code="MM303",
+            hint="use the mmbuild that made it, or give another store with `--store`",
+        )
+    if not os.access(store.root, os.W_OK | os.X_OK):
+        raise _foreign(store.root)
+    return store
+
+
+def _read_version(store: Store) -> str | None:
+    try:
+        return (store.root / "VERSION").read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise _foreign(store.root) from error
+    except (NotADirectoryError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise _no_store(store.root) from error
+
+
+def _create(store: Store) -> None:
+    if store.root.exists() and (not store.root.is_dir() or _holds_other_files(store.root)):
+        raise _no_store(store.root)
+    with disk_errors(store.root):
+        store.root.mkdir(parents=True, exist_ok=True)
+        for name in _DIRECTORIES:
+            (store.root / name).mkdir(exist_ok=True)
+        # Last, and whole: a directory with a VERSION is a complete store.
+        fresh = store.root / f".VERSION-{os.getpid()}"
+        fresh.write_text(VERSION + "\n", encoding="ascii")
+        os.replace(fresh, store.root / "VERSION")
+
+
+def _holds_other_files(root: Path) -> bool:
+    try:
+        names = os.listdir(root)
+    except PermissionError as error:
+        raise _foreign(root) from error
+    return any(name not in _DIRECTORIES and not name.startswith(".VERSION-") for name in names)
+
+
+def _no_store(root: Path) -> MmbuildError:
+    return MmbuildError(
+        f"`{root}` holds other files and is no mmbuild store",
+        code="MM303",
+        hint="give an empty or absent directory with `--store`",
+    )
+
+
+def _foreign(root: Path) -> MmbuildError:
+    owner = _owner(root)
+    return MmbuildError(
+        f"the store `{root}` belongs to {owner} and may not be written by this user",
+        code="MM301",
+        hint="give a store of your own with `--store` or MMBUILD_STORE",
+    )
+
+
+def _owner(path: Path) -> str:
+    import pwd
+
+    try:
+        uid = path.stat().st_uid
+        return f"user `{pwd.getpwuid(uid).pw_name}`"
+    except KeyError:
+        return f"user {uid}"
+    except OSError:
+        return "somebody else"

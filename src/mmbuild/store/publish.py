@@ -1,0 +1,209 @@
+"""Turning a step's output directory into an artifact: whole or not at all.
+
+The output directory itself becomes the artifact's tree by a rename, after each of its files has become a
+hard link to an object. Nothing is copied. One sync of the file system covers all of it; the manifest, whose
+presence means that the artifact is whole, comes after that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.errors import MmbuildError
+from mmbuild.store.faults import disk_errors, fault_point
+from mmbuild.store.hashing import hash_file
+from mmbuild.store.layout import Store
+from mmbuild.store.statindex import digest_file
+from mmbuild.store.tree import Entry, Tree, make_tree, parse_tree, tree_digest, tree_json
+
+Inodes = Mapping[tuple[int, int], Entry]
+"""Files of the input artifacts by (device, inode): a hard link to one of them needs no hashing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A published artifact: its digest and its files."""
+
+    digest: str
+    tree: Tree
+
+
+def publish(store: Store, out: Path, inputs: tuple[str, ...] = (), threads: int | None = None) -> Artifact:
+    """Move the directory ``out`` (on the store's file system) into the store.
+
+    Args:
+        store: Where to.
+        out: The step's output; gone afterwards.
+        inputs: Digests of the artifacts that the step read, whose files it may have linked.
+        threads: Cores for hashing; None means all.
+
+    Raises:
+        MmbuildError: MM306 the output is empty or holds something that no artifact can hold, MM302 the disk
+            is full.
+    """
+    with disk_errors(store.root):
+        known = _input_inodes(store, inputs)
+        entries = [_take_entry(store, out, path, known, threads) for path in _files(out)]
+        if not entries:
+            raise MmbuildError(
+                "the step wrote no output", code="MM306", hint="this is a bug in the step; please report it"
+            )
+        tree = make_tree(entries)
+        for entry in tree.entries:
+            if entry.ref is None:
+                _link_object(store, out / entry.path, entry)
+        fault_point("publish-objects")
+        digest = tree_digest(tree)
+        _rename_tree(store, out, digest)
+        fault_point("publish-tree")
+        sync_file_system(store.root)
+        write_whole(store.manifest(digest), tree_json(tree))
+        fault_point("publish-manifest")
+    return Artifact(digest, tree)
+
+
+def read_tree(store: Store, digest: str) -> Tree:
+    """The files of an artifact.
+
+    Raises:
+        MmbuildError: MM304 it is not in the store, or its manifest is damaged.
+    """
+    try:
+        text = store.manifest(digest).read_bytes()
+    except FileNotFoundError as error:
+        raise MmbuildError(
+            f"artifact `{digest}` is not in the store `{store.root}`",
+            code="MM304",
+            hint="apply the recipe again; what is missing is built",
+        ) from error
+    return parse_tree(text, digest)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers see all of it or none."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(content)
+    os.replace(fresh, path)
+
+
+def sync_file_system(path: Path) -> None:
+    """Flush the file system that holds ``path``: one call for any number of files."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        flush: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        if flush is None or flush(descriptor) != 0:
+            os.sync()
+    finally:
+        os.close(descriptor)
+
+
+def _files(out: Path) -> list[Path]:
+    found: list[Path] = []
+    for base, directories, names in os.walk(out):
+        directories.sort()
+        found += [Path(base, name) for name in names]
+        found += [Path(base, name) for name in directories if os.path.islink(os.path.join(base, name))]
+    return found
+
+
+def _input_inodes(store: Store, inputs: tuple[str, ...]) -> Inodes:
+    known: dict[tuple[int, int], Entry] = {}
+    for digest in inputs:
+        for entry in read_tree(store, digest).entries:
+            if entry.ref is None:
+                found = os.stat(store.tree(digest) / entry.path)
+                known[found.st_dev, found.st_ino] = entry
+    return known
+
+
+def _take_entry(store: Store, out: Path, path: Path, known: Inodes, threads: int | None) -> Entry:
+    name = path.relative_to(out).as_posix()
+    if path.is_symlink():
+        return _link_entry(store, path, name, known)
+    info = path.lstat()
+    if not stat.S_ISREG(info.st_mode):
+        raise _unfit(name, "is neither a file nor a directory")
+    twin = known.get((info.st_dev, info.st_ino))
+    if twin is not None:
+        if info.st_size != twin.size:
+            raise _changed_input(name)
+        return Entry(name, twin.digest, twin.size, twin.executable)
+    return Entry(name, hash_file(path, threads), info.st_size, bool(info.st_mode & 0o100))
+
+
+def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> Entry:
+    """A symbolic link: into an input it stands for that file, else for a file of the user, by reference."""
+    target = Path(os.path.realpath(path))
+    if not target.exists():
+        raise _unfit(name, f"links to `{target}`, which does not exist")
+    if target.is_dir():
+        raise _unfit(name, f"links to the directory `{target}`; only files can be referenced")
+    info = target.stat()
+    twin = known.get((info.st_dev, info.st_ino))
+    if twin is not None:
+        path.unlink()
+        os.link(target, path)
+        return Entry(name, twin.digest, twin.size, twin.executable)
+    if target.is_relative_to(os.path.realpath(store.root)):
+        raise _unfit(name, "links into the store, but to nothing that the step was given")
+    return Entry(name, digest_file(store, target), info.st_size, bool(info.st_mode & 0o100), str(target))
+
+
+def _link_object(store: Store, path: Path, entry: Entry) -> None:
+    """Make ``path`` and the object the same file; the first to arrive gives the bytes."""
+    target = store.object(entry.digest, entry.executable)
+    target.parent.mkdir(exist_ok=True)
+    if target.exists() and target.samefile(path):
+        return
+    os.chmod(path, 0o555 if entry.executable else 0o444)
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        fresh = path.with_name(f".link-{os.getpid()}")
+        try:
+            os.link(target, fresh)
+        except OSError:  # too many links to one file: this tree keeps its own copy
+            return
+        os.replace(fresh, path)
+
+
+def _rename_tree(store: Store, out: Path, digest: str) -> None:
+    """Put the directory in place; an identical one that is there already stays if it is whole."""
+    target = store.tree(digest)
+    if store.has(digest) and target.is_dir():
+        remove_tree(out)
+        return
+    if target.exists():  # left by a kill between here and the manifest
+        remove_tree(target)
+    try:
+        out.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        remove_tree(out)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory that holds read-only files."""
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _unfit(name: str, why: str) -> MmbuildError:
+    return MmbuildError(
+        f"the step's output `{name}` {why}", code="MM306", hint="this is a bug in the step; please report it"
+    )
+
+
+def _changed_input(name: str) -> MmbuildError:
+    return MmbuildError(
+        f"the step changed its input through `{name}`",
+        code="MM307",
+        hint="run `mmbuild cache verify`, which removes the damaged file; this is a bug in the step",
+    )
