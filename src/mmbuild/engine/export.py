@@ -1,0 +1,85 @@
+"""From modules to packages: torch.export, then AOTInductor with the weights left outside.
+
+Each package is a ``.pt2`` of a few megabytes. Weights, KV caches and the rotary frequencies are constants that
+the session binds by name, so ``prefill`` and ``decode`` share one set of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from mmbuild.engine.config import EngineConfig
+from mmbuild.engine.llama import Decode, Llama, Prefill
+
+# Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.
+_ISA: Mapping[str, Mapping[str, object]] = {
+    "avx512": {"cpp.march": "x86-64-v4", "cpp.simdlen": 512},
+    "avx2": {"cpp.march": "x86-64-v3", "cpp.simdlen": 256},
+}
+
+
+def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
+    """The two graphs of an LLM engine, ``prefill`` and ``decode``, traced on uninitialized weights.
+
+    A dimension that can only be 1 is static: Inductor then sees a matrix-vector product for what it is.
+    """
+    with torch.device(device):
+        model = Llama(config)
+        batch, length, slots = _example_sizes(config)
+        ids = torch.zeros(batch, length, dtype=torch.int64)
+        lengths = torch.full((batch,), length, dtype=torch.int64)
+        table = torch.zeros(config.max_multimodal_len, config.hidden_size, dtype=config.torch_dtype)
+        tokens = torch.zeros(batch, dtype=torch.int64)
+        live = torch.arange(slots)
+    dims = _dims(config)
+    with torch.no_grad():
+        prefill = torch.export.export(
+            Prefill(model),
+            (ids, lengths, table),
+            dynamic_shapes=({0: dims["batch"], 1: dims["length"]}, {0: dims["batch"]}, None),
+        )
+        decode = torch.export.export(
+            Decode(model),
+            (tokens, lengths - 1, live),
+            dynamic_shapes=({0: dims["batch"]}, {0: dims["batch"]}, {0: dims["slots"]}),
+        )
+    return {"prefill": prefill, "decode": decode}
+
+
+def _example_sizes(config: EngineConfig) -> tuple[int, int, int]:
+    """Sizes to trace with: at least 2, and different, wherever a dimension is dynamic."""
+    return min(2, config.max_batch_size), min(5, config.max_input_len), min(7, config.max_seq_len)
+
+
+def _dims(config: EngineConfig) -> Mapping[str, Any]:
+    limits = {
+        "batch": config.max_batch_size,
+        "length": config.max_input_len,
+        "slots": config.max_seq_len,
+    }
+    return {name: Dim(name, min=1, max=limit) if limit > 1 else Dim.STATIC for name, limit in limits.items()}
+
+
+def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:
+    """Compile one exported graph to ``path`` (.pt2), weights outside, for ``target``.
+
+    The number of CPU threads is decided at run time, not baked in. Inductor embeds its cache directory in
+    source comments, so equal packages need an equal ``TORCHINDUCTOR_CACHE_DIR``.
+    """
+    torch._inductor.aoti_compile_and_package(
+        program, package_path=os.fspath(path), inductor_configs=inductor_options(target)
+    )
+
+
+def inductor_options(target: Mapping[str, Any]) -> dict[str, Any]:
+    """Inductor's configuration for a target."""
+    options: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
+    if target["device"] == "cpu":
+        return options | {"cpp.dynamic_threads": True} | dict(_ISA.get(str(target["isa"]), {}))
+    return options | {"coordinate_descent_tuning": True}

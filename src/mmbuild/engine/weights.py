@@ -1,0 +1,71 @@
+"""Binding a rank file and the session's own buffers to compiled packages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mmbuild.engine.config import EngineConfig, EngineError
+from mmbuild.engine.llama import cache_shape
+from mmbuild.engine.rotary import inverse_frequencies
+
+# Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
+PACKAGE_PREFIX = "model."
+_CACHE = re.compile(r"^transformer\.layers\.\d+\.attention\.[kv]_cache$")
+ROTARY = "rotary_inv_freq"
+
+
+def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
+    """Every tensor of a rank file: on the CPU views of the mapped file, on CUDA copies.
+
+    Raises:
+        EngineError: The file is missing or truncated.
+    """
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise EngineError(
+            f"the weights `{path}` cannot be read: {error}",
+            code="MM504",
+            hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        ) from error
+
+
+def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:
+    """Zeroed KV caches and the rotary frequencies, by checkpoint-style names."""
+    buffers = {ROTARY: inverse_frequencies(config).to(device)}
+    for layer in range(config.num_hidden_layers):
+        for kind in "kv":
+            name = f"transformer.layers.{layer}.attention.{kind}_cache"
+            buffers[name] = torch.zeros(cache_shape(config), dtype=config.torch_dtype, device=device)
+    return buffers
+
+
+def is_runtime_buffer(name: str) -> bool:
+    """Whether the session makes this constant itself, so that no checkpoint holds it."""
+    return name == ROTARY or _CACHE.match(name) is not None
+
+
+def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -> dict[str, Tensor]:
+    """The constants a package asks for, under the names it asks with.
+
+    Raises:
+        EngineError: The package needs a tensor that neither the checkpoint nor the session has.
+    """
+    names = {name: name.removeprefix(PACKAGE_PREFIX) for name in needed}
+    missing = sorted(plain for plain in names.values() if plain not in constants)
+    if missing:
+        raise EngineError(
+            f"package `{package}` needs `{missing[0]}`"
+            + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
+            + ", which the weights do not have",
+            code="MM505",
+            hint="The engine directory mixes files of two builds; apply its recipe again",
+        )
+    return {name: constants[plain] for name, plain in names.items()}
