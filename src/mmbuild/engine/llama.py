@@ -77,7 +77,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_size = config.local_heads, config.local_kv_heads, config.head_size
+        self.heads, self.kv_heads, self.head_size = (
+            config.local_heads,
+            config.local_kv_heads,
+            config.head_size,
+        )
         width = (self.heads + 2 * self.kv_heads) * self.head_size
         self.qkv = quantizable(config, config.hidden_size, width)
         self.dense = quantizable(config, self.heads * self.head_size, config.hidden_size)
@@ -165,7 +169,9 @@ class Llama(nn.Module):
         padded = -(-config.vocab_size // config.tensor_parallel)
         self.lm_head = Linear(config, config.hidden_size, padded)
         # Real values: Inductor inlines constants of up to 8 elements instead of leaving them to the session.
-        self.register_buffer("rotary_inv_freq", rotary.inverse_frequencies(config).to(torch.get_default_device()))
+        self.register_buffer(
+            "rotary_inv_freq", rotary.inverse_frequencies(config).to(torch.get_default_device())
+        )
 
     def embed(self, ids: Tensor, prompt_table: Tensor) -> Tensor:
         """ids [B, L] -> [B, L, hidden]; an id >= vocab_size is row ``id - vocab_size`` of the prompt table."""

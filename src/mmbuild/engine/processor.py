@@ -63,7 +63,11 @@ def open_image(image: Image) -> Any:
         with Pil.open(image) as opened:
             return opened.convert("RGB")
     except (OSError, UnidentifiedImageError, Pil.DecompressionBombError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "it is no picture Pillow reads"
+        why = (
+            error.strerror
+            if isinstance(error, OSError) and error.strerror
+            else "it is no picture Pillow reads"
+        )
         raise EngineError(
             f"the image `{os.fspath(image)}` cannot be read: {why}",
             code="MM517",

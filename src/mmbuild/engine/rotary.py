@@ -19,7 +19,9 @@ def inverse_frequencies(config: EngineConfig) -> Tensor:
         EngineError: The model's rope scaling is of a kind that is not built.
     """
     # On the CPU whatever the default device: powers differ in the last bit between devices.
-    exponents = torch.arange(0, config.head_size, 2, dtype=torch.int64, device="cpu").float() / config.head_size
+    exponents = (
+        torch.arange(0, config.head_size, 2, dtype=torch.int64, device="cpu").float() / config.head_size
+    )
     plain = 1.0 / ((config.rotary_base or 10000.0) ** exponents)
     scaling = config.rotary_scaling
     if not scaling:

@@ -78,7 +78,8 @@ def fill(module: nn.Module, directory: Path, prefixes: tuple[str, ...]) -> None:
     if wanted:
         first = sorted(wanted)[0]
         raise EngineError(
-            f"the model has no tensor `{first}`" + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""),
+            f"the model has no tensor `{first}`"
+            + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""),
             code="MM532",
             hint="The visual tower or projector is missing from the weights",
         )

@@ -1,0 +1,266 @@
+"""A loaded engine directory: pictures and prompts in, answers out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmbuild.engine import layout, package
+from mmbuild.engine.config import EngineError, from_json
+from mmbuild.engine.generate import Stopping, collect, stream
+from mmbuild.engine.processor import Image, Request, encode, load_processor
+from mmbuild.engine.prompts import conversation
+from mmbuild.engine.sampling import Sampling
+from mmbuild.engine.session import Session
+from mmbuild.visual.torch_engine import VisualEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One prompt's answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Times of one batch.
+
+    Attributes:
+        visual_seconds: Visual engine and filling of the prompt table.
+        prefill_seconds: Prompts in, first tokens out.
+        decode_seconds: All further tokens.
+        prompt_tokens: Of the whole batch, visual features included.
+        new_tokens: Of the whole batch.
+        steps: Decode steps; ``decode_seconds / steps`` is the time per token of a sequence.
+        peak_bytes: Peak memory: of the GPU's allocator on CUDA, else resident memory of the process.
+    """
+
+    visual_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    prompt_tokens: int
+    new_tokens: int
+    steps: int
+    peak_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of the whole batch per second of decoding (the first ones come from prefill)."""
+        return self.new_tokens / (self.prefill_seconds + self.decode_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Answers of one batch and how long they took."""
+
+    answers: tuple[Answer, ...]
+    profile: Profile
+
+
+class Engine:
+    """An engine of the torch backend.
+
+    >>> engine = Engine.load("build/llava-shapes-int4")
+    >>> [answer] = engine.generate(images=["a.png"], prompts=["how many shapes ?"])
+    """
+
+    def __init__(self, directory: Path, description: layout.Description) -> None:
+        """Use :meth:`load`."""
+        self.directory = directory
+        self.description = description
+        self.config = from_json(description.llm)
+        package.check_target(description.target, description.toolchain["torch"])
+        if self.config.tensor_parallel != 1:
+            raise EngineError(
+                f"the engine is split over {self.config.tensor_parallel} ranks, and running ranks is not built yet",
+                code="MM542",
+                hint="Build with tensor_parallel: 1",
+            )
+        self.processor = load_processor(directory / layout.PROCESSOR)
+        self.visual = VisualEngine(directory / layout.VISUAL, description.target)
+        self.session = Session(
+            self.config,
+            directory / layout.LLM,
+            directory / layout.LLM / "rank0.safetensors",
+            description.target,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Engine:
+        """Load an engine directory; compiles nothing.
+
+        Raises:
+            LayoutError: The directory is no engine.
+            EngineError: It is for another machine or torch, or damaged.
+        """
+        directory = Path(path)
+        return cls(directory, layout.read(directory))
+
+    def generate(
+        self,
+        images: Sequence[Image | Sequence[Image]],
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> list[Answer]:
+        """Answer one batch: ``prompts[i]`` about ``images[i]`` (a picture or several, or an empty list).
+
+        Args:
+            images: Paths, PIL images or uint8 arrays [H, W, 3].
+            prompts: Plain questions, put into the model's chat form; a prompt that has the image token
+                itself is taken as it is.
+            max_new_tokens: Default and limit: the engine's max_output_len.
+            sampling: Greedy when left out.
+
+        Raises:
+            EngineError: A picture cannot be read, or batch or prompt are larger than the engine.
+        """
+        requests = self.encode(images, prompts)
+        return list(self.run(requests, self.stopping(max_new_tokens), sampling).answers)
+
+    def stopping(self, max_new_tokens: int | None = None, *, ignore_eos: bool = False) -> Stopping:
+        """When answers end: at the model's end tokens, or after ``max_new_tokens``."""
+        limit = self.config.max_output_len if max_new_tokens is None else max_new_tokens
+        return Stopping(limit, () if ignore_eos else self.description.eos_token_ids)
+
+    def encode(self, images: Sequence[Image | Sequence[Image]], prompts: Sequence[str]) -> list[Request]:
+        """Tokenize prompts and preprocess their pictures.
+
+        Raises:
+            EngineError: The numbers of prompts and images differ, or a picture cannot be read.
+        """
+        if len(images) != len(prompts):
+            raise EngineError(
+                f"{len(prompts)} prompts and {len(images)} images are given",
+                code="MM518",
+                hint="Give one image, or one list of images, for each prompt",
+            )
+        requests = []
+        for own, prompt in zip(images, prompts, strict=True):
+            pictures = list(own) if isinstance(own, (list, tuple)) else [own]
+            text = conversation(self.processor, prompt, len(pictures))
+            requests.append(encode(self.processor, text, pictures))
+        return requests
+
+    def prompt_table(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
+        """Fill the prompt table with the batch's visual features and point the placeholders at its rows.
+
+        Returns:
+            Token ids per prompt with placeholder i replaced by ``vocab_size + row``, and the table
+            [max_multimodal_len, hidden].
+
+        Raises:
+            EngineError: The placeholders of a prompt and the features of its images differ in number.
+        """
+        table = self.session.empty_prompt_table()
+        row, prompts = 0, []
+        features = self._features(requests)
+        for number, request in enumerate(requests, start=1):
+            count = request.pixels.shape[0] * self.visual.config.num_visual_features
+            holes = sum(token == self.description.image_token_id for token in request.ids)
+            if holes != count or row + count > table.shape[0]:
+                raise EngineError(
+                    f"prompt {number} has {holes} image placeholders, its images fill {count} rows, "
+                    f"and the prompt table has {table.shape[0] - row} rows left",
+                    code="MM519",
+                    hint="Name each image once in the prompt; max_images_per_prompt in the recipe sets the room",
+                )
+            rows = iter(range(row, row + count))
+            prompts.append(
+                [
+                    self.config.vocab_size + next(rows) if token == self.description.image_token_id else token
+                    for token in request.ids
+                ]
+            )
+            row += count
+        if features is not None:
+            table[:row] = features.flatten(0, 1)
+        return prompts, table
+
+    def _features(self, requests: Sequence[Request]) -> Tensor | None:
+        pixels = [request.pixels for request in requests if request.pixels.numel()]
+        return self.visual(torch.cat(pixels)) if pixels else None
+
+    def run(
+        self, requests: Sequence[Request], stopping: Stopping, sampling: Sampling | None = None
+    ) -> Generation:
+        """Answer one encoded batch and time it; raises as :meth:`generate`."""
+        self._check_size(len(requests))
+        start = self._now()
+        prompts, table = self.prompt_table(requests)
+        seen = self._now()
+        first: float | None = None
+        steps: list[list[int | None]] = []
+        for step in stream(self.session, prompts, table, stopping, sampling):
+            first = first or self._now()
+            steps.append(step)
+        end = self._now()
+        sequences = collect(iter(steps), len(requests))
+        answers = tuple(Answer(self.text(ids), tuple(ids)) for ids in sequences)
+        profile = Profile(
+            visual_seconds=seen - start,
+            prefill_seconds=(first or end) - seen,
+            decode_seconds=end - (first or end),
+            prompt_tokens=sum(map(len, prompts)),
+            new_tokens=sum(map(len, sequences)),
+            steps=max(len(steps) - 1, 0),
+            peak_bytes=self._peak_bytes(),
+        )
+        return Generation(answers, profile)
+
+    def stream_text(
+        self, request: Request, stopping: Stopping, sampling: Sampling | None = None
+    ) -> Iterator[str]:
+        """One answer in pieces, as its tokens come."""
+        prompts, table = self.prompt_table([request])
+        ids: list[int] = []
+        told = ""
+        for (token,) in stream(self.session, prompts, table, stopping, sampling):
+            assert token is not None  # a single sequence ends its stream
+            ids.append(token)
+            text = self.text(ids)
+            # A character of several tokens is held back until it is whole.
+            if text.startswith(told) and not text.endswith("\ufffd"):
+                yield text[len(told) :]
+                told = text
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Token ids as text, without special tokens."""
+        decoded: str = self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return decoded.strip()
+
+    def _check_size(self, batch: int) -> None:
+        if not 1 <= batch <= self.config.max_batch_size:
+            raise EngineError(
+                f"the batch has {batch} prompts, and the engine is built for 1 to {self.config.max_batch_size}",
+                code="MM511",
+                hint="Ask in smaller batches, or raise max_batch_size in the recipe",
+            )
+
+    def _now(self) -> float:
+        if self.session.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _peak_bytes(self) -> int:
+        if self.session.device == "cuda":
+            return int(torch.cuda.max_memory_allocated())
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def describe(self) -> dict[str, object]:
+        """``engine.json`` as plain data."""
+        return dataclasses.asdict(self.description)

@@ -1,0 +1,89 @@
+"""The files of an engine directory, and the description that heads it.
+
+``engine.json`` says everything that loading checks or needs; it is written by the assemble step. Nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+
+VERSION = 1
+DESCRIPTION = "engine.json"
+LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
+
+
+class LayoutError(MmbuildError):
+    """A directory that is no engine directory, or one of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``engine.json`` holds.
+
+    Attributes:
+        family: The model's family.
+        backend: ``torch``.
+        llm: ``EngineConfig`` as JSON.
+        visual: ``VisualConfig`` as JSON.
+        target: ``{"device", "sm", "isa"}`` the packages are compiled for.
+        toolchain: Versions that shaped the packages; loading checks ``torch``.
+        image_token_id: Placeholder id in prompts.
+        eos_token_ids: Ids that end an answer.
+        version: Of this format.
+    """
+
+    family: str
+    backend: str
+    llm: Mapping[str, Any]
+    visual: Mapping[str, Any]
+    target: Mapping[str, Any]
+    toolchain: Mapping[str, str]
+    image_token_id: int
+    eos_token_ids: tuple[int, ...]
+    version: int = VERSION
+
+
+def write(directory: Path, description: Description) -> None:
+    """Write ``engine.json``."""
+    text = json.dumps(dataclasses.asdict(description), indent=2, sort_keys=True)
+    (directory / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def read(directory: Path) -> Description:
+    """Read ``engine.json``.
+
+    Raises:
+        LayoutError: There is none, or it is of another version or damaged.
+    """
+    path = directory / DESCRIPTION
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LayoutError(
+            f"`{directory}` is no engine directory: it has no {DESCRIPTION}",
+            code="MM540",
+            hint="Give the directory that `mmbuild apply` names, such as build/<recipe>",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LayoutError(f"`{path}` cannot be read: {error}", code="MM541") from error
+    if not isinstance(data, dict) or data.get("version") != VERSION:
+        found = data.get("version") if isinstance(data, dict) else None
+        raise LayoutError(
+            f"`{path}` is of version {found}, and this mmbuild reads version {VERSION}",
+            code="MM541",
+            hint="Apply its recipe again with this mmbuild",
+        )
+    try:
+        return Description(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
+    except (KeyError, TypeError) as error:
+        raise LayoutError(
+            f"`{path}` is damaged: {error}", code="MM541", hint="Apply its recipe again"
+        ) from error

@@ -1,0 +1,69 @@
+"""What an action will take, from the model's sizes: bytes of disk and of anonymous memory.
+
+Estimates decide what runs side by side and refuse a build that cannot fit; nothing of them is in a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mmbuild.families.base import LlmFacts, VisualFacts
+
+GIB = 1 << 30
+DOWNLOAD_MEMORY = GIB // 4
+PACKAGE_DISK = 64 << 20
+# Importing torch and compiling, seen on small models: 0.6 GiB in the process, 0.6 GiB in two compilers.
+_COMPILE_MEMORY = GIB + GIB // 4
+_ITEM_BYTES: Mapping[str, float] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes.
+
+    Attributes:
+        model: Of the model's weights as downloaded (LLM only; the tower is small beside it).
+        checkpoint: Of the converted checkpoint.
+        quantized: Of the quantized one.
+        convert_memory: Peak anonymous memory of convert and quantize: a few tensors at a time.
+        engine_memory: Peak of build_llm.
+        verify_memory: Peak of verify: reference and engine side by side.
+    """
+
+    model: int
+    checkpoint: int
+    quantized: int
+    convert_memory: int
+    engine_memory: int
+    verify_memory: int
+
+
+def sizes(llm: LlmFacts, dtype: str, algorithm: str) -> Sizes:
+    """Estimate from shapes, the engine's dtype and its quantization algorithm."""
+    embedding = llm.vocab_size * llm.hidden_size
+    linear = linear_weights(llm)
+    item = _ITEM_BYTES[dtype]
+    largest = max(embedding, 3 * llm.hidden_size * llm.intermediate_size)
+    checkpoint = int((linear + 2 * embedding) * item)
+    return Sizes(
+        model=int((linear + 2 * embedding) * 2),
+        checkpoint=checkpoint,
+        quantized=int(linear * _ITEM_BYTES.get(algorithm, item) + 2 * embedding * item),
+        convert_memory=GIB // 4 + int(largest * 4),
+        engine_memory=_COMPILE_MEMORY,
+        verify_memory=GIB + 2 * checkpoint,
+    )
+
+
+def linear_weights(llm: LlmFacts) -> int:
+    """Number of weights in the linear layers of all decoder layers."""
+    heads = (2 * llm.num_attention_heads + 2 * llm.num_key_value_heads) * llm.head_size
+    layer = llm.hidden_size * (heads + 3 * llm.intermediate_size)
+    return layer * llm.num_hidden_layers
+
+
+def visual_memory(visual: VisualFacts) -> int:
+    """Peak of build_visual: the tower twice (weights, and the copy that is saved) and the compiler."""
+    layer = 4 * visual.hidden_size**2 + 2 * visual.hidden_size * visual.intermediate_size
+    return _COMPILE_MEMORY + 2 * 4 * layer * visual.num_hidden_layers

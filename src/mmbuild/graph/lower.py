@@ -1,0 +1,244 @@
+"""A resolved recipe to actions: which steps, with which parameters, fed by what.
+
+What is in an action's parameters is in its key, so each action gets exactly what its result depends on:
+``convert`` and ``quantize`` know nothing of lengths or targets, ``build_llm`` knows shapes and no weights, and
+``build_visual`` knows no precision, so that all precisions of a model share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+from mmbuild.graph import estimate
+from mmbuild.graph.action import Action, RecipeGraph, Resources
+from mmbuild.graph.keys import make_action
+from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.sources.resolve import identify
+from mmbuild.steps.registry import steps
+
+QUANT_ALGO: Mapping[str, str | None] = {"none": None, "int8": "W8A16", "int4": "W4A16"}
+
+
+class LowerError(MmbuildError):
+    """A recipe that is right, but asks for what is not built yet."""
+
+
+def lower(
+    variant: ResolvedRecipe,
+    *,
+    target: Mapping[str, Any],
+    digest: Callable[[Path], str],
+    offline: bool = False,
+) -> RecipeGraph:
+    """The actions of one variant, for the torch backend.
+
+    Args:
+        variant: A validated recipe with all numbers solved.
+        target: This host, ``{"device", "sm", "isa"}``; what the recipe's ``target`` states goes before it.
+        digest: BLAKE3 of a user's file, hex (the stat index).
+        offline: Ask no hub for the commit of a branch.
+
+    Raises:
+        LowerError: The recipe needs a part that is not built yet.
+        MmbuildError: The source cannot be identified.
+    """
+    if variant.pending:
+        first = variant.pending[0]
+        raise LowerError(f"{variant.name}: {first.message}", code=first.code, hint=first.hint)
+    return _Lowering(variant, _target(variant, target)).graph(digest, offline)
+
+
+def _target(variant: ResolvedRecipe, host: Mapping[str, Any]) -> dict[str, Any]:
+    stated = variant.recipe.target
+    merged = dict(host)
+    if stated is not None:
+        merged |= {key: str(value) if key != "sm" else value for key, value in stated if value is not None}
+    if merged["device"] == "cpu":
+        merged["sm"] = None
+    return {key: merged.get(key) for key in ("device", "sm", "isa")}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise LowerError(
+            f"the torch backend needs `{package}`, which is not installed",
+            code="MM230",
+            hint="pip install 'mmbuild[torch]'",
+        ) from None
+
+
+class _Lowering:
+    """One variant on its way to a graph."""
+
+    def __init__(self, variant: ResolvedRecipe, target: Mapping[str, Any]) -> None:
+        self.variant, self.recipe, self.facts = variant, variant.recipe, variant.facts
+        self.engine, self.target = variant.recipe.engine, target
+        self.algorithm = str(self.engine.quantization.algorithm.value)
+        self.size = estimate.sizes(self.facts.llm, self.engine.dtype.value, self.algorithm)
+        self.actions: list[Action] = []
+
+    def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
+        model = self.download(digest, offline)
+        checkpoint = self.convert(model)
+        if self.algorithm != "none":
+            checkpoint = self.quantize(checkpoint)
+        inputs = {
+            "checkpoint": checkpoint.definition_key,
+            "llm": self.build_llm().definition_key,
+            "visual": self.build_visual(model).definition_key,
+            "model": model.definition_key,
+        }
+        engine = self.assemble(inputs)
+        if self.recipe.verify is not None:
+            self.verify(engine, model, digest)
+        return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
+
+    def add(self, step: str, params: Mapping[str, Any], **rest: Any) -> Action:
+        action = make_action(
+            label=f"{self.variant.name}/{step}",
+            step=step,
+            version=steps()[step].version,
+            params=params,
+            **rest,
+        )
+        self.actions.append(action)
+        return action
+
+    def download(self, digest: Callable[[Path], str], offline: bool) -> Action:
+        model = self.recipe.model
+        identity = identify(
+            model.source,
+            model.revision,
+            self.variant.root,
+            config=self.variant.config,
+            digest=digest,
+            offline=offline,
+        )
+        expected = {
+            "family": self.facts.family,
+            "num_visual_features": self.facts.visual.num_visual_features,
+        }
+        disk = 0 if identity.kind == "path" else self.size.model
+        return self.add(
+            "download",
+            {**identity.params, **expected},
+            sources=identity.sources,
+            locators=identity.locators,
+            resources=Resources(memory=estimate.DOWNLOAD_MEMORY, disk=disk, seconds=disk / 50e6),
+        )
+
+    def convert(self, model: Action) -> Action:
+        return self.add(
+            "convert",
+            {
+                "family": self.facts.family,
+                "dtype": self.engine.dtype.value,
+                "tensor_parallel": self.engine.tensor_parallel,
+            },
+            inputs={"model": model.definition_key},
+            resources=Resources(
+                memory=self.size.convert_memory,
+                disk=self.size.checkpoint,
+                seconds=self.size.checkpoint / 500e6,
+            ),
+        )
+
+    def quantize(self, checkpoint: Action) -> Action:
+        return self.add(
+            "quantize",
+            {"algorithm": self.algorithm},
+            inputs={"checkpoint": checkpoint.definition_key},
+            resources=Resources(
+                memory=self.size.convert_memory,
+                disk=self.size.quantized,
+                seconds=self.size.checkpoint / 200e6,
+            ),
+        )
+
+    def build_llm(self) -> Action:
+        llm, engine = self.facts.llm, self.engine
+        sizes = asdict(llm)
+        # Neither shapes the packages: the position limit is the solver's, a tied head is a tensor twice.
+        del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
+        return self.add(
+            "build_llm",
+            {
+                **sizes,
+                "dtype": engine.dtype.value,
+                "quant_algo": QUANT_ALGO[self.algorithm],
+                "tensor_parallel": engine.tensor_parallel,
+                "max_batch_size": engine.max_batch_size,
+                "max_input_len": engine.max_input_len,
+                "max_output_len": engine.max_output_len,
+                "max_multimodal_len": engine.max_multimodal_len,
+            },
+            target=self.target,
+            toolchain={"torch": _version("torch")},
+            resources=self.compiling(self.size.engine_memory, 10.0 + 3.0 * llm.num_hidden_layers),
+        )
+
+    def build_visual(self, model: Action) -> Action:
+        visual = self.facts.visual
+        dtype = self.recipe.visual.dtype or self.engine.dtype
+        return self.add(
+            "build_visual",
+            {
+                "family": self.facts.family,
+                "dtype": dtype.value,
+                "feature_dtype": self.engine.dtype.value,
+                "max_batch_size": self.recipe.visual.max_batch_size,
+                "num_visual_features": visual.num_visual_features,
+                "image_size": list(visual.image_size),
+            },
+            inputs={"model": model.definition_key},
+            target=self.target,
+            toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
+            resources=self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
+        )
+
+    def compiling(self, memory: int, seconds: float) -> Resources:
+        gpus = 1 if self.target["device"] == "cuda" else 0
+        return Resources(memory=memory, disk=estimate.PACKAGE_DISK, gpus=gpus, seconds=seconds)
+
+    def assemble(self, inputs: Mapping[str, str]) -> Action:
+        return self.add(
+            "assemble",
+            {
+                "family": self.facts.family,
+                "image_token_id": self.facts.image_token_id,
+                "eos_token_ids": list(self.facts.eos_token_ids),
+                "toolchain": {"torch": _version("torch"), "transformers": _version("transformers")},
+            },
+            inputs=inputs,
+            target=self.target,
+            resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),
+        )
+
+    def verify(self, engine: Action, model: Action, digest: Callable[[Path], str]) -> Action:
+        wanted = self.recipe.verify
+        assert wanted is not None
+        images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
+        gpus = 1 if self.target["device"] == "cuda" else 0
+        return self.add(
+            "verify",
+            {
+                "prompts": list(wanted.prompts),
+                "max_new_tokens": min(wanted.max_new_tokens, self.engine.max_output_len),
+                "algorithm": self.algorithm,
+            },
+            inputs={"engine": engine.definition_key, "model": model.definition_key},
+            sources={name: digest(path) for name, path in images.items()},
+            locators={name: str(path) for name, path in images.items()},
+            target=self.target,
+            toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
+            resources=Resources(memory=self.size.verify_memory, gpus=gpus, seconds=20.0),
+        )

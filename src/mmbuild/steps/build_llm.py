@@ -1,0 +1,29 @@
+"""build_llm for the torch backend: shapes and limits in, ``prefill.pt2`` and ``decode.pt2`` out.
+
+Takes no input artifact: what it compiles depends on architecture, layout and target, never on weight values.
+"""
+
+from __future__ import annotations
+
+import json
+
+from mmbuild.steps.base import StepContext
+
+
+def run(context: StepContext) -> None:
+    """``params``: an :class:`~mmbuild.engine.config.EngineConfig` as JSON.
+
+    Raises:
+        EngineError: A quantization or rope scaling that the engine does not run, or a compiler that fails.
+    """
+    from mmbuild.engine.config import from_json
+    from mmbuild.engine.export import compile_package, export_llm
+
+    config = from_json(context.params)
+    context.progress("export", 0.0)
+    programs = export_llm(config, str(context.target["device"]))
+    for done, (name, program) in enumerate(programs.items()):
+        context.progress(f"compile {name}", (done + 0.5) / (len(programs) + 0.5))
+        compile_package(program, context.out / f"{name}.pt2", context.target)
+    text = json.dumps(config.to_json(), indent=2, sort_keys=True)
+    (context.out / "llm.json").write_text(text + "\n", encoding="utf-8")
