@@ -74,8 +74,8 @@ def _llm(config: Mapping[str, Any], text: Mapping[str, Any]) -> LlmFacts:
         position_embedding_type="rope_gpt_neox",
         rotary_base=float(text.get("rope_theta") or rope.get("rope_theta") or 10000.0),
         rotary_scaling=scaling,
-        # transformers 5 ties by the outer config, older files by the text config.
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+        # LlavaConfig ties where either config says so (transformers 5.10 to 5.17).
+        tie_word_embeddings=bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
     )
 
 

@@ -1,0 +1,45 @@
+"""``mmbuild explain``: what a code means and what to do about it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmbuild.codes import Code
+
+
+@click.command("explain")
+@click.argument("code", required=False, metavar="[CODE]")
+def command(code: str | None) -> None:
+    """Say what a code such as MM103 means and what to do about it; without a code, list them all.
+
+    \b
+    Example:
+      mmbuild explain MM103
+      mmbuild explain
+    """
+    from mmbuild.codes import codes, lookup, nearest
+
+    if code is None:
+        for entry in codes().values():
+            click.echo(f"{entry.code}  {entry.title}")
+        return
+    found = lookup(code)
+    if found is None:
+        from mmbuild.errors import UsageError
+
+        near = nearest(code)
+        hint = f"Did you mean `mmbuild explain {near}`?" if near else "`mmbuild explain` lists all codes"
+        raise UsageError(f"no code `{code}`", code="MM190", hint=hint)
+    click.echo(_entry(found))
+
+
+def _entry(code: Code) -> str:
+    lines = [f"{code.code}: {code.title}", ""]
+    for name in ("symptom", "cause", "cure"):
+        text = f"{name}: {getattr(code, name)}"
+        lines += [textwrap.fill(text, 100, subsequent_indent="  ", break_on_hyphens=False)]
+    return "\n".join(lines)

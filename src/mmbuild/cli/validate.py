@@ -1,0 +1,82 @@
+"""``mmbuild validate``: judge recipes without building anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmbuild.schema.diagnostics import Diagnostic
+    from mmbuild.schema.load import LoadResult
+
+
+@click.command("validate")
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE...")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="How findings are told; github makes annotations of a workflow.",
+)
+@click.option("--offline", is_flag=True, help="Ask no hub for a model's config.json.")
+@click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
+def command(
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    layout: str,
+    offline: bool,
+    allow_outside: bool | None,
+) -> None:
+    """Judge recipes without building anything.
+
+    Prints one line for each valid recipe (each variant of a matrix), and every finding with its file, line
+    and column. Exit status 0 without errors, 1 with, 2 for a wrong command line.
+
+    \b
+    Example:
+      mmbuild validate recipes/llava-int4.yaml
+      mmbuild validate recipes/*.yaml --set engine.backend=torch --format github
+    """
+    from mmbuild.schema.load import load_recipes
+
+    result = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
+    _tell(result, layout)
+    if any(item.severity == "error" for item in result.diagnostics):
+        sys.exit(1)
+
+
+def _tell(result: LoadResult, layout: str) -> None:
+    from mmbuild.schema import diagnostics as told
+
+    if layout == "json":
+        click.echo(told.render_json(result.diagnostics))
+        return
+    for variant in result.variants:
+        later = f" ({'; '.join(item.message for item in variant.pending)})" if variant.pending else ""
+        if layout == "text":
+            click.echo(f"ok {variant.name} {variant.path}{later}")
+    if layout == "github" and result.diagnostics:
+        click.echo(told.render_github(result.diagnostics))
+    if layout == "text" and result.diagnostics:
+        click.echo(told.render_text(result.diagnostics, color=_color()), err=True)
+        click.echo(_summary(result.diagnostics), err=True)
+
+
+def _color() -> bool:
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+def _summary(diagnostics: tuple[Diagnostic, ...]) -> str:
+    errors = sum(item.severity == "error" for item in diagnostics)
+    warnings = len(diagnostics) - errors
+    counts = [
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((errors, "error"), (warnings, "warning")) if n
+    ]
+    return f"{', '.join(counts)}; `mmbuild explain {diagnostics[0].code}` says more"

@@ -1,0 +1,152 @@
+"""Diagnostics: what is wrong with an input, and the place that the user wrote.
+
+Importing this module is cheap (no pydantic, no YAML), so that every verb can print them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmbuild.errors import MmbuildError
+
+Severity = Literal["error", "warning"]
+
+_COLORS = {"error": "31;1", "warning": "33;1", "where": "36", "caret": "31;1", "hint": "32", "code": "2"}
+_TAB = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding.
+
+    Attributes:
+        code: Stable code such as ``MM103``; ``mmbuild explain MM103`` prints more.
+        message: One sentence without a full stop.
+        severity: ``error`` or ``warning``.
+        file: The file, or ``--set KEY=VALUE`` where the value came from the command line.
+        line: Line in it, from 1; 0 where no line can be named.
+        column: Column in characters, from 1; 0 where none can be named.
+        path: Dotted path of the key, as the user wrote it (``engine.quantization``); may be empty.
+        allowed: Allowed values, where they can be listed.
+        suggestion: The nearest spelling of what was probably meant.
+        hint: What to do about it, one sentence without a full stop.
+        excerpt: The source line at ``line``, without its line break.
+        width: How many characters the caret line underlines.
+    """
+
+    code: str
+    message: str
+    severity: Severity = "error"
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    path: str = ""
+    allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
+    hint: str | None = None
+    excerpt: str = ""
+    width: int = 1
+
+    @property
+    def where(self) -> str:
+        """``file:line:column``, as far as known."""
+        return ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
+
+
+class RecipeError(MmbuildError):
+    """Recipes with findings. The first error's code stands for all."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        errors = [item for item in self.diagnostics if item.severity == "error"] or list(self.diagnostics)
+        code = errors[0].code if errors else "MM100"
+        super().__init__(_headline(errors), code=code, hint=errors[0].hint if len(errors) == 1 else None)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.diagnostics,))
+
+
+def _headline(errors: Sequence[Diagnostic]) -> str:
+    if len(errors) == 1:
+        return f"{errors[0].where}: {errors[0].message}"
+    files = len({item.file for item in errors})
+    return f"{len(errors)} findings in {files} {'file' if files == 1 else 'files'}"
+
+
+def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
+    """Findings for a terminal: place, message, source line with a caret, allowed values, hint."""
+
+    def paint(style: str, text: str) -> str:
+        return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
+
+    return "\n".join(_block(item, paint) for item in diagnostics)
+
+
+def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
+    head = f"{paint('where', item.where)}: " if item.where else ""
+    lines = [f"{head}{paint(item.severity, item.severity)}: {item.message} {paint('code', f'[{item.code}]')}"]
+    if item.excerpt:
+        gutter = f"{item.line:>5} | "
+        before = item.excerpt[: max(item.column - 1, 0)]
+        # A tab in the line would put the caret elsewhere, so both lines are expanded alike.
+        lines.append(gutter + item.excerpt.replace("\t", _TAB))
+        pad = " " * len(before.replace("\t", _TAB))
+        lines.append(" " * 5 + " | " + pad + paint("caret", "^" * max(item.width, 1)))
+    if item.allowed:
+        lines.append(f"      allowed: {', '.join(item.allowed)}")
+    if item.suggestion:
+        lines.append(f"      did you mean: {item.suggestion}")
+    if item.hint:
+        lines.append(f"      {paint('hint', 'hint:')} {item.hint}")
+    return "\n".join(lines) + "\n"
+
+
+def render_json(diagnostics: Sequence[Diagnostic]) -> str:
+    """Findings as one JSON document, ``{"version": 1, "diagnostics": [...]}``."""
+    rows = [
+        {
+            "code": item.code,
+            "severity": item.severity,
+            "message": item.message,
+            "file": item.file,
+            "line": item.line,
+            "column": item.column,
+            "path": item.path,
+            "allowed": list(item.allowed),
+            "suggestion": item.suggestion,
+            "hint": item.hint,
+        }
+        for item in diagnostics
+    ]
+    return json.dumps({"version": 1, "diagnostics": rows}, indent=2, ensure_ascii=False)
+
+
+def render_github(diagnostics: Sequence[Diagnostic]) -> str:
+    """Findings as GitHub workflow commands, one line each, which annotate the changed files.
+
+    Format and escaping: "Workflow commands for GitHub Actions", GitHub Docs.
+    """
+    return "\n".join(_annotation(item) for item in diagnostics)
+
+
+def _annotation(item: Diagnostic) -> str:
+    properties = {"file": item.file, "line": item.line, "col": item.column, "title": item.code}
+    listed = ",".join(f"{name}={_escape(str(value), ',:')}" for name, value in properties.items() if value)
+    parts = [item.message]
+    if item.allowed:
+        parts.append(f"allowed: {', '.join(item.allowed)}")
+    if item.suggestion:
+        parts.append(f"did you mean: {item.suggestion}")
+    if item.hint:
+        parts.append(f"hint: {item.hint}")
+    return f"::{item.severity} {listed}::{_escape(chr(10).join(parts), '')}"
+
+
+def _escape(text: str, more: str) -> str:
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    for character in more:
+        escaped = escaped.replace(character, f"%{ord(character):02X}")
+    return escaped

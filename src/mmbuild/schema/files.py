@@ -1,0 +1,167 @@
+"""Recipe files: reading one with its ``extends``, ``--set`` values, and the root that confines paths."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.nodes import Node, Source, Span, finding, merge
+from mmbuild.schema.yamltext import parse
+
+MAX_BYTES = 1_000_000
+_ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
+
+
+@dataclass(slots=True)
+class Document:
+    """A recipe file with everything it extends, merged.
+
+    Attributes:
+        root: Project root.
+        allow_outside: Whether a base outside the root is accepted.
+        node: The merged mapping, or None where it could not be read.
+        findings: What is wrong so far.
+        files: Every file read.
+    """
+
+    root: Path
+    allow_outside: bool = False
+    node: Node | None = None
+    findings: list[Diagnostic] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+
+
+def project_root(recipe: Path) -> Path:
+    """The nearest ancestor with ``.git``, ``pyproject.toml`` or ``mmbuild.yaml``, else the directory."""
+    directory = recipe.absolute().parent
+    for candidate in (directory, *directory.parents):
+        if any((candidate / mark).exists() for mark in _ROOT_MARKS):
+            return candidate
+    return directory
+
+
+def confined(path: Path, root: Path) -> bool:
+    """Whether ``path`` lies within ``root``, symbolic links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def read_document(path: Path, *, allow_outside: bool = False) -> Document:
+    """Read ``path`` and what it extends."""
+    document = Document(project_root(path), allow_outside)
+    document.node = _read(path, None, (), document)
+    return document
+
+
+def _read(path: Path, reference: Node | None, chain: tuple[Path, ...], document: Document) -> Node | None:
+    refusal = _refuse(path, reference, chain, document)
+    if refusal is not None:
+        document.findings.append(refusal)
+        return None
+    text = _text(path, reference, document)
+    if text is None:
+        return None
+    document.files.append(path.absolute())
+    source = Source(_label(path), tuple(text.split("\n")), str(path.absolute().parent))
+    node, findings = parse(source)
+    document.findings += findings
+    if node is None:
+        return None
+    if not isinstance(node.value, dict):
+        document.findings.append(
+            finding("MM114", "a recipe must be a mapping of keys", node.span, hint="Begin with `version: 1`")
+        )
+        return None
+    if "version" not in node.value:
+        document.findings.append(
+            finding(
+                "MM111",
+                "the recipe lacks `version`",
+                Span(source, 1, 1),
+                path="version",
+                hint="Add `version: 1`",
+            )
+        )
+    return _extended(path, node, (*chain, Path(os.path.realpath(path))), document)
+
+
+def _extended(path: Path, node: Node, chain: tuple[Path, ...], document: Document) -> Node | None:
+    base = node.value.get("extends")
+    if base is None or base.value is None:
+        return node
+    if not isinstance(base.value, str) or not base.value:
+        document.findings.append(
+            finding("MM114", "`extends` must be the path of one recipe file", base.span, path="extends")
+        )
+        return node
+    below = _read(path.parent / base.value, base, chain, document)
+    own = Node({key: child for key, child in node.value.items() if key != "extends"}, node.span, node.key)
+    # Without its base the rest would only yield findings that follow from the missing base.
+    return merge(below, own) if below is not None else None
+
+
+def _refuse(
+    path: Path, reference: Node | None, chain: tuple[Path, ...], document: Document
+) -> Diagnostic | None:
+    if reference is None:
+        return None
+    real = Path(os.path.realpath(path))
+    if real in chain:
+        names = " -> ".join(_label(item) for item in (*chain[chain.index(real) :], real))
+        hint = "Move what both need into a third recipe"
+        return finding(
+            "MM120", f"`extends` goes in a circle: {names}", reference.span, path="extends", hint=hint
+        )
+    if not document.allow_outside and not confined(path, document.root):
+        return finding(
+            "MM122",
+            f"`{reference.value}` lies outside the project's root {document.root}",
+            reference.span,
+            path="extends",
+            hint="Move it into the project, or allow it with --allow-outside",
+        )
+    return None
+
+
+def _text(path: Path, reference: Node | None, document: Document) -> str | None:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            problem, hint = (
+                f"is larger than {MAX_BYTES} bytes",
+                "A recipe is a page of YAML; name another file",
+            )
+        else:
+            return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        problem, hint = f"is not UTF-8 text (byte {error.start})", "Save the file as UTF-8"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
+        hint = _neighbour(path)
+    except ValueError:
+        problem, hint = "is not a usable path", "Remove the NUL character"
+    message = f"recipe `{_label(path)}` {problem}"
+    if reference is not None:
+        document.findings.append(finding("MM121", message, reference.span, path="extends", hint=hint))
+    else:
+        document.findings.append(Diagnostic("MM100", message, file=_label(path), hint=hint))
+    return None
+
+
+def _neighbour(path: Path) -> str:
+    if path.is_dir():
+        return "Name a recipe file, such as a .yaml file in that directory"
+    try:
+        names = [item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml")]
+    except (OSError, ValueError):
+        return "Check the path"
+    near = difflib.get_close_matches(path.name, names, n=1)
+    return f"Did you mean `{path.parent / near[0]}`?" if near else "Check the path"
+
+
+def _label(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

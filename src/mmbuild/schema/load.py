@@ -1,0 +1,292 @@
+"""Recipe files to resolved recipes: the one way in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+from mmbuild.families import MODULES, family
+from mmbuild.families.base import Derivation, ModelFacts
+from mmbuild.schema.check import check
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.files import Document, confined, read_document
+from mmbuild.schema.matrix import expand
+from mmbuild.schema.model import Recipe
+from mmbuild.schema.nodes import Node, find, finding, has, put
+from mmbuild.schema.overrides import Override, parse_overrides
+from mmbuild.schema.pending import not_built_yet
+from mmbuild.schema.rules import Fault, judge
+from mmbuild.schema.solve import derivations, solve
+from mmbuild.sources.config import SourceConfig, parse_source, read_config
+
+_TRUE = ("1", "true", "yes")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRecipe:
+    """One variant, ready to be planned.
+
+    Attributes:
+        name: Unique: the recipe's name, plus a suffix such as ``-int8`` from the matrix.
+        path: The recipe file.
+        root: Project root that paths are confined to.
+        recipe: The recipe with every derived number filled in and every local path made absolute.
+        model_facts: What the model's config says; None for a family that has no module yet.
+        derivations: Every number that follows, with its arithmetic.
+        config: The model's own ``config.json``, as it stands; empty for a family that has no module yet.
+        pending: What it asks for that mmbuild cannot build yet, pointing at the recipe.
+    """
+
+    name: str
+    path: Path
+    root: Path
+    recipe: Recipe
+    model_facts: ModelFacts | None
+    derivations: tuple[Derivation, ...]
+    config: Mapping[str, Any]
+    pending: tuple[Diagnostic, ...] = ()
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model's config says.
+
+        Raises:
+            MmbuildError: The family has no module yet.
+        """
+        if self.model_facts is None:
+            raise MmbuildError(
+                f"family {self.recipe.model.family} is not built yet",
+                code="MM170",
+                hint=f"Families so far: {', '.join(MODULES)}",
+            )
+        return self.model_facts
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What came of a set of recipe files.
+
+    Attributes:
+        variants: Every variant without errors.
+        diagnostics: Errors and warnings of all files, at once.
+        files: Every file read: recipes, what they extend, local ``config.json``.
+    """
+
+    variants: tuple[ResolvedRecipe, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    files: tuple[Path, ...]
+
+
+@dataclass(slots=True)
+class _Session:
+    """One call of :func:`load_recipes`: its options, and the configs read so far."""
+
+    overrides: list[Override]
+    offline: bool
+    allow_outside: bool
+    findings: list[Diagnostic] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    configs: dict[tuple[str, str | None], SourceConfig | MmbuildError] = field(default_factory=dict)
+
+
+def load_recipes(
+    paths: Sequence[Path],
+    *,
+    overrides: Sequence[str] = (),
+    offline: bool = False,
+    allow_outside: bool | None = None,
+) -> LoadResult:
+    """Read recipe files and everything they name.
+
+    Args:
+        paths: Recipe files.
+        overrides: ``dotted.key=value`` for every recipe, as given to ``--set``.
+        offline: Ask no hub for a ``config.json``.
+        allow_outside: Accept paths outside the project's root; None asks ``MMBUILD_ALLOW_OUTSIDE``.
+
+    Returns:
+        Variants and findings; nothing is raised for bad input.
+    """
+    if allow_outside is None:
+        allow_outside = os.environ.get("MMBUILD_ALLOW_OUTSIDE", "").lower() in _TRUE
+    parsed, findings = parse_overrides(overrides)
+    session = _Session(parsed, offline, allow_outside, findings)
+    variants = [variant for path in paths for variant in _load_file(Path(path), session)]
+    _refuse_same_names(variants, session)
+    return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
+
+
+def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
+    document = read_document(path, allow_outside=session.allow_outside)
+    session.files += document.files
+    session.findings += document.findings
+    if document.node is None:
+        return []
+    node = document.node
+    for override in session.overrides:
+        node = put(node, override.key.split("."), override.value)
+    variants, findings = expand(node, {override.key for override in session.overrides})
+    session.findings += findings
+    blocked = bool(document.findings) or any(item.severity == "error" for item in findings)
+    loaded = [_load_variant(path, document, suffix, variant, session) for suffix, variant in variants]
+    return [] if blocked else [variant for variant in loaded if variant is not None]
+
+
+def _load_variant(
+    path: Path, document: Document, suffix: str, node: Node, session: _Session
+) -> ResolvedRecipe | None:
+    recipe, findings, faulty = check(node)
+    # What the YAML reader found at a place is not told again as a wrong type.
+    told = {(item.file, item.line, item.column) for item in document.findings if item.line}
+    findings = [item for item in findings if (item.file, item.line, item.column) not in told]
+    if recipe is None:
+        session.findings += findings
+        return None
+    recipe, outside = _with_absolute_paths(recipe, node, document.root, session.allow_outside)
+    findings += outside
+    facts, config, fault = _model(recipe, faulty | {item.path for item in outside}, document.root, session)
+    faults = [*fault, *judge(recipe, facts, faulty)]
+    findings += [_point(node, item) for item in faults]
+    session.findings += findings
+    if faulty or any(item.severity == "error" for item in findings):
+        return None
+    solved = solve(recipe, facts)
+    return ResolvedRecipe(
+        name=f"{recipe.name}{suffix}",
+        path=path,
+        root=document.root,
+        recipe=solved.model_copy(update={"name": f"{recipe.name}{suffix}"}),
+        model_facts=facts,
+        derivations=derivations(recipe, facts) if facts is not None else (),
+        config=config,
+        pending=tuple(_locate(node, item) for item in not_built_yet(solved)),
+    )
+
+
+def _model(
+    recipe: Recipe, faulty: set[str], root: Path, session: _Session
+) -> tuple[ModelFacts | None, Mapping[str, Any], list[Fault]]:
+    """The model's facts and config, or what stands in the way."""
+    model = recipe.model
+    if model.family not in MODULES or any(path.split(".")[0] == "model" for path in faulty):
+        return None, {}, []
+    known = (model.source, model.revision)
+    if known not in session.configs:
+        session.configs[known] = _read_config(model.source, model.revision, root, session.offline)
+    found = session.configs[known]
+    if isinstance(found, MmbuildError):
+        return None, {}, [Fault(found.code, ("model.source",), found.message, found.hint)]
+    session.files += found.files
+    try:
+        return family(model.family).facts(found.config), found.config, []
+    except MmbuildError as error:
+        blame = ("model.family", "model.source") if error.code == "MM410" else ("model.source",)
+        return None, found.config, [Fault(error.code, blame, error.message, error.hint)]
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"
+        return None, found.config, [Fault("MM132", ("model.source",), message, "Fetch config.json again")]
+
+
+def _read_config(source: str, revision: str | None, root: Path, offline: bool) -> SourceConfig | MmbuildError:
+    try:
+        return read_config(source, revision, root, offline=offline)
+    except MmbuildError as error:
+        return error
+
+
+def _with_absolute_paths(
+    recipe: Recipe, node: Node, root: Path, allow_outside: bool
+) -> tuple[Recipe, list[Diagnostic]]:
+    """Local paths made absolute (relative to the file that names them) and confined to ``root``."""
+    findings: list[Diagnostic] = []
+
+    def absolute(text: str, path: tuple[str | int, ...]) -> str:
+        at, _ = find(node, path)
+        source = at.span.source
+        full = Path(os.path.normpath(Path(source.directory) / text))
+        if not (allow_outside or source.trusted or confined(full, root)):
+            findings.append(_outside(text, at, root, path))
+        return str(full)
+
+    model = recipe.model
+    model = model.model_copy(update={"source": _local(model.source, "model", absolute)})
+    if model.vision is not None:
+        source = _local(model.vision.source, "model.vision", absolute)
+        vision = model.vision.model_copy(update={"source": source})
+        model = model.model_copy(update={"vision": vision})
+    update: dict[str, Any] = {"model": model}
+    if recipe.verify is not None:
+        images = tuple(
+            absolute(image, ("verify", "images", index)) for index, image in enumerate(recipe.verify.images)
+        )
+        update["verify"] = recipe.verify.model_copy(update={"images": images})
+    return recipe.model_copy(update=update), findings
+
+
+def _local(source: str, section: str, absolute: Callable[[str, tuple[str | int, ...]], str]) -> str:
+    try:
+        ref = parse_source(source)
+    except MmbuildError:
+        return source
+    if ref.kind not in ("directory", "dummy-directory"):
+        return source
+    prefix = "dummy://" if ref.kind == "dummy-directory" else ""
+    return prefix + absolute(ref.value, (*section.split("."), "source"))
+
+
+def _outside(text: str, at: Node, root: Path, path: tuple[str | int, ...]) -> Diagnostic:
+    return finding(
+        "MM122",
+        f"`{text}` lies outside the project's root {root}",
+        at.span,
+        path=".".join(str(part) for part in path),
+        hint="Move it into the project, name it with --set, or allow it with --allow-outside",
+    )
+
+
+def _point(node: Node, fault: Fault) -> Diagnostic:
+    written = next((path for path in fault.blame if has(node, path)), fault.blame[0])
+    bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=fault.hint)
+    return _locate(node, bare)
+
+
+def _locate(node: Node, item: Diagnostic) -> Diagnostic:
+    """``item`` with the place of its path, or of the nearest mapping that the user wrote."""
+    parts = item.path.split(".")
+    at, reached = find(node, parts)
+    span = at.key or at.span if isinstance(at.value, Mapping) else at.span
+    path = ".".join(str(part) for part in reached) or item.path
+    return replace(
+        item,
+        file=span.source.label,
+        line=span.line,
+        column=span.column,
+        excerpt=span.excerpt,
+        width=span.width,
+        path=path,
+    )
+
+
+def _refuse_same_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
+    seen: dict[str, ResolvedRecipe] = {}
+    for variant in variants:
+        first = seen.setdefault(variant.name, variant)
+        if first is not variant:
+            session.findings.append(
+                Diagnostic(
+                    "MM126",
+                    f"`{variant.name}` is built by {first.path} and by {variant.path}",
+                    file=str(variant.path),
+                    path="name",
+                    hint="Give one of them another name, or name the file once",
+                )
+            )
+
+
+def _unique(findings: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
+    # Variants of one recipe share most of their lines, and so their findings.
+    return tuple(dict.fromkeys(findings))

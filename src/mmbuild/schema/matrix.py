@@ -1,0 +1,119 @@
+"""``matrix``: one variant of a recipe for each combination of the values of its axes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+from mmbuild.schema.check import every_key
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.model import Axis, Engine
+from mmbuild.schema.nodes import Node, find, finding, plain, put
+
+MAX_VARIANTS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    name: str
+    key: str
+    values: tuple[Node, ...]
+
+
+def expand(root: Node, pinned: Collection[str] = ()) -> tuple[list[tuple[str, Node]], list[Diagnostic]]:
+    """The variants of ``root``: name suffix (empty without a matrix) and node, and what is wrong.
+
+    Args:
+        root: The recipe with everything merged.
+        pinned: Dotted keys given by ``--set``; an axis over one of them keeps only that value.
+    """
+    matrix = root.value.get("matrix")
+    bare = Node({key: child for key, child in root.value.items() if key != "matrix"}, root.span, root.key)
+    if matrix is None or matrix.value is None:
+        return [("", bare)], []
+    if not isinstance(matrix.value, Mapping):
+        message, hint = "`matrix` must be a mapping of axes", "Write `matrix: {quantization: [none, int8]}`"
+        return [("", bare)], [finding("MM124", message, matrix.span, path="matrix", hint=hint)]
+    axes: list[_Axis] = []
+    findings: list[Diagnostic] = []
+    for name, node in matrix.value.items():
+        axis = _axis(name, node, bare, pinned)
+        if isinstance(axis, Diagnostic):
+            findings.append(axis)
+        else:
+            axes.append(axis)
+    count = prod(len(axis.values) for axis in axes)
+    if count > MAX_VARIANTS:
+        message = f"the matrix has {count} variants, the limit is {MAX_VARIANTS}"
+        findings.append(
+            finding("MM125", message, matrix.key or matrix.span, path="matrix", hint="Split the recipe")
+        )
+        return [], findings
+    return _variants(bare, axes, findings), findings
+
+
+def _axis(name: str, node: Node, root: Node, pinned: Collection[str]) -> _Axis | Diagnostic:
+    key, values, fault = _parts(name, node)
+    if fault is not None:
+        return fault
+    resolved = key if "." in key else f"engine.{key}" if key in Engine.model_fields else None
+    known = [item for item in every_key() if "." in item or item in ("visual", "target")]
+    if resolved is None or resolved not in known:
+        near = difflib.get_close_matches(key, [*Engine.model_fields, *known], n=1)
+        return finding(
+            "MM124",
+            f"axis `{name}` is over `{key}`, which is no key of the recipe",
+            node.key or node.span,
+            path=f"matrix.{name}",
+            suggestion=near[0] if near else None,
+            hint="Name a key of `engine`, or a dotted key such as `visual.dtype`",
+        )
+    if resolved in pinned:
+        values = (find(root, resolved.split("."))[0],)
+    return _Axis(name, resolved, values)
+
+
+def _parts(name: str, node: Node) -> tuple[str, tuple[Node, ...], Diagnostic | None]:
+    if isinstance(node.value, tuple) and node.value:
+        return name, node.value, None
+    if isinstance(node.value, Mapping) and set(node.value) == set(Axis.model_fields):
+        key, values = node.value["key"].value, node.value["values"].value
+        if isinstance(key, str) and isinstance(values, tuple) and values:
+            return key, values, None
+    fault = finding(
+        "MM124",
+        f"axis `{name}` must be a list of values, or `{{key: dotted.key, values: [...]}}`",
+        node.span,
+        path=f"matrix.{name}",
+    )
+    return name, (), fault
+
+
+def _variants(root: Node, axes: list[_Axis], findings: list[Diagnostic]) -> list[tuple[str, Node]]:
+    variants: dict[str, Node] = {}
+    for values in product(*(axis.values for axis in axes)):
+        suffix, node = "", root
+        for axis, value in zip(axes, values, strict=True):
+            suffix += f"-{_word(axis, value)}"
+            parts = axis.key.split(".")
+            key = find(root, parts)[0].key if find(root, parts)[1] == tuple(parts) else value.span
+            node = put(node, parts, Node(value.value, value.span, key))
+        if suffix in variants:
+            message = f"two variants are called `{suffix[1:]}`"
+            findings.append(finding("MM126", message, values[-1].span, path=f"matrix.{axes[-1].name}"))
+        variants[suffix] = node
+    return list(variants.items())
+
+
+def _word(axis: _Axis, node: Node) -> str:
+    """What a value adds to the variant's name: the word itself, or key and number."""
+    value: Any = plain(node)
+    if isinstance(value, Mapping):
+        value = "_".join(str(item) for item in value.values() if isinstance(item, str | int))
+    text = value if isinstance(value, str) else f"{axis.name.rpartition('.')[2]}{value}"
+    return re.sub(r"[^A-Za-z0-9._]+", "_", text)[:60]

@@ -1,0 +1,265 @@
+"""The recipe, version 1: one closed model for each part.
+
+Descriptions feed ``docs/recipe.md`` and the JSON Schema. Validation judges and never rewrites: a number that
+follows from others is filled in later, by :mod:`mmbuild.schema.solve`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class Family(StrEnum):
+    """Model families of the mission."""
+
+    BLIP2_T5 = "blip2-t5"
+    BLIP2_OPT = "blip2-opt"
+    LLAVA = "llava"
+    VILA = "vila"
+    NOUGAT = "nougat"
+
+
+class Backend(StrEnum):
+    """Who runs the engine."""
+
+    TENSORRT_LLM = "tensorrt-llm"
+    TORCH = "torch"
+
+
+class VisualBackend(StrEnum):
+    """Who runs the visual engine."""
+
+    AUTO = "auto"
+    TENSORRT = "tensorrt"
+    TORCH = "torch"
+
+
+class Dtype(StrEnum):
+    """Number format of weights that are not quantized, and of activations."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class Algorithm(StrEnum):
+    """Quantization of the LLM's linear layers."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
+    INT4_AWQ = "int4_awq"
+    SMOOTHQUANT = "smoothquant"
+    FP8 = "fp8"
+
+
+WEIGHT_ONLY = frozenset({Algorithm.INT8, Algorithm.INT4})
+CALIBRATED = frozenset({Algorithm.INT4_AWQ, Algorithm.SMOOTHQUANT, Algorithm.FP8})
+
+
+class Device(StrEnum):
+    """Kind of device."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Section(BaseModel):
+    """Base of all parts: closed, immutable, strict about types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class VisionSource(Section):
+    """Second source of weights, for families whose visual tower lives elsewhere (BLIP-2, VILA)."""
+
+    source: Text = Field(description="Where the visual tower comes from; same forms as `model.source`")
+    revision: Text | None = Field(default=None, description="Branch, tag or commit of the source")
+
+
+class CodeSource(Section):
+    """A repository of model code that a TensorRT-LLM toolchain needs (VILA's)."""
+
+    source: Annotated[str, Field(pattern=r"^git\+https://\S+$", max_length=2000)] = Field(
+        description="`git+https://...` URL of the repository"
+    )
+    revision: Text = Field(description="Commit or tag of the repository")
+
+
+class Model(Section):
+    """What to build from."""
+
+    family: Family = Field(description="The family decides what config.json means and how weights are named")
+    source: Text = Field(
+        description=(
+            "`hf://owner/name`, a directory relative to the file that names it, `dummy://owner/name` "
+            "(random weights of the recorded shapes) or `dummy://./directory` (random weights; "
+            "config, tokenizer and processor from the directory)"
+        )
+    )
+    revision: Text | None = Field(
+        default=None, description="Branch, tag or commit of an `hf://` source; else `main`"
+    )
+    vision: VisionSource | None = Field(default=None, description="Second source, where the family needs one")
+    code: CodeSource | None = Field(
+        default=None, description="Model code that TensorRT-LLM needs for the family"
+    )
+
+
+class Target(Section):
+    """What an engine is built for. Left out: this host."""
+
+    device: Device | None = Field(default=None, description="Kind of device the engine runs on")
+    sm: Annotated[int, Field(ge=50, le=200)] | None = Field(
+        default=None, description="CUDA compute capability without the dot, `90` for 9.0"
+    )
+    isa: Annotated[str, Field(pattern=r"^[a-z0-9_.-]{1,40}$")] | None = Field(
+        default=None, description="CPU instruction set the engine may use, such as `avx2` or `avx512`"
+    )
+
+
+class Calibration(Section):
+    """Data that a calibrated quantization is fitted on."""
+
+    data: Text = Field(description="Path of a JSONL file of {image, prompt, answer?}, or an hf:// data set")
+    samples: Positive = Field(default=32, description="How many samples to use")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of samples")
+
+
+class Quantization(Section):
+    """How the LLM's weights are stored. A plain word is short for `{algorithm: word}`."""
+
+    algorithm: Algorithm = Field(
+        default=Algorithm.NONE, description="`int8` and `int4` are weight-only; the rest is calibrated"
+    )
+    group_size: Literal[64, 128] | None = Field(
+        default=None, description="Input features that share a scale, for `int4_awq`; chosen where left out"
+    )
+    calibration: Calibration | None = Field(default=None, description="Data for the calibrated algorithms")
+
+
+def _from_word(value: Any) -> Any:
+    return {"algorithm": value} if isinstance(value, str) else value
+
+
+class TensorrtLlm(Section):
+    """Options of the `tensorrt-llm` backend; validated always, used only when it is selected."""
+
+    toolchain: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = Field(
+        default="1.2", description="TensorRT-LLM line, in quotes: `'1.2'`"
+    )
+    fused_mlp: bool | Literal["auto"] = Field(
+        default="auto", description="Fuse gate and up projections; `auto` does so where it is allowed"
+    )
+
+
+class Torch(Section):
+    """Options of the `torch` backend; none so far."""
+
+
+class Engine(Section):
+    """The LLM engine. Lengths count tokens."""
+
+    backend: Backend = Field(description="`torch` needs nothing but pip; `tensorrt-llm` needs its toolchain")
+    dtype: Dtype = Field(default=Dtype.FLOAT16, description="Number format of the LLM")
+    quantization: Annotated[
+        Quantization, BeforeValidator(_from_word, json_schema_input_type=Algorithm | Quantization)
+    ] = Field(default=Quantization(), description="Of the LLM: a word, or a mapping with its options")
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Ranks the LLM is split over"
+    )
+    max_batch_size: Positive = Field(default=1, description="Most prompts answered at once")
+    max_images_per_prompt: Positive = Field(default=1, description="Most images in one prompt")
+    max_beam_width: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=1, description="Most beams of a search"
+    )
+    max_input_len: Positive = Field(description="Longest prompt: text and visual features together")
+    max_output_len: Positive = Field(description="Most tokens generated for one prompt")
+    max_multimodal_len: Positive | None = Field(
+        default=None, description="Rows of the prompt table; computed, and an error where it differs"
+    )
+    num_visual_features: Positive | None = Field(
+        default=None,
+        description="Rows one image fills; known from config.json, an error where it differs",
+    )
+    tensorrt_llm: TensorrtLlm = Field(
+        default=TensorrtLlm(), description="Options of the tensorrt-llm backend"
+    )
+    torch: Torch = Field(default=Torch(), description="Options of the torch backend")
+
+
+class Visual(Section):
+    """The visual engine."""
+
+    backend: VisualBackend = Field(default=VisualBackend.AUTO, description="`auto` follows `engine.backend`")
+    dtype: Dtype | None = Field(default=None, description="Number format of the tower; else `engine.dtype`")
+    max_batch_size: Positive | None = Field(
+        default=None, description="Most images at once; computed, and an error where it differs"
+    )
+
+
+class Verify(Section):
+    """Questions the built engine is compared on. Without images, pictures are generated."""
+
+    prompts: tuple[Text, ...] = Field(default=(), description="Prompts, each asked about each image")
+    images: tuple[Text, ...] = Field(default=(), description="Image files, relative to the naming file")
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=32, description="Tokens compared per prompt"
+    )
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Gates(Section):
+    """Quality the engine must keep against the same recipe unquantized."""
+
+    min_answer_agreement: Share | None = Field(default=None, description="Least share of equal answers")
+    max_kl: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Largest mean KL divergence of next-token distributions, nats"
+    )
+    max_perplexity_ratio: Annotated[float, Field(ge=1)] | None = Field(
+        default=None, description="Largest ratio of perplexities on given answers"
+    )
+    min_greedy_prefix: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Least mean number of equal greedy tokens from the start"
+    )
+
+
+class Axis(Section):
+    """One axis of a matrix, under a name of its own."""
+
+    key: Text = Field(description="Dotted key that the axis varies, such as `engine.max_batch_size`")
+    values: tuple[Any, ...] = Field(min_length=1, description="Its values, one variant each")
+
+
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+class Recipe(Section):
+    """A recipe: what to build, never how."""
+
+    version: Literal[1] = Field(description="Version of the recipe format; always the first line")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
+        description="Name of the build: letters, digits, `.`, `_`, `-`; the engine lands in `build/<name>`"
+    )
+    extends: Text | None = Field(default=None, description="Recipe to start from, relative to this file")
+    model: Model = Field(description="What to build from")
+    target: Target | None = Field(default=None, description="What to build for; default this host")
+    engine: Engine = Field(description="The LLM engine")
+    visual: Visual = Field(default=Visual(), description="The visual engine")
+    verify: Verify | None = Field(default=None, description="What apply compares the built engine on")
+    gates: Gates | None = Field(default=None, description="Quality the engine must keep")
+    matrix: dict[str, Values | Axis] | None = Field(
+        default=None,
+        description=(
+            "Axes by name: a key of `engine` (`quantization: [none, int8]`), a dotted key, or a name with "
+            "`{key, values}`; one variant for each combination"
+        ),
+    )

@@ -1,0 +1,55 @@
+"""``--set dotted.key=value``: values typed on the command line, read as YAML, laid over the recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.nodes import Node, Source, Span, finding
+from mmbuild.schema.yamltext import parse
+
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One ``--set``.
+
+    Attributes:
+        key: Dotted key.
+        value: Its value; positions point into the argument.
+    """
+
+    key: str
+    value: Node
+
+
+def parse_overrides(arguments: Sequence[str]) -> tuple[list[Override], list[Diagnostic]]:
+    """Read the arguments of ``--set``, in order."""
+    overrides: list[Override] = []
+    findings: list[Diagnostic] = []
+    for argument in arguments:
+        override, found = _parse(argument)
+        findings += found
+        if override is not None:
+            overrides.append(override)
+    return overrides, findings
+
+
+def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
+    key, equals, text = argument.partition("=")
+    source = Source(f"--set {argument}", tuple(argument.split("\n")), str(Path.cwd()), trusted=True)
+    at = Span(source, 1, 1, max(len(key), 1))
+    if not equals or not _KEY.fullmatch(key):
+        hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"
+        return None, [finding("MM123", f"`{argument}` is not KEY=VALUE with a dotted key", at, hint=hint)]
+    if not text.strip():
+        return Override(key, Node(None, at, at)), []
+    # Blanks in place of the key keep the columns of the argument.
+    node, findings = parse(source, " " * (len(key) + 1) + text)
+    if node is None:
+        return None, findings
+    return Override(key, Node(node.value, node.span, at)), findings

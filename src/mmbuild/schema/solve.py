@@ -1,0 +1,90 @@
+"""The solver: every number that follows from others, with its arithmetic."""
+
+from __future__ import annotations
+
+from mmbuild.families.base import Derivation, ModelFacts
+from mmbuild.schema.model import Backend, Family, Recipe, VisualBackend
+
+# Visual features of these go to cross-attention, one sequence at a time, so the batch does not multiply them.
+PER_SEQUENCE = frozenset({Family.NOUGAT})
+# The language model is an encoder-decoder.
+ENCODER_DECODER = frozenset({Family.BLIP2_T5, Family.NOUGAT})
+
+_FOLLOWS = {Backend.TENSORRT_LLM: VisualBackend.TENSORRT, Backend.TORCH: VisualBackend.TORCH}
+
+
+def visual_batch(recipe: Recipe) -> Derivation:
+    """Most images the visual engine gets at once."""
+    engine = recipe.engine
+    value = engine.max_batch_size * engine.max_images_per_prompt
+    batch, images = engine.max_batch_size, engine.max_images_per_prompt
+    arithmetic = f"max_batch_size {batch} x max_images_per_prompt {images} = {value}"
+    return Derivation("visual.max_batch_size", value, arithmetic)
+
+
+def multimodal_len(recipe: Recipe, features: int) -> Derivation:
+    """Rows of the prompt table for ``features`` visual features per image."""
+    engine = recipe.engine
+    if recipe.model.family in PER_SEQUENCE:
+        return Derivation(
+            "max_multimodal_len", features, f"num_visual_features {features}, per sequence = {features}"
+        )
+    value = engine.max_batch_size * engine.max_images_per_prompt * features
+    arithmetic = (
+        f"max_batch_size {engine.max_batch_size} x max_images_per_prompt {engine.max_images_per_prompt}"
+        f" x num_visual_features {features} = {value}"
+    )
+    return Derivation("max_multimodal_len", value, arithmetic)
+
+
+def sequence_len(recipe: Recipe) -> Derivation:
+    """Longest sequence, prompt and answer."""
+    engine = recipe.engine
+    value = engine.max_input_len + engine.max_output_len
+    arithmetic = f"max_input_len {engine.max_input_len} + max_output_len {engine.max_output_len} = {value}"
+    return Derivation("max_seq_len", value, arithmetic)
+
+
+def padded_vocab(recipe: Recipe, facts: ModelFacts) -> Derivation:
+    """Rows of the output head, padded so that all ranks get the same share."""
+    ranks, vocab = recipe.engine.tensor_parallel, facts.llm.vocab_size
+    value = -(-vocab // ranks) * ranks
+    return Derivation(
+        "padded_vocab_size", value, f"vocab_size {vocab}, up to a multiple of {ranks} = {value}"
+    )
+
+
+def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
+    """All that follows, in the order in which it follows."""
+    features = facts.visual.num_visual_features
+    found = [
+        facts.visual.derivation,
+        multimodal_len(recipe, features),
+        visual_batch(recipe),
+        sequence_len(recipe),
+    ]
+    if recipe.engine.tensor_parallel > 1:
+        found.append(padded_vocab(recipe, facts))
+    return tuple(found)
+
+
+def solve(recipe: Recipe, facts: ModelFacts | None) -> Recipe:
+    """``recipe`` with every derived value filled in; without facts, all but what needs them."""
+    engine, visual = recipe.engine, recipe.visual
+    backend = _FOLLOWS[engine.backend] if visual.backend is VisualBackend.AUTO else visual.backend
+    visual = visual.model_copy(
+        update={
+            "backend": backend,
+            "dtype": visual.dtype or engine.dtype,
+            "max_batch_size": visual_batch(recipe).value,
+        }
+    )
+    if facts is not None:
+        features = facts.visual.num_visual_features
+        engine = engine.model_copy(
+            update={
+                "num_visual_features": features,
+                "max_multimodal_len": multimodal_len(recipe, features).value,
+            }
+        )
+    return recipe.model_copy(update={"engine": engine, "visual": visual})

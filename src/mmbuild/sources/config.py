@@ -1,0 +1,162 @@
+"""The model's own ``config.json``, found without its weights.
+
+Planning needs only numbers. A directory holds them; models of the mission have theirs recorded as data in
+``families/recorded``; any other hub model's file is fetched alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from mmbuild.errors import MmbuildError
+
+MAX_BYTES = 4_000_000
+Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+class ConfigError(MmbuildError):
+    """A source that cannot be understood, or whose ``config.json`` cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """A ``source`` taken apart.
+
+    Attributes:
+        kind: ``hub``, ``directory``, or the same with ``dummy-`` for random weights of those shapes.
+        value: ``owner/name``, or the directory as written.
+    """
+
+    kind: Kind
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """A ``config.json`` and where it was found.
+
+    Attributes:
+        config: Its content.
+        origin: ``file``, ``recorded`` or ``hub``.
+        files: Local files that were read; a plan cache depends on them.
+    """
+
+    config: Mapping[str, Any]
+    origin: Literal["file", "recorded", "hub"]
+    files: tuple[Path, ...] = ()
+
+
+def parse_source(source: str) -> SourceRef:
+    """Take a ``source`` apart.
+
+    ``hf://owner/name``; ``dummy://owner/name``; ``dummy://`` and a directory that begins with ``/``, ``./``
+    or ``../``; anything without ``://`` is a directory.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    scheme, mark, rest = source.partition("://")
+    if not mark:
+        return SourceRef("directory", source)
+    if scheme == "dummy" and re.match(r"(/|\.{1,2}(/|$))", rest):
+        return SourceRef("dummy-directory", rest)
+    if scheme in ("hf", "dummy") and _REPO.fullmatch(rest):
+        return SourceRef("hub" if scheme == "hf" else "dummy-hub", rest)
+    raise ConfigError(
+        f"source `{source}` is not understood",
+        code="MM131",
+        hint="Write hf://owner/name, a directory, dummy://owner/name or dummy://./directory",
+    )
+
+
+def read_config(source: str, revision: str | None, root: Path, *, offline: bool = False) -> SourceConfig:
+    """Find the ``config.json`` of ``source``.
+
+    Args:
+        source: As :func:`parse_source` takes it.
+        revision: Branch, tag or commit of a hub source; None is ``main``.
+        root: What a relative directory is relative to.
+        offline: Ask no hub.
+
+    Raises:
+        ConfigError: No config can be had, or it is not JSON.
+    """
+    ref = parse_source(source)
+    if ref.kind in ("directory", "dummy-directory"):
+        return _from_directory(root / ref.value)
+    recorded = _recorded(ref.value)
+    if recorded is not None:
+        return SourceConfig(recorded, "recorded")
+    if ref.kind == "dummy-hub" or offline:
+        raise ConfigError(
+            f"the config.json of `{ref.value}` is not recorded in mmbuild"
+            + (", and the hub is not asked offline" if ref.kind == "hub" else ""),
+            code="MM133",
+            hint=f"Recorded: {', '.join(recorded_models())}; or name a directory that holds config.json",
+        )
+    from mmbuild.sources import hub
+
+    return SourceConfig(hub.fetch_config(ref.value, revision), "hub")
+
+
+def recorded_models() -> tuple[str, ...]:
+    """Hub models whose config is recorded, ``owner/name``."""
+    names = (item.name for item in files("mmbuild.families").joinpath("recorded").iterdir())
+    return tuple(sorted(name[:-5].replace("--", "/", 1) for name in names if name.endswith(".json")))
+
+
+def _recorded(repo: str) -> Mapping[str, Any] | None:
+    file = files("mmbuild.families").joinpath("recorded", f"{repo.replace('/', '--', 1)}.json")
+    if not file.is_file():
+        return None
+    config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config
+
+
+def _from_directory(directory: Path) -> SourceConfig:
+    path = directory / "config.json"
+    if not directory.is_dir():
+        raise ConfigError(
+            f"model directory `{_shown(directory)}` does not exist",
+            code="MM130",
+            hint="Check the path; it is relative to the file that names it",
+        )
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"`{_shown(path)}` cannot be read: {error.strerror or error}",
+            code="MM130",
+            hint="A model directory needs its config.json",
+        ) from None
+    return SourceConfig(_parse(data, path), "file", (path.absolute(),))
+
+
+def _parse(data: bytes, path: Path) -> Mapping[str, Any]:
+    if data.startswith(b"version https://git-lfs"):
+        problem = "is a git-LFS pointer, not the file itself"
+    elif len(data) > MAX_BYTES:
+        problem = f"is larger than {MAX_BYTES} bytes"
+    else:
+        try:
+            config = json.loads(data)
+            if isinstance(config, dict):
+                return config
+            problem = "is not a JSON object"
+        except (ValueError, RecursionError) as error:
+            problem = f"is not JSON: {error}"
+    raise ConfigError(f"`{_shown(path)}` {problem}", code="MM132", hint="Fetch the model's config.json again")
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
