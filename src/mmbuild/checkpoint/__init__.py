@@ -1,1 +1,1 @@
-"""checkpoint"""
+"""TensorRT-LLM's unified checkpoint: ``config.json`` and ``rank<R>.safetensors``."""

@@ -1,0 +1,116 @@
+"""Weight-only quantization with TensorRT-LLM's arithmetic, in the plain layout.
+
+After ``symmetric_quantize`` of its ``cutlass_preprocessors.cpp``, on one rank's weight ``[out, in]``: per
+output channel, scale = absmax / 128 (int8) or absmax / 8 (int4) in float32; values divided by it, rounded
+half away from zero, clipped to [-128, 127] or [-8, 7]; stored transposed, ``[in, out]``, two int4 in a byte
+with the lower column in the low nibble. The scale is stored in the model's dtype. What follows there, a
+permutation for the GPU at hand, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmbuild.checkpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 1 << 22  # weights rounded at once: bounds the float32 copies
+
+
+@dataclass(frozen=True, slots=True)
+class WeightOnly:
+    """A weight-only algorithm.
+
+    Attributes:
+        quant_algo: Its name in ``config.json``.
+        levels: Scale is absmax divided by this; values are in [-levels, levels - 1].
+        packed: Values in a byte.
+    """
+
+    quant_algo: str
+    levels: int
+    packed: int
+
+
+ALGORITHMS: Mapping[str, WeightOnly] = {
+    "int8": WeightOnly("W8A16", 128, 1),
+    "int4": WeightOnly("W4A16", 8, 2),
+}
+
+
+def quantized_shape(shape: tuple[int, ...], algorithm: WeightOnly, name: str) -> tuple[int, int]:
+    """Shape of the stored int8 tensor for a weight ``[out, in]``.
+
+    Raises:
+        CheckpointError: MM437, the outputs do not fill whole bytes.
+    """
+    outputs, inputs = shape
+    if outputs % algorithm.packed:
+        raise CheckpointError(
+            f"tensor `{name}` has {outputs} outputs on a rank, which do not pack two to a byte",
+            code="MM437",
+            hint="Choose int8, or an engine.tensor_parallel that leaves an even number",
+        )
+    return inputs, outputs // algorithm.packed
+
+
+def quantize(weight: Tensor, algorithm: WeightOnly) -> tuple[Tensor, Tensor]:
+    """Quantize one rank's weight.
+
+    Args:
+        weight: ``[out, in]``, any floating dtype, finite.
+        algorithm: Which.
+
+    Returns:
+        int8 ``[in, out / packed]`` and the scales ``[out]`` in the weight's dtype. An output whose weights
+        are all zero has scale 0.
+    """
+    import torch
+
+    outputs, inputs = weight.shape
+    values = torch.empty(inputs, outputs // algorithm.packed, dtype=torch.int8)
+    scales = torch.empty(outputs, dtype=torch.float32)
+    step = max(algorithm.packed, _CHUNK // inputs // algorithm.packed * algorithm.packed)
+    for start in range(0, outputs, step):
+        rows = slice(start, min(start + step, outputs))
+        rounded, scales[rows] = _round(weight[rows].to(torch.float32), algorithm.levels)
+        columns = slice(rows.start // algorithm.packed, rows.stop // algorithm.packed)
+        values[:, columns] = pack(rounded).t() if algorithm.packed == 2 else rounded.t()
+    return values, scales.to(weight.dtype)
+
+
+def pack(values: Tensor) -> Tensor:
+    """int4 values ``[out, in]`` (int8 in [-8, 7]) to bytes ``[out / 2, in]``: even outputs in low nibbles."""
+    return (values[0::2] & 0x0F) | (values[1::2] << 4)
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Bytes ``[in, out / 2]`` as stored to int8 values ``[in, out]``."""
+    import torch
+
+    low, high = (packed << 4) >> 4, packed >> 4
+    return torch.stack((low, high), dim=-1).flatten(-2)
+
+
+def dequantize(values: Tensor, scales: Tensor, algorithm: WeightOnly) -> Tensor:
+    """The weight ``[out, in]``, float32, that stored values and scales stand for."""
+    import torch
+
+    whole = unpack(values) if algorithm.packed == 2 else values
+    return (whole.to(torch.float32) * scales.to(torch.float32)).t()
+
+
+def _round(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """int8 values of float32 ``[out, in]`` and float32 scales ``[out]``."""
+    import torch
+
+    scale = weight.abs().amax(dim=1) / levels
+    ratio = weight / torch.where(scale > 0, scale, 1.0).unsqueeze(1)
+    whole = ratio.trunc()
+    # Adding 0.5 before truncation would round 0.49999997 up; the difference is exact.
+    whole += torch.sign(ratio) * ((ratio - whole).abs() >= 0.5)
+    return whole.clamp_(-levels, levels - 1).to(torch.int8), scale

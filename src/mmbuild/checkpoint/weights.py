@@ -1,0 +1,149 @@
+"""Reading a Hugging Face model's weights by name and slice, without loading the model.
+
+safetensors files (one, or shards with an index) are mapped; older ``pytorch_model*.bin`` files are opened
+with ``torch.load(weights_only=True, mmap=True)``, which runs no code of the pickle and maps the data too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING
+
+from mmbuild.checkpoint.errors import CheckpointError
+from mmbuild.checkpoint.split import Cut
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Single file and index of each kind of weights, the preferred first.
+WEIGHT_FILES = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor in a weight file.
+
+    Attributes:
+        file: The file's name.
+        shape: Its shape.
+        read: Gives the part that a :class:`Cut` names (padding left out); a view of the mapped file where
+            its bytes are contiguous.
+    """
+
+    file: str
+    shape: tuple[int, ...]
+    read: Callable[[Cut], Tensor]
+
+
+def weight_files(model: Path) -> list[str]:
+    """Names of the files that hold the weights.
+
+    Raises:
+        CheckpointError: MM402 where there are none, MM405 where the index names one that is missing.
+    """
+    for single, index in WEIGHT_FILES:
+        if (model / index).exists():
+            return _indexed(model, index)
+        if (model / single).exists():
+            return [single]
+    raise CheckpointError(
+        f"`{model}` holds no weights: neither {' nor '.join(name for pair in WEIGHT_FILES for name in pair)}",
+        code="MM402",
+        hint="Point model.source at a directory in Hugging Face layout",
+    )
+
+
+def _indexed(model: Path, index: str) -> list[str]:
+    try:
+        names = sorted(set(json.loads((model / index).read_text())["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"`{model / index}` is no index of weight files: {error}",
+            code="MM403",
+            hint="Download the file again",
+        ) from error
+    for name in names:
+        if Path(name).name != name or not (model / name).exists():
+            raise CheckpointError(
+                f"`{index}` names `{name}`, which is not in `{model}`",
+                code="MM405",
+                hint="Complete the download; every shard that the index names is needed",
+            )
+    return names
+
+
+@contextmanager
+def open_weights(model: Path) -> Iterator[Mapping[str, StoredTensor]]:
+    """All tensors of a model directory by name; the files stay open inside the ``with`` block.
+
+    Raises:
+        CheckpointError: A file is missing, truncated or not plain tensors.
+    """
+    with ExitStack() as stack:
+        tensors: dict[str, StoredTensor] = {}
+        for name in weight_files(model):
+            opener = _open_safetensors if name.endswith(".safetensors") else _open_pickle
+            tensors.update(opener(model / name, stack))
+        yield tensors
+
+
+def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        file = stack.enter_context(safe_open(path, framework="pt"))
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read as safetensors: {error}",
+            code="MM403",
+            hint="The file is truncated or damaged; download it again",
+        ) from error
+
+    def stored(name: str) -> StoredTensor:
+        view = file.get_slice(name)
+
+        def read(cut: Cut) -> Tensor:
+            return view[tuple(slice(*edges) for edges in (cut.rows or (None,), cut.columns) if edges)]
+
+        return StoredTensor(path.name, tuple(view.get_shape()), read)
+
+    return {name: stored(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
+
+def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # noqa: ARG001
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise _not_plain(path, str(error).splitlines()[0]) from error
+    if not isinstance(content, dict):
+        raise _not_plain(path, f"it holds a {type(content).__name__}")
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise _not_plain(path, f"`{name}` is a {type(value).__name__}")
+
+    def stored(tensor: Tensor) -> StoredTensor:
+        return StoredTensor(
+            path.name,
+            tuple(tensor.shape),
+            lambda cut: tensor[tuple(slice(*edges) for edges in (cut.rows or (None,), cut.columns) if edges)],
+        )
+
+    return {name: stored(tensor) for name, tensor in content.items()}
+
+
+def _not_plain(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"`{path}` is not a file of plain tensors: {reason}",
+        code="MM406",
+        hint="mmbuild runs no code from weight files; convert it to safetensors where you trust it",
+    )

@@ -1,0 +1,113 @@
+"""A safetensors file written tensor by tensor.
+
+Format: 8 bytes little-endian header length, a JSON header that names dtype, shape and byte range of each
+tensor, then the tensors without gaps (https://huggingface.co/docs/safetensors). The header is padded with
+spaces so that the data begin on a multiple of ``ALIGNMENT`` bytes, and tensors whose size is a multiple of it
+come first, so that each of them begins on one too and can be used where the file is mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALIGNMENT = 64
+_CHUNK = 64 << 20
+
+# torch's name, safetensors' name, bytes an element.
+_DTYPES = {
+    "float64": ("F64", 8),
+    "float32": ("F32", 4),
+    "float16": ("F16", 2),
+    "bfloat16": ("BF16", 2),
+    "int64": ("I64", 8),
+    "int32": ("I32", 4),
+    "int8": ("I8", 1),
+    "uint8": ("U8", 1),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor to be written: its name, torch dtype by name (``float16``) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) * _DTYPES[self.dtype][1]
+
+
+def layout(entries: Iterable[Entry]) -> list[Entry]:
+    """The order in which the entries are written: the best aligned first, otherwise as given."""
+    return sorted(entries, key=lambda entry: -math.gcd(entry.size, ALIGNMENT))
+
+
+def write(
+    path: Path,
+    entries: Sequence[Entry],
+    tensors: Iterator[tuple[str, Iterable[Tensor]]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a whole file or none.
+
+    Args:
+        path: The file; replaced at once when all is written.
+        entries: What it will hold, in the order of :func:`layout`.
+        tensors: ``(name, parts)`` in the same order; the bytes of the parts follow one another.
+        metadata: ``__metadata__`` of the header.
+
+    Raises:
+        ValueError: The tensors do not match the entries (our own mistake).
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), _header(entries, metadata))
+            for entry, (name, parts) in zip(entries, tensors, strict=True):
+                written = sum(_write_all(file.fileno(), _bytes(part)) for part in parts)
+                if (name, written) != (entry.name, entry.size):
+                    raise ValueError(f"{entry}: got {written} bytes of {name}")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _header(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -> bytes:
+    content: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    offset = 0
+    for entry in entries:
+        content[entry.name] = {
+            "dtype": _DTYPES[entry.dtype][0],
+            "shape": list(entry.shape),
+            "data_offsets": [offset, offset + entry.size],
+        }
+        offset += entry.size
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    import torch
+
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _write_all(descriptor: int, data: bytes | memoryview) -> int:
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.write(descriptor, view[done : done + _CHUNK])
+    return done
