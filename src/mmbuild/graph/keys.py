@@ -13,7 +13,15 @@ from typing import Any
 from mmbuild.canonical import canonical_json, hash_json
 from mmbuild.graph.action import Action, Json, Resources
 
-__all__ = ["KEY_VERSION", "action_key", "canonical_json", "definition_key", "hash_json", "make_action"]
+__all__ = [
+    "KEY_VERSION",
+    "action_key",
+    "body_key",
+    "canonical_json",
+    "definition_key",
+    "hash_json",
+    "make_action",
+]
 
 KEY_VERSION = 1
 """Raise it when the structure below changes: every older result is then left alone."""
@@ -61,6 +69,25 @@ def action_key(action: Action, input_digests: Mapping[str, str]) -> str:
             target=action.target,
             toolchain=action.toolchain,
             inputs=input_digests,
+            sources=action.sources,
+        )
+    )
+
+
+def body_key(action: Action) -> str:
+    """The key of an action apart from its inputs.
+
+    An action whose inputs are not known yet can only be cut off early if its body has been built before.
+    """
+    return hash_json(
+        _key_content(
+            kind="body",
+            step=action.step,
+            version=action.version,
+            params=action.params,
+            target=action.target,
+            toolchain=action.toolchain,
+            inputs=dict.fromkeys(action.inputs, ""),
             sources=action.sources,
         )
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from mmbuild.canonical import hash_json
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import Action, RecipeGraph
-from mmbuild.graph.keys import action_key
+from mmbuild.graph.keys import action_key, body_key
 from mmbuild.store.journal import ActionCache, Record
 from mmbuild.store.layout import Store
 from mmbuild.store.roots import Root, intact, read_root
@@ -115,7 +115,11 @@ def make_plan(
     restored = _wanted_restores(state, builds, roots)
     _settle(state, restored)
     last = _last_definitions(cache, roots.values())
-    actions = tuple(_planned(state, key, users, restored, last, why) for key, (_, users) in merged.items())
+
+    def reason(action: Action) -> str:
+        return why(action, last.get(action.label))
+
+    actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
     return Plan(actions, builds)
 
 
@@ -186,8 +190,14 @@ def _find_results(state: _State, cache: ActionCache) -> None:
                 state.records[key] = found
                 state.verdicts[key] = Verdict.UP_TO_DATE
                 continue
-        known = all(producer in state.records for producer in action.inputs.values())
-        state.verdicts[key] = Verdict.RUN if known else Verdict.UNKNOWN
+        state.verdicts[key] = _verdict_of_missing(state, action, cache)
+
+
+def _verdict_of_missing(state: _State, action: Action, cache: ActionCache) -> Verdict:
+    """An action without a result runs; only one that was built from other inputs may yet be cut off."""
+    if all(producer in state.records for producer in action.inputs.values()):
+        return Verdict.RUN
+    return Verdict.UNKNOWN if cache.bodies and body_key(action) in cache.bodies else Verdict.RUN
 
 
 def _wanted_restores(
@@ -279,8 +289,7 @@ def _planned(
     key: str,
     users: tuple[str, ...],
     restored: Mapping[str, str],
-    last: Mapping[str, str],
-    why: Why,
+    reason: Callable[[Action], str],
 ) -> Planned:
     action, verdict = state.action(key), state.verdicts[key]
     record = state.records.get(key)
@@ -290,7 +299,7 @@ def _planned(
         return Planned(action, users, verdict, "nothing it depends on changed", record)
     if verdict is Verdict.UNKNOWN:
         return Planned(action, users, verdict, _waits_for(state, action))
-    return Planned(action, users, verdict, state.evicted.get(key) or why(action, last.get(action.label)))
+    return Planned(action, users, verdict, state.evicted.get(key) or reason(action))
 
 
 def _waits_for(state: _State, action: Action) -> str:

@@ -27,6 +27,7 @@ class Record:
         inputs: Artifact digests of the inputs by name.
         digest: Digest of the artifact it made.
         label: What it was called when it was built.
+        body: Body key (step, version, parameters, target, toolchain and sources, without the inputs).
         size: Bytes of the artifact in the store.
         seconds: Wall time.
         memory: Peak of anonymous memory of the worker, bytes.
@@ -39,6 +40,7 @@ class Record:
     inputs: Mapping[str, str]
     digest: str
     label: str
+    body: str
     size: int = 0
     seconds: float = 0.0
     memory: int = 0
@@ -54,6 +56,7 @@ class ActionCache:
     by_key: dict[str, Record] = field(default_factory=dict)
     by_definition: dict[tuple[str, tuple[tuple[str, str], ...]], Record] = field(default_factory=dict)
     last_definition: dict[str, str] = field(default_factory=dict)
+    bodies: set[str] = field(default_factory=set)
     torn: int = 0
     _offset: int = 0
 
@@ -81,6 +84,7 @@ class ActionCache:
     def _add(self, record: Record) -> None:
         self.by_key[record.key] = record
         self.by_definition[record.definition, tuple(sorted(record.inputs.items()))] = record
+        self.bodies.add(record.body)
         self.last_definition[record.label] = record.definition
 
 

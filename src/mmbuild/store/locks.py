@@ -37,13 +37,28 @@ def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
 
 
 @contextmanager
-def using(store: Store) -> Iterator[None]:
-    """Hold the store as a build does: any number of builds at once, but no gc."""
+def wait_lock(path: Path) -> Iterator[None]:
+    """Hold the lock at ``path``, waiting for whoever has it. For short work only."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def using(store: Store) -> Iterator[Lock]:
+    """Hold the store as a build does: any number of builds at once, but no gc.
+
+    Raises:
+        MmbuildError: MM305 gc or verify is at work.
+    """
     lock = try_lock(store.root / "in-use", shared=True)
     if lock is None:
         raise _busy(store, "`mmbuild cache gc` or `cache verify` is at work on")
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 

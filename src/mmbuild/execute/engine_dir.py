@@ -1,0 +1,158 @@
+"""``build/<recipe>/``: the assembled engine as links into the store, replaced in one go."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbuild._version import __version__
+from mmbuild.errors import MmbuildError
+from mmbuild.graph.action import Action
+from mmbuild.graph.plan import Build
+from mmbuild.store.faults import disk_errors
+from mmbuild.store.journal import Record
+from mmbuild.store.layout import Store
+from mmbuild.store.locks import wait_lock
+from mmbuild.store.materialize import materialize
+from mmbuild.store.publish import remove_tree
+from mmbuild.store.roots import Root, root_path, scan_files, write_root
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def check_replaceable(directory: Path) -> None:
+    """Refuse to replace a directory that mmbuild did not make.
+
+    Raises:
+        MmbuildError: MM315.
+    """
+    if not os.path.lexists(directory) or _is_ours(directory):
+        return
+    raise MmbuildError(
+        f"`{directory}` exists and was not made by mmbuild",
+        code="MM315",
+        hint="move it away, rename the recipe, or give another `--build-dir`",
+    )
+
+
+def lay_out(
+    store: Store,
+    build: Build,
+    actions: Sequence[Action],
+    records: Mapping[str, Record],
+    host: Mapping[str, Any],
+) -> None:
+    """Fill the engine directory of ``build`` and record it as a named build.
+
+    Args:
+        store: Where the artifacts are.
+        build: What goes where.
+        actions: All actions of the build, producers first.
+        records: Their results by definition key.
+        host: Facts of this machine, for the manifest.
+
+    Raises:
+        MmbuildError: MM301, MM302 it cannot be written, MM304 an artifact is missing, MM315 see
+            :func:`check_replaceable`.
+    """
+    directory = build.directory
+    with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem)):
+        check_replaceable(directory)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(directory)
+        fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
+        for place, key in build.targets.items():
+            materialize(store, records[key].digest, fresh / place)
+        manifest = manifest_of(build, actions, records, host)
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        replace_directory(fresh, directory)
+        write_root(store, _root(build, records))
+
+
+def manifest_of(
+    build: Build, actions: Sequence[Action], records: Mapping[str, Record], host: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the engine was made from: no part of any key."""
+    return {
+        "schema": SCHEMA,
+        "made_by": {"mmbuild": __version__},
+        "recipe": build.recipe,
+        "host": dict(host),
+        "actions": [_told(action, records[action.definition_key], records) for action in actions],
+    }
+
+
+def _told(action: Action, record: Record, records: Mapping[str, Record]) -> dict[str, Any]:
+    return {
+        "label": action.label,
+        "step": action.step,
+        "version": action.version,
+        "definition_key": action.definition_key,
+        "action_key": record.key,
+        "artifact": record.digest,
+        "params": dict(action.params),
+        "target": dict(action.target),
+        "toolchain": dict(action.toolchain),
+        "sources": dict(action.sources),
+        "inputs": {name: records[key].digest for name, key in action.inputs.items()},
+        "seconds": record.seconds,
+        "peak_memory": record.memory,
+        "built_at": record.at,
+        "built_on": record.host,
+    }
+
+
+def _root(build: Build, records: Mapping[str, Record]) -> Root:
+    return Root(
+        directory=str(build.directory),
+        recipe=build.recipe,
+        targets={place: records[key].digest for place, key in build.targets.items()},
+        definitions=dict(build.actions),
+        artifacts={label: records[key].digest for label, key in build.actions.items()},
+        files=scan_files(build.directory),
+    )
+
+
+def replace_directory(fresh: Path, target: Path) -> None:
+    """Put ``fresh`` in the place of ``target``; readers see the old one or the new one."""
+    if not os.path.lexists(target):
+        fresh.rename(target)
+        return
+    if not _exchange(fresh, target):
+        aside = fresh.with_name(fresh.name + "-old")
+        target.rename(aside)
+        fresh.rename(target)
+        fresh = aside
+    remove_tree(fresh)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories atomically (renameat2(2)); False where the file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    return bool(done == 0)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """What a kill left beside the engine directory; the caller holds its lock."""
+    for path in directory.parent.glob(f".{directory.name}.mmbuild-*"):
+        remove_tree(path)
+
+
+def _is_ours(directory: Path) -> bool:
+    try:
+        if not any(os.scandir(directory)):
+            return True
+        made_by = json.loads((directory / MANIFEST).read_bytes()).get("made_by")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return isinstance(made_by, dict) and "mmbuild" in made_by

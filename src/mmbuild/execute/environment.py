@@ -1,0 +1,76 @@
+"""The environment of a worker: only what is listed, so that a build does not depend on the shell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+_NAMES = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "LIBRARY_PATH",
+        "CPATH",
+        "C_INCLUDE_PATH",
+        "CPLUS_INCLUDE_PATH",
+        "CC",
+        "CXX",
+        "CFLAGS",
+        "CXXFLAGS",
+        "VIRTUAL_ENV",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "all_proxy",
+        "PYTHONPATH",
+        "PYTHONHASHSEED",
+    }
+)
+_PREFIXES = (
+    "LC_",
+    "XDG_",
+    "HF_",
+    "HUGGINGFACE_",
+    "CUDA_",
+    "NVIDIA_",
+    "NCCL_",
+    "TORCH",
+    "TRITON_",
+    "MMBUILD_",
+    "OMPI_",
+    "PMIX_",
+)
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def listed_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of ``source`` (this process's environment) that workers may see."""
+    given = os.environ if source is None else source
+    return {name: value for name, value in given.items() if name in _NAMES or name.startswith(_PREFIXES)}
+
+
+def worker_environment(
+    cores: int, gpus: tuple[str, ...], source: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The environment of one action that was granted ``cores`` and ``gpus``."""
+    environment = listed_environment(source)
+    environment.update(dict.fromkeys(_THREADS, str(cores)))
+    environment["MMBUILD_CORES"] = str(cores)
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return environment

@@ -1,0 +1,48 @@
+"""What happens during an apply, as data. Progress displays and ``--json`` are two readers of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+SCHEMA = 1
+"""Version of the JSON form; raised when a field changes its meaning."""
+
+
+class Kind(StrEnum):
+    """Kinds of events with the fields of their ``data``."""
+
+    PLAN = "plan"  # hash, run, restore, unknown, up_to_date: counts
+    WAITING = "waiting"  # why: another process builds the same action
+    STARTED = "started"  # step, reason, cores, gpus, log
+    PROGRESS = "progress"  # message, fraction (0 to 1, or null)
+    FINISHED = "finished"  # digest, seconds, memory (bytes), size (bytes)
+    REUSED = "reused"  # digest, why: cut off early, or built by another process
+    FAILED = "failed"  # message, hint, code, log
+    SKIPPED = "skipped"  # why
+    LAID_OUT = "laid out"  # directory
+    SUMMARY = "summary"  # ran, reused, failed, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event; ``label`` is the action or recipe it is about."""
+
+    kind: Kind
+    label: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    at: float = field(default_factory=time.time)
+
+    def as_json(self) -> dict[str, Any]:
+        """The ``--json`` form, one object a line."""
+        return {"schema": SCHEMA, "event": str(self.kind), "at": self.at, "label": self.label, **self.data}
+
+
+Sink = Callable[[Event], None]
+
+
+def nowhere(event: Event) -> None:
+    """A sink for callers that want no events."""

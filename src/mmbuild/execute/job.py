@@ -1,0 +1,82 @@
+"""A job: one action as a worker gets it, and how its result comes back, as JSON files in its staging."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything a worker needs; plain data.
+
+    Attributes:
+        name: Names the job in messages between the processes.
+        entry: ``module:function`` of the step.
+        key: Action key; ``definition`` the definition key; ``body`` the body key.
+        inputs: Artifact digest by input name.
+        store: Root of the store.
+        environment: The worker's whole environment.
+    """
+
+    name: str
+    label: str
+    step: str
+    entry: str
+    key: str
+    definition: str
+    body: str
+    params: Mapping[str, Any]
+    target: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    sources: Mapping[str, str]
+    locators: Mapping[str, str]
+    cores: int
+    gpus: tuple[str, ...]
+    store: str
+    log: str
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step failed.
+
+    Attributes:
+        message: One line.
+        code: Code of the :class:`~mmbuild.errors.MmbuildError`, or None for any other exception.
+        hint: What to do.
+        causes: Messages of the exceptions it came from, nearest first.
+        traceback: For ``--debug`` and the log.
+    """
+
+    message: str
+    code: str | None
+    hint: str | None
+    causes: tuple[str, ...]
+    traceback: str
+
+
+def write_job(directory: Path, job: Job) -> None:
+    (directory / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
+
+
+def read_job(directory: Path) -> Job:
+    data = json.loads((directory / "job.json").read_text(encoding="utf-8"))
+    return Job(**{**data, "gpus": tuple(data["gpus"])})
+
+
+def write_failure(directory: Path, failure: Failure) -> None:
+    (directory / "failure.json").write_text(json.dumps(asdict(failure)), encoding="utf-8")
+
+
+def read_failure(directory: Path) -> Failure | None:
+    """What the worker left, or None where it died before it could say anything."""
+    try:
+        data = json.loads((directory / "failure.json").read_text(encoding="utf-8"))
+        return Failure(**{**data, "causes": tuple(data["causes"])})
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,168 @@
+"""The inside of a worker: run one step in its staging directory and publish what it wrote.
+
+Runs in a process that was forked for it. It may die at any point: nothing counts before the journal line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmbuild.errors import MmbuildError
+from mmbuild.execute.job import Failure, Job, read_job, write_failure
+from mmbuild.steps.base import StepContext
+from mmbuild.steps.registry import StepSpec, load
+from mmbuild.store.faults import translate
+from mmbuild.store.journal import Record, append
+from mmbuild.store.layout import Store
+from mmbuild.store.publish import publish
+
+Send = Callable[[dict[str, object]], None]
+"""Sends one message to the orchestrator."""
+
+_SAMPLE_SECONDS = 0.02
+
+
+def run_job(directory: Path, send: Send) -> int:
+    """Run the job in ``directory``; returns the exit status and never raises."""
+    job = read_job(directory)
+    _take_over_streams(Path(job.log))
+    os.environ.clear()
+    os.environ.update(job.environment)
+    try:
+        record = _build(job, directory, send)
+        send({"job": job.name, "event": "done", "digest": record.digest})
+        return 0
+    except BaseException as error:
+        traceback.print_exc()
+        write_failure(directory, describe(error, Path(job.store)))
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def describe(error: BaseException, store: Path) -> Failure:
+    """An exception as data that crosses to the orchestrator."""
+    told = translate(error, store) if isinstance(error, OSError) else None
+    shown = told or error
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(shown, MmbuildError):
+        return Failure(shown.message, shown.code, shown.hint, _causes(shown), trace)
+    line = traceback.format_exception_only(error)[-1].strip()
+    return Failure(line, None, None, _causes(error), trace)
+
+
+def _causes(error: BaseException) -> tuple[str, ...]:
+    """Messages of the exceptions that ``error`` was raised from, nearest first."""
+    found: list[str] = []
+    cause = error.__cause__
+    while cause is not None and len(found) < 8:
+        found.append(traceback.format_exception_only(cause)[-1].strip())
+        cause = cause.__cause__
+    return tuple(found)
+
+
+def _build(job: Job, directory: Path, send: Send) -> Record:
+    store = Store(Path(job.store))
+    context = _context(job, directory, store, send)
+    _limit_threads(job.cores)
+    started = time.monotonic()
+    with _peak_anonymous() as peak:
+        load(StepSpec(job.step, "", job.entry))(context)
+    seconds = time.monotonic() - started
+    artifact = publish(store, directory / "work" / "out", tuple(job.inputs.values()), job.cores)
+    record = Record(
+        key=job.key,
+        definition=job.definition,
+        inputs=dict(job.inputs),
+        digest=artifact.digest,
+        label=job.label,
+        body=job.body,
+        size=artifact.tree.size,
+        seconds=round(seconds, 4),
+        memory=peak(),
+        at=time.time(),
+        host=os.uname().nodename,
+    )
+    append(store, record)
+    return record
+
+
+def _context(job: Job, directory: Path, store: Store, send: Send) -> StepContext:
+    """Lay the staging out and enter it: the step sees ``in/<name>`` and ``out``, and no other name."""
+    work = directory / "work"
+    (work / "in").mkdir(parents=True)
+    (work / "out").mkdir()
+    for name, digest in job.inputs.items():
+        os.symlink(store.tree(digest), work / "in" / name)
+        os.utime(store.manifest(digest))  # its last use, for gc
+    os.chdir(work)
+
+    def progress(message: str, fraction: float | None = None) -> None:
+        send({"job": job.name, "event": "progress", "message": message[:500], "fraction": fraction})
+
+    return StepContext(
+        params=job.params,
+        out=Path("out"),
+        inputs={name: Path("in", name) for name in job.inputs},
+        locators=job.locators,
+        sources=job.sources,
+        target=job.target,
+        cores=job.cores,
+        gpus=tuple(job.gpus),
+        progress=progress,
+    )
+
+
+def _take_over_streams(log: Path) -> None:
+    """Standard output and error become the action's log; there is no input."""
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+
+
+def _limit_threads(cores: int) -> None:
+    """torch read its thread count when the fork server imported it; tell it this action's."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(cores)
+
+
+@contextmanager
+def _peak_anonymous() -> Iterator[Callable[[], int]]:
+    """Sample this process's anonymous memory; the value is a function that gives the peak in bytes."""
+    stop = threading.Event()
+    highest = [_anonymous()]
+
+    def sample() -> None:
+        while not stop.wait(_SAMPLE_SECONDS):
+            highest[0] = max(highest[0], _anonymous())
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield lambda: highest[0]
+    finally:
+        stop.set()
+        thread.join()
+        highest[0] = max(highest[0], _anonymous())
+
+
+def _anonymous() -> int:
+    """Resident anonymous bytes of this process (``RssAnon`` of proc(5))."""
+    with open("/proc/self/status", "rb") as stream:
+        for line in stream:
+            if line.startswith(b"RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0

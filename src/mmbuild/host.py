@@ -1,0 +1,109 @@
+"""Facts of this machine, read without importing anything heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+_ISA = (
+    ("avx512", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})),
+    ("avx2", frozenset({"avx2", "fma", "f16c"})),
+)
+"""CPU instruction sets, best first, with the flags of /proc/cpuinfo that each needs."""
+
+_DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "Pillow")
+
+
+def default_target() -> dict[str, Any]:
+    """The target that stands for this host: ``{"device": ..., "sm": int or None, "isa": ...}``."""
+    sm = gpu_sm()
+    return {"device": "cpu" if sm is None else "cuda", "sm": sm, "isa": cpu_isa()}
+
+
+@lru_cache(maxsize=1)
+def cpu_isa() -> str:
+    """``avx512``, ``avx2`` or ``generic`` on x86; ``neon`` on ARM."""
+    machine = platform_machine()
+    if machine in ("aarch64", "arm64"):
+        return "neon"
+    flags = frozenset(_cpuinfo("flags").split())
+    for name, needed in _ISA:
+        if needed <= flags:
+            return name
+    return "generic"
+
+
+@lru_cache(maxsize=1)
+def gpu_sm() -> int | None:
+    """Compute capability of the first visible GPU as one number (90 for 9.0), or None without one."""
+    if not os.path.exists("/dev/nvidiactl") or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    try:
+        shown = subprocess.run(
+            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+        return int(shown.split()[0].replace(".", ""))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
+    """Versions of installed distributions from the names of their metadata directories.
+
+    Two orders of magnitude cheaper than ``importlib.metadata``; what is not installed is absent.
+    """
+    wanted = {name.lower().replace("-", "_"): name for name in names}
+    found: dict[str, str] = {}
+    for directory in dict.fromkeys(sys.path):
+        try:
+            entries = os.listdir(directory or ".")
+        except OSError:
+            continue
+        for entry in entries:
+            if not entry.endswith(".dist-info"):
+                continue
+            name, _, version = entry.removesuffix(".dist-info").partition("-")
+            known = wanted.get(name.lower())
+            if known is not None:
+                found.setdefault(known, version)
+    return found
+
+
+def facts() -> dict[str, Any]:
+    """What a manifest says about the machine; part of no key."""
+    return {
+        "name": os.uname().nodename,
+        "system": f"{os.uname().sysname} {os.uname().release}",
+        "cpu": _cpuinfo("model name"),
+        "isa": cpu_isa(),
+        "sm": gpu_sm(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": installed_versions(),
+    }
+
+
+def platform_machine() -> str:
+    """Machine type as ``uname -m`` tells it."""
+    return os.uname().machine
+
+
+def _cpuinfo(name: str) -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+            for line in stream:
+                key, _, value = line.partition(":")
+                if key.strip() == name:
+                    return value.strip()
+    except OSError:
+        pass
+    return ""
