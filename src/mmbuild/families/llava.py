@@ -58,7 +58,12 @@ def _section(config: Mapping[str, Any], key: str, expected: str) -> Mapping[str,
 def _llm(config: Mapping[str, Any], text: Mapping[str, Any]) -> LlmFacts:
     heads = int(text["num_attention_heads"])
     rope = text.get("rope_parameters") or {}
-    scaling = text.get("rope_scaling") or (rope if rope.get("rope_type", "default") != "default" else None)
+    for bias in ("attention_bias", "mlp_bias"):
+        if text.get(bias):
+            raise FamilyError(
+                f"`text_config.{bias}` is true, and family llava builds LLaMA decoders without biases",
+                code="MM411",
+            )
     return LlmFacts(
         architecture="LlamaForCausalLM",
         vocab_size=int(text["vocab_size"]),
@@ -73,14 +78,24 @@ def _llm(config: Mapping[str, Any], text: Mapping[str, Any]) -> LlmFacts:
         max_position_embeddings=int(text["max_position_embeddings"]),
         position_embedding_type="rope_gpt_neox",
         rotary_base=float(text.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-        rotary_scaling=scaling,
+        rotary_scaling=_rotary_scaling(text.get("rope_scaling") or rope),
         # LlavaConfig ties where either config says so (transformers 5.10 to 5.17).
         tie_word_embeddings=bool(config.get("tie_word_embeddings") or text.get("tie_word_embeddings")),
     )
 
 
+def _rotary_scaling(rope: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The mapping, None where positions are not scaled; files before transformers 4.45 call its kind ``type``."""
+    return None if rope.get("rope_type", rope.get("type", "default")) == "default" else rope
+
+
 def _visual(config: Mapping[str, Any], vision: Mapping[str, Any]) -> VisualFacts:
-    image, patch = int(vision["image_size"]), int(vision["patch_size"])
+    image, patch = vision["image_size"], vision["patch_size"]
+    if not (isinstance(image, int) and isinstance(patch, int) and 0 < patch <= image):
+        raise FamilyError(
+            f"`vision_config` has image_size {image} and patch_size {patch}; square sizes in pixels are built",
+            code="MM411",
+        )
     side = image // patch
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):

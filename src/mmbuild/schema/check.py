@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import types
@@ -14,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.model import Recipe
-from mmbuild.schema.nodes import Node, Span, dotted, drop, find, finding, plain
+from mmbuild.schema.nodes import Node, Span, dotted, drop, find, finding, has, plain, put
+from mmbuild.schema.spelling import nearest
 
 Path = tuple[str | int, ...]
 
@@ -34,6 +34,16 @@ _RANGE = {
     "less_than_equal": ("at most", "le"),
     "too_short": ("a list of at least", "min_length"),
 }
+# Stand for required values that are missing or faulty; no rule that reads one of those speaks.
+_STAND_INS = {
+    "version": 1,
+    "name": "unnamed",
+    "model.family": "llava",
+    "model.source": "unknown",
+    "engine.backend": "torch",
+    "engine.max_input_len": 1,
+    "engine.max_output_len": 1,
+}
 _FORM = ("string_pattern_mismatch", "string_too_short", "string_too_long")
 
 
@@ -42,8 +52,8 @@ def check(root: Node) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
 
     Returns:
         The recipe (None where it has findings that cannot be set aside), the findings, and the dotted paths
-        at fault. Where the faulty entries can be left out, the recipe without them is returned, so that
-        rules that do not read them can still speak.
+        at fault. Where faulty entries can be left out, the recipe without them is returned, so that rules
+        that do not read them can still speak.
     """
     recipe, errors = _validate(root)
     if recipe is not None:
@@ -54,8 +64,15 @@ def check(root: Node) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
         findings.append(_diagnose(root, path, group))
         faulty.add(dotted(path))
         pruned = drop(pruned, path)
-    recipe, _ = _validate(pruned)
+    recipe, _ = _validate(_whole(pruned))
     return recipe, findings, faulty
+
+
+def _whole(root: Node) -> Node:
+    for key, value in _STAND_INS.items():
+        if not has(root, key):
+            root = put(root, key.split("."), Node(value, root.span))
+    return root
 
 
 def _validate(root: Node) -> tuple[Recipe | None, Sequence[Any]]:
@@ -115,7 +132,7 @@ def unknown_key(path: Path, span: Span) -> Diagnostic:
     section = section_at(path[:-1])
     known = tuple(section.model_fields) if section is not None else ()
     key = str(path[-1])
-    near = difflib.get_close_matches(key, known, n=1)
+    near = nearest(key, known)
     elsewhere = [item for item in every_key() if item.rpartition(".")[2] == key]
     where = f"`{dotted(path[:-1])}`" if len(path) > 1 else "a recipe"
     return finding(
@@ -124,7 +141,7 @@ def unknown_key(path: Path, span: Span) -> Diagnostic:
         span,
         path=dotted(path),
         allowed=known,
-        suggestion=near[0] if near else elsewhere[0] if elsewhere else None,
+        suggestion=elsewhere[0] if elsewhere else near,
     )
 
 
@@ -141,14 +158,13 @@ def _version(node: Node) -> Diagnostic:
 
 def _not_allowed(path: Path, node: Node, allowed: tuple[str, ...]) -> Diagnostic:
     value = plain(node)
-    near = difflib.get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
     return finding(
         "MM112",
         f"`{dotted(path)}` cannot be {_show(value)}",
         node.span,
         path=dotted(path),
         allowed=allowed,
-        suggestion=near[0] if near else None,
+        suggestion=nearest(value, allowed) if isinstance(value, str) else None,
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.nodes import Node, Source, Span, finding, merge
-from mmbuild.schema.yamltext import parse
+from mmbuild.schema.spelling import nearest
+from mmbuild.schema.yamltext import parse, split_lines
 
 MAX_BYTES = 1_000_000
 _ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
@@ -64,7 +64,7 @@ def _read(path: Path, reference: Node | None, chain: tuple[Path, ...], document:
     if text is None:
         return None
     document.files.append(path.absolute())
-    source = Source(_label(path), tuple(text.split("\n")), str(path.absolute().parent))
+    source = Source(_label(path), split_lines(text), str(path.absolute().parent))
     node, findings = parse(source)
     document.findings += findings
     if node is None:
@@ -135,7 +135,7 @@ def _text(path: Path, reference: Node | None, document: Document) -> str | None:
                 "A recipe is a page of YAML; name another file",
             )
         else:
-            return data.decode("utf-8-sig").replace("\r\n", "\n")
+            return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         problem, hint = f"is not UTF-8 text (byte {error.start})", "Save the file as UTF-8"
     except OSError as error:
@@ -158,8 +158,8 @@ def _neighbour(path: Path) -> str:
         names = [item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml")]
     except (OSError, ValueError):
         return "Check the path"
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f"Did you mean `{path.parent / near[0]}`?" if near else "Check the path"
+    near = nearest(path.name, names)
+    return f"Did you mean `{path.parent / near}`?" if near else "Check the path"
 
 
 def _label(path: Path) -> str:

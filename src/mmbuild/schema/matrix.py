@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from mmbuild.schema.check import every_key
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.model import Axis, Engine
 from mmbuild.schema.nodes import Node, find, finding, plain, put
+from mmbuild.schema.spelling import nearest
 
 MAX_VARIANTS = 1000
 
@@ -64,13 +64,12 @@ def _axis(name: str, node: Node, root: Node, pinned: Collection[str]) -> _Axis |
     resolved = key if "." in key else f"engine.{key}" if key in Engine.model_fields else None
     known = [item for item in every_key() if "." in item or item in ("visual", "target")]
     if resolved is None or resolved not in known:
-        near = difflib.get_close_matches(key, [*Engine.model_fields, *known], n=1)
         return finding(
             "MM124",
             f"axis `{name}` is over `{key}`, which is no key of the recipe",
             node.key or node.span,
             path=f"matrix.{name}",
-            suggestion=near[0] if near else None,
+            suggestion=nearest(key, [*Engine.model_fields, *known]),
             hint="Name a key of `engine`, or a dotted key such as `visual.dtype`",
         )
     if resolved in pinned:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.nodes import Node, Source, Span, finding
-from mmbuild.schema.yamltext import parse
+from mmbuild.schema.yamltext import parse, split_lines
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -41,7 +41,7 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[list[Override], list[Diag
 
 def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
     key, equals, text = argument.partition("=")
-    source = Source(f"--set {argument}", tuple(argument.split("\n")), str(Path.cwd()), trusted=True)
+    source = Source(f"--set {argument}", split_lines(argument), str(Path.cwd()), trusted=True)
     at = Span(source, 1, 1, max(len(key), 1))
     if not equals or not _KEY.fullmatch(key):
         hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"

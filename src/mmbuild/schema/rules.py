@@ -139,8 +139,8 @@ def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
                 f"Possible here: {', '.join(map(str, possible))}",
             )
     heads = llm.num_key_value_heads
-    told = heads == llm.num_attention_heads
-    if heads % ranks and ranks % heads and not told:
+    root_cause_told = llm.num_attention_heads % ranks != 0
+    if heads % ranks and ranks % heads and not root_cause_told:
         yield Fault(
             "MM148",
             blame,

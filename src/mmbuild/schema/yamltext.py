@@ -21,8 +21,15 @@ MAX_NODES = 20_000
 MAX_DIGITS = 18
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-_NOT_DECIMAL = "MM109"
+_NOT_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_DECIMAL = "MM109"
+
+
+def split_lines(text: str) -> tuple[str, ...]:
+    """Lines as YAML 1.1 counts them (section 4.2), without their breaks."""
+    return tuple(_BREAK.split(text))
 
 
 def parse(source: Source, text: str | None = None) -> tuple[Node | None, list[Diagnostic]]:
@@ -71,7 +78,11 @@ def _depth_fault(text: str, source: Source) -> Diagnostic | None:
 
 
 def _at(source: Source, mark: Any) -> Span:
-    return Span(source, mark.line + 1, mark.column + 1)
+    if any(line.strip() for line in source.lines[mark.line :]):
+        return Span(source, mark.line + 1, mark.column + 1)
+    # The parser stops behind the end of the text; the last line with something on it can be shown.
+    last = max((number for number, line in enumerate(source.lines, 1) if line.strip()), default=1)
+    return Span(source, last, len(source.lines[last - 1]) + 1)
 
 
 def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
@@ -198,7 +209,7 @@ class _Reader:
                 f"Write a plain decimal number, or quote it: `'{text}'`",
             )
             return None
-        if len(text) > MAX_DIGITS:
+        if len(text.lstrip("+-")) > MAX_DIGITS:
             hint = f"Quote it where text is meant: `'{text[:20]}...'`"
             self._tell(
                 "MM113", f"the number has {len(text)} digits, no number here has more than 18", span, hint

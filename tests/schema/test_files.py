@@ -1,0 +1,168 @@
+"""``extends``, unreadable files and the project's root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from recipe_project import RECIPE, codes, load, only, pointed, write_project
+
+from mmbuild.schema.files import MAX_BYTES, project_root
+from mmbuild.schema.load import load_recipes
+
+TOP = "version: 1\nname: top\nextends: recipe.yaml\n"
+
+
+def write_top(tmp_path: Path, text: str = TOP, base: str = RECIPE) -> Path:
+    write_project(tmp_path, base)
+    top = tmp_path / "top.yaml"
+    top.write_text(text, encoding="utf-8")
+    return top
+
+
+def test_a_recipe_goes_over_its_base_key_by_key(tmp_path: Path) -> None:
+    top = write_top(tmp_path, TOP + "engine: {quantization: none, max_batch_size: 4}\n")
+    result = load_recipes([top])
+    (variant,) = result.variants
+    assert variant.name == "top"
+    assert variant.recipe.engine.quantization.algorithm == "none"
+    assert (variant.recipe.engine.max_batch_size, variant.recipe.engine.max_images_per_prompt) == (4, 3)
+    assert [file.name for file in result.files] == ["top.yaml", "recipe.yaml", "config.json"]
+
+
+def test_a_fault_in_the_base_points_into_the_base(tmp_path: Path) -> None:
+    found = only(load_recipes([write_top(tmp_path, base=RECIPE.replace("float32", "float8"))]))
+    assert found.file.endswith("recipe.yaml")
+    assert pointed(found) == "float8"
+
+
+def test_a_null_takes_back_what_the_base_stated(tmp_path: Path) -> None:
+    base = RECIPE + "  max_multimodal_len: 96\n"
+    top = write_top(tmp_path, TOP + "engine: {max_batch_size: 1, max_multimodal_len: null}\n", base)
+    (variant,) = load_recipes([top]).variants
+    assert variant.recipe.engine.max_multimodal_len == 48
+
+
+def test_relative_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    (tmp_path / "deep").mkdir()
+    top = tmp_path / "deep/top.yaml"
+    top.write_text(TOP.replace("recipe.yaml", "../recipe.yaml"), encoding="utf-8")
+    (variant,) = load_recipes([top]).variants
+    assert variant.recipe.model.source == str(tmp_path / "model")
+
+
+def test_a_circle_is_refused_with_its_chain(tmp_path: Path) -> None:
+    top = write_top(tmp_path, base=RECIPE + "extends: top.yaml\n")
+    found = only(load_recipes([top]))
+    assert found.code == "MM120"
+    names = [Path(part).name for part in found.message.partition(": ")[2].split(" -> ")]
+    assert names == ["top.yaml", "recipe.yaml", "top.yaml"]
+    assert found.file.endswith("recipe.yaml")
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    assert codes(load(tmp_path, RECIPE + "extends: recipe.yaml\n")) == ["MM120"]
+
+
+@pytest.mark.parametrize("extends", ["nowhere.yaml", "'.'", "'a\\0b'"])
+def test_a_missing_base_points_at_extends(tmp_path: Path, extends: str) -> None:
+    text = f"version: 1\nname: x\nextends: {extends}\n".replace("\\0", "b/")
+    found = only(load_recipes([write_top(tmp_path, text)]))
+    assert (found.code, found.line) == ("MM121", 3)
+
+
+@pytest.mark.parametrize("extends", ["[a.yaml]", "3", "''"])
+def test_extends_is_one_path(tmp_path: Path, extends: str) -> None:
+    result = load_recipes([write_top(tmp_path, TOP.replace("recipe.yaml", extends))])
+    assert "MM114" in codes(result)
+    assert result.variants == ()
+
+
+def test_a_base_without_version_is_told(tmp_path: Path) -> None:
+    found = only(load_recipes([write_top(tmp_path, base=RECIPE.replace("version: 1\n", ""))]))
+    assert (found.code, found.path) == ("MM111", "version")
+    assert found.file.endswith("recipe.yaml")
+
+
+def test_a_base_outside_the_root_is_refused_unless_allowed(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    top = write_top(tmp_path / "inside", TOP.replace("recipe.yaml", "../base.yaml"))
+    (tmp_path / "base.yaml").write_text(RECIPE.replace("model\n", "inside/model\n"), encoding="utf-8")
+    assert codes(load_recipes([top])) == ["MM122"]
+    assert codes(load_recipes([top], allow_outside=True)) == []
+
+
+@pytest.mark.parametrize("source", ["../other", "/", "link"])
+def test_a_model_outside_the_root_is_refused(tmp_path: Path, source: str) -> None:
+    project = tmp_path / "inside"
+    write_project(project)
+    (project / "link").symlink_to(tmp_path)
+    found = only(load(project, RECIPE.replace("source: model", f"source: {source}")))
+    assert (found.code, found.path) == ("MM122", "model.source")
+
+
+def test_a_path_typed_with_set_may_lie_anywhere(tmp_path: Path) -> None:
+    write_project(tmp_path / "elsewhere")
+    elsewhere = tmp_path / "elsewhere/model"
+    (variant,) = load(tmp_path / "inside", RECIPE, f"model.source={elsewhere}").variants
+    assert variant.recipe.model.source == str(elsewhere)
+
+
+def test_the_environment_may_allow_paths_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path / "elsewhere")
+    recipe = RECIPE.replace("source: model", "source: ../elsewhere/model")
+    monkeypatch.setenv("MMBUILD_ALLOW_OUTSIDE", "1")
+    assert codes(load(tmp_path / "inside", recipe)) == []
+
+
+def test_images_are_confined_too(tmp_path: Path) -> None:
+    found = only(load(tmp_path, RECIPE + "verify: {images: [a.png, /etc/passwd]}\n"))
+    assert (found.code, found.path, pointed(found)) == ("MM122", "verify.images.1", "/etc/passwd")
+
+
+def test_the_root_is_the_nearest_marked_ancestor(tmp_path: Path) -> None:
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/.git").mkdir()
+    assert project_root(tmp_path / "a/b/recipe.yaml") == tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"\xff\xfe\x00", "MM100"),
+        (b"#" * (MAX_BYTES + 1), "MM100"),
+        (b"- 1\n", "MM114"),
+        (b"just words\n", "MM114"),
+        (b"", "MM101"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, code: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    assert codes(load_recipes([path])) == [code]
+
+
+def test_a_missing_recipe_names_its_neighbour(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    found = only(load_recipes([tmp_path / "recpie.yaml"]))
+    assert found.code == "MM100"
+    assert "recipe.yaml" in str(found.hint)
+
+
+def test_a_directory_is_no_recipe(tmp_path: Path) -> None:
+    assert only(load_recipes([tmp_path])).code == "MM100"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_recipe(tmp_path: Path) -> None:
+    path = write_project(tmp_path)
+    path.chmod(0)
+    assert only(load_recipes([path])).code == "MM100"
+
+
+def test_a_byte_order_mark_and_dos_lines_do_no_harm(tmp_path: Path) -> None:
+    path = write_project(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + RECIPE.replace("\n", "\r\n").encode())
+    assert codes(load_recipes([path])) == []

@@ -1,0 +1,59 @@
+"""``--set``: typed values go over the recipe, and faults point at the argument."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recipe_project import RECIPE, codes, load, only, pointed
+
+
+def test_a_value_replaces_the_recipes(tmp_path: Path) -> None:
+    (variant,) = load(tmp_path, RECIPE, "engine.max_batch_size=1", "engine.quantization=int4").variants
+    assert variant.recipe.engine.max_batch_size == 1
+    assert variant.recipe.engine.quantization.algorithm == "int4"
+
+
+def test_a_section_that_is_absent_is_made(tmp_path: Path) -> None:
+    (variant,) = load(tmp_path, RECIPE, "target.device=cuda", "target.sm=90").variants
+    assert variant.recipe.target is not None
+    assert variant.recipe.target.sm == 90
+
+
+def test_an_option_goes_into_a_quantization_given_as_a_word(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("int8", "int4_awq")
+    (variant,) = load(tmp_path, recipe, "engine.quantization.group_size=64").variants
+    quantization = variant.recipe.engine.quantization
+    assert (quantization.algorithm, quantization.group_size) == ("int4_awq", 64)
+
+
+def test_later_wins_and_empty_takes_back(tmp_path: Path) -> None:
+    recipe = RECIPE + "  max_multimodal_len: 1\n"
+    sets = ("engine.max_batch_size=4", "engine.max_batch_size=5", "engine.max_multimodal_len=")
+    (variant,) = load(tmp_path, recipe, *sets).variants
+    assert variant.recipe.engine.max_multimodal_len == 5 * 3 * 16
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "caret"),
+    [
+        ("engine.backend=tocrh", "MM112", "tocrh"),
+        ("engin.backend=torch", "MM103", "engin.backend"),
+        ("engine.batch=1", "MM103", "engine.batch"),
+        ("engine.max_batch_size=two", "MM114", "two"),
+        ("engine.max_batch_size=no", "MM108", "no"),
+        ("engine.max_batch_size=[1", "MM101", ""),
+        ("engine.max_multimodal_len=7", "MM141", "7"),
+        ("nothing", "MM123", "nothing"),
+        ("=1", "MM123", "="),
+        ("a..b=1", "MM123", "a..b"),
+    ],
+)
+def test_a_fault_points_into_the_argument(tmp_path: Path, argument: str, code: str, caret: str) -> None:
+    found = only(load(tmp_path, RECIPE, argument))
+    assert (found.code, found.file) == (code, f"--set {argument}")
+    assert pointed(found) == caret
+
+
+def test_a_fault_in_one_argument_does_not_hide_others(tmp_path: Path) -> None:
+    assert codes(load(tmp_path, RECIPE, "x", "engine.backend=y")) == ["MM112", "MM123"]

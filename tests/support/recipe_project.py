@@ -1,0 +1,85 @@
+"""A small project on disk: a recipe beside a model directory, and shorthands to load and look at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.load import LoadResult, load_recipes
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llava",
+    "image_token_index": 99,
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 101,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 256,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 7,
+    },
+}
+FEATURES = 16  # (28 / 7)^2
+
+RECIPE = """\
+version: 1
+name: small
+model:
+  family: llava
+  source: model
+engine:
+  backend: torch
+  dtype: float32
+  quantization: int8
+  max_batch_size: 2
+  max_images_per_prompt: 3
+  max_input_len: 128
+  max_output_len: 64
+"""
+
+
+def write_project(directory: Path, recipe: str = RECIPE, config: Mapping[str, Any] = CONFIG) -> Path:
+    """Write ``mmbuild.yaml``, ``model/config.json`` and ``recipe.yaml``; return the recipe's path."""
+    model = directory / "model"
+    model.mkdir(parents=True, exist_ok=True)
+    (directory / "mmbuild.yaml").touch()
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    path = directory / "recipe.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    return path
+
+
+def load(directory: Path, recipe: str = RECIPE, *overrides: str, **options: Any) -> LoadResult:
+    """Write ``recipe`` into ``directory`` and load it."""
+    config = options.pop("config", CONFIG)
+    return load_recipes([write_project(directory, recipe, config)], overrides=overrides, **options)
+
+
+def only(result: LoadResult) -> Diagnostic:
+    """The one finding of ``result``."""
+    assert len(result.diagnostics) == 1, [item.message for item in result.diagnostics]
+    return result.diagnostics[0]
+
+
+def codes(result: LoadResult) -> list[str]:
+    """Codes of all findings, sorted."""
+    return sorted(item.code for item in result.diagnostics)
+
+
+def pointed(item: Diagnostic) -> str:
+    """The characters that the caret underlines."""
+    return item.excerpt[item.column - 1 : item.column - 1 + item.width]
