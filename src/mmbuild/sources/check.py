@@ -1,0 +1,136 @@
+"""Whether a model directory is whole and is the model that the recipe means.
+
+Reads headers, never weights, so a wrong download is found before anything is built on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbuild.families import family
+from mmbuild.sources import layout
+from mmbuild.sources.errors import SourceError
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_MAX_HEADER = 100_000_000
+
+
+def check_model(model: Path, family_name: str, num_visual_features: int) -> None:
+    """Check every needed file of a model directory.
+
+    Args:
+        model: The directory.
+        family_name: The family that ``config.json`` must be of.
+        num_visual_features: The count that the recipe was planned with.
+
+    Raises:
+        SourceError: A file is missing, truncated, a git-LFS pointer or of a wrong kind.
+        FamilyError: ``config.json`` is of another family.
+        CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
+    """
+    names = layout.needed(path.name for path in model.iterdir())
+    for name in names:
+        _not_a_pointer(model / name)
+    _check_config(model, family_name, num_visual_features)
+    _check_small_files(model, names)
+    _check_weights(model)
+
+
+def read_header(path: Path) -> Mapping[str, Any]:
+    """The header of a safetensors file, after comparing the sizes it states with the file's.
+
+    Format: https://huggingface.co/docs/safetensors.
+
+    Raises:
+        SourceError: MM403, the file is truncated, or is no safetensors file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise _damaged(path, f"its header would take {length} bytes and the file has {size}")
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise _damaged(path, f"its header is not readable ({type(error).__name__})") from error
+    stated = 8 + length + max(ends, default=0)
+    if stated != size:
+        raise _damaged(path, f"its header describes {stated} bytes and the file has {size}")
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+
+
+def _damaged(path: Path, reason: str) -> SourceError:
+    return SourceError(
+        f"`{shown(path)}` is truncated or damaged: {reason}",
+        code="MM403",
+        hint="Download the file again",
+    )
+
+
+def shown(path: Path) -> str:
+    """The user's own path of a file that a step sees through a link."""
+    return os.path.realpath(path) if path.is_symlink() else str(path)
+
+
+def _not_a_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(len(_LFS))
+    if start == _LFS:
+        raise SourceError(
+            f"`{shown(path)}` is a git-LFS pointer, not the file itself",
+            code="MM404",
+            hint="Run `git lfs pull` in the model's repository",
+        )
+
+
+def _check_config(model: Path, family_name: str, num_visual_features: int) -> None:
+    path = model / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _missing(model, "config.json") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            f"`{shown(path)}` cannot be read: {error}", code="MM411", hint="Download the file again"
+        ) from error
+    derivation = family(family_name).facts(config).visual.derivation
+    if derivation.value != num_visual_features:
+        raise SourceError(
+            f"`{shown(path)}` gives {derivation.arithmetic} visual features, "
+            f"and the build was planned with {num_visual_features}",
+            code="MM412",
+            hint="The model changed since it was planned; plan again",
+        )
+
+
+def _check_small_files(model: Path, names: list[str]) -> None:
+    if not set(layout.TOKENIZER_CORES) & set(names):
+        raise _missing(model, "tokenizer.json")
+    if not set(layout.PROCESSOR) & set(names):
+        raise _missing(model, "preprocessor_config.json")
+
+
+def _missing(model: Path, name: str) -> SourceError:
+    return SourceError(
+        f"the model has no `{name}`" + ("" if str(model) == "out" else f" in `{model}`"),
+        code="MM402",
+        hint="A model directory holds config.json, weights, tokenizer and processor in Hugging Face layout",
+    )
+
+
+def _check_weights(model: Path) -> None:
+    # Late: the checkpoint package's names are light, its pickle reader imports torch.
+    from mmbuild.checkpoint.weights import open_weights, weight_files
+
+    files = weight_files(model)
+    for name in files:
+        if name.endswith(".safetensors"):
+            read_header(model / name)
+    if any(not name.endswith(".safetensors") for name in files):
+        with open_weights(model):
+            pass

@@ -1,0 +1,257 @@
+"""The Hugging Face hub, through ``huggingface_hub``.
+
+``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the hub's cache work as everywhere else: a
+download that broke off goes on where it stopped, and files that are there already are not fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmbuild.sources import layout
+from mmbuild.sources.errors import SourceError
+
+Progress = Callable[[str, float | None], None]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_ATTEMPTS = 4
+_PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
+_CHUNK = 4 << 20
+
+
+def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
+    """``config.json`` of a hub model.
+
+    Raises:
+        SourceError: The hub cannot be asked, the model or file is not there or not allowed, or is not JSON.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _explained(repo, revision):
+        path = hf_hub_download(repo, "config.json", revision=revision)
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(
+            f"config.json of `{repo}` is not JSON: {error}", code="MM411", hint="Check the model on the hub"
+        ) from error
+    if not isinstance(config, dict):
+        raise SourceError(
+            f"config.json of `{repo}` is not a JSON object", code="MM411", hint="Check the model on the hub"
+        )
+    return config
+
+
+def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) -> str:
+    """The commit that a branch or tag stands for, 40 hexadecimal digits.
+
+    The answer is remembered in the hub's cache, where ``huggingface_hub`` keeps it too; without a network, or
+    with ``offline``, that is the answer.
+
+    Raises:
+        SourceError: MM420, there is no such model or revision; MM421, it is not allowed; MM422, the hub cannot be
+            asked and was never asked before.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    name = revision or "main"
+    remembered = _reference(repo, name)
+    from huggingface_hub import constants
+
+    if not (offline or constants.HF_HUB_OFFLINE):
+        from huggingface_hub import HfApi
+
+        try:
+            with _explained(repo, revision):
+                commit = HfApi().model_info(repo, revision=name).sha
+        except SourceError as error:
+            if error.code != "MM422" or not remembered.is_file():
+                raise
+        else:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            remembered.write_text(commit)
+            return str(commit)
+    if not remembered.is_file():
+        raise SourceError(
+            f"the commit of `{repo}` at `{name}` is not known offline",
+            code="MM422",
+            hint="Go online once, or write the commit into model.revision",
+        )
+    return remembered.read_text().strip()
+
+
+def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
+    """Put the needed files of a model at a commit into ``out``, each compared with the hub's digest and size.
+
+    Raises:
+        SourceError: The hub cannot be asked, refuses, breaks off again and again, or sends something else.
+    """
+    from huggingface_hub import HfApi
+
+    with _explained(repo, commit):
+        info = HfApi().model_info(repo, revision=commit, files_metadata=True)
+    siblings = {item.rfilename: item for item in info.siblings or ()}
+    names = layout.needed(name for name in siblings if "/" not in name)
+    if not names:
+        raise SourceError(
+            f"`{repo}` at {commit[:12]} holds no model files",
+            code="MM402",
+            hint="The model needs config.json and weights in Hugging Face layout",
+        )
+    total = sum(siblings[name].size or 0 for name in names) or 1
+    done = 0
+    for name in names:
+        progress(f"downloading {name}", done / total)
+        _fetch(repo, commit, siblings[name], out / name)
+        done += siblings[name].size or 0
+    progress("downloaded", 1.0)
+
+
+def _fetch(repo: str, commit: str, sibling: Any, destination: Path) -> None:
+    """One file into ``destination``; a file of the cache that does not match its digest is fetched once more."""
+    from huggingface_hub import hf_hub_download
+
+    for force in (False, True):
+        with _explained(repo, commit):
+            cached = _retried(
+                partial(hf_hub_download, repo, sibling.rfilename, revision=commit, force_download=force)
+            )
+        blob = Path(os.path.realpath(cached))
+        if _digest_of(blob, sibling) == _expected(sibling):
+            _take(blob, destination)
+            return
+    size, digest = _digest_of(blob, sibling)
+    raise SourceError(
+        f"`{sibling.rfilename}` of `{repo}` arrived with {size} bytes and digest {digest[:12]}, "
+        f"and the hub states {sibling.size} bytes and {_expected(sibling)[1][:12]}",
+        code="MM423",
+        hint="A proxy or mirror changes files; check HF_ENDPOINT and the network",
+    )
+
+
+def _retried(fetch: Callable[[], str]) -> str:
+    """Broken connections and short answers are tried again; what arrived is kept in between."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for attempt in range(_ATTEMPTS):
+        try:
+            return fetch()
+        except HfHubHTTPError as error:
+            status = error.response.status_code if error.response is not None else 0
+            if status < 500 or attempt == _ATTEMPTS - 1:
+                raise
+        except (httpx.TransportError, OSError) as error:
+            if _is_answer(error) or attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(_PAUSE * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the hub has spoken (no such model, not allowed), so that asking again is useless."""
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    return isinstance(error, EntryNotFoundError | RepositoryNotFoundError | RevisionNotFoundError)
+
+
+def _expected(sibling: Any) -> tuple[int, str]:
+    return (sibling.size, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id)
+
+
+def _digest_of(path: Path, sibling: Any) -> tuple[int, str]:
+    """Size and digest: SHA-256 of LFS files, git's blob id (SHA-1 over a header and the content) of others."""
+    size = path.stat().st_size
+    hasher = hashlib.sha256() if sibling.lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return size, hasher.hexdigest()
+
+
+def _take(blob: Path, destination: Path) -> None:
+    """A file of the hub's cache into the output; the same bytes on disk where that is possible."""
+    try:
+        os.link(blob, destination)
+    except OSError:
+        shutil.copyfile(blob, destination)
+
+
+def _reference(repo: str, name: str) -> Path:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=repo, repo_type="model")
+    return Path(constants.HF_HUB_CACHE, folder, "refs", *name.split("/"))
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    import httpx
+    from huggingface_hub import errors
+
+    where = f"`{repo}`" + (f" at `{revision}`" if revision else "")
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise SourceError(
+            f"{where} is gated", code="MM421", hint="Ask for access on its page, then set HF_TOKEN"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(
+            f"{where}: the hub knows no such revision", code="MM420", hint="Check model.revision"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            f"{where}: the hub knows no such model, or it is private",
+            code="MM420",
+            hint="Check the name; for a private model set HF_TOKEN",
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable(where, error) from error
+    except errors.EntryNotFoundError as error:
+        raise SourceError(
+            f"{where} has no such file: {str(error).splitlines()[0]}", code="MM420", hint="Check the model"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise _refused(where, error) from error
+    except (httpx.TransportError, OSError) as error:
+        raise _unreachable(where, error) from error
+
+
+def _refused(where: str, error: Any) -> SourceError:
+    status = error.response.status_code if error.response is not None else 0
+    if status in (401, 403):
+        return SourceError(
+            f"{where}: the hub refuses access (HTTP {status})",
+            code="MM421",
+            hint="Set HF_TOKEN to a valid token",
+        )
+    return SourceError(
+        f"{where}: the hub answers HTTP {status}",
+        code="MM422",
+        hint="Try again later; finished files are kept",
+    )
+
+
+def _unreachable(where: str, error: Exception) -> SourceError:
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return SourceError(
+            f"{where}: `{error.filename}`: {error.strerror}", code="MM424", hint="Check space and permissions"
+        )
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return SourceError(
+        f"{where}: the hub cannot be reached or broke off: {reason}",
+        code="MM422",
+        hint="Check the network and HF_ENDPOINT; what has arrived is kept, so try again",
+    )

@@ -1,0 +1,138 @@
+"""What a source is, in terms that name its content: what a download action is keyed on.
+
+A directory is named by the digests of its files, the hub by repository and commit, random weights by the
+config that gives their shapes. No path is among it, so a model keeps its name wherever it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmbuild.canonical import hash_json
+from mmbuild.sources import layout
+from mmbuild.sources.config import parse_source
+from mmbuild.sources.errors import SourceError
+
+SEED = 0
+_DTYPES = ("float32", "float16", "bfloat16")
+MODEL = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceIdentity:
+    """A source taken apart for a download action.
+
+    Attributes:
+        kind: Where the files come from.
+        params: Parameters of the action, in its key; never a path.
+        sources: Digests of user files by name, in its key.
+        locators: Where those lie; not in its key.
+        revision: Commit of a hub source.
+    """
+
+    kind: Literal["path", "hf", "dummy"]
+    params: Mapping[str, Any]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    locators: Mapping[str, str] = field(default_factory=dict)
+    revision: str | None = None
+
+
+def identify(
+    source: str,
+    revision: str | None,
+    root: Path,
+    *,
+    config: Mapping[str, Any],
+    digest: Callable[[Path], str],
+    offline: bool = False,
+) -> SourceIdentity:
+    """Name the content of ``source``.
+
+    Args:
+        source: ``hf://owner/name``, a directory, ``dummy://owner/name`` or ``dummy://./directory``.
+        revision: Branch, tag or commit of a hub source; None is ``main``.
+        root: What a relative directory is relative to.
+        config: The model's ``config.json``.
+        digest: BLAKE3 of a file, hex.
+        offline: Ask no hub: a branch is what it was when it was last asked for.
+
+    Raises:
+        ConfigError: ``source`` is not understood.
+        SourceError: The directory has no such files, or the hub cannot say what the revision is.
+    """
+    ref = parse_source(source)
+    if ref.kind == "hub":
+        return _hub(ref.value, revision, offline)
+    directory = Path(root / ref.value)
+    if ref.kind == "directory":
+        return SourceIdentity(
+            "path",
+            {"kind": "path"},
+            sources={MODEL: tree_digest(directory, digest, weights=True)},
+            locators={MODEL: str(directory.absolute())},
+        )
+    params = {"kind": "dummy", "seed": SEED, "dtype": dummy_dtype(config), "config": hash_json(config)}
+    if ref.kind == "dummy-hub":
+        return SourceIdentity("dummy", params, locators={"recorded": ref.value})
+    return SourceIdentity(
+        "dummy",
+        params,
+        sources={MODEL: tree_digest(directory, digest, weights=False)},
+        locators={MODEL: str(directory.absolute())},
+    )
+
+
+def _hub(repo: str, revision: str | None, offline: bool) -> SourceIdentity:
+    from mmbuild.sources import hub
+
+    commit = hub.resolve_revision(repo, revision, offline=offline)
+    return SourceIdentity("hf", {"kind": "hf", "repo": repo, "commit": commit}, revision=commit)
+
+
+def source_files(directory: Path, *, weights: bool) -> list[Path]:
+    """The files of a model directory that a build takes, sorted by name.
+
+    Raises:
+        SourceError: MM401, there is no such directory; MM402, it holds none.
+    """
+    try:
+        names = layout.needed(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise SourceError(
+            f"model directory `{directory}` cannot be read: {error.strerror}",
+            code="MM401",
+            hint="Check model.source; a relative path is relative to the recipe's project",
+        ) from None
+    files = [directory / name for name in names if weights or name in layout.SMALL]
+    if not files:
+        raise SourceError(
+            f"`{directory}` holds no file of a model",
+            code="MM402",
+            hint="A model directory holds config.json, weights, tokenizer and processor",
+        )
+    return files
+
+
+def tree_digest(directory: Path, digest: Callable[[Path], str], *, weights: bool) -> str:
+    """Digest of the names and contents of the files that a build takes from a directory.
+
+    Raises:
+        SourceError: There is no such directory, it holds no model, or a file cannot be read.
+    """
+    try:
+        return hash_json({path.name: digest(path) for path in source_files(directory, weights=weights)})
+    except OSError as error:
+        raise SourceError(
+            f"`{error.filename}` cannot be read: {error.strerror}",
+            code="MM401",
+            hint="Check the file and its permissions",
+        ) from error
+
+
+def dummy_dtype(config: Mapping[str, Any]) -> str:
+    """The dtype of random weights: what the config says its weights have, else float16."""
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    return dtype if dtype in _DTYPES else "float16"

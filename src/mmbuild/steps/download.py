@@ -1,0 +1,73 @@
+"""Step ``download``: a whole, checked model directory.
+
+Files of a user's directory are symbolic links to them: referenced, not copied. Hub files and random weights
+are real files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mmbuild.canonical import hash_json
+from mmbuild.sources.check import check_model
+from mmbuild.sources.config import read_config
+from mmbuild.sources.errors import SourceError
+from mmbuild.sources.resolve import MODEL, source_files
+from mmbuild.steps.base import StepContext
+
+
+def run(context: StepContext) -> None:
+    """Fill ``out`` with config, weights, tokenizer and processor.
+
+    Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.sources.resolve.identify` gave,
+    ``family`` and ``num_visual_features``. Locators: ``model``, a directory, or ``recorded``, a model's name.
+
+    Raises:
+        SourceError: The source cannot be had, or a file is missing, truncated, a pointer or not what the hub says.
+        FamilyError: ``config.json`` is of another family.
+        CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
+    """
+    _KINDS[context.params["kind"]](context)
+    context.progress("checking", None)
+    check_model(context.out, context.params["family"], context.params["num_visual_features"])
+
+
+def _from_path(context: StepContext) -> None:
+    for path in source_files(Path(context.locators[MODEL]), weights=True):
+        # The real file: a link in the user's directory (the hub's cache is made of them) may go away.
+        os.symlink(os.path.realpath(path), context.out / path.name)
+
+
+def _from_hub(context: StepContext) -> None:
+    from mmbuild.sources.hub import download
+
+    download(context.params["repo"], context.params["commit"], context.out, context.progress)
+
+
+def _random(context: StepContext) -> None:
+    from mmbuild.sources import dummy
+
+    params, locators = context.params, context.locators
+    if "recorded" in locators:
+        config = read_config(f"dummy://{locators['recorded']}", None, Path()).config
+    else:
+        config = json.loads(Path(locators[MODEL], "config.json").read_text(encoding="utf-8"))
+    if hash_json(config) != params["config"]:
+        raise SourceError(
+            "config.json changed after it was planned", code="MM413", hint="Plan and apply again"
+        )
+    if MODEL in locators:
+        dummy.copy_small_files(Path(locators[MODEL]), context.out)
+    else:
+        dummy.write_processor(config, context.out)
+    dummy.write_weights(config, context.out, params["seed"], params["dtype"], context.progress)
+
+
+_KINDS: Mapping[str, Callable[[StepContext], None]] = {
+    "path": _from_path,
+    "hf": _from_hub,
+    "dummy": _random,
+}
