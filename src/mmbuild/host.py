@@ -107,3 +107,29 @@ def _cpuinfo(name: str) -> str:
     except OSError:
         pass
     return ""
+
+
+def fingerprint() -> dict[str, Any]:
+    """What :func:`default_target` follows from, cheap enough for every start: no command is run."""
+    drivers = {}
+    base = "/proc/driver/nvidia/gpus"
+    if os.path.isdir(base):
+        for name in sorted(os.listdir(base)):
+            with open(f"{base}/{name}/information", encoding="utf-8", errors="replace") as stream:
+                drivers[name] = [line for line in stream if line.startswith(("Model", "GPU UUID"))]
+    return {"isa": cpu_isa(), "gpus": drivers, "driver": os.path.exists("/dev/nvidiactl")}
+
+
+def code_fingerprint() -> list[int]:
+    """[files, newest mtime_ns, bytes] of this package: a plan made by other code does not count."""
+    count, newest, size = 0, 0, 0
+    pending = [os.path.dirname(__file__)]
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith((".py", ".yaml", ".json")):
+                    info = entry.stat()
+                    count, newest, size = count + 1, max(newest, info.st_mtime_ns), size + info.st_size
+                elif "." not in entry.name and entry.name != "__pycache__":
+                    pending.append(entry.path)
+    return [count, newest, size]

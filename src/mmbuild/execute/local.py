@@ -24,8 +24,9 @@ from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.keys import action_key, body_key
 from mmbuild.graph.plan import Build, Plan, Planned, Verdict
 from mmbuild.graph.reasons import remember_definition
+from mmbuild.host import facts
 from mmbuild.steps.registry import StepSpec
-from mmbuild.store.journal import ActionCache, Record, append
+from mmbuild.store.journal import ActionCache, Record, append, load_cache
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import Lock, try_lock, using
 
@@ -41,13 +42,11 @@ class Options:
         capacity: What the scheduler may hand out.
         keep_going: After a failure, still run what does not depend on it.
         ignore_estimates: Do not compare estimates of memory and disk with the machine.
-        host: Facts of this machine for manifests.
     """
 
     capacity: Capacity
     keep_going: bool = False
     ignore_estimates: bool = False
-    host: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,6 @@ class Result:
 
 def run_plan(
     plan: Plan,
-    store: Store,
-    cache: ActionCache,
     *,
     specs: Mapping[str, StepSpec],
     options: Options,
@@ -90,11 +87,12 @@ def run_plan(
         KeyboardInterrupt: after all workers have ended; finished work is kept.
     """
     started = time.monotonic()
+    store = plan.store
     todo = [p for p in plan.actions if p.verdict in (Verdict.RUN, Verdict.UNKNOWN)]
     _check(plan, todo, specs, store, options)
     sink(Event(Kind.PLAN, data=_counts(plan)))
     with using(store) as hold:
-        run = _Run(plan, store, cache, specs, options, sink)
+        run = _Run(plan, store, load_cache(store), specs, options, sink)
         run.begin()
         if todo:
             preload = _preload(specs[p.action.step] for p in todo)
@@ -389,7 +387,7 @@ class _Run:
 
     def _lay_out(self, build: Build) -> None:
         actions = [self.actions[key] for key in build.actions.values()]
-        lay_out(self.store, build, actions, self.done, self.options.host)
+        lay_out(self.store, build, actions, self.done, facts())
         self.laid_out.append(build.directory)
         self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
 

@@ -74,10 +74,12 @@ class Plan:
     Attributes:
         actions: Each distinct action once.
         builds: The engine directories to fill.
+        store: Where results are and go.
     """
 
     actions: tuple[Planned, ...]
     builds: tuple[Build, ...]
+    store: Store
 
     @property
     def hash(self) -> str:
@@ -120,7 +122,7 @@ def make_plan(
         return why(action, last.get(action.label))
 
     actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
-    return Plan(actions, builds)
+    return Plan(actions, builds, store)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,136 @@
+"""The Python API: ``load_recipe``, ``plan``, ``apply``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbuild.errors import MmbuildError
+from mmbuild.execute.events import Sink, nowhere
+from mmbuild.graph.plan import Plan
+
+if TYPE_CHECKING:
+    from mmbuild.execute.local import Options, Result
+    from mmbuild.graph.action import RecipeGraph
+    from mmbuild.schema.load import ResolvedRecipe
+    from mmbuild.store.layout import Store
+
+
+class BuildError(MmbuildError):
+    """At least one action failed; ``result`` tells all of them."""
+
+    def __init__(self, result: Result) -> None:
+        first = result.failed[0]
+        self.result = result
+        super().__init__(first.message, code=first.code, hint=first.hint or f"the log is `{first.log}`")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.result,))
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[ResolvedRecipe]:
+    """Read and validate a recipe: one result for each variant of its matrix.
+
+    Args:
+        path: The recipe file.
+        overrides: ``dotted.key=value``, as ``--set`` takes them.
+
+    Raises:
+        RecipeError: it has errors; ``diagnostics`` holds all findings.
+    """
+    from mmbuild.schema.diagnostics import RecipeError
+    from mmbuild.schema.load import load_recipes
+
+    loaded = load_recipes([Path(path)], overrides=tuple(overrides))
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    return list(loaded.variants)
+
+
+def plan(
+    recipes: Sequence[ResolvedRecipe],
+    *,
+    store: str | Path | None = None,
+    build_dir: str | Path = "build",
+    target: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Decide what an apply of ``recipes`` would do, and why.
+
+    Args:
+        recipes: From :func:`load_recipe`.
+        store: Directory of the store; None means the default one.
+        build_dir: Where the engine directories go.
+        target: ``{"device", "sm", "isa"}`` for recipes that state none; None means this host.
+
+    Raises:
+        MmbuildError: the store cannot be used, or a recipe asks for what is not built yet.
+    """
+    from mmbuild.execute.prepare import lower_all
+    from mmbuild.store.layout import open_store
+
+    opened = open_store(store)
+    return plan_graphs(lower_all(tuple(recipes), opened, target=target), opened, build_dir)
+
+
+def plan_graphs(graphs: Sequence[RecipeGraph], store: Store, build_dir: str | Path = "build") -> Plan:
+    """Decide what an apply of ``graphs`` would do."""
+    from mmbuild.graph.plan import make_plan
+    from mmbuild.graph.reasons import reasons_from
+    from mmbuild.store.journal import load_cache
+
+    return make_plan(graphs, store, load_cache(store), Path(build_dir).absolute(), reasons_from(store))
+
+
+def apply(
+    plan: Plan,
+    *,
+    jobs: int | None = None,
+    keep_going: bool = False,
+    ignore_estimates: bool = False,
+    sink: Sink = nowhere,
+) -> Result:
+    """Do what ``plan`` says.
+
+    Args:
+        plan: From :func:`plan`.
+        jobs: Actions at once; None means as many as there are cores.
+        keep_going: After a failure, still run what does not depend on it.
+        ignore_estimates: Do not compare estimates of memory and disk with the machine first.
+        sink: Called with each :class:`~mmbuild.execute.events.Event`.
+
+    Raises:
+        BuildError: an action failed.
+        MmbuildError: nothing could start, or the disk is full.
+    """
+    result = run(plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=sink)
+    if not result.ok:
+        raise BuildError(result)
+    return result
+
+
+def run(
+    plan: Plan,
+    *,
+    jobs: int | None = None,
+    keep_going: bool = False,
+    ignore_estimates: bool = False,
+    sink: Sink = nowhere,
+) -> Result:
+    """:func:`apply`, with failures of actions in the result instead of raised."""
+    from mmbuild.execute.local import run_plan
+    from mmbuild.steps.registry import steps
+
+    options = _options(plan, jobs, keep_going, ignore_estimates)
+    return run_plan(plan, specs=steps(), options=options, sink=sink)
+
+
+def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
+    from mmbuild.execute.gpus import visible_gpus
+    from mmbuild.execute.local import Options
+    from mmbuild.execute.resources import Capacity, machine_cores, machine_memory
+
+    cores = machine_cores()
+    wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
+    capacity = Capacity(cores, machine_memory(), visible_gpus() if wanted else (), max(1, jobs or cores))
+    return Options(capacity, keep_going, ignore_estimates)

@@ -1,0 +1,162 @@
+"""From a request (recipe files and overrides) to graphs, through the plan cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbuild import host
+from mmbuild._version import __version__
+from mmbuild.graph.action import RecipeGraph
+from mmbuild.graph.serialize import graph_from_json, graph_to_json
+from mmbuild.store.layout import Store
+from mmbuild.store.plan_cache import cache_name, read_entry, write_entry
+from mmbuild.store.statindex import digest_file
+
+if TYPE_CHECKING:
+    from mmbuild.schema.load import ResolvedRecipe
+
+_ENVIRONMENT = re.compile(
+    r"(MMBUILD_(?!STORE|FAULT|TEST)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"
+)
+"""Variables that loading or lowering may look at. Tokens change no plan and are written nowhere."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for.
+
+    Attributes:
+        paths: Recipe files.
+        overrides: ``dotted.key=value`` as given to ``--set``.
+        offline: Ask no hub.
+    """
+
+    paths: tuple[Path, ...]
+    overrides: tuple[str, ...] = ()
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Validated and lowered recipes.
+
+    Attributes:
+        graphs: One for each variant.
+        derivations: Lines that tell how each derived number follows, by variant.
+        warnings: Findings that are no errors, as text.
+        cached: Whether the plan cache had it.
+    """
+
+    graphs: tuple[RecipeGraph, ...]
+    derivations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: str = ""
+    cached: bool = False
+
+
+def prepare(request: Request, store: Store) -> Prepared:
+    """Load, validate and lower; from the cache when nothing that made the plan has changed.
+
+    Raises:
+        RecipeError: the recipes have errors.
+        MmbuildError: a source cannot be identified, or a part is not built yet.
+    """
+    name = cache_name(_facts(request))
+    value = read_entry(store, name)
+    if value is not None:
+        try:
+            return _from_json(value)
+        except (KeyError, TypeError, AttributeError):
+            pass  # of another version or damaged: made again below
+    return _load(request, store, name)
+
+
+def _load(request: Request, store: Store, name: str) -> Prepared:
+    from mmbuild.schema.diagnostics import RecipeError, render_text
+    from mmbuild.schema.load import load_recipes
+
+    loaded = load_recipes(request.paths, overrides=request.overrides, offline=request.offline)
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    seen: dict[Path, None] = dict.fromkeys(loaded.files)
+    graphs = lower_all(loaded.variants, store, seen, offline=request.offline)
+    prepared = Prepared(
+        graphs,
+        {variant.name: _derivation_lines(variant) for variant in loaded.variants},
+        render_text(loaded.diagnostics) if loaded.diagnostics else "",
+    )
+    if all(_pinned(variant) for variant in loaded.variants):
+        write_entry(store, name, seen, _to_json(prepared))
+    return prepared
+
+
+def lower_all(
+    variants: tuple[ResolvedRecipe, ...],
+    store: Store,
+    seen: dict[Path, None] | None = None,
+    *,
+    target: Mapping[str, Any] | None = None,
+    offline: bool = False,
+) -> tuple[RecipeGraph, ...]:
+    """Graphs of ``variants`` for ``target`` (None: this host).
+
+    ``seen`` collects each user file that was hashed and its directory: a file that is added to a source
+    changes the directory's times.
+    """
+    from mmbuild.graph.lower import lower
+
+    def digest(path: Path) -> str:
+        if seen is not None:
+            seen[path] = None
+            seen[path.parent] = None
+        return digest_file(store, path)
+
+    wanted = host.default_target() if target is None else target
+    return tuple(lower(variant, target=wanted, digest=digest, offline=offline) for variant in variants)
+
+
+def _facts(request: Request) -> dict[str, Any]:
+    return {
+        "mmbuild": __version__,
+        "code": host.code_fingerprint(),
+        "versions": host.installed_versions(),
+        "machine": host.fingerprint(),
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if _ENVIRONMENT.match(name)},
+        "directory": os.getcwd(),
+        "paths": [str(path) for path in request.paths],
+        "overrides": list(request.overrides),
+        "offline": request.offline,
+    }
+
+
+def _pinned(variant: ResolvedRecipe) -> bool:
+    """Whether the plan depends on files and commits alone; a branch may move without any file changing."""
+    model = variant.recipe.model
+    return not model.source.startswith("hf://") or bool(_COMMIT.fullmatch(model.revision or ""))
+
+
+def _derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
+    return tuple(f"{item.name} = {item.value}: {item.arithmetic}" for item in variant.derivations)
+
+
+def _to_json(prepared: Prepared) -> dict[str, Any]:
+    return {
+        "graphs": [graph_to_json(graph) for graph in prepared.graphs],
+        "derivations": {name: list(lines) for name, lines in prepared.derivations.items()},
+        "warnings": prepared.warnings,
+    }
+
+
+def _from_json(value: Mapping[str, Any]) -> Prepared:
+    return Prepared(
+        tuple(graph_from_json(item) for item in value["graphs"]),
+        {name: tuple(lines) for name, lines in value["derivations"].items()},
+        value["warnings"],
+        cached=True,
+    )
