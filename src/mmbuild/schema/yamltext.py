@@ -23,8 +23,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-_NOT_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
-_DECIMAL = "MM109"
+_NOT_DECIMAL = "MM109"
 
 
 def split_lines(text: str) -> tuple[str, ...]:
