@@ -1,1 +1,109 @@
-"""cli"""
+"""The command line. A verb's module is imported only when that verb is used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import click
+
+VERBS = {
+    "validate": "Judge recipes without building anything",
+    "plan": "Show what apply would do, and why",
+    "apply": "Build what is missing and lay out the engines",
+    "run": "Ask a built engine about images",
+    "verify": "Compare a built engine with the model it came from",
+    "graph": "Draw the actions of recipes",
+    "schema": "Print the JSON Schema of recipes",
+    "explain": "Say more about a code such as MM103",
+    "cache": "List, check and shrink the store",
+}
+"""Verb -> the line of the help. ``mmbuild.cli.<verb>`` has the command as ``command``."""
+
+_HELP = """Declarative builds of vision-language inference engines.
+
+\b
+Example:
+  mmbuild validate recipes/demo/llava-int4.yaml
+  mmbuild apply recipes/demo/llava-int4.yaml
+  mmbuild run build/llava-shapes-int4 --image picture.png --prompt "..."
+
+\b
+Exit status: 0 done, 1 the input or the build is at fault, 2 wrong usage or a bug of mmbuild,
+3 changes (plan --detailed-exitcode), 4 a stale plan, 130 interrupted.
+
+\b
+Completion: put this into the shell's start-up file
+  bash: eval "$(_MMBUILD_COMPLETE=bash_source mmbuild)"
+  zsh:  eval "$(_MMBUILD_COMPLETE=zsh_source mmbuild)"
+  fish: _MMBUILD_COMPLETE=fish_source mmbuild | source
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``mmbuild``; returns the exit status (``sys.argv`` when ``arguments`` is None)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--version"]:
+        from mmbuild._version import __version__
+
+        print(f"mmbuild {__version__}")
+        return 0
+    from mmbuild.cli.output import guarded
+
+    # --debug may stand anywhere: who sees a failure appends it to the line.
+    debug = "--debug" in given and not _after_separator(given)
+    if debug:
+        given.remove("--debug")
+    return guarded(
+        lambda: _group().main(given, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
+        debug=debug,
+    )
+
+
+def _after_separator(given: list[str]) -> bool:
+    return "--" in given and given.index("--") < given.index("--debug")
+
+
+def _group() -> click.Group:
+    import click
+
+    from mmbuild._version import __version__
+
+    class Verbs(click.Group):
+        """Knows its verbs without importing them."""
+
+        def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+            return list(VERBS)
+
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+            if cmd_name not in VERBS:
+                return None
+            import importlib
+
+            command: click.Command = importlib.import_module(f"mmbuild.cli.{cmd_name}").command
+            return command
+
+        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+            with formatter.section("Commands"):
+                formatter.write_dl(list(VERBS.items()))
+
+        def resolve_command(
+            self, ctx: click.Context, args: list[str]
+        ) -> tuple[str | None, click.Command | None, list[str]]:
+            if args and args[0] not in VERBS and not args[0].startswith("-"):
+                raise click.UsageError(_unknown_verb(args[0]), ctx)
+            return super().resolve_command(ctx, args)
+
+    group = Verbs("mmbuild", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+    group = click.version_option(__version__, message="mmbuild %(version)s")(group)
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(group)
+
+
+def _unknown_verb(word: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    meant = f"; did you mean `{near[0]}`?" if near else f"; verbs are {', '.join(VERBS)}"
+    return f"no verb `{word}`{meant}"

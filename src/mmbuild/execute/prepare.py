@@ -36,11 +36,13 @@ class Request:
         paths: Recipe files.
         overrides: ``dotted.key=value`` as given to ``--set``.
         offline: Ask no hub.
+        allow_outside: Accept paths outside the project's root; None asks the environment.
     """
 
     paths: tuple[Path, ...]
     overrides: tuple[str, ...] = ()
     offline: bool = False
+    allow_outside: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ def _load(request: Request, store: Store, name: str) -> Prepared:
     from mmbuild.schema.diagnostics import RecipeError, render_text
     from mmbuild.schema.load import load_recipes
 
-    loaded = load_recipes(request.paths, overrides=request.overrides, offline=request.offline)
+    loaded = load_recipes(
+        request.paths,
+        overrides=request.overrides,
+        offline=request.offline,
+        allow_outside=request.allow_outside,
+    )
     if any(item.severity == "error" for item in loaded.diagnostics):
         raise RecipeError(loaded.diagnostics)
     seen: dict[Path, None] = dict.fromkeys(loaded.files)
@@ -132,6 +139,7 @@ def _facts(request: Request) -> dict[str, Any]:
         "paths": [str(path) for path in request.paths],
         "overrides": list(request.overrides),
         "offline": request.offline,
+        "allow_outside": request.allow_outside,
     }
 
 

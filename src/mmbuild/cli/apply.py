@@ -1,0 +1,140 @@
+"""``mmbuild apply``: build what is missing and lay out the engines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.cli.planning import Planning
+    from mmbuild.execute.events import Event
+    from mmbuild.execute.local import Result
+
+
+@click.command("apply")
+@options.recipes
+@options.places
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
+)
+@click.option("-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it.")
+@click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
+@click.option("--no-progress", is_flag=True, help="No live display, also on a terminal.")
+@click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
+@click.pass_context
+def command(
+    context: click.Context,
+    *,
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    store: Path | None,
+    build_dir: Path,
+    jobs: int | None,
+    keep_going: bool,
+    as_json: bool,
+    no_progress: bool,
+    ignore_estimates: bool,
+) -> None:
+    """Build what is missing and lay out the engines as build/<recipe>/.
+
+    RECIPE may be one saved plan instead (`mmbuild plan -o FILE`); it is refused with exit status 4 when
+    something has changed since.
+
+    \b
+    Example:
+      mmbuild apply recipes/demo/llava-int4.yaml
+      mmbuild apply recipes/*.yaml --set engine.quantization=int8 --keep-going
+    """
+    from mmbuild.cli.planning import plan_request
+    from mmbuild.graph.saved import looks_saved
+
+    if len(recipes) == 1 and looks_saved(recipes[0]):
+        planning = _from_saved(recipes[0], overrides)
+    else:
+        planning = plan_request(
+            recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir
+        )
+    if not planning.plan.changes and not as_json:
+        _say_up_to_date(planning)
+        return
+    debug = bool(context.obj and context.obj.get("debug"))
+    result = _run(planning, jobs, keep_going, ignore_estimates, as_json=as_json, live=not no_progress)
+    _tell(planning, result, debug=debug, quiet=as_json)
+    if not result.ok:
+        sys.exit(1)
+
+
+def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
+    from mmbuild.cli.planning import plan_again
+    from mmbuild.graph.saved import check_fresh, read_saved
+
+    if overrides:
+        raise click.UsageError("--set cannot change a saved plan")
+    saved = read_saved(path)
+    planning = plan_again(saved["request"])
+    check_fresh(path, saved, planning.plan)
+    return planning
+
+
+def _run(
+    planning: Planning,
+    jobs: int | None,
+    keep_going: bool,
+    ignore_estimates: bool,
+    *,
+    as_json: bool,
+    live: bool,
+) -> Result:
+    from mmbuild.api import run
+    from mmbuild.execute.progress import display
+
+    def to_json(event: Event) -> None:
+        print(json.dumps(event.as_json()), flush=True)
+
+    if as_json:
+        return run(
+            planning.plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=to_json
+        )
+    with display(planning.plan, live=live) as sink:
+        return run(
+            planning.plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=sink
+        )
+
+
+def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
+    from mmbuild.cli.output import say, tell_failed
+
+    if quiet:
+        return
+    for failed in result.failed:
+        say()
+        tell_failed(failed, debug=debug)
+    if result.ok:
+        say(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+        for build in planning.plan.builds:
+            click.echo(_shown(build.directory))
+    else:
+        say(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
+
+
+def _say_up_to_date(planning: Planning) -> None:
+    from mmbuild.cli.output import say
+    from mmbuild.graph.text import summary
+
+    say(summary(planning.plan))
+    click.echo("\n".join(_shown(build.directory) for build in planning.plan.builds))
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

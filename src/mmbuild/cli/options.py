@@ -1,0 +1,56 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def recipes(function: F) -> F:
+    """The recipe files and how to load them: ``recipes``, ``overrides``, ``offline``, ``allow_outside``."""
+    for add in reversed(
+        (
+            click.argument(
+                "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
+            ),
+            click.option(
+                "--set",
+                "overrides",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Lay a value over every recipe.",
+            ),
+            click.option("--offline", is_flag=True, help="Ask no hub for anything."),
+            click.option(
+                "--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root."
+            ),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def places(function: F) -> F:
+    """Where things go: ``store``, ``build_dir``."""
+    function = click.option(
+        "--build-dir",
+        type=click.Path(path_type=Path),
+        default=Path("build"),
+        show_default=True,
+        help="Where the engine directories go.",
+    )(function)
+    return store(function)
+
+
+def store(function: F) -> F:
+    """The store: ``store``, None for the default one."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        help="Directory of the store (default: $MMBUILD_STORE, else ~/.cache/mmbuild/store).",
+    )(function)

@@ -1,0 +1,141 @@
+"""What every verb shares in speaking to a person: colours, errors, exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mmbuild.errors import MmbuildError
+
+if TYPE_CHECKING:
+    from mmbuild.execute.failures import Failed
+
+INTERRUPTED = 130
+OUR_BUG = 2
+
+_STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
+
+
+def say(text: str = "") -> None:
+    """A line for people: to standard error."""
+    print(text, file=sys.stderr)
+
+
+def styled(style: str, text: str) -> str:
+    """``text`` coloured for standard error, where that is a terminal and NO_COLOR is not set."""
+    if not use_color():
+        return text
+    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
+
+
+def use_color() -> bool:
+    """Whether standard error takes colours."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
+    """Run ``body``, tell what it raises, and return the exit status."""
+    import click
+
+    try:
+        status = body()
+        sys.stdout.flush()
+    except SystemExit as stop:
+        return _status(stop.code)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted; finished actions are kept, run the same command to go on")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output is gone (`mmbuild plan | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except click.ClickException as error:
+        tell_usage(error)
+        return OUR_BUG
+    except MmbuildError as error:
+        _tell_traceback(debug)
+        tell_error(error)
+        return error.exit_status
+    except Exception as error:
+        _tell_traceback(debug)
+        tell_bug(error)
+        return OUR_BUG
+    return _status(status)
+
+
+def tell_error(error: MmbuildError) -> None:
+    """``error:``, the causes, a blank line, ``hint:``."""
+    diagnostics = getattr(error, "diagnostics", None)
+    if diagnostics:
+        from mmbuild.schema.diagnostics import render_text
+
+        say(render_text(diagnostics, color=use_color()).rstrip())
+        return
+    say(f"{styled('error', 'error:')} {error.message} {styled('dim', f'[{error.code}]')}")
+    cause = error.__cause__
+    while cause is not None:
+        say(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
+        cause = cause.__cause__
+    _tell_hint(error.hint)
+
+
+def tell_failed(failed: Failed, *, debug: bool = False) -> None:
+    """A failed action: what happened, what it came from, the log."""
+    say(f"{styled('error', 'error:')} {failed.message} {styled('dim', f'[{failed.code}]')}")
+    for cause in failed.causes:
+        say(f"  caused by: {cause}")
+    for line in failed.tail:
+        say(f"  | {line}")
+    if debug and failed.traceback:
+        say(failed.traceback.rstrip())
+    say(f"  log: {failed.log}")
+    _tell_hint(failed.hint)
+
+
+def tell_usage(error: Any) -> None:
+    """A wrong command line: click's message in our form."""
+    say(f"{styled('error', 'error:')} {error.format_message()}")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "mmbuild"
+    _tell_hint(f"`{command} --help` shows how it is used")
+
+
+def tell_bug(error: Exception) -> None:
+    """Anything that nobody foresaw."""
+    say(f"{styled('error', 'error:')} {type(error).__name__}: {_first_line(error)}")
+    _tell_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: ``1.5 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _tell_hint(hint: str | None) -> None:
+    if hint:
+        say()
+        say(f"{styled('hint', 'hint:')} {hint}")
+
+
+def _tell_traceback(debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _status(code: object) -> int:
+    if code is None or code is True:
+        return 0
+    return code if isinstance(code, int) else 1

@@ -1,0 +1,68 @@
+"""``mmbuild plan``: what apply would do, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from mmbuild.cli import options
+
+_CHANGES = 3
+
+
+@click.command("plan")
+@options.recipes
+@options.places
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON (its schema has a version).")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Save the plan for `mmbuild apply FILE`."
+)
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 3 when apply would do something.")
+@click.option("--explain", is_flag=True, help="Show how each derived number follows.")
+def command(
+    *,
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    store: Path | None,
+    build_dir: Path,
+    as_json: bool,
+    output: Path | None,
+    detailed_exitcode: bool,
+    explain: bool,
+) -> None:
+    """Show what apply would do, and why, one line for each action.
+
+    Verdicts: `run`; `unknown until built` (below an action that runs; left out if its inputs come out as
+    before); `restore` (built, but not where it belongs); `up to date`.
+
+    \b
+    Example:
+      mmbuild plan recipes/llava-int4.yaml --explain
+      mmbuild plan recipes/llava-int4.yaml -o llava.plan && mmbuild apply llava.plan
+    """
+    from mmbuild.cli.output import say
+    from mmbuild.cli.planning import plan_request
+    from mmbuild.graph.saved import save_plan
+    from mmbuild.graph.text import derivation_text, plan_text
+
+    planning = plan_request(
+        recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir
+    )
+    if output is not None:
+        save_plan(output, planning.plan, planning.request)
+        say(f"saved `{output}`; `mmbuild apply {output}` does exactly this")
+    if as_json:
+        from mmbuild.graph.serialize import plan_to_json
+
+        click.echo(json.dumps(plan_to_json(planning.plan, planning.request), indent=1))
+    else:
+        if explain:
+            click.echo(derivation_text(planning.prepared.derivations))
+        click.echo(plan_text(planning.plan), nl=False)
+    if detailed_exitcode and planning.plan.changes:
+        sys.exit(_CHANGES)

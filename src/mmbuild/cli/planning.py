@@ -1,0 +1,65 @@
+"""From the command line's recipes to a plan: the part that plan, apply and graph share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.cli.output import say
+from mmbuild.execute.prepare import Prepared, Request, prepare
+from mmbuild.graph.plan import Plan
+from mmbuild.store.layout import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """A plan with what it came from."""
+
+    plan: Plan
+    prepared: Prepared
+    request: Mapping[str, Any]
+
+
+def plan_request(
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    *,
+    offline: bool,
+    allow_outside: bool | None,
+    store: Path | None,
+    build_dir: Path,
+) -> Planning:
+    """Load and plan; warnings go to standard error.
+
+    Raises:
+        MmbuildError: see :func:`mmbuild.execute.prepare.prepare`.
+    """
+    from mmbuild.api import plan_graphs
+
+    opened = open_store(store)
+    prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
+    if prepared.warnings:
+        say(prepared.warnings.rstrip())
+    request = {
+        "recipes": [str(path.absolute()) for path in recipes],
+        "overrides": list(overrides),
+        "offline": offline,
+        "allow_outside": allow_outside,
+        "store": str(opened.root),
+        "build_dir": str(build_dir.absolute()),
+    }
+    return Planning(plan_graphs(prepared.graphs, opened, build_dir), prepared, request)
+
+
+def plan_again(request: Mapping[str, Any]) -> Planning:
+    """Plan what a saved plan asked for."""
+    return plan_request(
+        tuple(Path(path) for path in request["recipes"]),
+        tuple(request["overrides"]),
+        offline=bool(request["offline"]),
+        allow_outside=request["allow_outside"],
+        store=Path(request["store"]),
+        build_dir=Path(request["build_dir"]),
+    )

@@ -1,0 +1,103 @@
+"""Showing an apply to a person: a live table on a terminal, plain lines otherwise, on standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmbuild.execute.events import Event, Kind, Sink
+from mmbuild.graph.plan import Plan, Verdict
+
+
+@contextmanager
+def display(plan: Plan, *, live: bool = True) -> Iterator[Sink]:
+    """A sink that shows events; ``live`` False, or no terminal, means plain lines."""
+    if live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _live(plan) as sink:
+            yield sink
+    else:
+        yield PlainLines(plan)
+
+
+class PlainLines:
+    """One line when an action starts and one when it ends: fit for logs of CI."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.total = sum(p.verdict in (Verdict.RUN, Verdict.UNKNOWN) for p in plan.actions)
+        self.ended = 0
+
+    def __call__(self, event: Event) -> None:
+        if event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
+            self.ended += 1
+        line = event_line(event)
+        if line:
+            print(f"[{self.ended}/{self.total}] {line}", file=sys.stderr, flush=True)
+
+
+def event_line(event: Event) -> str:
+    """An event as one line; empty for those that only a live display shows."""
+    data = event.data
+    if event.kind is Kind.STARTED:
+        return f"run    {event.label}: {data['reason']}"
+    if event.kind is Kind.FINISHED:
+        return f"done   {event.label}: {cost(data)}"
+    if event.kind is Kind.REUSED:
+        return f"reuse  {event.label}: {data['why']}"
+    if event.kind is Kind.WAITING:
+        return f"wait   {event.label}: {data['why']}"
+    if event.kind is Kind.FAILED:
+        return f"FAILED {event.label}: {data['message']}"
+    if event.kind is Kind.LAID_OUT:
+        return f"engine {event.label}: {data['directory']}"
+    return ""
+
+
+def cost(data: Any) -> str:
+    """Time, memory and size of a finished action."""
+    return f"{data['seconds']:.1f} s, peak {data['memory'] / 1e6:.0f} MB, output {data['size'] / 1e6:.1f} MB"
+
+
+@contextmanager
+def _live(plan: Plan) -> Iterator[Sink]:
+    import time
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(stderr=True)
+    started: dict[str, float] = {}
+    messages: dict[str, str] = {}
+    plain = PlainLines(plan)
+
+    def table() -> Table:
+        """The running actions; what has ended scrolls above."""
+        shown = Table.grid(padding=(0, 2))
+        for label, begin in started.items():
+            shown.add_row(
+                "  ▸", escape(label), f"{time.time() - begin:.0f} s", escape(messages.get(label, ""))
+            )
+        shown.add_row(f"[dim]{plain.ended}/{plain.total}[/dim]", "", "", "")
+        return shown
+
+    with Live(get_renderable=table, console=console, refresh_per_second=4, transient=True) as live:
+
+        def sink(event: Event) -> None:
+            if event.kind is Kind.STARTED:
+                started[event.label] = event.at
+            elif event.kind is Kind.PROGRESS:
+                fraction = event.data.get("fraction")
+                percent = f" {fraction:.0%}" if fraction is not None else ""
+                messages[event.label] = f"{event.data['message']}{percent}"
+            elif event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
+                plain.ended += 1
+                started.pop(event.label, None)
+            line = event_line(event)
+            if line and event.kind is not Kind.STARTED:
+                live.console.print(escape(line), highlight=False)
+
+        yield sink
