@@ -1,0 +1,105 @@
+"""Each rule: one recipe on which it fires, and the recipe beside it on which it is silent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from recipe_project import CONFIG, FEATURES, RECIPE, codes, load, only, pointed
+
+FUSED = "  tensorrt_llm: {fused_mlp: true}\n"
+VISION = "source: model\n  vision: {source: 'hf://a/b'}"
+ENGINE = RECIPE.replace("  quantization: int8\n", "")
+T5 = RECIPE.replace("family: llava", "family: blip2-t5").replace("source: model", "source: hf://a/b")
+
+
+def with_text(**changes: object) -> dict[str, object]:
+    return {**CONFIG, "text_config": {**CONFIG["text_config"], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("code", "recipe", "caret", "silent"),
+    [
+        ("MM140", RECIPE + "  num_visual_features: 17\n", "17", RECIPE + "  num_visual_features: 16\n"),
+        ("MM141", RECIPE + "  max_multimodal_len: 97\n", "97", RECIPE + "  max_multimodal_len: 96\n"),
+        ("MM142", RECIPE + "visual: {max_batch_size: 2}\n", "2", RECIPE + "visual: {max_batch_size: 6}\n"),
+        ("MM143", RECIPE.replace("128", "48"), "48", RECIPE.replace("128", "49")),
+        ("MM144", RECIPE.replace("128", "193"), "193", RECIPE.replace("128", "192")),
+        ("MM144", RECIPE.replace("64", "250").replace("128", "50"), "250", RECIPE),
+        ("MM145", T5, "int8", T5.replace("int8", "none")),
+        ("MM145", T5.replace("int8", "{algorithm: int4}"), "int4", T5.replace("int8", "fp8")),
+        ("MM146", RECIPE + FUSED, "true", ENGINE + FUSED),
+        ("MM147", RECIPE + "  tensor_parallel: 3\n", "3", RECIPE + "  tensor_parallel: 2\n"),
+        ("MM150", ENGINE + "  quantization: {algorithm: int8, group_size: 64}\n", "64",
+         ENGINE + "  quantization: {algorithm: int4_awq, group_size: 64}\n"),
+        ("MM151", ENGINE + "  quantization: {calibration: {data: a.jsonl}}\n", "a.jsonl",
+         ENGINE + "  quantization: {algorithm: fp8, calibration: {data: a.jsonl}}\n"),
+        ("MM152", RECIPE + "target: {device: cpu, sm: 90}\n", "90", RECIPE + "target: {device: cuda, sm: 90}\n"),
+        ("MM153", RECIPE.replace("source: model", "source: model\n  revision: v1"), "v1", RECIPE),
+        ("MM154", RECIPE.replace("source: model", VISION), "'hf://a/b'", RECIPE),
+    ],
+)  # fmt: skip
+def test_a_rule_fires_and_stays_silent(
+    tmp_path: Path, code: str, recipe: str, caret: str, silent: str
+) -> None:
+    found = only(load(tmp_path, recipe))
+    assert (found.code, pointed(found)) == (code, caret)
+    assert codes(load(tmp_path, silent)) == []
+
+
+def test_key_and_value_heads_are_split_or_copied(tmp_path: Path) -> None:
+    config = with_text(num_attention_heads=12, num_key_value_heads=4, hidden_size=96)
+    assert codes(load(tmp_path, RECIPE + "  tensor_parallel: 6\n", config=config)) == ["MM148"]
+    copied = with_text(num_attention_heads=12, num_key_value_heads=3, hidden_size=96)
+    assert codes(load(tmp_path, RECIPE + "  tensor_parallel: 6\n", config=copied)) == []
+
+
+def test_an_intermediate_size_that_does_not_divide_is_named(tmp_path: Path) -> None:
+    result = load(tmp_path, RECIPE + "  tensor_parallel: 4\n", config=with_text(intermediate_size=98))
+    assert "intermediate_size 98" in only(result).message
+    assert only(result).hint == "Possible here: 1, 2"
+
+
+def test_both_numbers_of_visual_features_are_told(tmp_path: Path) -> None:
+    message = only(load(tmp_path, RECIPE + "  num_visual_features: 17\n")).message
+    assert "17 in the recipe" in message
+    assert "(28 // 7)^2 = 16" in message
+
+
+def test_a_length_that_follows_from_wrong_features_is_no_second_cause(tmp_path: Path) -> None:
+    recipe = RECIPE + "  num_visual_features: 17\n  max_multimodal_len: 102\n"  # 2 x 3 x 17
+    assert codes(load(tmp_path, recipe)) == ["MM140"]
+
+
+def test_the_arithmetic_is_spelt_out(tmp_path: Path) -> None:
+    message = only(load(tmp_path, RECIPE + "  max_multimodal_len: 5\n")).message
+    assert message == (
+        "max_multimodal_len is 5, and max_batch_size 2 x max_images_per_prompt 3 x num_visual_features 16 = 96"
+    )
+
+
+def test_independent_causes_are_told_together(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("128", "40") + "  tensor_parallel: 5\n  max_multimodal_len: 1\n"
+    assert codes(load(tmp_path, recipe)) == ["MM141", "MM143", "MM147", "MM147"]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=st.integers(1, 50), images=st.integers(1, 50), stated=st.integers(1, 50_000))
+def test_only_the_product_is_accepted(tmp_path: Path, batch: int, images: int, stated: int) -> None:
+    recipe = RECIPE.replace("max_batch_size: 2", f"max_batch_size: {batch}")
+    recipe = recipe.replace("max_images_per_prompt: 3", f"max_images_per_prompt: {images}")
+    recipe += f"  max_multimodal_len: {stated}\n"
+    right = batch * images * FEATURES
+    assert ("MM141" in codes(load(tmp_path, recipe))) == (stated != right)
+    assert "MM141" not in codes(load(tmp_path, recipe, f"engine.max_multimodal_len={right}"))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(prompt=st.integers(1, 300), answer=st.integers(1, 300))
+def test_positions_bound_prompt_and_answer_together(tmp_path: Path, prompt: int, answer: int) -> None:
+    recipe = RECIPE.replace("128", str(prompt)).replace("64", str(answer))
+    found = codes(load(tmp_path, recipe))
+    assert ("MM144" in found) == (prompt + answer > 256)
+    assert ("MM143" in found) == (prompt <= 3 * FEATURES)
