@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.names import Naming, naming_of, unused
 from mmbuild.checkpoint.numeric import require_finite
+from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import rank_file
 from mmbuild.checkpoint.split import check_ranks
 from mmbuild.checkpoint.tensors import EMBEDDING, HEAD, Part, TensorSpec, llama_tensors
@@ -20,10 +21,10 @@ from mmbuild.checkpoint.weights import StoredTensor, open_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[str, float | None], None]
 
-
-def convert(model: Path, out: Path, family: str, config: CheckpointConfig, progress: Progress) -> None:
+def convert(
+    model: Path, out: Path, family: str, config: CheckpointConfig, progress: Progress = silent
+) -> None:
     """Write ``config.json`` and ``rank<R>.safetensors`` into ``out``.
 
     Args:

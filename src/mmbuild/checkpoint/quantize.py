@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmbuild.checkpoint import writer
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.checkpoint.convert import Progress
 from mmbuild.checkpoint.errors import CheckpointError
+from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import load_config, open_tensors, rank_file
 from mmbuild.checkpoint.tensors import llama_tensors
 from mmbuild.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def quantize_checkpoint(checkpoint: Path, out: Path, algorithm: str, progress: Progress) -> CheckpointConfig:
+def quantize_checkpoint(
+    checkpoint: Path, out: Path, algorithm: str, progress: Progress = silent
+) -> CheckpointConfig:
     """Write the quantized ``config.json`` and rank files into ``out``.
 
     Args:

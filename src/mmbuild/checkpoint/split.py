@@ -86,21 +86,21 @@ def check_ranks(llm: LlmFacts, ranks: int) -> None:
     Raises:
         CheckpointError: MM433, with the number that does not divide.
     """
-    heads, shared = llm.num_attention_heads, llm.num_key_value_heads
-    problems = (
-        (not 1 <= ranks <= MAX_RANKS, f"tensor_parallel {ranks} is not between 1 and {MAX_RANKS}"),
-        (heads % ranks, f"{heads} attention heads cannot be split over {ranks} ranks"),
-        (
-            shared % ranks and ranks % shared,
-            f"{shared} key/value heads can neither be split over {ranks} ranks nor shared by them",
-        ),
-        (llm.intermediate_size % ranks, f"intermediate_size {llm.intermediate_size} over {ranks} ranks"),
+    if not 1 <= ranks <= MAX_RANKS:
+        raise _refused(f"tensor_parallel {ranks} is not between 1 and {MAX_RANKS}")
+    heads, shared, inner = llm.num_attention_heads, llm.num_key_value_heads, llm.intermediate_size
+    if heads % ranks:
+        raise _refused(f"{heads} attention heads cannot be split over {ranks} ranks")
+    if shared % ranks and ranks % shared:
+        raise _refused(f"{shared} key/value heads can neither be split over {ranks} ranks nor shared by them")
+    if inner % ranks:
+        raise _refused(f"intermediate_size {inner} cannot be split over {ranks} ranks")
+
+
+def _refused(message: str) -> CheckpointError:
+    return CheckpointError(
+        message, code="MM433", hint="Choose an engine.tensor_parallel that divides the model's heads"
     )
-    for wrong, message in problems:
-        if wrong:
-            raise CheckpointError(
-                message, code="MM433", hint="Choose an engine.tensor_parallel that divides the model's heads"
-            )
 
 
 def _range(size: int, rank: int, ranks: int) -> tuple[int, int]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.checkpoint import writer
+from mmbuild.checkpoint.progress import Progress
 from mmbuild.sources.errors import SourceError
 from mmbuild.sources.resolve import source_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Progress = Callable[[str, float | None], None]
 SHARD = 4 << 30
 # Not a multiple of any row, so that rows of one tensor differ.
 _BLOCK = 8_388_593

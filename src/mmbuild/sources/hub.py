@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmbuild.checkpoint.progress import Progress
 from mmbuild.sources import layout
 from mmbuild.sources.errors import SourceError
 
-Progress = Callable[[str, float | None], None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ATTEMPTS = 4
 _PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
