@@ -1,0 +1,45 @@
+"""``mmbuild graph``: draw the actions of recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmbuild.cli import options
+
+
+@click.command("graph")
+@options.recipes
+@options.places
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["mermaid", "dot", "svg"]),
+    default="mermaid",
+    show_default=True,
+    help="What to print; svg needs no other program.",
+)
+def command(
+    *,
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    store: Path | None,
+    build_dir: Path,
+    layout: str,
+) -> None:
+    """Draw the actions of recipes, coloured by what apply would do with them.
+
+    \b
+    Example:
+      mmbuild graph recipes/demo/llava-int4.yaml --format svg > graph.svg
+    """
+    from mmbuild.cli.planning import plan_request
+    from mmbuild.graph.draw import FORMATS
+
+    planning = plan_request(
+        recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir
+    )
+    click.echo(FORMATS[layout](planning.plan), nl=False)
