@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from mmbuild.cli import options
+from mmbuild.cli.output import use_color
 
 if TYPE_CHECKING:
     from mmbuild.schema.diagnostics import Diagnostic
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("validate")
-@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE...")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
+@options.recipes
 @click.option(
     "--format",
     "layout",
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     show_default=True,
     help="How findings are told; github makes annotations of a workflow.",
 )
-@click.option("--offline", is_flag=True, help="Ask no hub for a model's config.json.")
-@click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
 def command(
     recipes: tuple[Path, ...],
     overrides: tuple[str, ...],
@@ -65,12 +64,8 @@ def _tell(result: LoadResult, layout: str) -> None:
     if layout == "github" and result.diagnostics:
         click.echo(told.render_github(result.diagnostics))
     if layout == "text" and result.diagnostics:
-        click.echo(told.render_text(result.diagnostics, color=_color()), err=True)
+        click.echo(told.render_text(result.diagnostics, color=use_color()), err=True)
         click.echo(_summary(result.diagnostics), err=True)
-
-
-def _color() -> bool:
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
 
 def _summary(diagnostics: tuple[Diagnostic, ...]) -> str:

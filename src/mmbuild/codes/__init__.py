@@ -68,5 +68,6 @@ def nearest(code: str) -> str | None:
     wanted = code.strip().upper()
     if wanted.isdigit():
         wanted = f"MM{wanted}"
-    found = difflib.get_close_matches(wanted, list(codes()), n=1)
+    begun = [known for known in codes() if known.startswith(wanted)]
+    found = begun or difflib.get_close_matches(wanted, list(codes()), n=1)
     return found[0] if found else None

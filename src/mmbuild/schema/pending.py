@@ -79,3 +79,8 @@ def not_built_yet(recipe: Recipe) -> list[Diagnostic]:
                 Diagnostic(entry.code, f"{asked} is not built yet", path=entry.path, hint=entry.hint)
             )
     return found
+
+
+def pending_table() -> list[tuple[str, str]]:
+    """Code and key of everything that is not built yet, for the documentation."""
+    return [(entry.code, f"`{entry.path}`") for entry in _TABLE]

@@ -1,0 +1,30 @@
+"""``mmbuild explain``."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from mmbuild.cli.explain import command
+from mmbuild.codes import codes
+from mmbuild.errors import UsageError
+
+
+def test_an_entry_says_symptom_cause_and_cure() -> None:
+    result = CliRunner().invoke(command, ["mm103"])
+    assert result.exit_code == 0
+    first, _, *rest = result.stdout.splitlines()
+    assert first == "MM103: Unknown key"
+    assert [line.split(":")[0] for line in rest if not line.startswith(" ")] == ["symptom", "cause", "cure"]
+
+
+def test_without_a_code_all_are_listed() -> None:
+    lines = CliRunner().invoke(command, []).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(codes())
+
+
+def test_an_unknown_code_names_the_nearest() -> None:
+    with pytest.raises(UsageError) as caught:
+        CliRunner().invoke(command, ["MM10"], catch_exceptions=False)
+    assert caught.value.hint is not None
+    assert "MM10" in caught.value.hint

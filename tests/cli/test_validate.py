@@ -1,0 +1,103 @@
+"""``mmbuild validate`` as a person sees it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from recipe_project import RECIPE, write_project
+
+from mmbuild.cli.validate import command
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments))
+
+
+def test_a_valid_recipe_is_one_line_on_stdout(tmp_path: Path) -> None:
+    path = write_project(tmp_path)
+    result = run(str(path))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"ok small {path}\n"
+
+
+def test_each_variant_is_a_line_and_what_is_not_built_is_said(tmp_path: Path) -> None:
+    path = write_project(tmp_path, RECIPE + "matrix: {quantization: [int8, int4_awq]}\n")
+    assert run(str(path)).stdout.splitlines() == [
+        f"ok small-int8 {path}",
+        f"ok small-int4_awq {path} (quantization int4_awq is not built yet)",
+    ]
+
+
+def test_the_whole_screen_of_a_faulty_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path, RECIPE.replace("float32", "flaot16") + "  max_multimodal_len: 97\n")
+    monkeypatch.chdir(tmp_path)
+    result = run("recipe.yaml")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        "recipe.yaml:8:10: error: `engine.dtype` cannot be `flaot16` [MM112]\n"
+        "    8 |   dtype: flaot16\n"
+        "      |          ^^^^^^^\n"
+        "      allowed: float32, float16, bfloat16\n"
+        "      did you mean: float16\n"
+        "\n"
+        "recipe.yaml:14:23: error: max_multimodal_len is 97, and max_batch_size 2 x max_images_per_prompt 3"
+        " x num_visual_features 16 = 96 [MM141]\n"
+        "   14 |   max_multimodal_len: 97\n"
+        "      |                       ^^\n"
+        "      hint: Write 96, or leave the key out: it is computed\n"
+        "\n"
+        "2 errors; `mmbuild explain MM112` says more\n"
+    )
+
+
+def test_json_goes_to_stdout(tmp_path: Path) -> None:
+    path = write_project(tmp_path, RECIPE.replace("float32", "flaot16"))
+    result = run(str(path), "--format", "json")
+    assert result.exit_code == 1
+    (row,) = json.loads(result.stdout)["diagnostics"]
+    assert (row["code"], row["line"]) == ("MM112", 8)
+
+
+def test_github_annotations_go_to_stdout(tmp_path: Path) -> None:
+    path = write_project(tmp_path, RECIPE.replace("float32", "flaot16"))
+    result = run(str(path), "--format", "github")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("::error file=")
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_a_warning_is_told_and_does_not_fail(tmp_path: Path) -> None:
+    path = write_project(tmp_path, RECIPE.replace("source: model", "source: model\n  revision: v1"))
+    result = run(str(path))
+    assert (result.exit_code, result.stdout) == (0, f"ok small {path}\n")
+    assert "warning" in result.stderr
+    assert result.stderr.endswith("1 warning; `mmbuild explain MM153` says more\n")
+
+
+def test_set_reaches_every_recipe(tmp_path: Path) -> None:
+    first = write_project(tmp_path)
+    second = tmp_path / "second.yaml"
+    second.write_text(RECIPE.replace("small", "second"), encoding="utf-8")
+    result = run(str(first), str(second), "--set", "engine.backend=trch")
+    assert result.exit_code == 1
+    assert "--set engine.backend=trch:1:16" in result.stderr
+
+
+def test_allow_outside(tmp_path: Path) -> None:
+    write_project(tmp_path / "other")
+    path = write_project(tmp_path / "here", RECIPE.replace("source: model", "source: ../other/model"))
+    assert run(str(path)).exit_code == 1
+    assert run(str(path), "--allow-outside").exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [[], ["--format", "xml", "a"], ["--nope"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_help_shows_an_example() -> None:
+    assert "mmbuild validate recipes/llava-int4.yaml" in run("--help").stdout

@@ -1,0 +1,24 @@
+"""``families/defaults.yaml`` says what transformers' config classes say."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from mmbuild.families import defaults
+
+CLASSES = {"llama": LlamaConfig, "clip_vision_model": CLIPVisionConfig}
+TABLE = yaml.safe_load((defaults.files("mmbuild.families") / "defaults.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("model_type", sorted(TABLE))
+def test_every_default_is_transformers(model_type: str) -> None:
+    theirs = CLASSES[model_type]()
+    assert theirs.model_type == model_type
+    assert TABLE[model_type] == {key: getattr(theirs, key) for key in TABLE[model_type]}
+
+
+def test_a_stated_value_goes_before_the_default() -> None:
+    merged = defaults.with_defaults("llama", {"hidden_size": 7})
+    assert (merged["hidden_size"], merged["vocab_size"]) == (7, 32000)

@@ -1,0 +1,179 @@
+"""Write what follows from the code: docs/recipe.md, docs/diagnostics.md and recipes/schema.json.
+
+python tools/make_docs.py          writes them
+python tools/make_docs.py --check  exits with 1 where one is not what it would write
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Le
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mmbuild.codes import codes
+from mmbuild.schema.check import section_at
+from mmbuild.schema.json_schema import render
+from mmbuild.schema.model import Recipe
+from mmbuild.schema.pending import pending_table
+from mmbuild.schema.solve import ENCODER_DECODER
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ("recipes/base/llava.yaml", "recipes/llava-int4.yaml")
+
+RECIPE_HEAD = """\
+# Recipes
+
+<!-- Written by tools/make_docs.py from mmbuild.schema.model; change the descriptions there. -->
+
+A recipe is one YAML file that says what to build, never how. `mmbuild validate RECIPE` judges it without building
+anything, and every finding names file, line and column; `mmbuild schema` prints the JSON Schema that editors use.
+
+```yaml
+{base}```
+
+```yaml
+{example}```
+
+## How recipes combine
+
+- `extends` names a recipe to start from, relative to the file that says so. Mappings merge key by key; everything
+  else is replaced; `null` takes a value back to its default. Circles are refused.
+- `--set engine.quantization=int8` lays a value over every recipe named on the command line. The value is YAML.
+- `matrix` makes one variant for each combination of values, named `<name>-<value>...`. An axis is a key of
+  `engine` (`quantization: [none, int8]`), a dotted key (`visual.dtype: [float16, float32]`), or a name of its own
+  (`batch: {{key: engine.max_batch_size, values: [1, 8]}}`). A key given with `--set` pins its axis.
+- Paths are relative to the file that names them (to the current directory with `--set`), and stay within the
+  project's root: the nearest directory upwards that holds `.git`, `pyproject.toml` or `mmbuild.yaml`, else the
+  recipe's own. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` lifts that.
+- Only plain data: no tags, no `yes`/`no` for true and false, no NaN, each key once. Anchors and `<<` are fine.
+
+## What is computed
+
+| number | from |
+|---|---|
+| num_visual_features | the model's config.json: image and patch size, class token |
+| max_multimodal_len | max_batch_size x max_images_per_prompt x num_visual_features (nougat: num_visual_features) |
+| visual.max_batch_size | max_batch_size x max_images_per_prompt |
+
+Each may be stated, and must then be right. max_input_len counts text and visual features together; max_input_len +
+max_output_len stay within the model's max_position_embeddings where positions are learned or rotary. int8 and int4
+are refused for {encoder_decoder}, whose language models are encoder-decoders.
+
+"""
+
+
+def recipe_page() -> str:
+    """docs/recipe.md."""
+    base, example = ((ROOT / path).read_text(encoding="utf-8") for path in EXAMPLES)
+    families = " and ".join(sorted(ENCODER_DECODER))
+    head = RECIPE_HEAD.format(base=base, example=example, encoder_decoder=families)
+    pending = "".join(f"| {code} | {keys} |\n" for code, keys in pending_table())
+    tail = (
+        f"## Not built yet\n\nThese validate, and plan refuses them.\n\n| code | key |\n|---|---|\n{pending}"
+    )
+    return head + "".join(_sections(Recipe, ())) + tail
+
+
+def _sections(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:
+    title = ".".join(path) if path else "Top level"
+    doc = " ".join((section.__doc__ or "").split())
+    yield f"## {title}\n\n{doc}\n\n"
+    if not section.model_fields:
+        return
+    yield "| key | value | default | meaning |\n|---|---|---|---|\n"
+    for name, field in section.model_fields.items():
+        yield f"| `{name}` | {_values(field)} | {_default(field)} | {field.description} |\n"
+    yield "\n"
+    for name in section.model_fields:
+        below = section_at((*path, name))
+        if below is not None and name != "matrix":
+            yield from _sections(below, (*path, name))
+
+
+def _values(field: FieldInfo) -> str:
+    words = " \\| ".join(dict.fromkeys(_words(field.annotation)))
+    bounds = {type(item): item for item in field.metadata}
+    low, high = bounds.get(Ge), bounds.get(Le)
+    if low is not None and high is not None:
+        words += f" {low.ge} to {high.le}"
+    return words
+
+
+def _words(annotation: Any) -> Iterator[str]:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _words(argument)
+    elif origin is typing.Annotated:
+        yield from _words(typing.get_args(annotation)[0])
+    elif origin is typing.Literal:
+        yield from (f"`{value}`" for value in typing.get_args(annotation))
+    elif origin is tuple:
+        yield "list"
+    elif origin is dict:
+        yield "mapping"
+    elif isinstance(annotation, type) and issubclass(annotation, Enum):
+        yield from (f"`{item.value}`" for item in annotation)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "mapping"
+    elif annotation is not type(None):
+        yield {str: "text", int: "whole number", float: "number", bool: "true, false"}[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "**required**"
+    value = field.default.value if isinstance(field.default, Enum) else field.default
+    return "" if value in (None, ()) or isinstance(value, BaseModel) else f"`{value}`"
+
+
+def diagnostics_page() -> str:
+    """docs/diagnostics.md."""
+    parts = [
+        "# Diagnostics\n\n"
+        "<!-- Written by tools/make_docs.py from mmbuild/codes/*.yaml; change the entries there. -->\n\n"
+        "Every finding and every failure carries a code. `mmbuild explain MM103` prints its entry.\n"
+    ]
+    for code in codes().values():
+        parts.append(
+            f"\n## {code.code}: {code.title}\n\n"
+            f"- Symptom: {code.symptom}\n- Cause: {code.cause}\n- Cure: {code.cure}\n"
+        )
+    return "".join(parts)
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file and what it should hold."""
+    return {
+        ROOT / "docs/recipe.md": recipe_page(),
+        ROOT / "docs/diagnostics.md": diagnostics_page(),
+        ROOT / "recipes/schema.json": render(),
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check; the exit status."""
+    stale = [
+        path
+        for path, text in pages().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        if "--check" in arguments:
+            print(f"{path.relative_to(ROOT)} is stale; run: python tools/make_docs.py", file=sys.stderr)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(pages()[path], encoding="utf-8")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
