@@ -119,7 +119,7 @@ def test_the_environment_may_allow_paths_outside(tmp_path: Path, monkeypatch: py
 
 def test_images_are_confined_too(tmp_path: Path) -> None:
     found = only(load(tmp_path, RECIPE + "verify: {images: [a.png, /etc/passwd]}\n"))
-    assert (found.code, found.path, pointed(found)) == ("MM122", "verify.images.1", "/etc/passwd")
+    assert (found.code, found.path, pointed(found)) == ("MM122", "verify.images[1]", "/etc/passwd")
 
 
 def test_the_root_is_the_nearest_marked_ancestor(tmp_path: Path) -> None:

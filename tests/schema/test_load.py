@@ -15,6 +15,7 @@ from recipe_project import CONFIG, RECIPE, codes, load, only, pointed, write_pro
 from mmbuild.schema.check import every_key
 from mmbuild.schema.load import load_recipes
 from mmbuild.schema.model import Algorithm, Backend, Dtype
+from mmbuild.schema.yamltext import split_lines
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHIPPED = sorted(path for path in RECIPES.rglob("*.yaml") if "base" not in path.parts)
@@ -166,6 +167,26 @@ def test_any_value_anywhere_yields_findings_at_most(
     for found in result.diagnostics:
         assert found.message
         assert found.code.startswith("MM")
+
+
+edits = st.lists(
+    st.tuples(st.integers(0, len(RECIPE)), st.integers(0, 3), st.text(max_size=3)), min_size=1, max_size=4
+)
+
+
+@quietly
+@given(changes=edits)
+def test_any_edit_of_the_text_yields_findings_at_most(
+    tmp_path: Path, changes: list[tuple[int, int, str]]
+) -> None:
+    text = RECIPE
+    for start, length, put in changes:
+        text = text[:start] + put + text[start + length :]
+    result = load(tmp_path, text.encode("utf-8", "replace").decode(), offline=True)
+    assert result.variants or result.diagnostics
+    for found in result.diagnostics:
+        assert found.line <= len(split_lines(text))
+        assert found.file
 
 
 @quietly

@@ -124,6 +124,5 @@ def test_an_unrecorded_model_is_fetched_from_the_hub(tmp_path: Path, monkeypatch
     # The hub client itself is tested with its server; here only who is asked for what.
     hub = SimpleNamespace(fetch_config=fetch_config)
     monkeypatch.setitem(sys.modules, "mmbuild.sources.hub", hub)
-    monkeypatch.setattr("mmbuild.sources.hub", hub, raising=False)
     found = read_config("hf://some/body", "v1", tmp_path)
     assert (found.origin, found.config, asked) == ("hub", {"model_type": "llava"}, [("some/body", "v1")])

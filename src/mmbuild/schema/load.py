@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ from mmbuild.families import MODULES, family
 from mmbuild.families.base import Derivation, ModelFacts
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.files import Document, confined, read_document
+from mmbuild.schema.files import Document, read_document
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Recipe
-from mmbuild.schema.nodes import Node, find, finding, has, put
+from mmbuild.schema.nodes import Node, find, has, put
 from mmbuild.schema.overrides import Override, parse_overrides
+from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.pending import not_built_yet
 from mmbuild.schema.rules import Fault, judge
 from mmbuild.schema.solve import derivations, solve
-from mmbuild.sources.config import SourceConfig, parse_source, read_config
+from mmbuild.sources.config import SourceConfig, read_config
 
 _TRUE = ("1", "true", "yes")
 
@@ -146,7 +147,7 @@ def _load_variant(
     if recipe is None:
         session.findings += findings
         return None
-    recipe, outside = _with_absolute_paths(recipe, node, document.root, session.allow_outside)
+    recipe, outside = resolve_paths(recipe, node, document.root, session.allow_outside)
     findings += outside
     facts, config, fault = _model(recipe, faulty | {item.path for item in outside}, document.root, session)
     faults = [*fault, *judge(recipe, facts, faulty)]
@@ -196,56 +197,6 @@ def _read_config(source: str, revision: str | None, root: Path, offline: bool) -
         return read_config(source, revision, root, offline=offline)
     except MmbuildError as error:
         return error
-
-
-def _with_absolute_paths(
-    recipe: Recipe, node: Node, root: Path, allow_outside: bool
-) -> tuple[Recipe, list[Diagnostic]]:
-    """Local paths made absolute (relative to the file that names them) and confined to ``root``."""
-    findings: list[Diagnostic] = []
-
-    def absolute(text: str, path: tuple[str | int, ...]) -> str:
-        at, _ = find(node, path)
-        source = at.span.source
-        full = Path(os.path.normpath(Path(source.directory) / text))
-        if not (allow_outside or source.trusted or confined(full, root)):
-            findings.append(_outside(text, at, root, path))
-        return str(full)
-
-    model = recipe.model
-    model = model.model_copy(update={"source": _local(model.source, "model", absolute)})
-    if model.vision is not None:
-        source = _local(model.vision.source, "model.vision", absolute)
-        vision = model.vision.model_copy(update={"source": source})
-        model = model.model_copy(update={"vision": vision})
-    update: dict[str, Any] = {"model": model}
-    if recipe.verify is not None:
-        images = tuple(
-            absolute(image, ("verify", "images", index)) for index, image in enumerate(recipe.verify.images)
-        )
-        update["verify"] = recipe.verify.model_copy(update={"images": images})
-    return recipe.model_copy(update=update), findings
-
-
-def _local(source: str, section: str, absolute: Callable[[str, tuple[str | int, ...]], str]) -> str:
-    try:
-        ref = parse_source(source)
-    except MmbuildError:
-        return source
-    if ref.kind not in ("directory", "dummy-directory"):
-        return source
-    prefix = "dummy://" if ref.kind == "dummy-directory" else ""
-    return prefix + absolute(ref.value, (*section.split("."), "source"))
-
-
-def _outside(text: str, at: Node, root: Path, path: tuple[str | int, ...]) -> Diagnostic:
-    return finding(
-        "MM122",
-        f"`{text}` lies outside the project's root {root}",
-        at.span,
-        path=".".join(str(part) for part in path),
-        hint="Move it into the project, name it with --set, or allow it with --allow-outside",
-    )
 
 
 def _point(node: Node, fault: Fault) -> Diagnostic:

@@ -102,9 +102,9 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
             code="MM133",
             hint=f"Recorded: {', '.join(recorded_models())}; or name a directory that holds config.json",
         )
-    from mmbuild.sources import hub
+    from mmbuild.sources.hub import fetch_config
 
-    return SourceConfig(hub.fetch_config(ref.value, revision), "hub")
+    return SourceConfig(fetch_config(ref.value, revision), "hub")
 
 
 def recorded_models() -> tuple[str, ...]:

@@ -1,0 +1,102 @@
+"""Local paths in a recipe: made absolute, and kept within the project's root.
+
+A path is relative to the file that names it, so that a base recipe means the same wherever it is extended. What
+the user types with ``--set`` is relative to the current directory and may lie anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmbuild.errors import MmbuildError
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.files import confined
+from mmbuild.schema.model import Calibration, Model, Recipe, Verify
+from mmbuild.schema.nodes import Node, dotted, find, finding
+from mmbuild.sources.config import parse_source
+
+Key = tuple[str | int, ...]
+
+
+def resolve_paths(
+    recipe: Recipe, node: Node, root: Path, allow_outside: bool
+) -> tuple[Recipe, list[Diagnostic]]:
+    """``recipe`` with every local path absolute, and a finding for each that leaves ``root``.
+
+    Args:
+        recipe: A validated recipe.
+        node: What it was read from: knows which file names which path.
+        root: Project root.
+        allow_outside: Accept paths outside it.
+    """
+    paths = _Paths(node, root, allow_outside)
+    engine, quantization = recipe.engine, recipe.engine.quantization
+    if quantization.calibration is not None:
+        calibration = _calibration(quantization.calibration, paths)
+        quantization = quantization.model_copy(update={"calibration": calibration})
+        engine = engine.model_copy(update={"quantization": quantization})
+    verify = _verify(recipe.verify, paths) if recipe.verify is not None else None
+    update = {"model": _model(recipe.model, paths), "engine": engine, "verify": verify}
+    return recipe.model_copy(update=update), paths.findings
+
+
+@dataclass(slots=True)
+class _Paths:
+    """Where paths are written, and what is wrong with them."""
+
+    node: Node
+    root: Path
+    allow_outside: bool
+    findings: list[Diagnostic] = field(default_factory=list)
+
+    def absolute(self, text: str, *key: str | int) -> str:
+        at, _ = find(self.node, key)
+        source = at.span.source
+        full = Path(os.path.normpath(Path(source.directory) / text))
+        if not (self.allow_outside or source.trusted or confined(full, self.root)):
+            self.findings.append(_outside(text, at, self.root, key))
+        return str(full)
+
+    def source(self, text: str, *key: str | int) -> str:
+        try:
+            ref = parse_source(text)
+        except MmbuildError:
+            return text  # told when the model's config is read
+        if ref.kind == "directory":
+            return self.absolute(ref.value, *key)
+        if ref.kind == "dummy-directory":
+            return f"dummy://{self.absolute(ref.value, *key)}"
+        return text
+
+
+def _model(model: Model, paths: _Paths) -> Model:
+    vision = model.vision
+    if vision is not None:
+        source = paths.source(vision.source, "model", "vision", "source")
+        vision = vision.model_copy(update={"source": source})
+    source = paths.source(model.source, "model", "source")
+    return model.model_copy(update={"source": source, "vision": vision})
+
+
+def _verify(verify: Verify, paths: _Paths) -> Verify:
+    images = tuple(
+        paths.absolute(image, "verify", "images", index) for index, image in enumerate(verify.images)
+    )
+    return verify.model_copy(update={"images": images})
+
+
+def _calibration(calibration: Calibration, paths: _Paths) -> Calibration:
+    data = paths.source(calibration.data, "engine", "quantization", "calibration", "data")
+    return calibration.model_copy(update={"data": data})
+
+
+def _outside(text: str, at: Node, root: Path, key: Key) -> Diagnostic:
+    return finding(
+        "MM122",
+        f"`{text}` lies outside the project's root {root}",
+        at.span,
+        path=dotted(key),
+        hint="Move it into the project, name it with --set, or allow it with --allow-outside",
+    )
