@@ -107,7 +107,7 @@ recipes = st.fixed_dictionaries(
     {
         "version": st.just(1),
         "name": st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
-        "model": st.just({"family": "llava", "source": "model"}),
+        "model": st.fixed_dictionaries({"family": st.just("llava"), "source": st.just("model")}),
         "engine": st.fixed_dictionaries(
             {
                 "backend": st.sampled_from([item.value for item in Backend]),
