@@ -20,6 +20,7 @@ from mmbuild.schema.check import every_key, section_at
         ("  quantization: int8", "  quantization: int_4", ("MM112", "int4"), "int_4"),
         ("  quantization: int8", "  quantization: {algorithm: awq}", ("MM112", "int4_awq"), "awq"),
         ("  dtype: float32", "  dtype: flaot16", ("MM112", "float16"), "flaot16"),
+        ("  quantization: int8", "  quantization: [int8]", ("MM114", None), "["),
         ("  max_batch_size: 2", "  max_batch_size: 0", ("MM113", None), "0"),
         ("  max_batch_size: 2", "  max_batch_size: '2'", ("MM114", None), "'2'"),
         ("  max_batch_size: 2", "  max_batch_size: 2.5", ("MM114", None), "2.5"),

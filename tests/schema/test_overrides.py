@@ -42,7 +42,7 @@ def test_later_wins_and_empty_takes_back(tmp_path: Path) -> None:
         ("engine.batch=1", "MM103", "engine.batch"),
         ("engine.max_batch_size=two", "MM114", "two"),
         ("engine.max_batch_size=no", "MM108", "no"),
-        ("engine.max_batch_size=[1", "MM101", ""),
+        ("engine.max_batch_size=[1", "MM101", "["),
         ("engine.max_multimodal_len=7", "MM141", "7"),
         ("nothing", "MM123", "nothing"),
         ("=1", "MM123", "="),

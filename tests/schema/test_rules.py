@@ -99,7 +99,7 @@ def test_only_the_product_is_accepted(tmp_path: Path, batch: int, images: int, s
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=st.integers(1, 300), answer=st.integers(1, 300))
 def test_positions_bound_prompt_and_answer_together(tmp_path: Path, prompt: int, answer: int) -> None:
-    recipe = RECIPE.replace("128", str(prompt)).replace("64", str(answer))
+    recipe = RECIPE.replace(": 128", f": {prompt}", 1).replace("output_len: 64", f"output_len: {answer}")
     found = codes(load(tmp_path, recipe))
     assert ("MM144" in found) == (prompt + answer > 256)
     assert ("MM143" in found) == (prompt <= 3 * FEATURES)

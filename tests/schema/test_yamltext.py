@@ -19,11 +19,12 @@ def read(text: str) -> tuple[Node | None, list[Diagnostic]]:
 @pytest.mark.parametrize(
     ("text", "code", "line", "column"),
     [
-        ("a: 'x", "MM101", 1, 6),
+        ("a: 'x", "MM101", 1, 4),
         ("a: b: c", "MM101", 1, 5),
         ("a: @x", "MM101", 1, 4),
         ("a: *nowhere", "MM101", 1, 4),
-        ("a: [1, 2", "MM101", 1, 9),
+        ("a: [1, 2", "MM101", 1, 4),
+        ("a: {b: 1\nc: 2\n", "MM101", 1, 4),
         ("", "MM101", 1, 1),
         ("# only a comment\n", "MM101", 1, 1),
         ("a: 1\nb: \x00", "MM101", 2, 4),

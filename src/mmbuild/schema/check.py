@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.model import Recipe
-from mmbuild.schema.nodes import Node, Span, dotted, drop, find, finding, has, plain, put
+from mmbuild.schema.model import Algorithm, Recipe
+from mmbuild.schema.nodes import SHORT, Node, Span, dotted, drop, find, finding, has, plain, put
 from mmbuild.schema.spelling import nearest
 
 Path = tuple[str | int, ...]
@@ -170,7 +170,10 @@ def _not_allowed(path: Path, node: Node, allowed: tuple[str, ...]) -> Diagnostic
 
 def _wrong_type(path: Path, node: Node, wanted: str) -> Diagnostic:
     value = plain(node)
-    hint = None
+    hint: str | None = None
+    allowed: tuple[str, ...] = ()
+    if path and path[-1] in SHORT:
+        wanted, allowed = "a word or a mapping", tuple(item.value for item in Algorithm)
     if value is None:
         hint = "Give a value, or leave the key out"
     elif wanted == "text" and isinstance(value, int | float):
@@ -182,6 +185,7 @@ def _wrong_type(path: Path, node: Node, wanted: str) -> Diagnostic:
         f"`{dotted(path) or 'the recipe'}` must be {wanted}, not {_show(value)}",
         node.span,
         path=dotted(path),
+        allowed=allowed,
         hint=hint,
     )
 

@@ -158,7 +158,7 @@ def _neighbour(path: Path) -> str:
         names = [item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml")]
     except (OSError, ValueError):
         return "Check the path"
-    near = nearest(path.name, names)
+    near = nearest(path.name, names, cutoff=0.8)
     return f"Did you mean `{path.parent / near}`?" if near else "Check the path"
 
 

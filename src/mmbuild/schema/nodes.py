@@ -9,7 +9,7 @@ from typing import Any
 from mmbuild.schema.diagnostics import Diagnostic, Severity
 
 # Keys whose plain word is short for a mapping with that word under the named key.
-_SHORT = {"quantization": "algorithm"}
+SHORT = {"quantization": "algorithm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,8 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def _widen(key: str, node: Node | None) -> Node | None:
-    if node is not None and key in _SHORT and isinstance(node.value, str):
-        return Node({_SHORT[key]: node}, node.span, node.key)
+    if node is not None and key in SHORT and isinstance(node.value, str):
+        return Node({SHORT[key]: node}, node.span, node.key)
     return node
 
 

@@ -23,6 +23,12 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+# What libyaml was reading when it met the unexpected: the place where that began says more.
+_UNCLOSED = {
+    "while parsing a flow mapping": "Close it with `}`, and put commas between its entries",
+    "while parsing a flow sequence": "Close it with `]`, and put commas between its entries",
+    "while scanning a quoted scalar": "Close the quote",
+}
 _NOT_DECIMAL = "MM109"
 
 
@@ -99,6 +105,10 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
     if character == "\t" or (mark is None and "\t" in span.excerpt):
         return finding("MM102", "a tab is used for indentation", span, hint="Indent with spaces")
     context = getattr(error, "context", None)
+    opened = getattr(error, "context_mark", None)
+    if opened is not None and context in _UNCLOSED:
+        message = f"what is opened here does not end where it should: {problem}"
+        return finding("MM101", message, _at(source, opened), hint=_UNCLOSED[context])
     message = f"{problem} {context}" if context else problem
     return finding("MM101", f"not valid YAML: {message}", span, hint=_syntax_hint(problem, character))
 
