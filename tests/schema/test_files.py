@@ -57,14 +57,14 @@ def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
     assert codes(load(tmp_path, RECIPE + "extends: recipe.yaml\n")) == ["MM120"]
 
 
-@pytest.mark.parametrize("extends", ["nowhere.yaml", "'.'", "'a\\0b'"])
+@pytest.mark.parametrize("extends", ["nowhere.yaml", "'./'", "a/b.yaml"])
 def test_a_missing_base_points_at_extends(tmp_path: Path, extends: str) -> None:
-    text = f"version: 1\nname: x\nextends: {extends}\n".replace("\\0", "b/")
+    text = f"version: 1\nname: x\nextends: {extends}\n"
     found = only(load_recipes([write_top(tmp_path, text)]))
     assert (found.code, found.line) == ("MM121", 3)
 
 
-@pytest.mark.parametrize("extends", ["[a.yaml]", "3", "''"])
+@pytest.mark.parametrize("extends", ["[a.yaml]", "3", "''", "."])
 def test_extends_is_one_path(tmp_path: Path, extends: str) -> None:
     result = load_recipes([write_top(tmp_path, TOP.replace("recipe.yaml", extends))])
     assert "MM114" in codes(result)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from recipe_project import RECIPE, codes, load, only, pointed
 
 
@@ -45,6 +47,7 @@ def test_later_wins_and_empty_takes_back(tmp_path: Path) -> None:
         ("engine.max_batch_size=[1", "MM101", "["),
         ("engine.max_multimodal_len=7", "MM141", "7"),
         ("nothing", "MM123", "nothing"),
+        ("extends=a.yaml", "MM123", "extends"),
         ("=1", "MM123", "="),
         ("a..b=1", "MM123", "a..b"),
     ],
@@ -53,6 +56,20 @@ def test_a_fault_points_into_the_argument(tmp_path: Path, argument: str, code: s
     found = only(load(tmp_path, RECIPE, argument))
     assert (found.code, found.file) == (code, f"--set {argument}")
     assert pointed(found) == caret
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    found = only(load(tmp_path, RECIPE, "name=\udcff"))
+    assert (found.code, found.file) == ("MM123", "--set name=\\udcff")
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["", "name=", "engine=", "engine.quantization=", "model.source="]), st.text(max_size=20)
+)
+def test_any_argument_yields_findings_at_most(tmp_path: Path, key: str, text: str) -> None:
+    result = load(tmp_path, RECIPE, key + text, offline=True)
+    assert result.variants or result.diagnostics
 
 
 def test_a_fault_in_one_argument_does_not_hide_others(tmp_path: Path) -> None:

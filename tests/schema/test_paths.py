@@ -49,6 +49,30 @@ def test_images_are_confined_too(tmp_path: Path) -> None:
     assert (found.code, found.path, pointed(found)) == ("MM122", "verify.images[1]", "/etc/passwd")
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("name", [r'"a\0b"', r'"\0"'])
+def test_a_nul_is_a_finding_at_its_place(tmp_path: Path, name: str) -> None:
+    for recipe in (
+        RECIPE.replace("source: model", f"source: {name}"),
+        RECIPE + f"verify: {{images: [{name}]}}\n",
+        RECIPE + f"extends: {name}\n",
+    ):
+        assert only(load(tmp_path, recipe)).code in ("MM114", "MM116")
+
+
+def test_a_name_too_long_to_exist_is_a_finding(tmp_path: Path) -> None:
+    assert codes(load(tmp_path, RECIPE.replace("source: model", f"source: {LONG}"))) == ["MM130"]
+    assert codes(load(tmp_path, RECIPE + f"extends: {LONG}\n")) == ["MM121"]
+    assert codes(load_recipes([Path(LONG)])) == ["MM100"]
+
+
+def test_a_recipe_whose_name_is_no_text_can_be_told(tmp_path: Path) -> None:
+    found = only(load_recipes([tmp_path / "\udcff.yaml"]))
+    assert found.message.encode("utf-8")
+
+
 def test_calibration_data_is_confined_too(tmp_path: Path) -> None:
     calibrated = "quantization: {algorithm: fp8, calibration: {data: ../a.jsonl}}"
     found = only(load(tmp_path, RECIPE.replace("quantization: int8", calibrated)))

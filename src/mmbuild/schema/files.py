@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.nodes import Node, Source, Span, finding, merge
+from mmbuild.schema.nodes import Node, Source, Span, finding, merge, printable
 from mmbuild.schema.spelling import nearest
 from mmbuild.schema.yamltext import parse, split_lines
 
@@ -91,7 +91,7 @@ def _extended(path: Path, node: Node, chain: tuple[Path, ...], document: Documen
     base = node.value.get("extends")
     if base is None or base.value is None:
         return node
-    if not isinstance(base.value, str) or not base.value:
+    if not isinstance(base.value, str) or base.value in ("", ".", "..") or "\0" in base.value:
         document.findings.append(
             finding("MM114", "`extends` must be the path of one recipe file", base.span, path="extends")
         )
@@ -152,7 +152,7 @@ def _text(path: Path, reference: Node | None, document: Document) -> str | None:
 
 
 def _neighbour(path: Path) -> str:
-    if path.is_dir():
+    if os.path.isdir(path):
         return "Name a recipe file, such as a .yaml file in that directory"
     try:
         names = [item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml")]
@@ -163,5 +163,8 @@ def _neighbour(path: Path) -> str:
 
 
 def _label(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:
+        relative = ".."
+    return printable(str(path) if relative.startswith("..") else relative)

@@ -156,6 +156,11 @@ def dotted(path: Sequence[str | int]) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """``text`` as it can be written anywhere: bytes of the command line that are not UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def finding(
     code: str,
     message: str,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.nodes import Node, Source, Span, finding
+from mmbuild.schema.nodes import Node, Source, Span, finding, printable
 from mmbuild.schema.yamltext import parse, split_lines
 
+_NAME_IT = "Write a recipe of a few lines that extends the other"
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -40,12 +41,20 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[list[Override], list[Diag
 
 
 def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
+    clean = printable(argument)
+    if clean != argument:
+        at = Span(Source(f"--set {clean}", (clean,)), 1, 1)
+        return None, [finding("MM123", f"`{clean}` is not UTF-8 text", at, hint="Set the terminal to UTF-8")]
     key, equals, text = argument.partition("=")
     source = Source(f"--set {argument}", split_lines(argument), str(Path.cwd()), trusted=True)
     at = Span(source, 1, 1, max(len(key), 1))
     if not equals or not _KEY.fullmatch(key):
         hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"
         return None, [finding("MM123", f"`{argument}` is not KEY=VALUE with a dotted key", at, hint=hint)]
+    if key == "extends":
+        return None, [
+            finding("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)
+        ]
     if not text.strip():
         return Override(key, Node(None, at, at)), []
     # Blanks in place of the key keep the columns of the argument.

@@ -123,7 +123,7 @@ def _recorded(repo: str) -> Mapping[str, Any] | None:
 
 def _from_directory(directory: Path) -> SourceConfig:
     path = directory / "config.json"
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # unlike Path.is_dir, false for a name too long to exist
         raise ConfigError(
             f"model directory `{_shown(directory)}` does not exist",
             code="MM130",
