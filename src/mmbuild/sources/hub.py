@@ -6,26 +6,19 @@ download that broke off goes on where it stopped, and files that are there alrea
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmbuild.checkpoint.progress import Progress
 from mmbuild.sources import layout
 from mmbuild.sources.errors import SourceError
+from mmbuild.sources.transfer import LOCAL_FAULTS, Wanted, fetch
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ATTEMPTS = 4
-_PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
-_CHUNK = 4 << 20
 
 
 def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
@@ -110,80 +103,15 @@ def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
     total = sum(siblings[name].size or 0 for name in names) or 1
     done = 0
     for name in names:
-        progress(f"downloading {name}", done / total)
-        _fetch(repo, commit, siblings[name], out / name)
+        before = done
+
+        def tell(received: int, name: str = name, before: int = before) -> None:
+            progress(f"downloading {name}", (before + received) / total)
+
+        with _explained(repo, commit):
+            fetch(Wanted(repo, commit, siblings[name]), out / name, tell)
         done += siblings[name].size or 0
     progress("downloaded", 1.0)
-
-
-def _fetch(repo: str, commit: str, sibling: Any, destination: Path) -> None:
-    """One file into ``destination``; a file of the cache that does not match its digest is fetched once more."""
-    from huggingface_hub import hf_hub_download
-
-    for force in (False, True):
-        with _explained(repo, commit):
-            cached = _retried(
-                partial(hf_hub_download, repo, sibling.rfilename, revision=commit, force_download=force)
-            )
-        blob = Path(os.path.realpath(cached))
-        if _digest_of(blob, sibling) == _expected(sibling):
-            _take(blob, destination)
-            return
-    size, digest = _digest_of(blob, sibling)
-    raise SourceError(
-        f"`{sibling.rfilename}` of `{repo}` arrived with {size} bytes and digest {digest[:12]}, "
-        f"and the hub states {sibling.size} bytes and {_expected(sibling)[1][:12]}",
-        code="MM423",
-        hint="A proxy or mirror changes files; check HF_ENDPOINT and the network",
-    )
-
-
-def _retried(fetch: Callable[[], str]) -> str:
-    """Broken connections and short answers are tried again; what arrived is kept in between."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for attempt in range(_ATTEMPTS):
-        try:
-            return fetch()
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if status < 500 or attempt == _ATTEMPTS - 1:
-                raise
-        except (httpx.TransportError, OSError) as error:
-            if _is_answer(error) or attempt == _ATTEMPTS - 1:
-                raise
-        time.sleep(_PAUSE * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _is_answer(error: Exception) -> bool:
-    """Whether the hub has spoken (no such model, not allowed), so that asking again is useless."""
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    return isinstance(error, EntryNotFoundError | RepositoryNotFoundError | RevisionNotFoundError)
-
-
-def _expected(sibling: Any) -> tuple[int, str]:
-    return (sibling.size, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id)
-
-
-def _digest_of(path: Path, sibling: Any) -> tuple[int, str]:
-    """Size and digest: SHA-256 of LFS files, git's blob id (SHA-1 over a header and the content) of others."""
-    size = path.stat().st_size
-    hasher = hashlib.sha256() if sibling.lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            hasher.update(chunk)
-    return size, hasher.hexdigest()
-
-
-def _take(blob: Path, destination: Path) -> None:
-    """A file of the hub's cache into the output; the same bytes on disk where that is possible."""
-    try:
-        os.link(blob, destination)
-    except OSError:
-        shutil.copyfile(blob, destination)
 
 
 def _reference(repo: str, name: str) -> Path:
@@ -218,6 +146,8 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
             hint="Check the name; for a private model set HF_TOKEN",
         ) from error
     except errors.LocalEntryNotFoundError as error:
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            raise _refused(where, error.__cause__) from error
         raise _unreachable(where, error) from error
     except errors.EntryNotFoundError as error:
         raise SourceError(
@@ -245,9 +175,12 @@ def _refused(where: str, error: Any) -> SourceError:
 
 
 def _unreachable(where: str, error: Exception) -> SourceError:
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+    if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
+        file = f" `{error.filename}`" if error.filename else ""
         return SourceError(
-            f"{where}: `{error.filename}`: {error.strerror}", code="MM424", hint="Check space and permissions"
+            f"{where}: writing{file} failed: {error.strerror}",
+            code="MM424",
+            hint="Free space, check permissions, or point HF_HOME elsewhere; what has arrived is kept",
         )
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return SourceError(

@@ -1,0 +1,139 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import weights_on_disk as disk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmbuild.errors import MmbuildError
+from mmbuild.sources.check import check_model, read_header
+from mmbuild.sources.errors import SourceError
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2687736\n"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A whole model of two shards and 4 visual features."""
+    content = disk.config()
+    tensors = disk.decoder(content, np.random.default_rng(0))
+    return disk.write_model(tmp_path / "model", content, tensors, shards=2)
+
+
+def test_a_whole_model_passes(model: Path) -> None:
+    check_model(model, "llava", 4)
+    check_model(disk.DEMO, "llava", 64)
+
+
+def truncate(path: Path, keep: int) -> None:
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+def edit_config(model: Path, **changes: object) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+SHARD = "model-00002-of-00002.safetensors"
+FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "last byte of a shard cut": (lambda m: truncate(m / SHARD, -1), "MM403", SHARD),
+    "shard cut in its header": (lambda m: truncate(m / SHARD, 100), "MM403", SHARD),
+    "empty shard": (lambda m: truncate(m / SHARD, 0), "MM403", SHARD),
+    "shard with a tail": (lambda m: (m / SHARD).open("ab").write(b"x"), "MM403", SHARD),
+    "shard of zeros": (lambda m: (m / SHARD).write_bytes(bytes(5000)), "MM403", SHARD),
+    "shard missing": (lambda m: (m / SHARD).unlink(), "MM405", SHARD),
+    "weights are a pointer": (lambda m: (m / SHARD).write_bytes(POINTER), "MM404", SHARD),
+    "tokenizer is a pointer": (
+        lambda m: (m / "tokenizer.json").write_bytes(POINTER),
+        "MM404",
+        "tokenizer.json",
+    ),
+    "config is a pointer": (lambda m: (m / "config.json").write_bytes(POINTER), "MM404", "config.json"),
+    "index is broken": (lambda m: truncate(m / "model.safetensors.index.json", 30), "MM403", "index"),
+    "config missing": (lambda m: (m / "config.json").unlink(), "MM402", "config.json"),
+    "config cut": (lambda m: truncate(m / "config.json", 30), "MM411", "config.json"),
+    "another family": (lambda m: edit_config(m, model_type="blip-2"), "MM410", "blip-2"),
+    "another tower": (
+        lambda m: edit_config(m, vision_config={"model_type": "siglip_vision_model"}),
+        "MM410",
+        "siglip",
+    ),
+    "other features": (
+        lambda m: edit_config(m, vision_config={"image_size": 24, "patch_size": 8}),
+        "MM412",
+        "(24 // 8)^2 = 9 visual features",
+    ),
+    "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "MM402", "tokenizer.json"),
+    "no processor": (lambda m: (m / "processor_config.json").unlink(), "MM402", "preprocessor_config.json"),
+    "no weights": (
+        lambda m: [path.unlink() for path in m.iterdir() if path.name.startswith("model")],
+        "MM402",
+        "holds no weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_refused_with_its_file_and_code(model: Path, fault: str) -> None:
+    spoil, code, words = FAULTS[fault]
+    spoil(model)
+    with pytest.raises(MmbuildError) as caught:
+        check_model(model, "llava", 4)
+    assert caught.value.code == code
+    assert words in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_pickle_with_more_than_tensors_is_refused(model: Path) -> None:
+    import torch
+
+    for path in model.glob("model*"):
+        path.unlink()
+    torch.save({"w": torch.zeros(2), "epoch": 3}, model / "pytorch_model.bin")
+    with pytest.raises(MmbuildError, match="`epoch` is a int") as caught:
+        check_model(model, "llava", 4)
+    assert caught.value.code == "MM406"
+
+
+def test_a_linked_file_is_called_by_the_user_s_own_path(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    truncate(model / SHARD, -1)
+    for path in model.iterdir():
+        (out / path.name).symlink_to(path)
+    with pytest.raises(SourceError) as caught:
+        check_model(out, "llava", 4)
+    assert str(model / SHARD) in caught.value.message
+
+
+def test_the_header_names_the_tensors() -> None:
+    header = read_header(disk.DEMO / "model.safetensors")
+    assert header["language_model.lm_head.weight"]["dtype"] == "F16"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=300), st.integers(0, 40))
+def test_noise_is_an_error_of_ours_and_never_a_crash(noise: bytes, length: int) -> None:
+    import tempfile
+
+    for data in (
+        noise,
+        length.to_bytes(8, "little") + noise,
+        length.to_bytes(8, "little") + b'{"a":' + noise,
+    ):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            with pytest.raises(SourceError) as caught:
+                read_header(Path(file.name))
+            assert caught.value.code == "MM403"
+
+
+def test_files_beside_the_model_are_not_looked_at(model: Path) -> None:
+    (model / "notes.bin").write_bytes(POINTER)
+    shutil.copyfile(disk.DEMO / "README.md", model / "README.md")
+    check_model(model, "llava", 4)

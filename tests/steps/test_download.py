@@ -1,0 +1,86 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import weights_on_disk as disk
+
+from mmbuild.errors import MmbuildError
+from mmbuild.sources.config import read_config
+from mmbuild.sources.resolve import identify
+from mmbuild.steps import convert, download
+from mmbuild.steps.base import StepContext
+
+
+def context(source: str, root: Path, out: Path, features: int = 64, **params: Any) -> StepContext:
+    """What the planner would hand to the step."""
+    config = read_config(source, None, root).config
+    identity = identify(source, None, root, config=config, digest=lambda path: path.name)
+    out.mkdir()
+    expected = {"family": "llava", "num_visual_features": features}
+    return StepContext(
+        params={**identity.params, **expected, **params},
+        sources=identity.sources,
+        locators=identity.locators,
+        out=out,
+    )
+
+
+def test_files_of_a_directory_are_referenced_not_copied(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    download.run(context(str(disk.DEMO), tmp_path, out))
+    assert all(path.is_symlink() for path in out.iterdir())
+    assert (out / "model.safetensors").resolve() == (disk.DEMO / "model.safetensors").resolve()
+    assert not (out / "README.md").exists()
+
+
+def test_links_of_the_hub_s_cache_are_followed_to_the_file_itself(tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in disk.DEMO.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    out = tmp_path / "out"
+    download.run(context(str(snapshot), tmp_path, out))
+    shutil.rmtree(snapshot)
+    assert (out / "config.json").read_bytes() == (disk.DEMO / "config.json").read_bytes()
+
+
+def test_random_weights_of_a_directory_s_shapes_convert(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(disk.DEMO)
+    out, checkpoint = tmp_path / "out", tmp_path / "checkpoint"
+    download.run(context("dummy://./model", tmp_path, out))
+    assert (out / "tokenizer.json").read_bytes() == (disk.DEMO / "tokenizer.json").read_bytes()
+    assert (out / "model.safetensors").read_bytes() != (disk.DEMO / "model.safetensors").read_bytes()
+    checkpoint.mkdir()
+    params = {"family": "llava", "dtype": "float16", "tensor_parallel": 2}
+    convert.run(StepContext(params=params, inputs={"model": out}, out=checkpoint))
+    assert (checkpoint / "rank1.safetensors").exists()
+
+
+def test_a_broken_model_is_refused_by_the_step(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(disk.DEMO, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(MmbuildError, match="truncated") as caught:
+        download.run(context("model", tmp_path, tmp_path / "out"))
+    assert caught.value.code == "MM403"
+    assert str(weights) in caught.value.message
+
+
+def test_a_model_of_other_features_than_planned_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MmbuildError, match=r"\(64 // 8\)\^2 = 64") as caught:
+        download.run(context(str(disk.DEMO), tmp_path, tmp_path / "out", features=576))
+    assert caught.value.code == "MM412"
+
+
+def test_a_config_that_changed_since_planning_is_refused(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(disk.DEMO, model)
+    planned = context("dummy://./model", tmp_path, tmp_path / "out")
+    content = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**content, "pad_token_id": 3}))
+    with pytest.raises(MmbuildError, match="changed") as caught:
+        download.run(planned)
+    assert caught.value.code == "MM413"
