@@ -19,7 +19,7 @@ from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.materialize import materialize
 from mmbuild.store.publish import remove_tree
-from mmbuild.store.roots import Root, root_path, scan_files, write_root
+from mmbuild.store.roots import Root, read_root, root_path, scan_files, write_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -27,13 +27,13 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def check_replaceable(directory: Path) -> None:
+def check_replaceable(store: Store, directory: Path) -> None:
     """Refuse to replace a directory that mmbuild did not make.
 
     Raises:
         MmbuildError: MM315.
     """
-    if not os.path.lexists(directory) or _is_ours(directory):
+    if not os.path.lexists(directory) or _our_files(store, directory) is not None:
         return
     raise MmbuildError(
         f"`{directory}` exists and was not made by mmbuild",
@@ -64,16 +64,18 @@ def lay_out(
     """
     directory = build.directory
     with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem)):
-        check_replaceable(directory)
+        check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(directory)
         fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
         for place, key in build.targets.items():
             materialize(store, records[key].digest, fresh / place)
-        manifest = manifest_of(build, actions, records, host)
+        files = sorted(scan_files(fresh))
+        manifest = {**manifest_of(build, actions, records, host), "files": files}
+        _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
-        write_root(store, _root(build, records))
+        write_root(store, _root(build, records, [*files, MANIFEST]))
 
 
 def manifest_of(
@@ -109,14 +111,27 @@ def _told(action: Action, record: Record, records: Mapping[str, Record]) -> dict
     }
 
 
-def _root(build: Build, records: Mapping[str, Record]) -> Root:
+def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
+    """Files that somebody put beside ours stay: an engine directory is a fine place for answers."""
+    ours = _our_files(store, directory)
+    if ours is None:
+        return
+    for name in scan_files(directory):
+        target = fresh / name
+        if name not in ours and not os.path.lexists(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).rename(target)
+
+
+def _root(build: Build, records: Mapping[str, Record], names: Sequence[str]) -> Root:
+    found = scan_files(build.directory)
     return Root(
         directory=str(build.directory),
         recipe=build.recipe,
         targets={place: records[key].digest for place, key in build.targets.items()},
         definitions=dict(build.actions),
         artifacts={label: records[key].digest for label, key in build.actions.items()},
-        files=scan_files(build.directory),
+        files={name: found[name] for name in names},
     )
 
 
@@ -148,11 +163,17 @@ def _remove_leftovers(directory: Path) -> None:
         remove_tree(path)
 
 
-def _is_ours(directory: Path) -> bool:
+def _our_files(store: Store, directory: Path) -> frozenset[str] | None:
+    """The files in ``directory`` that mmbuild laid out there; None where the directory is not ours."""
     try:
         if not any(os.scandir(directory)):
-            return True
-        made_by = json.loads((directory / MANIFEST).read_bytes()).get("made_by")
-    except (OSError, ValueError, AttributeError):
-        return False
-    return isinstance(made_by, dict) and "mmbuild" in made_by
+            return frozenset()
+        told = json.loads((directory / MANIFEST).read_bytes())
+        if "mmbuild" in told["made_by"]:
+            return frozenset([MANIFEST, *told["files"]])
+    except NotADirectoryError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # the manifest was altered; the store may know the directory
+    root = read_root(store, directory)
+    return frozenset(root.files) if root is not None and root.files else None

@@ -114,7 +114,7 @@ def _check(
                 hint="that part of the recipe is not built yet; see `mmbuild explain MM203`",
             )
     for build in plan.builds:
-        check_replaceable(build.directory)
+        check_replaceable(store, build.directory)
     actions = [planned.action for planned in todo]
     check_fits(actions, options.capacity, store.root, ignore_estimates=options.ignore_estimates)
 

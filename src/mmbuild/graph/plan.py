@@ -112,8 +112,8 @@ def make_plan(
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
     builds = tuple(_build(graph, build_dir, roots[graph.recipe]) for graph in graphs)
-    state = _State(merged, {}, {}, store)
-    _find_results(state, cache)
+    state = _State(merged, {}, {}, store, cache)
+    _find_results(state)
     restored = _wanted_restores(state, builds, roots)
     _settle(state, restored)
     last = _last_definitions(cache, roots.values())
@@ -133,10 +133,15 @@ class _State:
     records: dict[str, Record]
     verdicts: dict[str, Verdict]
     store: Store
+    cache: ActionCache
     evicted: dict[str, str] = field(default_factory=dict)
 
     def action(self, key: str) -> Action:
         return self.merged[key][0]
+
+    def built_before(self, key: str) -> bool:
+        """Whether the action was ever built, from whatever inputs: only then can it be cut off early."""
+        return bool(self.cache.bodies) and body_key(self.action(key)) in self.cache.bodies
 
 
 def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, ...]]]:
@@ -176,8 +181,9 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None) -> Build:
     return Build(graph.recipe, build_dir / graph.recipe, targets, labels, root is not None and intact(root))
 
 
-def _find_results(state: _State, cache: ActionCache) -> None:
+def _find_results(state: _State) -> None:
     """Follow the journal from the sources down: a result is known when those of its inputs are."""
+    cache = state.cache
     for key, (action, _) in state.merged.items():
         digests: dict[str, str] = {}
         for name, producer in action.inputs.items():
@@ -192,14 +198,14 @@ def _find_results(state: _State, cache: ActionCache) -> None:
                 state.records[key] = found
                 state.verdicts[key] = Verdict.UP_TO_DATE
                 continue
-        state.verdicts[key] = _verdict_of_missing(state, action, cache)
+        state.verdicts[key] = _verdict_of_missing(state, action)
 
 
-def _verdict_of_missing(state: _State, action: Action, cache: ActionCache) -> Verdict:
+def _verdict_of_missing(state: _State, action: Action) -> Verdict:
     """An action without a result runs; only one that was built from other inputs may yet be cut off."""
     if all(producer in state.records for producer in action.inputs.values()):
         return Verdict.RUN
-    return Verdict.UNKNOWN if cache.bodies and body_key(action) in cache.bodies else Verdict.RUN
+    return Verdict.UNKNOWN if state.built_before(action.definition_key) else Verdict.RUN
 
 
 def _wanted_restores(
@@ -253,9 +259,11 @@ def _settle(state: _State, restored: Mapping[str, str]) -> None:
         state.evicted[key] = "its output is no longer in the store and is needed"
         pending += state.action(key).inputs.values()
         for below in _below(key, consumers):
-            if state.verdicts[below] is not Verdict.UNKNOWN:
+            if state.verdicts[below] is Verdict.UP_TO_DATE:
                 state.verdicts[below] = Verdict.UNKNOWN
                 pending += state.action(below).inputs.values()
+            elif below not in state.evicted and state.built_before(below):
+                state.verdicts[below] = Verdict.UNKNOWN
 
 
 def _consumers(merged: Mapping[str, tuple[Action, tuple[str, ...]]]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -133,7 +134,17 @@ def _take_entry(store: Store, out: Path, path: Path, known: Inodes, threads: int
         if info.st_size != twin.size:
             raise _changed_input(name)
         return Entry(name, twin.digest, twin.size, twin.executable)
+    if info.st_nlink > 1:
+        _own(path)
     return Entry(name, hash_file(path, threads), info.st_size, bool(info.st_mode & 0o100))
+
+
+def _own(path: Path) -> None:
+    """Give ``path`` bytes of its own: a hard link to a file of the user would let an edit of that file
+    change the store, and would make the user's file read-only."""
+    fresh = path.with_name(f".own-{os.getpid()}")
+    shutil.copy(path, fresh)
+    os.replace(fresh, path)
 
 
 def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> Entry:
@@ -190,8 +201,6 @@ def _rename_tree(store: Store, out: Path, digest: str) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory that holds read-only files."""
-    import shutil
-
     shutil.rmtree(path, ignore_errors=True)
 
 

@@ -60,8 +60,9 @@ def write_root(store: Store, root: Root) -> None:
 
 
 def intact(root: Root) -> bool:
-    """Whether the directory still holds exactly what was laid out (by stat; nothing is read)."""
-    return scan_files(root.directory) == {path: tuple(stat) for path, stat in root.files.items()}
+    """Whether what was laid out is still there, unchanged (by stat; nothing is read). Other files may be."""
+    found = scan_files(root.directory)
+    return all(found.get(path) == tuple(stat) for path, stat in root.files.items())
 
 
 def scan_files(directory: Path | str) -> dict[str, tuple[int, int, int]]:
