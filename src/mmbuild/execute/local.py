@@ -28,7 +28,8 @@ from mmbuild.host import facts
 from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import ActionCache, Record, append, load_cache
 from mmbuild.store.layout import Store
-from mmbuild.store.locks import Lock, try_lock, using
+from mmbuild.store.locks import Lock, try_lock, using, wait_lock
+from mmbuild.store.publish import remove_tree
 
 _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again."""
@@ -93,6 +94,7 @@ def run_plan(
     sink(Event(Kind.PLAN, data=_counts(plan)))
     with using(store) as hold:
         run = _Run(plan, store, load_cache(store), specs, options, sink)
+        _sweep(store)
         run.begin()
         if todo:
             preload = _preload(specs[p.action.step] for p in todo)
@@ -146,18 +148,22 @@ def _summary(result: Result) -> dict[str, Any]:
     }
 
 
+def _sweep(store: Store) -> None:
+    """Remove the staging that killed applies left."""
+    with wait_lock(store.lock("staging")):
+        for old in store.staging.iterdir():
+            lock = try_lock(old / "lock") if old.is_dir() else None
+            if lock is not None:
+                remove_tree(old)
+                lock.release()
+
+
 @contextmanager
 def _staging(store: Store) -> Iterator[Path]:
-    """A directory for this apply's jobs; what killed ones left is removed on the way."""
-    from mmbuild.store.publish import remove_tree
-
-    for old in store.staging.iterdir():
-        lock = try_lock(old / "lock") if old.is_dir() else None
-        if lock is not None:
-            remove_tree(old)
-            lock.release()
-    path = Path(tempfile.mkdtemp(prefix="apply-", dir=store.staging))
-    lock = try_lock(path / "lock")
+    """A directory for this apply's jobs; its lock tells others that it is in use."""
+    with wait_lock(store.lock("staging")):  # nobody may sweep it before it is locked
+        path = Path(tempfile.mkdtemp(prefix="apply-", dir=store.staging))
+        lock = try_lock(path / "lock")
     try:
         yield path
     finally:

@@ -5,6 +5,7 @@ Runs in a process that was forked for it. It may die at any point: nothing count
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -130,6 +131,8 @@ def _take_over_streams(log: Path) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a killed worker's last words are in the log
 
 
 def _limit_threads(cores: int) -> None:

@@ -94,5 +94,7 @@ def _content_fault(store: Store, root: Path, tree: Tree) -> str | None:
 
 
 def _leftovers(store: Store) -> list[Path]:
-    """Trees without a manifest: a kill came between the two. Nothing refers to them."""
-    return [path for path in store.trees.iterdir() if not store.has(path.name)]
+    """Trees without a manifest (a kill came between the two) and staging: nothing refers to them."""
+    return [path for path in store.trees.iterdir() if not store.has(path.name)] + list(
+        store.staging.iterdir()
+    )

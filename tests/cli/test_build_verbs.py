@@ -1,0 +1,219 @@
+"""plan, apply, cache and graph on real recipes with trivial step bodies, as a user runs them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import step_bodies
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify")
+
+
+class Project:
+    """A directory with the demo recipes and model, and the tool run in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        shutil.copytree(REPOSITORY / "recipes", root / "recipes")
+        shutil.copytree(REPOSITORY / "examples", root / "examples")
+        (root / "pyproject.toml").write_text("")
+        self.environment = {
+            **os.environ,
+            "MMBUILD_STORE": str(root / "store"),
+            "MMBUILD_STEPS": "step_bodies:TABLE",
+            "PYTHONPATH": str(Path(step_bodies.__file__).parent),
+            "NO_COLOR": "1",
+        }
+
+    def run(self, *arguments, status=0, **environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "mmbuild", *map(str, arguments)],
+            cwd=self.root,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr + done.stdout
+        assert "Traceback" not in done.stderr or environment.get("traceback")
+        return done
+
+
+RECIPE = "recipes/demo/llava-int4.yaml"
+NAME = "llava-shapes-int4"
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def planned(text):
+    """Label -> verdict of a printed plan."""
+    pattern = r"(run|unknown until built|restore|up to date) +(\S+)/(\S+)  "
+    return {m[3]: m[1] for line in text.splitlines() if (m := re.match(pattern, line))}
+
+
+def test_plan_then_apply_then_nothing_to_do(project):
+    assert planned(project.run("plan", RECIPE).stdout) == dict.fromkeys(STEPS, "run")
+    project.run("plan", RECIPE, "--detailed-exitcode", status=3)
+    done = project.run("apply", RECIPE)
+    assert done.stdout.strip() == f"build/{NAME}"
+    assert (project.root / "build" / NAME / "manifest.json").exists()
+    assert set(planned(project.run("plan", RECIPE, "--detailed-exitcode").stdout).values()) == {"up to date"}
+    assert "everything is up to date" in project.run("apply", RECIPE).stderr
+
+
+def test_the_plan_of_a_change_names_exactly_what_then_runs(project):
+    project.run("apply", RECIPE)
+    change = ("--set", "engine.quantization=int8")
+    verdicts = planned(project.run("plan", RECIPE, *change).stdout)
+    named = {step for step, verdict in verdicts.items() if verdict in ("run", "unknown until built")}
+    assert named == {"quantize", "build_llm", "assemble", "verify"}
+    events = [
+        json.loads(line) for line in project.run("apply", RECIPE, *change, "--json").stdout.splitlines()
+    ]
+    assert {e["label"].split("/")[1] for e in events if e["event"] == "finished"} == named
+
+
+def test_json_events_are_objects_with_a_schema(project):
+    lines = project.run("apply", RECIPE, "--json").stdout.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert {e["schema"] for e in events} == {1}
+    assert events[0]["event"] == "plan"
+    assert events[-1] | {"at": 0, "seconds": 0, "laid_out": []} == {
+        "schema": 1, "event": "summary", "at": 0, "label": "", "ran": 7, "reused": 0, "failed": 0,
+        "laid_out": [], "seconds": 0,
+    }  # fmt: skip
+
+
+def test_plan_json_tells_the_schema_and_every_action(project):
+    data = json.loads(project.run("plan", RECIPE, "--json").stdout)
+    assert (data["schema"], data["kind"]) == (1, "plan")
+    assert data["actions"][0]["step"] == "download"
+    assert {a["verdict"] for a in data["actions"]} == {"run"}
+
+
+def test_explain_shows_the_derivations(project):
+    assert "num_visual_features = 64: (64 // 8)^2 = 64" in project.run("plan", RECIPE, "--explain").stdout
+
+
+def test_a_saved_plan_is_applied_once(project):
+    project.run("plan", RECIPE, "-o", "saved.plan")
+    project.run("apply", "saved.plan")
+    assert "stale" in project.run("apply", "saved.plan", status=4).stderr
+
+
+@pytest.mark.parametrize("change", ["recipe", "source"])
+def test_a_saved_plan_is_refused_when_something_changed(project, change):
+    project.run("plan", RECIPE, "-o", "saved.plan")
+    if change == "recipe":
+        path = project.root / RECIPE
+        path.write_text(path.read_text().replace("int4\n", "int8\n"))
+    else:
+        path = project.root / "examples/models/llava-shapes/tokenizer.json"
+        path.write_text(path.read_text() + "\n")
+    done = project.run("apply", "saved.plan", status=4)
+    assert "hint:" in done.stderr
+    assert not (project.root / "build").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"kind": "plan"}', '{"kind": "plan", "schema": 99}'])
+def test_what_is_no_plan_is_told(project, text):
+    (project.root / "x.plan").write_text(text)
+    assert "[MM201]" in project.run("apply", "x.plan", status=1).stderr
+
+
+def test_a_changed_source_is_seen_and_named(project):
+    project.run("apply", RECIPE)
+    path = project.root / "examples/models/llava-shapes/tokenizer.json"
+    path.write_text(path.read_text() + "\n")
+    out = project.run("plan", RECIPE).stdout
+    assert "source `model` changed" in out
+
+
+def test_a_file_added_to_a_source_is_seen(project):
+    """The plan cache must notice what it never read."""
+    project.run("apply", RECIPE)
+    (project.root / "examples/models/llava-shapes/added_tokens.json").write_text("{}")
+    assert planned(project.run("plan", RECIPE).stdout)["download"] == "run"
+
+
+def test_a_failure_is_one_screen_with_the_log(project):
+    done = project.run("apply", RECIPE, "--no-progress", status=1, MMBUILD_TEST_FAIL="int4")
+    assert "ZeroDivisionError: the test asked for it" in done.stderr
+    assert "log: " in done.stderr
+    assert "finished actions are kept" in done.stderr
+    assert len(done.stderr.splitlines()) < 25
+    assert project.run(
+        "apply", RECIPE, "--debug", status=1, MMBUILD_TEST_FAIL="int4", traceback="yes"
+    ).stderr.count("Traceback")
+    project.run("apply", RECIPE)
+
+
+def test_a_broken_recipe_is_told_with_its_place(project):
+    (project.root / "bad.yaml").write_text("version: 1\nname: x\nmodle: {}\n")
+    done = project.run("plan", "bad.yaml", status=1)
+    assert "bad.yaml:3:1" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_foreign_store_and_a_missing_recipe_are_told(project):
+    (project.root / "mine").mkdir()
+    (project.root / "mine" / "x").write_text("")
+    assert "[MM303]" in project.run("plan", RECIPE, "--store", "mine", status=1).stderr
+    assert "error" in project.run("plan", "absent.yaml", status=1).stderr
+
+
+def test_cache_verbs(project):
+    project.run("apply", RECIPE)
+    listed = json.loads(project.run("cache", "ls", "--json").stdout)
+    assert len(listed["artifacts"]) == len(STEPS)
+    assert NAME in project.run("cache", "ls").stdout
+    assert "0 faults" in project.run("cache", "verify").stderr
+    shutil.rmtree(project.root / "build")
+    assert "would free" in project.run("cache", "gc", "--dry-run").stderr
+    assert len(project.run("cache", "gc", "--older-than", "1h").stdout.splitlines()) == 0
+    assert len(project.run("cache", "gc", "--max-size", "0MB").stdout.splitlines()) == len(STEPS)
+    assert json.loads(project.run("cache", "ls", "--json").stdout)["artifacts"] == []
+    assert "error:" in project.run("cache", "gc", "--max-size", "lots", status=2).stderr
+
+
+def test_cache_verify_exits_with_1_on_damage(project):
+    project.run("apply", RECIPE)
+    target = next((project.root / "store" / "objects").glob("*/*"))
+    target.chmod(0o644)
+    target.write_text("damage")
+    assert "removed:" in project.run("cache", "verify", status=1).stdout
+    project.run("cache", "verify")
+
+
+def test_graph_prints_what_its_format_promises(project):
+    assert project.run("graph", RECIPE).stdout.startswith("flowchart TD")
+    assert project.run("graph", RECIPE, "--format", "dot").stdout.startswith("digraph")
+    picture = ET.fromstring(project.run("graph", RECIPE, "--format", "svg").stdout)
+    texts = [e.text for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert sorted(texts) == sorted(f"{NAME}/{step}" for step in STEPS)
+
+
+def test_a_second_plan_imports_neither_pydantic_nor_yaml_nor_torch(project):
+    import time
+
+    project.run("apply", RECIPE)
+    deadline = (
+        time.monotonic() + 20
+    )  # files copied a moment ago are not cached until their times have settled
+    while True:
+        shown = project.run("apply", RECIPE, PYTHONPROFILEIMPORTTIME="1").stderr
+        loaded = {line.split("|")[-1].strip().split(".")[0] for line in shown.splitlines() if "|" in line}
+        if not loaded & {"pydantic", "yaml", "rich", "torch", "transformers", "jinja2"}:
+            return
+        assert time.monotonic() < deadline, loaded
