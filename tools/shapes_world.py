@@ -39,12 +39,18 @@ COUNT_WEIGHTS = (0.30, 0.175, 0.175, 0.175, 0.175)
 
 Kind = Literal["shape", "colour", "count", "where", "describe"]
 QUESTIONS: dict[Kind, tuple[str, ...]] = {
-    "shape": ("which shape ?", "what shape is it ?"),
-    "colour": ("what colour ?", "which colour is it ?"),
-    "count": ("how many shapes ?", "how many are there ?"),
-    "where": ("where is it ?", "where is the shape ?"),
-    "describe": ("describe the picture .", "what is in the picture ?"),
-}
+    "shape": ("which shape ?", "what shape is it ?", "what shape is this ?", "which shape is shown ?"),
+    "colour": (
+        "what colour ?", "which colour is it ?", "what colour is the shape ?", "what colour are the shapes ?",
+        "what color is it ?", "what color are they ?",
+    ),
+    "count": ("how many ?", "how many shapes ?", "how many are there ?", "how many shapes are there ?"),
+    "where": ("where ?", "where is it ?", "where is the shape ?"),
+    "describe": (
+        "describe the picture .", "describe the image .", "describe it .", "what is in the picture ?",
+        "what is shown ?", "what is this ?",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +111,16 @@ def draw_picture(scene: Scene, rng: np.random.Generator) -> Image.Image:
 
 
 def questions(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
-    """One question of each kind that the scene allows, in a wording picked at random."""
+    """One question of each kind that the scene allows, in a wording picked at random.
+
+    One in five lacks its mark at the end, as people type.
+    """
     answers = answers_of(scene)
     for kind, wordings in QUESTIONS.items():
         if kind in answers:
-            yield Question(kind, wordings[int(rng.integers(len(wordings)))], answers[kind])
+            text = wordings[int(rng.integers(len(wordings)))]
+            bare = rng.random() < 0.2
+            yield Question(kind, text[:-2] if bare else text, answers[kind])
 
 
 def answers_of(scene: Scene) -> dict[Kind, str]:

@@ -46,6 +46,12 @@ IMAGE, PATCH, TEXT_LENGTH, SLOTS = 64, 8, 28, 5
 FEATURES = (IMAGE // PATCH) ** 2
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 DECODER_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# So that a plain question is enough: `mmbuild run --prompt "how many shapes ?"`.
+CHAT = (
+    "{% for message in messages %}{% for part in message.content %}"
+    "{{ '<image> ' if part.type == 'image' else 'question: ' + part.text + ' answer:' }}"
+    "{% endfor %}{% endfor %}"
+)
 TRAIN_SEED, EXAM_SEED = 20240611, 77_003
 
 
@@ -80,7 +86,7 @@ def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     images = CLIPImageProcessorPil(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE})
     return LlavaProcessor(
         images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=1, chat_template=CHAT,
     )  # fmt: skip
 
 
@@ -319,7 +325,8 @@ README = """# llava-shapes
 
 A LLaVA of {parameters:,} weights (float16) that answers questions about pictures of coloured shapes: which
 shape, what colour, how many (1 to 5), where (9 places, single objects) and a sentence that describes the
-picture. Prompt: `<image> question: how many shapes ? answer:`. It knows the words of its small world only.
+picture. Prompt: `<image> question: how many shapes ? answer:`, or the bare question through the chat template.
+It knows the words of its small world only; `tools/shapes_world.py` lists the wordings it was trained on.
 
 Made by `python tools/train_demo.py --out examples/models/llava-shapes` ({steps} steps of {batch} pictures,
 {pictures:,} pictures, fixed seeds, {seconds:.0f} s on {device}; other devices give other last digits). In
