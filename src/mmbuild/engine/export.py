@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
-from mmbuild.engine.config import EngineConfig
+from mmbuild.engine.config import EngineConfig, EngineError
+from mmbuild.engine.layouts import layout_of
 from mmbuild.engine.llama import Decode, Llama, Prefill
+from mmbuild.engine.weights import PACKAGE_PREFIX, ROTARY
 
 # Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.
 _ISA: Mapping[str, Mapping[str, object]] = {
@@ -30,7 +32,7 @@ def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
     A dimension that can only be 1 is static: Inductor then sees a matrix-vector product for what it is.
     """
     with torch.device(device):
-        model = Llama(config)
+        model = Llama(config, layout_of(device))
         batch, length, slots = _example_sizes(config)
         ids = torch.zeros(batch, length, dtype=torch.int64)
         lengths = torch.full((batch,), length, dtype=torch.int64)
@@ -64,6 +66,31 @@ def _dims(config: EngineConfig) -> Mapping[str, Any]:
         "slots": config.max_seq_len,
     }
     return {name: Dim(name, min=1, max=limit) if limit > 1 else Dim.STATIC for name, limit in limits.items()}
+
+
+def require_outside(path: Path, names: set[str]) -> None:
+    """Make sure that a package takes its weights from outside, every one of them.
+
+    Inductor inlines constants of up to 8 elements; the values it saw were uninitialized.
+
+    Raises:
+        EngineError: ``path`` does not ask for one of ``names``.
+    """
+    package = torch._inductor.aoti_load_package(os.fspath(path), run_single_threaded=True)
+    inlined = sorted(names - set(package.get_constant_fqns()))
+    if inlined:
+        raise EngineError(
+            f"Inductor compiled `{inlined[0]}` into {path.name} instead of leaving it outside",
+            code="MM536",
+            hint="Tensors of up to 8 elements cannot be bound: the model is too small for this backend",
+        )
+
+
+def outside_names(config: EngineConfig) -> set[str]:
+    """What a package of ``config`` must ask for: weights and caches."""
+    with torch.device("meta"):
+        state = Llama(config, "plain").state_dict()
+    return {PACKAGE_PREFIX + name for name in state if name != ROTARY}
 
 
 def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:

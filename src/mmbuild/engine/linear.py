@@ -1,17 +1,23 @@
-"""Linear layers in the layouts of the unified checkpoint, plain and weight-only quantized.
+"""Linear layers, plain and weight-only quantized, on the CPU and on CUDA.
 
 Weights are buffers named as in the checkpoint, so that a rank file's tensors are bound to a compiled package
-without renaming or copying. ``row_count == 1`` (one sequence, one token) is memory-bound: there the quantized
-layers are written as one reduction over the stored integers, which Inductor fuses into a kernel that reads
-every weight byte once. All other shapes widen the weight first and use a matrix product.
+without renaming. One row (one sequence, one token) is memory-bound: there quantized layers read the stored
+integers once, by a reduction that Inductor fuses (CPU) or by a kernel of ours (CUDA). All other shapes widen
+the weights first and use a matrix product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from mmbuild.engine import layouts
 from mmbuild.engine.config import EngineConfig, EngineError
+
+MakeLinear = Callable[[int, int], nn.Module]
 
 
 class Linear(nn.Module):
@@ -19,60 +25,74 @@ class Linear(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, config: EngineConfig, inputs: int, outputs: int) -> None:
+    def __init__(self, config: EngineConfig, layout: layouts.Layout, inputs: int, outputs: int) -> None:
         super().__init__()
+        self.layout = layout
         self.register_buffer("weight", torch.empty(outputs, inputs, dtype=config.torch_dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        return nn.functional.linear(x, self.weight)
+        if self.layout == "rows" and _is_one_row(x):
+            from mmbuild.engine import kernels
+
+            return kernels.float_rows(x.reshape(-1), self.weight).view(*x.shape[:-1], -1)
+        return F.linear(x, self.weight)
 
 
-class Int8Linear(nn.Module):
-    """``y = (x @ weight) * per_channel_scale``; weight int8 [in, out], scale [out] in the engine's dtype."""
-
-    weight: Tensor
-    per_channel_scale: Tensor
-
-    def __init__(self, config: EngineConfig, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.empty(inputs, outputs, dtype=torch.int8))
-        self.register_buffer("per_channel_scale", torch.empty(outputs, dtype=config.torch_dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        if _is_one_row(x):
-            return _scaled(_reduce(x, self.weight), self.per_channel_scale, x)
-        return (x @ self.weight.to(x.dtype)) * self.per_channel_scale
-
-
-class Int4Linear(nn.Module):
-    """As :class:`Int8Linear` with two values a byte: weight int8 [in, out / 2], low nibble first."""
+class PlainLinear(nn.Module):
+    """Weight-only in plain layout: ``y = (x @ weight) * per_channel_scale``, scale [out] in the engine's dtype."""
 
     weight: Tensor
     per_channel_scale: Tensor
 
-    def __init__(self, config: EngineConfig, inputs: int, outputs: int) -> None:
+    def __init__(self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.empty(inputs, outputs // 2, dtype=torch.int8))
+        self.quant_algo = quant_algo
+        columns = outputs if quant_algo == "W8A16" else outputs // 2
+        self.register_buffer("weight", torch.empty(inputs, columns, dtype=torch.int8))
         self.register_buffer("per_channel_scale", torch.empty(outputs, dtype=config.torch_dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        low, high = unpack_int4(self.weight)
-        if _is_one_row(x):
+        if not _is_one_row(x):
+            weight = layouts.widen_plain(self.weight, self.quant_algo).to(x.dtype)
+            return (x @ weight) * self.per_channel_scale
+        if self.quant_algo == "W8A16":
+            y = _reduce(x, self.weight)
+        else:
+            low, high = layouts.unpack_int4(self.weight)
             y = torch.stack((_reduce(x, low), _reduce(x, high)), dim=-1).flatten(-2)
-            return _scaled(y, self.per_channel_scale, x)
-        weight = torch.stack((low, high), dim=-1).flatten(-2).to(x.dtype)
-        return (x @ weight) * self.per_channel_scale
+        return (y * self.per_channel_scale.float()).to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def unpack_int4(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 bytes [in, out / 2] -> the even and the odd columns, int8 [in, out / 2] each, in [-8, 7].
+class RowLinear(nn.Module):
+    """Weight-only in row layout; the same function as :class:`PlainLinear`."""
 
-    Arithmetic shifts of the signed byte extend the sign of either nibble.
-    """
-    return (packed << 4) >> 4, packed >> 4
+    weight: Tensor
+    per_channel_scale: Tensor
+
+    def __init__(self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.quant_algo = quant_algo
+        words = layouts.words_per_row(inputs, quant_algo)
+        if not words:
+            raise EngineError(
+                f"a linear layer of {inputs} inputs does not fill whole 32-bit words in {quant_algo}",
+                code="MM537",
+                hint="On CUDA, int8 needs inputs divisible by 4 and int4 by 8; use another quantization",
+            )
+        self.register_buffer("weight", torch.empty(outputs, words, dtype=torch.int32))
+        self.register_buffer("per_channel_scale", torch.empty(outputs, dtype=config.torch_dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        if _is_one_row(x):
+            from mmbuild.engine import kernels
+
+            y = kernels.integer_rows(x.reshape(-1), self.weight, self.per_channel_scale, self.quant_algo)
+            return y.view(*x.shape[:-1], -1)
+        weight = layouts.widen_rows(self.weight, self.quant_algo).to(x.dtype)
+        return F.linear(x, weight) * self.per_channel_scale
 
 
 def _is_one_row(x: Tensor) -> bool:
@@ -85,23 +105,20 @@ def _reduce(x: Tensor, weight: Tensor) -> Tensor:
     return (x.reshape(-1, 1).float() * weight.float()).sum(dim=0)
 
 
-def _scaled(y: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    return (y * scale.float()).to(x.dtype).view(*x.shape[:-1], -1)
-
-
-_LINEARS: dict[str | None, type[nn.Module]] = {None: Linear, "W8A16": Int8Linear, "W4A16": Int4Linear}
-
-
-def quantizable(config: EngineConfig, inputs: int, outputs: int) -> nn.Module:
-    """The linear layer that holds ``config.quant_algo``'s weights, [inputs] -> [outputs].
+def linear_maker(config: EngineConfig, layout: layouts.Layout) -> MakeLinear:
+    """What makes the decoder's linear layers, ``make(inputs, outputs)``, for the checkpoint's quantization.
 
     Raises:
-        EngineError: No layer here runs that algorithm.
+        EngineError: No layer here runs that quantization.
     """
-    if config.quant_algo not in _LINEARS:
+    algorithm = config.quant_algo
+    if algorithm is None:
+        return lambda inputs, outputs: Linear(config, layout, inputs, outputs)
+    if algorithm not in ("W8A16", "W4A16"):
         raise EngineError(
-            f"the torch backend has no linear layer for `{config.quant_algo}`",
+            f"the torch backend has no linear layer for `{algorithm}`",
             code="MM502",
             hint="It runs none, int8 and int4 weight-only",
         )
-    return _LINEARS[config.quant_algo](config, inputs, outputs)
+    kind = RowLinear if layout == "rows" else PlainLinear
+    return lambda inputs, outputs: kind(config, algorithm, inputs, outputs)

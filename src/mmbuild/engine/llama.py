@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from mmbuild.engine import rotary
 from mmbuild.engine.config import EngineConfig
-from mmbuild.engine.linear import Linear, quantizable
+from mmbuild.engine.layouts import Layout
+from mmbuild.engine.linear import Linear, MakeLinear, linear_maker
 
 
 def cache_shape(config: EngineConfig) -> tuple[int, int, int, int]:
@@ -56,12 +57,12 @@ class RmsNorm(Weight):
 class Mlp(nn.Module):
     """Gated MLP. TensorRT-LLM calls Hugging Face's gate_proj ``fc`` and its up_proj ``gate``."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, make: MakeLinear) -> None:
         super().__init__()
         width = config.intermediate_size // config.tensor_parallel
-        self.fc = quantizable(config, config.hidden_size, width)
-        self.gate = quantizable(config, config.hidden_size, width)
-        self.proj = quantizable(config, width, config.hidden_size)
+        self.fc = make(config.hidden_size, width)
+        self.gate = make(config.hidden_size, width)
+        self.proj = make(width, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, L, hidden] -> [B, L, hidden]."""
@@ -75,7 +76,7 @@ class Attention(nn.Module):
     k_cache: Tensor
     v_cache: Tensor
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, make: MakeLinear) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_size = (
             config.local_heads,
@@ -83,29 +84,27 @@ class Attention(nn.Module):
             config.head_size,
         )
         width = (self.heads + 2 * self.kv_heads) * self.head_size
-        self.qkv = quantizable(config, config.hidden_size, width)
-        self.dense = quantizable(config, self.heads * self.head_size, config.hidden_size)
+        self.qkv = make(config.hidden_size, width)
+        self.dense = make(self.heads * self.head_size, config.hidden_size)
         self.register_buffer("k_cache", torch.zeros(cache_shape(config), dtype=config.torch_dtype))
         self.register_buffer("v_cache", torch.zeros(cache_shape(config), dtype=config.torch_dtype))
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, L, hidden] -> rotated q [B, heads, L, d], rotated k and v [B, kv_heads, L, d]."""
+        """x [B, L, hidden] -> rotated q [B, L, heads, d], rotated k and v [B, L, kv_heads, d]."""
         sizes = [self.heads * self.head_size] + [self.kv_heads * self.head_size] * 2
-        q, k, v = (
-            part.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-            for part in self.qkv(x).split(sizes, dim=-1)
-        )
+        q, k, v = (part.unflatten(-1, (-1, self.head_size)) for part in self.qkv(x).split(sizes, dim=-1))
         return rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin), v
 
     def prefill(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Fill slots 0..L-1 and attend causally among the L tokens: [B, L, hidden] -> the same."""
         batch, length, _ = x.shape
         q, k, v = self.project(x, cos, sin)
-        self.k_cache[:batch, :, :length] = k
-        self.v_cache[:batch, :, :length] = v
+        self.k_cache[:batch, :, :length] = k.transpose(1, 2)
+        self.v_cache[:batch, :, :length] = v.transpose(1, 2)
         group = self.heads // self.kv_heads
         if group > 1:
-            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+            k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         out: Tensor = self.dense(y.transpose(1, 2).flatten(2))
         return out
@@ -120,8 +119,8 @@ class Attention(nn.Module):
         q, k, v = self.project(x, cos, sin)
         rows = torch.arange(batch, device=x.device)[:, None]
         heads = torch.arange(self.kv_heads, device=x.device)[None, :]
-        self.k_cache.index_put_((rows, heads, positions[:, None]), k[:, :, 0])
-        self.v_cache.index_put_((rows, heads, positions[:, None]), v[:, :, 0])
+        self.k_cache.index_put_((rows, heads, positions[:, None]), k[:, 0])
+        self.v_cache.index_put_((rows, heads, positions[:, None]), v[:, 0])
         # The query heads that share a key head become rows of one small product: keys are read once.
         q = q.reshape(batch, self.kv_heads, -1, self.head_size)
         keys, values = self.k_cache[:batch, :, :slots], self.v_cache[:batch, :, :slots]
@@ -133,12 +132,12 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """One decoder layer."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, make: MakeLinear) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, make)
         self.post_layernorm = RmsNorm(config)
-        self.mlp = Mlp(config)
+        self.mlp = Mlp(config, make)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add what attention made of x, then the MLP: both [B, L, hidden]."""
@@ -150,10 +149,10 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Embedding, layers and final norm, under the checkpoint's prefix ``transformer.``."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, make: MakeLinear) -> None:
         super().__init__()
         self.vocab_embedding = Weight(config, config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, make) for _ in range(config.num_hidden_layers))
         self.ln_f = RmsNorm(config)
 
 
@@ -162,12 +161,12 @@ class Llama(nn.Module):
 
     rotary_inv_freq: Tensor
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, layout: Layout) -> None:
         super().__init__()
         self.config = config
-        self.transformer = Transformer(config)
+        self.transformer = Transformer(config, linear_maker(config, layout))
         padded = -(-config.vocab_size // config.tensor_parallel)
-        self.lm_head = Linear(config, config.hidden_size, padded)
+        self.lm_head = Linear(config, layout, config.hidden_size, padded)
         # Real values: Inductor inlines constants of up to 8 elements instead of leaving them to the session.
         self.register_buffer(
             "rotary_inv_freq", rotary.inverse_frequencies(config).to(torch.get_default_device())

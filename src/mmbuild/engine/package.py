@@ -6,6 +6,7 @@ everything that can be checked is checked before ``dlopen``, and a package is on
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ def check_target(target: Mapping[str, Any], torch_version: str) -> None:
     Raises:
         EngineError: Another device, SM, instruction set, architecture or torch version.
     """
-    if torch_version.split("+")[0] != torch.__version__.split("+")[0]:
+    if torch_version.partition("+")[0] != torch.__version__.partition("+")[0]:
         raise EngineError(
             f"the engine was built with torch {torch_version}, and this is torch {torch.__version__}",
             code="MM506",
@@ -83,6 +84,8 @@ def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> Pa
         raise EngineError(
             f"`{path}` is missing", code="MM504", hint="Restore the engine directory with `mmbuild apply`"
         )
+    # torch warns when a package needs less than this CPU offers; check_target refuses what matters.
+    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
     index = torch.cuda.current_device() if device == "cuda" else -1
     try:
         package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)

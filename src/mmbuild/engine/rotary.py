@@ -53,17 +53,21 @@ def _llama3(plain: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     return torch.where(between, blended, slowed)
 
 
-_SCALED = {"default": lambda plain, scaling: plain, "linear": _linear, "llama3": _llama3}
+def _default(plain: Tensor, _scaling: Mapping[str, Any]) -> Tensor:
+    return plain
+
+
+_SCALED = {"default": _default, "linear": _linear, "llama3": _llama3}
 
 
 def tables(positions: Tensor, inv_freq: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines for positions [B, L] -> two tensors [B, 1, L, head_size]."""
-    angles = positions[:, None, :, None].float() * inv_freq
+    """Cosines and sines for positions [B, L] -> two tensors [B, L, 1, head_size]."""
+    angles = positions[:, :, None, None].float() * inv_freq
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the halves of each head (GPT-NeoX order): x [B, heads, L, head_size]."""
+    """Rotate the halves of each head (GPT-NeoX order): x [B, L, heads, head_size]."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

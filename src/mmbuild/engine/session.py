@@ -31,7 +31,8 @@ class Session:
         """
         self.config = config
         self.device = str(target["device"])
-        self._constants = weights.load_rank_file(weights_file, self.device)
+        tensors = weights.load_rank_file(weights_file, self.device)
+        self._constants = weights.arrange(tensors, config, self.device)
         self._constants |= weights.runtime_buffers(config, self.device)
         self._prefill = package.load_package(directory / "prefill.pt2", self._constants, self.device)
         self._decode = package.load_package(directory / "decode.pt2", self._constants, self.device)

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmbuild.engine import layouts
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.llama import cache_shape
 from mmbuild.engine.rotary import inverse_frequencies
@@ -35,6 +36,19 @@ def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
             code="MM504",
             hint="Restore the engine directory with `mmbuild apply` on its recipe",
         ) from error
+
+
+def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) -> dict[str, Tensor]:
+    """A checkpoint's tensors in the layout that ``device``'s packages read (``layouts.py``)."""
+    algorithm = config.quant_algo
+    if algorithm is None or layouts.layout_of(device) == "plain":
+        return dict(tensors)
+    return {
+        name: layouts.pack_rows(layouts.widen_plain(tensor, algorithm), algorithm)
+        if tensor.dtype == torch.int8
+        else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:

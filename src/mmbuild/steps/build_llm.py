@@ -17,13 +17,15 @@ def run(context: StepContext) -> None:
         EngineError: A quantization or rope scaling that the engine does not run, or a compiler that fails.
     """
     from mmbuild.engine.config import from_json
-    from mmbuild.engine.export import compile_package, export_llm
+    from mmbuild.engine.export import compile_package, export_llm, outside_names, require_outside
 
     config = from_json(context.params)
     context.progress("export", 0.0)
     programs = export_llm(config, str(context.target["device"]))
     for done, (name, program) in enumerate(programs.items()):
         context.progress(f"compile {name}", (done + 0.5) / (len(programs) + 0.5))
-        compile_package(program, context.out / f"{name}.pt2", context.target)
+        package = context.out / f"{name}.pt2"
+        compile_package(program, package, context.target)
+        require_outside(package, outside_names(config))
     text = json.dumps(config.to_json(), indent=2, sort_keys=True)
     (context.out / "llm.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,108 @@
+"""How an engine's tokens and distributions compare with a reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmbuild.engine.engine import Engine
+from mmbuild.engine.generate import collect, stream
+from mmbuild.engine.processor import Request
+from mmbuild.engine.reference import Continuation
+
+# How far two logits may be apart for their order to be a matter of rounding, by engine dtype. Logits of
+# trained models lie within +-50; float16 and bfloat16 round those to 1/32 and 1/4, and layers add to that.
+TIE: Mapping[str, float] = {"float32": 1e-3, "float16": 6e-2, "bfloat16": 5e-1}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where greedy tokens first part, with both sides' logits of both tokens (teacher-forced context)."""
+
+    position: int
+    reference_token: int
+    engine_token: int
+    reference_logits: tuple[float, float]
+    engine_logits: tuple[float, float]
+
+    @property
+    def reference_margin(self) -> float:
+        """How much the reference preferred its token."""
+        return self.reference_logits[0] - self.reference_logits[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One request on both sides.
+
+    Attributes:
+        reference_tokens: Greedy tokens of the reference.
+        engine_tokens: Greedy tokens of the engine, on its own.
+        equal_prefix: How many of them agree from the start.
+        difference: The first one that does not.
+        mean_kl: Mean KL(reference || engine) of next-token distributions, nats, over the reference's tokens.
+        max_kl: The largest of them.
+        top1_agreement: Share of positions where both prefer the same token, over the reference's tokens.
+    """
+
+    reference_tokens: tuple[int, ...]
+    engine_tokens: tuple[int, ...]
+    equal_prefix: int
+    difference: Difference | None
+    mean_kl: float
+    max_kl: float
+    top1_agreement: float
+
+
+def compare(engine: Engine, request: Request, reference: Continuation) -> Comparison:
+    """Run ``request`` twice through the engine: free-running, and fed the reference's tokens."""
+    count = len(reference.tokens)
+    prompts, table = engine.prompt_table([request])
+    stopping = engine.stopping(count, ignore_eos=True)
+    (free,) = collect(stream(engine.session, prompts, table, stopping), 1)
+    forced = _teacher_forced(engine, prompts, table, reference.tokens)
+    kl = kl_divergence(reference.logits, forced)
+    prefix = next(
+        (i for i, pair in enumerate(zip(reference.tokens, free, strict=True)) if pair[0] != pair[1]), count
+    )
+    agreement = (forced.argmax(-1) == reference.logits.argmax(-1)).float().mean()
+    return Comparison(
+        reference_tokens=reference.tokens,
+        engine_tokens=tuple(free),
+        equal_prefix=prefix,
+        difference=_difference(prefix, reference, free, forced) if prefix < count else None,
+        mean_kl=float(kl.mean()),
+        max_kl=float(kl.max()),
+        top1_agreement=float(agreement),
+    )
+
+
+def _teacher_forced(
+    engine: Engine, prompts: list[list[int]], table: Tensor, tokens: tuple[int, ...]
+) -> Tensor:
+    """The engine's logits at each of ``tokens``, float32 [N, vocab] on the CPU."""
+    session = engine.session
+    rows = [session.prefill(prompts, table).cpu().clone()]
+    for token in tokens[:-1]:
+        rows.append(session.decode(torch.tensor([token], device=session.device)).cpu().clone())
+    return torch.cat(rows)
+
+
+def kl_divergence(reference: Tensor, engine: Tensor) -> Tensor:
+    """KL(reference || engine) of the distributions of logits [N, vocab], nats -> float32 [N]."""
+    p, q = reference.log_softmax(-1), engine.log_softmax(-1)
+    return (p.exp() * (p - q)).sum(-1).clamp_min(0)
+
+
+def _difference(position: int, reference: Continuation, free: list[int], forced: Tensor) -> Difference:
+    pair = [reference.tokens[position], free[position]]
+    theirs, ours = reference.logits[position, pair].tolist(), forced[position, pair].tolist()
+    return Difference(position, pair[0], pair[1], (theirs[0], theirs[1]), (ours[0], ours[1]))
+
+
+def is_tie(difference: Difference, dtype: str) -> bool:
+    """Whether the reference preferred its token by no more than rounding in ``dtype``."""
+    return difference.reference_margin <= TIE[dtype]
