@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
@@ -43,6 +41,8 @@ def gpu_sm() -> int | None:
     """Compute capability of the first visible GPU as one number (90 for 9.0), or None without one."""
     if not os.path.exists("/dev/nvidiactl") or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
+    import subprocess
+
     try:
         shown = subprocess.run(
             ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
@@ -80,6 +80,8 @@ def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
 
 def facts() -> dict[str, Any]:
     """What a manifest says about the machine; part of no key."""
+    import platform
+
     return {
         "name": os.uname().nodename,
         "system": f"{os.uname().sysname} {os.uname().release}",

@@ -14,11 +14,11 @@ from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Build
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.files import remove_tree
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.materialize import materialize
-from mmbuild.store.publish import remove_tree
 from mmbuild.store.roots import Root, read_root, root_path, scan_files, write_root
 
 MANIFEST = "manifest.json"

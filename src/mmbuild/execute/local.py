@@ -26,10 +26,10 @@ from mmbuild.graph.plan import Build, Plan, Planned, Verdict
 from mmbuild.graph.reasons import remember_definition
 from mmbuild.host import facts
 from mmbuild.steps.registry import StepSpec
+from mmbuild.store.files import remove_tree
 from mmbuild.store.journal import ActionCache, Record, append, load_cache
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import Lock, try_lock, using, wait_lock
-from mmbuild.store.publish import remove_tree
 
 _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again."""
@@ -206,6 +206,7 @@ class _Run:
     reused: list[str] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
     laid_out: list[Path] = field(default_factory=list)
+    host: Mapping[str, Any] = field(default_factory=dict)
     pool: Pool = field(init=False)
 
     def begin(self) -> None:
@@ -393,9 +394,14 @@ class _Run:
 
     def _lay_out(self, build: Build) -> None:
         actions = [self.actions[key] for key in build.actions.values()]
-        lay_out(self.store, build, actions, self.done, facts())
+        lay_out(self.store, build, actions, self.done, self._facts())
         self.laid_out.append(build.directory)
         self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
+
+    def _facts(self) -> Mapping[str, Any]:
+        if not self.host:
+            self.host = facts()
+        return self.host
 
     def _tell(self, kind: Kind, action: Action, **data: Any) -> None:
         self.sink(Event(kind, action.label, data))

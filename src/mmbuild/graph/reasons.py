@@ -9,8 +9,8 @@ from typing import Any
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Why
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
-from mmbuild.store.publish import write_whole
 
 _PARTS = (
     ("params", "parameter"),

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.store.files import remove_tree
 from mmbuild.store.journal import load_cache, rewrite
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import alone
-from mmbuild.store.publish import remove_tree
 from mmbuild.store.roots import all_roots, root_path
 from mmbuild.store.usage import Held, held_artifacts
 

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
-from mmbuild.store.publish import write_whole
 from mmbuild.store.statindex import file_stat, settled
 
 

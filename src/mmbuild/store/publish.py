@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors, fault_point
+from mmbuild.store.files import remove_tree, write_whole
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.layout import Store
 from mmbuild.store.statindex import digest_file
@@ -83,13 +84,6 @@ def read_tree(store: Store, digest: str) -> Tree:
             hint="apply the recipe again; what is missing is built",
         ) from error
     return parse_tree(text, digest)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers see all of it or none."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(content)
-    os.replace(fresh, path)
 
 
 def sync_file_system(path: Path) -> None:
@@ -197,11 +191,6 @@ def _rename_tree(store: Store, out: Path, digest: str) -> None:
         if not target.is_dir():
             raise
         remove_tree(out)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory that holds read-only files."""
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _unfit(name: str, why: str) -> MmbuildError:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
-from mmbuild.store.publish import write_whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
+from mmbuild.store.files import remove_tree
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import alone
-from mmbuild.store.publish import read_tree, remove_tree
+from mmbuild.store.publish import read_tree
 from mmbuild.store.roots import scan_files
 from mmbuild.store.tree import Tree, tree_digest
 

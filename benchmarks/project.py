@@ -1,0 +1,71 @@
+"""A project of many recipes with models of their own, and trivial step bodies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmbuild.steps.base import StepContext
+from mmbuild.steps.registry import BUILT_IN, StepSpec
+
+ROOT = Path(__file__).parents[1]
+MODEL = ROOT / "examples" / "models" / "llava-shapes"
+
+
+def body(context: StepContext) -> None:
+    """Write what the action was given."""
+    (context.out / "result.json").write_text(json.dumps([dict(context.params), dict(context.sources)]))
+
+
+TABLE: Mapping[str, StepSpec] = {
+    name: StepSpec(name, "benchmark-1", "benchmarks.project:body") for name in BUILT_IN
+}
+
+
+def make_project(root: Path, recipes: int) -> list[Path]:
+    """``recipes`` recipe files under ``root``, each with a model directory that differs in one small file."""
+    (root / "recipes").mkdir(parents=True)
+    (root / "pyproject.toml").touch()
+    found = []
+    for number in range(recipes):
+        model = root / "models" / f"m{number}"
+        shutil.copytree(MODEL, model, copy_function=_link)
+        (model / "generation_config.json").unlink(missing_ok=True)
+        (model / "generation_config.json").write_text(json.dumps({"number": number}))
+        path = root / "recipes" / f"r{number}.yaml"
+        path.write_text(_recipe(number))
+        found.append(path)
+    return found
+
+
+def environment(root: Path) -> dict[str, str]:
+    """For commands that run in the project: a store of its own and the trivial bodies."""
+    return {
+        **os.environ,
+        "MMBUILD_STORE": str(root / "store"),
+        "MMBUILD_STEPS": "benchmarks.project:TABLE",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def tool(*arguments: str | Path) -> list[str]:
+    """The command line of mmbuild as it is installed."""
+    installed = Path(sys.executable).with_name("mmbuild")
+    start = [str(installed)] if installed.exists() else [sys.executable, "-m", "mmbuild"]
+    return [*start, *map(str, arguments)]
+
+
+def _link(source: str, target: str) -> None:
+    os.link(source, target)
+
+
+def _recipe(number: int) -> str:
+    return (
+        f"version: 1\nname: r{number}\nmodel:\n  family: llava\n  source: ../models/m{number}\n"
+        "engine:\n  backend: torch\n  dtype: float32\n  quantization: int4\n"
+        "  max_batch_size: 1\n  max_input_len: 128\n  max_output_len: 40\n"
+    )
