@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import step_cache
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from mmbuild.families import family
 from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
-from mmbuild.steps.base import StepContext
 
 PROCESSOR = Path(__file__).parents[2] / "examples" / "models" / "llava-shapes"
 QUANT_ALGO = {"none": None, "int8": "W8A16", "int4": "W4A16"}
@@ -73,7 +73,7 @@ def save_random_model(directory: Path, seed: int) -> LlavaConfig:
 
 def build_engine(
     model: Path,
-    out: Path,
+    root: Path | None = None,
     *,
     quantization: str = "none",
     dtype: str = "float32",
@@ -82,19 +82,19 @@ def build_engine(
     max_output_len: int = 40,
     processor: Path = PROCESSOR,
 ) -> Path:
-    """Run the steps of a LLaVA recipe one after the other; returns the engine directory."""
+    """Run the steps of a LLaVA recipe one after the other; returns the engine directory.
+
+    ``root`` keeps the outputs of the steps; left out, a directory that all tests share.
+    """
+    root = root or step_cache.default_root()
     facts = family("llava").facts(json.loads((model / "config.json").read_text()))
     features = facts.visual.num_visual_features
-    parts = {name: out / name for name in ("convert", "quantize", "llm", "visual", "engine")}
-    for path in parts.values():
-        path.mkdir(parents=True)
     params: dict[str, Any] = {"family": "llava", "dtype": dtype, "tensor_parallel": 1}
-    convert.run(StepContext(params=params, inputs={"model": model}, out=parts["convert"]))
-    checkpoint = parts["convert"]
+    checkpoint = step_cache.run_step(root, convert.run, params, inputs={"model": model})
     if quantization != "none":
-        inputs = {"checkpoint": checkpoint}
-        checkpoint = parts["quantize"]
-        quantize.run(StepContext(params={"algorithm": quantization}, inputs=inputs, out=checkpoint))
+        checkpoint = step_cache.run_step(
+            root, quantize.run, {"algorithm": quantization}, inputs={"checkpoint": checkpoint}
+        )
     sizes = asdict(facts.llm)
     del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
     limits = {
@@ -106,8 +106,8 @@ def build_engine(
         "max_output_len": max_output_len,
         "max_multimodal_len": max_batch_size * features,
     }
-    build_llm.run(StepContext(params=sizes | limits, out=parts["llm"], target=TARGET))
-    visual = {
+    llm = step_cache.run_step(root, build_llm.run, sizes | limits, target=TARGET)
+    visual_params = {
         "family": "llava",
         "dtype": dtype,
         "feature_dtype": dtype,
@@ -115,20 +115,18 @@ def build_engine(
         "num_visual_features": features,
         "image_size": list(facts.visual.image_size),
     }
-    build_visual.run(
-        StepContext(params=visual, inputs={"model": model}, out=parts["visual"], target=TARGET)
+    visual = step_cache.run_step(
+        root, build_visual.run, visual_params, inputs={"model": model}, target=TARGET
     )
-    assemble.run(
-        StepContext(
-            params={
-                "family": "llava",
-                "image_token_id": facts.image_token_id,
-                "eos_token_ids": list(facts.eos_token_ids),
-                "toolchain": {"torch": torch.__version__},
-            },
-            inputs={"checkpoint": checkpoint, "llm": parts["llm"], "visual": parts["visual"], "model": processor},
-            out=parts["engine"],
-            target=TARGET,
-        )
+    return step_cache.run_step(
+        root,
+        assemble.run,
+        {
+            "family": "llava",
+            "image_token_id": facts.image_token_id,
+            "eos_token_ids": list(facts.eos_token_ids),
+            "toolchain": {"torch": torch.__version__},
+        },
+        inputs={"checkpoint": checkpoint, "llm": llm, "visual": visual, "model": processor},
+        target=TARGET,
     )
-    return parts["engine"]

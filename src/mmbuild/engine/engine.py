@@ -217,7 +217,8 @@ class Engine:
             decode_seconds=end - (first or end),
             prompt_tokens=sum(map(len, prompts)),
             new_tokens=sum(map(len, sequences)),
-            steps=max(len(steps) - 1, 0),
+            # The first tokens come from prefill; what found the last sequence's end was a step too.
+            steps=min(len(steps), stopping.max_new_tokens - 1),
             peak_bytes=self._peak_bytes(),
         )
         return Generation(answers, profile)

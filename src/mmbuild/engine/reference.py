@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.engine.config import DTYPES
+from mmbuild.engine.config import DTYPES, EngineError
 from mmbuild.engine.processor import Request
 
 
@@ -27,10 +27,26 @@ class Continuation:
 
 
 def load_reference(model: Path, dtype: str, device: str) -> Any:
-    """The model as transformers runs it, in ``dtype`` on ``device``."""
-    from transformers import AutoModelForImageTextToText
+    """The model as transformers runs it, in ``dtype`` on ``device``.
 
-    loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=DTYPES[dtype], local_files_only=True)
+    Raises:
+        EngineError: transformers cannot load ``model``.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        loaded = AutoModelForImageTextToText.from_pretrained(
+            model, dtype=DTYPES[dtype], local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise EngineError(
+            f"transformers cannot load `{model}`: {str(error).splitlines()[0]}",
+            code="MM563",
+            hint="Give the model directory that the engine was built from with --model",
+        ) from error
     # Answers are compared over their full length: no token ends one.
     loaded.generation_config.eos_token_id = None
     return loaded.to(device).eval()

@@ -103,6 +103,7 @@ def _told(action: Action, record: Record, records: Mapping[str, Record]) -> dict
         "target": dict(action.target),
         "toolchain": dict(action.toolchain),
         "sources": dict(action.sources),
+        "locators": dict(action.locators),
         "inputs": {name: records[key].digest for name, key in action.inputs.items()},
         "seconds": record.seconds,
         "peak_memory": record.memory,

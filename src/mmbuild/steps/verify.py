@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.errors import MmbuildError
 from mmbuild.steps.base import StepContext
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from mmbuild.engine.engine import Engine
 
 REPORT = "report.json"
-DEFAULT_PROMPTS = ("What is in the picture?",)
+# Asked where a recipe names none; put into the model's chat form.
+DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
+DEFAULT_NEW_TOKENS = 32
 
 
 class VerifyError(MmbuildError):
@@ -37,7 +40,9 @@ def run(context: StepContext) -> None:
     """
     from mmbuild.engine.engine import Engine
 
-    images: list[Any] = [Path(path) for _, path in sorted(context.locators.items())]
+    # `image2` goes before `image10`.
+    named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
+    images: list[Any] = [Path(path) for _, path in named]
     engine = Engine.load(context.inputs["engine"])
     report = measure(
         engine,
@@ -47,9 +52,26 @@ def run(context: StepContext) -> None:
         max_new_tokens=context.params["max_new_tokens"],
         progress=context.progress,
     )
-    text = json.dumps(report, indent=2, sort_keys=True)
-    (context.out / REPORT).write_text(text + "\n", encoding="utf-8")
+    write(report, context.out / REPORT)
     judge(report)
+
+
+def write(report: dict[str, Any], path: Path) -> None:
+    """Write a report, whole or not at all.
+
+    Raises:
+        VerifyError: ``path`` cannot be written.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        raise VerifyError(
+            f"the report `{path}` cannot be written: {error.strerror}",
+            code="MM562",
+            hint="Give another place with --out",
+        ) from error
 
 
 def measure(
@@ -59,7 +81,7 @@ def measure(
     prompts: Sequence[str],
     images: Sequence[Any],
     max_new_tokens: int,
-    progress: Any = lambda message, fraction: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Ask engine and reference every prompt about every image.
 

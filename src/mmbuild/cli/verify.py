@@ -1,0 +1,150 @@
+"""``mmbuild verify``: hold a built engine against the model that it came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmbuild.cli import options
+
+
+@click.command("verify")
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model directory (default: the one it was built from)."
+)
+@click.option("--image", "images", multiple=True, metavar="FILE", help="A picture; default: the recipe's.")
+@click.option("--prompt", "prompts", multiple=True, help="A question; default: the recipe's.")
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), help="Tokens per question; default: the recipe's, or 32."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the report goes (default: BUILD/report.json)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report.")
+@options.store
+def command(
+    *,
+    build: Path,
+    model: Path | None,
+    images: tuple[str, ...],
+    prompts: tuple[str, ...],
+    max_new_tokens: int | None,
+    out: Path | None,
+    as_json: bool,
+    store: Path | None,
+) -> None:
+    """Compare a built engine with transformers on the weights it was built from.
+
+    Every prompt is asked about every image, on both sides. An unquantized engine must give the same greedy
+    tokens up to rounding, else the exit status is 1; a quantized one is measured. The report says the first
+    differing token of each question with both sides' logits.
+
+    \b
+    Example:
+      mmbuild verify build/llava-shapes-int4
+      mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
+    """
+    from mmbuild.cli.output import say
+    from mmbuild.engine import layout
+    from mmbuild.engine.engine import Engine
+    from mmbuild.steps import verify
+
+    layout.read(build)  # first whether it is an engine at all
+    asked = recorded_questions(build)
+    directory = model or model_of(build, store)
+    engine = Engine.load(build)
+    report = verify.measure(
+        engine,
+        directory,
+        prompts=prompts or asked.get("prompts") or verify.DEFAULT_PROMPTS,
+        images=list(images)
+        or asked.get("images")
+        or verify.generated_pictures(engine.visual.config.image_size),
+        max_new_tokens=min(
+            max_new_tokens or asked.get("max_new_tokens") or verify.DEFAULT_NEW_TOKENS,
+            engine.config.max_output_len,
+        ),
+    )
+    path = out or build / verify.REPORT
+    verify.write(report, path)
+    click.echo(json.dumps(report, indent=2) if as_json else render(report))
+    say(f"report: {path}")
+    verify.judge(report)
+
+
+def recorded_questions(build: Path) -> dict[str, Any]:
+    """Prompts, pictures that still exist and the number of tokens of the recipe's verify section."""
+    action = _action(build, "verify")
+    if action is None:
+        return {}
+    places = sorted(action.get("locators", {}).items(), key=lambda item: (len(item[0]), item[0]))
+    images = [path for _, path in places if Path(path).is_file()]
+    return {**action.get("params", {}), "images": images if len(images) == len(places) else []}
+
+
+def model_of(build: Path, store: Path | None) -> Path:
+    """The model directory that ``build`` came from, in the store.
+
+    Raises:
+        VerifyError: The manifest is gone, or the store no longer has the model.
+    """
+    from mmbuild.steps.verify import VerifyError
+    from mmbuild.store.layout import open_store
+
+    action = _action(build, "download")
+    if action is None:
+        raise VerifyError(
+            f"`{build}/manifest.json` does not say which model the engine was built from",
+            code="MM561",
+            hint="Apply its recipe again, or give the model directory with --model",
+        )
+    opened = open_store(store)
+    if not opened.has(action["artifact"]):
+        raise VerifyError(
+            f"the model that `{build}` was built from is not in the store `{opened.root}`",
+            code="MM561",
+            hint="Name the store with --store, apply the recipe again, or give the model directory with --model",
+        )
+    return opened.tree(action["artifact"])
+
+
+def _action(build: Path, step: str) -> Mapping[str, Any] | None:
+    """The manifest's entry of ``step``; None where there is no such entry or no readable manifest."""
+    try:
+        actions = json.loads((build / "manifest.json").read_bytes())["actions"]
+        return next((action for action in actions if action["step"] == step), None)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """A report as a table and its summary."""
+    lines = [f"{'image':<7}{'equal tokens':<14}{'mean KL':<11}question -> engine (reference)"]
+    for entry in report["questions"]:
+        engine, reference = entry["answers"]["engine"], entry["answers"]["reference"]
+        other = "" if engine == reference else f" ({reference})"
+        count = f"{entry['equal_prefix']}/{len(entry['reference_tokens'])}"
+        lines.append(
+            f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{entry['prompt']} -> {engine}{other}"
+        )
+    return "\n".join([*lines, "", *_summary(report)])
+
+
+def _summary(report: Mapping[str, Any]) -> list[str]:
+    from mmbuild.steps.verify import describe
+
+    summary = report["summary"]
+    kind = f"{summary['dtype']}, {summary['quant_algo'] or 'not quantized'}"
+    lines = [
+        f"{summary['identical']} of {summary['questions']} questions identical over {summary['tokens_each']} "
+        f"tokens, {summary['ties']} part where rounding decides ({kind})",
+        f"answers agree {summary['answer_agreement']:.1%}, top-1 {summary['top1_agreement']:.1%}, "
+        f"mean KL {summary['mean_kl']:.2e}, largest {summary['max_kl']:.2e}",
+    ]
+    apart = [entry for entry in report["questions"] if entry["difference"] is not None]
+    return lines + [f"first difference: {describe(entry)}" for entry in apart[:1]]

@@ -1,0 +1,90 @@
+"""Step outputs kept between tests, test processes and runs, so that each engine is compiled once.
+
+A step's output lies in a directory named by everything that made it: the step, its parameters and inputs,
+and the code of the steps. One process makes it, the others wait for its lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmbuild
+from mmbuild.steps.base import StepContext
+
+_CODE = ("checkpoint", "engine", "families", "steps", "visual")
+
+
+def default_root() -> Path:
+    """The kept outputs of this code; ``make clean`` removes them."""
+    beside = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent
+    return beside / "test-engines" / code_key()
+
+
+@cache
+def code_key() -> str:
+    """Changes with the code that makes engines and with torch."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    root = Path(mmbuild.__file__).parent
+    for path in sorted(path for name in _CODE for path in (root / name).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def tree_key(directory: Path) -> str:
+    """Digest of a directory's files."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(directory).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def once(root: Path, name: str, key: Any, make: Callable[[Path], None]) -> Path:
+    """The directory that ``make(directory)`` filled, the first time that ``name`` and ``key`` were asked for."""
+    text = json.dumps(key, sort_keys=True, default=str)
+    done = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    with _locked(done.with_suffix(".lock")):
+        if not done.exists():
+            fresh = done.with_suffix(".part")
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(parents=True)
+            make(fresh)
+            fresh.rename(done)
+    return done
+
+
+def run_step(
+    root: Path,
+    run: Callable[[StepContext], None],
+    params: Mapping[str, Any],
+    *,
+    inputs: Mapping[str, Path] | None = None,
+    target: Mapping[str, Any] | None = None,
+) -> Path:
+    """The output of a step, from ``root`` where it is known. Inputs are known by their names there."""
+    inputs, target = inputs or {}, target or {}
+    name = run.__module__.rpartition(".")[2]
+    known = {given: path.name if path.parent == root else tree_key(path) for given, path in inputs.items()}
+
+    def make(out: Path) -> None:
+        run(StepContext(params=params, inputs=inputs, target=target, out=out))
+
+    return once(root, name, [params, known, target], make)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
