@@ -5,10 +5,10 @@ Runs in a process that was forked for it. It may die at any point: nothing count
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -144,21 +144,24 @@ def _limit_threads(cores: int) -> None:
 
 @contextmanager
 def _peak_anonymous() -> Iterator[Callable[[], int]]:
-    """Sample this process's anonymous memory; the value is a function that gives the peak in bytes."""
-    stop = threading.Event()
+    """Sample this process's anonymous memory; the value is a function that gives the peak in bytes.
+
+    A bare thread that nobody waits for: starting and joining a ``threading.Thread`` would cost more than the
+    rest of a short action.
+    """
+    stopped: list[bool] = []
     highest = [_anonymous()]
 
     def sample() -> None:
-        while not stop.wait(_SAMPLE_SECONDS):
+        while not stopped:
+            time.sleep(_SAMPLE_SECONDS)
             highest[0] = max(highest[0], _anonymous())
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
+    _thread.start_new_thread(sample, ())
     try:
         yield lambda: highest[0]
     finally:
-        stop.set()
-        thread.join()
+        stopped.append(True)
         highest[0] = max(highest[0], _anonymous())
 
 
