@@ -1,18 +1,13 @@
-"""Speed and memory of convert and quantize against ``cp`` of the same bytes, in one run.
+"""Convert and quantize beside ``cp`` of the same files, by turns, the best of three each.
 
-    python benchmarks/convert.py                 a decoder of about 1.3 GB
-    python benchmarks/convert.py --shape 7b      LLaVA-1.5-7B: needs 45 GB of disk
-
-Random weights are written first. ``cp`` copies the model's files before and after every measurement and the
-better of the two counts, so that neither the page cache nor a slow disk favours one side. GB/s are bytes of
-the output in wall time, the step's import of torch left out. Peak anonymous memory (RssAnon, sampled every
-5 ms in the measured process) includes the interpreter and torch; what it was before the step is beside it.
+`python -m benchmarks.convert` takes a decoder of 1.2 GB with random weights; `--shape 7b` takes
+LLaVA-1.5-7B and 45 GB of disk. The import of torch is left out of the times. Peak anonymous memory (RssAnon of
+the measured process, every 5 ms) includes the interpreter and torch.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shutil
 import subprocess
@@ -24,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.report import Row, table
+
+ROUNDS = 3
 SMALL: Mapping[str, Any] = {
     "model_type": "llava",
     "image_token_index": 32000,
@@ -44,6 +42,15 @@ SMALL: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """A step, its parameters and its inputs."""
+
+    step: str
+    params: dict[str, Any]
+    inputs: dict[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One step: wall seconds, bytes written, anonymous memory before and at its peak."""
 
@@ -61,21 +68,21 @@ def anonymous_memory() -> int:
     raise OSError("this kernel does not state RssAnon")
 
 
-def measure(step: str, params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path) -> Measured:
+def run(work: Work, out: Path) -> Measured:
     """Run a step in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        seconds, before, peak = pool.apply(_run, (step, dict(params), dict(inputs), out))
+        seconds, before, peak = pool.apply(_run, (work, out))
     return Measured(seconds, directory_size(out), before, peak)
 
 
-def _run(step: str, params: dict[str, Any], inputs: dict[str, Path], out: Path) -> tuple[float, int, int]:
+def _run(work: Work, out: Path) -> tuple[float, int, int]:
     import importlib
 
     import torch
 
     from mmbuild.steps.base import StepContext
 
-    module = importlib.import_module(f"mmbuild.steps.{step}")
+    module = importlib.import_module(f"mmbuild.steps.{work.step}")
     out.mkdir()
     before = anonymous_memory()
     peaks = [before]
@@ -88,7 +95,7 @@ def _run(step: str, params: dict[str, Any], inputs: dict[str, Path], out: Path) 
     sampler = threading.Thread(target=sample)
     sampler.start()
     started = time.perf_counter()
-    module.run(StepContext(params=params, inputs=inputs, out=out, cores=torch.get_num_threads()))
+    module.run(StepContext(params=work.params, inputs=work.inputs, out=out, cores=torch.get_num_threads()))
     seconds = time.perf_counter() - started
     done.set()
     sampler.join()
@@ -99,56 +106,61 @@ def directory_size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.iterdir())
 
 
-def copy_rate(source: Path, target: Path) -> float:
-    """GB/s of ``cp``, not as a reflink."""
+def copy_seconds(source: Path, target: Path) -> float:
+    """Time of ``cp``, never as a reflink."""
     started = time.perf_counter()
     subprocess.run(["cp", "-r", "--reflink=never", str(source), str(target)], check=True)
     seconds = time.perf_counter() - started
-    size = directory_size(target)
     shutil.rmtree(target)
-    return size / seconds / 1e9
+    return seconds
 
 
-def bench(config: Mapping[str, Any], room: Path) -> None:
+def measure() -> list[Row]:
+    """The rows for the small shape."""
+    return rows(SMALL, None)
+
+
+def rows(config: Mapping[str, Any], directory: Path | None) -> list[Row]:
+    """One row for each step; works in ``directory`` or the temporary one."""
     from mmbuild.checkpoint.progress import silent
     from mmbuild.sources import dummy
 
-    model = room / "model"
-    model.mkdir()
-    started = time.perf_counter()
-    dummy.write_weights(config, model, 0, "float16", silent)
-    rate = directory_size(model) / (time.perf_counter() - started) / 1e9
-    print(f"model: {directory_size(model) / 1e9:.2f} GB, random weights written at {rate:.2f} GB/s\n")
-    print("| step | GB out | s | GB/s | cp GB/s | share of cp | peak anonymous MB | before MB |")
-    print("|---|---|---|---|---|---|---|---|")
-    common = {"family": "llava", "dtype": "float16"}
-    for ranks in (1, 2, 4):
-        out = room / f"tp{ranks}"
-        params = {**common, "tensor_parallel": ranks}
-        report(f"convert tp {ranks}", "convert", params, {"model": model}, out, model)
-        if ranks > 1:
-            shutil.rmtree(out)
-    for algorithm in ("int8", "int4"):
-        out, source = room / algorithm, room / "tp1"
-        report(
-            f"quantize {algorithm}", "quantize", {"algorithm": algorithm}, {"checkpoint": source}, out, source
-        )
-        shutil.rmtree(out)
+    with tempfile.TemporaryDirectory(prefix="mmbuild-convert-", dir=directory) as place:
+        room = Path(place)
+        model = room / "model"
+        model.mkdir()
+        dummy.write_weights(config, model, 0, "float16", silent)
+        params = {"family": "llava", "dtype": "float16"}
+        found = []
+        for ranks in (1, 2, 4):
+            work = Work("convert", {**params, "tensor_parallel": ranks}, {"model": model})
+            found.append(row(f"convert, tp {ranks}", work, room))
+        checkpoint = room / "checkpoint"
+        run(Work("convert", {**params, "tensor_parallel": 1}, {"model": model}), checkpoint)
+        for algorithm in ("int8", "int4"):
+            work = Work("quantize", {"algorithm": algorithm}, {"checkpoint": checkpoint})
+            found.append(row(f"quantize, {algorithm}", work, room))
+    return found
 
 
-def report(
-    label: str, step: str, params: Mapping[str, Any], inputs: Mapping[str, Path], out: Path, copied: Path
-) -> None:
-    """One row of the table. GB/s of quantize count what it reads: it writes a half or a quarter of that."""
-    before = copy_rate(copied, out.parent / "copy")
-    result = measure(step, params, inputs, out)
-    copy = max(before, copy_rate(copied, out.parent / "copy"))
-    size = directory_size(copied) if step == "quantize" else result.size
-    rate = size / result.seconds / 1e9
-    print(
-        f"| {label} | {result.size / 1e9:.2f} | {result.seconds:.2f} | {rate:.2f} | {copy:.2f} "
-        f"| {rate / copy:.2f} | {result.peak / 1e6:.0f} | {result.before / 1e6:.0f} |",
-        flush=True,
+def row(what: str, work: Work, room: Path) -> Row:
+    """Copy and step by turns; the best of each."""
+    (source,) = work.inputs.values()
+    size = directory_size(source)
+    copies, results = [], []
+    for _ in range(ROUNDS):
+        copies.append(copy_seconds(source, room / "copy"))
+        results.append(run(work, room / "out"))
+        shutil.rmtree(room / "out")
+    copy, seconds = size / min(copies) / 1e9, min(result.seconds for result in results)
+    # Quantize writes a half or a quarter of what it reads, so its rate is that of reading.
+    rate = (results[0].size if work.step == "convert" else size) / seconds / 1e9
+    peak = max(result.peak for result in results) / 1e6
+    return Row(
+        what,
+        f"{rate:.2f} GB/s ({size / 1e9:.1f} GB in {seconds:.2f} s), peak anonymous {peak:.0f} MB",
+        f"cp {copy:.2f} GB/s: {rate / copy:.2f} of it; python with torch {results[0].before / 1e6:.0f} MB",
+        "0.5 of cp, 1500 MB" if work.step == "convert" else "1500 MB",
     )
 
 
@@ -164,9 +176,7 @@ def main() -> None:
         from mmbuild.sources.config import read_config
 
         config = read_config("dummy://llava-hf/llava-1.5-7b-hf", None, Path()).config
-    with tempfile.TemporaryDirectory(prefix="mmbuild-convert-", dir=args.dir) as room:
-        print(json.dumps({"shape": args.shape, "directory": str(Path(room).parent)}))
-        bench(config, Path(room))
+    print(table(rows(config, args.dir)))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,20 @@ def test_halves_round_away_from_zero_and_the_largest_value_is_clipped() -> None:
     assert scales.tolist() == [1.0, 1.0]
 
 
+def test_no_half_and_no_neighbour_of_a_half_is_rounded_wrongly() -> None:
+    halves = np.arange(-127.5, 127, 1, dtype=np.float32)
+    near = np.concatenate(
+        (halves, np.nextafter(halves, np.float32(0)), np.nextafter(halves, np.float32(np.inf)))
+    )
+    # A largest value of 128 makes the scale 1, so that values are their own ratios.
+    values, scales = quantize(
+        torch.from_numpy(np.append(near, np.float32(128))).view(1, -1), ALGORITHMS["int8"]
+    )
+    assert scales.item() == 1.0
+    exact = np.copysign(np.floor(np.abs(near.astype(np.float64)) + 0.5), near)
+    assert np.array_equal(values[:-1, 0].numpy(), exact.clip(-128, 127))
+
+
 def test_an_output_of_zeros_gives_zeros_and_no_nan() -> None:
     weight = torch.tensor([[0.0, 0.0], [1.0, -1.0]], dtype=torch.float16)
     for algorithm in ALGORITHMS.values():
