@@ -69,6 +69,28 @@ def test_the_same_files_are_the_same_artifact_and_lie_once(store):
     assert first.stat().st_ino == second.stat().st_ino
 
 
+def test_the_same_artifact_published_by_many_at_once_is_never_seen_incomplete(store):
+    """A seen manifest means a whole tree, also while others publish the same files."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=publish_rounds, args=(store, number)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert check_store(store).faults == ()
+
+
+def publish_rounds(store, number):
+    for index in range(25):
+        files = {"x": f"{index}".encode(), "d__y": b"same everywhere"}
+        artifact = publish.publish(store, output(store, f"{number}-{index}", **files))
+        for entry in artifact.tree.entries:
+            assert (store.tree(artifact.digest) / entry.path).stat().st_size == entry.size
+
+
 def test_the_executable_bit_is_part_of_an_artifact(store, tmp_path):
     plain = publish.publish(store, output(store, "a", run=b"#!/bin/sh"))
     out = output(store, "b", run=b"#!/bin/sh")

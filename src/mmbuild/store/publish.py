@@ -20,6 +20,7 @@ from mmbuild.store.faults import disk_errors, fault_point
 from mmbuild.store.files import remove_tree, write_whole
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.layout import Store
+from mmbuild.store.locks import wait_lock
 from mmbuild.store.statindex import digest_file
 from mmbuild.store.tree import Entry, Tree, make_tree, parse_tree, tree_digest, tree_json
 
@@ -61,10 +62,15 @@ def publish(store: Store, out: Path, inputs: tuple[str, ...] = (), threads: int 
                 _link_object(store, out / entry.path, entry)
         fault_point("publish-objects")
         digest = tree_digest(tree)
-        _rename_tree(store, out, digest)
-        fault_point("publish-tree")
-        sync_file_system(store.root)
-        write_whole(store.manifest(digest), tree_json(tree))
+        # Two actions may come to the same artifact at once; one of 256 locks keeps them apart.
+        with wait_lock(store.lock(f"publish-{digest[:2]}")):
+            if store.has(digest):
+                remove_tree(out)
+            else:
+                _rename_tree(store, out, digest)
+                fault_point("publish-tree")
+                sync_file_system(store.root)
+                write_whole(store.manifest(digest), tree_json(tree))
         fault_point("publish-manifest")
     return Artifact(digest, tree)
 
@@ -178,19 +184,11 @@ def _link_object(store: Store, path: Path, entry: Entry) -> None:
 
 
 def _rename_tree(store: Store, out: Path, digest: str) -> None:
-    """Put the directory in place; an identical one that is there already stays if it is whole."""
+    """Put the directory in place; the caller holds the lock, and there is no manifest yet."""
     target = store.tree(digest)
-    if store.has(digest) and target.is_dir():
-        remove_tree(out)
-        return
     if target.exists():  # left by a kill between here and the manifest
         remove_tree(target)
-    try:
-        out.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        remove_tree(out)
+    out.rename(target)
 
 
 def _unfit(name: str, why: str) -> MmbuildError:
