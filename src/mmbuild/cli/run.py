@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 @click.option("--image", "images", multiple=True, metavar="FILE", help="A picture; several make a batch.")
 @click.option("--prompt", "prompts", multiple=True, required=True, help="A question; several make a batch.")
 @click.option("--max-new-tokens", type=int, help="Tokens per answer; default and limit: max_output_len.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest; 0: from all.")
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
+)
+@click.option(
+    "--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest; 0: from all."
+)
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest up to p.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")

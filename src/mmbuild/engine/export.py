@@ -109,4 +109,6 @@ def inductor_options(target: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
     if target["device"] == "cpu":
         return options | {"cpp.dynamic_threads": True} | dict(_ISA.get(str(target["isa"]), {}))
-    return options | {"coordinate_descent_tuning": True}
+    # Unrolled layers make a wrapper of tens of thousands of lines; optimizing it takes minutes and gains
+    # nothing where decode is replayed as a graph.
+    return options | {"aot_inductor.compile_wrapper_opt_level": "O0"}
