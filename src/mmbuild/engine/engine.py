@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmbuild.engine import layout, package
 from mmbuild.engine.config import EngineError, from_json
+from mmbuild.engine.fit import check_weights
 from mmbuild.engine.generate import Stopping, collect, stream
 from mmbuild.engine.processor import Image, Request, encode, load_processor
 from mmbuild.engine.prompts import conversation
@@ -91,12 +92,9 @@ class Engine:
             )
         self.processor = load_processor(directory / layout.PROCESSOR)
         self.visual = VisualEngine(directory / layout.VISUAL, description.target)
-        self.session = Session(
-            self.config,
-            directory / layout.LLM,
-            directory / layout.LLM / "rank0.safetensors",
-            description.target,
-        )
+        weights = directory / layout.LLM / "rank0.safetensors"
+        check_weights(weights, self.config)
+        self.session = Session(self.config, directory / layout.LLM, weights, description.target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Engine:
@@ -238,6 +236,10 @@ class Engine:
             if text.startswith(told) and not text.endswith("\ufffd"):
                 yield text[len(told) :]
                 told = text
+        # What was held back to the end is as whole as it will be.
+        whole = self.text(ids)
+        if whole.startswith(told) and whole != told:
+            yield whole[len(told) :]
 
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as text, without special tokens."""

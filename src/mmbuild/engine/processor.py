@@ -42,10 +42,16 @@ def load_processor(directory: Path) -> Any:
         return AutoProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EngineError(
-            f"the processor in `{directory}` cannot be loaded: {str(error).splitlines()[0]}",
+            f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
             code="MM516",
             hint="The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
         ) from error
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What another library said, as a part of our sentence: its first line, not too long, no full stop."""
+    line = str(error).strip().partition("\n")[0].rstrip(".")
+    return line if len(line) <= most else line[: most - 4] + " ..."
 
 
 def open_image(image: Image) -> Any:
@@ -55,24 +61,30 @@ def open_image(image: Image) -> Any:
         EngineError: The file is missing or no picture.
     """
     from PIL import Image as Pil
-    from PIL import UnidentifiedImageError
 
-    if not isinstance(image, (str, os.PathLike)):
-        return image.convert("RGB") if isinstance(image, Pil.Image) else Pil.fromarray(image).convert("RGB")
+    is_file = isinstance(image, (str, os.PathLike))
     try:
+        if not is_file:
+            return (image if isinstance(image, Pil.Image) else _from_array(image)).convert("RGB")
         with Pil.open(image) as opened:
             return opened.convert("RGB")
-    except (OSError, UnidentifiedImageError, Pil.DecompressionBombError) as error:
-        why = (
-            error.strerror
-            if isinstance(error, OSError) and error.strerror
-            else "it is no picture Pillow reads"
-        )
+    # Pillow's readers raise all of these on damaged files, fromarray on what is no picture.
+    except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Pil.DecompressionBombError) as error:
+        what = f"the image `{os.fspath(image)}`" if is_file else f"an image of type {type(image).__name__}"
         raise EngineError(
-            f"the image `{os.fspath(image)}` cannot be read: {why}",
+            f"{what} cannot be read: {getattr(error, 'strerror', None) or 'it is no picture Pillow reads'}",
             code="MM517",
-            hint="Give a PNG, JPEG, WebP or another format that Pillow opens",
+            hint="Give a PNG, JPEG, WebP or another format that Pillow opens, or uint8 [height, width, 3]",
         ) from error
+
+
+def _from_array(array: Any) -> Any:
+    """uint8 [H, W] or [H, W, channels] as a picture; Pillow alone would take floats and rows of numbers too."""
+    from PIL import Image as Pil
+
+    if str(array.dtype) != "uint8" or array.ndim not in (2, 3):
+        raise TypeError(f"{array.dtype} of {array.ndim} dimensions")
+    return Pil.fromarray(array)
 
 
 def encode(processor: Any, prompt: str, images: Sequence[Image]) -> Request:
@@ -84,9 +96,11 @@ def encode(processor: Any, prompt: str, images: Sequence[Image]) -> Request:
     pictures = [open_image(image) for image in images]
     try:
         batch = processor(text=prompt, images=pictures or None, return_tensors="pt")
-    except ValueError as error:
+    # transformers' processors count image tokens in several ways, and fail in as many.
+    except (ValueError, StopIteration, IndexError) as error:
+        why = first_line(error) or "the prompt names another number of images"
         raise EngineError(
-            f"the prompt and its {len(pictures)} images do not fit: {str(error).splitlines()[0]}",
+            f"the prompt and its {len(pictures)} images do not fit: {why}",
             code="MM518",
             hint="Name each image in the prompt with one image token",
         ) from error

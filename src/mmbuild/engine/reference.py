@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmbuild.engine.config import DTYPES, EngineError
-from mmbuild.engine.processor import Request
+from mmbuild.engine.processor import Request, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def load_reference(model: Path, dtype: str, device: str) -> Any:
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise EngineError(
-            f"transformers cannot load `{model}`: {str(error).splitlines()[0]}",
+            f"transformers cannot load `{model}`: {first_line(error)}",
             code="MM563",
             hint="Give the model directory that the engine was built from with --model",
         ) from error

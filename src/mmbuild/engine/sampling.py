@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmbuild.errors import UsageError
+
+_COLDEST = 1e-30
+_SEEDS = 1 << 62  # sequence i takes seed + i, and generators take 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, value, good, allowed in (
-            ("temperature", self.temperature, self.temperature >= 0, "0 or more"),
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more"),
             ("top_k", self.top_k, self.top_k >= 0, "0 or more"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0 and at most 1"),
+            ("seed", self.seed, 0 <= self.seed < _SEEDS, f"0 or more and less than {_SEEDS}"),
         ):
             if not good:
                 raise UsageError(f"{name} is {value}, and must be {allowed}", code="MM520")
@@ -61,12 +66,13 @@ class Sampler:
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities after temperature, top-k, then top-p: float32 [B, vocab] -> the same, rows sum to 1."""
-    logits = logits / sampling.temperature
+    # The likeliest becomes 0: dividing by a very small temperature overflows to -inf, never to NaN.
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, _COLDEST)
     if 0 < sampling.top_k < logits.shape[-1]:
         threshold = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     if sampling.top_p < 1:
-        ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
+        ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
         # A token stays when those before it have not reached top_p yet: the likeliest always does.
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)

@@ -67,13 +67,33 @@ def build(module: nn.Module, config: VisualConfig, out: Path, target: Mapping[st
     (out / CONFIG).write_text(json.dumps(asdict(config), indent=2, sort_keys=True), encoding="utf-8")
 
 
+def read_config(path: Path) -> VisualConfig:
+    """Read ``visual.json``.
+
+    Raises:
+        EngineError: It is missing, damaged or of another version.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return VisualConfig(**{**data, "image_size": tuple(data["image_size"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise EngineError(
+            f"`{path}` cannot be read: {type(error).__name__}: {error}",
+            code="MM501",
+            hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        ) from error
+
+
 class VisualEngine:
     """A loaded visual engine."""
 
     def __init__(self, directory: Path, target: Mapping[str, Any]) -> None:
-        """Load what :func:`build` wrote; check the target first (:func:`package.check_target`)."""
-        data = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        self.config = VisualConfig(**{**data, "image_size": tuple(data["image_size"])})
+        """Load what :func:`build` wrote; check the target first (:func:`package.check_target`).
+
+        Raises:
+            EngineError: A file is missing or damaged.
+        """
+        self.config = read_config(directory / CONFIG)
         self._device = str(target["device"])
         self._constants = weights.load_rank_file(directory / WEIGHTS, self._device)
         self._package = package.load_package(directory / PACKAGE, self._constants, self._device)

@@ -1,0 +1,74 @@
+"""Whether a rank file is the one that an engine's packages were compiled for.
+
+A package is given its weights by name; a tensor of another shape or dtype under the right name would be read as
+if it were the right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mmbuild.engine.config import EngineConfig, EngineError
+from mmbuild.engine.llama import Llama
+from mmbuild.engine.weights import is_runtime_buffer
+
+Kind = tuple[str, tuple[int, ...]]
+
+# How safetensors spells dtypes.
+_SPELLINGS: Mapping[torch.dtype, str] = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+}
+
+
+def check_weights(path: Path, config: EngineConfig) -> None:
+    """Compare the header of a rank file with what ``config`` makes every tensor; reads no weight.
+
+    Raises:
+        EngineError: The file is missing or truncated, or a tensor is missing or of another dtype or shape.
+    """
+    stored = _stored(path)
+    for name, wanted in expected(config).items():
+        found = stored.get(name)
+        if found is None or found != wanted:
+            has = "is missing" if found is None else f"is {_told(found)}"
+            raise EngineError(
+                f"`{name}` in `{path}` {has}, and the engine was built for {_told(wanted)}",
+                code="MM505",
+                hint="The engine directory mixes files of two builds; apply its recipe again",
+            )
+
+
+def expected(config: EngineConfig) -> dict[str, Kind]:
+    """dtype and shape of every tensor of a rank file, by name."""
+    with torch.device("meta"):
+        state = Llama(config, "plain").state_dict()
+    return {
+        name: (_SPELLINGS[tensor.dtype], tuple(tensor.shape))
+        for name, tensor in state.items()
+        if not is_runtime_buffer(name)
+    }
+
+
+def _stored(path: Path) -> dict[str, Kind]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise EngineError(
+            f"the weights `{path}` cannot be read: {error}",
+            code="MM504",
+            hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        ) from error
+
+
+def _told(kind: Kind) -> str:
+    dtype, shape = kind
+    return f"{dtype} {list(shape)}"

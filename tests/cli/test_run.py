@@ -1,0 +1,125 @@
+"""``mmbuild run`` as a person sees it."""
+
+import json
+
+import pytest
+from engines import demo_directory, drawn
+
+from mmbuild.cli import main
+from mmbuild.cli.run import pair
+from mmbuild.errors import UsageError
+
+
+@pytest.fixture
+def engine():
+    return str(demo_directory())
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two pictures on disk with the right answers to `how many ?`."""
+    found = []
+    for number, (picture, questions) in enumerate(drawn(21, 2)):
+        path = tmp_path / f"{number}.png"
+        picture.save(path)
+        found.append((str(path), next(q.answer for q in questions if q.kind == "count")))
+    return found
+
+
+def asked(capsys, *arguments, status=0):
+    assert main(["run", *arguments]) == status
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured
+
+
+def test_a_plain_question_is_answered_on_stdout_and_nothing_else_is_said(engine, pictures, capsys):
+    (image, answer), _ = pictures
+    told = asked(capsys, engine, "--image", image, "--prompt", "how many ?")
+    assert told.out == answer + "\n"
+    assert told.err == ""
+
+
+def test_several_images_make_a_batch_with_a_line_each(engine, pictures, capsys):
+    images = [word for path, _ in pictures for word in ("--image", path)]
+    told = asked(capsys, engine, *images, "--prompt", "how many ?")
+    assert told.out.splitlines() == [answer for _, answer in pictures]
+
+
+def test_a_stream_prints_the_same(engine, pictures, capsys):
+    arguments = [engine, "--image", pictures[0][0], "--prompt", "describe the picture ."]
+    assert asked(capsys, *arguments, "--stream").out == asked(capsys, *arguments).out
+
+
+def test_json_holds_answers_tokens_and_profile(engine, pictures, capsys):
+    told = asked(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--json")
+    data = json.loads(told.out)
+    (answer,) = data["answers"]
+    assert answer["text"] == pictures[0][1]
+    assert answer["prompt"] == "how many ?"
+    assert len(answer["token_ids"]) == data["profile"]["new_tokens"] == 1
+    assert data["profile"]["peak_bytes"] > 0
+
+
+def test_a_profile_goes_to_stderr(engine, pictures, capsys):
+    told = asked(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--profile")
+    assert told.out == pictures[0][1] + "\n"
+    for word in ("visual", "prefill", "per token", "tokens/s", "peak memory"):
+        assert word in told.err
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "expected"),
+    [
+        ([], ["a", "b"], [(None, "a"), (None, "b")]),
+        (["1"], ["a"], [("1", "a")]),
+        (["1", "2"], ["a"], [("1", "a"), ("2", "a")]),
+        (["1"], ["a", "b"], [("1", "a"), ("1", "b")]),
+        (["1", "2"], ["a", "b"], [("1", "a"), ("2", "b")]),
+    ],
+)
+def test_who_is_asked_about_what(images, prompts, expected):
+    assert pair(images, prompts) == expected
+
+
+def test_numbers_that_make_no_pairs_are_refused():
+    with pytest.raises(UsageError, match="3 images and 2 prompts"):
+        pair(["1", "2", "3"], ["a", "b"])
+
+
+@pytest.fixture
+def places(engine, tmp_path):
+    """What the words in capitals below stand for."""
+    broken, empty = tmp_path / "broken.png", tmp_path / "empty"
+    broken.write_bytes(b"no picture")
+    empty.mkdir()
+    return {"ENGINE": engine, "BROKEN": str(broken), "EMPTY": str(empty)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "words"),
+    [
+        (["ENGINE", "--prompt", "how many ? " * 100], 1, "MM512", "1 to 128"),
+        (["ENGINE", *["--prompt", "how many ?"] * 5], 1, "MM511", "1 to 4"),
+        (["ENGINE", "--image", "BROKEN", "--prompt", "how many ?"], 1, "MM517", "broken.png"),
+        (["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"], 1, "MM517", "No such file"),
+        (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "41"], 1, "MM515", "1 to 40"),
+        (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "0"], 1, "MM515", "1 to 40"),
+        (["ENGINE", "--prompt", "<image> how many ?"], 1, "MM519", "placeholders"),
+        (["EMPTY", "--prompt", "how many ?"], 1, "MM540", "engine.json"),
+        (["ENGINE", "--prompt", "how many ?", "--temperature", "-1"], 2, "MM520", "temperature"),
+        (["ENGINE", "--prompt", "how many ?", "--top-p", "2"], 2, "MM520", "top_p"),
+        (["ENGINE", "--image", "a", "--image", "b", *["--prompt", "c"] * 3], 2, "MM518", "pairs"),
+    ],
+)
+def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code, words):  # noqa: PLR0917
+    told = asked(capsys, *(places.get(word, word) for word in arguments), status=status)
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert f"[{code}]" in told.err
+    assert words in told.err
+    assert len(told.err.splitlines()) < 12
+
+
+def test_a_run_without_a_prompt_is_wrong_usage(engine, capsys):
+    assert "--prompt" in asked(capsys, engine, status=2).err

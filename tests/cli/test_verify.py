@@ -1,0 +1,143 @@
+"""``mmbuild verify`` as a person sees it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from engines import DEMO, demo_directory, drawn
+from safetensors.torch import load_file, save_file
+
+from mmbuild.cli import main
+
+
+@pytest.fixture
+def build(tmp_path):
+    """The demo engine as a build directory of its own."""
+    return Path(shutil.copytree(demo_directory(), tmp_path / "build"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, (picture, _) in zip(paths, drawn(31, 2), strict=True):
+        picture.save(path)
+    return [str(path) for path in paths]
+
+
+def verified(capsys, *arguments, status=0):
+    assert main(["verify", *map(str, arguments)]) == status
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured
+
+
+def questions(pictures):
+    images = [word for path in pictures for word in ("--image", path)]
+    return [*images, "--prompt", "how many ?", "--prompt", "describe the picture ."]
+
+
+def test_an_engine_of_full_precision_is_identical_over_32_tokens(build, pictures, capsys):
+    told = verified(capsys, build, "--model", DEMO, *questions(pictures))
+    assert "4 of 4 questions identical over 32 tokens" in told.out
+    assert told.out.count("32/32") == 4
+    assert str(build / "report.json") in told.err
+    report = json.loads((build / "report.json").read_text())
+    assert report["summary"]["identical"] == report["summary"]["questions"] == 4
+    assert report["summary"]["answer_agreement"] == 1.0
+    for entry in report["questions"]:
+        assert entry["reference_tokens"] == entry["engine_tokens"]
+        assert len(entry["engine_tokens"]) == 32
+
+
+def test_without_pictures_and_prompts_it_makes_its_own(build, capsys):
+    told = verified(capsys, build, "--model", DEMO, "--max-new-tokens", 4, "--json")
+    report = json.loads(told.out)
+    assert {entry["image"] for entry in report["questions"]} == {1, 2}
+    assert report["summary"]["tokens_each"] == 4
+
+
+def test_an_answer_is_cut_at_its_end_though_tokens_are_compared_beyond(build, pictures, capsys):
+    told = verified(
+        capsys, build, "--model", DEMO, "--image", pictures[0], "--prompt", "how many ?", "--json"
+    )
+    (entry,) = json.loads(told.out)["questions"]
+    assert len(entry["engine_tokens"]) == 32
+    assert len(entry["answers"]["engine"].split()) == 1
+
+
+def test_the_report_goes_where_it_is_wanted(build, pictures, tmp_path, capsys):
+    out = tmp_path / "elsewhere.json"
+    verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out)
+    assert json.loads(out.read_text())["version"] == 1
+    assert not (build / "report.json").exists()
+
+
+def test_a_report_that_cannot_be_written_is_told(build, pictures, tmp_path, capsys):
+    out = tmp_path / "no" / "such" / "directory.json"
+    told = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out, status=1)
+    assert "[MM562]" in told.err
+    assert str(out) in told.err
+
+
+def test_an_engine_that_disagrees_fails_and_shows_both_logits(build, pictures, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(DEMO, model)
+    weights = load_file(model / "model.safetensors")
+    head = next(name for name in weights if name.endswith("lm_head.weight"))
+    # Another row for every word: what was most likely no longer is.
+    save_file({**weights, head: weights[head].roll(1, 0).contiguous()}, model / "model.safetensors")
+    told = verified(capsys, build, "--model", model, *questions(pictures), status=1)
+    assert "[MM560]" in told.err
+    assert "reference logits" in told.err
+    assert "engine logits" in told.err
+    assert "first difference" in told.out
+    assert json.loads((build / "report.json").read_text())["summary"]["identical"] < 4
+
+
+def test_a_quantized_engine_is_measured(pictures, tmp_path, capsys):
+    build = Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "int4"))
+    told = verified(capsys, build, "--model", DEMO, *questions(pictures), "--json")
+    summary = json.loads(told.out)["summary"]
+    assert summary["quant_algo"] == "W4A16"
+    assert 0 < summary["mean_kl"] <= summary["max_kl"]
+    assert summary["answer_agreement"] == 1.0
+
+
+def test_a_build_whose_manifest_is_gone_needs_a_model(build, tmp_path, capsys):
+    told = verified(capsys, build, "--store", tmp_path / "store", status=1)
+    assert "[MM561]" in told.err
+    assert "--model" in told.err
+
+
+def test_a_model_that_the_store_lost_is_told(build, tmp_path, capsys):
+    entry = {"step": "download", "artifact": "0" * 64}
+    (build / "manifest.json").write_text(json.dumps({"actions": [entry]}))
+    told = verified(capsys, build, "--store", tmp_path / "store", status=1)
+    assert "[MM561]" in told.err
+    assert str(tmp_path / "store") in told.err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"actions": 7}', '{"actions": [{}]}'])
+def test_a_damaged_manifest_is_as_good_as_none(build, tmp_path, text, capsys):
+    (build / "manifest.json").write_text(text)
+    assert "[MM561]" in verified(capsys, build, "--store", tmp_path / "store", status=1).err
+
+
+def test_a_model_directory_without_weights_is_told(build, tmp_path, pictures, capsys):
+    (tmp_path / "model").mkdir()
+    told = verified(capsys, build, "--model", tmp_path / "model", *questions(pictures), status=1)
+    assert "[MM563]" in told.err
+    assert str(tmp_path / "model") in told.err
+
+
+def test_what_is_no_engine_is_told(tmp_path, capsys):
+    assert "[MM540]" in verified(capsys, tmp_path, status=1).err
+
+
+def test_the_reference_s_tensors_are_those_of_the_demo_model():
+    """The roll above changes something: rows of the head differ."""
+    weights = load_file(DEMO / "model.safetensors")
+    head = next(tensor for name, tensor in weights.items() if name.endswith("lm_head.weight"))
+    assert not torch.equal(head, head.roll(1, 0))

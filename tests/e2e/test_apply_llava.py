@@ -1,0 +1,180 @@
+"""From the demo recipe to answers, with the real steps, through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from engines import DEMO, drawn
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "recipes/demo/llava-int4.yaml"
+NAME = "llava-shapes-int4"
+STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify"}
+REBUILT = {"quantize", "build_llm", "assemble", "verify"}
+# One build for the whole module, so one process runs it.
+pytestmark = pytest.mark.xdist_group("apply_llava")
+
+
+class Tool:
+    """`mmbuild` with a store and a build directory of its own."""
+
+    def __init__(self, root):
+        self.root = root
+        self.places = ["--store", str(root / "store"), "--build-dir", str(root / "build")]
+        self.engine = root / "build" / NAME
+
+    def run(self, *arguments, status=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "mmbuild", *map(str, arguments)],
+            cwd=ROOT,
+            env={**os.environ, "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def plan(self, *arguments):
+        """Step -> verdict, from the text of the plan."""
+        lines = self.run("plan", *arguments, *self.places).stdout.splitlines()
+        words = [line.replace("up to date", "up-to-date").split() for line in lines if f"{NAME}/" in line]
+        return {label.partition("/")[2]: verdict for verdict, label, *_ in words}
+
+    def apply(self, *arguments):
+        """Steps that ran, from the events."""
+        out = self.run("apply", *arguments, *self.places, "--json").stdout
+        events = [json.loads(line) for line in out.splitlines()]
+        return [event["label"].partition("/")[2] for event in events if event["event"] == "finished"]
+
+    def manifest(self):
+        actions = json.loads((self.engine / "manifest.json").read_text())["actions"]
+        return {action["step"]: action for action in actions}
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory):
+    return Tool(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="module")
+def int4(tool):
+    """The recipe as it is, applied: what was planned, what ran, the manifest, the verify report."""
+    planned = tool.plan(RECIPE)
+    ran = tool.apply(RECIPE)
+    report = json.loads((tool.engine / "verify" / "report.json").read_text())
+    return {"planned": planned, "ran": ran, "manifest": tool.manifest(), "report": report}
+
+
+@pytest.fixture(scope="module")
+def answers(tool, int4, tmp_path_factory):
+    """Questions about two new pictures: (right answer, answer)."""
+    assert int4["ran"]
+    directory = tmp_path_factory.mktemp("pictures")
+    asked, arguments = [], []
+    for number, (picture, questions) in enumerate(drawn(4711, 2, held_out=True)):
+        path = directory / f"{number}.png"
+        picture.save(path)
+        for question in (questions[0], questions[-1]):
+            asked.append(question.answer)
+            arguments += ["--image", path, "--prompt", question.text]
+    return list(zip(asked, tool.run("run", tool.engine, *arguments).stdout.splitlines(), strict=True))
+
+
+def test_a_first_apply_runs_every_action_once(int4):
+    assert set(int4["planned"]) == STEPS
+    assert int4["planned"]["download"] == "run"
+    assert set(int4["planned"].values()) <= {"run", "unknown"}
+    assert sorted(int4["ran"]) == sorted(STEPS)
+
+
+def test_the_engine_answers_about_pictures_it_has_never_seen(answers):
+    assert all(answer == right for right, answer in answers), answers
+
+
+def test_the_manifest_names_every_action_its_artifact_and_its_time(int4):
+    assert set(int4["manifest"]) == STEPS
+    for action in int4["manifest"].values():
+        assert len(action["artifact"]) == 64
+        assert action["seconds"] >= 0
+    assert int4["manifest"]["build_llm"]["seconds"] > 1, "compiling takes its time"
+
+
+def test_verify_compared_the_recipe_s_questions_about_its_pictures(int4):
+    summary = int4["report"]["summary"]
+    assert summary["quant_algo"] == "W4A16"
+    assert summary["questions"] == 9
+    assert summary["tokens_each"] == 32
+    assert summary["answer_agreement"] == 1.0
+
+
+def test_the_verb_verify_finds_model_and_questions_by_the_manifest(tool, int4):
+    told = tool.run("verify", tool.engine, "--store", tool.root / "store", "--json")
+    report = json.loads(told.stdout)
+    assert json.loads((tool.engine / "report.json").read_text()) == report
+    for name in ("image", "prompt", "answers", "engine_tokens", "reference_tokens"):
+        of_step = [entry[name] for entry in int4["report"]["questions"]]
+        assert [entry[name] for entry in report["questions"]] == of_step
+
+
+def test_a_second_apply_runs_nothing(tool, int4):
+    assert int4["ran"]
+    assert set(tool.plan(RECIPE).values()) == {"up-to-date"}
+    assert tool.apply(RECIPE) == []
+
+
+@pytest.fixture(scope="module")
+def int8(tool, int4, answers):
+    """The same recipe with int8 instead, after everything was built with int4."""
+    assert int4["ran"]
+    assert answers
+    override = ["--set", "engine.quantization=int8"]
+    planned = tool.plan(RECIPE, *override)
+    return {"planned": planned, "ran": tool.apply(RECIPE, *override), "manifest": tool.manifest()}
+
+
+def test_another_quantization_rebuilds_what_depends_on_it_and_nothing_else(int4, int8):
+    assert set(int8["ran"]) == REBUILT
+    assert len(int8["ran"]) == len(REBUILT)
+    for step in STEPS - REBUILT:
+        assert int8["manifest"][step]["artifact"] == int4["manifest"][step]["artifact"]
+        assert int8["manifest"][step]["built_at"] == int4["manifest"][step]["built_at"]
+    for step in REBUILT:
+        assert int8["manifest"][step]["artifact"] != int4["manifest"][step]["artifact"]
+
+
+def test_the_plan_named_exactly_the_actions_that_then_ran(int8):
+    named = {step for step, verdict in int8["planned"].items() if verdict in ("run", "unknown")}
+    assert named == set(int8["ran"])
+    assert {step for step, verdict in int8["planned"].items() if verdict == "up-to-date"} == STEPS - REBUILT
+
+
+def test_going_back_restores_and_runs_nothing(tool, int4, int8):
+    assert int8["ran"]
+    planned = tool.plan(RECIPE)
+    assert "run" not in planned.values()
+    assert tool.apply(RECIPE) == []
+    assert tool.manifest()["assemble"]["artifact"] == int4["manifest"]["assemble"]["artifact"]
+
+
+def test_the_store_is_clean_afterwards(tool, int8):
+    assert int8["ran"]
+    tool.run("cache", "verify", "--store", tool.root / "store")
+
+
+def test_the_demo_model_s_weights_are_referenced_and_not_copied(tool, int4):
+    tree = tool.root / "store" / "trees" / int4["manifest"]["download"]["artifact"]
+    assert (tree / "model.safetensors").resolve() == (DEMO / "model.safetensors").resolve()
+
+
+def test_a_prompt_without_room_for_text_is_refused_before_anything_is_built(tool, tmp_path):
+    override = ["--set", "engine.max_input_len=60", "--store", tmp_path / "store"]
+    done = tool.run("apply", RECIPE, *override, status=1)
+    assert "max_input_len" in done.stderr
+    assert "64" in done.stderr, "the number of visual features"
+    assert not list((tmp_path / "store").rglob("*.pt2"))

@@ -1,0 +1,130 @@
+"""The real steps under a kill and under two tools at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from engines import drawn
+
+from mmbuild.engine import Engine
+from mmbuild.store.journal import load_cache
+from mmbuild.store.layout import open_store
+from mmbuild.store.verify import check_store
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "recipes/demo/llava.yaml"
+NAME = "llava-shapes"
+STEPS = {"download", "convert", "build_llm", "build_visual", "assemble", "verify"}
+# One build for the whole module, so one process runs it.
+pytestmark = pytest.mark.xdist_group("concurrent_real")
+
+
+def start(root):
+    """An apply of the demo recipe; its events come on standard output."""
+    places = ["--store", str(root / "store"), "--build-dir", str(root / "build")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "mmbuild", "apply", RECIPE, *places, "--json"],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def step(event):
+    return event["label"].partition("/")[2]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("real")
+
+
+@pytest.fixture(scope="module")
+def killed(root):
+    """kill -9 in the middle of compiling the LLM; the steps that had finished before."""
+    process = start(root)
+    for line in process.stdout:
+        event = json.loads(line)
+        if event["event"] == "progress" and event["message"].startswith("compile"):
+            break
+    assert step(event) == "build_llm"
+    assert compiler_started(process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    return {
+        record.label.partition("/")[2] for record in load_cache(open_store(root / "store")).by_key.values()
+    }
+
+
+def compiler_started(process):
+    """Wait for a C++ compiler among the processes below ``process``."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if any("cc1plus" in name for name in descendants(process.pid)):
+            return True
+    return False
+
+
+def descendants(pid):
+    """Names of all processes below ``pid``."""
+    names, pending = [], [pid]
+    while pending:
+        current = pending.pop()
+        try:
+            children = Path(f"/proc/{current}/task/{current}/children").read_text().split()
+            names.append(Path(f"/proc/{current}/comm").read_text().strip())
+        except OSError:
+            continue
+        pending += [int(child) for child in children]
+    return names
+
+
+@pytest.fixture(scope="module")
+def finished(root, killed):
+    """Two applies at once after the kill: the events of each."""
+    processes = [start(root) for _ in range(2)]
+    told = []
+    for process in processes:
+        out, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+        told.append([json.loads(line) for line in out.splitlines()])
+    assert killed <= STEPS
+    return told
+
+
+def test_a_kill_during_the_compile_costs_the_compile_only(killed, finished):
+    ran = {step(event) for events in finished for event in events if event["event"] == "finished"}
+    assert "build_llm" not in killed
+    assert ran == STEPS - killed
+
+
+def test_two_applies_at_once_build_each_action_once(killed, finished):
+    ran = Counter(step(event) for events in finished for event in events if event["event"] == "finished")
+    assert set(ran) == STEPS - killed
+    assert set(ran.values()) == {1}
+
+
+def test_the_engine_is_right_afterwards(root, finished):
+    assert finished
+    engine = Engine.load(root / "build" / NAME)
+    for picture, questions in drawn(99, 3):
+        (answer,) = engine.generate([picture], [questions[-1].text])
+        assert answer.text == questions[-1].answer
+    report = json.loads((root / "build" / NAME / "verify" / "report.json").read_text())
+    assert report["summary"]["identical"] == report["summary"]["questions"]
+
+
+def test_the_store_is_clean_afterwards(root, finished):
+    assert finished
+    store = open_store(root / "store")
+    assert check_store(store).faults == ()
+    assert list(store.staging.iterdir()) == []

@@ -1,0 +1,76 @@
+"""How far an engine is from its reference."""
+
+import pytest
+import torch
+from engines import demo_engine, demo_reference, drawn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbuild.engine.compare import TIE, Difference, compare, is_tie, kl_divergence
+from mmbuild.engine.reference import Continuation, continue_greedily
+
+LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5)
+
+
+@given(LOGITS, LOGITS)
+def test_kl_is_what_its_definition_says(p, q):
+    one, other = torch.tensor([p]), torch.tensor([q])
+    weights = one.double().softmax(-1)
+    expected = (weights * (weights.log() - other.double().softmax(-1).log())).sum()
+    assert kl_divergence(one, other).item() == pytest.approx(expected.item(), abs=1e-4, rel=1e-4)
+
+
+@given(LOGITS, st.floats(-10, 10, width=32))
+def test_kl_is_0_for_logits_that_differ_by_a_constant(p, shift):
+    assert kl_divergence(torch.tensor([p]), torch.tensor([p]) + shift).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", TIE)
+def test_a_tie_is_a_margin_within_rounding(dtype):
+    def margin(value):
+        return Difference(0, 1, 2, (3.0, 3.0 - value), (3.0, 3.1))
+
+    assert is_tie(margin(0.0), dtype)
+    assert is_tie(margin(TIE[dtype] * 0.9), dtype)
+    assert not is_tie(margin(TIE[dtype] * 1.1), dtype)
+
+
+@pytest.fixture
+def asked():
+    """An engine, a request and the reference's continuation of 12 tokens."""
+    (picture, _), *_ = drawn(3, 1)
+    (request,) = demo_engine().encode([picture], ["describe the picture ."])
+    return demo_engine(), request, continue_greedily(demo_reference(), request, 12)
+
+
+def test_an_exact_engine_has_no_difference(asked):
+    compared = compare(*asked)
+    assert compared.difference is None
+    assert compared.equal_prefix == 12
+    assert compared.top1_agreement == 1.0
+    assert compared.max_kl < 1e-5
+
+
+def test_the_first_difference_is_shown_with_both_sides_logits(asked):
+    engine, request, reference = asked
+    place = 4
+    other = (reference.tokens[place] + 1) % engine.config.vocab_size
+    tokens = (*reference.tokens[:place], other, *reference.tokens[place + 1 :])
+    compared = compare(engine, request, Continuation(tokens, reference.logits))
+    assert compared.equal_prefix == place
+    found = compared.difference
+    assert (found.position, found.reference_token, found.engine_token) == (
+        place,
+        other,
+        reference.tokens[place],
+    )
+    expected = reference.logits[place, [other, reference.tokens[place]]].tolist()
+    assert found.reference_logits == pytest.approx(expected, abs=1e-4)
+    assert found.engine_logits == pytest.approx(expected, abs=1e-3)
+    assert found.reference_margin < 0
+
+
+def test_comparing_goes_on_beyond_the_end_of_the_answer(asked):
+    engine, _, reference = asked
+    assert set(engine.description.eos_token_ids) & set(reference.tokens)
+    assert len(reference.tokens) == 12

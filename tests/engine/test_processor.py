@@ -1,0 +1,141 @@
+"""Prompts and pictures on their way into the engine."""
+
+import numpy as np
+import pytest
+from engines import demo_engine, drawn
+from errors_told import refused
+from PIL import Image
+
+from mmbuild.engine.config import EngineError
+from mmbuild.engine.processor import Request, encode, open_image
+from mmbuild.engine.prompts import conversation
+
+
+@pytest.fixture
+def engine():
+    return demo_engine()
+
+
+@pytest.fixture
+def picture():
+    return drawn(1, 1)[0][0]
+
+
+def test_a_plain_question_takes_the_model_s_chat_form(engine):
+    text = conversation(engine.processor, "how many shapes ?", 1)
+    assert text == "<image> question: how many shapes ? answer:"
+
+
+def test_a_prompt_that_names_the_image_is_left_alone(engine):
+    text = "<image> question: which shape ? answer:"
+    assert conversation(engine.processor, text, 1) == text
+
+
+def test_a_processor_without_a_chat_form_gets_the_images_first():
+    class Plain:
+        image_token = "<image>"
+        chat_template = None
+
+    assert conversation(Plain(), "Why?", 2) == "<image><image>\nWhy?"
+    assert conversation(Plain(), "Why?", 0) == "Why?"
+
+
+def test_each_feature_of_an_image_is_one_placeholder(engine, picture):
+    (request,) = engine.encode([picture], ["how many ?"])
+    features = engine.visual.config.num_visual_features
+    assert request.ids.count(engine.description.image_token_id) == features == 64
+    assert request.pixels.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("kind", ["PIL", "grey", "palette", "alpha", "array", "file", "jpeg"])
+def test_pictures_of_every_kind_are_read(engine, picture, tmp_path, kind):
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    picture.convert("RGB").save(tmp_path / "picture.jpeg", quality=95)
+    given = {
+        "PIL": picture,
+        "grey": picture.convert("L"),
+        "palette": picture.convert("P"),
+        "alpha": picture.convert("RGBA"),
+        "array": np.asarray(picture),
+        "file": path,
+        "jpeg": str(tmp_path / "picture.jpeg"),
+    }[kind]
+    (request,) = engine.encode([given], ["how many ?"])
+    assert request.pixels.shape == (1, 3, 64, 64)
+    assert request.pixels.isfinite().all()
+
+
+def test_a_picture_of_another_shape_is_cut_to_the_model_s(engine):
+    (request,) = engine.encode([Image.new("RGB", (301, 77), "red")], ["how many ?"])
+    assert request.pixels.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "No such file"),
+        (b"", "no picture"),
+        (b"GIF89a", "no picture"),
+        (b"hello, this is text", "no picture"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_named(tmp_path, content, why):
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    error = refused(EngineError, "MM517", open_image, path)
+    assert str(path) in error.message
+    assert why in error.message
+    assert "PNG" in error.hint
+
+
+def test_a_truncated_picture_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (200, 200, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:5000])
+    refused(EngineError, "MM517", open_image, path)
+
+
+def test_a_directory_is_no_picture(tmp_path):
+    assert "directory" in refused(EngineError, "MM517", open_image, tmp_path).message
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.new("1", (2000, 2000)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    refused(EngineError, "MM517", open_image, path)
+
+
+@pytest.mark.parametrize("value", [np.zeros((4, 4, 7), np.uint8), np.zeros(3), 7, None])
+def test_what_is_no_picture_at_all_is_refused(value):
+    refused(EngineError, "MM517", open_image, value)
+
+
+def test_prompts_and_images_must_be_as_many(engine, picture):
+    error = refused(EngineError, "MM518", engine.encode, [picture], ["one ?", "two ?"])
+    assert "2 prompts and 1 images" in error.message
+
+
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_an_image_is_named_once_in_its_prompt(engine, picture, tokens):
+    prompt = "<image> " * tokens + "question: how many ? answer:"
+    code = "MM519" if tokens == 0 else "MM518"
+
+    def ask():
+        engine.prompt_table([encode(engine.processor, prompt, [picture])])
+
+    refused(EngineError, code, ask)
+
+
+def test_more_images_than_the_prompt_table_holds_are_refused(engine, picture):
+    requests = engine.encode([[picture, picture, picture], [picture, picture]], ["how many ?"] * 2)
+    refused(EngineError, "MM534", engine.prompt_table, requests)
+
+
+def test_pixels_of_another_size_are_refused(engine, picture):
+    (request,) = engine.encode([picture], ["how many ?"])
+    other = Request(request.ids, request.pixels[:, :, :32, :32])
+    assert "[3, 32, 32]" in refused(EngineError, "MM535", engine.prompt_table, [other]).message

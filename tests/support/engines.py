@@ -1,0 +1,87 @@
+"""Loaded engines for tests, by what they were built from; compiled once for all tests (:mod:`step_cache`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import step_cache
+import tiny_llava
+import torch
+from PIL import Image
+
+import shapes_world as world
+from mmbuild.engine import Engine
+from mmbuild.engine.processor import Request
+from mmbuild.engine.reference import load_reference
+
+DEMO = tiny_llava.PROCESSOR
+BATCH = 4
+
+
+def demo_directory(dtype: str = "float32", quantization: str = "none") -> Path:
+    """The engine directory of the demo model; read-only by agreement, copy it to damage it."""
+    return tiny_llava.build_engine(
+        DEMO,
+        dtype=dtype,
+        quantization=quantization,
+        max_batch_size=BATCH,
+        max_input_len=128,
+        max_output_len=40,
+    )
+
+
+@cache
+def demo_engine(dtype: str = "float32", quantization: str = "none") -> Engine:
+    """The demo model's engine, batches of up to 4."""
+    return Engine.load(demo_directory(dtype, quantization))
+
+
+@cache
+def demo_reference(dtype: str = "float32") -> Any:
+    """transformers on the demo model."""
+    return load_reference(DEMO, dtype, "cpu")
+
+
+def random_model(seed: int) -> Path:
+    """Directory of a small LLaVA of random shapes and weights."""
+    config = tiny_llava.random_config(seed).to_json_string(use_diff=False)
+    return step_cache.once(
+        step_cache.default_root(),
+        "random-model",
+        [seed, config],
+        lambda directory: tiny_llava.save_random_model(directory, seed),
+    )
+
+
+@cache
+def random_engine(seed: int) -> Engine:
+    """The float32 engine of :func:`random_model`, batches of up to 3."""
+    return Engine.load(tiny_llava.build_engine(random_model(seed)))
+
+
+def random_requests(engine: Engine, lengths: list[int], seed: int = 0) -> list[Request]:
+    """Prompts of random words, an image of noise amid each; ``lengths`` are their words."""
+    generator = torch.Generator().manual_seed(seed)
+    features = engine.visual.config.num_visual_features
+    image_token = engine.description.image_token_id
+    requests = []
+    for length in lengths:
+        words = torch.randint(5, 64, (length,), generator=generator).tolist()
+        before = length // 2
+        ids = (*words[:before], *[image_token] * features, *words[before:])
+        pixels = torch.randn(1, 3, *engine.visual.config.image_size, generator=generator)
+        requests.append(Request(ids, pixels))
+    return requests
+
+
+def drawn(seed: int, count: int, *, held_out: bool = False) -> list[tuple[Image.Image, list[world.Question]]]:
+    """Pictures of the demo model's world with their questions and right answers."""
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for _ in range(count):
+        scene = world.draw_scene(rng, held_out=held_out)
+        pairs.append((world.draw_picture(scene, rng), list(world.questions(scene, rng))))
+    return pairs
