@@ -1,0 +1,57 @@
+"""Estimates: near the truth for models whose sizes are known."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import mmbuild
+from mmbuild.families import family
+from mmbuild.graph.estimate import GIB, linear_weights, sizes, visual_memory
+
+RECORDED = Path(mmbuild.__file__).parent / "families" / "recorded"
+
+
+def facts(size):
+    return family("llava").facts(json.loads((RECORDED / f"llava-hf--llava-1.5-{size}-hf.json").read_text()))
+
+
+@pytest.fixture
+def llm():
+    return facts("7b").llm
+
+
+@pytest.mark.parametrize(("size", "expected"), [("7b", 6_476_005_376), ("13b", 12_687_769_600)])
+def test_weights_of_the_linear_layers(size, expected):
+    """LLaMA: 32 x (4 x 4096^2 + 3 x 4096 x 11008), and 40 x (4 x 5120^2 + 3 x 5120 x 13824)."""
+    assert linear_weights(facts(size).llm) == expected
+
+
+def test_a_7b_checkpoint_is_13_and_a_half_gigabytes(llm):
+    assert sizes(llm, "float16", "none").checkpoint == pytest.approx(13.48e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("algorithm", "gigabytes"), [("none", 13.48), ("int8", 7.0), ("int4", 3.76)])
+def test_quantized_checkpoints_shrink_but_for_embedding_and_head(llm, algorithm, gigabytes):
+    assert sizes(llm, "float16", algorithm).quantized == pytest.approx(gigabytes * 1e9, rel=0.02)
+
+
+def test_converting_takes_a_few_tensors_and_not_the_model(llm):
+    assert sizes(llm, "float16", "none").convert_memory < 1.5 * GIB
+
+
+def test_compiling_does_not_depend_on_the_size_of_the_weights(llm):
+    assert (
+        sizes(llm, "float16", "none").engine_memory
+        == sizes(facts("13b").llm, "float16", "int4").engine_memory
+    )
+
+
+def test_verifying_holds_reference_and_engine(llm):
+    estimate = sizes(llm, "float16", "int8")
+    assert estimate.verify_memory >= 2 * estimate.checkpoint
+
+
+def test_a_tower_is_held_twice():
+    tower = 303e6 * 4
+    assert 2 * tower < visual_memory(facts("7b").visual) < 4 * tower + 2 * GIB

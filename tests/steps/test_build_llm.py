@@ -1,0 +1,55 @@
+"""build_llm: what it compiles, and what it refuses to."""
+
+import json
+
+import pytest
+from engines import demo_directory, demo_engine
+from errors_told import refused
+
+from mmbuild.engine.config import EngineError, from_json
+from mmbuild.engine.export import outside_names, require_outside
+from mmbuild.steps import build_llm
+from mmbuild.steps.base import StepContext
+
+TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
+
+
+@pytest.fixture
+def config():
+    return demo_engine().config
+
+
+def test_the_parameters_come_back_as_the_engine_s_config(config):
+    described = json.loads((demo_directory() / "engine.json").read_text())["llm"]
+    assert from_json(described) == config
+    assert config.to_json() == described
+
+
+@pytest.mark.parametrize("package", ["prefill.pt2", "decode.pt2"])
+def test_packages_take_every_weight_from_outside_and_are_small(config, package):
+    path = demo_directory() / "llm" / package
+    require_outside(path, outside_names(config))
+    assert path.stat().st_size < 8e6
+
+
+def test_a_weight_that_was_compiled_in_is_named(config):
+    path = demo_directory() / "llm" / "decode.pt2"
+    names = outside_names(config) | {"model.transformer.nothing.weight"}
+    error = refused(EngineError, "MM536", require_outside, path, names)
+    assert "`model.transformer.nothing.weight`" in error.message
+    assert "decode.pt2" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({"quant_algo": "FP8"}, "MM502", "FP8"),
+        ({"rotary_scaling": {"rope_type": "yarn", "factor": 2.0}}, "MM503", "yarn"),
+        ({"tomorrow": 1}, "MM501", "tomorrow"),
+    ],
+)
+def test_what_the_engine_does_not_run_is_refused_before_compiling(config, tmp_path, changes, code, words):
+    params = {**config.to_json(), **changes}
+    error = refused(EngineError, code, build_llm.run, StepContext(params=params, target=TARGET, out=tmp_path))
+    assert words in error.message
+    assert not list(tmp_path.iterdir())

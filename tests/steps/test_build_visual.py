@@ -1,0 +1,61 @@
+"""build_visual: tower and projector of a model, compiled for a number of images."""
+
+import json
+import shutil
+
+import pytest
+from engines import DEMO, demo_directory
+from errors_told import refused
+from safetensors.torch import load_file, save_file
+
+from mmbuild.engine.config import EngineError
+from mmbuild.steps import build_visual
+from mmbuild.steps.base import StepContext
+
+PARAMS = {
+    "family": "llava",
+    "dtype": "float32",
+    "feature_dtype": "float32",
+    "max_batch_size": 4,
+    "num_visual_features": 64,
+    "image_size": [64, 64],
+}
+
+
+def build(model, out, **changes):
+    target = {"device": "cpu", "sm": None, "isa": "avx2"}
+    build_visual.run(
+        StepContext(params={**PARAMS, **changes}, inputs={"model": model}, out=out, target=target)
+    )
+
+
+def test_its_description_says_what_it_was_built_for():
+    described = json.loads((demo_directory() / "visual" / "visual.json").read_text())
+    assert described == {name: value for name, value in PARAMS.items() if name != "family"}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return shutil.copytree(DEMO, tmp_path / "model")
+
+
+@pytest.fixture
+def out(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "multi_modal_projector"])
+def test_a_model_without_a_tower_or_projector_is_refused(model, out, part):
+    weights = load_file(model / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if part not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, model / "model.safetensors")
+    assert part in refused(EngineError, "MM532", build, model, out).message
+
+
+def test_a_number_of_features_that_the_tower_does_not_give_is_refused(model, out):
+    error = refused(EngineError, "MM533", build, model, out, num_visual_features=65)
+    assert "64 features" in error.message
+    assert "65" in error.message
