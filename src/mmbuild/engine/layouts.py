@@ -22,18 +22,19 @@ def layout_of(device: str) -> Layout:
 
 
 def unpack_int4(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain int4 [in, out / 2] -> its even and its odd columns, int8 [in, out / 2] each, in [-8, 7].
+    """Plain int4 [in, out / 2] -> its even and its odd columns, int32 [in, out / 2] each, in [-8, 7].
 
-    Arithmetic shifts of the signed byte extend the sign of either nibble.
+    Arithmetic shifts extend the sign of either nibble. In 32 bits: CPUs have no vector shifts of bytes.
     """
-    return (packed << 4) >> 4, packed >> 4
+    wide = packed.int()
+    return (wide << 28) >> 28, wide >> 4
 
 
 def widen_plain(weight: Tensor, quant_algo: str) -> Tensor:
     """Plain integers of ``W8A16`` or ``W4A16`` -> int8 [in, out]."""
     if quant_algo == "W8A16":
         return weight
-    return torch.stack(unpack_int4(weight), dim=-1).flatten(-2)
+    return torch.stack([half.to(torch.int8) for half in unpack_int4(weight)], dim=-1).flatten(-2)
 
 
 def pack_rows(values: Tensor, quant_algo: str) -> Tensor:
