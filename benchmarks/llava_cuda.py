@@ -200,10 +200,14 @@ def copy_bandwidth() -> float:
 
 def measure_engine(room: Path, variant: str, bandwidth: float) -> dict[str, Any]:
     """Load one engine and ask it, twice: the first run captures graphs."""
+    import gc
+
     import torch
 
     from mmbuild.engine import Engine
 
+    gc.collect()  # the engine before
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     directory = assemble(room, variant)
     started = time.perf_counter()
@@ -240,11 +244,15 @@ def measure_engine(room: Path, variant: str, bandwidth: float) -> dict[str, Any]
 
 def measure_transformers(room: Path) -> dict[str, Any]:
     """The same question to transformers, eager, float16."""
+    import gc
+
     import torch
 
     from mmbuild.engine.processor import encode, load_processor
     from mmbuild.engine.reference import load_reference
 
+    gc.collect()
+    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     reference = load_reference(room / "model", "float16", "cuda")
