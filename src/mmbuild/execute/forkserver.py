@@ -4,26 +4,43 @@ Not ``multiprocessing``'s: that one runs the user's main module again in each wo
 a main guard does not survive, and it gives no resource usage of the workers it reaped.
 
 It stays single-threaded, so that forking is safe, and imports while it is idle what the coming steps
-need. Requests arrive on standard input, one a line; messages leave on the file descriptor given as the
-first argument, one JSON object a line (a pipe: lines below PIPE_BUF from several workers never mix). When its
-input ends (the orchestrator finished or died) it ends its workers with everything they started.
+need. Jobs arrive on standard input, one a line: the directory as JSON text, a tab, the job. Messages leave on
+the file descriptor given as the first argument, one JSON object a line (a pipe: lines below PIPE_BUF from
+several workers never mix). When its input ends (the orchestrator finished or died) it ends its workers with
+everything they started.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
 import select
 import signal
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from mmbuild.execute.job import parse_job
+from mmbuild.execute.peak import SAMPLE_SECONDS, Peak, new_peak
 from mmbuild.execute.worker import run_job
 
 _PR_SET_PDEATHSIG = 1
+_NEEDED_BY_ALL = ("mmbuild.store.publish", "blake3", "mmbuild.canonical")
+
+
+@dataclass(slots=True)
+class _Server:
+    """The workers by process id, with the names of their jobs, and where messages go."""
+
+    events: int
+    prctl: Callable[..., int]
+    workers: dict[int, tuple[str, Peak]] = field(default_factory=dict)
+    sampled: float = 0.0
 
 
 def main(events: int, preload: list[str]) -> None:
@@ -32,58 +49,79 @@ def main(events: int, preload: list[str]) -> None:
     Other inherited descriptors are left open: among them is the orchestrator's hold on the store, which so
     lasts until the last worker has ended.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prctl = ctypes.CDLL(None).prctl
-    wake_read, wake_write = os.pipe()
-    os.set_blocking(wake_write, False)
-    os.set_blocking(wake_read, False)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    _import_all(["mmbuild.store.publish", "blake3", "mmbuild.canonical"])
-    workers: dict[int, str] = {}
+    server = _Server(events, ctypes.CDLL(None).prctl)
+    wake = _wake_on_child()
+    _import_all(_NEEDED_BY_ALL)
+    gc.freeze()  # what is collected never is copied for a worker
     pending = b""
     open_input = True
     while open_input:
-        ready, _, _ = select.select([0, wake_read], [], [], 0 if preload else None)
+        ready, _, _ = select.select([0, wake], [], [], _patience(server, preload))
         if not ready and preload:
             _import_all([preload.pop(0)])
-        if wake_read in ready:
-            os.read(wake_read, 4096)
-        _reap(workers, events)
+            gc.freeze()
+        if wake in ready:
+            os.read(wake, 4096)
+        _reap(server)
+        _sample(server)
         if 0 in ready:
             chunk = os.read(0, 65536)
             open_input = bool(chunk)
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                _serve(os.fsdecode(line), workers, events, prctl)
-    _end(workers)
+                _serve(server, line)
+    _end(server)
 
 
-def _serve(line: str, workers: dict[int, str], events: int, prctl: Callable[..., int]) -> None:
-    verb, _, rest = line.partition(" ")
-    if verb == "kill":
-        for worker, name in workers.items():
-            if name == rest:
-                _kill(worker, signal.SIGKILL)
+def _wake_on_child() -> int:
+    """A descriptor that becomes readable when a worker ends; Ctrl-C is the orchestrator's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    os.set_blocking(reader, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return reader
+
+
+def _patience(server: _Server, preload: list[str]) -> float | None:
+    """How long to wait for something to happen."""
+    if preload:
+        return 0
+    return SAMPLE_SECONDS if server.workers else None
+
+
+def _sample(server: _Server) -> None:
+    now = time.monotonic()
+    if now - server.sampled < SAMPLE_SECONDS:
         return
-    directory = Path(rest)
+    server.sampled = now
+    for worker, (_, peak) in server.workers.items():
+        peak.sample(worker)
+
+
+def _serve(server: _Server, line: bytes) -> None:
+    where, _, text = line.partition(b"\t")
+    peak = new_peak()
+    job = parse_job(text)
     worker = os.fork()
     if worker == 0:
-        _become_worker(directory, events, prctl)
-    workers[worker] = directory.name
+        send = partial(_send, server.events)
+        _become_worker(server, lambda: run_job(Path(json.loads(where)), job, peak, send))
+    server.workers[worker] = job.name, peak
 
 
-def _become_worker(directory: Path, events: int, prctl: Callable[..., int]) -> None:
+def _become_worker(server: _Server, body: Callable[[], int]) -> None:
     """Never returns. A session of its own, so that it can be ended with all that it starts."""
     status = 1
     try:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        server.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.set_inheritable(events, False)
-        status = run_job(directory, lambda message: _send(events, message))
+        os.set_inheritable(server.events, False)
+        status = body()
     finally:
         os._exit(status)
 
@@ -92,45 +130,36 @@ def _send(events: int, message: dict[str, object]) -> None:
     os.write(events, json.dumps(message).encode() + b"\n")
 
 
-def _reap(workers: dict[int, str], events: int) -> None:
-    while workers:
-        worker, status, usage = os.wait4(-1, os.WNOHANG)
+def _reap(server: _Server) -> None:
+    while server.workers:
+        worker, status = os.waitpid(-1, os.WNOHANG)
         if worker == 0:
             return
-        name = workers.pop(worker, None)
-        if name is not None:
-            _kill(worker, signal.SIGKILL)  # what it started and left behind
-            _send(
-                events,
-                {
-                    "job": name,
-                    "event": "exit",
-                    "status": os.waitstatus_to_exitcode(status),
-                    "rss": usage.ru_maxrss,
-                },
-            )
+        name, peak = server.workers.pop(worker, (None, None))
+        if name is None or peak is None:
+            continue
+        peak.close()
+        _kill(worker)  # what it started and left behind
+        message = {"job": name, "event": "exit", "status": os.waitstatus_to_exitcode(status)}
+        _send(server.events, message)
 
 
-def _end(workers: dict[int, str]) -> None:
+def _end(server: _Server) -> None:
     """The orchestrator is gone or done: nothing that is unfinished will count."""
-    for worker in workers:
-        _kill(worker, signal.SIGKILL)
+    for worker in server.workers:
+        _kill(worker)
 
 
-def _kill(worker: int, number: signal.Signals) -> None:
+def _kill(worker: int) -> None:
     try:
-        os.killpg(worker, number)
+        os.killpg(worker, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return
 
 
-def _import_all(names: list[str]) -> None:
+def _import_all(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
         except ImportError:  # the step that needs it says so in its own words
             continue
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])

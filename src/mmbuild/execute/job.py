@@ -1,4 +1,4 @@
-"""A job: one action as a worker gets it, and how its result comes back, as JSON files in its staging."""
+"""A job: one action as a worker gets it, as one line of JSON; and how a failure comes back, as a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class Job:
         key: Action key; ``definition`` the definition key; ``body`` the body key.
         inputs: Artifact digest by input name.
         store: Root of the store.
-        environment: The worker's whole environment.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Job:
     gpus: tuple[str, ...]
     store: str
     log: str
-    environment: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +58,15 @@ class Failure:
     traceback: str
 
 
-def write_job(directory: Path, job: Job) -> None:
-    (directory / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
+def job_line(job: Job) -> bytes:
+    """``job`` as one line. Its parameters are plain JSON data already, so nothing is copied first."""
+    data = {name: getattr(job, name) for name in Job.__slots__}
+    return json.dumps(data, default=dict).encode() + b"\n"
 
 
-def read_job(directory: Path) -> Job:
-    data = json.loads((directory / "job.json").read_text(encoding="utf-8"))
+def parse_job(line: bytes) -> Job:
+    """Read :func:`job_line`'s form."""
+    data = json.loads(line)
     return Job(**{**data, "gpus": tuple(data["gpus"])})
 
 

@@ -5,18 +5,19 @@ Runs in a process that was forked for it. It may die at any point: nothing count
 
 from __future__ import annotations
 
-import _thread
 import io
 import os
+import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
-from mmbuild.execute.job import Failure, Job, read_job, write_failure
+from mmbuild.execute.environment import worker_environment
+from mmbuild.execute.job import Failure, Job, write_failure
+from mmbuild.execute.peak import Peak
 from mmbuild.steps.base import StepContext
 from mmbuild.steps.registry import StepSpec, load
 from mmbuild.store.faults import translate
@@ -27,17 +28,15 @@ from mmbuild.store.publish import publish
 Send = Callable[[dict[str, object]], None]
 """Sends one message to the orchestrator."""
 
-_SAMPLE_SECONDS = 0.02
 
-
-def run_job(directory: Path, send: Send) -> int:
-    """Run the job in ``directory``; returns the exit status and never raises."""
-    job = read_job(directory)
+def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
+    """Run ``job`` in ``directory``; returns the exit status and never raises."""
     _take_over_streams(Path(job.log))
+    environment = worker_environment(job.cores, job.gpus)
     os.environ.clear()
-    os.environ.update(job.environment)
+    os.environ.update(environment)
     try:
-        record = _build(job, directory, send)
+        record = _build(job, directory, peak, send)
         send({"job": job.name, "event": "done", "digest": record.digest})
         return 0
     except BaseException as error:
@@ -70,14 +69,14 @@ def _causes(error: BaseException) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _build(job: Job, directory: Path, send: Send) -> Record:
+def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
     store = Store(Path(job.store))
     context = _context(job, directory, store, send)
     _limit_threads(job.cores)
     started = time.monotonic()
-    with _peak_anonymous() as peak:
-        load(StepSpec(job.step, "", job.entry))(context)
+    load(StepSpec(job.step, "", job.entry))(context)
     seconds = time.monotonic() - started
+    memory = peak.sample()
     artifact = publish(store, directory / "work" / "out", tuple(job.inputs.values()), job.cores)
     record = Record(
         key=job.key,
@@ -88,7 +87,7 @@ def _build(job: Job, directory: Path, send: Send) -> Record:
         body=job.body,
         size=artifact.tree.size,
         seconds=round(seconds, 4),
-        memory=peak(),
+        memory=memory,
         at=time.time(),
         host=os.uname().nodename,
     )
@@ -99,8 +98,7 @@ def _build(job: Job, directory: Path, send: Send) -> Record:
 def _context(job: Job, directory: Path, store: Store, send: Send) -> StepContext:
     """Lay the staging out and enter it: the step sees ``in/<name>`` and ``out``, and no other name."""
     work = directory / "work"
-    (work / "in").mkdir(parents=True)
-    (work / "out").mkdir()
+    _make_empty(work)
     for name, digest in job.inputs.items():
         os.symlink(store.tree(digest), work / "in" / name)
         os.utime(store.manifest(digest))  # its last use, for gc
@@ -122,6 +120,22 @@ def _context(job: Job, directory: Path, store: Store, send: Send) -> StepContext
     )
 
 
+def _make_empty(work: Path) -> None:
+    """``work/in`` and ``work/out``, both empty.
+
+    An earlier job that ended well leaves ``in`` with its links alone; anything else goes with the directory.
+    """
+    try:
+        if os.listdir(work) != ["in"]:
+            raise OSError("an earlier step left something")
+        for name in os.listdir(work / "in"):
+            os.unlink(work / "in" / name)
+    except OSError:
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "in").mkdir(parents=True)
+    (work / "out").mkdir()
+
+
 def _take_over_streams(log: Path) -> None:
     """Standard output and error become the action's log; there is no input."""
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
@@ -140,35 +154,3 @@ def _limit_threads(cores: int) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(cores)
-
-
-@contextmanager
-def _peak_anonymous() -> Iterator[Callable[[], int]]:
-    """Sample this process's anonymous memory; the value is a function that gives the peak in bytes.
-
-    A bare thread that nobody waits for: starting and joining a ``threading.Thread`` would cost more than the
-    rest of a short action.
-    """
-    stopped: list[bool] = []
-    highest = [_anonymous()]
-
-    def sample() -> None:
-        while not stopped:
-            time.sleep(_SAMPLE_SECONDS)
-            highest[0] = max(highest[0], _anonymous())
-
-    _thread.start_new_thread(sample, ())
-    try:
-        yield lambda: highest[0]
-    finally:
-        stopped.append(True)
-        highest[0] = max(highest[0], _anonymous())
-
-
-def _anonymous() -> int:
-    """Resident anonymous bytes of this process (``RssAnon`` of proc(5))."""
-    with open("/proc/self/status", "rb") as stream:
-        for line in stream:
-            if line.startswith(b"RssAnon:"):
-                return int(line.split()[1]) * 1024
-    return 0

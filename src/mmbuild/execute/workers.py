@@ -15,25 +15,40 @@ from typing import Any
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.environment import listed_environment
-from mmbuild.execute.job import Job, write_job
+from mmbuild.execute.job import Job, job_line
+
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from mmbuild.execute.forkserver import main
+main(int(sys.argv[2]), sys.argv[3:])
+"""
+"""The fork server's program. It gets this process's module path as an argument, not in its environment, which
+is the one that steps see."""
 
 
 @dataclass(slots=True)
 class Workers:
-    """A fork server with its pipes. Made by :func:`start_workers`."""
+    """A fork server with its pipes. Made by :func:`start_workers`.
+
+    Jobs that end well leave their directory to a later one: making and removing directories costs more than
+    a short action.
+    """
 
     staging: Path
     process: subprocess.Popen[bytes]
     events: int
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _pending: bytes = b""
+    _made: int = 0
+    _used: dict[str, Path] = field(default_factory=dict)
+    _free: list[Path] = field(default_factory=list)
 
     def start(self, job: Job) -> Path:
         """Fork a worker for ``job``; returns its directory."""
-        directory = self.staging / job.name
-        directory.mkdir()
-        write_job(directory, job)
-        self._ask(f"run {directory}")
+        directory = self._free.pop() if self._free else self._make_directory()
+        self._used[job.name] = directory
+        self._ask(json.dumps(str(directory)).encode() + b"\t" + job_line(job))
         return directory
 
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
@@ -52,12 +67,28 @@ class Workers:
                 hint="if the machine ran out of memory, use fewer `--jobs`; apply again to go on",
             )
         *lines, self._pending = (self._pending + chunk).split(b"\n")
-        return [json.loads(line) for line in lines]
+        found = [json.loads(line) for line in lines]
+        for message in found:
+            self._note_exit(message)
+        return found
 
-    def _ask(self, request: str) -> None:
+    def _make_directory(self) -> Path:
+        self._made += 1
+        directory = self.staging / str(self._made)
+        directory.mkdir()
+        return directory
+
+    def _note_exit(self, message: dict[str, Any]) -> None:
+        """Only when a worker has ended, with all that it started, may another one use its directory."""
+        if message["event"] == "exit":
+            directory = self._used.pop(message["job"])
+            if message["status"] == 0:
+                self._free.append(directory)
+
+    def _ask(self, request: bytes) -> None:
         assert self.process.stdin is not None
         try:
-            self.process.stdin.write(os.fsencode(request) + b"\n")
+            self.process.stdin.write(request)
             self.process.stdin.flush()
         except BrokenPipeError:
             return  # messages() sees the end of the other pipe and tells why
@@ -73,14 +104,13 @@ def start_workers(staging: Path, preload: Iterable[str], hold: int) -> Iterator[
         hold: Descriptor that shall stay open until the last worker has ended (the lock on the store).
     """
     reader, writer = os.pipe()
-    environment = listed_environment()
-    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    path = json.dumps([entry or os.getcwd() for entry in sys.path])
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmbuild.execute.forkserver", str(writer), *preload],
+        [sys.executable, "-c", _START, path, str(writer), *preload],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=None,
-        env=environment,
+        env=listed_environment(),
         pass_fds=(writer, hold),
         start_new_session=True,
     )

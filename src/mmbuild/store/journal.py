@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mmbuild.store.faults import disk_errors, fault_point
@@ -62,12 +63,7 @@ class ActionCache:
 
     def refresh(self) -> None:
         """Read the lines appended since the last call."""
-        try:
-            with open(self.store.journal, "rb") as stream:
-                stream.seek(self._offset)
-                text = stream.read()
-        except FileNotFoundError:
-            return
+        text = _read_from(self.store.journal, self._offset)
         end = text.rfind(b"\n") + 1
         self._offset += end
         for line in text[:end].splitlines():
@@ -109,8 +105,8 @@ def append(store: Store, record: Record) -> None:
             if os.environ.get("MMBUILD_FAULT") == "journal-torn":
                 os.write(descriptor, line[: len(line) // 2])
                 fault_point("journal-torn")
-            os.write(descriptor, b"" if _ends_whole(descriptor) else b"\n")
-            _write_all(descriptor, line)
+            # A torn line before this one ends here; an empty line is no damage.
+            _write_all(descriptor, line if _ends_whole(descriptor) else b"\n" + line)
         finally:
             os.close(descriptor)
     fault_point("journal-after")
@@ -135,6 +131,23 @@ def parse_record(line: bytes) -> Record | None:
         return Record(**data)
     except (ValueError, TypeError):
         return None
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    """The file from ``offset`` to its end; nothing where there is no file. Called for every action."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        size = os.fstat(descriptor).st_size
+        if size <= offset:
+            return b""
+        with open(descriptor, "rb", closefd=False) as stream:
+            stream.seek(offset)
+            return stream.read()
+    finally:
+        os.close(descriptor)
 
 
 def _ends_whole(descriptor: int) -> bool:

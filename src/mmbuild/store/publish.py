@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
@@ -96,11 +97,18 @@ def sync_file_system(path: Path) -> None:
     """Flush the file system that holds ``path``: one call for any number of files."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        flush: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+        flush = _syncfs()
         if flush is None or flush(descriptor) != 0:
             os.sync()
     finally:
         os.close(descriptor)
+
+
+@cache
+def _syncfs() -> Callable[[int], int] | None:
+    """syncfs(2), where the C library has it."""
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    return found
 
 
 def _files(out: Path) -> list[Path]:

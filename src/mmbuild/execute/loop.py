@@ -1,0 +1,175 @@
+"""The scheduling loop: start what is ready and fits, receive what the workers say, until nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmbuild.execute.events import Kind
+from mmbuild.execute.failures import explain_failure
+from mmbuild.execute.gpus import try_take
+from mmbuild.execute.job import Job
+from mmbuild.execute.outcome import Outcome
+from mmbuild.execute.resources import grant
+from mmbuild.execute.result import Options
+from mmbuild.execute.scheduler import NOTHING, Pool
+from mmbuild.execute.state import State
+from mmbuild.execute.workers import Workers
+from mmbuild.graph.action import Action, Resources
+from mmbuild.graph.keys import action_key, body_key
+from mmbuild.graph.plan import Planned
+from mmbuild.graph.reasons import remember_definition
+from mmbuild.steps.registry import StepSpec
+from mmbuild.store.journal import ActionCache, append
+from mmbuild.store.layout import Store
+from mmbuild.store.locks import Lock, try_lock
+
+_POLL_SECONDS = 0.05
+"""How often a lock that another process holds is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    action: Action
+    key: str
+    directory: Path
+    taken: Resources
+    locks: tuple[Lock, ...]
+
+
+@dataclass(slots=True)
+class Loop:
+    """One apply at work. ``pool`` holds the ready actions; see :meth:`run`."""
+
+    store: Store
+    specs: Mapping[str, StepSpec]
+    options: Options
+    cache: ActionCache
+    state: State
+    outcome: Outcome
+    pool: Pool
+    workers: Workers
+    running: dict[str, _Running] = field(default_factory=dict)
+    contended: set[str] = field(default_factory=set)
+    started: int = 0
+
+    def run(self) -> None:
+        """Start and receive until nothing runs and nothing more can start."""
+        self._queue(self.state.ready())
+        while True:
+            self.pool.take(self._start)
+            if not self.running and not self.pool.waiting:
+                return
+            for message in self.workers.messages(_POLL_SECONDS if self.contended else None):
+                self._receive(message)
+
+    def _queue(self, keys: Iterable[str]) -> None:
+        if self.outcome.failed and not self.options.keep_going:
+            return
+        for key in keys:
+            self.pool.add(key)
+
+    def _start(self, key: str) -> Resources | None:
+        """For the pool: start the action, or find that its result is there."""
+        planned = self.state.waiting[key]
+        asked = grant(planned.action.resources, self.options.capacity)
+        if not self.pool.fits(asked):
+            return None
+        name = action_key(planned.action, self.state.digests(planned.action))
+        if self._reuse(planned.action, name, "its inputs came out as before"):
+            return NOTHING
+        lock = try_lock(self.store.lock(name))
+        if lock is None:
+            self._wait_for_other(planned.action)
+            return None
+        self.contended.discard(key)
+        self.cache.refresh()
+        if self._reuse(planned.action, name, "another process built it"):
+            lock.release()
+            return NOTHING
+        return self._take_gpus_and_run(planned, name, asked, lock)
+
+    def _take_gpus_and_run(
+        self, planned: Planned, name: str, asked: Resources, lock: Lock
+    ) -> Resources | None:
+        gpus = try_take(self.options.capacity.gpus, asked.gpus) if asked.gpus else {}
+        if gpus is None:
+            lock.release()
+            self.contended.add(planned.action.definition_key)
+            return None
+        job = self._job(planned.action, name, asked, tuple(gpus))
+        remember_definition(self.store, planned.action)
+        directory = self.workers.start(job)
+        self.running[job.name] = _Running(planned.action, name, directory, asked, (lock, *gpus.values()))
+        told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
+        self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
+        return asked
+
+    def _wait_for_other(self, action: Action) -> None:
+        if action.definition_key not in self.contended:
+            self.contended.add(action.definition_key)
+            self.outcome.tell(Kind.WAITING, action, why="another process builds the same")
+
+    def _reuse(self, action: Action, name: str, why: str) -> bool:
+        record = self.cache.by_key.get(name)
+        if record is None or not self.store.has(record.digest):
+            return False
+        if record.definition != action.definition_key:
+            # The next plan then finds it by its definition, without computing an action key.
+            record = replace(record, definition=action.definition_key, label=action.label)
+            append(self.store, record)
+            remember_definition(self.store, action)
+        self.contended.discard(action.definition_key)
+        self._queue(self.outcome.found(action, record, why))
+        return True
+
+    def _job(self, action: Action, name: str, granted: Resources, gpus: tuple[str, ...]) -> Job:
+        self.started += 1
+        return Job(
+            name=f"{self.started}-{name[:16]}",
+            label=action.label,
+            step=action.step,
+            entry=self.specs[action.step].entry,
+            key=name,
+            definition=action.definition_key,
+            body=body_key(action),
+            params=action.params,
+            target=action.target,
+            inputs=self.state.digests(action),
+            sources=action.sources,
+            locators=action.locators,
+            cores=granted.cores,
+            gpus=gpus,
+            store=str(self.store.root),
+            log=str(self.store.log(name)),
+        )
+
+    def _receive(self, message: Mapping[str, Any]) -> None:
+        running = self.running.get(message["job"])
+        if running is None:  # the exit of a worker whose result is already here
+            return
+        if message["event"] == "progress":
+            told = {"message": message["message"], "fraction": message["fraction"]}
+            self.outcome.tell(Kind.PROGRESS, running.action, **told)
+            return
+        self._release(message["job"], running)
+        if message["event"] == "done":
+            self.cache.refresh()
+            self._queue(self.outcome.finished(running.action, self.cache.by_key[running.key]))
+        else:
+            self._fail(running, message["status"])
+
+    def _release(self, name: str, running: _Running) -> None:
+        del self.running[name]
+        self.pool.give_back(running.taken)
+        for lock in running.locks:
+            lock.release()
+
+    def _fail(self, running: _Running, status: int) -> None:
+        action, log = running.action, self.store.log(running.key)
+        self.outcome.broke(action, explain_failure(action.label, action.step, running.directory, status, log))
+        if not self.options.keep_going:
+            self.pool.clear()
+            self.contended.clear()

@@ -1,0 +1,91 @@
+"""What becomes of actions: told as events, counted, and laid out when an engine is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbuild.execute.engine_dir import lay_out
+from mmbuild.execute.events import Event, Kind, Sink
+from mmbuild.execute.failures import Failed
+from mmbuild.execute.result import Result
+from mmbuild.execute.state import State
+from mmbuild.graph.action import Action
+from mmbuild.graph.plan import Build
+from mmbuild.host import facts
+from mmbuild.store.journal import Record
+from mmbuild.store.layout import Store
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The results of one apply so far."""
+
+    store: Store
+    state: State
+    sink: Sink
+    ran: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
+    laid_out: list[Path] = field(default_factory=list)
+    times: list[tuple[str, float]] = field(default_factory=list)
+    _host: Mapping[str, Any] = field(default_factory=dict)
+
+    def tell(self, kind: Kind, action: Action, **data: Any) -> None:
+        """Send an event about ``action``."""
+        self.sink(Event(kind, action.label, data))
+
+    def finished(self, action: Action, record: Record) -> list[str]:
+        """``action`` ran; returns the definition keys of what can start now."""
+        self.ran.append(action.label)
+        self.times.append((action.label, record.seconds))
+        self.tell(
+            Kind.FINISHED,
+            action,
+            digest=record.digest,
+            seconds=record.seconds,
+            memory=record.memory,
+            size=record.size,
+        )
+        return self._complete(action, record)
+
+    def found(self, action: Action, record: Record, why: str) -> list[str]:
+        """The result of ``action`` was there; returns the definition keys of what can start now."""
+        self.reused.append(action.label)
+        self.tell(Kind.REUSED, action, digest=record.digest, why=why)
+        return self._complete(action, record)
+
+    def broke(self, action: Action, failed: Failed) -> None:
+        """``action`` failed; nothing that needs it will start."""
+        self.failed.append(failed)
+        told = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
+        self.tell(Kind.FAILED, action, **told)
+        del self.state.waiting[action.definition_key]
+
+    def lay_out(self, build: Build) -> None:
+        """Fill the engine directory of ``build``, all of whose results are there."""
+        if not self._host:
+            self._host = facts()
+        actions = [self.state.actions[key] for key in build.actions.values()]
+        lay_out(self.store, build, actions, self.state.done, self._host)
+        self.laid_out.append(build.directory)
+        self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
+
+    def result(self, seconds: float) -> Result:
+        """Everything, once nothing runs any more."""
+        return Result(
+            tuple(self.ran),
+            tuple(self.reused),
+            tuple(self.failed),
+            tuple(self.laid_out),
+            seconds,
+            tuple(self.times),
+        )
+
+    def _complete(self, action: Action, record: Record) -> list[str]:
+        free, whole = self.state.complete(action.definition_key, record)
+        for build in whole:
+            self.lay_out(build)
+        return free
