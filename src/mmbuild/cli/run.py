@@ -54,13 +54,17 @@ def command(
       mmbuild run build/llava-1.5-7b-int4 --image a.png --image b.png --prompt "What is this?" --profile
     """
     pairs = pair(images, prompts)
+    check_stream(stream, pairs, profile or as_json)
+    from mmbuild.engine import layout
+
+    layout.read(build)  # a wrong path is told before seconds of imports
     from mmbuild.engine import Engine, Sampling
 
     sampling = Sampling(temperature, top_k, top_p, seed)
     engine = Engine.load(build)
     requests = engine.encode([[image] if image else [] for image, _ in pairs], [text for _, text in pairs])
     stopping = engine.stopping(max_new_tokens)
-    if stream and len(requests) == 1 and not (profile or as_json):
+    if stream:
         for piece in engine.stream_text(requests[0], stopping, sampling):
             click.echo(piece, nl=False)
         click.echo()
@@ -73,6 +77,22 @@ def command(
         click.echo(answer.text)
     if profile:
         click.echo(render_profile(generation.profile), err=True)
+
+
+def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
+    """Refuse ``--stream`` where answers cannot come in pieces.
+
+    Raises:
+        UsageError: Several prompts, or output that is only known at the end.
+    """
+    if stream and (len(pairs) != 1 or whole):
+        from mmbuild.errors import UsageError
+
+        raise UsageError(
+            "--stream prints one answer as it comes",
+            code="MM521",
+            hint="Give one prompt, without --profile and --json",
+        )
 
 
 def pair(images: Sequence[str], prompts: Sequence[str]) -> list[tuple[str | None, str]]:

@@ -1,8 +1,29 @@
-"""The embedded PyTorch engine."""
+"""The embedded PyTorch engine.
+
+Names are imported when they are used: the layout of an engine directory is read without torch.
+"""
 
 from __future__ import annotations
 
-from mmbuild.engine.engine import Answer, Engine, Generation, Profile
-from mmbuild.engine.sampling import Sampling
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmbuild.engine.engine import Answer, Engine, Generation, Profile
+    from mmbuild.engine.sampling import Sampling
 
 __all__ = ["Answer", "Engine", "Generation", "Profile", "Sampling"]
+
+_LAZY = {
+    "Answer": "mmbuild.engine.engine",
+    "Engine": "mmbuild.engine.engine",
+    "Generation": "mmbuild.engine.engine",
+    "Profile": "mmbuild.engine.engine",
+    "Sampling": "mmbuild.engine.sampling",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mmbuild.engine' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
