@@ -5,8 +5,6 @@ from benchmarks import exam
 from engines import demo_engine
 
 PICTURES = 500
-# One build for the whole module, so one process runs it.
-pytestmark = pytest.mark.xdist_group("exam")
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +23,7 @@ import torch
 import mmbuild
 from mmbuild.steps.base import StepContext
 
+_KEPT_SECONDS = 3 * 86400
 _CODE = ("checkpoint", "engine", "families", "steps", "visual")
 # What runs engines and builds none: changing it needs no new ones.
 _RUN_TIME = frozenset(
@@ -41,10 +43,17 @@ _RUN_TIME = frozenset(
 ) | {"steps/verify.py", "steps/download.py"}
 
 
+@cache
 def default_root() -> Path:
-    """The kept outputs of this code; ``make clean`` removes them."""
-    beside = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent
-    return beside / "test-engines" / code_key()
+    """The kept outputs of this code; those of code that was not tested for days are removed."""
+    everything = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent / "test-engines"
+    root = everything / code_key()
+    root.mkdir(parents=True, exist_ok=True)
+    os.utime(root)
+    for other in everything.iterdir():
+        if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+    return root
 
 
 @cache
