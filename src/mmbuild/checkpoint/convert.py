@@ -1,9 +1,16 @@
-"""From a Hugging Face model to a unified checkpoint, one tensor in memory at a time."""
+"""From a Hugging Face model to a unified checkpoint, in blocks of rows that stay in a core's cache.
+
+A block is cut out of the mapped file, converted, looked at and written while it is there: one pass over
+memory to read and one to write, as ``cp`` does, and no memory that grows with the model.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +19,45 @@ from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.names import Naming, naming_of, unused
 from mmbuild.checkpoint.numeric import require_finite
+from mmbuild.checkpoint.parallel import in_order
 from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import rank_file
 from mmbuild.checkpoint.split import check_ranks
 from mmbuild.checkpoint.tensors import EMBEDDING, HEAD, Part, TensorSpec, llama_tensors
-from mmbuild.checkpoint.weights import StoredTensor, open_weights
+from mmbuild.checkpoint.weights import StoredTensor, open_weights, row_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Full name and stored tensor of every part, by the part's name.
+_Sources = Mapping[str, tuple[str, StoredTensor]]
+
+# Bytes of a block: half of a common second-level cache.
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """A rank and its file.
+
+    Attributes:
+        number: The rank.
+        entries: What the file holds, by name.
+        file: The file.
+    """
+
+    number: int
+    entries: Mapping[str, writer.Entry]
+    file: writer.OpenFile
+
 
 def convert(
-    model: Path, out: Path, family: str, config: CheckpointConfig, progress: Progress = silent
+    model: Path,
+    out: Path,
+    family: str,
+    config: CheckpointConfig,
+    progress: Progress = silent,
+    threads: int = 1,
 ) -> None:
     """Write ``config.json`` and ``rank<R>.safetensors`` into ``out``.
 
@@ -32,7 +66,8 @@ def convert(
         out: An existing directory.
         family: Whose names the weights have.
         config: What to write; unquantized.
-        progress: Told the file and the share done.
+        progress: Told the tensor and the share done.
+        threads: How many tensors are worked on at once.
 
     Raises:
         CheckpointError: A tensor is missing, has another shape, holds NaN or infinity, or is one that the
@@ -43,8 +78,7 @@ def convert(
     with open_weights(model) as stored:
         naming = naming_of(family, stored)
         sources = _sources(specs, stored, naming, config)
-        for rank in range(config.tensor_parallel):
-            _write_rank(out, rank, specs=specs, sources=sources, config=config, progress=progress)
+        _write_ranks(out, specs, sources, config, progress, threads)
     (out / "config.json").write_text(json.dumps(to_json(config), indent=2, sort_keys=True) + "\n")
 
 
@@ -93,43 +127,58 @@ def _checked(full: str, part: Part, stored: Mapping[str, StoredTensor]) -> Store
     return tensor
 
 
-def _write_rank(
+def _write_ranks(
     out: Path,
-    rank: int,
-    *,
     specs: Mapping[str, TensorSpec],
-    sources: Mapping[str, tuple[str, StoredTensor]],
+    sources: _Sources,
     config: CheckpointConfig,
     progress: Progress,
+    threads: int,
 ) -> None:
-    ranks, llm = config.tensor_parallel, config.llm
+    with ExitStack() as files:
+        ranks = [
+            files.enter_context(_rank(out, rank, specs, config)) for rank in range(config.tensor_parallel)
+        ]
+        # All ranks of a tensor one after the other, so that the model is read once.
+        names = list(specs)
+        tasks = (
+            partial(_write_tensor, rank, specs[name], sources, config) for name in names for rank in ranks
+        )
+        count = len(names) * len(ranks)
+        for done, name in enumerate(in_order(tasks, threads), start=1):
+            progress(name, done / count)
+
+
+@contextmanager
+def _rank(out: Path, rank: int, specs: Mapping[str, TensorSpec], config: CheckpointConfig) -> Iterator[_Rank]:
     entries = writer.layout(
-        writer.Entry(name, config.dtype, spec.shape(llm, rank, ranks)) for name, spec in specs.items()
+        writer.Entry(name, config.dtype, spec.shape(config.llm, rank, config.tensor_parallel))
+        for name, spec in specs.items()
     )
-    total = sum(entry.size for entry in entries)
-
-    def tensors() -> Iterator[tuple[str, Iterator[Tensor]]]:
-        done = 0
-        for entry in entries:
-            progress(f"{rank_file(rank)}: {entry.name}", (rank + done / total) / ranks)
-            yield entry.name, _parts(specs[entry.name], rank, sources, config)
-            done += entry.size
-
-    writer.write(out / rank_file(rank), entries, tensors())
-    progress(rank_file(rank), (rank + 1) / ranks)
+    with writer.create(out / rank_file(rank), entries) as file:
+        yield _Rank(rank, {entry.name: entry for entry in entries}, file)
 
 
-def _parts(
-    spec: TensorSpec, rank: int, sources: Mapping[str, tuple[str, StoredTensor]], config: CheckpointConfig
-) -> Iterator[Tensor]:
+def _write_tensor(rank: _Rank, spec: TensorSpec, sources: _Sources, config: CheckpointConfig) -> str:
+    """Write one tensor of one rank; its name."""
+    written = 0
+    for part in spec.parts:
+        for block in _blocks(part, rank.number, sources, config):
+            written += rank.file.put(spec.name, block, written)
+    writer.check_filled(rank.entries[spec.name], written)
+    return spec.name
+
+
+def _blocks(part: Part, rank: int, sources: _Sources, config: CheckpointConfig) -> Iterator[Tensor]:
     import torch
 
     dtype = getattr(torch, config.dtype)
-    for part in spec.parts:
-        name, stored = sources[part.source]
-        cut = part.rule(config.llm, rank, config.tensor_parallel)
-        tensor = stored.read(cut).to(dtype).contiguous()
-        require_finite(tensor, name, stored.file, config.dtype)
-        yield tensor
-        if cut.padding:
-            yield torch.zeros(cut.padding, *part.shape[1:], dtype=dtype)
+    name, stored = sources[part.source]
+    cut = part.rule(config.llm, rank, config.tensor_parallel)
+    tensor = stored.read(cut)
+    for rows in row_blocks(tensor, _BLOCK):
+        block = rows.to(dtype).contiguous()
+        require_finite(block, name, stored.file, config.dtype)
+        yield block
+    if cut.padding:
+        yield torch.zeros(cut.padding, *part.shape[1:], dtype=dtype)

@@ -1,27 +1,52 @@
-"""From an unquantized checkpoint to a weight-only one, rank file by rank file, tensor by tensor."""
+"""From an unquantized checkpoint to a weight-only one, a few tensors in memory at a time."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmbuild.checkpoint import writer
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.errors import CheckpointError
+from mmbuild.checkpoint.parallel import in_order
 from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import load_config, open_tensors, rank_file
 from mmbuild.checkpoint.tensors import llama_tensors
 from mmbuild.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
+from mmbuild.checkpoint.weights import row_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+# Bytes of a block that is only copied.
+_BLOCK = 4 << 20
+# Bytes of finished tensors that may wait to be written, over all threads.
+_MEMORY = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """A rank on its way from the unquantized file to the quantized one.
+
+    Attributes:
+        tensors: What is there, views of the mapped file.
+        entries: What the new file holds, by name.
+        file: The new file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    entries: Mapping[str, writer.Entry]
+    file: writer.OpenFile
+
+
 def quantize_checkpoint(
-    checkpoint: Path, out: Path, algorithm: str, progress: Progress = silent
+    checkpoint: Path, out: Path, algorithm: str, progress: Progress = silent, threads: int = 1
 ) -> CheckpointConfig:
     """Write the quantized ``config.json`` and rank files into ``out``.
 
@@ -29,7 +54,8 @@ def quantize_checkpoint(
         checkpoint: An unquantized checkpoint of ours.
         out: An existing directory.
         algorithm: ``int8`` or ``int4``.
-        progress: Told the file and the share done.
+        progress: Told the tensor and the share done.
+        threads: How many tensors are worked on at once; fewer where they would take more than 512 MiB.
 
     Raises:
         CheckpointError: The checkpoint is unreadable, quantized already, or does not pack.
@@ -42,8 +68,7 @@ def quantize_checkpoint(
             code="MM438",
             hint="Quantize the unquantized checkpoint",
         )
-    for rank in range(config.tensor_parallel):
-        _write_rank(checkpoint, out, rank, how=how, config=config, progress=progress)
+    _write_ranks(checkpoint, out, how, config, progress, threads)
     made = replace(config, quant_algo=how.quant_algo)
     (out / "config.json").write_text(json.dumps(to_json(made), indent=2, sort_keys=True) + "\n")
     return made
@@ -54,29 +79,38 @@ def scale_name(weight: str) -> str:
     return weight.removesuffix("weight") + "per_channel_scale"
 
 
-def _write_rank(
-    checkpoint: Path, out: Path, rank: int, *, how: WeightOnly, config: CheckpointConfig, progress: Progress
+def _write_ranks(
+    checkpoint: Path, out: Path, how: WeightOnly, config: CheckpointConfig, progress: Progress, threads: int
 ) -> None:
     quantizable = {spec.name for spec in llama_tensors(config.llm) if spec.quantizable}
-    ranks = config.tensor_parallel
+    with ExitStack() as files:
+        ranks = [
+            files.enter_context(_rank(checkpoint, out, rank, quantizable, how, config.dtype))
+            for rank in range(config.tensor_parallel)
+        ]
+        tasks = [
+            partial(_quantized, rank, name, how) if name in quantizable else partial(_copied, rank, name)
+            for rank in ranks
+            for name in rank.tensors
+        ]
+        largest = max(rank.entries[name].size for rank in ranks for name in quantizable)
+        workers = max(1, min(threads, _MEMORY // largest))
+        for done, name in enumerate(in_order(tasks, workers), start=1):
+            progress(name, done / len(tasks))
+
+
+@contextmanager
+def _rank(
+    checkpoint: Path, out: Path, rank: int, quantizable: set[str], how: WeightOnly, dtype: str
+) -> Iterator[_Rank]:
     tensors = open_tensors(checkpoint, rank)
-    entries = writer.layout(_entries(tensors, quantizable, how, config.dtype))
-    total = sum(entry.size for entry in entries)
-
-    def stream() -> Iterator[tuple[str, list[Tensor]]]:
-        done = 0
-        scales: dict[str, Tensor] = {}
-        for entry in entries:
-            progress(f"{rank_file(rank)}: {entry.name}", (rank + done / total) / ranks)
-            yield entry.name, [_value(entry.name, tensors, quantizable, how, scales)]
-            done += entry.size
-
-    writer.write(out / rank_file(rank), entries, stream())
-    progress(rank_file(rank), (rank + 1) / ranks)
+    entries = writer.layout(_entries(tensors, quantizable, how, dtype))
+    with writer.create(out / rank_file(rank), entries) as file:
+        yield _Rank(tensors, {entry.name: entry for entry in entries}, file)
 
 
 def _entries(
-    tensors: Mapping[str, Any], quantizable: set[str], how: WeightOnly, dtype: str
+    tensors: Mapping[str, Tensor], quantizable: set[str], how: WeightOnly, dtype: str
 ) -> Iterator[writer.Entry]:
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
@@ -87,20 +121,18 @@ def _entries(
             yield writer.Entry(name, dtype, shape)
 
 
-def _value(
-    name: str,
-    tensors: Mapping[str, Tensor],
-    quantizable: set[str],
-    how: WeightOnly,
-    scales: dict[str, Tensor],
-) -> Tensor:
-    """The tensor to write; ``scales`` keeps those whose weight was just made, which the layout may part."""
-    if name in scales:
-        return scales.pop(name)
-    if name in tensors and name not in quantizable:
-        return tensors[name]
-    if name in quantizable:
-        values, scales[scale_name(name)] = quantize(tensors[name], how)
-        return values
-    # The layout put the scales before their weight: made for the scales alone, once more later.
-    return quantize(tensors[name.removesuffix("per_channel_scale") + "weight"], how)[1]
+def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:
+    """Write a quantized weight and its scales; its name."""
+    values, scales = quantize(rank.tensors[name], how)
+    for entry, tensor in ((name, values), (scale_name(name), scales)):
+        writer.check_filled(rank.entries[entry], rank.file.put(entry, tensor))
+    return name
+
+
+def _copied(rank: _Rank, name: str) -> str:
+    """Write a tensor as it is; its name."""
+    written = 0
+    for block in row_blocks(rank.tensors[name], _BLOCK):
+        written += rank.file.put(name, block, written)
+    writer.check_filled(rank.entries[name], written)
+    return name

@@ -43,6 +43,13 @@ class StoredTensor:
     read: Callable[[Cut], Tensor]
 
 
+def row_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
+    """Views of whole rows, in order, of about ``size`` bytes each and at least one row."""
+    rows = max(1, size * len(tensor) // max(1, tensor.numel() * tensor.element_size()))
+    for start in range(0, len(tensor), rows):
+        yield tensor[start : start + rows]
+
+
 def weight_files(model: Path) -> list[str]:
     """Names of the files that hold the weights.
 

@@ -8,10 +8,12 @@ come first, so that each of them begins on one too and can be used where the fil
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,13 +56,53 @@ def layout(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: -math.gcd(entry.size, ALIGNMENT))
 
 
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A safetensors file that is being written; several threads may put tensors into it.
+
+    Attributes:
+        descriptor: Of the open file.
+        offsets: Where each tensor begins, bytes from the start of the file.
+    """
+
+    descriptor: int
+    offsets: Mapping[str, int]
+
+    def put(self, name: str, part: Tensor, at: int = 0) -> int:
+        """Write ``part`` at byte ``at`` of tensor ``name``; the number of bytes written."""
+        return _write_all(self.descriptor, _bytes(part), self.offsets[name] + at)
+
+
+@contextmanager
+def create(
+    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+) -> Iterator[OpenFile]:
+    """A file to be filled inside the ``with`` block; it takes its name at the end, and only without an error.
+
+    Args:
+        path: The file; replaced at once when all is written.
+        entries: What it will hold, in the order of :func:`layout`.
+        metadata: ``__metadata__`` of the header.
+    """
+    partial = path.with_name(path.name + ".partial")
+    header = _header(entries, metadata)
+    sizes = itertools.accumulate((entry.size for entry in entries), initial=len(header))
+    try:
+        with partial.open("wb", buffering=0) as file:
+            _write_all(file.fileno(), header, 0)
+            yield OpenFile(file.fileno(), dict(zip((e.name for e in entries), sizes, strict=False)))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write(
     path: Path,
     entries: Sequence[Entry],
     tensors: Iterator[tuple[str, Iterable[Tensor]]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a whole file or none.
+    """Write a whole file or none, one tensor after the other.
 
     Args:
         path: The file; replaced at once when all is written.
@@ -71,17 +113,22 @@ def write(
     Raises:
         ValueError: The tensors do not match the entries (our own mistake).
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb", buffering=0) as file:
-            _write_all(file.fileno(), _header(entries, metadata))
-            for entry, (name, parts) in zip(entries, tensors, strict=True):
-                written = sum(_write_all(file.fileno(), _bytes(part)) for part in parts)
-                if (name, written) != (entry.name, entry.size):
-                    raise ValueError(f"{entry}: got {written} bytes of {name}")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with create(path, entries, metadata) as file:
+        for entry, (name, parts) in zip(entries, tensors, strict=True):
+            written = 0
+            for part in parts:
+                written += file.put(entry.name, part, written)
+            check_filled(entry, written, name)
+
+
+def check_filled(entry: Entry, written: int, name: str | None = None) -> None:
+    """Refuse a tensor that is not the one promised.
+
+    Raises:
+        ValueError: Its name or number of bytes differ (our own mistake).
+    """
+    if (name or entry.name, written) != (entry.name, entry.size):
+        raise ValueError(f"{entry}: got {written} bytes of {name or entry.name}")
 
 
 def _header(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -> bytes:
@@ -105,9 +152,9 @@ def _bytes(tensor: Tensor) -> memoryview:
     return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> int:
+def _write_all(descriptor: int, data: bytes | memoryview, offset: int) -> int:
     view = memoryview(data)
     done = 0
     while done < len(view):
-        done += os.write(descriptor, view[done : done + _CHUNK])
+        done += os.pwrite(descriptor, view[done : done + _CHUNK], offset + done)
     return done

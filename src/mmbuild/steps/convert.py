@@ -27,4 +27,4 @@ def run(context: StepContext) -> None:
         dtype=context.params["dtype"],
         tensor_parallel=int(context.params["tensor_parallel"]),
     )
-    convert(model, context.out, name, config, context.progress)
+    convert(model, context.out, name, config, context.progress, max(1, context.cores))

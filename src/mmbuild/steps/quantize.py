@@ -14,9 +14,10 @@ def run(context: StepContext) -> None:
     Raises:
         CheckpointError: The checkpoint is unreadable, quantized already, or its outputs do not pack.
     """
-    import torch
-
-    torch.set_num_threads(max(1, context.cores))
     quantize_checkpoint(
-        context.inputs["checkpoint"], context.out, context.params["algorithm"], context.progress
+        context.inputs["checkpoint"],
+        context.out,
+        context.params["algorithm"],
+        context.progress,
+        max(1, context.cores),
     )
