@@ -107,12 +107,14 @@ def places(engine, tmp_path):
         (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "0"], 1, "MM515", "1 to 40"),
         (["ENGINE", "--prompt", "<image> how many ?"], 1, "MM519", "placeholders"),
         (["EMPTY", "--prompt", "how many ?"], 1, "MM540", "engine.json"),
+        (["ENGINE", *["--prompt", "how many ?"] * 2, "--stream"], 2, "MM521", "--stream"),
+        (["ENGINE", "--prompt", "how many ?", "--stream", "--json"], 2, "MM521", "--stream"),
         (["ENGINE", "--prompt", "how many ?", "--temperature", "-1"], 2, "MM520", "temperature"),
         (["ENGINE", "--prompt", "how many ?", "--top-p", "2"], 2, "MM520", "top_p"),
         (["ENGINE", "--image", "a", "--image", "b", *["--prompt", "c"] * 3], 2, "MM518", "pairs"),
     ],
 )
-def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code, words):  # noqa: PLR0917
+def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code, words):
     told = asked(capsys, *(places.get(word, word) for word in arguments), status=status)
     assert told.out == ""
     assert told.err.startswith("error: ")
