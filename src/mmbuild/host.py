@@ -18,8 +18,11 @@ _DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "safetensors", "pydanti
 
 
 def default_target() -> dict[str, Any]:
-    """The target that stands for this host: ``{"device": ..., "sm": int or None, "isa": ...}``."""
-    sm = gpu_sm()
+    """The target that stands for this host: ``{"device": ..., "sm": int or None, "isa": ...}``.
+
+    A torch wheel for CPUs cannot use a GPU that is there.
+    """
+    sm = None if installed_versions(("torch",)).get("torch", "").endswith("+cpu") else gpu_sm()
     return {"device": "cpu" if sm is None else "cuda", "sm": sm, "isa": cpu_isa()}
 
 

@@ -7,6 +7,7 @@ the session binds by name, so ``prefill`` and ``decode`` share one set of them.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from mmbuild.engine.llama import Decode, Llama, Prefill
 from mmbuild.engine.weights import PACKAGE_PREFIX, ROTARY
 
 # Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.
+# Without an entry g++ compiles for the building machine.
 _ISA: Mapping[str, Mapping[str, object]] = {
     "avx512": {"cpp.march": "x86-64-v4", "cpp.simdlen": 512},
     "avx2": {"cpp.march": "x86-64-v3", "cpp.simdlen": 256},
+    "generic": {"cpp.march": "x86-64", "cpp.simdlen": 1} if platform.machine() == "x86_64" else {},
 }
 
 

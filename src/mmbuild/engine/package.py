@@ -22,14 +22,22 @@ Package = Callable[..., Any]
 
 
 def cpu_isa() -> str:
-    """The widest vector instruction set that Inductor would use here: ``avx512``, ``avx2`` or ``generic``."""
+    """The widest vector instruction set here: ``avx512``, ``avx2``, ``neon`` or ``generic``."""
+    if platform.machine() in ("aarch64", "arm64"):
+        return "neon"
     capability = torch.backends.cpu.get_cpu_capability().lower()
     if capability.startswith("avx512"):
         return "avx512"
     return "avx2" if capability == "avx2" else "generic"
 
 
-_ISA_RANK = {"generic": 0, "avx2": 1, "avx512": 2}
+# What runs where: code for the left runs on the right.
+_RUNS_ON: Mapping[str, tuple[str, ...]] = {
+    "generic": ("generic", "avx2", "avx512", "neon"),
+    "avx2": ("avx2", "avx512"),
+    "avx512": ("avx512",),
+    "neon": ("neon",),
+}
 
 
 def check_target(target: Mapping[str, Any], torch_version: str) -> None:
@@ -54,11 +62,9 @@ def check_target(target: Mapping[str, Any], torch_version: str) -> None:
 
 
 def _cpu_problem(target: Mapping[str, Any]) -> str | None:
-    if platform.machine() not in ("x86_64", "AMD64") and target["isa"] != "generic":
-        return f"the engine is for x86-64 ({target['isa']}), and this machine is {platform.machine()}"
-    here = cpu_isa()
-    if _ISA_RANK[str(target["isa"])] > _ISA_RANK[here]:
-        return f"the engine needs {target['isa']} instructions, and this CPU has {here}"
+    wanted, here = str(target["isa"]), cpu_isa()
+    if here not in _RUNS_ON.get(wanted, (wanted,)):
+        return f"the engine needs {wanted} instructions, and this CPU ({platform.machine()}) has {here}"
     return None
 
 
