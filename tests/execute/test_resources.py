@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trivial_steps import action
 
-from mmbuild.execute.environment import listed_environment, worker_environment
+from mmbuild.execute.environment import granted_environment, listed_environment
 from mmbuild.execute.gpus import select, try_take
 from mmbuild.execute.resources import Capacity, grant, machine_cores, machine_memory
 from mmbuild.execute.scheduler import NOTHING, Pool, priorities
@@ -152,5 +152,5 @@ def test_an_action_whose_result_is_there_takes_nothing():
 def test_only_listed_variables_reach_a_worker():
     given_env = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "s", "HF_HOME": "/h", "OMP_NUM_THREADS": "99"}
     assert listed_environment(given_env) == {"PATH": "/bin", "HF_HOME": "/h"}
-    seen = worker_environment(3, ("GPU-a",), given_env)
+    seen = granted_environment(3, ("GPU-a",))
     assert (seen["OMP_NUM_THREADS"], seen["CUDA_VISIBLE_DEVICES"]) == ("3", "GPU-a")

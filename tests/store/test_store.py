@@ -15,7 +15,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.store import gc, publish, statindex
 from mmbuild.store.gc import collect
-from mmbuild.store.hashing import hash_file
+from mmbuild.store.hashing import hash_file, hash_files
 from mmbuild.store.journal import Record, append, load_cache, parse_record
 from mmbuild.store.layout import default_root, open_store
 from mmbuild.store.locks import alone, try_lock, using
@@ -107,7 +107,11 @@ def test_a_hard_link_to_an_input_is_not_read_again(store, monkeypatch):
     out = output(store, "b", more=b"m")
     os.link(store.tree(first.digest) / "weights", out / "weights")
     read = []
-    monkeypatch.setattr(publish, "hash_file", lambda path, _: read.append(path.name) or hash_file(path))
+    monkeypatch.setattr(
+        publish,
+        "hash_files",
+        lambda paths, _: read.extend(path.name for path in paths) or hash_files(paths),
+    )
     second = publish.publish(store, out, (first.digest,))
     assert read == ["more"]
     assert {e.path: e.digest for e in second.tree.entries}["weights"] == first.tree.entries[0].digest

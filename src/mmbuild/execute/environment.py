@@ -65,12 +65,10 @@ def listed_environment(source: Mapping[str, str] | None = None) -> dict[str, str
     return {name: value for name, value in given.items() if name in _NAMES or name.startswith(_PREFIXES)}
 
 
-def worker_environment(
-    cores: int, gpus: tuple[str, ...], source: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """The environment of one action that was granted ``cores`` and ``gpus``."""
-    environment = listed_environment(source)
-    environment.update(dict.fromkeys(_THREADS, str(cores)))
-    environment["MMBUILD_CORES"] = str(cores)
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    return environment
+def granted_environment(cores: int, gpus: tuple[str, ...]) -> dict[str, str]:
+    """What an action that was granted ``cores`` and ``gpus`` sees besides the listed variables."""
+    return {
+        **dict.fromkeys(_THREADS, str(cores)),
+        "MMBUILD_CORES": str(cores),
+        "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+    }

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
-from mmbuild.execute.environment import worker_environment
+from mmbuild.execute.environment import granted_environment
 from mmbuild.execute.job import Failure, Job, write_failure
 from mmbuild.execute.peak import Peak
 from mmbuild.steps.base import StepContext
@@ -32,9 +32,9 @@ Send = Callable[[dict[str, object]], None]
 def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
     """Run ``job`` in ``directory``; returns the exit status and never raises."""
     _take_over_streams(Path(job.log))
-    environment = worker_environment(job.cores, job.gpus)
-    os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(
+        granted_environment(job.cores, job.gpus)
+    )  # the rest is the fork server's, already listed
     try:
         record = _build(job, directory, peak, send)
         send({"job": job.name, "event": "done", "digest": record.digest})

@@ -12,14 +12,14 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors, fault_point
 from mmbuild.store.files import remove_tree, write_whole
-from mmbuild.store.hashing import hash_file
+from mmbuild.store.hashing import hash_files
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.statindex import digest_file
@@ -52,7 +52,7 @@ def publish(store: Store, out: Path, inputs: tuple[str, ...] = (), threads: int 
     """
     with disk_errors(store.root):
         known = _input_inodes(store, inputs)
-        entries = [_take_entry(store, out, path, known, threads) for path in _files(out)]
+        entries = _take_entries(store, out, known, threads)
         if not entries:
             raise MmbuildError(
                 "the step wrote no output", code="MM306", hint="this is a bug in the step; please report it"
@@ -130,7 +130,17 @@ def _input_inodes(store: Store, inputs: tuple[str, ...]) -> Inodes:
     return known
 
 
-def _take_entry(store: Store, out: Path, path: Path, known: Inodes, threads: int | None) -> Entry:
+def _take_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[Entry]:
+    """All files of ``out``; those with new bytes are hashed together."""
+    paths = _files(out)
+    found = [_take_entry(store, out, path, known) for path in paths]
+    fresh = [path for path, entry in zip(paths, found, strict=True) if not entry.digest]
+    digests = iter(hash_files(fresh, threads))
+    return [entry if entry.digest else replace(entry, digest=next(digests)) for entry in found]
+
+
+def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> Entry:
+    """One file; its digest is left empty where its bytes have to be read."""
     name = path.relative_to(out).as_posix()
     if path.is_symlink():
         return _link_entry(store, path, name, known)
@@ -144,7 +154,7 @@ def _take_entry(store: Store, out: Path, path: Path, known: Inodes, threads: int
         return Entry(name, twin.digest, twin.size, twin.executable)
     if info.st_nlink > 1:
         _own(path)
-    return Entry(name, hash_file(path, threads), info.st_size, bool(info.st_mode & 0o100))
+    return Entry(name, "", info.st_size, bool(info.st_mode & 0o100))
 
 
 def _own(path: Path) -> None:

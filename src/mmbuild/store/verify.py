@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store.files import remove_tree
-from mmbuild.store.hashing import hash_file
+from mmbuild.store.hashing import hash_file, hash_files
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import alone
@@ -63,7 +63,8 @@ def check_store(store: Store) -> Checked:
 
 def _check_objects(store: Store) -> tuple[int, list[Path]]:
     paths = sorted(store.objects.glob("*/*"))
-    return len(paths), [path for path in paths if hash_file(path) != path.name[:64]]
+    digests = hash_files(paths)
+    return len(paths), [path for path, digest in zip(paths, digests, strict=True) if digest != path.name[:64]]
 
 
 def _artifact_fault(store: Store, digest: str) -> str | None:
