@@ -2,11 +2,13 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import weights_on_disk as disk
 from hub_server import Hub, commit_id, model_files, running
@@ -260,3 +262,126 @@ def test_progress_counts_bytes_and_ends_at_one(hub: Hub, tmp_path: Path) -> None
     assert len(seen) > 20
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
+
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from huggingface_hub import constants
+from mmbuild.sources.hub import download
+constants.DOWNLOAD_CHUNK_SIZE = 50_000
+Path("out").mkdir()
+download(sys.argv[1], sys.argv[2], Path("out"), lambda *told: print(*told, flush=True))
+"""
+
+
+def test_after_kill_9_only_the_missing_bytes_are_asked_for(hub: Hub, tmp_path: Path) -> None:
+    hub.stall[WEIGHTS] = 1_000_000
+    home, size = tmp_path / "home", len(hub.commits[FIRST][WEIGHTS])
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
+    command = [sys.executable, "-c", DOWNLOAD, hub.repo, FIRST]
+    (tmp_path / "first").mkdir()
+    with subprocess.Popen(
+        command, cwd=tmp_path / "first", env=environment, stdout=subprocess.PIPE, start_new_session=True
+    ) as first:
+        assert first.stdout is not None
+        arrived = 0
+        # A line follows each chunk on disk; the last whole chunk before the stall is at 950,000 at least.
+        while arrived < 900_000:
+            assert first.stdout.readline(), "the download ended"
+            arrived = sum(path.stat().st_size for path in home.rglob("*.incomplete"))
+        os.killpg(first.pid, signal.SIGKILL)
+    (partial,) = home.rglob("*.incomplete")
+    kept = partial.stat().st_size
+    hub.stall.clear()
+    hub.log.clear()
+    (tmp_path / "second").mkdir()
+    subprocess.run(command, cwd=tmp_path / "second", env=environment, check=True, timeout=60)
+    assert [entry for entry in hub.log if entry[:2] == ("GET", WEIGHTS)] == [
+        ("GET", WEIGHTS, f"bytes={kept}-")
+    ]
+    assert 900_000 <= kept < size
+    assert model_files(tmp_path / "second" / "out") == needed()
+
+
+@pytest.fixture(params=["hub gone", "HF_HUB_OFFLINE"])
+def cut_off(hub: Hub, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Takes the network away, in both ways that people meet."""
+
+    def offline() -> None:
+        if request.param == "hub gone":
+            nowhere = "http://127.0.0.1:9"
+            monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+            monkeypatch.setattr(
+                constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}"
+            )
+            monkeypatch.setattr(transfer, "_PAUSE", 0.0)
+        else:
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        hub.log.clear()
+
+    return offline
+
+
+@pytest.mark.parametrize("filled_by", ["mmbuild", "snapshot_download", "files one by one"])
+def test_a_filled_cache_is_enough_without_a_network(
+    hub: Hub, tmp_path: Path, cut_off: Callable[[], None], filled_by: str
+) -> None:
+    if filled_by == "mmbuild":
+        fetch(hub, tmp_path / "a")
+    elif filled_by == "snapshot_download":
+        huggingface_hub.snapshot_download(hub.repo, revision=FIRST, allow_patterns=[*needed()])
+    else:
+        for name in needed():
+            huggingface_hub.hf_hub_download(hub.repo, name, revision=FIRST)
+    cut_off()
+    assert fetch(hub, tmp_path / "b") == needed()
+    assert hub.log == []
+
+
+def test_a_damaged_file_of_the_cache_is_not_used_without_a_network(
+    hub: Hub, tmp_path: Path, cut_off: Callable[[], None]
+) -> None:
+    fetch(hub, tmp_path / "a")
+    blob = max((tmp_path / "cache").rglob("blobs/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(blob.read_bytes())
+    data[1000] ^= 1
+    blob.unlink()
+    blob.write_bytes(data)
+    cut_off()
+    with pytest.raises(SourceError) as caught:
+        fetch(hub, tmp_path / "b")
+    assert caught.value.code == "MM422"
+    assert not (tmp_path / "b" / WEIGHTS).exists()
+
+
+def test_a_cache_that_lacks_a_file_the_hub_once_listed_is_not_whole(
+    hub: Hub, tmp_path: Path, cut_off: Callable[[], None]
+) -> None:
+    hub.fail["tokenizer_config.json"] = [418]
+    with pytest.raises(SourceError):
+        fetch(hub, tmp_path / "a")
+    cut_off()
+    with pytest.raises(SourceError) as caught:
+        fetch(hub, tmp_path / "b")
+    assert caught.value.code == "MM422"
+    assert hub.repo in caught.value.message
+
+
+def test_an_empty_cache_without_a_network(hub: Hub, tmp_path: Path, cut_off: Callable[[], None]) -> None:
+    cut_off()
+    with pytest.raises(SourceError) as caught:
+        fetch(hub, tmp_path / "a")
+    assert caught.value.code == "MM422"
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 9, "files": {}}'])
+def test_a_remembered_listing_that_is_damaged_is_left_aside(
+    hub: Hub, tmp_path: Path, cut_off: Callable[[], None], text: str
+) -> None:
+    fetch(hub, tmp_path / "a")
+    (listing,) = (tmp_path / "cache").glob("*/mmbuild/*.json")
+    listing.write_text(text)
+    cut_off()
+    assert fetch(hub, tmp_path / "b") == needed()

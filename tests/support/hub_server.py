@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^?]+)")
+INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^?]+)")
 FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
 
 
@@ -30,6 +30,7 @@ class Hub:
         commits: Files of each commit, ``{commit: {name: content}}``.
         branches: ``{branch: commit}``.
         cut: Bytes after which the connection breaks, once for each entry, by file name.
+        stall: Bytes after which a file's connection stays open and brings nothing more, by file name.
         sent: Content that is sent instead of the real one, by file name.
         fail: HTTP status for the next requests of a file or of ``info``, one for each entry.
         status: ``(status, error code)`` for every request, such as ``(401, "GatedRepo")``.
@@ -41,12 +42,14 @@ class Hub:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     cut: dict[str, list[int]] = field(default_factory=dict)
+    stall: dict[str, int] = field(default_factory=dict)
     sent: dict[str, bytes] = field(default_factory=dict)
     fail: dict[str, list[int]] = field(default_factory=dict)
     status: tuple[int, str] | None = None
     token: str | None = None
     log: list[tuple[Any, ...]] = field(default_factory=list)
     url: str = ""
+    closing: threading.Event = field(default_factory=threading.Event)
 
     def asked(self) -> Counter[str]:
         """How often each file was fetched."""
@@ -105,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(hub.fail[match["name"] if file else "info"].pop(0), "")
         if info:
             hub.log.append(("info", match["revision"]))
-            return self._json(_information(hub, commit))
+            return self._json((_tree if match["what"] == "tree" else _information)(hub, commit))
         if match["name"] not in hub.commits[commit]:
             return self._error(404, "EntryNotFound")
         return self._file(match["name"], commit, body=body)
@@ -125,14 +128,17 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        if body:
+        if body and name in hub.stall:
+            self.wfile.write(content[start : start + hub.stall[name]])
+            self.close_connection = hub.closing.wait()
+        elif body:
             cuts = hub.cut.get(name)
             stop = start + cuts.pop(0) if cuts else len(content)
             self.wfile.write(content[start:stop])
             if stop < len(content):
                 self.close_connection = True
 
-    def _json(self, content: dict[str, Any]) -> None:
+    def _json(self, content: Any) -> None:
         data = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -166,6 +172,21 @@ def _information(hub: Hub, commit: str) -> dict[str, Any]:
     return {"id": hub.repo, "modelId": hub.repo, "sha": commit, "siblings": siblings, "tags": []}
 
 
+def _tree(hub: Hub, commit: str) -> list[dict[str, Any]]:
+    tree = []
+    for sibling in _information(hub, commit)["siblings"]:
+        entry = {
+            "type": "file",
+            "path": sibling["rfilename"],
+            "size": sibling["size"],
+            "oid": sibling["blobId"],
+        }
+        if lfs := sibling.get("lfs"):
+            entry["lfs"] = {"oid": lfs["sha256"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
+        tree.append(entry)
+    return tree
+
+
 @contextmanager
 def running(hub: Hub) -> Iterator[Hub]:
     """Serve ``hub`` on a free port of the loopback interface."""
@@ -178,6 +199,7 @@ def running(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.checkpoint.progress import Progress
-from mmbuild.sources import layout
+from mmbuild.sources import layout, listing
 from mmbuild.sources.errors import SourceError
 from mmbuild.sources.transfer import LOCAL_FAULTS, Wanted, fetch
 
@@ -85,22 +85,20 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
 def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
     """Put the needed files of a model at a commit into ``out``, each compared with the hub's digest and size.
 
+    Without a network the hub's cache is enough, where it holds all of them.
+
     Raises:
         SourceError: The hub cannot be asked, refuses, breaks off again and again, or sends something else.
     """
-    from huggingface_hub import HfApi
-
-    with _explained(repo, commit):
-        info = HfApi().model_info(repo, revision=commit, files_metadata=True)
-    siblings = {item.rfilename: item for item in info.siblings or ()}
-    names = layout.needed(name for name in siblings if "/" not in name)
+    files = _listing(repo, commit)
+    names = layout.needed(name for name in files if "/" not in name)
     if not names:
         raise SourceError(
             f"`{repo}` at {commit[:12]} holds no model files",
             code="MM402",
             hint="The model needs config.json and weights in Hugging Face layout",
         )
-    total = sum(siblings[name].size or 0 for name in names) or 1
+    total = sum(files[name].size for name in names) or 1
     done = 0
     for name in names:
         before = done
@@ -109,17 +107,26 @@ def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
             progress(f"downloading {name}", (before + received) / total)
 
         with _explained(repo, commit):
-            fetch(Wanted(repo, commit, siblings[name]), out / name, tell)
-        done += siblings[name].size or 0
+            fetch(Wanted(repo, commit, files[name]), out / name, tell)
+        done += files[name].size
     progress("downloaded", 1.0)
 
 
-def _reference(repo: str, name: str) -> Path:
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
+def _listing(repo: str, commit: str) -> listing.Listing:
+    """What the hub says of the commit's files; where it cannot be asked, what is known of them."""
+    try:
+        with _explained(repo, commit):
+            return listing.ask(repo, commit)
+    except SourceError as error:
+        known = listing.remembered(repo, commit) if error.code == "MM422" else None
+        if known is None:
+            raise
+        print(f"{error.message}; going on with what the hub's cache holds")
+        return known
 
-    folder = repo_folder_name(repo_id=repo, repo_type="model")
-    return Path(constants.HF_HUB_CACHE, folder, "refs", *name.split("/"))
+
+def _reference(repo: str, name: str) -> Path:
+    return listing.repo_folder(repo).joinpath("refs", *name.split("/"))
 
 
 @contextmanager
@@ -155,6 +162,12 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         raise _refused(where, error) from error
+    except errors.OfflineModeIsEnabled as error:
+        raise SourceError(
+            f"{where}: not whole in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub",
+            code="MM422",
+            hint="Go online once, or point HF_HOME at a cache that holds it",
+        ) from error
     except (httpx.TransportError, OSError) as error:
         raise _unreachable(where, error) from error
 

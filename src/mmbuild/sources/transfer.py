@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 from mmbuild.sources.errors import SourceError
+from mmbuild.sources.listing import HubFile, repo_folder
 
 # Faults of this machine's file system: asking the hub again is useless.
 LOCAL_FAULTS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT))
@@ -30,34 +31,29 @@ _CHUNK = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A file and what the hub states of it.
+    """A file and where it is.
 
     Attributes:
         repo: ``owner/name``.
         commit: 40 hexadecimal digits.
-        sibling: ``huggingface_hub``'s ``RepoSibling`` with file metadata.
+        file: What the hub states of it.
     """
 
     repo: str
     commit: str
-    sibling: Any
+    file: HubFile
 
     @property
     def name(self) -> str:
         """Path in the repository."""
-        return str(self.sibling.rfilename)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of a file in LFS, git's blob id (SHA-1) of others."""
-        return str(self.sibling.lfs.sha256 if self.sibling.lfs else self.sibling.blob_id)
+        return self.file.name
 
     def hasher(self) -> Any:
-        """A fresh hash that gives :attr:`digest`."""
-        if self.sibling.lfs:
+        """A fresh hash that gives the file's digest."""
+        if len(self.file.digest) == 64:
             return hashlib.sha256()
         # Git hashes a header with the size before the content.
-        return hashlib.sha1(b"blob %d\0" % self.sibling.size, usedforsecurity=False)
+        return hashlib.sha1(b"blob %d\0" % self.file.size, usedforsecurity=False)
 
 
 class _Sink:
@@ -101,12 +97,12 @@ def fetch(wanted: Wanted, destination: Path, received: Callable[[int], None]) ->
         Exception: Whatever ``huggingface_hub`` and httpx raise, after attempts enough.
     """
     blob = _blob(wanted)
-    if not (blob.is_file() and _file_digest(blob, wanted) == wanted.digest):
+    if not (blob.is_file() and _file_digest(blob, wanted) == wanted.file.digest):
         blob.unlink(missing_ok=True)
         if not (_receive(wanted, blob, received) or _receive(wanted, blob, received)):
             raise SourceError(
                 f"`{wanted.name}` of `{wanted.repo}` arrived twice with another size or digest than the "
-                f"{wanted.sibling.size} bytes and {wanted.digest[:12]} that the hub states",
+                f"{wanted.file.size} bytes and {wanted.file.digest[:12]} that the hub states",
                 code="MM423",
                 hint="A proxy or mirror changes files; check HF_ENDPOINT and the network",
             )
@@ -115,11 +111,7 @@ def fetch(wanted: Wanted, destination: Path, received: Callable[[int], None]) ->
 
 def _blob(wanted: Wanted) -> Path:
     """Where the hub's cache keeps the content."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = repo_folder_name(repo_id=wanted.repo, repo_type="model")
-    return Path(constants.HF_HUB_CACHE, folder, "blobs", wanted.digest)
+    return repo_folder(wanted.repo) / "blobs" / wanted.file.digest
 
 
 def _receive(wanted: Wanted, blob: Path, received: Callable[[int], None]) -> bool:
@@ -132,7 +124,7 @@ def _receive(wanted: Wanted, blob: Path, received: Callable[[int], None]) -> boo
             return True
         sink = _Sink(file, wanted, received)
         _retried(lambda: _get(wanted, sink))
-        if (sink.tell(), sink.hash.hexdigest()) != (wanted.sibling.size, wanted.digest):
+        if (sink.tell(), sink.hash.hexdigest()) != (wanted.file.size, wanted.file.digest):
             partial.unlink()
             return False
         os.replace(partial, blob)
@@ -147,7 +139,7 @@ def _get(wanted: Wanted, sink: _Sink) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     start = sink.file.seek(0, os.SEEK_END)
-    if start >= wanted.sibling.size:
+    if start >= wanted.file.size:
         return
     url = hf_hub_url(wanted.repo, wanted.name, revision=wanted.commit)
     location = get_hf_file_metadata(url).location
@@ -167,7 +159,7 @@ def _register(wanted: Wanted) -> None:
 def _retried(work: Callable[[], None]) -> None:
     """Broken connections and server errors are tried again; what arrived is kept in between."""
     import httpx
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     for attempt in range(_ATTEMPTS):
         last = attempt == _ATTEMPTS - 1
@@ -176,6 +168,8 @@ def _retried(work: Callable[[], None]) -> None:
         except HfHubHTTPError as error:
             if last or error.response is None or error.response.status_code < 500:
                 raise
+        except OfflineModeIsEnabled:
+            raise
         except httpx.TransportError:
             if last:
                 raise
@@ -187,7 +181,7 @@ def _retried(work: Callable[[], None]) -> None:
 
 
 def _file_digest(path: Path, wanted: Wanted) -> str | None:
-    if path.stat().st_size != wanted.sibling.size:
+    if path.stat().st_size != wanted.file.size:
         return None
     hasher = wanted.hasher()
     with path.open("rb") as file:
