@@ -1,4 +1,4 @@
-"""Triton kernels for decoding: a matrix times one vector or a few, at the speed of memory.
+"""Triton kernels for decoding one sequence: matrix times one vector, at the speed of memory.
 
 One row against a weight matrix reads every weight once and computes almost nothing, so what counts is that
 loads are wide and unpacking is cheap. Weights lie row by row ([out, in], see ``engine/layouts.py``); a program
@@ -21,12 +21,9 @@ from torch.library import triton_op, wrap_triton
 
 @triton.jit
 def _int4_rows(x_ptr, w_ptr, scale_ptr, out_ptr, N, W, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr):
-    """x [B, 8 * W], w int32 [N, W], nibble i of word j for x[:, i * W + j], scale [N] -> out [B, N]."""
-    # Programs of one block of rows and all sequences run together: the weights come from memory once.
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """x [8 * W], w int32 [N, W], nibble i of word j for x[i * W + j], scale [N] -> out [N]."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < N
-    x_ptr += tl.program_id(0) * W * 8
-    out_ptr += tl.program_id(0) * N
     acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     total = tl.zeros((BLOCK_W,), tl.float32)
     for offset in range(0, W, BLOCK_W):
@@ -46,12 +43,9 @@ def _int4_rows(x_ptr, w_ptr, scale_ptr, out_ptr, N, W, BLOCK_N: tl.constexpr, BL
 
 @triton.jit
 def _int8_rows(x_ptr, w_ptr, scale_ptr, out_ptr, N, W, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr):
-    """x [B, 4 * W], w int32 [N, W], byte i of word j for x[:, i * W + j], scale [N] -> out [B, N]."""
-    # Programs of one block of rows and all sequences run together: the weights come from memory once.
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    """x [4 * W], w int32 [N, W], byte i of word j for x[i * W + j], scale [N] -> out [N]."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = n < N
-    x_ptr += tl.program_id(0) * W * 4
-    out_ptr += tl.program_id(0) * N
     acc = tl.zeros((BLOCK_N, BLOCK_W), tl.float32)
     total = tl.zeros((BLOCK_W,), tl.float32)
     for offset in range(0, W, BLOCK_W):
@@ -103,10 +97,10 @@ _FLOAT = {
 
 @triton_op("mmbuild::integer_rows", mutates_args={})
 def integer_rows(x: Tensor, weight: Tensor, scale: Tensor, quant_algo: str) -> Tensor:
-    """x [B, in], rows int32 [out, words] of ``W8A16`` or ``W4A16``, scale [out] -> [B, out] in x's dtype."""
+    """x [in], rows int32 [out, words] of ``W8A16`` or ``W4A16``, scale [out] -> [out] in x's dtype."""
     outputs, words = weight.shape
-    out = torch.empty(x.shape[0], outputs, dtype=x.dtype, device=x.device)
-    grid = (x.shape[0], triton.cdiv(outputs, _ROWS_PER_PROGRAM["integer"]))
+    out = torch.empty(outputs, dtype=x.dtype, device=x.device)
+    grid = (triton.cdiv(outputs, _ROWS_PER_PROGRAM["integer"]),)
     kernel = _INTEGER[quant_algo, words >= 512]
     wrap_triton(kernel)[grid](x, weight, scale, out, outputs, words)
     return out

@@ -19,9 +19,6 @@ from mmbuild.engine.config import EngineConfig, EngineError
 
 MakeLinear = Callable[[int, int], nn.Module]
 
-FEW_SEQUENCES = 8
-"""Up to this many sequences, decoding on CUDA multiplies vectors; more are worth widening the weights for."""
-
 
 class Linear(nn.Module):
     """``y = x @ weight.T``; weight [out, in] in the engine's dtype."""
@@ -82,17 +79,15 @@ class RowLinear(nn.Module):
                 code="MM537",
                 hint="On CUDA, int8 needs inputs divisible by 4 and int4 by 8; use another quantization",
             )
-        self.few = config.max_batch_size <= FEW_SEQUENCES
         self.register_buffer("weight", torch.empty(outputs, words, dtype=torch.int32))
         self.register_buffer("per_channel_scale", torch.empty(outputs, dtype=config.torch_dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        if self.few and isinstance(x.shape[-2], int) and x.shape[-2] == 1:
+        if _is_one_row(x):
             from mmbuild.engine import kernels
 
-            rows = x.reshape(-1, x.shape[-1])
-            y = kernels.integer_rows(rows, self.weight, self.per_channel_scale, self.quant_algo)
+            y = kernels.integer_rows(x.reshape(-1), self.weight, self.per_channel_scale, self.quant_algo)
             return y.view(*x.shape[:-1], -1)
         weight = layouts.widen_rows(self.weight, self.quant_algo).to(x.dtype)
         return F.linear(x, weight) * self.per_channel_scale
