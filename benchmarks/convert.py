@@ -1,27 +1,31 @@
 """Convert and quantize beside ``cp`` of the same files, by turns, the best of three each.
 
-`python -m benchmarks.convert` takes a decoder of 1.2 GB with random weights; `--shape 7b` takes
-LLaVA-1.5-7B and 45 GB of disk. The import of torch is left out of the times. Peak anonymous memory (RssAnon of
-the measured process, every 5 ms) includes the interpreter and torch.
+A decoder of 1.2 GB with random weights. The import of torch is left out of the times. Peak anonymous memory
+(RssAnon of the measured process, every 5 ms) includes the interpreter and torch.
+`python -m benchmarks.convert --shape 7b` takes LLaVA-1.5-7B, 45 GB of disk and one round.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import Row, table
+from benchmarks.report import Row, machine, table
 
 ROUNDS = 3
+SEVEN_B = "llava-hf/llava-1.5-7b-hf"
+SEVEN_B_TEXT = """LLaVA-1.5-7B with random weights: written by the download step, converted and quantized by the
+steps, one round, each beside `cp` of its input. Model, copy and output do not fit into the page cache together."""
 SMALL: Mapping[str, Any] = {
     "model_type": "llava",
     "image_token_index": 32000,
@@ -48,6 +52,7 @@ class Work:
     step: str
     params: dict[str, Any]
     inputs: dict[str, Path]
+    locators: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def run(work: Work, out: Path) -> Measured:
 def _run(work: Work, out: Path) -> tuple[float, int, int]:
     import importlib
 
-    import torch
+    import torch  # noqa: F401 (before the clock starts)
 
     from mmbuild.steps.base import StepContext
 
@@ -95,7 +100,10 @@ def _run(work: Work, out: Path) -> tuple[float, int, int]:
     sampler = threading.Thread(target=sample)
     sampler.start()
     started = time.perf_counter()
-    module.run(StepContext(params=work.params, inputs=work.inputs, out=out, cores=torch.get_num_threads()))
+    cores = len(os.sched_getaffinity(0))
+    module.run(
+        StepContext(params=work.params, inputs=work.inputs, locators=work.locators, out=out, cores=cores)
+    )
     seconds = time.perf_counter() - started
     done.set()
     sampler.join()
@@ -117,66 +125,95 @@ def copy_seconds(source: Path, target: Path) -> float:
 
 def measure() -> list[Row]:
     """The rows for the small shape."""
-    return rows(SMALL, None)
-
-
-def rows(config: Mapping[str, Any], directory: Path | None) -> list[Row]:
-    """One row for each step; works in ``directory`` or the temporary one."""
     from mmbuild.checkpoint.progress import silent
     from mmbuild.sources import dummy
 
+    with tempfile.TemporaryDirectory(prefix="mmbuild-convert-") as place:
+        model = Path(place, "model")
+        model.mkdir()
+        dummy.write_weights(SMALL, model, 0, "float16", silent)
+        return rows(model, Path(place), ROUNDS)
+
+
+def measure_7b(directory: Path | None) -> list[Row]:
+    """The rows for LLaVA-1.5-7B, the writing of its random weights first."""
+    from mmbuild.canonical import hash_json
+    from mmbuild.sources.config import read_config
+
+    config = read_config(f"dummy://{SEVEN_B}", None, Path()).config
+    params = {"kind": "dummy", "seed": 0, "dtype": "float16", "config": hash_json(config)}
+    work = Work(
+        "download", {**params, "family": "llava", "num_visual_features": 576}, {}, {"recorded": SEVEN_B}
+    )
     with tempfile.TemporaryDirectory(prefix="mmbuild-convert-", dir=directory) as place:
         room = Path(place)
-        model = room / "model"
-        model.mkdir()
-        dummy.write_weights(config, model, 0, "float16", silent)
-        params = {"family": "llava", "dtype": "float16"}
-        found = []
-        for ranks in (1, 2, 4):
-            work = Work("convert", {**params, "tensor_parallel": ranks}, {"model": model})
-            found.append(row(f"convert, tp {ranks}", work, room))
-        checkpoint = room / "checkpoint"
-        run(Work("convert", {**params, "tensor_parallel": 1}, {"model": model}), checkpoint)
-        for algorithm in ("int8", "int4"):
-            work = Work("quantize", {"algorithm": algorithm}, {"checkpoint": checkpoint})
-            found.append(row(f"quantize, {algorithm}", work, room))
+        made = run(work, room / "model")
+        copy = made.size / copy_seconds(room / "model", room / "copy") / 1e9
+        return [
+            stated("download, random weights", made, made.size, copy, "1500 MB"),
+            *rows(room / "model", room, 1),
+        ]
+
+
+def rows(model: Path, room: Path, rounds: int) -> list[Row]:
+    """One row for each way to convert and to quantize ``model``; works in ``room``."""
+    params = {"family": "llava", "dtype": "float16"}
+    found = []
+    for ranks in (1, 2, 4):
+        work = Work("convert", {**params, "tensor_parallel": ranks}, {"model": model})
+        found.append(row(f"convert, tp {ranks}", work, room, rounds))
+    checkpoint = room / "checkpoint"
+    run(Work("convert", {**params, "tensor_parallel": 1}, {"model": model}), checkpoint)
+    for algorithm in ("int8", "int4"):
+        work = Work("quantize", {"algorithm": algorithm}, {"checkpoint": checkpoint})
+        found.append(row(f"quantize, {algorithm}", work, room, rounds))
     return found
 
 
-def row(what: str, work: Work, room: Path) -> Row:
+def row(what: str, work: Work, room: Path, rounds: int) -> Row:
     """Copy and step by turns; the best of each."""
     (source,) = work.inputs.values()
     size = directory_size(source)
     copies, results = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         copies.append(copy_seconds(source, room / "copy"))
         results.append(run(work, room / "out"))
         shutil.rmtree(room / "out")
-    copy, seconds = size / min(copies) / 1e9, min(result.seconds for result in results)
+    best = min(results, key=lambda result: result.seconds)
     # Quantize writes a half or a quarter of what it reads, so its rate is that of reading.
-    rate = (results[0].size if work.step == "convert" else size) / seconds / 1e9
-    peak = max(result.peak for result in results) / 1e6
+    moved = best.size if work.step == "convert" else size
+    bound = "0.5 of cp, 1500 MB" if work.step == "convert" else "1500 MB"
+    return stated(what, best, moved, size / min(copies) / 1e9, bound)
+
+
+def stated(what: str, result: Measured, moved: int, copy: float, bound: str) -> Row:
+    """A row; ``moved`` bytes count for the rate, ``copy`` is that of ``cp`` in GB/s."""
+    rate = moved / result.seconds / 1e9
     return Row(
         what,
-        f"{rate:.2f} GB/s ({size / 1e9:.1f} GB in {seconds:.2f} s), peak anonymous {peak:.0f} MB",
-        f"cp {copy:.2f} GB/s: {rate / copy:.2f} of it; python with torch {results[0].before / 1e6:.0f} MB",
-        "0.5 of cp, 1500 MB" if work.step == "convert" else "1500 MB",
+        f"{rate:.2f} GB/s ({moved / 1e9:.1f} GB in {result.seconds:.2f} s), "
+        f"peak anonymous {result.peak / 1e6:.0f} MB",
+        f"cp {copy:.2f} GB/s: {rate / copy:.2f} of it; python with torch {result.before / 1e6:.0f} MB",
+        bound,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=("small", "7b"), default="small")
-    parser.add_argument(
-        "--dir", type=Path, default=None, help="where to work; default: the temporary directory"
-    )
+    parser.add_argument("--dir", type=Path, default=None, help="where 7b works; default: the temporary one")
+    parser.add_argument("--write", action="store_true", help="put the table of 7b into RESULTS.md")
     args = parser.parse_args()
-    config = SMALL
-    if args.shape == "7b":
-        from mmbuild.sources.config import read_config
+    if args.shape == "small":
+        print(table(measure()))
+        return
+    text = table(measure_7b(args.dir))
+    print(text)
+    if args.write:
+        from benchmarks.__main__ import write
 
-        config = read_config("dummy://llava-hf/llava-1.5-7b-hf", None, Path()).config
-    print(table(rows(config, args.dir)))
+        made = f"`python -m benchmarks.convert --shape 7b`, {time.strftime('%Y-%m-%d')}, {machine()}"
+        write("convert-7b", f"## convert-7b\n\n{SEVEN_B_TEXT}\n\n{made}\n\n{text}\n")
 
 
 if __name__ == "__main__":

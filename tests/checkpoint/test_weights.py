@@ -99,6 +99,31 @@ def test_pickles_that_are_not_plain_tensors_are_refused_and_not_run(tmp_path: Pa
     assert not Path("/tmp/mmbuild-evil").exists()
 
 
+def older(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """As torch before 1.6 saved it."""
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+def test_small_pickles_from_before_torch_1_6_are_read_whole(tmp_path: Path) -> None:
+    weight = torch.randn(4, 6).half()
+    older(tmp_path / "pytorch_model.bin", {"w": weight})
+    with open_weights(tmp_path) as stored:
+        assert stored["w"].read(Cut(rows=(1, 3))).equal(weight[1:3])
+
+
+def test_large_ones_are_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmbuild.checkpoint.weights._READ_WHOLE", 5_000)
+    names = ["pytorch_model-1.bin", "pytorch_model-2.bin"]
+    for name in names:
+        older(tmp_path / name, {name: torch.zeros(1000)})
+    index = {"weight_map": {name: name for name in names}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="2 such files") as caught, open_weights(tmp_path):
+        pass
+    assert caught.value.code == "MM407"
+    assert "torch.save(torch.load(" in (caught.value.hint or "")
+
+
 def test_the_demo_model_opens() -> None:
     with open_weights(disk.DEMO) as stored:
         assert "language_model.lm_head.weight" in stored

@@ -2,6 +2,7 @@
 
 safetensors files (one, or shards with an index) are mapped; older ``pytorch_model*.bin`` files are opened
 with ``torch.load(weights_only=True, mmap=True)``, which runs no code of the pickle and maps the data too.
+Those from before torch 1.6 are no zip archives and cannot be mapped; small ones are read whole.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from mmbuild.checkpoint.split import Cut
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# Pickles from before torch 1.6 cannot be mapped: they are read whole, as long as they are this small together.
+_READ_WHOLE = 1 << 30
 
 # Single file and index of each kind of weights, the preferred first.
 WEIGHT_FILES = (
@@ -129,9 +133,9 @@ def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # no
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise _not_plain(path, str(error).splitlines()[0]) from error
+        raise _not_plain(path, (str(error) or type(error).__name__).splitlines()[0]) from error
     if not isinstance(content, dict):
         raise _not_plain(path, f"it holds a {type(content).__name__}")
     for name, value in content.items():
@@ -146,6 +150,32 @@ def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # no
         )
 
     return {name: stored(tensor) for name, tensor in content.items()}
+
+
+def _mappable(path: Path) -> bool:
+    """Whether a pickle can be mapped.
+
+    Raises:
+        CheckpointError: MM407, it cannot, and is too large to be read whole.
+    """
+    if _is_archive(path):
+        return True
+    older = [file for file in path.parent.glob("pytorch_model*.bin") if not _is_archive(file)]
+    size = sum(file.stat().st_size for file in older)
+    if size > _READ_WHOLE:
+        raise CheckpointError(
+            f"`{path}` is in the form of torch before 1.6, which can only be read whole, "
+            f"and {len(older)} such files take {size / 1e9:.1f} GB",
+            code="MM407",
+            hint="Save each again: torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE)",
+        )
+    return False
+
+
+def _is_archive(path: Path) -> bool:
+    # By its beginning: a truncated archive has lost its end, and is an archive still.
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _not_plain(path: Path, reason: str) -> CheckpointError:
