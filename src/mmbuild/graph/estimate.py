@@ -56,6 +56,11 @@ def sizes(llm: LlmFacts, dtype: str, algorithm: str) -> Sizes:
     )
 
 
+def weight_cores(checkpoint: int) -> int:
+    """Cores for convert and quantize: small models leave the others to compilers, more than eight wait for disks."""
+    return max(1, min(8, checkpoint // GIB))
+
+
 def linear_weights(llm: LlmFacts) -> int:
     """Number of weights in the linear layers of all decoder layers."""
     heads = (2 * llm.num_attention_heads + 2 * llm.num_key_value_heads) * llm.head_size

@@ -146,6 +146,7 @@ class _Lowering:
             },
             inputs={"model": model.definition_key},
             resources=Resources(
+                cores=estimate.weight_cores(self.size.checkpoint),
                 memory=self.size.convert_memory,
                 disk=self.size.checkpoint,
                 seconds=self.size.checkpoint / 500e6,
@@ -158,6 +159,7 @@ class _Lowering:
             {"algorithm": self.algorithm},
             inputs={"checkpoint": checkpoint.definition_key},
             resources=Resources(
+                cores=estimate.weight_cores(self.size.checkpoint),
                 memory=self.size.convert_memory,
                 disk=self.size.quantized,
                 seconds=self.size.checkpoint / 200e6,
