@@ -1,0 +1,167 @@
+"""Decoding on the CPU beside transformers' generate, one sequence, float32 activations.
+
+A LLaVA of 0.17 billion weights (8 layers, hidden 1024, random) is built with each precision and asked one question
+about one picture; transformers runs the same weights eagerly in the same process. Times are per decoded token
+after a first run of each.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Row
+
+NEW_TOKENS = 48
+ALGORITHMS = {"none": None, "int8": "W8A16", "int4": "W4A16"}
+PROMPT = "<image>\nWhat is in this picture?"
+CONFIG: dict[str, Any] = {
+    "model_type": "llava",
+    "image_token_index": 32000,
+    "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 32064,
+        "hidden_size": 1024,
+        "intermediate_size": 2752,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "max_position_embeddings": 2048,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "image_size": 112,
+        "patch_size": 14,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    },
+}
+
+
+def measure() -> list[Row]:
+    """One row for each precision."""
+    from benchmarks.llava_cuda import picture
+    from mmbuild.checkpoint.progress import silent
+    from mmbuild.engine.processor import encode, load_processor
+    from mmbuild.sources import dummy
+
+    with tempfile.TemporaryDirectory(prefix="mmbuild-decode-") as place:
+        room = Path(place)
+        model = room / "model"
+        model.mkdir()
+        dummy.write_processor(CONFIG, model)
+        dummy.write_weights(CONFIG, model, 0, "float32", silent)
+        request = encode(load_processor(model), PROMPT, [picture()])
+        baseline = transformers_seconds(model, request)
+        return [row(room, algorithm, baseline) for algorithm in ALGORITHMS]
+
+
+def transformers_seconds(model: Path, request: Any) -> float:
+    """Seconds per token of transformers' generate, its first token left out."""
+    import torch
+
+    from mmbuild.engine.reference import load_reference
+
+    reference = load_reference(model, "float32", "cpu")
+    ids = torch.tensor([request.ids])
+
+    def generate(count: int) -> float:
+        started = time.perf_counter()
+        reference.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=request.pixels,
+            do_sample=False,
+            max_new_tokens=count,
+            min_new_tokens=count,
+            pad_token_id=0,
+        )
+        return time.perf_counter() - started
+
+    generate(2)
+    first = min(generate(1) for _ in range(2))
+    return (generate(NEW_TOKENS) - first) / (NEW_TOKENS - 1)
+
+
+def row(room: Path, algorithm: str, baseline: float) -> Row:
+    """Build one engine and ask it twice."""
+    from benchmarks.llava_cuda import picture
+    from mmbuild.engine import Engine
+
+    engine = Engine.load(build(room, algorithm))
+    requests = engine.encode([[picture()]], [PROMPT])
+    stopping = engine.stopping(NEW_TOKENS, ignore_eos=True)
+    engine.run(requests, stopping)
+    profile = engine.run(requests, stopping).profile
+    seconds = profile.decode_seconds / profile.steps
+    size = engine.session.weight_bytes
+    return Row(
+        f"decode, {algorithm}, {size / 1e6:.0f} MB of weights",
+        f"{seconds * 1e3:.1f} ms a token ({1 / seconds:.0f} tokens/s)",
+        f"transformers generate {baseline * 1e3:.1f} ms: {baseline / seconds:.1f} times as fast",
+        "-",
+    )
+
+
+def build(room: Path, algorithm: str) -> Path:
+    """The steps of a recipe, one after the other; returns the engine directory."""
+    import torch
+
+    from mmbuild.engine.package import cpu_isa
+    from mmbuild.families import family
+
+    facts = family("llava").facts(CONFIG)
+    target = {"device": "cpu", "sm": None, "isa": cpu_isa()}
+    plain = {"family": "llava", "dtype": "float32", "tensor_parallel": 1}
+    checkpoint = run_step("convert", room / f"convert-{algorithm}", plain, target, model=room / "model")
+    if algorithm != "none":
+        out = room / f"quantize-{algorithm}"
+        checkpoint = run_step("quantize", out, {"algorithm": algorithm}, target, checkpoint=checkpoint)
+    sizes = asdict(facts.llm)
+    del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
+    features = facts.visual.num_visual_features
+    limits = {"max_batch_size": 1, "max_input_len": 256, "max_output_len": 64, "max_multimodal_len": features}
+    params = sizes | limits | {"dtype": "float32", "quant_algo": ALGORITHMS[algorithm], "tensor_parallel": 1}
+    visual = {
+        "family": "llava",
+        "dtype": "float32",
+        "feature_dtype": "float32",
+        "max_batch_size": 1,
+        "num_visual_features": features,
+        "image_size": list(facts.visual.image_size),
+    }
+    about = {
+        "family": "llava",
+        "image_token_id": facts.image_token_id,
+        "eos_token_ids": list(facts.eos_token_ids),
+        "toolchain": {"torch": torch.__version__},
+    }
+    return run_step(
+        "assemble",
+        room / f"engine-{algorithm}",
+        about,
+        target,
+        checkpoint=checkpoint,
+        llm=run_step("build_llm", room / f"llm-{algorithm}", params, target),
+        visual=run_step("build_visual", room / f"visual-{algorithm}", visual, target, model=room / "model"),
+        model=room / "model",
+    )
+
+
+def run_step(name: str, out: Path, params: dict[str, Any], target: dict[str, Any], **inputs: Path) -> Path:
+    """Run one step in this process; returns its output."""
+    import importlib
+
+    from mmbuild.steps.base import StepContext
+
+    out.mkdir()
+    importlib.import_module(f"mmbuild.steps.{name}").run(
+        StepContext(params=params, inputs=inputs, out=out, target=target)
+    )
+    return out
