@@ -110,3 +110,17 @@ def test_too_many_new_tokens_are_refused(engine):
     assert "41 new tokens" in error.message
     assert "1 to 40" in error.message
     refused(EngineError, "MM515", engine.run, requests, engine.stopping(0))
+
+
+def test_what_an_overflow_left_in_the_caches_does_not_reach_the_next_batch(engine, table):
+    session = fresh_session(engine)
+    prompts = [[5, 6, 7, 8, 9], [5]]
+    token = torch.tensor([7, 7])
+    session.prefill(prompts, table)
+    clean = [session.decode(token).clone() for _ in range(3)]
+    for name, tensor in session._constants.items():
+        if "cache" in name:
+            tensor.fill_(torch.nan)
+    session.prefill(prompts, table)
+    again = [session.decode(token).clone() for _ in range(3)]
+    assert all(torch.equal(one, other) for one, other in zip(clean, again, strict=True))

@@ -17,8 +17,9 @@ from mmbuild.engine.graphs import DecodeGraphs
 class Session:
     """One batch at a time: :meth:`prefill`, then :meth:`decode` until done.
 
-    Loading compiles nothing. The KV caches live as long as the session and are never cleared: masks keep
-    what an earlier batch left out of sight.
+    Loading compiles nothing. The KV caches live as long as the session. What an earlier batch left in them is
+    masked; only where sequences differ in length can a masked slot be looked at, and is cleared first, since
+    a mask does not hide a value that is not finite.
     """
 
     def __init__(
@@ -70,10 +71,18 @@ class Session:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
         lengths = torch.tensor([len(prompt) for prompt in prompts]).to(self.device)
+        if min(map(len, prompts)) < longest:
+            self._clear(len(prompts), longest)
         with torch.inference_mode():
             logits: Tensor = self._prefill(ids.to(self.device), lengths, prompt_table)
         self._positions, self._longest = lengths, longest
         return logits
+
+    def _clear(self, batch: int, start: int) -> None:
+        """Zero the slots from ``start`` on, of the first ``batch`` sequences, in every cache."""
+        for name, cache in self._constants.items():
+            if weights.is_cache(name):
+                cache[:batch, :, start:] = 0
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Append one token to every sequence: int64 [B] -> logits float32 [B, vocab_size].

@@ -30,7 +30,7 @@ def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device=device) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (FileNotFoundError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise EngineError(
             f"the weights `{path}` cannot be read: {error}",
             code="MM504",
@@ -61,9 +61,14 @@ def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:
     return buffers
 
 
+def is_cache(name: str) -> bool:
+    """Whether the constant is a key or value cache."""
+    return _CACHE.match(name) is not None
+
+
 def is_runtime_buffer(name: str) -> bool:
     """Whether the session makes this constant itself, so that no checkpoint holds it."""
-    return name == ROTARY or _CACHE.match(name) is not None
+    return name == ROTARY or is_cache(name)
 
 
 def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -> dict[str, Tensor]:
