@@ -8,6 +8,7 @@ from errors_told import refused
 from safetensors.torch import save_file
 from torch import nn
 
+from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.engine.config import EngineError
 from mmbuild.visual.tensors import canonical, fill
 
@@ -87,7 +88,7 @@ def test_another_dtype_is_converted(module, tmp_path):
 
 
 def test_a_directory_without_weights(module, tmp_path):
-    refused(EngineError, "MM530", fill, module, tmp_path, PREFIXES)
+    refused(CheckpointError, "MM402", fill, module, tmp_path, PREFIXES)
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(module, tmp_path):
