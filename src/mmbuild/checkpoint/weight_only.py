@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Weights rounded at once by one thread: the float32 copies stay in the second-level cache.
 _CHUNK = 1 << 18
+# Outputs side by side in a cache line of the transposed result, which is to be touched once.
+_LINE = 64
 # Magnitude bits of the 16-bit floats. Without the sign, finite floats order as their bits do.
 _MAGNITUDE = 0x7FFF
 # The largest float32 below 0.5. Adding it and cutting off the fraction rounds halves away from zero; adding
@@ -81,7 +83,7 @@ def quantize(weight: Tensor, algorithm: WeightOnly) -> tuple[Tensor, Tensor]:
     outputs, inputs = weight.shape
     values = torch.empty(inputs, outputs // algorithm.packed, dtype=torch.int8)
     scales = torch.empty(outputs, dtype=torch.float32)
-    step = max(algorithm.packed, _CHUNK // inputs // algorithm.packed * algorithm.packed)
+    step = max(1, _CHUNK // inputs // _LINE) * _LINE
     # Fresh memory for every block would cost a page fault each 4 KiB, more than the arithmetic.
     scratch = torch.empty(2, min(step, outputs), inputs)
     for start in range(0, outputs, step):
