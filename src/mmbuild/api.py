@@ -11,7 +11,7 @@ from mmbuild.execute.events import Sink, nowhere
 from mmbuild.graph.plan import Plan
 
 if TYPE_CHECKING:
-    from mmbuild.execute.local import Options, Result
+    from mmbuild.execute.result import Options, Result
     from mmbuild.graph.action import RecipeGraph
     from mmbuild.schema.load import ResolvedRecipe
     from mmbuild.store.layout import Store
@@ -64,7 +64,8 @@ def plan(
         target: ``{"device", "sm", "isa"}`` for recipes that state none; None means this host.
 
     Raises:
-        MmbuildError: the store cannot be used, or a recipe asks for what is not built yet.
+        RecipeError: recipes ask for parts that are not built yet.
+        MmbuildError: the store cannot be used, or a source cannot be identified.
     """
     from mmbuild.execute.prepare import lower_all
     from mmbuild.store.layout import open_store
@@ -127,7 +128,7 @@ def run(
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
     from mmbuild.execute.gpus import visible_gpus
-    from mmbuild.execute.local import Options
+    from mmbuild.execute.result import Options
     from mmbuild.execute.resources import Capacity, machine_cores, machine_memory
 
     cores = machine_cores()

@@ -1,54 +1,14 @@
 """plan, apply, cache and graph on real recipes with trivial step bodies, as a user runs them."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import pytest
-import step_bodies
+from built_project import NAME, RECIPE, Project
 
-REPOSITORY = Path(__file__).parents[2]
 STEPS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify")
-
-
-class Project:
-    """A directory with the demo recipes and model, and the tool run in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        shutil.copytree(REPOSITORY / "recipes", root / "recipes")
-        shutil.copytree(REPOSITORY / "examples", root / "examples")
-        (root / "pyproject.toml").write_text("")
-        self.environment = {
-            **os.environ,
-            "MMBUILD_STORE": str(root / "store"),
-            "MMBUILD_STEPS": "step_bodies:TABLE",
-            "PYTHONPATH": str(Path(step_bodies.__file__).parent),
-            "NO_COLOR": "1",
-        }
-
-    def run(self, *arguments, status=0, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "mmbuild", *map(str, arguments)],
-            cwd=self.root,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == status, done.stderr + done.stdout
-        assert "Traceback" not in done.stderr or environment.get("traceback")
-        return done
-
-
-RECIPE = "recipes/demo/llava-int4.yaml"
-NAME = "llava-shapes-int4"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from mmbuild.steps.base import StepContext
 from mmbuild.steps.registry import BUILT_IN, StepSpec
@@ -14,6 +15,9 @@ def body(context: StepContext) -> None:
     """Write what the action was given."""
     if os.environ.get("MMBUILD_TEST_FAIL") == context.params.get("algorithm", ""):
         raise ZeroDivisionError("the test asked for it")
+    if (pipe := os.environ.get("MMBUILD_TEST_HOLD")) and context.params.keys() == {"algorithm"}:
+        context.progress("held by the test", 0.25)
+        Path(pipe).read_text()  # until the test writes into this named pipe
     given = {
         "params": dict(context.params),
         "inputs": sorted(context.inputs),

@@ -107,6 +107,18 @@ def allocate(context: StepContext) -> None:
     (context.out / "text").write_text(str(len(held)))
 
 
+def large(context: StepContext) -> None:
+    """Write `bytes` that nothing else holds."""
+    (context.out / "text").write_bytes(os.urandom(int(context.params["bytes"])))  # type: ignore[arg-type]
+
+
+def wait_to_be_killed(context: StepContext) -> None:
+    """Tell the process ids of this worker and of what forked it, and wait."""
+    context.progress(f"{os.getpid()} {os.getppid()}", None)
+    while True:
+        signal.pause()
+
+
 def damage(context: StepContext) -> None:
     """Change an input through a hard link, as a careless step would."""
     (path,) = context.inputs.values()
@@ -123,7 +135,20 @@ def _count(context: StepContext) -> None:
             stream.write(f"{context.params.get('name', '')}\n")
 
 
-_FUNCTIONS = (write, constant, copy, refer, sleepy, fail, environment, grandchild, allocate, damage)
+_FUNCTIONS = (
+    write,
+    constant,
+    copy,
+    refer,
+    sleepy,
+    fail,
+    environment,
+    grandchild,
+    allocate,
+    large,
+    wait_to_be_killed,
+    damage,
+)
 TABLE: Mapping[str, StepSpec] = {
     function.__name__: StepSpec(function.__name__, "trivial-1", f"trivial_steps:{function.__name__}")
     for function in _FUNCTIONS

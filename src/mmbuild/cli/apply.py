@@ -14,7 +14,10 @@ from mmbuild.cli import options
 if TYPE_CHECKING:
     from mmbuild.cli.planning import Planning
     from mmbuild.execute.events import Event
-    from mmbuild.execute.local import Result
+    from mmbuild.execute.result import Result
+
+_TIMES_SHOWN = 40
+"""More lines than this fill a screen and say nothing."""
 
 
 @click.command("apply")
@@ -110,19 +113,34 @@ def _run(
 
 
 def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
+    """Failures in any case; the end in words unless the events on standard output tell it."""
     from mmbuild.cli.output import say, tell_failed
 
+    for failed in result.failed:
+        if not quiet:
+            say()
+        tell_failed(failed, debug=debug)
     if quiet:
         return
-    for failed in result.failed:
-        say()
-        tell_failed(failed, debug=debug)
-    if result.ok:
-        say(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
-        for build in planning.plan.builds:
-            click.echo(_shown(build.directory))
-    else:
+    if not result.ok:
         say(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
+        return
+    say(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+    for line in _times(result):
+        say(line)
+    for build in planning.plan.builds:
+        click.echo(_shown(build.directory))
+
+
+def _times(result: Result) -> list[str]:
+    """A line for each action that ran, in the order of their ends; of very many the longest."""
+    shown = list(result.times)
+    if len(shown) > _TIMES_SHOWN:
+        shown = sorted(shown, key=lambda item: -item[1])[:_TIMES_SHOWN]
+    width = max((len(label) for label, _ in shown), default=0)
+    lines = [f"  {label:<{width}}  {seconds:8.1f} s" for label, seconds in shown]
+    more = len(result.times) - len(shown)
+    return [*lines, f"  and {more} shorter ones"] if more else lines
 
 
 def _say_up_to_date(planning: Planning) -> None:

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.execute.job import read_failure
+from mmbuild.execute.job import Failure
 
 _TAIL_LINES = 12
 _TAIL_BYTES = 8192
@@ -37,9 +37,11 @@ class Failed:
     traceback: str = ""
 
 
-def explain_failure(label: str, step: str, directory: Path, status: int, log: Path) -> Failed:
-    """Read what the worker left in ``directory``; ``status`` is its exit status, negative for a signal."""
-    failure = read_failure(directory)
+def explain_failure(label: str, step: str, failure: Failure | None, status: int, log: Path) -> Failed:
+    """Put ``failure``, what the worker said of it (None: it could not), into words.
+
+    ``status`` is the worker's exit status, negative for a signal.
+    """
     if failure is not None and failure.code is not None:
         return Failed(
             label,

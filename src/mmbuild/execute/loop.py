@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from mmbuild.execute.events import Kind
 from mmbuild.execute.failures import explain_failure
 from mmbuild.execute.gpus import try_take
-from mmbuild.execute.job import Job
+from mmbuild.execute.job import Failure, Job, read_failure
 from mmbuild.execute.outcome import Outcome
 from mmbuild.execute.resources import grant
 from mmbuild.execute.result import Options
@@ -24,7 +25,7 @@ from mmbuild.graph.reasons import remember_definition
 from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import ActionCache, append
 from mmbuild.store.layout import Store
-from mmbuild.store.locks import Lock, try_lock
+from mmbuild.store.locks import try_lock
 
 _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again."""
@@ -36,7 +37,7 @@ class _Running:
     key: str
     directory: Path
     taken: Resources
-    locks: tuple[Lock, ...]
+    held: ExitStack
 
 
 @dataclass(slots=True)
@@ -53,17 +54,22 @@ class Loop:
     workers: Workers
     running: dict[str, _Running] = field(default_factory=dict)
     contended: set[str] = field(default_factory=set)
+    told: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
 
     def run(self) -> None:
         """Start and receive until nothing runs and nothing more can start."""
         self._queue(self.state.ready())
-        while True:
-            self.pool.take(self._start)
-            if not self.running and not self.pool.waiting:
-                return
-            for message in self.workers.messages(_POLL_SECONDS if self.contended else None):
-                self._receive(message)
+        try:
+            while True:
+                self.pool.take(self._start)
+                if not self.running and not self.pool.waiting:
+                    return
+                for message in self.workers.messages(_POLL_SECONDS if self.contended else None):
+                    self._receive(message)
+        finally:  # interrupted or failed: this process may go on, and apply again
+            for running in self.running.values():
+                running.held.close()
 
     def _queue(self, keys: Iterable[str]) -> None:
         if self.outcome.failed and not self.options.keep_going:
@@ -84,25 +90,26 @@ class Loop:
         if lock is None:
             self._wait_for_other(planned.action)
             return None
-        self.contended.discard(key)
-        self.cache.refresh()
-        if self._reuse(planned.action, name, "another process built it"):
-            lock.release()
-            return NOTHING
-        return self._take_gpus_and_run(planned, name, asked, lock)
+        with ExitStack() as held:
+            held.callback(lock.release)
+            self.contended.discard(key)
+            self.cache.refresh()
+            if self._reuse(planned.action, name, "another process built it"):
+                return NOTHING
+            return self._launch(planned, name, asked, held)
 
-    def _take_gpus_and_run(
-        self, planned: Planned, name: str, asked: Resources, lock: Lock
-    ) -> Resources | None:
+    def _launch(self, planned: Planned, name: str, asked: Resources, held: ExitStack) -> Resources | None:
+        """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
         gpus = try_take(self.options.capacity.gpus, asked.gpus) if asked.gpus else {}
         if gpus is None:
-            lock.release()
             self.contended.add(planned.action.definition_key)
             return None
+        for gpu in gpus.values():
+            held.callback(gpu.release)
         job = self._job(planned.action, name, asked, tuple(gpus))
         remember_definition(self.store, planned.action)
         directory = self.workers.start(job)
-        self.running[job.name] = _Running(planned.action, name, directory, asked, (lock, *gpus.values()))
+        self.running[job.name] = _Running(planned.action, name, directory, asked, held.pop_all())
         told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
         self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
         return asked
@@ -154,22 +161,25 @@ class Loop:
             told = {"message": message["message"], "fraction": message["fraction"]}
             self.outcome.tell(Kind.PROGRESS, running.action, **told)
             return
+        if message["event"] == "failed":  # its exit follows
+            self.told[message["job"]] = Failure(message["message"], message["code"], message["hint"], (), "")
+            return
         self._release(message["job"], running)
         if message["event"] == "done":
             self.cache.refresh()
             self._queue(self.outcome.finished(running.action, self.cache.by_key[running.key]))
         else:
-            self._fail(running, message["status"])
+            failure = read_failure(running.directory) or self.told.get(message["job"])
+            self._fail(running, failure, message["status"])
 
     def _release(self, name: str, running: _Running) -> None:
         del self.running[name]
         self.pool.give_back(running.taken)
-        for lock in running.locks:
-            lock.release()
+        running.held.close()
 
-    def _fail(self, running: _Running, status: int) -> None:
+    def _fail(self, running: _Running, failure: Failure | None, status: int) -> None:
         action, log = running.action, self.store.log(running.key)
-        self.outcome.broke(action, explain_failure(action.label, action.step, running.directory, status, log))
+        self.outcome.broke(action, explain_failure(action.label, action.step, failure, status, log))
         if not self.options.keep_going:
             self.pool.clear()
             self.contended.clear()

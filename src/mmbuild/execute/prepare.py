@@ -66,8 +66,8 @@ def prepare(request: Request, store: Store) -> Prepared:
     """Load, validate and lower; from the cache when nothing that made the plan has changed.
 
     Raises:
-        RecipeError: the recipes have errors.
-        MmbuildError: a source cannot be identified, or a part is not built yet.
+        RecipeError: the recipes have errors, or ask for parts that are not built yet.
+        MmbuildError: a source cannot be identified.
     """
     name = cache_name(_facts(request))
     value = read_entry(store, name)
@@ -115,7 +115,12 @@ def lower_all(
 
     ``seen`` collects each user file that was hashed and its directory: a file that is added to a source
     changes the directory's times.
+
+    Raises:
+        RecipeError: parts that recipes ask for are not built yet, all of them with their places.
+        MmbuildError: a source cannot be identified.
     """
+    _refuse_pending(variants)
     from mmbuild.graph.lower import lower
 
     def digest(path: Path) -> str:
@@ -126,6 +131,15 @@ def lower_all(
 
     wanted = host.default_target() if target is None else target
     return tuple(lower(variant, target=wanted, digest=digest, offline=offline) for variant in variants)
+
+
+def _refuse_pending(variants: tuple[ResolvedRecipe, ...]) -> None:
+    """Variants of one matrix mostly ask for the same from the same line: that is told once."""
+    pending = tuple(dict.fromkeys(item for variant in variants for item in variant.pending))
+    if pending:
+        from mmbuild.schema.diagnostics import RecipeError
+
+        raise RecipeError(pending)
 
 
 def _facts(request: Request) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def _live(plan: Plan) -> Iterator[Sink]:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(stderr=True)
+    # rich keeps dim and bold under NO_COLOR; a person who sets it wants plain text.
+    plain_text = bool(os.environ.get("NO_COLOR"))
+    console = Console(stderr=True, color_system=None if plain_text else "auto")
     started: dict[str, float] = {}
     messages: dict[str, str] = {}
     plain = PlainLines(plan)

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
@@ -31,21 +32,31 @@ Send = Callable[[dict[str, object]], None]
 
 def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
     """Run ``job`` in ``directory``; returns the exit status and never raises."""
-    _take_over_streams(Path(job.log))
-    os.environ.update(
-        granted_environment(job.cores, job.gpus)
-    )  # the rest is the fork server's, already listed
     try:
+        _take_over_streams(Path(job.log))
+        os.environ.update(granted_environment(job.cores, job.gpus))  # the rest is listed already
         record = _build(job, directory, peak, send)
         send({"job": job.name, "event": "done", "digest": record.digest})
         return 0
     except BaseException as error:
-        traceback.print_exc()
-        write_failure(directory, describe(error, Path(job.store)))
+        _leave_failure(directory, job, error, send)
         return 1
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # the disk of the log may be full
+            sys.stdout.flush()
+            sys.stderr.flush()
+
+
+def _leave_failure(directory: Path, job: Job, error: BaseException, send: Send) -> None:
+    """In a file, since it may be long; where the disk takes no file, in short through the pipe."""
+    failure = describe(error, Path(job.store))
+    try:
+        write_failure(directory, failure)
+    except OSError:
+        short = {"message": failure.message[:1000], "code": failure.code, "hint": (failure.hint or "")[:1000]}
+        send({"job": job.name, "event": "failed", **short})
+    with suppress(OSError):
+        print(failure.traceback, file=sys.stderr)
 
 
 def describe(error: BaseException, store: Path) -> Failure:

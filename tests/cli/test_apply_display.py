@@ -1,0 +1,131 @@
+"""What `mmbuild apply` shows: live on a terminal, plain lines elsewhere, and how it ends."""
+
+import json
+import os
+import re
+import sys
+
+import pytest
+from built_project import NAME, RECIPE, Project
+from terminal import CONTROL, HIDE, SGR, SHOW, Terminal
+
+from mmbuild.store.layout import open_store
+
+LABEL = f"{NAME}/quantize"
+
+
+@pytest.fixture
+def project(tmp_path):
+    return Project(tmp_path)
+
+
+def held(project, *options, **environment):
+    """`mmbuild apply` on a terminal, with quantize waiting until something is written into the pipe."""
+    pipe = project.root / "pipe"
+    os.mkfifo(pipe)
+    variables = {**project.environment, "MMBUILD_TEST_HOLD": str(pipe), **environment}
+    if not environment.get("NO_COLOR"):
+        del variables["NO_COLOR"]
+    command = [sys.executable, "-m", "mmbuild", "apply", RECIPE, *options]
+    return Terminal(command, project.root, variables), pipe
+
+
+def test_a_terminal_shows_the_running_action_with_its_progress_and_time(project):
+    terminal, pipe = held(project)
+    shown = terminal.read_until("held by the test 25%")
+    line = next(line for line in shown.splitlines() if "held by the test" in line)
+    assert LABEL in line
+    assert re.search(r"\d+ s", CONTROL.sub("", line))
+    pipe.write_text("go on")
+    assert terminal.finish() == 0
+
+
+def test_a_terminal_keeps_a_line_with_the_time_of_each_action_and_the_place_of_the_engine(project):
+    terminal, pipe = held(project)
+    terminal.read_until("held by the test")
+    pipe.write_text("go on")
+    assert terminal.finish() == 0
+    text = CONTROL.sub("", terminal.shown)
+    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak \d+ MB", text)) == 7
+    assert text.rstrip().endswith(f"build/{NAME}")
+    assert_clean_end(terminal)
+
+
+def assert_clean_end(terminal):
+    """The cursor is back, and nothing of the live part is left below."""
+    assert terminal.shown.count(HIDE) == terminal.shown.count(SHOW) > 0
+    assert terminal.shown.rindex(SHOW) > terminal.shown.rindex(HIDE)
+    assert "\u25b8" not in terminal.shown[terminal.shown.rindex(SHOW) :]
+
+
+def test_ctrl_c_on_a_terminal_ends_cleanly_and_says_how_to_go_on(project):
+    terminal, _ = held(project)
+    terminal.read_until("held by the test")
+    terminal.press("\x03")
+    assert terminal.finish() == 130
+    text = CONTROL.sub("", terminal.shown)
+    assert "interrupted; finished actions are kept, run the same command to go on" in text
+    assert "Traceback" not in text
+    assert_clean_end(terminal)
+    assert list(open_store(project.root / "store").staging.iterdir()) == []
+    again = [json.loads(line) for line in project.run("apply", RECIPE, "--json").stdout.splitlines()]
+    ran = {event["label"].split("/")[1] for event in again if event["event"] == "finished"}
+    assert "quantize" in ran
+    assert not ran & {"download", "convert"}
+
+
+def test_no_color_leaves_a_terminal_without_colours(project):
+    terminal, pipe = held(project, NO_COLOR="1")
+    terminal.read_until("held by the test")
+    pipe.write_text("go on")
+    assert terminal.finish() == 0
+    assert SGR.findall(terminal.shown) == []
+
+
+@pytest.mark.parametrize(("options", "variables"), [(["--no-progress"], {}), ([], {"TERM": "dumb"})])
+def test_a_terminal_without_progress_gets_plain_lines(project, options, variables):
+    terminal, pipe = held(project, *options, **variables)
+    terminal.read_until(f"run    {LABEL}")
+    pipe.write_text("go on")
+    assert terminal.finish() == 0
+    assert CONTROL.findall(terminal.shown) == []
+    assert "[7/7]" in terminal.shown
+    assert "held by the test" not in terminal.shown
+
+
+def test_away_from_a_terminal_lines_are_plain_and_every_action_has_its_time(project):
+    done = project.run("apply", RECIPE)
+    assert CONTROL.findall(done.stderr) == []
+    assert re.search(rf"\[\d/7\] done   {LABEL}: \d+\.\d s", done.stderr)
+    end = done.stderr[done.stderr.index("done in") :]
+    for step in ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify"):
+        assert re.search(rf"^  {NAME}/{step} +\d+\.\d s$", end, re.M)
+    assert done.stdout == f"build/{NAME}\n"
+
+
+def test_a_failing_step_is_an_event_and_an_error_under_json(project):
+    done = project.run("apply", RECIPE, "--json", status=1, MMBUILD_TEST_FAIL="int4")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["code"] for event in events if event["event"] == "failed"] == ["MM310"]
+    assert done.stderr.startswith(f"error: step `quantize` of `{LABEL}` failed: ZeroDivisionError")
+    assert "hint: " in done.stderr
+
+
+def test_a_wrong_recipe_is_an_error_under_json(project):
+    (project.root / "bad.yaml").write_text("version: 1\nname: x\nmodle: {}\n")
+    done = project.run("apply", "bad.yaml", "--json", status=1)
+    assert "bad.yaml:3:1: error: " in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("verb", ["plan", "apply", "graph"])
+def test_everything_that_is_not_built_yet_is_told_with_its_place(project, verb):
+    path = project.root / RECIPE
+    text = path.read_text().replace("  quantization: int4\n", "  quantization: int4\n  tensor_parallel: 2\n")
+    path.write_text(text)
+    line = text.splitlines().index("  tensor_parallel: 2") + 1
+    done = project.run(verb, RECIPE, "--set", "engine.max_beam_width=2", status=1)
+    assert f"{RECIPE}:{line}:20: error: an engine over 2 ranks is not built yet [MM174]" in done.stderr
+    assert "  tensor_parallel: 2\n      |                    ^" in done.stderr
+    assert "beam search is not built yet [MM175]" in done.stderr
+    assert not (project.root / "build").exists()
