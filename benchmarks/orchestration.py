@@ -1,5 +1,6 @@
 """Orchestration: seconds for each action of a cold apply with trivial bodies, one job at a time, beside what
-a process (fork, exec nothing, wait) and one sync of the file system cost in the same run. Chains of five."""
+a process (fork, exec nothing, wait) and one sync of the file system cost just before and just after. Chains of five;
+the start of the tool and the fork server is in it."""
 
 from __future__ import annotations
 
@@ -21,18 +22,18 @@ from mmbuild.graph.keys import make_action
 from mmbuild.store.layout import open_store
 from mmbuild.store.publish import sync_file_system
 
-SIZES = (100, 1000, 5000)
+SIZES = (100, 1000, 10_000)
 _LINKS = 5
 
 
 def measure() -> list[Row]:
     """One row for each size."""
     rows = []
-    with tempfile.TemporaryDirectory() as base:
-        floor = _floor(Path(base))
     for actions in SIZES:
         with tempfile.TemporaryDirectory() as base:
-            seconds = _cold(Path(base), actions)
+            before = _floors(Path(base) / "before")
+            seconds = _cold(Path(base) / "cold", actions)
+            floor = statistics.median([*before, *_floors(Path(base) / "after")])
         rows.append(
             Row(
                 f"cold apply of {actions} trivial actions, each",
@@ -45,6 +46,7 @@ def measure() -> list[Row]:
 
 
 def _cold(root: Path, actions: int) -> float:
+    root.mkdir()
     store = open_store(root / "store")
     graphs = [_chain(number) for number in range(actions // _LINKS)]
     begin = time.perf_counter()
@@ -71,8 +73,9 @@ def _chain(number: int) -> RecipeGraph:
     return RecipeGraph(f"r{number}", tuple(actions), actions[-1].definition_key)
 
 
-def _floor(root: Path) -> float:
-    """Median of: fork this process, write a small file in the child, wait, sync."""
+def _floors(root: Path) -> list[float]:
+    """Seconds of: fork this process, write a small file in the child, wait, sync."""
+    root.mkdir()
     times = []
     for number in range(50):
         begin = time.perf_counter()
@@ -84,4 +87,4 @@ def _floor(root: Path) -> float:
         sync_file_system(root)
         times.append(time.perf_counter() - begin)
     sys.stdout.flush()
-    return statistics.median(times)
+    return times

@@ -128,8 +128,8 @@ def run(
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
     from mmbuild.execute.gpus import visible_gpus
-    from mmbuild.execute.result import Options
     from mmbuild.execute.resources import Capacity, machine_cores, machine_memory
+    from mmbuild.execute.result import Options
 
     cores = machine_cores()
     wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
