@@ -1,6 +1,6 @@
 """Linear layers, plain and weight-only quantized, on the CPU and on CUDA.
 
-Weights are buffers named as in the checkpoint, so that a rank file's tensors are bound to a compiled package
+Weights are named as in the checkpoint, so that a rank file's tensors are bound to a compiled package
 without renaming. One row (one sequence, one token) is memory-bound: there quantized layers read the stored
 integers once, by a reduction that Inductor fuses (CPU) or by a kernel of ours (CUDA). All other shapes widen
 the weights first and use a matrix product.
@@ -20,15 +20,18 @@ from mmbuild.engine.config import EngineConfig, EngineError
 MakeLinear = Callable[[int, int], nn.Module]
 
 
+def frozen(tensor: Tensor) -> nn.Parameter:
+    """A weight. Not a buffer: Inductor copies the values of buffers, which are meaningless here, and large."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
 class Linear(nn.Module):
     """``y = x @ weight.T``; weight [out, in] in the engine's dtype."""
-
-    weight: Tensor
 
     def __init__(self, config: EngineConfig, layout: layouts.Layout, inputs: int, outputs: int) -> None:
         super().__init__()
         self.layout = layout
-        self.register_buffer("weight", torch.empty(outputs, inputs, dtype=config.torch_dtype))
+        self.weight = frozen(torch.empty(outputs, inputs, dtype=config.torch_dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -42,15 +45,12 @@ class Linear(nn.Module):
 class PlainLinear(nn.Module):
     """Weight-only in plain layout: ``y = (x @ weight) * per_channel_scale``, scale [out] in the engine's dtype."""
 
-    weight: Tensor
-    per_channel_scale: Tensor
-
     def __init__(self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int) -> None:
         super().__init__()
         self.quant_algo = quant_algo
         columns = outputs if quant_algo == "W8A16" else outputs // 2
-        self.register_buffer("weight", torch.empty(inputs, columns, dtype=torch.int8))
-        self.register_buffer("per_channel_scale", torch.empty(outputs, dtype=config.torch_dtype))
+        self.weight = frozen(torch.empty(inputs, columns, dtype=torch.int8))
+        self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -66,9 +66,6 @@ class PlainLinear(nn.Module):
 class RowLinear(nn.Module):
     """Weight-only in row layout; the same function as :class:`PlainLinear`."""
 
-    weight: Tensor
-    per_channel_scale: Tensor
-
     def __init__(self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int) -> None:
         super().__init__()
         self.quant_algo = quant_algo
@@ -79,8 +76,8 @@ class RowLinear(nn.Module):
                 code="MM537",
                 hint="On CUDA, int8 needs inputs divisible by 4 and int4 by 8; use another quantization",
             )
-        self.register_buffer("weight", torch.empty(outputs, words, dtype=torch.int32))
-        self.register_buffer("per_channel_scale", torch.empty(outputs, dtype=config.torch_dtype))
+        self.weight = frozen(torch.empty(outputs, words, dtype=torch.int32))
+        self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""

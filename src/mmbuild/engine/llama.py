@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mmbuild.engine import rotary
 from mmbuild.engine.config import EngineConfig
 from mmbuild.engine.layouts import Layout
-from mmbuild.engine.linear import Linear, MakeLinear, linear_maker
+from mmbuild.engine.linear import Linear, MakeLinear, frozen, linear_maker
 
 
 def cache_shape(config: EngineConfig) -> tuple[int, int, int, int]:
@@ -33,11 +33,9 @@ def cache_shape(config: EngineConfig) -> tuple[int, int, int, int]:
 class Weight(nn.Module):
     """A named weight without a forward of its own."""
 
-    weight: Tensor
-
     def __init__(self, config: EngineConfig, *shape: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.empty(*shape, dtype=config.torch_dtype))
+        self.weight = frozen(torch.empty(*shape, dtype=config.torch_dtype))
 
 
 class RmsNorm(Weight):
