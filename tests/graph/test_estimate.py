@@ -7,7 +7,7 @@ import pytest
 
 import mmbuild
 from mmbuild.families import family
-from mmbuild.graph.estimate import GIB, linear_weights, sizes, visual_memory
+from mmbuild.graph.estimate import GIB, cache_memory, linear_weights, sizes, visual_memory
 
 RECORDED = Path(mmbuild.__file__).parent / "families" / "recorded"
 
@@ -55,3 +55,8 @@ def test_verifying_holds_reference_and_engine(llm):
 def test_a_tower_is_held_twice():
     tower = 303e6 * 4
     assert 2 * tower < visual_memory(facts("7b").visual) < 4 * tower + 2 * GIB
+
+
+def test_caches_of_llava_7b_take_half_a_mebibyte_a_token(llm):
+    assert cache_memory(llm, "float16", 1, 1) == 524_288  # 2 x 32 heads x 128 x 32 layers x 2 bytes
+    assert cache_memory(llm, "float16", 3, 10) == 30 * 524_288

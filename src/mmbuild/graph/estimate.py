@@ -27,7 +27,7 @@ class Sizes:
         checkpoint: Of the converted checkpoint.
         quantized: Of the quantized one.
         convert_memory: Peak anonymous memory of convert and quantize: a few tensors at a time.
-        engine_memory: Peak of build_llm.
+        engine_memory: Peak of build_llm, its key-value caches left out (:func:`cache_memory`).
         verify_memory: Peak of verify: reference and engine side by side.
     """
 
@@ -66,6 +66,12 @@ def linear_weights(llm: LlmFacts) -> int:
     heads = (2 * llm.num_attention_heads + 2 * llm.num_key_value_heads) * llm.head_size
     layer = llm.hidden_size * (heads + 3 * llm.intermediate_size)
     return layer * llm.num_hidden_layers
+
+
+def cache_memory(llm: LlmFacts, dtype: str, sequences: int, slots: int) -> int:
+    """Key-value caches of an engine: Inductor copies them once while it compiles."""
+    per_slot = 2 * llm.num_key_value_heads * llm.head_size * llm.num_hidden_layers
+    return int(per_slot * _ITEM_BYTES[dtype]) * sequences * slots
 
 
 def visual_memory(visual: VisualFacts) -> int:

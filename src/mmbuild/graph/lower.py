@@ -185,7 +185,16 @@ class _Lowering:
             },
             target=self.target,
             toolchain={"torch": _version("torch")},
-            resources=self.compiling(self.size.engine_memory, 10.0 + 3.0 * llm.num_hidden_layers),
+            resources=self.compiling(
+                self.size.engine_memory
+                + estimate.cache_memory(
+                    llm,
+                    engine.dtype.value,
+                    engine.max_batch_size,
+                    engine.max_input_len + engine.max_output_len,
+                ),
+                10.0 + 3.0 * llm.num_hidden_layers,
+            ),
         )
 
     def build_visual(self, model: Action) -> Action:
