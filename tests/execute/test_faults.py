@@ -1,6 +1,7 @@
 """What the machine does to a build: a full disk, killed processes, somebody else's store, a gc in between."""
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -125,6 +126,17 @@ def test_a_killed_fork_server_is_told_and_takes_its_workers_along(shop):
 def is_zombie(process):
     with open(f"/proc/{process}/stat") as stream:
         return stream.read().rsplit(")", 1)[1].split()[0] == "Z"
+
+
+def test_manifests_that_a_power_failure_emptied_are_made_again(shop):
+    shop.apply(chain("r"))
+    for manifest in (shop.store.root / "manifests").iterdir():
+        manifest.write_bytes(b"")
+    shutil.rmtree(shop.build)
+    assert set(shop.verdicts(chain("r")).values()) <= {"run", "unknown until built"}
+    assert shop.apply(chain("r")).ok
+    assert shop.text("r") == "a2+a1+a"
+    assert check_store(shop.store).faults == ()
 
 
 def test_after_an_interrupt_the_same_process_can_apply_again(shop):

@@ -79,8 +79,14 @@ class Store:
         return self.root / "locks" / name
 
     def has(self, digest: str) -> bool:
-        """Whether the artifact is here, whole (its manifest is published last and removed first)."""
-        return os.path.exists(f"{self.root}/manifests/{digest}.json")
+        """Whether the artifact is here, whole (its manifest is published last and removed first).
+
+        An empty manifest is what a power failure leaves of one that had not reached the disk yet.
+        """
+        try:
+            return os.stat(f"{self.root}/manifests/{digest}.json").st_size > 0
+        except OSError:
+            return False
 
 
 def default_root() -> Path:
