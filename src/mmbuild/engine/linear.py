@@ -96,11 +96,23 @@ def _is_one_row(x: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times integers [in, out] -> [..., out], in float32 where x is one row, else in x's dtype."""
+    """x [..., in] times integers [in, out] -> [..., out], in float32 where x is one row, else in x's dtype.
+
+    One row is summed in blocks of inputs: the vectorized loop walks down a few columns at a time, and a block of
+    them stays in the first cache until all columns of its cache lines are done.
+    """
     if not _is_one_row(x):
         return x @ weight.to(x.dtype)
-    y = (x.reshape(-1, 1).float() * weight.float()).sum(dim=0)
+    inputs, outputs = weight.shape
+    rows = block_rows(inputs)
+    blocks = weight.reshape(inputs // rows, rows, outputs)
+    y = (x.reshape(-1, rows, 1).float() * blocks.float()).sum(dim=1).sum(dim=0)
     return y.view(*x.shape[:-1], -1)
+
+
+def block_rows(inputs: int) -> int:
+    """Inputs summed together: the smallest divisor of ``inputs`` that is 64 or more, or all of them."""
+    return next((rows for rows in range(64, inputs) if inputs % rows == 0), inputs)
 
 
 def linear_maker(config: EngineConfig, layout: layouts.Layout) -> MakeLinear:
