@@ -123,7 +123,14 @@ LLM_WEIGHTS = "llm/rank0.safetensors"
 
 @pytest.mark.parametrize(
     "name",
-    ["llm/prefill.pt2", "llm/decode.pt2", LLM_WEIGHTS, "visual/visual.pt2", "visual/visual.safetensors"],
+    [
+        "llm/prefill.pt2",
+        "llm/decode.pt2",
+        "llm/decode_batch.pt2",
+        LLM_WEIGHTS,
+        "visual/visual.pt2",
+        "visual/visual.safetensors",
+    ],
 )
 def test_a_missing_file_is_named(damaged, name):
     (damaged / name).unlink()

@@ -23,6 +23,7 @@ LLM = {
     "intermediate_size": 256,
     "quant_algo": "W4A16",
     "tensor_parallel": 1,
+    "max_batch_size": 4,
     "max_multimodal_len": 256,
 }
 VISUAL = {"feature_dtype": "float16", "max_batch_size": 4, "num_visual_features": 64}
@@ -37,6 +38,7 @@ def parts(tmp_path):
         "llm/llm.json": LLM,
         "llm/prefill.pt2": "prefill",
         "llm/decode.pt2": "decode",
+        "llm/decode_batch.pt2": "decode of several",
         "visual/visual.json": VISUAL,
         "visual/visual.pt2": "visual",
         "visual/visual.safetensors": "weights",
@@ -81,6 +83,7 @@ def test_an_engine_directory_holds_both_engines_and_the_processor(parts):
         "engine.json",
         "llm/config.json",
         "llm/decode.pt2",
+        "llm/decode_batch.pt2",
         "llm/prefill.pt2",
         "llm/rank0.safetensors",
         "processor/chat_template.jinja",

@@ -25,7 +25,7 @@ def test_the_parameters_come_back_as_the_engine_s_config(config):
     assert config.to_json() == described
 
 
-@pytest.mark.parametrize("package", ["prefill.pt2", "decode.pt2"])
+@pytest.mark.parametrize("package", ["prefill.pt2", "decode.pt2", "decode_batch.pt2"])
 def test_packages_take_every_weight_from_outside_and_are_small(config, package):
     path = demo_directory() / "llm" / package
     require_outside(path, outside_names(config))

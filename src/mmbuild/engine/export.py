@@ -30,45 +30,53 @@ _ISA: Mapping[str, Mapping[str, object]] = {
 
 
 def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
-    """The two graphs of an LLM engine, ``prefill`` and ``decode``, traced on uninitialized weights.
+    """The graphs of an LLM engine by package name (:func:`layout.packages`), traced on uninitialized weights.
 
-    A dimension that can only be 1 is static: Inductor then sees a matrix-vector product for what it is.
+    A dimension that can only be 1 is static: a matrix-vector product is then compiled as what it is.
     """
     with torch.device(device):
         model = Llama(config, layout_of(device))
-        batch, length, slots = _example_sizes(config)
+    programs = {"prefill": _export_prefill(model, device), "decode": _export_decode(model, device, 1)}
+    if config.max_batch_size > 1:
+        programs["decode_batch"] = _export_decode(model, device, config.max_batch_size)
+    return programs
+
+
+def _export_prefill(model: Llama, device: str) -> ExportedProgram:
+    """For 1 to max_batch_size prompts of 1 to max_input_len tokens."""
+    config = model.config
+    batch, length = min(2, config.max_batch_size), min(5, config.max_input_len)
+    with torch.device(device):
         ids = torch.zeros(batch, length, dtype=torch.int64)
         lengths = torch.full((batch,), length, dtype=torch.int64)
         table = torch.zeros(config.max_multimodal_len, config.hidden_size, dtype=config.torch_dtype)
-        tokens = torch.zeros(batch, dtype=torch.int64)
-        live = torch.arange(slots)
-    dims = _dims(config)
+    rows, columns = _dim("batch", config.max_batch_size), _dim("length", config.max_input_len)
     with torch.no_grad():
-        prefill = torch.export.export(
+        return torch.export.export(
             Prefill(model),
             (ids, lengths, table),
-            dynamic_shapes=({0: dims["batch"], 1: dims["length"]}, {0: dims["batch"]}, None),
+            dynamic_shapes=({0: rows, 1: columns}, {0: rows}, None),
         )
-        decode = torch.export.export(
+
+
+def _export_decode(model: Llama, device: str, sequences: int) -> ExportedProgram:
+    """For 1 to ``sequences`` sequences and 1 to max_seq_len live slots."""
+    batch, slots = min(2, sequences), min(7, model.config.max_seq_len)
+    with torch.device(device):
+        tokens = torch.zeros(batch, dtype=torch.int64)
+        live = torch.arange(slots)
+    rows = _dim("batch", sequences)
+    with torch.no_grad():
+        return torch.export.export(
             Decode(model),
-            (tokens, lengths - 1, live),
-            dynamic_shapes=({0: dims["batch"]}, {0: dims["batch"]}, {0: dims["slots"]}),
+            (tokens, torch.zeros_like(tokens), live),
+            dynamic_shapes=({0: rows}, {0: rows}, {0: _dim("slots", model.config.max_seq_len)}),
         )
-    return {"prefill": prefill, "decode": decode}
 
 
-def _example_sizes(config: EngineConfig) -> tuple[int, int, int]:
-    """Sizes to trace with: at least 2, and different, wherever a dimension is dynamic."""
-    return min(2, config.max_batch_size), min(5, config.max_input_len), min(7, config.max_seq_len)
-
-
-def _dims(config: EngineConfig) -> Mapping[str, Any]:
-    limits = {
-        "batch": config.max_batch_size,
-        "length": config.max_input_len,
-        "slots": config.max_seq_len,
-    }
-    return {name: Dim(name, min=1, max=limit) if limit > 1 else Dim.STATIC for name, limit in limits.items()}
+def _dim(name: str, limit: int) -> Any:
+    """A dimension of 1 to ``limit``. Traced with sizes of at least 2, and different ones, where it is dynamic."""
+    return Dim(name, min=1, max=limit) if limit > 1 else Dim.STATIC
 
 
 def require_outside(path: Path, names: set[str]) -> None:

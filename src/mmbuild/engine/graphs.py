@@ -26,36 +26,35 @@ class _Captured:
 
 
 class DecodeGraphs:
-    """Calls the decode package through a graph that fits the batch and the longest sequence."""
+    """Calls a decode package through a graph that fits the batch and the longest sequence."""
 
-    def __init__(self, decode: Package, slots: Tensor) -> None:
+    def __init__(self, slots: Tensor) -> None:
         """``slots``: int64 [max_seq_len] = 0.. on the device."""
-        self._decode = decode
         self._slots = slots
         self._captured: dict[tuple[int, int], _Captured] = {}
 
-    def __call__(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+    def __call__(self, decode: Package, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """tokens, positions int64 [B]; ``longest``: live slots of the longest sequence -> float32 [B, vocab]."""
         bucket = min(-(-longest // BUCKET) * BUCKET, self._slots.shape[0])
         key = (tokens.shape[0], bucket)
         if key not in self._captured:
-            self._captured[key] = self._capture(tokens, positions, self._slots[:bucket])
+            self._captured[key] = self._capture(decode, tokens, positions, self._slots[:bucket])
         captured = self._captured[key]
         captured.tokens.copy_(tokens)
         captured.positions.copy_(positions)
         captured.graph.replay()
         return captured.logits
 
-    def _capture(self, tokens: Tensor, positions: Tensor, slots: Tensor) -> _Captured:
+    def _capture(self, decode: Package, tokens: Tensor, positions: Tensor, slots: Tensor) -> _Captured:
         # Warming up runs this very step, which writes the same cache slots with the same values.
         tokens, positions = tokens.clone(), positions.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):
-                self._decode(tokens, positions, slots)
+                decode(tokens, positions, slots)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._decode(tokens, positions, slots)
+            logits = decode(tokens, positions, slots)
         return _Captured(graph, tokens, positions, logits)

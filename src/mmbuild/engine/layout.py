@@ -20,6 +20,15 @@ DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
 
 
+def packages(max_batch_size: int) -> tuple[str, ...]:
+    """The packages of an LLM engine, without ``.pt2``.
+
+    ``decode`` is compiled for one sequence, which reads stored integers as they are; several sequences at once have a
+    package of their own.
+    """
+    return ("prefill", "decode") if max_batch_size == 1 else ("prefill", "decode", "decode_batch")
+
+
 class LayoutError(MmbuildError):
     """A directory that is no engine directory, or one of another version."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.engine import package, weights
+from mmbuild.engine import layout, package, weights
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.graphs import DecodeGraphs
 
@@ -25,7 +25,7 @@ class Session:
     def __init__(
         self, config: EngineConfig, directory: Path, weights_file: Path, target: Mapping[str, Any]
     ) -> None:
-        """Load ``prefill.pt2`` and ``decode.pt2`` from ``directory`` over ``weights_file``.
+        """Load the packages in ``directory`` (:func:`layout.packages`) over ``weights_file``.
 
         Raises:
             EngineError: A file is missing, or the packages do not fit the weights.
@@ -35,10 +35,12 @@ class Session:
         tensors = weights.load_rank_file(weights_file, self.device)
         self._constants = weights.arrange(tensors, config, self.device)
         self._constants |= weights.runtime_buffers(config, self.device)
-        self._prefill = package.load_package(directory / "prefill.pt2", self._constants, self.device)
-        self._decode = package.load_package(directory / "decode.pt2", self._constants, self.device)
+        self._packages = {
+            name: package.load_package(directory / f"{name}.pt2", self._constants, self.device)
+            for name in layout.packages(config.max_batch_size)
+        }
         self._slots = torch.arange(config.max_seq_len, device=self.device)
-        self._graphs = DecodeGraphs(self._decode, self._slots) if self.device == "cuda" else None
+        self._graphs = DecodeGraphs(self._slots) if self.device == "cuda" else None
         self._positions: Tensor | None = None
         self._longest = 0
 
@@ -74,7 +76,7 @@ class Session:
         if min(map(len, prompts)) < longest:
             self._clear(len(prompts), longest)
         with torch.inference_mode():
-            logits: Tensor = self._prefill(ids.to(self.device), lengths, prompt_table)
+            logits: Tensor = self._packages["prefill"](ids.to(self.device), lengths, prompt_table)
         self._positions, self._longest = lengths, longest
         return logits
 
@@ -102,11 +104,12 @@ class Session:
                 hint="Ask for fewer new tokens, or raise max_output_len in the recipe",
             )
         self._longest += 1
+        decode = self._packages["decode" if len(tokens) == 1 else "decode_batch"]
         with torch.inference_mode():
             if self._graphs is not None:
-                logits = self._graphs(tokens, self._positions, self._longest)
+                logits = self._graphs(decode, tokens, self._positions, self._longest)
             else:
-                logits = self._decode(tokens, self._positions, self._slots[: self._longest])
+                logits = decode(tokens, self._positions, self._slots[: self._longest])
             self._positions = self._positions + 1
         return logits
 

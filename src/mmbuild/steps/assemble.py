@@ -63,8 +63,8 @@ def run(context: StepContext) -> None:
     checkpoint = _json(inputs["checkpoint"] / "config.json")
     check_checkpoint(llm, checkpoint)
     check_features(llm, visual)
-    for name in ("prefill.pt2", "decode.pt2"):
-        link(inputs["llm"] / name, out / layout.LLM / name)
+    for name in layout.packages(llm["max_batch_size"]):
+        link(inputs["llm"] / f"{name}.pt2", out / layout.LLM / f"{name}.pt2")
     link(inputs["checkpoint"] / "config.json", out / layout.LLM / "config.json")
     for rank in range(llm["tensor_parallel"]):
         name = f"rank{rank}.safetensors"

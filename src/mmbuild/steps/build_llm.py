@@ -1,4 +1,4 @@
-"""build_llm for the torch backend: shapes and limits in, ``prefill.pt2`` and ``decode.pt2`` out.
+"""build_llm for the torch backend: shapes and limits in, compiled packages (``*.pt2``) out.
 
 Takes no input artifact: what it compiles depends on architecture, layout and target, never on weight values.
 """
