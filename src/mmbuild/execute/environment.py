@@ -51,6 +51,7 @@ _PREFIXES = (
     "NVIDIA_",
     "NCCL_",
     "TORCH",
+    "PYTORCH_",
     "TRITON_",
     "MMBUILD_",
     "OMPI_",
@@ -60,9 +61,14 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 def listed_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of ``source`` (this process's environment) that workers may see."""
+    """The variables of ``source`` (this process's environment) that workers may see.
+
+    torch is told to ask the driver's management library whether there is a GPU: asking CUDA in the fork server
+    would leave its children with a driver they cannot use.
+    """
     given = os.environ if source is None else source
-    return {name: value for name, value in given.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    listed = {name: value for name, value in given.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **listed}
 
 
 def granted_environment(cores: int, gpus: tuple[str, ...]) -> dict[str, str]:
