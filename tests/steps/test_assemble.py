@@ -21,6 +21,12 @@ LLM = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 256,
+    "head_size": 32,
+    "hidden_act": "silu",
+    "norm_epsilon": 1e-6,
+    "position_embedding_type": "rope_gpt_neox",
+    "rotary_base": 10000.0,
+    "rotary_scaling": None,
     "quant_algo": "W4A16",
     "tensor_parallel": 1,
     "max_batch_size": 4,
@@ -132,7 +138,8 @@ def test_every_rank_is_taken(parts):
 
 @pytest.mark.parametrize("name", sorted(SHARED))
 def test_a_checkpoint_of_other_shapes_is_refused_with_both_values(parts, name):
-    other = "other" if isinstance(SHARED[name], str) else SHARED[name] + 1
+    others = {str: "other", type(None): {"rope_type": "linear", "factor": 2.0}}
+    other = others[type(SHARED[name])] if type(SHARED[name]) in others else SHARED[name] + 1
     change(parts / "checkpoint" / "config.json", **{name: other})
     error = refused(AssembleError, "MM551", assembled, parts)
     assert name in error.message

@@ -81,7 +81,8 @@ def _tuned(kernel: Any, warps: int, **blocks: int) -> Any:
     return triton.autotune(configs=[triton.Config(blocks, num_warps=warps)], key=[])(kernel)
 
 
-# The fastest of those tried on an H200 over the layers of a 7B LLaMA, by whether a row fills wide blocks.
+# By whether a row fills wide blocks. The wide ones are one choice for all layers of a 7B LLaMA, among the fastest of
+# those tried on an H200 but not the fastest for each; the narrow ones, for small models, were run and never timed.
 _ROWS_PER_PROGRAM = {"integer": 4, "float": 2}
 _INTEGER = {
     ("W4A16", True): _tuned(_int4_rows, 4, BLOCK_N=4, BLOCK_W=512),

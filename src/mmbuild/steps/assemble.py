@@ -43,6 +43,12 @@ _SHARED_KEYS = (
     "num_attention_heads",
     "num_key_value_heads",
     "intermediate_size",
+    "head_size",
+    "hidden_act",
+    "norm_epsilon",
+    "position_embedding_type",
+    "rotary_base",
+    "rotary_scaling",
 )
 
 
@@ -118,7 +124,8 @@ def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> N
             raise AssembleError(
                 f"the checkpoint's {key} is {value}, and the LLM engine was built for {llm[key]}",
                 code="MM551",
-                hint="This is a bug of mmbuild's planning or a damaged store: run `mmbuild cache verify`",
+                hint="The model's config.json is not the one that was planned with, or the store is damaged: "
+                "compare config.json, run `mmbuild cache verify`",
             )
 
 
