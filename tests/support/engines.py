@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import build_engine
 import numpy as np
 import step_cache
 import tiny_llava
@@ -23,8 +24,9 @@ BATCH = 4
 
 def demo_directory(dtype: str = "float32", quantization: str = "none") -> Path:
     """The engine directory of the demo model; read-only by agreement, copy it to damage it."""
-    return tiny_llava.build_engine(
-        DEMO,
+    return build_engine.build_engine(
+        "llava",
+        {"model": DEMO},
         dtype=dtype,
         quantization=quantization,
         max_batch_size=BATCH,
@@ -42,7 +44,7 @@ def demo_engine(dtype: str = "float32", quantization: str = "none") -> Engine:
 @cache
 def demo_reference(dtype: str = "float32") -> Any:
     """transformers on the demo model."""
-    return load_reference(DEMO, dtype, "cpu")
+    return load_reference("llava", {"model": DEMO}, dtype, "cpu")
 
 
 def random_model(seed: int) -> Path:
@@ -59,7 +61,9 @@ def random_model(seed: int) -> Path:
 @cache
 def random_engine(seed: int) -> Engine:
     """The float32 engine of :func:`random_model`, batches of up to 3."""
-    return Engine.load(tiny_llava.build_engine(random_model(seed)))
+    return Engine.load(
+        build_engine.build_engine("llava", {"model": random_model(seed)}, processor=tiny_llava.PROCESSOR)
+    )
 
 
 def random_requests(engine: Engine, lengths: list[int], seed: int = 0) -> list[Request]:

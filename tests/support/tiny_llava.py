@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import step_cache
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from mmbuild.families import family
-from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
-
 PROCESSOR = Path(__file__).parents[2] / "examples" / "models" / "llava-shapes"
-QUANT_ALGO = {"none": None, "int8": "W8A16", "int4": "W4A16"}
-TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 
 def random_config(seed: int, **overrides: Any) -> LlavaConfig:
@@ -69,64 +61,3 @@ def save_random_model(directory: Path, seed: int) -> LlavaConfig:
     config = random_config(seed)
     LlavaForConditionalGeneration(config).float().save_pretrained(directory)
     return config
-
-
-def build_engine(
-    model: Path,
-    root: Path | None = None,
-    *,
-    quantization: str = "none",
-    dtype: str = "float32",
-    max_batch_size: int = 3,
-    max_input_len: int = 96,
-    max_output_len: int = 40,
-    processor: Path = PROCESSOR,
-) -> Path:
-    """Run the steps of a LLaVA recipe one after the other; returns the engine directory.
-
-    ``root`` keeps the outputs of the steps; left out, a directory that all tests share.
-    """
-    root = root or step_cache.default_root()
-    facts = family("llava").facts(json.loads((model / "config.json").read_text()))
-    features = facts.visual.num_visual_features
-    params: dict[str, Any] = {"family": "llava", "dtype": dtype, "tensor_parallel": 1}
-    checkpoint = step_cache.run_step(root, convert.run, params, inputs={"model": model})
-    if quantization != "none":
-        checkpoint = step_cache.run_step(
-            root, quantize.run, {"algorithm": quantization}, inputs={"checkpoint": checkpoint}
-        )
-    sizes = asdict(facts.llm)
-    del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
-    limits = {
-        "dtype": dtype,
-        "quant_algo": QUANT_ALGO[quantization],
-        "tensor_parallel": 1,
-        "max_batch_size": max_batch_size,
-        "max_input_len": max_input_len,
-        "max_output_len": max_output_len,
-        "max_multimodal_len": max_batch_size * features,
-    }
-    llm = step_cache.run_step(root, build_llm.run, sizes | limits, target=TARGET)
-    visual_params = {
-        "family": "llava",
-        "dtype": dtype,
-        "feature_dtype": dtype,
-        "max_batch_size": max_batch_size,
-        "num_visual_features": features,
-        "image_size": list(facts.visual.image_size),
-    }
-    visual = step_cache.run_step(
-        root, build_visual.run, visual_params, inputs={"model": model}, target=TARGET
-    )
-    return step_cache.run_step(
-        root,
-        assemble.run,
-        {
-            "family": "llava",
-            "image_token_id": facts.image_token_id,
-            "eos_token_ids": list(facts.eos_token_ids),
-            "toolchain": {"torch": torch.__version__},
-        },
-        inputs={"checkpoint": checkpoint, "llm": llm, "visual": visual, "model": processor},
-        target=TARGET,
-    )

@@ -33,27 +33,63 @@ class CheckpointConfig:
     quant_algo: str | None = None
 
 
-# LlmFacts fields under the same names in config.json. Tying is not among them: the head is always written.
-_SAME_NAMES = tuple(name for name in LlmFacts.__dataclass_fields__ if name != "tie_word_embeddings")
+# Not in config.json: the head is always written, so that no checkpoint is tied.
+_UNSAVED = ("tie_word_embeddings",)
+# TensorRT-LLM's enumerations (tensorrt_llm/functional.py), which its encoder-decoder configs hold as numbers.
+_NUMBERED: Mapping[str, tuple[str, ...]] = {
+    "layernorm_type": ("LayerNorm", "RmsNorm", "GroupNorm"),
+    "layernorm_position": ("pre_layernorm", "post_layernorm"),
+    "mlp_type": ("MLP", "GatedMLP", "FusedGatedMLP"),
+}
+_FIELDS = tuple(name for name in LlmFacts.__dataclass_fields__ if name not in _UNSAVED)
+
+
+def components(llm: LlmFacts, encoder: LlmFacts | None) -> Mapping[str, LlmFacts]:
+    """Directories of a model's checkpoint and what each holds: itself (``.``), or ``encoder`` and ``decoder``."""
+    if not llm.cross_attention:
+        return {".": llm}
+    return {"decoder": llm} if encoder is None else {"encoder": encoder, "decoder": llm}
 
 
 def to_json(config: CheckpointConfig) -> dict[str, Any]:
     """The content of ``config.json``."""
-    facts = asdict(config.llm)
-    tp = config.tensor_parallel
+    llm, tp = config.llm, config.tensor_parallel
+    facts = {name: value for name, value in asdict(llm).items() if name in _FIELDS}
+    facts |= {name: values.index(facts[name]) for name, values in _NUMBERED.items()}
     return {
-        **{name: facts[name] for name in _SAME_NAMES},
+        **facts,
+        **_by_architecture(llm),
         "dtype": config.dtype,
         "logits_dtype": "float32",
         "use_parallel_embedding": False,
         "embedding_sharding_dim": 0,
         "share_embedding_table": False,
-        "attn_bias": False,
-        "mlp_bias": False,
         "mapping": {"world_size": tp, "tp_size": tp, "pp_size": 1},
         "quantization": {"quant_algo": config.quant_algo, "kv_cache_quant_algo": None},
         "producer": PRODUCER,
         "layout": LAYOUT,
+    }
+
+
+def _by_architecture(llm: LlmFacts) -> dict[str, Any]:
+    """What TensorRT-LLM's configs call by other names, or say twice."""
+    if llm.architecture == "LlamaForCausalLM":
+        return {"attn_bias": llm.has_attention_qkvo_bias, "mlp_bias": llm.has_mlp_bias}
+    if llm.architecture == "OPTForCausalLM":
+        return {"do_layer_norm_before": llm.layernorm_position == "pre_layernorm"}
+    relative = llm.position_embedding_type == "relative"
+    return {
+        "model_type": "t5" if relative else "bart",
+        "has_position_embedding": not relative,
+        "has_token_type_embedding": False,
+        "relative_attention": relative,
+        "use_implicit_relative_attention": False,
+        "ffn_hidden_size": llm.intermediate_size,
+        "gated_act": llm.mlp_type == "GatedMLP",
+        "encoder_hidden_size": llm.hidden_size,
+        "encoder_num_heads": llm.num_attention_heads,
+        "encoder_head_size": llm.head_size,
+        "skip_cross_qkv": False,
     }
 
 
@@ -63,8 +99,10 @@ def from_json(content: Mapping[str, Any]) -> CheckpointConfig:
     Raises:
         KeyError: A key is missing.
     """
+    facts = {name: content[name] for name in _FIELDS}
+    facts |= {name: values[facts[name]] for name, values in _NUMBERED.items()}
     return CheckpointConfig(
-        llm=LlmFacts(**{name: content[name] for name in _SAME_NAMES}),
+        llm=LlmFacts(**facts),
         dtype=content["dtype"],
         tensor_parallel=int(content["mapping"]["tp_size"]),
         quant_algo=content["quantization"]["quant_algo"],

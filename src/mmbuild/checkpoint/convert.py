@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING
 from mmbuild.checkpoint import writer
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.errors import CheckpointError
-from mmbuild.checkpoint.names import Naming, naming_of, unused
+from mmbuild.checkpoint.names import full, naming_of, unused
 from mmbuild.checkpoint.numeric import require_finite
 from mmbuild.checkpoint.parallel import in_order
 from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import rank_file
 from mmbuild.checkpoint.split import check_ranks
-from mmbuild.checkpoint.tensors import EMBEDDING, HEAD, Part, TensorSpec, llama_tensors
+from mmbuild.checkpoint.tensors import HEAD, Part, TensorSpec, tensors
 from mmbuild.checkpoint.weights import StoredTensor, open_weights, row_blocks
+from mmbuild.families.base import Naming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,17 +56,18 @@ def convert(
     model: Path,
     out: Path,
     family: str,
-    config: CheckpointConfig,
+    configs: Mapping[str, CheckpointConfig],
     progress: Progress = silent,
     threads: int = 1,
 ) -> None:
-    """Write ``config.json`` and ``rank<R>.safetensors`` into ``out``.
+    """Write ``config.json`` and ``rank<R>.safetensors`` of every component.
 
     Args:
         model: Directory in Hugging Face layout.
         out: An existing directory.
         family: Whose names the weights have.
-        config: What to write; unquantized.
+        configs: What to write, unquantized, by directory below ``out``
+            (:func:`~mmbuild.checkpoint.config.components`).
         progress: Told the tensor and the share done.
         threads: How many tensors are worked on at once.
 
@@ -73,30 +75,59 @@ def convert(
         CheckpointError: A tensor is missing, has another shape, holds NaN or infinity, or is one that the
             checkpoint has no place for; or the ranks do not divide the model.
     """
-    check_ranks(config.llm, config.tensor_parallel)
-    specs = {spec.name: spec for spec in llama_tensors(config.llm)}
+    for config in configs.values():
+        check_ranks(config.llm, config.tensor_parallel)
+    specs = {where: {spec.name: spec for spec in tensors(config.llm)} for where, config in configs.items()}
     with open_weights(model) as stored:
-        naming = naming_of(family, stored)
-        sources = _sources(specs, stored, naming, config)
-        _write_ranks(out, specs, sources, config, progress, threads)
+        sources = _sources(
+            family, specs, stored, tied=any(c.llm.tie_word_embeddings for c in configs.values())
+        )
+        for number, (where, config) in enumerate(configs.items()):
+            _write(
+                out / where, specs[where], sources, config, _share(progress, number, len(configs)), threads
+            )
+
+
+def _share(progress: Progress, number: int, count: int) -> Progress:
+    """Progress of one component of several."""
+    return lambda message, done: progress(message, None if done is None else (number + done) / count)
+
+
+def _write(
+    out: Path,
+    specs: Mapping[str, TensorSpec],
+    sources: _Sources,
+    config: CheckpointConfig,
+    progress: Progress,
+    threads: int,
+) -> None:
+    out.mkdir(exist_ok=True)
+    _write_ranks(out, specs, sources, config, progress, threads)
     (out / "config.json").write_text(json.dumps(to_json(config), indent=2, sort_keys=True) + "\n")
 
 
 def _sources(
-    specs: Mapping[str, TensorSpec],
+    family: str,
+    specs: Mapping[str, Mapping[str, TensorSpec]],
     stored: Mapping[str, StoredTensor],
-    naming: Naming,
-    config: CheckpointConfig,
+    *,
+    tied: bool,
 ) -> dict[str, tuple[str, StoredTensor]]:
     """Full name and stored tensor of every part, by the part's name; checked before anything is written."""
+    parts = [part for component in specs.values() for spec in component.values() for part in spec.parts]
+    embedding = parts[0].source
+    naming = naming_of(family, stored, embedding)
     found: dict[str, tuple[str, StoredTensor]] = {}
-    for part in (part for spec in specs.values() for part in spec.parts):
-        full = naming.full(part.source)
-        if part.source == HEAD and config.llm.tie_word_embeddings:
-            full = naming.full(EMBEDDING)
-        found[part.source] = (full, _checked(full, part, stored))
+    for part in parts:
+        name = full(naming, embedding if part.source == HEAD and tied else part.source)
+        found[part.source] = (name, _checked(name, part, stored))
+    _nothing_left(naming, stored, [name for name, _ in found.values()])
+    return found
+
+
+def _nothing_left(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:
     # A tied head may be stored nevertheless; it is the embedding table then.
-    extra = unused(naming, stored, [*(full for full, _ in found.values()), naming.head])
+    extra = unused(naming, stored, [*used, naming.head])
     if extra:
         raise CheckpointError(
             f"`{stored[extra[0]].file}` holds `{extra[0]}`"
@@ -105,7 +136,6 @@ def _sources(
             code="MM434",
             hint="Merge adapters first; biases in a LLaMA decoder are not supported",
         )
-    return found
 
 
 def _checked(full: str, part: Part, stored: Mapping[str, StoredTensor]) -> StoredTensor:
@@ -176,6 +206,8 @@ def _blocks(part: Part, rank: int, sources: _Sources, config: CheckpointConfig) 
     name, stored = sources[part.source]
     cut = part.rule(config.llm, rank, config.tensor_parallel)
     tensor = stored.read(cut)
+    if part.transposed:
+        tensor = tensor.t()
     for rows in row_blocks(tensor, _BLOCK):
         block = rows.to(dtype).contiguous()
         require_finite(block, name, stored.file, config.dtype)

@@ -16,7 +16,7 @@ from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.parallel import in_order
 from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import load_config, open_tensors, rank_file
-from mmbuild.checkpoint.tensors import llama_tensors
+from mmbuild.checkpoint.tensors import tensors as specified
 from mmbuild.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
 from mmbuild.checkpoint.weights import row_blocks
 
@@ -82,7 +82,7 @@ def scale_name(weight: str) -> str:
 def _write_ranks(
     checkpoint: Path, out: Path, how: WeightOnly, config: CheckpointConfig, progress: Progress, threads: int
 ) -> None:
-    quantizable = {spec.name for spec in llama_tensors(config.llm) if spec.quantizable}
+    quantizable = {spec.name for spec in specified(config.llm) if spec.quantizable}
     with ExitStack() as files:
         ranks = [
             files.enter_context(_rank(checkpoint, out, rank, quantizable, how, config.dtype))

@@ -1,4 +1,4 @@
-"""Rank splitting of TensorRT-LLM's unified LLaMA checkpoint: which part of a weight a rank holds.
+"""Rank splitting of TensorRT-LLM's unified checkpoints: which part of a weight a rank holds.
 
 A rule maps sizes and a rank to a :class:`Cut`. Weights are ``[out, in]``. Rows are split where each rank
 computes some outputs (qkv, fc, gate, head), columns where each rank sums some inputs and an all-reduce
@@ -14,6 +14,8 @@ from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.families.base import LlmFacts
 
 MAX_RANKS = 8
+# Rows in front of the position tables of OPT and mBART that no token uses.
+POSITION_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,16 @@ def mlp_rows(llm: LlmFacts, rank: int, ranks: int) -> Cut:
 def mlp_columns(llm: LlmFacts, rank: int, ranks: int) -> Cut:
     """Columns that this rank's part of the MLP feeds."""
     return Cut(columns=_range(llm.intermediate_size, rank, ranks))
+
+
+def positions(llm: LlmFacts, rank: int, ranks: int) -> Cut:  # noqa: ARG001
+    """The position table without the rows of its offset; every rank holds it all."""
+    return Cut(rows=(POSITION_OFFSET, POSITION_OFFSET + llm.max_position_embeddings))
+
+
+def table_heads(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+    """Columns of this rank's heads in a table of relative positions [buckets, heads]."""
+    return Cut(columns=_range(llm.num_attention_heads, rank, ranks))
 
 
 def vocabulary_rows(llm: LlmFacts, rank: int, ranks: int) -> Cut:

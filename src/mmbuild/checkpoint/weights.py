@@ -55,21 +55,29 @@ def row_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
 
 
 def weight_files(model: Path) -> list[str]:
-    """Names of the files that hold the weights.
+    """Names of the files that hold the weights: the directory's own, and those of directories below it.
 
     Raises:
-        CheckpointError: MM402 where there are none, MM405 where the index names one that is missing.
+        CheckpointError: MM402 where there are none, MM405 where an index names one that is missing.
     """
-    for single, index in WEIGHT_FILES:
-        if (model / index).exists():
-            return _indexed(model, index)
-        if (model / single).exists():
-            return [single]
+    below = sorted(path for path in model.iterdir() if path.is_dir())
+    files = [*_own_files(model), *(f"{path.name}/{name}" for path in below for name in _own_files(path))]
+    if files:
+        return files
     raise CheckpointError(
         f"`{model}` holds no weights: neither {' nor '.join(name for pair in WEIGHT_FILES for name in pair)}",
         code="MM402",
         hint="Point model.source at a directory in Hugging Face layout",
     )
+
+
+def _own_files(directory: Path) -> list[str]:
+    for single, index in WEIGHT_FILES:
+        if (directory / index).exists():
+            return _indexed(directory, index)
+        if (directory / single).exists():
+            return [single]
+    return []
 
 
 def _indexed(model: Path, index: str) -> list[str]:
@@ -95,6 +103,8 @@ def _indexed(model: Path, index: str) -> list[str]:
 def open_weights(model: Path) -> Iterator[Mapping[str, StoredTensor]]:
     """All tensors of a model directory by name; the files stay open inside the ``with`` block.
 
+    Tensors of a directory below it go by ``directory/name``.
+
     Raises:
         CheckpointError: A file is missing, truncated or not plain tensors.
     """
@@ -102,7 +112,9 @@ def open_weights(model: Path) -> Iterator[Mapping[str, StoredTensor]]:
         tensors: dict[str, StoredTensor] = {}
         for name in weight_files(model):
             opener = _open_safetensors if name.endswith(".safetensors") else _open_pickle
-            tensors.update(opener(model / name, stack))
+            below = name.rpartition("/")[0]
+            opened = opener(model / name, stack)
+            tensors.update({f"{below}/{key}": value for key, value in opened.items()} if below else opened)
         yield tensors
 
 

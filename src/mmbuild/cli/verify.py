@@ -56,12 +56,12 @@ def command(
 
     layout.read(build)  # first whether it is an engine at all
     asked = recorded_questions(build)
-    directory = model or model_of(build, store)
+    sources = {"model": model} if model else sources_of(build, store)
     engine = Engine.load(build)
     report = verify.measure(
         engine,
-        directory,
-        prompts=prompts or asked.get("prompts") or verify.DEFAULT_PROMPTS,
+        sources,
+        prompts=verify.questions(engine, prompts or asked.get("prompts") or ()),
         images=list(images)
         or asked.get("images")
         or verify.generated_pictures(engine.visual.config.image_size),
@@ -79,47 +79,51 @@ def command(
 
 def recorded_questions(build: Path) -> dict[str, Any]:
     """Prompts, pictures that still exist and the number of tokens of the recipe's verify section."""
-    action = _action(build, "verify")
-    if action is None:
+    actions = _actions(build, "verify")
+    if not actions:
         return {}
+    action = actions[0]
     places = sorted(action.get("locators", {}).items(), key=lambda item: (len(item[0]), item[0]))
     images = [path for _, path in places if Path(path).is_file()]
     return {**action.get("params", {}), "images": images if len(images) == len(places) else []}
 
 
-def model_of(build: Path, store: Path | None) -> Path:
-    """The model directory that ``build`` came from, in the store.
+def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
+    """The model directories that ``build`` came from, in the store, by ``model`` and ``vision``.
 
     Raises:
-        VerifyError: The manifest is gone, or the store no longer has the model.
+        VerifyError: The manifest is gone, or the store no longer has a model.
     """
     from mmbuild.steps.verify import VerifyError
     from mmbuild.store.layout import open_store
 
-    action = _action(build, "download")
-    if action is None:
+    actions = _actions(build, "download")
+    if not actions:
         raise VerifyError(
             f"`{build}/manifest.json` does not say which model the engine was built from",
             code="MM561",
             hint="Apply its recipe again, or give the model directory with --model",
         )
     opened = open_store(store)
-    if not opened.has(action["artifact"]):
-        raise VerifyError(
-            f"the model that `{build}` was built from is not in the store `{opened.root}`",
-            code="MM561",
-            hint="Name the store with --store, apply the recipe again, or give the model directory with --model",
-        )
-    return opened.tree(action["artifact"])
+    found = {}
+    for action in actions:
+        if not opened.has(action["artifact"]):
+            raise VerifyError(
+                f"the model that `{build}` was built from is not in the store `{opened.root}`",
+                code="MM561",
+                hint="Name the store with --store, apply the recipe again, or give the model directory with --model",
+            )
+        found[action.get("params", {}).get("source", "model")] = opened.tree(action["artifact"])
+    return found
 
 
-def _action(build: Path, step: str) -> Mapping[str, Any] | None:
-    """The manifest's entry of ``step``; None where there is no such entry or no readable manifest."""
+def _actions(build: Path, step: str) -> list[Mapping[str, Any]]:
+    """The manifest's entries of ``step``; none where there is no readable manifest."""
     try:
         actions = json.loads((build / "manifest.json").read_bytes())["actions"]
-        return next((action for action in actions if action["step"] == step), None)
+        return [action for action in actions if action["step"] == step]
     except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return []
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -130,7 +134,7 @@ def render(report: Mapping[str, Any]) -> str:
         other = "" if engine == reference else f" ({reference})"
         count = f"{entry['equal_prefix']}/{len(entry['reference_tokens'])}"
         lines.append(
-            f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{entry['prompt']} -> {engine}{other}"
+            f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{entry['prompt'] or 'the page'} -> {engine}{other}"
         )
     return "\n".join([*lines, "", *_summary(report)])
 

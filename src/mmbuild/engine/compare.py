@@ -60,10 +60,10 @@ class Comparison:
 def compare(engine: Engine, request: Request, reference: Continuation) -> Comparison:
     """Run ``request`` twice through the engine: free-running, and fed the reference's tokens."""
     count = len(reference.tokens)
-    prompts, table = engine.prompt_table([request])
+    prompts, visual = engine.inputs([request])
     stopping = engine.stopping(count, ignore_eos=True)
-    (free,) = collect(stream(engine.session, prompts, table, stopping), 1)
-    forced = _teacher_forced(engine, prompts, table, reference.tokens)
+    (free,) = collect(stream(engine.session, prompts, visual, stopping), 1)
+    forced = _teacher_forced(engine, prompts, visual, reference.tokens)
     kl = kl_divergence(reference.logits, forced)
     prefix = next(
         (i for i, pair in enumerate(zip(reference.tokens, free, strict=True)) if pair[0] != pair[1]), count
@@ -81,11 +81,11 @@ def compare(engine: Engine, request: Request, reference: Continuation) -> Compar
 
 
 def _teacher_forced(
-    engine: Engine, prompts: list[list[int]], table: Tensor, tokens: tuple[int, ...]
+    engine: Engine, prompts: list[list[int]], visual: Tensor, tokens: tuple[int, ...]
 ) -> Tensor:
     """The engine's logits at each of ``tokens``, float32 [N, vocab] on the CPU."""
     session = engine.session
-    rows = [session.prefill(prompts, table).cpu().clone()]
+    rows = [session.prefill(prompts, visual).cpu().clone()]
     for token in tokens[:-1]:
         rows.append(session.decode(torch.tensor([token], device=session.device)).cpu().clone())
     return torch.cat(rows)

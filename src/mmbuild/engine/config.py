@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mmbuild.errors import MmbuildError
+from mmbuild.families.base import LlmFacts, read_llm
 
 
 class EngineError(MmbuildError):
@@ -32,33 +33,25 @@ class EngineConfig:
     """Shapes, numbers and limits of one rank of an LLM engine.
 
     Attributes:
-        architecture: TensorRT-LLM's name (``LlamaForCausalLM``).
+        llm: The language model; of an encoder-decoder, its decoder.
+        encoder: The language model's own encoder, None where there is none.
         dtype: Of activations and unquantized weights: ``float32``, ``float16`` or ``bfloat16``.
         quant_algo: ``None``, ``W8A16`` or ``W4A16``, as in the checkpoint's config.
         tensor_parallel: Number of ranks the checkpoint is split over.
-        max_batch_size: Sequences decoded together.
+        max_batch_size: Prompts answered together.
+        max_beam_width: Sequences kept for each prompt.
         max_input_len: Tokens of one prompt, visual features included.
         max_output_len: Tokens generated after the prompt.
-        max_multimodal_len: Rows of the prompt table.
+        max_multimodal_len: Rows of the prompt table; where features go to cross-attention, those of one sequence.
     """
 
-    architecture: str
+    llm: LlmFacts
+    encoder: LlmFacts | None
     dtype: str
     quant_algo: str | None
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_size: int
-    intermediate_size: int
-    hidden_act: str
-    norm_epsilon: float
-    position_embedding_type: str
-    rotary_base: float | None
-    rotary_scaling: Mapping[str, Any] | None
     tensor_parallel: int
     max_batch_size: int
+    max_beam_width: int
     max_input_len: int
     max_output_len: int
     max_multimodal_len: int
@@ -69,29 +62,56 @@ class EngineConfig:
         return DTYPES[self.dtype]
 
     @property
+    def vocab_size(self) -> int:
+        """Ids below it are tokens, the others rows of the prompt table."""
+        return self.llm.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of visual features and of the residual stream."""
+        return self.llm.hidden_size
+
+    @property
+    def sequences(self) -> int:
+        """Sequences decoded together at most: every beam of every prompt."""
+        return self.max_batch_size * self.max_beam_width
+
+    @property
+    def prompt_len(self) -> int:
+        """Tokens that the decoder is prompted with at most; an encoder-decoder's starts from one."""
+        return 1 if self.llm.cross_attention else self.max_input_len
+
+    @property
     def max_seq_len(self) -> int:
         """Slots of the KV cache of one sequence."""
-        return self.max_input_len + self.max_output_len
+        return self.prompt_len + self.max_output_len
 
     @property
-    def local_heads(self) -> int:
-        """Query heads of one rank."""
-        return self.num_attention_heads // self.tensor_parallel
-
-    @property
-    def local_kv_heads(self) -> int:
-        """Key and value heads of one rank; duplicated where there are fewer than ranks."""
-        return max(1, self.num_key_value_heads // self.tensor_parallel)
+    def cross_len(self) -> int:
+        """Slots of the cross-attention cache of one sequence; 0 without cross-attention."""
+        if not self.llm.cross_attention:
+            return 0
+        return self.max_input_len if self.encoder else self.max_multimodal_len
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes that one token takes in this rank's KV cache, all layers."""
-        per_layer = 2 * self.local_kv_heads * self.head_size * self.torch_dtype.itemsize
-        return per_layer * self.num_hidden_layers
+        heads = local_kv_heads(self.llm, self.tensor_parallel)
+        return 2 * heads * self.llm.head_size * self.torch_dtype.itemsize * self.llm.num_hidden_layers
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the inverse of :func:`from_json`."""
         return dataclasses.asdict(self)
+
+
+def local_heads(llm: LlmFacts, ranks: int) -> int:
+    """Query heads of one rank."""
+    return llm.num_attention_heads // ranks
+
+
+def local_kv_heads(llm: LlmFacts, ranks: int) -> int:
+    """Key and value heads of one rank; duplicated where there are fewer than ranks."""
+    return max(1, llm.num_key_value_heads // ranks)
 
 
 def from_json(data: Mapping[str, Any]) -> EngineConfig:
@@ -100,12 +120,13 @@ def from_json(data: Mapping[str, Any]) -> EngineConfig:
     Raises:
         EngineError: A key is missing or unknown.
     """
-    names = {field.name for field in dataclasses.fields(EngineConfig)}
-    if set(data) != names:
-        odd = ", ".join(f"`{key}`" for key in sorted(names ^ set(data)))
+    try:
+        llm = read_llm(data["llm"])
+        assert llm is not None
+        return EngineConfig(**{**data, "llm": llm, "encoder": read_llm(data["encoder"])})
+    except (KeyError, TypeError) as error:
         raise EngineError(
-            f"the engine config has missing or unknown keys: {odd}",
+            f"the engine config has missing or unknown keys: {error}",
             code="MM501",
             hint="The engine was written by another version of mmbuild; apply its recipe again",
-        )
-    return EngineConfig(**data)
+        ) from error

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmbuild.engine import layout, package
+from mmbuild.engine import layout, package, weights
+from mmbuild.engine.beams import Beams, search
 from mmbuild.engine.config import EngineError, from_json
 from mmbuild.engine.fit import check_weights
 from mmbuild.engine.generate import Stopping, collect, stream
 from mmbuild.engine.processor import Image, Request, encode, load_processor
-from mmbuild.engine.prompts import conversation
 from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
 from mmbuild.visual.torch_engine import VisualEngine
@@ -90,11 +90,11 @@ class Engine:
                 code="MM542",
                 hint="Build with tensor_parallel: 1",
             )
-        self.processor = load_processor(directory / layout.PROCESSOR)
+        self.processor = load_processor(directory / layout.PROCESSOR, description.family)
         self.visual = VisualEngine(directory / layout.VISUAL, description.target)
-        weights = directory / layout.LLM / "rank0.safetensors"
-        check_weights(weights, self.config)
-        self.session = Session(self.config, directory / layout.LLM, weights, description.target)
+        files = weights.rank_files(directory / layout.LLM, self.config, 0)
+        check_weights(files, self.config)
+        self.session = Session(self.config, directory / layout.LLM, files, description.target)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Engine:
@@ -110,32 +110,41 @@ class Engine:
     def generate(
         self,
         images: Sequence[Image | Sequence[Image]],
-        prompts: Sequence[str],
+        prompts: Sequence[str | None],
         *,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
+        beams: Beams | None = None,
     ) -> list[Answer]:
         """Answer one batch: ``prompts[i]`` about ``images[i]`` (a picture or several, or an empty list).
 
         Args:
             images: Paths, PIL images or uint8 arrays [H, W, 3].
             prompts: Plain questions, put into the model's chat form; a prompt that has the image token
-                itself is taken as it is.
+                itself is taken as it is. None where the model takes no question (Nougat).
             max_new_tokens: Default and limit: the engine's max_output_len.
             sampling: Greedy when left out.
+            beams: Beam search instead, up to the engine's max_beam_width.
 
         Raises:
             EngineError: A picture cannot be read, or batch or prompt are larger than the engine.
         """
         requests = self.encode(images, prompts)
-        return list(self.run(requests, self.stopping(max_new_tokens), sampling).answers)
+        return list(self.run(requests, self.stopping(max_new_tokens), sampling, beams).answers)
 
     def stopping(self, max_new_tokens: int | None = None, *, ignore_eos: bool = False) -> Stopping:
         """When answers end: at the model's end tokens, or after ``max_new_tokens``."""
         limit = self.config.max_output_len if max_new_tokens is None else max_new_tokens
-        return Stopping(limit, () if ignore_eos else self.description.eos_token_ids)
+        return Stopping(
+            limit,
+            () if ignore_eos else self.description.eos_token_ids,
+            self.processor.suppressed_token_ids,
+            None if ignore_eos else self.processor.repetition,
+        )
 
-    def encode(self, images: Sequence[Image | Sequence[Image]], prompts: Sequence[str]) -> list[Request]:
+    def encode(
+        self, images: Sequence[Image | Sequence[Image]], prompts: Sequence[str | None]
+    ) -> list[Request]:
         """Tokenize prompts and preprocess their pictures.
 
         Raises:
@@ -150,9 +159,27 @@ class Engine:
         requests = []
         for own, prompt in zip(images, prompts, strict=True):
             pictures = list(own) if isinstance(own, (list, tuple)) else [own]
-            text = conversation(self.processor, prompt, len(pictures))
-            requests.append(encode(self.processor, text, pictures))
+            requests.append(encode(self.processor, prompt, pictures))
         return requests
+
+    def inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
+        """What :meth:`Session.prefill` takes: prompts, and the prompt table or each sequence's features."""
+        config = self.config
+        if config.cross_len and config.encoder is None:
+            return self._own_features(requests)
+        return self.prompt_table(requests)
+
+    def _own_features(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
+        for number, request in enumerate(requests, start=1):
+            if request.pixels.shape[0] != 1:
+                raise EngineError(
+                    f"prompt {number} has {request.pixels.shape[0]} images, and the model reads one page at a time",
+                    code="MM519",
+                    hint="Give one image for each answer",
+                )
+        features = self._features(requests)
+        assert features is not None
+        return [list(request.ids) for request in requests], features
 
     def prompt_table(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
         """Fill the prompt table with the batch's visual features and point the placeholders at its rows.
@@ -194,20 +221,28 @@ class Engine:
         return self.visual(torch.cat(pixels)) if pixels else None
 
     def run(
-        self, requests: Sequence[Request], stopping: Stopping, sampling: Sampling | None = None
+        self,
+        requests: Sequence[Request],
+        stopping: Stopping,
+        sampling: Sampling | None = None,
+        beams: Beams | None = None,
     ) -> Generation:
         """Answer one encoded batch and time it; raises as :meth:`generate`."""
         self._check_size(len(requests))
         start = self._now()
-        prompts, table = self.prompt_table(requests)
+        prompts, visual = self.inputs(requests)
         seen = self._now()
         first: float | None = None
         steps: list[list[int | None]] = []
-        for step in stream(self.session, prompts, table, stopping, sampling):
-            first = first or self._now()
-            steps.append(step)
+        if beams is not None and beams.width > 1:
+            sequences = search(self.session, prompts, visual, stopping, beams)
+            steps = [[None]] * max(map(len, sequences))
+        else:
+            for step in stream(self.session, prompts, visual, stopping, sampling):
+                first = first or self._now()
+                steps.append(step)
+            sequences = collect(iter(steps), len(requests))
         end = self._now()
-        sequences = collect(iter(steps), len(requests))
         answers = tuple(Answer(self.text(ids), tuple(ids)) for ids in sequences)
         profile = Profile(
             visual_seconds=seen - start,
@@ -225,10 +260,10 @@ class Engine:
         self, request: Request, stopping: Stopping, sampling: Sampling | None = None
     ) -> Iterator[str]:
         """One answer in pieces, as its tokens come."""
-        prompts, table = self.prompt_table([request])
+        prompts, visual = self.inputs([request])
         ids: list[int] = []
         told = ""
-        for (token,) in stream(self.session, prompts, table, stopping, sampling):
+        for (token,) in stream(self.session, prompts, visual, stopping, sampling):
             assert token is not None  # a single sequence ends its stream
             ids.append(token)
             text = self.text(ids)

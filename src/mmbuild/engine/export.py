@@ -1,7 +1,7 @@
 """From modules to packages: torch.export, then AOTInductor with the weights left outside.
 
 Each package is a ``.pt2`` of a few megabytes. Weights, KV caches and the rotary frequencies are constants that
-the session binds by name, so ``prefill`` and ``decode`` share one set of them.
+the session binds by name, so all packages share one set of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from mmbuild.engine import causal, encoder_decoder
+from mmbuild.engine.causal import CausalLm
 from mmbuild.engine.config import EngineConfig, EngineError
+from mmbuild.engine.encoder_decoder import EncodeFeatures, EncodePrompts
 from mmbuild.engine.layouts import layout_of
-from mmbuild.engine.llama import Decode, Llama, Prefill
-from mmbuild.engine.weights import PACKAGE_PREFIX, ROTARY
+from mmbuild.engine.model import is_cache, make_model, runtime_buffers, weights_of
+from mmbuild.engine.weights import PACKAGE_PREFIX
 
 # Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.
 # Without an entry g++ compiles for the building machine.
@@ -35,43 +39,62 @@ def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
     A dimension that can only be 1 is static: a matrix-vector product is then compiled as what it is.
     """
     with torch.device(device):
-        model = Llama(config, layout_of(device))
-    programs = {"prefill": _export_prefill(model, device), "decode": _export_decode(model, device, 1)}
-    if config.max_batch_size > 1:
-        programs["decode_batch"] = _export_decode(model, device, config.max_batch_size)
+        model = make_model(config, layout_of(device))
+    if isinstance(model, CausalLm):
+        start, step = (
+            ("prefill", _export(causal.Prefill(model), *_prompts(config), device)),
+            causal.Decode(model),
+        )
+    elif model.encoder is not None:
+        start = ("encode", _export(EncodePrompts(model), *_prompts(config), device))
+        step = encoder_decoder.Decode(model)
+    else:
+        start = ("encode", _export(EncodeFeatures(model), *_features(config), device))
+        step = encoder_decoder.Decode(model)
+    programs = dict([start], decode=_export(step, *_step(config, 1), device))
+    if config.sequences > 1:
+        programs["decode_batch"] = _export(step, *_step(config, config.sequences), device)
     return programs
 
 
-def _export_prefill(model: Llama, device: str) -> ExportedProgram:
-    """For 1 to max_batch_size prompts of 1 to max_input_len tokens."""
-    config = model.config
+# What a graph is traced on, and which of its dimensions vary.
+_Example = tuple[tuple[Tensor, ...], tuple[dict[int, Any] | None, ...]]
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], shapes: Any, device: str) -> ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(module, tuple(value.to(device) for value in inputs), dynamic_shapes=shapes)
+
+
+def _prompts(config: EngineConfig) -> _Example:
+    """1 to max_batch_size prompts of 1 to max_input_len tokens, and the prompt table."""
     batch, length = min(2, config.max_batch_size), min(5, config.max_input_len)
-    with torch.device(device):
-        ids = torch.zeros(batch, length, dtype=torch.int64)
-        lengths = torch.full((batch,), length, dtype=torch.int64)
-        table = torch.zeros(config.max_multimodal_len, config.hidden_size, dtype=config.torch_dtype)
+    ids = torch.zeros(batch, length, dtype=torch.int64)
+    lengths = torch.full((batch,), length, dtype=torch.int64)
+    table = torch.zeros(config.max_multimodal_len, config.hidden_size, dtype=config.torch_dtype)
     rows, columns = _dim("batch", config.max_batch_size), _dim("length", config.max_input_len)
-    with torch.no_grad():
-        return torch.export.export(
-            Prefill(model),
-            (ids, lengths, table),
-            dynamic_shapes=({0: rows, 1: columns}, {0: rows}, None),
-        )
+    return (ids, lengths, table), ({0: rows, 1: columns}, {0: rows}, None)
 
 
-def _export_decode(model: Llama, device: str, sequences: int) -> ExportedProgram:
-    """For 1 to ``sequences`` sequences and 1 to max_seq_len live slots."""
-    batch, slots = min(2, sequences), min(7, model.config.max_seq_len)
-    with torch.device(device):
-        tokens = torch.zeros(batch, dtype=torch.int64)
-        live = torch.arange(slots)
-    rows = _dim("batch", sequences)
-    with torch.no_grad():
-        return torch.export.export(
-            Decode(model),
-            (tokens, torch.zeros_like(tokens), live),
-            dynamic_shapes=({0: rows}, {0: rows}, {0: _dim("slots", model.config.max_seq_len)}),
-        )
+def _features(config: EngineConfig) -> _Example:
+    """Visual features of 1 to max_batch_size sequences."""
+    batch = min(2, config.max_batch_size)
+    features = torch.zeros(batch, config.cross_len, config.hidden_size, dtype=config.torch_dtype)
+    return (features,), ({0: _dim("batch", config.max_batch_size)},)
+
+
+def _step(config: EngineConfig, sequences: int) -> _Example:
+    """1 to ``sequences`` sequences, 1 to max_seq_len live slots, and what cross-attention looks at."""
+    batch, slots = min(2, sequences), min(7, config.max_seq_len)
+    tokens = torch.zeros(batch, dtype=torch.int64)
+    rows, live = _dim("batch", sequences), _dim("slots", config.max_seq_len)
+    inputs: tuple[Tensor, ...] = (tokens, torch.zeros_like(tokens), torch.arange(slots))
+    shapes: tuple[dict[int, Any] | None, ...] = ({0: rows}, {0: rows}, {0: live})
+    if config.cross_len:
+        cross = min(5, config.cross_len)
+        inputs += (torch.full_like(tokens, cross), torch.arange(cross))
+        shapes += ({0: rows}, {0: _dim("cross_slots", config.cross_len)})
+    return inputs, shapes
 
 
 def _dim(name: str, limit: int) -> Any:
@@ -97,11 +120,20 @@ def require_outside(path: Path, names: set[str]) -> None:
         )
 
 
-def outside_names(config: EngineConfig) -> set[str]:
-    """What a package of ``config`` must ask for: weights and caches."""
-    with torch.device("meta"):
-        state = Llama(config, "plain").state_dict()
-    return {PACKAGE_PREFIX + name for name in state if name != ROTARY}
+def outside_names(config: EngineConfig, package: str) -> set[str]:
+    """What a package of ``config`` must ask for: the weights and caches that its graph reads."""
+    names = {*weights_of(config), *filter(is_cache, runtime_buffers(config, "meta"))}
+    if config.cross_len:
+        names = {name for name in names if _reads(package, name)}
+    return {PACKAGE_PREFIX + name for name in names}
+
+
+def _reads(package: str, name: str) -> bool:
+    """Whether a package of an encoder-decoder reads a constant."""
+    cross = ".cross_attention." in name and not name.endswith(("dense.weight", "dense.bias"))
+    if package == "encode":
+        return name.startswith("encoder.") or cross
+    return name.startswith("decoder.")
 
 
 def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:

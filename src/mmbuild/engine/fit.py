@@ -13,8 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mmbuild.engine.config import EngineConfig, EngineError
-from mmbuild.engine.llama import Llama
-from mmbuild.engine.weights import is_runtime_buffer
+from mmbuild.engine.model import weights_of
 
 Kind = tuple[str, tuple[int, ...]]
 
@@ -27,32 +26,33 @@ _SPELLINGS: Mapping[torch.dtype, str] = {
 }
 
 
-def check_weights(path: Path, config: EngineConfig) -> None:
-    """Compare the header of a rank file with what ``config`` makes every tensor; reads no weight.
+def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
+    """Compare the headers of a rank's files with what ``config`` makes every tensor; reads no weight.
+
+    Args:
+        files: By the prefix that their names have in the module (:func:`~mmbuild.engine.weights.rank_files`).
+        config: What the packages were compiled for.
 
     Raises:
-        EngineError: The file is missing or truncated, or a tensor is missing or of another dtype or shape.
+        EngineError: A file is missing or truncated, or a tensor is missing or of another dtype or shape.
     """
-    stored = _stored(path)
+    stored = {prefix: _stored(path) for prefix, path in files.items()}
     for name, wanted in expected(config).items():
-        found = stored.get(name)
+        prefix = next(prefix for prefix in files if name.startswith(prefix))
+        found = stored[prefix].get(name.removeprefix(prefix))
         if found is None or found != wanted:
             has = "is missing" if found is None else f"is {_told(found)}"
             raise EngineError(
-                f"`{name}` in `{path}` {has}, and the engine was built for {_told(wanted)}",
+                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_told(wanted)}",
                 code="MM505",
                 hint="The engine directory mixes files of two builds; apply its recipe again",
             )
 
 
 def expected(config: EngineConfig) -> dict[str, Kind]:
-    """dtype and shape of every tensor of a rank file, by name."""
-    with torch.device("meta"):
-        state = Llama(config, "plain").state_dict()
+    """dtype and shape of every tensor of a rank, by its name in the module."""
     return {
-        name: (_SPELLINGS[tensor.dtype], tuple(tensor.shape))
-        for name, tensor in state.items()
-        if not is_runtime_buffer(name)
+        name: (_SPELLINGS[tensor.dtype], tuple(tensor.shape)) for name, tensor in weights_of(config).items()
     }
 
 

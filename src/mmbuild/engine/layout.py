@@ -15,18 +15,30 @@ from typing import Any
 
 from mmbuild.errors import MmbuildError
 
-VERSION = 1
+VERSION = 2
 DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
 
 
-def packages(max_batch_size: int) -> tuple[str, ...]:
-    """The packages of an LLM engine, without ``.pt2``.
+def packages(llm: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages of an LLM engine, without ``.pt2``: one that starts a batch, and those that decode.
 
     ``decode`` is compiled for one sequence, which reads stored integers as they are; several sequences at once have a
     package of their own.
+
+    Args:
+        llm: ``EngineConfig`` as JSON.
     """
-    return ("prefill", "decode") if max_batch_size == 1 else ("prefill", "decode", "decode_batch")
+    start = "encode" if llm["llm"]["cross_attention"] else "prefill"
+    several = llm["max_batch_size"] * llm["max_beam_width"] > 1
+    return (start, "decode", "decode_batch") if several else (start, "decode")
+
+
+def components(llm: Mapping[str, Any]) -> tuple[str, ...]:
+    """Directories below ``llm`` that hold a checkpoint's rank files: itself, or an encoder's and a decoder's."""
+    if not llm["llm"]["cross_attention"]:
+        return (".",)
+    return ("encoder", "decoder") if llm["encoder"] else ("decoder",)
 
 
 class LayoutError(MmbuildError):
@@ -44,7 +56,7 @@ class Description:
         visual: ``VisualConfig`` as JSON.
         target: ``{"device", "sm", "isa"}`` the packages are compiled for.
         toolchain: Versions that shaped the packages; loading checks ``torch``.
-        image_token_id: Placeholder id in prompts.
+        image_token_id: Placeholder id in encoded prompts; None where prompts name no images.
         eos_token_ids: Ids that end an answer.
         version: Of this format.
     """
@@ -55,7 +67,7 @@ class Description:
     visual: Mapping[str, Any]
     target: Mapping[str, Any]
     toolchain: Mapping[str, str]
-    image_token_id: int
+    image_token_id: int | None
     eos_token_ids: tuple[int, ...]
     version: int = VERSION
 

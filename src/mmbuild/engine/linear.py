@@ -8,16 +8,24 @@ the weights first and use a matrix product.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbuild.engine import layouts
+from mmbuild.engine.collective import all_reduce
 from mmbuild.engine.config import EngineConfig, EngineError
 
-MakeLinear = Callable[[int, int], nn.Module]
+
+class MakeLinear(Protocol):
+    """Makes a linear layer of the model's quantization."""
+
+    def __call__(
+        self, inputs: int, outputs: int, *, bias: bool = False, reduce: bool = False
+    ) -> RankLinear: ...
 
 
 def frozen(tensor: Tensor) -> nn.Parameter:
@@ -25,34 +33,70 @@ def frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-class Linear(nn.Module):
-    """``y = x @ weight.T``; weight [out, in] in the engine's dtype."""
+class RankLinear(nn.Module):
+    """A rank's part of a linear layer: its product, the sum over ranks where inputs are split, then the bias.
 
-    def __init__(self, config: EngineConfig, layout: layouts.Layout, inputs: int, outputs: int) -> None:
+    ``weight`` is made by the kinds below. The bias [out] is whole on every rank where inputs are split, so it is
+    added after the sum.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, config: EngineConfig, outputs: int, *, bias: bool, reduce: bool) -> None:
         super().__init__()
-        self.layout = layout
-        self.weight = frozen(torch.empty(outputs, inputs, dtype=config.torch_dtype))
+        self.ranks = config.tensor_parallel if reduce else 1
+        self.bias = frozen(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
+        y = all_reduce(self.product(x), self.ranks)
+        return y if self.bias is None else y + self.bias
+
+
+class Linear(RankLinear):
+    """``y = x @ weight.T``; weight [out, in] in the engine's dtype."""
+
+    def __init__(
+        self, config: EngineConfig, layout: layouts.Layout, inputs: int, outputs: int, **rest: bool
+    ) -> None:
+        super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
+        self.layout = layout
+        self.weight = frozen(torch.empty(outputs, inputs, dtype=config.torch_dtype))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self._rows(x, self.weight)
+
+    def part(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Outputs ``first`` to ``last``, biases included: x [..., in] -> [..., last - first]."""
+        y = self._rows(x, self.weight[first:last])
+        return y if self.bias is None else y + self.bias[first:last]
+
+    def _rows(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.layout == "rows" and _is_one_row(x):
             from mmbuild.engine import kernels
 
-            return kernels.float_rows(x.reshape(-1), self.weight).view(*x.shape[:-1], -1)
-        return F.linear(x, self.weight)
+            return kernels.float_rows(x.reshape(-1), weight).view(*x.shape[:-1], -1)
+        return F.linear(x, weight)
 
 
-class PlainLinear(nn.Module):
+class PlainLinear(RankLinear):
     """Weight-only in plain layout: ``y = (x @ weight) * per_channel_scale``, scale [out] in the engine's dtype."""
 
-    def __init__(self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int) -> None:
-        super().__init__()
+    def __init__(
+        self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int, **rest: bool
+    ) -> None:
+        super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
         self.quant_algo = quant_algo
         columns = outputs if quant_algo == "W8A16" else outputs // 2
         self.weight = frozen(torch.empty(inputs, columns, dtype=torch.int8))
         self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         if self.quant_algo == "W8A16":
             y = _product(x, self.weight)
@@ -63,11 +107,13 @@ class PlainLinear(nn.Module):
         return (y * self.per_channel_scale.to(y.dtype)).to(x.dtype)
 
 
-class RowLinear(nn.Module):
+class RowLinear(RankLinear):
     """Weight-only in row layout; the same function as :class:`PlainLinear`."""
 
-    def __init__(self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int) -> None:
-        super().__init__()
+    def __init__(
+        self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int, **rest: bool
+    ) -> None:
+        super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
         self.quant_algo = quant_algo
         words = layouts.words_per_row(inputs, quant_algo)
         if not words:
@@ -79,7 +125,7 @@ class RowLinear(nn.Module):
         self.weight = frozen(torch.empty(outputs, words, dtype=torch.int32))
         self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         if _is_one_row(x):
             from mmbuild.engine import kernels
@@ -116,14 +162,14 @@ def block_rows(inputs: int) -> int:
 
 
 def linear_maker(config: EngineConfig, layout: layouts.Layout) -> MakeLinear:
-    """What makes the decoder's linear layers, ``make(inputs, outputs)``, for the checkpoint's quantization.
+    """What makes a stack's linear layers for the checkpoint's quantization.
 
     Raises:
         EngineError: No layer here runs that quantization.
     """
     algorithm = config.quant_algo
     if algorithm is None:
-        return lambda inputs, outputs: Linear(config, layout, inputs, outputs)
+        return partial(Linear, config, layout)
     if algorithm not in ("W8A16", "W4A16"):
         raise EngineError(
             f"the torch backend has no linear layer for `{algorithm}`",
@@ -131,4 +177,4 @@ def linear_maker(config: EngineConfig, layout: layouts.Layout) -> MakeLinear:
             hint="It runs none, int8 and int4 weight-only",
         )
     kind = RowLinear if layout == "rows" else PlainLinear
-    return lambda inputs, outputs: kind(config, algorithm, inputs, outputs)
+    return partial(kind, config, algorithm)

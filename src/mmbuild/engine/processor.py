@@ -1,17 +1,19 @@
-"""Text and images to token ids and pixels, by the model's own processor."""
+"""Text and images to token ids and pixels: what every family's processor gives and takes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from mmbuild.engine.config import EngineError
+
+if TYPE_CHECKING:
+    from mmbuild.engine.repetition import Repetition
 
 Image = Any  # PIL.Image.Image, a path, or an array PIL accepts
 
@@ -22,33 +24,63 @@ class Request:
 
     Attributes:
         ids: Token ids; each visual feature of the prompt is one placeholder id.
-        pixels: Preprocessed images, float32 [images, channels, height, width].
+        pixels: Preprocessed images, float32 [images, channels, height, width]; empty without images.
     """
 
     ids: tuple[int, ...]
     pixels: Tensor
 
 
-def load_processor(directory: Path) -> Any:
-    """The processor saved in ``directory``; Pillow is enough, torchvision is not needed.
+Encode = Callable[[str | None, Sequence[Any]], Request]
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """How a family's questions are put and its answers read.
+
+    Attributes:
+        tokenizer: transformers' tokenizer.
+        encode: A plain question (None where the family takes none) and its RGB pictures to a request.
+        takes_text: Whether a question is asked at all.
+        suppressed_token_ids: Ids that are never an answer.
+        repetition: When an answer is taken to go round in circles; None: never.
+    """
+
+    tokenizer: Any
+    encode: Encode
+    takes_text: bool = True
+    suppressed_token_ids: tuple[int, ...] = ()
+    repetition: Repetition | None = None
+
+
+def load_processor(directory: Path, family: str) -> Processor:
+    """The processor that ``family`` makes of the files in ``directory``.
 
     Raises:
-        EngineError: Tokenizer or image processor cannot be read.
+        EngineError: MM516, tokenizer or image processor cannot be read.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers import AutoProcessor
+    from mmbuild.families import part
 
-    try:
-        return AutoProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    loaded: Processor = part(family, "processor").load(directory)
+    return loaded
+
+
+def encode(processor: Processor, prompt: str | None, images: Sequence[Image]) -> Request:
+    """One prompt with its images.
+
+    Raises:
+        EngineError: An image cannot be read, or prompt and images do not belong together.
+    """
+    if processor.takes_text and prompt is None:
+        raise EngineError("the model needs a question", code="MM518", hint="Give one with --prompt")
+    if not processor.takes_text and prompt is not None:
         raise EngineError(
-            f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
-            code="MM516",
-            hint="The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
-        ) from error
+            "the model reads pictures and takes no question", code="MM518", hint="Leave the prompt out"
+        )
+    return processor.encode(prompt, [open_image(image) for image in images])
 
 
-def first_line(error: BaseException, most: int = 200) -> str:
+def first_line(error: BaseException | str, most: int = 200) -> str:
     """What another library said, as a part of our sentence: its first line, not too long, no full stop."""
     line = str(error).strip().partition("\n")[0].rstrip(".")
     return line if len(line) <= most else line[: most - 4] + " ..."
@@ -85,27 +117,3 @@ def _from_array(array: Any) -> Any:
     if str(array.dtype) != "uint8" or array.ndim not in (2, 3):
         raise TypeError(f"{array.dtype} of {array.ndim} dimensions")
     return Pil.fromarray(array)
-
-
-def encode(processor: Any, prompt: str, images: Sequence[Image]) -> Request:
-    """One prompt with its images.
-
-    Raises:
-        EngineError: An image cannot be read, or prompt and images do not belong together.
-    """
-    pictures = [open_image(image) for image in images]
-    try:
-        batch = processor(text=prompt, images=pictures or None, return_tensors="pt")
-    # transformers' processors count image tokens in several ways, and fail in as many.
-    except (ValueError, StopIteration, IndexError) as error:
-        why = first_line(error) or "the prompt names another number of images"
-        raise EngineError(
-            f"the prompt and its {len(pictures)} images do not fit: {why}",
-            code="MM518",
-            hint="Name each image in the prompt with one image token",
-        ) from error
-    pixels = batch.get("pixel_values")
-    return Request(
-        ids=tuple(batch["input_ids"][0].tolist()),
-        pixels=torch.empty(0) if pixels is None else pixels,
-    )

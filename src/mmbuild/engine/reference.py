@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.engine.config import DTYPES, EngineError
-from mmbuild.engine.processor import Request, first_line
+from mmbuild.engine.config import DTYPES
+from mmbuild.engine.processor import Request
+from mmbuild.families import part
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,51 +28,49 @@ class Continuation:
     logits: Tensor
 
 
-def load_reference(model: Path, dtype: str, device: str) -> Any:
+def load_reference(family: str, sources: Mapping[str, Path], dtype: str, device: str) -> Any:
     """The model as transformers runs it, in ``dtype`` on ``device``.
 
-    Raises:
-        EngineError: transformers cannot load ``model``.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils.logging import disable_progress_bar
+    Args:
+        family: Whose.
+        sources: Model directories, ``{"model": ...}`` and where the recipe names one ``"vision"``.
+        dtype: As in recipes.
+        device: ``cpu`` or ``cuda``.
 
-    disable_progress_bar()
-    try:
-        loaded = AutoModelForImageTextToText.from_pretrained(
-            model, dtype=DTYPES[dtype], local_files_only=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise EngineError(
-            f"transformers cannot load `{model}`: {first_line(error)}",
-            code="MM563",
-            hint="Give the model directory that the engine was built from with --model",
-        ) from error
+    Raises:
+        EngineError: MM563, transformers cannot load it.
+    """
+    loaded = part(family, "reference").load(sources, DTYPES[dtype], device)
     # Answers are compared over their full length: no token ends one.
     loaded.generation_config.eos_token_id = None
-    return loaded.to(device).eval()
+    return loaded
 
 
-def continue_greedily(reference: Any, request: Request, count: int) -> Continuation:
-    """``count`` greedy tokens after ``request``, end tokens or not."""
+def arguments(reference: Any, request: Request) -> dict[str, Any]:
+    """What transformers' ``generate`` takes for a request."""
+    pixels = request.pixels.to(reference.device, reference.dtype) if request.pixels.numel() else None
+    images = {} if pixels is None else {"pixel_values": pixels}
+    if reference.config.is_encoder_decoder and not hasattr(reference.config, "text_config"):
+        return images  # the page is the whole prompt
     ids = torch.tensor([request.ids], device=reference.device)
-    images = (
-        {}
-        if not request.pixels.numel()
-        else {"pixel_values": request.pixels.to(reference.device, reference.dtype)}
-    )
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **images}
+
+
+def continue_greedily(
+    reference: Any, request: Request, count: int, suppressed: Sequence[int] = ()
+) -> Continuation:
+    """``count`` greedy tokens after ``request``, end tokens or not; ``suppressed`` ones never."""
+    given = arguments(reference, request)
     with torch.inference_mode():
         result = reference.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            **images,
+            **given,
             do_sample=False,
             num_beams=1,
             max_new_tokens=count,
             pad_token_id=0,
+            suppress_tokens=list(suppressed) or None,
             output_logits=True,
             return_dict_in_generate=True,
         )
-    tokens = result.sequences[0, ids.shape[1] :].tolist()
+    tokens = result.sequences[0, -count:].tolist()
     return Continuation(tuple(tokens), torch.cat(result.logits).float().cpu())

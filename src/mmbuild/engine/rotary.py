@@ -9,21 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.engine.config import EngineConfig, EngineError
+from mmbuild.engine.config import EngineError
+from mmbuild.families.base import LlmFacts
 
 
-def inverse_frequencies(config: EngineConfig) -> Tensor:
+def inverse_frequencies(llm: LlmFacts) -> Tensor:
     """Inverse frequencies, float32 [head_size / 2].
 
     Raises:
         EngineError: The model's rope scaling is of a kind that is not built.
     """
     # On the CPU whatever the default device: powers differ in the last bit between devices.
-    exponents = (
-        torch.arange(0, config.head_size, 2, dtype=torch.int64, device="cpu").float() / config.head_size
-    )
-    plain = 1.0 / ((config.rotary_base or 10000.0) ** exponents)
-    scaling = config.rotary_scaling
+    exponents = torch.arange(0, llm.head_size, 2, dtype=torch.int64, device="cpu").float() / llm.head_size
+    plain = 1.0 / ((llm.rotary_base or 10000.0) ** exponents)
+    scaling = llm.rotary_scaling
     if not scaling:
         return plain
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))

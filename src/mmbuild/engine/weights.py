@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -12,13 +11,9 @@ from torch import Tensor
 
 from mmbuild.engine import layouts
 from mmbuild.engine.config import EngineConfig, EngineError
-from mmbuild.engine.llama import cache_shape
-from mmbuild.engine.rotary import inverse_frequencies
 
 # Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
 PACKAGE_PREFIX = "model."
-_CACHE = re.compile(r"^transformer\.layers\.\d+\.attention\.[kv]_cache$")
-ROTARY = "rotary_inv_freq"
 
 
 def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
@@ -51,24 +46,13 @@ def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) ->
     }
 
 
-def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:
-    """Zeroed KV caches and the rotary frequencies, by checkpoint-style names."""
-    buffers = {ROTARY: inverse_frequencies(config).to(device)}
-    for layer in range(config.num_hidden_layers):
-        for kind in "kv":
-            name = f"transformer.layers.{layer}.attention.{kind}_cache"
-            buffers[name] = torch.zeros(cache_shape(config), dtype=config.torch_dtype, device=device)
-    return buffers
-
-
-def is_cache(name: str) -> bool:
-    """Whether the constant is a key or value cache."""
-    return _CACHE.match(name) is not None
-
-
-def is_runtime_buffer(name: str) -> bool:
-    """Whether the session makes this constant itself, so that no checkpoint holds it."""
-    return name == ROTARY or is_cache(name)
+def rank_files(directory: Path, config: EngineConfig, rank: int) -> dict[str, Path]:
+    """A rank's files below an engine's ``llm`` directory, by the prefix of their names in the module."""
+    name = f"rank{rank}.safetensors"
+    if not config.llm.cross_attention:
+        return {"": directory / name}
+    parts = ("encoder", "decoder") if config.encoder else ("decoder",)
+    return {f"{part}.": directory / part / name for part in parts}
 
 
 def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -> dict[str, Tensor]:

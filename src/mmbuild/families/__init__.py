@@ -1,11 +1,20 @@
-"""Families: one module each, found by name.
+"""Families: one package each, found by name. All that mmbuild knows of a family lies in its package:
 
-A family that is named in the schema but has no module here validates and says "not built yet" at plan time.
+==============  ===============================================================================
+``__init__``    ``TRAITS`` and ``facts(config, vision)``: what ``config.json`` means. Imports no torch.
+``weights``     ``NAMINGS``: where the language model's tensors lie among the model's. Imports no torch.
+``visual``      ``make`` and ``canonical``: tower and projector as one module, and its weights' names.
+``processor``   ``load``: prompts and pictures to token ids and pixels; ``write_stand_in`` for random models.
+``reference``   ``load``: the model as transformers runs it, and ``tensor_shapes`` of a random one.
+==============  ===============================================================================
+
+A part that several families share is imported from ``mmbuild.families.shared``.
 """
 
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import cast
 
 from mmbuild.families.base import (
@@ -14,6 +23,7 @@ from mmbuild.families.base import (
     FamilyError,
     LlmFacts,
     ModelFacts,
+    Traits,
     VisualFacts,
 )
 
@@ -24,12 +34,19 @@ __all__ = [
     "FamilyError",
     "LlmFacts",
     "ModelFacts",
+    "Traits",
     "VisualFacts",
     "family",
+    "part",
 ]
 
+# The registration: a recipe's `model.family`, and the package.
 MODULES: dict[str, str] = {
+    "blip2-t5": "mmbuild.families.blip2_t5",
+    "blip2-opt": "mmbuild.families.blip2_opt",
     "llava": "mmbuild.families.llava",
+    "vila": "mmbuild.families.vila",
+    "nougat": "mmbuild.families.nougat",
 }
 
 
@@ -37,6 +54,15 @@ def family(name: str) -> Family:
     """The family called ``name``.
 
     Raises:
-        KeyError: No module is registered for it (yet).
+        KeyError: No package is registered for it.
     """
     return cast(Family, importlib.import_module(MODULES[name]))
+
+
+def part(name: str, module: str) -> ModuleType:
+    """A module of a family's package: ``part("llava", "visual")``.
+
+    Raises:
+        KeyError: No package is registered for ``name``.
+    """
+    return importlib.import_module(f"{MODULES[name]}.{module}")

@@ -5,7 +5,7 @@ Estimates decide what runs side by side and refuse a build that cannot fit; noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmbuild.families.base import LlmFacts, VisualFacts
@@ -39,17 +39,20 @@ class Sizes:
     verify_memory: int
 
 
-def sizes(llm: LlmFacts, dtype: str, algorithm: str) -> Sizes:
-    """Estimate from shapes, the engine's dtype and its quantization algorithm."""
+def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
+    """Estimate from shapes of decoder and encoder, the engine's dtype and its quantization algorithm."""
+    llm = stacks[0]
     embedding = llm.vocab_size * llm.hidden_size
-    linear = linear_weights(llm)
+    # An encoder has a table of its own and no head.
+    tables = (len(stacks) + 1) * embedding
+    linear = sum(map(linear_weights, stacks))
     item = _ITEM_BYTES[dtype]
     largest = max(embedding, 3 * llm.hidden_size * llm.intermediate_size)
-    checkpoint = int((linear + 2 * embedding) * item)
+    checkpoint = int((linear + tables) * item)
     return Sizes(
         model=int((linear + 2 * embedding) * 2),
         checkpoint=checkpoint,
-        quantized=int(linear * _ITEM_BYTES.get(algorithm, item) + 2 * embedding * item),
+        quantized=int(linear * _ITEM_BYTES.get(algorithm, item) + tables * item),
         convert_memory=GIB // 4 + int(largest * 4),
         engine_memory=_COMPILE_MEMORY,
         verify_memory=GIB + 2 * checkpoint,
@@ -62,9 +65,10 @@ def weight_cores(checkpoint: int) -> int:
 
 
 def linear_weights(llm: LlmFacts) -> int:
-    """Number of weights in the linear layers of all decoder layers."""
+    """Number of weights in the linear layers of all layers of a stack."""
     heads = (2 * llm.num_attention_heads + 2 * llm.num_key_value_heads) * llm.head_size
-    layer = llm.hidden_size * (heads + 3 * llm.intermediate_size)
+    attentions, matrices = (2 if llm.cross_attention else 1), (3 if llm.mlp_type == "GatedMLP" else 2)
+    layer = llm.hidden_size * (attentions * heads + matrices * llm.intermediate_size)
     return layer * llm.num_hidden_layers
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
+from mmbuild.families import family
+from mmbuild.families.base import shape_of
 from mmbuild.graph import estimate
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.keys import make_action
@@ -83,28 +85,31 @@ class _Lowering:
         self.variant, self.recipe, self.facts = variant, variant.recipe, variant.facts
         self.engine, self.target = variant.recipe.engine, target
         self.algorithm = str(self.engine.quantization.algorithm.value)
-        self.size = estimate.sizes(self.facts.llm, self.engine.dtype.value, self.algorithm)
+        self.traits = family(self.facts.family).TRAITS
+        stacks = [self.facts.llm] + ([self.facts.encoder] if self.facts.encoder else [])
+        self.size = estimate.sizes(stacks, self.engine.dtype.value, self.algorithm)
         self.actions: list[Action] = []
 
     def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
-        model = self.download(digest, offline)
-        checkpoint = self.convert(model)
+        sources = {name: self.download(name, digest, offline) for name in self.variant.configs}
+        keys = {name: action.definition_key for name, action in sources.items()}
+        checkpoint = self.convert(keys["model"])
         if self.algorithm != "none":
             checkpoint = self.quantize(checkpoint)
         inputs = {
             "checkpoint": checkpoint.definition_key,
             "llm": self.build_llm().definition_key,
-            "visual": self.build_visual(model).definition_key,
-            "model": model.definition_key,
+            "visual": self.build_visual(keys).definition_key,
+            **keys,
         }
         engine = self.assemble(inputs)
         if self.recipe.verify is not None:
-            self.verify(engine, model, digest)
+            self.verify(engine, keys, digest)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
 
-    def add(self, step: str, params: Mapping[str, Any], **rest: Any) -> Action:
+    def add(self, step: str, params: Mapping[str, Any], *, label: str | None = None, **rest: Any) -> Action:
         action = make_action(
-            label=f"{self.variant.name}/{step}",
+            label=f"{self.variant.name}/{label or step}",
             step=step,
             version=steps()[step].version,
             params=params,
@@ -113,38 +118,49 @@ class _Lowering:
         self.actions.append(action)
         return action
 
-    def download(self, digest: Callable[[Path], str], offline: bool) -> Action:
+    def download(self, name: str, digest: Callable[[Path], str], offline: bool) -> Action:
+        """``name``: the source, ``model`` or ``vision``."""
         model = self.recipe.model
+        source = model if name == "model" else model.vision
+        assert source is not None
+        directories = self.traits.directories
         identity = identify(
-            model.source,
-            model.revision,
+            source.source,
+            source.revision,
             self.variant.root,
-            config=self.variant.config,
+            config=self.variant.configs[name],
             digest=digest,
+            directories=directories,
             offline=offline,
         )
-        expected = {
+        planned = {
             "family": self.facts.family,
-            "num_visual_features": self.facts.visual.num_visual_features,
+            "source": name,
+            "directories": list(directories),
+            "configs": dict(self.variant.configs),
+            "facts": asdict(self.facts),
         }
         disk = 0 if identity.kind == "path" else self.size.model
         return self.add(
             "download",
-            {**identity.params, **expected},
+            {**identity.params, **planned},
+            label="download" if name == "model" else f"download-{name}",
             sources=identity.sources,
             locators=identity.locators,
             resources=Resources(memory=estimate.DOWNLOAD_MEMORY, disk=disk, seconds=disk / 50e6),
         )
 
-    def convert(self, model: Action) -> Action:
+    def convert(self, model: str) -> Action:
         return self.add(
             "convert",
             {
                 "family": self.facts.family,
+                "llm": asdict(self.facts.llm),
+                "encoder": self.facts.encoder and asdict(self.facts.encoder),
                 "dtype": self.engine.dtype.value,
                 "tensor_parallel": self.engine.tensor_parallel,
             },
-            inputs={"model": model.definition_key},
+            inputs={"model": model},
             resources=Resources(
                 cores=estimate.weight_cores(self.size.checkpoint),
                 memory=self.size.convert_memory,
@@ -167,18 +183,18 @@ class _Lowering:
         )
 
     def build_llm(self) -> Action:
-        llm, engine = self.facts.llm, self.engine
-        sizes = asdict(llm)
-        # Neither shapes the packages: the position limit is the solver's, a tied head is a tensor twice.
-        del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
+        facts, engine = self.facts, self.engine
+        dtype = engine.dtype.value
         return self.add(
             "build_llm",
             {
-                **sizes,
-                "dtype": engine.dtype.value,
+                "llm": asdict(shape_of(facts.llm)),
+                "encoder": facts.encoder and asdict(shape_of(facts.encoder)),
+                "dtype": dtype,
                 "quant_algo": QUANT_ALGO[self.algorithm],
                 "tensor_parallel": engine.tensor_parallel,
                 "max_batch_size": engine.max_batch_size,
+                "max_beam_width": engine.max_beam_width,
                 "max_input_len": engine.max_input_len,
                 "max_output_len": engine.max_output_len,
                 "max_multimodal_len": engine.max_multimodal_len,
@@ -186,18 +202,20 @@ class _Lowering:
             target=self.target,
             toolchain={"torch": _version("torch")},
             resources=self.compiling(
-                self.size.engine_memory
-                + estimate.cache_memory(
-                    llm,
-                    engine.dtype.value,
-                    engine.max_batch_size,
-                    engine.max_input_len + engine.max_output_len,
-                ),
-                10.0 + 3.0 * llm.num_hidden_layers,
+                self.size.engine_memory + self._caches(), 10.0 + 3.0 * facts.llm.num_hidden_layers
             ),
         )
 
-    def build_visual(self, model: Action) -> Action:
+    def _caches(self) -> int:
+        """Bytes of the key-value caches."""
+        engine, cross = self.engine, self.facts.llm.cross_attention
+        slots = engine.max_input_len + engine.max_output_len
+        if cross and self.facts.encoder is None:
+            slots += engine.max_multimodal_len or 0
+        sequences = engine.max_batch_size * engine.max_beam_width
+        return estimate.cache_memory(self.facts.llm, engine.dtype.value, sequences, slots)
+
+    def build_visual(self, sources: Mapping[str, str]) -> Action:
         visual = self.facts.visual
         dtype = self.recipe.visual.dtype or self.engine.dtype
         return self.add(
@@ -210,7 +228,7 @@ class _Lowering:
                 "num_visual_features": visual.num_visual_features,
                 "image_size": list(visual.image_size),
             },
-            inputs={"model": model.definition_key},
+            inputs=sources,
             target=self.target,
             toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
             resources=self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
@@ -234,7 +252,7 @@ class _Lowering:
             resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),
         )
 
-    def verify(self, engine: Action, model: Action, digest: Callable[[Path], str]) -> Action:
+    def verify(self, engine: Action, sources: Mapping[str, str], digest: Callable[[Path], str]) -> Action:
         wanted = self.recipe.verify
         assert wanted is not None
         images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
@@ -246,7 +264,7 @@ class _Lowering:
                 "max_new_tokens": min(wanted.max_new_tokens, self.engine.max_output_len),
                 "algorithm": self.algorithm,
             },
-            inputs={"engine": engine.definition_key, "model": model.definition_key},
+            inputs={"engine": engine.definition_key, **sources},
             sources={name: digest(path) for name, path in images.items()},
             locators={name: str(path) for name, path in images.items()},
             target=self.target,

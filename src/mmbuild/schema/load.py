@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
-from mmbuild.families import MODULES, family
+from mmbuild.families import family
 from mmbuild.families.base import Derivation, ModelFacts
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
@@ -36,9 +36,9 @@ class ResolvedRecipe:
         path: The recipe file.
         root: Project root that paths are confined to.
         recipe: The recipe with every derived number filled in and every local path made absolute.
-        model_facts: What the model's config says; None for a family that has no module yet.
+        facts: What the model's config says.
         derivations: Every number that follows, with its arithmetic.
-        config: The model's own ``config.json``, as it stands; empty for a family that has no module yet.
+        configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
         pending: What it asks for that mmbuild cannot build yet, pointing at the recipe.
     """
 
@@ -46,25 +46,10 @@ class ResolvedRecipe:
     path: Path
     root: Path
     recipe: Recipe
-    model_facts: ModelFacts | None
+    facts: ModelFacts
     derivations: tuple[Derivation, ...]
-    config: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
     pending: tuple[Diagnostic, ...] = ()
-
-    @property
-    def facts(self) -> ModelFacts:
-        """What the model's config says.
-
-        Raises:
-            MmbuildError: The family has no module yet.
-        """
-        if self.model_facts is None:
-            raise MmbuildError(
-                f"family {self.recipe.model.family} is not built yet",
-                code="MM170",
-                hint=f"Families so far: {', '.join(MODULES)}",
-            )
-        return self.model_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +134,12 @@ def _load_variant(
         return None
     recipe, outside = resolve_paths(recipe, node, document.root, session.allow_outside)
     findings += outside
-    facts, config, fault = _model(recipe, faulty | {item.path for item in outside}, document.root, session)
+    blamed = faulty | {item.path for item in outside}
+    facts, configs, fault = _model(recipe, blamed, document.root, session)
     faults = [*fault, *judge(recipe, facts, faulty)]
     findings += [_point(node, item) for item in faults]
     session.findings += findings
-    if faulty or any(item.severity == "error" for item in findings):
+    if faulty or facts is None or any(item.severity == "error" for item in findings):
         return None
     solved = solve(recipe, facts)
     return ResolvedRecipe(
@@ -161,35 +147,51 @@ def _load_variant(
         path=path,
         root=document.root,
         recipe=solved.model_copy(update={"name": f"{recipe.name}{suffix}"}),
-        model_facts=facts,
-        derivations=derivations(recipe, facts) if facts is not None else (),
-        config=config,
+        facts=facts,
+        derivations=derivations(recipe, facts),
+        configs=configs,
         pending=tuple(_locate(node, item) for item in not_built_yet(solved)),
     )
 
 
+_Configs = dict[str, Mapping[str, Any]]
+
+
 def _model(
     recipe: Recipe, faulty: set[str], root: Path, session: _Session
-) -> tuple[ModelFacts | None, Mapping[str, Any], list[Fault]]:
-    """The model's facts and config, or what stands in the way."""
+) -> tuple[ModelFacts | None, _Configs, list[Fault]]:
+    """The model's facts and configs, or what stands in the way."""
     model = recipe.model
-    if model.family not in MODULES or any(path.split(".")[0] == "model" for path in faulty):
+    if any(path.split(".")[0] == "model" for path in faulty):
         return None, {}, []
-    known = (model.source, model.revision)
-    if known not in session.configs:
-        session.configs[known] = _read_config(model.source, model.revision, root, session.offline)
-    found = session.configs[known]
-    if isinstance(found, MmbuildError):
-        return None, {}, [Fault(found.code, ("model.source",), found.message, found.hint)]
-    session.files += found.files
+    configs: _Configs = {}
+    for name, key, source in (("model", "model", model), ("vision", "model.vision", model.vision)):
+        if source is None or (
+            name == "vision" and "vision" not in family(model.family).TRAITS.second_sources
+        ):
+            continue
+        found = _known_config(source.source, source.revision, root, session)
+        if isinstance(found, MmbuildError):
+            return None, {}, [Fault(found.code, (f"{key}.source",), found.message, found.hint)]
+        session.files += found.files
+        configs[name] = found.config
     try:
-        return family(model.family).facts(found.config), found.config, []
+        return family(model.family).facts(configs["model"], configs.get("vision")), configs, []
     except MmbuildError as error:
         blame = ("model.family", "model.source") if error.code == "MM410" else ("model.source",)
-        return None, found.config, [Fault(error.code, blame, error.message, error.hint)]
+        return None, configs, [Fault(error.code, blame, error.message, error.hint)]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"
-        return None, found.config, [Fault("MM132", ("model.source",), message, "Fetch config.json again")]
+        return None, configs, [Fault("MM132", ("model.source",), message, "Fetch config.json again")]
+
+
+def _known_config(
+    source: str, revision: str | None, root: Path, session: _Session
+) -> SourceConfig | MmbuildError:
+    known = (source, revision)
+    if known not in session.configs:
+        session.configs[known] = _read_config(source, revision, root, session.offline)
+    return session.configs[known]
 
 
 def _read_config(source: str, revision: str | None, root: Path, offline: bool) -> SourceConfig | MmbuildError:

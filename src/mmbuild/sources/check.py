@@ -7,37 +7,60 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mmbuild.families import family
 from mmbuild.sources import layout
 from mmbuild.sources.errors import SourceError
+from mmbuild.sources.resolve import source_files
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _MAX_HEADER = 100_000_000
 
 
-def check_model(model: Path, family_name: str, num_visual_features: int) -> None:
+def check_model(
+    model: Path,
+    family_name: str,
+    source: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    planned: Mapping[str, Any],
+    directories: Sequence[str] = (),
+) -> None:
     """Check every needed file of a model directory.
 
     Args:
         model: The directory.
         family_name: The family that ``config.json`` must be of.
-        num_visual_features: The count that the recipe was planned with.
+        source: Which source of the recipe the directory is: ``model`` or ``vision``.
+        configs: ``config.json`` of all sources as planned, by source.
+        planned: :class:`~mmbuild.families.base.ModelFacts` that the build was planned with, as JSON.
+        directories: Directories below it that hold files of the model.
 
     Raises:
         SourceError: A file is missing, truncated, a git-LFS pointer or of a wrong kind.
         FamilyError: ``config.json`` is of another family.
         CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
     """
-    names = layout.needed(path.name for path in model.iterdir())
+    names = source_files(model, weights=True, directories=directories)
     for name in names:
         _not_a_pointer(model / name)
-    _check_config(model, family_name, num_visual_features)
-    _check_small_files(model, names)
+    _check_config(model, family_name, source, configs, planned)
+    _check_small_files(model, names, _PARTS[source, len(configs)])
     _check_weights(model)
+
+
+# What a source must hold beside weights, by its name and the number of sources.
+_PARTS: Mapping[tuple[str, int], tuple[tuple[str, tuple[str, ...]], ...]] = {
+    ("model", 1): (
+        ("tokenizer.json", layout.TOKENIZER_CORES),
+        ("preprocessor_config.json", layout.PROCESSOR),
+    ),
+    ("model", 2): (("tokenizer.json", layout.TOKENIZER_CORES),),
+    ("vision", 2): (("preprocessor_config.json", layout.PROCESSOR),),
+}
 
 
 def read_header(path: Path) -> Mapping[str, Any]:
@@ -88,7 +111,13 @@ def _not_a_pointer(path: Path) -> None:
         )
 
 
-def _check_config(model: Path, family_name: str, num_visual_features: int) -> None:
+def _check_config(
+    model: Path,
+    family_name: str,
+    source: str,
+    configs: Mapping[str, Mapping[str, Any]],
+    planned: Mapping[str, Any],
+) -> None:
     path = model / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -98,21 +127,33 @@ def _check_config(model: Path, family_name: str, num_visual_features: int) -> No
         raise SourceError(
             f"`{shown(path)}` cannot be read: {error}", code="MM411", hint="Download the file again"
         ) from error
-    derivation = family(family_name).facts(config).visual.derivation
-    if derivation.value != num_visual_features:
+    found = {**configs, source: config}
+    facts = json.loads(json.dumps(asdict(family(family_name).facts(found["model"], found.get("vision")))))
+    for name, theirs, ours in _differences(facts, planned):
         raise SourceError(
-            f"`{shown(path)}` gives {derivation.arithmetic} visual features, "
-            f"and the build was planned with {num_visual_features}",
+            f"`{shown(path)}` makes {name} {theirs}, and the build was planned with {ours}",
             code="MM412",
-            hint="The model changed since it was planned; plan again",
+            hint="The model changed since it was planned, or its recorded config is not this model's: plan again "
+            "with model.source set to a directory that holds this config.json",
         )
 
 
-def _check_small_files(model: Path, names: list[str]) -> None:
-    if not set(layout.TOKENIZER_CORES) & set(names):
-        raise _missing(model, "tokenizer.json")
-    if not set(layout.PROCESSOR) & set(names):
-        raise _missing(model, "preprocessor_config.json")
+def _differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees of plain data differ: dotted name, and both values."""
+    if isinstance(found, dict) and isinstance(planned, Mapping):
+        for key in found.keys() | planned.keys():
+            yield from _differences(found.get(key), planned.get(key), f"{name}.{key}".lstrip("."))
+    elif found != planned:
+        yield name, found, planned
+
+
+def _check_small_files(
+    model: Path, names: Sequence[str], parts: Iterable[tuple[str, tuple[str, ...]]]
+) -> None:
+    present = {name.rpartition("/")[2] for name in names}
+    for example, any_of in parts:
+        if not present & set(any_of):
+            raise _missing(model, example)
 
 
 def _missing(model: Path, name: str) -> SourceError:

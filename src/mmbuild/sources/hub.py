@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
     return remembered.read_text().strip()
 
 
-def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
+def download(repo: str, commit: str, out: Path, progress: Progress, directories: Sequence[str] = ()) -> None:
     """Put the needed files of a model at a commit into ``out``, each compared with the hub's digest and size.
 
     Without a network the hub's cache is enough, where it holds all of them.
@@ -91,7 +91,7 @@ def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
         SourceError: The hub cannot be asked, refuses, breaks off again and again, or sends something else.
     """
     files = _listing(repo, commit)
-    names = layout.needed(name for name in files if "/" not in name)
+    names = layout.needed(files, directories)
     if not names:
         raise SourceError(
             f"`{repo}` at {commit[:12]} holds no model files",
@@ -106,6 +106,7 @@ def download(repo: str, commit: str, out: Path, progress: Progress) -> None:
         def tell(received: int, name: str = name, before: int = before) -> None:
             progress(f"downloading {name}", (before + received) / total)
 
+        (out / name).parent.mkdir(exist_ok=True)
         with _explained(repo, commit):
             fetch(Wanted(repo, commit, files[name]), out / name, tell)
         done += files[name].size

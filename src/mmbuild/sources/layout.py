@@ -30,14 +30,32 @@ PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.
 TOKENIZER_CORES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
-def needed(names: Iterable[str]) -> list[str]:
-    """The files to take out of those a model has, sorted; file names without directories only."""
+def needed(names: Iterable[str], directories: Iterable[str] = ()) -> list[str]:
+    """The files to take out of those a model has, sorted.
+
+    Args:
+        names: Paths in the model, ``/`` between directory and file.
+        directories: Directories below the model's own that hold files of it too.
+    """
     present = list(names)
+    taken = _needed([name for name in present if "/" not in name])
+    for directory in directories:
+        start = f"{directory}/"
+        below = [name.removeprefix(start) for name in present if name.startswith(start)]
+        taken += [start + name for name in _needed(below)]
+    return sorted(taken)
+
+
+def is_small(name: str) -> bool:
+    """Whether a needed file is none of weights."""
+    return name.rpartition("/")[2] in SMALL
+
+
+def _needed(present: list[str]) -> list[str]:
+    weights: list[str] = []
     for kind in (SAFETENSORS, PICKLES):
-        weights = [name for name in present if _matches(name, kind)]
-        if weights:
-            break
-    return sorted({*weights, *(name for name in present if name in SMALL)})
+        weights = weights or [name for name in present if _matches(name, kind)]
+    return [*weights, *(name for name in present if name in SMALL)]
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -6,7 +6,7 @@ config that gives their shapes. No path is among it, so a model keeps its name w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,7 @@ def identify(
     *,
     config: Mapping[str, Any],
     digest: Callable[[Path], str],
+    directories: Sequence[str] = (),
     offline: bool = False,
 ) -> SourceIdentity:
     """Name the content of ``source``.
@@ -57,6 +58,7 @@ def identify(
         root: What a relative directory is relative to.
         config: The model's ``config.json``.
         digest: BLAKE3 of a file, hex.
+        directories: Directories below the model's own that hold files of it (:class:`Traits`).
         offline: Ask no hub: a branch is what it was when it was last asked for.
 
     Raises:
@@ -71,7 +73,7 @@ def identify(
         return SourceIdentity(
             "path",
             {"kind": "path"},
-            sources={MODEL: tree_digest(directory, digest, weights=True)},
+            sources={MODEL: tree_digest(directory, digest, weights=True, directories=directories)},
             locators={MODEL: str(directory.absolute())},
         )
     params = {"kind": "dummy", "seed": SEED, "dtype": dummy_dtype(config), "config": hash_json(config)}
@@ -80,7 +82,7 @@ def identify(
     return SourceIdentity(
         "dummy",
         params,
-        sources={MODEL: tree_digest(directory, digest, weights=False)},
+        sources={MODEL: tree_digest(directory, digest, weights=False, directories=directories)},
         locators={MODEL: str(directory.absolute())},
     )
 
@@ -92,21 +94,24 @@ def _hub(repo: str, revision: str | None, offline: bool) -> SourceIdentity:
     return SourceIdentity("hf", {"kind": "hf", "repo": repo, "commit": commit}, revision=commit)
 
 
-def source_files(directory: Path, *, weights: bool) -> list[Path]:
-    """The files of a model directory that a build takes, sorted by name.
+def source_files(directory: Path, *, weights: bool, directories: Sequence[str] = ()) -> list[str]:
+    """The files of a model directory that a build takes, as paths below it, sorted.
 
     Raises:
         SourceError: MM401, there is no such directory; MM402, it holds none.
     """
     try:
-        names = layout.needed(path.name for path in directory.iterdir())
+        present = [path.name for path in directory.iterdir()]
+        below = [name for name in directories if name in present]
+        present += [f"{name}/{path.name}" for name in below for path in (directory / name).iterdir()]
     except OSError as error:
         raise SourceError(
-            f"model directory `{directory}` cannot be read: {error.strerror}",
+            f"model directory `{error.filename}` cannot be read: {error.strerror}",
             code="MM401",
             hint="Check model.source; a relative path is relative to the recipe's project",
         ) from None
-    files = [directory / name for name in names if weights or name in layout.SMALL]
+    needed = layout.needed(present, directories)
+    files = [name for name in needed if weights or layout.is_small(name)]
     if not files:
         raise SourceError(
             f"`{directory}` holds no file of a model",
@@ -116,14 +121,17 @@ def source_files(directory: Path, *, weights: bool) -> list[Path]:
     return files
 
 
-def tree_digest(directory: Path, digest: Callable[[Path], str], *, weights: bool) -> str:
+def tree_digest(
+    directory: Path, digest: Callable[[Path], str], *, weights: bool, directories: Sequence[str] = ()
+) -> str:
     """Digest of the names and contents of the files that a build takes from a directory.
 
     Raises:
         SourceError: There is no such directory, it holds no model, or a file cannot be read.
     """
     try:
-        return hash_json({path.name: digest(path) for path in source_files(directory, weights=weights)})
+        names = source_files(directory, weights=weights, directories=directories)
+        return hash_json({name: digest(directory / name) for name in names})
     except OSError as error:
         raise SourceError(
             f"`{error.filename}` cannot be read: {error.strerror}",

@@ -9,47 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmbuild.checkpoint.config import from_json
 from mmbuild.engine import layout
 from mmbuild.errors import MmbuildError
+from mmbuild.families.base import shape_of
+from mmbuild.sources.layout import SMALL
 from mmbuild.steps.base import StepContext, link
-
-# What a processor is loaded from; absent ones are left out.
-PROCESSOR_FILES = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-)
-
-# Checkpoint keys that the packages were compiled for, by their name in the engine config.
-_SHARED_KEYS = (
-    "architecture",
-    "dtype",
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "head_size",
-    "hidden_act",
-    "norm_epsilon",
-    "position_embedding_type",
-    "rotary_base",
-    "rotary_scaling",
-)
 
 
 class AssembleError(MmbuildError):
@@ -58,7 +27,7 @@ class AssembleError(MmbuildError):
 
 def run(context: StepContext) -> None:
     """``params``: ``{"family", "image_token_id", "eos_token_ids", "toolchain"}``; inputs: ``checkpoint``,
-    ``llm``, ``visual``, ``model``.
+    ``llm``, ``visual``, ``model`` and where there is one ``vision``.
 
     Raises:
         AssembleError: Two parts contradict each other, or one is incomplete.
@@ -66,23 +35,35 @@ def run(context: StepContext) -> None:
     inputs, out = context.inputs, context.out
     llm = _json(inputs["llm"] / "llm.json")
     visual = _json(inputs["visual"] / "visual.json")
-    checkpoint = _json(inputs["checkpoint"] / "config.json")
-    check_checkpoint(llm, checkpoint)
     check_features(llm, visual)
-    for name in layout.packages(llm["max_batch_size"]):
+    for name in layout.packages(llm):
         link(inputs["llm"] / f"{name}.pt2", out / layout.LLM / f"{name}.pt2")
-    link(inputs["checkpoint"] / "config.json", out / layout.LLM / "config.json")
-    for rank in range(llm["tensor_parallel"]):
-        name = f"rank{rank}.safetensors"
-        if not (inputs["checkpoint"] / name).exists():
-            raise AssembleError(f"the checkpoint has no {name}", code="MM550", hint="Apply the recipe again")
-        link(inputs["checkpoint"] / name, out / layout.LLM / name)
+    for component in layout.components(llm):
+        _link_checkpoint(inputs["checkpoint"] / component, out / layout.LLM / component, component, llm)
     for path in sorted(inputs["visual"].iterdir()):
         link(path, out / layout.VISUAL / path.name)
-    for name in PROCESSOR_FILES:
-        if (inputs["model"] / name).exists():
-            link(inputs["model"] / name, out / layout.PROCESSOR / name)
+    for source, below in (("model", "."), ("vision", "vision")):
+        if source in inputs:
+            _link_processor(inputs[source], out / layout.PROCESSOR / below)
     layout.write(out, _description(context, llm, visual))
+
+
+def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[str, Any]) -> None:
+    """One component's config and rank files."""
+    check_checkpoint(llm, _json(checkpoint / "config.json"), component)
+    link(checkpoint / "config.json", out / "config.json")
+    for rank in range(llm["tensor_parallel"]):
+        name = f"rank{rank}.safetensors"
+        if not (checkpoint / name).exists():
+            raise AssembleError(f"the checkpoint has no {name}", code="MM550", hint="Apply the recipe again")
+        link(checkpoint / name, out / name)
+
+
+def _link_processor(model: Path, out: Path) -> None:
+    """What a processor is loaded from: every file but weights, as deep as the model keeps them."""
+    for path in sorted(model.rglob("*")):
+        if path.name in SMALL and path.is_file():
+            link(path, out / path.relative_to(model))
 
 
 def _description(
@@ -110,19 +91,28 @@ def _eos(model: Path, fallback: list[int]) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list) else (int(value),)
 
 
-def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], component: str = ".") -> None:
     """Refuse a checkpoint of other shapes, split or quantization than the packages.
+
+    Args:
+        llm: ``EngineConfig`` as JSON.
+        checkpoint: ``config.json`` of one component.
+        component: Which one: ``.``, ``encoder`` or ``decoder``.
 
     Raises:
         AssembleError: With the first number that differs.
     """
-    theirs = {key: checkpoint.get(key) for key in _SHARED_KEYS}
-    theirs["quant_algo"] = (checkpoint.get("quantization") or {}).get("quant_algo")
-    theirs["tensor_parallel"] = (checkpoint.get("mapping") or {}).get("tp_size", 1)
+    built = {**llm, **llm["encoder" if component == "encoder" else "llm"]}
+    stored = from_json(checkpoint)
+    theirs = asdict(shape_of(stored.llm)) | {
+        "dtype": stored.dtype,
+        "quant_algo": stored.quant_algo,
+        "tensor_parallel": stored.tensor_parallel,
+    }
     for key, value in theirs.items():
-        if llm[key] != value:
+        if built[key] != value:
             raise AssembleError(
-                f"the checkpoint's {key} is {value}, and the LLM engine was built for {llm[key]}",
+                f"the checkpoint's {key} is {value}, and the LLM engine was built for {built[key]}",
                 code="MM551",
                 hint="The model's config.json is not the one that was planned with, or the store is damaged: "
                 "compare config.json, run `mmbuild cache verify`",
@@ -140,10 +130,12 @@ def check_features(llm: Mapping[str, Any], visual: Mapping[str, Any]) -> None:
             f"visual features are {visual['feature_dtype']}, and the LLM's prompt table is {llm['dtype']}",
             code="MM552",
         )
-    rows = visual["max_batch_size"] * visual["num_visual_features"]
+    per_sequence = llm["llm"]["cross_attention"] and llm["encoder"] is None
+    images = 1 if per_sequence else visual["max_batch_size"]
+    rows = images * visual["num_visual_features"]
     if rows != llm["max_multimodal_len"]:
         raise AssembleError(
-            f"{visual['max_batch_size']} images x {visual['num_visual_features']} features = {rows}, "
+            f"{images} images x {visual['num_visual_features']} features = {rows}, "
             f"and the LLM's max_multimodal_len is {llm['max_multimodal_len']}",
             code="MM553",
         )

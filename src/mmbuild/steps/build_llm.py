@@ -16,6 +16,7 @@ def run(context: StepContext) -> None:
     Raises:
         EngineError: A quantization or rope scaling that the engine does not run, or a compiler that fails.
     """
+    from mmbuild.engine.collective import compiling
     from mmbuild.engine.config import from_json
     from mmbuild.engine.export import compile_package, export_llm, outside_names, require_outside
 
@@ -25,7 +26,8 @@ def run(context: StepContext) -> None:
     for done, (name, program) in enumerate(programs.items()):
         context.progress(f"compile {name}", (done + 0.5) / (len(programs) + 0.5))
         package = context.out / f"{name}.pt2"
-        compile_package(program, package, context.target)
-        require_outside(package, outside_names(config))
+        with compiling(config.tensor_parallel):
+            compile_package(program, package, context.target)
+        require_outside(package, outside_names(config, name))
     text = json.dumps(config.to_json(), indent=2, sort_keys=True)
     (context.out / "llm.json").write_text(text + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mmbuild.canonical import hash_json
+from mmbuild.families import part
 from mmbuild.sources.check import check_model
 from mmbuild.sources.config import read_config
 from mmbuild.sources.errors import SourceError
@@ -22,29 +23,42 @@ from mmbuild.steps.base import StepContext
 def run(context: StepContext) -> None:
     """Fill ``out`` with config, weights, tokenizer and processor.
 
-    Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.sources.resolve.identify` gave,
-    ``family`` and ``num_visual_features``. Locators: ``model``, a directory, or ``recorded``, a model's name.
+    Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.sources.resolve.identify` gave;
+    ``family``, ``source`` (``model`` or ``vision``), ``directories``, ``configs`` and ``facts`` as
+    :func:`mmbuild.sources.check.check_model` takes them. Locators: ``model``, a directory, or ``recorded``, a
+    model's name.
 
     Raises:
         SourceError: The source cannot be had, or a file is missing, truncated, a pointer or not what the hub says.
         FamilyError: ``config.json`` is of another family.
         CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
     """
-    _KINDS[context.params["kind"]](context)
+    params = context.params
+    _KINDS[params["kind"]](context)
     context.progress("checking", None)
-    check_model(context.out, context.params["family"], context.params["num_visual_features"])
+    check_model(
+        context.out,
+        params["family"],
+        params["source"],
+        params["configs"],
+        params["facts"],
+        params["directories"],
+    )
 
 
 def _from_path(context: StepContext) -> None:
-    for path in source_files(Path(context.locators[MODEL]), weights=True):
+    directory = Path(context.locators[MODEL])
+    for name in source_files(directory, weights=True, directories=context.params["directories"]):
+        (context.out / name).parent.mkdir(exist_ok=True)
         # The real file: a link in the user's directory (the hub's cache is made of them) may go away.
-        os.symlink(os.path.realpath(path), context.out / path.name)
+        os.symlink(os.path.realpath(directory / name), context.out / name)
 
 
 def _from_hub(context: StepContext) -> None:
     from mmbuild.sources.hub import download
 
-    download(context.params["repo"], context.params["commit"], context.out, context.progress)
+    params = context.params
+    download(params["repo"], params["commit"], context.out, context.progress, params["directories"])
 
 
 def _random(context: StepContext) -> None:
@@ -60,10 +74,11 @@ def _random(context: StepContext) -> None:
             "config.json changed after it was planned", code="MM413", hint="Plan and apply again"
         )
     if MODEL in locators:
-        dummy.copy_small_files(Path(locators[MODEL]), context.out)
+        dummy.copy_small_files(Path(locators[MODEL]), context.out, params["directories"])
     else:
-        dummy.write_processor(config, context.out)
-    dummy.write_weights(config, context.out, params["seed"], params["dtype"], context.progress)
+        part(params["family"], "processor").write_stand_in(config, context.out)
+    shapes = part(params["family"], "reference").tensor_shapes(config)
+    dummy.write_weights(config, shapes, context.out, params["seed"], params["dtype"], context.progress)
 
 
 _KINDS: Mapping[str, Callable[[StepContext], None]] = {

@@ -8,7 +8,7 @@ next-token distributions and agreement of answers. The report holds results only
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,8 @@ class VerifyError(MmbuildError):
 
 
 def run(context: StepContext) -> None:
-    """``params``: ``{"prompts", "max_new_tokens", "algorithm"}``; inputs ``engine``, ``model``; locators: images.
+    """``params``: ``{"prompts", "max_new_tokens", "algorithm"}``; inputs ``engine``, ``model`` and
+    where there is one ``vision``; locators: images.
 
     Raises:
         VerifyError: An unquantized engine parts from the reference by more than rounding.
@@ -46,8 +47,8 @@ def run(context: StepContext) -> None:
     engine = Engine.load(context.inputs["engine"])
     report = measure(
         engine,
-        context.inputs["model"],
-        prompts=context.params["prompts"] or DEFAULT_PROMPTS,
+        {name: path for name, path in context.inputs.items() if name != "engine"},
+        prompts=questions(engine, context.params["prompts"]),
         images=images or generated_pictures(engine.visual.config.image_size),
         max_new_tokens=context.params["max_new_tokens"],
         progress=context.progress,
@@ -76,9 +77,9 @@ def write(report: dict[str, Any], path: Path) -> None:
 
 def measure(
     engine: Engine,
-    model: Path,
+    sources: Mapping[str, Path],
     *,
-    prompts: Sequence[str],
+    prompts: Sequence[str | None],
     images: Sequence[Any],
     max_new_tokens: int,
     progress: Progress = silent,
@@ -93,18 +94,27 @@ def measure(
 
     config = engine.config
     progress("load the reference", 0.0)
-    reference = load_reference(model, config.dtype, engine.session.device)
-    questions = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
+    reference = load_reference(engine.description.family, sources, config.dtype, engine.session.device)
+    suppressed = engine.processor.suppressed_token_ids
+    asked = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
     entries = []
-    for done, (number, image, prompt) in enumerate(questions):
-        progress(f"image {number}: {prompt}", done / len(questions))
+    for done, (number, image, prompt) in enumerate(asked):
+        progress(f"image {number}: {prompt or ''}", done / len(asked))
         (request,) = engine.encode([image], [prompt])
-        compared = compare(engine, request, continue_greedily(reference, request, max_new_tokens))
+        continuation = continue_greedily(reference, request, max_new_tokens, suppressed)
+        compared = compare(engine, request, continuation)
         entries.append(_entry(engine, number, prompt, compared))
     return {"version": 1, "summary": summarize(engine, entries), "questions": entries}
 
 
-def _entry(engine: Engine, image: int, prompt: str, compared: Comparison) -> dict[str, Any]:
+def questions(engine: Engine, prompts: Sequence[str]) -> Sequence[str | None]:
+    """What the engine is asked: the recipe's prompts, general ones, or nothing where it takes no text."""
+    if not engine.processor.takes_text:
+        return (None,)
+    return tuple(prompts) or DEFAULT_PROMPTS
+
+
+def _entry(engine: Engine, image: int, prompt: str | None, compared: Comparison) -> dict[str, Any]:
     from mmbuild.engine.compare import is_tie
 
     answers = {
@@ -156,7 +166,7 @@ def describe(entry: dict[str, Any]) -> str:
     difference = entry["difference"]
     theirs, ours = difference["reference_logits"], difference["engine_logits"]
     return (
-        f"image {entry['image']}, prompt `{entry['prompt']}`, token {difference['position'] + 1}: "
+        f"image {entry['image']}, prompt `{entry['prompt'] or ''}`, token {difference['position'] + 1}: "
         f"{difference['reference_token']} (reference logits {theirs[0]:.4f} against {theirs[1]:.4f}) became "
         f"{difference['engine_token']} (engine logits {ours[1]:.4f} against {ours[0]:.4f})"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -11,31 +12,32 @@ from mmbuild.checkpoint.split import Cut
 from mmbuild.checkpoint.weights import StoredTensor, open_weights
 from mmbuild.engine.config import EngineError
 
-
-def canonical(name: str) -> str:
-    """A tensor's name without what changed between releases of transformers.
-
-    Hubs hold ``vision_tower.vision_model.encoder...`` and ``model.vision_tower.vision_model.encoder...``;
-    transformers 5 dropped the ``vision_model`` level from its modules.
-    """
-    return name.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.")
+Canonical = Callable[[str, str], str | None]
 
 
-def fill(module: nn.Module, directory: Path, prefixes: tuple[str, ...]) -> None:
-    """Copy the model's tensors into ``module``'s parameters, converting the dtype.
+def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -> None:
+    """Copy the model's tensors into ``module``'s parameters and buffers, converting the dtype.
+
+    Args:
+        module: What to fill.
+        sources: Model directories, ``{"model": ...}`` and where there is one ``"vision"``.
+        canonical: ``canonical(source, name)``: what a tensor of a source, or with source ``module`` one of
+            ``module``'s own, is called on both sides; None where it is not of the visual side.
 
     Raises:
         EngineError: A parameter has no tensor, or one of another shape.
         CheckpointError: The weights are missing or damaged.
     """
-    wanted = {canonical(name): parameter for name, parameter in module.named_parameters()}
-    with open_weights(directory) as stored:
-        for name, tensor in stored.items():
-            parameter = wanted.pop(canonical(name), None) if canonical(name).startswith(prefixes) else None
-            if parameter is not None:  # None: of the LLM, behind the chosen layer, position ids
-                _copy(canonical(name), tensor, parameter)
+    wanted = {canonical("module", name): parameter for name, parameter in module.named_parameters()}
+    for source, directory in sources.items():
+        with open_weights(directory) as stored:
+            for name, tensor in stored.items():
+                known = canonical(source, name)
+                parameter = wanted.pop(known, None) if known is not None else None
+                if parameter is not None:  # None: of the LLM, behind the chosen layer, position ids
+                    _copy(str(known), tensor, parameter)
     if wanted:
-        first = sorted(wanted)[0]
+        first = sorted(map(str, wanted))[0]
         raise EngineError(
             f"the model has no tensor `{first}`"
             + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""),

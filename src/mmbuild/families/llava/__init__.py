@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmbuild.families.base import Derivation, FamilyError, LlmFacts, ModelFacts, VisualFacts
+from mmbuild.families.base import Config, Derivation, FamilyError, LlmFacts, ModelFacts, Traits, VisualFacts
 from mmbuild.families.defaults import with_defaults
 
 NAME = "llava"
-ENCODER_DECODER = False
+TRAITS = Traits()
 
 
-def facts(config: Mapping[str, Any]) -> ModelFacts:
+def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: ARG001 (one source has it all)
     """Read a LLaVA ``config.json``; see :class:`~mmbuild.families.base.Family`."""
     model_type = config.get("model_type")
     if model_type != "llava":
@@ -30,12 +30,11 @@ def facts(config: Mapping[str, Any]) -> ModelFacts:
             hint="Set model.family to the family of this model, or model.source to a LLaVA model",
         )
     text = _section(config, "text_config", "llama")
-    vision = _section(config, "vision_config", "clip_vision_model")
+    tower = _section(config, "vision_config", "clip_vision_model")
     return ModelFacts(
         family=NAME,
-        encoder_decoder=ENCODER_DECODER,
         llm=_llm(config, text),
-        visual=_visual(config, vision),
+        visual=_visual(config, tower),
         image_token_id=int(config.get("image_token_id", config.get("image_token_index", 32000))),
         eos_token_ids=_token_ids(config.get("eos_token_id", text.get("eos_token_id"))),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,3 +43,20 @@ class LlavaVisual(nn.Module):
         features = torch.cat([states[layer][:, self.skip :] for layer in self.chosen], dim=-1)
         projected: Tensor = self.multi_modal_projector(features)
         return projected.to(self.feature_dtype)
+
+
+def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> LlavaVisual:
+    """The module for the model in ``sources["model"]``, without its weights."""
+    from transformers import AutoConfig
+
+    return LlavaVisual(AutoConfig.from_pretrained(sources["model"]), feature_dtype)
+
+
+def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)
+    """A tensor's name without what changed between releases of transformers; None where it is not of this side.
+
+    Hubs hold ``vision_tower.vision_model.encoder...`` and ``model.vision_tower.vision_model.encoder...``;
+    transformers 5 dropped the ``vision_model`` level from its modules.
+    """
+    plain = name.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.")
+    return plain if plain.startswith(("vision_tower.", "multi_modal_projector.")) else None

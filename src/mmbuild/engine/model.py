@@ -1,0 +1,57 @@
+"""From an engine's config to its module, and what of the module is not in a checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.engine import relative, rotary
+from mmbuild.engine.causal import CausalLm
+from mmbuild.engine.config import EngineConfig
+from mmbuild.engine.encoder_decoder import EncoderDecoder
+from mmbuild.engine.layouts import Layout
+
+_CACHES = ("k_cache", "v_cache")
+
+
+def make_model(config: EngineConfig, layout: Layout) -> CausalLm | EncoderDecoder:
+    """The module of one rank, weights uninitialized, on the default device."""
+    return EncoderDecoder(config, layout) if config.llm.cross_attention else CausalLm(config, layout)
+
+
+def _on_meta(config: EngineConfig) -> nn.Module:
+    with torch.device("meta"):
+        return make_model(config, "plain")
+
+
+def weights_of(config: EngineConfig) -> dict[str, Tensor]:
+    """What a checkpoint must hold for ``config``: meta tensors of the plain layout, by the module's names."""
+    return {name: parameter.data for name, parameter in _on_meta(config).named_parameters()}
+
+
+def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:
+    """What the session makes itself: zeroed caches, rotary frequencies, buckets of relative positions."""
+    return {
+        name: _buffer(name, buffer, config).to(device) for name, buffer in _on_meta(config).named_buffers()
+    }
+
+
+def _buffer(name: str, shape: Tensor, config: EngineConfig) -> Tensor:
+    if is_cache(name):
+        return torch.zeros(shape.shape, dtype=shape.dtype)
+    if name == "rotary_inv_freq":
+        return rotary.inverse_frequencies(config.llm)
+    if name.startswith("encoder."):
+        assert config.encoder is not None
+        return relative.buckets(config.encoder, config.max_input_len, both_ways=True)
+    return relative.buckets(config.llm, config.max_seq_len, both_ways=False)
+
+
+def is_cache(name: str) -> bool:
+    """Whether the constant is a key or value cache, of self- or cross-attention."""
+    return name.rpartition(".")[2] in _CACHES
+
+
+def is_cross_cache(name: str) -> bool:
+    """Whether the constant is a cache of cross-attention."""
+    return is_cache(name) and ".cross_attention." in name

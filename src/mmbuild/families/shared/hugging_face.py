@@ -1,0 +1,186 @@
+"""Families whose processor and model are transformers' own classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbuild.engine.config import EngineError
+from mmbuild.engine.processor import Processor, Request, first_line
+from mmbuild.sources.errors import SourceError
+
+
+def saved_processor(directory: Path) -> Any:
+    """transformers' processor in ``directory``; Pillow is enough, torchvision is not needed.
+
+    Raises:
+        EngineError: MM516, tokenizer or image processor cannot be read.
+    """
+    _quietly()
+    from transformers import AutoProcessor
+
+    return _saved(AutoProcessor.from_pretrained, directory, backend="pil")
+
+
+def saved_tokenizer(directory: Path) -> Any:
+    """transformers' tokenizer in ``directory``.
+
+    Raises:
+        EngineError: MM516, it cannot be read.
+    """
+    _quietly()
+    from transformers import AutoTokenizer
+
+    return _saved(AutoTokenizer.from_pretrained, directory)
+
+
+def saved_image_processor(directory: Path) -> Any:
+    """transformers' preprocessing of pictures in ``directory``, on Pillow.
+
+    Raises:
+        EngineError: MM516, it cannot be read.
+    """
+    _quietly()
+    from transformers import AutoImageProcessor
+
+    return _saved(AutoImageProcessor.from_pretrained, directory, backend="pil")
+
+
+def _quietly() -> None:
+    """Before transformers is imported: no advice about packages that are not needed."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def _saved(from_pretrained: Callable[..., Any], directory: Path, **options: Any) -> Any:
+    try:
+        return from_pretrained(directory, local_files_only=True, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise EngineError(
+            f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
+            code="MM516",
+            hint="The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
+        ) from error
+
+
+def load_processor(directory: Path) -> Processor:
+    """The saved processor, its chat template and image tokens as they are.
+
+    Raises:
+        EngineError: MM516, as :func:`saved_processor`.
+    """
+    loaded = saved_processor(directory)
+
+    def encode(prompt: str | None, pictures: Sequence[Any]) -> Request:
+        return encode_with(loaded, conversation(loaded, prompt or "", len(pictures)), pictures)
+
+    return Processor(loaded.tokenizer, encode)
+
+
+def conversation(processor: Any, prompt: str, images: int) -> str:
+    """``prompt`` about ``images`` pictures in the model's chat form.
+
+    A prompt that names the image token is complete already and is returned unchanged. Otherwise the model's
+    own chat template is used; a processor without one gets the image tokens before the text.
+    """
+    token = str(getattr(processor, "image_token", "<image>"))
+    if token in prompt:
+        return prompt
+    if not getattr(processor, "chat_template", None):
+        return token * images + ("\n" if images else "") + prompt
+    content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
+    text: str = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+    return text
+
+
+def encode_with(processor: Any, prompt: str, pictures: Sequence[Any]) -> Request:
+    """One complete prompt with its pictures, through a processor of transformers.
+
+    Raises:
+        EngineError: MM518, prompt and pictures do not belong together.
+    """
+    try:
+        batch = processor(text=prompt, images=list(pictures) or None, return_tensors="pt")
+    # transformers' processors count image tokens in several ways, and fail in as many.
+    except (ValueError, StopIteration, IndexError) as error:
+        why = first_line(error) or "the prompt names another number of images"
+        raise EngineError(
+            f"the prompt and its {len(pictures)} images do not fit: {why}",
+            code="MM518",
+            hint="Name each image in the prompt with one image token",
+        ) from error
+    pixels = batch.get("pixel_values")
+    return Request(
+        ids=tuple(batch["input_ids"][0].tolist()),
+        pixels=torch.empty(0) if pixels is None else pixels,
+    )
+
+
+def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
+    """The model in ``sources["model"]`` as transformers runs it.
+
+    Raises:
+        EngineError: MM563, transformers cannot load it.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    return loading(AutoModelForImageTextToText.from_pretrained, sources["model"], dtype).to(device)
+
+
+def loading(from_pretrained: Callable[..., Any], directory: Path, dtype: torch.dtype) -> Any:
+    """``from_pretrained(directory)`` of one of transformers' classes, without its progress bars.
+
+    Raises:
+        EngineError: MM563, transformers cannot load it.
+    """
+    from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        return from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise EngineError(
+            f"transformers cannot load `{directory}`: {first_line(error)}",
+            code="MM563",
+            hint="Give the model directory that the engine was built from with --model",
+        ) from error
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the model, from transformers' own modules without their memory.
+
+    Raises:
+        SourceError: MM440, transformers knows no such model.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    return shapes_of(AutoModelForImageTextToText.from_config, config)
+
+
+def shapes_of(from_config: Callable[[Any], Any], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of ``from_config(config)`` that a file would hold.
+
+    Raises:
+        SourceError: MM440, transformers knows no such model.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        kind = CONFIG_MAPPING[config["model_type"]]
+        with torch.device("meta"):
+            model = from_config(kind.from_dict(dict(config)))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = first_line(f"{type(error).__name__} {error}")
+        raise SourceError(
+            f"transformers makes no model of this config.json: {why}",
+            code="MM440",
+            hint="Check config.json, or use the model's real weights",
+        ) from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}

@@ -1,0 +1,100 @@
+"""Engines of any family, built step by step as a recipe would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import step_cache
+import torch
+
+from mmbuild.families import ModelFacts
+from mmbuild.families import family as family_of
+from mmbuild.families.base import shape_of
+from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
+
+QUANT_ALGO = {"none": None, "int8": "W8A16", "int4": "W4A16"}
+TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
+
+
+def facts_of(family: str, sources: Mapping[str, Path]) -> ModelFacts:
+    """What the configs of ``sources`` say."""
+    configs = {name: json.loads((path / "config.json").read_text()) for name, path in sources.items()}
+    return family_of(family).facts(configs["model"], configs.get("vision"))
+
+
+def build_engine(
+    family: str,
+    sources: Mapping[str, Path],
+    root: Path | None = None,
+    *,
+    quantization: str = "none",
+    dtype: str = "float32",
+    tensor_parallel: int = 1,
+    max_batch_size: int = 3,
+    max_beam_width: int = 1,
+    max_images_per_prompt: int = 1,
+    max_input_len: int = 96,
+    max_output_len: int = 40,
+    processor: Path | None = None,
+) -> Path:
+    """Run the steps of a recipe one after the other; returns the engine directory.
+
+    Args:
+        family: Whose model.
+        sources: ``{"model": directory}`` and where there is one ``"vision"``.
+        root: Keeps the outputs of the steps; left out, a directory that all tests share.
+        processor: Where tokenizer and processor are taken from; left out, the model.
+    """
+    root = root or step_cache.default_root()
+    facts = facts_of(family, sources)
+    images = max_batch_size * max_images_per_prompt
+    features = facts.visual.num_visual_features
+    per_sequence = family_of(family).TRAITS.cross_attention
+    converted = {
+        "family": family,
+        "llm": asdict(facts.llm),
+        "encoder": facts.encoder and asdict(facts.encoder),
+        "dtype": dtype,
+        "tensor_parallel": tensor_parallel,
+    }
+    checkpoint = step_cache.run_step(root, convert.run, converted, inputs={"model": sources["model"]})
+    if quantization != "none":
+        checkpoint = step_cache.run_step(
+            root, quantize.run, {"algorithm": quantization}, inputs={"checkpoint": checkpoint}
+        )
+    limits = {
+        "llm": asdict(shape_of(facts.llm)),
+        "encoder": facts.encoder and asdict(shape_of(facts.encoder)),
+        "dtype": dtype,
+        "quant_algo": QUANT_ALGO[quantization],
+        "tensor_parallel": tensor_parallel,
+        "max_batch_size": max_batch_size,
+        "max_beam_width": max_beam_width,
+        "max_input_len": 1 if per_sequence else max_input_len,
+        "max_output_len": max_output_len,
+        "max_multimodal_len": features if per_sequence else images * features,
+    }
+    llm = step_cache.run_step(root, build_llm.run, limits, target=TARGET)
+    visual_params = {
+        "family": family,
+        "dtype": dtype,
+        "feature_dtype": dtype,
+        "max_batch_size": images,
+        "num_visual_features": features,
+        "image_size": list(facts.visual.image_size),
+    }
+    visual = step_cache.run_step(root, build_visual.run, visual_params, inputs=sources, target=TARGET)
+    described: dict[str, Any] = {
+        "family": family,
+        "image_token_id": facts.image_token_id,
+        "eos_token_ids": list(facts.eos_token_ids),
+        "toolchain": {"torch": torch.__version__},
+    }
+    parts = {"checkpoint": checkpoint, "llm": llm, "visual": visual, **sources}
+    if processor is not None:
+        parts["model"] = processor
+    return step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET)
