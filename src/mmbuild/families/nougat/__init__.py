@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.families.base import Config, Derivation, LlmFacts, ModelFacts, Traits, VisualFacts
-from mmbuild.families.shared.reading import not_built, require_model_type, section, token_ids
+from mmbuild.families.shared.reading import not_built, pair, require_model_type, section, token_ids
 
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)
@@ -82,8 +82,8 @@ def _start(config: Config, decoder: Mapping[str, Any]) -> int:
 def _visual(encoder: Mapping[str, Any]) -> VisualFacts:
     if encoder.get("use_absolute_embeddings"):
         raise not_built("`encoder.use_absolute_embeddings` is true, and family nougat builds towers without")
-    height, width = _pair("encoder.image_size", encoder["image_size"])
-    patch = _pair("encoder.patch_size", encoder["patch_size"])
+    height, width = pair("encoder.image_size", encoder["image_size"])
+    patch = pair("encoder.patch_size", encoder["patch_size"])
     stages = len(encoder["depths"])
     down = _rows(height, patch[0], stages)
     across = _rows(width, patch[1], stages)
@@ -109,11 +109,3 @@ def _rows(pixels: int, patch: int, stages: int) -> list[int]:
     for _ in range(stages - 1):
         sides.append(-(-sides[-1] // 2))
     return sides
-
-
-def _pair(where: str, value: object) -> tuple[int, int]:
-    """Height and width of what is written as one number or two."""
-    pair = list(value) if isinstance(value, list | tuple) else [value, value]
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
-        raise not_built(f"`{where}` is {value}; a number of pixels, or height and width, is built")
-    return int(pair[0]), int(pair[1])

@@ -45,7 +45,8 @@ def saved_image_processor(directory: Path) -> Any:
         EngineError: MM516, it cannot be read.
     """
     _quietly()
-    from transformers import AutoImageProcessor
+    # The name in transformers itself stands for torchvision's classes.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return _saved(AutoImageProcessor.from_pretrained, directory, backend="pil")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmbuild.families.base import FamilyError
@@ -70,3 +72,27 @@ def square(where: str, value: object) -> int:
     if len(sides) == 2 and sides[0] == sides[1] and isinstance(sides[0], int) and sides[0] > 0:
         return int(sides[0])
     raise not_built(f"`{where}` is {value}; square sizes in pixels are built")
+
+
+def pair(where: str, value: object) -> tuple[int, int]:
+    """Height and width of what is written as one number or two.
+
+    Raises:
+        FamilyError: MM411, it is neither.
+    """
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
+    if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides):
+        return sides[0], sides[1]
+    raise not_built(f"`{where}` is {value}; a number of pixels, or height and width, is built")
+
+
+def saved_config(directory: Path) -> Mapping[str, Any]:
+    """``config.json`` of a model directory."""
+    config: Mapping[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def saved_configs(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
+    """``config.json`` of a model's small files, and that of its second source in ``vision/`` where it has one."""
+    second = directory / "vision"
+    return saved_config(directory), saved_config(second) if (second / "config.json").is_file() else None

@@ -1,0 +1,61 @@
+"""BLIP-2 as transformers runs it, whole or put together from a text model and a BLIP-2 checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbuild.families.shared import hugging_face
+from mmbuild.families.shared.blip2 import WHOLE
+from mmbuild.families.shared.blip2_processor import ReadFacts
+from mmbuild.families.shared.reading import saved_config
+
+
+def load(
+    sources: Mapping[str, Path],
+    dtype: torch.dtype,
+    device: str,
+    text_model: Callable[..., Any],
+    read_facts: ReadFacts,
+) -> Any:
+    """The model; in two sources, BLIP-2 with its language model replaced by the text model.
+
+    Args:
+        sources: Directories, ``model`` and perhaps ``vision``.
+        dtype: Of the weights. In float16 transformers keeps the Q-Former in float32.
+        device: Where it runs.
+        text_model: ``from_pretrained`` of the text model's class.
+        read_facts: ``facts`` of the family.
+
+    Raises:
+        EngineError: MM563, transformers cannot load it.
+    """
+    from transformers import Blip2ForConditionalGeneration
+
+    second = sources.get("vision")
+    model = hugging_face.loading(
+        Blip2ForConditionalGeneration.from_pretrained, second or sources["model"], dtype
+    )
+    if second is not None:
+        model.language_model = hugging_face.loading(text_model, sources["model"], dtype)
+        model.config.text_config = model.language_model.config
+    facts = read_facts(saved_config(sources["model"]), saved_config(second) if second else None)
+    # Files of before transformers 4.47 do not say it.
+    model.config.image_token_index = facts.image_token_id
+    # BLIP-2 hands over to the language model, whose own settings count.
+    model.language_model.generation_config.eos_token_id = None
+    return model.to(device)
+
+
+def tensor_shapes(config: Mapping[str, Any], text_model: Callable[[Any], Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a BLIP-2 model, or of its text model alone.
+
+    Raises:
+        SourceError: MM440, transformers knows no such model.
+    """
+    if config.get("model_type") == WHOLE:
+        return hugging_face.tensor_shapes(config)
+    return hugging_face.shapes_of(text_model, config)

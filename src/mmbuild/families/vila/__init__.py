@@ -1,0 +1,78 @@
+"""VILA: a LLaMA decoder, a SigLIP or CLIP tower and a projector, which in VILA-1.5 joins 2 x 2 patches into one.
+
+The two layouts are read in :mod:`mmbuild.families.vila.layout`. The number of features follows the tower's patches
+(``VisionTower.feature_select``) and the projector (``MultimodalProjector``, ``DownSampleBlock``) of
+github.com/NVlabs/VILA; there is no ``<image>`` token in the vocabulary, and placeholders are VILA's ``-200``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from mmbuild.families.base import Config, Derivation, ModelFacts, Traits, VisualFacts
+from mmbuild.families.shared.llama import llama_facts
+from mmbuild.families.shared.reading import not_built, square, token_ids
+from mmbuild.families.vila import layout
+from mmbuild.families.vila.layout import NAME, Layout
+
+TRAITS = Traits(second_sources=("vision", "code"), directories=layout.DIRECTORIES)
+
+IMAGE_TOKEN_ID = -200
+DOWN_SAMPLING = "mlp_downsample"
+
+
+def facts(config: Config, vision: Config | None = None) -> ModelFacts:
+    """Read a VILA ``config.json``; see :class:`~mmbuild.families.base.Family`."""
+    read = layout.read(config, vision)
+    text = read.text
+    return ModelFacts(
+        family=NAME,
+        llm=llama_facts(text, read.where, tied=bool(text["tie_word_embeddings"])),
+        visual=_visual(read),
+        image_token_id=IMAGE_TOKEN_ID,
+        eos_token_ids=token_ids(text["eos_token_id"]),
+        directories=read.directories,
+    )
+
+
+def _visual(read: Layout) -> VisualFacts:
+    tower = read.tower
+    image, patch = square("image_size", tower["image_size"]), square("patch_size", tower["patch_size"])
+    side = image // patch
+    if side < 1:
+        raise not_built(f"the tower has image_size {image} and patch_size {patch}: no patch fits")
+    # CLIP puts a class token in front of the patches, SigLIP has none; `patch` leaves out the first token.
+    extra = (1 if tower["model_type"] == "clip_vision_model" else 0) - (1 if read.feature == "patch" else 0)
+    count, arithmetic = _projected(read.projector, side * side + extra, _patches(image, patch, extra))
+    return VisualFacts(
+        num_visual_features=count,
+        image_size=(image, image),
+        derivation=Derivation("num_visual_features", count, f"{arithmetic} = {count}"),
+        num_hidden_layers=int(tower["num_hidden_layers"]),
+        hidden_size=int(tower["hidden_size"]),
+        intermediate_size=int(tower["intermediate_size"]),
+    )
+
+
+def _patches(image: int, patch: int, extra: int) -> str:
+    grid = f"({image} // {patch})^2"
+    return {0: grid, 1: f"{grid} + 1 (CLS)", -1: f"{grid} - 1 (first patch left out)"}[extra]
+
+
+def _projected(projector: str, tokens: int, arithmetic: str) -> tuple[int, str]:
+    """Features after the projector, and how they come about."""
+    if projector == "linear" or re.fullmatch(r"mlp[1-9]\d*x_gelu", projector):
+        return tokens, arithmetic
+    if projector != DOWN_SAMPLING:
+        raise not_built(
+            f"`mm_projector_type` is `{projector}`; linear, mlp<n>x_gelu and {DOWN_SAMPLING} are built"
+        )
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise not_built(
+            f"{DOWN_SAMPLING} joins a square of patches, and the tower gives {arithmetic} = {tokens}"
+        )
+    half = -(-side // 2)
+    padded = f", padded to {2 * half} x {2 * half}" if side % 2 else ""
+    return half * half, f"{arithmetic} = {side} x {side}{padded}, 2 x 2 joined: {half} x {half}"

@@ -1,0 +1,146 @@
+"""VILA's prompts and pictures, without VILA's code.
+
+Prompts are taken apart at ``<image>``; each piece is encoded by itself, and placeholders go in between
+(``tokenizer_image_token`` of github.com/NVlabs/VILA). A plain question is put in the model's own chat form where the
+directory has a ``chat_template.jinja``, else in that of Vicuna (``vicuna_v1``), every picture on a line before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbuild.engine.config import EngineError
+from mmbuild.engine.processor import Processor, Request
+from mmbuild.families.shared import hugging_face, stand_in
+from mmbuild.families.shared.reading import saved_configs
+from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
+from mmbuild.families.vila import facts as read_facts
+
+IMAGE = "<image>"
+_TEMPLATE = "chat_template.jinja"
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+    "USER: {question} ASSISTANT:"
+)
+
+
+def load(directory: Path) -> Processor:
+    """The processor of the small files in ``directory``, those of a second source in ``vision/``.
+
+    Raises:
+        EngineError: MM516, tokenizer or image processor cannot be read.
+    """
+    config, vision = saved_configs(directory)
+    features = read_facts(config, vision).visual.num_visual_features
+    read = layout.read(config, vision)
+    inner = bool(read.directories)
+    tokenizer = hugging_face.saved_tokenizer(directory / "llm" if inner else directory)
+    images = hugging_face.saved_image_processor(directory / ("vision_tower" if inner else "vision"))
+    template = _template(directory)
+
+    def encode(prompt: str | None, pictures: Sequence[Any]) -> Request:
+        text = conversation(tokenizer, template, prompt or "", len(pictures))
+        ids = insert_images(tokenizer, text, (IMAGE_TOKEN_ID,) * features, len(pictures))
+        if not pictures:
+            return Request(ids, torch.empty(0))
+        made = [shaped(picture, images, read.aspect) for picture in pictures]
+        return Request(ids, images(made, return_tensors="pt")["pixel_values"])
+
+    return Processor(tokenizer, encode)
+
+
+def _template(directory: Path) -> str | None:
+    for file in (directory / "llm" / _TEMPLATE, directory / _TEMPLATE):
+        if file.is_file():
+            return file.read_text(encoding="utf-8")
+    return None
+
+
+def conversation(tokenizer: Any, template: str | None, prompt: str, images: int) -> str:
+    """A question about ``images`` pictures in the model's chat form; complete already where it names ``<image>``."""
+    if IMAGE in prompt:
+        return prompt
+    if template is None:
+        return _VICUNA.format(question=f"{IMAGE}\n" * images + prompt)
+    content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    return text
+
+
+def insert_images(tokenizer: Any, text: str, placeholders: tuple[int, ...], images: int) -> tuple[int, ...]:
+    """Token ids of ``text``, with ``placeholders`` for every ``<image>``.
+
+    Raises:
+        EngineError: MM518, the prompt names another number of pictures than ``images``.
+    """
+    pieces = [tokenizer(piece)["input_ids"] for piece in text.split(IMAGE)]
+    if len(pieces) - 1 != images:
+        raise EngineError(
+            f"the prompt names {len(pieces) - 1} pictures, and {images} are given",
+            code="MM518",
+            hint=f"Name each picture in the prompt with one {IMAGE}, or none",
+        )
+    # Every piece begins with the token for a beginning, which only the first one is.
+    begun = 1 if pieces[0][:1] == [tokenizer.bos_token_id] else 0
+    ids = list(pieces[0])
+    for piece in pieces[1:]:
+        ids += [*placeholders, *piece[begun:]]
+    return tuple(ids)
+
+
+def shaped(picture: Any, images: Any, aspect: str) -> Any:
+    """A picture as the model was shown pictures that are not square, before the tower's own preprocessing."""
+    from PIL import Image
+
+    if aspect == "resize":
+        size = getattr(images, "crop_size", None) or images.size
+        return picture.resize((size["width"], size["height"]))
+    if aspect == "pad" and picture.width != picture.height:
+        side = max(picture.size)
+        colour = tuple(int(channel * 255) for channel in images.image_mean)
+        canvas = Image.new(picture.mode, (side, side), colour)
+        canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        return canvas
+    return picture
+
+
+def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
+    """A tokenizer that knows every byte, and the tower's image preprocessing.
+
+    Args:
+        config: Of the model, in either layout, or of its second source.
+        out: An existing directory.
+    """
+    if "llm_cfg" in config:
+        _write_tokenizer(config["llm_cfg"], out / "llm")
+        _write_images(config["vision_tower_cfg"], out / "vision_tower")
+    elif "mm_projector_type" in config or "mm_vision_tower" in config:
+        _write_tokenizer(config, out)
+    else:
+        _write_images(config.get("vision_config", config), out)
+
+
+def _write_tokenizer(text: Mapping[str, Any], out: Path) -> None:
+    special = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    stand_in.tokenizer(int(text.get("vocab_size", 32000)), special).save_pretrained(out)
+
+
+def _write_images(tower: Mapping[str, Any], out: Path) -> None:
+    from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+
+    side = int(tower.get("image_size", 224))
+    square = {"height": side, "width": side}
+    if tower.get("model_type") == "siglip_vision_model":
+        SiglipImageProcessorPil(size=square).save_pretrained(out)
+    else:
+        CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square).save_pretrained(out)

@@ -1,0 +1,171 @@
+"""VILA put together from transformers' own decoder and tower, and the projector.
+
+transformers has no VILA, and VILA's own code is not run. The tower is transformers' whole model, asked for the hidden
+state that VILA looks at; the projector's weights are read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.checkpoint.split import Cut
+from mmbuild.checkpoint.weights import open_weights
+from mmbuild.families.shared import hugging_face
+from mmbuild.families.shared.reading import saved_config
+from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
+from mmbuild.families.vila.visual import canonical, make_projector
+
+
+class VilaReference(nn.Module):
+    """Decoder, tower and projector behind one ``generate``."""
+
+    def __init__(self, llm: Any, tower: Any, projector: nn.Module, read: layout.Layout) -> None:
+        """``llm``, ``tower``: transformers' models; ``read``: which hidden state of the tower is taken."""
+        super().__init__()
+        self.llm, self.tower, self.projector, self.read = llm, tower, projector, read
+
+    @property
+    def generation_config(self) -> Any:
+        """The decoder's."""
+        return self.llm.generation_config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the decoder is."""
+        device: torch.device = self.llm.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the decoder's weights."""
+        dtype: torch.dtype = self.llm.dtype
+        return dtype
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """[images, 3, H, W] -> [images, num_visual_features, hidden]."""
+        states = self.tower(pixels, output_hidden_states=True).hidden_states[self.read.layer]
+        patches = states[:, 1:] if self.read.feature == "patch" else states
+        features: Tensor = self.projector(patches)
+        return features
+
+    def embeddings(self, ids: Tensor, pixels: Tensor | None) -> Tensor:
+        """Token embeddings of ``ids`` [1, tokens], with features where the placeholders are."""
+        images = ids == IMAGE_TOKEN_ID
+        embedded: Tensor = self.llm.get_input_embeddings()(ids.masked_fill(images, 0))
+        if pixels is None:
+            return embedded
+        features = self.features(pixels).to(embedded.dtype)
+        return embedded.masked_scatter(images[..., None], features)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """As transformers' ``generate``; ``sequences`` holds the new tokens alone."""
+        embedded = self.embeddings(input_ids, pixel_values)
+        return self.llm.generate(inputs_embeds=embedded, attention_mask=attention_mask, **options)
+
+
+def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> VilaReference:
+    """The model in ``sources["model"]``, its tower perhaps in ``sources["vision"]``.
+
+    Raises:
+        EngineError: MM563, transformers cannot load decoder or tower.
+        CheckpointError: The weights are missing or damaged.
+    """
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    model, second = sources["model"], sources.get("vision")
+    read = layout.read(saved_config(model), saved_config(second) if second else None)
+    if read.directories:
+        llm = hugging_face.loading(AutoModelForCausalLM.from_pretrained, model / "llm", dtype)
+        tower = hugging_face.loading(_tower_class(read).from_pretrained, model / "vision_tower", dtype)
+    else:
+        assert second is not None
+        # The outer config calls itself LLaVA's; its keys are LLaMA's.
+        llm = hugging_face.loading(LlamaForCausalLM.from_pretrained, model, dtype)
+        tower = hugging_face.loading(_tower_class(read).from_pretrained, second, dtype)
+    reference = VilaReference(llm, tower, make_projector(read), read)
+    _fill(reference, model, read)
+    reference.to(device=device, dtype=dtype).eval()
+    return reference
+
+
+def _tower_class(read: layout.Layout) -> Any:
+    from transformers import CLIPVisionModel, SiglipVisionModel
+
+    return CLIPVisionModel if read.tower["model_type"] == "clip_vision_model" else SiglipVisionModel
+
+
+def _fill(reference: VilaReference, model: Path, read: layout.Layout) -> None:
+    """Read the projector's weights, and those of a tower that was trained along."""
+    with _stored(model, read) as names:
+        state = {ours: tensor.read(Cut()) for ours, tensor in names}
+    parts = {"mm_projector.": reference.projector, "vision_tower.": reference.tower}
+    for prefix, part in parts.items():
+        found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        part.load_state_dict(found, strict=prefix == "mm_projector.")
+
+
+@contextmanager
+def _stored(model: Path, read: layout.Layout) -> Iterator[Iterator[tuple[str, Any]]]:
+    """Canonical name and stored tensor of everything visual that transformers does not load itself."""
+    directory = "mm_projector/" if read.directories else ""
+    with open_weights(model / directory) as stored:
+        named = ((canonical("model", directory + name), tensor) for name, tensor in stored.items())
+        yield ((name, tensor) for name, tensor in named if name is not None)
+
+
+def generate_arguments(request: Any, model: Any) -> dict[str, Any]:
+    """What ``model.generate`` is called with for one request."""
+    ids = torch.tensor([request.ids], device=model.device)
+    pixels = request.pixels.to(model.device, model.dtype) if request.pixels.numel() else None
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a source; in directories ``llm/...``.
+
+    Raises:
+        SourceError: MM440, transformers knows no such decoder or tower.
+    """
+    from transformers import AutoModel, LlamaForCausalLM
+
+    if "llm_cfg" not in config and "mm_projector_type" not in config and "mm_vision_tower" not in config:
+        return hugging_face.shapes_of(AutoModel.from_config, config)
+    if "llm_cfg" not in config:
+        llm = hugging_face.shapes_of(LlamaForCausalLM._from_config, {**config, "model_type": "llama"})
+        return {**llm, **_projector_shapes(config)}
+    tower = hugging_face.shapes_of(AutoModel.from_config, config["vision_tower_cfg"])
+    llm = hugging_face.shapes_of(LlamaForCausalLM._from_config, config["llm_cfg"])
+    return {
+        **{f"llm/{name}": shape for name, shape in llm.items()},
+        **{f"vision_tower/vision_model.{name}": shape for name, shape in tower.items()},
+        **_projector_shapes(config),
+    }
+
+
+def _projector_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    from mmbuild.families.vila.visual import Projector
+
+    inside = "llm_cfg" in config
+    kind = (
+        config["mm_projector_cfg"]["mm_projector_type"]
+        if inside
+        else config.get("mm_projector_type", "linear")
+    )
+    with torch.device("meta"):
+        projector = Projector(str(kind), int(config["mm_hidden_size"]), int(config["hidden_size"]))
+    place = "mm_projector/layers" if inside else "model.mm_projector"
+    return {
+        name.replace("layers", place, 1): tuple(value.shape) for name, value in projector.state_dict().items()
+    }

@@ -1,0 +1,103 @@
+"""References that transformers has no class for: two sources, VILA; and what keeps answers going."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_families as tiny
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForConditionalGeneration
+
+from mmbuild.engine.processor import Request
+from mmbuild.families import part
+
+STEPS = 5
+
+
+def request(family: str, sources: dict[str, Path], images: int = 1) -> Request:
+    """Text, and pictures in the middle of it."""
+    facts = tiny.facts(family, sources)
+    generator = torch.Generator().manual_seed(1)
+    assert facts.image_token_id is not None
+    pixels = torch.randn(images, 3, *facts.visual.image_size, generator=generator)
+    pictures = [facts.image_token_id] * facts.visual.num_visual_features
+    ids = [7, *(token for _ in range(images) for token in (*pictures, 9)), 11, 12]
+    return Request(tuple(ids), pixels)
+
+
+@pytest.mark.parametrize("family", ["blip2-opt", "blip2-t5"])
+@torch.inference_mode()
+def test_the_text_model_speaks_and_the_second_source_sees(family: str, tmp_path: Path) -> None:
+    sources = tiny.save_in_two(family, 2, tmp_path)
+    reference = part(family, "reference").load(sources, torch.float32, "cpu")
+    asked = request(family, sources)
+    ids, pixels = torch.tensor([asked.ids]), asked.pixels
+    result = reference.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        pixel_values=pixels,
+        max_new_tokens=STEPS,
+        do_sample=False,
+    )
+
+    auto = AutoModelForCausalLM if family == "blip2-opt" else AutoModelForSeq2SeqLM
+    text = auto.from_pretrained(sources["model"]).eval()
+    eyes = Blip2ForConditionalGeneration.from_pretrained(sources["vision"]).eval()
+    embedded = text.get_input_embeddings()(ids)
+    features = eyes.get_image_features(pixels).pooler_output
+    place = torch.tensor(asked.ids).eq(tiny.VOCABULARY - 1)
+    embedded[0, place] = features[0]
+    text.generation_config.eos_token_id = None
+    expected = text.generate(
+        inputs_embeds=embedded, attention_mask=torch.ones_like(ids), max_new_tokens=STEPS, do_sample=False
+    )
+    assert result[0, -STEPS:].tolist() == expected[0, -STEPS:].tolist()
+
+
+@pytest.mark.parametrize(("layout", "images"), [("directories", 2), ("flat", 1), ("trained", 1)])
+@torch.inference_mode()
+def test_vila_sees_what_its_visual_side_makes_of_pictures(layout: str, images: int, tmp_path: Path) -> None:
+    if layout == "directories":
+        sources = tiny.save_vila(4, tmp_path)
+    else:
+        sources = tiny.save_flat_vila(4, tmp_path, trained_tower=layout == "trained")
+    reference = part("vila", "reference")
+    model = reference.load(sources, torch.float32, "cpu")
+    asked = request("vila", sources, images)
+    features = tiny.filled("vila", sources)(asked.pixels)
+    torch.testing.assert_close(model.features(asked.pixels), features, rtol=1e-4, atol=1e-4)
+
+    ids = torch.tensor([asked.ids])
+    embedded = model.embeddings(ids, asked.pixels)
+    torch.testing.assert_close(embedded[0, ids[0] < 0], features.flatten(0, 1), rtol=1e-4, atol=1e-4)
+    words = ids[0] >= 0
+    assert torch.equal(embedded[0, words], model.llm.get_input_embeddings()(ids[0, words]))
+
+    model.generation_config.eos_token_id = None
+    arguments = reference.generate_arguments(asked, model)
+    result = model.generate(
+        **arguments, max_new_tokens=STEPS, do_sample=False, return_dict_in_generate=True, output_logits=True
+    )
+    assert result.sequences.shape == (1, STEPS)
+    first = model.llm(inputs_embeds=embedded).logits[0, -1]
+    torch.testing.assert_close(result.logits[0][0], first, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_no_end_is_forced_on_nougat(tmp_path: Path) -> None:
+    tiny.save_model("nougat", 1, tmp_path)
+    reference = part("nougat", "reference")
+    model = reference.load({"model": tmp_path}, torch.float32, "cpu")
+    model.generation_config.eos_token_id = None
+    facts = tiny.facts("nougat", {"model": tmp_path})
+    asked = Request((facts.llm.decoder_start_token_id,), torch.randn(1, 3, *facts.visual.image_size))
+    result = model.generate(
+        **reference.generate_arguments(asked, model),
+        max_new_tokens=STEPS,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    chosen = [int(step.argmax()) for step in result.logits]
+    assert result.sequences[0].tolist() == [facts.llm.decoder_start_token_id, *chosen]
