@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForConditionalGeneration
 
 from mmbuild.engine.processor import Request
+from mmbuild.engine.reference import arguments
 from mmbuild.families import part
 
 STEPS = 5
@@ -75,9 +76,12 @@ def test_vila_sees_what_its_visual_side_makes_of_pictures(layout: str, images: i
     assert torch.equal(embedded[0, words], model.llm.get_input_embeddings()(ids[0, words]))
 
     model.generation_config.eos_token_id = None
-    arguments = reference.generate_arguments(asked, model)
     result = model.generate(
-        **arguments, max_new_tokens=STEPS, do_sample=False, return_dict_in_generate=True, output_logits=True
+        **arguments(model, asked),
+        max_new_tokens=STEPS,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
     )
     assert result.sequences.shape == (1, STEPS)
     first = model.llm(inputs_embeds=embedded).logits[0, -1]
@@ -93,7 +97,7 @@ def test_no_end_is_forced_on_nougat(tmp_path: Path) -> None:
     facts = tiny.facts("nougat", {"model": tmp_path})
     asked = Request((facts.llm.decoder_start_token_id,), torch.randn(1, 3, *facts.visual.image_size))
     result = model.generate(
-        **reference.generate_arguments(asked, model),
+        **arguments(model, asked),
         max_new_tokens=STEPS,
         do_sample=False,
         return_dict_in_generate=True,

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from mmbuild.engine.processor import Request
 from mmbuild.families.shared import hugging_face
 from mmbuild.families.shared.hugging_face import tensor_shapes
 
-__all__ = ["generate_arguments", "load", "tensor_shapes"]
+__all__ = ["load", "tensor_shapes"]
 
 
 def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
@@ -24,11 +23,3 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
     model = hugging_face.load_model(sources, dtype, device)
     model.generation_config.forced_eos_token_id = None
     return model
-
-
-def generate_arguments(request: Request, model: Any) -> dict[str, Any]:
-    """What ``model.generate`` is called with for one request: the page, and the start of the answer."""
-    return {
-        "pixel_values": request.pixels.to(model.device, model.dtype),
-        "decoder_input_ids": torch.tensor([request.ids], device=model.device),
-    }

@@ -31,6 +31,11 @@ class VilaReference(nn.Module):
         self.llm, self.tower, self.projector, self.read = llm, tower, projector, read
 
     @property
+    def config(self) -> Any:
+        """The decoder's."""
+        return self.llm.config
+
+    @property
     def generation_config(self) -> Any:
         """The decoder's."""
         return self.llm.generation_config
@@ -123,13 +128,6 @@ def _stored(model: Path, read: layout.Layout) -> Iterator[Iterator[tuple[str, An
     with open_weights(model / directory) as stored:
         named = ((canonical("model", directory + name), tensor) for name, tensor in stored.items())
         yield ((name, tensor) for name, tensor in named if name is not None)
-
-
-def generate_arguments(request: Any, model: Any) -> dict[str, Any]:
-    """What ``model.generate`` is called with for one request."""
-    ids = torch.tensor([request.ids], device=model.device)
-    pixels = request.pixels.to(model.device, model.dtype) if request.pixels.numel() else None
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
