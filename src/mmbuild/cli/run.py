@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,26 +56,54 @@ def command(
     pairs = pair(images, prompts)
     check_stream(stream, pairs, profile or as_json)
     from mmbuild.engine import layout
+    from mmbuild.ranks import launch
 
-    layout.read(build)  # a wrong path is told before seconds of imports
+    description = layout.read(build)  # a wrong path is told before seconds of imports
+    launch.spread(
+        description.llm["tensor_parallel"],
+        "mmbuild.cli.run:answer",
+        {
+            "build": str(build),
+            "pairs": pairs,
+            "max_new_tokens": max_new_tokens,
+            "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
+            "show": "stream" if stream else "json" if as_json else "profile" if profile else "text",
+        },
+    )
+
+
+def answer(
+    build: str,
+    pairs: Sequence[Sequence[str | None]],
+    max_new_tokens: int | None,
+    sampling: Mapping[str, Any],
+    show: str,
+) -> None:
+    """Load the engine, ask it ``pairs`` (:func:`pair`) and print: the verb within one process, or one rank.
+
+    Args:
+        show: ``text``, ``stream``, ``profile`` or ``json``.
+    """
     from mmbuild.engine import Engine, Sampling
 
-    sampling = Sampling(temperature, top_k, top_p, seed)
+    drawing = Sampling(**sampling)
     engine = Engine.load(build)
-    requests = engine.encode([[image] if image else [] for image, _ in pairs], [text for _, text in pairs])
+    requests = engine.encode(
+        [[image] if image else [] for image, _ in pairs], [text or "" for _, text in pairs]
+    )
     stopping = engine.stopping(max_new_tokens)
-    if stream:
-        for piece in engine.stream_text(requests[0], stopping, sampling):
+    if show == "stream":
+        for piece in engine.stream_text(requests[0], stopping, drawing):
             click.echo(piece, nl=False)
         click.echo()
         return
-    generation = engine.run(requests, stopping, sampling)
-    if as_json:
+    generation = engine.run(requests, stopping, drawing)
+    if show == "json":
         click.echo(json.dumps(_plain(pairs, generation), indent=2))
         return
-    for answer in generation.answers:
-        click.echo(answer.text)
-    if profile:
+    for one in generation.answers:
+        click.echo(one.text)
+    if show == "profile":
         click.echo(render_profile(generation.profile), err=True)
 
 
@@ -132,13 +160,13 @@ def render_profile(profile: Profile) -> str:
     )
 
 
-def _plain(pairs: Sequence[tuple[str | None, str]], generation: Generation) -> dict[str, Any]:
+def _plain(pairs: Sequence[Sequence[str | None]], generation: Generation) -> dict[str, Any]:
     profile = generation.profile
     names = ("visual_seconds", "prefill_seconds", "decode_seconds", "prompt_tokens", "new_tokens", "steps")
     return {
         "answers": [
-            {"image": image, "prompt": prompt, "text": answer.text, "token_ids": list(answer.token_ids)}
-            for (image, prompt), answer in zip(pairs, generation.answers, strict=True)
+            {"image": image, "prompt": prompt, "text": one.text, "token_ids": list(one.token_ids)}
+            for (image, prompt), one in zip(pairs, generation.answers, strict=True)
         ],
         "profile": {name: getattr(profile, name) for name in names}
         | {"tokens_per_second": profile.tokens_per_second, "peak_bytes": profile.peak_bytes},

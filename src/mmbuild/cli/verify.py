@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +49,50 @@ def command(
       mmbuild verify build/llava-shapes-int4
       mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
     """
-    from mmbuild.cli.output import say
     from mmbuild.engine import layout
+    from mmbuild.ranks import launch
+
+    description = layout.read(build)  # first whether it is an engine at all
+    sources = {"model": model} if model else sources_of(build, store)
+    launch.spread(
+        description.llm["tensor_parallel"],
+        "mmbuild.cli.verify:compare",
+        {
+            "build": str(build),
+            "sources": {name: str(path) for name, path in sources.items()},
+            "images": images,
+            "prompts": prompts,
+            "max_new_tokens": max_new_tokens,
+            "out": str(out or build / "report.json"),
+            "as_json": as_json,
+        },
+    )
+
+
+def compare(
+    *,
+    build: str,
+    sources: Mapping[str, str],
+    images: Sequence[str],
+    prompts: Sequence[str],
+    max_new_tokens: int | None,
+    out: str,
+    as_json: bool,
+) -> None:
+    """Load the engine, compare, report and judge: the verb within one process, or one rank.
+
+    Raises:
+        VerifyError: As :func:`mmbuild.steps.verify.judge`.
+    """
+    from mmbuild.cli.output import say
     from mmbuild.engine.engine import Engine
     from mmbuild.steps import verify
 
-    layout.read(build)  # first whether it is an engine at all
-    asked = recorded_questions(build)
-    sources = {"model": model} if model else sources_of(build, store)
+    asked = recorded_questions(Path(build))
     engine = Engine.load(build)
     report = verify.measure(
         engine,
-        sources,
+        {name: Path(path) for name, path in sources.items()},
         prompts=verify.questions(engine, prompts or asked.get("prompts") or ()),
         images=list(images)
         or asked.get("images")
@@ -70,10 +102,9 @@ def command(
             engine.config.max_output_len,
         ),
     )
-    path = out or build / verify.REPORT
-    verify.write(report, path)
+    verify.write(report, Path(out))
     click.echo(json.dumps(report, indent=2) if as_json else render(report))
-    say(f"report: {path}")
+    say(f"report: {out}")
     verify.judge(report)
 
 

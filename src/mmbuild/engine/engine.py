@@ -78,21 +78,15 @@ class Engine:
     >>> [answer] = engine.generate(images=["a.png"], prompts=["how many shapes ?"])
     """
 
-    def __init__(self, directory: Path, description: layout.Description) -> None:
-        """Use :meth:`load`."""
+    def __init__(self, directory: Path, description: layout.Description, rank: int = 0) -> None:
+        """Use :meth:`load`; ``rank`` says whose weights these are."""
         self.directory = directory
         self.description = description
         self.config = from_json(description.llm)
         package.check_target(description.target, description.toolchain["torch"])
-        if self.config.tensor_parallel != 1:
-            raise EngineError(
-                f"the engine is split over {self.config.tensor_parallel} ranks, and running ranks is not built yet",
-                code="MM542",
-                hint="Build with tensor_parallel: 1",
-            )
         self.processor = load_processor(directory / layout.PROCESSOR, description.family)
         self.visual = VisualEngine(directory / layout.VISUAL, description.target)
-        files = weights.rank_files(directory / layout.LLM, self.config, 0)
+        files = weights.rank_files(directory / layout.LLM, self.config, rank)
         check_weights(files, self.config)
         self.session = Session(self.config, directory / layout.LLM, files, description.target)
 
@@ -100,12 +94,21 @@ class Engine:
     def load(cls, path: str | os.PathLike[str]) -> Engine:
         """Load an engine directory; compiles nothing.
 
+        An engine of several ranks is loaded by a program that mpirun runs; only rank 0 comes back from here
+        (``ranks/enter.py``).
+
         Raises:
             LayoutError: The directory is no engine.
             EngineError: It is for another machine or torch, or damaged.
+            RankError: Another number of ranks than it is split over.
         """
         directory = Path(path)
-        return cls(directory, layout.read(directory))
+        description = layout.read(directory)
+        if description.llm["tensor_parallel"] > 1:
+            from mmbuild.ranks.enter import enter
+
+            return enter(directory, description)
+        return cls(directory, description)
 
     def generate(
         self,

@@ -17,13 +17,15 @@ PACKAGE_PREFIX = "model."
 
 
 def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
-    """Every tensor of a rank file: on the CPU views of the mapped file, on CUDA copies.
+    """Every tensor of a rank file: on the CPU views of the mapped file, on CUDA copies on the current GPU.
 
     Raises:
         EngineError: The file is missing or truncated.
     """
+    # safetensors takes "cuda" for the first GPU, whichever is current.
+    place = f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
     try:
-        with safe_open(path, framework="pt", device=device) as file:
+        with safe_open(path, framework="pt", device=place) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise EngineError(

@@ -38,7 +38,34 @@ def run(context: StepContext) -> None:
     Raises:
         VerifyError: An unquantized engine parts from the reference by more than rounding.
         EngineError: The engine cannot be loaded.
+        RankError: A rank of an engine of several failed.
     """
+    from mmbuild.engine import layout
+    from mmbuild.ranks import launch
+
+    ranks = layout.read(context.inputs["engine"]).llm["tensor_parallel"]
+    if ranks == 1:
+        check(context)
+        return
+    plain = {
+        "params": dict(context.params),
+        "inputs": {name: str(path) for name, path in context.inputs.items()},
+        "locators": dict(context.locators),
+        "out": str(context.out),
+    }
+    launch.spread(ranks, "mmbuild.steps.verify:check_in_rank", plain)
+
+
+def check_in_rank(
+    params: Mapping[str, Any], inputs: Mapping[str, str], locators: Mapping[str, str], out: str
+) -> None:
+    """:func:`check` in one of several ranks."""
+    paths = {name: Path(path) for name, path in inputs.items()}
+    check(StepContext(params=params, inputs=paths, locators=locators, out=Path(out)))
+
+
+def check(context: StepContext) -> None:
+    """The step within one process; raises as :func:`run`."""
     from mmbuild.engine.engine import Engine
 
     # `image2` goes before `image10`.

@@ -1,0 +1,27 @@
+"""How an engine of several ranks is loaded: by every rank, and only rank 0 goes on with the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmbuild.engine.engine import Engine
+from mmbuild.engine.layout import Description
+from mmbuild.ranks.follow import obey
+from mmbuild.ranks.lead import LeadEngine
+from mmbuild.ranks.world import connect
+
+
+def enter(directory: Path, description: Description) -> Engine:
+    """Load the engine in ``directory`` in each of its ranks; every process of an mpirun calls this.
+
+    Returns:
+        Rank 0's engine, which the other ranks follow. In them this does not return: they obey until rank 0's program
+        ends, and end then.
+
+    Raises:
+        MmbuildError: In rank 0: whatever went wrong in any of them.
+    """
+    world = connect(description.llm["tensor_parallel"], description.target["device"])
+    if world.rank != 0:
+        obey(world, world.agree(lambda: Engine(directory, description, world.rank)))
+    return world.agree(lambda: LeadEngine(directory, description, world))

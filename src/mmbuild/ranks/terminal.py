@@ -1,0 +1,75 @@
+"""Rank 0 writes to the parent's own stdout and stderr: its file descriptors are handed over.
+
+What mpirun forwards is mixed with its own messages, and is a pipe where the parent has a terminal. The open
+connection also tells rank 0 that the parent is alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+
+_SOCKET = "terminal"
+
+
+def path_fits(directory: str) -> bool:
+    """Whether a socket can be made in ``directory``: its address has 108 bytes on Linux."""
+    return len(os.fsencode(directory)) + len(_SOCKET) < 100
+
+
+class Offer:
+    """The parent's side: gives its stdout and stderr to whoever connects first, as long as it is open."""
+
+    def __init__(self, directory: Path) -> None:
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(directory / _SOCKET))
+        self._listening.listen(1)
+        self._connection: socket.socket | None = None
+        threading.Thread(target=self._give, daemon=True).start()
+
+    def _give(self) -> None:
+        with contextlib.suppress(OSError):  # closed before anybody came
+            self._connection, _ = self._listening.accept()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            socket.send_fds(self._connection, [b"!"], [_number(sys.stdout, 1), _number(sys.stderr, 2)])
+
+    def close(self) -> None:
+        """Stop offering; the one who took it keeps the descriptors and learns that the parent is done."""
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        if self._connection is not None:
+            self._connection.close()
+
+
+def _number(stream: object, default: int) -> int:
+    """The descriptor under ``stream``; ``default`` where it has none (a stream captured in memory)."""
+    try:
+        return int(stream.fileno())  # type: ignore[attr-defined]
+    except (OSError, AttributeError, ValueError):
+        return default
+
+
+def take(directory: Path) -> None:
+    """In rank 0: stdout, and what Python writes to stderr, go where the parent's go.
+
+    What libraries write to descriptor 2 stays where it went before. Ends this process when the parent is gone.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(str(directory / _SOCKET))
+    _, (out, err), _, _ = socket.recv_fds(connection, 1, 2)
+    os.dup2(out, 1)
+    os.close(out)
+    sys.stderr = open(err, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1)  # noqa: SIM115 (for good)
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+
+
+def _end_with(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.recv(1)
+    os._exit(1)
