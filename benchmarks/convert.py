@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -126,44 +126,54 @@ def copy_seconds(source: Path, target: Path) -> float:
 def measure() -> list[Row]:
     """The rows for the small shape."""
     from mmbuild.checkpoint.progress import silent
+    from mmbuild.families.shared.hugging_face import tensor_shapes
     from mmbuild.sources import dummy
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-convert-") as place:
         model = Path(place, "model")
         model.mkdir()
-        dummy.write_weights(SMALL, model, 0, "float16", silent)
-        return rows(model, Path(place), ROUNDS)
+        dummy.write_weights(SMALL, tensor_shapes(SMALL), model, 0, "float16", silent)
+        return rows(SMALL, model, Path(place), ROUNDS)
 
 
 def measure_7b(directory: Path | None) -> list[Row]:
     """The rows for LLaVA-1.5-7B, the writing of its random weights first."""
     from mmbuild.canonical import hash_json
+    from mmbuild.families import family
     from mmbuild.sources.config import read_config
 
     config = read_config(f"dummy://{SEVEN_B}", None, Path()).config
     params = {"kind": "dummy", "seed": 0, "dtype": "float16", "config": hash_json(config)}
-    work = Work(
-        "download", {**params, "family": "llava", "num_visual_features": 576}, {}, {"recorded": SEVEN_B}
-    )
+    planned = {
+        "family": "llava",
+        "source": "model",
+        "directories": [],
+        "configs": {"model": config},
+        "facts": asdict(family("llava").facts(config)),
+    }
+    work = Work("download", {**params, **planned}, {}, {"recorded": SEVEN_B})
     with tempfile.TemporaryDirectory(prefix="mmbuild-convert-", dir=directory) as place:
         room = Path(place)
         made = run(work, room / "model")
         copy = made.size / copy_seconds(room / "model", room / "copy") / 1e9
         return [
             stated("download, random weights", made, made.size, copy, "1500 MB"),
-            *rows(room / "model", room, 1),
+            *rows(config, room / "model", room, 1),
         ]
 
 
-def rows(model: Path, room: Path, rounds: int) -> list[Row]:
+def rows(config: Mapping[str, Any], model: Path, room: Path, rounds: int) -> list[Row]:
     """One row for each way to convert and to quantize ``model``; works in ``room``."""
-    params = {"family": "llava", "dtype": "float16"}
+    from mmbuild.families import family
+    from mmbuild.graph import parameters
+
+    facts = family("llava").facts(config)
     found = []
     for ranks in (1, 2, 4):
-        work = Work("convert", {**params, "tensor_parallel": ranks}, {"model": model})
+        work = Work("convert", parameters.convert(facts, "float16", ranks), {"model": model})
         found.append(row(f"convert, tp {ranks}", work, room, rounds))
     checkpoint = room / "checkpoint"
-    run(Work("convert", {**params, "tensor_parallel": 1}, {"model": model}), checkpoint)
+    run(Work("convert", parameters.convert(facts, "float16", 1), {"model": model}), checkpoint)
     for algorithm in ("int8", "int4"):
         work = Work("quantize", {"algorithm": algorithm}, {"checkpoint": checkpoint})
         found.append(row(f"quantize, {algorithm}", work, room, rounds))

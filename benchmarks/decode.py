@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +48,17 @@ def measure() -> list[Row]:
     from benchmarks.llava_cuda import picture
     from mmbuild.checkpoint.progress import silent
     from mmbuild.engine.processor import encode, load_processor
+    from mmbuild.families import part
     from mmbuild.sources import dummy
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-decode-") as place:
         room = Path(place)
         model = room / "model"
         model.mkdir()
-        dummy.write_processor(CONFIG, model)
-        dummy.write_weights(CONFIG, model, 0, "float32", silent)
-        request = encode(load_processor(model), PROMPT, [picture()])
+        part("llava", "processor").write_stand_in(CONFIG, model)
+        shapes = part("llava", "reference").tensor_shapes(CONFIG)
+        dummy.write_weights(CONFIG, shapes, model, 0, "float32", silent)
+        request = encode(load_processor(model, "llava"), PROMPT, [picture()])
         baseline = transformers_seconds(model, request)
         return [row(room, algorithm, baseline) for algorithm in ALGORITHMS]
 
@@ -68,7 +69,7 @@ def transformers_seconds(model: Path, request: Any) -> float:
 
     from mmbuild.engine.reference import load_reference
 
-    reference = load_reference(model, "float32", "cpu")
+    reference = load_reference("llava", {"model": model}, "float32", "cpu")
     ids = torch.tensor([request.ids])
 
     def generate(count: int) -> float:
@@ -115,33 +116,25 @@ def build(room: Path, algorithm: str) -> Path:
 
     from mmbuild.engine.package import cpu_isa
     from mmbuild.families import family
+    from mmbuild.graph import parameters
 
     facts = family("llava").facts(CONFIG)
     target = {"device": "cpu", "sm": None, "isa": cpu_isa()}
-    plain = {"family": "llava", "dtype": "float32", "tensor_parallel": 1}
+    plain = parameters.convert(facts, "float32", 1)
     checkpoint = run_step("convert", room / f"convert-{algorithm}", plain, target, model=room / "model")
     if algorithm != "none":
         out = room / f"quantize-{algorithm}"
         checkpoint = run_step("quantize", out, {"algorithm": algorithm}, target, checkpoint=checkpoint)
-    sizes = asdict(facts.llm)
-    del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
-    features = facts.visual.num_visual_features
-    limits = {"max_batch_size": 1, "max_input_len": 256, "max_output_len": 64, "max_multimodal_len": features}
-    params = sizes | limits | {"dtype": "float32", "quant_algo": ALGORITHMS[algorithm], "tensor_parallel": 1}
-    visual = {
-        "family": "llava",
-        "dtype": "float32",
-        "feature_dtype": "float32",
+    limits = {
         "max_batch_size": 1,
-        "num_visual_features": features,
-        "image_size": list(facts.visual.image_size),
+        "max_beam_width": 1,
+        "max_input_len": 256,
+        "max_output_len": 64,
+        "max_multimodal_len": facts.visual.num_visual_features,
     }
-    about = {
-        "family": "llava",
-        "image_token_id": facts.image_token_id,
-        "eos_token_ids": list(facts.eos_token_ids),
-        "toolchain": {"torch": torch.__version__},
-    }
+    params = parameters.build_llm(facts, "float32", ALGORITHMS[algorithm], 1, limits)
+    visual = parameters.build_visual(facts, "float32", "float32", 1)
+    about = parameters.assemble(facts, {"torch": torch.__version__})
     return run_step(
         "assemble",
         room / f"engine-{algorithm}",

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,13 @@ from mmbuild.errors import MmbuildError
 
 MODEL = "llava-hf/llava-1.5-7b-hf"
 VARIANTS = {"none": None, "int8": "W8A16", "int4": "W4A16"}
-LIMITS = {"max_batch_size": 1, "max_input_len": 1024, "max_output_len": 128, "max_multimodal_len": 576}
+LIMITS = {
+    "max_batch_size": 1,
+    "max_beam_width": 1,
+    "max_input_len": 1024,
+    "max_output_len": 128,
+    "max_multimodal_len": 576,
+}
 PROMPT = "<image>\n" + "What is in this picture? "
 NEW_TOKENS = 128
 BASELINE_TOKENS = 48
@@ -49,9 +54,9 @@ def facts() -> Any:
 
 def engine_params(variant: str) -> dict[str, Any]:
     """Parameters of build_llm."""
-    sizes = asdict(facts().llm)
-    del sizes["max_position_embeddings"], sizes["tie_word_embeddings"]
-    return sizes | LIMITS | {"dtype": "float16", "quant_algo": VARIANTS[variant], "tensor_parallel": 1}
+    from mmbuild.graph import parameters
+
+    return parameters.build_llm(facts(), "float16", VARIANTS[variant], 1, LIMITS)
 
 
 def compile_one(room: Path, variant: str, package: str) -> None:
@@ -66,7 +71,7 @@ def compile_one(room: Path, variant: str, package: str) -> None:
     program = export_llm(config, "cuda")[package]
     exported = time.perf_counter()
     compile_package(program, out / f"{package}.pt2", target())
-    require_outside(out / f"{package}.pt2", outside_names(config))
+    require_outside(out / f"{package}.pt2", outside_names(config, package))
     times = {"export": exported - started, "compile": time.perf_counter() - exported}
     (room / f"time-{variant}-{package}.json").write_text(json.dumps(times))
     (out / "llm.json").write_text(json.dumps(config.to_json()))
@@ -74,15 +79,9 @@ def compile_one(room: Path, variant: str, package: str) -> None:
 
 def visual_params() -> dict[str, Any]:
     """Parameters of build_visual."""
-    visual = facts().visual
-    return {
-        "family": "llava",
-        "dtype": "float16",
-        "feature_dtype": "float16",
-        "max_batch_size": 1,
-        "num_visual_features": visual.num_visual_features,
-        "image_size": list(visual.image_size),
-    }
+    from mmbuild.graph import parameters
+
+    return parameters.build_visual(facts(), "float16", "float16", 1)
 
 
 def step(name: str, room: Path, out: str, params: dict[str, Any], **inputs: str) -> float:
@@ -122,6 +121,8 @@ def timed(what: str, call: Callable[[], Any]) -> Any:
 def build(room: Path) -> None:
     """All steps; compilations beside conversion."""
     from mmbuild.checkpoint.progress import silent
+    from mmbuild.families import part
+    from mmbuild.graph import parameters
     from mmbuild.sources import dummy
     from mmbuild.sources.config import read_config
 
@@ -133,10 +134,11 @@ def build(room: Path) -> None:
     config = read_config(f"dummy://{MODEL}", None, Path()).config
     model = room / "model"
     model.mkdir()
-    dummy.write_processor(config, model)
-    timed("random weights", lambda: dummy.write_weights(config, model, 0, "float16", silent))
+    part("llava", "processor").write_stand_in(config, model)
+    shapes = part("llava", "reference").tensor_shapes(config)
+    timed("random weights", lambda: dummy.write_weights(config, shapes, model, 0, "float16", silent))
     jobs["visual", ""] = start(room, "visual", "")
-    plain = {"family": "llava", "dtype": "float16", "tensor_parallel": 1}
+    plain = parameters.convert(facts(), "float16", 1)
     print(f"convert: {step('convert', room, 'checkpoint-none', plain, model='model'):.1f} s", flush=True)
     for variant in ("int8", "int4"):
         seconds = step(
@@ -156,13 +158,9 @@ def assemble(room: Path, variant: str) -> Path:
     """One engine directory."""
     import torch
 
-    known = facts()
-    params = {
-        "family": "llava",
-        "image_token_id": known.image_token_id,
-        "eos_token_ids": list(known.eos_token_ids),
-        "toolchain": {"torch": torch.__version__},
-    }
+    from mmbuild.graph import parameters
+
+    params = parameters.assemble(facts(), {"torch": torch.__version__})
     parts = {
         "checkpoint": f"checkpoint-{variant}",
         "llm": f"llm-{variant}",
@@ -255,9 +253,9 @@ def measure_transformers(room: Path) -> dict[str, Any]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    reference = load_reference(room / "model", "float16", "cuda")
+    reference = load_reference("llava", {"model": room / "model"}, "float16", "cuda")
     loaded = time.perf_counter() - started
-    request = encode(load_processor(room / "model"), PROMPT, [picture()])
+    request = encode(load_processor(room / "model", "llava"), PROMPT, [picture()])
     ids = torch.tensor([request.ids], device="cuda")
     pixels = request.pixels.to("cuda", torch.float16)
 

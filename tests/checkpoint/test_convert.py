@@ -18,7 +18,7 @@ def run(model: Path, out: Path, ways: int = 1, dtype: str = "float32") -> list[d
     content = json.loads((model / "config.json").read_text())
     out.mkdir()
     config = CheckpointConfig(family("llava").facts(content).llm, dtype, ways)
-    convert(model, out, "llava", config)
+    convert(model, out, "llava", {".": config})
     files = sorted(out.glob("*.safetensors"))
     assert [file.name for file in files] == [f"rank{r}.safetensors" for r in range(ways)]
     return [{name: tensor.float().numpy() for name, tensor in load_file(file).items()} for file in files]
@@ -189,6 +189,6 @@ def test_progress_ends_at_one_and_never_goes_back(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     seen: list[float] = []
     config = CheckpointConfig(family("llava").facts(content).llm, "float16", 2)
-    convert(model, tmp_path / "out", "llava", config, lambda _, fraction: seen.append(fraction or 0))
+    convert(model, tmp_path / "out", "llava", {".": config}, lambda _, fraction: seen.append(fraction or 0))
     assert seen == sorted(seen)
     assert seen[-1] == 1.0

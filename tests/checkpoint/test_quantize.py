@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import weights_on_disk as disk
+from build_engine import facts_of
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.quantize import quantize_checkpoint, scale_name
 from mmbuild.checkpoint.reader import load_config, open_tensors
 from mmbuild.checkpoint.weight_only import ALGORITHMS, dequantize, quantize
+from mmbuild.graph import parameters
 from mmbuild.steps import convert
 from mmbuild.steps.base import StepContext
 
@@ -23,7 +25,7 @@ def checkpoint(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     model = disk.write_model(tmp_path / "model", content, disk.decoder(content, np.random.default_rng(ways)))
     out = tmp_path / "checkpoint"
     out.mkdir()
-    params = {"family": "llava", "dtype": "float16", "tensor_parallel": ways}
+    params = parameters.convert(facts_of("llava", {"model": model}), "float16", ways)
     convert.run(StepContext(params=params, inputs={"model": model}, out=out))
     return out
 

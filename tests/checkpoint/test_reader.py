@@ -7,6 +7,7 @@ import weights_on_disk as disk
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.reader import load_config, open_tensors
 from mmbuild.families import family
+from mmbuild.graph import parameters
 from mmbuild.steps import convert, quantize
 from mmbuild.steps.base import StepContext
 
@@ -16,7 +17,8 @@ def quantized(tmp_path: Path) -> Path:
     plain, out = tmp_path / "plain", tmp_path / "quantized"
     plain.mkdir()
     out.mkdir()
-    params = {"family": "llava", "dtype": "float16", "tensor_parallel": 2}
+    facts = family("llava").facts(json.loads((disk.DEMO / "config.json").read_text()))
+    params = parameters.convert(facts, "float16", 2)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=plain))
     quantize.run(StepContext(params={"algorithm": "int8"}, inputs={"checkpoint": plain}, out=out))
     return out

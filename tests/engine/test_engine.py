@@ -44,7 +44,7 @@ def test_the_random_models_cover_what_they_should():
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_shapes_give_the_reference_s_tokens_alone_and_in_a_batch(seed):
     engine = random_engine(seed)
-    reference = load_reference(random_model(seed), "float32", "cpu")
+    reference = load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
     requests = random_requests(engine, [3, 9, 1], seed)
     expected = [continue_greedily(reference, request, TOKENS).tokens for request in requests]
     assert len(set(expected)) == 3, "the prompts must lead to different answers"
@@ -85,7 +85,7 @@ def test_two_pictures_lead_to_two_continuations():
 @pytest.mark.parametrize(("quantization", "levels"), [("int8", 128), ("int4", 8)])
 def test_quantized_engines_give_the_tokens_of_transformers_on_rounded_weights(quantization, levels):
     engine = demo_engine("float32", quantization)
-    reference = load_reference(DEMO, "float32", "cpu")
+    reference = load_reference("llava", {"model": DEMO}, "float32", "cpu")
     plain = continue_greedily(reference, demo_requests(engine, 9, 1)[0], TOKENS)
     with torch.no_grad():
         for name, module in reference.named_modules():

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from mmbuild.engine import layouts
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.linear import block_rows, linear_maker
+from mmbuild.families.base import LlmFacts
 
-CONFIG = EngineConfig(
+LLM = LlmFacts(
     architecture="LlamaForCausalLM",
-    dtype="float32",
-    quant_algo=None,
     vocab_size=64,
     hidden_size=32,
     num_hidden_layers=1,
@@ -25,11 +24,17 @@ CONFIG = EngineConfig(
     intermediate_size=64,
     hidden_act="silu",
     norm_epsilon=1e-5,
+    max_position_embeddings=0,
     position_embedding_type="rope_gpt_neox",
-    rotary_base=10000.0,
-    rotary_scaling=None,
+)
+CONFIG = EngineConfig(
+    llm=LLM,
+    encoder=None,
+    dtype="float32",
+    quant_algo=None,
     tensor_parallel=1,
     max_batch_size=2,
+    max_beam_width=1,
     max_input_len=16,
     max_output_len=16,
     max_multimodal_len=4,

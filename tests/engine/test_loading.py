@@ -183,4 +183,4 @@ def test_a_processor_that_cannot_be_read_is_named(tmp_path, name, text):
     (directory / name).unlink()
     if text is not None:
         (directory / name).write_text(text)
-    assert str(directory) in refused(EngineError, "MM516", load_processor, directory).message
+    assert str(directory) in refused(EngineError, "MM516", load_processor, directory, "llava").message

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from engines import demo_engine, drawn
+from engines import DEMO, demo_engine, drawn
 from errors_told import refused
 from PIL import Image
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Request, encode, open_image
-from mmbuild.engine.prompts import conversation
+from mmbuild.families.shared.hugging_face import conversation, saved_processor
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def picture():
     return drawn(1, 1)[0][0]
 
 
-def test_a_plain_question_takes_the_model_s_chat_form(engine):
-    text = conversation(engine.processor, "how many shapes ?", 1)
+def test_a_plain_question_takes_the_model_s_chat_form():
+    text = conversation(saved_processor(DEMO), "how many shapes ?", 1)
     assert text == "<image> question: how many shapes ? answer:"
 
 
-def test_a_prompt_that_names_the_image_is_left_alone(engine):
+def test_a_prompt_that_names_the_image_is_left_alone():
     text = "<image> question: which shape ? answer:"
-    assert conversation(engine.processor, text, 1) == text
+    assert conversation(saved_processor(DEMO), text, 1) == text
 
 
 def test_a_processor_without_a_chat_form_gets_the_images_first():
@@ -119,15 +119,23 @@ def test_prompts_and_images_must_be_as_many(engine, picture):
     assert "2 prompts and 1 images" in error.message
 
 
-@pytest.mark.parametrize("tokens", [0, 2])
+@pytest.mark.parametrize("tokens", [2, 3])
 def test_an_image_is_named_once_in_its_prompt(engine, picture, tokens):
     prompt = "<image> " * tokens + "question: how many ? answer:"
-    code = "MM519" if tokens == 0 else "MM518"
+    refused(EngineError, "MM518", encode, engine.processor, prompt, [picture])
 
-    def ask():
-        engine.prompt_table([encode(engine.processor, prompt, [picture])])
 
-    refused(EngineError, code, ask)
+def test_placeholders_and_features_must_be_equal_in_number(engine, picture):
+    request = encode(engine.processor, "how many ?", [picture])
+    assert request.ids[1] == engine.description.image_token_id
+    fewer = Request(request.ids[2:], request.pixels)
+    error = refused(EngineError, "MM519", engine.prompt_table, [fewer])
+    assert "63 image placeholders" in error.message
+    assert "64 rows" in error.message
+
+
+def test_a_question_is_needed_where_the_model_takes_one(engine, picture):
+    refused(EngineError, "MM518", encode, engine.processor, None, [picture])
 
 
 def test_more_images_than_the_prompt_table_holds_are_refused(engine, picture):

@@ -7,6 +7,7 @@ from errors_told import refused
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.session import Session
+from mmbuild.engine.weights import rank_files
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def table(session):
 
 def fresh_session(engine):
     llm = demo_directory() / "llm"
-    return Session(engine.config, llm, llm / "rank0.safetensors", engine.description.target)
+    return Session(engine.config, llm, rank_files(llm, engine.config, 0), engine.description.target)
 
 
 def test_a_prompt_longer_than_the_engine_is_refused_with_both_lengths(session, table):

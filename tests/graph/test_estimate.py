@@ -28,27 +28,27 @@ def test_weights_of_the_linear_layers(size, expected):
 
 
 def test_a_7b_checkpoint_is_13_and_a_half_gigabytes(llm):
-    assert sizes(llm, "float16", "none").checkpoint == pytest.approx(13.48e9, rel=0.01)
+    assert sizes([llm], "float16", "none").checkpoint == pytest.approx(13.48e9, rel=0.01)
 
 
 @pytest.mark.parametrize(("algorithm", "gigabytes"), [("none", 13.48), ("int8", 7.0), ("int4", 3.76)])
 def test_quantized_checkpoints_shrink_but_for_embedding_and_head(llm, algorithm, gigabytes):
-    assert sizes(llm, "float16", algorithm).quantized == pytest.approx(gigabytes * 1e9, rel=0.02)
+    assert sizes([llm], "float16", algorithm).quantized == pytest.approx(gigabytes * 1e9, rel=0.02)
 
 
 def test_converting_takes_a_few_tensors_and_not_the_model(llm):
-    assert sizes(llm, "float16", "none").convert_memory < 1.5 * GIB
+    assert sizes([llm], "float16", "none").convert_memory < 1.5 * GIB
 
 
 def test_compiling_does_not_depend_on_the_size_of_the_weights(llm):
     assert (
-        sizes(llm, "float16", "none").engine_memory
-        == sizes(facts("13b").llm, "float16", "int4").engine_memory
+        sizes([llm], "float16", "none").engine_memory
+        == sizes([facts("13b").llm], "float16", "int4").engine_memory
     )
 
 
 def test_verifying_holds_reference_and_engine(llm):
-    estimate = sizes(llm, "float16", "int8")
+    estimate = sizes([llm], "float16", "int8")
     assert estimate.verify_memory >= 2 * estimate.checkpoint
 
 

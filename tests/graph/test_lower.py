@@ -124,11 +124,18 @@ def test_numbers_of_the_recipe_reach_the_steps(lowered):
     assert (llm["max_batch_size"], llm["max_input_len"], llm["max_output_len"]) == (2, 128, 64)
     assert llm["max_multimodal_len"] == 2 * 3 * FEATURES
     assert llm["quant_algo"] == "W8A16"
-    assert (llm["num_attention_heads"], llm["num_key_value_heads"], llm["head_size"]) == (8, 4, 8)
+    sizes = llm["llm"]
+    assert (sizes["num_attention_heads"], sizes["num_key_value_heads"], sizes["head_size"]) == (8, 4, 8)
     visual = actions["build_visual"].params
     assert visual["max_batch_size"] == 2 * 3
     assert visual["num_visual_features"] == FEATURES
-    assert actions["convert"].params == {"family": "llava", "dtype": "float32", "tensor_parallel": 1}
+    checkpoint = actions["convert"].params
+    assert (checkpoint["family"], checkpoint["dtype"], checkpoint["tensor_parallel"]) == (
+        "llava",
+        "float32",
+        1,
+    )
+    assert checkpoint["llm"]["num_hidden_layers"] == llm["llm"]["num_hidden_layers"]
 
 
 def test_llm_parameters_are_an_engine_config(lowered):

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbuild.errors import MmbuildError
+from mmbuild.families import family
 from mmbuild.sources.check import check_model, read_header
 from mmbuild.sources.errors import SourceError
 
@@ -24,9 +26,16 @@ def model(tmp_path: Path) -> Path:
     return disk.write_model(tmp_path / "model", content, tensors, shards=2)
 
 
-def test_a_whole_model_passes(model: Path) -> None:
-    check_model(model, "llava", 4)
-    check_model(disk.DEMO, "llava", 64)
+@pytest.fixture
+def check(model: Path) -> Callable[[Path], None]:
+    """``check(directory)``: as the step would, planned with the config that ``model`` has now."""
+    config = json.loads((model / "config.json").read_text())
+    facts = asdict(family("llava").facts(config))
+    return lambda directory: check_model(directory, "llava", "model", {"model": config}, facts)
+
+
+def test_a_whole_model_passes(model: Path, check: Callable[[Path], None]) -> None:
+    check(model)
 
 
 def truncate(path: Path, keep: int) -> None:
@@ -65,7 +74,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "other features": (
         lambda m: edit_config(m, vision_config={"image_size": 24, "patch_size": 8}),
         "MM412",
-        "(24 // 8)^2 = 9 visual features",
+        "makes num_visual_features (24 // 8)^2 = 9, and the build was planned with (16 // 8)^2 = 4",
     ),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "MM402", "tokenizer.json"),
     "no processor": (lambda m: (m / "processor_config.json").unlink(), "MM402", "preprocessor_config.json"),
@@ -78,35 +87,39 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_refused_with_its_file_and_code(model: Path, fault: str) -> None:
+def test_each_fault_is_refused_with_its_file_and_code(
+    model: Path, check: Callable[[Path], None], fault: str
+) -> None:
     spoil, code, words = FAULTS[fault]
     spoil(model)
     with pytest.raises(MmbuildError) as caught:
-        check_model(model, "llava", 4)
+        check(model)
     assert caught.value.code == code
     assert words in caught.value.message
     assert "\n" not in caught.value.message
 
 
-def test_a_pickle_with_more_than_tensors_is_refused(model: Path) -> None:
+def test_a_pickle_with_more_than_tensors_is_refused(model: Path, check: Callable[[Path], None]) -> None:
     import torch
 
     for path in model.glob("model*"):
         path.unlink()
     torch.save({"w": torch.zeros(2), "epoch": 3}, model / "pytorch_model.bin")
     with pytest.raises(MmbuildError, match="`epoch` is a int") as caught:
-        check_model(model, "llava", 4)
+        check(model)
     assert caught.value.code == "MM406"
 
 
-def test_a_linked_file_is_called_by_the_user_s_own_path(model: Path, tmp_path: Path) -> None:
+def test_a_linked_file_is_called_by_the_user_s_own_path(
+    model: Path, check: Callable[[Path], None], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     truncate(model / SHARD, -1)
     for path in model.iterdir():
         (out / path.name).symlink_to(path)
     with pytest.raises(SourceError) as caught:
-        check_model(out, "llava", 4)
+        check(out)
     assert str(model / SHARD) in caught.value.message
 
 
@@ -133,7 +146,7 @@ def test_noise_is_an_error_of_ours_and_never_a_crash(noise: bytes, length: int) 
             assert caught.value.code == "MM403"
 
 
-def test_files_beside_the_model_are_not_looked_at(model: Path) -> None:
+def test_files_beside_the_model_are_not_looked_at(model: Path, check: Callable[[Path], None]) -> None:
     (model / "notes.bin").write_bytes(POINTER)
     shutil.copyfile(disk.DEMO / "README.md", model / "README.md")
-    check_model(model, "llava", 4)
+    check(model)

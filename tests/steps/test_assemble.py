@@ -1,40 +1,36 @@
 """assemble: what belongs together becomes an engine directory, what does not is refused."""
 
 import json
+from dataclasses import asdict
 
 import pytest
+from build_engine import facts_of
 from engines import DEMO, demo_engine
 from errors_told import refused
 
+from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.engine import layout
+from mmbuild.families.base import shape_of
 from mmbuild.steps import assemble
 from mmbuild.steps.assemble import AssembleError
 from mmbuild.steps.base import StepContext
 
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
+FACTS = facts_of("llava", {"model": DEMO})
 LLM = {
-    "architecture": "LlamaForCausalLM",
+    "llm": asdict(shape_of(FACTS.llm)),
+    "encoder": None,
     "dtype": "float16",
-    "vocab_size": 64,
-    "hidden_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 256,
-    "head_size": 32,
-    "hidden_act": "silu",
-    "norm_epsilon": 1e-6,
-    "position_embedding_type": "rope_gpt_neox",
-    "rotary_base": 10000.0,
-    "rotary_scaling": None,
     "quant_algo": "W4A16",
     "tensor_parallel": 1,
     "max_batch_size": 4,
+    "max_beam_width": 1,
+    "max_input_len": 128,
+    "max_output_len": 40,
     "max_multimodal_len": 256,
 }
 VISUAL = {"feature_dtype": "float16", "max_batch_size": 4, "num_visual_features": 64}
-SHARED = {name: LLM[name] for name in assemble._SHARED_KEYS}
-CHECKPOINT = {**SHARED, "quantization": {"quant_algo": "W4A16"}, "mapping": {"tp_size": 1}}
+CHECKPOINT = to_json(CheckpointConfig(FACTS.llm, "float16", 1, "W4A16"))
 
 
 @pytest.fixture
@@ -132,25 +128,32 @@ def test_end_tokens_are_those_of_generation_config_then_of_config(parts, generat
 
 def test_every_rank_is_taken(parts):
     change(parts / "llm" / "llm.json", tensor_parallel=2)
-    change(parts / "checkpoint" / "config.json", mapping={"tp_size": 2})
+    change(parts / "checkpoint" / "config.json", mapping={"world_size": 2, "tp_size": 2, "pp_size": 1})
     assert "rank1.safetensors" in refused(AssembleError, "MM550", assembled, parts).message
 
 
-@pytest.mark.parametrize("name", sorted(SHARED))
+SHAPES = {name: value for name, value in LLM["llm"].items() if isinstance(value, (int, float))} | {
+    "quant_algo": "W4A16",
+    "dtype": "float16",
+    "hidden_act": "silu",
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(SHAPES) - {"max_position_embeddings", "tie_word_embeddings"}))
 def test_a_checkpoint_of_other_shapes_is_refused_with_both_values(parts, name):
-    others = {str: "other", type(None): {"rope_type": "linear", "factor": 2.0}}
-    other = others[type(SHARED[name])] if type(SHARED[name]) in others else SHARED[name] + 1
-    change(parts / "checkpoint" / "config.json", **{name: other})
+    value = SHAPES[name]
+    other = "other" if isinstance(value, str) else value + 1
+    where = {"quant_algo": {"quantization": {"quant_algo": other}}}.get(name, {name: other})
+    change(parts / "checkpoint" / "config.json", **where)
     error = refused(AssembleError, "MM551", assembled, parts)
     assert name in error.message
     assert str(other) in error.message
-    assert str(SHARED[name]) in error.message
+    assert str(value) in error.message
 
 
-@pytest.mark.parametrize("quantization", [None, {"quant_algo": "W8A16"}, {"quant_algo": None}])
-def test_a_checkpoint_of_another_quantization_is_refused(parts, quantization):
-    change(parts / "checkpoint" / "config.json", quantization=quantization)
-    assert "quant_algo" in refused(AssembleError, "MM551", assembled, parts).message
+def test_a_tied_head_and_the_position_limit_do_not_shape_packages(parts):
+    change(parts / "checkpoint" / "config.json", max_position_embeddings=9)
+    assembled(parts)
 
 
 def test_features_of_another_dtype_are_refused(parts):

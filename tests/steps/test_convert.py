@@ -1,17 +1,18 @@
-import json
 from pathlib import Path
 
 import pytest
+import tiny_families
 import weights_on_disk as disk
+from build_engine import facts_of
 
 from mmbuild.checkpoint.reader import load_config
-from mmbuild.families import FamilyError
+from mmbuild.graph import parameters
 from mmbuild.steps import convert
 from mmbuild.steps.base import StepContext
 
 
 def test_the_demo_model_becomes_a_checkpoint_of_two_ranks(tmp_path: Path) -> None:
-    params = {"family": "llava", "dtype": "float16", "tensor_parallel": 2}
+    params = parameters.convert(facts_of("llava", {"model": disk.DEMO}), "float16", 2)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
@@ -21,8 +22,20 @@ def test_the_demo_model_becomes_a_checkpoint_of_two_ranks(tmp_path: Path) -> Non
     assert load_config(tmp_path).tensor_parallel == 2
 
 
-def test_a_config_of_another_family_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip-2"}))
-    params = {"family": "llava", "dtype": "float16", "tensor_parallel": 1}
-    with pytest.raises(FamilyError, match="blip-2"):
-        convert.run(StepContext(params=params, inputs={"model": tmp_path}, out=tmp_path / "out"))
+@pytest.mark.parametrize(
+    ("family", "components"), [("blip2-t5", ["decoder", "encoder"]), ("nougat", ["decoder"])]
+)
+def test_an_encoder_decoder_becomes_a_checkpoint_of_components(
+    tmp_path: Path, family: str, components: list[str]
+) -> None:
+    tiny_families.save_model(family, 1, tmp_path / "model")
+    (tmp_path / "out").mkdir()
+    sources = {"model": tmp_path / "model"}
+    params = parameters.convert(facts_of(family, sources), "float32", 2)
+    convert.run(StepContext(params=params, inputs=sources, out=tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == components
+    for component in components:
+        names = sorted(path.name for path in (tmp_path / "out" / component).iterdir())
+        assert names == ["config.json", "rank0.safetensors", "rank1.safetensors"]
+        architecture = load_config(tmp_path / "out" / component).llm.architecture
+        assert architecture == f"{component.capitalize()}Model"

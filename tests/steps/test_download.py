@@ -1,26 +1,35 @@
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import weights_on_disk as disk
+from build_engine import facts_of
 
 from mmbuild.errors import MmbuildError
+from mmbuild.families import ModelFacts, family
+from mmbuild.graph import parameters
 from mmbuild.sources.config import read_config
 from mmbuild.sources.resolve import identify
 from mmbuild.steps import convert, download
 from mmbuild.steps.base import StepContext
 
 
-def context(source: str, root: Path, out: Path, features: int = 64, **params: Any) -> StepContext:
-    """What the planner would hand to the step."""
+def context(source: str, root: Path, out: Path, planned: ModelFacts | None = None) -> StepContext:
+    """What the planner would hand to the step; ``planned``: facts of another model than ``source``."""
     config = read_config(source, None, root).config
     identity = identify(source, None, root, config=config, digest=lambda path: path.name)
     out.mkdir()
-    expected = {"family": "llava", "num_visual_features": features}
+    expected = {
+        "family": "llava",
+        "source": "model",
+        "directories": [],
+        "configs": {"model": config},
+        "facts": asdict(planned or family("llava").facts(config)),
+    }
     return StepContext(
-        params={**identity.params, **expected, **params},
+        params={**identity.params, **expected},
         sources=identity.sources,
         locators=identity.locators,
         out=out,
@@ -53,7 +62,7 @@ def test_random_weights_of_a_directory_s_shapes_convert(tmp_path: Path) -> None:
     assert (out / "tokenizer.json").read_bytes() == (disk.DEMO / "tokenizer.json").read_bytes()
     assert (out / "model.safetensors").read_bytes() != (disk.DEMO / "model.safetensors").read_bytes()
     checkpoint.mkdir()
-    params = {"family": "llava", "dtype": "float16", "tensor_parallel": 2}
+    params = parameters.convert(facts_of("llava", {"model": out}), "float16", 2)
     convert.run(StepContext(params=params, inputs={"model": out}, out=checkpoint))
     assert (checkpoint / "rank1.safetensors").exists()
 
@@ -69,10 +78,19 @@ def test_a_broken_model_is_refused_by_the_step(tmp_path: Path) -> None:
     assert str(weights) in caught.value.message
 
 
-def test_a_model_of_other_features_than_planned_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MmbuildError, match=r"\(64 // 8\)\^2 = 64") as caught:
-        download.run(context(str(disk.DEMO), tmp_path, tmp_path / "out", features=576))
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("visual", "num_visual_features", 576), ("llm", "norm_epsilon", 1e-5), ("llm", "rotary_base", 5e5)],
+)
+def test_a_model_of_other_numbers_than_planned_is_refused(
+    tmp_path: Path, part: str, name: str, value: float
+) -> None:
+    real = facts_of("llava", {"model": disk.DEMO})
+    planned = replace(real, **{part: replace(getattr(real, part), **{name: value})})
+    with pytest.raises(MmbuildError, match=f"{part}.{name} ") as caught:
+        download.run(context(str(disk.DEMO), tmp_path, tmp_path / "out", planned))
     assert caught.value.code == "MM412"
+    assert str(value) in caught.value.message
 
 
 def test_a_config_that_changed_since_planning_is_refused(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_generated_pictures_differ_and_are_always_the_same():
 @pytest.fixture
 def report():
     (picture, _), *_ = drawn(1, 1)
-    return measure(demo_engine(), DEMO, prompts=["how many ?"], images=[picture], max_new_tokens=6)
+    return measure(demo_engine(), {"model": DEMO}, prompts=["how many ?"], images=[picture], max_new_tokens=6)
 
 
 def parted(report, *, tie, quant_algo=None):

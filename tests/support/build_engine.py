@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import step_cache
 import torch
 
 from mmbuild.families import ModelFacts
 from mmbuild.families import family as family_of
-from mmbuild.families.base import shape_of
+from mmbuild.graph import parameters
+from mmbuild.graph.lower import QUANT_ALGO
 from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
 
-QUANT_ALGO = {"none": None, "int8": "W8A16", "int4": "W4A16"}
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 
@@ -54,46 +52,24 @@ def build_engine(
     images = max_batch_size * max_images_per_prompt
     features = facts.visual.num_visual_features
     per_sequence = family_of(family).TRAITS.cross_attention
-    converted = {
-        "family": family,
-        "llm": asdict(facts.llm),
-        "encoder": facts.encoder and asdict(facts.encoder),
-        "dtype": dtype,
-        "tensor_parallel": tensor_parallel,
-    }
+    converted = parameters.convert(facts, dtype, tensor_parallel)
     checkpoint = step_cache.run_step(root, convert.run, converted, inputs={"model": sources["model"]})
     if quantization != "none":
         checkpoint = step_cache.run_step(
             root, quantize.run, {"algorithm": quantization}, inputs={"checkpoint": checkpoint}
         )
     limits = {
-        "llm": asdict(shape_of(facts.llm)),
-        "encoder": facts.encoder and asdict(shape_of(facts.encoder)),
-        "dtype": dtype,
-        "quant_algo": QUANT_ALGO[quantization],
-        "tensor_parallel": tensor_parallel,
         "max_batch_size": max_batch_size,
         "max_beam_width": max_beam_width,
         "max_input_len": 1 if per_sequence else max_input_len,
         "max_output_len": max_output_len,
         "max_multimodal_len": features if per_sequence else images * features,
     }
-    llm = step_cache.run_step(root, build_llm.run, limits, target=TARGET)
-    visual_params = {
-        "family": family,
-        "dtype": dtype,
-        "feature_dtype": dtype,
-        "max_batch_size": images,
-        "num_visual_features": features,
-        "image_size": list(facts.visual.image_size),
-    }
-    visual = step_cache.run_step(root, build_visual.run, visual_params, inputs=sources, target=TARGET)
-    described: dict[str, Any] = {
-        "family": family,
-        "image_token_id": facts.image_token_id,
-        "eos_token_ids": list(facts.eos_token_ids),
-        "toolchain": {"torch": torch.__version__},
-    }
+    compiled = parameters.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits)
+    llm = step_cache.run_step(root, build_llm.run, compiled, target=TARGET)
+    seen = parameters.build_visual(facts, dtype, dtype, images)
+    visual = step_cache.run_step(root, build_visual.run, seen, inputs=sources, target=TARGET)
+    described = parameters.assemble(facts, {"torch": torch.__version__})
     parts = {"checkpoint": checkpoint, "llm": llm, "visual": visual, **sources}
     if processor is not None:
         parts["model"] = processor

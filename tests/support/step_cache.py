@@ -29,18 +29,21 @@ _CODE = ("checkpoint", "engine", "families", "steps", "visual")
 _RUN_TIME = frozenset(
     f"engine/{name}.py"
     for name in (
+        "beams",
         "compare",
         "engine",
         "fit",
         "generate",
         "graphs",
         "processor",
-        "prompts",
+        "repetition",
         "reference",
         "sampling",
         "session",
     )
 ) | {"steps/verify.py", "steps/download.py"}
+# What a family's package adds to artifacts; its facts are parameters of the steps.
+_OF_FAMILIES = ("visual.py", "weights.py")
 
 
 @cache
@@ -63,7 +66,8 @@ def code_key() -> str:
     root = Path(mmbuild.__file__).parent
     for path in sorted(path for name in _CODE for path in (root / name).rglob("*.py")):
         name = path.relative_to(root).as_posix()
-        if name not in _RUN_TIME:
+        inert = name in _RUN_TIME or (name.startswith("families/") and not name.endswith(_OF_FAMILIES))
+        if not inert:
             digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

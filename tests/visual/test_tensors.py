@@ -10,9 +10,8 @@ from torch import nn
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.engine.config import EngineError
-from mmbuild.visual.tensors import canonical, fill
-
-PREFIXES = ("vision_tower.", "multi_modal_projector.")
+from mmbuild.families.llava.visual import canonical
+from mmbuild.visual.tensors import fill
 
 
 class Tiny(nn.Module):
@@ -54,13 +53,13 @@ def assert_filled(module, expected):
     ],
 )
 def test_names_of_every_release_are_one(name):
-    assert canonical(name) == "vision_tower.encoder.layers.0.mlp.fc1.weight"
+    assert canonical("model", name) == "vision_tower.encoder.layers.0.mlp.fc1.weight"
 
 
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_one_safetensors_file(module, tmp_path, prefix):
     save_file({prefix + name: tensor for name, tensor in tensors().items()}, tmp_path / "model.safetensors")
-    fill(module, tmp_path, PREFIXES)
+    fill(module, {"model": tmp_path}, canonical)
     assert_filled(module, tensors())
 
 
@@ -70,31 +69,31 @@ def test_shards_of_an_index(module, tmp_path):
         save_file({name: tensor}, tmp_path / f"part-{number}.safetensors")
         shards[name] = f"part-{number}.safetensors"
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    fill(module, tmp_path, PREFIXES)
+    fill(module, {"model": tmp_path}, canonical)
     assert_filled(module, tensors())
 
 
 def test_an_older_pickle(module, tmp_path):
     torch.save(tensors(), tmp_path / "pytorch_model.bin")
-    fill(module, tmp_path, PREFIXES)
+    fill(module, {"model": tmp_path}, canonical)
     assert_filled(module, tensors())
 
 
 def test_another_dtype_is_converted(module, tmp_path):
     save_file({name: tensor.half() for name, tensor in tensors().items()}, tmp_path / "model.safetensors")
-    fill(module, tmp_path, PREFIXES)
+    fill(module, {"model": tmp_path}, canonical)
     assert module.vision_tower.weight.dtype == torch.float32
     assert torch.equal(module.vision_tower.weight, tensors()["vision_tower.weight"].half().float())
 
 
 def test_a_directory_without_weights(module, tmp_path):
-    refused(CheckpointError, "MM402", fill, module, tmp_path, PREFIXES)
+    refused(CheckpointError, "MM402", fill, module, {"model": tmp_path}, canonical)
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(module, tmp_path):
     wrong = tensors() | {"vision_tower.weight": torch.zeros(5, 4)}
     save_file(wrong, tmp_path / "model.safetensors")
-    error = refused(EngineError, "MM531", fill, module, tmp_path, PREFIXES)
+    error = refused(EngineError, "MM531", fill, module, {"model": tmp_path}, canonical)
     assert "`vision_tower.weight`" in error.message
     assert "[5, 4]" in error.message
     assert "[5, 3]" in error.message
@@ -104,4 +103,4 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(module, tmp_path):
 def test_a_missing_tensor_is_named(module, tmp_path, missing):
     rest = {name: tensor for name, tensor in tensors().items() if name != missing}
     save_file(rest, tmp_path / "model.safetensors")
-    assert missing in refused(EngineError, "MM532", fill, module, tmp_path, PREFIXES).message
+    assert missing in refused(EngineError, "MM532", fill, module, {"model": tmp_path}, canonical).message

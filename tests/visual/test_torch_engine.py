@@ -1,5 +1,6 @@
 """Visual engines give the features of transformers' LLaVA."""
 
+import build_engine
 import pytest
 import tiny_llava
 import torch
@@ -9,11 +10,10 @@ from transformers import LlavaForConditionalGeneration
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.reference import load_reference
-from mmbuild.visual.llava import LlavaVisual
+from mmbuild.families.llava.visual import LlavaVisual, canonical
 from mmbuild.visual.tensors import fill
 from mmbuild.visual.torch_engine import VisualConfig, build
 
-PREFIXES = ("vision_tower.", "multi_modal_projector.")
 # Engines that the tests of the LLM compile anyway: other image sizes, layers and strategies.
 SEEDS = (2, 3, 5, 11)
 
@@ -28,7 +28,7 @@ def features_of(reference, pixels):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_features_of_random_shapes(seed):
     visual = random_engine(seed).visual
-    reference = load_reference(random_model(seed), "float32", "cpu")
+    reference = load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
     for images in (1, 3):
         pixels = torch.randn(images, 3, *visual.config.image_size)
         expected = features_of(reference, pixels)
@@ -80,7 +80,7 @@ def test_every_choice_of_layers_before_it_is_compiled(tmp_path, layers, strategy
     reference = LlavaForConditionalGeneration(config).float().eval()
     reference.save_pretrained(tmp_path)
     module = LlavaVisual(config, torch.float32)
-    fill(module, tmp_path, PREFIXES)
+    fill(module, {"model": tmp_path}, canonical)
     size = config.vision_config.image_size
     pixels = torch.randn(2, 3, size, size)
     with torch.inference_mode():
@@ -91,7 +91,7 @@ def test_another_number_of_features_than_planned_is_refused_before_compiling(tmp
     config = tiny_llava.random_config(3)
     planned = VisualConfig("float32", "float32", 2, 99, (42, 42))
     module = LlavaVisual(config, torch.float32)
-    error = refused(EngineError, "MM533", build, module, planned, tmp_path, tiny_llava.TARGET)
+    error = refused(EngineError, "MM533", build, module, planned, tmp_path, build_engine.TARGET)
     assert "99" in error.message
     assert not list(tmp_path.iterdir())
 

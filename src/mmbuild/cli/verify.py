@@ -164,9 +164,8 @@ def render(report: Mapping[str, Any]) -> str:
         engine, reference = entry["answers"]["engine"], entry["answers"]["reference"]
         other = "" if engine == reference else f" ({reference})"
         count = f"{entry['equal_prefix']}/{len(entry['reference_tokens'])}"
-        lines.append(
-            f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{entry['prompt'] or 'the page'} -> {engine}{other}"
-        )
+        question = entry["prompt"] or "the page"
+        lines.append(f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{question} -> {engine}{other}")
     return "\n".join([*lines, "", *_summary(report)])
 
 

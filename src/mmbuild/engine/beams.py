@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmbuild.engine.config import EngineError
-from mmbuild.engine.generate import Stopping, check_room
+from mmbuild.engine.generate import Stopping, check_room, suppress
 from mmbuild.engine.session import Session
 from mmbuild.errors import UsageError
 
@@ -105,9 +105,7 @@ def _first_scores(width: int) -> Tensor:
 
 
 def _log_probabilities(logits: Tensor, stopping: Stopping) -> Tensor:
-    values = logits.float().log_softmax(-1).cpu()
-    values[:, list(stopping.suppressed_token_ids)] = -torch.inf
-    return values
+    return suppress(logits.float().log_softmax(-1).cpu(), stopping)
 
 
 def _advance(state: _Prompt, steps: Tensor, length: int, stopping: Stopping, beams: Beams) -> list[int]:

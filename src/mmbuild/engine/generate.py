@@ -69,9 +69,10 @@ def stream(
 
 def suppress(logits: Tensor, stopping: Stopping) -> Tensor:
     """Logits [B, vocab] with what is never chosen at minus infinity."""
-    if stopping.suppressed_token_ids:
-        logits[:, list(stopping.suppressed_token_ids)] = -torch.inf
-    return logits
+    if not stopping.suppressed_token_ids:
+        return logits
+    never = torch.tensor(stopping.suppressed_token_ids, device=logits.device)
+    return logits.index_fill(1, never, -torch.inf)
 
 
 def check_room(session: Session, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:

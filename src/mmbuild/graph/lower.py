@@ -16,8 +16,7 @@ from typing import Any
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
-from mmbuild.families.base import shape_of
-from mmbuild.graph import estimate
+from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.keys import make_action
 from mmbuild.schema.load import ResolvedRecipe
@@ -25,6 +24,8 @@ from mmbuild.sources.resolve import identify
 from mmbuild.steps.registry import steps
 
 QUANT_ALGO: Mapping[str, str | None] = {"none": None, "int8": "W8A16", "int4": "W4A16"}
+
+_LIMITS = ("max_batch_size", "max_beam_width", "max_input_len", "max_output_len", "max_multimodal_len")
 
 
 class LowerError(MmbuildError):
@@ -153,13 +154,7 @@ class _Lowering:
     def convert(self, model: str) -> Action:
         return self.add(
             "convert",
-            {
-                "family": self.facts.family,
-                "llm": asdict(self.facts.llm),
-                "encoder": self.facts.encoder and asdict(self.facts.encoder),
-                "dtype": self.engine.dtype.value,
-                "tensor_parallel": self.engine.tensor_parallel,
-            },
+            parameters.convert(self.facts, self.engine.dtype.value, self.engine.tensor_parallel),
             inputs={"model": model},
             resources=Resources(
                 cores=estimate.weight_cores(self.size.checkpoint),
@@ -185,20 +180,10 @@ class _Lowering:
     def build_llm(self) -> Action:
         facts, engine = self.facts, self.engine
         dtype = engine.dtype.value
+        limits = {name: getattr(engine, name) for name in _LIMITS}
         return self.add(
             "build_llm",
-            {
-                "llm": asdict(shape_of(facts.llm)),
-                "encoder": facts.encoder and asdict(shape_of(facts.encoder)),
-                "dtype": dtype,
-                "quant_algo": QUANT_ALGO[self.algorithm],
-                "tensor_parallel": engine.tensor_parallel,
-                "max_batch_size": engine.max_batch_size,
-                "max_beam_width": engine.max_beam_width,
-                "max_input_len": engine.max_input_len,
-                "max_output_len": engine.max_output_len,
-                "max_multimodal_len": engine.max_multimodal_len,
-            },
+            parameters.build_llm(facts, dtype, QUANT_ALGO[self.algorithm], engine.tensor_parallel, limits),
             target=self.target,
             toolchain={"torch": _version("torch")},
             resources=self.compiling(
@@ -220,14 +205,9 @@ class _Lowering:
         dtype = self.recipe.visual.dtype or self.engine.dtype
         return self.add(
             "build_visual",
-            {
-                "family": self.facts.family,
-                "dtype": dtype.value,
-                "feature_dtype": self.engine.dtype.value,
-                "max_batch_size": self.recipe.visual.max_batch_size,
-                "num_visual_features": visual.num_visual_features,
-                "image_size": list(visual.image_size),
-            },
+            parameters.build_visual(
+                self.facts, dtype.value, self.engine.dtype.value, self.recipe.visual.max_batch_size
+            ),
             inputs=sources,
             target=self.target,
             toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
@@ -241,12 +221,9 @@ class _Lowering:
     def assemble(self, inputs: Mapping[str, str]) -> Action:
         return self.add(
             "assemble",
-            {
-                "family": self.facts.family,
-                "image_token_id": self.facts.image_token_id,
-                "eos_token_ids": list(self.facts.eos_token_ids),
-                "toolchain": {"torch": _version("torch"), "transformers": _version("transformers")},
-            },
+            parameters.assemble(
+                self.facts, {"torch": _version("torch"), "transformers": _version("transformers")}
+            ),
             inputs=inputs,
             target=self.target,
             resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),

@@ -111,6 +111,10 @@ def _not_a_pointer(path: Path) -> None:
         )
 
 
+# The arithmetic says more than the number.
+_CALLED = {"visual.derivation.arithmetic": "num_visual_features"}
+
+
 def _check_config(
     model: Path,
     family_name: str,
@@ -128,10 +132,10 @@ def _check_config(
             f"`{shown(path)}` cannot be read: {error}", code="MM411", hint="Download the file again"
         ) from error
     found = {**configs, source: config}
-    facts = json.loads(json.dumps(asdict(family(family_name).facts(found["model"], found.get("vision")))))
-    for name, theirs, ours in _differences(facts, planned):
+    facts = asdict(family(family_name).facts(found["model"], found.get("vision")))
+    for name, theirs, ours in _differences(*(json.loads(json.dumps(part)) for part in (facts, planned))):
         raise SourceError(
-            f"`{shown(path)}` makes {name} {theirs}, and the build was planned with {ours}",
+            f"`{shown(path)}` makes {_CALLED.get(name, name)} {theirs}, and the build was planned with {ours}",
             code="MM412",
             hint="The model changed since it was planned, or its recorded config is not this model's: plan again "
             "with model.source set to a directory that holds this config.json",
@@ -141,7 +145,7 @@ def _check_config(
 def _differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Where two trees of plain data differ: dotted name, and both values."""
     if isinstance(found, dict) and isinstance(planned, Mapping):
-        for key in found.keys() | planned.keys():
+        for key in sorted(found.keys() | planned.keys()):
             yield from _differences(found.get(key), planned.get(key), f"{name}.{key}".lstrip("."))
     elif found != planned:
         yield name, found, planned

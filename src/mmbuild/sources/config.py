@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -105,6 +105,29 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
     from mmbuild.sources.hub import fetch_config
 
     return SourceConfig(fetch_config(ref.value, revision), "hub")
+
+
+def require_directories(source: str, root: Path, directories: Iterable[str]) -> None:
+    """Look for the directories that a model's files lie in, where the model is a directory itself.
+
+    Args:
+        source: As :func:`parse_source` takes it.
+        root: What a relative directory is relative to.
+        directories: Names below the model's own directory, each with a ``config.json``.
+
+    Raises:
+        ConfigError: MM417, one is not there.
+    """
+    ref = parse_source(source)
+    if ref.kind != "directory":
+        return
+    for name in directories:
+        if not os.path.isfile(root / ref.value / name / "config.json"):
+            raise ConfigError(
+                f"`{_shown(root / ref.value)}` lacks `{name}/config.json`, which its config.json tells of",
+                code="MM417",
+                hint="Download the model again, whole",
+            )
 
 
 def recorded_models() -> tuple[str, ...]:

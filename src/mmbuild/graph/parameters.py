@@ -1,0 +1,71 @@
+"""Parameters of the steps, from a model's facts and what a recipe asks for: plain JSON, all of it in keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from mmbuild.families.base import ModelFacts, shape_of
+
+
+def convert(facts: ModelFacts, dtype: str, tensor_parallel: int) -> dict[str, Any]:
+    """Of ``convert``: what the checkpoint holds, and nothing of lengths or targets."""
+    return {
+        "family": facts.family,
+        "llm": asdict(facts.llm),
+        "encoder": facts.encoder and asdict(facts.encoder),
+        "dtype": dtype,
+        "tensor_parallel": tensor_parallel,
+    }
+
+
+def build_llm(
+    facts: ModelFacts,
+    dtype: str,
+    quant_algo: str | None,
+    tensor_parallel: int,
+    limits: Mapping[str, int | None],
+) -> dict[str, Any]:
+    """Of ``build_llm`` for the torch backend: :class:`~mmbuild.engine.config.EngineConfig` as JSON.
+
+    Args:
+        facts: Of the model; its weights are no matter.
+        dtype: Of activations and unquantized weights.
+        quant_algo: None, ``W8A16`` or ``W4A16``.
+        tensor_parallel: Ranks.
+        limits: ``max_batch_size``, ``max_beam_width``, ``max_input_len``, ``max_output_len``,
+            ``max_multimodal_len``.
+    """
+    return {
+        "llm": asdict(shape_of(facts.llm)),
+        "encoder": facts.encoder and asdict(shape_of(facts.encoder)),
+        "dtype": dtype,
+        "quant_algo": quant_algo,
+        "tensor_parallel": tensor_parallel,
+        **limits,
+    }
+
+
+def build_visual(
+    facts: ModelFacts, dtype: str, feature_dtype: str, max_batch_size: int | None
+) -> dict[str, Any]:
+    """Of ``build_visual``: no precision of the LLM but that of the features it takes."""
+    return {
+        "family": facts.family,
+        "dtype": dtype,
+        "feature_dtype": feature_dtype,
+        "max_batch_size": max_batch_size,
+        "num_visual_features": facts.visual.num_visual_features,
+        "image_size": list(facts.visual.image_size),
+    }
+
+
+def assemble(facts: ModelFacts, toolchain: Mapping[str, str]) -> dict[str, Any]:
+    """Of ``assemble``."""
+    return {
+        "family": facts.family,
+        "image_token_id": facts.image_token_id,
+        "eos_token_ids": list(facts.eos_token_ids),
+        "toolchain": dict(toolchain),
+    }

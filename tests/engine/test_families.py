@@ -1,0 +1,84 @@
+"""Engines of every family give transformers' tokens at random small shapes: greedy, by beams, alone, in a batch."""
+
+import pytest
+import torch
+from family_engines import BATCH, BEAMS, engine, reference, requests
+
+from mmbuild.engine.beams import Beams
+from mmbuild.engine.compare import compare
+from mmbuild.engine.generate import Stopping
+from mmbuild.engine.reference import arguments, continue_greedily
+
+TOKENS = 16
+MODELS = [
+    ("blip2-opt", 1),
+    ("blip2-opt", 2),
+    ("blip2-opt/two", 6),
+    ("blip2-t5", 1),
+    ("blip2-t5", 2),
+    ("blip2-t5/two", 3),
+    ("nougat", 1),
+    ("nougat", 2),
+    ("nougat", 4),
+    ("vila", 1),
+    ("vila/flat", 2),
+]
+models = pytest.mark.parametrize(("family", "seed"), MODELS)
+
+
+@models
+def test_greedy_tokens_are_the_reference_s_alone_and_in_a_batch(family, seed):
+    built, transformers = engine(family, seed), reference(family, seed)
+    asked = requests(built, [3, 9, 1], seed)
+    suppressed = built.processor.suppressed_token_ids
+    continued = [continue_greedily(transformers, request, TOKENS, suppressed) for request in asked]
+    expected = [continuation.tokens for continuation in continued]
+    assert len(set(expected)) > 1, "the prompts must lead to different answers"
+    stopping = built.stopping(TOKENS, ignore_eos=True)
+    assert [answer.token_ids for answer in built.run(asked, stopping).answers] == expected
+    alone = [built.run([request], stopping).answers[0].token_ids for request in asked]
+    assert alone == expected
+    for request, continuation in zip(asked, continued, strict=True):
+        assert compare(built, request, continuation).max_kl < 1e-5
+
+
+@models
+@pytest.mark.parametrize("penalty", [1.0, 0.0, 2.0])
+def test_beams_find_the_reference_s_sequences(family, seed, penalty):
+    built, transformers = engine(family, seed), reference(family, seed)
+    asked = requests(built, [2, 7, 4], seed + 1)
+    suppressed = built.processor.suppressed_token_ids
+    greedy = [continue_greedily(transformers, request, TOKENS, suppressed).tokens for request in asked]
+    ends = (greedy[0][5], greedy[1][9])  # so that beams end at different lengths
+    expected = [beam_search(transformers, request, ends, suppressed, penalty) for request in asked]
+    stopping = Stopping(TOKENS, ends, suppressed)
+    answers = built.run(asked, stopping, beams=Beams(BEAMS, penalty)).answers
+    assert [list(answer.token_ids) for answer in answers] == expected
+    assert len(asked) == BATCH
+
+
+def beam_search(transformers, request, ends, suppressed, penalty):
+    with torch.inference_mode():
+        sequence = transformers.generate(
+            **arguments(transformers, request),
+            do_sample=False,
+            num_beams=BEAMS,
+            length_penalty=penalty,
+            early_stopping=False,
+            max_new_tokens=TOKENS,
+            eos_token_id=list(ends),
+            pad_token_id=0,
+            suppress_tokens=list(suppressed) or None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    new = sequence.sequences[0, -int((sequence.beam_indices[0] >= 0).sum()) :].tolist()
+    return new[: next((i for i, token in enumerate(new) if token in ends), len(new))]
+
+
+@models
+def test_one_beam_is_greedy(family, seed):
+    built = engine(family, seed)
+    asked = requests(built, [4, 4, 2], seed)
+    greedy = built.run(asked, built.stopping(TOKENS)).answers
+    assert built.run(asked, built.stopping(TOKENS), beams=Beams(1)).answers == greedy
