@@ -109,9 +109,19 @@ def test_older_pickled_weights_give_the_same_files(tmp_path: Path) -> None:
 def test_a_tied_head_is_the_embedding_table(tmp_path: Path) -> None:
     content = disk.config() | {"tie_word_embeddings": True}
     tensors = disk.decoder(content, np.random.default_rng(5))
+    assert "language_model.lm_head.weight" not in tensors
     ranks = run(disk.write_model(tmp_path / "m", content, tensors), tmp_path / "out", 2)
     table = tensors["language_model.model.embed_tokens.weight"]
     assert np.array_equal(np.concatenate([rank["lm_head.weight"] for rank in ranks]), table)
+
+
+def test_a_head_that_is_stored_is_taken_though_the_config_ties_it(tmp_path: Path) -> None:
+    content = disk.config() | {"tie_word_embeddings": True}
+    tensors = disk.decoder(content, np.random.default_rng(5))
+    table = tensors["language_model.model.embed_tokens.weight"]
+    tensors["language_model.lm_head.weight"] = table[::-1].copy()
+    (rank,) = run(disk.write_model(tmp_path / "m", content, tensors), tmp_path / "out")
+    assert np.array_equal(rank["lm_head.weight"], tensors["language_model.lm_head.weight"])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

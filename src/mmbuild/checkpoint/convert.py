@@ -119,15 +119,16 @@ def _sources(
     naming = naming_of(family, stored, embedding)
     found: dict[str, tuple[str, StoredTensor]] = {}
     for part in parts:
-        name = full(naming, embedding if part.source == HEAD and tied else part.source)
+        # A tied head is stored all the same where it differs; transformers 5 takes it then, whatever the config says.
+        shared = part.source == HEAD and tied and naming.head not in stored
+        name = full(naming, embedding if shared else part.source)
         found[part.source] = (name, _checked(name, part, stored))
     _nothing_left(naming, stored, [name for name, _ in found.values()])
     return found
 
 
 def _nothing_left(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:
-    # A tied head may be stored nevertheless; it is the embedding table then.
-    extra = unused(naming, stored, [*used, naming.head])
+    extra = unused(naming, stored, used)
     if extra:
         raise CheckpointError(
             f"`{stored[extra[0]].file}` holds `{extra[0]}`"
