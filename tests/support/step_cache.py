@@ -29,6 +29,7 @@ _CODE = ("checkpoint", "engine", "families", "steps", "visual")
 _RUN_TIME = frozenset(
     f"engine/{name}.py"
     for name in (
+        "answers",
         "beams",
         "compare",
         "engine",

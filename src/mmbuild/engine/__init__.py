@@ -9,16 +9,19 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmbuild.engine.engine import Answer, Engine, Generation, Profile
+    from mmbuild.engine.answers import Answer, Generation, Profile
+    from mmbuild.engine.beams import Beams
+    from mmbuild.engine.engine import Engine
     from mmbuild.engine.sampling import Sampling
 
-__all__ = ["Answer", "Engine", "Generation", "Profile", "Sampling"]
+__all__ = ["Answer", "Beams", "Engine", "Generation", "Profile", "Sampling"]
 
 _LAZY = {
-    "Answer": "mmbuild.engine.engine",
+    "Answer": "mmbuild.engine.answers",
+    "Beams": "mmbuild.engine.beams",
     "Engine": "mmbuild.engine.engine",
-    "Generation": "mmbuild.engine.engine",
-    "Profile": "mmbuild.engine.engine",
+    "Generation": "mmbuild.engine.answers",
+    "Profile": "mmbuild.engine.answers",
     "Sampling": "mmbuild.engine.sampling",
 }
 

@@ -8,7 +8,7 @@ beam can beat the worst finished one at the present length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -64,8 +64,17 @@ def search(
     visual: Tensor,
     stopping: Stopping,
     beams: Beams,
-) -> list[list[int]]:
-    """The best sequence of each prompt, without its end token.
+    started: Callable[[], object] = lambda: None,
+) -> tuple[list[list[int]], int]:
+    """The best sequence of each prompt, without its end token, and how many steps the search took.
+
+    Args:
+        session: The engine's.
+        prompts: As :meth:`Session.prefill` takes them.
+        visual: As :meth:`Session.prefill` takes it.
+        stopping: When sequences end; repetition is not looked for.
+        beams: How beams are searched.
+        started: Called when the first logits are there.
 
     Raises:
         EngineError: More beams are asked for than the engine is built for, or as :func:`generate.stream` does.
@@ -80,6 +89,7 @@ def search(
     check_room(session, prompts, stopping.max_new_tokens)
     width, count = beams.width, len(prompts)
     logits = session.prefill(prompts, visual)
+    started()
     session.select(torch.arange(count).repeat_interleave(width))
     logits = logits.repeat_interleave(width, dim=0)
     states = [_Prompt([[]] * width, _first_scores(width)) for _ in range(count)]
@@ -94,7 +104,7 @@ def search(
         session.select(torch.tensor([row * width + beam for row, own in enumerate(parents) for beam in own]))
         tokens = torch.tensor([beam[-1] for state in states for beam in state.running])
         logits = session.decode(tokens.to(session.device))
-    return [_without_end(state.finished[0][1], stopping) for state in states]
+    return [_without_end(state.finished[0][1], stopping) for state in states], length
 
 
 def _first_scores(width: int) -> Tensor:

@@ -6,69 +6,23 @@ import dataclasses
 import os
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mmbuild.engine import layout, package, weights
+from mmbuild.engine.answers import Answer, Generation, Profile
 from mmbuild.engine.beams import Beams, search
 from mmbuild.engine.config import EngineError, from_json
 from mmbuild.engine.fit import check_weights
-from mmbuild.engine.generate import Stopping, collect, stream
+from mmbuild.engine.generate import Stopping, collect, stream, without_circles
 from mmbuild.engine.processor import Image, Request, encode, load_processor
 from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
 from mmbuild.visual.torch_engine import VisualEngine
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One prompt's answer."""
-
-    text: str
-    token_ids: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Times of one batch.
-
-    Attributes:
-        visual_seconds: Visual engine and filling of the prompt table.
-        prefill_seconds: Prompts in, first tokens out.
-        decode_seconds: All further tokens.
-        prompt_tokens: Of the whole batch, visual features included.
-        new_tokens: Of the whole batch.
-        steps: Decode steps; ``decode_seconds / steps`` is the time per token of a sequence.
-        peak_bytes: Peak memory: of the GPU's allocator on CUDA, else resident memory of the process.
-    """
-
-    visual_seconds: float
-    prefill_seconds: float
-    decode_seconds: float
-    prompt_tokens: int
-    new_tokens: int
-    steps: int
-    peak_bytes: int
-
-    @property
-    def tokens_per_second(self) -> float:
-        """New tokens of the whole batch per second of decoding (the first ones come from prefill)."""
-        return self.new_tokens / (self.prefill_seconds + self.decode_seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Answers of one batch and how long they took."""
-
-    answers: tuple[Answer, ...]
-    profile: Profile
 
 
 class Engine:
@@ -232,32 +186,54 @@ class Engine:
     ) -> Generation:
         """Answer one encoded batch and time it; raises as :meth:`generate`."""
         self._check_size(len(requests))
-        start = self._now()
+        clock = [self._now()]
         prompts, visual = self.inputs(requests)
-        seen = self._now()
-        first: float | None = None
-        steps: list[list[int | None]] = []
+        clock.append(self._now())
+
+        def tick() -> None:
+            if len(clock) == 2:
+                clock.append(self._now())
+
         if beams is not None and beams.width > 1:
-            sequences = search(self.session, prompts, visual, stopping, beams)
-            steps = [[None]] * max(map(len, sequences))
+            sequences, steps = search(self.session, prompts, visual, stopping, beams, tick)
         else:
-            for step in stream(self.session, prompts, visual, stopping, sampling):
-                first = first or self._now()
-                steps.append(step)
-            sequences = collect(iter(steps), len(requests))
-        end = self._now()
+            sequences, steps = self._greedy(prompts, visual, stopping, sampling, tick)
+        tick()
+        clock.append(self._now())
+        visual_seconds, prefill_seconds, decode_seconds = (
+            after - before for before, after in pairwise(clock)
+        )
         answers = tuple(Answer(self.text(ids), tuple(ids)) for ids in sequences)
         profile = Profile(
-            visual_seconds=seen - start,
-            prefill_seconds=(first or end) - seen,
-            decode_seconds=end - (first or end),
+            visual_seconds=visual_seconds,
+            prefill_seconds=prefill_seconds,
+            decode_seconds=decode_seconds,
             prompt_tokens=sum(map(len, prompts)),
             new_tokens=sum(map(len, sequences)),
             # The first tokens come from prefill; what found the last sequence's end was a step too.
-            steps=min(len(steps), stopping.max_new_tokens - 1),
+            steps=min(steps, stopping.max_new_tokens - 1),
             peak_bytes=self._peak_bytes(),
         )
         return Generation(answers, profile)
+
+    def _greedy(
+        self,
+        prompts: Sequence[Sequence[int]],
+        visual: Tensor,
+        stopping: Stopping,
+        sampling: Sampling | None,
+        tick: Callable[[], object],
+    ) -> tuple[list[list[int]], int]:
+        """One token after the other, the likeliest or drawn; tokens of each sequence, and steps."""
+        largest: list[list[float]] = [[] for _ in prompts] if stopping.repetition else []
+        steps: list[list[int | None]] = []
+        for step in stream(self.session, prompts, visual, stopping, sampling, largest):
+            tick()
+            steps.append(step)
+        sequences = collect(iter(steps), len(prompts))
+        if stopping.repetition is not None:
+            sequences = without_circles(sequences, largest, stopping.repetition)
+        return sequences, len(steps)
 
     def stream_text(
         self, request: Request, stopping: Stopping, sampling: Sampling | None = None

@@ -37,8 +37,18 @@ def stream(
     visual: Tensor,
     stopping: Stopping,
     sampling: Sampling | None = None,
+    largest: Sequence[list[float]] = (),
 ) -> Iterator[list[int | None]]:
     """Decode a batch, yielding each step's new token of every sequence (None once it has ended).
+
+    Args:
+        session: The engine's.
+        prompts: As :meth:`Session.prefill` takes them.
+        visual: As :meth:`Session.prefill` takes it.
+        stopping: When sequences end.
+        sampling: Greedy when left out.
+        largest: A list for each sequence, to which the largest logit of every step is appended, that of the
+            end token included.
 
     Raises:
         EngineError: More new tokens are asked for than the engine has room for, or as
@@ -46,25 +56,40 @@ def stream(
     """
     check_room(session, prompts, stopping.max_new_tokens)
     sampler = Sampler(sampling or Sampling(), len(prompts), session.device)
-    watched = [stopping.repetition.watch() for _ in prompts] if stopping.repetition else []
+    going = _Going(stopping, len(prompts), largest)
     logits = suppress(session.prefill(prompts, visual), stopping)
-    live = [True] * len(prompts)
     for step in range(stopping.max_new_tokens):
         tokens = sampler(logits)
-        ids = tokens.tolist()
-        live = [alive and token not in stopping.eos_token_ids for alive, token in zip(live, ids, strict=True)]
-        if not any(live):
-            return
-        yield [token if alive else None for alive, token in zip(live, ids, strict=True)]
-        # Watched for every sequence, alive or not, as a batch's criteria are in Nougat's own decoding.
-        circles = [watch(best) for watch, best in zip(watched, logits.amax(-1).tolist(), strict=False)]
-        live = [
-            alive and not circle for alive, circle in zip(live, circles or [False] * len(live), strict=True)
-        ]
-        if not any(live):
+        taken = going.take(tokens.tolist(), logits)
+        if any(token is not None for token in taken):
+            yield taken
+        if not any(going.live):
             return
         if step + 1 < stopping.max_new_tokens:
             logits = suppress(session.decode(tokens), stopping)
+
+
+class _Going:
+    """Which sequences of a batch still go on."""
+
+    def __init__(self, stopping: Stopping, count: int, largest: Sequence[list[float]]) -> None:
+        self.live = [True] * count
+        self._ends = stopping.eos_token_ids
+        self._watches = [stopping.repetition.watch() for _ in range(count)] if stopping.repetition else []
+        self._largest = largest
+
+    def take(self, tokens: Sequence[int], logits: Tensor) -> list[int | None]:
+        """What the live sequences get of a step's tokens, chosen from logits [B, vocab]."""
+        best = logits.amax(-1).tolist() if self._watches or self._largest else []
+        for row, values in enumerate(self._largest):
+            if self.live[row]:
+                values.append(best[row])
+        self.live = [live and token not in self._ends for live, token in zip(self.live, tokens, strict=True)]
+        taken = [token if live else None for live, token in zip(self.live, tokens, strict=True)]
+        for row, watch in enumerate(self._watches):
+            # Fed to the end, whether the sequence lives or not: a criterion of the batch, as in Nougat's own.
+            self.live[row] = not watch(best[row]) and self.live[row]
+        return taken
 
 
 def suppress(logits: Tensor, stopping: Stopping) -> Tensor:
@@ -96,3 +121,14 @@ def collect(steps: Iterator[list[int | None]], batch: int) -> list[list[int]]:
             if token is not None:
                 sequence.append(token)
     return sequences
+
+
+def without_circles(
+    sequences: Sequence[list[int]], largest: Sequence[list[float]], repetition: Repetition
+) -> list[list[int]]:
+    """``sequences`` without what repeats at their ends; ``largest`` as :func:`stream` filled it."""
+    return [
+        # A sequence that ended by a token has one logit more: that token's.
+        tokens[: repetition.kept(values[: len(tokens)], ended=len(values) > len(tokens))]
+        for tokens, values in zip(sequences, largest, strict=True)
+    ]
