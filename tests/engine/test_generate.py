@@ -3,9 +3,13 @@
 import pytest
 import torch
 from engines import demo_engine, drawn
+from errors_told import refused
 
 from mmbuild.engine import Sampling
-from mmbuild.engine.generate import Stopping, collect, stream
+from mmbuild.engine.beams import Beams
+from mmbuild.engine.config import EngineError
+from mmbuild.engine.generate import Stopping, collect, stream, without_circles
+from mmbuild.engine.repetition import Repetition
 
 
 @pytest.fixture
@@ -115,3 +119,49 @@ def test_the_last_token_asked_for_costs_no_further_step(engine):
     session = Counting(engine.config)
     assert len(list(stream(session, [[5]], session, Stopping(4)))) == 4
     assert session.steps == 3
+
+
+def test_suppressed_tokens_give_way_to_the_next_likeliest(engine, requests):
+    free = engine.run(requests, Stopping(6)).answers
+    never = tuple({answer.token_ids[0] for answer in free})
+    held = engine.run(requests, Stopping(6, (), never)).answers
+    assert not {token for answer in held for token in answer.token_ids} & set(never)
+
+
+class Circling(Counting):
+    """A session sure of itself in the same way at every step; row 0 becomes so after step 30."""
+
+    def _logits(self):
+        logits = super()._logits()
+        restless = torch.sin(torch.tensor(37.0 * self.steps**2)) * 40
+        logits *= torch.tensor([[50.0 + (restless if self.steps < 30 else 0)], [50.0 + restless]])
+        return logits
+
+
+def test_a_sequence_that_goes_round_in_circles_stops_and_the_others_go_on(engine):
+    limit = engine.config.max_output_len
+    session = Circling(engine.config)
+    repetition = Repetition(steps=3, window=6)
+    watched = Stopping(limit, (), (), repetition)
+    largest = [[], []]
+    sequences = collect(stream(session, [[5], [5]], session, watched, largest=largest), 2)
+    assert 30 < len(sequences[0]) < limit
+    assert len(sequences[1]) == limit
+    assert [len(values) for values in largest] == [len(tokens) for tokens in sequences]
+
+
+def test_what_repeats_is_cut_off_unless_the_sequence_ended_by_itself():
+    steady = [40.0 + (k * 7919 % 23) for k in range(400)] + [50.0] * 1600
+    numbers = Repetition()
+    kept = numbers.kept(steady, ended=False)
+    assert 400 < kept < 800
+    tokens = list(range(len(steady)))
+    cut, whole = without_circles([tokens, tokens], [steady, [*steady, 50.0]], numbers)
+    assert cut == tokens[:kept]
+    assert whole == tokens
+
+
+def test_more_beams_than_the_engine_is_built_for_are_refused(engine, requests):
+    error = refused(EngineError, "MM522", engine.run, requests, Stopping(4), None, Beams(2))
+    assert "2 beams" in error.message
+    assert "max_beam_width" in error.hint
