@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mmbuild.checkpoint import split
 from mmbuild.checkpoint.split import Rule
@@ -172,12 +173,20 @@ _OPT = (
 _T5_PROJECTIONS = ("q", "k", "v", "o")
 
 
+def _has_mlp(mlp_type: str, llm: LlmFacts) -> bool:
+    return llm.mlp_type == mlp_type
+
+
 def _t5_mlp(name: str, source: str) -> Iterator[_Row]:
-    for part, wanted, gated in (("fc", "wi_0", True), ("gate", "wi_1", True), ("fc", "wi", False)):
+    for part, wanted, mlp_type in (
+        ("fc", "wi_0", "GatedMLP"),
+        ("gate", "wi_1", "GatedMLP"),
+        ("fc", "wi", "MLP"),
+    ):
         yield _Row(
             f"{name}.{part}.weight",
             ((f"{source}.{wanted}.weight", split.mlp_rows, "IH"),),
-            when=lambda llm, gated=gated: (llm.mlp_type == "GatedMLP") is gated,
+            when=partial(_has_mlp, mlp_type),
             linear=True,
         )
     yield from _linear(f"{name}.proj", f"{source}.wo", split.mlp_columns, "HI", bias=False)

@@ -80,7 +80,7 @@ class CausalLm(nn.Module):
         """What queries and keys at positions [B, L] are rotated by; None where positions are not rotary."""
         if self.config.llm.position_embedding_type != "rope_gpt_neox":
             return None
-        frequencies: Tensor = self.rotary_inv_freq  # type: ignore[assignment]
+        frequencies: Tensor = self.rotary_inv_freq
         return rotary.tables(positions, frequencies, self.config.torch_dtype)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
