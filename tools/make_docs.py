@@ -19,11 +19,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mmbuild.codes import codes
+from mmbuild.families import MODULES, Traits, family
 from mmbuild.schema.check import section_at
 from mmbuild.schema.json_schema import render
 from mmbuild.schema.model import Recipe
 from mmbuild.schema.pending import pending_table
-from mmbuild.schema.solve import ENCODER_DECODER
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ("recipes/base/llava.yaml", "recipes/llava-int4.yaml")
@@ -59,13 +59,17 @@ anything, and every finding names file, line and column; `mmbuild schema` prints
 
 | number | from |
 |---|---|
-| num_visual_features | the model's config.json: image and patch size, class token |
-| max_multimodal_len | max_batch_size x max_images_per_prompt x num_visual_features (nougat: num_visual_features) |
+| num_visual_features | the model's config.json; [families/](families/) says how for each family |
+| max_multimodal_len | max_batch_size x max_images_per_prompt x num_visual_features ({across}: num_visual_features) |
 | visual.max_batch_size | max_batch_size x max_images_per_prompt |
 
 Each may be stated, and must then be right. max_input_len counts text and visual features together; max_input_len +
-max_output_len stay within the model's max_position_embeddings where positions are learned or rotary. int8 and int4
-are refused for {encoder_decoder}, whose language models are encoder-decoders.
+max_output_len (of an encoder-decoder: 1 + max_output_len) stay within the model's max_position_embeddings where
+positions are learned or rotary.
+
+| family | number formats | weight-only int8 and int4 | images in a prompt | second sources |
+|---|---|---|---|---|
+{families}
 
 """
 
@@ -73,13 +77,22 @@ are refused for {encoder_decoder}, whose language models are encoder-decoders.
 def recipe_page() -> str:
     """docs/recipe.md."""
     base, example = ((ROOT / path).read_text(encoding="utf-8") for path in EXAMPLES)
-    families = " and ".join(sorted(ENCODER_DECODER))
-    head = RECIPE_HEAD.format(base=base, example=example, encoder_decoder=families)
+    across = ", ".join(name for name in MODULES if family(name).TRAITS.cross_attention)
+    rows = "".join(_family_row(name, family(name).TRAITS) for name in sorted(MODULES))
+    head = RECIPE_HEAD.format(base=base, example=example, across=across, families=rows)
     pending = "".join(f"| {code} | {keys} |\n" for code, keys in pending_table())
     tail = (
         f"## Not built yet\n\nThese validate, and plan refuses them.\n\n| code | key |\n|---|---|\n{pending}"
     )
     return head + "".join(_sections(Recipe, ())) + tail
+
+
+def _family_row(name: str, traits: Traits) -> str:
+    quantized = "no: an encoder-decoder" if traits.encoder_decoder else "yes"
+    images = str(traits.most_images_per_prompt or "any number")
+    second = ", ".join(f"`model.{key}`" for key in traits.second_sources) or "none"
+    cells = (f"[{name}](families/{name}.md)", ", ".join(traits.dtypes), quantized, images, second)
+    return f"| {' | '.join(cells)} |\n"
 
 
 def _sections(section: type[BaseModel], path: tuple[str, ...]) -> Iterator[str]:

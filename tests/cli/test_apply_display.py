@@ -121,11 +121,11 @@ def test_a_wrong_recipe_is_an_error_under_json(project):
 @pytest.mark.parametrize("verb", ["plan", "apply", "graph"])
 def test_everything_that_is_not_built_yet_is_told_with_its_place(project, verb):
     path = project.root / RECIPE
-    text = path.read_text().replace("  quantization: int4\n", "  quantization: int4\n  tensor_parallel: 2\n")
+    text = path.read_text().replace("  quantization: int4\n", "  quantization: smoothquant\n")
     path.write_text(text)
-    line = text.splitlines().index("  tensor_parallel: 2") + 1
-    done = project.run(verb, RECIPE, "--set", "engine.max_beam_width=2", status=1)
-    assert f"{RECIPE}:{line}:20: error: an engine over 2 ranks is not built yet [MM174]" in done.stderr
-    assert "  tensor_parallel: 2\n      |                    ^" in done.stderr
-    assert "beam search is not built yet [MM175]" in done.stderr
+    line = text.splitlines().index("  quantization: smoothquant") + 1
+    done = project.run(verb, RECIPE, "--set", "gates.max_kl=0.1", status=1)
+    assert f"{RECIPE}:{line}:17: error: quantization smoothquant is not built yet [MM172]" in done.stderr
+    assert "  quantization: smoothquant\n      |                 ^" in done.stderr
+    assert "gates is not built yet [MM173]" in done.stderr
     assert not (project.root / "build").exists()

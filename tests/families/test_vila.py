@@ -114,7 +114,7 @@ def test_a_second_source_may_have_a_text_half(second: dict[str, Any]) -> None:
         ({**INSIDE, "vision_resolution": 448}, None, "MM411"),
         ({**INSIDE, "image_aspect_ratio": "dynamic"}, None, "MM411"),
         ({**FLAT, "mm_use_im_start_end": True}, CLIP, "MM411"),
-        (FLAT, {"model_type": "dinov2"}, "MM410"),
+        (FLAT, {"model_type": "dinov2"}, "MM416"),
     ],
 )
 def test_what_cannot_be_built_is_told(

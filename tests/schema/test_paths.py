@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,12 @@ def test_calibration_data_is_confined_too(tmp_path: Path) -> None:
 
 
 def test_a_second_source_is_made_absolute(tmp_path: Path) -> None:
+    tower = {"model_type": "clip_vision_model", "image_size": 28, "patch_size": 7}
+    (tmp_path / "tower").mkdir()
+    (tmp_path / "tower" / "config.json").write_text(json.dumps(tower))
     recipe = RECIPE.replace("family: llava", "family: vila\n  vision: {source: tower}")
-    (variant,) = load(tmp_path, recipe).variants
+    config = {"model_type": "llava_llama", "mm_vision_tower": "a/b"}
+    (variant,) = load(tmp_path, recipe, config=config).variants
     assert variant.recipe.model.vision is not None
     assert variant.recipe.model.vision.source == str(tmp_path / "tower")
 

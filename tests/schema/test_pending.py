@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, pointed
+from recipe_project import RECIPE, codes, load
 
-from mmbuild.errors import MmbuildError
 from mmbuild.schema.pending import not_built_yet
 
 
@@ -19,8 +18,6 @@ from mmbuild.schema.pending import not_built_yet
         ("engine.quantization=int4_awq", "MM172"),
         ("engine.quantization={algorithm: int8, calibration: {data: a.jsonl}}", "MM172"),
         ("gates={max_kl: 0.1}", "MM173"),
-        ("engine.tensor_parallel=2", "MM174"),
-        ("engine.max_beam_width=4", "MM175"),
     ],
 )
 def test_it_validates_and_is_told_where_it_stands(tmp_path: Path, override: str, code: str) -> None:
@@ -32,17 +29,10 @@ def test_it_validates_and_is_told_where_it_stands(tmp_path: Path, override: str,
     assert [item.code for item in not_built_yet(variant.recipe)] == [code]
 
 
-@pytest.mark.parametrize("family", ["blip2-t5", "blip2-opt", "vila", "nougat"])
-def test_a_family_without_a_module(tmp_path: Path, family: str) -> None:
-    recipe = (
-        RECIPE.replace("llava", family).replace("int8", "none").replace("source: model", "source: hf://a/b")
-    )
-    result = load(tmp_path, recipe)
-    assert codes(result) == []
-    (variant,) = result.variants
-    assert [(item.code, pointed(item)) for item in variant.pending] == [("MM170", family)]
-    with pytest.raises(MmbuildError, match="not built yet"):
-        _ = variant.facts
+@pytest.mark.parametrize("override", ["engine.tensor_parallel=2", "engine.max_beam_width=4"])
+def test_ranks_and_beams_are_built(tmp_path: Path, override: str) -> None:
+    (variant,) = load(tmp_path, RECIPE, override).variants
+    assert variant.pending == ()
 
 
 def test_what_is_built_is_not_pending(tmp_path: Path) -> None:

@@ -9,10 +9,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recipe_project import CONFIG, FEATURES, RECIPE, codes, load, only, pointed
 
+from mmbuild.sources.config import read_config
+
 FUSED = "  tensorrt_llm: {fused_mlp: true}\n"
 VISION = "source: model\n  vision: {source: 'hf://a/b'}"
 ENGINE = RECIPE.replace("  quantization: int8\n", "")
-T5 = RECIPE.replace("family: llava", "family: blip2-t5").replace("source: model", "source: hf://a/b")
+WHOLE_T5 = "source: hf://Salesforce/blip2-flan-t5-xl"
+T5 = (
+    RECIPE.replace("llava", "blip2-t5").replace("source: model", WHOLE_T5).replace("_prompt: 3", "_prompt: 1")
+)
+NONE_T5 = T5.replace("int8", "none")
+CLIP = "\n  vision: {source: 'hf://openai/clip-vit-large-patch14-336'}"
+NOUGAT = """\
+version: 1
+name: pages
+model:
+  family: nougat
+  source: hf://facebook/nougat-base
+engine:
+  backend: torch
+  dtype: bfloat16
+  max_batch_size: 3
+  max_input_len: 1
+  max_output_len: 4095
+"""
 
 
 def with_text(**changes: object) -> dict[str, object]:
@@ -28,7 +48,7 @@ def with_text(**changes: object) -> dict[str, object]:
         ("MM143", RECIPE.replace("128", "48"), "48", RECIPE.replace("128", "49")),
         ("MM144", RECIPE.replace("128", "193"), "193", RECIPE.replace("128", "192")),
         ("MM144", RECIPE.replace("64", "250").replace("128", "50"), "250", RECIPE),
-        ("MM145", T5, "int8", T5.replace("int8", "none")),
+        ("MM145", T5, "int8", NONE_T5),
         ("MM145", T5.replace("int8", "{algorithm: int4}"), "int4", T5.replace("int8", "fp8")),
         ("MM146", RECIPE + FUSED, "true", ENGINE + FUSED),
         ("MM147", RECIPE + "  tensor_parallel: 3\n", "3", RECIPE + "  tensor_parallel: 2\n"),
@@ -39,6 +59,15 @@ def with_text(**changes: object) -> dict[str, object]:
         ("MM152", RECIPE + "target: {device: cpu, sm: 90}\n", "90", RECIPE + "target: {device: cuda, sm: 90}\n"),
         ("MM153", RECIPE.replace("source: model", "source: model\n  revision: v1"), "v1", RECIPE),
         ("MM154", RECIPE.replace("source: model", VISION), "'hf://a/b'", RECIPE),
+        ("MM154", NOUGAT.replace("-base", "-base" + CLIP), "'hf://openai/clip-vit-large-patch14-336'", NOUGAT),
+        ("MM145", NOUGAT + "  quantization: int8\n", "int8", NOUGAT),
+        ("MM155", NOUGAT.replace("input_len: 1", "input_len: 2"), "2", NOUGAT),
+        ("MM156", NONE_T5.replace("float32", "float16"), "float16", NONE_T5.replace("float32", "bfloat16")),
+        ("MM157", NONE_T5.replace("_prompt: 1", "_prompt: 2"), "2", NONE_T5),
+        ("MM157", NOUGAT + "  max_images_per_prompt: 2\n", "2", NOUGAT + "  max_images_per_prompt: 1\n"),
+        ("MM141", NOUGAT + "  max_multimodal_len: 1764\n", "1764", NOUGAT + "  max_multimodal_len: 588\n"),
+        ("MM140", NOUGAT + "  num_visual_features: 576\n", "576", NOUGAT + "  num_visual_features: 588\n"),
+        ("MM144", NOUGAT.replace("4095", "4096"), "4096", NOUGAT),
     ],
 )  # fmt: skip
 def test_a_rule_fires_and_stays_silent(
@@ -47,6 +76,63 @@ def test_a_rule_fires_and_stays_silent(
     found = only(load(tmp_path, recipe))
     assert (found.code, pointed(found)) == (code, caret)
     assert codes(load(tmp_path, silent)) == []
+
+
+def test_positions_of_an_encoder_decoder_hold_a_start_token_and_the_answer(tmp_path: Path) -> None:
+    found = only(load(tmp_path, NOUGAT.replace("4095", "5000")))
+    assert found.message == (
+        "1 start token + max_output_len 5000 = 5001, more than the model's max_position_embeddings 4096"
+    )
+    assert found.hint == "Lower max_output_len to 4095"
+
+
+def test_relative_positions_have_no_end(tmp_path: Path) -> None:
+    recipe = NONE_T5.replace("128", "100000").replace("output_len: 64", "output_len: 100000")
+    assert codes(load(tmp_path, recipe)) == []
+
+
+def test_ranks_divide_decoder_and_encoder_once(tmp_path: Path) -> None:
+    found = [item.message for item in load(tmp_path, NONE_T5 + "  tensor_parallel: 7\n").diagnostics]
+    assert found == [
+        "tensor_parallel 7 does not divide the model's num_attention_heads 32",
+        "tensor_parallel 7 does not divide the model's intermediate_size 5120",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("family", "source", "code", "caret"),
+    [
+        ("blip2-opt", "hf://facebook/opt-2.7b", "MM414", "hf://facebook/opt-2.7b"),
+        ("blip2-t5", "hf://google/flan-t5-xl", "MM414", "hf://google/flan-t5-xl"),
+        ("vila", "hf://Efficient-Large-Model/vila-7B", "MM414", "hf://Efficient-Large-Model/vila-7B"),
+        ("vila", "hf://Efficient-Large-Model/VILA1.5-3b" + CLIP, "MM415",
+         "'hf://openai/clip-vit-large-patch14-336'"),
+        ("blip2-opt", "hf://facebook/opt-2.7b" + CLIP, "MM416", "'hf://openai/clip-vit-large-patch14-336'"),
+        ("blip2-opt", "hf://facebook/opt-2.7b" + CLIP.replace("openai/clip-vit-large-patch14-336",
+         "Salesforce/blip2-opt-6.7b"), "MM416", "'hf://Salesforce/blip2-opt-6.7b'"),
+        ("blip2-t5", "hf://facebook/opt-2.7b", "MM410", "blip2-t5"),
+    ],
+)  # fmt: skip
+def test_models_without_their_visual_side_are_told_at_once(
+    tmp_path: Path, family: str, source: str, code: str, caret: str
+) -> None:
+    recipe = NONE_T5.replace("blip2-t5", family).replace(WHOLE_T5, f"source: {source}")
+    found = only(load(tmp_path, recipe))
+    assert (found.code, pointed(found)) == (code, caret)
+
+
+def test_a_vila_directory_without_its_tower_is_told(tmp_path: Path) -> None:
+    config = read_config("hf://Efficient-Large-Model/VILA1.5-3b", None, tmp_path).config
+    recipe = NONE_T5.replace("blip2-t5", "vila").replace(WHOLE_T5, "source: model").replace("128", "300")
+    for name in ("llm", "mm_projector"):
+        (tmp_path / "model" / name).mkdir(parents=True)
+        (tmp_path / "model" / name / "config.json").write_text("{}")
+    found = only(load(tmp_path, recipe, config=config))
+    assert (found.code, pointed(found)) == ("MM417", "model")
+    assert "vision_tower/config.json" in found.message
+    (tmp_path / "model" / "vision_tower").mkdir()
+    (tmp_path / "model" / "vision_tower" / "config.json").write_text("{}")
+    assert codes(load(tmp_path, recipe, config=config)) == []
 
 
 def test_key_and_value_heads_are_split_or_copied(tmp_path: Path) -> None:

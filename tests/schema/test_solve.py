@@ -37,7 +37,7 @@ def test_ranks_pad_the_vocabulary(tmp_path: Path) -> None:
     assert (padded.name, padded.value) == ("padded_vocab_size", 104)
 
 
-def test_nougats_features_are_per_sequence() -> None:
+def test_features_for_cross_attention_are_per_sequence() -> None:
     engine = {"backend": "torch", "max_batch_size": 5, "max_input_len": 10, "max_output_len": 10}
     model = {"family": "nougat", "source": "hf://a/b"}
     recipe = Recipe.model_validate(

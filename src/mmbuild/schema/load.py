@@ -22,7 +22,7 @@ from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.pending import not_built_yet
 from mmbuild.schema.rules import Fault, judge
 from mmbuild.schema.solve import derivations, solve
-from mmbuild.sources.config import SourceConfig, read_config
+from mmbuild.sources.config import SourceConfig, read_config, require_directories
 
 _TRUE = ("1", "true", "yes")
 
@@ -156,6 +156,13 @@ def _load_variant(
 
 _Configs = dict[str, Mapping[str, Any]]
 
+# Whom a family's findings blame first; the model's source where they are not listed.
+_BLAME = {
+    "MM410": ("model.family", "model.source"),
+    "MM415": ("model.vision.source",),
+    "MM416": ("model.vision.source",),
+}
+
 
 def _model(
     recipe: Recipe, faulty: set[str], root: Path, session: _Session
@@ -176,9 +183,11 @@ def _model(
         session.files += found.files
         configs[name] = found.config
     try:
-        return family(model.family).facts(configs["model"], configs.get("vision")), configs, []
+        facts = family(model.family).facts(configs["model"], configs.get("vision"))
+        require_directories(model.source, root, facts.directories)
+        return facts, configs, []
     except MmbuildError as error:
-        blame = ("model.family", "model.source") if error.code == "MM410" else ("model.source",)
+        blame = _BLAME.get(error.code, ("model.source",))
         return None, configs, [Fault(error.code, blame, error.message, error.hint)]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"

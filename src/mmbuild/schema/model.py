@@ -7,22 +7,21 @@ follows from others is filled in later, by :mod:`mmbuild.schema.solve`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from mmbuild.families import MODULES
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
 
 
-class Family(StrEnum):
-    """Model families of the mission."""
-
-    BLIP2_T5 = "blip2-t5"
-    BLIP2_OPT = "blip2-opt"
-    LLAVA = "llava"
-    VILA = "vila"
-    NOUGAT = "nougat"
+if TYPE_CHECKING:
+    Family = str
+else:
+    Family = StrEnum("Family", {name.replace("-", "_").upper(): name for name in MODULES})
+    Family.__doc__ = "Model families: what the registration in `mmbuild.families` names."
 
 
 class Backend(StrEnum):
@@ -179,7 +178,10 @@ class Engine(Section):
     max_beam_width: Annotated[int, Field(ge=1, le=256)] = Field(
         default=1, description="Most beams of a search"
     )
-    max_input_len: Positive = Field(description="Longest prompt: text and visual features together")
+    max_input_len: Positive = Field(
+        description="Longest prompt: text and visual features together; 1 where the model takes no text "
+        "(its decoder starts from one token)"
+    )
     max_output_len: Positive = Field(description="Most tokens generated for one prompt")
     max_multimodal_len: Positive | None = Field(
         default=None, description="Rows of the prompt table; computed, and an error where it differs"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mmbuild.families import MODULES
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY, Backend, Recipe, VisualBackend
 
@@ -16,11 +15,6 @@ class _Pending:
     path: str
     asks: Callable[[Recipe], str | None]
     hint: str
-
-
-def _family(recipe: Recipe) -> str | None:
-    name = str(recipe.model.family)
-    return None if name in MODULES else f"family {name}"
 
 
 def _backend(recipe: Recipe) -> str | None:
@@ -46,24 +40,12 @@ def _gates(recipe: Recipe) -> str | None:
     return "gates" if recipe.gates is not None else None
 
 
-def _ranks(recipe: Recipe) -> str | None:
-    ranks = recipe.engine.tensor_parallel
-    return f"an engine over {ranks} ranks" if ranks > 1 else None
-
-
-def _beams(recipe: Recipe) -> str | None:
-    return "beam search" if recipe.engine.max_beam_width > 1 else None
-
-
 _TABLE: tuple[_Pending, ...] = (
-    _Pending("MM170", "model.family", _family, f"Families so far: {', '.join(MODULES)}"),
     _Pending("MM171", "engine.backend", _backend, "Use the other one: --set engine.backend=torch"),
     _Pending("MM171", "visual.backend", _visual, "Set visual.backend to auto or torch"),
     _Pending("MM172", "engine.quantization", _calibrated, "Weight-only int8 and int4 are built"),
     _Pending("MM172", "engine.quantization.calibration", _calibrated_weight_only, "Remove calibration"),
     _Pending("MM173", "gates", _gates, "Remove gates; verify reports without judging"),
-    _Pending("MM174", "engine.tensor_parallel", _ranks, "Set engine.tensor_parallel to 1"),
-    _Pending("MM175", "engine.max_beam_width", _beams, "Set engine.max_beam_width to 1"),
 )
 
 

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mmbuild.families.base import ModelFacts
+from mmbuild.families.base import LlmFacts, ModelFacts
 from mmbuild.schema.diagnostics import Severity
-from mmbuild.schema.model import WEIGHT_ONLY, Algorithm, Device, Family, Recipe
-from mmbuild.schema.solve import ENCODER_DECODER, PER_SEQUENCE, multimodal_len, sequence_len, visual_batch
+from mmbuild.schema.model import WEIGHT_ONLY, Algorithm, Device, Recipe
+from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
 
 MIN_TEXT = 1
 
@@ -94,7 +94,7 @@ def _visual_batch(recipe: Recipe) -> Iterator[Fault]:
 
 def _input_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
     engine, features = recipe.engine, facts.visual.num_visual_features
-    if recipe.model.family in PER_SEQUENCE:
+    if traits(recipe).cross_attention:
         return
     images = engine.max_images_per_prompt * features
     if engine.max_input_len < images + MIN_TEXT:
@@ -109,21 +109,36 @@ def _input_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
 
 def _positions(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
     length, limit = sequence_len(recipe), facts.llm.max_position_embeddings
-    if facts.llm.position_embedding_type != "relative" and length.value > limit:
-        longest = sorted(
-            ("engine.max_input_len", "engine.max_output_len"),
-            key=lambda key: -int(getattr(recipe.engine, key.partition(".")[2])),
-        )
-        yield Fault(
-            "MM144",
-            tuple(longest),
-            f"{length.arithmetic}, more than the model's max_position_embeddings {limit}",
-            f"Lower the two to {limit} together",
-        )
+    if facts.llm.position_embedding_type == "relative" or length.value <= limit:
+        return
+    if traits(recipe).encoder_decoder:
+        blame: tuple[str, ...] = ("engine.max_output_len",)
+        cure = f"Lower max_output_len to {limit - 1}"
+    else:
+        longest = sorted(_LENGTHS, key=lambda key: -int(getattr(recipe.engine, key.partition(".")[2])))
+        blame, cure = tuple(longest), f"Lower the two to {limit} together"
+    yield Fault(
+        "MM144",
+        blame,
+        f"{length.arithmetic}, more than the model's max_position_embeddings {limit}",
+        cure,
+    )
 
 
 def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
-    ranks, llm = recipe.engine.tensor_parallel, facts.llm
+    stacks = [("the model's", facts.llm)]
+    if facts.encoder is not None and _parts(facts.encoder) != _parts(facts.llm):
+        stacks.append(("its encoder's", facts.encoder))
+    for whose, llm in stacks:
+        yield from _divided(recipe.engine.tensor_parallel, whose, llm)
+
+
+def _parts(llm: LlmFacts) -> tuple[int, int, int]:
+    """What is divided among ranks."""
+    return llm.num_attention_heads, llm.intermediate_size, llm.num_key_value_heads
+
+
+def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Fault]:
     blame = ("engine.tensor_parallel",)
     for name, value in (
         ("num_attention_heads", llm.num_attention_heads),
@@ -135,7 +150,7 @@ def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
             yield Fault(
                 "MM147",
                 blame,
-                f"tensor_parallel {ranks} does not divide the model's {name} {value}",
+                f"tensor_parallel {ranks} does not divide {whose} {name} {value}",
                 f"Possible here: {', '.join(map(str, possible))}",
             )
     heads = llm.num_key_value_heads
@@ -144,7 +159,7 @@ def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
         yield Fault(
             "MM148",
             blame,
-            f"tensor_parallel {ranks} neither divides the model's num_key_value_heads {heads} "
+            f"tensor_parallel {ranks} neither divides {whose} num_key_value_heads {heads} "
             "nor is a multiple of it",
             "Key and value heads are split over ranks, or copied to a whole number of ranks each",
         )
@@ -152,13 +167,52 @@ def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
 
 def _encoder_decoder(recipe: Recipe) -> Iterator[Fault]:
     algorithm = recipe.engine.quantization.algorithm
-    if recipe.model.family in ENCODER_DECODER and algorithm in WEIGHT_ONLY:
+    if traits(recipe).encoder_decoder and algorithm in WEIGHT_ONLY:
         yield Fault(
             "MM145",
             ("engine.quantization.algorithm", "model.family"),
             f"{algorithm} is refused for family {recipe.model.family}: "
             "its language model is an encoder-decoder",
-            "Set engine.quantization to none, and engine.dtype to bfloat16 or float16",
+            f"Set engine.quantization to none, and engine.dtype to {_choice(traits(recipe).dtypes)}",
+        )
+
+
+def _dtype(recipe: Recipe) -> Iterator[Fault]:
+    dtypes = traits(recipe).dtypes
+    if recipe.engine.dtype not in dtypes:
+        yield Fault(
+            "MM156",
+            ("engine.dtype", "model.family"),
+            f"dtype {recipe.engine.dtype} is refused for family {recipe.model.family}: "
+            "activations of its language model leave the range of that format",
+            f"Set engine.dtype to {_choice(dtypes)}",
+        )
+
+
+def _choice(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _start_token(recipe: Recipe) -> Iterator[Fault]:
+    given = recipe.engine.max_input_len
+    if traits(recipe).cross_attention and given != 1:
+        yield Fault(
+            "MM155",
+            ("engine.max_input_len",),
+            f"max_input_len is {given}, and family {recipe.model.family} takes no text: "
+            "its decoder starts from one token, and visual features go to cross-attention",
+            "Write 1",
+        )
+
+
+def _images(recipe: Recipe) -> Iterator[Fault]:
+    most, given = traits(recipe).most_images_per_prompt, recipe.engine.max_images_per_prompt
+    if most is not None and given > most:
+        yield Fault(
+            "MM157",
+            ("engine.max_images_per_prompt",),
+            f"max_images_per_prompt is {given}, and a prompt of family {recipe.model.family} holds {most}",
+            f"Write {most}, or leave the key out; several pictures are several prompts, see max_batch_size",
         )
 
 
@@ -214,13 +268,14 @@ def _revision(recipe: Recipe) -> Iterator[Fault]:
             )
 
 
-def _vision(recipe: Recipe) -> Iterator[Fault]:
+def _second_sources(recipe: Recipe) -> Iterator[Fault]:
     for key in ("vision", "code"):
-        if recipe.model.family in (Family.LLAVA, Family.NOUGAT) and getattr(recipe.model, key) is not None:
+        if key not in traits(recipe).second_sources and getattr(recipe.model, key) is not None:
             yield Fault(
                 "MM154",
                 (f"model.{key}.source", f"model.{key}"),
-                f"family {recipe.model.family} has everything in one source; model.{key} is not used",
+                f"family {recipe.model.family} takes nothing from a second source of this kind; "
+                f"model.{key} is not used",
                 f"Remove model.{key}",
             )
 
@@ -235,7 +290,10 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("engine.quantization",), _group_size),
     RecipeRule(("target",), _target),
     RecipeRule(("model",), _revision),
-    RecipeRule(("model",), _vision),
+    RecipeRule(("model",), _second_sources),
+    RecipeRule(("model.family", "engine.dtype"), _dtype),
+    RecipeRule(("model.family", "engine.max_input_len"), _start_token),
+    RecipeRule(("model.family", "engine.max_images_per_prompt"), _images),
 )
 
 MODEL_RULES: tuple[ModelRule, ...] = (

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from mmbuild.families.base import Derivation, ModelFacts
-from mmbuild.schema.model import Backend, Family, Recipe, VisualBackend
-
-# Visual features of these go to cross-attention, one sequence at a time, so the batch does not multiply them.
-PER_SEQUENCE = frozenset({Family.NOUGAT})
-# The language model is an encoder-decoder.
-ENCODER_DECODER = frozenset({Family.BLIP2_T5, Family.NOUGAT})
+from mmbuild.families import family
+from mmbuild.families.base import Derivation, ModelFacts, Traits
+from mmbuild.schema.model import Backend, Recipe, VisualBackend
 
 _FOLLOWS = {Backend.TENSORRT_LLM: VisualBackend.TENSORRT, Backend.TORCH: VisualBackend.TORCH}
+
+
+def traits(recipe: Recipe) -> Traits:
+    """What recipes of the family may say."""
+    return family(recipe.model.family).TRAITS
 
 
 def visual_batch(recipe: Recipe) -> Derivation:
@@ -25,7 +26,8 @@ def visual_batch(recipe: Recipe) -> Derivation:
 def multimodal_len(recipe: Recipe, features: int) -> Derivation:
     """Rows of the prompt table for ``features`` visual features per image."""
     engine = recipe.engine
-    if recipe.model.family in PER_SEQUENCE:
+    # Features that go to cross-attention are looked at one sequence at a time: the batch does not multiply them.
+    if traits(recipe).cross_attention:
         return Derivation(
             "max_multimodal_len", features, f"num_visual_features {features}, per sequence = {features}"
         )
@@ -38,8 +40,12 @@ def multimodal_len(recipe: Recipe, features: int) -> Derivation:
 
 
 def sequence_len(recipe: Recipe) -> Derivation:
-    """Longest sequence, prompt and answer."""
+    """Longest sequence of the decoder: prompt and answer, or start token and answer."""
     engine = recipe.engine
+    if traits(recipe).encoder_decoder:
+        value = 1 + engine.max_output_len
+        arithmetic = f"1 start token + max_output_len {engine.max_output_len} = {value}"
+        return Derivation("max_seq_len", value, arithmetic)
     value = engine.max_input_len + engine.max_output_len
     arithmetic = f"max_input_len {engine.max_input_len} + max_output_len {engine.max_output_len} = {value}"
     return Derivation("max_seq_len", value, arithmetic)

@@ -122,7 +122,7 @@ def require_directories(source: str, root: Path, directories: Iterable[str]) -> 
     if ref.kind != "directory":
         return
     for name in directories:
-        if not os.path.isfile(root / ref.value / name / "config.json"):
+        if not (root / ref.value / name / "config.json").is_file():
             raise ConfigError(
                 f"`{_shown(root / ref.value)}` lacks `{name}/config.json`, which its config.json tells of",
                 code="MM417",

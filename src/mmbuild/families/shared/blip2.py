@@ -42,7 +42,7 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
 
     Raises:
         FamilyError: MM410, another kind of model; MM414, a text model without a second source; MM415, a second
-            source beside a whole model; MM416, a second source made for another language model.
+            source beside a whole model; MM416, a second source that is no BLIP-2 or made for another language model.
     """
     if require_model_type(config, family, (WHOLE, text_type)) == WHOLE:
         if vision is not None:
@@ -65,16 +65,26 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
 
 
 def _require_fit(text: Mapping[str, Any], vision: Config, family: str, text_type: str) -> None:
-    require_model_type(vision, family, (WHOLE,))
-    made_for = section(vision, "text_config", family, (text_type,))
-    width = "d_model" if text_type == "t5" else "hidden_size"
-    if made_for[width] != text[width]:
-        raise FamilyError(
-            f"model.vision was made for a language model of {width} {made_for[width]}, "
-            f"and the one of model.source has {text[width]}",
-            code="MM416",
-            hint="Take the BLIP-2 checkpoint that was trained with this language model",
+    made_for = vision.get("text_config")
+    if vision.get("model_type") != WHOLE or not isinstance(made_for, Mapping):
+        raise _misfit(f"a `{vision.get('model_type')}` model, and family {family} needs a BLIP-2 checkpoint")
+    other = made_for.get("model_type", text_type)
+    if other != text_type:
+        raise _misfit(f"made for a language model of kind `{other}`, and model.source is `{text_type}`")
+    key = "d_model" if text_type == "t5" else "hidden_size"
+    width = with_defaults(text_type, made_for)[key]
+    if width != text[key]:
+        raise _misfit(
+            f"made for a language model of {key} {width}, and the one of model.source has {text[key]}"
         )
+
+
+def _misfit(what: str) -> FamilyError:
+    return FamilyError(
+        f"model.vision is {what}",
+        code="MM416",
+        hint="Take the BLIP-2 checkpoint that was trained with this language model",
+    )
 
 
 def visual_facts(blip2: Config, family: str) -> VisualFacts:

@@ -53,7 +53,8 @@ def read(config: Config, vision: Config | None) -> Layout:
 
     Raises:
         FamilyError: MM410, another kind of model; MM411, incomplete, or something that is not built; MM414, the
-            tower is missing; MM415, a second source that has nothing to add.
+            tower is missing; MM415, a second source that has nothing to add; MM416, one
+            of another kind.
     """
     require_model_type(config, NAME, _MODEL_TYPES)
     _require_built(config)
@@ -109,12 +110,17 @@ def _flat(config: Config, vision: Config | None) -> Layout:
 
 def _second_source(vision: Config) -> Mapping[str, Any]:
     """The tower's config in a config of CLIP or SigLIP, with or without the text half."""
-    if isinstance(vision.get("vision_config"), Mapping):
-        kinds = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-        kind = kinds.get(str(vision.get("model_type")), "clip_vision_model")
-        return section(vision, "vision_config", NAME, (kind,))
-    kind = require_model_type(vision, NAME, TOWERS)
-    return {**with_defaults(kind, vision), "model_type": kind}
+    inner = vision.get("vision_config")
+    kinds = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", **{kind: kind for kind in TOWERS}}
+    kind = kinds.get(str(vision.get("model_type")))
+    if kind is None:
+        raise FamilyError(
+            f"model.vision is a `{vision.get('model_type')}` model, and family {NAME} needs CLIP or SigLIP",
+            code="MM416",
+            hint="Take the tower that config.json names as `mm_vision_tower`",
+        )
+    tower = inner if isinstance(inner, Mapping) else vision
+    return {**with_defaults(kind, tower), "model_type": kind}
 
 
 def _selection(config: Config) -> dict[str, Any]:
