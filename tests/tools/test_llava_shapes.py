@@ -1,4 +1,4 @@
-"""The shipped demo model, by transformers alone: what the engines are measured against."""
+"""The shipped LLaVA, by transformers alone: what the engines are measured against."""
 
 from pathlib import Path
 
@@ -8,9 +8,10 @@ import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 import shapes_world as world
-import train_demo
+from training import exam as marks
+from training import llava, rounding
 
-DEMO = Path(train_demo.__file__).parents[1] / "examples" / "models" / "llava-shapes"
+DEMO = Path(world.__file__).parents[1] / "examples" / "models" / "llava-shapes"
 PICTURES = 60
 
 
@@ -22,26 +23,26 @@ def processor():  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="module")
 def exam(processor):  # type: ignore[no-untyped-def]
     """Pictures of a seed that neither training nor the README's exam used, all of held-out combinations."""
-    return train_demo.make_data(990_001, PICTURES, processor.tokenizer, held_out=True)
+    return llava.make_data(990_001, PICTURES, processor.tokenizer, held_out=True)
 
 
 def model(levels: int | None) -> LlavaForConditionalGeneration:
     loaded = LlavaForConditionalGeneration.from_pretrained(DEMO, dtype=torch.float16).eval()
-    for linear in train_demo.decoder_linears(loaded) if levels else ():
-        linear.weight.data = train_demo.rounded(linear.weight.data.float(), levels).half()
+    if levels:
+        rounding.round_in_place(rounding.decoder_linears(loaded), levels)
     return loaded
 
 
 @pytest.mark.parametrize("levels", [None, 8], ids=["fp16", "int4"])
 def test_it_answers_about_combinations_it_was_never_trained_on(processor, exam, levels) -> None:  # type: ignore[no-untyped-def]
-    shares = train_demo.examine(model(levels), exam, processor, "cpu", blank=False)
+    shares = llava.examine(model(levels), exam, processor, "cpu", blank=False)
     assert shares["all"] >= 95
 
 
 def test_without_the_picture_it_knows_next_to_nothing(processor, exam) -> None:  # type: ignore[no-untyped-def]
-    assert train_demo.examine(model(None), exam, processor, "cpu", blank=True)["all"] <= 35
-    seen = train_demo.make_data(990_002, 500, processor.tokenizer, held_out=False)
-    assert train_demo.majority(seen, exam)["all"] <= 35
+    assert llava.examine(model(None), exam, processor, "cpu", blank=True)["all"] <= 35
+    seen = llava.make_data(990_002, 500, processor.tokenizer, held_out=False)
+    assert marks.majority(seen.asked, exam.asked)["all"] <= 35
 
 
 def test_a_plain_question_through_the_chat_template_and_generate(processor) -> None:  # type: ignore[no-untyped-def]
@@ -64,7 +65,7 @@ def test_training_and_exam_see_pictures_as_the_processor_makes_them(processor) -
     picture = world.draw_picture(world.draw_scene(rng, held_out=False), rng)
     small = np.asarray(picture.resize((64, 64), Image.Resampling.BICUBIC))[None]
     wanted = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-    assert torch.allclose(train_demo.pixels(small, processor, "cpu"), wanted, atol=1e-4)
+    assert torch.allclose(llava.pixels(small, processor, "cpu"), wanted, atol=1e-4)
 
 
 def test_it_is_small_enough_to_ship() -> None:

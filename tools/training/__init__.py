@@ -1,0 +1,1 @@
+"""Training and examination of the demo models; ``tools/train_demo.py`` is the command."""
