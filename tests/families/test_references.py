@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import tiny_families as tiny
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForConditionalGeneration
 
+from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Request
 from mmbuild.engine.reference import arguments
 from mmbuild.families import part
@@ -86,6 +88,48 @@ def test_vila_sees_what_its_visual_side_makes_of_pictures(layout: str, images: i
     assert result.sequences.shape == (1, STEPS)
     first = model.llm(inputs_embeds=embedded).logits[0, -1]
     torch.testing.assert_close(result.logits[0][0], first, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", ["vision_model.", "vision_tower.vision_model.", ""])
+@torch.inference_mode()
+def test_a_tower_is_found_under_the_names_of_all_times(level: str, tmp_path: Path) -> None:
+    sources = tiny.save_vila(4, tmp_path)
+    file = tmp_path / "vision_tower" / "model.safetensors"
+    tensors = {level + name: value for name, value in load_file(file).items()}
+    del tensors[level + "head.probe"], tensors[level + "post_layernorm.bias"]  # behind what is looked at
+    save_file(tensors, file)
+    model = part("vila", "reference").load(sources, torch.float32, "cpu")
+    pixels = request("vila", sources).pixels
+    expected = tiny.tower(4, "siglip")(pixels, output_hidden_states=True).hidden_states[-2]
+    found = model.tower(pixels, output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        tiny.filled("vila", sources)(pixels), model.features(pixels), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "name"),
+    [
+        ("vila", "vision_tower/model.safetensors", "encoder.layers.0.mlp.fc1.weight"),
+        ("vila", "mm_projector/model.safetensors", "layers.2.bias"),
+        ("vila", "llm/model.safetensors", "model.norm.weight"),
+        ("nougat", "model.safetensors", "decoder.model.decoder.layer_norm.weight"),
+        ("blip2-opt", "model.safetensors", "query_tokens"),
+        ("blip2-t5", "model.safetensors", "language_model.shared.weight"),
+    ],
+)
+def test_nothing_is_compared_with_weights_made_up(family: str, file: str, name: str, tmp_path: Path) -> None:
+    if family == "vila":
+        tiny.save_vila(4, tmp_path)
+    else:
+        tiny.save_model(family, 2, tmp_path)
+    tensors = load_file(tmp_path / file)
+    del tensors[name]
+    save_file(tensors, tmp_path / file, metadata={"format": "pt"})
+    with pytest.raises(EngineError) as caught:
+        part(family, "reference").load({"model": tmp_path}, torch.float32, "cpu")
+    assert caught.value.code == "MM563"
 
 
 @torch.inference_mode()

@@ -137,20 +137,29 @@ def loading(from_pretrained: Callable[..., Any], directory: Path, dtype: torch.d
     """``from_pretrained(directory)`` of one of transformers' classes, without its progress bars.
 
     Raises:
-        EngineError: MM563, transformers cannot load it.
+        EngineError: MM563, transformers cannot load it, or would make up weights that the files do not hold.
     """
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     try:
-        return from_pretrained(directory, dtype=dtype, local_files_only=True).eval()
+        model, found = from_pretrained(
+            directory, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise EngineError(
-            f"transformers cannot load `{directory}`: {first_line(error)}",
-            code="MM563",
-            hint="Give the model directory that the engine was built from with --model",
-        ) from error
+        raise _unloadable(directory, first_line(error)) from error
+    if found["missing_keys"]:
+        raise _unloadable(directory, f"the weights hold no `{sorted(found['missing_keys'])[0]}`")
+    return model.eval()
+
+
+def _unloadable(directory: Path, why: str) -> EngineError:
+    return EngineError(
+        f"transformers cannot load `{directory}`: {why}",
+        code="MM563",
+        hint="Give the model directory that the engine was built from with --model",
+    )
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

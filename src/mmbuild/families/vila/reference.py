@@ -6,8 +6,7 @@ state that VILA looks at; the projector's weights are read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 
 from mmbuild.checkpoint.split import Cut
 from mmbuild.checkpoint.weights import open_weights
+from mmbuild.engine.config import EngineError
 from mmbuild.families.shared import hugging_face
 from mmbuild.families.shared.reading import saved_config
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
-from mmbuild.families.vila.visual import canonical, make_projector
+from mmbuild.families.vila.visual import canonical, make_projector, tower_config
 
 
 class VilaReference(nn.Module):
@@ -84,50 +84,46 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> VilaRe
     """The model in ``sources["model"]``, its tower perhaps in ``sources["vision"]``.
 
     Raises:
-        EngineError: MM563, transformers cannot load decoder or tower.
+        EngineError: MM563, transformers cannot load the decoder, or tower or projector lack a tensor.
         CheckpointError: The weights are missing or damaged.
     """
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+    from transformers import AutoModel, LlamaForCausalLM
 
     model, second = sources["model"], sources.get("vision")
     read = layout.read(saved_config(model), saved_config(second) if second else None)
-    if read.directories:
-        llm = hugging_face.loading(AutoModelForCausalLM.from_pretrained, model / "llm", dtype)
-        tower = hugging_face.loading(_tower_class(read).from_pretrained, model / "vision_tower", dtype)
-    else:
-        assert second is not None
-        # The outer config calls itself LLaVA's; its keys are LLaMA's.
-        llm = hugging_face.loading(LlamaForCausalLM.from_pretrained, model, dtype)
-        tower = hugging_face.loading(_tower_class(read).from_pretrained, second, dtype)
-    reference = VilaReference(llm, tower, make_projector(read), read)
-    _fill(reference, model, read)
+    # The outer config of one directory calls itself LLaVA's; its keys are LLaMA's.
+    decoder = model / "llm" if read.directories else model
+    llm = hugging_face.loading(LlamaForCausalLM.from_pretrained, decoder, dtype)
+    reference = VilaReference(llm, AutoModel.from_config(tower_config(read)), make_projector(read), read)
+    # A tower that was trained along goes before the second source's.
+    state = {**(_visual_tensors("vision", second) if second else {}), **_visual_tensors("model", model)}
+    _fill(reference.projector, "mm_projector.", state, model)
+    _fill(reference.tower, "vision_tower.", state, second or model)
     reference.to(device=device, dtype=dtype).eval()
     return reference
 
 
-def _tower_class(read: layout.Layout) -> Any:
-    from transformers import CLIPVisionModel, SiglipVisionModel
-
-    return CLIPVisionModel if read.tower["model_type"] == "clip_vision_model" else SiglipVisionModel
-
-
-def _fill(reference: VilaReference, model: Path, read: layout.Layout) -> None:
-    """Read the projector's weights, and those of a tower that was trained along."""
-    with _stored(model, read) as names:
-        state = {ours: tensor.read(Cut()) for ours, tensor in names}
-    parts = {"mm_projector.": reference.projector, "vision_tower.": reference.tower}
-    for prefix, part in parts.items():
-        found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        part.load_state_dict(found, strict=prefix == "mm_projector.")
+def _visual_tensors(source: str, directory: Path) -> dict[str, Tensor]:
+    """Everything of the visual side that a source holds, by canonical name."""
+    with open_weights(directory) as stored:
+        named = ((canonical(source, name), tensor) for name, tensor in stored.items())
+        return {name: tensor.read(Cut()).clone() for name, tensor in named if name is not None}
 
 
-@contextmanager
-def _stored(model: Path, read: layout.Layout) -> Iterator[Iterator[tuple[str, Any]]]:
-    """Canonical name and stored tensor of everything visual that transformers does not load itself."""
-    directory = "mm_projector/" if read.directories else ""
-    with open_weights(model / directory) as stored:
-        named = ((canonical("model", directory + name), tensor) for name, tensor in stored.items())
-        yield ((name, tensor) for name, tensor in named if name is not None)
+def _fill(module: nn.Module, prefix: str, state: Mapping[str, Tensor], directory: Path) -> None:
+    found = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    # What lies behind the layer that is looked at changes nothing, and may be missing.
+    needed = dict(module.named_parameters())
+    missing = sorted(
+        name for name in needed if name not in found and not name.startswith(("head.", "post_layernorm."))
+    )
+    if missing:
+        raise EngineError(
+            f"`{directory}` holds no `{missing[0]}` of the visual side",
+            code="MM563",
+            hint="Give the model directory that the engine was built from with --model",
+        )
+    module.load_state_dict({name: found[name] for name in needed if name in found}, strict=False)
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -117,6 +117,7 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> VilaVisual:
 # source. Checkpoints of one directory hold the tower too where it was trained; transformers 5 dropped the level
 # `vision_model` from its modules.
 _PLACES = (
+    ("vision_tower/vision_tower.vision_model.", "vision_tower."),
     ("vision_tower/vision_model.", "vision_tower."),
     ("vision_tower/", "vision_tower."),
     ("mm_projector/", "mm_projector."),
