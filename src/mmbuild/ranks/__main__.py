@@ -27,6 +27,8 @@ def main(directory: Path) -> int:
         launch.function_of(call["target"])(**call["arguments"])
     except Exception as error:
         failures.leave(failures.describe(error, rank), directory)
+        if rank != 0:
+            os._exit(1)  # leaving MPI in good order would wait for the others, which wait for this rank
         return 1
     return 0
 

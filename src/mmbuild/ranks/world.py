@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from mmbuild.engine import collective
-from mmbuild.ranks import failures
+from mmbuild.ranks import failures, launchers
 from mmbuild.ranks.failures import RankError
 
 T = TypeVar("T")
@@ -113,6 +113,8 @@ def connect(ranks: int, device: str) -> World:
             code="MM587",
             hint="Use one program for each engine",
         )
+    if launchers.rank_here() is None:
+        raise _wrong_number(ranks, 1)  # without asking MPI, which would start a daemon for a process alone
     comm = _communicator()
     world = World(comm.rank, comm.size, comm)
     _worlds.append(world)

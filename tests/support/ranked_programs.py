@@ -1,0 +1,166 @@
+"""What tests run in every rank, by ``mmbuild.ranks.launch.spread``: a session small enough to start in seconds.
+
+The session really sums over ranks: its logits depend on every rank having done every call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmbuild.engine import collective
+from mmbuild.errors import MmbuildError
+from mmbuild.ranks.follow import obey
+from mmbuild.ranks.lead import LeadSession
+from mmbuild.ranks.world import World, connect
+
+
+class Tally:
+    """A session whose state is a number in each rank; its rank r adds what it is told times r + 1."""
+
+    device = "cpu"
+
+    def __init__(self, world: World) -> None:
+        self._share = world.rank + 1
+        self._ranks = world.size
+        self._state = torch.zeros(1, 1)
+
+    def prefill(self, prompts: Sequence[Sequence[int]], visual: Tensor) -> Tensor:
+        if not prompts:
+            raise MmbuildError("there is no prompt", code="MM511")
+        sums = torch.tensor([[float(sum(prompt))] for prompt in prompts])
+        self._state = self._share * (sums + visual.sum())
+        return collective.all_reduce(self._state, self._ranks)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        self._state = self._state + self._share * tokens[:, None]
+        return collective.all_reduce(self._state, self._ranks)
+
+    def select(self, rows: Tensor) -> None:
+        self._state = self._state[rows]
+
+
+class TallyEngine:
+    """The engine around it: pixels become the prompt table by doubling."""
+
+    def __init__(self, session: Tally) -> None:
+        self.session = session
+
+    def inputs(self, requests: Sequence[tuple[list[int], Tensor]]) -> tuple[list[list[int]], Tensor]:
+        return [ids for ids, _ in requests], 2 * torch.stack([pixels for _, pixels in requests])
+
+
+def start(ranks: int = 2) -> tuple[World, TallyEngine, LeadSession]:
+    """In rank 0: the engine and its session. In the other ranks: obey."""
+    world = connect(ranks, "cpu")
+    engine = world.agree(lambda: TallyEngine(Tally(world)))
+    if world.rank != 0:
+        obey(world, engine)
+    return world, engine, LeadSession(world, engine.session)
+
+
+def tally(steps: int) -> None:
+    """A whole life: inputs, prefill, ``steps`` decode steps, beams; every logit is printed."""
+    _, engine, session = start()
+    prompts, visual = session.inputs(engine.inputs, [([1, 2], torch.ones(3)), ([4], torch.zeros(3))])
+    told = [session.prefill(prompts, visual).tolist()]
+    told += [session.prefill(prompts, torch.full((2,), 0.5)).tolist()]
+    told += [session.decode(torch.tensor([1, 10])).tolist() for _ in range(steps)]
+    session.select(torch.tensor([1, 1, 0]))
+    told += [session.decode(torch.tensor([0, 1, 2])).tolist()]
+    try:
+        session.prefill([], visual)
+    except MmbuildError as error:
+        told += [error.code]
+    told += [session.prefill([[5]], torch.zeros(1)).tolist()]
+    print(json.dumps(told))
+
+
+def reductions(count: int) -> None:
+    """Random sums in every dtype and gathered vocabularies, each against what all ranks together know."""
+    world = connect(2, "cpu")
+    worst = 0.0
+    for turn in range(count):
+        generator = torch.Generator().manual_seed(turn)
+        dtype = (torch.float32, torch.float16, torch.bfloat16)[turn % 3]
+        shape = (int(torch.randint(1, 5, (), generator=generator)), 7 + turn)
+        parts = [torch.randn(shape, generator=generator).to(dtype) for _ in range(2)]
+        own = parts[world.rank].clone()
+        worst = max(worst, float((collective.all_reduce(own, 2) - sum(parts)).abs().max()))
+        worst = max(
+            worst, float((collective.gather_vocabulary(own, 2) - torch.cat(parts, dim=1)).abs().max())
+        )
+        worst = max(worst, float((own - parts[world.rank]).abs().max()))
+    everywhere = world.comm.allgather(worst)
+    if world.rank == 0:
+        print(json.dumps(everywhere))
+    else:
+        obey(world, None)
+
+
+def packaged(path: str) -> None:
+    """A compiled package called again and again, each rank with its half of the weights."""
+    world = connect(2, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    up, head = (torch.randn(shape, generator=generator) / 8 for shape in ((64, 32), (50, 32)))
+    mine = {
+        "up": up.chunk(2, 0)[world.rank].contiguous(),
+        "down": up.T.chunk(2, 1)[world.rank].contiguous(),
+        "head": head.chunk(2, 0)[world.rank].contiguous(),
+    }
+    package = torch._inductor.aoti_load_package(path, run_single_threaded=True)
+    package.load_constants(mine, check_full_update=True, user_managed=True)
+    worst = 0.0
+    for turn in range(300):
+        x = torch.randn(1 + turn % 4, 32, generator=generator)
+        whole = (x + torch.relu(x @ up.T) @ up) @ head.T
+        with torch.inference_mode():
+            worst = max(worst, float((package(x) - whole).abs().max()))
+    everywhere = world.comm.allgather(worst)
+    if world.rank == 0:
+        print(json.dumps(everywhere))
+    else:
+        obey(world, None)
+
+
+def failing(rank: int, how: str) -> None:
+    """Rank ``rank`` fails while the ranks load: ``told`` by an error of ours, or ``bug``."""
+    world = connect(2, "cpu")
+
+    def load() -> None:
+        if world.rank == rank:
+            raise MmbuildError("the weights are damaged", code="MM504") if how == "told" else KeyError("lost")
+
+    world.agree(load)
+    raise AssertionError("no rank goes on")
+
+
+def failing_later(rank: int) -> None:
+    """Rank ``rank`` fails in the first decode step, as it would for want of memory."""
+    decode = Tally.decode
+
+    def exhausted(self: Tally, tokens: Tensor) -> Tensor:
+        if self._share == rank + 1:
+            raise torch.OutOfMemoryError("no memory for the step")
+        return decode(self, tokens)
+
+    Tally.decode = exhausted  # type: ignore[method-assign]
+    _, _, session = start()
+    session.prefill([[1]], torch.zeros(1))
+    session.decode(torch.tensor([1]))
+
+
+def outlived() -> None:
+    """Rank 0 says who the ranks are and waits for a parent that is about to be killed."""
+    world = connect(2, "cpu")
+    pids = world.comm.gather(os.getpid())
+    if world.rank != 0:
+        obey(world, None)
+    print(json.dumps(pids), flush=True)
+    signal.alarm(60)  # bounds a test that fails
+    signal.pause()
