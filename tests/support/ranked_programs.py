@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -164,3 +165,25 @@ def outlived() -> None:
     print(json.dumps(pids), flush=True)
     signal.alarm(60)  # bounds a test that fails
     signal.pause()
+
+
+def answers(build: str, lengths: Sequence[int], seed: int, tokens: int) -> None:
+    """What an engine answers to random prompts: all at once, one by one, by beams."""
+    from mmbuild.engine import Engine
+
+    engine = Engine.load(build)
+    print(json.dumps(answers_of(engine, lengths, seed, tokens)))
+
+
+def answers_of(engine: Any, lengths: Sequence[int], seed: int, tokens: int) -> list[list[list[int]]]:
+    """Token ids by way of asking and by prompt; in this process."""
+    from family_engines import BEAMS, requests
+
+    from mmbuild.engine.beams import Beams
+
+    asked = requests(engine, list(lengths), seed)
+    stopping = engine.stopping(tokens, ignore_eos=True)
+    together = engine.run(asked, stopping).answers
+    alone = [engine.run([request], stopping).answers[0] for request in asked]
+    beams = engine.run(asked, stopping, beams=Beams(BEAMS)).answers
+    return [[list(answer.token_ids) for answer in way] for way in (together, alone, beams)]

@@ -1,0 +1,95 @@
+"""Engines split over ranks: they answer as unsplit ones do, through the command line too."""
+
+import json
+import shutil
+from pathlib import Path
+
+import build_engine
+import family_engines
+import pytest
+import ranked_programs
+from engines import DEMO, drawn
+
+import shapes_world
+from mmbuild.cli import main
+from mmbuild.ranks.launch import spread
+
+PATHS = [Path(ranked_programs.__file__).parent, Path(shapes_world.__file__).parent]
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    """Ranks find the programs, and what a failure leaves stays in the test's directory."""
+    monkeypatch.setenv("PYTHONPATH", ":".join(map(str, PATHS)))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize(("family", "seed", "ranks"), [("blip2-t5", 1, 2)])
+def test_a_split_engine_gives_the_tokens_of_the_whole_one(family, seed, ranks, capfd):
+    lengths, tokens = [3, 9, 1], 16
+    whole = family_engines.engine(family, seed)
+    split = family_engines.directory(family, seed, tensor_parallel=ranks)
+    capfd.readouterr()
+    arguments = {"build": str(split), "lengths": lengths, "seed": seed, "tokens": tokens}
+    spread(ranks, "ranked_programs:answers", arguments)
+    assert json.loads(capfd.readouterr().out) == ranked_programs.answers_of(whole, lengths, seed, tokens)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """The demo engine over two ranks, as a build directory of its own."""
+    kept = build_engine.build_engine(
+        "llava", {"model": DEMO}, tensor_parallel=2, max_batch_size=1, max_input_len=128, max_output_len=40
+    )
+    return Path(shutil.copytree(kept, tmp_path / "build"))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture on disk and how many shapes are in it."""
+    ((image, questions),) = drawn(41, 1)
+    image.save(tmp_path / "a.png")
+    return str(tmp_path / "a.png"), next(
+        question.answer for question in questions if question.kind == "count"
+    )
+
+
+def test_run_starts_the_ranks_itself_and_prints_the_answer_once(build, picture, capfd):
+    image, answer = picture
+    assert main(["run", str(build), "--image", image, "--prompt", "how many ?", "--stream"]) == 0
+    assert capfd.readouterr() == (answer + "\n", "")
+
+
+def test_run_tells_a_wrong_picture_as_an_unsplit_engine_does(build, capfd):
+    assert main(["run", str(build), "--image", "/nowhere.png", "--prompt", "how many ?"]) == 1
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: the image `/nowhere.png` cannot be read")
+    assert "[MM517]" in told.err
+
+
+def test_run_tells_which_rank_s_file_is_damaged(build, capfd):
+    weights = build / "llm" / "rank1.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert main(["run", str(build), "--prompt", "how many ?"]) == 1
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.count("error:") == 1
+    assert told.err.startswith("error: rank 1: ")
+    assert str(weights) in told.err
+
+
+def test_verify_holds_all_ranks_together_against_the_model(build, picture, capfd):
+    arguments = [
+        "--model",
+        str(DEMO),
+        "--image",
+        picture[0],
+        "--prompt",
+        "how many ?",
+        "--max-new-tokens",
+        "8",
+    ]
+    assert main(["verify", str(build), *arguments]) == 0
+    assert "1 of 1 questions identical over 8 tokens" in capfd.readouterr().out
+    assert json.loads((build / "report.json").read_text())["summary"]["max_kl"] < 1e-5
