@@ -12,13 +12,14 @@ import pytest
 import tiny_families as tiny
 import torch
 from PIL import Image
-from transformers import Blip2Processor, NougatProcessor
+from transformers import AutoProcessor, Blip2Processor, NougatProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Processor, Request, encode, load_processor
 
 BLIP2 = ["blip2-opt", "blip2-t5"]
+EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 
 
 def picture(seed: int, width: int = 0, height: int = 0) -> Image.Image:
@@ -198,3 +199,26 @@ def test_a_missing_processor_is_told(family: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError) as caught:
         load_processor(tmp_path, family)
     assert caught.value.code == "MM516"
+
+
+def test_a_tokenizer_that_needs_another_package_says_which(tmp_path: Path) -> None:
+    tiny.save_vila(1, tmp_path)
+    (tmp_path / "llm" / "tokenizer.json").unlink()
+    (tmp_path / "llm" / "tokenizer.model").write_bytes(b"no SentencePiece file, with the package or without")
+    (tmp_path / "llm" / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    with pytest.raises(EngineError) as caught:
+        load_processor(tmp_path, "vila")
+    assert caught.value.code == "MM516"
+    assert "pip install sentencepiece protobuf" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("family", BLIP2)
+def test_the_demo_models_are_encoded_as_their_own_processors_do(family: str) -> None:
+    model = EXAMPLES / f"{family}-shapes"
+    whole = AutoProcessor.from_pretrained(model, backend="pil", local_files_only=True)
+    assert whole.num_query_tokens == tiny.facts(family, {"model": model}).visual.num_visual_features
+    prompt, shown = "Question: how many shapes ? Answer:", picture(5)
+    found = encode(load_processor(model, family), prompt, [shown])
+    expected = whole(images=shown, text=prompt, return_tensors="pt")
+    assert list(found.ids) == expected["input_ids"][0].tolist()
+    assert torch.equal(found.pixels, expected["pixel_values"])

@@ -63,8 +63,15 @@ def _saved(from_pretrained: Callable[..., Any], directory: Path, **options: Any)
         raise EngineError(
             f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
             code="MM516",
-            hint="The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
+            hint=_SENTENCEPIECE
+            if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file()
+            else "The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
         ) from error
+
+
+# transformers then talks of tiktoken, which does not read such a file.
+_SENTENCEPIECE = "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
+    "pip install sentencepiece protobuf"
 
 
 def load_processor(directory: Path) -> Processor:
