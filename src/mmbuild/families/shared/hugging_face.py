@@ -70,8 +70,10 @@ def _saved(from_pretrained: Callable[..., Any], directory: Path, **options: Any)
 
 
 # transformers then talks of tiktoken, which does not read such a file.
-_SENTENCEPIECE = "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
+_SENTENCEPIECE = (
+    "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
     "pip install sentencepiece protobuf"
+)
 
 
 def load_processor(directory: Path) -> Processor:
