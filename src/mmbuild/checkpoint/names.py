@@ -42,6 +42,6 @@ def unused(naming: Naming, names: Collection[str], used: Collection[str]) -> lis
         name
         for name in set(names) - set(used)
         if (name.startswith(naming.prefix) or name == naming.head)
-        and not name.startswith(naming.others or ("\0",))
+        and not name.removeprefix(naming.prefix).startswith(naming.others)
         and not name.endswith((*DERIVED, *naming.ignored))
     )
