@@ -1,7 +1,7 @@
 """Step outputs kept between tests, test processes and runs, so that each engine is compiled once.
 
 A step's output lies in a directory named by everything that made it: the step, its parameters and inputs,
-and the code of the steps. One process makes it, the others wait for its lock.
+and the code behind it. One process makes it, the others wait for its lock.
 """
 
 from __future__ import annotations
@@ -24,11 +24,19 @@ import mmbuild
 from mmbuild.steps.base import StepContext
 
 _KEPT_SECONDS = 3 * 86400
-_CODE = ("checkpoint", "engine", "families", "steps", "visual")
+# The code that makes a step's output: packages of mmbuild and, of a family's own, the modules named so.
+_CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "convert": (("checkpoint", "steps/convert.py"), ("weights.py",)),
+    "quantize": (("checkpoint", "steps/quantize.py"), ()),
+    "build_llm": (("engine", "steps/build_llm.py"), ()),
+    "build_visual": (("engine/export.py", "visual", "steps/build_visual.py"), ("visual.py",)),
+    "assemble": (("engine/layout.py", "steps/assemble.py"), ()),
+}
 # What runs engines and builds none: changing it needs no new ones.
 _RUN_TIME = frozenset(
     f"engine/{name}.py"
     for name in (
+        "__init__",
         "answers",
         "beams",
         "compare",
@@ -36,39 +44,44 @@ _RUN_TIME = frozenset(
         "fit",
         "generate",
         "graphs",
+        "layout",
         "processor",
-        "repetition",
         "reference",
+        "repetition",
         "sampling",
         "session",
     )
-) | {"steps/verify.py", "steps/download.py"}
-# What a family's package adds to artifacts; its facts are parameters of the steps.
-_OF_FAMILIES = ("visual.py", "weights.py")
+)
 
 
 @cache
 def default_root() -> Path:
-    """The kept outputs of this code; those of code that was not tested for days are removed."""
+    """Outputs kept for this torch; those that no test asked for in days are removed."""
     everything = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent / "test-engines"
-    root = everything / code_key()
+    root = everything / torch.__version__
     root.mkdir(parents=True, exist_ok=True)
-    os.utime(root)
-    for other in everything.iterdir():
-        if time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+    for other in (*everything.iterdir(), *root.iterdir()):
+        if other != root and time.time() - other.stat().st_mtime > _KEPT_SECONDS:
             shutil.rmtree(other, ignore_errors=True)
+            other.unlink(missing_ok=True)
     return root
 
 
 @cache
-def code_key() -> str:
-    """Changes with the code that makes engines and with torch."""
-    digest = hashlib.sha256(torch.__version__.encode())
+def code_key(step: str) -> str:
+    """Changes with the code that makes a step's output."""
+    packages, of_families = _CODE[step]
     root = Path(mmbuild.__file__).parent
-    for path in sorted(path for name in _CODE for path in (root / name).rglob("*.py")):
+    wanted = [
+        path
+        for name in packages
+        for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
+    ]
+    wanted += [path for name in of_families for path in (root / "families").rglob(f"*{name}")]
+    digest = hashlib.sha256()
+    for path in sorted(set(wanted)):
         name = path.relative_to(root).as_posix()
-        inert = name in _RUN_TIME or (name.startswith("families/") and not name.endswith(_OF_FAMILIES))
-        if not inert:
+        if name not in _RUN_TIME or name in packages:
             digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -92,6 +105,7 @@ def once(root: Path, name: str, key: Any, make: Callable[[Path], None]) -> Path:
             fresh.mkdir(parents=True)
             make(fresh)
             fresh.rename(done)
+        os.utime(done)
     return done
 
 
@@ -111,7 +125,7 @@ def run_step(
     def make(out: Path) -> None:
         run(StepContext(params=params, inputs=inputs, target=target, out=out))
 
-    return once(root, name, [params, known, target], make)
+    return once(root, name, [code_key(name), params, known, target], make)
 
 
 @contextmanager
