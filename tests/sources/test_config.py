@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from transformers import LlavaConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mmbuild.families.llava import facts
+from mmbuild.errors import MmbuildError
+from mmbuild.families import MODULES, family
 from mmbuild.sources.config import (
     MAX_BYTES,
     ConfigError,
@@ -86,24 +86,34 @@ def test_a_missing_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("repo", recorded_models())
-def test_recorded_facts_are_what_transformers_reads_out_of_them(repo: str, tmp_path: Path) -> None:
+def test_a_recorded_config_serves_the_hub_and_random_weights(repo: str, tmp_path: Path) -> None:
     found = read_config(f"hf://{repo}", None, tmp_path, offline=True)
     assert found.origin == "recorded"
-    theirs = LlavaConfig(
-        **{k: v for k, v in json.loads(json.dumps(dict(found.config))).items() if k != "model_type"}
-    )
-    ours = facts(found.config)
-    for name in (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "intermediate_size",
-    ):
-        assert getattr(ours.llm, name) == getattr(theirs.text_config, name)
-    assert ours.visual.num_visual_features == theirs.image_seq_length
-    assert ours.image_token_id == theirs.image_token_index
     assert read_config(f"dummy://{repo}", None, tmp_path).config == found.config
+
+
+# The language model's section of each kind of config; VILA's own kind is none of transformers'.
+_TEXT = {"llava": "text_config", "blip-2": "text_config", "vision-encoder-decoder": "decoder"}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_recorded_facts_are_what_transformers_reads_out_of_them(name: str, tmp_path: Path) -> None:
+    compared = 0
+    for repo in recorded_models():
+        config = read_config(f"hf://{repo}", None, tmp_path, offline=True).config
+        try:
+            llm = family(name).facts(config).llm
+        except MmbuildError:
+            continue  # of another family, or the half of a model
+        section = config.get(_TEXT.get(config["model_type"], "llm_cfg"))
+        theirs = CONFIG_MAPPING[section["model_type"]].from_dict(dict(section))
+        assert (llm.vocab_size, llm.hidden_size) == (theirs.vocab_size, theirs.hidden_size)
+        layers = getattr(theirs, "decoder_layers", None) or getattr(theirs, "num_decoder_layers", None)
+        assert llm.num_hidden_layers == (layers or theirs.num_hidden_layers)
+        heads = getattr(theirs, "decoder_attention_heads", None) or theirs.num_attention_heads
+        assert llm.num_attention_heads == heads
+        compared += 1
+    assert compared
 
 
 def test_an_unrecorded_model_is_not_asked_for_offline(tmp_path: Path) -> None:
