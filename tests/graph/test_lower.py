@@ -118,6 +118,13 @@ def test_on_cuda_compiling_and_verifying_take_a_gpu_and_converting_none(lowered)
     assert {step for step, count in gpus.items() if count} == {"build_llm", "build_visual", "verify"}
 
 
+def test_verify_takes_a_gpu_for_each_rank(lowered):
+    host = {"device": "cuda", "sm": 90, "isa": "avx2"}
+    actions = by_step(lowered("engine.tensor_parallel=2", host=host))
+    assert actions["verify"].resources.gpus == 2
+    assert actions["build_llm"].resources.gpus == 1
+
+
 def test_numbers_of_the_recipe_reach_the_steps(lowered):
     actions = by_step(lowered())
     llm = actions["build_llm"].params

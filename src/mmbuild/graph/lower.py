@@ -233,7 +233,7 @@ class _Lowering:
         wanted = self.recipe.verify
         assert wanted is not None
         images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
-        gpus = 1 if self.target["device"] == "cuda" else 0
+        gpus = self.engine.tensor_parallel if self.target["device"] == "cuda" else 0
         return self.add(
             "verify",
             {
