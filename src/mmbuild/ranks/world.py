@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,6 +27,8 @@ BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 END = "end"
 # Ranks enter a collective together but for what loading and the visual engine take; longer means that one is lost.
 _TIMEOUT = timedelta(minutes=5)
+# MPI spins while it waits. Between two steps of one answer that is what a rank should do, between answers it is not.
+_ALERT_SECONDS, _NAP_SECONDS = 0.1, 1e-3
 _LOOPBACK = "127.0.0.1"
 
 
@@ -49,11 +52,18 @@ class World:
 
     def send(self, *command: Any) -> None:
         """Tell the other ranks what to do; rank 0 alone calls this."""
-        self.comm.bcast(command)
+        for rank in range(1, self.size):
+            self.comm.send(command, dest=rank)
 
     def receive(self) -> tuple[Any, ...]:
         """What rank 0 says; the other ranks alone call this."""
-        command: tuple[Any, ...] = self.comm.bcast(None)
+        waiting_since = time.monotonic()
+        while not self.comm.Iprobe(source=0):
+            if time.monotonic() - waiting_since < _ALERT_SECONDS:
+                os.sched_yield()
+            else:
+                time.sleep(_NAP_SECONDS)
+        command: tuple[Any, ...] = self.comm.recv(source=0)
         return command
 
     def agree(self, work: Callable[[], T]) -> T:
