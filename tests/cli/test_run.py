@@ -2,9 +2,11 @@
 
 import json
 
+import demo_engines
 import pytest
 from engines import demo_directory, drawn
 
+from demo_worlds import ask
 from mmbuild.cli import main
 from mmbuild.cli.run import pair
 from mmbuild.errors import UsageError
@@ -71,15 +73,22 @@ def test_a_profile_goes_to_stderr(engine, pictures, capsys):
 @pytest.mark.parametrize(
     ("images", "prompts", "expected"),
     [
-        ([], ["a", "b"], [(None, "a"), (None, "b")]),
-        (["1"], ["a"], [("1", "a")]),
-        (["1", "2"], ["a"], [("1", "a"), ("2", "a")]),
-        (["1"], ["a", "b"], [("1", "a"), ("1", "b")]),
-        (["1", "2"], ["a", "b"], [("1", "a"), ("2", "b")]),
+        ([], ["a", "b"], [((), "a"), ((), "b")]),
+        (["1"], ["a"], [(("1",), "a")]),
+        (["1", "2"], ["a"], [(("1",), "a"), (("2",), "a")]),
+        (["1"], ["a", "b"], [(("1",), "a"), (("1",), "b")]),
+        (["1", "2"], ["a", "b"], [(("1",), "a"), (("2",), "b")]),
+        (["1", "2"], [], [(("1",), None), (("2",), None)]),
     ],
 )
 def test_who_is_asked_about_what(images, prompts, expected):
     assert pair(images, prompts) == expected
+
+
+def test_images_that_belong_together_have_one_prompt():
+    assert pair(["1", "2"], ["a"], together=True) == [(("1", "2"), "a")]
+    with pytest.raises(UsageError, match="2 prompts"):
+        pair(["1", "2"], ["a", "b"], together=True)
 
 
 def test_numbers_that_make_no_pairs_are_refused():
@@ -90,10 +99,11 @@ def test_numbers_that_make_no_pairs_are_refused():
 @pytest.fixture
 def places(engine, tmp_path):
     """What the words in capitals below stand for."""
-    broken, empty = tmp_path / "broken.png", tmp_path / "empty"
+    broken, empty, picture = tmp_path / "broken.png", tmp_path / "empty", tmp_path / "picture.png"
     broken.write_bytes(b"no picture")
     empty.mkdir()
-    return {"ENGINE": engine, "BROKEN": str(broken), "EMPTY": str(empty)}
+    drawn(1, 1)[0][0].save(picture)
+    return {"ENGINE": engine, "BROKEN": str(broken), "EMPTY": str(empty), "PICTURE": str(picture)}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +122,12 @@ def places(engine, tmp_path):
         (["ENGINE", "--prompt", "how many ?", "--temperature", "-1"], 2, "MM520", "temperature"),
         (["ENGINE", "--prompt", "how many ?", "--top-p", "2"], 2, "MM520", "top_p"),
         (["ENGINE", "--image", "a", "--image", "b", *["--prompt", "c"] * 3], 2, "MM518", "pairs"),
+        (["ENGINE"], 2, "MM518", "--prompt"),
+        (["ENGINE", "--image", "PICTURE"], 1, "MM518", "--prompt"),
+        (["ENGINE", "--prompt", "how many ?", "--num-beams", "2"], 1, "MM522", "1 to 1"),
+        (["ENGINE", "--prompt", "how many ?", "--num-beams", "0"], 2, "MM520", "beams"),
+        (["ENGINE", "--prompt", "a", "--num-beams", "2", "--temperature", "1"], 2, "MM520", "--num-beams"),
+        (["ENGINE", "--prompt", "a", "--num-beams", "2", "--stream"], 2, "MM521", "--stream"),
     ],
 )
 def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code, words):
@@ -123,5 +139,25 @@ def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code
     assert len(told.err.splitlines()) < 12
 
 
-def test_a_run_without_a_prompt_is_wrong_usage(engine, capsys):
-    assert "--prompt" in asked(capsys, engine, status=2).err
+def test_a_page_is_read_without_a_question_greedily_and_by_beams(tmp_path, capsys):
+    built = str(demo_engines.directory("nougat"))
+    (page,) = ask("nougat", 5, 1, held_out=True)
+    path = tmp_path / "page.png"
+    page.pictures[0].save(path)
+    told = asked(capsys, built, "--image", str(path))
+    assert told.out.strip() == page.answer
+    assert asked(capsys, built, "--image", str(path), "--num-beams", "2").out == told.out
+    refused = asked(capsys, built, "--image", str(path), "--prompt", "what ?", status=1)
+    assert "takes no question" in refused.err
+
+
+def test_a_question_about_two_pictures(tmp_path, capsys):
+    built = str(demo_engines.directory("vila"))
+    asked_about = next(item for item in ask("vila", 6, 2, held_out=True) if len(item.pictures) == 2)
+    words = []
+    for number, picture in enumerate(asked_about.pictures):
+        path = tmp_path / f"{number}.png"
+        picture.save(path)
+        words += ["--image", str(path)]
+    told = asked(capsys, built, "--together", *words, "--prompt", asked_about.prompt)
+    assert told.out.strip() == asked_about.answer

@@ -11,12 +11,14 @@ import click
 
 if TYPE_CHECKING:
     from mmbuild.engine import Generation, Profile
+    from mmbuild.errors import MmbuildError
 
 
 @click.command("run")
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--image", "images", multiple=True, metavar="FILE", help="A picture; several make a batch.")
-@click.option("--prompt", "prompts", multiple=True, required=True, help="A question; several make a batch.")
+@click.option("--prompt", "prompts", multiple=True, help="A question; several make a batch. None for Nougat.")
+@click.option("--together", is_flag=True, help="All images belong to one prompt (VILA).")
 @click.option("--max-new-tokens", type=int, help="Tokens per answer; default and limit: max_output_len.")
 @click.option(
     "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
@@ -26,6 +28,16 @@ if TYPE_CHECKING:
 )
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest up to p.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--num-beams", type=int, default=1, show_default=True, help="Search so many beams, up to max_beam_width."
+)
+@click.option(
+    "--length-penalty",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Larger favours longer answers (beams).",
+)
 @click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")
 @click.option("--profile", is_flag=True, help="Times, tokens per second and peak memory, on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, profile included.")
@@ -33,11 +45,14 @@ def command(
     build: Path,
     images: tuple[str, ...],
     prompts: tuple[str, ...],
+    together: bool,
     max_new_tokens: int | None,
     temperature: float,
     top_k: int,
     top_p: float,
     seed: int,
+    num_beams: int,
+    length_penalty: float,
     stream: bool,
     profile: bool,
     as_json: bool,
@@ -46,15 +61,17 @@ def command(
 
     BUILD is the directory that `mmbuild apply` names. Answers go to stdout, one line each. One prompt is asked
     about every image, one image serves every prompt, otherwise they go in pairs. A prompt is put into the
-    model's chat form unless it names the image token itself.
+    model's chat form unless it names the image token itself. Nougat reads pages and takes no prompt.
 
     \b
     Example:
       mmbuild run build/llava-shapes-int4 --image a.png --prompt "how many shapes ?"
       mmbuild run build/llava-1.5-7b-int4 --image a.png --image b.png --prompt "What is this?" --profile
+      mmbuild run build/vila-shapes --together --image a.png --image b.png --prompt "which has more shapes ?"
+      mmbuild run build/nougat-base --image page.png --num-beams 4
     """
-    pairs = pair(images, prompts)
-    check_stream(stream, pairs, profile or as_json)
+    pairs = pair(images, prompts, together=together)
+    check_stream(stream, pairs, profile or as_json or num_beams > 1)
     from mmbuild.engine import layout
     from mmbuild.ranks import launch
 
@@ -67,16 +84,22 @@ def command(
             "pairs": pairs,
             "max_new_tokens": max_new_tokens,
             "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
+            "beams": {"width": num_beams, "length_penalty": length_penalty},
             "show": "stream" if stream else "json" if as_json else "profile" if profile else "text",
         },
     )
 
 
+# One prompt, perhaps none, and its images.
+Pair = tuple[tuple[str, ...], str | None]
+
+
 def answer(
     build: str,
-    pairs: Sequence[Sequence[str | None]],
+    pairs: Sequence[tuple[Sequence[str], str | None]],
     max_new_tokens: int | None,
     sampling: Mapping[str, Any],
+    beams: Mapping[str, Any],
     show: str,
 ) -> None:
     """Load the engine, ask it ``pairs`` (:func:`pair`) and print: the verb within one process, or one rank.
@@ -84,20 +107,19 @@ def answer(
     Args:
         show: ``text``, ``stream``, ``profile`` or ``json``.
     """
-    from mmbuild.engine import Engine, Sampling
+    from mmbuild.engine import Beams, Engine, Sampling
 
-    drawing = Sampling(**sampling)
+    drawing, searching = Sampling(**sampling), Beams(**beams)
+    check_choice(drawing.temperature > 0, searching.width > 1)
     engine = Engine.load(build)
-    requests = engine.encode(
-        [[image] if image else [] for image, _ in pairs], [text or "" for _, text in pairs]
-    )
+    requests = engine.encode([list(images) for images, _ in pairs], [prompt for _, prompt in pairs])
     stopping = engine.stopping(max_new_tokens)
     if show == "stream":
         for piece in engine.stream_text(requests[0], stopping, drawing):
             click.echo(piece, nl=False)
         click.echo()
         return
-    generation = engine.run(requests, stopping, drawing)
+    generation = engine.run(requests, stopping, drawing, searching)
     if show == "json":
         click.echo(json.dumps(_plain(pairs, generation), indent=2))
         return
@@ -105,6 +127,22 @@ def answer(
         click.echo(one.text)
     if show == "profile":
         click.echo(render_profile(generation.profile), err=True)
+
+
+def check_choice(drawn: bool, searched: bool) -> None:
+    """Refuse to draw tokens and to search beams at once.
+
+    Raises:
+        UsageError: Both are asked for.
+    """
+    if drawn and searched:
+        from mmbuild.errors import UsageError
+
+        raise UsageError(
+            "--temperature draws tokens, and --num-beams searches the likeliest sequence",
+            code="MM520",
+            hint="Give one of them",
+        )
 
 
 def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
@@ -123,27 +161,44 @@ def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
         )
 
 
-def pair(images: Sequence[str], prompts: Sequence[str]) -> list[tuple[str | None, str]]:
+def pair(images: Sequence[str], prompts: Sequence[str], *, together: bool = False) -> list[Pair]:
     """Who is asked about what.
 
     Raises:
-        UsageError: Several images and several prompts, of different numbers.
+        UsageError: Nothing is asked; several images and several prompts, of different numbers; or several prompts
+            about images that belong together.
     """
-    if not images:
-        return [(None, prompt) for prompt in prompts]
-    if len(prompts) == 1:
-        return [(image, prompts[0]) for image in images]
+    if together or not images:
+        return [(tuple(images), prompt) for prompt in _asked(images, prompts, together=together)]
+    if len(prompts) <= 1:
+        return [((image,), prompts[0] if prompts else None) for image in images]
     if len(images) == 1:
-        return [(images[0], prompt) for prompt in prompts]
+        return [((images[0],), prompt) for prompt in prompts]
     if len(images) != len(prompts):
-        from mmbuild.errors import UsageError
-
-        raise UsageError(
+        raise _no_pairs(
             f"{len(images)} images and {len(prompts)} prompts do not make pairs",
-            code="MM518",
-            hint="Give one prompt for all images, one image for all prompts, or as many of each",
+            "Give one prompt for all images, one image for all prompts, or as many of each",
         )
-    return list(zip(images, prompts, strict=True))
+    return [((image,), prompt) for image, prompt in zip(images, prompts, strict=True)]
+
+
+def _asked(images: Sequence[str], prompts: Sequence[str], *, together: bool) -> Sequence[str | None]:
+    if together and len(prompts) > 1:
+        raise _no_pairs(
+            f"--together gives one prompt all images, and there are {len(prompts)} prompts", "Give one prompt"
+        )
+    if not images and not prompts:
+        raise _no_pairs(
+            "nothing is asked: there is neither --image nor --prompt",
+            "Give a question with --prompt, and pictures with --image",
+        )
+    return prompts or (None,)
+
+
+def _no_pairs(message: str, hint: str) -> MmbuildError:
+    from mmbuild.errors import UsageError
+
+    return UsageError(message, code="MM518", hint=hint)
 
 
 def render_profile(profile: Profile) -> str:
@@ -160,13 +215,13 @@ def render_profile(profile: Profile) -> str:
     )
 
 
-def _plain(pairs: Sequence[Sequence[str | None]], generation: Generation) -> dict[str, Any]:
+def _plain(pairs: Sequence[tuple[Sequence[str], str | None]], generation: Generation) -> dict[str, Any]:
     profile = generation.profile
     names = ("visual_seconds", "prefill_seconds", "decode_seconds", "prompt_tokens", "new_tokens", "steps")
     return {
         "answers": [
-            {"image": image, "prompt": prompt, "text": one.text, "token_ids": list(one.token_ids)}
-            for (image, prompt), one in zip(pairs, generation.answers, strict=True)
+            {"images": list(images), "prompt": prompt, "text": one.text, "token_ids": list(one.token_ids)}
+            for (images, prompt), one in zip(pairs, generation.answers, strict=True)
         ],
         "profile": {name: getattr(profile, name) for name in names}
         | {"tokens_per_second": profile.tokens_per_second, "peak_bytes": profile.peak_bytes},

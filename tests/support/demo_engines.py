@@ -1,0 +1,53 @@
+"""Engines of the shipped demo models of every family, compiled once for all tests."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import build_engine
+
+from demo_worlds import MODELS
+from mmbuild.engine import Engine
+from mmbuild.engine.reference import load_reference
+
+ROOT = Path(__file__).parents[2] / "examples" / "models"
+BATCH, BEAMS = 4, 2
+# Longest answers: a page takes more tokens than a sentence.
+_OUTPUT = {"nougat": 200}
+
+
+def model(family: str) -> Path:
+    """The demo model of ``family``."""
+    return ROOT / MODELS[family]
+
+
+def directory(
+    family: str, dtype: str = "float32", quantization: str = "none", tensor_parallel: int = 1
+) -> Path:
+    """The engine directory: batches of 4, 2 beams, for vila 2 images a prompt; read-only by agreement."""
+    return build_engine.build_engine(
+        family,
+        {"model": model(family)},
+        dtype=dtype,
+        quantization=quantization,
+        tensor_parallel=tensor_parallel,
+        max_batch_size=BATCH,
+        max_beam_width=BEAMS,
+        max_images_per_prompt=2 if family == "vila" else 1,
+        max_input_len=128,
+        max_output_len=_OUTPUT.get(family, 40),
+    )
+
+
+@cache
+def engine(family: str, dtype: str = "float32", quantization: str = "none") -> Engine:
+    """The loaded engine of :func:`directory`."""
+    return Engine.load(directory(family, dtype, quantization))
+
+
+@cache
+def reference(family: str, dtype: str = "float32") -> Any:
+    """transformers on the demo model."""
+    return load_reference(family, {"model": model(family)}, dtype, "cpu")
