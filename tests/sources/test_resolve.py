@@ -109,3 +109,21 @@ def test_source_files_are_sorted_and_may_leave_weights_out() -> None:
     names = source_files(disk.DEMO, weights=False)
     assert names == sorted(names)
     assert "model.safetensors" not in names
+
+
+def test_a_branch_that_was_never_asked_for_can_be_planned_offline_and_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from mmbuild.steps import download
+    from mmbuild.steps.base import StepContext
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    identity = identify("hf://o/m", "dev", tmp_path, config=CONFIG, digest=digest, offline=True)
+    assert identity.params == {"kind": "hf", "repo": "o/m", "commit": None, "revision": "dev"}
+    assert identity.revision is None
+    params = {**identity.params, "directories": []}
+    with pytest.raises(MmbuildError, match="`dev` was not known") as caught:
+        download.run(StepContext(params=params, out=tmp_path))
+    assert caught.value.code == "MM422"

@@ -30,7 +30,7 @@ class SourceIdentity:
         params: Parameters of the action, in its key; never a path.
         sources: Digests of user files by name, in its key.
         locators: Where those lie; not in its key.
-        revision: Commit of a hub source.
+        revision: Commit of a hub source, where it is known.
     """
 
     kind: Literal["path", "hf", "dummy"]
@@ -59,7 +59,8 @@ def identify(
         config: The model's ``config.json``.
         digest: BLAKE3 of a file, hex.
         directories: Directories below the model's own that hold files of it (:class:`Traits`).
-        offline: Ask no hub: a branch is what it was when it was last asked for.
+        offline: Ask no hub: a branch is what it was when it was last asked for; where it never was, its commit
+            is None, which can be planned and not downloaded.
 
     Raises:
         ConfigError: ``source`` is not understood.
@@ -90,7 +91,14 @@ def identify(
 def _hub(repo: str, revision: str | None, offline: bool) -> SourceIdentity:
     from mmbuild.sources import hub
 
-    commit = hub.resolve_revision(repo, revision, offline=offline)
+    try:
+        commit = hub.resolve_revision(repo, revision, offline=offline)
+    except SourceError as error:
+        if not offline or error.code != "MM422":
+            raise
+        # Enough to plan with; the download refuses to guess which commit was meant.
+        unknown = {"kind": "hf", "repo": repo, "commit": None, "revision": revision or "main"}
+        return SourceIdentity("hf", unknown)
     return SourceIdentity("hf", {"kind": "hf", "repo": repo, "commit": commit}, revision=commit)
 
 

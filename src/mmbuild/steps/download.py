@@ -58,6 +58,12 @@ def _from_hub(context: StepContext) -> None:
     from mmbuild.sources.hub import download
 
     params = context.params
+    if params["commit"] is None:
+        raise SourceError(
+            f"which commit of `{params['repo']}` is `{params['revision']}` was not known when this was planned offline",
+            code="MM422",
+            hint="Plan without --offline, or write the commit into model.revision",
+        )
     download(params["repo"], params["commit"], context.out, context.progress, params["directories"])
 
 
