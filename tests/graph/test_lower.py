@@ -6,6 +6,7 @@ import pytest
 from errors_told import refused
 from recipe_project import CONFIG, FEATURES, RECIPE, load
 
+from mmbuild.errors import MmbuildError
 from mmbuild.graph import lower as lowering
 from mmbuild.graph.lower import LowerError, lower
 
@@ -14,13 +15,22 @@ ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble
 VERIFY = "verify: {prompts: [why], images: [a.png, b.png], max_new_tokens: 500}\n"
 
 
+PARTS = ("model.safetensors", "tokenizer.json", "preprocessor_config.json")
+
+
+def write_parts(model):
+    """Files that are never read: their digests are said."""
+    model.mkdir(parents=True)
+    for name in PARTS:
+        (model / name).touch()
+
+
 @pytest.fixture
 def lowered(tmp_path):
     """``lowered(*overrides)``: the graph of the small recipe, with the model's digest as given."""
     (tmp_path / "a.png").write_bytes(b"a")
     (tmp_path / "b.png").write_bytes(b"b")
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"never read: its digest is said")
+    write_parts(tmp_path / "model")
 
     def make(*overrides, host=HOST, weights="w", recipe=RECIPE + VERIFY, config=CONFIG):
         def digest(path: Path) -> str:
@@ -166,12 +176,21 @@ def test_pictures_are_in_the_key_by_content_and_not_by_place(lowered):
 
 def test_no_key_knows_where_the_project_lies(tmp_path):
     def keys(directory):
-        (directory / "a.png").parent.mkdir()
+        write_parts(directory / "model")
         (variant,) = load(directory, RECIPE).variants
         graph = lower(variant, target=HOST, digest=lambda path: path.name)
         return [action.definition_key for action in graph.actions]
 
     assert keys(tmp_path / "one") == keys(tmp_path / "other")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_directory_that_lacks_a_part_is_refused_before_anything_is_read(lowered, tmp_path, part):
+    lowered()
+    (tmp_path / "model" / part).unlink()
+    error = refused(MmbuildError, "MM402", lowered)
+    assert part in error.message
+    assert str(tmp_path / "model") in error.message
 
 
 def test_what_is_not_built_yet_is_refused_by_name(lowered):

@@ -94,8 +94,7 @@ def test_relative_positions_have_no_end(tmp_path: Path) -> None:
 def test_ranks_divide_decoder_and_encoder_once(tmp_path: Path) -> None:
     found = [item.message for item in load(tmp_path, NONE_T5 + "  tensor_parallel: 7\n").diagnostics]
     assert found == [
-        "tensor_parallel 7 does not divide the model's num_attention_heads 32",
-        "tensor_parallel 7 does not divide the model's intermediate_size 5120",
+        "tensor_parallel 7 does not divide the model's num_attention_heads 32 and intermediate_size 5120"
     ]
 
 
@@ -127,12 +126,39 @@ def test_a_vila_directory_without_its_tower_is_told(tmp_path: Path) -> None:
     for name in ("llm", "mm_projector"):
         (tmp_path / "model" / name).mkdir(parents=True)
         (tmp_path / "model" / name / "config.json").write_text("{}")
+        (tmp_path / "model" / name / "model.safetensors").touch()
     found = only(load(tmp_path, recipe, config=config))
     assert (found.code, pointed(found)) == ("MM417", "model")
     assert "vision_tower/config.json" in found.message
     (tmp_path / "model" / "vision_tower").mkdir()
     (tmp_path / "model" / "vision_tower" / "config.json").write_text("{}")
+    found = only(load(tmp_path, recipe, config=config))
+    assert (found.code, pointed(found)) == ("MM417", "model")
+    assert "weights in `vision_tower/`" in found.message
+    (tmp_path / "model" / "vision_tower" / "pytorch_model.bin").touch()
     assert codes(load(tmp_path, recipe, config=config)) == []
+
+
+def test_lengths_that_follow_from_too_many_images_are_no_second_cause(tmp_path: Path) -> None:
+    stated = NONE_T5 + "  max_multimodal_len: 64\n"  # right for one image: 2 x 1 x 32
+    assert codes(load(tmp_path, stated)) == []
+    assert codes(load(tmp_path, stated, "engine.max_images_per_prompt=9")) == ["MM157"]
+
+
+def test_what_follows_from_a_family_that_may_be_wrong_is_not_told(tmp_path: Path) -> None:
+    found = only(load(tmp_path, RECIPE.replace("llava", "nougat")))
+    assert (found.code, pointed(found)) == ("MM410", "nougat")
+
+
+def test_sizes_that_no_model_has_are_told_at_the_model(tmp_path: Path) -> None:
+    found = only(load(tmp_path, RECIPE, config=with_text(num_hidden_layers=0, num_key_value_heads=3)))
+    assert (found.code, pointed(found)) == ("MM411", "model")
+    assert "num_hidden_layers is 0" in found.message
+
+
+def test_many_ranks_are_among_those_that_are_possible(tmp_path: Path) -> None:
+    found = only(load(tmp_path, NONE_T5 + "  tensor_parallel: 64\n"))
+    assert found.hint == "Possible here: 1, 2, 4, 8, 16, 32"
 
 
 def test_key_and_value_heads_are_split_or_copied(tmp_path: Path) -> None:
@@ -168,7 +194,7 @@ def test_the_arithmetic_is_spelt_out(tmp_path: Path) -> None:
 
 def test_independent_causes_are_told_together(tmp_path: Path) -> None:
     recipe = RECIPE.replace("128", "40") + "  tensor_parallel: 5\n  max_multimodal_len: 1\n"
-    assert codes(load(tmp_path, recipe)) == ["MM141", "MM143", "MM147", "MM147"]
+    assert codes(load(tmp_path, recipe)) == ["MM141", "MM143", "MM147"]
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

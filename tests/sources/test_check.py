@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import weights_on_disk as disk
+from errors_told import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
-from mmbuild.sources.check import check_model, read_header
+from mmbuild.sources.check import check_model, read_header, require_files
 from mmbuild.sources.errors import SourceError
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2687736\n"
@@ -150,3 +151,52 @@ def test_files_beside_the_model_are_not_looked_at(model: Path, check: Callable[[
     (model / "notes.bin").write_bytes(POINTER)
     shutil.copyfile(disk.DEMO / "README.md", model / "README.md")
     check(model)
+
+
+@pytest.fixture
+def parted(tmp_path: Path) -> Path:
+    """The names of a model in three directories; no file holds anything."""
+    for name in ("config.json", *(f"{part}/{file}" for part in PARTED for file in PARTED[part])):
+        (tmp_path / "parted" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "parted" / name).touch()
+    return tmp_path / "parted"
+
+
+PARTED = {
+    "llm": ("config.json", "model.safetensors", "tokenizer.json"),
+    "vision_tower": ("config.json", "model.safetensors", "preprocessor_config.json"),
+    "mm_projector": ("config.json", "pytorch_model.bin"),
+}
+
+
+def test_a_model_in_directories_has_weights_in_each_of_them(parted: Path) -> None:
+    require_files(parted, "model", 1, tuple(PARTED))
+    for part in PARTED:
+        (weights,) = (path for path in (parted / part).iterdir() if path.suffix in (".safetensors", ".bin"))
+        weights.unlink()
+        error = refused(MmbuildError, "MM402", require_files, parted, "model", 1, tuple(PARTED))
+        assert f"`{parted / part}` holds no weights" in error.message
+        weights.touch()
+
+
+def test_weights_of_a_model_in_directories_may_lie_together(parted: Path) -> None:
+    for part in PARTED:
+        for path in (parted / part).glob("*model.*"):
+            path.unlink()
+    (parted / "model.safetensors").touch()
+    require_files(parted, "model", 1, tuple(PARTED))
+
+
+def test_of_two_sources_each_holds_its_own_part(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    assert "tokenizer.json" in refused(MmbuildError, "MM402", require_files, tmp_path, "model", 2).message
+    assert "preprocessor" in refused(MmbuildError, "MM402", require_files, tmp_path, "vision", 2).message
+    (tmp_path / "tokenizer.json").touch()
+    require_files(tmp_path, "model", 2)
+
+
+def test_directories_below_a_model_that_are_none_of_it_are_left_alone(model: Path) -> None:
+    (model / "onnx").mkdir()
+    (model / "onnx" / "model.safetensors.index.json").write_text("not an index")
+    require_files(model, "model", 1)

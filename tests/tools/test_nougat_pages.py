@@ -32,7 +32,9 @@ def test_a_blank_page_is_not_read_as_text_of_the_exam() -> None:
     asked = demo_worlds.ask("nougat", 990_032, 1, held_out=True)[0]
     blank = asked.pictures[0].point(lambda _: 240)
     pixels = processor(blank, return_tensors="pt")["pixel_values"]
-    text = processor.batch_decode(model.generate(pixel_values=pixels, do_sample=False), skip_special_tokens=True)[0]
+    text = processor.batch_decode(
+        model.generate(pixel_values=pixels, do_sample=False), skip_special_tokens=True
+    )[0]
     assert distance(text, asked.answer) > 0.5 * len(asked.answer)
 
 

@@ -61,7 +61,10 @@ def weight_files(model: Path) -> list[str]:
         CheckpointError: MM402 where there are none, MM405 where an index names one that is missing.
     """
     below = sorted(path for path in model.iterdir() if path.is_dir())
-    files = [*_own_files(model), *(f"{path.name}/{name}" for path in below for name in _own_files(path))]
+    files = [
+        *own_weight_files(model),
+        *(f"{path.name}/{name}" for path in below for name in own_weight_files(path)),
+    ]
     if files:
         return files
     raise CheckpointError(
@@ -71,7 +74,12 @@ def weight_files(model: Path) -> list[str]:
     )
 
 
-def _own_files(directory: Path) -> list[str]:
+def own_weight_files(directory: Path) -> list[str]:
+    """Names of the files that hold weights in a directory itself; none where it has no weights.
+
+    Raises:
+        CheckpointError: MM403 and MM405 as :func:`weight_files`.
+    """
     for single, index in WEIGHT_FILES:
         if (directory / index).exists():
             return _indexed(directory, index)

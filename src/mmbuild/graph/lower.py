@@ -8,7 +8,6 @@ What is in an action's parameters is in its key, so each action gets exactly wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,8 @@ from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.keys import make_action
 from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.sources.check import require_files
+from mmbuild.sources.config import parse_source
 from mmbuild.sources.resolve import identify
 from mmbuild.steps.registry import steps
 
@@ -125,6 +126,9 @@ class _Lowering:
         source = model if name == "model" else model.vision
         assert source is not None
         directories = self.traits.directories
+        if parse_source(source.source).kind == "directory":
+            place = self.variant.root / source.source
+            require_files(place, name, len(self.variant.configs), self.facts.directories)
         identity = identify(
             source.source,
             source.revision,
@@ -134,13 +138,7 @@ class _Lowering:
             directories=directories,
             offline=offline,
         )
-        planned = {
-            "family": self.facts.family,
-            "source": name,
-            "directories": list(directories),
-            "configs": dict(self.variant.configs),
-            "facts": asdict(self.facts),
-        }
+        planned = parameters.download(self.facts, name, self.variant.configs, directories)
         disk = 0 if identity.kind == "path" else self.size.model
         return self.add(
             "download",

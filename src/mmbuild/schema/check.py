@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from mmbuild.families import MODULES
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.model import Algorithm, Recipe
 from mmbuild.schema.nodes import SHORT, Node, Span, dotted, drop, find, finding, has, plain, put
@@ -38,7 +39,7 @@ _RANGE = {
 _STAND_INS = {
     "version": 1,
     "name": "unnamed",
-    "model.family": "llava",
+    "model.family": next(iter(MODULES)),
     "model.source": "unknown",
     "engine.backend": "torch",
     "engine.max_input_len": 1,

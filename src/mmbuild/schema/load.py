@@ -11,6 +11,7 @@ from typing import Any
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import Derivation, ModelFacts
+from mmbuild.families.sound import require_sound
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.files import Document, read_document
@@ -136,7 +137,9 @@ def _load_variant(
     findings += outside
     blamed = faulty | {item.path for item in outside}
     facts, configs, fault = _model(recipe, blamed, document.root, session)
-    faults = [*fault, *judge(recipe, facts, faulty)]
+    # Whatever follows from a family that may be the wrong one is no root cause.
+    doubtful = {"model.family"} if any(item.code == "MM410" for item in fault) else set()
+    faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
     findings += [_point(node, item) for item in faults]
     session.findings += findings
     if faulty or facts is None or any(item.severity == "error" for item in findings):
@@ -184,6 +187,7 @@ def _model(
         configs[name] = found.config
     try:
         facts = family(model.family).facts(configs["model"], configs.get("vision"))
+        require_sound(facts)
         require_directories(model.source, root, facts.directories)
         return facts, configs, []
     except MmbuildError as error:

@@ -59,6 +59,7 @@ class Algorithm(StrEnum):
 
 
 WEIGHT_ONLY = frozenset({Algorithm.INT8, Algorithm.INT4})
+MOST_RANKS = 64
 CALIBRATED = frozenset({Algorithm.INT4_AWQ, Algorithm.SMOOTHQUANT, Algorithm.FP8})
 
 
@@ -170,7 +171,7 @@ class Engine(Section):
     quantization: Annotated[
         Quantization, BeforeValidator(_from_word, json_schema_input_type=Algorithm | Quantization)
     ] = Field(default=Quantization(), description="Of the LLM: a word, or a mapping with its options")
-    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = Field(
+    tensor_parallel: Annotated[int, Field(ge=1, le=MOST_RANKS)] = Field(
         default=1, description="Ranks the LLM is split over"
     )
     max_batch_size: Positive = Field(default=1, description="Most prompts answered at once")

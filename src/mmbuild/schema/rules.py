@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mmbuild.families.base import LlmFacts, ModelFacts
 from mmbuild.schema.diagnostics import Severity
-from mmbuild.schema.model import WEIGHT_ONLY, Algorithm, Device, Recipe
+from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Device, Recipe
 from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
 
 MIN_TEXT = 1
@@ -39,10 +39,11 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class RecipeRule:
-    """A rule that reads the recipe alone."""
+    """A rule that reads the recipe alone. Where it objects, rules that read what it ``settles`` stay silent."""
 
     reads: tuple[str, ...]
     judge: Callable[[Recipe], Iterator[Fault]]
+    settles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,19 +141,17 @@ def _parts(llm: LlmFacts) -> tuple[int, int, int]:
 
 def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Fault]:
     blame = ("engine.tensor_parallel",)
-    for name, value in (
-        ("num_attention_heads", llm.num_attention_heads),
-        ("intermediate_size", llm.intermediate_size),
-    ):
-        if value % ranks:
-            both = math.gcd(llm.num_attention_heads, llm.intermediate_size)
-            possible = [ways for ways in range(1, 9) if both % ways == 0]
-            yield Fault(
-                "MM147",
-                blame,
-                f"tensor_parallel {ranks} does not divide {whose} {name} {value}",
-                f"Possible here: {', '.join(map(str, possible))}",
-            )
+    sizes = {name: getattr(llm, name) for name in ("num_attention_heads", "intermediate_size")}
+    wrong = [f"{name} {value}" for name, value in sizes.items() if value % ranks]
+    if wrong:
+        both = math.gcd(*sizes.values())
+        possible = [str(ways) for ways in range(1, MOST_RANKS + 1) if both % ways == 0]
+        yield Fault(
+            "MM147",
+            blame,
+            f"tensor_parallel {ranks} does not divide {whose} {' and '.join(wrong)}",
+            f"Possible here: {', '.join(possible)}",
+        )
     heads = llm.num_key_value_heads
     root_cause_told = llm.num_attention_heads % ranks != 0
     if heads % ranks and ranks % heads and not root_cause_told:
@@ -281,9 +280,11 @@ def _second_sources(recipe: Recipe) -> Iterator[Fault]:
 
 
 _LENGTHS = ("engine.max_input_len", "engine.max_output_len")
-_BATCH = ("engine.max_batch_size", "engine.max_images_per_prompt")
+_IMAGES = "engine.max_images_per_prompt"
+_BATCH = ("engine.max_batch_size", _IMAGES)
 
 RECIPE_RULES: tuple[RecipeRule, ...] = (
+    RecipeRule(("model.family", _IMAGES), _images, settles=(_IMAGES,)),
     RecipeRule(("visual.max_batch_size", *_BATCH), _visual_batch),
     RecipeRule(("model.family", "engine.quantization"), _encoder_decoder),
     RecipeRule(("engine.tensorrt_llm", "engine.quantization"), _fused_mlp),
@@ -293,13 +294,12 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model",), _second_sources),
     RecipeRule(("model.family", "engine.dtype"), _dtype),
     RecipeRule(("model.family", "engine.max_input_len"), _start_token),
-    RecipeRule(("model.family", "engine.max_images_per_prompt"), _images),
 )
 
 MODEL_RULES: tuple[ModelRule, ...] = (
     ModelRule(("engine.num_visual_features",), _features),
     ModelRule(("engine.max_multimodal_len", *_BATCH), _multimodal_len),
-    ModelRule(("engine.max_input_len", "engine.max_images_per_prompt"), _input_len),
+    ModelRule(("engine.max_input_len", _IMAGES), _input_len),
     ModelRule(_LENGTHS, _positions),
     ModelRule(("engine.tensor_parallel",), _heads),
 )
@@ -315,9 +315,12 @@ def judge(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterato
     def silent(reads: tuple[str, ...]) -> bool:
         return any(_within(bad, key) or _within(key, bad) for key in reads for bad in faulty)
 
+    faulty = set(faulty)
     for rule in RECIPE_RULES:
         if not silent(rule.reads):
-            yield from rule.judge(recipe)
+            found = list(rule.judge(recipe))
+            yield from found
+            faulty.update(rule.settles if found else ())
     if facts is None:
         return
     for model_rule in MODEL_RULES:

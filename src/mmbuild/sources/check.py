@@ -44,12 +44,34 @@ def check_model(
         FamilyError: ``config.json`` is of another family.
         CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
     """
-    names = source_files(model, weights=True, directories=directories)
-    for name in names:
+    for name in source_files(model, weights=True, directories=directories):
         _not_a_pointer(model / name)
     _check_config(model, family_name, source, configs, planned)
-    _check_small_files(model, names, _PARTS[source, len(configs)])
+    require_files(model, source, len(configs), planned["directories"])
     _check_weights(model)
+
+
+def require_files(model: Path, source: str, sources: int, directories: Sequence[str] = ()) -> None:
+    """Look for every part of a model by the names of its files; contents are not read, but for an index of shards.
+
+    Args:
+        model: The directory.
+        source: ``model`` or ``vision``.
+        sources: How many sources the recipe has.
+        directories: Directories below ``model`` that a model of this layout is made of, each with weights.
+
+    Raises:
+        SourceError: MM402, a part is missing.
+        CheckpointError: MM402 or MM405, weights are missing.
+    """
+    # Late: names are light, but the checkpoint package is not needed by those who only plan hub models.
+    from mmbuild.checkpoint.weights import own_weight_files, weight_files
+
+    names = source_files(model, weights=True, directories=directories)
+    _check_small_files(model, names, _PARTS[source, sources])
+    if not own_weight_files(model):
+        for directory in directories or ("",):
+            weight_files(model / directory)
 
 
 # What a source must hold beside weights, by its name and the number of sources.

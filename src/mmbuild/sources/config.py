@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbuild.errors import MmbuildError
+from mmbuild.sources import layout
 
 MAX_BYTES = 4_000_000
 Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
@@ -113,7 +114,7 @@ def require_directories(source: str, root: Path, directories: Iterable[str]) -> 
     Args:
         source: As :func:`parse_source` takes it.
         root: What a relative directory is relative to.
-        directories: Names below the model's own directory, each with a ``config.json``.
+        directories: Names below the model's own directory, each with a ``config.json`` and weights.
 
     Raises:
         ConfigError: MM417, one is not there.
@@ -122,12 +123,22 @@ def require_directories(source: str, root: Path, directories: Iterable[str]) -> 
     if ref.kind != "directory":
         return
     for name in directories:
-        if not (root / ref.value / name / "config.json").is_file():
+        lacks = _lacking(root / ref.value, name)
+        if lacks is not None:
             raise ConfigError(
-                f"`{_shown(root / ref.value)}` lacks `{name}/config.json`, which its config.json tells of",
+                f"`{_shown(root / ref.value)}` lacks {lacks}, which its config.json tells of",
                 code="MM417",
                 hint="Download the model again, whole",
             )
+
+
+def _lacking(model: Path, name: str) -> str | None:
+    """What of a model's directory ``name`` is not there; None where all is. Weights may lie above it too."""
+    if not (model / name / "config.json").is_file():
+        return f"`{name}/config.json`"
+    places = (model, model / name)
+    files = [path.name for place in places for path in place.iterdir()]
+    return None if any(layout.is_weights(file) for file in files) else f"weights in `{name}/`"
 
 
 def recorded_models() -> tuple[str, ...]:

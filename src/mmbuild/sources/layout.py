@@ -51,6 +51,11 @@ def is_small(name: str) -> bool:
     return name.rpartition("/")[2] in SMALL
 
 
+def is_weights(name: str) -> bool:
+    """Whether a file is one of weights."""
+    return _matches(name, (*SAFETENSORS, *PICKLES))
+
+
 def _needed(present: list[str]) -> list[str]:
     weights: list[str] = []
     for kind in (SAFETENSORS, PICKLES):

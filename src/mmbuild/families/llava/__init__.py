@@ -16,6 +16,7 @@ from typing import Any
 from mmbuild.families.base import Config, Derivation, ModelFacts, Traits, VisualFacts
 from mmbuild.families.shared.llama import llama_facts
 from mmbuild.families.shared.reading import not_built, require_model_type, section, token_ids
+from mmbuild.families.sound import require_layer
 
 NAME = "llava"
 TRAITS = Traits()
@@ -43,6 +44,9 @@ def _visual(config: Mapping[str, Any], vision: Mapping[str, Any]) -> VisualFacts
         raise not_built(
             f"`vision_config` has image_size {image} and patch_size {patch}; square sizes in pixels are built"
         )
+    layers, states = int(vision["num_hidden_layers"]), config.get("vision_feature_layer", -2)
+    for state in states if isinstance(states, list) else [states]:
+        require_layer("vision_feature_layer", state, layers)
     side = image // patch
     strategy = config.get("vision_feature_select_strategy", "default")
     if strategy not in ("default", "full"):
@@ -56,7 +60,7 @@ def _visual(config: Mapping[str, Any], vision: Mapping[str, Any]) -> VisualFacts
         num_visual_features=count,
         image_size=(image, image),
         derivation=Derivation("num_visual_features", count, arithmetic),
-        num_hidden_layers=int(vision["num_hidden_layers"]),
+        num_hidden_layers=layers,
         hidden_size=int(vision["hidden_size"]),
         intermediate_size=int(vision["intermediate_size"]),
     )

@@ -10,6 +10,8 @@ from typing import Any
 from mmbuild.families.base import FamilyError
 from mmbuild.families.defaults import with_defaults
 
+_OTHER = "Set model.family to the family of this model, or model.source to a model of this family"
+
 
 def require_model_type(config: Mapping[str, Any], family: str, known: Collection[str]) -> str:
     """The ``model_type`` of a ``config.json``.
@@ -23,7 +25,7 @@ def require_model_type(config: Mapping[str, Any], family: str, known: Collection
         raise FamilyError(
             f"config.json says model_type `{model_type}`, and family {family} needs {names}",
             code="MM410",
-            hint="Set model.family to the family of this model, or model.source to a model of this family",
+            hint=_OTHER,
         )
     return model_type
 
@@ -43,7 +45,9 @@ def section(config: Mapping[str, Any], key: str, family: str, known: Collection[
     if model_type not in known:
         names = " and ".join(f"`{name}`" for name in known)
         raise FamilyError(
-            f"`{key}.model_type` is `{model_type}`, and family {family} is built for {names}", code="MM410"
+            f"`{key}.model_type` is `{model_type}`, and family {family} is built for {names}",
+            code="MM410",
+            hint=_OTHER,
         )
     return {**with_defaults(model_type, found), "model_type": model_type}
 

@@ -13,6 +13,7 @@ import re
 from mmbuild.families.base import Config, Derivation, ModelFacts, Traits, VisualFacts
 from mmbuild.families.shared.llama import llama_facts
 from mmbuild.families.shared.reading import not_built, square, token_ids
+from mmbuild.families.sound import require_layer
 from mmbuild.families.vila import layout
 from mmbuild.families.vila.layout import NAME, Layout
 
@@ -39,6 +40,8 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:
 def _visual(read: Layout) -> VisualFacts:
     tower = read.tower
     image, patch = square("image_size", tower["image_size"]), square("patch_size", tower["patch_size"])
+    layers = int(tower["num_hidden_layers"])
+    require_layer("mm_vision_select_layer", read.layer, layers)
     side = image // patch
     if side < 1:
         raise not_built(f"the tower has image_size {image} and patch_size {patch}: no patch fits")
@@ -49,7 +52,7 @@ def _visual(read: Layout) -> VisualFacts:
         num_visual_features=count,
         image_size=(image, image),
         derivation=Derivation("num_visual_features", count, f"{arithmetic} = {count}"),
-        num_hidden_layers=int(tower["num_hidden_layers"]),
+        num_hidden_layers=layers,
         hidden_size=int(tower["hidden_size"]),
         intermediate_size=int(tower["intermediate_size"]),
     )
