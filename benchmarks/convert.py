@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +140,12 @@ def measure_7b(directory: Path | None) -> list[Row]:
     """The rows for LLaVA-1.5-7B, the writing of its random weights first."""
     from mmbuild.canonical import hash_json
     from mmbuild.families import family
+    from mmbuild.graph import parameters
     from mmbuild.sources.config import read_config
 
     config = read_config(f"dummy://{SEVEN_B}", None, Path()).config
     params = {"kind": "dummy", "seed": 0, "dtype": "float16", "config": hash_json(config)}
-    planned = {
-        "family": "llava",
-        "source": "model",
-        "directories": [],
-        "configs": {"model": config},
-        "facts": asdict(family("llava").facts(config)),
-    }
+    planned = parameters.download(family("llava").facts(config), "model", {"model": config}, [])
     work = Work("download", {**params, **planned}, {}, {"recorded": SEVEN_B})
     with tempfile.TemporaryDirectory(prefix="mmbuild-convert-", dir=directory) as place:
         room = Path(place)

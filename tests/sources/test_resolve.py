@@ -124,6 +124,6 @@ def test_a_branch_that_was_never_asked_for_can_be_planned_offline_and_not_downlo
     assert identity.params == {"kind": "hf", "repo": "o/m", "commit": None, "revision": "dev"}
     assert identity.revision is None
     params = {**identity.params, "directories": []}
-    with pytest.raises(MmbuildError, match="`dev` was not known") as caught:
+    with pytest.raises(MmbuildError, match="at `dev` was not known") as caught:
         download.run(StepContext(params=params, out=tmp_path))
     assert caught.value.code == "MM422"

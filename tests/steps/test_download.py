@@ -1,6 +1,6 @@
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,8 @@ def context(source: str, root: Path, out: Path, planned: ModelFacts | None = Non
     config = read_config(source, None, root).config
     identity = identify(source, None, root, config=config, digest=lambda path: path.name)
     out.mkdir()
-    expected = {
-        "family": "llava",
-        "source": "model",
-        "directories": [],
-        "configs": {"model": config},
-        "facts": asdict(planned or family("llava").facts(config)),
-    }
+    facts = planned or family("llava").facts(config)
+    expected = parameters.download(facts, "model", {"model": config}, [])
     return StepContext(
         params={**identity.params, **expected},
         sources=identity.sources,

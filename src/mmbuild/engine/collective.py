@@ -4,9 +4,9 @@ They are torch's functional collectives, which Inductor compiles into calls that
 name :data:`GROUP`. A rank registers its group under that name before a package runs (``ranks/world.py``); a package
 for one rank has no collective in it.
 
-Packages with collectives run in ``torch.inference_mode()``. Outside it torch 2.13 sends the gathering operator through
-Python; its result then belongs to Python, gloo's thread needs the interpreter's lock to release it, and the caller of a
-package holds that lock while it waits for gloo: a deadlock, seen after tens of calls.
+Packages with collectives run in ``torch.inference_mode()``. Outside it torch 2.13 sends the gathering operator
+through Python; its result then belongs to Python, gloo's thread needs the interpreter's lock to release it, and the
+caller of a package holds that lock while it waits for gloo: a deadlock, seen after tens of calls.
 """
 
 from __future__ import annotations

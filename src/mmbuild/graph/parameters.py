@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mmbuild.families.base import ModelFacts, shape_of
+
+
+def download(
+    facts: ModelFacts, source: str, configs: Mapping[str, Mapping[str, Any]], directories: Sequence[str]
+) -> dict[str, Any]:
+    """Of ``download``, beside what names the content: what the model must turn out to be.
+
+    Args:
+        facts: That the build is planned with.
+        source: ``model`` or ``vision``.
+        configs: ``config.json`` of all sources.
+        directories: Directories below the model's own that hold files of it.
+    """
+    expected = {
+        "family": facts.family,
+        "source": source,
+        "directories": directories,
+        "configs": configs,
+        "facts": asdict(facts),
+    }
+    # Lists where dataclasses have tuples: what a journal gives back is compared with this.
+    plain: dict[str, Any] = json.loads(json.dumps(expected))
+    return plain
 
 
 def convert(facts: ModelFacts, dtype: str, tensor_parallel: int) -> dict[str, Any]:

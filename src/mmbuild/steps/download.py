@@ -60,7 +60,7 @@ def _from_hub(context: StepContext) -> None:
     params = context.params
     if params["commit"] is None:
         raise SourceError(
-            f"which commit of `{params['repo']}` is `{params['revision']}` was not known when this was planned offline",
+            f"the commit of `{params['repo']}` at `{params['revision']}` was not known when this was planned offline",
             code="MM422",
             hint="Plan without --offline, or write the commit into model.revision",
         )
