@@ -16,6 +16,7 @@ VERBS = {
     "run": "Ask a built engine about images",
     "verify": "Compare a built engine with the model it came from",
     "graph": "Draw the actions of recipes",
+    "script": "Write the commands of a TensorRT-LLM version as a shell script",
     "schema": "Print the JSON Schema of recipes",
     "explain": "Say more about a code such as MM103",
     "cache": "List, check and shrink the store",

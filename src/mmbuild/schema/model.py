@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mmbuild.families import MODULES
+from mmbuild.toolchains import versions
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
@@ -151,8 +152,11 @@ def _from_word(value: Any) -> Any:
 class TensorrtLlm(Section):
     """Options of the `tensorrt-llm` backend; validated always, used only when it is selected."""
 
-    toolchain: Annotated[str, Field(pattern=r"^\d+\.\d+$")] = Field(
-        default="1.2", description="TensorRT-LLM line, in quotes: `'1.2'`"
+    toolchain: Annotated[str, Field(pattern=versions.PATTERN)] = Field(
+        default=versions.DEFAULT,
+        examples=list(versions.SUPPORTED),
+        description="Version of TensorRT-LLM, in quotes: "
+        + ", ".join(f"`'{name}'`" for name in versions.SUPPORTED),
     )
     fused_mlp: bool | Literal["auto"] = Field(
         default="auto", description="Fuse gate and up projections; `auto` does so where it is allowed"

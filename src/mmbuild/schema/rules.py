@@ -10,10 +10,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mmbuild.errors import MmbuildError
 from mmbuild.families.base import LlmFacts, ModelFacts
 from mmbuild.schema.diagnostics import Severity
 from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Device, Recipe
 from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
+from mmbuild.toolchains import versions
 
 MIN_TEXT = 1
 
@@ -226,6 +228,13 @@ def _fused_mlp(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
+def _toolchain(recipe: Recipe) -> Iterator[Fault]:
+    try:
+        versions.require(recipe.engine.tensorrt_llm.toolchain)
+    except MmbuildError as error:
+        yield Fault(error.code, ("engine.tensorrt_llm.toolchain",), error.message, error.hint)
+
+
 def _group_size(recipe: Recipe) -> Iterator[Fault]:
     quantization = recipe.engine.quantization
     if quantization.group_size is not None and quantization.algorithm is not Algorithm.INT4_AWQ:
@@ -288,6 +297,7 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("visual.max_batch_size", *_BATCH), _visual_batch),
     RecipeRule(("model.family", "engine.quantization"), _encoder_decoder),
     RecipeRule(("engine.tensorrt_llm", "engine.quantization"), _fused_mlp),
+    RecipeRule(("engine.tensorrt_llm.toolchain",), _toolchain),
     RecipeRule(("engine.quantization",), _group_size),
     RecipeRule(("target",), _target),
     RecipeRule(("model",), _revision),

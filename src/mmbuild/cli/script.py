@@ -1,0 +1,94 @@
+"""``mmbuild script``: the commands of a TensorRT-LLM version, as a shell script."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbuild.cli import options
+from mmbuild.cli.output import say, use_color
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mmbuild.schema.load import ResolvedRecipe
+    from mmbuild.toolchains.model import Toolchain
+    from mmbuild.toolchains.versions import ToolchainError
+
+
+@click.command("script")
+@options.recipes
+@click.option(
+    "--toolchain",
+    "version",
+    metavar="VERSION",
+    help="Version of TensorRT-LLM (default: the recipe's engine.tensorrt_llm.toolchain).",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the script here, executable.")
+def command(
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    version: str | None,
+    output: Path | None,
+) -> None:
+    """Write the commands of a TensorRT-LLM version that build recipes, as a shell script.
+
+    All variants of the recipes go into one script, and what they share is in it once. Nothing is run, and
+    engine.backend is not looked at.
+
+    \b
+    Example:
+      mmbuild script recipes/llava-int4.yaml --toolchain 0.10.0 -o llava-int4.sh
+      TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh
+    """
+    from mmbuild.schema.load import load_recipes
+
+    loaded = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
+    if loaded.diagnostics:
+        from mmbuild.schema.diagnostics import render_text
+
+        say(render_text(loaded.diagnostics, color=use_color()).rstrip())
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        sys.exit(1)
+    from mmbuild.toolchains.script import script
+    from mmbuild.toolchains.support import refusals
+
+    toolchain = _toolchain(loaded.variants, version)
+    refused = [error for variant in loaded.variants for error in refusals(variant, toolchain)]
+    if refused:
+        _tell(refused)
+        sys.exit(1)
+    text = script(loaded.variants, toolchain)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    output.write_text(text, encoding="utf-8")
+    output.chmod(0o755)
+    say(f"wrote `{output}`")
+
+
+def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Toolchain:
+    from mmbuild.toolchains.load import load_toolchain
+    from mmbuild.toolchains.versions import ToolchainError
+
+    asked = {version or variant.recipe.engine.tensorrt_llm.toolchain for variant in variants}
+    if len(asked) > 1:
+        raise ToolchainError(
+            f"the recipes ask for different toolchains: {', '.join(sorted(asked))}",
+            code="MM609",
+            hint="Choose one with --toolchain, or write a script for each",
+        )
+    return load_toolchain(asked.pop())
+
+
+def _tell(refused: Sequence[ToolchainError]) -> None:
+    """All that stands in the way, at once."""
+    from mmbuild.schema.diagnostics import Diagnostic, render_text
+
+    findings = [Diagnostic(error.code, error.message, hint=error.hint) for error in refused]
+    say(render_text(findings, color=use_color()).rstrip())

@@ -1,0 +1,44 @@
+"""Templates of toolchain files: Jinja2 without access to Python, where an unknown name is an error.
+
+A template makes exactly one argument; nothing is split, and no shell ever reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template
+from jinja2.environment import TemplateExpression
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+
+
+@cache
+def _template(text: str) -> Template:
+    return _ENVIRONMENT.from_string(text)
+
+
+@cache
+def _expression(text: str) -> TemplateExpression:
+    return _ENVIRONMENT.compile_expression(text, undefined_to_none=False)
+
+
+def fill(text: str, variables: Mapping[str, Any]) -> str:
+    """``text`` with its placeholders filled in.
+
+    Raises:
+        jinja2.UndefinedError: It names what is not in ``variables`` (a mistake of ours, found by tests).
+    """
+    return _template(text).render(variables)
+
+
+def holds(condition: str, variables: Mapping[str, Any]) -> bool:
+    """Whether ``condition`` is true.
+
+    Raises:
+        jinja2.UndefinedError: see :func:`fill`.
+    """
+    return bool(_expression(condition)(variables))
