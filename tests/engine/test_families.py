@@ -1,24 +1,23 @@
 """Engines of every family give transformers' tokens at random small shapes: greedy, by beams, alone, in a batch."""
 
 import pytest
-import torch
 from family_engines import BATCH, BEAMS, engine, reference, requests
+from references import beam_search
 
 from mmbuild.engine.beams import Beams
 from mmbuild.engine.compare import compare
 from mmbuild.engine.generate import Stopping
-from mmbuild.engine.reference import arguments, continue_greedily
+from mmbuild.engine.reference import continue_greedily
 
 TOKENS = 16
+# Between them: norms before and after, tied heads and others, gated and plain MLPs, scaled embeddings and plain ones,
+# a projection behind the tower and none, one source and two.
 MODELS = [
-    ("blip2-opt", 1),
     ("blip2-opt", 10),
     ("blip2-opt/two", 6),
-    ("blip2-t5", 1),
-    ("blip2-t5", 2),
-    ("blip2-t5/two", 3),
+    ("blip2-t5", 4),
+    ("blip2-t5/two", 1),
     ("nougat", 1),
-    ("nougat", 2),
     ("nougat", 7),
     ("vila", 1),
     ("vila/flat", 2),
@@ -51,30 +50,22 @@ def test_beams_find_the_reference_s_sequences(family, seed, penalty):
     suppressed = built.processor.suppressed_token_ids
     greedy = [continue_greedily(transformers, request, TOKENS, suppressed).tokens for request in asked]
     ends = (greedy[0][5], greedy[1][9])  # so that beams end at different lengths
-    expected = [beam_search(transformers, request, ends, suppressed, penalty) for request in asked]
+    found = [
+        beam_search(
+            transformers,
+            request,
+            width=BEAMS,
+            tokens=TOKENS,
+            ends=ends,
+            suppressed=suppressed,
+            penalty=penalty,
+        )
+        for request in asked
+    ]
     stopping = Stopping(TOKENS, ends, suppressed)
     answers = built.run(asked, stopping, beams=Beams(BEAMS, penalty)).answers
-    assert [list(answer.token_ids) for answer in answers] == expected
+    assert [list(answer.token_ids) for answer in answers] == found
     assert len(asked) == BATCH
-
-
-def beam_search(transformers, request, ends, suppressed, penalty):
-    with torch.inference_mode():
-        sequence = transformers.generate(
-            **arguments(transformers, request),
-            do_sample=False,
-            num_beams=BEAMS,
-            length_penalty=penalty,
-            early_stopping=False,
-            max_new_tokens=TOKENS,
-            eos_token_id=list(ends),
-            pad_token_id=0,
-            suppress_tokens=list(suppressed) or None,
-            return_dict_in_generate=True,
-            output_logits=True,
-        )
-    new = sequence.sequences[0, -int((sequence.beam_indices[0] >= 0).sum()) :].tolist()
-    return new[: next((i for i, token in enumerate(new) if token in ends), len(new))]
 
 
 @models
