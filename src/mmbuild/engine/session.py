@@ -21,8 +21,8 @@ class Session:
     """One batch at a time: :meth:`prefill`, then :meth:`decode` until done.
 
     Loading compiles nothing. The KV caches live as long as the session. What an earlier batch left in them is
-    masked; only where sequences differ in length can a masked slot be looked at, and is cleared first, since
-    a mask does not hide a value that is not finite.
+    masked, and cleared first wherever it can be looked at, since a mask does not hide a value that is not finite:
+    where prompts differ in length, and where graphs look at more slots than are live.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Session:
     def _prefill(self, prompts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
         ids, lengths = self._padded(prompts)
         longest = ids.shape[1]
-        if min(map(len, prompts)) < longest:
-            self._clear(len(prompts), longest)
+        if min(map(len, prompts)) < longest or self._graphs is not None:
+            self._clear(longest)
         with torch.inference_mode():
             logits: Tensor = self._packages["prefill"](ids, lengths, table)
         self._positions, self._longest = lengths, longest
@@ -103,6 +103,8 @@ class Session:
         start = self.config.llm.decoder_start_token_id
         assert start is not None
         self._encoded, self._longest_encoded = lengths.to(self.device), int(lengths.max())
+        if self._graphs is not None:
+            self._clear(0, self._longest_encoded)
         with torch.inference_mode():
             self._packages["encode"](*inputs)
         self._positions, self._longest = torch.zeros_like(self._encoded), 0
@@ -117,11 +119,12 @@ class Session:
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         return ids.to(self.device), lengths.to(self.device)
 
-    def _clear(self, batch: int, start: int) -> None:
-        """Zero the slots from ``start`` on, of the first ``batch`` sequences, in every cache."""
+    def _clear(self, start: int, encoded: int = 0) -> None:
+        """Zero the slots from ``start`` on, in caches of cross-attention from ``encoded`` on. Of all sequences: beams
+        come to those that the batch has not."""
         for name, cache in self._constants.items():
             if model.is_cache(name):
-                cache[:batch, :, start:] = 0
+                cache[:, :, encoded if model.is_cross_cache(name) else start :] = 0
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` of the batch, int64 [n]: a row may come several times, or not at all.
