@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from engines import (
@@ -14,6 +13,7 @@ from engines import (
     random_model,
     random_requests,
 )
+from references import rounded
 
 from mmbuild.engine.compare import compare, is_tie
 from mmbuild.engine.reference import continue_greedily, load_reference
@@ -87,24 +87,13 @@ def test_quantized_engines_give_the_tokens_of_transformers_on_rounded_weights(qu
     engine = demo_engine("float32", quantization)
     reference = load_reference("llava", {"model": DEMO}, "float32", "cpu")
     plain = continue_greedily(reference, demo_requests(engine, 9, 1)[0], TOKENS)
-    with torch.no_grad():
-        for name, module in reference.named_modules():
-            if "language_model.layers" in name and isinstance(module, torch.nn.Linear):
-                module.weight.copy_(torch.from_numpy(weight_only(module.weight.numpy(), levels)))
-    for request in demo_requests(engine, 9, 3):
-        compared = compare(engine, request, continue_greedily(reference, request, TOKENS))
-        assert compared.engine_tokens == compared.reference_tokens
-        assert compared.max_kl < 1e-5
-    rounded = continue_greedily(reference, demo_requests(engine, 9, 1)[0], TOKENS)
-    assert not torch.equal(plain.logits, rounded.logits), "rounding must matter for this test to say anything"
-
-
-def weight_only(weight, levels):
-    """TensorRT-LLM's rounding in numpy: per output channel, half away from zero, float32."""
-    scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(levels)
-    ratio = weight / scale
-    whole = np.sign(ratio) * np.floor(np.abs(ratio) + np.float32(0.5))
-    return np.clip(whole, -levels, levels - 1).astype(np.float32) * scale
+    with rounded(reference, "language_model.layers", levels):
+        for request in demo_requests(engine, 9, 3):
+            compared = compare(engine, request, continue_greedily(reference, request, TOKENS))
+            assert compared.engine_tokens == compared.reference_tokens
+            assert compared.max_kl < 1e-5
+        coarse = continue_greedily(reference, demo_requests(engine, 9, 1)[0], TOKENS)
+    assert not torch.equal(plain.logits, coarse.logits), "rounding must matter for this test to say anything"
 
 
 def test_a_batch_answers_each_prompt_as_if_it_were_alone():

@@ -1,0 +1,71 @@
+"""What tests ask of transformers beside greedy tokens: beam search, and a model whose weights are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmbuild.engine.processor import Request
+from mmbuild.engine.reference import arguments
+
+
+def beam_search(
+    reference: Any,
+    request: Request,
+    *,
+    width: int,
+    tokens: int,
+    ends: Sequence[int],
+    suppressed: Sequence[int] = (),
+    penalty: float = 1.0,
+) -> list[int]:
+    """The sequence that transformers finds, without its end token."""
+    with torch.inference_mode():
+        found = reference.generate(
+            **arguments(reference, request),
+            do_sample=False,
+            num_beams=width,
+            length_penalty=penalty,
+            early_stopping=False,
+            max_new_tokens=tokens,
+            eos_token_id=list(ends),
+            pad_token_id=0,
+            suppress_tokens=list(suppressed) or None,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+    new = found.sequences[0, -int((found.beam_indices[0] >= 0).sum()) :].tolist()
+    return new[: next((place for place, token in enumerate(new) if token in ends), len(new))]
+
+
+@contextmanager
+def rounded(reference: Any, layers: str, levels: int) -> Iterator[None]:
+    """While it lasts, the linear layers whose names hold ``layers`` have weights of ``2 * levels`` values a row."""
+    linear = [
+        module
+        for name, module in reference.named_modules()
+        if layers in name and isinstance(module, torch.nn.Linear)
+    ]
+    assert linear, f"no layer is called {layers}"
+    kept = [module.weight.detach().clone() for module in linear]
+    with torch.no_grad():
+        for module in linear:
+            module.weight.copy_(torch.from_numpy(weight_only(module.weight.numpy(), levels)))
+        try:
+            yield
+        finally:
+            for module, weight in zip(linear, kept, strict=True):
+                module.weight.copy_(weight)
+
+
+def weight_only(weight: NDArray[np.float32], levels: int) -> NDArray[np.float32]:
+    """TensorRT-LLM's rounding in numpy: per output channel, half away from zero, float32."""
+    scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(levels)
+    ratio = weight / scale
+    whole = np.sign(ratio) * np.floor(np.abs(ratio) + np.float32(0.5))
+    return np.clip(whole, -levels, levels - 1).astype(np.float32) * scale
