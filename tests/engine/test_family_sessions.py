@@ -1,5 +1,7 @@
 """Sessions of every architecture: rows that come and go, what an earlier batch left, the last slot, empty prompts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from errors_told import refused
@@ -132,6 +134,18 @@ def test_empty_prompts_are_answered_as_by_the_reference(family, seed):
     expected.append(tuple(new[0, -8:].tolist()))
     answers = built.run(asked, built.stopping(8, ignore_eos=True)).answers
     assert [answer.token_ids for answer in answers] == expected
+
+
+@models
+@pytest.mark.parametrize("beams", [None, Beams(BEAMS)], ids=["greedy", "beams"])
+def test_numbers_out_of_range_are_told_and_the_engine_goes_on(family, seed, beams):
+    built = engine(family, seed)
+    asked = requests(built, LENGTHS, seed)
+    before = built.run(asked, built.stopping(4), beams=beams).answers
+    broken = [asked[0], replace(asked[1], pixels=torch.full_like(asked[1].pixels, torch.inf)), asked[2]]
+    error = refused(EngineError, "MM523", built.run, broken, built.stopping(4), beams=beams)
+    assert "prompt 2" in error.message
+    assert built.run(asked, built.stopping(4), beams=beams).answers == before
 
 
 @pytest.mark.parametrize("beams", [None, Beams(BEAMS)], ids=["sampled", "beams"])

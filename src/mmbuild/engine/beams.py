@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmbuild.engine.config import EngineError
-from mmbuild.engine.generate import Stopping, check_room, suppress
+from mmbuild.engine.generate import Stopping, check_room, require_numbers, suppress
 from mmbuild.engine.session import Session
 from mmbuild.errors import UsageError
 
@@ -88,7 +88,7 @@ def search(
         )
     check_room(session, prompts, stopping.max_new_tokens)
     width, count = beams.width, len(prompts)
-    logits = session.prefill(prompts, visual)
+    logits = require_numbers(session.prefill(prompts, visual))
     started()
     session.select(torch.arange(count).repeat_interleave(width))
     logits = logits.repeat_interleave(width, dim=0)

@@ -51,13 +51,13 @@ def stream(
             end token included.
 
     Raises:
-        EngineError: More new tokens are asked for than the engine has room for, or as
-            :meth:`Session.prefill` does.
+        EngineError: More new tokens are asked for than the engine has room for, the first logits are not numbers,
+            or as :meth:`Session.prefill` does.
     """
     check_room(session, prompts, stopping.max_new_tokens)
     sampler = Sampler(sampling or Sampling(), len(prompts), session.device)
     going = _Going(stopping, len(prompts), largest)
-    logits = suppress(session.prefill(prompts, visual), stopping)
+    logits = suppress(require_numbers(session.prefill(prompts, visual)), stopping)
     for step in range(stopping.max_new_tokens):
         tokens = sampler(logits)
         taken = going.take(tokens.tolist(), logits)
@@ -90,6 +90,24 @@ class _Going:
             # Fed to the end, whether the sequence lives or not: a criterion of the batch, as in Nougat's own.
             self.live[row] = not watch(best[row]) and self.live[row]
         return taken
+
+
+def require_numbers(logits: Tensor) -> Tensor:
+    """``logits`` [B, vocab] of prompts, if all are numbers: from others the first token of the vocabulary is chosen.
+
+    Looked at once a batch, where activations are largest; every step would wait for the GPU.
+
+    Raises:
+        EngineError: MM523, they are not.
+    """
+    rows = logits.isfinite().all(-1)
+    if not bool(rows.all()):
+        raise EngineError(
+            f"the model's numbers for prompt {1 + int((~rows).int().argmax())} left the range of its number format",
+            code="MM523",
+            hint="Build it with engine.dtype bfloat16 or float32",
+        )
+    return logits
 
 
 def suppress(logits: Tensor, stopping: Stopping) -> Tensor:
