@@ -1,0 +1,180 @@
+"""What a version cannot build is refused with its reason, and what it can build is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from errors_told import refused
+from toolchain_cases import MODELS, everything, load
+
+from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.model import VisionSource
+from mmbuild.toolchains.commands import commands
+from mmbuild.toolchains.load import load_toolchain
+from mmbuild.toolchains.model import Note, Unsupported
+from mmbuild.toolchains.support import notes, refusals
+from mmbuild.toolchains.template import holds
+from mmbuild.toolchains.variables import variables
+from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
+
+CALIBRATED = ("int4_awq", "smoothquant", "fp8")
+OLD = ("0.9.0.dev2024040900", "0.9.0", "0.10.0")
+DECODERS = {"blip2-opt": "opt-2.7b", "llava": "llava-fp16", "vila": "vila-7b-fp16"}
+
+
+def said(variant: ResolvedRecipe, version: str) -> list[str]:
+    return [error.code for error in refusals(variant, load_toolchain(version))]
+
+
+def shaped(model: str, algorithm: str, *overrides: str) -> ResolvedRecipe:
+    fused = ("engine.tensorrt_llm.fused_mlp=auto",) if model.endswith("fp16") else ()
+    return load(model, f"engine.quantization={algorithm}", *fused, *overrides)[0]
+
+
+def with_vocab(variant: ResolvedRecipe, size: int) -> ResolvedRecipe:
+    return replace(variant, facts=replace(variant.facts, llm=replace(variant.facts.llm, vocab_size=size)))
+
+
+def with_vision(variant: ResolvedRecipe, source: str) -> ResolvedRecipe:
+    model = variant.recipe.model.model_copy(update={"vision": VisionSource(source=source)})
+    return replace(variant, recipe=variant.recipe.model_copy(update={"model": model}))
+
+
+# Family, algorithm -> versions that build it.
+BUILT = {
+    **{(family, algorithm): SUPPORTED for family in DECODERS for algorithm in ("none", "int8", "int4")},
+    ("llava", "int4_awq"): ("1.2",),
+    ("vila", "int4_awq"): ("0.12.0", "1.2"),
+    **{(family, algorithm): ("1.2",) for family in ("llava", "vila") for algorithm in ("smoothquant", "fp8")},
+}
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("algorithm", ["none", "int8", "int4", *CALIBRATED])
+@pytest.mark.parametrize("family", DECODERS)
+def test_precisions_by_family_and_version(family: str, algorithm: str, version: str) -> None:
+    expected = [] if version in BUILT.get((family, algorithm), ()) else ["MM603"]
+    assert said(shaped(DECODERS[family], algorithm), version) == expected
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("model", ["flan-t5-xl", "nougat-base"])
+def test_encoder_decoders_are_built_unquantized_only(model: str, version: str) -> None:
+    (plain,) = load(model, *(["engine.max_input_len=512"] if model == "flan-t5-xl" else []))
+    assert said(plain, version) == []
+    for algorithm in CALIBRATED:  # weight-only is refused in the recipe already
+        (variant,) = load(model, f"engine.quantization={algorithm}")
+        assert "MM603" in said(variant, version)
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_a_whole_blip2_checkpoint(version: str) -> None:
+    for path in ("demo/blip2-opt", "demo/blip2-t5"):
+        assert said(load(path)[0], version) == (["MM604"] if version in OLD else [])
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_a_tower_that_the_visual_builder_does_not_fetch(version: str) -> None:
+    (variant,) = load("opt-6.7b", "engine.quantization=none")
+    assert said(variant, version) == (["MM604"] if version == "0.9.0" else [])
+    assert said(with_vision(variant, "/models/blip2"), version) == (["MM604"] if version in OLD else [])
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_vila_in_its_newer_layout(version: str) -> None:
+    assert said(load("vila1.5-3b-fp16")[0], version) == (["MM604"] if version in OLD else [])
+    assert said(load("vila-7b-fp16")[0], version) == []
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize(("length", "fits"), [(512, True), (513, False), (924, False)])
+def test_one_version_bounds_t5_by_512_positions(length: int, fits: bool, version: str) -> None:
+    (variant,) = load("flan-t5-xl", f"engine.max_input_len={length}")
+    assert said(variant, version) == ([] if fits or version != "0.12.0" else ["MM605"])
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_opts_head_must_divide_among_ranks(version: str) -> None:
+    (variant,) = load("opt-2.7b", "engine.quantization=none", "engine.tensor_parallel=4")
+    assert said(variant, version) == []
+    odd = with_vocab(variant, 50273)
+    assert said(odd, version) == ["MM605"]
+
+
+@pytest.mark.parametrize(
+    ("version", "algorithm", "sm", "expected"),
+    [
+        ("0.9.0", "int4", 90, []),
+        ("0.9.0", "int4", 100, ["MM603"]),
+        ("0.9.0", "none", 100, []),
+        ("0.9.0", "int8", 61, ["MM603"]),
+        ("1.2", "int8", 90, []),
+        ("1.2", "int8", 100, ["MM603"]),
+        ("1.2", "int8", 120, []),
+        ("1.2", "fp8", 86, ["MM603"]),
+        ("1.2", "fp8", 89, []),
+    ],
+)
+def test_weights_are_packed_for_some_gpus(version: str, algorithm: str, sm: int, expected: list[str]) -> None:
+    variant = shaped("llava-fp16", algorithm, "target.device=cuda", f"target.sm={sm}")
+    assert said(variant, version) == expected
+
+
+def test_calibration_data_that_would_be_ignored_is_refused() -> None:
+    given = "{algorithm: int4_awq, calibration: {data: data.jsonl}}"
+    variant = shaped("llava-fp16", given)
+    assert said(variant, "1.2") == ["MM606"]
+    error = refused(ToolchainError, "MM606", commands, variant, load_toolchain("1.2"))
+    assert "calibration" in str(error.hint)
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_what_is_refused_makes_no_commands_and_each_reason_is_one_sentence(version: str) -> None:
+    toolchain, counted = load_toolchain(version), 0
+    for variant in everything():
+        for error in refusals(variant, toolchain):
+            told = refused(ToolchainError, refusals(variant, toolchain)[0].code, commands, variant, toolchain)
+            assert version in told.message
+            assert error.hint
+            counted += 1
+    assert counted
+
+
+def asked_for(entry: Unsupported | Note, variants: Sequence[ResolvedRecipe], version: str) -> bool:
+    """Whether some variant meets the conditions of an entry."""
+    for variant in variants:
+        known = variables(variant, load_toolchain(version))
+        algorithms = entry.algorithms if isinstance(entry, Unsupported) else (known["algorithm"],)
+        if (
+            known["family"] in entry.families
+            and known["algorithm"] in algorithms
+            and holds(entry.when, known)
+        ):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_every_entry_of_a_file_is_reached(version: str) -> None:
+    (opt,) = load("opt-2.7b", "engine.quantization=none", "engine.tensor_parallel=4")
+    (t5,) = load("flan-t5-xl")
+    gpus = (("int4", 100), ("fp8", 80))
+    variants = [
+        *everything(),
+        with_vocab(opt, 50273),
+        with_vision(opt, "/models/blip2"),
+        with_vision(t5, "/models/blip2"),
+        *(shaped("llava-fp16", name, "target.device=cuda", f"target.sm={sm}") for name, sm in gpus),
+    ]
+    toolchain = load_toolchain(version)
+    for entry in (*toolchain.unsupported, *toolchain.notes):
+        assert asked_for(entry, variants, version), entry
+    assert {note for variant in variants for note in notes(variant, toolchain)}
+
+
+def test_models_are_those_that_the_cases_name() -> None:
+    assert {variant.facts.family for model in MODELS for variant in load(model)} == {
+        *("blip2-t5", "blip2-opt", "llava", "vila", "nougat")
+    }
