@@ -1,4 +1,4 @@
-"""Write what follows from the code: docs/recipe.md, docs/diagnostics.md and recipes/schema.json.
+"""Write what follows from the code: docs/{recipe,diagnostics}.md, tables in docs/toolchains.md, recipes/schema.json.
 
 python tools/make_docs.py          writes them
 python tools/make_docs.py --check  exits with 1 where one is not what it would write
@@ -24,6 +24,7 @@ from mmbuild.schema.check import section_at
 from mmbuild.schema.json_schema import render
 from mmbuild.schema.model import Recipe
 from mmbuild.schema.pending import pending_table
+from toolchain_tables import with_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ("recipes/base/llava.yaml", "recipes/llava-int4.yaml")
@@ -168,6 +169,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/recipe.md": recipe_page(),
         ROOT / "docs/diagnostics.md": diagnostics_page(),
+        ROOT / "docs/toolchains.md": with_tables((ROOT / "docs/toolchains.md").read_text(encoding="utf-8")),
         ROOT / "recipes/schema.json": render(),
     }
 

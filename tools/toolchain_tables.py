@@ -1,0 +1,63 @@
+"""The tables of docs/toolchains.md that follow from the toolchain files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from mmbuild.toolchains.load import load_toolchain
+from mmbuild.toolchains.model import Toolchain
+from mmbuild.toolchains.versions import SUPPORTED
+
+BEGIN = "<!-- {name}: written by tools/make_docs.py -->"
+END = "<!-- end -->"
+
+
+def with_tables(page: str) -> str:
+    """``page`` with what stands between the marks of each table replaced.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    toolchains = [load_toolchain(version) for version in SUPPORTED]
+    for name, rows in {"versions": _versions(toolchains), "refusals": _refusals(toolchains)}.items():
+        begin = BEGIN.format(name=name)
+        before, found, rest = page.partition(begin)
+        _, ended, after = rest.partition(END)
+        if not found or not ended:
+            raise ValueError(f"docs/toolchains.md lacks `{begin}` ... `{END}`")
+        page = f"{before}{begin}\n\n{_table(rows)}\n{END}{after}"
+    return page
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _versions(toolchains: Sequence[Toolchain]) -> Iterator[Sequence[str]]:
+    yield ["toolchain", "example scripts at", "Python", "packages", "what the file was made from"]
+    for chain in toolchains:
+        packages = ", ".join(
+            f"{name} {pin}".strip() for name, pin in chain.pins.items() if name != "tensorrt_llm"
+        )
+        yield [
+            f"`{chain.version}`",
+            f"`{chain.source.revision[:12]}`",
+            f"`{chain.python}`",
+            packages,
+            chain.facts,
+        ]
+
+
+def _refusals(toolchains: Sequence[Toolchain]) -> Iterator[Sequence[str]]:
+    yield ["code", "families", "what", "toolchains", "evidence"]
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for chain in toolchains:
+        for entry in chain.unsupported:
+            algorithms = "" if len(entry.algorithms) > 5 else f"{', '.join(entry.algorithms)}: "
+            what = algorithms + entry.reason.replace("{{ ", "`").replace(" }}", "`")
+            key = (entry.code, ", ".join(entry.families), what, entry.evidence)
+            rows.setdefault(key, []).append(f"`{chain.version}`")
+    for (code, families, what, evidence), versions in sorted(rows.items()):
+        yield [code, families, what, ", ".join(versions), evidence]
