@@ -5,15 +5,19 @@ import shutil
 from pathlib import Path
 
 import build_engine
+import demo_engines
 import family_engines
 import pytest
 import ranked_programs
+import torch
 from engines import DEMO, drawn
 
 import shapes_world
 from mmbuild.cli import main
+from mmbuild.engine.compare import TIE
 from mmbuild.ranks.launch import spread
 
+SEED, TOKENS = 61, 20
 PATHS = [Path(ranked_programs.__file__).parent, Path(shapes_world.__file__).parent]
 
 
@@ -33,6 +37,40 @@ def test_a_split_engine_gives_the_tokens_of_the_whole_one(family, seed, ranks, c
     arguments = {"build": str(split), "lengths": lengths, "seed": seed, "tokens": tokens}
     spread(ranks, "ranked_programs:answers", arguments)
     assert json.loads(capfd.readouterr().out) == ranked_programs.answers_of(whole, lengths, seed, tokens)
+
+
+def over_ranks(ranks, family, dtype, capfd, **arguments):
+    """What :func:`ranked_programs.demo_answers` prints in rank 0."""
+    split = demo_engines.directory(family, dtype, tensor_parallel=ranks)
+    capfd.readouterr()
+    given = {"build": str(split), "family": family, "seed": SEED, "tokens": TOKENS, **arguments}
+    spread(ranks, "ranked_programs:demo_answers", given)
+    return json.loads(capfd.readouterr().out)
+
+
+@pytest.mark.parametrize("family", ["llava", "blip2-opt", "blip2-t5"])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
+    whole = ranked_programs.demo_answers_of(demo_engines.engine(family), family, SEED, TOKENS)
+    split = over_ranks(ranks, family, "float32", capfd, forced=[])
+    assert split["tokens"] == whole["tokens"]
+    assert torch.allclose(torch.tensor(split["logits"]), torch.tensor(whole["logits"]), atol=TIE["float32"])
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("llava", "float16"), ("blip2-opt", "float16"), ("blip2-t5", "bfloat16")]
+)
+def test_half_precision_over_ranks_parts_from_one_rank_s_by_rounding_alone(family, dtype, capfd):
+    whole = ranked_programs.demo_answers_of(demo_engines.engine(family, dtype), family, SEED, TOKENS)
+    forced = whole["tokens"][:2]
+    theirs, ours = (
+        torch.tensor(found["logits"]) for found in (whole, over_ranks(2, family, dtype, capfd, forced=forced))
+    )
+    assert (theirs - ours).abs().max() <= TIE[dtype]
+    best = theirs.topk(2, dim=-1).values
+    decided = best[..., 0] - best[..., 1] > TIE[dtype]
+    assert decided.float().mean() > 0.5
+    assert torch.equal(theirs.argmax(-1)[decided], ours.argmax(-1)[decided])
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2] / "examples" / "models"
 BATCH, BEAMS = 4, 2
 # Longest answers: a page takes more tokens than a sentence.
 _OUTPUT = {"nougat": 200}
+# Of llava's, those of :mod:`engines` are taken, which search no beams.
+_BEAMS = {"llava": 1}
 
 
 def model(family: str) -> Path:
@@ -34,7 +36,7 @@ def directory(
         quantization=quantization,
         tensor_parallel=tensor_parallel,
         max_batch_size=BATCH,
-        max_beam_width=BEAMS,
+        max_beam_width=_BEAMS.get(family, BEAMS),
         max_images_per_prompt=2 if family == "vila" else 1,
         max_input_len=128,
         max_output_len=_OUTPUT.get(family, 40),

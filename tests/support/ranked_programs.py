@@ -187,3 +187,33 @@ def answers_of(engine: Any, lengths: Sequence[int], seed: int, tokens: int) -> l
     alone = [engine.run([request], stopping).answers[0] for request in asked]
     beams = engine.run(asked, stopping, beams=Beams(BEAMS)).answers
     return [[list(answer.token_ids) for answer in way] for way in (together, alone, beams)]
+
+
+def demo_answers(build: str, family: str, seed: int, tokens: int, forced: Sequence[Sequence[int]]) -> None:
+    """What the engine of a shipped model answers, and its logits along given answers, by request."""
+    from mmbuild.engine import Engine
+
+    engine = Engine.load(build)
+    print(json.dumps(demo_answers_of(engine, family, seed, tokens, forced)))
+
+
+def demo_answers_of(
+    engine: Any, family: str, seed: int, tokens: int, forced: Sequence[Sequence[int]] = ()
+) -> dict[str, Any]:
+    """Greedy tokens of freshly drawn questions in one batch; logits [steps, vocab] of each of the first ones along
+    ``forced``, left out along its own greedy tokens. In this process."""
+    import demo_worlds
+
+    asked = demo_worlds.ask(family, seed, 4, held_out=True)
+    requests = engine.encode([list(item.pictures) for item in asked], [item.prompt for item in asked])
+    greedy = [
+        list(answer.token_ids)
+        for answer in engine.run(requests, engine.stopping(tokens, ignore_eos=True)).answers
+    ]
+    logits = []
+    for request, own in zip(requests, forced or greedy[:2], strict=False):
+        prompts, visual = engine.inputs([request])
+        rows = [engine.session.prefill(prompts, visual).clone()]
+        rows += [engine.session.decode(torch.tensor([token])).clone() for token in own[:-1]]
+        logits.append(torch.cat(rows).tolist())
+    return {"tokens": greedy, "logits": logits}
