@@ -156,3 +156,32 @@ def test_attention_plugins_follow_the_dtype(version: str) -> None:
             if version in ("0.12.0", "1.2") and "--gpt_attention_plugin" not in given:
                 continue  # the default is `auto`
             assert given.get("--gpt_attention_plugin", "float16") == dtype
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_the_number_of_ranks_is_said_wherever_it_is_not_derived(version: str) -> None:
+    for variant, steps in rendered(version):
+        ranks = variant.recipe.engine.tensor_parallel
+        for step in steps:
+            if step.step not in ("convert", "quantize", "build_llm"):
+                continue
+            name, arguments, _ = program(step.argv, step.workdir)
+            given = parse(contract(version)[name], arguments)
+            if name == "trtllm-build":
+                assert "--tp_size" not in given  # it follows the checkpoint, and would be ignored
+            elif "--inference_tensor_para_size" in given:
+                assert given["--inference_tensor_para_size"] == ranks
+            else:
+                assert given.get("--tp_size", 1) == ranks
+            if name == "examples/enc_dec/build.py":
+                assert given.get("--world_size", 1) == ranks
+            assert given.get("--pp_size", 1) == 1
+
+
+def test_the_last_line_finds_both_engines_below_one_directory() -> None:
+    for _, steps in rendered("1.2"):
+        run = next(step for step in steps if step.name == "run").argv
+        directory = run[run.index("--engine_dir") + 1]
+        built = {step.step: step.products for step in steps if step.step.startswith("build")}
+        assert all(product.startswith(f"{directory}/llm/") for product in built["build_llm"])
+        assert f"{directory}/vision/model.engine" in built["build_visual"]
