@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,9 +60,9 @@ def _unfused(model: str, algorithm: str) -> Sequence[str]:
     return ("engine.tensorrt_llm.fused_mlp=auto",) if stated else ()
 
 
-def rendered(version: str) -> Iterator[tuple[ResolvedRecipe, tuple[Command, ...]]]:
+@cache
+def rendered(version: str) -> tuple[tuple[ResolvedRecipe, tuple[Command, ...]], ...]:
     """Every variant that ``version`` builds, with its commands."""
     toolchain = load_toolchain(version)
-    for variant in everything():
-        if not refusals(variant, toolchain):
-            yield variant, commands(variant, toolchain)
+    built = (variant for variant in everything() if not refusals(variant, toolchain))
+    return tuple((variant, commands(variant, toolchain)) for variant in built)

@@ -200,6 +200,19 @@ def test_variants_that_would_overwrite_each_other_are_refused() -> None:
     assert "n50 and n100" in error.message
 
 
+def test_models_of_one_name_from_two_places_are_refused() -> None:
+    (first,) = load("llava-int4")
+    for change in ({"source": "/elsewhere/llava-1.5-7b-hf"}, {"revision": "0" * 40}):
+        model = first.recipe.model.model_copy(update=change)
+        second = replace(first, name="other", recipe=first.recipe.model_copy(update={"model": model}))
+        refused(ToolchainError, "MM608", script, [first, second], load_toolchain("1.2"))
+
+
+def test_requirements_of_every_family_are_named() -> None:
+    text = script([*load("llava-int4"), *load("vila1.5-3b-fp16")], load_toolchain("1.2"))
+    assert "# For vila also: git+https://github.com/bfshi/scaling_on_scales.git" in text
+
+
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=20

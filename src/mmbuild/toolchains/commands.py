@@ -31,7 +31,7 @@ class Command:
         groups: Arguments, those together that belong together.
         workdir: Directory below the checkout that it runs in.
         environment: Variables set for it, name and value.
-        products: Files it leaves, relative to ``workdir``.
+        products: Files and directories it leaves, relative to ``workdir``.
         once: Directory that makes it needless where it exists, relative to ``workdir``.
     """
 
@@ -80,13 +80,13 @@ def _downloads(known: Mapping[str, Any], workdir: str) -> Iterator[Command]:
     target, url, revision = known["model_dir"], known["source_url"], known["revision"]
     if url is not None:
         clone = (("git", "clone", url, target),)
-        yield Command("download", "download", "The model", clone, workdir, once=target)
+        yield Command("download", "download", "The model", clone, workdir, products=(target,), once=target)
     if revision is not None:
-        pin = (("git", "-C", target, "checkout", "--quiet", revision),)
-        yield Command("pin_revision", "download", "as the recipe pins it", pin, workdir)
+        pin, head = (("git", "-C", target, "checkout", "--quiet", revision),), f"{target}/.git/HEAD"
+        yield Command("pin_revision", "download", "as the recipe pins it", pin, workdir, products=(head,))
     if known["source_path"] is not None:
         link = (("ln", "-sfn", known["source_path"], target),)
-        yield Command("download", "download", "The model", link, workdir)
+        yield Command("download", "download", "The model", link, workdir, products=(target,))
 
 
 def _command(item: CommandEntry, mode: Mode | None, names: Mapping[str, Any], workdir: str) -> Command:

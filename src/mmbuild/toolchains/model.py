@@ -82,7 +82,8 @@ class CommandEntry(Part):
         modes: ``run`` alone, or once for each mode; ``mode`` names it.
         argv: Arguments in groups that belong together (a flag and its value); templates.
         environment: Variables set for it; templates.
-        products: Files it must leave; templates. Those that name ``rank`` are there once for each rank.
+        products: Files and directories it must leave; templates. Those that name ``rank`` are there once for each
+            rank.
         once: Directory that makes the command needless, where work is not repeated; template.
     """
 

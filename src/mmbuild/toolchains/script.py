@@ -75,10 +75,10 @@ def _head(variants: Sequence[ResolvedRecipe], toolchain: Toolchain) -> Iterator[
     yield from _comment(f"{names} with TensorRT-LLM {toolchain.version}. Written by mmbuild {__version__}.")
     yield "#"
     yield from _comment(f"Python {toolchain.python}, and: {pins}")
-    for variant in variants[:1]:
-        extra = toolchain.families[variant.recipe.model.family].requirements
+    for family in dict.fromkeys(variant.recipe.model.family for variant in variants):
+        extra = toolchain.families[family].requirements
         if extra:
-            yield from _comment(f"For {variant.facts.family} also: {' '.join(extra)}")
+            yield from _comment(f"For {family} also: {' '.join(extra)}")
     yield from _comment(
         "The commands were checked against the flags of this version and have never been executed by mmbuild "
         "(docs/toolchains.md)."
