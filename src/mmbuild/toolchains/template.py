@@ -42,3 +42,8 @@ def holds(condition: str, variables: Mapping[str, Any]) -> bool:
         jinja2.UndefinedError: see :func:`fill`.
     """
     return bool(_expression(condition)(variables))
+
+
+def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
+    """What ``expression`` comes to; using a name that is not in ``variables`` fails as in :func:`fill`."""
+    return _expression(expression)(variables)
