@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,13 @@ SUPPORT = str(Path(ranked_programs.__file__).parent)
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    """Ranks find the programs, and what a failure leaves stays in the test's directory."""
+def place(monkeypatch):
+    """Ranks find the programs, and what a failure leaves stays in this directory: pytest's own is too long a name
+    for a socket when tests run in several processes."""
     monkeypatch.setenv("PYTHONPATH", SUPPORT)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as directory:
+        monkeypatch.setattr("tempfile.tempdir", directory)
+        yield Path(directory)
 
 
 def watched(pid):
@@ -51,7 +55,7 @@ def left_over(directory):
     return [path for path in directory.iterdir() if path.name.startswith("mmbuild-ranks-")]
 
 
-def test_every_call_of_rank_0_is_done_by_every_rank(capfd, tmp_path):
+def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
     spread(2, "ranked_programs:tally", {"steps": 3})
     told = capfd.readouterr()
     # Rank 1 counts twice: every number is three times what rank 0 alone would have.
@@ -64,7 +68,7 @@ def test_every_call_of_rank_0_is_done_by_every_rank(capfd, tmp_path):
         [[15.0]],
     ]
     assert told.err == ""
-    assert left_over(tmp_path) == []
+    assert left_over(place) == []
 
 
 def test_sums_and_gathered_vocabularies_are_those_of_all_ranks(capfd):
@@ -106,17 +110,17 @@ def test_one_rank_has_no_collective():
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, tmp_path):
+def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, place):
     error = refused(RankError, "MM504", spread, 2, "ranked_programs:failing", {"rank": rank, "how": "told"})
     assert error.message == ("rank 1: " if rank else "") + "the weights are damaged"
     assert capfd.readouterr() == ("", "")
-    assert left_over(tmp_path) == []
+    assert left_over(place) == []
 
 
-def test_a_bug_in_a_rank_is_told_with_its_traceback(tmp_path):
+def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
     error = refused(RankError, "MM585", spread, 2, "ranked_programs:failing", {"rank": 1, "how": "bug"})
     assert "rank 1 failed: KeyError" in error.message
-    (logs,) = left_over(tmp_path)
+    (logs,) = left_over(place)
     assert str(logs) in error.hint
     assert "KeyError: 'lost'" in "".join(path.read_text() for path in logs.glob("*.traceback"))
 
@@ -127,11 +131,11 @@ def test_a_follower_that_fails_at_work_is_the_cause_that_is_told():
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, tmp_path):
+def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, place):
     monkeypatch.setenv("MMBUILD_FAULT", f"rank{rank}.decode")
     error = refused(RankError, "MM580", spread, 2, "ranked_programs:tally", {"steps": 1})
     assert f"rank {rank} was ended by SIGKILL" in error.message
-    (logs,) = left_over(tmp_path)
+    (logs,) = left_over(place)
     pids = [int(path.read_text()) for path in logs.glob("*.pid")]
     assert len(pids) == 2
     assert all(ends(watch) for watch in map(watched, pids))

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 import weights_on_disk as disk
+from build_engine import facts_of
 
 from mmbuild.checkpoint.reader import load_config
+from mmbuild.graph import parameters
 from mmbuild.steps import convert, quantize
 from mmbuild.steps.base import StepContext
 
@@ -15,7 +17,7 @@ def test_the_quantized_demo_model_is_smaller_by_its_bits(
     plain, out = tmp_path / "plain", tmp_path / "out"
     plain.mkdir()
     out.mkdir()
-    params = {"family": "llava", "dtype": "float16", "tensor_parallel": 1}
+    params = parameters.convert(facts_of("llava", {"model": disk.DEMO}), "float16", 1)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=plain))
     seen: list[float | None] = []
     quantize.run(
