@@ -42,8 +42,9 @@ def packed(
         linears = item.linears + (item.gated_linears if _gated(item, parts) else ())
         for linear in _filled(linears, parts[item.part].num_hidden_layers, 1):
             weight = header.get(f"{linear}.weight")
-            unpacked = weight is not None and weight.dtype not in tables().packed
-            if unpacked or f"{linear}.{ending}" not in header:
+            if weight is None:
+                continue  # MM660 tells of it
+            if weight.dtype not in tables().packed or f"{linear}.{ending}" not in header:
                 plain.append(linear)
     if plain:
         yield ProductError(
