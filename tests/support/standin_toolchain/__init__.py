@@ -9,5 +9,7 @@ mmbuild: what they know of a model they read in its config.json.
 ``convert``   converters and the quantizer
 ``build``     trtllm-build and enc_dec/build.py
 ``visual``    the visual builder
+``ask``       run.py
 ``faults``    ways to fail
+``install``   all of them as files that can be started
 """

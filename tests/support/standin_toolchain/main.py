@@ -7,20 +7,27 @@ from pathlib import Path
 
 from strict_flags import contract, parse, program
 
-from standin_toolchain import build, convert, visual
+from standin_toolchain import ask, build, convert, visual
 from standin_toolchain.faults import faults
 
 
 def run(version: str, argv: Sequence[str], workdir: str, root: Path, environment: Mapping[str, str]) -> None:
-    """Runs what ``argv`` calls in ``root / workdir``.
+    """Runs what ``argv`` calls in ``root / workdir``, in this process.
 
     Raises:
         RejectedError: The version's programs would refuse these arguments.
         AssertionError, FileNotFoundError: As the program would.
     """
-    name, arguments, _ = program(argv, workdir)
+    name, arguments, ranks = program(argv, workdir)
+    execute(version, name, arguments, root / workdir, {**environment, ask.RANKS: str(ranks)})
+
+
+def execute(
+    version: str, name: str, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]
+) -> None:
+    """Runs the command that the recorded flags know as ``name``; raises as :func:`run`."""
     flags = parse(contract(version)[name], arguments)
-    cwd, chosen = root / workdir, faults(environment)
+    chosen = faults(environment)
     if name == "trtllm-build":
         build.trtllm_build(version, flags, cwd, chosen)
     elif name.endswith("enc_dec/build.py"):
@@ -35,4 +42,4 @@ def run(version: str, argv: Sequence[str], workdir: str, root: Path, environment
     elif name.endswith(("build_visual_engine.py", "build_multimodal_engine.py")):
         visual.build_visual(version, flags, cwd, chosen)
     else:
-        raise ValueError(f"nothing stands in for {name}")
+        ask.ask(flags, cwd, environment)
