@@ -419,3 +419,13 @@ def test_verify_finds_and_removes_damage_and_apply_repairs_it(shop, harm):
     last = action("write", "r/2", {"text": again.actions[1]}, text="z")
     assert shop.apply(RecipeGraph("r", (*again.actions[:2], last), last.definition_key)).ok
     assert shop.text("r") == "z+a1+a"
+
+
+def test_a_build_that_has_ended_leaves_the_store_to_others_though_a_worker_still_has_its_descriptor(store):
+    with using(store) as hold:
+        worker = os.dup(hold.descriptor)
+    try:
+        with alone(store):
+            pass
+    finally:
+        os.close(worker)

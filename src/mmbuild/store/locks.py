@@ -60,6 +60,8 @@ def using(store: Store) -> Iterator[Lock]:
     try:
         yield lock
     finally:
+        # Unlocked, not only closed: a worker that has told its result and not quite ended holds the descriptor too.
+        fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
         lock.release()
 
 
