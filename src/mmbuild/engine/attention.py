@@ -67,18 +67,23 @@ class EncoderAttention(Projections):
         return out
 
 
-class Attention(Projections):
-    """Causal grouped-query attention over a static cache."""
+class CachedProjections(Projections):
+    """Projections beside a key and a value cache of ``slots`` slots, :func:`cache_shape` each."""
 
     k_cache: Tensor
     v_cache: Tensor
 
-    def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
+    def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear, slots: int) -> None:
         super().__init__(config, llm, make)
         for name in ("k_cache", "v_cache"):
-            self.register_buffer(
-                name, torch.zeros(cache_shape(config, config.max_seq_len), dtype=config.torch_dtype)
-            )
+            self.register_buffer(name, torch.zeros(cache_shape(config, slots), dtype=config.torch_dtype))
+
+
+class Attention(CachedProjections):
+    """Causal grouped-query attention over a static cache."""
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
+        super().__init__(config, llm, make, config.max_seq_len)
 
     def prefill(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Fill slots 0..L-1 and attend causally among the L tokens: [B, L, hidden] -> the same."""
@@ -112,18 +117,11 @@ class Attention(Projections):
         return out
 
 
-class CrossAttention(Projections):
+class CrossAttention(CachedProjections):
     """Attention to an encoder's output, whose keys and values are computed once for a prompt."""
 
-    k_cache: Tensor
-    v_cache: Tensor
-
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
-        super().__init__(config, llm, make)
-        for name in ("k_cache", "v_cache"):
-            self.register_buffer(
-                name, torch.zeros(cache_shape(config, config.cross_len), dtype=config.torch_dtype)
-            )
+        super().__init__(config, llm, make, config.cross_len)
 
     def fill(self, states: Tensor) -> None:
         """Keys and values of the encoder's output [B, S, hidden] into slots 0..S-1."""

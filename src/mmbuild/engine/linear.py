@@ -8,6 +8,7 @@ the weights first and use a matrix product.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import Protocol
 
@@ -33,7 +34,7 @@ def frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-class RankLinear(nn.Module):
+class RankLinear(nn.Module, ABC):
     """A rank's part of a linear layer: its product, the sum over ranks where inputs are split, then the bias.
 
     ``weight`` is made by the kinds below. The bias [out] is whole on every rank where inputs are split, so it is
@@ -47,9 +48,9 @@ class RankLinear(nn.Module):
         self.ranks = config.tensor_parallel if reduce else 1
         self.bias = frozen(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
 
+    @abstractmethod
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
