@@ -13,7 +13,7 @@ from mmbuild.graph.plan import Plan
 if TYPE_CHECKING:
     from mmbuild.execute.result import Options, Result
     from mmbuild.graph.action import RecipeGraph
-    from mmbuild.schema.load import ResolvedRecipe
+    from mmbuild.schema.resolved import ResolvedRecipe
     from mmbuild.store.layout import Store
 
 

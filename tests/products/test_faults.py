@@ -10,7 +10,7 @@ from toolchain_cases import rendered
 
 from mmbuild.products.load import rules
 from mmbuild.products.logs import scan
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command
 from mmbuild.toolchains.versions import SUPPORTED
 

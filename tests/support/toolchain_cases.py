@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mmbuild.schema.load import ResolvedRecipe, load_recipes
+from mmbuild.schema.load import load_recipes
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.support import refusals

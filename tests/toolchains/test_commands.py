@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from toolchain_cases import load, rendered
 
-from mmbuild.schema.load import ResolvedRecipe
 from mmbuild.schema.model import Verify
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED

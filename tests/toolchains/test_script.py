@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toolchain_cases import MODELS, load, recipe_files
 
-from mmbuild.schema.load import ResolvedRecipe, load_recipes
+from mmbuild.schema.load import load_recipes
 from mmbuild.schema.model import Verify
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.script import script

@@ -9,8 +9,8 @@ import pytest
 from errors_told import refused
 from toolchain_cases import MODELS, everything, load
 
-from mmbuild.schema.load import ResolvedRecipe
 from mmbuild.schema.model import VisionSource
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.model import Note, Unsupported

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from toolchain_cases import everything, load
 
 from mmbuild.families import MODULES
-from mmbuild.schema.load import ResolvedRecipe
 from mmbuild.schema.model import Verify
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.model import ReservedWord
 from mmbuild.toolchains.variables import asking, directory_name, variables

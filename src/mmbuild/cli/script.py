@@ -14,7 +14,7 @@ from mmbuild.cli.output import say, use_color
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mmbuild.schema.load import ResolvedRecipe
+    from mmbuild.schema.resolved import ResolvedRecipe
     from mmbuild.toolchains.model import Toolchain
     from mmbuild.toolchains.versions import ToolchainError
 

@@ -18,7 +18,7 @@ from mmbuild.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.store.statindex import digest_file
 
 if TYPE_CHECKING:
-    from mmbuild.schema.load import ResolvedRecipe
+    from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
     r"(MMBUILD_(?!STORE|FAULT|TEST)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"

@@ -18,7 +18,7 @@ from mmbuild.families import family
 from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.keys import make_action
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.sources.check import require_files
 from mmbuild.sources.config import parse_source
 from mmbuild.sources.resolve import identify

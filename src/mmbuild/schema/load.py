@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
-from mmbuild.families.base import Derivation, ModelFacts
+from mmbuild.families.base import ModelFacts
 from mmbuild.families.sound import require_sound
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
@@ -21,36 +21,12 @@ from mmbuild.schema.nodes import Node, find, has, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.pending import not_built_yet
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import Fault, judge
 from mmbuild.schema.solve import derivations, solve
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
 
 _TRUE = ("1", "true", "yes")
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedRecipe:
-    """One variant, ready to be planned.
-
-    Attributes:
-        name: Unique: the recipe's name, plus a suffix such as ``-int8`` from the matrix.
-        path: The recipe file.
-        root: Project root that paths are confined to.
-        recipe: The recipe with every derived number filled in and every local path made absolute.
-        facts: What the model's config says.
-        derivations: Every number that follows, with its arithmetic.
-        configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
-        pending: What it asks for that mmbuild cannot build yet, pointing at the recipe.
-    """
-
-    name: str
-    path: Path
-    root: Path
-    recipe: Recipe
-    facts: ModelFacts
-    derivations: tuple[Derivation, ...]
-    configs: Mapping[str, Mapping[str, Any]]
-    pending: tuple[Diagnostic, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

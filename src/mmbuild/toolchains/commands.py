@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.model import CommandEntry, Group, Mode, Step, Toolchain, When
 from mmbuild.toolchains.support import refusals
 from mmbuild.toolchains.template import fill, holds

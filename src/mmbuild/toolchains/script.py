@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from mmbuild._version import __version__
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.sources.config import parse_source
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.model import Toolchain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.model import Toolchain
 from mmbuild.toolchains.template import fill, holds
 from mmbuild.toolchains.variables import variables

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmbuild.schema.load import ResolvedRecipe
 from mmbuild.schema.model import WEIGHT_ONLY, Algorithm, Engine
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.solve import sequence_len
 from mmbuild.sources.config import parse_source
 from mmbuild.toolchains.model import FamilyEntry, Mode, ReservedWord, Toolchain

@@ -1,0 +1,37 @@
+"""A recipe ready to be planned: what :mod:`mmbuild.schema.load` makes, and what every later part reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.families.base import Derivation, ModelFacts
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.model import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedRecipe:
+    """One variant, ready to be planned.
+
+    Attributes:
+        name: Unique: the recipe's name, plus a suffix such as ``-int8`` from the matrix.
+        path: The recipe file.
+        root: Project root that paths are confined to.
+        recipe: The recipe with every derived number filled in and every local path made absolute.
+        facts: What the model's config says.
+        derivations: Every number that follows, with its arithmetic.
+        configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
+        pending: What it asks for that mmbuild cannot build yet, pointing at the recipe.
+    """
+
+    name: str
+    path: Path
+    root: Path
+    recipe: Recipe
+    facts: ModelFacts
+    derivations: tuple[Derivation, ...]
+    configs: Mapping[str, Mapping[str, Any]]
+    pending: tuple[Diagnostic, ...] = ()
