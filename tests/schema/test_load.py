@@ -114,7 +114,7 @@ recipes = st.fixed_dictionaries(
         ),
     },
     optional={
-        "target": st.fixed_dictionaries({}, optional={"device": st.just("cuda"), "sm": st.integers(50, 120)}),
+        "target": st.fixed_dictionaries({}, optional={"device": st.just("cuda"), "sm": st.integers(89, 99)}),
         "verify": st.fixed_dictionaries({"prompts": st.lists(st.text("abc? é", min_size=1), max_size=3)}),
     },
 )

@@ -13,7 +13,6 @@ from mmbuild.schema.pending import not_built_yet
 @pytest.mark.parametrize(
     ("override", "code"),
     [
-        ("engine.backend=tensorrt-llm", "MM171"),
         ("visual.backend=tensorrt", "MM171"),
         ("engine.quantization=int4_awq", "MM172"),
         ("engine.quantization={algorithm: int8, calibration: {data: a.jsonl}}", "MM172"),
@@ -27,6 +26,16 @@ def test_it_validates_and_is_told_where_it_stands(tmp_path: Path, override: str,
     (pending,) = variant.pending
     assert (pending.code, pending.file) == (code, f"--set {override}")
     assert [item.code for item in not_built_yet(variant.recipe)] == [code]
+
+
+@pytest.mark.parametrize("algorithm", ["none", "int8", "int4", "int4_awq", "smoothquant", "fp8"])
+def test_nothing_but_gates_is_pending_with_tensorrt_llm(tmp_path: Path, algorithm: str) -> None:
+    # Its toolchains say what they cannot build, as findings.
+    overrides = ("engine.backend=tensorrt-llm", f"engine.quantization={algorithm}")
+    (variant,) = load(tmp_path, RECIPE, *overrides).variants
+    assert variant.pending == ()
+    (gated,) = load(tmp_path, RECIPE, *overrides, "gates={max_kl: 0.1}").variants
+    assert [item.code for item in gated.pending] == ["MM173"]
 
 
 @pytest.mark.parametrize("override", ["engine.tensor_parallel=2", "engine.max_beam_width=4"])

@@ -13,6 +13,7 @@ from mmbuild.sources.config import read_config
 
 FUSED = "  tensorrt_llm: {fused_mlp: true}\n"
 VISION = "source: model\n  vision: {source: 'hf://a/b'}"
+TRTLLM = RECIPE.replace("torch", "tensorrt-llm")
 ENGINE = RECIPE.replace("  quantization: int8\n", "")
 WHOLE_T5 = "source: hf://Salesforce/blip2-flan-t5-xl"
 T5 = (
@@ -57,6 +58,9 @@ def with_text(**changes: object) -> dict[str, object]:
         ("MM151", ENGINE + "  quantization: {calibration: {data: a.jsonl}}\n", "a.jsonl",
          ENGINE + "  quantization: {algorithm: fp8, calibration: {data: a.jsonl}}\n"),
         ("MM152", RECIPE + "target: {device: cpu, sm: 90}\n", "90", RECIPE + "target: {device: cuda, sm: 90}\n"),
+        ("MM160", TRTLLM + "visual: {backend: torch}\n", "torch", TRTLLM + "visual: {backend: tensorrt}\n"),
+        ("MM161", TRTLLM + "target: {device: cpu}\n", "cpu", TRTLLM + "target: {device: cuda}\n"),
+        ("MM161", TRTLLM + "target: {device: cpu}\n", "cpu", RECIPE + "target: {device: cpu}\n"),
         ("MM153", RECIPE.replace("source: model", "source: model\n  revision: v1"), "v1", RECIPE),
         ("MM154", RECIPE.replace("source: model", VISION), "'hf://a/b'", RECIPE),
         ("MM154", NOUGAT.replace("-base", "-base" + CLIP), "'hf://openai/clip-vit-large-patch14-336'", NOUGAT),

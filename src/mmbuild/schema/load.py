@@ -14,19 +14,22 @@ from mmbuild.families.base import ModelFacts
 from mmbuild.families.sound import require_sound
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.files import Document, read_document
 from mmbuild.schema.matrix import expand
-from mmbuild.schema.model import Recipe
+from mmbuild.schema.model import Backend, Recipe
 from mmbuild.schema.nodes import Node, find, has, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.pending import not_built_yet
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.schema.rules import Fault, judge
+from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
+from mmbuild.toolchains import versions
 
 _TRUE = ("1", "true", "yes")
+_Configs = dict[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +119,44 @@ def _load_variant(
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code == "MM410" for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
+    variant = None
+    if facts is not None:
+        variant = _resolved(path, document.root, f"{recipe.name}{suffix}", recipe, facts, configs)
+        faults += _not_by_the_toolchain(variant, faulty, faults)
     findings += [_point(node, item) for item in faults]
     session.findings += findings
-    if faulty or facts is None or any(item.severity == "error" for item in findings):
+    if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
-    solved = solve(recipe, facts)
+    return replace(variant, pending=tuple(_locate(node, item) for item in not_built_yet(variant.recipe)))
+
+
+def _resolved(
+    path: Path, root: Path, name: str, recipe: Recipe, facts: ModelFacts, configs: _Configs
+) -> ResolvedRecipe:
     return ResolvedRecipe(
-        name=f"{recipe.name}{suffix}",
+        name=name,
         path=path,
-        root=document.root,
-        recipe=solved.model_copy(update={"name": f"{recipe.name}{suffix}"}),
+        root=root,
+        recipe=solve(recipe, facts).model_copy(update={"name": name}),
         facts=facts,
         derivations=derivations(recipe, facts),
         configs=configs,
-        pending=tuple(_locate(node, item) for item in not_built_yet(solved)),
     )
 
 
-_Configs = dict[str, Mapping[str, Any]]
+def _not_by_the_toolchain(variant: ResolvedRecipe, faulty: set[str], told: Sequence[Fault]) -> list[Fault]:
+    """What the chosen version of TensorRT-LLM cannot build; a key that a rule objects to has its cause already."""
+    engine = variant.recipe.engine
+    version = engine.tensorrt_llm.toolchain
+    if engine.backend is not Backend.TENSORRT_LLM or version not in versions.SUPPORTED:
+        return []
+    # Templates cost 20 ms to import, and other backends need none.
+    from mmbuild.toolchains.load import load_toolchain
+    from mmbuild.toolchains.support import faults
+
+    known = faulty | {item.blame[0] for item in told if item.severity == "error"}
+    return [item for item in faults(variant, load_toolchain(version)) if not touches(item.blame, known)]
+
 
 # Whom a family's findings blame first; the model's source where they are not listed.
 _BLAME = {

@@ -17,23 +17,25 @@ class _Pending:
     hint: str
 
 
-def _backend(recipe: Recipe) -> str | None:
-    return "backend tensorrt-llm" if recipe.engine.backend is Backend.TENSORRT_LLM else None
-
-
 def _visual(recipe: Recipe) -> str | None:
-    return "visual backend tensorrt" if recipe.visual.backend is VisualBackend.TENSORRT else None
+    asked = _torch(recipe) and recipe.visual.backend is VisualBackend.TENSORRT
+    return "visual backend tensorrt beside engine backend torch" if asked else None
 
 
 def _calibrated(recipe: Recipe) -> str | None:
     algorithm = recipe.engine.quantization.algorithm
-    return f"quantization {algorithm}" if algorithm in CALIBRATED else None
+    return f"quantization {algorithm}" if _torch(recipe) and algorithm in CALIBRATED else None
 
 
 def _calibrated_weight_only(recipe: Recipe) -> str | None:
     quantization = recipe.engine.quantization
     asked = quantization.algorithm in WEIGHT_ONLY and quantization.calibration is not None
-    return f"calibrated {quantization.algorithm}" if asked else None
+    return f"calibrated {quantization.algorithm}" if _torch(recipe) and asked else None
+
+
+def _torch(recipe: Recipe) -> bool:
+    # What TensorRT-LLM builds is said by its toolchains, as findings.
+    return recipe.engine.backend is Backend.TORCH
 
 
 def _gates(recipe: Recipe) -> str | None:
@@ -41,9 +43,8 @@ def _gates(recipe: Recipe) -> str | None:
 
 
 _TABLE: tuple[_Pending, ...] = (
-    _Pending("MM171", "engine.backend", _backend, "Use the other one: --set engine.backend=torch"),
     _Pending("MM171", "visual.backend", _visual, "Set visual.backend to auto or torch"),
-    _Pending("MM172", "engine.quantization", _calibrated, "Weight-only int8 and int4 are built"),
+    _Pending("MM172", "engine.quantization", _calibrated, "Use int8 or int4, or engine.backend tensorrt-llm"),
     _Pending("MM172", "engine.quantization.calibration", _calibrated_weight_only, "Remove calibration"),
     _Pending("MM173", "gates", _gates, "Remove gates; verify reports without judging"),
 )
@@ -54,9 +55,7 @@ def not_built_yet(recipe: Recipe) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     for entry in _TABLE:
         asked = entry.asks(recipe)
-        # A visual backend that follows the engine is told with the engine.
-        followed = entry.path == "visual.backend" and recipe.engine.backend is Backend.TENSORRT_LLM
-        if asked is not None and not followed:
+        if asked is not None:
             found.append(
                 Diagnostic(entry.code, f"{asked} is not built yet", path=entry.path, hint=entry.hint)
             )

@@ -12,31 +12,12 @@ from dataclasses import dataclass
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families.base import LlmFacts, ModelFacts
-from mmbuild.schema.diagnostics import Severity
-from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Device, Recipe
+from mmbuild.schema.fault import Fault, touches
+from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Backend, Device, Recipe, VisualBackend
 from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
 from mmbuild.toolchains import versions
 
 MIN_TEXT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What a rule objects to.
-
-    Attributes:
-        code: Its code.
-        blame: Dotted keys, the most likely culprit first.
-        message: One sentence without a full stop.
-        hint: What to do.
-        severity: ``error`` or ``warning``.
-    """
-
-    code: str
-    blame: tuple[str, ...]
-    message: str
-    hint: str | None = None
-    severity: Severity = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +216,28 @@ def _toolchain(recipe: Recipe) -> Iterator[Fault]:
         yield Fault(error.code, ("engine.tensorrt_llm.toolchain",), error.message, error.hint)
 
 
+def _visual_backend(recipe: Recipe) -> Iterator[Fault]:
+    if recipe.engine.backend is Backend.TENSORRT_LLM and recipe.visual.backend is VisualBackend.TORCH:
+        yield Fault(
+            "MM160",
+            ("visual.backend", "engine.backend"),
+            "visual.backend is torch beside engine.backend tensorrt-llm, whose run.py loads TensorRT engines alone",
+            "Set visual.backend to auto or tensorrt",
+        )
+
+
+def _device(recipe: Recipe) -> Iterator[Fault]:
+    target = recipe.target
+    on_cpu = target is not None and target.device is Device.CPU
+    if on_cpu and recipe.engine.backend is Backend.TENSORRT_LLM:
+        yield Fault(
+            "MM161",
+            ("target.device", "engine.backend"),
+            "target.device is cpu, and TensorRT-LLM builds for GPUs alone",
+            "Set target.device to cuda, or engine.backend to torch",
+        )
+
+
 def _group_size(recipe: Recipe) -> Iterator[Fault]:
     quantization = recipe.engine.quantization
     if quantization.group_size is not None and quantization.algorithm is not Algorithm.INT4_AWQ:
@@ -298,6 +301,8 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model.family", "engine.quantization"), _encoder_decoder),
     RecipeRule(("engine.tensorrt_llm", "engine.quantization"), _fused_mlp),
     RecipeRule(("engine.tensorrt_llm.toolchain",), _toolchain),
+    RecipeRule(("engine.backend", "visual.backend"), _visual_backend),
+    RecipeRule(("engine.backend", "target"), _device),
     RecipeRule(("engine.quantization",), _group_size),
     RecipeRule(("target",), _target),
     RecipeRule(("model",), _revision),
@@ -315,24 +320,16 @@ MODEL_RULES: tuple[ModelRule, ...] = (
 )
 
 
-def _within(inner: str, outer: str) -> bool:
-    return f"{inner}.".startswith(f"{outer}.")
-
-
 def judge(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterator[Fault]:
     """All faults of ``recipe``, by every rule that reads nothing in ``faulty`` (dotted paths)."""
-
-    def silent(reads: tuple[str, ...]) -> bool:
-        return any(_within(bad, key) or _within(key, bad) for key in reads for bad in faulty)
-
     faulty = set(faulty)
     for rule in RECIPE_RULES:
-        if not silent(rule.reads):
+        if not touches(rule.reads, faulty):
             found = list(rule.judge(recipe))
             yield from found
             faulty.update(rule.settles if found else ())
     if facts is None:
         return
     for model_rule in MODEL_RULES:
-        if not silent(model_rule.reads):
+        if not touches(model_rule.reads, faulty):
             yield from model_rule.judge(recipe, facts)

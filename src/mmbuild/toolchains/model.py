@@ -131,6 +131,7 @@ class Note(Part):
 
 
 class Toolchain(Part):
+        blame: Dotted keys of the recipe that ask for it, the most likely culprit first.
     """One version of TensorRT-LLM.
 
     Attributes:
@@ -140,6 +141,7 @@ class Toolchain(Part):
         python: Versions of Python that work, as a specifier.
         pins: Package to version specifier.
         workdir: Directory of the checkout that commands run in.
+    blame: Annotated[tuple[str, ...], Field(min_length=1)]
         reserved: Words in names that mean something to the scripts.
         precisions: Directory word of an algorithm; ``none`` has one for each dtype.
         qformats: ``--qformat`` of the algorithms that its quantizer makes.
