@@ -12,8 +12,9 @@ from standin_toolchain.install import install
 from toolchain_cases import load
 
 from mmbuild.products.check import check
+from mmbuild.products.expect import expect
 from mmbuild.products.logs import scan
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED
@@ -45,7 +46,7 @@ def built(version: str, root: Path) -> tuple[ResolvedRecipe, list[Command], Path
             done = start(step, checkout, programs)
             assert done.returncode == 0, done.stderr
             assert scan(done.stdout.splitlines(), version) == ()
-            assert check(step, variant, toolchain, checkout / step.workdir) == ()
+            assert check(expect(step, variant, toolchain), checkout / step.workdir) == ()
     return variant, steps, checkout, programs
 
 

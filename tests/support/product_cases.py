@@ -11,7 +11,8 @@ from toolchain_cases import RECIPES
 
 from mmbuild.products.check import check
 from mmbuild.products.errors import ProductError
-from mmbuild.schema.load import ResolvedRecipe
+from mmbuild.products.expect import expect
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.sources.config import parse_source, read_config
 from mmbuild.toolchains.commands import Command
 from mmbuild.toolchains.load import load_toolchain
@@ -51,4 +52,4 @@ def executed(
         if step.step in MADE:
             chosen = {"STANDIN_FAULTS": (faulty or {}).get(step.name, "")}
             run(version, step.argv, step.workdir, root, chosen)
-            yield step.name, check(step, variant, toolchain, root / step.workdir)
+            yield step.name, check(expect(step, variant, toolchain), root / step.workdir)

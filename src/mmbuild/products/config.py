@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmbuild.products.errors import ProductError
 from mmbuild.products.load import rules
-from mmbuild.products.model import Expectation, Group
-from mmbuild.toolchains.template import evaluate
+from mmbuild.products.model import Code, Wanted
 
 
-def differences(
-    path: Path, content: Mapping[str, Any], groups: tuple[Group, ...], names: Mapping[str, Any]
-) -> Iterator[ProductError]:
+def differences(path: Path, content: Mapping[str, Any], expected: Sequence[Wanted]) -> Iterator[ProductError]:
     """One finding for each code whose values differ (MM653 to MM658, MM662); it names all of them.
 
     Args:
         path: The file that ``content`` was read from, for the message.
         content: The file.
-        groups: What is expected, and below which keys.
-        names: What expressions may name.
+        expected: Its keys and values.
     """
-    found: dict[str, list[str]] = {}
-    for group in groups:
-        for item in rules().expectations[group.group]:
-            key = f"{group.below}.{item.key}" if group.below else item.key
-            wanted, there = evaluate(item.value, names), value_at(content, key)
-            if not _fits(item, there, wanted):
-                found.setdefault(item.code, []).append(f"{key} is {_shown(there)}, not {_wanted(wanted)}")
+    found: dict[Code, list[str]] = {}
+    for item in expected:
+        there = value_at(content, item.key)
+        if not _fits(item, there):
+            found.setdefault(item.code, []).append(
+                f"{item.key} is {_shown(there)}, not {' or '.join(map(_shown, item.values))}"
+            )
     for code, parts in found.items():
-        telling = rules().tellings[code]  # type: ignore[index]  # the keys are the codes of expectations
+        telling = rules().tellings[code]
         yield ProductError(f"{path}: {', '.join(parts)}: {telling.why}", code=code, hint=telling.way)
 
 
@@ -43,17 +39,11 @@ def value_at(content: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def _fits(item: Expectation, there: Any, wanted: Any) -> bool:
-    if item.begins:
-        return isinstance(there, str) and (there == wanted or there.startswith((f"{wanted}.", f"{wanted}rc")))
-    among = wanted if isinstance(wanted, tuple) else (wanted,)
-    return there in among
+def _fits(item: Wanted, there: Any) -> bool:
+    if item.begins and isinstance(there, str):
+        return any(there == value or there.startswith((f"{value}.", f"{value}rc")) for value in item.values)
+    return there in item.values
 
 
 def _shown(value: Any) -> str:
     return "not set" if value is None else repr(value)
-
-
-def _wanted(value: Any) -> str:
-    among = value if isinstance(value, tuple) else (value,)
-    return " or ".join(_shown(item) for item in among)

@@ -7,7 +7,7 @@ decoder), ``version`` and what a rule's own ``names`` add. Strings marked *patte
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -136,3 +136,62 @@ class Tables(Entry):
     scales: dict[str, str]
     packed: tuple[str, ...]
     tables: dict[str, tuple[Names, ...]]
+
+
+class Wanted(Entry):
+    """One value of a config.json: :class:`Expectation` with its value worked out.
+
+    Attributes:
+        key: Keys from the outside in, joined by dots.
+        values: What may stand there; null where the key may be missing.
+        begins: Whether it is enough that the text begins so.
+        code: Of the finding.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+    begins: bool = False
+    code: Code
+
+
+class Place(Entry):
+    """One directory that a command must leave, all names filled in.
+
+    Attributes:
+        directory: Below the one that the command runs in.
+        ranks: Names of the ranks' files, in their order.
+        checkpoint: Directory that the command reads ranks from.
+        config: Of ``config.json``.
+        tensors: Table of the tensors that each rank file must hold.
+        raw: Table of the raw files that must be there.
+    """
+
+    directory: str
+    ranks: tuple[str, ...] = ()
+    checkpoint: str | None = None
+    config: tuple[Wanted, ...] = ()
+    tensors: str | None = None
+    raw: str | None = None
+
+
+class Part(Entry):
+    """What the names of tensors depend on in one part of a model."""
+
+    num_hidden_layers: int
+    mlp_type: str
+
+
+class Expected(Entry):
+    """Everything that one command must leave: plain data, worked out before it runs.
+
+    Attributes:
+        products: Files and directories, below the directory that the command runs in.
+        places: Directories and what is in them.
+        parts: The model's parts.
+        ranks: How many there are.
+    """
+
+    products: tuple[str, ...]
+    places: tuple[Place, ...]
+    parts: dict[PartName, Part]
+    ranks: int

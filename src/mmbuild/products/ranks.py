@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmbuild.products.errors import ProductError
-from mmbuild.toolchains.template import fill
-
-
-def rank_files(directory: Path, name: str, names: Mapping[str, Any]) -> tuple[Path, ...]:
-    """The files that there must be, in the order of ranks.
-
-    Args:
-        directory: Where they lie.
-        name: Template over ``rank``.
-        names: What else it may name; ``tensor_parallel`` is the number of ranks.
-    """
-    return tuple(directory / fill(name, {**names, "rank": rank}) for rank in range(names["tensor_parallel"]))
 
 
 def stale(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mmbuild.families.base import LlmFacts
 from mmbuild.products.errors import ProductError
 from mmbuild.products.files import Stored
 from mmbuild.products.load import tables
-from mmbuild.products.model import Names, PartName
+from mmbuild.products.model import Names, Part, PartName
 
 _SHOWN = 3
 
-Parts = Mapping[PartName, LlmFacts]
+Parts = Mapping[PartName, Part]
 
 
 def tensors(path: Path, header: Mapping[str, Stored], table: str, parts: Parts) -> Iterator[ProductError]:
