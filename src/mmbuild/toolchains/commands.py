@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.toolchains.model import CommandEntry, Group, Mode, Step, Toolchain, When
+from mmbuild.toolchains.model import CommandEntry, Edit, Group, Mode, Step, Toolchain, When
 from mmbuild.toolchains.support import refusals
 from mmbuild.toolchains.template import fill, holds
 from mmbuild.toolchains.variables import asking, variables
@@ -33,6 +33,8 @@ class Command:
         environment: Variables set for it, name and value.
         products: Files and directories it leaves, relative to ``workdir``.
         once: Directory that makes it needless where it exists, relative to ``workdir``.
+        edit: The change of a file that it makes, names filled in; mmbuild makes it itself.
+        script_only: Whether only a script needs it.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Command:
     environment: tuple[tuple[str, str], ...] = ()
     products: tuple[str, ...] = ()
     once: str | None = None
+    edit: Edit | None = None
+    script_only: bool = False
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -60,6 +64,21 @@ def commands(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Command, ..
     for refusal in refusals(variant, toolchain):
         raise refusal
     return tuple(_commands(variant, toolchain))
+
+
+def asking_command(toolchain: Toolchain, known: Mapping[str, Any], asked: Mapping[str, Any]) -> Command:
+    """The command that asks a built engine.
+
+    Args:
+        toolchain: The version that built it.
+        known: From :func:`~mmbuild.toolchains.variables.variables`, of the same recipe.
+        asked: From :func:`~mmbuild.toolchains.variables.asked`.
+    """
+    names = {**known, **asked}
+    for item in toolchain.commands:
+        if item.step == "run" and known["family"] in item.families and holds(item.when, names):
+            return _command(item, asked["mode"], names, toolchain.workdir)
+    raise KeyError(f"{toolchain.version} asks no {known['family']}")
 
 
 def _commands(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Command]:
@@ -99,6 +118,8 @@ def _command(item: CommandEntry, mode: Mode | None, names: Mapping[str, Any], wo
         environment=tuple((name, fill(text, names)) for name, text in item.environment.items()),
         products=tuple(_products(item, names)),
         once=item.once and fill(item.once, names),
+        edit=item.edit and item.edit.model_copy(update={"file": fill(item.edit.file, names)}),
+        script_only=item.script_only,
     )
 
 

@@ -6,9 +6,9 @@ Strings marked *template* are Jinja2; strings marked *condition* are Jinja2 expr
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmbuild.schema.model import Algorithm, Family
 
@@ -48,6 +48,7 @@ class FamilyEntry(Part):
         prompt: Question asked where the recipe has none; None where the model takes no text.
         prompt_template: How a question of the recipe is given to ``run.py``; template over ``question``.
         code: Repository of model code that the scripts import, cloned into ``code_dir``.
+        model_files: JSON files that scripts read in the model's directory and that models may lack, by name.
         requirements: Requirement lines on top of the version's pins.
         paths: Instead of the version's.
     """
@@ -58,6 +59,7 @@ class FamilyEntry(Part):
     prompt: str | None = None
     prompt_template: str = "{{ question }}"
     code: str | None = None
+    model_files: dict[str, dict[str, Any]] = {}
     requirements: tuple[str, ...] = ()
     paths: dict[str, str] = {}
 
@@ -67,6 +69,28 @@ class When(Part):
 
     when: str
     add: tuple[Group, ...]
+
+
+class Edit(Part):
+    """A change of one file of somebody else's code, which holds only where the text is as it was read.
+
+    Attributes:
+        file: Below the directory that commands run in; template.
+        find: Text that must be there.
+        replace: What takes its place, everywhere.
+        after: Instead of ``replace``: a line put after each line that holds ``find``.
+    """
+
+    file: str
+    find: str
+    replace: str | None = None
+    after: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Edit:
+        if (self.replace is None) == (self.after is None):
+            raise ValueError("an edit replaces, or puts a line after")
+        return self
 
 
 class CommandEntry(Part):
@@ -85,6 +109,8 @@ class CommandEntry(Part):
         products: Files and directories it must leave; templates. Those that name ``rank`` are there once for each
             rank.
         once: Directory that makes the command needless, where work is not repeated; template.
+        edit: What the command changes in a file. mmbuild makes that change itself, checked, and does not run it.
+        script_only: Whether it is of no use but in a script.
     """
 
     name: str
@@ -98,6 +124,8 @@ class CommandEntry(Part):
     environment: dict[str, str] = {}
     products: tuple[str, ...] = ()
     once: str | None = None
+    edit: Edit | None = None
+    script_only: bool = False
 
 
 class Unsupported(Part):
@@ -105,6 +133,7 @@ class Unsupported(Part):
 
     Attributes:
         code: MM603 (quantization), MM604 (a model in this form) or MM605 (a number beyond a limit).
+        blame: Dotted keys of the recipe that ask for it, the most likely culprit first.
         families: Families it holds for.
         algorithms: Quantizations it holds for; all where left out.
         when: Condition; always where left out.
@@ -114,6 +143,7 @@ class Unsupported(Part):
     """
 
     code: Literal["MM603", "MM604", "MM605"]
+    blame: Annotated[tuple[str, ...], Field(min_length=1)]
     families: tuple[Family, ...]
     algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
     when: str = "true"
@@ -131,7 +161,6 @@ class Note(Part):
 
 
 class Toolchain(Part):
-        blame: Dotted keys of the recipe that ask for it, the most likely culprit first.
     """One version of TensorRT-LLM.
 
     Attributes:
@@ -141,7 +170,6 @@ class Toolchain(Part):
         python: Versions of Python that work, as a specifier.
         pins: Package to version specifier.
         workdir: Directory of the checkout that commands run in.
-    blame: Annotated[tuple[str, ...], Field(min_length=1)]
         reserved: Words in names that mean something to the scripts.
         precisions: Directory word of an algorithm; ``none`` has one for each dtype.
         qformats: ``--qformat`` of the algorithms that its quantizer makes.

@@ -124,19 +124,49 @@ def directory_name(source: str, family: str, reserved: Sequence[ReservedWord]) -
 
 
 def asking(variant: ResolvedRecipe, entry: FamilyEntry, mode: Mode) -> Mapping[str, Any]:
-    """What ``run.py`` is asked: ``mode``, ``prompt``, ``image`` and ``max_new_tokens`` (``stated`` by the recipe?).
+    """What ``run.py`` is asked where the recipe decides: its first question and picture, see :func:`asked`."""
+    verify = variant.recipe.verify if mode != "check_accuracy" else None
+    if verify is None:
+        tokens = min(DEFAULT_NEW_TOKENS, variant.recipe.engine.max_output_len)
+        return asked(entry, mode, None, None, tokens, stated=False)
+    return asked(
+        entry,
+        mode,
+        verify.prompts[0] if verify.prompts else None,
+        verify.images[0] if verify.images else None,
+        min(verify.max_new_tokens, variant.recipe.engine.max_output_len),
+        stated=True,
+    )
+
+
+def asked(
+    entry: FamilyEntry,
+    mode: Mode,
+    question: str | None,
+    image: str | None,
+    max_new_tokens: int,
+    *,
+    stated: bool,
+) -> Mapping[str, Any]:
+    """``mode``, ``prompt``, ``image``, ``max_new_tokens`` and ``stated`` (by a person?), for templates.
 
     Upstream's accuracy check compares with the known answer to its own question about its own picture, so nothing
-    of the recipe's goes into it.
+    of a recipe's goes into it.
+
+    Args:
+        entry: Of the family.
+        mode: What for.
+        question: In a person's words; None asks the family's own.
+        image: A file; None takes upstream's own.
+        max_new_tokens: Most tokens of the answer, at most the engine's.
+        stated: Whether a person asked for any of that.
     """
-    verify = variant.recipe.verify if mode != "check_accuracy" else None
-    question = verify.prompts[0] if verify is not None and verify.prompts else None
-    asked = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
-    tokens = verify.max_new_tokens if verify is not None else DEFAULT_NEW_TOKENS
+    own = mode == "check_accuracy"
+    told = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
     return {
         "mode": mode,
-        "prompt": asked if entry.prompt is not None else None,
-        "image": verify.images[0] if verify is not None and verify.images else None,
-        "max_new_tokens": min(tokens, variant.recipe.engine.max_output_len),
-        "stated": verify is not None,
+        "prompt": None if entry.prompt is None else entry.prompt if own else told,
+        "image": None if own else image,
+        "max_new_tokens": max_new_tokens,
+        "stated": stated and not own,
     }
