@@ -1,0 +1,177 @@
+"""What is installed in an environment: asked of its own Python, in one short process that imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+from mmbuild.environments.launch import Launch, launch
+from mmbuild.environments.model import Interpreter, ToolchainEnvironment
+from mmbuild.environments.process import run
+from mmbuild.errors import MmbuildError
+
+SECONDS = 60.0
+"""How long an environment may take to answer. A container that starts for the first time takes seconds."""
+
+_MARK = "mmbuild-installed:"
+# Runs in the foreign Python (3.8 or newer): banners of images may be printed before the line that counts.
+_PROGRAM = f"""\
+import json, sys
+from importlib import metadata
+found = {{"python": "%d.%d.%d" % sys.version_info[:3]}}
+for name in sys.argv[1:]:
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print("\\n{_MARK}" + json.dumps(found))
+"""
+# Looked at beside what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
+_FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2wrapper", "cuda-python")
+
+
+class ProbeError(MmbuildError):
+    """An environment that cannot be asked."""
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as comparisons use it (packaging.python.org, "Name normalization")."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed(
+    environment: ToolchainEnvironment, names: Iterable[str] | None = None, *, seconds: float = SECONDS
+) -> Mapping[str, str]:
+    """Versions of distributions inside ``environment``, by normalized name, and its own as ``python``.
+
+    Args:
+        environment: A Python of this host, or a container image.
+        names: Distributions; what any toolchain pins where left out.
+        seconds: Time limit.
+
+    Raises:
+        ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, no answer in
+            time; MM617, an answer that makes no sense.
+    """
+    wanted = sorted({normalized(name) for name in (pinned() if names is None else names)})
+    with tempfile.TemporaryDirectory(prefix="mmbuild-probe-") as directory:
+        started = launch(environment, ("python3", "-c", _PROGRAM, *wanted), workdir=Path(directory))
+        if environment.container is None:
+            _require_interpreter(Path(started.argv[0]))
+        else:
+            _require_engine(started)
+        return _answer(_output(started, directory, seconds), started)
+
+
+def interpreter_versions(
+    interpreter: Interpreter, names: Iterable[str] = ("tensorrt", "numpy"), *, seconds: float = SECONDS
+) -> Mapping[str, str]:
+    """:func:`installed` of an interpreter that is no toolchain's; its errors are the same."""
+    # An environment with no examples of its own: nothing that is asked here reads them.
+    alone = ToolchainEnvironment(
+        python=interpreter.python, examples=Path("/"), variables=interpreter.variables
+    )
+    return installed(alone, names, seconds=seconds)
+
+
+@cache
+def pinned() -> tuple[str, ...]:
+    """Every distribution that a supported toolchain pins, normalized."""
+    from mmbuild.toolchains.load import load_toolchain
+    from mmbuild.toolchains.versions import SUPPORTED
+
+    names = {normalized(name) for version in SUPPORTED for name in load_toolchain(version).pins}
+    return tuple(sorted(names | set(_FURTHER)))
+
+
+def examples_revision(path: Path) -> str | None:
+    """The commit that the checkout at ``path`` is at; None where that is not known (no git, no checkout)."""
+    return _git(path, "rev-parse", "--verify", "HEAD")
+
+
+def revision_of(path: Path, name: str) -> str | None:
+    """The commit that ``name`` (a tag or commit) means in the checkout at ``path``; None where it has none."""
+    return _git(path, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+
+
+def _git(path: Path, *words: str) -> str | None:
+    # The directory itself must be the checkout: a directory inside another repository has that one's commit.
+    if shutil.which("git") is None or not (path / ".git").exists():
+        return None
+    # Only reading: a checkout of another user is no reason to refuse (git's safe.directory guards hooks and config).
+    command = ["git", "-c", f"safe.directory={path}", "-C", str(path), *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _require_interpreter(path: Path) -> None:
+    if path.is_file() and shutil.which(str(path)):
+        return
+    problem = "cannot be run" if path.exists() else "does not exist"
+    raise ProbeError(
+        f"the interpreter `{path}` {problem}",
+        code="MM614",
+        hint="Name the python of a virtual environment, such as /opt/trtllm/bin/python, "
+        "with `mmbuild config set-toolchain` or `set-tensorrt`",
+    )
+
+
+def _require_engine(started: Launch) -> None:
+    engine = started.argv[0]
+    if shutil.which(engine, path=started.environment.get("PATH")) is None:
+        raise ProbeError(
+            f"`{engine}` is not installed, and the configuration runs a toolchain in a container",
+            code="MM615",
+            hint=f"Install {engine}, or name a Python with `mmbuild config set-toolchain VERSION --python`",
+        )
+
+
+def _output(started: Launch, directory: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    try:
+        done = run(started, directory, seconds)
+    except OSError as error:
+        raise ProbeError(
+            f"`{started.argv[0]}` cannot be started: {error.strerror or error}",
+            code="MM614",
+            hint="It is no program of this machine; name another interpreter",
+        ) from error
+    if done is None:
+        raise ProbeError(
+            f"`{started.argv[0]}` did not answer within {seconds:g} s",
+            code="MM616",
+            hint="Start it by hand and look what it waits for; a container image should be pulled beforehand",
+        )
+    return done
+
+
+def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> Mapping[str, str]:
+    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    try:
+        found = json.loads(lines[-1].removeprefix(_MARK))
+        if done.returncode == 0 and isinstance(found, dict) and isinstance(found.get("python"), str):
+            return {str(name): str(version) for name, version in found.items()}
+    except (IndexError, ValueError):
+        pass
+    engine = Path(started.argv[0]).name
+    told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr")
+    # 125 to 127 are the engine's own: it failed, the program cannot be run, or is not there.
+    if engine in ("docker", "podman") and done.returncode in (125, 126, 127):
+        raise ProbeError(
+            f"{engine} could not start the image: {told.strip()}",
+            code="MM615",
+            hint=f"Pull the image by hand ({engine} pull), and look whether {engine} runs without sudo",
+        )
+    raise ProbeError(
+        f"`{started.argv[0]}` did not say what is installed: exit status {done.returncode}, {told.strip()}",
+        code="MM617",
+        hint="Run it by hand with `-c 'import importlib.metadata'`; Python 3.8 or newer is needed",
+    )
