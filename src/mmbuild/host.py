@@ -42,13 +42,14 @@ def cpu_isa() -> str:
 @lru_cache(maxsize=1)
 def gpu_sm() -> int | None:
     """Compute capability of the first visible GPU as one number (90 for 9.0), or None without one."""
-    if not os.path.exists("/dev/nvidiactl") or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+    program = driver_program()
+    if program is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
     import subprocess
 
     try:
         shown = subprocess.run(
-            ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"],
+            [program, "--query-gpu=compute_cap", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=30,
@@ -57,6 +58,15 @@ def gpu_sm() -> int | None:
         return int(shown.split()[0].replace(".", ""))
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
+
+
+def driver_program() -> str | None:
+    """nvidia-smi, which comes with the driver (also where there is no device file, as under WSL); else None."""
+    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, "nvidia-smi")
+        if os.access(path, os.X_OK):
+            return path
+    return None
 
 
 def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
@@ -122,7 +132,7 @@ def fingerprint() -> dict[str, Any]:
         for name in sorted(os.listdir(base)):
             with open(f"{base}/{name}/information", encoding="utf-8", errors="replace") as stream:
                 drivers[name] = [line for line in stream if line.startswith(("Model", "GPU UUID"))]
-    return {"isa": cpu_isa(), "gpus": drivers, "driver": os.path.exists("/dev/nvidiactl")}
+    return {"isa": cpu_isa(), "gpus": drivers, "driver": driver_program()}
 
 
 def code_fingerprint() -> list[int]:

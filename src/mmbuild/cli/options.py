@@ -54,3 +54,14 @@ def store(function: F) -> F:
         type=click.Path(path_type=Path),
         help="Directory of the store (default: $MMBUILD_STORE, else ~/.cache/mmbuild/store).",
     )(function)
+
+
+def given(context: click.Context) -> tuple[str, ...]:
+    """Options that were written on the command line, by their long names."""
+    written = click.core.ParameterSource.COMMANDLINE
+    return tuple(
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option)
+        and context.get_parameter_source(str(parameter.name)) is written
+    )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mmbuild.cli import options
+
 if TYPE_CHECKING:
     from mmbuild.engine import Generation, Profile
     from mmbuild.errors import MmbuildError
@@ -41,7 +43,9 @@ if TYPE_CHECKING:
 @click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")
 @click.option("--profile", is_flag=True, help="Times, tokens per second and peak memory, on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, profile included.")
+@click.pass_context
 def command(
+    context: click.Context,
     build: Path,
     images: tuple[str, ...],
     prompts: tuple[str, ...],
@@ -63,6 +67,9 @@ def command(
     about every image, one image serves every prompt, otherwise they go in pairs. A prompt is put into the
     model's chat form unless it names the image token itself. Nougat reads pages and takes no prompt.
 
+    An engine of backend tensorrt-llm is asked through TensorRT-LLM's own runner, once for each pair; without
+    --image and --prompt the runner asks its own question about its own picture.
+
     \b
     Example:
       mmbuild run build/llava-shapes-int4 --image a.png --prompt "how many shapes ?"
@@ -70,12 +77,21 @@ def command(
       mmbuild run build/vila-shapes --together --image a.png --image b.png --prompt "which has more shapes ?"
       mmbuild run build/nougat-base --image page.png --num-beams 4
     """
-    pairs = pair(images, prompts, together=together)
-    check_stream(stream, pairs, profile or as_json or num_beams > 1)
     from mmbuild.engine import layout
-    from mmbuild.ranks import launch
 
     description = layout.read(build)  # a wrong path is told before seconds of imports
+    if description.backend == "tensorrt-llm":
+        from mmbuild.cli import ask
+
+        ask.refuse_ours(options.given(context))
+        show = "json" if as_json else "profile" if profile else "text"
+        pairs = pair(images, prompts, together=together) if images or prompts else [((), None)]
+        ask.answer(build, description, pairs, max_new_tokens, show)
+        return
+    pairs = pair(images, prompts, together=together)
+    check_stream(stream, pairs, profile or as_json or num_beams > 1)
+    from mmbuild.ranks import launch
+
     launch.spread(
         description.llm["tensor_parallel"],
         "mmbuild.cli.run:answer",

@@ -44,15 +44,24 @@ def command(
     tokens up to rounding, else the exit status is 1; a quantized one is measured. The report says the first
     differing token of each question with both sides' logits.
 
+    For an engine of backend tensorrt-llm, upstream's runner makes its own accuracy check instead: its question about
+    its picture, with the answer that it knows. Options are not used then.
+
     \b
     Example:
       mmbuild verify build/llava-shapes-int4
       mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
     """
     from mmbuild.engine import layout
-    from mmbuild.ranks import launch
 
     description = layout.read(build)  # first whether it is an engine at all
+    if description.backend == "tensorrt-llm":
+        from mmbuild.cli import ask
+
+        ask.check_accuracy(build, description)
+        return
+    from mmbuild.ranks import launch
+
     sources = {"model": model} if model else sources_of(build, store)
     launch.spread(
         description.llm["tensor_parallel"],

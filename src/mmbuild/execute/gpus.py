@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmbuild import host
 from mmbuild.store.locks import Lock, try_lock
 
 
@@ -67,11 +68,12 @@ def _lock_directory() -> Path:
 
 
 def _driver_gpus() -> tuple[str, ...]:
-    if not os.path.exists("/dev/nvidiactl"):
+    program = host.driver_program()
+    if program is None:
         return ()
     try:
         shown = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
+            [program, "--query-gpu=uuid", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=30,

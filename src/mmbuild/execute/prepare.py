@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from mmbuild.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.store.statindex import digest_file
 
 if TYPE_CHECKING:
+    from mmbuild.graph.lower_toolchain import Environment
     from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
@@ -121,7 +122,6 @@ def lower_all(
         MmbuildError: a source cannot be identified.
     """
     _refuse_pending(variants)
-    from mmbuild.graph.lower import lower
 
     def digest(path: Path) -> str:
         if seen is not None:
@@ -130,7 +130,44 @@ def lower_all(
         return digest_file(store, path)
 
     wanted = host.default_target() if target is None else target
-    return tuple(lower(variant, target=wanted, digest=digest, offline=offline) for variant in variants)
+    return tuple(_lower(variant, wanted, digest, offline) for variant in variants)
+
+
+def _lower(
+    variant: ResolvedRecipe, target: Mapping[str, Any], digest: Callable[[Path], str], offline: bool
+) -> RecipeGraph:
+    from mmbuild.schema.model import Backend
+
+    if variant.recipe.engine.backend is Backend.TORCH:
+        from mmbuild.graph.lower import lower
+
+        return lower(variant, target=target, digest=digest, offline=offline)
+    from mmbuild.graph.lower_toolchain import lower_toolchain
+
+    # The host's torch has no say here: it may be one for CPUs beside a GPU.
+    sm = target["sm"] if target["sm"] is not None else host.gpu_sm()
+    environment = _environment(variant.recipe.engine.tensorrt_llm.toolchain)
+    return lower_toolchain(variant, sm=sm, environment=environment, digest=digest, offline=offline)
+
+
+def _environment(version: str) -> Environment | None:
+    """What the user configured for a toolchain. One that does not answer counts as empty: apply tells why."""
+    from mmbuild.environments.load import load
+    from mmbuild.environments.probe import installed
+    from mmbuild.errors import MmbuildError
+    from mmbuild.graph.lower_toolchain import Environment
+
+    found = load().toolchains.get(version)
+    if found is None:
+        return None
+    try:
+        versions = dict(installed(found))
+    except MmbuildError:
+        versions = {}
+    # A name that the toolchain itself does not have: `tensorrt-llm` is its version.
+    return Environment(
+        found.model_dump_json(), {name.replace("-", "_"): text for name, text in versions.items()}
+    )
 
 
 def _refuse_pending(variants: tuple[ResolvedRecipe, ...]) -> None:
@@ -158,8 +195,13 @@ def _facts(request: Request) -> dict[str, Any]:
 
 
 def _pinned(variant: ResolvedRecipe) -> bool:
-    """Whether the plan depends on files and commits alone; a branch may move without any file changing."""
+    """Whether the plan depends on files and commits alone.
+
+    A branch may move without any file changing, and so may what is installed in a toolchain's environment.
+    """
     model = variant.recipe.model
+    if variant.recipe.engine.backend == "tensorrt-llm":
+        return False
     return not model.source.startswith("hf://") or bool(_COMMIT.fullmatch(model.revision or ""))
 
 

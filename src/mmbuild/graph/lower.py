@@ -17,11 +17,9 @@ from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
+from mmbuild.graph.downloads import download
 from mmbuild.graph.keys import make_action
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.sources.check import require_files
-from mmbuild.sources.config import parse_source
-from mmbuild.sources.resolve import identify
 from mmbuild.steps.registry import steps
 
 QUANT_ALGO: Mapping[str, str | None] = {"none": None, "int8": "W8A16", "int4": "W4A16"}
@@ -121,33 +119,9 @@ class _Lowering:
         return action
 
     def download(self, name: str, digest: Callable[[Path], str], offline: bool) -> Action:
-        """``name``: the source, ``model`` or ``vision``."""
-        model = self.recipe.model
-        source = model if name == "model" else model.vision
-        assert source is not None
-        directories = self.traits.directories
-        if parse_source(source.source).kind == "directory":
-            place = self.variant.root / source.source
-            require_files(place, name, len(self.variant.configs), self.facts.directories)
-        identity = identify(
-            source.source,
-            source.revision,
-            self.variant.root,
-            config=self.variant.configs[name],
-            digest=digest,
-            directories=directories,
-            offline=offline,
-        )
-        planned = parameters.download(self.facts, name, self.variant.configs, directories)
-        disk = 0 if identity.kind == "path" else self.size.model
-        return self.add(
-            "download",
-            {**identity.params, **planned},
-            label="download" if name == "model" else f"download-{name}",
-            sources=identity.sources,
-            locators=identity.locators,
-            resources=Resources(memory=estimate.DOWNLOAD_MEMORY, disk=disk, seconds=disk / 50e6),
-        )
+        action = download(self.variant, name, self.size.model, digest, offline=offline)
+        self.actions.append(action)
+        return action
 
     def convert(self, model: str) -> Action:
         return self.add(

@@ -176,7 +176,8 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None) -> Build:
     targets = {"": graph.engine}
     for action in graph.actions:
         if action.definition_key not in consumed and action.definition_key != graph.engine:
-            targets[action.step] = action.definition_key
+            # One place for the same kind of work, whichever backend it is of.
+            targets[action.step.removeprefix("toolchain_")] = action.definition_key
     labels = {action.label: action.definition_key for action in graph.actions}
     return Build(graph.recipe, build_dir / graph.recipe, targets, labels, root is not None and intact(root))
 

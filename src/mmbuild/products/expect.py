@@ -35,14 +35,19 @@ def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> E
         for rule in rules().rules
         if command.name in rule.commands and family in rule.families and toolchain.version in rule.toolchains
     ]
+    places = tuple(_place(rule, known | {"part": parts[rule.part]}) for rule in held)
+    ranks = known["tensor_parallel"]
+    if not any(rule.ranks or rule.raw or rule.checkpoint for rule in held):  # nothing of the LLM is looked at
+        parts.clear()
+        ranks = 1
     return Expected(
         products=command.products,
-        places=tuple(_place(rule, known | {"part": parts[rule.part]}) for rule in held),
+        places=places,
         parts={
             name: Part(num_hidden_layers=part.num_hidden_layers, mlp_type=part.mlp_type)
             for name, part in parts.items()
         },
-        ranks=known["tensor_parallel"],
+        ranks=ranks,
     )
 
 

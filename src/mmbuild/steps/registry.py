@@ -46,6 +46,10 @@ BUILT_IN: Mapping[str, StepSpec] = {
         StepSpec("build_visual", "1", "mmbuild.steps.build_visual:run", _EXPORT),
         StepSpec("assemble", "1", "mmbuild.steps.assemble:run"),
         StepSpec("verify", "1", "mmbuild.steps.verify:run", _TORCH),
+        # Of backend tensorrt-llm: all commands alike, and what upstream's runner needs around its engines.
+        StepSpec("toolchain", "1", "mmbuild.steps.toolchain:run"),
+        StepSpec("toolchain_engine", "1", "mmbuild.steps.toolchain_engine:run"),
+        StepSpec("toolchain_verify", "1", "mmbuild.steps.toolchain_verify:run"),
     )
 }
 

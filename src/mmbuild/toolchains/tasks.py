@@ -62,8 +62,23 @@ class Task:
     files: Mapping[str, Mapping[str, Any]]
 
 
+def shared(toolchain: Toolchain) -> Toolchain:
+    """``toolchain`` with a directory of the visual engine that names no precision and no number of ranks.
+
+    The visual engine is the same for all of them, and where its command does not differ it is built once. Upstream's
+    runner finds it where ``toolchain`` itself says.
+    """
+    return toolchain.model_copy(
+        update={"paths": {**toolchain.paths, "visual_dir": "visual_engines/{{ model }}"}}
+    )
+
+
 def tasks(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Task, ...]:
     """What makes the engines of ``variant``, producers first; downloading and asking are not among it.
+
+    Args:
+        variant: The recipe.
+        toolchain: From :func:`shared`, where visual engines are to be shared.
 
     Raises:
         ToolchainError: As :func:`~mmbuild.toolchains.commands.commands`.

@@ -61,7 +61,7 @@ def encoder_decoder(flags: dict[str, Any], cwd: Path, faults: frozenset[str]) ->
     if flags.get("--world_size", 1) != ranks:
         raise AssertionError("world_size must equal tp_size * pp_size")
     weights = cwd / flags["--weight_dir"]
-    model = cwd / "tmp/hf_models" / flags["--engine_name"]
+    model = weights / "standin"
     place = cwd / flags["--output_dir"] / flags["--dtype"] / f"tp{ranks}"
     table, source = flags["--max_prompt_embedding_table_size"], flags.get("--max_encoder_input_len", 1024)
     if flags.get("--skip_encoder"):

@@ -1,0 +1,111 @@
+"""``mmbuild run`` and ``mmbuild verify`` for engines of backend tensorrt-llm: upstream's runner is asked."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmbuild.engine.layout import Description
+    from mmbuild.environments.model import ToolchainEnvironment
+    from mmbuild.running.ask import Answered, Question
+    from mmbuild.toolchains.model import Mode
+
+Pair = tuple[tuple[str, ...], str | None]
+
+# What the embedded engine can do and upstream's runner cannot: option and how it is told that it was given.
+_OURS = ("--temperature", "--top-k", "--top-p", "--seed", "--stream", "--num-beams", "--length-penalty")
+
+
+def refuse_ours(given: Sequence[str]) -> None:
+    """Refuse options that upstream's runner has no counterpart for.
+
+    Raises:
+        UsageError: MM705.
+    """
+    from mmbuild.errors import UsageError
+
+    found = [name for name in _OURS if name in given]
+    if found:
+        raise UsageError(
+            f"{', '.join(found)}: engines of backend tensorrt-llm are asked through upstream's runner, which answers "
+            "greedily, or with as many beams as the engine was built for",
+            code="MM705",
+            hint="Leave them out",
+        )
+
+
+def answer(
+    build: Path, description: Description, pairs: Sequence[Pair], max_new_tokens: int | None, show: str
+) -> None:
+    """Ask each pair and print the answers; ``show``: ``text``, ``profile`` or ``json``."""
+    from mmbuild.running.ask import Question
+
+    mode: Mode = "profile" if show == "profile" else "run"
+    environment = environment_of(description)
+    found = []
+    for images, prompt in pairs:
+        question = Question(prompt, tuple(Path(image) for image in images), max_new_tokens, mode)
+        answered = _ask(build, description, environment, question)
+        found.append({"images": list(images), "prompt": prompt, "text": "\n".join(answered.texts)})
+        if show != "json":
+            for text in answered.texts:
+                click.echo(text)
+    if show == "json":
+        click.echo(json.dumps({"answers": found, "toolchain": dict(description.toolchain)}, indent=2))
+
+
+def check_accuracy(build: Path, description: Description) -> None:
+    """Upstream's own check: its question about its picture, compared with the answer that it knows."""
+    from mmbuild.cli.output import say
+    from mmbuild.running.ask import Question
+
+    answered = _ask(build, description, environment_of(description), Question(mode="check_accuracy"))
+    for text in answered.texts:
+        click.echo(text)
+    say("the accuracy check of TensorRT-LLM's runner passed; nothing was compared with transformers")
+
+
+def environment_of(description: Description) -> ToolchainEnvironment:
+    """Where the toolchain of a built engine runs on this machine.
+
+    Raises:
+        MmbuildError: MM704, it is not configured.
+    """
+    from mmbuild.environments.load import load
+    from mmbuild.errors import MmbuildError
+
+    version = description.toolchain["tensorrt-llm"]
+    found = load().toolchains.get(version)
+    if found is None:
+        raise MmbuildError(
+            f"the engine runs in TensorRT-LLM {version}, and no environment is configured for it",
+            code="MM704",
+            hint=f"`mmbuild config set-toolchain {version} --python ... --examples ...`; `mmbuild compat` says "
+            "what the engine needs",
+        )
+    return found
+
+
+def _ask(
+    build: Path, description: Description, environment: ToolchainEnvironment, question: Question
+) -> Answered:
+    from mmbuild.cli.output import say
+    from mmbuild.execute.gpus import visible_gpus
+    from mmbuild.running.ask import ask
+
+    with tempfile.TemporaryDirectory(prefix="mmbuild-") as root:
+        return ask(
+            build.absolute(),
+            description,
+            environment,
+            question,
+            Path(root) / "tree",
+            gpus=visible_gpus()[: description.llm["tensor_parallel"]],
+            tell=say,
+        )

@@ -1,0 +1,62 @@
+"""The action that fetches a source of a variant, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmbuild.families import family
+from mmbuild.graph import estimate, parameters
+from mmbuild.graph.action import Action, Resources
+from mmbuild.graph.keys import make_action
+from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.sources.check import require_files
+from mmbuild.sources.config import parse_source
+from mmbuild.sources.resolve import identify
+from mmbuild.steps.registry import steps
+
+_BYTES_PER_SECOND = 50e6
+
+
+def download(
+    variant: ResolvedRecipe, name: str, size: int, digest: Callable[[Path], str], *, offline: bool
+) -> Action:
+    """Fetch a source, or refer to it where it is a directory.
+
+    Args:
+        variant: The recipe.
+        name: The source, ``model`` or ``vision``.
+        size: Bytes of its weights, an estimate.
+        digest: BLAKE3 of a user's file, hex.
+        offline: Ask no hub for the commit of a branch.
+
+    Raises:
+        MmbuildError: The source cannot be identified.
+    """
+    model = variant.recipe.model
+    source = model if name == "model" else model.vision
+    assert source is not None
+    directories = family(variant.facts.family).TRAITS.directories
+    if parse_source(source.source).kind == "directory":
+        place = variant.root / source.source
+        require_files(place, name, len(variant.configs), variant.facts.directories)
+    identity = identify(
+        source.source,
+        source.revision,
+        variant.root,
+        config=variant.configs[name],
+        digest=digest,
+        directories=directories,
+        offline=offline,
+    )
+    planned = parameters.download(variant.facts, name, variant.configs, directories)
+    disk = 0 if identity.kind == "path" else size
+    return make_action(
+        label=f"{variant.name}/{'download' if name == 'model' else f'download-{name}'}",
+        step="download",
+        version=steps()["download"].version,
+        params={**identity.params, **planned},
+        sources=identity.sources,
+        locators=identity.locators,
+        resources=Resources(memory=estimate.DOWNLOAD_MEMORY, disk=disk, seconds=disk / _BYTES_PER_SECOND),
+    )
