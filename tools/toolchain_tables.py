@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from mmbuild.toolchains.formats import tables
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.model import Toolchain
 from mmbuild.toolchains.versions import SUPPORTED
 
 BEGIN = "<!-- {name}: written by tools/make_docs.py -->"
 END = "<!-- end -->"
+_ANY_SM = 199
 
 
 def with_tables(page: str) -> str:
@@ -19,7 +21,13 @@ def with_tables(page: str) -> str:
         ValueError: A mark is missing.
     """
     toolchains = [load_toolchain(version) for version in SUPPORTED]
-    for name, rows in {"versions": _versions(toolchains), "refusals": _refusals(toolchains)}.items():
+    written = {
+        "versions": _versions(toolchains),
+        "refusals": _refusals(toolchains),
+        "gpus": _gpus(),
+        "packing": _packing(),
+    }
+    for name, rows in written.items():
         begin = BEGIN.format(name=name)
         before, found, rest = page.partition(begin)
         _, ended, after = rest.partition(END)
@@ -61,3 +69,21 @@ def _refusals(toolchains: Sequence[Toolchain]) -> Iterator[Sequence[str]]:
             rows.setdefault(key, []).append(f"`{chain.version}`")
     for (code, families, what, evidence), versions in sorted(rows.items()):
         yield [code, families, what, ", ".join(versions), evidence]
+
+
+def _gpus() -> Iterator[Sequence[str]]:
+    yield ["number formats", "toolchains", "SM", "reason", "evidence"]
+    for row in tables().gpus:
+        yield [
+            ", ".join(row.formats) or "all",
+            ", ".join(f"`{version}`" for version in row.toolchains) or "all",
+            ", ".join(f"{low}-{high}" if high < _ANY_SM else f"{low} and newer" for low, high in row.sm),
+            row.reason.replace("{{ format }}", "the format"),
+            row.evidence,
+        ]
+
+
+def _packing() -> Iterator[Sequence[str]]:
+    yield ["number formats", "rows and columns on a rank are a multiple of", "evidence"]
+    for row in tables().packing:
+        yield [", ".join(row.formats), str(row.multiple), row.evidence]

@@ -13,18 +13,20 @@ from mmbuild.codes import codes, lookup, nearest
 SOURCE = Path(mmbuild.__file__).parent
 
 
+def sources() -> str:
+    """All of the source, tables included, but for the entries themselves."""
+    files = (file for file in SOURCE.rglob("*") if file.suffix in (".py", ".yaml"))
+    return "".join(file.read_text("utf-8") for file in files if file.parent.name != "codes")
+
+
 def test_every_code_in_the_source_is_explained() -> None:
-    used = {
-        code
-        for file in SOURCE.rglob("*.py")
-        for code in re.findall(r"\"(MM\d{3})\"", file.read_text("utf-8"))
-    }
+    used = set(re.findall(r"(?:\"|code: )(MM\d{3})\b", sources()))
     assert used, "the pattern finds codes"
     assert sorted(used - set(codes())) == []
 
 
 def test_every_explained_code_is_used() -> None:
-    text = "".join(file.read_text("utf-8") for file in SOURCE.rglob("*.py"))
+    text = sources()
     assert sorted(code for code in codes() if code not in text) == []
 
 

@@ -94,6 +94,14 @@ def test_dummy_weights_of_a_directory(tmp_path: Path) -> None:
     assert variant.facts.visual.num_visual_features == 16
 
 
+def _fitting(recipe: dict[str, Any]) -> dict[str, Any]:
+    """With ranks that leave the small model's layers wide enough to be quantized in groups or packed."""
+    engine = recipe["engine"]
+    if engine.get("quantization", "none") != "none" and engine.get("tensor_parallel", 1) > 1:
+        engine["tensor_parallel"] = 1
+    return recipe
+
+
 recipes = st.fixed_dictionaries(
     {
         "version": st.just(1),
@@ -117,7 +125,7 @@ recipes = st.fixed_dictionaries(
         "target": st.fixed_dictionaries({}, optional={"device": st.just("cuda"), "sm": st.integers(89, 99)}),
         "verify": st.fixed_dictionaries({"prompts": st.lists(st.text("abc? é", min_size=1), max_size=3)}),
     },
-)
+).map(_fitting)
 quietly = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -130,7 +138,8 @@ def test_a_valid_recipe_comes_back_as_it_was_written(tmp_path: Path, recipe: dic
     dumped = json.loads(variant.recipe.model_dump_json(exclude_unset=True))
     assert dumped["name"] == recipe["name"]
     for key, value in recipe["engine"].items():
-        assert dumped["engine"][key] == ({"algorithm": value} if key == "quantization" else value)
+        found = dumped["engine"][key]
+        assert (found["algorithm"] if key == "quantization" else found) == value
 
 
 anything = st.recursive(

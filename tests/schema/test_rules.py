@@ -19,6 +19,9 @@ WHOLE_T5 = "source: hf://Salesforce/blip2-flan-t5-xl"
 T5 = (
     RECIPE.replace("llava", "blip2-t5").replace("source: model", WHOLE_T5).replace("_prompt: 3", "_prompt: 1")
 )
+OPT = T5.replace("blip2-t5", "blip2-opt").replace("flan-t5-xl", "opt-2.7b").replace("int8", "none")
+AWQ = ENGINE + "  quantization: int4_awq\n"
+FUSED_OPT = OPT + FUSED
 NONE_T5 = T5.replace("int8", "none")
 CLIP = "\n  vision: {source: 'hf://openai/clip-vit-large-patch14-336'}"
 NOUGAT = """\
@@ -61,6 +64,10 @@ def with_text(**changes: object) -> dict[str, object]:
         ("MM160", TRTLLM + "visual: {backend: torch}\n", "torch", TRTLLM + "visual: {backend: tensorrt}\n"),
         ("MM161", TRTLLM + "target: {device: cpu}\n", "cpu", TRTLLM + "target: {device: cuda}\n"),
         ("MM161", TRTLLM + "target: {device: cpu}\n", "cpu", RECIPE + "target: {device: cpu}\n"),
+        ("MM162", AWQ + "  tensor_parallel: 2\n", "2", AWQ),
+        ("MM162", ENGINE + "  quantization: {algorithm: int4_awq, group_size: 128}\n", "128",
+         ENGINE + "  quantization: {algorithm: int4_awq, group_size: 64}\n"),
+        ("MM163", FUSED_OPT, "true", FUSED_OPT.replace("true", "auto")),
         ("MM153", RECIPE.replace("source: model", "source: model\n  revision: v1"), "v1", RECIPE),
         ("MM154", RECIPE.replace("source: model", VISION), "'hf://a/b'", RECIPE),
         ("MM154", NOUGAT.replace("-base", "-base" + CLIP), "'hf://openai/clip-vit-large-patch14-336'", NOUGAT),

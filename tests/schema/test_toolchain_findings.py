@@ -44,8 +44,10 @@ engine:
     [
         ("MM603", with_version(AWQ, "0.10.0"), "int4_awq", with_version(AWQ, "1.2")),
         ("MM603", with_version(AWQ, "0.10.0"), "int4_awq", with_version(TRTLLM, "0.10.0")),
-        ("MM603", with_version(TRTLLM, "1.2") + "target: {sm: 100}\n", "100",
+        ("MM640", with_version(TRTLLM, "1.2") + "target: {sm: 100}\n", "100",
          with_version(TRTLLM, "1.2") + "target: {sm: 90}\n"),
+        ("MM641", with_version(TRTLLM, "1.2") + "  tensor_parallel: 4\n", "4",
+         with_version(TRTLLM, "1.2") + "  tensor_parallel: 2\n"),
         ("MM604", with_version(T5.replace("924", "512"), "0.9.0"), "'hf://Salesforce/blip2-flan-t5-xl'",
          with_version(T5.replace("924", "512"), "0.12.0")),
         ("MM604", with_version(VILA15, "0.10.0"), "hf://Efficient-Large-Model/VILA1.5-3b",

@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {
         "model_type": "llama",
         "vocab_size": 101,
         "hidden_size": 64,
-        "intermediate_size": 96,
+        "intermediate_size": 192,
         "num_hidden_layers": 2,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,

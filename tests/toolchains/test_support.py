@@ -103,25 +103,6 @@ def test_opts_head_must_divide_among_ranks(version: str) -> None:
     assert said(odd, version) == ["MM605"]
 
 
-@pytest.mark.parametrize(
-    ("version", "algorithm", "sm", "expected"),
-    [
-        ("0.9.0", "int4", 90, []),
-        ("0.9.0", "int4", 100, ["MM603"]),
-        ("0.9.0", "none", 100, []),
-        ("0.9.0", "int8", 61, ["MM603"]),
-        ("1.2", "int8", 90, []),
-        ("1.2", "int8", 100, ["MM603"]),
-        ("1.2", "int8", 120, []),
-        ("1.2", "fp8", 86, ["MM603"]),
-        ("1.2", "fp8", 89, []),
-    ],
-)
-def test_weights_are_packed_for_some_gpus(version: str, algorithm: str, sm: int, expected: list[str]) -> None:
-    variant = shaped("llava-fp16", algorithm, "target.device=cuda", f"target.sm={sm}")
-    assert said(variant, version) == expected
-
-
 def test_calibration_data_that_would_be_ignored_is_refused() -> None:
     given = "{algorithm: int4_awq, calibration: {data: data.jsonl}}"
     variant = shaped("llava-fp16", given)
@@ -160,13 +141,11 @@ def asked_for(entry: Unsupported | Note, variants: Sequence[ResolvedRecipe], ver
 def test_every_entry_of_a_file_is_reached(version: str) -> None:
     (opt,) = load("opt-2.7b", "engine.quantization=none", "engine.tensor_parallel=4")
     (t5,) = load("flan-t5-xl")
-    gpus = (("int4", 100), ("fp8", 80))
     variants = [
         *everything(),
         with_vocab(opt, 50273),
         with_vision(opt, "/models/blip2"),
         with_vision(t5, "/models/blip2"),
-        *(shaped("llava-fp16", name, "target.device=cuda", f"target.sm={sm}") for name, sm in gpus),
     ]
     toolchain = load_toolchain(version)
     for entry in (*toolchain.unsupported, *toolchain.notes):

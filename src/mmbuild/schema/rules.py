@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families.base import LlmFacts, ModelFacts
+from mmbuild.schema.combinations import combinations
 from mmbuild.schema.fault import Fault, touches
-from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Backend, Device, Recipe, VisualBackend
+from mmbuild.schema.linears import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
+from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Recipe
 from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
 from mmbuild.toolchains import versions
 
@@ -147,6 +149,43 @@ def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Fault]:
         )
 
 
+def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+    quantization, ranks = recipe.engine.quantization, recipe.engine.tensor_parallel
+    stated = quantization.group_size
+    group = stated or group_size(facts, ranks) or GROUP_SIZES[-1]
+    if quantization.algorithm is not Algorithm.INT4_AWQ or not _split(facts, ranks):
+        return
+    wrong = unfit_for_groups(facts, ranks, group)
+    if wrong:
+        layers = ", ".join(f"{layer.name} {layer.inputs}" for layer in wrong)
+        yield Fault(
+            "MM162",
+            ("engine.quantization.group_size",)
+            if stated
+            else ("engine.tensor_parallel", "engine.quantization.algorithm"),
+            f"groups of {group} do not divide the inputs that {ranks} rank(s) leave to each: {layers}",
+            _groups_that_fit(facts),
+        )
+
+
+def _groups_that_fit(facts: ModelFacts) -> str:
+    ways = [ranks for ranks in range(1, MOST_RANKS + 1) if _split(facts, ranks)]
+    fits = {
+        group: [str(ranks) for ranks in ways if not unfit_for_groups(facts, ranks, group)]
+        for group in GROUP_SIZES
+    }
+    told = [
+        f"group_size {group} with tensor_parallel {', '.join(found)}"
+        for group, found in fits.items()
+        if found
+    ]
+    return f"Possible here: {'; '.join(told)}" if told else "Set engine.quantization to int8 or int4"
+
+
+def _split(facts: ModelFacts, ranks: int) -> bool:
+    return all(divides(llm, ranks) for llm in stacks(facts))
+
+
 def _encoder_decoder(recipe: Recipe) -> Iterator[Fault]:
     algorithm = recipe.engine.quantization.algorithm
     if traits(recipe).encoder_decoder and algorithm in WEIGHT_ONLY:
@@ -198,73 +237,11 @@ def _images(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _fused_mlp(recipe: Recipe) -> Iterator[Fault]:
-    algorithm = recipe.engine.quantization.algorithm
-    if recipe.engine.tensorrt_llm.fused_mlp is True and algorithm is not Algorithm.NONE:
-        yield Fault(
-            "MM146",
-            ("engine.tensorrt_llm.fused_mlp", "engine.quantization.algorithm"),
-            f"fused_mlp is refused with quantization {algorithm}",
-            "Write `fused_mlp: auto`, which fuses only where it is allowed",
-        )
-
-
 def _toolchain(recipe: Recipe) -> Iterator[Fault]:
     try:
         versions.require(recipe.engine.tensorrt_llm.toolchain)
     except MmbuildError as error:
         yield Fault(error.code, ("engine.tensorrt_llm.toolchain",), error.message, error.hint)
-
-
-def _visual_backend(recipe: Recipe) -> Iterator[Fault]:
-    if recipe.engine.backend is Backend.TENSORRT_LLM and recipe.visual.backend is VisualBackend.TORCH:
-        yield Fault(
-            "MM160",
-            ("visual.backend", "engine.backend"),
-            "visual.backend is torch beside engine.backend tensorrt-llm, whose run.py loads TensorRT engines alone",
-            "Set visual.backend to auto or tensorrt",
-        )
-
-
-def _device(recipe: Recipe) -> Iterator[Fault]:
-    target = recipe.target
-    on_cpu = target is not None and target.device is Device.CPU
-    if on_cpu and recipe.engine.backend is Backend.TENSORRT_LLM:
-        yield Fault(
-            "MM161",
-            ("target.device", "engine.backend"),
-            "target.device is cpu, and TensorRT-LLM builds for GPUs alone",
-            "Set target.device to cuda, or engine.backend to torch",
-        )
-
-
-def _group_size(recipe: Recipe) -> Iterator[Fault]:
-    quantization = recipe.engine.quantization
-    if quantization.group_size is not None and quantization.algorithm is not Algorithm.INT4_AWQ:
-        yield Fault(
-            "MM150",
-            ("engine.quantization.group_size",),
-            f"group_size belongs to int4_awq; {quantization.algorithm} has no groups",
-            "Remove group_size",
-        )
-    if quantization.calibration is not None and quantization.algorithm is Algorithm.NONE:
-        yield Fault(
-            "MM151",
-            ("engine.quantization.calibration.data",),
-            "calibration data is given, and nothing is quantized",
-            "Set engine.quantization.algorithm, or remove calibration",
-        )
-
-
-def _target(recipe: Recipe) -> Iterator[Fault]:
-    target = recipe.target
-    if target is not None and target.device is Device.CPU and target.sm is not None:
-        yield Fault(
-            "MM152",
-            ("target.sm",),
-            f"target.sm {target.sm} is given for device cpu",
-            "Remove sm, or set target.device to cuda",
-        )
 
 
 def _revision(recipe: Recipe) -> Iterator[Fault]:
@@ -299,12 +276,8 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model.family", _IMAGES), _images, settles=(_IMAGES,)),
     RecipeRule(("visual.max_batch_size", *_BATCH), _visual_batch),
     RecipeRule(("model.family", "engine.quantization"), _encoder_decoder),
-    RecipeRule(("engine.tensorrt_llm", "engine.quantization"), _fused_mlp),
     RecipeRule(("engine.tensorrt_llm.toolchain",), _toolchain),
-    RecipeRule(("engine.backend", "visual.backend"), _visual_backend),
-    RecipeRule(("engine.backend", "target"), _device),
-    RecipeRule(("engine.quantization",), _group_size),
-    RecipeRule(("target",), _target),
+    *(RecipeRule(tuple(row.when), row.judge) for row in combinations()),
     RecipeRule(("model",), _revision),
     RecipeRule(("model",), _second_sources),
     RecipeRule(("model.family", "engine.dtype"), _dtype),
@@ -317,6 +290,7 @@ MODEL_RULES: tuple[ModelRule, ...] = (
     ModelRule(("engine.max_input_len", _IMAGES), _input_len),
     ModelRule(_LENGTHS, _positions),
     ModelRule(("engine.tensor_parallel",), _heads),
+    ModelRule(("engine.tensor_parallel", "engine.quantization"), _groups),
 )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mmbuild.families import family
 from mmbuild.families.base import Derivation, ModelFacts, Traits
-from mmbuild.schema.model import Backend, Recipe, VisualBackend
+from mmbuild.schema.linears import group_size
+from mmbuild.schema.model import Algorithm, Backend, Quantization, Recipe, VisualBackend
 
 _FOLLOWS = {Backend.TENSORRT_LLM: VisualBackend.TENSORRT, Backend.TORCH: VisualBackend.TORCH}
 
@@ -74,6 +75,14 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
     return tuple(found)
 
 
+def _quantization(recipe: Recipe, facts: ModelFacts) -> Quantization:
+    """With the group size chosen where the algorithm has groups and the recipe leaves it out."""
+    stated, ranks = recipe.engine.quantization, recipe.engine.tensor_parallel
+    if stated.algorithm is not Algorithm.INT4_AWQ or stated.group_size is not None:
+        return stated
+    return stated.model_copy(update={"group_size": group_size(facts, ranks)})
+
+
 def solve(recipe: Recipe, facts: ModelFacts | None) -> Recipe:
     """``recipe`` with every derived value filled in; without facts, all but what needs them."""
     engine, visual = recipe.engine, recipe.visual
@@ -91,6 +100,7 @@ def solve(recipe: Recipe, facts: ModelFacts | None) -> Recipe:
             update={
                 "num_visual_features": features,
                 "max_multimodal_len": multimodal_len(recipe, features).value,
+                "quantization": _quantization(recipe, facts),
             }
         )
     return recipe.model_copy(update={"engine": engine, "visual": visual})

@@ -5,15 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmbuild.families.base import ModelFacts
 from mmbuild.schema.fault import Fault
+from mmbuild.schema.linears import divides, stacks
 from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.toolchains.formats import gpu_objection, multiple_of, unpackable
 from mmbuild.toolchains.model import Toolchain
 from mmbuild.toolchains.template import fill, holds
 from mmbuild.toolchains.variables import variables
 from mmbuild.toolchains.versions import ToolchainError
 
 _TOOLCHAIN = "engine.tensorrt_llm.toolchain"
+_ALGORITHM = "engine.quantization.algorithm"
 _CALIBRATION = "engine.quantization.calibration"
+_CALIBRATED = Fault(
+    "MM606",
+    (_CALIBRATION,),
+    "its quantizer calibrates on a text data set of its own, and would not look at calibration.data",
+    f"Remove {_CALIBRATION}",
+)
+_WAYS = (1, 2, 4, 8)
 
 
 def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None) -> tuple[Fault, ...]:
@@ -27,9 +38,17 @@ def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = No
     known = variables(variant, toolchain)
     if known["sm"] is None:
         known["sm"] = sm
+    found = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
+    if not found and known["calibrated"]:
+        found.append(_CALIBRATED)
     return tuple(
-        Fault(code, (*blame, _TOOLCHAIN), f"TensorRT-LLM {toolchain.version}: {reason}", way)
-        for code, blame, reason, way in _found(known, toolchain)
+        Fault(
+            item.code,
+            (*item.blame, _TOOLCHAIN),
+            f"TensorRT-LLM {toolchain.version}: {item.message}",
+            item.hint,
+        )
+        for item in found
     )
 
 
@@ -38,8 +57,9 @@ def refusals(
 ) -> tuple[ToolchainError, ...]:
     """:func:`faults` as errors that name the variant.
 
-    The errors are MM603 (quantization), MM604 (a model in this form), MM605 (a number beyond a limit of the version)
-    and MM606 (calibration data that the version's quantizer would not look at).
+    The errors are MM603 (quantization), MM604 (a model in this form), MM605 (a number beyond a limit of the version),
+    MM606 (calibration data that the version's quantizer would not look at), MM640 (a GPU that does not run it) and
+    MM641 (a layer that cannot be packed).
     """
     return tuple(
         ToolchainError(f"{variant.name} with {fault.message}", code=fault.code, hint=fault.hint)
@@ -47,17 +67,42 @@ def refusals(
     )
 
 
-def _found(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[tuple[str, tuple[str, ...], str, str]]:
-    family, algorithm, silent = known["family"], known["algorithm"], True
+def _unsupported(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Fault]:
+    family, algorithm = known["family"], known["algorithm"]
     for entry in toolchain.unsupported:
         if family in entry.families and algorithm in entry.algorithms and holds(entry.when, known):
-            yield entry.code, entry.blame, fill(entry.reason, known), fill(entry.way, known)
-            silent = False
-    if silent and known["calibrated"]:
-        reason = (
-            "its quantizer calibrates on a text data set of its own, and would not look at calibration.data"
-        )
-        yield "MM606", (_CALIBRATION,), reason, f"Remove {_CALIBRATION}"
+            yield Fault(entry.code, entry.blame, fill(entry.reason, known), fill(entry.way, known))
+
+
+def _gpu(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Fault]:
+    sm, formats = known["sm"], (known["algorithm"], known["dtype"])
+    objection = gpu_objection(toolchain.version, formats, sm) if sm is not None else None
+    if objection is not None:
+        reason, way, culprit = objection
+        blame = {None: (), known["dtype"]: ("engine.dtype",)}.get(culprit, (_ALGORITHM,))
+        yield Fault("MM640", ("target.sm", *blame), f"{reason}, and the engine is for SM {sm}", way)
+
+
+def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Fault]:
+    facts, algorithm, ranks = variant.facts, known["algorithm"], known["tensor_parallel"]
+    wrong = unpackable(facts, algorithm, ranks)
+    if not wrong:
+        return
+    sizes = ", ".join(f"{layer.name} {layer.outputs} x {layer.inputs}" for layer in wrong)
+    possible = [str(ways) for ways in _WAYS if _whole(facts, ways) and not unpackable(facts, algorithm, ways)]
+    yield Fault(
+        "MM641",
+        ("engine.tensor_parallel", _ALGORITHM),
+        f"{algorithm} weights are packed in blocks of {multiple_of(algorithm)} rows and columns, which on "
+        f"{ranks} rank(s) do not divide {sizes}",
+        f"Set engine.tensor_parallel to {', '.join(possible)}"
+        if possible
+        else "Set engine.quantization to none",
+    )
+
+
+def _whole(facts: ModelFacts, ranks: int) -> bool:
+    return all(divides(llm, ranks) for llm in stacks(facts))
 
 
 def notes(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[str, ...]:

@@ -69,13 +69,12 @@ def _engine(engine: Engine) -> dict[str, Any]:
 
 
 def _fused_mlp(variant: ResolvedRecipe) -> bool:
-    """``auto`` fuses where there is a gate to fuse and its weights are plain."""
+    """``auto`` fuses where weights are plain; without a gate there is nothing to fuse."""
     engine = variant.recipe.engine
     wanted = engine.tensorrt_llm.fused_mlp
     if wanted == "auto":
-        plain = engine.quantization.algorithm is Algorithm.NONE
-        return plain and variant.facts.llm.mlp_type == "GatedMLP"
-    return bool(wanted)
+        wanted = engine.quantization.algorithm is Algorithm.NONE
+    return bool(wanted) and variant.facts.llm.mlp_type == "GatedMLP"
 
 
 def _sources(variant: ResolvedRecipe, entry: FamilyEntry, reserved: Sequence[ReservedWord]) -> dict[str, Any]:
