@@ -17,6 +17,7 @@ VERBS = {
     "verify": "Compare a built engine with the model it came from",
     "graph": "Draw the actions of recipes",
     "script": "Write the commands of a TensorRT-LLM version as a shell script",
+    "doctor": "Look at this host and its environments: what is missing, what to do",
     "schema": "Print the JSON Schema of recipes",
     "explain": "Say more about a code such as MM103",
     "cache": "List, check and shrink the store",

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -22,18 +23,38 @@ SECONDS = 60.0
 _MARK = "mmbuild-installed:"
 # Runs in the foreign Python (3.8 or newer): banners of images may be printed before the line that counts.
 _PROGRAM = f"""\
-import json, sys
+import json, shutil, sys
 from importlib import metadata
-found = {{"python": "%d.%d.%d" % sys.version_info[:3]}}
-for name in sys.argv[1:]:
+names, programs, requiring = map(json.loads, sys.argv[1:4])
+found = {{"versions": {{"python": "%d.%d.%d" % sys.version_info[:3]}}, "requires": []}}
+for name in names:
     try:
-        found[name] = metadata.version(name)
+        found["versions"][name] = metadata.version(name)
     except metadata.PackageNotFoundError:
         pass
+if requiring in found["versions"]:
+    found["requires"] = metadata.requires(requiring) or []
+found["programs"] = {{name: shutil.which(name) for name in programs}}
 print("\\n{_MARK}" + json.dumps(found))
 """
+_TOOLCHAIN = "tensorrt-llm"
 # Looked at beside what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
 _FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2wrapper", "cuda-python")
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What an environment says about itself.
+
+    Attributes:
+        versions: Distribution (normalized name) to version, and its own as ``python``.
+        requires: What the installed tensorrt_llm itself requires: requirement lines of its metadata.
+        programs: Program to the path it has there, None where there is none.
+    """
+
+    versions: Mapping[str, str]
+    requires: tuple[str, ...]
+    programs: Mapping[str, str | None]
 
 
 class ProbeError(MmbuildError):
@@ -56,12 +77,34 @@ def installed(
         seconds: Time limit.
 
     Raises:
-        ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, no answer in
-            time; MM617, an answer that makes no sense.
+        ProbeError: As :func:`ask`.
+    """
+    return ask(environment, names, seconds=seconds).versions
+
+
+def ask(
+    environment: ToolchainEnvironment,
+    names: Iterable[str] | None = None,
+    programs: Iterable[str] = (),
+    *,
+    seconds: float = SECONDS,
+) -> Inside:
+    """What is inside ``environment``, in one process.
+
+    Args:
+        environment: A Python of this host, or a container image.
+        names: Distributions; what any toolchain pins where left out.
+        programs: Programs to look for on its PATH.
+        seconds: Time limit.
+
+    Raises:
+        ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, no answer in time;
+            MM617, an answer that makes no sense.
     """
     wanted = sorted({normalized(name) for name in (pinned() if names is None else names)})
+    asked = (json.dumps(wanted), json.dumps(list(programs)), json.dumps(_TOOLCHAIN))
     with tempfile.TemporaryDirectory(prefix="mmbuild-probe-") as directory:
-        started = launch(environment, ("python3", "-c", _PROGRAM, *wanted), workdir=Path(directory))
+        started = launch(environment, ("python3", "-c", _PROGRAM, *asked), workdir=Path(directory))
         if environment.container is None:
             _require_interpreter(Path(started.argv[0]))
         else:
@@ -72,7 +115,7 @@ def installed(
 def interpreter_versions(
     interpreter: Interpreter, names: Iterable[str] = ("tensorrt", "numpy"), *, seconds: float = SECONDS
 ) -> Mapping[str, str]:
-    """:func:`installed` of an interpreter that is no toolchain's; its errors are the same."""
+    """:func:`installed` for an interpreter that is no toolchain's."""
     # An environment with no examples of its own: nothing that is asked here reads them.
     alone = ToolchainEnvironment(
         python=interpreter.python, examples=Path("/"), variables=interpreter.variables
@@ -153,13 +196,13 @@ def _output(started: Launch, directory: str, seconds: float) -> subprocess.Compl
     return done
 
 
-def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> Mapping[str, str]:
+def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> Inside:
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     try:
         found = json.loads(lines[-1].removeprefix(_MARK))
-        if done.returncode == 0 and isinstance(found, dict) and isinstance(found.get("python"), str):
-            return {str(name): str(version) for name, version in found.items()}
-    except (IndexError, ValueError):
+        if done.returncode == 0 and found["versions"]["python"]:
+            return Inside(found["versions"], tuple(found["requires"]), found["programs"])
+    except (IndexError, KeyError, TypeError, ValueError):
         pass
     engine = Path(started.argv[0]).name
     told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr")

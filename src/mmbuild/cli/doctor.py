@@ -1,0 +1,87 @@
+"""``mmbuild doctor``: this host and its environments, held against what builds need."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.doctor.needs import Needs
+
+
+@click.command("doctor")
+@click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
+@click.option("--offline", is_flag=True, help="Ask no hub for anything.")
+@click.option(
+    "--quick", is_flag=True, help="Build no package to try the compiler (it takes 10 to 20 seconds)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.places
+def command(
+    *,
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    quick: bool,
+    as_json: bool,
+    store: Path | None,
+    build_dir: Path,
+) -> None:
+    """Look at this host and the environments of toolchains: what is there, what is missing, what to do.
+
+    Without recipes, the host and everything that `mmbuild config` knows is looked at; with recipes, what these
+    need. Nothing is changed and nothing is fetched. Exit status 1 when something would make a build fail.
+
+    \b
+    Example:
+      mmbuild doctor --quick
+      mmbuild doctor recipes/llava-int4.yaml --json
+    """
+    from mmbuild.doctor import render
+    from mmbuild.doctor.model import failing
+    from mmbuild.doctor.report import report
+    from mmbuild.environments.load import load
+    from mmbuild.store.layout import default_root
+
+    config = load()
+    place = store.expanduser().resolve() if store is not None else default_root()
+    needed = _needs(recipes, overrides, offline, place, build_dir) if recipes else None
+    groups = report(config, store=place, build_dir=build_dir, needed=needed, quick=quick)
+    if as_json:
+        click.echo(render.as_json(groups))
+    elif sys.stdout.isatty():
+        render.print_table(groups)
+    else:
+        click.echo(render.text(groups), nl=False)
+    if any(failing(group.checks) for group in groups):
+        sys.exit(1)
+
+
+def _needs(
+    recipes: tuple[Path, ...], overrides: tuple[str, ...], offline: bool, store: Path, build_dir: Path
+) -> Needs:
+    from mmbuild import host
+    from mmbuild.api import plan_graphs
+    from mmbuild.cli.output import say, use_color
+    from mmbuild.doctor.needs import needs
+    from mmbuild.execute.prepare import lower_all
+    from mmbuild.graph.plan import Verdict
+    from mmbuild.schema.diagnostics import render_text
+    from mmbuild.schema.load import load_recipes
+    from mmbuild.store.layout import open_store
+
+    loaded = load_recipes(recipes, overrides=overrides, offline=offline)
+    if loaded.diagnostics:
+        say(render_text(loaded.diagnostics, color=use_color()).rstrip())
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        sys.exit(1)
+    opened = open_store(store)
+    plan = plan_graphs(lower_all(loaded.variants, opened, offline=offline), opened, build_dir)
+    todo = [item.action for item in plan.actions if item.verdict in (Verdict.RUN, Verdict.UNKNOWN)]
+    return needs(loaded.variants, todo, host.default_target()["device"])

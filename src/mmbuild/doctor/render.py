@@ -1,0 +1,74 @@
+"""Checks for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+
+from mmbuild.doctor.model import Check, Group, failing
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}
+
+
+def text(groups: Sequence[Group]) -> str:
+    """Plain text: a line for each check, and below it why it matters and what to do."""
+    width = max((len(check.name) for group in groups for check in group.checks), default=0)
+    blocks = [
+        "\n".join([group.title, *(line for check in group.checks for line in _lines(check, width))])
+        for group in groups
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _lines(check: Check, width: int) -> Iterator[str]:
+    yield f"  {check.status:<7}  {check.name:<{width}}  {_state(check)}".rstrip()
+    if check.status != "ok":
+        indent = " " * (width + 13)
+        yield from (f"{indent}{part}" for part in _advice(check))
+
+
+def _state(check: Check) -> str:
+    """``found``, and what is wanted where that differs from it."""
+    if check.wanted and check.status != "ok":
+        return f"{check.found}, wanted: {check.wanted}"
+    return f"{check.found} ({check.wanted})" if check.wanted else check.found
+
+
+def _advice(check: Check) -> Iterator[str]:
+    if check.why:
+        yield f"why: {check.why}"
+    if check.way:
+        yield f"way: {check.way}"
+
+
+def print_table(groups: Iterable[Group]) -> None:
+    """The same as tables in colours, to a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for group in groups:
+        table = Table(title=group.title, title_justify="left", show_edge=False, pad_edge=False)
+        for column in ("", "what", "found", "wanted"):
+            table.add_column(column, overflow="fold")
+        for check in group.checks:
+            status = Text(check.status, style=_STYLES[check.status])
+            found = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
+            table.add_row(status, Text(check.name), found, Text(check.wanted))
+        console.print(table)
+        console.print()
+
+
+def as_json(groups: Iterable[Group]) -> str:
+    """One JSON document, ``{"version": 1, "ok": ..., "groups": [{"title", "checks": [...]}]}``."""
+    listed = list(groups)
+    document = {
+        "version": 1,
+        "ok": not any(failing(group.checks) for group in listed),
+        "groups": [
+            {"title": group.title, "checks": [asdict(check) for check in group.checks]} for group in listed
+        ],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)

@@ -1,0 +1,119 @@
+"""Programs and packages of this host: our own Python's, git, MPI, container engines, TensorRT's interpreter."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+
+from mmbuild import host
+from mmbuild.doctor.model import Check, Status
+from mmbuild.doctor.versions import accepts, own_extra
+from mmbuild.environments.model import Interpreter
+from mmbuild.environments.probe import ProbeError, interpreter_versions, normalized
+from mmbuild.errors import MmbuildError
+
+_TENSORRT = ">=8.6,<12"
+_TENSORRT_PYTHON = ">=3.10"
+
+
+def python_check() -> Check:
+    """mmbuild's own Python."""
+    return Check("python", "ok", platform.python_version())
+
+
+def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
+    """What an extra of ours asks for, held against what is installed.
+
+    Args:
+        extra: ``torch``, ``mpi``, ...
+        needed: Whether a build needs it.
+    """
+    wanted = own_extra(extra)
+    installed = {normalized(name): text for name, text in host.installed_versions(_spellings(wanted)).items()}
+    for name, specifier in wanted.items():
+        found = installed.get(normalized(name))
+        if found is not None and accepts(specifier, found):
+            yield Check(name, "ok", found, specifier)
+            continue
+        status: Status = "fail" if needed or found is not None else "warn"
+        why = (
+            f"mmbuild was written for these versions of {name}"
+            if found
+            else f"extra `{extra}` is not installed"
+        )
+        yield Check(name, status, found or "not installed", specifier, why, f"pip install 'mmbuild[{extra}]'")
+
+
+def _spellings(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as their metadata directories may spell them: these keep underscores."""
+    return tuple(name.replace("-", "_") for name in names)
+
+
+def program_check(name: str, *, needed: bool, why: str, way: str) -> Check:
+    """Whether a program is on PATH."""
+    path = shutil.which(name)
+    if path is not None:
+        return Check(name, "ok", path)
+    return Check(name, "fail" if needed else "warn", "not found", "on PATH", why, way)
+
+
+def script_checks() -> Iterator[Check]:
+    """What scripts of ``mmbuild script`` call to fetch models."""
+    why = "scripts of `mmbuild script` fetch models with it"
+    for name, package in (("git", "git"), ("git-lfs", "git-lfs")):
+        yield program_check(name, needed=False, why=why, way=f"Install it (`apt install {package}`)")
+
+
+def mpirun_check(ranks: int) -> Check:
+    """Whether engines over several ranks can be started."""
+    from mmbuild.ranks import launchers
+
+    try:
+        found = launchers.find()
+    except MmbuildError as error:
+        why = f"recipes build for {ranks} ranks"
+        return Check("mpirun", "fail", error.message, "Open MPI or MPICH", why, error.hint or "")
+    return Check("mpirun", "ok", f"{found.path} ({found.kind.name})")
+
+
+def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterator[Check]:
+    """The Python that builds and runs TensorRT visual engines; nothing where none is configured and none needed."""
+    if interpreter is None:
+        if needed:
+            why = "recipes ask for TensorRT visual engines, which are built and run in a Python of their own"
+            way = "`mmbuild config set-tensorrt --python PYTHON`, or `--set visual.backend=torch`"
+            yield Check(
+                "tensorrt python", "fail", "not configured", "a Python with tensorrt and numpy", why, way
+            )
+        return
+    try:
+        versions = interpreter_versions(interpreter)
+    except ProbeError as error:
+        yield Check("tensorrt python", "fail", str(interpreter.python), "", error.message, error.hint or "")
+        return
+    yield from (
+        _versioned("tensorrt python", "python", _TENSORRT_PYTHON, versions, interpreter),
+        _versioned("tensorrt", "tensorrt", _TENSORRT, versions, interpreter),
+        _versioned("numpy beside tensorrt", "numpy", "", versions, interpreter),
+    )
+
+
+def _versioned(
+    name: str, distribution: str, specifier: str, versions: Mapping[str, str], interpreter: Interpreter
+) -> Check:
+    found = versions.get(distribution)
+    if found is not None and accepts(specifier, found):
+        return Check(name, "ok", found, specifier)
+    way = f"{interpreter.python} -m pip install '{distribution}{specifier}'"
+    if distribution == "python":
+        way = "Make a virtual environment with such a Python, and name it with `mmbuild config set-tensorrt`"
+    why = "TensorRT visual engines are built and run there"
+    return Check(name, "fail", found or "not installed", specifier or "any", why, way)
+
+
+def engine_checks(engines: Iterable[str]) -> Iterator[Check]:
+    """Container engines that the configuration names."""
+    for name in sorted(set(engines)):
+        why = "the configuration runs a toolchain in a container"
+        yield program_check(name, needed=True, why=why, way=f"Install {name}")
