@@ -120,7 +120,10 @@ def run(
 ) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
     from mmbuild.execute.local import run_plan
+    from mmbuild.execute.preflight import require_toolchains
     from mmbuild.steps.registry import steps
+
+    require_toolchains(plan)
 
     options = _options(plan, jobs, keep_going, ignore_estimates)
     return run_plan(plan, specs=steps(), options=options, sink=sink)

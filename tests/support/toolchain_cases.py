@@ -26,14 +26,18 @@ def recipe_files() -> tuple[Path, ...]:
 
 @cache
 def load(path: str, *overrides: str) -> tuple[ResolvedRecipe, ...]:
-    """The variants of ``recipes/<path>.yaml`` with ``key=value`` laid over; empty where it does not validate so."""
-    return load_recipes([RECIPES / f"{path}.yaml"], overrides=overrides, offline=True).variants
+    """The variants of ``recipes/<path>.yaml`` with ``key=value`` laid over; empty where it does not validate so.
+
+    The backend is torch where nothing else is said, so that no one version judges what others build.
+    """
+    given = ("engine.backend=torch", *overrides)
+    return load_recipes([RECIPES / f"{path}.yaml"], overrides=given, offline=True).variants
 
 
 @cache
 def everything() -> tuple[ResolvedRecipe, ...]:
     """Every variant of every recipe, and every model with each precision, 1 to 4 ranks, several lengths and beams."""
-    found = list(load_recipes(recipe_files(), offline=True).variants)
+    found = list(load_recipes(recipe_files(), overrides=("engine.backend=torch",), offline=True).variants)
     for model in MODELS:
         for algorithm in ALGORITHMS:
             for ranks in (1, 2, 4):

@@ -75,6 +75,8 @@ def tell_error(error: MmbuildError) -> None:
         say(render_text(diagnostics, color=use_color()).rstrip())
         return
     say(f"{styled('error', 'error:')} {error.message} {styled('dim', f'[{error.code}]')}")
+    for line in getattr(error, "details", ()):
+        say(f"  {line}".rstrip())
     cause = error.__cause__
     while cause is not None:
         say(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")

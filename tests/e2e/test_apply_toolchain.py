@@ -1,0 +1,191 @@
+"""Recipes for TensorRT-LLM through the command line: refused where it is missing, built and asked where it is.
+
+What stands in for TensorRT-LLM are programs with its flags; the engines that they write answer nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from standin_environment import configure, driver, environment
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "recipes/llava-int4.yaml"
+NAME = "llava-1.5-7b-int4"
+# The demo model in place of 14 GB, with the lengths that it has room for.
+SMALL = (
+    "--set=model={family: llava, source: ./examples/models/llava-shapes}",
+    "--set=engine.max_multimodal_len=null",
+    "--set=engine.max_input_len=100",
+    "--set=engine.max_output_len=20",
+)
+VERSIONS = ("1.2", "0.12.0")
+
+
+class Host:
+    """A machine with a store of its own; ``variables`` say what is installed on it."""
+
+    def __init__(self, root: Path, **variables: str) -> None:
+        self.root = root
+        self.engine = root / "build" / NAME
+        self.places = ("--store", str(root / "store"), "--build-dir", str(root / "build"))
+        self.variables = {
+            **os.environ,
+            "NO_COLOR": "1",
+            "MMBUILD_CONFIG": str(root / "none.yaml"),
+            **variables,
+        }
+
+    def run(self, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "mmbuild", *map(str, arguments)],
+            cwd=ROOT,
+            env=self.variables,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def apply(self, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        return self.run("apply", RECIPE, *arguments, *self.places, status=status)
+
+    def downloaded(self) -> list[Path]:
+        """Files of the store but its version and its notes on the user's own files."""
+        found = (path for path in (self.root / "store").rglob("*") if path.is_file())
+        return [path for path in found if path.name != "VERSION" and not path.name.startswith("stat.db")]
+
+
+@pytest.fixture(scope="module")
+def toolchains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    root = tmp_path_factory.mktemp("toolchains")
+    return {version: environment(version, root / version) for version in VERSIONS}
+
+
+@pytest.fixture
+def host(tmp_path: Path, toolchains: dict[str, dict[str, object]]) -> Host:
+    """Two GPUs, and two versions of TensorRT-LLM."""
+    config = configure(tmp_path / "config.yaml", toolchains)
+    path = f"{driver(tmp_path / 'driver')}{os.pathsep}{os.environ['PATH']}"
+    return Host(tmp_path, MMBUILD_CONFIG=str(config), PATH=path)
+
+
+def test_without_tensorrt_llm_apply_stops_before_any_download(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    told = host.apply(status=1).stderr
+    assert "MM702" in told
+    assert "TensorRT-LLM 1.2, which is not ready on this host; nothing was downloaded" in told
+    assert "environment  not configured" in told
+    assert "mmbuild config set-toolchain 1.2" in told
+    assert "--set engine.backend=torch" in told
+    assert len(told.splitlines()) < 24
+    assert max(map(len, told.splitlines())) < 200
+    assert host.downloaded() == []
+
+
+def test_the_other_way_on_works_as_it_stands(tmp_path: Path) -> None:
+    host = Host(tmp_path)
+    plan = host.run("plan", RECIPE, "--offline", "--set", "engine.backend=torch", *host.places).stdout
+    assert f"{NAME}/quantize" in plan
+
+
+def test_a_plan_needs_no_tensorrt_llm(tmp_path: Path) -> None:
+    plan = Host(tmp_path).run("plan", RECIPE, "--offline", "--store", tmp_path / "store").stdout
+    assert [line.split()[1].partition("/")[2] for line in plan.splitlines()[:-1]] == [
+        "download",
+        "convert",
+        "build_llm",
+        "build_visual",
+        "assemble",
+    ]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_with_tensorrt_llm_it_is_built_asked_and_left_alone(host: Host, version: str) -> None:
+    chosen = (*SMALL, f"--set=engine.tensorrt_llm.toolchain='{version}'")
+    host.apply(*chosen)
+    manifest = json.loads((host.engine / "manifest.json").read_text("utf-8"))
+    built = {action["label"].partition("/")[2]: action for action in manifest["actions"]}
+    assert list(built) == ["download", "convert", "build_llm", "build_visual", "assemble"]
+    assert built["build_llm"]["target"]["sm"] == 90
+    assert built["build_llm"]["toolchain"]["tensorrt_llm"].startswith(version)
+    assert (host.engine / "llm" / "rank0.engine").is_file()
+
+    picture = host.root / "a picture.png"
+    picture.write_bytes(b"no decoder looks at it")
+    asked = host.run("run", host.engine, "--image", picture, "--prompt", "how many?")
+    assert asked.stdout == "a stand-in has no answer\n"
+
+    assert "up to date" in host.apply(*chosen).stderr
+    compat = json.loads(host.run("compat", host.engine, "--json").stdout)
+    assert version in json.dumps(compat)
+
+
+def test_another_precision_keeps_the_visual_engine(host: Host) -> None:
+    host.apply(*SMALL)
+    plan = host.run("plan", RECIPE, *SMALL, "--set=engine.quantization=int8", *host.places).stdout
+    verdicts = {line.split("/")[1].split()[0]: line.split()[0] for line in plan.splitlines() if "/" in line}
+    assert verdicts["build_visual"] != "run"
+    assert verdicts["convert"] == verdicts["build_llm"] == "run"
+
+
+def test_options_of_the_embedded_engine_are_refused_for_engines_of_tensorrt_llm(host: Host) -> None:
+    host.apply(*SMALL)
+    told = host.run("run", host.engine, "--prompt", "why", "--temperature", "0.5", status=2).stderr
+    assert "MM705" in told
+    assert "--temperature" in told
+
+
+def test_an_engine_is_not_asked_where_its_toolchain_is_not(host: Host) -> None:
+    host.apply(*SMALL)
+    host.variables["MMBUILD_CONFIG"] = str(host.root / "none.yaml")
+    assert "MM704" in host.run("run", host.engine, "--prompt", "why", status=1).stderr
+
+
+def test_a_gpu_of_another_architecture_is_told_before_anything_runs(host: Host) -> None:
+    told = host.apply(*SMALL, "--set=target={device: cuda, sm: 80}", status=1).stderr
+    assert "MM702" in told
+    assert "target.sm is 80" in told
+    assert host.downloaded() == []
+
+
+def test_a_wrong_pin_is_told_with_the_command_that_mends_it(
+    host: Host, toolchains: dict[str, dict[str, object]]
+) -> None:
+    site = Path(str(toolchains["1.2"]["python"])).parents[1] / "site"
+    (metadata,) = site.glob("tensorrt-*.dist-info")
+    wrong = site / "tensorrt-9.0.0.dist-info"
+    text = (metadata / "METADATA").read_text("utf-8")
+    metadata.rename(wrong)
+    (wrong / "METADATA").write_text(
+        text.replace(metadata.name.split("-")[1].removesuffix(".dist"), "9.0.0"), "utf-8"
+    )
+    try:
+        told = host.apply(*SMALL, status=1).stderr
+        assert "tensorrt " in told
+        assert "9.0.0" in told
+        assert "pip install" in told
+    finally:
+        wrong.rename(metadata)
+        (metadata / "METADATA").write_text(text, "utf-8")
+
+
+def test_a_failing_command_ends_apply_with_its_own_words_and_keeps_what_is_done(
+    host: Host, tmp_path: Path, toolchains: dict[str, dict[str, object]]
+) -> None:
+    entry = {**toolchains["1.2"], "variables": {"STANDIN_FAULTS": "table"}}
+    faulty = configure(tmp_path / "faulty.yaml", {"1.2": entry})
+    right, host.variables["MMBUILD_CONFIG"] = host.variables["MMBUILD_CONFIG"], str(faulty)
+    told = host.apply(*SMALL, status=1).stderr
+    assert "MM653" in told
+    assert "max_prompt_embedding_table_size" in told
+    host.variables["MMBUILD_CONFIG"] = right
+    host.apply(*SMALL)
