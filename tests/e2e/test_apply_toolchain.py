@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from standin_environment import configure, driver, environment
+from standin_environment import configure, contained, driver, environment
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/llava-int4.yaml"
@@ -142,6 +142,8 @@ def test_options_of_the_embedded_engine_are_refused_for_engines_of_tensorrt_llm(
     told = host.run("run", host.engine, "--prompt", "why", "--temperature", "0.5", status=2).stderr
     assert "MM705" in told
     assert "--temperature" in told
+    told = host.run("verify", host.engine, "--prompt", "why", status=2).stderr
+    assert "MM705" in told
 
 
 def test_an_engine_is_not_asked_where_its_toolchain_is_not(host: Host) -> None:
@@ -189,3 +191,17 @@ def test_a_failing_command_ends_apply_with_its_own_words_and_keeps_what_is_done(
     assert "max_prompt_embedding_table_size" in told
     host.variables["MMBUILD_CONFIG"] = right
     host.apply(*SMALL)
+
+
+def test_a_container_sees_what_its_commands_need_and_nothing_more(
+    host: Host, tmp_path: Path, toolchains: dict[str, dict[str, object]]
+) -> None:
+    """The stand-in for docker refuses links that lead out of the mounts, and passes no variable but those given."""
+    entry = contained(toolchains["1.2"], tmp_path / "engines")
+    configured = configure(tmp_path / "container.yaml", {"1.2": entry})
+    host.variables["MMBUILD_CONFIG"] = str(configured)
+    host.variables["PATH"] = f"{tmp_path / 'engines'}{os.pathsep}{host.variables['PATH']}"
+    host.apply(*SMALL, "--set=engine.tensor_parallel=2")
+    asked = host.run("run", host.engine, "--prompt", "how many?", "--json")
+    assert json.loads(asked.stdout)["answers"][0]["text"] == "a stand-in has no answer"
+    assert host.run("verify", host.engine).stdout == "a stand-in has no answer\n"

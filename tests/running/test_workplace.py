@@ -87,3 +87,17 @@ def test_symbolic_links_lead_to_the_files_themselves(tmp_path: Path) -> None:
     put(model, tmp_path / "place", symbolic=True)
     assert (tmp_path / "place" / "a").readlink() == model / "a"
     assert linked_directories({"model": tmp_path / "place"}) == (model,)
+
+
+def test_a_directory_stands_for_all_below_it(tmp_path: Path) -> None:
+    """An engine with hundreds of directories of code is one mount, and what lies elsewhere another."""
+    engine, elsewhere = tmp_path / "engine", tmp_path / "store"
+    for name in ("code/a/b/one.py", "code/c/two.py"):
+        (engine / name).parent.mkdir(parents=True)
+        (engine / name).write_text(name, "utf-8")
+    elsewhere.mkdir()
+    (elsewhere / "object").write_text("o", "utf-8")
+    (engine / "code" / "three.py").symlink_to(elsewhere / "object")
+    put(engine, tmp_path / "place", symbolic=True)
+    found = linked_directories({"engine": tmp_path / "place"}, (engine,))
+    assert sorted(found) == [engine, elsewhere]

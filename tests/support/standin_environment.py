@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from standin_toolchain.install import install
@@ -83,3 +84,48 @@ def _distribution(site: Path, name: str, version: str) -> None:
     directory = site / f"{name.replace('-', '_')}-{version}.dist-info"
     directory.mkdir(parents=True)
     (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", "utf-8")
+
+
+# Refuses a command that could not work in a container: a link that leads where nothing is mounted, a working
+# directory that nothing may be written to. Only what was given with -e is in the environment.
+ENGINE = """\
+#!{real}
+import os, sys
+words = sys.argv[1:]
+image = words.index({image!r})
+given, mounts, workdir, gpus = {{}}, {{}}, None, None
+for flag, word in zip(words[:image], words[1 : image + 1]):
+    if flag == "-e":
+        name, equals, value = word.partition("=")
+        given[name] = value if equals else os.environ[name]
+    elif flag == "--mount":
+        fields = dict(field.partition("=")[::2] for field in word.split(","))
+        assert fields["type"] == "bind" and fields["src"] == fields["dst"], word
+        mounts[fields["src"]] = "readonly" not in fields
+    elif flag == "-w":
+        workdir = word
+    elif flag == "--gpus":
+        gpus = word
+inside = lambda path: [place for place in mounts if path == place or path.startswith(place + "/")]
+assert any(mounts[place] for place in inside(workdir)), "the working directory is not writable"
+for directory, names, files in os.walk(workdir):
+    for name in names + files:
+        path = os.path.join(directory, name)
+        if os.path.islink(path):
+            assert inside(os.path.realpath(path)), path + " leads to " + os.path.realpath(path)
+assert gpus is not None or words[image + 1] == "python3", "no GPU was given"
+os.chdir(workdir)
+command = words[image + 1 :]
+os.execvpe(command[0], command, {{**given, "PATH": {programs!r} + os.pathsep + os.environ["PATH"]}})
+"""
+IMAGE = "tensorrt-llm:stand-in"
+
+
+def contained(entry: dict[str, object], directory: Path) -> dict[str, object]:
+    """``entry`` of :func:`environment` as a container, with a docker in ``directory`` that must come in PATH."""
+    directory.mkdir(parents=True, exist_ok=True)
+    programs = str(Path(str(entry["python"])).parent)
+    docker = directory / "docker"
+    docker.write_text(ENGINE.format(real=sys.executable, image=IMAGE, programs=programs), "utf-8")
+    docker.chmod(0o755)
+    return {"container": {"engine": "docker", "image": IMAGE}, "examples": entry["examples"]}

@@ -18,23 +18,28 @@ if TYPE_CHECKING:
 
 Pair = tuple[tuple[str, ...], str | None]
 
-# What the embedded engine can do and upstream's runner cannot: option and how it is told that it was given.
-_OURS = ("--temperature", "--top-k", "--top-p", "--seed", "--stream", "--num-beams", "--length-penalty")
+# What upstream's runner takes; everything else is of the embedded engine.
+RUN = ("--image", "--prompt", "--together", "--max-new-tokens", "--profile", "--json")
+VERIFY = ("--store",)
 
 
-def refuse_ours(given: Sequence[str]) -> None:
+def refuse_others(given: Sequence[str], taken: Sequence[str]) -> None:
     """Refuse options that upstream's runner has no counterpart for.
+
+    Args:
+        given: Options of the command line.
+        taken: :data:`RUN` or :data:`VERIFY`.
 
     Raises:
         UsageError: MM705.
     """
     from mmbuild.errors import UsageError
 
-    found = [name for name in _OURS if name in given]
+    found = [name for name in given if name not in taken]
     if found:
         raise UsageError(
             f"{', '.join(found)}: engines of backend tensorrt-llm are asked through upstream's runner, which answers "
-            "greedily, or with as many beams as the engine was built for",
+            "greedily, or with as many beams as the engine was built for, and checks its own question",
             code="MM705",
             hint="Leave them out",
         )

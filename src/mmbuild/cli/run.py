@@ -83,7 +83,7 @@ def command(
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
-        ask.refuse_ours(options.given(context))
+        ask.refuse_others(options.given(context), ask.RUN)
         show = "json" if as_json else "profile" if profile else "text"
         pairs = pair(images, prompts, together=together) if images or prompts else [((), None)]
         ask.answer(build, description, pairs, max_new_tokens, show)

@@ -27,7 +27,9 @@ from mmbuild.cli import options
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report.")
 @options.store
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     build: Path,
     model: Path | None,
@@ -45,7 +47,7 @@ def command(
     differing token of each question with both sides' logits.
 
     For an engine of backend tensorrt-llm, upstream's runner makes its own accuracy check instead: its question about
-    its picture, with the answer that it knows. Options are not used then.
+    its picture, with the answer that it knows.
 
     \b
     Example:
@@ -58,6 +60,7 @@ def command(
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
+        ask.refuse_others(options.given(context), ask.VERIFY)
         ask.check_accuracy(build, description)
         return
     from mmbuild.ranks import launch

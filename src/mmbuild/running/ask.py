@@ -103,7 +103,7 @@ def ask(
         environment,
         command.argv,
         workdir=cwd,
-        mounts=linked_directories(filled),
+        mounts=linked_directories(filled, (engine,)),
         writable=(root,),
         variables=dict(command.environment),
         gpus=gpus,

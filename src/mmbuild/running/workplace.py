@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,8 +70,13 @@ def add_files(files: Mapping[str, Any], root: Path) -> None:
             (root / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def linked_directories(places: Mapping[str, Path]) -> tuple[Path, ...]:
-    """Directories outside that links below ``places`` lead to, for whoever must mount them: absolute, each once."""
+def linked_directories(places: Mapping[str, Path], around: Sequence[Path] = ()) -> tuple[Path, ...]:
+    """Directories outside that links below ``places`` lead to, for whoever must mount them: absolute, each once.
+
+    Args:
+        places: Directories that were filled by :func:`put`.
+        around: Directories that stand for everything below them.
+    """
     found: dict[Path, None] = {}
     for place in places.values():
         for directory, _, files in os.walk(place):
@@ -79,4 +84,7 @@ def linked_directories(places: Mapping[str, Path]) -> tuple[Path, ...]:
                 path = Path(directory, name)
                 if path.is_symlink():
                     found[Path(os.path.realpath(path)).parent] = None
-    return tuple(found)
+    real = [Path(os.path.realpath(path)) for path in around]
+    used = {outer: None for outer in real if any(path.is_relative_to(outer) for path in found)}
+    rest = {path: None for path in found if not any(path.is_relative_to(outer) for outer in real)}
+    return (*used, *rest)
