@@ -14,6 +14,14 @@ _ISA = (
 )
 """CPU instruction sets, best first, with the flags of /proc/cpuinfo that each needs."""
 
+_RUNS_ON = {
+    "generic": ("generic", "avx2", "avx512", "neon"),
+    "avx2": ("avx2", "avx512"),
+    "avx512": ("avx512",),
+    "neon": ("neon",),
+}
+"""Code compiled for the left runs on the right."""
+
 _DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "Pillow")
 
 
@@ -37,6 +45,11 @@ def cpu_isa() -> str:
         if needed <= flags:
             return name
     return "generic"
+
+
+def runs_on(wanted: str, here: str) -> bool:
+    """Whether code compiled for the instruction set ``wanted`` runs on a CPU that has ``here``."""
+    return here in _RUNS_ON.get(wanted, (wanted,))
 
 
 @lru_cache(maxsize=1)

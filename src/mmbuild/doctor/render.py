@@ -11,27 +11,33 @@ from mmbuild.doctor.model import Check, Group, failing
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}
 
 
-def text(groups: Sequence[Group]) -> str:
-    """Plain text: a line for each check, and below it why it matters and what to do."""
+def text(groups: Sequence[Group], *, wanted: str = "wanted", found: str = "") -> str:
+    """Plain text: a line for each check, and below it why it matters and what to do.
+
+    Args:
+        groups: Checks.
+        wanted: Word before what is wanted.
+        found: Word before what was found; where given, both are always said, the wanted first.
+    """
     width = max((len(check.name) for group in groups for check in group.checks), default=0)
-    blocks = [
-        "\n".join([group.title, *(line for check in group.checks for line in _lines(check, width))])
-        for group in groups
-    ]
+    blocks = []
+    for group in groups:
+        told = (line for check in group.checks for line in _lines(check, width, wanted, found))
+        blocks.append("\n".join((group.title, *told)))
     return "\n\n".join(blocks) + "\n"
 
 
-def _lines(check: Check, width: int) -> Iterator[str]:
-    yield f"  {check.status:<7}  {check.name:<{width}}  {_state(check)}".rstrip()
+def _lines(check: Check, width: int, wanted: str, found: str) -> Iterator[str]:
+    state = f"{wanted} {check.wanted}; {found} {check.found}" if found else _state(check, wanted)
+    yield f"  {check.status:<7}  {check.name:<{width}}  {state}".rstrip()
     if check.status != "ok":
         indent = " " * (width + 13)
         yield from (f"{indent}{part}" for part in _advice(check))
 
 
-def _state(check: Check) -> str:
-    """``found``, and what is wanted where that differs from it."""
+def _state(check: Check, wanted: str) -> str:
     if check.wanted and check.status != "ok":
-        return f"{check.found}, wanted: {check.wanted}"
+        return f"{check.found}; {wanted}: {check.wanted}"
     return f"{check.found} ({check.wanted})" if check.wanted else check.found
 
 
@@ -42,8 +48,8 @@ def _advice(check: Check) -> Iterator[str]:
         yield f"way: {check.way}"
 
 
-def print_table(groups: Iterable[Group]) -> None:
-    """The same as tables in colours, to a terminal."""
+def print_table(groups: Iterable[Group], *, wanted: str = "wanted", found: str = "found") -> None:
+    """The same as tables in colours, to a terminal; the words head the columns."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -51,12 +57,12 @@ def print_table(groups: Iterable[Group]) -> None:
     console = Console(highlight=False)
     for group in groups:
         table = Table(title=group.title, title_justify="left", show_edge=False, pad_edge=False)
-        for column in ("", "what", "found", "wanted"):
+        for column in ("", "what", found, wanted):
             table.add_column(column, overflow="fold")
         for check in group.checks:
             status = Text(check.status, style=_STYLES[check.status])
-            found = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
-            table.add_row(status, Text(check.name), found, Text(check.wanted))
+            told = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
+            table.add_row(status, Text(check.name), told, Text(check.wanted))
         console.print(table)
         console.print()
 

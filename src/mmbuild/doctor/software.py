@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from mmbuild import host
 from mmbuild.doctor.model import Check, Status
 from mmbuild.doctor.versions import accepts, own_extra
+from mmbuild.doctor.wanted import names_for, version_of
 from mmbuild.environments.model import Interpreter
 from mmbuild.environments.probe import ProbeError, interpreter_versions, normalized
 from mmbuild.errors import MmbuildError
@@ -30,7 +31,7 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
         needed: Whether a build needs it.
     """
     wanted = own_extra(extra)
-    installed = {normalized(name): text for name, text in host.installed_versions(_spellings(wanted)).items()}
+    installed = _installed(wanted)
     for name, specifier in wanted.items():
         found = installed.get(normalized(name))
         if found is not None and accepts(specifier, found):
@@ -45,9 +46,9 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
         yield Check(name, status, found or "not installed", specifier, why, f"pip install 'mmbuild[{extra}]'")
 
 
-def _spellings(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as their metadata directories may spell them: these keep underscores."""
-    return tuple(name.replace("-", "_") for name in names)
+def _installed(names: Iterable[str]) -> Mapping[str, str]:
+    """Versions of what our own Python has of ``names``, by normalized name."""
+    return {normalized(name): text for name, text in host.installed_versions(names).items()}
 
 
 def program_check(name: str, *, needed: bool, why: str, way: str) -> Check:
@@ -80,7 +81,14 @@ def mpirun_check(ranks: int) -> Check:
 def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterator[Check]:
     """The Python that builds and runs TensorRT visual engines; nothing where none is configured and none needed."""
     if interpreter is None:
-        if needed:
+        own = version_of("tensorrt", _installed(names_for("tensorrt")))
+        if own is not None:
+            fits = accepts(_TENSORRT, own) is True
+            why = "" if fits else "TensorRT visual engines are built and run there"
+            yield Check(
+                "tensorrt", "ok" if fits else "fail", f"{own}, in mmbuild's own Python", _TENSORRT, why
+            )
+        elif needed:
             why = "recipes ask for TensorRT visual engines, which are built and run in a Python of their own"
             way = "`mmbuild config set-tensorrt --python PYTHON`, or `--set visual.backend=torch`"
             yield Check(
@@ -88,7 +96,7 @@ def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterato
             )
         return
     try:
-        versions = interpreter_versions(interpreter)
+        versions = interpreter_versions(interpreter, (*names_for("tensorrt"), "numpy"))
     except ProbeError as error:
         yield Check("tensorrt python", "fail", str(interpreter.python), "", error.message, error.hint or "")
         return
@@ -102,7 +110,7 @@ def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterato
 def _versioned(
     name: str, distribution: str, specifier: str, versions: Mapping[str, str], interpreter: Interpreter
 ) -> Check:
-    found = versions.get(distribution)
+    found = version_of(distribution, versions)
     if found is not None and accepts(specifier, found):
         return Check(name, "ok", found, specifier)
     way = f"{interpreter.python} -m pip install '{distribution}{specifier}'"

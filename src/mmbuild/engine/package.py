@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbuild import host
 from mmbuild.engine import weights
 from mmbuild.engine.config import EngineError
 
@@ -29,15 +30,6 @@ def cpu_isa() -> str:
     if capability.startswith("avx512"):
         return "avx512"
     return "avx2" if capability == "avx2" else "generic"
-
-
-# What runs where: code for the left runs on the right.
-_RUNS_ON: Mapping[str, tuple[str, ...]] = {
-    "generic": ("generic", "avx2", "avx512", "neon"),
-    "avx2": ("avx2", "avx512"),
-    "avx512": ("avx512",),
-    "neon": ("neon",),
-}
 
 
 def check_target(target: Mapping[str, Any], torch_version: str) -> None:
@@ -63,7 +55,7 @@ def check_target(target: Mapping[str, Any], torch_version: str) -> None:
 
 def _cpu_problem(target: Mapping[str, Any]) -> str | None:
     wanted, here = str(target["isa"]), cpu_isa()
-    if here not in _RUNS_ON.get(wanted, (wanted,)):
+    if not host.runs_on(wanted, here):
         return f"the engine needs {wanted} instructions, and this CPU ({platform.machine()}) has {here}"
     return None
 

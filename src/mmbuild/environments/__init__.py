@@ -2,7 +2,9 @@
 
 ``model``   the form of the configuration file
 ``load``    where it lies, reading and judging it
+``edit``    changing it
 ``launch``  a command's argv and variables inside an environment
+``process`` a short foreign process
 ``probe``   what is installed in one
 
 Importing this package reads nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmbuild.errors import MmbuildError
 
@@ -70,19 +70,24 @@ def parse(text: str, label: str) -> UserConfig:
     Raises:
         RecipeError: Findings with line and column.
     """
+    return parse_with_data(text, label)[0]
+
+
+def parse_with_data(text: str, label: str) -> tuple[UserConfig, dict[str, Any]]:
+    """:func:`parse`, and what is written: no defaults filled in, paths as they are there."""
     from mmbuild.environments.model import UserConfig
     from mmbuild.schema import yamltext
     from mmbuild.schema.diagnostics import RecipeError
-    from mmbuild.schema.nodes import Source
+    from mmbuild.schema.nodes import Source, plain
 
     lines = yamltext.split_lines(text)
     if all(not line.strip() or line.lstrip().startswith("#") for line in lines):
-        return UserConfig()
+        return UserConfig(), {}
     root, findings = yamltext.parse(Source(label, lines))
     if root is None or root.value is None:
         if findings:
             raise RecipeError(findings)
-        return UserConfig()
+        return UserConfig(), {}
     config, objections = _judged(root)
     # What the YAML reader found at a place is not told again as a wrong type.
     told = {(item.line, item.column) for item in findings}
@@ -90,7 +95,7 @@ def parse(text: str, label: str) -> UserConfig:
     findings += _unknown_versions(root)
     if findings or config is None:
         raise RecipeError(sorted(findings, key=lambda item: (item.line, item.column)))
-    return config
+    return config, plain(root)
 
 
 def _judged(root: Node) -> tuple[UserConfig | None, list[Diagnostic]]:

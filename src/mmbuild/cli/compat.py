@@ -1,0 +1,53 @@
+"""``mmbuild compat``: where a built engine loads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+
+@click.command("compat")
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--check", is_flag=True, help="Exit with 1 where this host does not fit.")
+def command(*, build: Path, as_json: bool, check: bool) -> None:
+    """Say where a built engine loads, and whether it does here.
+
+    Reads the build's engine.json alone: no GPU is needed, and nothing is loaded.
+
+    \b
+    Example:
+      mmbuild compat build/llava-1.5-7b-int4
+      mmbuild compat build/llava-1.5-7b-int4 --check && mmbuild run build/llava-1.5-7b-int4 --image a.png
+    """
+    from mmbuild.compat.here import look, tensorrt_visual
+    from mmbuild.compat.rules import compatibility
+    from mmbuild.doctor import render
+    from mmbuild.doctor.model import Group, failing
+    from mmbuild.engine import layout
+
+    description = layout.read(build)
+    visual = tensorrt_visual(build)
+    checks = compatibility(description, look(description, visual), visual)
+    fits = not failing(checks)
+    title = f"{build}: {description.family}, backend {description.backend}"
+    if as_json:
+        document = {
+            "version": 1,
+            "build": str(build),
+            "family": description.family,
+            "backend": description.backend,
+            "fits": fits,
+            "checks": [asdict(item) for item in checks],
+        }
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    elif sys.stdout.isatty():
+        render.print_table([Group(title, checks)], wanted="needs", found="here")
+    else:
+        click.echo(render.text([Group(title, checks)], wanted="needs", found="here"), nl=False)
+    if check and not fits:
+        sys.exit(1)

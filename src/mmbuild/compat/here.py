@@ -1,0 +1,85 @@
+"""What this host has of what a build may need; asked of drivers, metadata and environments, quickly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild import host
+from mmbuild.doctor.machine import Gpu, gpus
+from mmbuild.doctor.wanted import names_for, version_of
+from mmbuild.engine.layout import VISUAL, Description
+from mmbuild.environments.load import load
+from mmbuild.environments.model import UserConfig
+from mmbuild.environments.probe import ProbeError, installed, interpreter_versions, normalized
+
+_VISUAL = "visual.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What this host has.
+
+    Attributes:
+        gpus: As the driver tells them; None where there is no driver.
+        isa: Instruction set of the CPU.
+        torch: Version of our own Python's torch; None where it has none.
+        environment: What is installed where the build's toolchain runs, by normalized name; None where none is
+            configured or it does not answer.
+        tensorrt: Version of TensorRT that visual engines of the embedded engine load in; None where there is none.
+    """
+
+    gpus: tuple[Gpu, ...] | None
+    isa: str
+    torch: str | None = None
+    environment: Mapping[str, str] | None = None
+    tensorrt: str | None = None
+
+
+def look(description: Description, visual: Mapping[str, Any] | None) -> Here:
+    """This host, as far as a build of ``description`` may ask for it; ``visual`` is from :func:`tensorrt_visual`.
+
+    Raises:
+        MmbuildError: The user's configuration cannot be read.
+    """
+    config = load()
+    return Here(
+        gpus(),
+        host.cpu_isa(),
+        host.installed_versions(("torch",)).get("torch"),
+        _environment(config, description),
+        _tensorrt(config) if visual is not None else None,
+    )
+
+
+def tensorrt_visual(build: Path) -> Mapping[str, Any] | None:
+    """What a build's visual engine is tied to, ``{"version", "sm", ...}``, where it is TensorRT's beside torch."""
+    try:
+        data = json.loads((build / VISUAL / _VISUAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # another backend keeps other files there
+    found = data.get("tensorrt") if isinstance(data, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _environment(config: UserConfig, description: Description) -> Mapping[str, str] | None:
+    found = config.toolchains.get(description.toolchain.get("tensorrt-llm", ""))
+    try:
+        return None if found is None else installed(found)
+    except ProbeError:
+        return None
+
+
+def _tensorrt(config: UserConfig) -> str | None:
+    """Of the configured interpreter, else of our own Python."""
+    names = names_for("tensorrt")
+    if config.tensorrt is None:
+        own = {normalized(name): text for name, text in host.installed_versions(names).items()}
+        return version_of("tensorrt", own)
+    try:
+        return version_of("tensorrt", interpreter_versions(config.tensorrt, names))
+    except ProbeError:
+        return None
