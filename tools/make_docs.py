@@ -1,4 +1,5 @@
-"""Write what follows from the code: docs/{recipe,diagnostics}.md, tables in docs/toolchains.md, recipes/schema.json.
+"""Write what follows from code and data: docs/{recipe,diagnostics,traps}.md, tables in docs/toolchains.md, and
+recipes/schema.json.
 
 python tools/make_docs.py          writes them
 python tools/make_docs.py --check  exits with 1 where one is not what it would write
@@ -25,6 +26,7 @@ from mmbuild.schema.json_schema import render
 from mmbuild.schema.model import Recipe
 from mmbuild.schema.pending import pending_table
 from toolchain_tables import with_tables
+from trap_page import trap_page
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ("recipes/base/llava.yaml", "recipes/llava-int4.yaml")
@@ -170,6 +172,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/recipe.md": recipe_page(),
         ROOT / "docs/diagnostics.md": diagnostics_page(),
         ROOT / "docs/toolchains.md": with_tables((ROOT / "docs/toolchains.md").read_text(encoding="utf-8")),
+        ROOT / "docs/traps.md": trap_page(),
         ROOT / "recipes/schema.json": render(),
     }
 

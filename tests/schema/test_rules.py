@@ -185,6 +185,41 @@ def test_an_intermediate_size_that_does_not_divide_is_named(tmp_path: Path) -> N
     assert only(result).hint == "Possible here: 1, 2"
 
 
+LLAVA_7B = """\
+version: 1
+name: seven
+model: {family: llava, source: 'hf://llava-hf/llava-1.5-7b-hf'}
+engine:
+  backend: torch
+  quantization: int4_awq
+  max_input_len: 1024
+  max_output_len: 100
+"""
+
+
+@pytest.mark.parametrize(("ranks", "chosen"), [(1, 128), (2, 128), (4, 64), (8, None)])
+def test_groups_that_a_seven_billion_llama_can_have(tmp_path: Path, ranks: int, chosen: int | None) -> None:
+    # 11008 inputs of mlp.proj are 86 groups of 128, 172 of 64.
+    result = load(tmp_path, LLAVA_7B, f"engine.tensor_parallel={ranks}", offline=True)
+    if chosen is None:
+        assert "mlp.proj 1376" in only(result).message
+        assert only(result).hint == (
+            "Possible here: group_size 128 with tensor_parallel 1, 2; group_size 64 with tensor_parallel 1, 2, 4"
+        )
+        return
+    (variant,) = result.variants
+    assert variant.recipe.engine.quantization.group_size == chosen
+    # A group size that is stated is kept, or told.
+    for group in (64, 128):
+        stated = f"engine.quantization={{algorithm: int4_awq, group_size: {group}}}"
+        found = codes(load(tmp_path, LLAVA_7B, f"engine.tensor_parallel={ranks}", stated, offline=True))
+        assert found == ([] if 11008 // ranks % group == 0 else ["MM162"])
+
+
+def test_groups_are_no_second_cause_where_ranks_do_not_divide(tmp_path: Path) -> None:
+    assert codes(load(tmp_path, LLAVA_7B, "engine.tensor_parallel=3", offline=True)) == ["MM147"]
+
+
 def test_both_numbers_of_visual_features_are_told(tmp_path: Path) -> None:
     message = only(load(tmp_path, RECIPE + "  num_visual_features: 17\n")).message
     assert "17 in the recipe" in message
