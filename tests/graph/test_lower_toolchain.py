@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from errors_told import refused
 from toolchain_cases import MODELS, load
 
 from mmbuild.graph.action import Action, RecipeGraph
 from mmbuild.graph.lower_toolchain import Environment, lower_toolchain
-from mmbuild.toolchains.versions import SUPPORTED
+from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
 
 HERE = Environment('{"python": "/opt/venv/bin/python"}', {"tensorrt": "10.13.3"})
 
@@ -85,6 +86,15 @@ def test_engines_are_for_one_architecture_and_packed_weights_are_too() -> None:
 def test_the_recipes_architecture_goes_before_the_hosts() -> None:
     stated = lowered("target={device: cuda, sm: 80}", sm=90)
     assert by_label(stated)["build_llm"].target == {"device": "cuda", "sm": 80, "isa": None}
+
+
+@pytest.mark.parametrize(("sm", "fits"), [(80, False), (89, True), (90, True), (None, True)])
+def test_the_hosts_gpu_must_run_the_number_format(sm: int | None, fits: bool) -> None:
+    fp8 = (UNFUSED, "engine.quantization=fp8")
+    if fits:
+        assert "quantize" in by_label(lowered(*fp8, sm=sm))
+    else:
+        refused(ToolchainError, "MM640", lowered, *fp8, sm=sm)
 
 
 def test_another_tensorrt_builds_another_engine() -> None:

@@ -24,6 +24,7 @@ from mmbuild.toolchains.commands import Command
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.memory import predict
 from mmbuild.toolchains.model import Step
+from mmbuild.toolchains.support import refusals
 from mmbuild.toolchains.tasks import Task, places_of, shared, tasks
 from mmbuild.toolchains.variables import variables
 
@@ -114,6 +115,9 @@ class _Lowering:
         self.actions: list[Action] = []
 
     def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
+        # The GPU is known here even where the recipe does not state it.
+        for refusal in refusals(self.variant, self.toolchain, sm=self.target["sm"]):
+            raise refusal
         made = {
             "model": self.add(
                 download(self.variant, self._source(), self.size.model, digest, offline=offline)
