@@ -124,6 +124,10 @@ def test_podman_keeps_the_user_and_names_gpus_by_cdi() -> None:
     assert "--gpus" not in started.argv
 
 
+def test_podman_raises_no_limits_which_it_may_not_without_root() -> None:
+    assert options(launch(contained("podman"), ["x"], workdir=WORK, source={}), "--ulimit") == ["host"]
+
+
 @pytest.mark.parametrize("engine", ["docker", "podman"])
 def test_without_gpus_a_container_gets_none(engine: str) -> None:
     assert not {"--gpus", "--device"} & set(launch(contained(engine), ["x"], workdir=WORK, source={}).argv)

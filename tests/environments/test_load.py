@@ -74,6 +74,13 @@ def test_everything_that_may_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.tensorrt.python == Path("/opt/trt/bin/python")
 
 
+def test_the_example_of_the_page_is_a_configuration() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text("utf-8")
+    config = parse(page.partition("```yaml\n")[2].partition("```")[0], "docs/environments.md")
+    assert set(config.toolchains) == {"0.10.0", "1.2"}
+    assert config.tensorrt is not None
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing yet\n", "---\n", "{}\n", "null\n"])
 def test_nothing_said_is_an_empty_configuration(text: str) -> None:
     assert parse(text, "config.yaml") == UserConfig()

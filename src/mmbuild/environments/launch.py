@@ -125,8 +125,7 @@ def _contained(
     inside = {**_HOME, "PYTHONNOUSERSITE": "1", **wanted}
     secret = {name: value for name, value in inside.items() if any(word in name.upper() for word in _SECRET)}
     words = [container.engine, "run", "--rm", *_identity(container.engine, user), *_devices(container, gpus)]
-    # What TensorRT-LLM's own instructions give a container: shared memory between ranks, pinned memory, deep stacks.
-    words += ["--ipc=host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"]
+    words += ["--ipc=host", *_limits(container.engine)]
     for path, write in places.items():
         words += ["--mount", f"type=bind,src={path},dst={path}{'' if write else ',readonly=true'}"]
     words += ["-w", str(workdir)]
@@ -143,6 +142,18 @@ def _identity(engine: str, user: str | None) -> Iterator[str]:
         yield "--userns=keep-id"
         return
     yield from ("--init", "--user", user or f"{os.getuid()}:{os.getgid()}")
+
+
+def _limits(engine: str) -> tuple[str, ...]:
+    """What TensorRT-LLM's own instructions give docker: pinned memory, deep stacks.
+
+    podman without root may raise no limit and refuses to start (podman issue 19319): it takes the user's own.
+    """
+    return (
+        ("--ulimit", "host")
+        if engine == "podman"
+        else ("--ulimit", "memlock=-1", "--ulimit", "stack=67108864")
+    )
 
 
 def _devices(container: Container, gpus: Sequence[str]) -> Iterator[str]:
