@@ -65,6 +65,7 @@ anything, and every finding names file, line and column; `mmbuild schema` prints
 | num_visual_features | the model's config.json; [families/](families/) says how for each family |
 | max_multimodal_len | max_batch_size x max_images_per_prompt x num_visual_features ({across}: num_visual_features) |
 | visual.max_batch_size | max_batch_size x max_images_per_prompt |
+| quantization.group_size of int4_awq | 128 where that divides the inputs of every linear layer on a rank, else 64 |
 
 Each may be stated, and must then be right. max_input_len counts text and visual features together; max_input_len +
 max_output_len (of an encoder-decoder: 1 + max_output_len) stay within the model's max_position_embeddings where

@@ -70,5 +70,16 @@ def test_recipes_for_different_toolchains(capsys: pytest.CaptureFixture[str], tm
     assert "second with" not in capsys.readouterr().err
 
 
+def test_a_recipe_is_judged_by_the_version_that_the_script_is_for(tmp_path: Path) -> None:
+    # SM 70 is too old for the recipe's own toolchain.
+    text = (
+        RECIPE.replace("torch", "tensorrt-llm").replace("int8", "none") + "target: {device: cuda, sm: 70}\n"
+    )
+    recipe = str(write_project(tmp_path, text))
+    assert "[MM640]" in run(recipe).stderr
+    result = run(recipe, "--toolchain", "0.10.0")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
 def test_help_shows_an_example() -> None:
     assert "mmbuild script recipes/llava-int4.yaml" in CliRunner().invoke(command, ["--help"]).stdout

@@ -47,7 +47,11 @@ def command(
       TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh
     """
     from mmbuild.schema.load import load_recipes
+    from mmbuild.toolchains.versions import SUPPORTED
 
+    if version in SUPPORTED:
+        # Recipes are judged by the version that the script is for, not by their own.
+        overrides = (*overrides, f"engine.tensorrt_llm.toolchain='{version}'")
     loaded = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
     if loaded.diagnostics:
         from mmbuild.schema.diagnostics import render_text

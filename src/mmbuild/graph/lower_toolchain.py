@@ -99,11 +99,8 @@ class _Lowering:
         self.toolchain = load_toolchain(self.engine.tensorrt_llm.toolchain)
         self.building = shared(self.toolchain)
         stated = variant.recipe.target
-        self.target = {
-            "device": "cuda",
-            "sm": stated.sm if stated is not None and stated.sm else sm,
-            "isa": None,
-        }
+        self.sm = stated.sm if stated is not None and stated.sm else sm
+        self.target = {"device": "cuda", "sm": self.sm, "isa": None}
         self.versions = {
             "tensorrt-llm": self.toolchain.version,
             **(environment.installed if environment else {}),
@@ -116,7 +113,7 @@ class _Lowering:
 
     def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
         # The GPU is known here even where the recipe does not state it.
-        for refusal in refusals(self.variant, self.toolchain, sm=self.target["sm"]):
+        for refusal in refusals(self.variant, self.toolchain, sm=self.sm):
             raise refusal
         made = {
             "model": self.add(
