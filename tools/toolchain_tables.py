@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mmbuild.toolchains.formats import tables
 from mmbuild.toolchains.load import load_toolchain
+from mmbuild.toolchains.memory import STEPS, Factors, Row, table
 from mmbuild.toolchains.model import Toolchain
 from mmbuild.toolchains.versions import SUPPORTED
 
@@ -26,6 +27,7 @@ def with_tables(page: str) -> str:
         "refusals": _refusals(toolchains),
         "gpus": _gpus(),
         "packing": _packing(),
+        "memory": _memory(),
     }
     for name, rows in written.items():
         begin = BEGIN.format(name=name)
@@ -87,3 +89,24 @@ def _packing() -> Iterator[Sequence[str]]:
     yield ["number formats", "rows and columns on a rank are a multiple of", "evidence"]
     for row in tables().packing:
         yield [", ".join(row.formats), str(row.multiple), row.evidence]
+
+
+def _memory() -> Iterator[Sequence[str]]:
+    yield ["step", "families", "host", "GPU", "how it is known", "evidence"]
+    for step in STEPS:
+        rows: tuple[Row, ...] = getattr(table(), step)
+        for row in rows:
+            families = ", ".join(row.families) or ("the others" if len(rows) > 1 else "all")
+            yield [step, families, _sum(row.host), _sum(row.gpu), row.kind, row.evidence]
+
+
+def _sum(factors: Factors) -> str:
+    words = {
+        "model": "the model as it is loaded",
+        "checkpoint": "the checkpoint",
+        "rank": "the checkpoint of one rank",
+        "tower": "the tower in float16",
+    }
+    parts = [f"{factors['base'] / 1e9:g} GB"] if "base" in factors else []
+    parts += [f"{factor:g} x {words[name]}" for name, factor in factors.items() if name in words]
+    return " + ".join(parts) or "none"

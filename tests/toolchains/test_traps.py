@@ -92,6 +92,28 @@ def test_it_cannot_happen_whatever_a_recipe_says(drawn: tuple[str, tuple[str, ..
             held(variant, version)
 
 
+words = st.sampled_from(
+    ["vila", "VILA", "Vila", "a", "x.5", "my model", "-", "--help", ".", "..", "é", "$(id)"]
+)
+places = st.lists(words, min_size=1, max_size=4).map("".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    place=st.lists(places, min_size=1, max_size=3).map("/".join),
+    model=st.sampled_from(MODELS),
+    version=st.sampled_from(SUPPORTED),
+)
+def test_it_cannot_happen_wherever_a_model_lies(place: str, model: str, version: str) -> None:
+    short = ("engine.max_input_len=500",) if model == "flan-t5-xl" else ()
+    for variant in load(model, *short):
+        source = {"source": f"/data/{place}", "revision": None}
+        own = variant.recipe.model.model_copy(update=source)
+        moved = replace(variant, recipe=variant.recipe.model_copy(update={"model": own}))
+        if not refusals(moved, load_toolchain(version)):
+            held(moved, version)
+
+
 def held(variant: ResolvedRecipe, version: str) -> None:
     case = read(variant, version, commands(variant, load_toolchain(version)))
     for name, look in CHECKS.items():
