@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +131,16 @@ def lower_all(
         return digest_file(store, path)
 
     wanted = host.default_target() if target is None else target
-    return tuple(_lower(variant, wanted, digest, offline) for variant in variants)
+    environment = cache(_environment)  # each is asked once
+    return tuple(_lower(variant, wanted, environment, digest, offline) for variant in variants)
 
 
 def _lower(
-    variant: ResolvedRecipe, target: Mapping[str, Any], digest: Callable[[Path], str], offline: bool
+    variant: ResolvedRecipe,
+    target: Mapping[str, Any],
+    environment: Callable[[str], Environment | None],
+    digest: Callable[[Path], str],
+    offline: bool,
 ) -> RecipeGraph:
     from mmbuild.schema.model import Backend
 
@@ -146,8 +152,8 @@ def _lower(
 
     # The host's torch has no say here: it may be one for CPUs beside a GPU.
     sm = target["sm"] if target["sm"] is not None else host.gpu_sm()
-    environment = _environment(variant.recipe.engine.tensorrt_llm.toolchain)
-    return lower_toolchain(variant, sm=sm, environment=environment, digest=digest, offline=offline)
+    found = environment(variant.recipe.engine.tensorrt_llm.toolchain)
+    return lower_toolchain(variant, sm=sm, environment=found, digest=digest, offline=offline)
 
 
 def _environment(version: str) -> Environment | None:
@@ -200,7 +206,7 @@ def _pinned(variant: ResolvedRecipe) -> bool:
     A branch may move without any file changing, and so may what is installed in a toolchain's environment.
     """
     model = variant.recipe.model
-    if variant.recipe.engine.backend == "tensorrt-llm":
+    if variant.recipe.visual.backend == "tensorrt":  # of either engine backend
         return False
     return not model.source.startswith("hf://") or bool(_COMMIT.fullmatch(model.revision or ""))
 
