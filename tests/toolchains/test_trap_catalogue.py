@@ -21,7 +21,7 @@ KINDS = ("recipe", "product", "construction", "environment")
 BY_KIND = {
     "recipe": ("tests/schema/", "tests/toolchains/", "tests/sources/", "tests/execute/"),
     "product": ("tests/products/", "tests/running/", "tests/steps/", "tests/engine/", "tests/toolchains/test_edits"),
-    "construction": ("tests/toolchains/", "tests/graph/", "tests/steps/"),
+    "construction": ("tests/toolchains/", "tests/graph/", "tests/steps/", "tests/running/"),
     "environment": ("tests/doctor/",),
 }  # fmt: skip
 IDS = [str(trap["id"]) for trap in TRAPS]
