@@ -15,7 +15,10 @@ DEMO = sorted((ROOT / "demo").glob("*.yaml"))
 
 def test_all_real_recipes_validate_together_offline() -> None:
     result = load_recipes(REAL, offline=True)
-    assert [str(item) for item in result.diagnostics] == []
+    # No commit of VILA's code could be confirmed, and each recipe that needs it says so.
+    assert {item.code for item in result.diagnostics} == {"MM642"}
+    assert {item.severity for item in result.diagnostics} == {"warning"}
+    assert all("vila" in str(item.file) for item in result.diagnostics)
     assert len({variant.name for variant in result.variants}) == len(result.variants)
     # Quantization that is fitted on data is the one thing that waits, with backend torch.
     for variant in result.variants:

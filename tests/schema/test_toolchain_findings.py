@@ -32,6 +32,7 @@ name: vila
 model:
   family: vila
   source: hf://Efficient-Large-Model/VILA1.5-3b
+  code: {source: "git+https://example.org/VILA.git", revision: abc}
 engine:
   backend: tensorrt-llm
   max_input_len: 1024
@@ -94,3 +95,12 @@ def test_a_version_set_on_the_command_line_is_judged(tmp_path: Path) -> None:
     found = only(load(tmp_path, AWQ, "engine.tensorrt_llm.toolchain=0.9.0"))
     assert (found.code, pointed(found)) == ("MM603", "int4_awq")
     assert "TensorRT-LLM 0.9.0" in found.message
+
+
+def test_code_that_is_not_pinned_is_warned_of_and_stops_nothing(tmp_path: Path) -> None:
+    pin = '  code: {source: "git+https://example.org/VILA.git", revision: abc}\n'
+    result = load(tmp_path, with_version(VILA15.replace(pin, ""), "0.12.0"), offline=True)
+    found = only(result)
+    assert (found.code, found.severity, pointed(found)) == ("MM642", "warning", "model")
+    assert [variant.name for variant in result.variants] == ["vila"]
+    assert load(tmp_path, with_version(VILA15, "0.12.0"), offline=True).diagnostics == ()

@@ -152,10 +152,12 @@ def _not_by_the_toolchain(variant: ResolvedRecipe, faulty: set[str], told: Seque
         return []
     # Templates cost 20 ms to import, and other backends need none.
     from mmbuild.toolchains.load import load_toolchain
-    from mmbuild.toolchains.support import faults
+    from mmbuild.toolchains.support import cautions, faults
 
     known = faulty | {item.blame[0] for item in told if item.severity == "error"}
-    return [item for item in faults(variant, load_toolchain(version)) if not touches(item.blame, known)]
+    toolchain = load_toolchain(version)
+    found = (*faults(variant, toolchain), *cautions(variant, toolchain))
+    return [item for item in found if not touches(item.blame, known)]
 
 
 # Whom a family's findings blame first; the model's source where they are not listed.

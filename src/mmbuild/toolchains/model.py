@@ -153,11 +153,19 @@ class Unsupported(Part):
 
 
 class Note(Part):
-    """What a reader of the commands should know; no fault."""
+    """What a reader of the commands should know; no fault.
+
+    Attributes:
+        families: Families it holds for.
+        when: Condition; always where left out.
+        text: What; template.
+        warn: Key of a recipe to point at, where the note should be told before anything runs (MM642).
+    """
 
     families: tuple[Family, ...]
     when: str = "true"
     text: str
+    warn: str | None = None
 
 
 class Toolchain(Part):

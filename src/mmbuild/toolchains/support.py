@@ -10,7 +10,7 @@ from mmbuild.schema.fault import Fault
 from mmbuild.schema.linears import divides, stacks
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.formats import gpu_objection, multiple_of, unpackable
-from mmbuild.toolchains.model import Toolchain
+from mmbuild.toolchains.model import Note, Toolchain
 from mmbuild.toolchains.template import fill, holds
 from mmbuild.toolchains.variables import variables
 from mmbuild.toolchains.versions import ToolchainError
@@ -105,11 +105,27 @@ def _whole(facts: ModelFacts, ranks: int) -> bool:
     return all(divides(llm, ranks) for llm in stacks(facts))
 
 
+def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Fault, ...]:
+    """Notes that should be told before anything runs: MM642, warnings."""
+    return tuple(
+        Fault(
+            "MM642",
+            (note.warn,),
+            f"TensorRT-LLM {toolchain.version}: {text.removesuffix('.')}",
+            severity="warning",
+        )
+        for note, text in _noted(variant, toolchain)
+        if note.warn is not None
+    )
+
+
 def notes(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[str, ...]:
     """What a reader of the commands for ``variant`` should know."""
+    return tuple(text for _, text in _noted(variant, toolchain))
+
+
+def _noted(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[tuple[Note, str]]:
     known = variables(variant, toolchain)
-    return tuple(
-        fill(note.text, known)
-        for note in toolchain.notes
-        if known["family"] in note.families and holds(note.when, known)
-    )
+    for note in toolchain.notes:
+        if known["family"] in note.families and holds(note.when, known):
+            yield note, fill(note.text, known)
