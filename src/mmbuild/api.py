@@ -130,11 +130,13 @@ def run(
 
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
-    from mmbuild.execute.gpus import visible_gpus
+    from mmbuild.execute.gpus import smallest_memory, visible_gpus
     from mmbuild.execute.resources import Capacity, machine_cores, machine_memory
     from mmbuild.execute.result import Options
 
     cores = machine_cores()
     wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
-    capacity = Capacity(cores, machine_memory(), visible_gpus() if wanted else (), max(1, jobs or cores))
+    gpus = visible_gpus() if wanted else ()
+    least = smallest_memory(gpus) if gpus else 0
+    capacity = Capacity(cores, machine_memory(), gpus, max(1, jobs or cores), least)
     return Options(capacity, keep_going, ignore_estimates)

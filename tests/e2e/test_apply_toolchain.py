@@ -159,6 +159,15 @@ def test_a_gpu_of_another_architecture_is_told_before_anything_runs(host: Host) 
     assert host.downloaded() == []
 
 
+def test_a_gpu_that_is_too_small_is_told_before_anything_runs(host: Host, tmp_path: Path) -> None:
+    driver(tmp_path / "driver", mib=100)
+    told = host.apply(*SMALL, status=1).stderr
+    assert "MM317" in told
+    assert "of GPU memory, a GPU here has 0.1 GB" in told
+    assert host.downloaded() == []
+    host.apply(*SMALL, "--ignore-estimates")
+
+
 def test_a_wrong_pin_is_told_with_the_command_that_mends_it(
     host: Host, toolchains: dict[str, dict[str, object]]
 ) -> None:

@@ -20,6 +20,7 @@ GPU = "GPU-00000000-0000-0000-0000-000000000001"
 DRIVER = """\
 #!/bin/sh
 case "$1" in
+*uuid,memory.total*) for n in $(seq {count}); do echo "GPU-00000000-0000-0000-0000-00000000000$n, {mib} MiB"; done ;;
 *compute_cap*) echo {cap} ;;
 *uuid*) for n in $(seq {count}); do echo GPU-00000000-0000-0000-0000-00000000000$n; done ;;
 *) exit 6 ;;
@@ -33,11 +34,11 @@ exec {python} "$@"
 """
 
 
-def driver(directory: Path, *, cap: str = "9.0", count: int = 2) -> Path:
+def driver(directory: Path, *, cap: str = "9.0", count: int = 2, mib: int = 143771) -> Path:
     """An nvidia-smi that knows ``count`` GPUs; the directory that must be in PATH."""
     directory.mkdir(parents=True, exist_ok=True)
     program = directory / "nvidia-smi"
-    program.write_text(DRIVER.format(cap=cap, count=count), "utf-8")
+    program.write_text(DRIVER.format(cap=cap, count=count, mib=mib), "utf-8")
     program.chmod(0o755)
     return directory
 

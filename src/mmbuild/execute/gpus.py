@@ -21,6 +21,13 @@ def visible_gpus(environment: Mapping[str, str] | None = None) -> tuple[str, ...
     return select(_driver_gpus(), given.get("CUDA_VISIBLE_DEVICES"))
 
 
+def smallest_memory(uuids: Sequence[str]) -> int:
+    """Bytes of memory of the GPU of ``uuids`` that has least; 0 where the driver does not say."""
+    rows = [row.split(", ") for row in _asked("uuid,memory.total")]
+    sizes = [int(row[1].removesuffix(" MiB")) << 20 for row in rows if len(row) == 2 and row[0] in uuids]
+    return min(sizes, default=0)
+
+
 def select(uuids: Sequence[str], visible: str | None) -> tuple[str, ...]:
     """The part of ``uuids`` that ``CUDA_VISIBLE_DEVICES=visible`` leaves.
 
@@ -68,12 +75,17 @@ def _lock_directory() -> Path:
 
 
 def _driver_gpus() -> tuple[str, ...]:
+    return _asked("uuid")
+
+
+def _asked(fields: str) -> tuple[str, ...]:
+    """Lines of the driver's answer; none without a driver."""
     program = host.driver_program()
     if program is None:
         return ()
     try:
         shown = subprocess.run(
-            [program, "--query-gpu=uuid", "--format=csv,noheader"],
+            [program, f"--query-gpu={fields}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=30,

@@ -22,6 +22,7 @@ class Capacity:
         cores: CPU cores.
         memory: Bytes of host memory.
         gpus: UUIDs of GPUs.
+        gpu_memory: Bytes of memory of the GPU that has least; 0 where unknown.
         jobs: Actions at once.
     """
 
@@ -29,6 +30,7 @@ class Capacity:
     memory: int
     gpus: tuple[str, ...] = field(default=())
     jobs: int = 1
+    gpu_memory: int = 0
 
 
 def machine_cores(root: Path = Path("/")) -> int:
@@ -53,7 +55,7 @@ def check_fits(
     """Refuse, before anything starts, what cannot end well on this machine.
 
     Raises:
-        MmbuildError: MM312 memory, MM313 disk, MM314 GPUs.
+        MmbuildError: MM312 memory, MM313 disk, MM314 GPUs, MM317 memory of a GPU.
     """
     todo = list(actions)
     for action in todo:
@@ -73,6 +75,14 @@ def check_fits(
                 f" this machine (or its control group) has {_size(capacity.memory)}",
                 code="MM312",
                 hint="build on a larger machine, or try anyway with `--ignore-estimates`",
+            )
+        if 0 < capacity.gpu_memory < action.resources.gpu_memory:
+            raise MmbuildError(
+                f"`{action.label}` needs about {_size(action.resources.gpu_memory)} of GPU memory,"
+                f" a GPU here has {_size(capacity.gpu_memory)}",
+                code="MM317",
+                hint="build on a larger GPU, split the engine with `engine.tensor_parallel`,"
+                " or try anyway with `--ignore-estimates`",
             )
     needed = sum(action.resources.disk for action in todo)
     free = shutil.disk_usage(store).free

@@ -22,6 +22,7 @@ class Resources:
         memory: Peak of anonymous host memory, bytes.
         disk: Bytes the output and its staging take.
         gpus: Number of GPUs; the scheduler grants that many ids.
+        gpu_memory: Peak of memory on each of them, bytes; 0 where unknown.
         seconds: Expected wall time, for the critical path; 0 where unknown.
     """
 
@@ -29,6 +30,7 @@ class Resources:
     memory: int = 0
     disk: int = 0
     gpus: int = 0
+    gpu_memory: int = 0
     seconds: float = 0.0
 
 

@@ -19,8 +19,10 @@ from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.downloads import download
 from mmbuild.graph.keys import make_action
+from mmbuild.schema.model import VisualBackend
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.steps.registry import steps
+from mmbuild.visual.tensorrt.plan import plan_tensorrt
 
 QUANT_ALGO: Mapping[str, str | None] = {"none": None, "int8": "W8A16", "int4": "W4A16"}
 
@@ -175,11 +177,14 @@ class _Lowering:
     def build_visual(self, sources: Mapping[str, str]) -> Action:
         visual = self.facts.visual
         dtype = self.recipe.visual.dtype or self.engine.dtype
+        params = parameters.build_visual(
+            self.facts, dtype.value, self.engine.dtype.value, self.recipe.visual.max_batch_size
+        )
+        if self.recipe.visual.backend is VisualBackend.TENSORRT:
+            params["tensorrt"] = plan_tensorrt(self.target, dtype.value)
         return self.add(
             "build_visual",
-            parameters.build_visual(
-                self.facts, dtype.value, self.engine.dtype.value, self.recipe.visual.max_batch_size
-            ),
+            params,
             inputs=sources,
             target=self.target,
             toolchain={"torch": _version("torch"), "transformers": _version("transformers")},

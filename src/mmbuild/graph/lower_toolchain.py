@@ -189,7 +189,9 @@ class _Lowering:
         memory = predict(step, self.variant, self.toolchain)
         disk = estimate.GIB if step == "build_visual" else self.size.quantized
         # Converters load a model onto a GPU as well, and none of the programs can be imported without a driver.
-        return Resources(memory=memory.host, disk=disk, gpus=1, seconds=_SECONDS[step])
+        # A converter that finds too little memory on its GPU goes on in the host's.
+        gpu_memory = 0 if step == "convert" else memory.gpu
+        return Resources(memory=memory.host, disk=disk, gpus=1, gpu_memory=gpu_memory, seconds=_SECONDS[step])
 
     def assemble(self, made: Mapping[str, Action]) -> Action:
         return self.action(

@@ -13,7 +13,7 @@ from mmbuild.graph.plan import Build, Plan, Planned
 PLAN_SCHEMA = 1
 """Version of the printed and saved form; raised when a field changes its meaning or goes away."""
 
-_RESOURCES = ("cores", "memory", "disk", "gpus", "seconds")
+_RESOURCES = ("cores", "memory", "disk", "gpus", "gpu_memory", "seconds")
 
 
 def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:
