@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mmbuild.checkpoint.calibrated import quantization_json
 from mmbuild.families.base import LlmFacts
 
 PRODUCER, LAYOUT = "mmbuild", "plain"
@@ -24,13 +25,15 @@ class CheckpointConfig:
         llm: Sizes of the language model.
         dtype: ``float32``, ``float16`` or ``bfloat16``: of everything but quantized weights.
         tensor_parallel: Number of rank files.
-        quant_algo: None, ``W8A16`` or ``W4A16``.
+        quant_algo: None, ``W8A16``, ``W4A16``, or one of :mod:`mmbuild.checkpoint.calibrated`.
+        group_size: Inputs that share a scale; None where the quantization has no groups.
     """
 
     llm: LlmFacts
     dtype: str
     tensor_parallel: int
     quant_algo: str | None = None
+    group_size: int | None = None
 
 
 # Not in config.json: the head is always written, so that no checkpoint is tied.
@@ -65,7 +68,7 @@ def to_json(config: CheckpointConfig) -> dict[str, Any]:
         "embedding_sharding_dim": 0,
         "share_embedding_table": False,
         "mapping": {"world_size": tp, "tp_size": tp, "pp_size": 1},
-        "quantization": {"quant_algo": config.quant_algo, "kv_cache_quant_algo": None},
+        "quantization": quantization_json(config.quant_algo, config.group_size),
         "producer": PRODUCER,
         "layout": LAYOUT,
     }
@@ -106,4 +109,5 @@ def from_json(content: Mapping[str, Any]) -> CheckpointConfig:
         dtype=content["dtype"],
         tensor_parallel=int(content["mapping"]["tp_size"]),
         quant_algo=content["quantization"]["quant_algo"],
+        group_size=content["quantization"].get("group_size"),
     )

@@ -1,0 +1,187 @@
+"""Layout of calibrated checkpoints: what a quantized linear layer stores, and ``config.json``'s ``quantization``.
+
+Names, shapes and meanings are those that TensorRT-LLM's unified checkpoints have when NVIDIA Model Optimizer exported
+them (``quantize/layers.py`` and ``models/modeling_utils.py`` of 0.8 to 0.12). A linear layer ``y = x @ w.T`` of
+``w [out, in]`` stands for:
+
+- ``W4A16_AWQ``: ``w[o, i] = values[o, i] * weights_scaling_factor[o, i // group_size]``, on ``x[i] *
+  prequant_scaling_factor[i]``. ``weight`` holds two outputs in a byte, ``[out / 2, in]``, the even one in the low
+  nibble, two's complement: the transpose of plain ``W4A16``, made by :func:`mmbuild.checkpoint.weight_only.pack`.
+- ``W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN``: ``w[o, i] = weight[o, i] * per_channel_scale[0, o]``, on x quantized to
+  int8 at run time, each token by its own ``absmax / 127``. Layers whose inputs are split over ranks (``dense`` and
+  ``proj``) divide x by ``smoother`` first; for the others smoothing is folded into the norm before them.
+- ``FP8``: ``w[o, i] = weight[o, i] * weights_scaling_factor``, on x divided by ``activation_scaling_factor`` and
+  rounded to float8_e4m3fn (at most 448), whose products are multiplied by both factors.
+
+Biases, norms, embeddings and the head stay in the model's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbuild.checkpoint.errors import CheckpointError
+
+MODEL_DTYPE = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor of a quantized linear layer.
+
+    Attributes:
+        suffix: Its name below the layer's: ``weight``.
+        dtype: torch's name of its dtype, or ``model`` for the checkpoint's.
+        axes: What each axis runs over: ``out``, ``out/2``, ``in``, ``in/group`` or ``1``.
+        only_where_inputs_split: Whether only layers have it whose inputs are split over ranks (dense, proj).
+    """
+
+    suffix: str
+    dtype: str
+    axes: tuple[str, ...]
+    only_where_inputs_split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """An algorithm.
+
+    Attributes:
+        quant_algo: Its name in ``config.json``.
+        tensors: What each linear layer stores.
+        grouped: Whether inputs share scales by groups.
+    """
+
+    quant_algo: str
+    tensors: tuple[StoredTensor, ...]
+    grouped: bool = False
+
+
+# By the recipe's name of the algorithm.
+ALGORITHMS: Mapping[str, Calibrated] = {
+    "int4_awq": Calibrated(
+        "W4A16_AWQ",
+        (
+            StoredTensor("weight", "int8", ("out/2", "in")),
+            StoredTensor("weights_scaling_factor", MODEL_DTYPE, ("out", "in/group")),
+            StoredTensor("prequant_scaling_factor", MODEL_DTYPE, ("in",)),
+        ),
+        grouped=True,
+    ),
+    "smoothquant": Calibrated(
+        "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN",
+        (
+            StoredTensor("weight", "int8", ("out", "in")),
+            StoredTensor("per_channel_scale", "float32", ("1", "out")),
+            StoredTensor("smoother", "float32", ("1", "in"), only_where_inputs_split=True),
+        ),
+    ),
+    "fp8": Calibrated(
+        "FP8",
+        (
+            StoredTensor("weight", "float8_e4m3fn", ("out", "in")),
+            StoredTensor("weights_scaling_factor", "float32", ("1",)),
+            StoredTensor("activation_scaling_factor", "float32", ("1",)),
+        ),
+    ),
+}
+BY_QUANT_ALGO: Mapping[str, Calibrated] = {how.quant_algo: how for how in ALGORITHMS.values()}
+
+
+def stored_tensors(
+    algorithm: Calibrated,
+    name: str,
+    outputs: int,
+    inputs: int,
+    *,
+    dtype: str,
+    group_size: int | None,
+    inputs_split: bool,
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of what one rank stores of a linear layer, by suffix (``weight``, ...).
+
+    Args:
+        algorithm: Which.
+        name: The layer's name, for messages.
+        outputs: Of this rank.
+        inputs: Of this rank.
+        dtype: The checkpoint's, ``float16`` for one.
+        group_size: Inputs that share a scale; None where the algorithm has no groups.
+        inputs_split: Whether ranks split the layer's inputs (dense, proj), at any number of ranks.
+
+    Raises:
+        CheckpointError: MM437, an odd number of outputs cannot be packed; MM543, groups do not divide the inputs.
+    """
+    sizes = {axis: size_of(axis, name, outputs, inputs, group_size) for axis in _axes(algorithm)}
+    return {
+        stored.suffix: (
+            dtype if stored.dtype == MODEL_DTYPE else stored.dtype,
+            tuple(sizes[axis] for axis in stored.axes),
+        )
+        for stored in algorithm.tensors
+        if inputs_split or not stored.only_where_inputs_split
+    }
+
+
+def _axes(algorithm: Calibrated) -> set[str]:
+    return {axis for stored in algorithm.tensors for axis in stored.axes}
+
+
+def size_of(axis: str, name: str, outputs: int, inputs: int, group_size: int | None) -> int:
+    """Length of an axis of :class:`StoredTensor`.
+
+    Raises:
+        CheckpointError: As :func:`stored_tensors`.
+    """
+    if axis == "1":
+        return 1
+    if axis == "out/2":
+        return packed_outputs(name, outputs)
+    if axis == "in/group":
+        return groups(name, inputs, group_size)
+    return {"out": outputs, "in": inputs}[axis]
+
+
+def packed_outputs(name: str, outputs: int) -> int:
+    """Bytes along the outputs, two int4 in each.
+
+    Raises:
+        CheckpointError: MM437, an output is left over.
+    """
+    if outputs % 2:
+        raise CheckpointError(
+            f"`{name}` has {outputs} outputs on a rank, which do not pack two to a byte",
+            code="MM437",
+            hint="Choose int8, or an engine.tensor_parallel that leaves an even number",
+        )
+    return outputs // 2
+
+
+def groups(name: str, inputs: int, group_size: int | None) -> int:
+    """Groups of inputs that share a scale.
+
+    Raises:
+        CheckpointError: MM543, they do not divide the inputs.
+    """
+    if group_size is None or group_size < 1 or inputs % group_size:
+        raise CheckpointError(
+            f"`{name}` has {inputs} inputs on a rank, which groups of {group_size} do not divide",
+            code="MM543",
+            hint="Choose a quantization.group_size, or an engine.tensor_parallel, that divides them",
+        )
+    return inputs // group_size
+
+
+def quantization_json(quant_algo: str | None, group_size: int | None) -> dict[str, Any]:
+    """``quantization`` of ``config.json``: keys that every version of TensorRT-LLM knows, and no others.
+
+    0.8 to 0.12 raise on keys that they do not know.
+    """
+    plain = {"quant_algo": quant_algo, "kv_cache_quant_algo": None}
+    if quant_algo is None or quant_algo not in BY_QUANT_ALGO:
+        return plain
+    grouped = {"group_size": group_size} if BY_QUANT_ALGO[quant_algo].grouped else {}
+    prescaled = {"has_zero_point": False, "pre_quant_scale": True} if grouped else {}
+    return {**plain, **grouped, **prescaled, "exclude_modules": ["lm_head"]}
