@@ -7,38 +7,12 @@ import torch
 from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
+from small_config import CONFIG
 
 from mmbuild.engine import layouts
-from mmbuild.engine.config import EngineConfig, EngineError
-from mmbuild.engine.linear import block_rows, linear_maker
-from mmbuild.families.base import LlmFacts
-
-LLM = LlmFacts(
-    architecture="LlamaForCausalLM",
-    vocab_size=64,
-    hidden_size=32,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    head_size=16,
-    intermediate_size=64,
-    hidden_act="silu",
-    norm_epsilon=1e-5,
-    max_position_embeddings=0,
-    position_embedding_type="rope_gpt_neox",
-)
-CONFIG = EngineConfig(
-    llm=LLM,
-    encoder=None,
-    dtype="float32",
-    quant_algo=None,
-    tensor_parallel=1,
-    max_batch_size=2,
-    max_beam_width=1,
-    max_input_len=16,
-    max_output_len=16,
-    max_multimodal_len=4,
-)
+from mmbuild.engine.config import EngineError
+from mmbuild.engine.linear import block_rows
+from mmbuild.engine.make_linear import linear_maker
 
 
 def layer(quant_algo, layout, inputs, outputs, dtype="float32"):
@@ -93,9 +67,9 @@ def test_blocks_divide_the_inputs_and_are_64_or_more(inputs):
 
 def test_an_algorithm_without_a_layer_is_refused():
     error = refused(
-        EngineError, "MM502", linear_maker, dataclasses.replace(CONFIG, quant_algo="FP8"), "plain"
+        EngineError, "MM502", linear_maker, dataclasses.replace(CONFIG, quant_algo="W4A8_AWQ"), "plain"
     )
-    assert "`FP8`" in error.message
+    assert "`W4A8_AWQ`" in error.message
 
 
 def test_rows_that_do_not_fill_words_are_refused():

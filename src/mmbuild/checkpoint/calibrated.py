@@ -18,11 +18,15 @@ Biases, norms, embeddings and the head stay in the model's dtype.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbuild.checkpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODEL_DTYPE = "model"
 
@@ -185,3 +189,42 @@ def quantization_json(quant_algo: str | None, group_size: int | None) -> dict[st
     grouped = {"group_size": group_size} if BY_QUANT_ALGO[quant_algo].grouped else {}
     prescaled = {"has_zero_point": False, "pre_quant_scale": True} if grouped else {}
     return {**plain, **grouped, **prescaled, "exclude_modules": ["lm_head"]}
+
+
+# Scales that may be 0 somewhere: those of weights that are all 0. By the others, activations are divided.
+_MAY_HOLD_ZEROS = ("weights_scaling_factor", "per_channel_scale", "prequant_scaling_factor")
+_SCALES = (*_MAY_HOLD_ZEROS, "smoother", "activation_scaling_factor")
+
+
+def check_scales(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what calibration cannot have meant, before it silently makes every answer wrong.
+
+    Args:
+        tensors: Of a checkpoint, by name.
+
+    Raises:
+        CheckpointError: MM544, a scale is NaN, infinite or negative, all of a layer's are 0, or one is 0 that
+            activations are divided by.
+    """
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        problem = _problem(tensor, kind) if kind in _SCALES else None
+        if problem:
+            raise CheckpointError(
+                f"`{kind}` of layer `{layer}` {problem}",
+                code="MM544",
+                hint="Calibrate again with other samples; if it stays, leave the model unquantized",
+            )
+
+
+def _problem(scales: Tensor, kind: str) -> str | None:
+    least, most = float(scales.min()), float(scales.max())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        return "holds values that are not finite"
+    if least < 0:
+        return f"holds a negative value, {least:g}"
+    if most == 0:
+        return "is 0 everywhere"
+    if least == 0 and kind not in _MAY_HOLD_ZEROS:
+        return "holds a 0, and activations are divided by it"
+    return None

@@ -36,13 +36,15 @@ class EngineConfig:
         llm: The language model; of an encoder-decoder, its decoder.
         encoder: The language model's own encoder, None where there is none.
         dtype: Of activations and unquantized weights: ``float32``, ``float16`` or ``bfloat16``.
-        quant_algo: ``None``, ``W8A16`` or ``W4A16``, as in the checkpoint's config.
+        quant_algo: ``None``, ``W8A16``, ``W4A16``, or a calibrated one (:mod:`mmbuild.checkpoint.calibrated`), as
+            in the checkpoint's config.
         tensor_parallel: Number of ranks the checkpoint is split over.
         max_batch_size: Prompts answered together.
         max_beam_width: Sequences kept for each prompt.
         max_input_len: Tokens of one prompt, visual features included.
         max_output_len: Tokens generated after the prompt.
         max_multimodal_len: Rows of the prompt table; where features go to cross-attention, those of one sequence.
+        group_size: Inputs that share a scale; None where the quantization has no groups.
     """
 
     llm: LlmFacts
@@ -55,6 +57,7 @@ class EngineConfig:
     max_input_len: int
     max_output_len: int
     max_multimodal_len: int
+    group_size: int | None = None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -100,8 +103,9 @@ class EngineConfig:
         return 2 * heads * self.llm.head_size * self.torch_dtype.itemsize * self.llm.num_hidden_layers
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the inverse of :func:`from_json`."""
-        return dataclasses.asdict(self)
+        """Plain data, the inverse of :func:`from_json`; without groups no word of them."""
+        data = dataclasses.asdict(self)
+        return data if self.group_size is not None else {k: v for k, v in data.items() if k != "group_size"}
 
 
 def local_heads(llm: LlmFacts, ranks: int) -> int:

@@ -17,7 +17,8 @@ from mmbuild.engine.blocks import Mlp, Weight, embed, embedding_scale, norm
 from mmbuild.engine.collective import gather_vocabulary
 from mmbuild.engine.config import EngineConfig, local_heads
 from mmbuild.engine.layouts import Layout
-from mmbuild.engine.linear import Linear, MakeLinear, linear_maker
+from mmbuild.engine.linear import Linear, MakeLinear
+from mmbuild.engine.make_linear import linear_maker
 from mmbuild.families.base import LlmFacts
 
 

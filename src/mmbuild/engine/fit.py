@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mmbuild.engine.calibrated import stored_shape
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.model import weights_of
 
@@ -23,6 +24,7 @@ _SPELLINGS: Mapping[torch.dtype, str] = {
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
 }
 
 
@@ -52,7 +54,8 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
 def expected(config: EngineConfig) -> dict[str, Kind]:
     """dtype and shape of every tensor of a rank, by its name in the module."""
     return {
-        name: (_SPELLINGS[tensor.dtype], tuple(tensor.shape)) for name, tensor in weights_of(config).items()
+        name: (_SPELLINGS[tensor.dtype], stored_shape(name, tensor, config))
+        for name, tensor in weights_of(config).items()
     }
 
 

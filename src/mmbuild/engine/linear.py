@@ -1,4 +1,4 @@
-"""Linear layers, plain and weight-only quantized, on the CPU and on CUDA.
+"""Linear layers, plain and weight-only quantized without calibration, on the CPU and on CUDA.
 
 Weights are named as in the checkpoint, so that a rank file's tensors are bound to a compiled package
 without renaming. One row (one sequence, one token) is memory-bound: there quantized layers read the stored
@@ -9,7 +9,6 @@ the weights first and use a matrix product.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -78,7 +77,7 @@ class Linear(RankLinear):
         return y if self.bias is None else y + self.bias[first:last]
 
     def _rows(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.layout == "rows" and _is_one_row(x):
+        if self.layout == "rows" and is_one_row(x):
             from mmbuild.engine import kernels
 
             return kernels.float_rows(x.reshape(-1), weight).view(*x.shape[:-1], -1)
@@ -128,7 +127,7 @@ class RowLinear(RankLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        if _is_one_row(x):
+        if is_one_row(x):
             from mmbuild.engine import kernels
 
             y = kernels.integer_rows(x.reshape(-1), self.weight, self.per_channel_scale, self.quant_algo)
@@ -137,7 +136,8 @@ class RowLinear(RankLinear):
         return F.linear(x, weight) * self.per_channel_scale
 
 
-def _is_one_row(x: Tensor) -> bool:
+def is_one_row(x: Tensor) -> bool:
+    """Whether a layer is certain to see one token of one sequence."""
     # A dynamic size is no int while exporting; asking whether it equals 1 would specialize it.
     return all(isinstance(size, int) and size == 1 for size in x.shape[:-1])
 
@@ -148,7 +148,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     One row is summed in blocks of inputs: the vectorized loop walks down a few columns at a time, and a block of
     them stays in the first cache until all columns of its cache lines are done.
     """
-    if not _is_one_row(x):
+    if not is_one_row(x):
         return x @ weight.to(x.dtype)
     inputs, outputs = weight.shape
     rows = block_rows(inputs)
@@ -160,22 +160,3 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 def block_rows(inputs: int) -> int:
     """Inputs summed together: the smallest divisor of ``inputs`` that is 64 or more, or all of them."""
     return next((rows for rows in range(64, inputs) if inputs % rows == 0), inputs)
-
-
-def linear_maker(config: EngineConfig, layout: layouts.Layout) -> MakeLinear:
-    """What makes a stack's linear layers for the checkpoint's quantization.
-
-    Raises:
-        EngineError: No layer here runs that quantization.
-    """
-    algorithm = config.quant_algo
-    if algorithm is None:
-        return partial(Linear, config, layout)
-    if algorithm not in ("W8A16", "W4A16"):
-        raise EngineError(
-            f"the torch backend has no linear layer for `{algorithm}`",
-            code="MM502",
-            hint="It runs none, int8 and int4 weight-only",
-        )
-    kind = RowLinear if layout == "rows" else PlainLinear
-    return partial(kind, config, algorithm)

@@ -9,7 +9,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, check_scales
 from mmbuild.engine import layouts
+from mmbuild.engine.calibrated import bound
 from mmbuild.engine.config import EngineConfig, EngineError
 
 # Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
@@ -36,8 +38,15 @@ def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
 
 
 def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) -> dict[str, Tensor]:
-    """A checkpoint's tensors in the layout that ``device``'s packages read (``layouts.py``)."""
+    """A checkpoint's tensors in the layout that ``device``'s packages read (``layouts.py``).
+
+    Raises:
+        EngineError: MM544, scales of a calibrated checkpoint cannot be ones.
+    """
     algorithm = config.quant_algo
+    if algorithm in BY_QUANT_ALGO:
+        check_scales(tensors)
+        return {name: bound(name, tensor, config) for name, tensor in tensors.items()}
     if algorithm is None or layouts.layout_of(device) == "plain":
         return dict(tensors)
     return {

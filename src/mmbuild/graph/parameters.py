@@ -50,17 +50,20 @@ def build_llm(
     quant_algo: str | None,
     tensor_parallel: int,
     limits: Mapping[str, int | None],
+    group_size: int | None = None,
 ) -> dict[str, Any]:
     """Of ``build_llm`` for the torch backend: :class:`~mmbuild.engine.config.EngineConfig` as JSON.
 
     Args:
         facts: Of the model; its weights are no matter.
         dtype: Of activations and unquantized weights.
-        quant_algo: None, ``W8A16`` or ``W4A16``.
+        quant_algo: None, ``W8A16``, ``W4A16``, or one of :mod:`mmbuild.checkpoint.calibrated`.
         tensor_parallel: Ranks.
         limits: ``max_batch_size``, ``max_beam_width``, ``max_input_len``, ``max_output_len``,
             ``max_multimodal_len``.
+        group_size: Inputs that share a scale; None where the quantization has no groups.
     """
+    grouped = {} if group_size is None else {"group_size": group_size}
     return {
         "llm": asdict(shape_of(facts.llm)),
         "encoder": facts.encoder and asdict(shape_of(facts.encoder)),
@@ -68,6 +71,7 @@ def build_llm(
         "quant_algo": quant_algo,
         "tensor_parallel": tensor_parallel,
         **limits,
+        **grouped,
     }
 
 

@@ -108,11 +108,12 @@ def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], comp
         "dtype": stored.dtype,
         "quant_algo": stored.quant_algo,
         "tensor_parallel": stored.tensor_parallel,
+        "group_size": stored.group_size,
     }
     for key, value in theirs.items():
-        if built[key] != value:
+        if built.get(key) != value:
             raise AssembleError(
-                f"the checkpoint's {key} is {value}, and the LLM engine was built for {built[key]}",
+                f"the checkpoint's {key} is {value}, and the LLM engine was built for {built.get(key)}",
                 code="MM551",
                 hint="The model's config.json is not the one that was planned with, or the store is damaged: "
                 "compare config.json, run `mmbuild cache verify`",

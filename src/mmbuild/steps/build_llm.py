@@ -14,13 +14,16 @@ def run(context: StepContext) -> None:
     """``params``: an :class:`~mmbuild.engine.config.EngineConfig` as JSON.
 
     Raises:
-        EngineError: A quantization or rope scaling that the engine does not run, or a compiler that fails.
+        EngineError: A quantization or rope scaling that the engine or its target does not run, or a compiler that
+            fails.
     """
     from mmbuild.engine.collective import compiling
     from mmbuild.engine.config import from_json
     from mmbuild.engine.export import compile_package, export_llm, outside_names, require_outside
+    from mmbuild.engine.make_linear import check_target
 
     config = from_json(context.params)
+    check_target(config, context.target)
     context.progress("export", 0.0)
     programs = export_llm(config, str(context.target["device"]))
     for done, (name, program) in enumerate(programs.items()):
