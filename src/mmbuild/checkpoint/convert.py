@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Full name and stored tensor of every part, by the part's name.
-_Sources = Mapping[str, tuple[str, StoredTensor]]
+Sources = Mapping[str, tuple[str, StoredTensor]]
 
 # Bytes of a block: half of a common second-level cache.
 _BLOCK = 1 << 20
@@ -79,7 +79,7 @@ def convert(
         check_ranks(config.llm, config.tensor_parallel)
     specs = {where: {spec.name: spec for spec in tensors(config.llm)} for where, config in configs.items()}
     with open_weights(model) as stored:
-        sources = _sources(
+        sources = find_sources(
             family, specs, stored, tied=any(c.llm.tie_word_embeddings for c in configs.values())
         )
         for number, (where, config) in enumerate(configs.items()):
@@ -96,7 +96,7 @@ def _share(progress: Progress, number: int, count: int) -> Progress:
 def _write(
     out: Path,
     specs: Mapping[str, TensorSpec],
-    sources: _Sources,
+    sources: Sources,
     config: CheckpointConfig,
     progress: Progress,
     threads: int,
@@ -106,14 +106,24 @@ def _write(
     (out / "config.json").write_text(json.dumps(to_json(config), indent=2, sort_keys=True) + "\n")
 
 
-def _sources(
+def find_sources(
     family: str,
     specs: Mapping[str, Mapping[str, TensorSpec]],
     stored: Mapping[str, StoredTensor],
     *,
     tied: bool,
 ) -> dict[str, tuple[str, StoredTensor]]:
-    """Full name and stored tensor of every part, by the part's name; checked before anything is written."""
+    """Full name and stored tensor of every part, by the part's name; checked before anything is written.
+
+    Args:
+        family: Whose names the weights have.
+        specs: What is to be written, by component and name.
+        stored: All tensors of the model.
+        tied: Whether the config says that the head is the embedding table.
+
+    Raises:
+        CheckpointError: MM430 to MM434 as :func:`convert`.
+    """
     parts = [part for component in specs.values() for spec in component.values() for part in spec.parts]
     embedding = parts[0].source
     naming = naming_of(family, stored, embedding)
@@ -161,7 +171,7 @@ def _checked(full: str, part: Part, stored: Mapping[str, StoredTensor]) -> Store
 def _write_ranks(
     out: Path,
     specs: Mapping[str, TensorSpec],
-    sources: _Sources,
+    sources: Sources,
     config: CheckpointConfig,
     progress: Progress,
     threads: int,
@@ -190,17 +200,22 @@ def _rank(out: Path, rank: int, specs: Mapping[str, TensorSpec], config: Checkpo
         yield _Rank(rank, {entry.name: entry for entry in entries}, file)
 
 
-def _write_tensor(rank: _Rank, spec: TensorSpec, sources: _Sources, config: CheckpointConfig) -> str:
+def _write_tensor(rank: _Rank, spec: TensorSpec, sources: Sources, config: CheckpointConfig) -> str:
     """Write one tensor of one rank; its name."""
     written = 0
     for part in spec.parts:
-        for block in _blocks(part, rank.number, sources, config):
+        for block in rank_blocks(part, rank.number, sources, config):
             written += rank.file.put(spec.name, block, written)
     writer.check_filled(rank.entries[spec.name], written)
     return spec.name
 
 
-def _blocks(part: Part, rank: int, sources: _Sources, config: CheckpointConfig) -> Iterator[Tensor]:
+def rank_blocks(part: Part, rank: int, sources: Sources, config: CheckpointConfig) -> Iterator[Tensor]:
+    """A rank's part in the checkpoint's dtype, block by block of whole rows.
+
+    Raises:
+        CheckpointError: MM432, NaN or infinity.
+    """
     import torch
 
     dtype = getattr(torch, config.dtype)

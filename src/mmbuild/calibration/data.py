@@ -1,0 +1,147 @@
+"""Calibration data: a JSONL file of ``{image, prompt, answer?}`` with its images beside it.
+
+Read while a recipe is validated (so nothing here imports torch), while it is planned and by the step: the same file
+and seed give the same samples each time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+
+DEFAULT_SAMPLES = 32
+_KEYS = ("image", "prompt", "answer")
+
+
+class CalibrationError(MmbuildError):
+    """Data that a quantization cannot be fitted on, or a fit that came to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A line of the file.
+
+    Attributes:
+        line: Its number, from 1.
+        image: Absolute path of the picture; None where the line has none.
+        prompt: The question.
+        answer: What the model should say, which it then sees too; None: the prompt alone.
+    """
+
+    line: int
+    image: Path | None
+    prompt: str
+    answer: str | None = None
+
+
+def read(path: Path) -> list[Sample]:
+    """All samples of a file; blank lines are skipped.
+
+    Raises:
+        CalibrationError: MM166, the file cannot be read or a line is no sample; MM167, a picture is missing or
+            lies outside the file's directory.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise CalibrationError(
+            f"calibration data `{path}` cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}",
+            code="MM166",
+            hint="Name a JSONL file: one {image, prompt, answer} on each line",
+        ) from error
+    lines = enumerate(text.split("\n"), start=1)
+    return [_sample(path, number, line) for number, line in lines if line.strip()]
+
+
+def _sample(path: Path, number: int, line: str) -> Sample:
+    try:
+        content: Any = json.loads(line)
+    except ValueError as error:
+        raise _no_sample(path, number, f"no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise _no_sample(path, number, "a sample is a JSON object")
+    unknown = sorted(set(content) - set(_KEYS))
+    if unknown:
+        raise _no_sample(path, number, f"unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
+    wrong = [key for key in _KEYS if not isinstance(content.get(key), (str, type(None)))]
+    if wrong:
+        raise _no_sample(path, number, f"`{wrong[0]}` is no text")
+    if not content.get("prompt"):
+        raise _no_sample(path, number, "`prompt` is missing")
+    image = _image(path, number, content["image"]) if content.get("image") else None
+    return Sample(number, image, content["prompt"], content.get("answer") or None)
+
+
+def _no_sample(path: Path, number: int, why: str) -> CalibrationError:
+    return CalibrationError(
+        f"calibration data {path}:{number}: {why}",
+        code="MM166",
+        hint='Each line reads {"image": "pictures/1.png", "prompt": "...", "answer": "..."}',
+    )
+
+
+def _image(path: Path, number: int, name: str) -> Path:
+    home = path.parent.resolve()
+    image = (home / name).resolve()
+    if not image.is_relative_to(home):
+        raise CalibrationError(
+            f"calibration data {path}:{number}: image `{name}` lies outside {home}",
+            code="MM167",
+            hint="Images lie beside the JSONL file or below its directory, and are named relative to it",
+        )
+    if not image.is_file():
+        raise CalibrationError(
+            f"calibration data {path}:{number}: there is no image `{name}`",
+            code="MM167",
+            hint=f"Put it below {home}, or remove the line",
+        )
+    return image
+
+
+def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
+    """``count`` of the samples, drawn by ``seed``, in the order of the file."""
+    drawn = random.Random(seed).sample(range(len(samples)), count)
+    return [samples[index] for index in sorted(drawn)]
+
+
+def load(path: Path, count: int, seed: int, *, text_only: bool) -> list[Sample]:
+    """The samples that a recipe asks for.
+
+    Args:
+        path: JSONL file.
+        count: How many.
+        seed: Of the choice.
+        text_only: Accept lines without a picture.
+
+    Raises:
+        CalibrationError: As :func:`read`; MM165, the file holds fewer; MM164, one of them has no picture.
+    """
+    samples = read(path)
+    if len(samples) < count:
+        raise CalibrationError(
+            f"calibration data `{path}` holds {len(samples)} samples, and {count} are asked for",
+            code="MM165",
+            hint=f"Set calibration.samples to {len(samples)}, or add samples"
+            if samples
+            else "Add samples to the file",
+        )
+    blind = next((sample for sample in samples if sample.image is None), None)
+    if blind is not None and not text_only:
+        raise CalibrationError(
+            f"calibration data {path}:{blind.line} has no image, and scales that are fitted on text alone "
+            "do not fit what the LLM sees of pictures",
+            code="MM164",
+            hint="Give each line an image, or state calibration.text_only: true to calibrate without",
+        )
+    return choose(samples, count, seed)
+
+
+def images(samples: Sequence[Sample]) -> Iterator[Path]:
+    """The pictures of ``samples``, each once."""
+    yield from dict.fromkeys(sample.image for sample in samples if sample.image is not None)
