@@ -22,7 +22,7 @@ from mmbuild.engine.generate import Stopping, collect, stream, without_circles
 from mmbuild.engine.processor import Image, Request, encode, load_processor
 from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
-from mmbuild.visual.torch_engine import VisualEngine
+from mmbuild.visual.load import load_visual
 
 
 class Engine:
@@ -39,7 +39,7 @@ class Engine:
         self.config = from_json(description.llm)
         package.check_target(description.target, description.toolchain["torch"])
         self.processor = load_processor(directory / layout.PROCESSOR, description.family)
-        self.visual = VisualEngine(directory / layout.VISUAL, description.target)
+        self.visual = load_visual(directory / layout.VISUAL, description.target)
         files = weights.rank_files(directory / layout.LLM, self.config, rank)
         check_weights(files, self.config)
         self.session = Session(self.config, directory / layout.LLM, files, description.target)

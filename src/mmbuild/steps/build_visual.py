@@ -1,4 +1,4 @@
-"""build_visual for the torch backend: a model directory in, tower and projector as one package out."""
+"""build_visual for engines of the torch backend: a model directory in, tower and projector as one engine out."""
 
 from __future__ import annotations
 
@@ -6,22 +6,32 @@ from mmbuild.steps.base import StepContext
 
 
 def run(context: StepContext) -> None:
-    """``params``: ``{"family", "dtype", "feature_dtype", "max_batch_size", "num_visual_features", "image_size"}``;
-    inputs: ``model`` and, where the recipe names a second source, ``vision``.
+    """``params``: ``{"family", "dtype", "feature_dtype", "max_batch_size", "num_visual_features", "image_size"}``
+    and, where TensorRT is to run it, ``"tensorrt": {"version"}``; inputs: ``model`` and, where the recipe names a
+    second source, ``vision``.
 
     Raises:
-        EngineError: The weights lack the tower, or it gives another number of features.
+        EngineError: The weights lack the tower, or it gives another number of features, or cannot be exported.
+        TensorRTError: TensorRT is not there or cannot build it.
     """
     from mmbuild.engine.config import DTYPES
     from mmbuild.families import part
+    from mmbuild.visual import torch_engine
+    from mmbuild.visual.config import VisualConfig
     from mmbuild.visual.tensors import fill
-    from mmbuild.visual.torch_engine import VisualConfig, build
 
     params = dict(context.params)
     visual = part(params.pop("family"), "visual")
+    tensorrt = params.pop("tensorrt", None)
     config = VisualConfig(**{**params, "image_size": tuple(params["image_size"])})
     module = visual.make(context.inputs, DTYPES[config.feature_dtype])
     context.progress("read weights", 0.1)
     fill(module, context.inputs, visual.canonical)
-    context.progress("compile", 0.3)
-    build(module, config, context.out, context.target)
+    if tensorrt is None:
+        context.progress("compile", 0.3)
+        torch_engine.build(module, config, context.out, context.target)
+        return
+    from mmbuild.visual.tensorrt import engine as tensorrt_engine
+
+    context.progress("export, then TensorRT builds", 0.3)
+    tensorrt_engine.build(module, config, context.out, context.target, options=tensorrt)
