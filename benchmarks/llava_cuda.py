@@ -71,7 +71,7 @@ def compile_one(room: Path, variant: str, package: str) -> None:
     program = export_llm(config, "cuda")[package]
     exported = time.perf_counter()
     compile_package(program, out / f"{package}.pt2", target())
-    require_outside(out / f"{package}.pt2", outside_names(config, package))
+    require_outside(out / f"{package}.pt2", outside_names(config, package, "cuda"))
     times = {"export": exported - started, "compile": time.perf_counter() - exported}
     (room / f"time-{variant}-{package}.json").write_text(json.dumps(times))
     (out / "llm.json").write_text(json.dumps(config.to_json()))

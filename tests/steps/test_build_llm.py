@@ -28,13 +28,13 @@ def test_the_parameters_come_back_as_the_engine_s_config(config):
 @pytest.mark.parametrize("package", ["prefill.pt2", "decode.pt2", "decode_batch.pt2"])
 def test_packages_take_every_weight_from_outside_and_are_small(config, package):
     path = demo_directory() / "llm" / package
-    require_outside(path, outside_names(config, path.stem))
+    require_outside(path, outside_names(config, path.stem, "cpu"))
     assert path.stat().st_size < 8e6
 
 
 def test_a_weight_that_was_compiled_in_is_named(config):
     path = demo_directory() / "llm" / "decode.pt2"
-    names = outside_names(config, "decode") | {"model.transformer.nothing.weight"}
+    names = outside_names(config, "decode", "cpu") | {"model.transformer.nothing.weight"}
     error = refused(EngineError, "MM536", require_outside, path, names)
     assert "`model.transformer.nothing.weight`" in error.message
     assert "decode.pt2" in error.message
@@ -43,7 +43,7 @@ def test_a_weight_that_was_compiled_in_is_named(config):
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
-        ({"quant_algo": "FP8"}, "MM502", "FP8"),
+        ({"quant_algo": "W4A8_AWQ"}, "MM502", "W4A8_AWQ"),
         ({"llm": {"rotary_scaling": {"rope_type": "yarn", "factor": 2.0}}}, "MM503", "yarn"),
         ({"llm": {"hidden_act": "swish"}}, "MM502", "swish"),
         ({"tomorrow": 1}, "MM501", "tomorrow"),
@@ -54,4 +54,14 @@ def test_what_the_engine_does_not_run_is_refused_before_compiling(config, tmp_pa
     params |= {**changes, "llm": {**params["llm"], **changes.get("llm", {})}}
     error = refused(EngineError, code, build_llm.run, StepContext(params=params, target=TARGET, out=tmp_path))
     assert words in error.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_fp8_for_a_gpu_without_it_is_refused_before_compiling(config, tmp_path):
+    context = StepContext(
+        params=config.to_json() | {"quant_algo": "FP8"},
+        target={"device": "cuda", "sm": 80, "isa": None},
+        out=tmp_path,
+    )
+    assert "SM 80" in refused(EngineError, "MM545", build_llm.run, context).message
     assert not list(tmp_path.iterdir())

@@ -178,5 +178,10 @@ def bound(name: str, tensor: Tensor, config: EngineConfig) -> Tensor:
     return tensor.expand(SCALAR_COPIES).contiguous() if _is_scalar(name, config) else tensor
 
 
+def reads(name: str, config: EngineConfig, device: str) -> bool:
+    """Whether graphs for ``device`` read what the module calls ``name``: on the CPU FP8 rounds no inputs."""
+    return not (config.quant_algo == "FP8" and device == "cpu" and name.endswith("activation_scaling_factor"))
+
+
 def _is_scalar(name: str, config: EngineConfig) -> bool:
     return config.quant_algo == "FP8" and name.endswith("_scaling_factor")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from mmbuild.engine import causal, encoder_decoder
+from mmbuild.engine.calibrated import reads
 from mmbuild.engine.causal import CausalLm
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.encoder_decoder import EncodeFeatures, EncodePrompts
@@ -120,9 +121,10 @@ def require_outside(path: Path, names: set[str]) -> None:
         )
 
 
-def outside_names(config: EngineConfig, package: str) -> set[str]:
-    """What a package of ``config`` must ask for: the weights and caches that its graph reads."""
-    names = {*weights_of(config), *filter(is_cache, runtime_buffers(config, "meta"))}
+def outside_names(config: EngineConfig, package: str, device: str) -> set[str]:
+    """What a package of ``config`` for ``device`` must ask for: the weights and caches that its graph reads."""
+    read = {name for name in weights_of(config) if reads(name, config, device)}
+    names = {*read, *filter(is_cache, runtime_buffers(config, "meta"))}
     if config.cross_len:
         names = {name for name in names if _reads(package, name)}
     return {PACKAGE_PREFIX + name for name in names}

@@ -31,6 +31,6 @@ def run(context: StepContext) -> None:
         package = context.out / f"{name}.pt2"
         with compiling(config.tensor_parallel):
             compile_package(program, package, context.target)
-        require_outside(package, outside_names(config, name))
+        require_outside(package, outside_names(config, name, str(context.target["device"])))
     text = json.dumps(config.to_json(), indent=2, sort_keys=True)
     (context.out / "llm.json").write_text(text + "\n", encoding="utf-8")
