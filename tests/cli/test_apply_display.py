@@ -46,7 +46,7 @@ def test_a_terminal_keeps_a_line_with_the_time_of_each_action_and_the_place_of_t
     pipe.write_text("go on")
     assert terminal.finish() == 0
     text = CONTROL.sub("", terminal.shown)
-    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak \d+ MB", text)) == 7
+    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak \d+ MB", text)) == 8
     assert text.rstrip().endswith(f"build/{NAME}")
     assert_clean_end(terminal)
 
@@ -89,16 +89,25 @@ def test_a_terminal_without_progress_gets_plain_lines(project, options, variable
     pipe.write_text("go on")
     assert terminal.finish() == 0
     assert CONTROL.findall(terminal.shown) == []
-    assert "[7/7]" in terminal.shown
+    assert "[8/8]" in terminal.shown
     assert "held by the test" not in terminal.shown
 
 
 def test_away_from_a_terminal_lines_are_plain_and_every_action_has_its_time(project):
     done = project.run("apply", RECIPE)
     assert CONTROL.findall(done.stderr) == []
-    assert re.search(rf"\[\d/7\] done   {LABEL}: \d+\.\d s", done.stderr)
+    assert re.search(rf"\[\d/8\] done   {LABEL}: \d+\.\d s", done.stderr)
     end = done.stderr[done.stderr.index("done in") :]
-    for step in ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify"):
+    for step in (
+        "download",
+        "convert",
+        "quantize",
+        "build_llm",
+        "build_visual",
+        "assemble",
+        "measure",
+        "verify",
+    ):
         assert re.search(rf"^  {NAME}/{step} +\d+\.\d s$", end, re.M)
     assert done.stdout == f"build/{NAME}\n"
 
@@ -121,11 +130,11 @@ def test_a_wrong_recipe_is_an_error_under_json(project):
 @pytest.mark.parametrize("verb", ["plan", "apply", "graph"])
 def test_everything_that_is_not_built_yet_is_told_with_its_place(project, verb):
     path = project.root / RECIPE
-    text = path.read_text().replace("  quantization: int4\n", "  quantization: smoothquant\n")
+    asked = "{algorithm: int8, calibration: {data: a.jsonl}}"
+    text = path.read_text().replace("  quantization: int4\n", f"  quantization: {asked}\n")
     path.write_text(text)
-    line = text.splitlines().index("  quantization: smoothquant") + 1
-    done = project.run(verb, RECIPE, "--set", "gates.max_kl=0.1", status=1)
-    assert f"{RECIPE}:{line}:17: error: quantization smoothquant is not built yet [MM172]" in done.stderr
-    assert "  quantization: smoothquant\n      |                 ^" in done.stderr
-    assert "gates is not built yet [MM173]" in done.stderr
+    line = text.splitlines().index(f"  quantization: {asked}") + 1
+    done = project.run(verb, RECIPE, status=1)
+    assert f"{RECIPE}:{line}:33: error: calibrated int8 is not built yet [MM172]" in done.stderr
+    assert f"  quantization: {asked}\n      |                                 ^" in done.stderr
     assert not (project.root / "build").exists()

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from built_project import NAME, RECIPE, Project
 
-STEPS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify")
+STEPS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_plan_of_a_change_names_exactly_what_then_runs(project):
     change = ("--set", "engine.quantization=int8")
     verdicts = planned(project.run("plan", RECIPE, *change).stdout)
     named = {step for step, verdict in verdicts.items() if verdict in ("run", "unknown until built")}
-    assert named == {"quantize", "build_llm", "assemble", "verify"}
+    assert named == {"quantize", "build_llm", "assemble", "measure", "verify"}
     events = [
         json.loads(line) for line in project.run("apply", RECIPE, *change, "--json").stdout.splitlines()
     ]
@@ -50,7 +50,7 @@ def test_json_events_are_objects_with_a_schema(project):
     assert {e["schema"] for e in events} == {1}
     assert events[0]["event"] == "plan"
     assert events[-1] | {"at": 0, "seconds": 0, "laid_out": []} == {
-        "schema": 1, "event": "summary", "at": 0, "label": "", "ran": 7, "reused": 0, "failed": 0,
+        "schema": 1, "event": "summary", "at": 0, "label": "", "ran": 8, "reused": 0, "failed": 0,
         "laid_out": [], "seconds": 0,
     }  # fmt: skip
 

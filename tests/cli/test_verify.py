@@ -70,8 +70,10 @@ def test_an_answer_is_cut_at_its_end_though_tokens_are_compared_beyond(build, pi
 def test_the_report_goes_where_it_is_wanted(build, pictures, tmp_path, capsys):
     out = tmp_path / "elsewhere.json"
     verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out)
-    assert json.loads(out.read_text())["version"] == 1
+    assert json.loads(out.read_text())["version"] == 2
+    assert "<svg" in out.with_suffix(".html").read_text()
     assert not (build / "report.json").exists()
+    assert not (build / "report.html").exists()
 
 
 def test_a_report_that_cannot_be_written_is_told(build, pictures, tmp_path, capsys):
@@ -96,13 +98,61 @@ def test_an_engine_that_disagrees_fails_and_shows_both_logits(build, pictures, t
     assert json.loads((build / "report.json").read_text())["summary"]["identical"] < 4
 
 
-def test_a_quantized_engine_is_measured(pictures, tmp_path, capsys):
-    build = Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "int4"))
-    told = verified(capsys, build, "--model", DEMO, *questions(pictures), "--json")
-    summary = json.loads(told.out)["summary"]
+@pytest.fixture
+def int4(tmp_path):
+    """The int4 demo engine as a build directory of its own."""
+    return Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "int4"))
+
+
+def test_a_quantized_engine_keeps_to_the_gates_of_its_precision(int4, pictures, capsys):
+    told = verified(capsys, int4, "--model", DEMO, *questions(pictures), "--json")
+    report = json.loads(told.out)
+    summary = report["summary"]
     assert summary["quant_algo"] == "W4A16"
     assert 0 < summary["mean_kl"] <= summary["max_kl"]
     assert summary["answer_agreement"] == 1.0
+    assert [(gate["gate"], gate["bound"], gate["passed"]) for gate in report["gates"]] == [
+        ("max_kl", 0.06, True),
+        ("max_perplexity_ratio", 1.06, True),
+    ]
+    (picture, *_) = report["pictures"]
+    assert len(picture) == 64
+    page = (int4 / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "passed" in page
+
+
+def test_scales_that_went_to_the_wrong_rows_are_refused(int4, pictures, capsys):
+    rank = int4 / "llm" / "rank0.safetensors"
+    weights = load_file(rank)
+    wrong = next(name for name in weights if name.endswith("layers.0.mlp.fc.per_channel_scale"))
+    rank.unlink()  # it may be a link to what other tests read
+    save_file({**weights, wrong: weights[wrong].flip(0).contiguous() * 8}, rank)
+    told = verified(capsys, int4, "--model", DEMO, *questions(pictures), status=1)
+    assert "[MM590]" in told.err
+    assert "max_kl" in told.err
+    assert "at most 0.06" in told.err
+    assert "gate FAILED: max_kl" in told.out
+    assert "failed" in (int4 / "report.html").read_text()
+
+
+def recorded(build, **entry):
+    (build / "manifest.json").write_text(json.dumps({"actions": [], "refused": [entry]}))
+
+
+def test_gates_are_those_that_apply_judged_by(int4, pictures, capsys):
+    gates = {"max_kl": {"bound": 0.0, "origin": "recipe"}}
+    recorded(int4, step="verify", params={"gates": gates, "weights": "model"})
+    told = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]), status=1)
+    assert "at most 0," in told.err
+    assert "max_perplexity_ratio" not in told.err
+
+
+def test_random_weights_are_measured_and_not_judged(int4, pictures, capsys):
+    recorded(int4, step="download", params={"kind": "dummy"})
+    told = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]))
+    assert "the weights are random" in told.out
+    assert json.loads((int4 / "report.json").read_text())["gates"] == []
 
 
 def test_a_build_whose_manifest_is_gone_needs_a_model(build, tmp_path, capsys):

@@ -15,8 +15,8 @@ from mmbuild.graph.plan import Verdict
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/demo/llava-int4.yaml"
 NAME = "llava-shapes-int4"
-STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify"}
-REBUILT = {"quantize", "build_llm", "assemble", "verify"}
+STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"}
+REBUILT = {"quantize", "build_llm", "assemble", "measure", "verify"}
 
 
 class Tool:

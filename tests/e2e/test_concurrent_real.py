@@ -20,7 +20,7 @@ from mmbuild.store.verify import check_store
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/demo/llava.yaml"
 NAME = "llava-shapes"
-STEPS = {"download", "convert", "build_llm", "build_visual", "assemble", "verify"}
+STEPS = {"download", "convert", "build_llm", "build_visual", "assemble", "measure", "verify"}
 
 
 def start(root):

@@ -11,7 +11,7 @@ from mmbuild.graph import lower as lowering
 from mmbuild.graph.lower import LowerError, lower
 
 HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
-ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble", "verify"]
+ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"]
 VERIFY = "verify: {prompts: [why], images: [a.png, b.png], max_new_tokens: 500}\n"
 
 
@@ -88,12 +88,13 @@ def test_build_llm_takes_nothing_but_shapes_so_that_fine_tunes_share_it(lowered)
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("engine.quantization=int4", {"quantize", "build_llm", "assemble", "verify"}),
+        ("engine.quantization=int4", {"quantize", "build_llm", "assemble", "measure", "verify"}),
         ("engine.dtype=float16", set(ALL) - {"download"}),
-        ("engine.max_output_len=65", {"build_llm", "assemble", "verify"}),
-        ("engine.max_batch_size=3", {"build_llm", "build_visual", "assemble", "verify"}),
-        ("verify.prompts=[what]", {"verify"}),
-        ("verify.max_new_tokens=5", {"verify"}),
+        ("engine.max_output_len=65", {"build_llm", "assemble", "measure", "verify"}),
+        ("engine.max_batch_size=3", {"build_llm", "build_visual", "assemble", "measure", "verify"}),
+        ("verify.prompts=[what]", {"measure", "verify"}),
+        ("verify.max_new_tokens=5", {"measure", "verify"}),
+        ("gates={max_kl: 0.5}", {"verify"}),
         ("name=other", set()),
     ],
 )
@@ -111,7 +112,13 @@ def test_all_precisions_of_a_model_share_one_visual_engine(lowered):
 
 def test_another_machine_shares_what_does_not_depend_on_it(lowered):
     other = {"device": "cpu", "sm": None, "isa": "avx512"}
-    assert changed(lowered(), lowered(host=other)) == {"build_llm", "build_visual", "assemble", "verify"}
+    assert changed(lowered(), lowered(host=other)) == {
+        "build_llm",
+        "build_visual",
+        "assemble",
+        "measure",
+        "verify",
+    }
 
 
 def test_a_stated_target_goes_before_the_host(lowered):
@@ -122,16 +129,16 @@ def test_a_stated_target_goes_before_the_host(lowered):
     assert action.resources.gpus == 0
 
 
-def test_on_cuda_compiling_and_verifying_take_a_gpu_and_converting_none(lowered):
+def test_on_cuda_compiling_and_measuring_take_a_gpu_and_converting_none(lowered):
     host = {"device": "cuda", "sm": 90, "isa": "avx2"}
     gpus = {step: action.resources.gpus for step, action in by_step(lowered(host=host)).items()}
-    assert {step for step, count in gpus.items() if count} == {"build_llm", "build_visual", "verify"}
+    assert {step for step, count in gpus.items() if count} == {"build_llm", "build_visual", "measure"}
 
 
-def test_verify_takes_a_gpu_for_each_rank(lowered):
+def test_measuring_takes_a_gpu_for_each_rank(lowered):
     host = {"device": "cuda", "sm": 90, "isa": "avx2"}
     actions = by_step(lowered("engine.tensor_parallel=2", host=host))
-    assert actions["verify"].resources.gpus == 2
+    assert actions["measure"].resources.gpus == 2
     assert actions["build_llm"].resources.gpus == 1
 
 
@@ -164,11 +171,11 @@ def test_llm_parameters_are_an_engine_config(lowered):
 
 
 def test_verify_asks_no_more_tokens_than_the_engine_has(lowered):
-    assert by_step(lowered())["verify"].params["max_new_tokens"] == 64
+    assert by_step(lowered())["measure"].params["max_new_tokens"] == 64
 
 
 def test_pictures_are_in_the_key_by_content_and_not_by_place(lowered):
-    action = by_step(lowered())["verify"]
+    action = by_step(lowered())["measure"]
     assert set(action.sources) == set(action.locators) == {"image0", "image1"}
     assert action.sources["image0"] == "a.png-w"
     assert not any("/" in str(value) for value in (*action.params.values(), *action.sources.values()))
@@ -194,8 +201,8 @@ def test_a_directory_that_lacks_a_part_is_refused_before_anything_is_read(lowere
 
 
 def test_what_is_not_built_yet_is_refused_by_name(lowered):
-    error = refused(LowerError, "MM172", lowered, "engine.quantization=int4_awq")
-    assert "int4_awq" in error.message
+    error = refused(LowerError, "MM172", lowered, "engine.quantization.calibration={data: a.jsonl}")
+    assert "calibrated int8" in error.message
 
 
 def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monkeypatch):

@@ -14,9 +14,8 @@ from mmbuild.schema.pending import not_built_yet
     ("override", "code"),
     [
         ("visual.backend=tensorrt", "MM171"),
-        ("engine.quantization=int4_awq", "MM172"),
+        ("engine.quantization={algorithm: int4_awq, calibration: {data: 'hf://a/b'}}", "MM172"),
         ("engine.quantization={algorithm: int8, calibration: {data: a.jsonl}}", "MM172"),
-        ("gates={max_kl: 0.1}", "MM173"),
     ],
 )
 def test_it_validates_and_is_told_where_it_stands(tmp_path: Path, override: str, code: str) -> None:
@@ -29,13 +28,11 @@ def test_it_validates_and_is_told_where_it_stands(tmp_path: Path, override: str,
 
 
 @pytest.mark.parametrize("algorithm", ["none", "int8", "int4", "int4_awq", "smoothquant", "fp8"])
-def test_nothing_but_gates_is_pending_with_tensorrt_llm(tmp_path: Path, algorithm: str) -> None:
+def test_nothing_is_pending_with_tensorrt_llm(tmp_path: Path, algorithm: str) -> None:
     # Its toolchains say what they cannot build, as findings.
     overrides = ("engine.backend=tensorrt-llm", f"engine.quantization={algorithm}")
     (variant,) = load(tmp_path, RECIPE, *overrides).variants
     assert variant.pending == ()
-    (gated,) = load(tmp_path, RECIPE, *overrides, "gates={max_kl: 0.1}").variants
-    assert [item.code for item in gated.pending] == ["MM173"]
 
 
 @pytest.mark.parametrize("override", ["engine.tensor_parallel=2", "engine.max_beam_width=4"])

@@ -2,75 +2,25 @@
 
 import json
 
-import numpy as np
+import made_up_reports
 import pytest
-from engines import DEMO, demo_directory, demo_engine, drawn
+from engines import DEMO, demo_engine, drawn
 from errors_told import refused
 
-from mmbuild.steps import verify
+from mmbuild.quality.gates import GateError
+from mmbuild.quality.html import page
+from mmbuild.steps import measure, verify
 from mmbuild.steps.base import StepContext
-from mmbuild.steps.verify import VerifyError, generated_pictures, judge, measure
+from mmbuild.steps.verify import VerifyError, judge
 
 
-@pytest.fixture
-def out(tmp_path):
-    path = tmp_path / "out"
-    path.mkdir()
-    return path
-
-
-def run(out, locators=None, prompts=("how many ?",), tokens=32):
-    params = {"prompts": list(prompts), "max_new_tokens": tokens, "algorithm": "none"}
-    inputs = {"engine": demo_directory(), "model": DEMO}
-    verify.run(StepContext(params=params, inputs=inputs, locators=locators or {}, out=out))
-    return json.loads((out / verify.REPORT).read_text())
-
-
-def test_the_report_holds_every_question_and_no_time(out, tmp_path):
-    locators = {}
-    for number, (picture, _) in enumerate(drawn(1, 2)):
-        locators[f"image{number}"] = str(tmp_path / f"{number}.png")
-        picture.save(locators[f"image{number}"])
-    report = run(out, locators, ["how many ?", "which shape ?"])
-    asked = [(entry["image"], entry["prompt"]) for entry in report["questions"]]
-    assert asked == [(1, "how many ?"), (1, "which shape ?"), (2, "how many ?"), (2, "which shape ?")]
-    assert report["summary"]["identical"] == 4
-    assert "seconds" not in json.dumps(report)
-
-
-def test_the_same_inputs_give_the_same_report(out, tmp_path):
-    other = tmp_path / "other"
-    other.mkdir()
-    assert run(out, tokens=8) == run(other, tokens=8)
-
-
-def test_pictures_are_numbered_as_the_recipe_lists_them(out, tmp_path):
-    rights = []
-    locators = {}
-    for number, (picture, questions) in enumerate(drawn(2, 11)):
-        locators[f"image{number}"] = str(tmp_path / f"{number}.png")
-        picture.save(locators[f"image{number}"])
-        rights.append(next(q.answer for q in questions if q.kind == "count"))
-    report = run(out, locators, tokens=2)
-    assert [entry["answers"]["engine"].split()[0] for entry in report["questions"]] == rights
-
-
-def test_without_prompts_and_pictures_it_asks_its_own(out):
-    report = run(out, prompts=(), tokens=3)
-    assert report["summary"]["questions"] == 2 * len(verify.DEFAULT_PROMPTS)
-
-
-def test_generated_pictures_differ_and_are_always_the_same():
-    first, second = (np.asarray(picture) for picture in generated_pictures((60, 80)))
-    assert first.shape == second.shape == (60, 80, 3)
-    assert (first != second).mean() > 0.5
-    assert np.array_equal(first, np.asarray(generated_pictures((60, 80))[0]))
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report():
     (picture, _), *_ = drawn(1, 1)
-    return measure(demo_engine(), {"model": DEMO}, prompts=["how many ?"], images=[picture], max_new_tokens=6)
+    measures = measure.measure(
+        demo_engine(), {"model": DEMO}, prompts=["how many ?"], images=[picture], max_new_tokens=6
+    )
+    return verify.report_of(measures, {}, "model")
 
 
 def parted(report, *, tie, quant_algo=None):
@@ -101,10 +51,43 @@ def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(repo
         assert words in error.message
 
 
-def test_a_quantized_engine_is_not_judged(report):
+def test_a_quantized_engine_may_part_where_its_gates_let_it(report):
     judge(parted(report, tie=False, quant_algo="W4A16"))
 
 
+def run(tmp_path, measures, gates, weights="model"):
+    """The step; returns the directory that it wrote into."""
+    given, out = tmp_path / "measures", tmp_path / "out"
+    (given / measure.PICTURES).mkdir(parents=True)
+    out.mkdir()
+    (given / measure.MEASURES).write_text(json.dumps(measures))
+    params = {"algorithm": "int4", "gates": gates, "weights": weights}
+    try:
+        verify.run(StepContext(params=params, inputs={"measures": given}, out=out))
+    finally:
+        assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json"]
+    return out
+
+
+def test_the_step_writes_verdicts_into_the_report_and_a_page_beside_it(tmp_path):
+    measures = made_up_reports.measures([0.01, 0.03], quant_algo="W4A16")
+    out = run(tmp_path, measures, {"max_kl": {"bound": 0.5, "origin": "recipe"}})
+    written = json.loads((out / "report.json").read_text())
+    assert written["version"] == 2
+    (verdict,) = written["gates"]
+    assert (verdict["gate"], verdict["passed"]) == ("max_kl", True)
+    assert verdict["value"] == pytest.approx(0.02)
+    assert (out / "report.html").read_text() == page(written, {})
+
+
+def test_a_failed_gate_leaves_the_report_and_fails(tmp_path):
+    measures = made_up_reports.measures([2.0, 3.0], quant_algo="W4A16")
+    gates = {"max_kl": {"bound": 0.5, "origin": "recipe"}}
+    error = refused(GateError, "MM590", run, tmp_path, measures, gates)
+    assert "max_kl: mean KL over the answers 2.5 nats, at most 0.5, 2 too much" in error.message
+    assert not json.loads((tmp_path / "out" / "report.json").read_text())["gates"][0]["passed"]
+
+
 def test_a_report_is_whole_or_not_there(report, tmp_path):
-    refused(VerifyError, "MM562", verify.write, report, tmp_path / "no" / "report.json")
+    refused(VerifyError, "MM562", verify.write, report, {}, tmp_path / "no" / "report.json")
     assert not (tmp_path / "no").exists()

@@ -81,6 +81,15 @@ def fail(context: StepContext) -> None:
         (context.out / "text").write_bytes(b"x" * 5000)
 
 
+def judge(context: StepContext) -> None:
+    """Write `paper`, and refuse the engine unless `loose`; `junk` leaves what nobody can copy."""
+    (context.out / "paper").write_text("what was found")
+    if context.params.get("junk"):
+        os.mkfifo(context.out / "pipe")
+    if not context.params.get("loose"):
+        raise MmbuildError("the engine is not good enough", code="MM998", hint="be content")
+
+
 def environment(context: StepContext) -> None:
     """Write the environment, the working directory's name and a grandchild's view of both."""
     lines = [f"{name}={value}" for name, value in sorted(os.environ.items())]
@@ -142,6 +151,7 @@ _FUNCTIONS = (
     refer,
     sleepy,
     fail,
+    judge,
     environment,
     grandchild,
     allocate,

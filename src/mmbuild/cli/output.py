@@ -94,6 +94,8 @@ def tell_failed(failed: Failed, *, debug: bool = False) -> None:
     if debug and failed.traceback:
         say(failed.traceback.rstrip())
     say(f"  log: {failed.log}")
+    for place in failed.aside:
+        say(f"  the refused engine, with what was found of it: {place}")
     _tell_hint(failed.hint)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mmbuild.cli import options
+from mmbuild.quality import manifest
 
 
 @click.command("verify")
@@ -43,8 +44,9 @@ def command(
     """Compare a built engine with transformers on the weights it was built from.
 
     Every prompt is asked about every image, on both sides. An unquantized engine must give the same greedy
-    tokens up to rounding, else the exit status is 1; a quantized one is measured. The report says the first
-    differing token of each question with both sides' logits.
+    tokens up to rounding, and a quantized one keep to the gates of its recipe, else the exit status is 1. The
+    report says the first differing token of each question with both sides' logits; a page of the same name,
+    report.html, shows it with plots and pictures.
 
     For an engine of backend tensorrt-llm, upstream's runner makes its own accuracy check instead: its question about
     its picture, with the answer that it knows.
@@ -94,41 +96,65 @@ def compare(
     """Load the engine, compare, report and judge: the verb within one process, or one rank.
 
     Raises:
-        VerifyError: As :func:`mmbuild.steps.verify.judge`.
+        VerifyError, GateError: As :func:`mmbuild.steps.verify.judge`.
     """
     from mmbuild.cli.output import say
     from mmbuild.engine.engine import Engine
-    from mmbuild.steps import verify
+    from mmbuild.quality import pictures
+    from mmbuild.steps import measure, verify
 
     asked = recorded_questions(Path(build))
     engine = Engine.load(build)
-    report = verify.measure(
+    shown = list(images) or asked.get("images") or measure.generated_pictures(engine.visual.config.image_size)
+    measures = measure.measure(
         engine,
         {name: Path(path) for name, path in sources.items()},
-        prompts=verify.questions(engine, prompts or asked.get("prompts") or ()),
-        images=list(images)
-        or asked.get("images")
-        or verify.generated_pictures(engine.visual.config.image_size),
+        prompts=measure.questions(engine, prompts or asked.get("prompts") or ()),
+        images=shown,
         max_new_tokens=min(
-            max_new_tokens or asked.get("max_new_tokens") or verify.DEFAULT_NEW_TOKENS,
+            max_new_tokens or asked.get("max_new_tokens") or measure.DEFAULT_NEW_TOKENS,
             engine.config.max_output_len,
         ),
     )
-    verify.write(report, Path(out))
+    gates = recorded_gates(Path(build), engine.config.quant_algo)
+    report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
+    small = {number: pictures.small(image) for number, image in enumerate(shown, 1)}
+    verify.write(report, small, Path(out))
     click.echo(json.dumps(report, indent=2) if as_json else render(report))
-    say(f"report: {out}")
+    say(f"report: {out}, {verify.page_path(Path(out))}")
     verify.judge(report)
 
 
 def recorded_questions(build: Path) -> dict[str, Any]:
     """Prompts, pictures that still exist and the number of tokens of the recipe's verify section."""
-    actions = _actions(build, "verify")
+    actions = manifest.actions(build, "measure")
     if not actions:
         return {}
     action = actions[0]
     places = sorted(action.get("locators", {}).items(), key=lambda item: (len(item[0]), item[0]))
     images = [path for _, path in places if Path(path).is_file()]
     return {**action.get("params", {}), "images": images if len(images) == len(places) else []}
+
+
+def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
+    """The gates that apply holds ``build`` to: ``gates``, ``weights`` and the ``engine``'s digest.
+
+    Of an engine that was built without verifying, or whose manifest is gone, the usual ones of its ``quant_algo``.
+    """
+    from mmbuild.quality.bounds import usual_bounds
+
+    engines = manifest.actions(build, "assemble")
+    engine = engines[0].get("artifact") if engines else None
+    judged = manifest.actions(build, "verify")
+    params = judged[0].get("params", {}) if judged else {}
+    if "gates" in params:
+        return {"gates": params["gates"], "weights": params["weights"], "engine": engine}
+    weights = manifest.weights(build)
+    return {
+        "gates": {} if weights == "dummy" else usual_bounds(quant_algo),
+        "weights": weights,
+        "engine": engine,
+    }
 
 
 def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
@@ -140,7 +166,7 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     from mmbuild.steps.verify import VerifyError
     from mmbuild.store.layout import open_store
 
-    actions = _actions(build, "download")
+    actions = manifest.actions(build, "download")
     if not actions:
         raise VerifyError(
             f"`{build}/manifest.json` does not say which model the engine was built from",
@@ -160,15 +186,6 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     return found
 
 
-def _actions(build: Path, step: str) -> list[Mapping[str, Any]]:
-    """The manifest's entries of ``step``; none where there is no readable manifest."""
-    try:
-        actions = json.loads((build / "manifest.json").read_bytes())["actions"]
-        return [action for action in actions if action["step"] == step]
-    except (OSError, ValueError, TypeError, KeyError):
-        return []
-
-
 def render(report: Mapping[str, Any]) -> str:
     """A report as a table and its summary."""
     lines = [f"{'image':<7}{'equal tokens':<14}{'mean KL':<11}question -> engine (reference)"]
@@ -182,6 +199,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def _summary(report: Mapping[str, Any]) -> list[str]:
+    from mmbuild.quality.gates import describe as describe_gate
     from mmbuild.steps.verify import describe
 
     summary = report["summary"]
@@ -192,5 +210,10 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         f"answers agree {summary['answer_agreement']:.1%}, top-1 {summary['top1_agreement']:.1%}, "
         f"mean KL {summary['mean_kl']:.2e}, largest {summary['max_kl']:.2e}",
     ]
+    lines += [
+        f"gate {'passed' if gate['passed'] else 'FAILED'}: {describe_gate(gate)}" for gate in report["gates"]
+    ]
+    if report["weights"] == "dummy":
+        lines.append("the weights are random: quality means nothing here")
     apart = [entry for entry in report["questions"] if entry["difference"] is not None]
     return lines + [f"first difference: {describe(entry)}" for entry in apart[:1]]

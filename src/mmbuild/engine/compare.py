@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmbuild.engine.config import EngineError
 from mmbuild.engine.engine import Engine
 from mmbuild.engine.generate import collect, stream
 from mmbuild.engine.processor import Request
@@ -46,6 +47,9 @@ class Comparison:
         mean_kl: Mean KL(reference || engine) of next-token distributions, nats, over the reference's tokens.
         max_kl: The largest of them.
         top1_agreement: Share of positions where both prefer the same token, over the reference's tokens.
+        kl: KL(reference || engine) at each of the reference's tokens, nats.
+        reference_log_probs: What the reference gave each of its tokens, natural logarithm.
+        engine_log_probs: What the engine gave them after the same context.
     """
 
     reference_tokens: tuple[int, ...]
@@ -55,15 +59,23 @@ class Comparison:
     mean_kl: float
     max_kl: float
     top1_agreement: float
+    kl: tuple[float, ...]
+    reference_log_probs: tuple[float, ...]
+    engine_log_probs: tuple[float, ...]
 
 
 def compare(engine: Engine, request: Request, reference: Continuation) -> Comparison:
-    """Run ``request`` twice through the engine: free-running, and fed the reference's tokens."""
+    """Run ``request`` twice through the engine: free-running, and fed the reference's tokens.
+
+    Raises:
+        EngineError: MM591, a side's logits are no numbers.
+    """
     count = len(reference.tokens)
     prompts, visual = engine.inputs([request])
     stopping = engine.stopping(count, ignore_eos=True)
     (free,) = collect(stream(engine.session, prompts, visual, stopping), 1)
     forced = _teacher_forced(engine, prompts, visual, reference.tokens)
+    _check_numbers(reference.logits, forced)
     kl = kl_divergence(reference.logits, forced)
     prefix = next(
         (i for i, pair in enumerate(zip(reference.tokens, free, strict=True)) if pair[0] != pair[1]), count
@@ -77,7 +89,29 @@ def compare(engine: Engine, request: Request, reference: Continuation) -> Compar
         mean_kl=float(kl.mean()),
         max_kl=float(kl.max()),
         top1_agreement=float(agreement),
+        kl=tuple(kl.tolist()),
+        reference_log_probs=_log_probs(reference.logits, reference.tokens),
+        engine_log_probs=_log_probs(forced, reference.tokens),
     )
+
+
+def _check_numbers(reference: Tensor, engine: Tensor) -> None:
+    """Nothing can be said of logits [N, vocab] that hold NaN; KL and probabilities would be NaN too."""
+    for side, logits in (("transformers", reference), ("the engine", engine)):
+        wrong = logits.isnan().any(-1).nonzero()
+        if len(wrong):
+            raise EngineError(
+                f"logits of {side} are no numbers (NaN) from token {int(wrong[0]) + 1} on",
+                code="MM591",
+                hint="A scale or an activation left the range of engine.dtype: build with another dtype, "
+                "or see which layer's scales are zero or NaN in the checkpoint",
+            )
+
+
+def _log_probs(logits: Tensor, tokens: tuple[int, ...]) -> tuple[float, ...]:
+    """Log-probabilities of ``tokens`` [N] under logits [N, vocab]."""
+    chosen = torch.tensor(tokens).unsqueeze(-1)
+    return tuple(logits.log_softmax(-1).gather(-1, chosen).squeeze(-1).tolist())
 
 
 def _teacher_forced(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmbuild._version import __version__
@@ -33,7 +35,7 @@ def check_replaceable(store: Store, directory: Path) -> None:
     Raises:
         MmbuildError: MM315.
     """
-    if not os.path.lexists(directory) or _our_files(store, directory) is not None:
+    if not os.path.lexists(directory) or our_files(store, directory) is not None:
         return
     raise MmbuildError(
         f"`{directory}` exists and was not made by mmbuild",
@@ -48,6 +50,9 @@ def lay_out(
     actions: Sequence[Action],
     records: Mapping[str, Record],
     host: Mapping[str, Any],
+    *,
+    refused: Sequence[Mapping[str, Any]] = (),
+    left: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Fill the engine directory of ``build`` and record it as a named build.
 
@@ -57,6 +62,8 @@ def lay_out(
         actions: All actions of the build, producers first.
         records: Their results by definition key.
         host: Facts of this machine, for the manifest.
+        refused: For the manifest, which actions would not have this engine.
+        left: What those wrote before they failed, by place in the directory; copied.
 
     Raises:
         MmbuildError: MM301, MM302 it cannot be written, MM304 an artifact is missing, MM315 see
@@ -66,12 +73,15 @@ def lay_out(
     with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem)):
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(directory)
+        remove_leftovers(directory)
         fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
         for place, key in build.targets.items():
             materialize(store, records[key].digest, fresh / place)
+        for place, source in left.items():
+            shutil.copytree(source, fresh / place, symlinks=True)
         files = sorted(scan_files(fresh))
-        manifest = {**manifest_of(build, actions, records, host), "files": files}
+        told = {"refused": list(refused)} if refused else {}
+        manifest = {**manifest_of(build, actions, records, host), **told, "files": files}
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
@@ -114,7 +124,7 @@ def _told(action: Action, record: Record, records: Mapping[str, Record]) -> dict
 
 def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
     """Files that somebody put beside ours stay: an engine directory is a fine place for answers."""
-    ours = _our_files(store, directory)
+    ours = our_files(store, directory)
     if ours is None:
         return
     for name in scan_files(directory):
@@ -158,13 +168,13 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(done == 0)
 
 
-def _remove_leftovers(directory: Path) -> None:
+def remove_leftovers(directory: Path) -> None:
     """What a kill left beside the engine directory; the caller holds its lock."""
     for path in directory.parent.glob(f".{directory.name}.mmbuild-*"):
         remove_tree(path)
 
 
-def _our_files(store: Store, directory: Path) -> frozenset[str] | None:
+def our_files(store: Store, directory: Path) -> frozenset[str] | None:
     """The files in ``directory`` that mmbuild laid out there; None where the directory is not ours."""
     try:
         if not any(os.scandir(directory)):

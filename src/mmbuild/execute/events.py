@@ -21,7 +21,7 @@ class Kind(StrEnum):
     PROGRESS = "progress"  # message, fraction (0 to 1, or null)
     FINISHED = "finished"  # digest, seconds, memory (bytes), size (bytes)
     REUSED = "reused"  # digest, why: cut off early, or built by another process
-    FAILED = "failed"  # message, hint, code, log
+    FAILED = "failed"  # message, hint, code, log, aside (directories of refused engines)
     SKIPPED = "skipped"  # why
     LAID_OUT = "laid out"  # directory
     SUMMARY = "summary"  # ran, reused, failed, seconds

@@ -25,6 +25,7 @@ class Failed:
         log: Path of the log.
         tail: Last lines of the log, where the message alone does not tell enough.
         traceback: For ``--debug``.
+        aside: Directories with the engines that the action refused.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Failed:
     log: str
     tail: tuple[str, ...] = ()
     traceback: str = ""
+    aside: tuple[str, ...] = ()
 
 
 def explain_failure(label: str, step: str, failure: Failure | None, status: int, log: Path) -> Failed:

@@ -179,7 +179,8 @@ class Loop:
 
     def _fail(self, running: _Running, failure: Failure | None, status: int) -> None:
         action, log = running.action, self.store.log(running.key)
-        self.outcome.broke(action, explain_failure(action.label, action.step, failure, status, log))
+        failed = explain_failure(action.label, action.step, failure, status, log)
+        self.outcome.broke(action, failed, running.directory / "work" / "out")
         if not self.options.keep_going:
             self.pool.clear()
             self.contended.clear()

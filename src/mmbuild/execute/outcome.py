@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbuild.errors import MmbuildError
+from mmbuild.execute.aside import forget, lay_aside, refuses
 from mmbuild.execute.engine_dir import lay_out
 from mmbuild.execute.events import Event, Kind, Sink
 from mmbuild.execute.failures import Failed
@@ -57,19 +59,39 @@ class Outcome:
         self.tell(Kind.REUSED, action, digest=record.digest, why=why)
         return self._complete(action, record)
 
-    def broke(self, action: Action, failed: Failed) -> None:
-        """``action`` failed; nothing that needs it will start."""
+    def broke(self, action: Action, failed: Failed, left: Path) -> None:
+        """``action`` failed; nothing that needs it will start. ``left`` is what it wrote until then."""
+        for build in self.state.builds.get(action.definition_key, ()):
+            if refuses(build, action, self.state.done):
+                failed = self._aside(build, action, failed, left)
         self.failed.append(failed)
         told = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
-        self.tell(Kind.FAILED, action, **told)
+        self.tell(Kind.FAILED, action, **told, aside=list(failed.aside))
         del self.state.waiting[action.definition_key]
+
+    def _aside(self, build: Build, action: Action, failed: Failed, left: Path) -> Failed:
+        """``failed`` with the place where the engine is that it refused."""
+        actions = [self.state.actions[key] for key in build.actions.values()]
+        try:
+            place = lay_aside(
+                self.store,
+                build,
+                actions,
+                self.state.done,
+                self._facts(),
+                refused=action,
+                why=failed,
+                left=left,
+            )
+        except (MmbuildError, OSError) as error:  # the failure of the action is what must be told
+            return replace(failed, causes=(*failed.causes, f"the engine was not kept aside: {error}"))
+        return replace(failed, aside=(*failed.aside, str(place)))
 
     def lay_out(self, build: Build) -> None:
         """Fill the engine directory of ``build``, all of whose results are there."""
-        if not self._host:
-            self._host = facts()
         actions = [self.state.actions[key] for key in build.actions.values()]
-        lay_out(self.store, build, actions, self.state.done, self._host)
+        lay_out(self.store, build, actions, self.state.done, self._facts())
+        forget(self.store, build.directory)
         self.laid_out.append(build.directory)
         self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
 
@@ -83,6 +105,12 @@ class Outcome:
             seconds,
             tuple(self.times),
         )
+
+    def _facts(self) -> Mapping[str, Any]:
+        """Of this machine, asked once."""
+        if not self._host:
+            self._host = facts()
+        return self._host
 
     def _complete(self, action: Action, record: Record) -> list[str]:
         free, whole = self.state.complete(action.definition_key, record)

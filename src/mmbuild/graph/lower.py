@@ -19,6 +19,8 @@ from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.downloads import download
 from mmbuild.graph.keys import make_action
+from mmbuild.quality.bounds import bounds
+from mmbuild.schema.gates import is_dummy
 from mmbuild.schema.model import VisualBackend
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.steps.registry import steps
@@ -207,16 +209,16 @@ class _Lowering:
         )
 
     def verify(self, engine: Action, sources: Mapping[str, str], digest: Callable[[Path], str]) -> Action:
-        wanted = self.recipe.verify
+        """What is measured, and its verdict, which has the gates in its key and nothing else."""
+        wanted, stated = self.recipe.verify, self.recipe.gates
         assert wanted is not None
         images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
         gpus = self.engine.tensor_parallel if self.target["device"] == "cuda" else 0
-        return self.add(
-            "verify",
+        measures = self.add(
+            "measure",
             {
                 "prompts": list(wanted.prompts),
                 "max_new_tokens": min(wanted.max_new_tokens, self.engine.max_output_len),
-                "algorithm": self.algorithm,
             },
             inputs={"engine": engine.definition_key, **sources},
             sources={name: digest(path) for name, path in images.items()},
@@ -224,4 +226,12 @@ class _Lowering:
             target=self.target,
             toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
             resources=Resources(memory=self.size.verify_memory, gpus=gpus, seconds=20.0),
+        )
+        dummy = is_dummy(self.recipe)
+        gates = bounds(self.algorithm, stated.model_dump() if stated else {}, dummy=dummy)
+        return self.add(
+            "verify",
+            {"algorithm": self.algorithm, "gates": gates, "weights": "dummy" if dummy else "model"},
+            inputs={"measures": measures.definition_key},
+            resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),
         )

@@ -229,13 +229,19 @@ class Gates(Section):
 
     min_answer_agreement: Share | None = Field(default=None, description="Least share of equal answers")
     max_kl: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Largest mean KL divergence of next-token distributions, nats"
+        default=None,
+        description="Largest mean KL divergence of next-token distributions over the answers, nats; "
+        "of a quantized engine there is a default",
     )
     max_perplexity_ratio: Annotated[float, Field(ge=1)] | None = Field(
-        default=None, description="Largest ratio of perplexities on given answers"
+        default=None,
+        description="Largest ratio of perplexities on the unquantized model's own answers; "
+        "of a quantized engine there is a default",
     )
     min_greedy_prefix: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Least mean number of equal greedy tokens from the start"
+        default=None,
+        description="Least mean number of equal greedy tokens from the start; "
+        "a difference after the end of an answer is none",
     )
 
 

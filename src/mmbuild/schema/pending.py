@@ -38,15 +38,10 @@ def _torch(recipe: Recipe) -> bool:
     return recipe.engine.backend is Backend.TORCH
 
 
-def _gates(recipe: Recipe) -> str | None:
-    return "gates" if recipe.gates is not None else None
-
-
 _TABLE: tuple[_Pending, ...] = (
     _Pending("MM171", "visual.backend", _visual, "Set visual.backend to auto or torch"),
     _Pending("MM172", "engine.quantization", _calibrated, "Use int8 or int4, or engine.backend tensorrt-llm"),
     _Pending("MM172", "engine.quantization.calibration", _calibrated_weight_only, "Remove calibration"),
-    _Pending("MM173", "gates", _gates, "Remove gates; verify reports without judging"),
 )
 
 

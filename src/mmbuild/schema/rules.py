@@ -14,6 +14,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.families.base import LlmFacts, ModelFacts
 from mmbuild.schema.combinations import combinations
 from mmbuild.schema.fault import Fault, touches
+from mmbuild.schema.gates import meaningless, unjudged, unreachable
 from mmbuild.schema.linears import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
 from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Recipe
 from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
@@ -282,6 +283,9 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model",), _second_sources),
     RecipeRule(("model.family", "engine.dtype"), _dtype),
     RecipeRule(("model.family", "engine.max_input_len"), _start_token),
+    RecipeRule(("gates", "verify", "engine.backend"), unjudged),
+    RecipeRule(("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"), unreachable),
+    RecipeRule(("gates", "model.source"), meaningless),
 )
 
 MODEL_RULES: tuple[ModelRule, ...] = (

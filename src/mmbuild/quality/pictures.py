@@ -1,0 +1,52 @@
+"""The pictures that questions are about: small copies for a report, and what tells two of them apart."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+EDGE = 144
+"""Longest side of a small copy, pixels."""
+
+
+def small(image: Any) -> bytes:
+    """``image`` (a path or a PIL image) as a PNG file of at most EDGE x EDGE pixels."""
+    from PIL import Image
+
+    picture = _opened(image)
+    picture.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
+    held = io.BytesIO()
+    picture.save(held, "PNG", optimize=True)
+    return held.getvalue()
+
+
+def digest(image: Any) -> str:
+    """BLAKE3, hex, of the size and the RGB pixels: equal for equal pictures, however they are stored."""
+    from blake3 import blake3
+
+    picture = _opened(image)
+    return blake3(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
+
+
+def _opened(image: Any) -> Any:
+    """A copy in RGB; closes what it opened."""
+    from PIL import Image
+
+    if isinstance(image, str | Path):
+        with Image.open(image) as opened:
+            return opened.convert("RGB")
+    return image.convert("RGB").copy()
+
+
+def save(images: Sequence[Any], directory: Path) -> None:
+    """Small copies as ``1.png``, ``2.png``, ..."""
+    directory.mkdir()
+    for number, image in enumerate(images, 1):
+        (directory / f"{number}.png").write_bytes(small(image))
+
+
+def load(directory: Path) -> Mapping[int, bytes]:
+    """What :func:`save` left, by number."""
+    return {int(path.stem): path.read_bytes() for path in sorted(directory.glob("*.png"))}

@@ -1,0 +1,83 @@
+"""Means over questions with their 95 % intervals.
+
+A question is the sample, not a token: tokens of one answer depend on each other. Questions about one picture do
+too, so that intervals are rather too narrow than too wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+_Z = 1.959964
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near enough.
+_T = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
+    2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
+    2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value measured on samples.
+
+    Attributes:
+        value: The estimate.
+        error: Its standard error; None with fewer than two samples.
+        interval: Its 95 % interval; None with fewer than two samples.
+        samples: How many questions it is of.
+    """
+
+    value: float
+    error: float | None
+    interval: tuple[float, float] | None
+    samples: int
+
+
+def quantile(freedom: int) -> float:
+    """Two-sided 95 % quantile of Student's t."""
+    return _T[freedom - 1] if freedom <= len(_T) else _Z
+
+
+def ratio(sums: Sequence[float], weights: Sequence[float]) -> Estimate:
+    """``sum(sums) / sum(weights)``: a mean per token where each question has ``weights`` of them.
+
+    The error is that of the ratio estimator (Cochran, Sampling Techniques, section 6.4): residuals are taken
+    against the common ratio, so that long answers count for more.
+    """
+    count, total = len(sums), sum(weights)
+    value = sum(sums) / total
+    if count < 2:
+        return Estimate(value, None, None, count)
+    squares = sum((part - value * weight) ** 2 for part, weight in zip(sums, weights, strict=True))
+    error = math.sqrt(squares * count / (count - 1)) / total
+    half = quantile(count - 1) * error
+    return Estimate(value, error, (value - half, value + half), count)
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean of one value a question."""
+    return ratio(values, [1.0] * len(values))
+
+
+def share(hits: Sequence[bool]) -> Estimate:
+    """The share of ``hits``, with Wilson's interval: it holds for few samples and at 0 and 1 too."""
+    count, value = len(hits), sum(hits) / len(hits)
+    if count < 2:
+        return Estimate(value, None, None, count)
+    square = _Z * _Z / count
+    centre = (value + square / 2) / (1 + square)
+    half = _Z / (1 + square) * math.sqrt(value * (1 - value) / count + square / (4 * count))
+    error = math.sqrt(value * (1 - value) / count)
+    return Estimate(value, error, (max(0.0, centre - half), min(1.0, centre + half)), count)
+
+
+def mapped(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
+    """``estimate`` through a growing ``function``; the error goes with the interval's upper half."""
+    value = function(estimate.value)
+    if estimate.interval is None:
+        return Estimate(value, None, None, estimate.samples)
+    low, high = (function(end) for end in estimate.interval)
+    return Estimate(value, (high - value) / quantile(estimate.samples - 1), (low, high), estimate.samples)

@@ -1,0 +1,99 @@
+"""measure: what is found of every question, on both sides."""
+
+import json
+from math import nan
+
+import numpy as np
+import pytest
+import torch
+from engines import DEMO, demo_directory, demo_engine, drawn
+from errors_told import refused
+
+from mmbuild.engine import compare
+from mmbuild.engine.config import EngineError
+from mmbuild.steps import measure
+from mmbuild.steps.base import StepContext
+from mmbuild.steps.measure import generated_pictures
+
+
+@pytest.fixture
+def out(tmp_path):
+    path = tmp_path / "out"
+    path.mkdir()
+    return path
+
+
+def run(out, locators=None, prompts=("how many ?",), tokens=32):
+    params = {"prompts": list(prompts), "max_new_tokens": tokens}
+    inputs = {"engine": demo_directory(), "model": DEMO}
+    measure.run(StepContext(params=params, inputs=inputs, locators=locators or {}, out=out))
+    return json.loads((out / measure.MEASURES).read_text())
+
+
+def test_it_holds_every_question_and_no_time(out, tmp_path):
+    locators = {}
+    for number, (picture, _) in enumerate(drawn(1, 2)):
+        locators[f"image{number}"] = str(tmp_path / f"{number}.png")
+        picture.save(locators[f"image{number}"])
+    report = run(out, locators, ["how many ?", "which shape ?"])
+    asked = [(entry["image"], entry["prompt"]) for entry in report["questions"]]
+    assert asked == [(1, "how many ?"), (1, "which shape ?"), (2, "how many ?"), (2, "which shape ?")]
+    assert report["summary"]["identical"] == 4
+    assert "seconds" not in json.dumps(report)
+
+
+def test_the_same_inputs_give_the_same_bytes(out, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    assert run(out, tokens=8) == run(other, tokens=8)
+    files = sorted(path.relative_to(out) for path in out.rglob("*.*"))
+    assert [str(path) for path in files] == ["measures.json", "pictures/1.png", "pictures/2.png"]
+    assert all((out / path).read_bytes() == (other / path).read_bytes() for path in files)
+
+
+def test_pictures_are_numbered_as_the_recipe_lists_them(out, tmp_path):
+    rights = []
+    locators = {}
+    for number, (picture, questions) in enumerate(drawn(2, 11)):
+        locators[f"image{number}"] = str(tmp_path / f"{number}.png")
+        picture.save(locators[f"image{number}"])
+        rights.append(next(q.answer for q in questions if q.kind == "count"))
+    report = run(out, locators, tokens=2)
+    assert [entry["answers"]["engine"].split()[0] for entry in report["questions"]] == rights
+
+
+def test_without_prompts_and_pictures_it_asks_its_own(out):
+    report = run(out, prompts=(), tokens=3)
+    assert report["summary"]["questions"] == 2 * len(measure.DEFAULT_PROMPTS)
+
+
+def test_generated_pictures_differ_and_are_always_the_same():
+    first, second = (np.asarray(picture) for picture in generated_pictures((60, 80)))
+    assert first.shape == second.shape == (60, 80, 3)
+    assert (first != second).mean() > 0.5
+    assert np.array_equal(first, np.asarray(generated_pictures((60, 80))[0]))
+
+
+def test_an_answer_ends_with_the_token_that_ends_it_and_numbers_go_on_beyond(out):
+    report = run(out, tokens=12)
+    ends = demo_engine().description.eos_token_ids
+    for entry in report["questions"]:
+        assert len(entry["kl"]) == len(entry["reference_log_probs"]) == len(entry["engine_log_probs"]) == 12
+        answer = entry["reference_tokens"][: entry["answer_tokens"]]
+        assert not set(answer[:-1]) & set(ends)
+        assert answer[-1] in ends or len(answer) == 12
+        assert max(entry["reference_log_probs"]) <= 0
+
+
+def test_logits_that_are_no_numbers_are_told_with_the_question_and_the_side(monkeypatch):
+    real = compare._teacher_forced
+    monkeypatch.setattr(
+        compare, "_teacher_forced", lambda *given: real(*given).index_fill(0, torch.tensor([1]), nan)
+    )
+    (picture, _), *_ = drawn(5, 1)
+    error = refused(
+        EngineError, "MM591", measure.measure, demo_engine(), {"model": DEMO},
+        prompts=["how many ?"], images=[picture], max_new_tokens=3,
+    )  # fmt: skip
+    for words in ("image 1", "`how many ?`", "the engine", "token 2"):
+        assert words in error.message
