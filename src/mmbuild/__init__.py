@@ -17,12 +17,14 @@ from mmbuild._version import __version__
 if TYPE_CHECKING:
     from mmbuild.api import apply, load_recipe, plan
     from mmbuild.engine import Engine
+    from mmbuild.quality.builds import compare
 
-__all__ = ["Engine", "__version__", "apply", "load_recipe", "plan"]
+__all__ = ["Engine", "__version__", "apply", "compare", "load_recipe", "plan"]
 
 _LAZY = {
     "Engine": "mmbuild.engine",
     "apply": "mmbuild.api",
+    "compare": "mmbuild.quality.builds",
     "load_recipe": "mmbuild.api",
     "plan": "mmbuild.api",
 }

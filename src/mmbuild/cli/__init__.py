@@ -15,6 +15,7 @@ VERBS = {
     "apply": "Build what is missing and lay out the engines",
     "run": "Ask a built engine about images",
     "verify": "Compare a built engine with the model it came from",
+    "compare": "Put builds side by side: precision, size, quality, speed",
     "graph": "Draw the actions of recipes",
     "script": "Write the commands of a TensorRT-LLM version as a shell script",
     "config": "Say where toolchains and TensorRT are on this host",

@@ -1,0 +1,96 @@
+"""``mmbuild compare``: several builds side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmbuild.cli.output import size_text
+
+
+@click.command("compare")
+@click.argument("builds", nargs=-1, required=True, metavar="BUILD...", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(*, builds: tuple[Path, ...], as_json: bool) -> None:
+    """Put precision, size, building, quality and speed of builds side by side.
+
+    Reads the build directories alone; nothing is loaded or measured. Quality is that of the last `mmbuild verify`
+    of a build, or else of its apply. Speed is there where a profile was kept:
+
+    \b
+      mmbuild run BUILD --image a.png --prompt "..." --json > BUILD/profile.json
+
+    \b
+    Example:
+      mmbuild compare build/llava-shapes build/llava-shapes-int4
+    """
+    from mmbuild.quality.builds import compare
+
+    found = compare(builds)
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The table, a build in each column, and the notes."""
+    builds = found["builds"]
+    rows = [["", *names(builds)]]
+    for title, tell in _ROWS:
+        cells = [_cell(tell, build) for build in builds]
+        if set(cells) != {"-"}:
+            rows.append([title, *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    return "\n".join(
+        [*lines, *("" for _ in found["notes"][:1]), *(f"note: {note}" for note in found["notes"])]
+    )
+
+
+def names(builds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Last parts of the paths where those tell them apart, else the paths."""
+    short = [Path(build["name"]).name for build in builds]
+    return short if len(set(short)) == len(short) else [str(build["name"]) for build in builds]
+
+
+def _cell(tell: Callable[[Mapping[str, Any]], str], build: Mapping[str, Any]) -> str:
+    """``-`` where the build does not say."""
+    try:
+        return tell(build)
+    except TypeError:  # None where a number would be
+        return "-"
+
+
+def _named(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda build: "-" if build[key] is None else str(build[key])
+
+
+def _of_quality(name: str, form: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda build: format(build["quality"][name], form)
+
+
+_ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    ("family", _named("family")),
+    ("backend", _named("backend")),
+    ("device", _named("device")),
+    ("ranks", _named("ranks")),
+    ("dtype", _named("dtype")),
+    ("quantization", lambda build: build["quant_algo"] or ("none" if build["dtype"] else "-")),
+    ("weights", lambda build: size_text(build["bytes"]["weights"])),
+    ("packages", lambda build: size_text(build["bytes"]["packages"])),
+    ("building took", lambda build: f"{build['building']['seconds']:.1f} s"),
+    ("building's peak memory", lambda build: size_text(build["building"]["peak_memory"])),
+    ("questions", _named("questions")),
+    ("answers that agree", _of_quality("min_answer_agreement", ".1%")),
+    ("mean KL, nats", _of_quality("max_kl", ".3g")),
+    ("perplexity ratio", _of_quality("max_perplexity_ratio", ".5g")),
+    ("equal greedy tokens", _of_quality("min_greedy_prefix", ".1f")),
+    ("gates passed", lambda build: f"{build['gates'][0]} of {build['gates'][1]}"),
+    ("refused by apply", lambda build: "yes" if build["refused"] else "-"),
+    ("tokens/s", lambda build: f"{build['speed']['tokens_per_second']:.1f}"),
+    ("running's peak memory", lambda build: size_text(build["speed"]["peak_bytes"])),
+)
