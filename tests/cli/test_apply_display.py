@@ -135,6 +135,6 @@ def test_everything_that_is_not_built_yet_is_told_with_its_place(project, verb):
     path.write_text(text)
     line = text.splitlines().index(f"  quantization: {asked}") + 1
     done = project.run(verb, RECIPE, status=1)
-    assert f"{RECIPE}:{line}:33: error: calibrated int8 is not built yet [MM172]" in done.stderr
-    assert f"  quantization: {asked}\n      |                                 ^" in done.stderr
+    assert f"{RECIPE}:{line}:35: error: calibrated int8 is not built yet [MM172]" in done.stderr
+    assert f"  quantization: {asked}\n      |                                   ^" in done.stderr
     assert not (project.root / "build").exists()

@@ -24,10 +24,11 @@ def test_a_valid_recipe_is_one_line_on_stdout(tmp_path: Path) -> None:
 
 
 def test_each_variant_is_a_line_and_what_is_not_built_is_said(tmp_path: Path) -> None:
-    path = write_project(tmp_path, RECIPE + "matrix: {quantization: [int8, int4_awq]}\n")
+    data = "{algorithm: fp8, calibration: {data: 'hf://a/b'}}"
+    path = write_project(tmp_path, RECIPE + f"matrix: {{quantization: [int8, {data}]}}\n")
     assert run(str(path)).stdout.splitlines() == [
         f"ok small-int8 {path}",
-        f"ok small-int4_awq {path} (quantization int4_awq is not built yet)",
+        f"ok small-fp8 {path} (calibration data from the hub is not built yet)",
     ]
 
 

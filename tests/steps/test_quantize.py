@@ -32,3 +32,44 @@ def test_the_quantized_demo_model_is_smaller_by_its_bits(
     assert sizes[1] < share * sizes[0]
     assert load_config(out).quant_algo == {"int8": "W8A16", "int4": "W4A16"}[algorithm]
     assert seen[-1] == 1.0
+
+
+ANSWERED = disk.DEMO.parents[1] / "calibration" / "llava.jsonl"
+
+
+def calibrated(out: Path, algorithm: str, data: Path | None, **asked: object) -> Path:
+    out.mkdir()
+    facts = facts_of("llava", {"model": disk.DEMO})
+    calibration = {
+        "samples": 4,
+        "seed": 0,
+        **({"text_only": False} if data else {"prompts": ["what ?"]}),
+        **asked,
+    }
+    params = {
+        **parameters.convert(facts, "float16", 1),
+        "algorithm": algorithm,
+        "group_size": 128 if algorithm == "int4_awq" else None,
+        "image_size": list(facts.visual.image_size),
+        "calibration": calibration,
+    }
+    locators = {"data": str(data)} if data else {}
+    quantize.run(StepContext(params=params, inputs={"model": disk.DEMO}, locators=locators, out=out))
+    return out
+
+
+@pytest.mark.parametrize("data", [ANSWERED, None], ids=["data", "generated"])
+def test_a_model_and_data_become_a_calibrated_checkpoint(tmp_path: Path, data: Path | None) -> None:
+    config = load_config(calibrated(tmp_path / "out", "int4_awq", data))
+    assert (config.quant_algo, config.group_size, config.dtype) == ("W4A16_AWQ", 128, "float16")
+    # Nothing but the checkpoint is left behind.
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "rank0.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_the_same_data_and_seed_give_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    written = [
+        (calibrated(tmp_path / name, "fp8", ANSWERED, seed=seed) / "rank0.safetensors").read_bytes()
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    ]
+    assert written[0] == written[1] != written[2]

@@ -1,7 +1,7 @@
 """Pictures for a calibration that was given no data: coloured discs and bars on a gradient, drawn from a seed.
 
 They reach every layer with visual features, which text alone does not, but they are not what a real model was trained
-on: recipes without data are warned of it (MM169).
+on: `plan --explain` says so, and so does the action while it runs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+# Asked where a recipe names no prompts either.
+DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
 _SHAPES = 4
 
 

@@ -15,7 +15,11 @@ DOWNLOAD_MEMORY = GIB // 4
 PACKAGE_DISK = 64 << 20
 # Importing torch and compiling, seen on small models: 0.6 GiB in the process, 0.6 GiB in two compilers.
 _COMPILE_MEMORY = GIB + GIB // 4
-_ITEM_BYTES: Mapping[str, float] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 0.5}
+# transformers and Model Optimizer as imported.
+_CALIBRATION_BASE = GIB
+_ITEM_BYTES: Mapping[str, float] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 0.5,
+    "int4_awq": 0.52, "smoothquant": 1, "fp8": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,19 @@ def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
         engine_memory=_COMPILE_MEMORY,
         verify_memory=GIB + 2 * checkpoint,
     )
+
+
+def calibration_memory(size: Sizes, *, on_gpu: bool) -> int:
+    """Peak of a calibration in the host's memory: the whole model, in float32 where the CPU runs it.
+
+    Beside it a few copies of one layer, and transformers and Model Optimizer as imported.
+    """
+    return _CALIBRATION_BASE + size.convert_memory + size.model * (1 if on_gpu else 2)
+
+
+def calibration_gpu_memory(size: Sizes) -> int:
+    """Peak on the GPU: the whole model in 16 bits, copies of one layer, activations of one sample."""
+    return size.model + 4 * size.convert_memory
 
 
 def weight_cores(checkpoint: int) -> int:

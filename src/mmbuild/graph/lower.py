@@ -13,9 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmbuild.checkpoint import calibrated as calibrated_layouts
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
-from mmbuild.graph import estimate, parameters
+from mmbuild.graph import calibrated, estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.downloads import download
 from mmbuild.graph.keys import make_action
@@ -26,7 +27,12 @@ from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.steps.registry import steps
 from mmbuild.visual.tensorrt.plan import plan_tensorrt
 
-QUANT_ALGO: Mapping[str, str | None] = {"none": None, "int8": "W8A16", "int4": "W4A16"}
+QUANT_ALGO: Mapping[str, str | None] = {
+    "none": None,
+    "int8": "W8A16",
+    "int4": "W4A16",
+    **{name: how.quant_algo for name, how in calibrated_layouts.ALGORITHMS.items()},
+}
 
 _LIMITS = ("max_batch_size", "max_beam_width", "max_input_len", "max_output_len", "max_multimodal_len")
 
@@ -97,9 +103,7 @@ class _Lowering:
     def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
         sources = {name: self.download(name, digest, offline) for name in self.variant.configs}
         keys = {name: action.definition_key for name, action in sources.items()}
-        checkpoint = self.convert(keys["model"])
-        if self.algorithm != "none":
-            checkpoint = self.quantize(checkpoint)
+        checkpoint = self.checkpoint(keys, digest)
         inputs = {
             "checkpoint": checkpoint.definition_key,
             "llm": self.build_llm().definition_key,
@@ -110,6 +114,16 @@ class _Lowering:
         if self.recipe.verify is not None:
             self.verify(engine, keys, digest)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
+
+    def checkpoint(self, sources: Mapping[str, str], digest: Callable[[Path], str]) -> Action:
+        """What makes the LLM's weights: convert, and quantize; or calibration, which reads the model itself."""
+        if self.algorithm in calibrated_layouts.ALGORITHMS:
+            used = {"torch": _version("torch"), "transformers": _version("transformers")}
+            action = calibrated.quantize(self.variant, sources, self.size, self.target, digest, used)
+            self.actions.append(action)
+            return action
+        converted = self.convert(sources["model"])
+        return converted if self.algorithm == "none" else self.quantize(converted)
 
     def add(self, step: str, params: Mapping[str, Any], *, label: str | None = None, **rest: Any) -> Action:
         action = make_action(
@@ -159,7 +173,14 @@ class _Lowering:
         limits = {name: getattr(engine, name) for name in _LIMITS}
         return self.add(
             "build_llm",
-            parameters.build_llm(facts, dtype, QUANT_ALGO[self.algorithm], engine.tensor_parallel, limits),
+            parameters.build_llm(
+                facts,
+                dtype,
+                QUANT_ALGO[self.algorithm],
+                engine.tensor_parallel,
+                limits,
+                engine.quantization.group_size,
+            ),
             target=self.target,
             toolchain={"torch": _version("torch")},
             resources=self.compiling(

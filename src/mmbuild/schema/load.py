@@ -12,6 +12,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import ModelFacts
 from mmbuild.families.sound import require_sound
+from mmbuild.schema.calibrated import calibration_faults
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.fault import Fault, touches
@@ -123,6 +124,10 @@ def _load_variant(
     if facts is not None:
         variant = _resolved(path, document.root, f"{recipe.name}{suffix}", recipe, facts, configs)
         faults += _not_by_the_toolchain(variant, faulty, faults)
+    told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
+    about_data, read = calibration_faults(recipe, told_of)
+    faults += about_data
+    session.files += read
     findings += [_point(node, item) for item in faults]
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mmbuild.calibration.data import DEFAULT_SAMPLES
 from mmbuild.families import MODULES
 from mmbuild.toolchains import versions
 
@@ -128,9 +129,15 @@ class Target(Section):
 class Calibration(Section):
     """Data that a calibrated quantization is fitted on."""
 
-    data: Text = Field(description="Path of a JSONL file of {image, prompt, answer?}, or an hf:// data set")
-    samples: Positive = Field(default=32, description="How many samples to use")
+    data: Text = Field(
+        description="Path of a JSONL file of {image, prompt, answer?}, images named relative to it; "
+        "see [quantization.md](quantization.md)"
+    )
+    samples: Positive = Field(default=DEFAULT_SAMPLES, description="How many samples to use")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of samples")
+    text_only: bool = Field(
+        default=False, description="Accept samples without an image, which ruin most vision-language models"
+    )
 
 
 class Quantization(Section):

@@ -22,9 +22,11 @@ def _visual(recipe: Recipe) -> str | None:
     return "visual backend tensorrt beside engine backend torch" if asked else None
 
 
-def _calibrated(recipe: Recipe) -> str | None:
-    algorithm = recipe.engine.quantization.algorithm
-    return f"quantization {algorithm}" if _torch(recipe) and algorithm in CALIBRATED else None
+def _hub_data(recipe: Recipe) -> str | None:
+    quantization = recipe.engine.quantization
+    asked = quantization.algorithm in CALIBRATED and quantization.calibration is not None
+    named = asked and quantization.calibration.data.startswith("hf://")  # type: ignore[union-attr]
+    return "calibration data from the hub" if _torch(recipe) and named else None
 
 
 def _calibrated_weight_only(recipe: Recipe) -> str | None:
@@ -40,7 +42,12 @@ def _torch(recipe: Recipe) -> bool:
 
 _TABLE: tuple[_Pending, ...] = (
     _Pending("MM171", "visual.backend", _visual, "Set visual.backend to auto or torch"),
-    _Pending("MM172", "engine.quantization", _calibrated, "Use int8 or int4, or engine.backend tensorrt-llm"),
+    _Pending(
+        "MM172",
+        "engine.quantization.calibration.data",
+        _hub_data,
+        "Name a JSONL file of {image, prompt, answer?} with its images beside it",
+    ),
     _Pending("MM172", "engine.quantization.calibration", _calibrated_weight_only, "Remove calibration"),
 )
 

@@ -16,7 +16,7 @@ from mmbuild.schema.combinations import combinations
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.gates import meaningless, unjudged, unreachable
 from mmbuild.schema.linears import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
-from mmbuild.schema.model import MOST_RANKS, WEIGHT_ONLY, Algorithm, Recipe
+from mmbuild.schema.model import CALIBRATED, MOST_RANKS, WEIGHT_ONLY, Algorithm, Backend, Recipe
 from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
 from mmbuild.toolchains import versions
 
@@ -189,7 +189,11 @@ def _split(facts: ModelFacts, ranks: int) -> bool:
 
 def _encoder_decoder(recipe: Recipe) -> Iterator[Fault]:
     algorithm = recipe.engine.quantization.algorithm
-    if traits(recipe).encoder_decoder and algorithm in WEIGHT_ONLY:
+    # What TensorRT-LLM cannot calibrate, its toolchains say.
+    refused = algorithm in (
+        WEIGHT_ONLY | CALIBRATED if recipe.engine.backend is Backend.TORCH else WEIGHT_ONLY
+    )
+    if traits(recipe).encoder_decoder and refused:
         yield Fault(
             "MM145",
             ("engine.quantization.algorithm", "model.family"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from mmbuild.calibration.data import DEFAULT_SAMPLES
 from mmbuild.families import family
 from mmbuild.families.base import Derivation, ModelFacts, Traits
 from mmbuild.schema.linears import group_size
-from mmbuild.schema.model import Algorithm, Backend, Quantization, Recipe, VisualBackend
+from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Quantization, Recipe, VisualBackend
 
 _FOLLOWS = {Backend.TENSORRT_LLM: VisualBackend.TENSORRT, Backend.TORCH: VisualBackend.TORCH}
 
@@ -72,7 +73,21 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
     ]
     if recipe.engine.tensor_parallel > 1:
         found.append(padded_vocab(recipe, facts))
+    if recipe.engine.backend is Backend.TORCH and recipe.engine.quantization.algorithm in CALIBRATED:
+        found.append(calibration_samples(recipe))
     return tuple(found)
+
+
+def calibration_samples(recipe: Recipe) -> Derivation:
+    """How many samples a quantization is fitted on, and where they come from."""
+    wanted = recipe.engine.quantization.calibration
+    count = wanted.samples if wanted else DEFAULT_SAMPLES
+    what = (
+        f"drawn from `{wanted.data}` by seed {wanted.seed}"
+        if wanted
+        else "generated pictures: no data is named"
+    )
+    return Derivation("calibration.samples", count, f"{count} {what}")
 
 
 def _quantization(recipe: Recipe, facts: ModelFacts) -> Quantization:

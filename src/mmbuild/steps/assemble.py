@@ -42,9 +42,7 @@ def run(context: StepContext) -> None:
         _link_checkpoint(inputs["checkpoint"] / component, out / layout.LLM / component, component, llm)
     for path in sorted(inputs["visual"].iterdir()):
         link(path, out / layout.VISUAL / path.name)
-    for source, below in (("model", "."), ("vision", "vision")):
-        if source in inputs:
-            _link_processor(inputs[source], out / layout.PROCESSOR / below)
+    link_processor(inputs, out / layout.PROCESSOR)
     layout.write(out, _description(context, llm, visual))
 
 
@@ -59,8 +57,19 @@ def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[s
         link(checkpoint / name, out / name)
 
 
-def _link_processor(model: Path, out: Path) -> None:
-    """What a processor is loaded from: every file but weights, as deep as the model keeps them."""
+def link_processor(sources: Mapping[str, Path], out: Path) -> None:
+    """What a processor is loaded from: every file but weights, as deep as the sources keep them.
+
+    Args:
+        sources: Directories, among them ``model`` and where there is one ``vision``.
+        out: Where the files go; those of the second source to ``vision`` below it.
+    """
+    for source, below in (("model", "."), ("vision", "vision")):
+        if source in sources:
+            _link_small(sources[source], out / below)
+
+
+def _link_small(model: Path, out: Path) -> None:
     for path in sorted(model.rglob("*")):
         if path.name in SMALL and path.is_file():
             link(path, out / path.relative_to(model))

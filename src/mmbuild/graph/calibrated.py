@@ -1,0 +1,104 @@
+"""The action that fits a quantization on data and writes the checkpoint: in place of convert and quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmbuild.calibration import data
+from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
+from mmbuild.graph import estimate, parameters
+from mmbuild.graph.action import Action, Resources
+from mmbuild.graph.estimate import Sizes
+from mmbuild.graph.keys import make_action
+from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.steps.registry import steps
+
+# Besides the packages that the model itself needs.
+OPTIMIZER = "nvidia-modelopt"
+
+
+def optimizer_version() -> str:
+    """Version of Model Optimizer.
+
+    Raises:
+        CalibrationError: MM462, it is not installed.
+    """
+    try:
+        return metadata.version(OPTIMIZER)
+    except metadata.PackageNotFoundError:
+        raise CalibrationError(
+            f"the recipe's quantization is fitted by `{OPTIMIZER}`, which is not installed",
+            code="MM462",
+            hint="pip install 'mmbuild[quantize]'",
+        ) from None
+
+
+def quantize(
+    variant: ResolvedRecipe,
+    inputs: Mapping[str, str],
+    size: Sizes,
+    target: Mapping[str, Any],
+    digest: Callable[[Path], str],
+    toolchain: Mapping[str, str],
+) -> Action:
+    """Calibrate the model and write the quantized checkpoint.
+
+    Args:
+        variant: A recipe with a calibrated algorithm.
+        inputs: Definition keys of ``model`` and perhaps ``vision``.
+        size: Of the model.
+        target: What it is built for; the model runs on that kind of device.
+        digest: BLAKE3 of a user's file, hex.
+        toolchain: Versions of torch and transformers.
+
+    Raises:
+        CalibrationError: The data cannot be used (MM164 to MM167), or MM462.
+    """
+    engine, quantization = variant.recipe.engine, variant.recipe.engine.quantization
+    wanted = quantization.calibration
+    files = _files(variant)
+    on_gpu = target["device"] == "cuda"
+    asked: dict[str, Any] = {"samples": wanted.samples if wanted else DEFAULT_SAMPLES, "seed": 0}
+    if wanted is not None:
+        asked |= {"seed": wanted.seed, "text_only": wanted.text_only}
+    else:
+        asked["prompts"] = list(variant.recipe.verify.prompts) if variant.recipe.verify else []
+    return make_action(
+        label=f"{variant.name}/quantize",
+        step="quantize",
+        version=steps()["quantize"].version,
+        params={
+            **parameters.convert(variant.facts, engine.dtype.value, engine.tensor_parallel),
+            "algorithm": quantization.algorithm.value,
+            "group_size": quantization.group_size,
+            "image_size": list(variant.facts.visual.image_size),
+            "calibration": asked,
+        },
+        inputs=inputs,
+        sources={name: digest(path) for name, path in files.items()},
+        locators={name: str(path) for name, path in files.items()},
+        target=target,
+        toolchain={**toolchain, OPTIMIZER: optimizer_version()},
+        resources=Resources(
+            cores=estimate.weight_cores(size.checkpoint),
+            memory=estimate.calibration_memory(size, on_gpu=on_gpu),
+            disk=size.quantized,
+            gpus=1 if on_gpu else 0,
+            gpu_memory=estimate.calibration_gpu_memory(size) if on_gpu else 0,
+            seconds=20.0 + asked["samples"] * size.model / (2e12 if on_gpu else 2e9),
+        ),
+    )
+
+
+def _files(variant: ResolvedRecipe) -> dict[str, Path]:
+    """The data and the pictures of the samples that will be taken, by name."""
+    wanted = variant.recipe.engine.quantization.calibration
+    if wanted is None:
+        return {}
+    path = Path(wanted.data)
+    samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
+    pictures = {f"image{number}": image for number, image in enumerate(data.images(samples))}
+    return {"data": path, **pictures}

@@ -1,0 +1,123 @@
+"""Lowering a calibrated recipe: one action in place of convert and quantize, keyed on the data that it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipe_project import RECIPE, load
+
+from mmbuild.calibration.data import CalibrationError
+from mmbuild.graph import calibrated
+from mmbuild.graph.action import Action, RecipeGraph
+from mmbuild.graph.lower import lower
+
+HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
+ASKED: dict[str, Any] = {"data": "data.jsonl", "samples": 3, "seed": 5}
+Lowered = Callable[..., RecipeGraph]
+
+
+@pytest.fixture
+def lowered(tmp_path: Path) -> Lowered:
+    """``lowered(algorithm, calibration)``: the graph of the small recipe; files are digested by their content."""
+    (tmp_path / "model").mkdir()
+    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
+        (tmp_path / "model" / name).touch()
+    lines = []
+    for number in range(8):
+        (tmp_path / f"{number}.png").write_text(f"picture {number}")
+        lines.append(json.dumps({"image": f"{number}.png", "prompt": "why?"}))
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+
+    def make(
+        algorithm: str = "fp8",
+        calibration: dict[str, Any] | None = None,
+        host: dict[str, Any] = HOST,
+        **keys: Any,
+    ) -> RecipeGraph:
+        asked = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {}), **keys}
+        recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}")
+        (variant,) = load(tmp_path, recipe).variants
+        return lower(variant, target=host, digest=lambda path: path.read_text())
+
+    return make
+
+
+def quantize(graph: RecipeGraph) -> Action:
+    return next(action for action in graph.actions if action.step == "quantize")
+
+
+@pytest.mark.parametrize("algorithm", ["int4_awq", "smoothquant", "fp8"])
+def test_calibration_reads_the_model_itself(lowered: Lowered, algorithm: str) -> None:
+    graph = lowered(algorithm, ASKED)
+    assert [action.step for action in graph.actions] == [
+        "download", "quantize", "build_llm", "build_visual", "assemble",
+    ]  # fmt: skip
+    action = quantize(graph)
+    assert action.inputs == {"model": graph.actions[0].definition_key}
+    assert action.params["algorithm"] == algorithm
+    assert action.params["group_size"] == (64 if algorithm == "int4_awq" else None)
+    assert "nvidia-modelopt" in action.toolchain
+    assembled = next(action for action in graph.actions if action.step == "assemble")
+    assert assembled.inputs["checkpoint"] == action.definition_key
+
+
+def test_the_engine_is_compiled_for_its_groups(lowered: Lowered) -> None:
+    compiled = [
+        next(action.params for action in lowered(algorithm).actions if action.step == "build_llm")
+        for algorithm in ("int4_awq", "fp8")
+    ]
+    assert [params["quant_algo"] for params in compiled] == ["W4A16_AWQ", "FP8"]
+    assert compiled[0]["group_size"] == 64
+    assert "group_size" not in compiled[1]
+
+
+def test_the_data_and_the_pictures_that_are_taken_are_sources(lowered: Lowered, tmp_path: Path) -> None:
+    action = quantize(lowered(calibration=ASKED))
+    assert set(action.sources) == {"data", "image0", "image1", "image2"}
+    assert action.locators["data"] == str(tmp_path / "data.jsonl")
+    taken = {Path(action.locators[f"image{number}"]).name for number in range(3)}
+    key = action.definition_key
+    (tmp_path / next(iter(taken))).write_text("another picture")
+    assert quantize(lowered(calibration=ASKED)).definition_key != key
+
+
+def test_a_picture_that_is_not_taken_changes_nothing(lowered: Lowered, tmp_path: Path) -> None:
+    action = quantize(lowered(calibration=ASKED))
+    taken = {Path(place).name for place in action.locators.values()}
+    other = next(name for name in (f"{number}.png" for number in range(8)) if name not in taken)
+    (tmp_path / other).write_text("another picture")
+    assert quantize(lowered(calibration=ASKED)).definition_key == action.definition_key
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 6}, {"samples": 4}, {"text_only": True}], ids=lambda changed: next(iter(changed))
+)
+def test_what_is_asked_of_the_data_is_in_the_key(lowered: Lowered, changed: dict[str, Any]) -> None:
+    first, other = quantize(lowered(calibration=ASKED)), quantize(lowered(calibration=ASKED | changed))
+    assert first.definition_key != other.definition_key
+
+
+def test_without_data_the_prompts_are_those_of_verify(lowered: Lowered) -> None:
+    action = quantize(lowered())
+    assert action.params["calibration"] == {"samples": 32, "seed": 0, "prompts": []}
+    assert action.sources == {}
+
+
+def test_on_cuda_it_takes_a_gpu_and_says_how_much_of_it(lowered: Lowered) -> None:
+    host = {"device": "cuda", "sm": 90, "isa": "avx2"}
+    resources = quantize(lowered(host=host)).resources
+    assert (resources.gpus, resources.gpu_memory > 0) == (1, True)
+    assert quantize(lowered()).resources.gpus == 0
+
+
+def test_a_missing_model_optimizer_is_told_with_the_command_that_installs_it(
+    lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrated, "OPTIMIZER", "a-package-that-nobody-wrote")
+    with pytest.raises(CalibrationError, match="not installed") as caught:
+        lowered()
+    assert (caught.value.code, caught.value.hint) == ("MM462", "pip install 'mmbuild[quantize]'")

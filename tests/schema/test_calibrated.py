@@ -1,0 +1,77 @@
+"""Calibration data of a recipe: read while it is validated, and told at the key that names it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from recipe_project import RECIPE, codes, load, only, pointed
+
+ALGORITHMS = ("int4_awq", "smoothquant", "fp8")
+
+
+def data(root: Path, samples: int, *, text: bool = False, directory: str = ".") -> None:
+    place = root / directory
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "a.png").write_bytes(b"read by the step alone")
+    image = {} if text else {"image": "a.png"}
+    lines = [json.dumps({**image, "prompt": f"{number}?"}) for number in range(samples)]
+    (place / "data.jsonl").write_text("\n".join(lines))
+
+
+def recipe(algorithm: str = "fp8", **calibration: object) -> str:
+    asked = json.dumps({"algorithm": algorithm, "calibration": {"data": "data.jsonl", **calibration}})
+    return RECIPE.replace("quantization: int8", f"quantization: {asked}")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_recipe_with_data_is_built_and_the_data_is_a_file_of_it(tmp_path: Path, algorithm: str) -> None:
+    data(tmp_path, 40)
+    result = load(tmp_path, recipe(algorithm))
+    assert codes(result) == []
+    (variant,) = result.variants
+    assert variant.pending == ()
+    assert tmp_path / "data.jsonl" in result.files
+    told = {one.name: one for one in variant.derivations}["calibration.samples"]
+    assert (told.value, "by seed 0" in told.arithmetic) == (32, True)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_without_data_the_derivation_says_that_pictures_are_generated(tmp_path: Path, algorithm: str) -> None:
+    (variant,) = load(tmp_path, RECIPE, f"engine.quantization={algorithm}").variants
+    assert "generated pictures" in variant.derivations[-1].arithmetic
+
+
+def test_text_alone_is_refused_and_accepted_where_it_is_stated(tmp_path: Path) -> None:
+    data(tmp_path, 40, text=True)
+    found = only(load(tmp_path, recipe()))
+    assert (found.code, found.severity, pointed(found)) == ("MM164", "error", '"data.jsonl"')
+    assert "data.jsonl:1 has no image" in found.message
+    assert codes(load(tmp_path, recipe(text_only=True))) == []
+
+
+def test_fewer_samples_than_asked_for_blame_the_number_where_it_is_written(tmp_path: Path) -> None:
+    data(tmp_path, 31)
+    assert pointed(only(load(tmp_path, recipe()))) == '"data.jsonl"'
+    found = only(load(tmp_path, recipe(samples=33)))
+    assert (found.code, pointed(found)) == ("MM165", "33")
+    assert codes(load(tmp_path, recipe(samples=31))) == []
+
+
+def test_missing_data_and_a_missing_picture_are_told(tmp_path: Path) -> None:
+    assert only(load(tmp_path, recipe())).code == "MM166"
+    data(tmp_path, 40)
+    (tmp_path / "a.png").unlink()
+    assert only(load(tmp_path, recipe())).code == "MM167"
+
+
+def test_data_outside_the_project_is_not_read(tmp_path: Path) -> None:
+    data(tmp_path, 40, text=True, directory="elsewhere")
+    asked = recipe().replace("data.jsonl", "../elsewhere/data.jsonl")
+    assert codes(load(tmp_path / "project", asked)) == ["MM122"]
+
+
+def test_data_that_nothing_here_would_read_is_not_judged(tmp_path: Path) -> None:
+    found = codes(load(tmp_path, recipe(), "engine.backend=tensorrt-llm"))
+    assert set(found) <= {"MM606"}
