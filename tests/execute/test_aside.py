@@ -53,6 +53,7 @@ def test_a_refusal_is_no_result_and_the_same_apply_refuses_again(shop):
 
 def test_a_looser_judge_builds_nothing_again_and_clears_what_was_put_aside(shop):
     shop.apply(judged())
+    (shop.build / "r.refused" / "report.json").write_text("of mmbuild verify")
     result = shop.apply(judged(loose=True))
     assert result.ran == ("r/judge",)
     assert (shop.build / "r" / "judge" / "paper").read_text() == "what was found"

@@ -7,6 +7,7 @@ import pytest
 from errors_told import refused
 from made_up_reports import question
 
+from mmbuild.checkpoint.calibrated import ALGORITHMS
 from mmbuild.quality import gates
 from mmbuild.quality.bounds import NAMES, bounds, defaults, usual_bounds
 from mmbuild.quality.gates import GateError
@@ -122,6 +123,11 @@ def test_defaults_are_not_for_random_weights_nor_for_unquantized_ones():
 def test_an_engine_without_a_recipe_is_held_to_the_defaults_of_its_precision():
     assert usual_bounds("W4A16") == bounds("int4", {})
     assert usual_bounds("W8A16") == bounds("int8", {})
+    assert {usual_bounds(how.quant_algo)["max_kl"]["bound"] for how in ALGORITHMS.values()} == {
+        0.03,
+        0.02,
+        0.015,
+    }
 
 
 def test_made_up_measures_have_what_real_ones_have():

@@ -89,7 +89,7 @@ _ROWS: tuple[tuple[str, Callable[[Mapping[str, Any]], str]], ...] = (
     ("mean KL, nats", _of_quality("max_kl", ".3g")),
     ("perplexity ratio", _of_quality("max_perplexity_ratio", ".5g")),
     ("equal greedy tokens", _of_quality("min_greedy_prefix", ".1f")),
-    ("gates passed", lambda build: f"{build['gates'][0]} of {build['gates'][1]}"),
+    ("gates passed", lambda build: "{} of {}".format(*build["gates"]) if build["gates"][1] else "none set"),
     ("refused by apply", lambda build: "yes" if build["refused"] else "-"),
     ("tokens/s", lambda build: f"{build['speed']['tokens_per_second']:.1f}"),
     ("running's peak memory", lambda build: size_text(build["speed"]["peak_bytes"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.errors import MmbuildError
@@ -95,7 +96,9 @@ def tell_failed(failed: Failed, *, debug: bool = False) -> None:
         say(failed.traceback.rstrip())
     say(f"  log: {failed.log}")
     for place in failed.aside:
-        say(f"  the refused engine, with what was found of it: {place}")
+        say(f"  the refused engine: {place}")
+        if (page := Path(place) / "verify" / "report.html").is_file():
+            say(f"  what was found of it: {page}")
     _tell_hint(failed.hint)
 
 

@@ -21,6 +21,9 @@ from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.roots import root_path, scan_files
 
+_REPORTS = frozenset({"report.json", "report.html"})
+"""What ``mmbuild verify`` writes beside an engine: no reason to keep one."""
+
 
 def aside_of(directory: Path) -> Path:
     """Where a refused engine of ``directory`` goes."""
@@ -94,7 +97,7 @@ def forget(store: Store, directory: Path) -> None:
     with wait_lock(store.lock(root_path(store, aside).stem)):
         remove_leftovers(aside)
         ours = our_files(store, aside)
-        if ours is None or not aside.is_dir() or set(scan_files(aside)) - ours:
+        if ours is None or not aside.is_dir() or set(scan_files(aside)) - ours - _REPORTS:
             return
         remove_tree(aside)
         root_path(store, aside).unlink(missing_ok=True)

@@ -10,13 +10,17 @@ from typing import Any
 
 import yaml
 
+from mmbuild.checkpoint.calibrated import ALGORITHMS
+
 NAMES = ("min_answer_agreement", "max_kl", "max_perplexity_ratio", "min_greedy_prefix")
 """Gates, in the order in which they are told."""
 
 RECIPE, DEFAULT = "recipe", "default"
 
 # Of engines whose recipe is not known: what the checkpoint calls the algorithm.
-_ALGORITHM: Mapping[str, str] = MappingProxyType({"W8A16": "int8", "W4A16": "int4"})
+_ALGORITHM: Mapping[str, str] = MappingProxyType(
+    {"W8A16": "int8", "W4A16": "int4", **{how.quant_algo: name for name, how in ALGORITHMS.items()}}
+)
 
 
 @cache

@@ -17,9 +17,9 @@ def lines(values: Sequence[float], *, title: str, across: str, mark: float | Non
         values: At 1, 2, ...; not empty, none below 0.
         title: Read aloud in place of the picture.
         across: What the horizontal axis counts.
-        mark: A level to draw across, such as a gate's bound.
+        mark: A level to draw across, such as a gate's bound; named where it lies above all values.
     """
-    top = _top([*values, mark or 0.0])
+    top = _top(values)
     count = len(values)
     points = [(_x((i + 0.5) / count), _y(value / top)) for i, value in enumerate(values)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -29,7 +29,7 @@ def lines(values: Sequence[float], *, title: str, across: str, mark: float | Non
 
 def bars(values: Sequence[float], *, title: str, across: str, mark: float | None = None) -> str:
     """One bar for each value; arguments as of :func:`lines`."""
-    top = _top([*values, mark or 0.0])
+    top = _top(values)
     count = len(values)
     wide = (WIDTH - _LEFT - _RIGHT) / count
     drawn = "".join(
@@ -43,7 +43,9 @@ def bars(values: Sequence[float], *, title: str, across: str, mark: float | None
 def _frame(inner: str, top: float, count: int, title: str, across: str, mark: float | None) -> str:
     """Axes with their ends named around ``inner``."""
     bound = ""
-    if mark is not None:
+    if mark is not None and mark > top:
+        bound = f'<text x="{WIDTH - _RIGHT}" y="{_TOP}" text-anchor="end">gate at {mark:.3g}, above</text>'
+    elif mark is not None:
         y = _y(mark / top)
         bound = f'<line class="bound" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
     ends = "".join(
