@@ -251,7 +251,7 @@ def test_answers_are_seen_after_their_prompts(tmp_path: Path) -> None:
     asked.pictures[0].save(picture)
     assert asked.prompt is not None
     bare, answered = sampled(
-        processor, [Sample(1, picture, asked.prompt), Sample(2, picture, asked.prompt, "three")]
+        processor, [Sample(1, picture, asked.prompt), Sample(2, picture, asked.prompt, "three")], "llava"
     )
     assert answered.ids[: len(bare.ids)] == bare.ids
     assert processor.tokenizer.decode(answered.ids[len(bare.ids) :]).strip() == "three"
@@ -263,5 +263,23 @@ def test_a_damaged_picture_is_told_with_its_line(tmp_path: Path, content: bytes)
     picture.write_bytes(content)
     processor: Any = load_processor(model("llava"), "llava")
     with pytest.raises(CalibrationError, match="line 7") as caught:
-        list(sampled(processor, [Sample(7, picture, "question: what ? answer:")]))
+        list(sampled(processor, [Sample(7, picture, "question: what ? answer:")], "llava"))
+    assert caught.value.code == "MM460"
+
+
+def test_a_sample_that_is_longer_than_the_models_positions_is_told_with_its_line() -> None:
+    processor: Any = load_processor(model("llava"), "llava")
+    (request,) = sampled(processor, [Sample(3, None, "how many ?")], "llava")
+    length = len(request.ids)
+    (again,) = sampled(processor, [Sample(3, None, "how many ?")], "llava", length + 1)
+    assert again.ids == request.ids
+    with pytest.raises(CalibrationError, match=f"line 3: it has {length} tokens") as caught:
+        list(sampled(processor, [Sample(3, None, "how many ?")], "llava", length))
+    assert caught.value.code == "MM460"
+
+
+def test_a_model_that_cannot_do_without_a_picture_says_so() -> None:
+    processor: Any = load_processor(model("blip2-opt"), "blip2-opt")
+    with pytest.raises(CalibrationError, match=r"line 4: .* without a picture") as caught:
+        list(sampled(processor, [Sample(4, None, "how many ?")], "blip2-opt"))
     assert caught.value.code == "MM460"

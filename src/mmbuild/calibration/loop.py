@@ -30,23 +30,45 @@ DECODERS: Mapping[str, str] = {
 }
 
 
-def sampled(processor: Processor, samples: Sequence[Sample]) -> Iterator[Request]:
+# Families whose prompts cannot do without a picture.
+NEED_PICTURES = frozenset({"blip2-opt"})
+
+
+def sampled(
+    processor: Processor, samples: Sequence[Sample], family: str, longest: int | None = None
+) -> Iterator[Request]:
     """Requests of samples, answers appended to prompts.
 
+    Args:
+        processor: Of the model.
+        samples: What the model is shown.
+        family: Whose model it is.
+        longest: Positions that the model has, visual features included; None: not looked at.
+
     Raises:
-        CalibrationError: MM460, a picture cannot be read or does not go with its prompt.
+        CalibrationError: MM460, a picture cannot be read or does not go with its prompt, the family needs one, or
+            the sample is too long.
     """
     for sample in samples:
+        if sample.image is None and family in NEED_PICTURES:
+            raise _unusable(sample, f"a prompt of family {family} cannot do without a picture")
         pictures = [] if sample.image is None else [sample.image]
         try:
-            request = encode(processor, sample.prompt, pictures)
+            request = _answered(processor, encode(processor, sample.prompt, pictures), sample.answer)
         except EngineError as error:
-            raise CalibrationError(
-                f"calibration sample of line {sample.line}: {error.message}",
-                code="MM460",
-                hint="Replace the picture, or remove the line from the calibration data",
-            ) from error
-        yield _answered(processor, request, sample.answer)
+            raise _unusable(sample, error.message) from error
+        # One more token is asked for after it.
+        if longest is not None and len(request.ids) >= longest:
+            raise _unusable(sample, f"it has {len(request.ids)} tokens, and the model {longest} positions")
+        yield request
+
+
+def _unusable(sample: Sample, why: str) -> CalibrationError:
+    return CalibrationError(
+        f"calibration sample of line {sample.line}: {why}",
+        code="MM460",
+        hint="Correct the line, or remove it from the calibration data",
+    )
 
 
 def _answered(processor: Processor, request: Request, answer: str | None) -> Request:

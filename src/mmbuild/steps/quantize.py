@@ -97,4 +97,5 @@ def _requests(
         return list(loop.generated(processor, (height, width), prompts, asked["samples"], asked["seed"]))
     path = Path(locators["data"])
     samples = data.load(path, asked["samples"], asked["seed"], text_only=asked["text_only"])
-    return list(loop.sampled(processor, samples))
+    positions = params["llm"]["max_position_embeddings"]
+    return list(loop.sampled(processor, samples, params["family"], positions))
