@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import step_cache
 import torch
 
+from mmbuild.checkpoint.calibrated import ALGORITHMS
 from mmbuild.families import ModelFacts
 from mmbuild.families import family as family_of
 from mmbuild.graph import parameters
 from mmbuild.graph.lower import QUANT_ALGO
+from mmbuild.schema.linears import group_size
 from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
 
+DATA = Path(__file__).parents[2] / "examples" / "calibration"
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 
@@ -53,8 +57,14 @@ def build_engine(
     features = facts.visual.num_visual_features
     per_sequence = family_of(family).TRAITS.cross_attention
     converted = parameters.convert(facts, dtype, tensor_parallel)
-    checkpoint = step_cache.run_step(root, convert.run, converted, inputs={"model": sources["model"]})
-    if quantization != "none":
+    group = group_size(facts, tensor_parallel) if quantization == "int4_awq" else None
+    if quantization in ALGORITHMS:
+        checkpoint = _calibrated(
+            root, facts, sources, {**converted, "algorithm": quantization, "group_size": group}
+        )
+    else:
+        checkpoint = step_cache.run_step(root, convert.run, converted, inputs={"model": sources["model"]})
+    if quantization not in ("none", *ALGORITHMS):
         checkpoint = step_cache.run_step(
             root, quantize.run, {"algorithm": quantization}, inputs={"checkpoint": checkpoint}
         )
@@ -65,7 +75,7 @@ def build_engine(
         "max_output_len": max_output_len,
         "max_multimodal_len": features if per_sequence else images * features,
     }
-    compiled = parameters.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits)
+    compiled = parameters.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits, group)
     llm = step_cache.run_step(root, build_llm.run, compiled, target=TARGET)
     seen = parameters.build_visual(facts, dtype, dtype, images)
     visual = step_cache.run_step(root, build_visual.run, seen, inputs=sources, target=TARGET)
@@ -74,3 +84,17 @@ def build_engine(
     if processor is not None:
         parts["model"] = processor
     return step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET)
+
+
+def _calibrated(
+    root: Path, facts: ModelFacts, sources: Mapping[str, Path], params: Mapping[str, Any]
+) -> Path:
+    """A checkpoint that is fitted on the repository's data for the family's demo model."""
+    asked = {"samples": 32, "seed": 0, "text_only": False}
+    return step_cache.run_step(
+        root,
+        quantize.run,
+        {**params, "image_size": list(facts.visual.image_size), "calibration": asked},
+        inputs=sources,
+        locators={"data": str(DATA / f"{facts.family}.jsonl")},
+    )

@@ -27,7 +27,7 @@ _KEPT_SECONDS = 3 * 86400
 # The code that makes a step's output: packages of mmbuild and, of a family's own, the modules named so.
 _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "convert": (("checkpoint", "steps/convert.py"), ("weights.py",)),
-    "quantize": (("checkpoint", "steps/quantize.py"), ()),
+    "quantize": (("checkpoint", "calibration", "steps/quantize.py"), ()),
     "build_llm": (("engine", "steps/build_llm.py"), ()),
     "build_visual": (("engine/export.py", "visual", "steps/build_visual.py"), ("visual.py",)),
     "assemble": (("engine/layout.py", "steps/assemble.py"), ()),
@@ -116,16 +116,21 @@ def run_step(
     *,
     inputs: Mapping[str, Path] | None = None,
     target: Mapping[str, Any] | None = None,
+    locators: Mapping[str, str] | None = None,
 ) -> Path:
-    """The output of a step, from ``root`` where it is known. Inputs are known by their names there."""
-    inputs, target = inputs or {}, target or {}
+    """The output of a step, from ``root`` where it is known. Inputs are known by their names there.
+
+    What the locators name is taken to be as it is in the repository.
+    """
+    inputs, target, locators = inputs or {}, target or {}, locators or {}
     name = run.__module__.rpartition(".")[2]
     known = {given: path.name if path.parent == root else tree_key(path) for given, path in inputs.items()}
 
     def make(out: Path) -> None:
-        run(StepContext(params=params, inputs=inputs, target=target, out=out))
+        run(StepContext(params=params, inputs=inputs, target=target, locators=locators, out=out))
 
-    return once(root, name, [code_key(name), params, known, target], make)
+    read = {given: Path(path).read_text(encoding="utf-8") for given, path in locators.items()}
+    return once(root, name, [code_key(name), params, known, target, *([read] if read else [])], make)
 
 
 @contextmanager
