@@ -8,7 +8,7 @@ from engines import demo_directory, drawn
 
 from demo_worlds import ask
 from mmbuild.cli import main
-from mmbuild.cli.run import pair
+from mmbuild.cli.run import emulated, pair
 from mmbuild.errors import UsageError
 
 
@@ -161,3 +161,20 @@ def test_a_question_about_two_pictures(tmp_path, capsys):
         words += ["--image", str(path)]
     told = asked(capsys, built, "--together", *words, "--prompt", asked_about.prompt)
     assert told.out.strip() == asked_about.answer
+
+
+def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, capsys):
+    description = json.loads((demo_directory() / "engine.json").read_text())
+    description["llm"]["quant_algo"] = "FP8"
+    (tmp_path / "engine.json").write_text(json.dumps(description))
+    told = asked(
+        capsys, str(tmp_path), "--prompt", "how many ?", status=1
+    )  # there is nothing but engine.json
+    assert told.err.startswith(
+        "note: fp8 on a CPU is emulated: weights are rounded to float8, activations are not"
+    )
+
+
+@pytest.mark.parametrize(("quant_algo", "device"), [("FP8", "cuda"), ("W4A16_AWQ", "cpu"), (None, "cpu")])
+def test_what_is_computed_as_asked_needs_no_remark(quant_algo, device):
+    assert emulated({"quant_algo": quant_algo}, {"device": device}) is None

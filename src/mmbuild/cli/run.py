@@ -90,6 +90,9 @@ def command(
         return
     pairs = pair(images, prompts, together=together)
     check_stream(stream, pairs, profile or as_json or num_beams > 1)
+    remark = emulated(description.llm, description.target)
+    if remark:
+        click.echo(f"note: {remark}", err=True)
     from mmbuild.ranks import launch
 
     launch.spread(
@@ -143,6 +146,13 @@ def answer(
         click.echo(one.text)
     if show == "profile":
         click.echo(render_profile(generation.profile), err=True)
+
+
+def emulated(llm: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+    """What an engine for ``target`` does not do as its quantization says; None where it does all of it."""
+    if llm["quant_algo"] == "FP8" and target["device"] == "cpu":
+        return "fp8 on a CPU is emulated: weights are rounded to float8, activations are not"
+    return None
 
 
 def check_choice(drawn: bool, searched: bool) -> None:
