@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
 from benchmarks import exam
 from engines import demo_engine
 
-QUESTIONS = 200
+QUESTIONS, POINTS = 200, 3
 
 
-@pytest.mark.parametrize(("algorithm", "points"), [("int4_awq", 3)])
-def test_it_is_within_these_points_of_float16(algorithm: str, points: int) -> None:
-    found = {}
+def test_int4_awq_is_within_3_points_of_float16() -> None:
+    found: dict[int, list[exam.Item]] = {}
     for item in exam.items(pictures=QUESTIONS):
         found.setdefault(id(item.picture), []).append(item)
     items = [own[number % len(own)] for number, own in enumerate(found.values())]
-    shares = {
-        precision: exam.examine(demo_engine("float16", precision), items)["all"]
-        for precision in ("none", algorithm)
-    }
+    shares = {name: exam.examine(demo_engine("float16", name), items)["all"] for name in ("none", "int4_awq")}
     assert shares["none"] >= 95
-    assert shares["none"] - shares[algorithm] <= points, shares
+    assert shares["none"] - shares["int4_awq"] <= POINTS, shares
