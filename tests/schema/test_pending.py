@@ -13,7 +13,6 @@ from mmbuild.schema.pending import not_built_yet
 @pytest.mark.parametrize(
     ("override", "code"),
     [
-        ("visual.backend=tensorrt", "MM171"),
         ("engine.quantization={algorithm: int4_awq, calibration: {data: 'hf://a/b'}}", "MM172"),
         ("engine.quantization={algorithm: int8, calibration: {data: a.jsonl}}", "MM172"),
     ],
@@ -35,8 +34,10 @@ def test_nothing_is_pending_with_tensorrt_llm(tmp_path: Path, algorithm: str) ->
     assert variant.pending == ()
 
 
-@pytest.mark.parametrize("override", ["engine.tensor_parallel=2", "engine.max_beam_width=4"])
-def test_ranks_and_beams_are_built(tmp_path: Path, override: str) -> None:
+@pytest.mark.parametrize(
+    "override", ["engine.tensor_parallel=2", "engine.max_beam_width=4", "visual.backend=tensorrt"]
+)
+def test_ranks_beams_and_tensorrt_visual_engines_are_built(tmp_path: Path, override: str) -> None:
     (variant,) = load(tmp_path, RECIPE, override).variants
     assert variant.pending == ()
 

@@ -65,6 +65,8 @@ def with_text(**changes: object) -> dict[str, object]:
         ("MM160", TRTLLM + "visual: {backend: torch}\n", "torch", TRTLLM + "visual: {backend: tensorrt}\n"),
         ("MM161", TRTLLM + "target: {device: cpu}\n", "cpu", TRTLLM + "target: {device: cuda}\n"),
         ("MM161", TRTLLM + "target: {device: cpu}\n", "cpu", RECIPE + "target: {device: cpu}\n"),
+        ("MM578", RECIPE + "visual: {backend: tensorrt}\ntarget: {device: cpu}\n", "tensorrt",
+         RECIPE + "visual: {backend: tensorrt}\ntarget: {device: cuda}\n"),
         ("MM162", AWQ + "  tensor_parallel: 2\n", "2", AWQ),
         ("MM162", ENGINE + "  quantization: {algorithm: int4_awq, group_size: 128}\n", "128",
          ENGINE + "  quantization: {algorithm: int4_awq, group_size: 64}\n"),

@@ -3,14 +3,18 @@
 import json
 import shutil
 
+import fake_tensorrt
 import pytest
-from engines import DEMO, demo_directory
+import torch
+from engines import DEMO, demo_directory, demo_engine
 from errors_told import refused
 from safetensors.torch import load_file, save_file
 
 from mmbuild.engine.config import EngineError
 from mmbuild.steps import build_visual
 from mmbuild.steps.base import StepContext
+from mmbuild.visual.load import load_visual
+from mmbuild.visual.tensorrt.errors import TensorRTError
 
 PARAMS = {
     "family": "llava",
@@ -59,3 +63,18 @@ def test_a_number_of_features_that_the_tower_does_not_give_is_refused(model, out
     error = refused(EngineError, "MM533", build, model, out, num_visual_features=65)
     assert "64 features" in error.message
     assert "65" in error.message
+
+
+def test_tensorrt_builds_where_the_plan_says_so(model, out, tmp_path, monkeypatch):
+    config = tmp_path / "config.yaml"
+    named = fake_tensorrt.interpreter(tmp_path, "10.0.1")
+    config.write_text(json.dumps({"tensorrt": json.loads(named.model_dump_json())}))
+    monkeypatch.setenv("MMBUILD_CONFIG", str(config))
+    build(model, out, tensorrt={"version": "10.0.1"})
+    described = json.loads((out / "visual.json").read_text())
+    assert described["backend"] == "tensorrt"
+    assert described["tensorrt"]["version"] == "10.0.1"
+    pixels = torch.randn(2, 3, 64, 64)
+    engine = load_visual(out, {"device": "cpu"})
+    torch.testing.assert_close(engine(pixels), demo_engine().visual(pixels), rtol=1e-3, atol=1e-4)
+    refused(TensorRTError, "MM568", build, model, out, tensorrt={"version": "8.6.0"})

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY, Backend, Recipe, VisualBackend
+from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY, Backend, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +15,6 @@ class _Pending:
     path: str
     asks: Callable[[Recipe], str | None]
     hint: str
-
-
-def _visual(recipe: Recipe) -> str | None:
-    asked = _torch(recipe) and recipe.visual.backend is VisualBackend.TENSORRT
-    return "visual backend tensorrt beside engine backend torch" if asked else None
 
 
 def _hub_data(recipe: Recipe) -> str | None:
@@ -41,7 +36,6 @@ def _torch(recipe: Recipe) -> bool:
 
 
 _TABLE: tuple[_Pending, ...] = (
-    _Pending("MM171", "visual.backend", _visual, "Set visual.backend to auto or torch"),
     _Pending(
         "MM172",
         "engine.quantization.calibration.data",

@@ -7,6 +7,8 @@ import os
 import select
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -249,21 +251,27 @@ def test_the_process_ends_with_the_engine(built: Path) -> None:
     os.close(descriptor)
 
 
-def test_the_process_ends_with_this_one(built: Path) -> None:
-    reader, writer = os.pipe()
-    parent = os.fork()
-    if parent == 0:  # a process that loads an engine and dies without a word
-        try:
-            os.write(writer, str(load(built / "engine", built).pid).encode())
-            signal.pause()
-        finally:
-            os._exit(1)
-    descriptor = os.pidfd_open(int(os.read(reader, 20)))
-    os.kill(parent, signal.SIGKILL)
-    os.waitpid(parent, 0)
-    assert ended(descriptor)
-    for number in (descriptor, reader, writer):
-        os.close(number)
+_OWNER = """\
+import sys
+sys.path[:0] = sys.argv[1:3]
+from pathlib import Path
+from test_engine import load
+room = Path(sys.argv[3])
+engine = load(room / "engine", room)
+print(engine.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_process_ends_with_whoever_loaded_it(built: Path) -> None:
+    paths = [str(Path(fake.__file__).parents[1]), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", _OWNER, *paths, str(built)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        descriptor = os.pidfd_open(int(owner.stdout.readline()))
+        owner.kill()  # without a word
+        assert ended(descriptor)
+    os.close(descriptor)
 
 
 def test_the_engine_alone_can_be_timed(built: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmbuild.host import installed_versions
 from mmbuild.visual.tensorrt.errors import TensorRTError
 
 
@@ -16,7 +17,8 @@ def plan_tensorrt(target: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         dtype: Number format of the tower.
 
     Raises:
-        TensorRTError: MM578, the target is no GPU; MM565, MM566, there is no TensorRT; MM567, it cannot build that.
+        TensorRTError: MM578, the target is no GPU; MM565, MM566, there is no TensorRT; MM567, it cannot build that;
+            MM564, there is no onnx here.
         MmbuildError: The user's configuration cannot be read, or its interpreter not be asked.
     """
     from mmbuild.visual.tensorrt import interpreter
@@ -29,4 +31,10 @@ def plan_tensorrt(target: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         )
     version = interpreter.version(interpreter.find())
     interpreter.check_dtype(version, dtype)
+    if not installed_versions(("onnx",)):
+        raise TensorRTError(
+            "visual.backend is tensorrt, and this Python has no `onnx` to hand TensorRT the model with",
+            code="MM564",
+            hint="pip install onnx, or set visual.backend to torch",
+        )
     return {"version": version}
