@@ -22,10 +22,10 @@ REBUILT = {"quantize", "build_llm", "assemble", "measure", "verify"}
 class Tool:
     """`mmbuild` with a store and a build directory of its own."""
 
-    def __init__(self, root):
+    def __init__(self, root, build="build"):
         self.root = root
-        self.places = ["--store", str(root / "store"), "--build-dir", str(root / "build")]
-        self.engine = root / "build" / NAME
+        self.places = ["--store", str(root / "store"), "--build-dir", str(root / build)]
+        self.engine = root / build / NAME
 
     def run(self, *arguments, status=0):
         done = subprocess.run(
@@ -128,6 +128,34 @@ def test_a_second_apply_runs_nothing(tool, int4):
     assert int4["ran"]
     assert set(tool.plan(RECIPE).values()) == {"up to date"}
     assert tool.apply(RECIPE) == []
+
+
+def test_the_report_has_a_page_with_the_recipe_s_pictures(int4, tool):
+    assert [gate["passed"] for gate in int4["report"]["gates"]] == [True, True]
+    page = (tool.engine / "verify" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_an_engine_that_fails_a_gate_is_kept_aside_and_other_gates_only_judge(int4, tool):
+    assert int4["ran"]
+    there = Tool(tool.root, "elsewhere")
+    strict = ["--set", "gates.max_kl=0"]
+    told = there.run("apply", RECIPE, *strict, *there.places, status=1).stderr
+    assert "[MM590]" in told
+    assert re.search(
+        r"max_kl: mean KL over the answers \S+ nats, at most 0, \S+ too much \(9 questions, ", told
+    )
+    aside = there.engine.with_name(f"{NAME}.refused")
+    assert f"the refused engine: {aside}" in told
+    assert "failed" in (aside / "verify" / "report.html").read_text()
+    assert not there.engine.exists()
+    # What is kept can be judged again and compared.
+    again = there.run("verify", aside, "--store", tool.root / "store", status=1)
+    assert "gate FAILED: max_kl" in again.stdout
+    assert re.search(r"^gates passed +1 of 2", there.run("compare", aside).stdout, flags=re.M)
+    assert there.apply(RECIPE, "--set", "gates.max_kl=0.5") == ["verify"]
+    assert there.engine.is_dir()
+    assert not aside.exists()
 
 
 @pytest.fixture(scope="module")

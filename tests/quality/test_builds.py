@@ -130,6 +130,24 @@ def test_a_report_that_cannot_be_read_is_told(tmp_path, text):
     refused(CompareError, "MM596", compare, [build])
 
 
+def test_answers_of_upstream_s_runner_are_no_quality(tmp_path):
+    build = make(tmp_path / "build")
+    told = {"version": 1, "summary": {"questions": 1, "compared": False}, "questions": []}
+    (build / "verify" / "report.json").write_text(json.dumps(told))
+    assert compare([build])["builds"][0]["quality"] is None
+
+
+def test_an_engine_of_tensorrt_llm_has_the_precision_that_was_asked_for(tmp_path):
+    build = make(tmp_path / "build")
+    description = json.loads((build / "engine.json").read_text())
+    variables = {"dtype": "float16", "algorithm": "int4_awq"}
+    description |= {"backend": "tensorrt-llm", "llm": {"tensor_parallel": 2, "variables": variables}}
+    (build / "engine.json").unlink()
+    (build / "engine.json").write_text(json.dumps(description))
+    (found,) = compare([build])["builds"]
+    assert (found["dtype"], found["quant_algo"], found["ranks"]) == ("float16", "int4_awq", 2)
+
+
 def test_what_is_no_engine_is_told(tmp_path):
     refused(LayoutError, "MM540", compare, [tmp_path])
 

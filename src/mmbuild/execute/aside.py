@@ -94,10 +94,12 @@ def lay_aside(
 def forget(store: Store, directory: Path) -> None:
     """Remove what was put aside of ``directory``, unless somebody put a file of their own there."""
     aside = aside_of(directory)
+    if not aside.is_dir():
+        return
     with wait_lock(store.lock(root_path(store, aside).stem)):
         remove_leftovers(aside)
         ours = our_files(store, aside)
-        if ours is None or not aside.is_dir() or set(scan_files(aside)) - ours - _REPORTS:
+        if ours is None or set(scan_files(aside)) - ours - _REPORTS:
             return
         remove_tree(aside)
         root_path(store, aside).unlink(missing_ok=True)

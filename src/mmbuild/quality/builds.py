@@ -53,8 +53,7 @@ def look(build: Path) -> dict[str, Any]:
         "backend": description.backend,
         "device": _device(description.target),
         "ranks": llm["tensor_parallel"],
-        "dtype": llm.get("dtype"),
-        "quant_algo": llm.get("quant_algo"),
+        **_precision(llm),
         "weights": manifest.weights(build),
         "refused": [one["message"] for one in manifest.read(build).get("refused", ())],
         "model": sorted(str(one.get("artifact")) for one in manifest.actions(build, "download")) or None,
@@ -82,6 +81,15 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
         if one["weights"] == "dummy"
     ]
     return told
+
+
+def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
+    """Of backend tensorrt-llm, what the commands were made from."""
+    if "variables" not in llm:
+        return {"dtype": llm["dtype"], "quant_algo": llm["quant_algo"]}
+    asked = llm["variables"]
+    algorithm = asked.get("algorithm")
+    return {"dtype": asked.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
 
 
 def _differ(one: object, other: object) -> bool:
@@ -141,9 +149,11 @@ def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A report; None where there is none."""
+    """A report; None where there is none, or one of backend tensorrt-llm, which compares nothing."""
     data = _json(path)
-    if data is not None and data.get("version") != REPORT_VERSION:
+    if data is None or data.get("summary", {}).get("compared") is False:
+        return None
+    if data.get("version") != REPORT_VERSION:
         raise CompareError(
             f"`{path}` is of version {data.get('version')}, and this mmbuild reads version {REPORT_VERSION}",
             code="MM596",
