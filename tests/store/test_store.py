@@ -429,3 +429,32 @@ def test_a_build_that_has_ended_leaves_the_store_to_others_though_a_worker_still
             pass
     finally:
         os.close(worker)
+
+
+def test_an_artifact_whose_referenced_file_moved_follows_it_when_it_is_made_again(store, tmp_path):
+    digests = []
+    for name in ("before", "after"):
+        (tmp_path / name).write_bytes(b"weights")
+        out = store.staging / "refer"
+        out.mkdir()
+        (out / "weights").symlink_to(tmp_path / name)
+        digests.append(publish.publish(store, out).digest)
+        (tmp_path / "before").unlink(missing_ok=True)
+    assert digests[0] == digests[1]
+    assert (store.tree(digests[0]) / "weights").read_bytes() == b"weights"
+    assert check_store(store).faults == ()
+
+
+def test_a_file_system_without_hard_links_keeps_a_copy_for_each_artifact(store, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for extra in ("one", "two"):
+        out = store.staging / extra
+        out.mkdir()
+        (out / "same").write_bytes(b"same")
+        (out / extra).write_bytes(extra.encode())
+        artifact = publish.publish(store, out)
+        assert (store.tree(artifact.digest) / "same").read_bytes() == b"same"
+    assert check_store(store).faults == ()

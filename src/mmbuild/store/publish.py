@@ -8,6 +8,7 @@ presence means that the artifact is whole, comes after that.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import stat
@@ -24,6 +25,9 @@ from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.statindex import digest_file
 from mmbuild.store.tree import Entry, Tree, make_tree, parse_tree, tree_digest, tree_json
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+"""What link(2) says on file systems that have no hard links, or no more of them for one file."""
 
 Inodes = Mapping[tuple[int, int], Entry]
 """Files of the input artifacts by (device, inode): a hard link to one of them needs no hashing."""
@@ -57,23 +61,50 @@ def publish(store: Store, out: Path, inputs: tuple[str, ...] = (), threads: int 
             raise MmbuildError(
                 "the step wrote no output", code="MM306", hint="this is a bug in the step; please report it"
             )
-        tree = make_tree(entries)
-        for entry in tree.entries:
-            if entry.ref is None:
-                _link_object(store, out / entry.path, entry)
-        fault_point("publish-objects")
-        digest = tree_digest(tree)
-        # Two actions may come to the same artifact at once; one of 256 locks keeps them apart.
-        with wait_lock(store.lock(f"publish-{digest[:2]}")):
-            if store.has(digest):
-                remove_tree(out)
-            else:
-                _rename_tree(store, out, digest)
-                fault_point("publish-tree")
-                sync_file_system(store.root)
-                write_whole(store.manifest(digest), tree_json(tree))
-        fault_point("publish-manifest")
+        return _publish_tree(store, out, make_tree(entries))
+
+
+def publish_known(store: Store, out: Path, tree: Tree) -> Artifact:
+    """:func:`publish` of files whose bytes have been checked against ``tree`` already.
+
+    Args:
+        store: Where to.
+        out: A directory on the store's file system that holds exactly the files of ``tree``; gone afterwards.
+        tree: Without references.
+
+    Raises:
+        MmbuildError: MM302 the disk is full.
+    """
+    with disk_errors(store.root):
+        return _publish_tree(store, out, tree)
+
+
+def _publish_tree(store: Store, out: Path, tree: Tree) -> Artifact:
+    for entry in tree.entries:
+        if entry.ref is None:
+            _link_object(store, out / entry.path, entry)
+    fault_point("publish-objects")
+    digest = tree_digest(tree)
+    # Two actions may come to the same artifact at once; one of 256 locks keeps them apart.
+    with wait_lock(store.lock(f"publish-{digest[:2]}")):
+        if store.has(digest) and _references_hold(store, digest):
+            remove_tree(out)
+        else:
+            _rename_tree(store, out, digest)
+            fault_point("publish-tree")
+            sync_file_system(store.root)
+            write_whole(store.manifest(digest), tree_json(tree))
+    fault_point("publish-manifest")
     return Artifact(digest, tree)
+
+
+def _references_hold(store: Store, digest: str) -> bool:
+    """Whether the files of the user that an artifact stands for are all still there, as far as is known."""
+    try:
+        entries = read_tree(store, digest).entries
+    except MmbuildError:
+        return False
+    return all(entry.ref is None or os.path.exists(entry.ref) for entry in entries)
 
 
 def read_tree(store: Store, digest: str) -> Tree:
@@ -199,6 +230,9 @@ def _link_object(store: Store, path: Path, entry: Entry) -> None:
         except OSError:  # too many links to one file: this tree keeps its own copy
             return
         os.replace(fresh, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:  # without hard links each tree holds bytes of its own
+            raise
 
 
 def _rename_tree(store: Store, out: Path, digest: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmbuild.canonical import canonical_json
@@ -66,15 +66,23 @@ def make_tree(entries: Iterable[Entry]) -> Tree:
 
 
 def tree_json(tree: Tree) -> bytes:
-    """The canonical JSON that is hashed and stored."""
+    """The canonical JSON that a store keeps as the manifest."""
     return canonical_json({"tree": 1, "entries": [_entry_json(entry) for entry in tree.entries]})
 
 
+def without_references(tree: Tree) -> Tree:
+    """The same files with the same bytes, wherever any of them lie."""
+    return Tree(tuple(replace(entry, ref=None) for entry in tree.entries))
+
+
 def tree_digest(tree: Tree) -> str:
-    """BLAKE3, hex, of :func:`tree_json`: the artifact's digest."""
+    """The artifact's digest: BLAKE3, hex, of :func:`tree_json` of :func:`without_references`.
+
+    Where a referenced file lies is no part of a result: what two people build from the same bytes has one name.
+    """
     from blake3 import blake3
 
-    return blake3(tree_json(tree)).hexdigest()
+    return blake3(tree_json(without_references(tree))).hexdigest()
 
 
 def parse_tree(text: bytes, name: str) -> Tree:
