@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, only, pointed
+from recipe_project import CONFIG, RECIPE, codes, load, only, pointed
 
 ALGORITHMS = ("int4_awq", "smoothquant", "fp8")
+# As wide as no demo is.
+REAL = {**CONFIG, "text_config": {**CONFIG["text_config"], "hidden_size": 1024}}
 
 
 def data(root: Path, samples: int, *, text: bool = False, directory: str = ".") -> None:
@@ -41,6 +43,40 @@ def test_a_recipe_with_data_is_built_and_the_data_is_a_file_of_it(tmp_path: Path
 def test_without_data_the_derivation_says_that_pictures_are_generated(tmp_path: Path, algorithm: str) -> None:
     (variant,) = load(tmp_path, RECIPE, f"engine.quantization={algorithm}").variants
     assert "generated pictures" in variant.derivations[-1].arithmetic
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_real_weights_without_data_are_warned_about_and_random_ones_are_not(
+    tmp_path: Path, algorithm: str
+) -> None:
+    override = f"engine.quantization={algorithm}"
+    found = only(load(tmp_path, RECIPE, override, config=REAL))
+    assert (found.code, found.severity) == ("MM168", "warning")
+    random = RECIPE.replace("source: model", "source: dummy://./model")
+    assert codes(load(tmp_path, random, override, config=REAL)) == []
+    assert codes(load(tmp_path, RECIPE, "engine.quantization=int8", config=REAL)) == []
+    assert codes(load(tmp_path, RECIPE, override)) == [], "a model of a demo's size"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "target", "refused"),
+    [
+        ("fp8", "{device: cuda, sm: 80}", True),
+        ("fp8", "{sm: 86}", True),
+        ("fp8", "{device: cuda, sm: 89}", False),
+        ("fp8", "{device: cuda}", False),
+        ("fp8", "{device: cpu}", False),
+        ("int4_awq", "{device: cuda, sm: 80}", False),
+    ],
+)
+def test_fp8_is_refused_for_a_gpu_without_it_where_the_recipe_names_one(
+    tmp_path: Path, algorithm: str, target: str, *, refused: bool
+) -> None:
+    data(tmp_path, 40)
+    found = load(tmp_path, recipe(algorithm), f"target={target}")
+    assert codes(found) == (["MM545"] if refused else [])
+    if refused:
+        assert only(found).path == "target.sm"
 
 
 def test_text_alone_is_refused_and_accepted_where_it_is_stated(tmp_path: Path) -> None:

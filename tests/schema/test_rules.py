@@ -191,7 +191,7 @@ def test_an_intermediate_size_that_does_not_divide_is_named(tmp_path: Path) -> N
 LLAVA_7B = """\
 version: 1
 name: seven
-model: {family: llava, source: 'hf://llava-hf/llava-1.5-7b-hf'}
+model: {family: llava, source: 'dummy://llava-hf/llava-1.5-7b-hf'}
 engine:
   backend: torch
   quantization: int4_awq

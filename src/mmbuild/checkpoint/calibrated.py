@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL_DTYPE = "model"
+# The first GPUs that multiply float8: Ada (SM 89), then Hopper (SM 90).
+FLOAT8_FROM_SM = 89
 
 
 @dataclass(frozen=True, slots=True)

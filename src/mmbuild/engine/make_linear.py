@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from mmbuild.checkpoint.calibrated import FLOAT8_FROM_SM
 from mmbuild.engine import layouts
 from mmbuild.engine.calibrated import AwqLinear, Fp8Linear, SmoothQuantLinear
 from mmbuild.engine.config import EngineConfig, EngineError
@@ -40,10 +41,6 @@ def linear_maker(config: EngineConfig, layout: layouts.Layout) -> MakeLinear:
     return partial(kind, config, algorithm)
 
 
-# The first GPUs that multiply float8: Ada (SM 89), then Hopper (SM 90).
-_FP8_FROM_SM = 89
-
-
 def check_target(config: EngineConfig, target: Mapping[str, Any]) -> None:
     """Refuse a GPU that does not multiply what the checkpoint holds.
 
@@ -55,9 +52,9 @@ def check_target(config: EngineConfig, target: Mapping[str, Any]) -> None:
         EngineError: MM545, FP8 below SM 89.
     """
     sm = target.get("sm")
-    if config.quant_algo == "FP8" and target["device"] == "cuda" and sm is not None and sm < _FP8_FROM_SM:
+    if config.quant_algo == "FP8" and target["device"] == "cuda" and sm is not None and sm < FLOAT8_FROM_SM:
         raise EngineError(
-            f"FP8 needs a GPU of SM {_FP8_FROM_SM} or later, and the target is SM {sm}",
+            f"FP8 needs a GPU of SM {FLOAT8_FROM_SM} or later, and the target is SM {sm}",
             code="MM545",
             hint="Use int4_awq or int8 there, or name another GPU in target",
         )

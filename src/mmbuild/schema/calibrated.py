@@ -1,20 +1,59 @@
-"""What is wrong with the data that a quantization is fitted on: told while a recipe is validated."""
+"""What is wrong with a calibrated quantization and its data: told while a recipe is validated."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mmbuild.calibration import data
 from mmbuild.calibration.data import CalibrationError
+from mmbuild.checkpoint.calibrated import FLOAT8_FROM_SM
+from mmbuild.families.base import ModelFacts
 from mmbuild.schema.fault import Fault, touches
-from mmbuild.schema.model import CALIBRATED, Backend, Recipe
+from mmbuild.schema.gates import is_dummy
+from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Device, Recipe
 
 _ALGORITHM = "engine.quantization.algorithm"
 _DATA = "engine.quantization.calibration.data"
 _SAMPLES = "engine.quantization.calibration.samples"
 # What is blamed before the data itself.
 _BLAME = {"MM165": (_SAMPLES, _DATA)}
+
+_SM = "target.sm"
+# Language models that are narrower are demos and tests.
+_REAL_WIDTH = 1024
+
+
+def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+    """A model with real weights that would be fitted on pictures of discs and bars, which is enough for demos."""
+    quantization = recipe.engine.quantization
+    fitted = recipe.engine.backend is Backend.TORCH and quantization.algorithm in CALIBRATED
+    real = facts.llm.hidden_size >= _REAL_WIDTH and not is_dummy(recipe)
+    # Encoder-decoders are refused by a rule of their own.
+    if fitted and real and quantization.calibration is None and facts.encoder is None:
+        yield Fault(
+            "MM168",
+            (_ALGORITHM,),
+            f"{quantization.algorithm} of `{recipe.model.source}` would be fitted on generated pictures, "
+            "which are nothing like what the model will be asked about",
+            "Name pictures and prompts in engine.quantization.calibration.data",
+            "warning",
+        )
+
+
+def float8_gpu(recipe: Recipe) -> Iterator[Fault]:
+    """A GPU that the recipe names and that does not multiply float8; TensorRT-LLM has findings of its own."""
+    target, algorithm = recipe.target, recipe.engine.quantization.algorithm
+    if target is None or recipe.engine.backend is not Backend.TORCH or algorithm is not Algorithm.FP8:
+        return
+    # On a CPU the number means nothing, which another finding says.
+    if target.sm is not None and target.device is not Device.CPU and target.sm < FLOAT8_FROM_SM:
+        yield Fault(
+            "MM545",
+            (_SM, _ALGORITHM),
+            f"fp8 needs a GPU of SM {FLOAT8_FROM_SM} or later, and target.sm is {target.sm}",
+            "Set engine.quantization to int4_awq or int8, or name another GPU in target.sm",
+        )
 
 
 def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fault], list[Path]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families.base import LlmFacts, ModelFacts
+from mmbuild.schema.calibrated import float8_gpu, generated_pictures
 from mmbuild.schema.combinations import combinations
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.gates import meaningless, unjudged, unreachable
@@ -290,6 +291,7 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("gates", "verify", "engine.backend"), unjudged),
     RecipeRule(("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"), unreachable),
     RecipeRule(("gates", "model.source"), meaningless),
+    RecipeRule(("engine.quantization", "target"), float8_gpu),
 )
 
 MODEL_RULES: tuple[ModelRule, ...] = (
@@ -299,6 +301,7 @@ MODEL_RULES: tuple[ModelRule, ...] = (
     ModelRule(_LENGTHS, _positions),
     ModelRule(("engine.tensor_parallel",), _heads),
     ModelRule(("engine.tensor_parallel", "engine.quantization"), _groups),
+    ModelRule(("engine.quantization", "model.source"), generated_pictures),
 )
 
 
