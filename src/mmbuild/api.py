@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mmbuild.graph.plan import Plan
 if TYPE_CHECKING:
     from mmbuild.execute.result import Options, Result
     from mmbuild.graph.action import RecipeGraph
+    from mmbuild.graph.plan import Elsewhere
     from mmbuild.schema.resolved import ResolvedRecipe
     from mmbuild.store.layout import Store
 
@@ -80,7 +82,13 @@ def plan_graphs(graphs: Sequence[RecipeGraph], store: Store, build_dir: str | Pa
     from mmbuild.graph.reasons import reasons_from
     from mmbuild.store.journal import load_cache
 
-    return make_plan(graphs, store, load_cache(store), Path(build_dir).absolute(), reasons_from(store))
+    def elsewhere() -> Elsewhere | None:
+        from mmbuild.remote.shared import open_shared
+
+        return open_shared(store)
+
+    why, place = reasons_from(store), Path(build_dir).absolute()
+    return make_plan(graphs, store, load_cache(store), place, why, elsewhere)
 
 
 def apply(
@@ -124,9 +132,20 @@ def run(
     from mmbuild.steps.registry import steps
 
     require_toolchains(plan)
+    with _sharing(plan, sink) as (here, tell):
+        if here is not plan:  # something could not be pulled, and now runs
+            require_toolchains(here)
+        options = _options(here, jobs, keep_going, ignore_estimates)
+        return run_plan(here, specs=steps(), options=options, sink=tell)
 
-    options = _options(plan, jobs, keep_going, ignore_estimates)
-    return run_plan(plan, specs=steps(), options=options, sink=sink)
+
+def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]]:
+    """With the shared store, where there is one: see :func:`mmbuild.remote.session.sharing`."""
+    if plan.elsewhere is None:
+        return nullcontext((plan, sink))
+    from mmbuild.remote.session import sharing
+
+    return sharing(plan, sink)
 
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:

@@ -6,7 +6,7 @@ It says how this host does what recipes ask for, and no recipe depends on it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -75,12 +75,60 @@ class Interpreter(Part):
     variables: Variables = Field(default={}, description="Environment variables set for it")
 
 
+def _public_key(text: str) -> str:
+    from mmbuild.remote.signatures import public_bytes
+
+    public_bytes(text)
+    return text
+
+
+class SharedStoreConfig(Part):
+    """A store that several machines share: what is taken from it, and what is brought there."""
+
+    remote: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.+$",
+        max_length=2000,
+        description="URL of fsspec: file:///srv/mmbuild, s3://bucket/path, https://host/path (read-only)",
+    )
+    pull: Literal["always", "never"] = Field(
+        default="always", description="Whether results of other machines are taken from there"
+    )
+    push: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Whether results are brought there; `auto` means where the variable CI is set",
+    )
+    timeout: float = Field(
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Seconds for a request, and for all questions of a plan together",
+    )
+    transfers: int = Field(default=8, ge=1, le=64, description="Requests at once while files are carried")
+    options: dict[str, Any] = Field(
+        default={},
+        description="Options of the fsspec file system; `${NAME}` in a text stands for a variable",
+    )
+    require_signatures: bool = Field(
+        default=False, description="Count only results that are signed by one of `trusted_keys`"
+    )
+    trusted_keys: tuple[Annotated[str, AfterValidator(_public_key)], ...] = Field(
+        default=(),
+        description="Public keys, `ed25519:...` as `mmbuild cache keygen` prints them, or minisign's",
+    )
+    signing_key: Place | None = Field(
+        default=None,
+        description="Private key that signs what is brought there; MMBUILD_SIGNING_KEY stands above it",
+    )
+
+
 class UserConfig(Part):
     """The whole file."""
 
     toolchains: dict[str, ToolchainEnvironment] = Field(
         default={}, description="TensorRT-LLM version, as recipes name it, to where it runs"
     )
+    store: SharedStoreConfig | None = Field(default=None, description="A store that several machines share")
     tensorrt: Interpreter | None = Field(
         default=None,
         description="Python that builds and runs TensorRT visual engines for the embedded engine",

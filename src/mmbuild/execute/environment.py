@@ -57,6 +57,9 @@ _PREFIXES = (
     "OMPI_",
     "PMIX_",
 )
+_HIDDEN = frozenset({"MMBUILD_REMOTE", "MMBUILD_SIGNING_KEY"})
+"""They may hold a password or a key, and no step has to do with them."""
+
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -67,8 +70,12 @@ def listed_environment(source: Mapping[str, str] | None = None) -> dict[str, str
     would leave its children with a driver they cannot use.
     """
     given = os.environ if source is None else source
-    listed = {name: value for name, value in given.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    listed = {name: value for name, value in given.items() if _is_listed(name)}
     return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **listed}
+
+
+def _is_listed(name: str) -> bool:
+    return name in _NAMES or (name.startswith(_PREFIXES) and name not in _HIDDEN)
 
 
 def granted_environment(cores: int, gpus: tuple[str, ...]) -> dict[str, str]:

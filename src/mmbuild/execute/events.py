@@ -19,11 +19,15 @@ class Kind(StrEnum):
     WAITING = "waiting"  # why: another process builds the same action
     STARTED = "started"  # step, reason, cores, gpus, log
     PROGRESS = "progress"  # message, fraction (0 to 1, or null)
-    FINISHED = "finished"  # digest, seconds, memory (bytes), size (bytes)
+    FINISHED = "finished"  # key, digest, seconds, memory (bytes), size (bytes)
     REUSED = "reused"  # digest, why: cut off early, or built by another process
     FAILED = "failed"  # message, hint, code, log, aside (directories of refused engines)
     SKIPPED = "skipped"  # why
     LAID_OUT = "laid out"  # directory
+    PULLING = "pulling"  # reason, size (bytes)
+    PULLED = "pulled"  # digest, seconds, why: empty, or why it did not come
+    PUSHED = "pushed"  # outcome, carried (bytes), seconds
+    WARNING = "warning"  # message, code, hint: about the shared store
     SUMMARY = "summary"  # ran, reused, failed, seconds
 
 

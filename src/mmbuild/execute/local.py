@@ -65,7 +65,7 @@ def _build(
     pool = Pool(options.capacity, priorities(actions))
     cache = load_cache(plan.store)
     with staging(plan.store) as place, start_workers(place, preload, hold.descriptor) as workers:
-        Loop(plan.store, specs, options, cache, state, outcome, pool, workers).run()
+        Loop(plan.store, specs, options, cache, state, outcome, pool, workers, elsewhere=plan.elsewhere).run()
 
 
 def _check(plan: Plan, actions: Sequence[Action], specs: Mapping[str, StepSpec], options: Options) -> None:

@@ -20,7 +20,7 @@ from mmbuild.execute.state import State
 from mmbuild.execute.workers import Workers
 from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.keys import action_key, body_key
-from mmbuild.graph.plan import Planned
+from mmbuild.graph.plan import Elsewhere, Planned, adapted
 from mmbuild.graph.reasons import remember_definition
 from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import ActionCache, append
@@ -56,6 +56,7 @@ class Loop:
     contended: set[str] = field(default_factory=set)
     told: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
+    elsewhere: Elsewhere | None = None
 
     def run(self) -> None:
         """Start and receive until nothing runs and nothing more can start."""
@@ -86,6 +87,12 @@ class Loop:
         name = action_key(planned.action, self.state.digests(planned.action))
         if self._reuse(planned.action, name, "its inputs came out as before"):
             return NOTHING
+        if self.elsewhere is not None:
+            if self.elsewhere.fetching(name):
+                self.contended.add(key)
+                return None
+            if self._adopt(planned.action, name, self.elsewhere):
+                return NOTHING
         lock = try_lock(self.store.lock(name))
         if lock is None:
             self._wait_for_other(planned.action)
@@ -131,6 +138,16 @@ class Loop:
         self.contended.discard(action.definition_key)
         self._queue(self.outcome.found(action, record, why))
         return True
+
+    def _adopt(self, action: Action, name: str, elsewhere: Elsewhere) -> bool:
+        """Whether the result of an action came from elsewhere."""
+        record = elsewhere.fetched(name)
+        if record is None or not self.store.has(record.digest):
+            return False
+        append(self.store, adapted(record, action, self.state.digests(action)))
+        remember_definition(self.store, action)
+        self.cache.refresh()
+        return self._reuse(action, name, "the shared store has it")
 
     def _job(self, action: Action, name: str, granted: Resources, gpus: tuple[str, ...]) -> Job:
         self.started += 1

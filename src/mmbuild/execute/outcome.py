@@ -46,6 +46,7 @@ class Outcome:
         self.tell(
             Kind.FINISHED,
             action,
+            key=record.key,
             digest=record.digest,
             seconds=record.seconds,
             memory=record.memory,

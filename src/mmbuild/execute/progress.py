@@ -30,6 +30,8 @@ class PlainLines:
         self.ended = 0
 
     def __call__(self, event: Event) -> None:
+        if event.kind is Kind.PLAN:  # what could not be pulled runs
+            self.total = event.data["run"] + event.data["unknown"]
         if event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
             self.ended += 1
         line = event_line(event)
@@ -50,6 +52,14 @@ def event_line(event: Event) -> str:
         return f"wait   {event.label}: {data['why']}"
     if event.kind is Kind.FAILED:
         return f"FAILED {event.label}: {data['message']}"
+    if event.kind is Kind.PULLING:
+        return f"pull   {event.label}: {data['reason']}"
+    if event.kind is Kind.PULLED and not data["why"]:
+        return f"done   {event.label}: pulled in {data['seconds']:.1f} s"
+    if event.kind is Kind.PUSHED:
+        return f"push   {event.label}: {data['outcome']}, {data['carried'] / 1e6:.1f} MB"
+    if event.kind is Kind.WARNING:
+        return f"warning: {data['message']} [{data['code']}]"
     if event.kind is Kind.LAID_OUT:
         return f"engine {event.label}: {data['directory']}"
     return ""
@@ -89,7 +99,7 @@ def _live(plan: Plan) -> Iterator[Sink]:
     with Live(get_renderable=table, console=console, refresh_per_second=4, transient=True) as live:
 
         def sink(event: Event) -> None:
-            if event.kind is Kind.STARTED:
+            if event.kind in (Kind.STARTED, Kind.PULLING):
                 started[event.label] = event.at
             elif event.kind is Kind.PROGRESS:
                 fraction = event.data.get("fraction")
@@ -98,8 +108,12 @@ def _live(plan: Plan) -> Iterator[Sink]:
             elif event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
                 plain.ended += 1
                 started.pop(event.label, None)
+            elif event.kind is Kind.PULLED:
+                started.pop(event.label, None)
+            elif event.kind is Kind.PLAN:
+                plain(event)
             line = event_line(event)
-            if line and event.kind is not Kind.STARTED:
+            if line and event.kind not in (Kind.STARTED, Kind.PULLING):
                 live.console.print(escape(line), highlight=False)
 
         yield sink

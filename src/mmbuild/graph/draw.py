@@ -12,6 +12,7 @@ from mmbuild.graph.plan import Plan, Verdict
 _FILL = {
     Verdict.RUN: "#fde7c7",
     Verdict.UNKNOWN: "#fdf6d8",
+    Verdict.PULL: "#e4defa",
     Verdict.RESTORE: "#d9e8fb",
     Verdict.UP_TO_DATE: "#dff2df",
 }

@@ -6,10 +6,11 @@ the stat of build directories, and no artifact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from mmbuild.canonical import hash_json
 from mmbuild.errors import MmbuildError
@@ -24,9 +25,55 @@ class Verdict(StrEnum):
     """What apply does with an action."""
 
     RUN = "run"
+    PULL = "pull"
     RESTORE = "restore"
     UP_TO_DATE = "up to date"
     UNKNOWN = "unknown until built"
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A result that another machine published.
+
+    Attributes:
+        record: As it was published: of its fields only ``key`` has been held against what was asked for.
+        reference: Whether its files are the user's own, which everybody who knows the key has too: its digest counts,
+            and its files are made here in no time.
+    """
+
+    record: Record
+    reference: bool = False
+
+
+class Elsewhere(Protocol):
+    """Where results may be that this store lacks (:class:`mmbuild.remote.shared.SharedStore`)."""
+
+    def results(self, keys: Sequence[str]) -> Mapping[str, Shared]:
+        """Results by action key, of those that are there."""
+
+    def artifacts(self, digests: Collection[str]) -> Collection[str]:
+        """Those artifacts whose files can be pulled."""
+
+    def fetching(self, key: str) -> bool:
+        """Ask for a result and pull it, on the side: True as long as that goes on."""
+
+    def fetched(self, key: str) -> Record | None:
+        """The result, once that has ended."""
+
+
+Find = Callable[[], Elsewhere | None]
+"""Finds out whether there is a shared store: reading a configuration costs more than an up-to-date plan."""
+
+
+def adapted(record: Record, action: Action, digests: Mapping[str, str]) -> Record:
+    """A published result as one of ``action`` here, whatever else its publisher said."""
+    return replace(
+        record,
+        definition=action.definition_key,
+        inputs=dict(digests),
+        label=action.label,
+        body=body_key(action),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +122,13 @@ class Plan:
         actions: Each distinct action once.
         builds: The engine directories to fill.
         store: Where results are and go.
+        elsewhere: Where else results may be; None for nowhere.
     """
 
     actions: tuple[Planned, ...]
     builds: tuple[Build, ...]
     store: Store
+    elsewhere: Elsewhere | None = field(default=None, compare=False, repr=False)
 
     @property
     def hash(self) -> str:
@@ -102,9 +151,14 @@ Why = Callable[[Action, str | None], str]
 
 
 def make_plan(
-    graphs: Sequence[RecipeGraph], store: Store, cache: ActionCache, build_dir: Path, why: Why
+    graphs: Sequence[RecipeGraph],
+    store: Store,
+    cache: ActionCache,
+    build_dir: Path,
+    why: Why,
+    elsewhere: Find | None = None,
 ) -> Plan:
-    """Decide for every action of ``graphs``.
+    """Decide for every action of ``graphs``. ``elsewhere`` is called when something is missing here, and not before.
 
     Raises:
         MmbuildError: MM204 two recipes have one name, MM205 an input that nothing makes.
@@ -112,7 +166,7 @@ def make_plan(
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
     builds = tuple(_build(graph, build_dir, roots[graph.recipe]) for graph in graphs)
-    state = _State(merged, {}, {}, store, cache)
+    state = _State(merged, {}, {}, store, cache, elsewhere)
     _find_results(state)
     restored = _wanted_restores(state, builds, roots)
     _settle(state, restored)
@@ -122,7 +176,21 @@ def make_plan(
         return why(action, last.get(action.label))
 
     actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
-    return Plan(actions, builds, store)
+    return Plan(actions, builds, store, state.elsewhere)
+
+
+def graphs_of(plan: Plan) -> list[RecipeGraph]:
+    """What ``plan`` was made from, to make it again."""
+    actions = {planned.action.definition_key: planned.action for planned in plan.actions}
+    # An action that several recipes share stands in the plan under one label; keys decide, not labels.
+    return [
+        RecipeGraph(
+            build.recipe,
+            tuple(replace(actions[key], label=label) for label, key in build.actions.items()),
+            build.targets[""],
+        )
+        for build in plan.builds
+    ]
 
 
 @dataclass(slots=True)
@@ -134,10 +202,19 @@ class _State:
     verdicts: dict[str, Verdict]
     store: Store
     cache: ActionCache
+    find: Find | None = None
+    elsewhere: Elsewhere | None = None
+    shared: dict[str, Shared] = field(default_factory=dict)
     evicted: dict[str, str] = field(default_factory=dict)
 
     def action(self, key: str) -> Action:
         return self.merged[key][0]
+
+    def look_elsewhere(self) -> Elsewhere | None:
+        """Where else to ask; found out once."""
+        if self.find is not None:
+            self.elsewhere, self.find = self.find(), None
+        return self.elsewhere
 
     def built_before(self, key: str) -> bool:
         """Whether the action was ever built, from whatever inputs: only then can it be cut off early."""
@@ -183,23 +260,52 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None) -> Build:
 
 
 def _find_results(state: _State) -> None:
-    """Follow the journal from the sources down: a result is known when those of its inputs are."""
-    cache = state.cache
+    """Follow what is known from the sources down: a result is known when those of its inputs are.
+
+    What this store does not know is asked for elsewhere, all actions whose inputs are known at once, until nothing
+    more is found.
+    """
+    asked: set[str] = set()
+    while True:
+        missing = _follow(state)
+        fresh = [name for name in missing if name not in asked]
+        found = state.elsewhere.results(fresh) if state.elsewhere is not None and fresh else {}
+        if not found:
+            return
+        asked.update(fresh)
+        for name, shared in found.items():
+            for key in missing[name]:
+                action = state.action(key)
+                digests = {item: state.records[producer].digest for item, producer in action.inputs.items()}
+                state.records[key] = adapted(shared.record, action, digests)
+                state.verdicts[key] = Verdict.UP_TO_DATE
+                state.shared[key] = shared
+
+
+def _follow(state: _State) -> dict[str, list[str]]:
+    """One pass over the journal; what could be asked for elsewhere: definition keys by action key."""
+    cache, missing = state.cache, dict[str, list[str]]()
     for key, (action, _) in state.merged.items():
+        if key in state.records:
+            continue
         digests: dict[str, str] = {}
         for name, producer in action.inputs.items():
             if producer not in state.records:
                 break
             digests[name] = state.records[producer].digest
         else:
-            found = cache.find(key, digests) or (
-                cache.by_key.get(action_key(action, digests)) if cache.by_key else None
-            )
+            found = cache.find(key, digests)
+            if found is None and (state.look_elsewhere() or cache.by_key):
+                name = action_key(action, digests)
+                found = cache.by_key.get(name)
+                if found is None:
+                    missing.setdefault(name, []).append(key)
             if found is not None:
                 state.records[key] = found
                 state.verdicts[key] = Verdict.UP_TO_DATE
                 continue
         state.verdicts[key] = _verdict_of_missing(state, action)
+    return missing
 
 
 def _verdict_of_missing(state: _State, action: Action) -> Verdict:
@@ -237,9 +343,10 @@ def _restore_reason(build: Build, root: Root | None, place: str, digest: str) ->
 
 
 def _settle(state: _State, restored: Mapping[str, str]) -> None:
-    """Bring in the producers whose files are needed but gone, until nothing changes.
+    """Bring in the producers whose files are needed but not here, until nothing changes.
 
-    Files are needed of what is laid out anew and of the inputs of everything that may run.
+    Files are needed of what is laid out anew and of the inputs of everything that may run. They are pulled where they
+    can be, else made again.
     """
     pending = list(restored)
     pending += [
@@ -250,21 +357,51 @@ def _settle(state: _State, restored: Mapping[str, str]) -> None:
     ]
     consumers = _consumers(state.merged)
     while pending:
-        key = pending.pop()
-        record = state.records.get(key)
-        if state.verdicts[key] is not Verdict.UP_TO_DATE or record is None:
-            continue
-        if state.store.has(record.digest):
-            continue
-        state.verdicts[key] = Verdict.RUN
-        state.evicted[key] = "its output is no longer in the store and is needed"
-        pending += state.action(key).inputs.values()
-        for below in _below(key, consumers):
-            if state.verdicts[below] is Verdict.UP_TO_DATE:
-                state.verdicts[below] = Verdict.UNKNOWN
-                pending += state.action(below).inputs.values()
-            elif below not in state.evicted and state.built_before(below):
-                state.verdicts[below] = Verdict.UNKNOWN
+        lacking = [key for key in dict.fromkeys(pending) if _lacks_files(state, key)]
+        there = _can_be_pulled(state, lacking)
+        pending = []
+        for key in lacking:
+            if key in there:
+                state.verdicts[key] = Verdict.PULL
+            elif state.verdicts[key] is Verdict.UP_TO_DATE:
+                pending += _make_again(state, key, consumers)
+
+
+def _lacks_files(state: _State, key: str) -> bool:
+    return (
+        state.verdicts[key] is Verdict.UP_TO_DATE
+        and key in state.records
+        and not state.store.has(state.records[key].digest)
+    )
+
+
+def _can_be_pulled(state: _State, keys: Sequence[str]) -> set[str]:
+    """Those whose files are elsewhere. Who publishes a result has published its files before."""
+    elsewhere = state.look_elsewhere() if keys else None
+    if elsewhere is None:
+        return set()
+    there = {key for key in keys if key in state.shared and not state.shared[key].reference}
+    others = {state.records[key].digest: key for key in keys if key not in state.shared}
+    if others:
+        there.update(others[digest] for digest in elsewhere.artifacts(others))
+    return there
+
+
+def _make_again(state: _State, key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
+    """An action runs for the sake of its files; returns what may now be needed."""
+    state.verdicts[key] = Verdict.RUN
+    pending = list(state.action(key).inputs.values())
+    if key in state.shared:  # by reference: it comes out the same, since its key names the bytes
+        state.evicted[key] = "its files are the user's own, and are needed here"
+        return pending
+    state.evicted[key] = "its output is no longer in the store and is needed"
+    for below in _below(key, consumers):
+        if state.verdicts[below] in (Verdict.UP_TO_DATE, Verdict.PULL):
+            state.verdicts[below] = Verdict.UNKNOWN
+            pending += state.action(below).inputs.values()
+        elif below not in state.evicted and state.built_before(below):
+            state.verdicts[below] = Verdict.UNKNOWN
+    return pending
 
 
 def _consumers(merged: Mapping[str, tuple[Action, tuple[str, ...]]]) -> dict[str, list[str]]:
@@ -304,10 +441,16 @@ def _planned(
 ) -> Planned:
     action, verdict = state.action(key), state.verdicts[key]
     record = state.records.get(key)
+    if verdict is Verdict.PULL:
+        why = f"the shared store has it, and {restored.get(key) or 'what runs needs it'}"
+        return Planned(action, users, verdict, why, record)
     if verdict is Verdict.UP_TO_DATE and key in restored:
         return Planned(action, users, Verdict.RESTORE, restored[key], record)
     if verdict is Verdict.UP_TO_DATE:
-        return Planned(action, users, verdict, "nothing it depends on changed", record)
+        why = "the shared store has it, and nothing here needs its files"
+        return Planned(
+            action, users, verdict, why if key in state.shared else "nothing it depends on changed", record
+        )
     if verdict is Verdict.UNKNOWN:
         return Planned(action, users, verdict, _waits_for(state, action))
     return Planned(action, users, verdict, state.evicted.get(key) or reason(action))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mmbuild.graph.plan import Plan, Verdict
 
-_SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.RESTORE)
+_SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.PULL, Verdict.RESTORE)
 
 
 def plan_text(plan: Plan, *, everything: bool = True) -> str:
@@ -27,7 +27,7 @@ def summary(plan: Plan) -> str:
     """Counts in one line: ``3 to run, 1 unknown until built, 4 up to date``."""
     if not plan.changes:
         return f"everything is up to date ({len(plan.actions)} actions)"
-    names = {Verdict.RUN: "to run", Verdict.RESTORE: "to restore"}
+    names = {Verdict.RUN: "to run", Verdict.PULL: "to pull", Verdict.RESTORE: "to restore"}
     counts = {verdict: plan.count(verdict) for verdict in (*_SHOWN_FIRST, Verdict.UP_TO_DATE)}
     return ", ".join(f"{count} {names.get(verdict, verdict)}" for verdict, count in counts.items() if count)
 

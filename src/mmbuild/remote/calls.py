@@ -1,0 +1,207 @@
+"""Requests to a place that may be slow, down or unreliable: deadlines, retries, giving up for the rest of a run."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mmbuild.remote.notices import Notice, RemoteError, Tell, to_stderr
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+ATTEMPTS = 5
+"""How often a request is made before it counts as failed: of 30 % faults 0.2 % are left."""
+
+_PAUSE = 0.05
+_IN_A_ROW = 3
+"""Failed requests, with all their attempts and none between them that worked, after which nothing more is asked."""
+
+_LEAST_RATE = 250_000
+"""Bytes a second below which a transfer counts as stuck."""
+
+ANSWERS = (FileNotFoundError, FileExistsError)
+"""Exceptions that are answers of a place that works."""
+
+
+class UnreachableError(RemoteError):
+    """MM821: a request failed for good, or nothing is asked any more."""
+
+
+@dataclass(slots=True)
+class Calls:
+    """All requests of one run to one place.
+
+    Attributes:
+        shown: What the place is called.
+        timeout: Seconds for a request that carries little.
+        tell: Where warnings go.
+        redact: Takes out of a message what must not be told.
+        down: Why nothing is asked any more; empty while things are well.
+        retried: Requests that had to be made again.
+        failed: Requests that failed for good.
+    """
+
+    shown: str
+    timeout: float
+    tell: Tell = to_stderr
+    redact: Callable[[str], str] = str
+    pause: float = _PAUSE
+    down: str = ""
+    retried: int = 0
+    failed: int = 0
+    _answered: bool = False
+    _in_a_row: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def do(self, request: Callable[[], T], size: int = 0) -> T:
+        """Make ``request`` until it gives an answer.
+
+        Args:
+            request: A function without arguments that may be called again.
+            size: Bytes that it carries; they lengthen the deadline.
+
+        Raises:
+            FileNotFoundError, FileExistsError: The place says so.
+            UnreachableError: MM821.
+        """
+        last: Exception | None = None
+        for attempt in range(ATTEMPTS):
+            if self.down:
+                break
+            if attempt:
+                self.retried += 1
+                time.sleep(self.pause * 2**attempt * random.uniform(0.5, 1.5))
+            try:
+                found = bounded(request, self.timeout + size / _LEAST_RATE)
+            except ANSWERS:
+                self._worked()
+                raise
+            except Exception as error:
+                last = error
+                if self._hopeless(error):
+                    break
+            else:
+                self._worked()
+                return found
+        raise self._gave_up(last) from last
+
+    def each(self, keys: Sequence[K], ask: Callable[[K], T], threads: int = 16) -> dict[K, T | Exception]:
+        """``ask`` of every key side by side, within :attr:`timeout` altogether; what came in time.
+
+        What ``ask`` raises stands in place of its answer. Keys that got none are absent.
+        """
+        waiting: queue.SimpleQueue[K] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[tuple[K, T | Exception]] = queue.SimpleQueue()
+        for key in keys:
+            waiting.put(key)
+
+        def work() -> None:
+            while True:
+                try:
+                    key = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    answers.put((key, ask(key)))
+                except Exception as error:
+                    answers.put((key, error))
+
+        for _ in range(min(threads, len(keys))):
+            threading.Thread(target=work, daemon=True).start()
+        found: dict[K, T | Exception] = {}
+        end = time.monotonic() + self.timeout
+        while len(found) < len(keys):
+            try:
+                key, answer = answers.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                self._late()
+                break
+            found[key] = answer
+        return found
+
+    def give_up(self, why: str) -> None:
+        """Ask nothing more in this run, and say so once."""
+        with self._lock:
+            if self.down:
+                return
+            self.down = self.redact(why)
+        self.tell(
+            Notice(
+                f"the shared store `{self.shown}` is left alone for the rest of this run: {self.down}",
+                "MM821",
+                "the build goes on without it; MMBUILD_REMOTE=off asks nothing from the start",
+            )
+        )
+
+    def _worked(self) -> None:
+        self._answered, self._in_a_row = True, 0
+
+    def _hopeless(self, error: Exception) -> bool:
+        """Whether asking again would say the same, or cost the same long time again."""
+        if isinstance(error, (PermissionError, NotImplementedError, ImportError, TypeError)):
+            return True
+        if getattr(error, "status", None) in (401, 403):
+            return True
+        return isinstance(error, TimeoutError) and not self._answered
+
+    def _gave_up(self, error: Exception | None) -> UnreachableError:
+        if error is None or self.down:
+            return UnreachableError(f"the shared store `{self.shown}` is down: {self.down}", code="MM821")
+        told = self.redact(describe(error))
+        with self._lock:
+            self.failed += 1
+            self._in_a_row += 1
+            hopeless = self._in_a_row >= _IN_A_ROW or (isinstance(error, TimeoutError) and not self._answered)
+        if hopeless:
+            self.give_up(told)
+        return UnreachableError(f"the shared store `{self.shown}` did not answer: {told}", code="MM821")
+
+    def _late(self) -> None:
+        if not self._answered:
+            self.give_up(f"no answer within {self.timeout:g} s")
+            return
+        self.tell(
+            Notice(
+                f"the shared store `{self.shown}` did not answer everything within {self.timeout:g} s;"
+                " the rest counts as not there",
+                "MM821",
+                "store.timeout in the configuration says how long is waited",
+            )
+        )
+
+
+def bounded(function: Callable[[], T], seconds: float) -> T:
+    """The result of ``function``, waited for so long; the thread of one that hangs is left to itself.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    done: queue.SimpleQueue[tuple[bool, T | BaseException]] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((True, function()))
+        except BaseException as error:
+            done.put((False, error))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        worked, result = done.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:.3g} s") from None
+    if worked:
+        return result  # type: ignore[return-value]
+    assert isinstance(result, BaseException)
+    raise result
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one short line."""
+    line = str(error).strip().partition("\n")[0][:300]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

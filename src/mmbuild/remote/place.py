@@ -1,0 +1,233 @@
+"""A place as the few operations that are asked of it, over any file system of fsspec.
+
+Names are relative (``actions/ab/<key>.json``). Operations raise what the file system raises; nothing is retried here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.remote.calls import describe
+from mmbuild.remote.notices import RemoteError
+from mmbuild.remote.settings import Settings
+
+LAYOUT = "v1"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a"})
+"""Protocols whose file systems can create a file only where there is none: the first writer wins."""
+
+READ_ONLY = frozenset({"http", "https"})
+
+
+def blob(digest: str) -> str:
+    return f"objects/{digest[:2]}/{digest}"
+
+
+def manifest(digest: str) -> str:
+    return f"manifests/{digest[:2]}/{digest}.json"
+
+
+def action(key: str) -> str:
+    return f"actions/{key[:2]}/{key}.json"
+
+
+def used(digest: str) -> str:
+    return f"used/{digest[:2]}/{digest}"
+
+
+def is_digest(text: object) -> bool:
+    """Whether ``text`` is 64 hexadecimal digits: it becomes a part of paths."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file of the place: bytes, and seconds since the epoch by the place's own clock."""
+
+    size: int
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The directory ``root`` of the fsspec file system ``files``."""
+
+    files: Any
+    root: str
+    protocol: str
+
+    @property
+    def writable(self) -> bool:
+        """Whether results can be published there; see :func:`refusal` for why not."""
+        return self.protocol in EXCLUSIVE
+
+    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        """Bytes ``start`` to ``end`` of a file; fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        data: bytes = self.files.cat_file(self._path(name), start=start, end=end)
+        if start is not None and end is not None and len(data) > end - start:
+            return data[start:end]  # a server that knows no ranges sends all of it
+        return data
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None where there is none."""
+        try:
+            return int(self.files.info(self._path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def changed(self, name: str) -> float:
+        """When a file was last written, by the place's clock."""
+        return _when(self.files.info(self._path(name)))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file, over another one or not."""
+        self.files.pipe_file(self._path(name), content)
+
+    def put(self, name: str, source: Path) -> None:
+        """Write a whole file from one of this machine."""
+        self.files.put_file(str(source), self._path(name))
+
+    def create(self, name: str, content: bytes) -> None:
+        """Write a whole file where there is none.
+
+        Raises:
+            FileExistsError: There is one.
+        """
+        self.files.pipe_file(self._path(name), content, mode="create")
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.rm_file(self._path(name))
+
+    def walk(self, below: str) -> dict[str, Found]:
+        """All files below the directory ``below``, by name."""
+        base = self._path(below)
+        try:
+            found: Mapping[str, Any] = self.files.find(base, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            name[len(self.root) + 1 :]: Found(int(info["size"]), _when(info))
+            for name, info in found.items()
+            if info["type"] == "file" and "/.tmp-" not in name
+        }
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+class Directory(Place):
+    """A directory of this machine or of a mounted disk: files appear whole, and as writable as the directory is."""
+
+    def write(self, name: str, content: bytes) -> None:
+        with self._fresh(name) as fresh:
+            Path(fresh).write_bytes(content)
+            os.replace(fresh, self._path(name))
+
+    def put(self, name: str, source: Path) -> None:
+        with self._fresh(name) as fresh:
+            shutil.copyfile(source, fresh)
+            os.replace(fresh, self._path(name))
+
+    def create(self, name: str, content: bytes) -> None:
+        with self._fresh(name) as fresh:
+            Path(fresh).write_bytes(content)
+            try:
+                os.link(fresh, self._path(name))
+            except FileExistsError:
+                raise
+            except OSError:  # no hard links here: exclusive still, and for a moment not whole
+                with open(self._path(name), "xb") as stream:
+                    stream.write(content)
+
+    @contextlib.contextmanager
+    def _fresh(self, name: str) -> Iterator[str]:
+        """A name beside the file, gone afterwards."""
+        parent = os.path.dirname(self._path(name))
+        self._make(parent)
+        fresh = f"{parent}/.tmp-{secrets.token_hex(8)}"
+        try:
+            yield fresh
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(fresh)
+
+    def _make(self, directory: str) -> None:
+        """Make directories below the root with the rights of what they are in, whatever the umask: a place for a
+        group stays one. What the root itself lies in must be there: a disk that is not mounted is not made."""
+        if os.path.isdir(directory):
+            return
+        parent = os.path.dirname(directory)
+        if directory != os.path.dirname(self.root):
+            self._make(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory)
+            with contextlib.suppress(PermissionError):
+                os.chmod(directory, os.stat(parent).st_mode & 0o7777)
+
+
+def connect(settings: Settings) -> Place:
+    """The place that ``settings`` name. Mostly nothing is asked of it yet.
+
+    Raises:
+        RemoteError: MM820, fsspec is not installed or does not know the URL.
+    """
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        raise RemoteError(
+            "a shared store needs the package `fsspec`, which is not installed",
+            code="MM820",
+            hint="pip install 'mmbuild[remote]'",
+        ) from error
+    protocol = settings.url.partition("://")[0].lower()
+    options = {**_DEFAULTS.get(protocol, {}), **settings.options}
+    if protocol in ("s3", "s3a"):
+        limits = {"connect_timeout": settings.timeout, "read_timeout": max(settings.timeout, 30.0)}
+        options = {**options, "config_kwargs": {**limits, **options.get("config_kwargs", {})}}
+    try:
+        files, path = url_to_fs(settings.url, use_listings_cache=False, skip_instance_cache=True, **options)
+    except Exception as error:
+        raise RemoteError(
+            f"the shared store `{settings.shown}` cannot be used: {settings.redact(describe(error))}",
+            code="MM820",
+            hint="look at the URL and at store.options in the configuration; "
+            "`pip install 'mmbuild[remote]'` brings what file, http and s3 need",
+        ) from error
+    kind = Directory if protocol in ("file", "local") else Place
+    return kind(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
+
+
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"s3": {"retries": 1}, "s3a": {"retries": 1}}
+
+
+def refusal(protocol: str) -> str:
+    """Why nothing can be published at a place of this protocol."""
+    if protocol in READ_ONLY:
+        return f"{protocol}:// is read-only"
+    return f"of {protocol}:// it is not known that it can create a file only where there is none"
+
+
+def _when(info: Mapping[str, Any]) -> float:
+    for name in ("mtime", "LastModified", "modified", "last_modified", "created"):
+        value = info.get(name)
+        if isinstance(value, (int, float)):
+            return float(value)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+    return 0.0

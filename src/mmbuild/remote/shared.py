@@ -1,0 +1,234 @@
+"""One run's view of a shared store: which results and manifests it has, and which of them can be believed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+from mmbuild.graph.plan import Shared
+from mmbuild.remote import place as names
+from mmbuild.remote.calls import Calls, UnreachableError
+from mmbuild.remote.entries import parse_entry, signed_text
+from mmbuild.remote.misses import recent, remember
+from mmbuild.remote.notices import Notice, notice_of
+from mmbuild.remote.place import Place, connect
+from mmbuild.remote.settings import Settings, settings
+from mmbuild.store.journal import Record
+from mmbuild.store.layout import Store
+from mmbuild.store.tree import Tree, parse_tree
+
+_LATE_AT_ONCE = 2
+
+
+@dataclass(slots=True)
+class SharedStore:
+    """A shared store in one run. Made by :func:`open_shared`.
+
+    Attributes:
+        store: The local one.
+        settings: What was configured.
+        calls: All requests.
+        bad: Artifacts that are not what their digests say, or not whole: not taken in this run, and replaced by
+            whoever builds them; with the reason.
+        damaged: Action keys whose entries cannot be used.
+        answers: Results by action key; None where there is none.
+    """
+
+    store: Store
+    settings: Settings
+    calls: Calls
+    bad: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    answers: dict[str, Shared | None] = field(default_factory=dict)
+    _place: Place | None = None
+    _trees: dict[str, Tree] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+    _late: dict[str, threading.Thread] = field(default_factory=dict)
+    _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_LATE_AT_ONCE))
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def place(self) -> Place:
+        """The place; connected when it is first needed.
+
+        Raises:
+            RemoteError: MM820.
+        """
+        with self._lock:
+            if self._place is None:
+                self._place = connect(self.settings)
+            return self._place
+
+    @property
+    def asks(self) -> bool:
+        """Whether results are taken from there, and it has not been given up."""
+        return self.settings.pull and not self.calls.down
+
+    def results(self, keys: Sequence[str]) -> Mapping[str, Shared]:
+        """Results of actions that are published and can be believed, by action key."""
+        unknown = [key for key in keys if key not in self.answers]
+        if unknown and self.asks and self._connected():
+            url = self.settings.url
+            misses = recent(self.store, url)
+            self.answers.update(dict.fromkeys(misses.intersection(unknown)))
+            self._ask([key for key in unknown if key not in misses])
+        found = {key: self.answers.get(key) for key in keys}
+        return {
+            key: shared
+            for key, shared in found.items()
+            if shared is not None and shared.record.digest not in self.bad
+        }
+
+    def artifacts(self, digests: Collection[str]) -> Collection[str]:
+        """Those of ``digests`` whose manifests are there: their files can be pulled."""
+        wanted = [digest for digest in digests if digest not in self.bad]
+        if not wanted or not self.asks or not self._connected():
+            return ()
+        return self.trees(wanted).keys()
+
+    def trees(self, digests: Iterable[str]) -> dict[str, Tree]:
+        """Manifests that are there and hold what their names say."""
+        wanted = list(dict.fromkeys(digests))
+        fresh = [digest for digest in wanted if digest not in self._trees]
+        for digest, tree in self.calls.each(fresh, self._tree).items():
+            if isinstance(tree, Tree):
+                self._trees[digest] = tree
+        return {digest: self._trees[digest] for digest in wanted if digest in self._trees}
+
+    def fetching(self, key: str) -> bool:
+        """Ask for a result and pull it, on the side: True as long as that goes on."""
+        thread = self._late.get(key)
+        if thread is None:
+            if not self.asks or (key in self.answers and self.answers[key] is None):
+                return False
+            thread = threading.Thread(target=self._fetch, args=(key,), daemon=True)
+            self._late[key] = thread
+            thread.start()
+        return thread.is_alive()
+
+    def fetched(self, key: str) -> Record | None:
+        """The result of an action whose artifact has been pulled, as far as this run knows."""
+        shared = self.answers.get(key)
+        return shared.record if shared is not None else None
+
+    def entry(self, key: str) -> Shared | None:
+        """Read the entry of an action now.
+
+        Raises:
+            UnreachableError: MM821.
+        """
+        try:
+            text = self.calls.do(lambda: self.place.read(names.action(key)))
+        except FileNotFoundError:
+            return None
+        try:
+            shared, entry, signatures = parse_entry(text, key)
+        except (ValueError, TypeError, KeyError) as error:
+            self.damaged.add(key)
+            self.tell(
+                Notice(
+                    f"the shared store's entry for action `{key[:16]}` is damaged ({error}); it counts as not there",
+                    "MM822",
+                    "whoever builds the action and may push replaces it",
+                )
+            )
+            return None
+        if self.settings.require_signatures and not self._trusted(entry, signatures):
+            self.damaged.add(key)
+            return None
+        return shared
+
+    def spoil(self, digest: str, why: str) -> None:
+        """Note that the place's copy of an artifact cannot be used; told, and never asked for again in this run."""
+        self.bad[digest] = why
+        self.tell(
+            Notice(
+                f"artifact `{digest[:16]}` of the shared store cannot be used: {why}",
+                "MM822",
+                "it is built here instead; whoever builds it and may push replaces it",
+            )
+        )
+
+    def tell(self, notice: Notice) -> None:
+        """A warning, once."""
+        with self._lock:
+            fresh = notice.message not in self._told
+            self._told.add(notice.message)
+        if fresh:
+            self.calls.tell(notice)
+
+    def _connected(self) -> bool:
+        try:
+            return self.place is not None
+        except MmbuildError as error:
+            self.calls.tell(notice_of(error))
+            self.calls.down = error.message
+            return False
+
+    def _ask(self, keys: Sequence[str]) -> None:
+        answers = self.calls.each(keys, self.entry)
+        absent = []
+        for key in keys:
+            answer = answers.get(key)
+            self.answers[key] = answer if isinstance(answer, Shared) else None
+            if answer is None and key in answers:
+                absent.append(key)
+            elif isinstance(answer, Exception) and not isinstance(answer, UnreachableError):
+                raise answer
+        if absent:
+            remember(self.store, self.settings.url, absent)
+
+    def _tree(self, digest: str) -> Tree | None:
+        try:
+            text = self.calls.do(lambda: self.place.read(names.manifest(digest)))
+        except FileNotFoundError:
+            return None
+        from blake3 import blake3
+
+        if blake3(text).hexdigest() != digest:
+            self.spoil(digest, "its manifest is damaged")
+            return None
+        return parse_tree(text, digest)
+
+    def _trusted(self, entry: Mapping[str, Any], signatures: Any) -> bool:
+        from mmbuild.remote.signatures import is_signed
+
+        if is_signed(signed_text(entry), signatures, self.settings.trusted_keys):
+            return True
+        why = "is not signed by a trusted key" if signatures else "is not signed"
+        self.tell(
+            Notice(
+                f"an entry of the shared store {why} and counts as not there, and so do all others like it",
+                "MM823",
+                "store.trusted_keys in the configuration lists whom to believe",
+            )
+        )
+        return False
+
+    def _fetch(self, key: str) -> None:
+        from mmbuild.remote.pull import pull
+
+        with self._turns:
+            try:
+                shared = self.results([key]).get(key)
+                if shared is None or shared.reference or self.store.has(shared.record.digest):
+                    return
+                pull(self, [shared.record.digest])
+            except MmbuildError as error:
+                self.tell(notice_of(error))
+
+
+def open_shared(store: Store, url: str | None = None) -> SharedStore | None:
+    """The shared store that is configured, or the one at ``url``; None where there is none. Asks nothing yet.
+
+    Raises:
+        RemoteError: MM820, it is configured wrongly.
+        RecipeError, MmbuildError: The configuration has faults.
+    """
+    chosen = settings(url)
+    if chosen is None:
+        return None
+    return SharedStore(store, chosen, Calls(chosen.shown, chosen.timeout, redact=chosen.redact))

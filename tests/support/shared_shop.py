@@ -1,0 +1,60 @@
+"""Workshops that share a store: each is one machine, with a local store and a build directory of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from builds import Workshop
+from trivial_steps import TABLE
+
+from mmbuild.execute.events import Kind
+from mmbuild.execute.local import Options, Result, run_plan
+from mmbuild.execute.resources import Capacity
+from mmbuild.graph.action import RecipeGraph
+from mmbuild.graph.plan import Plan, make_plan
+from mmbuild.graph.reasons import reasons_from
+from mmbuild.remote.calls import Calls
+from mmbuild.remote.notices import Notice
+from mmbuild.remote.session import sharing
+from mmbuild.remote.settings import Settings
+from mmbuild.remote.shared import SharedStore
+from mmbuild.store.journal import load_cache
+
+
+@dataclass
+class Machine(Workshop):
+    """A workshop whose plans ask the shared store at ``url``; each plan is a run of its own."""
+
+    url: str = ""
+    push: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notices: list[Notice] = field(default_factory=list)
+
+    def shared(self) -> SharedStore:
+        settings = Settings(self.url, **{"push": self.push, "timeout": 10.0, **self.settings})
+        calls = Calls(settings.shown, settings.timeout, self.notices.append, settings.redact, pause=0.001)
+        return SharedStore(self.store, settings, calls)
+
+    def plan(self, *graphs: RecipeGraph, shared: SharedStore | None = None) -> Plan:
+        chosen = shared or self.shared()
+        cache, why = load_cache(self.store), reasons_from(self.store)
+        return make_plan(graphs, self.store, cache, self.build, why, lambda: chosen)
+
+    def apply(self, *graphs: RecipeGraph, shared: SharedStore | None = None, **options: Any) -> Result:
+        """As the command does: pull, run, push. Warnings are in :attr:`notices` as well."""
+        plan = self.plan(*graphs, shared=shared)
+        capacity = Capacity(2, 1 << 50, (), 2)
+        with sharing(plan, self.events.append) as (here, sink):
+            result = run_plan(here, specs=TABLE, options=Options(capacity, **options), sink=sink)
+        for event in self.events:
+            if event.kind is Kind.WARNING:
+                self.notices.append(Notice(**event.data))
+        return result
+
+    def codes(self) -> set[str]:
+        return {notice.code for notice in self.notices}
+
+    def told(self, kind: Kind) -> list[str]:
+        return [event.label for event in self.events if event.kind is kind]
