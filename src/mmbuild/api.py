@@ -14,7 +14,7 @@ from mmbuild.graph.plan import Plan
 if TYPE_CHECKING:
     from mmbuild.execute.result import Options, Result
     from mmbuild.graph.action import RecipeGraph
-    from mmbuild.graph.plan import Elsewhere
+    from mmbuild.graph.plan import Elsewhere, Find
     from mmbuild.schema.resolved import ResolvedRecipe
     from mmbuild.store.layout import Store
 
@@ -76,19 +76,25 @@ def plan(
     return plan_graphs(lower_all(tuple(recipes), opened, target=target), opened, build_dir)
 
 
-def plan_graphs(graphs: Sequence[RecipeGraph], store: Store, build_dir: str | Path = "build") -> Plan:
-    """Decide what an apply of ``graphs`` would do."""
+def plan_graphs(
+    graphs: Sequence[RecipeGraph],
+    store: Store,
+    build_dir: str | Path = "build",
+    *,
+    elsewhere: Find | None = None,
+) -> Plan:
+    """Decide what an apply of ``graphs`` would do; ``elsewhere`` None means the shared store that is configured."""
     from mmbuild.graph.plan import make_plan
     from mmbuild.graph.reasons import reasons_from
     from mmbuild.store.journal import load_cache
 
-    def elsewhere() -> Elsewhere | None:
+    def configured() -> Elsewhere | None:
         from mmbuild.remote.shared import open_shared
 
         return open_shared(store)
 
     why, place = reasons_from(store), Path(build_dir).absolute()
-    return make_plan(graphs, store, load_cache(store), place, why, elsewhere)
+    return make_plan(graphs, store, load_cache(store), place, why, elsewhere or configured)
 
 
 def apply(

@@ -2,29 +2,11 @@
 
 import shutil
 
-import pytest
-from shared_shop import Machine
 from trivial_steps import action, chain
 
 from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.store.verify import check_store
-
-
-@pytest.fixture
-def url(tmp_path):
-    (tmp_path / "shared").mkdir()
-    return f"file://{tmp_path}/shared"
-
-
-@pytest.fixture
-def one(tmp_path, url):
-    return Machine(tmp_path / "one", url=url)
-
-
-@pytest.fixture
-def other(tmp_path, url):
-    return Machine(tmp_path / "other", url=url)
 
 
 def test_what_one_machine_built_another_pulls_and_lays_out(one, other):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,7 @@ from mmbuild.graph.plan import Plan, make_plan
 from mmbuild.graph.reasons import reasons_from
 from mmbuild.remote.calls import Calls
 from mmbuild.remote.notices import Notice
+from mmbuild.remote.place import Place
 from mmbuild.remote.session import sharing
 from mmbuild.remote.settings import Settings
 from mmbuild.remote.shared import SharedStore
@@ -31,11 +34,14 @@ class Machine(Workshop):
     push: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
+    broken: Callable[[Place], Any] = lambda place: place
 
     def shared(self) -> SharedStore:
         settings = Settings(self.url, **{"push": self.push, "timeout": 10.0, **self.settings})
         calls = Calls(settings.shown, settings.timeout, self.notices.append, settings.redact, pause=0.001)
-        return SharedStore(self.store, settings, calls)
+        shared = SharedStore(self.store, settings, calls)
+        shared._place = self.broken(shared.place)
+        return shared
 
     def plan(self, *graphs: RecipeGraph, shared: SharedStore | None = None) -> Plan:
         chosen = shared or self.shared()
@@ -56,5 +62,66 @@ class Machine(Workshop):
     def codes(self) -> set[str]:
         return {notice.code for notice in self.notices}
 
+    def bytes(self, recipe: str) -> bytes:
+        return (self.build / recipe / "text").read_bytes()
+
     def told(self, kind: Kind) -> list[str]:
         return [event.label for event in self.events if event.kind is kind]
+
+
+class Unreliable:
+    """A place where a share of all operations fails: before they are done, or after, when only the answer is lost."""
+
+    def __init__(self, place: Place, share: float, seed: int) -> None:
+        self._place, self._share, self._random = place, share, random.Random(seed)
+        self.faults = 0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._place, name)
+        if not callable(found):
+            return found
+
+        def operation(*arguments: Any, **named: Any) -> Any:
+            chance = self._random.random()
+            if chance < self._share / 2:
+                self.faults += 1
+                raise ConnectionResetError("injected before")
+            result = found(*arguments, **named)
+            if chance < self._share:
+                self.faults += 1
+                raise ConnectionResetError("injected after")
+            return result
+
+        return operation
+
+
+class Hanging:
+    """A place that never answers."""
+
+    protocol, writable = "file", True
+
+    def __init__(self, _: Place) -> None:
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def operation(*_: Any, **__: Any) -> Any:
+            self.asked += 1
+            threading.Event().wait()
+
+        return operation
+
+
+class Down:
+    """A place whose host refuses connections."""
+
+    protocol, writable = "file", True
+
+    def __init__(self, _: Place) -> None:
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def operation(*_: Any, **__: Any) -> Any:
+            self.asked += 1
+            raise ConnectionRefusedError("connection refused")
+
+        return operation

@@ -1,10 +1,11 @@
-"""``mmbuild cache``: list, check and shrink the store."""
+"""``mmbuild cache``: list, check and shrink the store, and share it."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
+    from mmbuild.remote.shared import SharedStore
+    from mmbuild.store.journal import Record
+    from mmbuild.store.layout import Store
     from mmbuild.store.usage import Held
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -40,12 +44,13 @@ _AGE = _Quantity("age", _AGES, r"(\d+(?:\.\d+)?)\s*([smhdw])", "12h or 30d")
 
 @click.group("cache")
 def command() -> None:
-    """List, check and shrink the store.
+    """List, check and shrink the store; share it with other machines.
 
     \b
     Example:
       mmbuild cache ls
       mmbuild cache gc --older-than 30d --dry-run
+      mmbuild cache push --remote s3://team/mmbuild
     """
 
 
@@ -105,18 +110,43 @@ def verify(*, store: Path | None) -> None:
 @click.option("--max-size", type=_SIZE, metavar="SIZE", help="Stop when the store is no larger: 500MB, 20GB.")
 @click.option("--older-than", type=_AGE, metavar="AGE", help="Only what was not used for so long: 12h, 30d.")
 @click.option("--dry-run", is_flag=True, help="Show what would go.")
-def gc(*, store: Path | None, max_size: float | None, older_than: float | None, dry_run: bool) -> None:
+@click.option(
+    "--remote",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[URL]",
+    help="The shared store instead, by default the one that is configured.",
+)
+def gc(
+    *,
+    store: Path | None,
+    max_size: float | None,
+    older_than: float | None,
+    dry_run: bool,
+    remote: str | None,
+) -> None:
     """Remove artifacts that no named build (an existing build/<recipe>) reaches, longest unused first.
+
+    Of a shared store only the named builds of this machine are known, so say what may go: by age, by size, or both.
 
     \b
     Example:
       mmbuild cache gc --max-size 20GB --dry-run
+      mmbuild cache gc --remote --older-than 60d --max-size 2TB
     """
     from mmbuild.cli.output import say, size_text
     from mmbuild.store.gc import collect
     from mmbuild.store.layout import open_store
 
     limit = None if max_size is None else int(max_size)
+    if remote is not None:
+        if limit is None and older_than is None:
+            raise click.UsageError(
+                "--remote needs --older-than or --max-size: other machines' builds are not known"
+            )
+        _gc_remote(open_store(store), remote, limit, older_than, dry_run=dry_run)
+        return
     swept = collect(open_store(store), max_size=limit, older_than=older_than, dry_run=dry_run)
     for item in swept.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
@@ -124,6 +154,155 @@ def gc(*, store: Path | None, max_size: float | None, older_than: float | None, 
     say(f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts stay ({size_text(swept.kept_size)})")
     if limit is not None and swept.kept_size > limit:
         say("what is left is used by named builds; remove an engine directory to let its artifacts go")
+
+
+_REMOTE = click.option(
+    "--remote", metavar="URL", help="The shared store (default: the one that is configured)."
+)
+
+
+@command.command("push")
+@click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
+@options.store
+@_REMOTE
+def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -> None:
+    """Publish what has been built: everything in the store, or what the recipes are made from.
+
+    What is there already is not carried again; the first published result of an action stands.
+
+    \b
+    Example:
+      mmbuild cache push
+      mmbuild cache push recipes/llava-int4.yaml --remote file:///srv/mmbuild
+    """
+    from mmbuild.cli.output import say, size_text
+    from mmbuild.errors import MmbuildError
+    from mmbuild.remote.push import Pushed, push_all
+    from mmbuild.store.layout import open_store
+    from mmbuild.store.locks import using
+
+    opened = open_store(store)
+    shared = _shared(opened, remote)
+    carried = 0
+
+    def told(record: Record, done: Pushed | MmbuildError) -> None:
+        nonlocal carried
+        if isinstance(done, MmbuildError):
+            say(f"failed  {record.label}: {done.message} [{done.code}]")
+            return
+        carried += done.carried
+        say(f"{done.outcome:<10}  {record.label}  {size_text(done.carried)}")
+
+    with using(opened):
+        records = _built(opened, recipes)
+        failed = push_all(shared, records, told)
+    say(f"{len(records)} results, {size_text(carried)} carried to `{shared.settings.shown}`, {failed} failed")
+    if failed:
+        sys.exit(1)
+
+
+@command.command("pull")
+@options.recipes
+@options.places
+@_REMOTE
+def pull(
+    *,
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    store: Path | None,
+    build_dir: Path,
+    remote: str | None,
+) -> None:
+    """Pull what an apply of the recipes would pull, and run nothing: the next apply can do without the network.
+
+    \b
+    Example:
+      mmbuild cache pull recipes/llava-int4.yaml
+    """
+    from mmbuild.api import plan_graphs
+    from mmbuild.cli.output import say
+    from mmbuild.execute.prepare import Request, prepare
+    from mmbuild.execute.progress import display
+    from mmbuild.graph.text import summary
+    from mmbuild.remote.session import bring
+    from mmbuild.store.layout import open_store
+    from mmbuild.store.locks import using
+
+    opened = open_store(store)
+    shared = _shared(opened, remote)
+    shared.patient = True
+    shared.settings = replace(shared.settings, pull=True)
+    prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
+    plan = plan_graphs(prepared.graphs, opened, build_dir, elsewhere=lambda: shared)
+    with using(opened), display(plan) as sink:
+        plan = bring(plan, shared, sink)
+    say(f"left for apply: {summary(plan)}")
+
+
+@command.command("keygen")
+@click.argument("file", type=click.Path(path_type=Path))
+def keygen(*, file: Path) -> None:
+    """Make a key that signs what is published; prints the public one, for store.trusted_keys of everybody else.
+
+    \b
+    Example:
+      mmbuild cache keygen ~/.config/mmbuild/signing.pem
+    """
+    from mmbuild.cli.output import say
+    from mmbuild.remote.signatures import make_key
+
+    public = make_key(file.expanduser())
+    say(f"wrote `{file}`; keep it to yourself, and name it as store.signing_key or in MMBUILD_SIGNING_KEY")
+    click.echo(public)
+
+
+def _shared(store: Store, remote: str | None) -> SharedStore:
+    from mmbuild.remote.notices import RemoteError
+    from mmbuild.remote.shared import open_shared
+
+    shared = open_shared(store, remote or None)
+    if shared is None:
+        raise RemoteError(
+            "no shared store is configured",
+            code="MM820",
+            hint="give `--remote URL`, set MMBUILD_REMOTE, or write `store: {remote: URL}` into the configuration",
+        )
+    return shared
+
+
+def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
+    """Results whose artifacts are here, oldest first: all of them, or those of the recipes."""
+    from mmbuild.store.journal import load_cache
+
+    cache = load_cache(store)
+    records = [record for record in cache.by_key.values() if store.has(record.digest)]
+    if not recipes:
+        return records
+    from mmbuild.api import plan_graphs
+    from mmbuild.execute.prepare import Request, prepare
+
+    graphs = prepare(Request(recipes), store).graphs
+    plan = plan_graphs(graphs, store, elsewhere=lambda: None)
+    wanted = {planned.record.key for planned in plan.actions if planned.record is not None}
+    return [record for record in records if record.key in wanted]
+
+
+def _gc_remote(
+    store: Store, remote: str, limit: int | None, older_than: float | None, *, dry_run: bool
+) -> None:
+    from mmbuild.cli.output import say, size_text
+    from mmbuild.remote.collect import collect
+    from mmbuild.store.usage import live_roots, reached_by
+
+    shared = _shared(store, remote)
+    keep = reached_by(live_roots(store)).keys()
+    done = collect(shared, max_size=limit, older_than=older_than, keep=keep, dry_run=dry_run)
+    for item in done.removed:
+        click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
+    verb = "would free" if dry_run else "freed"
+    say(f"{verb} {size_text(done.freed)}; {done.kept} artifacts stay ({size_text(done.kept_size)})")
 
 
 def _row(item: Held) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from mmbuild.store.layout import Store
 from mmbuild.store.locks import try_lock
 
 _POLL_SECONDS = 0.05
-"""How often a lock that another process holds is tried again."""
+"""How often a lock that another process holds is tried again, and a pull looked after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class Loop:
     workers: Workers
     running: dict[str, _Running] = field(default_factory=dict)
     contended: set[str] = field(default_factory=set)
+    fetches: set[str] = field(default_factory=set)
     told: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
     elsewhere: Elsewhere | None = None
@@ -66,7 +67,8 @@ class Loop:
                 self.pool.take(self._start)
                 if not self.running and not self.pool.waiting:
                     return
-                for message in self.workers.messages(_POLL_SECONDS if self.contended else None):
+                polls = self.contended or self.fetches
+                for message in self.workers.messages(_POLL_SECONDS if polls else None):
                     self._receive(message)
         finally:  # interrupted or failed: this process may go on, and apply again
             for running in self.running.values():
@@ -89,8 +91,9 @@ class Loop:
             return NOTHING
         if self.elsewhere is not None:
             if self.elsewhere.fetching(name):
-                self.contended.add(key)
+                self.fetches.add(key)
                 return None
+            self.fetches.discard(key)
             if self._adopt(planned.action, name, self.elsewhere):
                 return NOTHING
         lock = try_lock(self.store.lock(name))
@@ -201,3 +204,4 @@ class Loop:
         if not self.options.keep_going:
             self.pool.clear()
             self.contended.clear()
+            self.fetches.clear()

@@ -71,10 +71,13 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
     store = shared.store
     wanted = [digest for digest in dict.fromkeys(digests) if not store.has(digest)]
     trees = shared.trees(wanted)
-    failed = {}
-    for digest in wanted:
-        if digest not in trees:
-            failed[digest] = shared.bad.get(digest) or shared.calls.down or "its manifest is missing"
+    failed: dict[str, Exception] = {
+        digest: DamagedError(shared.bad.get(digest) or shared.calls.down or "its manifest is missing")
+        for digest in wanted
+        if digest not in trees
+    }
+    if shared.calls.down:
+        shared.bad.update({digest: str(why) for digest, why in failed.items()})
     missing = {
         entry.digest: entry
         for tree in trees.values()
@@ -90,15 +93,15 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
             for digest, tree in trees.items():
                 fault = next((faults[e.digest] for e in tree.entries if e.digest in faults), None)
                 fault = fault or _put_together(store, place / digest, tree)
-                if fault:
+                if fault is not None:
                     failed[digest] = fault
     for digest, why in failed.items():
-        if shared.calls.down:  # told already, once for all
-            shared.bad[digest] = why
+        if isinstance(why, UnreachableError):
+            shared.lose(digest, why)
         elif digest not in shared.bad:
-            shared.spoil(digest, why)
+            shared.spoil(digest, str(why))
     _mark_used(shared, [digest for digest in trees if digest not in failed])
-    return failed
+    return {digest: str(why) for digest, why in failed.items()}
 
 
 @dataclass(slots=True)
@@ -128,13 +131,13 @@ def _check_room(store: Store, needed: int) -> None:
         )
 
 
-def _bring(shared: SharedStore, entries: Sequence[Entry], count: _Count) -> dict[str, str]:
+def _bring(shared: SharedStore, entries: Sequence[Entry], count: _Count) -> dict[str, Exception]:
     """Contents into the partial directory, several at once; what is wrong with some, by digest.
 
     Raises:
         OSError: Of the local disk.
     """
-    faults: dict[str, str] = {}
+    faults: dict[str, Exception] = {}
     stop = threading.Event()
     # Large ones first: the last one to come should be short.
     ordered = sorted(entries, key=lambda entry: -entry.size)
@@ -150,7 +153,7 @@ def _bring(shared: SharedStore, entries: Sequence[Entry], count: _Count) -> dict
                 try:
                     task.result()
                 except (DamagedError, UnreachableError) as error:
-                    faults[digest] = str(error)
+                    faults[digest] = error
         except BaseException:
             stop.set()
             files.shutdown(wait=False, cancel_futures=True)
@@ -270,13 +273,13 @@ def _aside(store: Store) -> Iterator[Path]:
             lock.release()
 
 
-def _put_together(store: Store, out: Path, tree: Tree) -> str | None:
+def _put_together(store: Store, out: Path, tree: Tree) -> DamagedError | None:
     """Publish an artifact whose contents are all here; what is wrong, if anything."""
     for entry in tree.entries:
         target = out / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if not _lay(store, entry, target):
-            return f"the bytes of `{entry.path}` are gone again"
+            return DamagedError(f"the bytes of `{entry.path}` are gone again")
     publish_known(store, out, tree)
     for entry in tree.entries:
         (partial_directory(store) / entry.digest).unlink(missing_ok=True)

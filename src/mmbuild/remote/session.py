@@ -13,7 +13,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.execute.events import Event, Kind, Sink
 from mmbuild.graph.plan import Plan, Planned, Verdict, graphs_of, make_plan
 from mmbuild.graph.reasons import reasons_from, remember_definition
-from mmbuild.remote.calls import describe
+from mmbuild.remote.calls import UnreachableError, describe
 from mmbuild.remote.notices import Notice, Tell, notice_of
 from mmbuild.remote.pull import pull
 from mmbuild.remote.push import Outcome, check_writable, push
@@ -159,10 +159,9 @@ class _Pusher:
             try:
                 self._push(*item)
             except MmbuildError as error:
-                self.shared.tell(notice_of(error))
-            except (
-                Exception
-            ) as error:  # a failed upload is no failure of the build, whatever a file system raises
+                if not self.shared.calls.down:
+                    self.shared.tell(notice_of(error))
+            except Exception as error:  # no failure of the build, whatever a file system raises
                 self.shared.tell(
                     Notice(
                         f"`{item[0]}` was not published: {self.shared.settings.redact(describe(error))}",
@@ -200,6 +199,9 @@ class _Pusher:
         try:
             check_writable(self.shared)
             self._checked = True
+        except UnreachableError as error:
+            self.shared.calls.give_up(error.message)
+            raise
         except MmbuildError:
             self.stopped = True
             raise

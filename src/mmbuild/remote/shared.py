@@ -35,6 +35,7 @@ class SharedStore:
             whoever builds them; with the reason.
         damaged: Action keys whose entries cannot be used.
         answers: Results by action key; None where there is none.
+        patient: Whether also what was not there a moment ago is asked for.
     """
 
     store: Store
@@ -43,6 +44,7 @@ class SharedStore:
     bad: dict[str, str] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     answers: dict[str, Shared | None] = field(default_factory=dict)
+    patient: bool = False
     _place: Place | None = None
     _trees: dict[str, Tree] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
@@ -72,7 +74,7 @@ class SharedStore:
         unknown = [key for key in keys if key not in self.answers]
         if unknown and self.asks and self._connected():
             url = self.settings.url
-            misses = recent(self.store, url)
+            misses = set() if self.patient else recent(self.store, url)
             self.answers.update(dict.fromkeys(misses.intersection(unknown)))
             self._ask([key for key in unknown if key not in misses])
         found = {key: self.answers.get(key) for key in keys}
@@ -96,6 +98,8 @@ class SharedStore:
         for digest, tree in self.calls.each(fresh, self._tree).items():
             if isinstance(tree, Tree):
                 self._trees[digest] = tree
+            elif isinstance(tree, UnreachableError):
+                self.lose(digest, tree)
         return {digest: self._trees[digest] for digest in wanted if digest in self._trees}
 
     def fetching(self, key: str) -> bool:
@@ -151,6 +155,12 @@ class SharedStore:
                 "it is built here instead; whoever builds it and may push replaces it",
             )
         )
+
+    def lose(self, digest: str, error: UnreachableError) -> None:
+        """Note that an artifact did not come although it may be there: this run goes without it."""
+        self.bad[digest] = error.message
+        if not self.calls.down:  # else that was told
+            self.tell(notice_of(error))
 
     def tell(self, notice: Notice) -> None:
         """A warning, once."""

@@ -16,6 +16,9 @@ from mmbuild.store.usage import Held, held_artifacts
 _LOG_SECONDS = 30 * 86400.0
 """Logs and plans that nobody touched for this long go with any gc."""
 
+_PARTIAL_SECONDS = 86400.0
+"""A pull that nobody took up again for this long is not going on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Swept:
@@ -127,7 +130,7 @@ def _remove(store: Store, removed: list[Held], kept: list[Held], now: float) -> 
 
 
 def _remove_old(store: Store, now: float) -> None:
-    """Staging of killed builds, locks (nobody holds one: gc is alone), old logs and plans."""
+    """Staging of killed builds, locks (nobody holds one: gc is alone), old logs and plans, and what pulls left."""
     for path in store.staging.iterdir():
         remove_tree(path)
     for path in (store.root / "locks").iterdir():
@@ -136,3 +139,6 @@ def _remove_old(store: Store, now: float) -> None:
         for path in (store.root / name).iterdir():
             if path.stat().st_mtime < now - _LOG_SECONDS:
                 path.unlink()
+    for path in (store.root / "remote").glob("partial/*"):
+        if path.stat().st_mtime < now - _PARTIAL_SECONDS:
+            path.unlink()

@@ -1,0 +1,29 @@
+"""``python shared_steps.py STORE BUILD TEXT``: command_steps.py with whatever shared store is configured.
+
+Prints the labels of what ran, one a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from command_steps import graphs
+
+from mmbuild.api import plan_graphs, run
+from mmbuild.cli.output import guarded
+from mmbuild.store.layout import open_store
+
+
+def main(store: str, build: str, text: str) -> int:
+    os.environ["MMBUILD_STEPS"] = "trivial_steps:TABLE"
+    plan = plan_graphs(graphs(text), open_store(store), Path(build))
+    result = run(plan, jobs=2)
+    for label in result.ran:
+        print(label)
+    return 0 if result.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: main(*sys.argv[1:])))
