@@ -33,12 +33,16 @@ class Engine:
     """
 
     def __init__(self, directory: Path, description: layout.Description, rank: int = 0) -> None:
-        """Use :meth:`load`; ``rank`` says whose weights these are."""
+        """Use :meth:`load`; ``rank`` says whose weights these are.
+
+        Only rank 0 has a processor: the others get requests that are encoded, and do without transformers.
+        """
         self.directory = directory
         self.description = description
         self.config = from_json(description.llm)
         package.check_target(description.target, description.toolchain["torch"])
-        self.processor = load_processor(directory / layout.PROCESSOR, description.family)
+        if rank == 0:
+            self.processor = load_processor(directory / layout.PROCESSOR, description.family)
         self.visual = load_visual(directory / layout.VISUAL, description.target)
         files = weights.rank_files(directory / layout.LLM, self.config, rank)
         check_weights(files, self.config)

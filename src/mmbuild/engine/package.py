@@ -6,7 +6,6 @@ everything that can be checked is checked before ``dlopen``, and a package is on
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -82,11 +81,13 @@ def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> Pa
         raise EngineError(
             f"`{path}` is missing", code="MM504", hint="Restore the engine directory with `mmbuild apply`"
         )
-    # torch warns when a package needs less than this CPU offers; check_target refuses what matters.
-    logging.getLogger("torch.export.pt2_archive._package").setLevel(logging.ERROR)
+    from torch.export.pt2_archive._package import AOTICompiledModel
+
     index = torch.cuda.current_device() if device == "cuda" else -1
     try:
-        package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+        # What torch._inductor.aoti_load_package does, without its look at this machine: that tries instruction
+        # sets in child processes, a second and more whenever a program starts, and check_target has looked.
+        package = AOTICompiledModel(torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index))
     except RuntimeError as error:
         raise EngineError(
             f"`{path}` cannot be loaded: {str(error).splitlines()[0]}",
