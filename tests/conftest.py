@@ -7,9 +7,36 @@ ROOT = Path(__file__).parents[1]
 # Before torch is imported: Inductor and OpenMP read these once.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".mmbuild" / "inductor"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The C++ around a package's kernels: half of what compiling costs, and not where numbers are made. The kernels are
+# optimized as always.
+os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
 
-from hypothesis import settings  # noqa: E402 (after the environment)
+import pytest  # noqa: E402 (after the environment)
+from hypothesis import settings  # noqa: E402
 
 # Two busy cores make any deadline a matter of luck; the same examples every time make a failure repeatable.
 settings.register_profile("mmbuild", deadline=None, derandomize=True)
 settings.load_profile("mmbuild")
+
+# Minutes each where nothing is compiled yet: with the longest first, both processes of `make test` end together.
+LONGEST = (
+    "ranks/test_engine.py",
+    "engine/test_demo_models.py",
+    "engine/test_families.py",
+    "e2e/test_apply_llava.py",
+    "engine/test_engine.py",
+    "e2e/test_exam.py",
+    "e2e/test_concurrent_real.py",
+    "engine/test_calibrated_engines.py",
+    "e2e/test_exam_calibrated.py",
+    "engine/test_loading.py",
+    "e2e/test_python_api.py",
+    "ranks/test_launch.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order whole files; the tests of a file stay as they are."""
+    turn = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: turn.get(item.path, len(turn)))

@@ -1,76 +1,27 @@
 """From the demo recipe to answers, with the real steps, through the command line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from engines import DEMO, drawn
+from first_apply import NAME, RECIPE, Tool, first_apply
 
-from mmbuild.graph.plan import Verdict
-
-ROOT = Path(__file__).parents[2]
-RECIPE = "recipes/demo/llava-int4.yaml"
-NAME = "llava-shapes-int4"
 STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"}
 REBUILT = {"quantize", "build_llm", "assemble", "measure", "verify"}
 
 
-class Tool:
-    """`mmbuild` with a store and a build directory of its own."""
-
-    def __init__(self, root, build="build"):
-        self.root = root
-        self.places = ["--store", str(root / "store"), "--build-dir", str(root / build)]
-        self.engine = root / build / NAME
-
-    def run(self, *arguments, status=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "mmbuild", *map(str, arguments)],
-            cwd=ROOT,
-            env={**os.environ, "NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == status, done.stderr
-        assert "Traceback" not in done.stderr
-        return done
-
-    def plan(self, *arguments):
-        """Step -> verdict, from the text of the plan."""
-        text = self.run("plan", *arguments, *self.places).stdout
-        found = re.findall(rf"^({'|'.join(Verdict)}) +{NAME}/(\w+) ", text, flags=re.M)
-        assert len(found) == len(text.splitlines()) - 1, text
-        return {step: verdict for verdict, step in found}
-
-    def apply(self, *arguments):
-        """Steps that ran, from the events."""
-        out = self.run("apply", *arguments, *self.places, "--json").stdout
-        events = [json.loads(line) for line in out.splitlines()]
-        return [event["label"].partition("/")[2] for event in events if event["event"] == "finished"]
-
-    def manifest(self):
-        actions = json.loads((self.engine / "manifest.json").read_text())["actions"]
-        return {action["step"]: action for action in actions}
-
-
 @pytest.fixture(scope="module")
 def tool(tmp_path_factory):
-    return Tool(tmp_path_factory.mktemp("llava"))
+    return Tool(first_apply(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
 def int4(tool):
     """The recipe as it is, applied: what was planned, what ran, the manifest, the verify report."""
-    planned = tool.plan(RECIPE)
-    ran = tool.apply(RECIPE)
+    told = json.loads((tool.root / "told.json").read_text())
     report = json.loads((tool.engine / "verify" / "report.json").read_text())
-    return {"planned": planned, "ran": ran, "manifest": tool.manifest(), "report": report}
+    return {**told, "manifest": tool.manifest(), "report": report}
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from first_apply import compiled_store
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python-api.md").read_text("utf-8")
 
 
-def test_the_examples_of_the_page_run_in_one_script(tmp_path: Path) -> None:
+def test_the_examples_of_the_page_run_in_one_script(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    compiled_store(tmp_path_factory, tmp_path / "store")
     for name in ("recipes", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "mmbuild.yaml").touch()  # marks the project's root

@@ -15,7 +15,7 @@ from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
 from mmbuild.engine.weights import rank_files
 
-MODELS = [("blip2-opt", 1), ("blip2-t5", 1), ("nougat", 1), ("vila", 1)]
+MODELS = [("blip2-opt", 10), ("blip2-t5", 1), ("nougat", 1), ("vila", 1)]
 models = pytest.mark.parametrize(("family", "seed"), MODELS)
 LENGTHS = [3, 9, 1]
 

@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import build_engine
 import demo_engines
 import family_engines
 import pytest
@@ -76,10 +75,7 @@ def test_half_precision_over_ranks_parts_from_one_rank_s_by_rounding_alone(famil
 @pytest.fixture
 def build(tmp_path):
     """The demo engine over two ranks, as a build directory of its own."""
-    kept = build_engine.build_engine(
-        "llava", {"model": DEMO}, tensor_parallel=2, max_batch_size=1, max_input_len=128, max_output_len=40
-    )
-    return Path(shutil.copytree(kept, tmp_path / "build"))
+    return Path(shutil.copytree(demo_engines.directory("llava", tensor_parallel=2), tmp_path / "build"))
 
 
 @pytest.fixture

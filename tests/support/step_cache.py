@@ -29,7 +29,16 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "convert": (("checkpoint", "steps/convert.py"), ("weights.py",)),
     "quantize": (("checkpoint", "calibration", "steps/quantize.py"), ()),
     "build_llm": (("engine", "steps/build_llm.py"), ()),
-    "build_visual": (("engine/export.py", "visual", "steps/build_visual.py"), ("visual.py",)),
+    "build_visual": (
+        (
+            "engine/export.py",
+            "visual/config.py",
+            "visual/tensors.py",
+            "visual/torch_engine.py",
+            "steps/build_visual.py",
+        ),
+        ("visual.py",),
+    ),
     "assemble": (("engine/layout.py", "steps/assemble.py"), ()),
 }
 # What runs engines and builds none: changing it needs no new ones.
@@ -45,6 +54,7 @@ _RUN_TIME = frozenset(
         "generate",
         "graphs",
         "layout",
+        "package",
         "processor",
         "reference",
         "repetition",
