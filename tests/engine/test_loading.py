@@ -163,7 +163,7 @@ def truncate(path, share):
 
 
 def test_weights_of_another_engine_are_refused(damaged):
-    shutil.copy(demo_directory("float32", "int4") / LLM_WEIGHTS, damaged / "other")
+    shutil.copy(demo_directory("float32", "int8") / LLM_WEIGHTS, damaged / "other")
     (damaged / LLM_WEIGHTS).unlink()
     (damaged / "other").rename(damaged / LLM_WEIGHTS)
     refused(EngineError, "MM505", Engine.load, damaged)

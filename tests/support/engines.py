@@ -21,13 +21,13 @@ from mmbuild.engine.reference import load_reference
 DEMO = tiny_llava.PROCESSOR
 BATCH = 4
 # Asked one question at a time only: without the package for several.
-_ALONE = {("bfloat16", "none"), ("float32", "int8")}
+_ALONE = {("bfloat16", "none"), ("float32", "int8"), ("float32", "int4")}
 
 
 def demo_directory(dtype: str = "float32", quantization: str = "none") -> Path:
     """The engine directory of the demo model; read-only by agreement, copy it to damage it.
 
-    Batches of up to 4; in bfloat16, and in float32 with int8, one prompt with as many pictures, so that all share
+    Batches of up to 4; in bfloat16, and quantized in float32, one prompt with as many pictures, so that all share
     their visual engine.
     """
     alone = (dtype, quantization) in _ALONE
