@@ -20,7 +20,8 @@ ATTEMPTS = 5
 
 _PAUSE = 0.05
 _IN_A_ROW = 3
-"""Failed requests, with all their attempts and none between them that worked, after which nothing more is asked."""
+"""Failed requests, with all their attempts and none between them that worked, after which nothing more is asked.
+Of a place that has not answered at all yet, one is enough."""
 
 _LEAST_RATE = 250_000
 """Bytes a second below which a transfer counts as stuck."""
@@ -144,9 +145,7 @@ class Calls:
 
     def _hopeless(self, error: Exception) -> bool:
         """Whether asking again would say the same, or cost the same long time again."""
-        if isinstance(error, (PermissionError, NotImplementedError, ImportError, TypeError)):
-            return True
-        if getattr(error, "status", None) in (401, 403):
+        if isinstance(error, (NotImplementedError, ImportError, TypeError)) or _denied(error):
             return True
         return isinstance(error, TimeoutError) and not self._answered
 
@@ -157,7 +156,7 @@ class Calls:
         with self._lock:
             self.failed += 1
             self._in_a_row += 1
-            hopeless = self._in_a_row >= _IN_A_ROW or (isinstance(error, TimeoutError) and not self._answered)
+            hopeless = not self._answered or self._in_a_row >= _IN_A_ROW
         if hopeless:
             self.give_up(told)
         return UnreachableError(f"the shared store `{self.shown}` did not answer: {told}", code="MM821")
@@ -199,6 +198,11 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
         return result  # type: ignore[return-value]
     assert isinstance(result, BaseException)
     raise result
+
+
+def _denied(error: Exception) -> bool:
+    """Whether the place refuses who asks."""
+    return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
 
 
 def describe(error: BaseException) -> str:

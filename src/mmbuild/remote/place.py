@@ -196,7 +196,7 @@ def connect(settings: Settings) -> Place:
             hint="pip install 'mmbuild[remote]'",
         ) from error
     protocol = settings.url.partition("://")[0].lower()
-    options = {**_DEFAULTS.get(protocol, {}), **settings.options}
+    options = dict(settings.options)
     if protocol in ("s3", "s3a"):
         limits = {"connect_timeout": settings.timeout, "read_timeout": max(settings.timeout, 30.0)}
         options = {**options, "config_kwargs": {**limits, **options.get("config_kwargs", {})}}
@@ -209,11 +209,10 @@ def connect(settings: Settings) -> Place:
             hint="look at the URL and at store.options in the configuration; "
             "`pip install 'mmbuild[remote]'` brings what file, http and s3 need",
         ) from error
+    if hasattr(files, "retries"):
+        files.retries = 1  # of s3fs: requests are retried by mmbuild.remote.calls
     kind = Directory if protocol in ("file", "local") else Place
     return kind(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
-
-
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"s3": {"retries": 1}, "s3a": {"retries": 1}}
 
 
 def refusal(protocol: str) -> str:

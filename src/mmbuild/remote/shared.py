@@ -186,6 +186,8 @@ class SharedStore:
             self.answers[key] = answer if isinstance(answer, Shared) else None
             if answer is None and key in answers:
                 absent.append(key)
+            elif isinstance(answer, UnreachableError) and not self.calls.down:
+                self.tell(notice_of(answer))
             elif isinstance(answer, Exception) and not isinstance(answer, UnreachableError):
                 raise answer
         if absent:

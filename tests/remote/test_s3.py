@@ -1,0 +1,115 @@
+"""A bucket behind a server that speaks S3, on the loopback interface: what two machines share through it."""
+
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+from shared_shop import Machine
+from trivial_steps import action, chain
+
+from mmbuild.execute.events import Kind
+from mmbuild.graph.action import RecipeGraph
+from mmbuild.remote.collect import collect
+from mmbuild.store.verify import check_store
+
+SECRET = "wJalrXUtnFEMI-secret"
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    yield f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    server.stop()
+
+
+@pytest.fixture
+def options(endpoint):
+    return {"key": "test", "secret": SECRET, "client_kwargs": {"endpoint_url": endpoint}}
+
+
+@pytest.fixture
+def bucket(options):
+    name = f"b{secrets.token_hex(8)}"
+    s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir(name)
+    return name
+
+
+@pytest.fixture
+def machines(tmp_path, options, bucket):
+    url = f"s3://{bucket}/team/mmbuild"
+    return [
+        Machine(tmp_path / name, url=url, settings={"options": options}) for name in ("one", "other", "third")
+    ]
+
+
+def test_what_one_machine_built_another_pulls(machines):
+    one, other, _ = machines
+    engine = action("large", "r/0", bytes=9 << 20)
+    graph = RecipeGraph("r", (engine,), engine.definition_key)
+    one.apply(graph, chain("s"))
+    assert other.apply(graph, chain("s")).ran == ()
+    assert other.bytes("r") == one.bytes("r")
+    assert other.text("s") == one.text("s")
+    assert one.notices == other.notices == []
+    assert check_store(other.store).faults == ()
+    assert set(other.told(Kind.PULLED)) == {"r/0", "s/2"}
+
+
+def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(machines):
+    engine = action("large", "r/0", bytes=100)
+    graph = RecipeGraph("r", (engine,), engine.definition_key)
+    views = [machine.shared() for machine in machines]
+    for machine, view in zip(machines, views, strict=True):
+        machine.plan(graph, shared=view)  # nobody has it yet
+    ready = threading.Barrier(len(machines))
+
+    def apply(item):
+        machine, view = item
+        ready.wait()
+        return machine.apply(graph, shared=view).ran
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(apply, zip(machines, views, strict=True))) == [("r/0",)] * 3
+    for machine in machines:
+        machine.apply(graph)
+    assert len({machine.bytes("r") for machine in machines}) == 1
+
+
+def test_a_damaged_blob_is_built_around_and_replaced(machines, options):
+    one, other, third = machines
+    one.apply(chain("r"))
+    files = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+    for path in files.find(one.url + "/v1/objects"):
+        files.pipe_file(path, b"x" * files.info(path)["size"])
+    assert other.apply(chain("r")).ran == ("r/0", "r/1", "r/2")
+    assert other.codes() == {"MM822"}
+    assert third.apply(chain("r")).ran == ()
+
+
+def test_collecting_a_bucket(machines):
+    one, other, _ = machines
+    one.apply(chain("r"), chain("s", text="b"))
+    assert len(collect(one.shared(), older_than=3600.0).removed) == 0
+    done = collect(one.shared(), max_size=0, keep=[one.digest("r/2")])
+    assert (len(done.removed), done.kept) == (5, 1)
+    assert other.verdicts(chain("s", text="b"))["s/2"] == "run"
+
+
+def test_a_bucket_that_is_not_there_is_told_once_and_the_build_goes_on(machines):
+    one, _, _ = machines
+    one.url = "s3://there-is-none/x"
+    assert one.apply(chain("r")).ok
+    assert one.codes() == {"MM824"}
+
+
+def test_wrong_credentials_or_an_endpoint_that_is_gone_cost_one_warning_without_the_secret(machines):
+    one, _, _ = machines
+    options = {"key": "test", "secret": SECRET, "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+    one.settings = {"options": options, "timeout": 3.0}
+    assert one.apply(chain("r")).ok
+    assert [notice.code for notice in one.notices] == ["MM821"]
+    assert SECRET not in str(one.notices) + str(one.events)
