@@ -23,7 +23,6 @@ from pathlib import Path
 
 from benchmarks.calibrated_setting import VARIANTS, Setting
 
-_CALIBRATED = [variant for variant in VARIANTS if variant != "none"]
 # What is left of the time for everything when compilers are given up, and when nothing more is begun.
 _TO_MEASURE, _TO_END = 100, 12
 
@@ -36,14 +35,21 @@ class Jobs:
         setting: Of all parts.
         arguments: The command line to repeat.
         deadline: Moment (``time.monotonic``) by which everything ends.
+        variants: Of :data:`VARIANTS`, those that are built.
         running: By the part's name.
     """
 
     setting: Setting
     arguments: list[str]
     deadline: float
+    variants: list[str]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+
+    @property
+    def calibrated(self) -> list[str]:
+        """Variants that are fitted."""
+        return [variant for variant in self.variants if VARIANTS[variant] is not None]
 
     def start(self, *part: str, threads: int = 1) -> None:
         """Begin a part."""
@@ -103,20 +109,21 @@ def build(jobs: Jobs, threads: int) -> None:
     """Everything that engines are put together from: compilers beside calibration, which the GPU does."""
     jobs.run("model")
     for package in ("prefill", "decode"):
-        for variant in VARIANTS:
+        for variant in jobs.variants:
             jobs.start("compile", variant, package)
-    for variant in _CALIBRATED:
+    for variant in jobs.calibrated:
         jobs.start("calibrate", variant, threads=threads)
         jobs.start("check", variant)
     jobs.start("visual")
-    jobs.start("convert", threads=threads)
+    if "none" in jobs.variants:
+        jobs.start("convert", threads=threads)
     jobs.wait(until=jobs.deadline - _TO_MEASURE)
 
 
 def measure_all(jobs: Jobs) -> None:
     """One after the other, on a quiet machine."""
     jobs.run("transformers")
-    for variant in VARIANTS:
+    for variant in jobs.variants:
         needed = {f"compile-{variant}-prefill", f"compile-{variant}-decode", f"calibrate-{variant}"}
         if not needed & jobs.failed:
             jobs.run("engine", variant)
@@ -126,10 +133,10 @@ def build_one_by_one(jobs: Jobs) -> None:
     """The same on a machine of few cores."""
     for part in (("model",), ("convert",), ("visual",)):
         jobs.run(*part, threads=1)
-    for variant in _CALIBRATED:
+    for variant in jobs.calibrated:
         jobs.run("check", variant, threads=1)
         jobs.run("calibrate", variant, threads=1)
-    for variant in VARIANTS:
+    for variant in jobs.variants:
         for package in ("prefill", "decode"):
             jobs.run("compile", variant, package, threads=1)
 
@@ -143,19 +150,20 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small shapes, one part after the other")
     parser.add_argument("--samples", type=int, default=16, help="pictures shown while calibrating")
     parser.add_argument("--limit", type=int, default=410, help="seconds after which nothing more is begun")
+    parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--data-free", action="store_true", help="fit nothing: scales from weights alone")
     parser.add_argument("--part", nargs="+", help="one part (used by this script itself)")
     arguments = parser.parse_args()
     room = arguments.dir.absolute()
-    setting = Setting(room, arguments.device, arguments.tiny, arguments.samples)
+    setting = Setting(room, arguments.device, arguments.tiny, arguments.samples, arguments.data_free)
     if arguments.part:
         name, *rest = arguments.part
         PARTS[name](setting, *rest)
         return
     (room / "logs").mkdir(parents=True)
     repeated = ["--dir", str(room), "--device", arguments.device, "--samples", str(arguments.samples)]
-    jobs = Jobs(
-        setting, [*repeated, *(["--tiny"] if arguments.tiny else [])], time.monotonic() + arguments.limit
-    )
+    repeated += ["--tiny"] * arguments.tiny + ["--data-free"] * arguments.data_free
+    jobs = Jobs(setting, repeated, time.monotonic() + arguments.limit, arguments.only)
     started = time.monotonic()
     if arguments.tiny:
         build_one_by_one(jobs)

@@ -74,6 +74,11 @@ def calibrate(setting: Setting, variant: str) -> None:
     """The product's own step on generated pictures; scales without data where Model Optimizer does not run."""
     from mmbuild.errors import MmbuildError
 
+    if setting.data_free:
+        seconds, _ = timed(lambda: data_free(setting, variant))
+        size = size_of(setting.room / f"checkpoint-{variant}", "*.safetensors") / 1e9
+        say(row="checkpoint", variant=variant, scales="absmax of the weights alone", GB=size, seconds=seconds)
+        return
     extension = _extension(setting, variant)
     phases = _Phases()
     with host_peak() as peak:
@@ -229,8 +234,13 @@ def exported(config: Any, package: str, device: str) -> Any:
 
 def engine(setting: Setting, variant: str) -> None:
     """Load an engine, hold its logits against transformers', ask it twice (the first run captures graphs)."""
+    import cProfile
+
     import torch
 
+    started = time.perf_counter()
+    torch.zeros(1, device=setting.device)
+    device_ready = time.perf_counter() - started
     from mmbuild.engine import Engine
     from mmbuild.graph import parameters
 
@@ -243,7 +253,9 @@ def engine(setting: Setting, variant: str) -> None:
     }
     setting.step("assemble", f"engine-{variant}", params, inputs=inputs)
     with host_peak() as peak:
-        loaded, ours = timed(lambda: Engine.load(setting.room / f"engine-{variant}"))
+        profiler = cProfile.Profile()
+        loaded, ours = timed(lambda: profiler.runcall(Engine.load, setting.room / f"engine-{variant}"))
+        profiler.dump_stats(setting.room / "logs" / f"load-{variant}.prof")
         requests = ours.encode([[picture()]], [PROMPT])
         agreement = _agreement(setting, ours, requests)
         stopping = ours.stopping(NEW_TOKENS, ignore_eos=True)
@@ -259,6 +271,7 @@ def engine(setting: Setting, variant: str) -> None:
         row="engine",
         variant=variant,
         weights_GB=ours.session.weight_bytes / 1e9,
+        device_ready_s=device_ready,
         load_s=loaded,
         first_answer_s=first,
         visual_ms=profile.visual_seconds * 1e3,

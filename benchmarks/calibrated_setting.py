@@ -47,12 +47,14 @@ class Setting:
         device: ``cuda`` or ``cpu``.
         tiny: Small shapes instead of a 7B model's.
         samples: Pictures that are shown while calibrating.
+        data_free: Scales from the weights alone, in seconds; for what does not depend on them.
     """
 
     room: Path
     device: str
     tiny: bool
     samples: int
+    data_free: bool = False
 
     @property
     def dtype(self) -> str:

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 import demo_worlds
+from mmbuild.calibration import optimizer
 from mmbuild.calibration.data import CalibrationError, Sample
 from mmbuild.calibration.loop import calibrate, sampled
 from mmbuild.calibration.optimizer import Observed
@@ -242,6 +243,25 @@ def test_pictures_change_what_is_fitted() -> None:
         return found["layers.0.self_attn.q_proj"].input_amax or 0.0
 
     assert amax(seen) != pytest.approx(amax(blind), rel=1e-3)
+
+
+def test_a_gpu_that_runs_out_of_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(optimizer, "fit", full)
+    request = encode(load_processor(model("llava"), "llava"), "how many ?", [])
+    with pytest.raises(CalibrationError, match="1 samples does not fit") as caught:
+        calibrate(
+            {"model": model("llava")},
+            "llava",
+            [request],
+            algorithm="fp8",
+            group_size=None,
+            dtype="float32",
+            device="cpu",
+        )
+    assert (caught.value.code, "16-bit" in (caught.value.hint or "")) == ("MM463", True)
 
 
 def test_answers_are_seen_after_their_prompts(tmp_path: Path) -> None:

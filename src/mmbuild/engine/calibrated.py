@@ -2,8 +2,7 @@
 
 Weights are used as the checkpoint stores them, on the CPU from the mapped file. One row reads each stored weight
 once, in a reduction that Inductor fuses with unpacking and scaling; it becomes C++ on the CPU and Triton on CUDA. All
-other shapes use a matrix product: of widened weights (AWQ, and FP8 on the CPU), of int8 (SmoothQuant), of float8
-(CUDA).
+other shapes use a matrix product: of widened weights (AWQ, FP8), of int8 (SmoothQuant).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _INT8_MAX, _FP8_MAX = 127, 448.0
 # A token of zeros alone is quantized by this instead of 0.
 _LEAST_SCALE = 1e-12
 # Tokens that cuBLAS needs more than for a product of int8, and what sizes must be multiples of.
-_INT_MM_ROWS, _INT_MM_ALIGNED, _SCALED_MM_ALIGNED = 16, 8, 16
+_INT_MM_ROWS, _INT_MM_ALIGNED = 16, 8
 
 
 class AwqLinear(RankLinear):
@@ -123,10 +122,11 @@ class SmoothQuantLinear(RankLinear):
 
 
 class Fp8Linear(RankLinear):
-    """Float8 weights, and on CUDA float8 inputs; one factor for each, float32.
+    """Float8 weights, and on CUDA inputs that are rounded to float8; one factor for each, float32.
 
     weight float8_e4m3fn [out, in]. On the CPU inputs are not rounded: weights alone are what the checkpoint's are.
-    The factors are scalars that are bound as :data:`SCALAR_COPIES` copies.
+    Products are those of the engine's dtype: Inductor (torch 2.11) does not compile ``_scaled_mm`` with factors that
+    are parts of constants. The factors are scalars that are bound as :data:`SCALAR_COPIES` copies.
     """
 
     def __init__(
@@ -140,25 +140,18 @@ class Fp8Linear(RankLinear):
         reduce: bool = False,
     ) -> None:
         super().__init__(config, outputs, bias=bias, reduce=reduce)
-        aligned = inputs % _SCALED_MM_ALIGNED == 0 and outputs % _SCALED_MM_ALIGNED == 0
         self.rounds_inputs = layout == "rows"
-        self.matrix_product = self.rounds_inputs and aligned
         self.weight = frozen(torch.empty(outputs, inputs, dtype=torch.float8_e4m3fn))
         self.weights_scaling_factor = frozen(torch.empty(SCALAR_COPIES, dtype=torch.float32))
         self.activation_scaling_factor = frozen(torch.empty(SCALAR_COPIES, dtype=torch.float32))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        ours, theirs = self.weights_scaling_factor[0], self.activation_scaling_factor[0]
-        if not self.rounds_inputs:
-            return self._widened(x, ours)
-        rounded = (x.float() / theirs).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
-        if not self.matrix_product:
-            return self._widened(rounded.float(), ours * theirs).to(x.dtype)
-        y = torch._scaled_mm(
-            rounded.flatten(0, -2), self.weight.t(), scale_a=theirs, scale_b=ours, out_dtype=x.dtype
-        )
-        return y.view(*x.shape[:-1], -1)
+        if self.rounds_inputs:
+            unit = self.activation_scaling_factor[0]
+            rounded = (x.float() / unit).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
+            x = (rounded.float() * unit).to(x.dtype)
+        return self._widened(x, self.weights_scaling_factor[0])
 
     def _widened(self, x: Tensor, scale: Tensor) -> Tensor:
         """x [..., in] times the weights that stored ones and ``scale`` stand for: [..., out] in x's dtype."""
