@@ -88,7 +88,9 @@ def quantize(
             disk=size.quantized,
             gpus=1 if on_gpu else 0,
             gpu_memory=estimate.calibration_gpu_memory(size) if on_gpu else 0,
-            seconds=20.0 + asked["samples"] * size.model / (2e12 if on_gpu else 2e9),
+            seconds=estimate.calibration_seconds(
+                size, quantization.algorithm.value, asked["samples"], on_gpu=on_gpu
+            ),
         ),
     )
 
