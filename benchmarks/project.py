@@ -32,22 +32,42 @@ def make_project(root: Path, recipes: int) -> list[Path]:
     (root / "pyproject.toml").touch()
     found = []
     for number in range(recipes):
-        model = root / "models" / f"m{number}"
-        shutil.copytree(MODEL, model, copy_function=_link)
-        (model / "generation_config.json").unlink(missing_ok=True)
-        (model / "generation_config.json").write_text(json.dumps({"number": number}))
+        make_model(root / "models" / f"m{number}", number)
         path = root / "recipes" / f"r{number}.yaml"
-        path.write_text(_recipe(number))
+        path.write_text(_recipe(f"r{number}", f"m{number}"))
         found.append(path)
     return found
 
 
-def environment(root: Path) -> dict[str, str]:
-    """For commands that run in the project: a store of its own and the trivial bodies."""
+def make_matrix(root: Path, recipes: int) -> tuple[Path, list[Path]]:
+    """One recipe file under ``root`` whose matrix makes ``recipes`` variants, and the model directory of each."""
+    (root / "recipes").mkdir(parents=True)
+    (root / "pyproject.toml").touch()
+    models = [root / "models" / f"m{number:03d}" for number in range(recipes)]
+    for number, model in enumerate(models):
+        make_model(model, number)
+    values = ", ".join(f"../models/{model.name}" for model in models)
+    path = root / "recipes" / "scale.yaml"
+    path.write_text(
+        _recipe("scale", models[0].name) + f"matrix:\n  model: {{key: model.source, values: [{values}]}}\n"
+    )
+    return path, models
+
+
+def make_model(model: Path, number: int) -> None:
+    """The demo model with another ``generation_config.json``; again, for a model that has changed."""
+    if not model.exists():
+        shutil.copytree(MODEL, model, copy_function=_link)
+    (model / "generation_config.json").unlink(missing_ok=True)
+    (model / "generation_config.json").write_text(json.dumps({"number": number}))
+
+
+def environment(root: Path, steps: str = "benchmarks.project:TABLE") -> dict[str, str]:
+    """For commands that run in the project: a store of its own and trivial bodies."""
     return {
         **os.environ,
         "MMBUILD_STORE": str(root / "store"),
-        "MMBUILD_STEPS": "benchmarks.project:TABLE",
+        "MMBUILD_STEPS": steps,
         "PYTHONPATH": str(ROOT),
     }
 
@@ -63,9 +83,9 @@ def _link(source: str, target: str) -> None:
     os.link(source, target)
 
 
-def _recipe(number: int) -> str:
+def _recipe(name: str, model: str) -> str:
     return (
-        f"version: 1\nname: r{number}\nmodel:\n  family: llava\n  source: ../models/m{number}\n"
+        f"version: 1\nname: {name}\nmodel:\n  family: llava\n  source: ../models/{model}\n"
         "engine:\n  backend: torch\n  dtype: float32\n  quantization: int4\n"
         "  max_batch_size: 1\n  max_input_len: 128\n  max_output_len: 40\n"
     )
