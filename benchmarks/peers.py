@@ -67,6 +67,7 @@ class Peer:
         setup: Commands before the first run.
         extra: More files.
         adopt: Takes outputs that are there for made, where a cold run had to be stopped.
+        state: What such a run had written down, perhaps not to its end.
     """
 
     file: str
@@ -78,6 +79,7 @@ class Peer:
     setup: tuple[tuple[str, ...], ...] = ()
     extra: Mapping[str, str] | None = None
     adopt: tuple[str, ...] | None = None
+    state: str | None = None
 
 
 def program(name: str) -> str | None:
@@ -96,8 +98,10 @@ def write(peer: Peer, graph: Graph, root: Path) -> None:
         (root / name).write_text(text)
 
 
-def finish(graph: Graph, root: Path) -> int:
-    """Make all outputs as the tool would; how many it had made itself."""
+def finish(peer: Peer, graph: Graph, root: Path) -> int:
+    """Make all outputs as the tool would and forget its state; how many it had made itself."""
+    if peer.state is not None:
+        (root / peer.state).unlink(missing_ok=True)
     made = [out for out, _ in graph.actions() if (root / out).exists()]
     for out, read in graph.actions():
         (root / out).unlink(missing_ok=True)
@@ -191,6 +195,7 @@ PEERS: Mapping[str, Peer] = {
         ("dvc", "status", "--quiet"),
         parallel=False,
         adopt=("dvc", "commit", "--force", "--quiet"),
+        state="dvc.lock",
         setup=(
             ("dvc", "init", "--no-scm", "--quiet"),
             ("dvc", "config", "core.analytics", "false"),

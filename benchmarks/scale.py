@@ -181,7 +181,7 @@ def _cold(peer: Peer, graph: Graph, root: Path) -> float | str:
         process.send_signal(signal.SIGINT)
         process.wait()
     assert peer.adopt is not None
-    done = peers.finish(graph, root)
+    done = peers.finish(peer, graph, root)
     _seconds([command[0], *peer.adopt[1:]], root)
     return f"stopped after {_COLD_SECONDS} s, {done} made"
 
