@@ -38,7 +38,8 @@ def command(
     """Show what apply would do, and why, one line for each action.
 
     Verdicts: `run`; `unknown until built` (below an action that runs; left out if its inputs come out as
-    before); `restore` (built, but not where it belongs); `up to date`.
+    before); `pull` (another machine built it, and its files are needed); `restore` (built, but not where it belongs);
+    `up to date`.
 
     \b
     Example:
