@@ -94,7 +94,8 @@ def fill(layers: list[Any]) -> None:
             if parameter.dtype == torch.int8:
                 parameter.data.random_(-128, 128, generator=random)
             elif parameter.dtype == torch.float8_e4m3fn:
-                values = torch.randn(parameter.shape, generator=random).mul(100)
+                # Beyond 464 a float8 is NaN; a checkpoint's weights end at 448.
+                values = torch.randn(parameter.shape, generator=random).mul(100).clamp(-448, 448)
                 parameter.data = values.to(parameter.dtype)
             elif name in ("prequant_scaling_factor", "smoother"):
                 parameter.data.uniform_(0.5, 2, generator=random)

@@ -1,8 +1,9 @@
 """Linear layers of calibrated checkpoints (``checkpoint/calibrated.py`` says what their tensors stand for).
 
 Weights are used as the checkpoint stores them, on the CPU from the mapped file. One row reads each stored weight
-once, in a reduction that Inductor fuses with unpacking and scaling; it becomes C++ on the CPU and Triton on CUDA. All
-other shapes use a matrix product: of widened weights (AWQ, FP8), of int8 (SmoothQuant).
+once: on CUDA in a kernel of ours (``calibrated_kernels.py``); on the CPU, and where sizes do not suit the kernel, in
+a reduction that Inductor fuses with unpacking and scaling. All other shapes use a matrix product: of widened weights
+(AWQ, FP8), of int8 (SmoothQuant).
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ SCALAR_COPIES = 16
 _INT8_MAX, _FP8_MAX = 127, 448.0
 # A token of zeros alone is quantized by this instead of 0.
 _LEAST_SCALE = 1e-12
+# Inputs that kernels of one row read together.
+_WORD = 4
 # Tokens that cuBLAS needs more than for a product of int8, and what sizes must be multiples of.
 _INT_MM_ROWS, _INT_MM_ALIGNED = 16, 8
 
@@ -54,6 +57,10 @@ class AwqLinear(RankLinear):
         """x [..., in] -> [..., out]."""
         x = x * self.prequant_scaling_factor
         outputs, groups = self.weights_scaling_factor.shape
+        if is_one_row(x) and _has_kernel(x, x.shape[-1] // groups):
+            from mmbuild.engine.calibrated_kernels import awq_rows
+
+            return awq_rows(x.reshape(-1), self.weight, self.weights_scaling_factor).view(*x.shape[:-1], -1)
         # The halves of a byte are neighbouring outputs: [out / 2, 2, groups].
         scale = self.weights_scaling_factor.unflatten(0, (-1, 2))
         halves = [half.unflatten(1, (groups, -1)) for half in layouts.unpack_int4(self.weight)]
@@ -113,6 +120,10 @@ class SmoothQuantLinear(RankLinear):
 
     def _sums(self, values: Tensor) -> Tensor:
         """int8 [..., in] -> int32 [..., out]."""
+        if is_one_row(values) and _has_kernel(values, values.shape[-1]):
+            from mmbuild.engine.calibrated_kernels import int8_rows
+
+            return int8_rows(values.reshape(-1), self.weight).view(*values.shape[:-1], -1)
         if is_one_row(values) or not self.matrix_product:
             wide = _stored_once(values.int()) if is_one_row(values) else values.int()
             return (wide[..., None, :] * self.weight.int()).sum(dim=-1, dtype=torch.int32)
@@ -150,6 +161,12 @@ class Fp8Linear(RankLinear):
         if self.rounds_inputs:
             unit = self.activation_scaling_factor[0]
             rounded = (x.float() / unit).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
+            if is_one_row(x) and _has_kernel(x, x.shape[-1]):
+                from mmbuild.engine.calibrated_kernels import float8_rows
+
+                scale = unit * self.weights_scaling_factor[0]
+                sums = float8_rows(rounded.half().reshape(-1), self.weight) * scale
+                return sums.to(x.dtype).view(*x.shape[:-1], -1)
             x = (rounded.float() * unit).to(x.dtype)
         return self._widened(x, self.weights_scaling_factor[0])
 
@@ -160,6 +177,11 @@ class Fp8Linear(RankLinear):
             return (sums * scale).to(x.dtype)
         # Scaled before: products with stored weights, which go up to 448, could exceed float16.
         return F.linear(x, (self.weight.float() * scale).to(x.dtype))
+
+
+def _has_kernel(x: Tensor, together: int) -> bool:
+    """Whether one row on this device has a kernel: ``together`` inputs are whole words."""
+    return x.is_cuda and together % _WORD == 0
 
 
 def _stored_once(x: Tensor) -> Tensor:

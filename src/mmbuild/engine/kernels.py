@@ -76,7 +76,8 @@ def _float_rows(x_ptr, w_ptr, out_ptr, N, K, BLOCK_N: tl.constexpr, BLOCK_K: tl.
     tl.store(out_ptr + n, tl.sum(acc, 1).to(out_ptr.dtype.element_ty), n < N)
 
 
-def _tuned(kernel: Any, warps: int, **blocks: int) -> Any:
+def tuned(kernel: Any, warps: int, **blocks: int) -> Any:
+    """A kernel with one choice of warps and block sizes."""
     # One configuration: nothing is timed when a package is built.
     return triton.autotune(configs=[triton.Config(blocks, num_warps=warps)], key=[])(kernel)
 
@@ -85,14 +86,14 @@ def _tuned(kernel: Any, warps: int, **blocks: int) -> Any:
 # those tried on an H200 but not the fastest for each; the narrow ones, for small models, were run and never timed.
 _ROWS_PER_PROGRAM = {"integer": 4, "float": 2}
 _INTEGER = {
-    ("W4A16", True): _tuned(_int4_rows, 4, BLOCK_N=4, BLOCK_W=512),
-    ("W4A16", False): _tuned(_int4_rows, 1, BLOCK_N=4, BLOCK_W=128),
-    ("W8A16", True): _tuned(_int8_rows, 4, BLOCK_N=4, BLOCK_W=512),
-    ("W8A16", False): _tuned(_int8_rows, 1, BLOCK_N=4, BLOCK_W=128),
+    ("W4A16", True): tuned(_int4_rows, 4, BLOCK_N=4, BLOCK_W=512),
+    ("W4A16", False): tuned(_int4_rows, 1, BLOCK_N=4, BLOCK_W=128),
+    ("W8A16", True): tuned(_int8_rows, 4, BLOCK_N=4, BLOCK_W=512),
+    ("W8A16", False): tuned(_int8_rows, 1, BLOCK_N=4, BLOCK_W=128),
 }
 _FLOAT = {
-    True: _tuned(_float_rows, 8, BLOCK_N=2, BLOCK_K=2048),
-    False: _tuned(_float_rows, 1, BLOCK_N=2, BLOCK_K=128),
+    True: tuned(_float_rows, 8, BLOCK_N=2, BLOCK_K=2048),
+    False: tuned(_float_rows, 1, BLOCK_N=2, BLOCK_K=128),
 }
 
 

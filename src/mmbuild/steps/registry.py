@@ -42,7 +42,7 @@ BUILT_IN: Mapping[str, StepSpec] = {
         StepSpec("download", "1", "mmbuild.steps.download:run"),
         StepSpec("convert", "1", "mmbuild.steps.convert:run", _TORCH),
         StepSpec("quantize", "1", "mmbuild.steps.quantize:run", _TORCH),
-        StepSpec("build_llm", "1", "mmbuild.steps.build_llm:run", _EXPORT),
+        StepSpec("build_llm", "2", "mmbuild.steps.build_llm:run", _EXPORT),
         StepSpec("build_visual", "1", "mmbuild.steps.build_visual:run", _EXPORT),
         StepSpec("assemble", "1", "mmbuild.steps.assemble:run"),
         StepSpec("measure", "1", "mmbuild.steps.measure:run", _TORCH),
