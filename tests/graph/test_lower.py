@@ -209,10 +209,10 @@ def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monk
     def missing(package):
         raise lowering.metadata.PackageNotFoundError(package)
 
-    lowering._version.cache_clear()
+    lowering._installed.cache_clear()
     monkeypatch.setattr(lowering.metadata, "version", missing)
     error = refused(LowerError, "MM230", lowered)
     monkeypatch.undo()
-    lowering._version.cache_clear()
+    lowering._installed.cache_clear()
     assert "`torch`" in error.message
     assert "pip install" in error.hint

@@ -13,6 +13,7 @@ VERBS = {
     "validate": "Judge recipes without building anything",
     "plan": "Show what apply would do, and why",
     "apply": "Build what is missing and lay out the engines",
+    "lock": "Pin what recipes do not say: commits, versions, digests, target",
     "run": "Ask a built engine about images",
     "verify": "Compare a built engine with the model it came from",
     "compare": "Put builds side by side: precision, size, quality, speed",

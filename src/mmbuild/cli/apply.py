@@ -23,6 +23,7 @@ _TIMES_SHOWN = 40
 @click.command("apply")
 @options.recipes
 @options.places
+@options.locked
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
 )
@@ -40,6 +41,7 @@ def command(
     allow_outside: bool | None,
     store: Path | None,
     build_dir: Path,
+    locked: bool,
     jobs: int | None,
     keep_going: bool,
     as_json: bool,
@@ -63,7 +65,13 @@ def command(
         planning = _from_saved(recipes[0], overrides)
     else:
         planning = plan_request(
-            recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir
+            recipes,
+            overrides,
+            offline=offline,
+            allow_outside=allow_outside,
+            store=store,
+            build_dir=build_dir,
+            locked=locked,
         )
     if not planning.plan.changes and not as_json:
         _say_up_to_date(planning)

@@ -35,6 +35,13 @@ def recipes(function: F) -> F:
     return function
 
 
+def locked(function: F) -> F:
+    """Whether recipes are built as their locks say: ``locked``."""
+    return click.option(
+        "--locked", is_flag=True, help="Refuse whatever is not as RECIPE.lock says (`mmbuild lock`)."
+    )(function)
+
+
 def places(function: F) -> F:
     """Where things go: ``store``, ``build_dir``."""
     function = click.option(

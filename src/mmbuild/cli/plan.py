@@ -16,6 +16,7 @@ _CHANGES = 3
 @click.command("plan")
 @options.recipes
 @options.places
+@options.locked
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON (its schema has a version).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Save the plan for `mmbuild apply FILE`."
@@ -30,6 +31,7 @@ def command(
     allow_outside: bool | None,
     store: Path | None,
     build_dir: Path,
+    locked: bool,
     as_json: bool,
     output: Path | None,
     detailed_exitcode: bool,
@@ -52,7 +54,13 @@ def command(
     from mmbuild.graph.text import derivation_text, plan_text
 
     planning = plan_request(
-        recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir
+        recipes,
+        overrides,
+        offline=offline,
+        allow_outside=allow_outside,
+        store=store,
+        build_dir=build_dir,
+        locked=locked,
     )
     if output is not None:
         save_plan(output, planning.plan, planning.request)

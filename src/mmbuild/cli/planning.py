@@ -10,7 +10,7 @@ from typing import Any
 from mmbuild.cli.output import say
 from mmbuild.execute.prepare import Prepared, Request, prepare
 from mmbuild.graph.plan import Plan
-from mmbuild.store.layout import open_store
+from mmbuild.store.layout import Store, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +30,20 @@ def plan_request(
     allow_outside: bool | None,
     store: Path | None,
     build_dir: Path,
+    locked: bool = False,
 ) -> Planning:
-    """Load and plan; warnings go to standard error.
+    """Load and plan, with ``locked`` exactly what the recipes' locks say; warnings go to standard error.
 
     Raises:
-        MmbuildError: see :func:`mmbuild.execute.prepare.prepare`.
+        MmbuildError: see :func:`mmbuild.execute.prepare.prepare` and :func:`mmbuild.lock.apply.prepare_locked`.
     """
     from mmbuild.api import plan_graphs
 
     opened = open_store(store)
-    prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
+    if locked:
+        prepared = _prepare_locked(recipes, overrides, offline, allow_outside, opened)
+    else:
+        prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
     if prepared.warnings:
         say(prepared.warnings.rstrip())
     request = {
@@ -49,6 +53,7 @@ def plan_request(
         "allow_outside": allow_outside,
         "store": str(opened.root),
         "build_dir": str(build_dir.absolute()),
+        "locked": locked,
     }
     return Planning(plan_graphs(prepared.graphs, opened, build_dir), prepared, request)
 
@@ -62,4 +67,25 @@ def plan_again(request: Mapping[str, Any]) -> Planning:
         allow_outside=request["allow_outside"],
         store=Path(request["store"]),
         build_dir=Path(request["build_dir"]),
+        locked=bool(request.get("locked")),
     )
+
+
+def _prepare_locked(
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    store: Store,
+) -> Prepared:
+    from mmbuild.errors import UsageError
+    from mmbuild.lock.apply import prepare_locked
+    from mmbuild.lock.make import Asked
+
+    if overrides:
+        raise UsageError(
+            "--set cannot change what is locked",
+            code="MM804",
+            hint="Write it into the recipe and run `mmbuild lock`, or leave out --locked",
+        )
+    return prepare_locked(recipes, store, Asked(offline, allow_outside))

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild import host
+from mmbuild import host, pins
 from mmbuild._version import __version__
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.serialize import graph_from_json, graph_to_json
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
-    r"(MMBUILD_(?!STORE|FAULT|TEST)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"
+    r"(MMBUILD_(?!STORE|FAULT|TEST|REMOTE|PUSH|SIGNING)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"
 )
 """Variables that loading or lowering may look at. Tokens change no plan and are written nowhere."""
 
@@ -97,7 +97,7 @@ def _load(request: Request, store: Store, name: str) -> Prepared:
     graphs = lower_all(loaded.variants, store, seen, offline=request.offline)
     prepared = Prepared(
         graphs,
-        {variant.name: _derivation_lines(variant) for variant in loaded.variants},
+        {variant.name: derivation_lines(variant) for variant in loaded.variants},
         render_text(loaded.diagnostics) if loaded.diagnostics else "",
     )
     if all(_pinned(variant) for variant in loaded.variants):
@@ -112,11 +112,12 @@ def lower_all(
     *,
     target: Mapping[str, Any] | None = None,
     offline: bool = False,
+    digests: dict[Path, str] | None = None,
 ) -> tuple[RecipeGraph, ...]:
     """Graphs of ``variants`` for ``target`` (None: this host).
 
     ``seen`` collects each user file that was hashed and its directory: a file that is added to a source
-    changes the directory's times.
+    changes the directory's times. ``digests`` collects their digests.
 
     Raises:
         RecipeError: parts that recipes ask for are not built yet, all of them with their places.
@@ -128,9 +129,15 @@ def lower_all(
         if seen is not None:
             seen[path] = None
             seen[path.parent] = None
-        return digest_file(store, path)
+        found = digest_file(store, path)
+        if digests is not None:
+            digests[path] = found
+        return found
 
     wanted = host.default_target() if target is None else target
+    if target is None and wanted["sm"] is None:
+        # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
+        wanted = {**wanted, "sm": host.gpu_sm()}
     environment = cache(_environment)  # each is asked once
     return tuple(_lower(variant, wanted, environment, digest, offline) for variant in variants)
 
@@ -150,20 +157,24 @@ def _lower(
         return lower(variant, target=target, digest=digest, offline=offline)
     from mmbuild.graph.lower_toolchain import lower_toolchain
 
-    # The host's torch has no say here: it may be one for CPUs beside a GPU.
-    sm = target["sm"] if target["sm"] is not None else host.gpu_sm()
     found = environment(variant.recipe.engine.tensorrt_llm.toolchain)
-    return lower_toolchain(variant, sm=sm, environment=found, digest=digest, offline=offline)
+    return lower_toolchain(variant, sm=target["sm"], environment=found, digest=digest, offline=offline)
 
 
 def _environment(version: str) -> Environment | None:
-    """What the user configured for a toolchain. One that does not answer counts as empty: apply tells why."""
+    """What the user configured for a toolchain, with the versions that a lock in force says.
+
+    One that does not answer counts as empty: apply tells why.
+    """
     from mmbuild.environments.load import load
     from mmbuild.environments.probe import installed
     from mmbuild.errors import MmbuildError
     from mmbuild.graph.lower_toolchain import Environment
 
     found = load().toolchains.get(version)
+    settled = pins.packages(f"tensorrt-llm {version}")
+    if settled:
+        return Environment(found.model_dump_json() if found else None, dict(settled))
     if found is None:
         return None
     try:
@@ -211,7 +222,8 @@ def _pinned(variant: ResolvedRecipe) -> bool:
     return not model.source.startswith("hf://") or bool(_COMMIT.fullmatch(model.revision or ""))
 
 
-def _derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
+def derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
+    """How each derived number of ``variant`` follows, a line for each."""
     return tuple(f"{item.name} = {item.value}: {item.arithmetic}" for item in variant.derivations)
 
 

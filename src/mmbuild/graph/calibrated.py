@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmbuild import pins
 from mmbuild.calibration import data
 from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
 from mmbuild.graph import estimate, parameters
@@ -21,13 +22,13 @@ OPTIMIZER = "nvidia-modelopt"
 
 
 def optimizer_version() -> str:
-    """Version of Model Optimizer.
+    """Version of Model Optimizer: what is installed here, or what a lock in force says.
 
     Raises:
         CalibrationError: MM462, it is not installed.
     """
     try:
-        return metadata.version(OPTIMIZER)
+        return pins.package(OPTIMIZER) or metadata.version(OPTIMIZER)
     except metadata.PackageNotFoundError:
         raise CalibrationError(
             f"the recipe's quantization is fitted by `{OPTIMIZER}`, which is not installed",

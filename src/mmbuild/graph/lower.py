@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmbuild import pins
 from mmbuild.checkpoint import calibrated as calibrated_layouts
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
@@ -76,8 +77,13 @@ def _target(variant: ResolvedRecipe, host: Mapping[str, Any]) -> dict[str, Any]:
     return {key: merged.get(key) for key in ("device", "sm", "isa")}
 
 
-@cache
 def _version(package: str) -> str:
+    """What a lock in force says, or what is installed here."""
+    return pins.package(package) or _installed(package)
+
+
+@cache
+def _installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -57,12 +57,13 @@ class Environment:
     """Where a toolchain's commands run, as far as a plan depends on it.
 
     Attributes:
-        locator: :class:`~mmbuild.environments.model.ToolchainEnvironment` as JSON; in no key.
+        locator: :class:`~mmbuild.environments.model.ToolchainEnvironment` as JSON; in no key. None where only its
+            versions are known, from a lock.
         installed: Versions of what is installed there; in the keys, since an engine loads only in the TensorRT that
             built it.
     """
 
-    locator: str
+    locator: str | None
     installed: Mapping[str, str]
 
 
@@ -105,7 +106,7 @@ class _Lowering:
             "tensorrt-llm": self.toolchain.version,
             **(environment.installed if environment else {}),
         }
-        self.locators = {"environment": environment.locator} if environment is not None else {}
+        self.locators = {"environment": environment.locator} if environment and environment.locator else {}
         stacks = [self.facts.llm] + ([self.facts.encoder] if self.facts.encoder else [])
         self.size = estimate.sizes(stacks, self.engine.dtype.value, self.engine.quantization.algorithm.value)
         self.known = variables(variant, self.toolchain)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmbuild import pins
 from mmbuild.checkpoint.progress import Progress
 from mmbuild.sources import layout, listing
 from mmbuild.sources.errors import SourceError
@@ -30,7 +31,7 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
     from huggingface_hub import hf_hub_download
 
     with _explained(repo, revision):
-        path = hf_hub_download(repo, "config.json", revision=revision)
+        path = hf_hub_download(repo, "config.json", revision=pins.commit(repo, revision) or revision)
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -47,7 +48,8 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
 def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) -> str:
     """The commit that a branch or tag stands for, 40 hexadecimal digits.
 
-    The answer is remembered in the hub's cache, where ``huggingface_hub`` keeps it too; without a network, or
+    What a lock in force says goes first (:mod:`mmbuild.pins`). The hub's answer is remembered in its cache, where
+    ``huggingface_hub`` keeps it too; without a network, or
     with ``offline``, that is the answer.
 
     Raises:
@@ -56,6 +58,8 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
+    if (settled := pins.commit(repo, revision)) is not None:
+        return settled
     name = revision or "main"
     remembered = _reference(repo, name)
     from huggingface_hub import constants
@@ -111,6 +115,26 @@ def download(repo: str, commit: str, out: Path, progress: Progress, directories:
             fetch(Wanted(repo, commit, files[name]), out / name, tell)
         done += files[name].size
     progress("downloaded", 1.0)
+
+
+def listed(repo: str, commit: str, *, offline: bool = False) -> listing.Listing:
+    """The files of a commit with their sizes and digests; with ``offline``, as far as they are remembered.
+
+    Raises:
+        SourceError: The hub cannot be asked, and was never asked before.
+    """
+    from huggingface_hub import constants
+
+    if not (offline or constants.HF_HUB_OFFLINE):
+        return _listing(repo, commit)
+    known = listing.remembered(repo, commit)
+    if known is None:
+        raise SourceError(
+            f"the files of `{repo}` at {commit[:12]} are not known offline",
+            code="MM422",
+            hint="Go online once",
+        )
+    return known
 
 
 def _listing(repo: str, commit: str) -> listing.Listing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmbuild import pins
 from mmbuild.host import installed_versions
 from mmbuild.visual.tensorrt.errors import TensorRTError
 
@@ -23,12 +24,15 @@ def plan_tensorrt(target: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """
     from mmbuild.visual.tensorrt import interpreter
 
+    settled = pins.package("tensorrt")
     if target["device"] != "cuda":
         raise TensorRTError(
             "visual.backend is tensorrt, and the engine is for a CPU: TensorRT needs CUDA",
             code="MM578",
             hint="Set visual.backend to auto or torch, or apply the recipe on a machine with a GPU",
         )
+    if settled is not None:
+        return {"version": settled}
     version = interpreter.version(interpreter.find())
     interpreter.check_dtype(version, dtype)
     if not installed_versions(("onnx",)):

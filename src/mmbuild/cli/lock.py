@@ -1,0 +1,101 @@
+"""``mmbuild lock``: write down what recipes do not say, for a whole team."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from mmbuild.cli import options
+
+_PARTS = ("model", "packages", "target", "all")
+
+
+@click.command("lock")
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE...")
+@click.option(
+    "--check", is_flag=True, help="Write nothing; exit with 1 where a lock is not what it should be."
+)
+@click.option(
+    "--update",
+    multiple=True,
+    type=click.Choice(_PARTS),
+    help="Move a part on to what it is now: the hub's commits, this environment's versions, this host.",
+)
+@click.option("--offline", is_flag=True, help="Ask no hub for anything.")
+@click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
+@options.store
+def command(
+    *,
+    recipes: tuple[Path, ...],
+    check: bool,
+    update: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    store: Path | None,
+) -> None:
+    """Write RECIPE.lock beside each recipe: commits, digests, versions, target, and the hash of the plan.
+
+    What a lock says already is kept until `--update` moves it on; recipes and local files are read anew.
+
+    \b
+    Example:
+      mmbuild lock recipes/llava-int4.yaml
+      mmbuild lock --check recipes/*.yaml
+      mmbuild apply --locked recipes/llava-int4.yaml
+    """
+    from mmbuild.lock.make import Asked
+    from mmbuild.store.layout import open_store
+
+    if check and update:
+        raise click.UsageError("--check writes nothing, so --update has nothing to move")
+    opened, asked = open_store(store), Asked(offline, allow_outside)
+    if check:
+        same = [_check(recipe, opened, asked) for recipe in recipes]
+        if not all(same):
+            sys.exit(1)
+        return
+    for recipe in recipes:
+        _write(recipe, opened, asked, update)
+
+
+def _check(recipe: Path, store: object, asked: object) -> bool:
+    from mmbuild.cli.output import say, tell_error
+    from mmbuild.errors import MmbuildError
+    from mmbuild.lock import apply
+    from mmbuild.lock.compare import refuse
+    from mmbuild.lock.model import lock_path
+
+    try:
+        _, apart = apply.check(recipe, store, asked)  # type: ignore[arg-type]
+        if apart:
+            raise refuse(lock_path(recipe), apart, hint="Run `mmbuild lock`, look at what changed, commit it")
+    except MmbuildError as error:
+        tell_error(error)
+        return False
+    say(f"{lock_path(recipe)}: as it should be")
+    return True
+
+
+def _write(recipe: Path, store: object, asked: object, update: tuple[str, ...]) -> None:
+    from mmbuild.cli.output import say
+    from mmbuild.lock.compare import differences
+    from mmbuild.lock.make import PARTS, make
+    from mmbuild.lock.model import lock_path, read_lock, write_lock
+    from mmbuild.schema.diagnostics import render_text
+
+    path = lock_path(recipe)
+    known = read_lock(path) if path.exists() else None
+    moved = PARTS if "all" in update else update
+    made = make(recipe, store, asked, known=known, update=moved)  # type: ignore[arg-type]
+    if made.findings:
+        say(render_text(made.findings).rstrip())
+    apart = differences(known, made.lock) if known is not None else ()
+    if known is not None and not apart:
+        say(f"{path}: nothing changed")
+    else:
+        write_lock(path, made.lock)
+        for item in apart:
+            say(f"  {item}")
+    click.echo(str(path))

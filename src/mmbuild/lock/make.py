@@ -1,0 +1,234 @@
+"""Finding out what a lock holds: a recipe is planned, and what the plan had to ask is written down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmbuild import host, pins
+from mmbuild.canonical import hash_json
+from mmbuild.graph.action import RecipeGraph
+from mmbuild.lock.images import image_of
+from mmbuild.lock.model import Lock, lock_path
+from mmbuild.pins import EMBEDDED, Pins, pinned
+from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.store.layout import Store
+
+PARTS = ("model", "packages", "target")
+"""What a lock keeps until it is told to move on. Recipes and files lie in the team's repository: that is where they
+are kept, and a lock follows them."""
+
+# Not all of them are in keys; an environment that has others is another environment.
+_EMBEDDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "Pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A recipe file, loaded and lowered, with the lock that describes that.
+
+    Attributes:
+        lock: What it follows from.
+        variants: Validated recipes.
+        graphs: One for each variant.
+        findings: Warnings.
+        files: Every file that was read, and directories in which files were counted.
+    """
+
+    lock: Lock
+    variants: tuple[ResolvedRecipe, ...]
+    graphs: tuple[RecipeGraph, ...]
+    findings: tuple[Diagnostic, ...] = ()
+    files: Mapping[Path, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a recipe is loaded; as :class:`mmbuild.execute.prepare.Request` says it."""
+
+    offline: bool = False
+    allow_outside: bool | None = None
+
+
+def make(
+    recipe: Path,
+    store: Store,
+    asked: Asked,
+    known: Lock | None = None,
+    update: Collection[str] = (),
+) -> Planned:
+    """Plan ``recipe`` and describe what the plan follows from.
+
+    Args:
+        recipe: A recipe file.
+        store: For the digests of user files.
+        asked: How to load it.
+        known: Its present lock: what that says of a part stands, except for parts in ``update``.
+        update: Of :data:`PARTS`.
+
+    Raises:
+        RecipeError: The recipe has errors.
+        MmbuildError: A source cannot be identified.
+    """
+    keep = {part: known for part in PARTS if known is not None and part not in update}
+    stated = Pins(
+        commits=keep["model"].commits if "model" in keep else {},
+        packages=keep["packages"].packages if "packages" in keep else {},
+    )
+    target = dict(keep["target"].target) if "target" in keep else this_target()
+    with pinned(stated):
+        return _plan(recipe, store, asked, target, keep.get("packages"), keep.get("model"))
+
+
+def this_target() -> dict[str, Any]:
+    """This host, for a lock: the GPU also where the host's torch is one for CPUs, as TensorRT-LLM brings its own."""
+    target = host.default_target()
+    return {**target, "sm": target["sm"] if target["sm"] is not None else host.gpu_sm()}
+
+
+def _plan(
+    recipe: Path,
+    store: Store,
+    asked: Asked,
+    target: dict[str, Any],
+    environments: Lock | None,
+    models: Lock | None,
+) -> Planned:
+    from mmbuild.execute.prepare import lower_all
+    from mmbuild.schema.diagnostics import RecipeError
+    from mmbuild.schema.load import load_recipes
+
+    loaded = load_recipes([recipe], offline=asked.offline, allow_outside=asked.allow_outside)
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    seen: dict[Path, None] = dict.fromkeys(loaded.files)
+    digests: dict[Path, str] = {}
+    graphs = lower_all(loaded.variants, store, seen, target=target, offline=asked.offline, digests=digests)
+    base = lock_path(recipe).absolute().parent
+    hashes = {graph.recipe: _hash([graph]) for graph in graphs}
+    lock = Lock(
+        target=target,
+        recipe={_name(path, base): _said(path) for path in loaded.files if path.suffix in (".yaml", ".yml")},
+        models=_models(loaded.variants, graphs, asked.offline, models),
+        files={_name(path, base): digest for path, digest in sorted(digests.items())},
+        code=_code(loaded.variants),
+        environments=_environments(loaded.variants, graphs, environments),
+        variants=hashes,
+        plan=_hash(graphs),
+    )
+    return Planned(lock, loaded.variants, graphs, loaded.diagnostics, seen)
+
+
+def _hash(graphs: Sequence[RecipeGraph]) -> str:
+    """Over all definition keys and what each engine is called; no machine's paths are in it."""
+    keys = sorted({action.definition_key for graph in graphs for action in graph.actions})
+    return hash_json({"actions": keys, "engines": {graph.recipe: graph.engine for graph in graphs}})
+
+
+def _name(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), base)).as_posix()
+
+
+def _said(path: Path) -> str:
+    """Digest of a recipe's data: comments and order of keys say nothing."""
+    return hash_json(yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def _models(
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], offline: bool, known: Lock | None
+) -> dict[str, dict[str, Any]]:
+    """Hub sources by revision: their commits, as the download actions have them, and the files of these."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant, graph in zip(variants, graphs, strict=True):
+        commits = {
+            action.params["repo"]: action
+            for action in graph.actions
+            if action.step == "download" and action.params.get("commit")
+        }
+        for source in (variant.recipe.model, variant.recipe.model.vision):
+            if source is None or source.source.removeprefix("hf://") not in commits:
+                continue
+            action = commits[source.source.removeprefix("hf://")]
+            revision = source.revision or "main"
+            commit = action.params["commit"]
+            old = known.models.get(source.source, {}).get(revision) if known is not None else None
+            files = (
+                old["files"]
+                if old is not None and old["commit"] == commit and old.get("files")
+                else _files(action.params["repo"], commit, action.params.get("directories", ()), offline)
+            )
+            found.setdefault(source.source, {})[revision] = {"commit": commit, "files": files}
+    return found
+
+
+def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
+    """What the hub says of the files that a build takes; nothing where it cannot be asked and never was."""
+    from mmbuild.sources import hub, layout
+    from mmbuild.sources.errors import SourceError
+
+    try:
+        listing = hub.listed(repo, commit, offline=offline)
+    except SourceError:
+        if not offline:
+            raise
+        return {}
+    taken = {name: listing[name] for name in sorted(layout.needed(listing, directories))}
+    return {
+        name: {"sha256" if len(file.digest) == 64 else "git": file.digest, "size": file.size}
+        for name, file in taken.items()
+    }
+
+
+def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
+    named = [variant.recipe.model.code for variant in variants if variant.recipe.model.code is not None]
+    return {code.source: code.revision for code in named}
+
+
+def _environments(
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lock | None
+) -> dict[str, dict[str, Any]]:
+    """Versions in the keys, and what else says which environment it was."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant, graph in zip(variants, graphs, strict=True):
+        name = environment_name(variant)
+        entry = found.setdefault(name, {"packages": {}})
+        for action in graph.actions:
+            entry["packages"].update(action.toolchain)
+        if name == EMBEDDED:
+            here = host.installed_versions(_EMBEDDED_PACKAGES)
+            stated = {key: pins.package(key) or here.get(key) for key in _EMBEDDED_PACKAGES}
+            entry["packages"].update({key: version for key, version in stated.items() if version})
+            if variant.recipe.visual.backend == "tensorrt":
+                built = next(action for action in graph.actions if action.step == "build_visual")
+                entry["packages"]["tensorrt"] = built.params["tensorrt"]["version"]
+        else:
+            version = variant.recipe.engine.tensorrt_llm.toolchain
+            entry.update(_kept(known, name) or {"tag": _tag(version), **image_of(version)})
+    return found
+
+
+def environment_name(variant: ResolvedRecipe) -> str:
+    """What the environment that builds ``variant`` is called in a lock."""
+    from mmbuild.schema.model import Backend
+
+    engine = variant.recipe.engine
+    if engine.backend is Backend.TORCH:
+        return EMBEDDED
+    return f"tensorrt-llm {engine.tensorrt_llm.toolchain}"
+
+
+def _kept(known: Lock | None, name: str) -> dict[str, Any] | None:
+    if known is None or name not in known.environments:
+        return None
+    return {key: value for key, value in known.environments[name].items() if key != "packages"}
+
+
+def _tag(version: str) -> str:
+    from mmbuild.toolchains.load import load_toolchain
+
+    return load_toolchain(version).source.revision

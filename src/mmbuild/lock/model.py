@@ -1,0 +1,127 @@
+"""The lock file: its form, reading and writing it.
+
+YAML with sorted keys, one fact a line, so that two locks can be compared with ``diff`` and merged by git. No path of
+a machine is in it: files are named as seen from the lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmbuild.errors import MmbuildError
+from mmbuild.store.faults import disk_errors
+from mmbuild.store.files import write_whole
+
+FORMAT = 1
+SUFFIX = ".lock"
+_HEAD = """\
+# Made by `mmbuild lock`, for `mmbuild apply --locked`. Commit it beside its recipe; do not edit it by hand.
+# `mmbuild lock --update PART` moves one part on: model, packages, target or all.
+"""
+
+
+class LockError(MmbuildError):
+    """A lock that is missing, damaged, or at odds with what is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What the plan of one recipe file follows from, besides the file.
+
+    Attributes:
+        target: ``{"device", "sm", "isa"}`` that stand for recipes that state none.
+        recipe: Digest by file, of the recipe and what it extends: of what they say, not of how it is written.
+        models: By source (``hf://owner/name``) and revision as the recipe asks for it: ``commit``, and ``files`` with
+            the hub's own digest (``sha256``, or git's blob id as ``git``) and ``size``.
+        files: BLAKE3 of each local file that is read, by path.
+        code: Commit by repository of model code.
+        environments: By name (``torch``, ``tensorrt-llm 1.2``): ``packages`` with versions, ``tag`` of the examples,
+            ``image`` and its ``digest``.
+        variants: Hash of all definition keys, by variant.
+        plan: Hash of all of them.
+    """
+
+    target: Mapping[str, Any]
+    recipe: Mapping[str, str]
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, str] = field(default_factory=dict)
+    plan: str = ""
+
+    @property
+    def commits(self) -> dict[tuple[str, str], str]:
+        """Commit by (repository, revision), for :class:`mmbuild.pins.Pins`."""
+        return {
+            (source.removeprefix("hf://"), revision): str(known["commit"])
+            for source, revisions in self.models.items()
+            for revision, known in revisions.items()
+        }
+
+    @property
+    def packages(self) -> dict[str, Mapping[str, str]]:
+        """Versions by environment."""
+        return {name: dict(known.get("packages", {})) for name, known in self.environments.items()}
+
+
+def lock_path(recipe: Path) -> Path:
+    """Where the lock of a recipe file lies: beside it."""
+    return recipe.with_suffix(SUFFIX)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write it, whole or not at all.
+
+    Raises:
+        MmbuildError: MM301, MM302 the file cannot be written.
+    """
+    content = {"lock": FORMAT, **{key: value for key, value in asdict(lock).items() if value}}
+    text = yaml.safe_dump(content, sort_keys=True, default_flow_style=False, width=1000, allow_unicode=True)
+    with disk_errors(path):
+        write_whole(path, (_HEAD + text).encode())
+
+
+def read_lock(path: Path) -> Lock:
+    """Read the lock at ``path``.
+
+    Raises:
+        LockError: MM800 there is none, MM801 it is damaged or of another version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LockError(
+            f"there is no lock `{path}`", code="MM800", hint="Make it with `mmbuild lock`, and commit it"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path, str(error)) from error
+    try:
+        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is no mapping")
+    version = content.pop("lock", None)
+    if version != FORMAT:
+        raise _damaged(path, f"it has format {version!r}, this mmbuild knows {FORMAT}")
+    try:
+        lock = Lock(**content)
+        lock = replace(lock, target={key: lock.target[key] for key in ("device", "sm", "isa")})
+        _ = lock.commits, lock.packages, dict(lock.files), dict(lock.variants), dict(lock.recipe)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+    return lock
+
+
+def _damaged(path: Path, why: str) -> LockError:
+    return LockError(
+        f"the lock `{path}` cannot be read: {why}",
+        code="MM801",
+        hint="Where two branches changed it, take either side and run `mmbuild lock` again",
+    )
