@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import shared_shop
+from blake3 import blake3
 from shared_shop import Down, Hanging, Machine, Unreliable
 from trivial_steps import action, chain
 
@@ -18,6 +19,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.plan import Verdict
+from mmbuild.remote import place as names
 from mmbuild.remote import pull as pulling
 from mmbuild.remote.push import push
 from mmbuild.store.files import remove_tree
@@ -320,3 +322,33 @@ def test_nothing_of_the_shared_store_is_lost_when_a_machine_is(one, other, tmp_p
     shutil.rmtree(tmp_path / "one", ignore_errors=True)
     assert other.apply(chain("r")).ran == ()
     assert other.told(Kind.PULLED) == ["r/2"]
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        {"digest": "../../../../victim"},
+        {"path": "../../../../victim"},
+        {"path": "/victim"},
+        {"ref": "/etc/hostname"},
+        {"size": -1},
+        {"size": "1"},
+    ],
+)
+def test_a_manifest_that_means_files_outside_the_store_is_not_believed(one, tmp_path, evil):
+    """Its name is its digest: nothing but what it says can give it away."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    store = one.store.root / "remote" / "partial"
+    if "digest" in evil:  # as seen from where contents come in
+        evil = {"digest": os.path.relpath(victim, store)}
+    entry = {"path": "a", "digest": blake3(b"1").hexdigest(), "size": 1, **evil}
+    text = json.dumps({"tree": 1, "entries": [entry]}).encode()
+    digest = blake3(text).hexdigest()
+    place = tmp_path / "shared" / "v1" / names.manifest(digest)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(text)
+    failed = pulling.pull(one.shared(), [digest])
+    assert "makes no sense" in failed[digest]
+    assert victim.read_text() == "mine"
+    assert not one.store.has(digest)

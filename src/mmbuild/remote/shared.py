@@ -203,7 +203,11 @@ class SharedStore:
         if blake3(text).hexdigest() != digest:
             self.spoil(digest, "its manifest is damaged")
             return None
-        return parse_tree(text, digest)
+        try:
+            return _believable(parse_tree(text, digest))
+        except (MmbuildError, ValueError) as error:
+            self.spoil(digest, f"its manifest makes no sense: {error}")
+            return None
 
     def _trusted(self, entry: Mapping[str, Any], signatures: Any) -> bool:
         from mmbuild.remote.signatures import is_signed
@@ -231,6 +235,22 @@ class SharedStore:
                 pull(self, [shared.record.digest])
             except MmbuildError as error:
                 self.tell(notice_of(error))
+
+
+def _believable(tree: Tree) -> Tree:
+    """A manifest of strangers whose digests become names of files here, and which may refer to no file of the user.
+
+    Raises:
+        ValueError: It is none.
+    """
+    for entry in tree.entries:
+        if not names.is_digest(entry.digest):
+            raise ValueError(f"{entry.digest!r} is no digest")
+        if type(entry.size) is not int or entry.size < 0 or type(entry.executable) is not bool:
+            raise ValueError(f"`{entry.path}` has size {entry.size!r}")
+        if entry.ref is not None:
+            raise ValueError(f"`{entry.path}` refers to a file of this machine")
+    return tree
 
 
 def open_shared(store: Store, url: str | None = None) -> SharedStore | None:
