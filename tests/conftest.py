@@ -1,6 +1,7 @@
 """What all tests share: where compilers keep their work, and engines compiled once for everybody."""
 
 import os
+import signal
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -11,6 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # optimized as always.
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
 os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
+
+# A shell that starts `make test` in the background has it ignore interrupts, and all that tests start would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402 (after the environment)
 from hypothesis import settings  # noqa: E402
