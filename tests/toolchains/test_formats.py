@@ -11,7 +11,7 @@ from toolchain_cases import load
 
 from mmbuild.families.base import LlmFacts
 from mmbuild.schema.linears import linears
-from mmbuild.schema.model import Algorithm, Dtype
+from mmbuild.schema.model import Algorithm, Device, Dtype, Target
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.formats import multiple_of, tables, unpackable
 from mmbuild.toolchains.load import load_toolchain
@@ -25,6 +25,13 @@ def shaped(algorithm: str, *overrides: str) -> ResolvedRecipe:
     return load(
         "llava-fp16", f"engine.quantization={algorithm}", "engine.tensorrt_llm.fused_mlp=auto", *overrides
     )[0]
+
+
+def stated_for(variant: ResolvedRecipe, sm: int) -> ResolvedRecipe:
+    """``variant`` with a GPU in its recipe, whatever the rules on recipes would say of it."""
+    return replace(
+        variant, recipe=variant.recipe.model_copy(update={"target": Target(device=Device.CUDA, sm=sm)})
+    )
 
 
 def told(variant: ResolvedRecipe, version: str, sm: int | None = None) -> list[str]:
@@ -49,7 +56,7 @@ def test_formats_run_on_some_gpus(
     version: str, algorithm: str, dtype: str, fits: tuple[int, ...], does_not: tuple[int, ...]
 ) -> None:
     for sm in (*fits, *does_not):
-        stated = shaped(algorithm, f"engine.dtype={dtype}", "target.device=cuda", f"target.sm={sm}")
+        stated = stated_for(shaped(algorithm, f"engine.dtype={dtype}"), sm)
         expected = [] if sm in fits else ["MM640"]
         assert told(stated, version) == expected, sm
         # Where the recipe states none, it is the host's.
