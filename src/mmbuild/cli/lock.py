@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.lock.make import Asked
+    from mmbuild.store.layout import Store
 
 _PARTS = ("model", "packages", "target", "all")
 
@@ -60,7 +65,7 @@ def command(
         _write(recipe, opened, asked, update)
 
 
-def _check(recipe: Path, store: object, asked: object) -> bool:
+def _check(recipe: Path, store: Store, asked: Asked) -> bool:
     from mmbuild.cli.output import say, tell_error
     from mmbuild.errors import MmbuildError
     from mmbuild.lock import apply
@@ -68,7 +73,7 @@ def _check(recipe: Path, store: object, asked: object) -> bool:
     from mmbuild.lock.model import lock_path
 
     try:
-        _, apart = apply.check(recipe, store, asked)  # type: ignore[arg-type]
+        _, apart = apply.check(recipe, store, asked)
         if apart:
             raise refuse(lock_path(recipe), apart, hint="Run `mmbuild lock`, look at what changed, commit it")
     except MmbuildError as error:
@@ -78,7 +83,7 @@ def _check(recipe: Path, store: object, asked: object) -> bool:
     return True
 
 
-def _write(recipe: Path, store: object, asked: object, update: tuple[str, ...]) -> None:
+def _write(recipe: Path, store: Store, asked: Asked, update: tuple[str, ...]) -> None:
     from mmbuild.cli.output import say
     from mmbuild.lock.compare import differences
     from mmbuild.lock.make import PARTS, make
@@ -88,7 +93,7 @@ def _write(recipe: Path, store: object, asked: object, update: tuple[str, ...]) 
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
     moved = PARTS if "all" in update else update
-    made = make(recipe, store, asked, known=known, update=moved)  # type: ignore[arg-type]
+    made = make(recipe, store, asked, known=known, update=moved)
     if made.findings:
         say(render_text(made.findings).rstrip())
     apart = differences(known, made.lock) if known is not None else ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,12 @@ class Planned:
         variants: Validated recipes.
         graphs: One for each variant.
         findings: Warnings.
-        files: Every file that was read, and directories in which files were counted.
     """
 
     lock: Lock
     variants: tuple[ResolvedRecipe, ...]
     graphs: tuple[RecipeGraph, ...]
     findings: tuple[Diagnostic, ...] = ()
-    files: Mapping[Path, None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +104,8 @@ def _plan(
     loaded = load_recipes([recipe], offline=asked.offline, allow_outside=asked.allow_outside)
     if any(item.severity == "error" for item in loaded.diagnostics):
         raise RecipeError(loaded.diagnostics)
-    seen: dict[Path, None] = dict.fromkeys(loaded.files)
     digests: dict[Path, str] = {}
-    graphs = lower_all(loaded.variants, store, seen, target=target, offline=asked.offline, digests=digests)
+    graphs = lower_all(loaded.variants, store, target=target, offline=asked.offline, digests=digests)
     base = lock_path(recipe).absolute().parent
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
     lock = Lock(
@@ -121,7 +118,7 @@ def _plan(
         variants=hashes,
         plan=_hash(graphs),
     )
-    return Planned(lock, loaded.variants, graphs, loaded.diagnostics, seen)
+    return Planned(lock, loaded.variants, graphs, loaded.diagnostics)
 
 
 def _hash(graphs: Sequence[RecipeGraph]) -> str:
