@@ -14,7 +14,7 @@ from mmbuild.graph.plan import Plan
 if TYPE_CHECKING:
     from mmbuild.execute.result import Options, Result
     from mmbuild.graph.action import RecipeGraph
-    from mmbuild.graph.plan import Elsewhere, Find
+    from mmbuild.graph.elsewhere import Elsewhere, Find
     from mmbuild.schema.resolved import ResolvedRecipe
     from mmbuild.store.layout import Store
 

@@ -19,8 +19,9 @@ from mmbuild.execute.scheduler import NOTHING, Pool
 from mmbuild.execute.state import State
 from mmbuild.execute.workers import Workers
 from mmbuild.graph.action import Action, Resources
+from mmbuild.graph.elsewhere import Elsewhere, adapted
 from mmbuild.graph.keys import action_key, body_key
-from mmbuild.graph.plan import Elsewhere, Planned, adapted
+from mmbuild.graph.plan import Planned
 from mmbuild.graph.reasons import remember_definition
 from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import ActionCache, append

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.canonical import canonical_json
-from mmbuild.graph.plan import Shared
+from mmbuild.graph.elsewhere import Shared
 from mmbuild.remote.place import is_digest
 from mmbuild.store.journal import Record
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mmbuild.errors import MmbuildError
-from mmbuild.graph.plan import Shared
+from mmbuild.graph.elsewhere import Shared
 from mmbuild.remote import place as names
 from mmbuild.remote.entries import entry_json, entry_text, signed_text
 from mmbuild.remote.notices import RemoteError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmbuild.errors import MmbuildError
-from mmbuild.graph.plan import Shared
+from mmbuild.graph.elsewhere import Shared
 from mmbuild.remote import place as names
 from mmbuild.remote.calls import Calls, UnreachableError
 from mmbuild.remote.entries import parse_entry, signed_text
