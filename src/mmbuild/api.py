@@ -84,7 +84,7 @@ def plan_graphs(
     elsewhere: Find | None = None,
 ) -> Plan:
     """Decide what an apply of ``graphs`` would do; ``elsewhere`` None means the shared store that is configured."""
-    from mmbuild.graph.plan import make_plan
+    from mmbuild.graph.decide import make_plan
     from mmbuild.graph.reasons import reasons_from
     from mmbuild.store.journal import load_cache
 

@@ -15,7 +15,8 @@ from mmbuild.execute.events import Kind
 from mmbuild.execute.local import Options, Result, run_plan
 from mmbuild.execute.resources import Capacity
 from mmbuild.graph.action import RecipeGraph
-from mmbuild.graph.plan import Plan, make_plan
+from mmbuild.graph.decide import make_plan
+from mmbuild.graph.plan import Plan
 from mmbuild.graph.reasons import reasons_from
 from mmbuild.remote.calls import Calls
 from mmbuild.remote.notices import Notice

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.graph.action import Action
-from mmbuild.graph.plan import Why
+from mmbuild.graph.decide import Why
 from mmbuild.store.faults import disk_errors
 from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store

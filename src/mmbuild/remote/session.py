@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.events import Event, Kind, Sink
-from mmbuild.graph.plan import Plan, Planned, Verdict, graphs_of, make_plan
+from mmbuild.graph.decide import make_plan
+from mmbuild.graph.plan import Plan, Planned, Verdict, graphs_of
 from mmbuild.graph.reasons import reasons_from, remember_definition
 from mmbuild.remote.calls import UnreachableError, describe
 from mmbuild.remote.notices import Notice, Tell, notice_of
