@@ -72,7 +72,7 @@ class RecipeGraph:
     Attributes:
         recipe: The variant's name; its engine is assembled into ``build/<recipe>``.
         actions: All actions, producers before consumers.
-        engine: Definition key of the assemble action.
+        engine: Definition key of the assemble action; empty where actions are wanted and no engine directory.
     """
 
     recipe: str

@@ -37,7 +37,7 @@ def make_plan(
     """
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
-    builds = tuple(_build(graph, build_dir, roots[graph.recipe]) for graph in graphs)
+    builds = tuple(_build(graph, build_dir, roots[graph.recipe]) for graph in graphs if graph.engine)
     state = State(merged, {}, {}, store, cache, elsewhere)
     find_results(state)
     restored = _wanted_restores(state, builds, roots)

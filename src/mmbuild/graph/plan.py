@@ -95,10 +95,10 @@ class Plan:
 
 
 def graphs_of(plan: Plan) -> list[RecipeGraph]:
-    """What ``plan`` was made from, to make it again."""
+    """What ``plan`` was made from, to make it again; actions of no engine together as one graph without one."""
     actions = {planned.action.definition_key: planned.action for planned in plan.actions}
     # An action that several recipes share stands in the plan under one label; keys decide, not labels.
-    return [
+    graphs = [
         RecipeGraph(
             build.recipe,
             tuple(replace(actions[key], label=label) for label, key in build.actions.items()),
@@ -106,3 +106,7 @@ def graphs_of(plan: Plan) -> list[RecipeGraph]:
         )
         for build in plan.builds
     ]
+    built = {key for build in plan.builds for key in build.actions.values()}
+    if len(built) < len(actions):
+        graphs.append(RecipeGraph("", tuple(actions.values()), ""))
+    return graphs

@@ -57,7 +57,7 @@ def bring(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
             graphs_of(plan),
             plan.store,
             load_cache(plan.store),
-            plan.builds[0].directory.parent,
+            plan.builds[0].directory.parent if plan.builds else plan.store.root,
             reasons_from(plan.store),
             lambda: shared,
         )
