@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.materialize import materialize
-from mmbuild.store.roots import Root, read_root, root_path, scan_files, write_root
+from mmbuild.store.roots import Root, before, read_root, root_path, scan_files, write_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -85,7 +86,7 @@ def lay_out(
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
-        write_root(store, _root(build, records, [*files, MANIFEST]))
+        write_root(store, _root(store, build, records, [*files, MANIFEST]))
 
 
 def manifest_of(
@@ -96,6 +97,7 @@ def manifest_of(
         "schema": SCHEMA,
         "made_by": {"mmbuild": __version__},
         "recipe": build.recipe,
+        "settings": dict(build.settings),
         "host": dict(host),
         "actions": [_told(action, records[action.definition_key], records) for action in actions],
     }
@@ -134,7 +136,7 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
             (directory / name).rename(target)
 
 
-def _root(build: Build, records: Mapping[str, Record], names: Sequence[str]) -> Root:
+def _root(store: Store, build: Build, records: Mapping[str, Record], names: Sequence[str]) -> Root:
     found = scan_files(build.directory)
     return Root(
         directory=str(build.directory),
@@ -143,6 +145,9 @@ def _root(build: Build, records: Mapping[str, Record], names: Sequence[str]) -> 
         definitions=dict(build.actions),
         artifacts={label: records[key].digest for label, key in build.actions.items()},
         files={name: found[name] for name in names},
+        settings=dict(build.settings),
+        at=time.time(),
+        previous=before(read_root(store, build.directory), build.actions),
     )
 
 

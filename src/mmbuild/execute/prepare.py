@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,8 @@ def lower_all(
         RecipeError: parts that recipes ask for are not built yet, all of them with their places.
         MmbuildError: a source cannot be identified.
     """
+    from mmbuild.schema.written import settings
+
     _refuse_pending(variants)
 
     def digest(path: Path) -> str:
@@ -139,7 +141,11 @@ def lower_all(
         # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
         wanted = {**wanted, "sm": host.gpu_sm()}
     environment = cache(_environment)  # each is asked once
-    return tuple(_lower(variant, wanted, environment, digest, offline) for variant in variants)
+    graphs = (_lower(variant, wanted, environment, digest, offline) for variant in variants)
+    return tuple(
+        replace(graph, settings=settings(variant.node)) if variant.node is not None else graph
+        for graph, variant in zip(graphs, variants, strict=True)
+    )
 
 
 def _lower(

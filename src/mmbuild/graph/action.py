@@ -73,8 +73,10 @@ class RecipeGraph:
         recipe: The variant's name; its engine is assembled into ``build/<recipe>``.
         actions: All actions, producers before consumers.
         engine: Definition key of the assemble action; empty where actions are wanted and no engine directory.
+        settings: What the recipe's files say of the variant, by dotted key: in no key, kept with the build.
     """
 
     recipe: str
     actions: tuple[Action, ...]
     engine: str
+    settings: Mapping[str, Json] = field(default_factory=dict, compare=False)

@@ -86,7 +86,8 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None) -> Build:
             # One place for the same kind of work, whichever backend it is of.
             targets[action.step.removeprefix("toolchain_")] = action.definition_key
     labels = {action.label: action.definition_key for action in graph.actions}
-    return Build(graph.recipe, build_dir / graph.recipe, targets, labels, root is not None and intact(root))
+    whole = root is not None and intact(root)
+    return Build(graph.recipe, build_dir / graph.recipe, targets, labels, whole, graph.settings)
 
 
 def _wanted_restores(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mmbuild.canonical import hash_json
-from mmbuild.graph.action import Action, RecipeGraph
+from mmbuild.graph.action import Action, Json, RecipeGraph
 from mmbuild.graph.elsewhere import Elsewhere
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
@@ -53,6 +53,7 @@ class Build:
         targets: Definition key by place in the directory; ``""`` is the engine itself.
         actions: Definition key by label, producers first.
         intact: Whether the directory holds what was last laid out there, by stat.
+        settings: What the recipe's files say of the variant, by dotted key.
     """
 
     recipe: str
@@ -60,6 +61,7 @@ class Build:
     targets: Mapping[str, str]
     actions: Mapping[str, str]
     intact: bool = False
+    settings: Mapping[str, Json] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,21 +8,10 @@ from typing import Any
 
 from mmbuild.graph.action import Action
 from mmbuild.graph.decide import Why
+from mmbuild.graph.differences import WORDS, changes
 from mmbuild.store.faults import disk_errors
 from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
-
-_PARTS = (
-    ("params", "parameter"),
-    ("target", "target"),
-    ("toolchain", "version of"),
-    ("sources", "source"),
-    ("inputs", "input"),
-)
-"""Parts of a definition in the order of telling: what the user wrote comes before what follows from it."""
-
-_DIGESTS = ("sources", "inputs")
-_ABSENT = object()
 
 
 def definition_of(action: Action) -> dict[str, Any]:
@@ -30,7 +19,7 @@ def definition_of(action: Action) -> dict[str, Any]:
     return {
         "step": action.step,
         "version": action.version,
-        **{part: dict(getattr(action, part)) for part, _ in _PARTS},
+        **{part: dict(getattr(action, part)) for part in WORDS},
     }
 
 
@@ -50,7 +39,7 @@ def reasons_from(store: Store) -> Why:
             return "never built"
         if last == action.definition_key:
             return "an input came out different from the last build"
-        earlier = _read_definition(store, last)
+        earlier = read_definition(store, last)
         if earlier is None:
             return "its definition changed"
         return difference(earlier, definition_of(action))
@@ -60,55 +49,15 @@ def reasons_from(store: Store) -> Why:
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first difference of two definitions in one sentence, with a count of the others."""
-    found: list[str] = []
-    if earlier.get("step") != now["step"]:
-        found.append(f"step changed from {earlier.get('step')} to {now['step']}")
-    elif earlier.get("version") != now["version"]:
-        found.append(
-            f"step `{now['step']}` changed from version {earlier.get('version')} to {now['version']}"
-        )
-    for part, word in _PARTS:
-        found += _changes(part, word, earlier.get(part) or {}, now[part])
+    found = changes(earlier, now)
     if not found:
         return "its definition changed"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return found[0] + more
+    return found[0].text + more
 
 
-def _changes(part: str, word: str, earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    for path in sorted(set(flat := _flatten(now)) | set(before := _flatten(earlier))):
-        old, new = before.get(path, _ABSENT), flat.get(path, _ABSENT)
-        if old == new and type(old) is type(new):
-            continue
-        if old is _ABSENT:
-            told = "was added" if part in _DIGESTS else f"was added: {_show(new)}"
-        elif new is _ABSENT:
-            told = "was removed"
-        elif part in _DIGESTS:
-            told = "changed"
-        else:
-            told = f"changed from {_show(old)} to {_show(new)}"
-        found.append(f"{word} `{path}` {told}")
-    return found
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            flat.update(_flatten(item, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = item
-    return flat
-
-
-def _show(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _read_definition(store: Store, key: str) -> Mapping[str, Any] | None:
+def read_definition(store: Store, key: str) -> Mapping[str, Any] | None:
+    """What a definition key stands for; None where the store does not know it (any more)."""
     try:
         data: Mapping[str, Any] = json.loads(store.definition(key).read_bytes())
     except (OSError, ValueError):

@@ -21,6 +21,7 @@ def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:
     return {
         "recipe": graph.recipe,
         "engine": graph.engine,
+        "settings": _plain(graph.settings),
         "actions": [_action_to_json(action) for action in graph.actions],
     }
 
@@ -34,7 +35,7 @@ def graph_from_json(data: Mapping[str, Any]) -> RecipeGraph:
     actions = tuple(
         Action(**{**item, "resources": Resources(*item["resources"])}) for item in data["actions"]
     )
-    return RecipeGraph(data["recipe"], actions, data["engine"])
+    return RecipeGraph(data["recipe"], actions, data["engine"], data["settings"])
 
 
 def plan_to_json(plan: Plan, request: Mapping[str, Any]) -> dict[str, Any]:

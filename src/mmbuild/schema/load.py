@@ -16,7 +16,7 @@ from mmbuild.schema.calibrated import calibration_faults
 from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.fault import Fault, touches
-from mmbuild.schema.files import Document, read_document
+from mmbuild.schema.files import read_document
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
 from mmbuild.schema.nodes import Node, find, has, put
@@ -99,12 +99,19 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
     variants, findings = expand(node, {override.key for override in session.overrides})
     session.findings += findings
     blocked = bool(document.findings) or any(item.severity == "error" for item in findings)
-    loaded = [_load_variant(path, document, suffix, variant, session) for suffix, variant in variants]
+    loaded = [_load_variant(path, document.root, suffix, variant, session) for suffix, variant in variants]
     return [] if blocked else [variant for variant in loaded if variant is not None]
 
 
+def with_node(variant: ResolvedRecipe, node: Node, *, offline: bool = False) -> ResolvedRecipe | None:
+    """``variant`` as if its files said ``node``; None where that is no valid recipe."""
+    session = _Session([], offline, allow_outside=True)
+    loaded = _load_variant(variant.path, variant.root, "", node, session)
+    return None if loaded is None else replace(loaded, name=variant.name)
+
+
 def _load_variant(
-    path: Path, document: Document, suffix: str, node: Node, session: _Session
+    path: Path, root: Path, suffix: str, node: Node, session: _Session
 ) -> ResolvedRecipe | None:
     recipe, findings, faulty = check(node)
     # What the YAML reader found at a place is not told again as a wrong type.
@@ -113,16 +120,16 @@ def _load_variant(
     if recipe is None:
         session.findings += findings
         return None
-    recipe, outside = resolve_paths(recipe, node, document.root, session.allow_outside)
+    recipe, outside = resolve_paths(recipe, node, root, session.allow_outside)
     findings += outside
     blamed = faulty | {item.path for item in outside}
-    facts, configs, fault = _model(recipe, blamed, document.root, session)
+    facts, configs, fault = _model(recipe, blamed, root, session)
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code == "MM410" for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
     variant = None
     if facts is not None:
-        variant = _resolved(path, document.root, f"{recipe.name}{suffix}", recipe, facts, configs)
+        variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
         faults += _not_by_the_toolchain(variant, faulty, faults)
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
     about_data, read = calibration_faults(recipe, told_of)
@@ -132,7 +139,8 @@ def _load_variant(
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
-    return replace(variant, pending=tuple(_locate(node, item) for item in not_built_yet(variant.recipe)))
+    pending = tuple(_locate(node, item) for item in not_built_yet(variant.recipe))
+    return replace(variant, pending=pending, node=node)
 
 
 def _resolved(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmbuild.families.base import Derivation, ModelFacts
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.model import Recipe
+from mmbuild.schema.nodes import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class ResolvedRecipe:
         derivations: Every number that follows, with its arithmetic.
         configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
         pending: What it asks for that mmbuild cannot build yet, pointing at the recipe.
+        node: What the recipe's files, the matrix and ``--set`` say of this variant, each value with its place.
     """
 
     name: str
@@ -35,3 +37,4 @@ class ResolvedRecipe:
     derivations: tuple[Derivation, ...]
     configs: Mapping[str, Mapping[str, Any]]
     pending: tuple[Diagnostic, ...] = ()
+    node: Node | None = field(default=None, compare=False, repr=False)

@@ -26,6 +26,9 @@ class Root:
         definitions: Definition key by action label, of everything the build needed.
         artifacts: Artifact digest by action label.
         files: Stat of each file laid out: path -> [inode, size, mtime_ns].
+        settings: What the recipe's files said, by dotted key.
+        at: Seconds since the epoch when it was laid out; 0 where that was not noted.
+        previous: ``definitions``, ``settings`` and ``at`` of what was there before, where other actions made that.
     """
 
     directory: str
@@ -34,6 +37,9 @@ class Root:
     definitions: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    at: float = 0.0
+    previous: Mapping[str, Any] = field(default_factory=dict)
 
 
 def root_path(store: Store, directory: Path | str) -> Path:
@@ -57,6 +63,15 @@ def write_root(store: Store, root: Root) -> None:
     """Record a named build."""
     with disk_errors(store.root):
         write_whole(root_path(store, root.directory), json.dumps(asdict(root)).encode())
+
+
+def before(root: Root | None, definitions: Mapping[str, str]) -> Mapping[str, Any]:
+    """``previous`` of what takes the place of ``root`` and is made by ``definitions``."""
+    if root is None:
+        return {}
+    if root.definitions == definitions:  # laid out again
+        return root.previous
+    return {"definitions": root.definitions, "settings": root.settings, "at": root.at}
 
 
 def intact(root: Root) -> bool:
