@@ -95,8 +95,15 @@ def test_dummy_weights_of_a_directory(tmp_path: Path) -> None:
 
 
 def _fitting(recipe: dict[str, Any]) -> dict[str, Any]:
-    """With ranks that leave the small model's layers wide enough to be quantized in groups or packed."""
+    """With ranks that leave the small model's layers wide enough to be quantized in groups or packed, and in 16 bits
+    where TensorRT-LLM is to read what calibration gave."""
     engine = recipe["engine"]
+    if engine["backend"] == "tensorrt-llm" and engine.get("quantization") in (
+        "int4_awq",
+        "smoothquant",
+        "fp8",
+    ):
+        engine.pop("dtype", None)
     if engine.get("quantization", "none") != "none" and engine.get("tensor_parallel", 1) > 1:
         engine["tensor_parallel"] = 1
     return recipe

@@ -29,7 +29,7 @@ def test_it_validates_and_is_told_where_it_stands(tmp_path: Path, override: str,
 @pytest.mark.parametrize("algorithm", ["none", "int8", "int4", "int4_awq", "smoothquant", "fp8"])
 def test_nothing_is_pending_with_tensorrt_llm(tmp_path: Path, algorithm: str) -> None:
     # Its toolchains say what they cannot build, as findings.
-    overrides = ("engine.backend=tensorrt-llm", f"engine.quantization={algorithm}")
+    overrides = ("engine.backend=tensorrt-llm", "engine.dtype=float16", f"engine.quantization={algorithm}")
     (variant,) = load(tmp_path, RECIPE, *overrides).variants
     assert variant.pending == ()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recipe_project import RECIPE, codes, load, only, pointed
 
-TRTLLM = RECIPE.replace("torch", "tensorrt-llm")
+TRTLLM = RECIPE.replace("torch", "tensorrt-llm").replace("dtype: float32", "dtype: float16")
 AWQ = TRTLLM.replace("int8", "int4_awq")
 DATA = TRTLLM.replace("int8", "{algorithm: fp8, calibration: {data: a.jsonl}}")
 
@@ -54,6 +54,8 @@ engine:
         ("MM604", with_version(VILA15, "0.10.0"), "hf://Efficient-Large-Model/VILA1.5-3b",
          with_version(VILA15, "0.12.0")),
         ("MM605", with_version(T5, "0.12.0"), "924", with_version(T5, "1.2")),
+        ("MM169", with_version(AWQ.replace("float16", "float32"), "1.2"), "float32",
+         with_version(AWQ.replace("float16", "bfloat16"), "1.2")),
         ("MM606", with_version(DATA, "1.2"), "calibration", with_version(TRTLLM.replace("int8", "fp8"), "1.2")),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from mmbuild.checkpoint.reader import load_config
 from mmbuild.graph import parameters
 from mmbuild.steps import convert, quantize
 from mmbuild.steps.base import StepContext
+from mmbuild.toolchains.versions import SUPPORTED
 
 
 @pytest.mark.parametrize(("algorithm", "share"), [("int8", 0.55), ("int4", 0.32)])
@@ -59,9 +60,12 @@ def calibrated(out: Path, algorithm: str, data: Path | None, **asked: object) ->
 
 
 @pytest.mark.parametrize("data", [ANSWERED, None], ids=["data", "generated"])
-def test_a_model_and_data_become_a_calibrated_checkpoint(tmp_path: Path, data: Path | None) -> None:
+def test_a_model_and_data_become_a_calibrated_checkpoint(
+    tmp_path: Path, data: Path | None, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = load_config(calibrated(tmp_path / "out", "int4_awq", data))
     assert (config.quant_algo, config.group_size, config.dtype) == ("W4A16_AWQ", 128, "float16")
+    assert f"known to be read by TensorRT-LLM {', '.join(SUPPORTED)}\n" in capfd.readouterr().out
     # Nothing but the checkpoint is left behind.
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "rank0.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

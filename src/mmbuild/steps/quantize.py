@@ -79,6 +79,18 @@ def calibrated(context: StepContext) -> None:
         group_size=params["group_size"],
     )
     write(sources["model"], context.out, params["family"], config, observed, context.progress)
+    _tell_readers(context.out)
+
+
+def _tell_readers(checkpoint: Path) -> None:
+    """Into the log: which lines of TensorRT-LLM read what was really written."""
+    from mmbuild.checkpoint.accepted import lines_that_read
+
+    lines, objection = lines_that_read(checkpoint)
+    if objection is None:
+        print(f"known to be read by TensorRT-LLM {', '.join(lines)}")
+    else:
+        print(f"not known to be read by any TensorRT-LLM version: `{objection.key}` {objection.why}")
 
 
 def _requests(

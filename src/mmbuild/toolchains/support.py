@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmbuild.checkpoint.accepted import facts as accepted
+from mmbuild.checkpoint.accepted import read_config
+from mmbuild.checkpoint.calibrated import ALGORITHMS
+from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.families.base import ModelFacts
 from mmbuild.schema.fault import Fault
 from mmbuild.schema.linears import divides, stacks
@@ -24,6 +28,11 @@ _CALIBRATED = Fault(
     "its quantizer calibrates on a text data set of its own, and would not look at calibration.data",
     f"Remove {_CALIBRATION}",
 )
+# Keys of a checkpoint's config.json, and those of a recipe that they follow from.
+_BLAMED = {
+    "dtype": ("engine.dtype", _ALGORITHM),
+    "quantization.group_size": ("engine.quantization.group_size", _ALGORITHM),
+}
 _WAYS = (1, 2, 4, 8)
 
 
@@ -39,6 +48,8 @@ def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = No
     if known["sm"] is None:
         known["sm"] = sm
     found = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
+    if not found:
+        found += _unread(variant, toolchain)
     if not found and known["calibrated"]:
         found.append(_CALIBRATED)
     return tuple(
@@ -58,8 +69,8 @@ def refusals(
     """:func:`faults` as errors that name the variant.
 
     The errors are MM603 (quantization), MM604 (a model in this form), MM605 (a number beyond a limit of the version),
-    MM606 (calibration data that the version's quantizer would not look at), MM640 (a GPU that does not run it) and
-    MM641 (a layer that cannot be packed).
+    MM606 (calibration data that the version's quantizer would not look at), MM169 (a quantized checkpoint that the
+    version is not known to read), MM640 (a GPU that does not run it) and MM641 (a layer that cannot be packed).
     """
     return tuple(
         ToolchainError(f"{variant.name} with {fault.message}", code=fault.code, hint=fault.hint)
@@ -99,6 +110,31 @@ def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Faul
         if possible
         else "Set engine.quantization to none",
     )
+
+
+def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
+    """What the version's reader of checkpoints would not take of a calibrated one."""
+    engine = variant.recipe.engine
+    how = ALGORITHMS.get(engine.quantization.algorithm)
+    if how is None:
+        return
+    group = (engine.quantization.group_size or 128) if how.grouped else None
+    planned = CheckpointConfig(
+        variant.facts.llm, engine.dtype.value, engine.tensor_parallel, how.quant_algo, group
+    )
+    config = to_json(planned)
+    others = [line for line in accepted().lines if not read_config(line, config)]
+    for item in read_config(toolchain.version, config):
+        yield Fault(
+            "MM169",
+            _BLAMED.get(item.key, (_ALGORITHM,)),
+            f"its reader of checkpoints does not take `{item.key}`: {item.why}",
+            f"Use toolchain {' or '.join(map(repr, others))}"
+            if others
+            else "Set engine.dtype to float16 or bfloat16"
+            if item.key == "dtype"
+            else "Set engine.quantization to int8 or int4",
+        )
 
 
 def _whole(facts: ModelFacts, ranks: int) -> bool:

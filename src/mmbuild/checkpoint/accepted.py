@@ -1,0 +1,237 @@
+"""Whether a line of TensorRT-LLM reads a checkpoint, by the keys, algorithms and tensors that its reader knows.
+
+The facts are in ``accepted.yaml``. They are stricter than the readers themselves: what is not known of a line is
+refused, so that nothing is promised that nobody read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmbuild.checkpoint.errors import CheckpointError
+from mmbuild.checkpoint.reader import rank_file
+
+_ROWS = ("attention.dense", "mlp.proj")
+_LINEARS = ("attention.qkv", *_ROWS, "mlp.fc", "mlp.gate")
+_UNKNOWN = "not known to be read"
+
+Header = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Tensors of a rank's file by name: number type (``F16``, ``I8``, ``F8_E4M3``) and shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """What a reader would not take.
+
+    Attributes:
+        key: Of ``config.json``, from the outside in, joined by dots; or the name of a tensor.
+        why: What is wrong with it, without the key.
+    """
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of TensorRT-LLM.
+
+    Attributes:
+        quantization: Keys of ``quantization``; others raise.
+        quant_algos: Values of ``quant_algo``.
+        calibrated: Algorithms whose layers were read, by architecture.
+    """
+
+    quantization: Sequence[str]
+    quant_algos: Sequence[str]
+    calibrated: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What quantized layers hold.
+
+    Attributes:
+        dtypes: Of the model.
+        tensors: Number types by suffix.
+        rows: The same, of layers whose inputs are split over ranks.
+        group_sizes: None: the algorithm has no groups.
+    """
+
+    dtypes: Sequence[str]
+    tensors: Mapping[str, Sequence[str]]
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    group_sizes: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``accepted.yaml``."""
+
+    required: Sequence[str]
+    read_only: Sequence[str]
+    lines: Mapping[str, Line]
+    layouts: Mapping[str, Layout]
+    permuted: Sequence[str]
+
+
+@cache
+def facts() -> Facts:
+    """The table.
+
+    Raises:
+        TypeError: The file is not of the form (a mistake of ours, found by tests).
+    """
+    text = (files("mmbuild.checkpoint") / "accepted.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    return Facts(
+        **content
+        | {
+            "lines": {name: Line(**line) for name, line in content["lines"].items()},
+            "layouts": {name: Layout(**layout) for name, layout in content["layouts"].items()},
+        }
+    )
+
+
+def read_config(line: str, config: Mapping[str, Any]) -> tuple[Objection, ...]:
+    """What ``line``'s reader would not take of a ``config.json``; empty where it takes all.
+
+    Args:
+        line: A version of TensorRT-LLM, as toolchains are named.
+        config: The file's content.
+    """
+    known = facts().lines.get(line)
+    if known is None:
+        return (Objection("version", f"TensorRT-LLM {line} is {_UNKNOWN}"),)
+    return tuple(_config(known, config))
+
+
+def _config(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
+    for key in facts().required:
+        if config.get(key) is None:
+            yield Objection(key, "is missing")
+    for key in config:
+        if key in facts().read_only:
+            yield Objection(key, "is a name that its reader cannot set")
+    quantization = config.get("quantization") or {}
+    for key in quantization:
+        if key not in line.quantization:
+            yield Objection(
+                f"quantization.{key}", "is a key that its reader does not know, which ends reading"
+            )
+    algorithm = quantization.get("quant_algo")
+    if algorithm is not None:
+        yield from _quantized(line, config, algorithm)
+
+
+def _quantized(line: Line, config: Mapping[str, Any], algorithm: str) -> Iterator[Objection]:
+    where = "quantization.quant_algo"
+    if algorithm not in line.quant_algos:
+        yield Objection(where, f"{algorithm} is none that its reader knows")
+        return
+    if algorithm in facts().permuted:
+        if config.get("layout") == "plain":
+            yield Objection(
+                "layout", f"plain weights of {algorithm} are read as permuted ones, and give nonsense"
+            )
+        return
+    architecture = config.get("architecture")
+    layout = facts().layouts.get(algorithm)
+    if layout is None or algorithm not in line.calibrated.get(str(architecture), ()):
+        yield Objection(where, f"{algorithm} of {architecture} is {_UNKNOWN}")
+        return
+    if config.get("dtype") not in layout.dtypes:
+        yield Objection("dtype", f"{config.get('dtype')} with {algorithm} is {_UNKNOWN}")
+    group = config["quantization"].get("group_size")
+    if layout.group_sizes is not None and group not in layout.group_sizes:
+        yield Objection("quantization.group_size", f"{group} is none that its kernels exist for")
+
+
+def read_tensors(config: Mapping[str, Any], header: Header) -> tuple[Objection, ...]:
+    """What any line's reader would miss or misread among a rank's tensors, by what ``config`` says of them."""
+    quantization = config.get("quantization") or {}
+    layout = facts().layouts.get(str(quantization.get("quant_algo")))
+    return () if layout is None else tuple(_tensors(layout, quantization.get("group_size"), header))
+
+
+def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Objection]:
+    for weight in header:
+        layer = weight.removesuffix(".weight")
+        if layer == weight or not layer.endswith(_LINEARS):
+            continue
+        wanted = {**layout.tensors, **(layout.rows if layer.endswith(_ROWS) else {})}
+        for suffix, dtypes in wanted.items():
+            dtype = header.get(f"{layer}.{suffix}", ("", ()))[0]
+            if dtype not in dtypes:
+                why = f"is {dtype}, not {' or '.join(dtypes)}" if dtype else "is missing, which ends reading"
+                yield Objection(f"{layer}.{suffix}", why)
+        scales = header.get(f"{layer}.weights_scaling_factor", ("", ()))[1]
+        if (
+            layout.group_sizes is not None
+            and len(scales) == 2
+            and scales[1] * (group or 0) != header[weight][1][1]
+        ):
+            yield Objection(
+                f"{layer}.weights_scaling_factor", f"does not have a column for each {group} inputs"
+            )
+
+
+def read_checkpoint(line: str, checkpoint: Path) -> tuple[Objection, ...]:
+    """What ``line``'s reader would not take of a checkpoint: its ``config.json`` and the headers of all ranks.
+
+    Raises:
+        CheckpointError: MM436, a file cannot be read.
+    """
+    config, headers = _opened(checkpoint)
+    found = read_config(line, config)
+    return found + tuple(item for header in headers for item in read_tensors(config, header))
+
+
+def lines_that_read(checkpoint: Path) -> tuple[tuple[str, ...], Objection | None]:
+    """Lines whose readers take ``checkpoint``; where none does, what the newest objects to first.
+
+    Raises:
+        CheckpointError: MM436, a file cannot be read.
+    """
+    config, headers = _opened(checkpoint)
+    tensors = [item for header in headers for item in read_tensors(config, header)]
+    found = {line: [*read_config(line, config), *tensors] for line in facts().lines}
+    taken = tuple(line for line, objections in found.items() if not objections)
+    return taken, None if taken else found[list(found)[-1]][0]
+
+
+def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:
+    import json
+
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        ranks = int(config["mapping"]["world_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"`{checkpoint / 'config.json'}` is no checkpoint config: {type(error).__name__} {error}",
+            code="MM436",
+            hint="Build the checkpoint again with `mmbuild apply`",
+        ) from error
+    return config, [_header(checkpoint / rank_file(rank)) for rank in range(ranks)]
+
+
+def _header(path: Path) -> Header:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: (view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read: {error}",
+            code="MM436",
+            hint="Run `mmbuild cache verify`, then apply again",
+        ) from error

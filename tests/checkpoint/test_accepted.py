@@ -1,0 +1,172 @@
+"""Which lines of TensorRT-LLM read a calibrated checkpoint: all of ours, and none that was spoilt."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from calibrated_checkpoints import random_tensors, write_checkpoint
+from errors_told import refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbuild.checkpoint.accepted import facts, lines_that_read, read_checkpoint, read_config, read_tensors
+from mmbuild.checkpoint.calibrated import ALGORITHMS, stored_tensors
+from mmbuild.checkpoint.config import CheckpointConfig, to_json
+from mmbuild.checkpoint.errors import CheckpointError
+from mmbuild.families.base import LlmFacts
+from mmbuild.products.load import tables
+from mmbuild.toolchains.versions import SUPPORTED
+
+LLM = LlmFacts(
+    architecture="LlamaForCausalLM",
+    vocab_size=50,
+    hidden_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_size=32,
+    intermediate_size=128,
+    hidden_act="silu",
+    norm_epsilon=1e-5,
+    max_position_embeddings=64,
+    position_embedding_type="rope_gpt_neox",
+    layernorm_type="RmsNorm",
+    mlp_type="GatedMLP",
+)
+
+
+def config(algorithm: str, dtype: str = "float16", group: int = 64, llm: LlmFacts = LLM) -> CheckpointConfig:
+    how = ALGORITHMS[algorithm]
+    return CheckpointConfig(llm, dtype, 1, how.quant_algo, group if how.grouped else None)
+
+
+def written(tmp_path: Path, algorithm: str, dtype: str = "float16") -> Path:
+    wanted = config(algorithm, dtype)
+    return write_checkpoint(tmp_path / f"{algorithm}-{dtype}", wanted, random_tensors(wanted))
+
+
+@pytest.mark.parametrize("line", SUPPORTED)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_line_reads_what_is_written_for_llama(
+    tmp_path: Path, algorithm: str, dtype: str, line: str
+) -> None:
+    checkpoint = written(tmp_path, algorithm, dtype)
+    assert read_checkpoint(line, checkpoint) == ()
+    assert lines_that_read(checkpoint) == (SUPPORTED, None)
+
+
+@given(key=st.from_regex(r"[a-z_]{3,20}", fullmatch=True), line=st.sampled_from(SUPPORTED))
+def test_an_unknown_key_is_named_within_quantization_and_taken_outside(key: str, line: str) -> None:
+    known = {*facts().lines[line].quantization, *facts().read_only}
+    content = to_json(config("int4_awq"))
+    if key not in known:
+        assert read_config(line, {**content, "extra_" + key: 1}) == ()
+        spoilt = {**content, "quantization": {**content["quantization"], key: None}}
+        (objection,) = read_config(line, spoilt)
+        assert objection.key == f"quantization.{key}"
+
+
+def test_keys_that_came_later_are_unknown_to_the_first_lines() -> None:
+    content = to_json(config("fp8"))
+    content["quantization"]["clamp_val"] = [0.0, 1.0]
+    reading = [line for line in SUPPORTED if read_config(line, content) == ()]
+    assert reading == ["1.2"]
+    (objection,) = read_config("0.12.0", content)
+    assert objection.key == "quantization.clamp_val"
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"quantization": {"quant_algo": "W2A16"}}, "quantization.quant_algo"),
+        ({"quantization": {"quant_algo": "W4A8_AWQ"}}, "quantization.quant_algo"),
+        ({"architecture": "OPTForCausalLM"}, "quantization.quant_algo"),
+        ({"quantization": {"quant_algo": "W4A16_AWQ", "group_size": 32}}, "quantization.group_size"),
+        ({"quantization": {"quant_algo": "W4A16"}}, "layout"),
+        ({"quantization": {"quant_algo": "W8A16"}}, "layout"),
+        ({"dtype": "float32"}, "dtype"),
+        ({"vocab_size": None}, "vocab_size"),
+        ({"quant_mode": 3}, "quant_mode"),
+    ],
+)
+def test_each_fault_of_a_config_is_named_by_its_key(change: dict[str, object], key: str) -> None:
+    for line in SUPPORTED:
+        content = {**to_json(config("int4_awq")), **change}
+        assert [item.key for item in read_config(line, content)] == [key]
+
+
+def test_the_unquantized_form_is_read_by_every_line_in_every_number_format() -> None:
+    for line in SUPPORTED:
+        for dtype in ("float32", "float16", "bfloat16"):
+            assert read_config(line, to_json(CheckpointConfig(LLM, dtype, 1))) == ()
+
+
+def test_a_line_that_nobody_described_reads_nothing() -> None:
+    (objection,) = read_config("0.11.0", to_json(config("fp8")))
+    assert objection.key == "version"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_tensor_that_is_gone_or_of_another_type_is_named(algorithm: str) -> None:
+    wanted = config(algorithm)
+    whole = random_tensors(wanted)
+    content = to_json(wanted)
+    header = {
+        name: ({"int8": "I8", "float8_e4m3fn": "F8_E4M3", "float16": "F16", "float32": "F32"}[dtype], shape)
+        for name, (dtype, shape) in described(wanted).items()
+    }
+    assert set(header) < set(whole)
+    assert read_tensors(content, header) == ()
+    for name in header:
+        if not name.endswith(".weight"):
+            without = {key: value for key, value in header.items() if key != name}
+            assert [item.key for item in read_tensors(content, without)] == [name]
+        other = {**header, name: ("I64", header[name][1])}
+        assert [item.key for item in read_tensors(content, other)] == [name]
+
+
+def described(wanted: CheckpointConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What the layers of the first block store, by the writer's own table."""
+    assert wanted.quant_algo is not None
+    algorithm = next(how for how in ALGORITHMS.values() if how.quant_algo == wanted.quant_algo)
+    sizes = {"attention.qkv": (256, 128), "attention.dense": (128, 128), "mlp.proj": (128, 128)}
+    return {
+        f"transformer.layers.0.{layer}.{suffix}": entry
+        for layer, (outputs, inputs) in sizes.items()
+        for suffix, entry in stored_tensors(
+            algorithm, layer, outputs, inputs, dtype=wanted.dtype, group_size=wanted.group_size,
+            inputs_split=layer in ("attention.dense", "mlp.proj"),
+        ).items()
+    }  # fmt: skip
+
+
+def test_scales_of_other_groups_than_the_config_says_are_found_in_the_file(tmp_path: Path) -> None:
+    wanted = config("int4_awq")
+    stored = random_tensors(wanted)
+    checkpoint = write_checkpoint(tmp_path / "spoilt", replace(wanted, group_size=128), stored)
+    keys = {item.key.rpartition(".")[2] for item in read_checkpoint("1.2", checkpoint)}
+    assert keys == {"weights_scaling_factor"}
+    lines, objection = lines_that_read(checkpoint)
+    assert (lines, objection is not None) == ((), True)
+
+
+def test_half_of_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoint = written(tmp_path, "fp8")
+    (checkpoint / "rank0.safetensors").write_bytes(b"no tensors")
+    refused(CheckpointError, "MM436", lines_that_read, checkpoint)
+    (checkpoint / "config.json").write_text(json.dumps({}))
+    refused(CheckpointError, "MM436", read_checkpoint, "1.2", checkpoint)
+
+
+def test_the_tables_name_the_same_lines_algorithms_and_scales_as_the_others() -> None:
+    assert tuple(facts().lines) == SUPPORTED
+    for how in ALGORITHMS.values():
+        layout = facts().layouts[how.quant_algo]
+        assert {*layout.tensors, *layout.rows} == {stored.suffix for stored in how.tensors}
+        assert set(layout.rows) == {stored.suffix for stored in how.tensors if stored.only_where_inputs_split}
+    for algorithm, scale in tables().scales.items():
+        assert algorithm in facts().permuted or scale in facts().layouts[algorithm].tensors
