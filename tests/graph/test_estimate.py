@@ -7,7 +7,14 @@ import pytest
 
 import mmbuild
 from mmbuild.families import family
-from mmbuild.graph.estimate import GIB, cache_memory, linear_weights, sizes, visual_memory
+from mmbuild.graph.estimate import (
+    GIB,
+    cache_memory,
+    calibration_seconds,
+    linear_weights,
+    sizes,
+    visual_memory,
+)
 
 RECORDED = Path(mmbuild.__file__).parent / "families" / "recorded"
 
@@ -60,3 +67,24 @@ def test_a_tower_is_held_twice():
 def test_caches_of_llava_7b_take_half_a_mebibyte_a_token(llm):
     assert cache_memory(llm, "float16", 1, 1) == 524_288  # 2 x 32 heads x 128 x 32 layers x 2 bytes
     assert cache_memory(llm, "float16", 3, 10) == 30 * 524_288
+
+
+@pytest.mark.parametrize(("algorithm", "seconds"), [("int4_awq", 87), ("smoothquant", 65), ("fp8", 59)])
+def test_calibrating_a_7b_on_a_gpu_takes_about_what_one_run_took(llm, algorithm, seconds):
+    """16 samples on an H200 (benchmarks/RESULTS.md, calibrated-cuda), and 51 s for an extension, compiled once."""
+    size = sizes([llm], "float16", algorithm)
+    assert calibration_seconds(size, algorithm, 16, on_gpu=True) == pytest.approx(seconds + 51, rel=0.15)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_calibrating_takes_longer_with_more_samples_a_larger_model_and_a_search(llm, on_gpu):
+    def seconds(algorithm, samples, model=llm):
+        size = sizes([model], "float16", algorithm)
+        return calibration_seconds(size, algorithm, samples, on_gpu=on_gpu)
+
+    assert seconds("fp8", 16) < seconds("fp8", 32) < seconds("int4_awq", 32)
+    assert seconds("fp8", 16) < seconds("fp8", 16, facts("13b").llm)
+    # What does not depend on the samples is paid once.
+    assert seconds("fp8", 64) - seconds("fp8", 32) == pytest.approx(
+        2 * (seconds("fp8", 32) - seconds("fp8", 16))
+    )

@@ -1,0 +1,67 @@
+"""Sessions over calibrated checkpoints whose packages were never compiled: the layers themselves, in every rank.
+
+What Inductor makes of layers and of sums over ranks other tests look at. These cost seconds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.engine import causal
+from mmbuild.engine.config import EngineConfig, from_json
+from mmbuild.engine.fit import check_weights
+from mmbuild.engine.model import make_model
+from mmbuild.engine.session import Session
+from mmbuild.engine.weights import rank_files
+from mmbuild.ranks.follow import obey
+from mmbuild.ranks.world import connect
+
+TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
+
+
+def session_of(config: EngineConfig, checkpoint: Path, rank: int) -> Session:
+    """A real session of one rank; its packages are modules over the session's own weights and caches."""
+
+    def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> nn.Module:
+        model = make_model(config, "plain").to(device)
+        for name, parameter in model.named_parameters():
+            parameter.data = constants[name]
+        for name, _ in list(model.named_buffers()):
+            owner, _, own = name.rpartition(".")
+            setattr(model.get_submodule(owner), own, constants[name])
+        return {"prefill": causal.Prefill, "decode": causal.Decode}[path.stem](model)
+
+    files = rank_files(checkpoint, config, rank)
+    check_weights(files, config)
+    with mock.patch("mmbuild.engine.package.load_package", load_package):
+        return Session(config, Path("nowhere"), files, TARGET)
+
+
+def answer(session: Session, prompt: Sequence[int], forced: Sequence[int]) -> list[list[float]]:
+    """Logits [steps, vocab] after a prompt with random visual features, along ``forced`` tokens."""
+    table = session.empty_prompt_table()
+    table += torch.randn(table.shape, generator=torch.Generator().manual_seed(3)).to(table.dtype)
+    rows = [session.prefill([list(prompt)], table).clone()]
+    rows += [session.decode(torch.tensor([token])).clone() for token in forced]
+    return torch.cat(rows).tolist()
+
+
+def answers(jobs: Sequence[Mapping[str, Any]]) -> None:
+    """What two ranks answer: ``jobs`` hold ``config``, ``checkpoint``, ``prompt`` and ``forced``."""
+    world = connect(2, "cpu")
+    told = []
+    for job in jobs:
+        config, checkpoint = from_json(job["config"]), Path(job["checkpoint"])
+        session = world.agree(lambda c=config, p=checkpoint: session_of(c, p, world.rank))
+        told.append(answer(session, job["prompt"], job["forced"]))
+    if world.rank == 0:
+        print(json.dumps(told))
+    else:
+        obey(world, None)
