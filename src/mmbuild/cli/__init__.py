@@ -13,10 +13,13 @@ VERBS = {
     "validate": "Judge recipes without building anything",
     "plan": "Show what apply would do, and why",
     "apply": "Build what is missing and lay out the engines",
+    "matrix": "Cut recipes into the jobs of a CI service",
+    "ci": "Run one job of a matrix",
     "lock": "Pin what recipes do not say: commits, versions, digests, target",
     "run": "Ask a built engine about images",
     "verify": "Compare a built engine with the model it came from",
     "compare": "Put builds side by side: precision, size, quality, speed",
+    "why": "Say why actions run, back to the edited line",
     "graph": "Draw the actions of recipes",
     "script": "Write the commands of a TensorRT-LLM version as a shell script",
     "config": "Say where toolchains and TensorRT are on this host",
@@ -26,7 +29,7 @@ VERBS = {
     "explain": "Say more about a code such as MM103",
     "cache": "List, check and shrink the store",
 }
-"""Verb -> the line of the help. ``mmbuild.cli.<verb>`` has the command as ``command``."""
+"""Verb -> the line of the help. ``mmbuild.cli.<verb>`` (with ``_`` for ``-``) has it as ``command``."""
 
 _HELP = """Declarative builds of vision-language inference engines.
 
@@ -88,7 +91,8 @@ def _group() -> click.Group:
                 return None
             import importlib
 
-            command: click.Command = importlib.import_module(f"mmbuild.cli.{cmd_name}").command
+            module = cmd_name.replace("-", "_")
+            command: click.Command = importlib.import_module(f"mmbuild.cli.{module}").command
             return command
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

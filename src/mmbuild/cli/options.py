@@ -12,12 +12,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def recipes(function: F) -> F:
-    """The recipe files and how to load them: ``recipes``, ``overrides``, ``offline``, ``allow_outside``."""
+    """The recipe files and how to load them: ``recipes``, and :func:`loading`."""
+    return click.argument(
+        "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
+    )(loading(function))
+
+
+def loading(function: F) -> F:
+    """How recipes are loaded: ``overrides``, ``offline``, ``allow_outside``."""
     for add in reversed(
         (
-            click.argument(
-                "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
-            ),
             click.option(
                 "--set",
                 "overrides",

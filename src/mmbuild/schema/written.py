@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmbuild.schema.nodes import SHORT, Node, Span, plain
+from mmbuild.schema.nodes import SHORT, Node, Span, plain, put
 
 
 def written(node: Node) -> dict[str, Node]:
@@ -25,6 +25,19 @@ def place(node: Node, key: str) -> Span | None:
     """Where the value of a dotted key stands; None where nobody wrote it."""
     leaf = written(node).get(key)
     return leaf.span if leaf is not None else None
+
+
+def as_if(node: Node, key: str, value: Any) -> Node:
+    """``node`` with plain data at a dotted key."""
+    return put(node, key.split("."), _node(value, place(node, key) or node.span))
+
+
+def _node(value: Any, span: Span) -> Node:
+    if isinstance(value, Mapping):
+        return Node({key: _node(item, span) for key, item in value.items()}, span, span)
+    if isinstance(value, (list, tuple)):
+        return Node(tuple(_node(item, span) for item in value), span)
+    return Node(value, span)
 
 
 def _leaves(node: Node, prefix: str) -> dict[str, Node]:
