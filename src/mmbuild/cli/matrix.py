@@ -1,0 +1,129 @@
+"""``mmbuild matrix``: the jobs of a CI service that build recipes, each action once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.ci.variants import Asked, Variants
+    from mmbuild.store.layout import Store
+
+_FORMATS = ("text", "github", "gitlab", "json")
+
+
+@click.command("matrix")
+@options.recipes
+@options.locked
+@options.store
+@click.option(
+    "--changed-since", metavar="REV", help="Only variants that are not what they were at a revision."
+)
+@click.option("--format", "layout", type=click.Choice(_FORMATS), default="text", show_default=True)
+@click.option(
+    "--runner",
+    "runners",
+    multiple=True,
+    metavar="KIND=LABELS",
+    help="Labels (tags) of runners for jobs of KIND cpu or gpu; {gpus}, {sm} and {memory_gib} are filled in.",
+)
+@click.option("--include", metavar="FILE", help="For gitlab: a file with the hidden job `.mmbuild`.")
+def command(
+    *,
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    locked: bool,
+    store: Path | None,
+    changed_since: str | None,
+    layout: str,
+    runners: tuple[str, ...],
+    include: str | None,
+) -> None:
+    """Cut recipes into jobs of a CI service: what several variants need in one job, each variant in one of its own.
+
+    RECIPE may be a directory: it stands for the YAML files right in it. A job is run by `mmbuild ci RECIPE... --job
+    NAME`, with the same recipes and the same --set. Jobs take results of others from the shared store.
+
+    \b
+    Example:
+      mmbuild matrix recipes
+      mmbuild matrix recipes --changed-since origin/main --format github >> "$GITHUB_OUTPUT"
+      mmbuild matrix recipes --format gitlab --include ci/mmbuild.yml > jobs.yml
+    """
+    from mmbuild.ci import github, gitlab, table
+    from mmbuild.ci.jobs import jobs_of, select
+    from mmbuild.ci.runners import GITHUB, GITLAB, parse_runners
+    from mmbuild.ci.seconds import measured, seconds_of
+    from mmbuild.ci.variants import Asked
+    from mmbuild.store.journal import load_cache
+    from mmbuild.store.layout import open_store
+
+    labels = parse_runners(runners, GITLAB if layout == "gitlab" else GITHUB)
+    opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
+    planned = plan_and_warn(recipes, opened, asked)
+    jobs = jobs_of(planned.planned)
+    if changed_since is not None:
+        jobs = select(jobs, _changed(changed_since, recipes, planned, opened, asked))
+    actions = [action for job in jobs for action in job.actions]
+    found = table.rows(jobs, seconds_of(actions, measured(actions, load_cache(opened))), labels)
+    if layout == "json":
+        click.echo(json.dumps(table.document(found), indent=1))
+    elif layout == "github":
+        click.echo(github.outputs(found), nl=False)
+    elif layout == "gitlab":
+        click.echo(gitlab.pipeline(found, _arguments(recipes, asked), include), nl=False)
+    else:
+        click.echo(table.text(found), nl=False)
+    if any(job.needs for job in jobs):
+        _warn_without_shared_store()
+
+
+def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: Asked) -> Variants:
+    """Plan what the command line names; warnings go to standard error."""
+    from mmbuild.ci.variants import plan_variants, recipe_files
+    from mmbuild.cli.output import say
+    from mmbuild.schema.diagnostics import render_text
+
+    planned = plan_variants(recipe_files(recipes), store, asked)
+    if planned.warnings:
+        say(render_text(planned.warnings).rstrip())
+    return planned
+
+
+def _changed(
+    revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: Asked
+) -> frozenset[str]:
+    from mmbuild.ci.changed import changed_since
+    from mmbuild.cli.output import say
+
+    names = changed_since(revision, recipes, planned, store, asked)
+    say(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
+    return names
+
+
+def _arguments(recipes: tuple[Path, ...], asked: Asked) -> list[str]:
+    """What `mmbuild ci` has to be told to plan the same."""
+    words = [str(path) for path in recipes]
+    for override in asked.overrides:
+        words += ["--set", override]
+    given = (
+        ("--offline", asked.offline),
+        ("--allow-outside", asked.allow_outside),
+        ("--locked", asked.locked),
+    )
+    return [*words, *(word for word, wanted in given if wanted)]
+
+
+def _warn_without_shared_store() -> None:
+    from mmbuild.cli.output import say
+    from mmbuild.remote.settings import settings
+
+    if settings() is None:
+        say("no shared store is configured here: without one every job builds what it needs (docs/ci.md)")
