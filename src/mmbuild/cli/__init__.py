@@ -20,6 +20,7 @@ VERBS = {
     "verify": "Compare a built engine with the model it came from",
     "compare": "Put builds side by side: precision, size, quality, speed",
     "why": "Say why actions run, back to the edited line",
+    "diff": "Say what is different between two builds",
     "graph": "Draw the actions of recipes",
     "script": "Write the commands of a TensorRT-LLM version as a shell script",
     "config": "Say where toolchains and TensorRT are on this host",

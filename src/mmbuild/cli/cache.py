@@ -64,10 +64,11 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     Example:
       mmbuild cache ls --json
     """
-    from mmbuild.cli.output import say, size_text
+    from mmbuild.cli.output import say
     from mmbuild.store.journal import load_cache
     from mmbuild.store.layout import open_store
     from mmbuild.store.usage import held_artifacts
+    from mmbuild.units import size_text
 
     opened = open_store(store)
     held = held_artifacts(opened, load_cache(opened))
@@ -135,9 +136,10 @@ def gc(
       mmbuild cache gc --max-size 20GB --dry-run
       mmbuild cache gc --remote --older-than 60d --max-size 2TB
     """
-    from mmbuild.cli.output import say, size_text
+    from mmbuild.cli.output import say
     from mmbuild.store.gc import collect
     from mmbuild.store.layout import open_store
+    from mmbuild.units import size_text
 
     limit = None if max_size is None else int(max_size)
     if remote is not None:
@@ -175,11 +177,12 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
       mmbuild cache push
       mmbuild cache push recipes/llava-int4.yaml --remote file:///srv/mmbuild
     """
-    from mmbuild.cli.output import say, size_text
+    from mmbuild.cli.output import say
     from mmbuild.errors import MmbuildError
     from mmbuild.remote.push import Pushed, push_all
     from mmbuild.store.layout import open_store
     from mmbuild.store.locks import using
+    from mmbuild.units import size_text
 
     opened = open_store(store)
     shared = _shared(opened, remote)
@@ -292,9 +295,10 @@ def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
 def _gc_remote(
     store: Store, remote: str, limit: int | None, older_than: float | None, *, dry_run: bool
 ) -> None:
-    from mmbuild.cli.output import say, size_text
+    from mmbuild.cli.output import say
     from mmbuild.remote.collect import collect
     from mmbuild.store.usage import live_roots, reached_by
+    from mmbuild.units import size_text
 
     shared = _shared(store, remote)
     keep = reached_by(live_roots(store)).keys()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mmbuild.cli.output import size_text
+from mmbuild.units import size_text
 
 
 @click.command("compare")

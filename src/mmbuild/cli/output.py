@@ -116,15 +116,6 @@ def tell_bug(error: Exception) -> None:
     _tell_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
 
 
-def size_text(count: float) -> str:
-    """Bytes for people: ``1.5 GB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
 def _tell_hint(hint: str | None) -> None:
     if hint:
         say()

@@ -1,0 +1,35 @@
+"""``mmbuild diff``: what is different between two builds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("diff")
+@click.argument("one", type=click.Path(path_type=Path), metavar="BUILD")
+@click.argument("other", type=click.Path(path_type=Path), metavar="BUILD")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 where the engines differ, as git diff does.")
+def command(*, one: Path, other: Path, as_json: bool, exit_code: bool) -> None:
+    """Say what is different between two builds: recipe, versions, target, inputs, steps and files.
+
+    Reads the engine directories alone, so that a build may come from another machine. Files are compared by content;
+    `mmbuild compare` puts sizes, quality and speed side by side.
+
+    \b
+    Example:
+      mmbuild diff build/llava-int4 build/llava-int8
+      mmbuild diff /mnt/old/llava-int4 build/llava-int4 --exit-code
+    """
+    from mmbuild.changes.builds import compare_builds
+    from mmbuild.changes.told_builds import as_json as data
+    from mmbuild.changes.told_builds import lines
+
+    found = compare_builds(one, other)
+    click.echo(json.dumps(data(found), indent=1) if as_json else "\n".join(lines(found)))
+    if exit_code and not found.same:
+        sys.exit(1)
