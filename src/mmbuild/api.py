@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.events import Sink, nowhere
+from mmbuild.execute.noted import noted
 from mmbuild.graph.plan import Plan
 
 if TYPE_CHECKING:
@@ -104,12 +105,17 @@ def apply(
     keep_going: bool = False,
     ignore_estimates: bool = False,
     sink: Sink = nowhere,
+    executor: str = "local",
+    address: str | None = None,
 ) -> Result:
     """Do what ``plan`` says.
 
     Args:
         plan: From :func:`plan`.
         jobs: Actions at once; None means as many as there are cores.
+        executor: ``local``, or ``ray``: on the nodes of a Ray cluster (docs/cluster.md).
+        address: Of the cluster, ``auto`` or ``host:port``; None means ``$RAY_ADDRESS``, else a Ray of this machine
+            for this run.
         keep_going: After a failure, still run what does not depend on it.
         ignore_estimates: Do not compare estimates of memory and disk with the machine first.
         sink: Called with each :class:`~mmbuild.execute.events.Event`.
@@ -118,12 +124,21 @@ def apply(
         BuildError: an action failed.
         MmbuildError: nothing could start, or the disk is full.
     """
-    result = run(plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=sink)
+    result = run(
+        plan,
+        jobs=jobs,
+        keep_going=keep_going,
+        ignore_estimates=ignore_estimates,
+        sink=sink,
+        executor=executor,
+        address=address,
+    )
     if not result.ok:
         raise BuildError(result)
     return result
 
 
+@noted
 def run(
     plan: Plan,
     *,
@@ -131,18 +146,47 @@ def run(
     keep_going: bool = False,
     ignore_estimates: bool = False,
     sink: Sink = nowhere,
+    executor: str = "local",
+    address: str | None = None,
 ) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
     from mmbuild.execute.local import run_plan
     from mmbuild.execute.preflight import require_toolchains
     from mmbuild.steps.registry import steps
 
+    if executor == "ray":
+        return _run_on_cluster(plan, jobs, keep_going, ignore_estimates, sink, address)
+    if executor != "local" or address is not None:
+        raise ValueError("executor is `local` or `ray`, and only `ray` has an address")
     require_toolchains(plan)
     with _sharing(plan, sink) as (here, tell):
         if here is not plan:  # something could not be pulled, and now runs
             require_toolchains(here)
         options = _options(here, jobs, keep_going, ignore_estimates)
         return run_plan(here, specs=steps(), options=options, sink=tell)
+
+
+def _run_on_cluster(
+    plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool, sink: Sink, address: str | None
+) -> Result:
+    """:func:`run` with Ray. Toolchains are not looked at: they are on the nodes."""
+    from mmbuild.cluster.executor import on_cluster
+    from mmbuild.execute.local import run_plan
+    from mmbuild.execute.result import Options
+    from mmbuild.steps.registry import steps
+
+    with _sharing(plan, sink) as (here, tell):
+        if all(
+            planned.record is not None for planned in here.actions
+        ):  # nothing is left to run: no Ray is started
+            return run_plan(
+                here, specs=steps(), options=_options(here, jobs, keep_going, ignore_estimates), sink=tell
+            )
+        with on_cluster(
+            here, steps(), tell, address=address, jobs=jobs, ignore_estimates=ignore_estimates
+        ) as cluster:
+            options = Options(cluster.capacity, keep_going, ignore_estimates)
+            return run_plan(here, specs=steps(), options=options, sink=tell, executor=cluster)
 
 
 def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,6 +32,18 @@ _TIMES_SHOWN = 40
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 @click.option("--no-progress", is_flag=True, help="No live display, also on a terminal.")
 @click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where actions run: this machine, or the nodes of a Ray cluster (docs/cluster.md).",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="Of the cluster, or `auto` (default: $RAY_ADDRESS, else a Ray of this machine for this run).",
+)
 @click.pass_context
 def command(
     context: click.Context,
@@ -47,6 +60,8 @@ def command(
     as_json: bool,
     no_progress: bool,
     ignore_estimates: bool,
+    executor: str,
+    address: str | None,
 ) -> None:
     """Build what is missing and lay out the engines as build/<recipe>/.
 
@@ -61,6 +76,8 @@ def command(
     from mmbuild.cli.planning import plan_request
     from mmbuild.graph.saved import looks_saved
 
+    if address is not None and executor != "ray":
+        raise click.UsageError("--address is for --executor ray")
     if len(recipes) == 1 and looks_saved(recipes[0]):
         planning = _from_saved(recipes[0], overrides)
     else:
@@ -77,7 +94,14 @@ def command(
         _say_up_to_date(planning)
         return
     debug = bool(context.obj and context.obj.get("debug"))
-    result = _run(planning, jobs, keep_going, ignore_estimates, as_json=as_json, live=not no_progress)
+    how = {
+        "jobs": jobs,
+        "keep_going": keep_going,
+        "ignore_estimates": ignore_estimates,
+        "executor": executor,
+        "address": address,
+    }
+    result = _run(planning, how, as_json=as_json, live=not no_progress)
     _tell(planning, result, debug=debug, quiet=as_json)
     if not result.ok:
         sys.exit(1)
@@ -95,15 +119,8 @@ def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
     return planning
 
 
-def _run(
-    planning: Planning,
-    jobs: int | None,
-    keep_going: bool,
-    ignore_estimates: bool,
-    *,
-    as_json: bool,
-    live: bool,
-) -> Result:
+def _run(planning: Planning, how: Mapping[str, Any], *, as_json: bool, live: bool) -> Result:
+    """``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
     from mmbuild.execute.progress import display
 
@@ -111,13 +128,9 @@ def _run(
         print(json.dumps(event.as_json()), flush=True)
 
     if as_json:
-        return run(
-            planning.plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=to_json
-        )
+        return run(planning.plan, sink=to_json, **how)
     with display(planning.plan, live=live) as sink:
-        return run(
-            planning.plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=sink
-        )
+        return run(planning.plan, sink=sink, **how)
 
 
 def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:

@@ -27,7 +27,7 @@ class Kind(StrEnum):
     PULLING = "pulling"  # reason, size (bytes)
     PULLED = "pulled"  # digest, seconds, why: empty, or why it did not come
     PUSHED = "pushed"  # outcome, carried (bytes), seconds
-    WARNING = "warning"  # message, code, hint: about the shared store
+    WARNING = "warning"  # message, code, hint: about the shared store, or a cluster's nodes
     SUMMARY = "summary"  # ran, reused, failed, seconds
 
 

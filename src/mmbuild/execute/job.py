@@ -19,6 +19,8 @@ class Job:
         key: Action key; ``definition`` the definition key; ``body`` the body key.
         inputs: Artifact digest by input name.
         store: Root of the store.
+        journal: Whether the worker writes the journal's line; else it sends the record, and whoever gets it writes
+            it: lines that several hosts append to a file of NFS can overwrite each other.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Job:
     gpus: tuple[str, ...]
     store: str
     log: str
+    journal: bool = True
 
 
 @dataclass(frozen=True, slots=True)

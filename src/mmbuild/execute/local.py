@@ -1,29 +1,54 @@
-"""The local executor: runs a plan on this machine, one process for each action."""
+"""Running a plan: one process for each action, on this machine unless another executor is given."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.engine_dir import check_replaceable
 from mmbuild.execute.events import Event, Kind, Sink
+from mmbuild.execute.executor import Executor, Running
+from mmbuild.execute.gpus import try_take
 from mmbuild.execute.loop import Loop
 from mmbuild.execute.outcome import Outcome
-from mmbuild.execute.resources import check_fits
+from mmbuild.execute.resources import Capacity, check_fits, grant
 from mmbuild.execute.result import Options, Result
 from mmbuild.execute.scheduler import Pool, priorities
 from mmbuild.execute.staging import staging, sweep
 from mmbuild.execute.state import State, builds_to_restore, state_of
 from mmbuild.execute.workers import start_workers
-from mmbuild.graph.action import Action
+from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.plan import Plan, Verdict
 from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import load_cache
 from mmbuild.store.locks import Lock, using
 
-__all__ = ["Options", "Result", "run_plan"]
+__all__ = ["Local", "Options", "Result", "run_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The executor that runs actions on this machine, forked from one process."""
+
+    capacity: Capacity
+
+    def check(self, plan: Plan, actions: Sequence[Action], options: Options) -> None:
+        """See :func:`mmbuild.execute.resources.check_fits`."""
+        check_fits(actions, self.capacity, plan.store.root, ignore_estimates=options.ignore_estimates)
+
+    def grant(self, action: Action) -> Resources:
+        return grant(action.resources, self.capacity)
+
+    def take_gpus(self, count: int) -> Mapping[str, Lock] | None:
+        return try_take(self.capacity.gpus, count) if count else {}
+
+    def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
+        return start_workers(place, preload(specs), hold)
 
 
 def run_plan(
@@ -32,17 +57,19 @@ def run_plan(
     specs: Mapping[str, StepSpec],
     options: Options,
     sink: Sink,
+    executor: Executor | None = None,
 ) -> Result:
-    """Do what ``plan`` says.
+    """Do what ``plan`` says; ``executor`` None means this machine.
 
     Raises:
-        MmbuildError: nothing could start (MM203, MM305, MM312 to MM316), or the disk is full (MM302).
-            Failures of single actions are in the result.
+        MmbuildError: nothing could start (MM203, MM305, MM312 to MM316, MM840 to MM844), or the disk is full
+            (MM302). Failures of single actions are in the result.
         KeyboardInterrupt: after all workers have ended; finished work is kept.
     """
     started = time.monotonic()
     state = state_of(plan)
-    _check(plan, [planned.action for planned in state.waiting.values()], specs, options)
+    where = executor or Local(options.capacity)
+    _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
     sink(Event(Kind.PLAN, data=_counts(plan)))
     outcome = Outcome(plan.store, state, sink)
     with using(plan.store) as hold:
@@ -50,25 +77,48 @@ def run_plan(
         for build in builds_to_restore(plan, state):
             outcome.lay_out(build)
         if state.waiting:
-            _build(plan, state, outcome, specs, options, hold)
+            _build(plan, state, outcome, specs, options, hold, where)
     result = outcome.result(time.monotonic() - started)
     sink(Event(Kind.SUMMARY, data=_summary(result)))
     return result
 
 
 def _build(
-    plan: Plan, state: State, outcome: Outcome, specs: Mapping[str, StepSpec], options: Options, hold: Lock
+    plan: Plan,
+    state: State,
+    outcome: Outcome,
+    specs: Mapping[str, StepSpec],
+    options: Options,
+    hold: Lock,
+    executor: Executor,
 ) -> None:
     """Run what has no result. ``hold`` keeps gc away until the last worker has ended."""
     actions = [planned.action for planned in state.waiting.values()]
-    preload = _preload(specs[action.step] for action in actions)
-    pool = Pool(options.capacity, priorities(actions))
+    needed = list(dict.fromkeys(specs[action.step] for action in actions))
+    pool = Pool(executor.capacity, priorities(actions))
     cache = load_cache(plan.store)
-    with staging(plan.store) as place, start_workers(place, preload, hold.descriptor) as workers:
-        Loop(plan.store, specs, options, cache, state, outcome, pool, workers, elsewhere=plan.elsewhere).run()
+    with staging(plan.store) as place, executor.running(place, needed, hold.descriptor) as running:
+        Loop(
+            plan.store,
+            specs,
+            options,
+            cache,
+            state,
+            outcome,
+            pool,
+            executor,
+            running,
+            elsewhere=plan.elsewhere,
+        ).run()
 
 
-def _check(plan: Plan, actions: Sequence[Action], specs: Mapping[str, StepSpec], options: Options) -> None:
+def _check(
+    plan: Plan,
+    actions: Sequence[Action],
+    specs: Mapping[str, StepSpec],
+    options: Options,
+    executor: Executor,
+) -> None:
     for action in actions:
         if action.step not in specs:
             raise MmbuildError(
@@ -78,11 +128,11 @@ def _check(plan: Plan, actions: Sequence[Action], specs: Mapping[str, StepSpec],
             )
     for build in plan.builds:
         check_replaceable(plan.store, build.directory)
-    check_fits(actions, options.capacity, plan.store.root, ignore_estimates=options.ignore_estimates)
+    executor.check(plan, actions, options)
 
 
-def _preload(specs: Iterable[StepSpec]) -> list[str]:
-    """What the fork server imports: light step modules first, so that the first action need not wait."""
+def preload(specs: Iterable[StepSpec]) -> list[str]:
+    """What a fork server imports: light step modules first, so that the first action need not wait."""
     once = list(dict.fromkeys(specs))
     entries = [spec.entry.partition(":")[0] for spec in once]
     return list(dict.fromkeys([*entries, *(name for spec in once for name in spec.preload)]))

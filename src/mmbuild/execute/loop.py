@@ -9,27 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.execute.events import Kind
+from mmbuild.execute.executor import Executor, Running
 from mmbuild.execute.failures import explain_failure
-from mmbuild.execute.gpus import try_take
 from mmbuild.execute.job import Failure, Job, read_failure
 from mmbuild.execute.outcome import Outcome
-from mmbuild.execute.resources import grant
 from mmbuild.execute.result import Options
 from mmbuild.execute.scheduler import NOTHING, Pool
 from mmbuild.execute.state import State
-from mmbuild.execute.workers import Workers
 from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.elsewhere import Elsewhere, adapted
 from mmbuild.graph.keys import action_key, body_key
 from mmbuild.graph.plan import Planned
 from mmbuild.graph.reasons import remember_definition
 from mmbuild.steps.registry import StepSpec
-from mmbuild.store.journal import ActionCache, append
+from mmbuild.store.journal import ActionCache, Record, append
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import try_lock
 
 _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again, and a pull looked after."""
+
+_TOLD = {
+    "progress": (Kind.PROGRESS, ("message", "fraction")),
+    "waiting": (Kind.WAITING, ("why",)),
+    "warning": (Kind.WARNING, ("message", "code", "hint")),
+}
+"""Messages of jobs that are passed on as events, with their fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,8 @@ class Loop:
     state: State
     outcome: Outcome
     pool: Pool
-    workers: Workers
+    executor: Executor
+    workers: Running
     running: dict[str, _Running] = field(default_factory=dict)
     contended: set[str] = field(default_factory=set)
     fetches: set[str] = field(default_factory=set)
@@ -84,7 +90,7 @@ class Loop:
     def _start(self, key: str) -> Resources | None:
         """For the pool: start the action, or find that its result is there."""
         planned = self.state.waiting[key]
-        asked = grant(planned.action.resources, self.options.capacity)
+        asked = self.executor.grant(planned.action)
         if not self.pool.fits(asked):
             return None
         name = action_key(planned.action, self.state.digests(planned.action))
@@ -111,7 +117,7 @@ class Loop:
 
     def _launch(self, planned: Planned, name: str, asked: Resources, held: ExitStack) -> Resources | None:
         """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
-        gpus = try_take(self.options.capacity.gpus, asked.gpus) if asked.gpus else {}
+        gpus = self.executor.take_gpus(asked.gpus)
         if gpus is None:
             self.contended.add(planned.action.definition_key)
             return None
@@ -119,7 +125,7 @@ class Loop:
             held.callback(gpu.release)
         job = self._job(planned.action, name, asked, tuple(gpus))
         remember_definition(self.store, planned.action)
-        directory = self.workers.start(job)
+        directory = self.workers.start(job, replace(planned.action, resources=asked))
         self.running[job.name] = _Running(planned.action, name, directory, asked, held.pop_all())
         told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
         self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
@@ -178,18 +184,21 @@ class Loop:
         running = self.running.get(message["job"])
         if running is None:  # the exit of a worker whose result is already here
             return
-        if message["event"] == "progress":
-            told = {"message": message["message"], "fraction": message["fraction"]}
-            self.outcome.tell(Kind.PROGRESS, running.action, **told)
+        if message["event"] in _TOLD:
+            kind, fields = _TOLD[message["event"]]
+            self.outcome.tell(kind, running.action, **{name: message[name] for name in fields})
             return
         if message["event"] == "failed":  # its exit follows
             self.told[message["job"]] = Failure(message["message"], message["code"], message["hint"], (), "")
             return
         self._release(message["job"], running)
         if message["event"] == "done":
+            if "record" in message:
+                append(self.store, Record(**message["record"]))
             self.cache.refresh()
             self._queue(self.outcome.finished(running.action, self.cache.by_key[running.key]))
         else:
+            running = replace(running, directory=Path(message.get("directory", running.directory)))
             failure = read_failure(running.directory) or self.told.get(message["job"])
             self._fail(running, failure, message["status"])
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
@@ -36,7 +37,8 @@ def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
         _take_over_streams(Path(job.log))
         os.environ.update(granted_environment(job.cores, job.gpus))  # the rest is listed already
         record = _build(job, directory, peak, send)
-        send({"job": job.name, "event": "done", "digest": record.digest})
+        told = {} if job.journal else {"record": asdict(record)}
+        send({"job": job.name, "event": "done", "digest": record.digest, **told})
         return 0
     except BaseException as error:
         _leave_failure(directory, job, error, send)
@@ -102,7 +104,8 @@ def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
         at=time.time(),
         host=os.uname().nodename,
     )
-    append(store, record)
+    if job.journal:
+        append(store, record)
     return record
 
 

@@ -7,7 +7,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,15 @@ from typing import Any
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.environment import listed_environment
 from mmbuild.execute.job import Job, job_line
+from mmbuild.graph.action import Action
 
 _START = """
-import json, sys
+import json, os, sys
+if sys.argv[3] == "detached" and os.fork():
+    os._exit(0)
 sys.path[:] = json.loads(sys.argv[1])
 from mmbuild.execute.forkserver import main
-main(int(sys.argv[2]), sys.argv[3:])
+main(int(sys.argv[2]), sys.argv[4:])
 """
 """The fork server's program. It gets this process's module path as an argument, not in its environment, which
 is the one that steps see."""
@@ -44,12 +47,16 @@ class Workers:
     _used: dict[str, Path] = field(default_factory=dict)
     _free: list[Path] = field(default_factory=list)
 
-    def start(self, job: Job) -> Path:
+    def start(self, job: Job, action: Action | None = None) -> Path:  # noqa: ARG002 (the job says it all)
         """Fork a worker for ``job``; returns its directory."""
         directory = self._free.pop() if self._free else self._make_directory()
         self._used[job.name] = directory
         self._ask(json.dumps(str(directory)).encode() + b"\t" + job_line(job))
         return directory
+
+    def take(self, directory: Path) -> None:
+        """Have the next job use ``directory``, which exists and is empty."""
+        self._free.append(directory)
 
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
         """What the workers said; waits up to ``timeout`` seconds for something.
@@ -95,18 +102,23 @@ class Workers:
 
 
 @contextmanager
-def start_workers(staging: Path, preload: Iterable[str], hold: int) -> Iterator[Workers]:
+def start_workers(
+    staging: Path, preload: Iterable[str], hold: int, *, path: Sequence[str] = (), detached: bool = False
+) -> Iterator[Workers]:
     """Start a fork server; on leaving, it and all workers are ended.
 
     Args:
         staging: Existing directory for the jobs.
         preload: Modules to import before forking.
         hold: Descriptor that shall stay open until the last worker has ended (the lock on the store).
+        path: Where workers look for modules; empty means as this process does.
+        detached: Make it no child of this process: Ray kills the children of a process that it ends, and a killed
+            fork server could not end what its workers have started.
     """
     reader, writer = os.pipe()
-    path = json.dumps([entry or os.getcwd() for entry in sys.path])
+    modules = json.dumps([entry or os.getcwd() for entry in path or sys.path])
     process = subprocess.Popen(
-        [sys.executable, "-c", _START, path, str(writer), *preload],
+        [sys.executable, "-c", _START, modules, str(writer), "detached" if detached else "child", *preload],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=None,
@@ -124,5 +136,7 @@ def start_workers(staging: Path, preload: Iterable[str], hold: int) -> Iterator[
         with suppress(BrokenPipeError):
             process.stdin.close()
         process.wait()
+        while detached and os.read(reader, 1 << 16):
+            continue  # its end, and its workers', closes the pipe
         workers._selector.close()
         os.close(reader)

@@ -94,7 +94,7 @@ def push(shared: SharedStore, record: Record) -> Pushed:
         return _give_way(shared, record, published)
     replaces = published is not None or record.key in shared.damaged
     reference = all(entry.ref is not None for entry in tree.entries)
-    carried = 0 if reference else _carry(shared, record, tree)
+    carried = 0 if reference else _carry(shared, record.digest, tree)
     text = _entry(shared, record, reference)
     try:
         if replaces:
@@ -107,6 +107,19 @@ def push(shared: SharedStore, record: Record) -> Pushed:
             return _give_way(shared, record, published, carried)
     shared.bad.pop(record.digest, None)
     return Pushed(Outcome.PUBLISHED, carried)
+
+
+def carry(shared: SharedStore, digest: str) -> int:
+    """Bring the files and the manifest of an artifact there, and no entry: only who knows its digest finds it.
+
+    Returns:
+        Bytes that were carried.
+
+    Raises:
+        RemoteError: MM821, MM830 the local files are damaged.
+        MmbuildError: MM304, the artifact is not here.
+    """
+    return _carry(shared, digest, read_tree(shared.store, digest))
 
 
 def _give_way(shared: SharedStore, record: Record, published: Shared, carried: int = 0) -> Pushed:
@@ -133,28 +146,28 @@ def _give_way(shared: SharedStore, record: Record, published: Shared, carried: i
     return Pushed(Outcome.ADOPTED, carried)
 
 
-def _carry(shared: SharedStore, record: Record, tree: Tree) -> int:
+def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:
     """Contents and the manifest, as far as they are not there; bytes that were carried."""
     entries = list({entry.digest: entry for entry in tree.entries}.values())
     with ThreadPoolExecutor(_FILES) as files:
-        tasks = [files.submit(_carry_file, shared, record, entry) for entry in entries]
+        tasks = [files.submit(_carry_file, shared, digest, entry) for entry in entries]
         try:
             carried = sum(task.result() for task in tasks)
         except BaseException:
             files.shutdown(wait=False, cancel_futures=True)
             raise
-    text, name = tree_json(without_references(tree)), names.manifest(record.digest)
-    if record.digest in shared.bad or shared.calls.do(lambda: shared.place.size(name)) != len(text):
+    text, name = tree_json(without_references(tree)), names.manifest(digest)
+    if digest in shared.bad or shared.calls.do(lambda: shared.place.size(name)) != len(text):
         shared.calls.do(lambda: shared.place.write(name, text))
     return carried
 
 
-def _carry_file(shared: SharedStore, record: Record, entry: Entry) -> int:
+def _carry_file(shared: SharedStore, digest: str, entry: Entry) -> int:
     """One file, unless it is there; where the place's copy of the artifact was found damaged, in any case."""
     name = names.blob(entry.digest)
-    if record.digest not in shared.bad and shared.calls.do(lambda: shared.place.size(name)) == entry.size:
+    if digest not in shared.bad and shared.calls.do(lambda: shared.place.size(name)) == entry.size:
         return 0
-    source = shared.store.tree(record.digest) / entry.path
+    source = shared.store.tree(digest) / entry.path
     if hash_file(source, 1) != entry.digest:
         raise RemoteError(
             f"`{source}` holds other bytes than it did when it was built; it is not published",

@@ -1,0 +1,100 @@
+"""Ray, imported where it is asked for, and a connection to a cluster."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+
+_OBJECT_STORE = 80 << 20
+"""Bytes for Ray's own objects, of a Ray that is started here. Artifacts never travel through it."""
+
+_SECONDS = 5.0
+"""How long a cluster may take to answer at all."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray's module, connected.
+
+    Args:
+        address: ``host:port`` or ``auto`` of a cluster that this machine is a node of; None means ``$RAY_ADDRESS``,
+            and without that a Ray of this machine alone, which is stopped on leaving. Where this process is
+            connected already, that connection is used, and left as it is.
+
+    Raises:
+        MmbuildError: MM840 Ray is not installed, MM841 the cluster cannot be reached or Ray cannot be started.
+    """
+    ray = _import()
+    if ray.is_initialized():
+        yield ray
+        return
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    _check(where)
+    try:
+        ray.init(address=where, log_to_driver=False, logging_level="ERROR", **_own(where))
+    except Exception as error:  # whatever Ray raises; a KeyboardInterrupt is none
+        ray.shutdown()
+        raise _unreachable(where, " ".join(str(error).split())[:300]) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _import() -> Any:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a coming change
+    try:
+        import ray
+    except ImportError as error:
+        raise MmbuildError(
+            f"`--executor ray` needs Ray, which cannot be imported ({error})",
+            code="MM840",
+            hint="`pip install 'mmbuild[ray]'` brings it, in the version of the cluster's nodes",
+        ) from error
+    return ray
+
+
+def _own(where: str) -> dict[str, Any]:
+    """Options of a Ray that is started here."""
+    if where != "local":
+        return {}
+    from mmbuild import host
+    from mmbuild.execute.gpus import visible_gpus
+    from mmbuild.execute.resources import machine_cores
+
+    gpus = len(visible_gpus())
+    return {
+        "num_cpus": machine_cores(),
+        "num_gpus": gpus,
+        "resources": {f"sm{host.gpu_sm()}": gpus} if gpus else {},
+        "object_store_memory": _OBJECT_STORE,
+        "include_dashboard": False,
+    }
+
+
+def _check(where: str) -> None:
+    """Before Ray asks: it waits a minute for a port that nobody listens on."""
+    if "://" in where:
+        raise _unreachable(where, "Ray's client protocol carries no streams of messages")
+    name, colon, port = where.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), _SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(where, str(error)) from error
+
+
+def _unreachable(where: str, why: str) -> MmbuildError:
+    return MmbuildError(
+        f"there is no Ray to use at `{where}`: {why}",
+        code="MM841",
+        hint="run mmbuild on a node of the cluster, with `--address auto` or the head's HOST:PORT (6379 mostly);"
+        " without `--address` a Ray is started here for this run",
+    )
