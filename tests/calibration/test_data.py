@@ -44,6 +44,22 @@ def test_lines_become_samples_with_absolute_paths(tmp_path: Path) -> None:
     ]
 
 
+def test_lines_of_an_image_folder_are_samples_whatever_else_they_say(tmp_path: Path) -> None:
+    pictures(tmp_path, 3)
+    lines = [
+        {"file_name": "0.png", "text": "a cat", "bbox": [1, 2], "split": "train"},
+        {"file_name": "1.png", "prompt": "which?", "answer": "this", "text": "not asked"},
+        {"file_name": "2.png"},
+    ]
+    assert data.read(write(tmp_path, lines)) == [
+        Sample(1, tmp_path / "0.png", data.CAPTION_PROMPT, "a cat"),
+        Sample(2, tmp_path / "1.png", "which?", "this"),
+        Sample(3, tmp_path / "2.png", data.CAPTION_PROMPT),
+    ]
+    error = refused(write(tmp_path, [{"file_name": "0.png", "text": ["a", "list"]}]))
+    assert (error.code, "`answer` is no text" in error.message) == ("MM166", True)
+
+
 def test_a_seed_chooses_the_same_samples_each_time_in_the_order_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, pictures(tmp_path, 20))
     seed = random.randrange(1 << 30)

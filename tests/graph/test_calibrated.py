@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
+from hub_server import Hub
 from recipe_project import RECIPE, load
 
 from mmbuild.calibration.data import CalibrationError
@@ -36,14 +38,22 @@ def lowered(tmp_path: Path) -> Lowered:
         algorithm: str = "fp8",
         calibration: dict[str, Any] | None = None,
         host: dict[str, Any] = HOST,
+        offline: bool = False,
         **keys: Any,
     ) -> RecipeGraph:
         asked = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {}), **keys}
         recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}")
         (variant,) = load(tmp_path, recipe).variants
-        return lower(variant, target=host, digest=lambda path: path.read_text())
+        return lower(variant, target=host, digest=lambda path: path.read_text(), offline=offline)
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with a data set in the imagefolder form."""
+    with serving(image_folder(6), tmp_path / "cache", monkeypatch) as state:
+        yield state
 
 
 def quantize(graph: RecipeGraph) -> Action:
@@ -121,3 +131,60 @@ def test_a_missing_model_optimizer_is_told_with_the_command_that_installs_it(
     with pytest.raises(CalibrationError, match="not installed") as caught:
         lowered()
     assert (caught.value.code, caught.value.hint) == ("MM462", "pip install 'mmbuild[quantize]'")
+
+
+ON_HUB = {"data": f"hf://{REPO}", "samples": 3, "seed": 5}
+
+
+def fetched(graph: RecipeGraph) -> Action:
+    return next(action for action in graph.actions if action.step == "calibration_data")
+
+
+def test_a_data_set_of_the_hub_is_fetched_at_its_commit_for_the_calibration_alone(
+    lowered: Lowered, hub: Hub
+) -> None:
+    graph = lowered("int4_awq", ON_HUB)
+    assert [action.step for action in graph.actions] == [
+        "download", "calibration_data", "quantize", "build_llm", "build_visual", "assemble",
+    ]  # fmt: skip
+    data, action = fetched(graph), quantize(graph)
+    assert action.inputs == {"model": graph.actions[0].definition_key, "data": data.definition_key}
+    assert (action.sources, data.sources, data.locators) == ({}, {}, {})
+    assert data.params == {
+        "repo": REPO, "commit": FIRST, "file": None, "samples": 3, "seed": 5, "text_only": False,
+    }  # fmt: skip
+    assert hub.asked() == {}, "no picture is fetched to plan"
+
+
+def test_another_commit_or_file_of_a_data_set_is_another_key_and_its_name_for_the_commit_is_not(
+    lowered: Lowered, hub: Hub
+) -> None:
+    key = quantize(lowered(calibration=ON_HUB)).definition_key
+    pinned = quantize(lowered(calibration=ON_HUB | {"revision": FIRST}))
+    assert pinned.definition_key == key
+    named = lowered(calibration=ON_HUB | {"data": f"hf://{REPO}/train/metadata.jsonl"})
+    assert (fetched(named).params["file"], quantize(named).definition_key != key) == (
+        "train/metadata.jsonl",
+        True,
+    )
+    hub.commits[SECOND] = image_folder(6) | {"train/images/0.png": picture(77)}
+    hub.branches["main"] = SECOND
+    assert quantize(lowered(calibration=ON_HUB)).definition_key != key
+
+
+def test_a_branch_that_was_asked_for_is_known_offline_and_others_can_be_planned(
+    lowered: Lowered, hub: Hub
+) -> None:
+    unknown = fetched(lowered(calibration=ON_HUB, offline=True)).params
+    assert (unknown["commit"], unknown["revision"]) == (None, "main")
+    online = lowered(calibration=ON_HUB)
+    asked = list(hub.log)
+    assert fetched(lowered(calibration=ON_HUB, offline=True)) == fetched(online)
+    assert hub.log == asked
+
+
+def test_a_data_set_of_tables_is_refused_before_any_work(lowered: Lowered, hub: Hub) -> None:
+    hub.commits[FIRST] = {"data/train-00000-of-00001.parquet": b"PAR1"}
+    with pytest.raises(CalibrationError, match="Parquet tables") as caught:
+        lowered(calibration=ON_HUB)
+    assert caught.value.code == "MM464"

@@ -23,7 +23,7 @@ def data(root: Path, samples: int, *, text: bool = False, directory: str = ".") 
 
 
 def recipe(algorithm: str = "fp8", **calibration: object) -> str:
-    asked = json.dumps({"algorithm": algorithm, "calibration": {"data": "data.jsonl", **calibration}})
+    asked = json.dumps({"algorithm": algorithm, "calibration": {"data": "data.jsonl"} | calibration})
     return RECIPE.replace("quantization: int8", f"quantization: {asked}")
 
 
@@ -111,3 +111,21 @@ def test_data_outside_the_project_is_not_read(tmp_path: Path) -> None:
 def test_data_that_nothing_here_would_read_is_not_judged(tmp_path: Path) -> None:
     found = codes(load(tmp_path, recipe(), "engine.backend=tensorrt-llm", "engine.dtype=float16"))
     assert set(found) <= {"MM606"}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_data_set_of_the_hub_is_named_and_not_read_to_validate(tmp_path: Path, algorithm: str) -> None:
+    asked = recipe(algorithm, data="hf://datasets/shapes/pictures", revision="main", samples=5)
+    result = load(tmp_path, asked)
+    assert codes(result) == []
+    (variant,) = result.variants
+    told = {one.name: one for one in variant.derivations}["calibration.samples"]
+    assert "hf://datasets/shapes/pictures" in told.arithmetic
+
+
+def test_other_names_of_the_hub_and_revisions_of_files_are_told_at_their_keys(tmp_path: Path) -> None:
+    found = only(load(tmp_path, recipe(data="hf://shapes/pictures")))
+    assert (found.code, pointed(found)) == ("MM173", '"hf://shapes/pictures"')
+    data(tmp_path, 40)
+    found = only(load(tmp_path, recipe(revision="v1")))
+    assert (found.code, pointed(found)) == ("MM173", '"v1"')

@@ -13,7 +13,6 @@ from mmbuild.schema.pending import not_built_yet
 @pytest.mark.parametrize(
     ("override", "code"),
     [
-        ("engine.quantization={algorithm: int4_awq, calibration: {data: 'hf://a/b'}}", "MM172"),
         ("engine.quantization={algorithm: int8, calibration: {data: a.jsonl}}", "MM172"),
     ],
 )

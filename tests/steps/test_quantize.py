@@ -1,12 +1,15 @@
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import weights_on_disk as disk
 from build_engine import facts_of
+from data_set_hub import FIRST, REPO, serving
 
 from mmbuild.checkpoint.reader import load_config
 from mmbuild.graph import parameters
-from mmbuild.steps import convert, quantize
+from mmbuild.steps import calibration_data, convert, quantize
 from mmbuild.steps.base import StepContext
 from mmbuild.toolchains.versions import SUPPORTED
 
@@ -38,7 +41,13 @@ def test_the_quantized_demo_model_is_smaller_by_its_bits(
 ANSWERED = disk.DEMO.parents[1] / "calibration" / "llava.jsonl"
 
 
-def calibrated(out: Path, algorithm: str, data: Path | None, **asked: object) -> Path:
+def calibrated(
+    out: Path,
+    algorithm: str,
+    data: Path | None,
+    inputs: Mapping[str, Path] = MappingProxyType({}),
+    **asked: object,
+) -> Path:
     out.mkdir()
     facts = facts_of("llava", {"model": disk.DEMO})
     calibration = {
@@ -55,7 +64,9 @@ def calibrated(out: Path, algorithm: str, data: Path | None, **asked: object) ->
         "calibration": calibration,
     }
     locators = {"data": str(data)} if data else {}
-    quantize.run(StepContext(params=params, inputs={"model": disk.DEMO}, locators=locators, out=out))
+    quantize.run(
+        StepContext(params=params, inputs={"model": disk.DEMO, **inputs}, locators=locators, out=out)
+    )
     return out
 
 
@@ -77,3 +88,19 @@ def test_the_same_data_and_seed_give_the_same_bytes_and_another_seed_does_not(tm
         for name, seed in (("one", 1), ("again", 1), ("other", 2))
     ]
     assert written[0] == written[1] != written[2]
+
+
+def test_samples_of_a_data_set_give_what_the_same_file_here_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = {
+        f"pictures/{path.name}": path.read_bytes() for path in (ANSWERED.parent / "pictures").iterdir()
+    }
+    with serving({"llava.jsonl": ANSWERED.read_bytes(), **pictures}, tmp_path / "cache", monkeypatch):
+        fetched = tmp_path / "fetched"
+        fetched.mkdir()
+        asked = {"repo": REPO, "commit": FIRST, "file": None, "samples": 4, "seed": 6, "text_only": False}
+        calibration_data.run(StepContext(params=asked, out=fetched))
+    here = calibrated(tmp_path / "here", "fp8", ANSWERED, seed=6)
+    there = calibrated(tmp_path / "there", "fp8", None, inputs={"data": fetched}, seed=6, text_only=False)
+    assert (here / "rank0.safetensors").read_bytes() == (there / "rank0.safetensors").read_bytes()

@@ -1,7 +1,7 @@
 """A small Hugging Face hub on the loopback interface, with faults on demand.
 
-Speaks what ``huggingface_hub`` asks of a model: its information with file metadata, and its files with ETag,
-size, commit and byte ranges.
+Speaks what ``huggingface_hub`` asks of a model, or of a data set where ``repo`` is ``datasets/owner/name``: its
+information with file metadata, and its files with ETag, size, commit and byte ranges.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^?]+)")
-FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
+INFO = re.compile(
+    r"/api/(?:models/)?(?P<repo>(?:datasets/)?[^/]+/[^/]+)/(?P<what>revision|tree)/(?P<revision>[^?]+)"
+)
+FILE = re.compile(r"/(?P<repo>(?:datasets/)?[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
 
 
 @dataclass

@@ -1,5 +1,9 @@
 """Calibration data: a JSONL file of ``{image, prompt, answer?}`` with its images beside it.
 
+Lines of the ``imagefolder`` form of Hugging Face data sets are samples too: ``{file_name, text?}`` and any other
+columns (huggingface.co/docs/datasets, "ImageFolder"). Their text is a caption, which answers :data:`CAPTION_PROMPT`
+unless the line has a prompt of its own.
+
 Read while a recipe is validated (so nothing here imports torch), while it is planned and by the step: the same file
 and seed give the same samples each time.
 """
@@ -8,15 +12,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
 
 DEFAULT_SAMPLES = 32
+CAPTION_PROMPT = "Describe the picture."
 _KEYS = ("image", "prompt", "answer")
+_FOLDER_KEYS = {"image": ("file_name",), "prompt": ("prompt",), "answer": ("answer", "text")}
 
 
 class CalibrationError(MmbuildError):
@@ -29,7 +35,7 @@ class Sample:
 
     Attributes:
         line: Its number, from 1.
-        image: Absolute path of the picture; None where the line has none.
+        image: Absolute path of the picture, by :func:`parsed` as the line names it; None where the line has none.
         prompt: The question.
         answer: What the model should say, which it then sees too; None: the prompt alone.
     """
@@ -44,28 +50,49 @@ def read(path: Path) -> list[Sample]:
     """All samples of a file; blank lines are skipped.
 
     Raises:
-        CalibrationError: MM166, the file cannot be read or a line is no sample; MM167, a picture is missing or
-            lies outside the file's directory.
+        CalibrationError: As :func:`parsed`; MM167, a picture is missing or lies outside the file's directory.
     """
+    found = parsed(path)
+    return [
+        sample
+        if sample.image is None
+        else replace(sample, image=_image(path, sample.line, str(sample.image)))
+        for sample in found
+    ]
+
+
+def parsed(path: Path, shown: str | None = None) -> list[Sample]:
+    """The lines of a file, whose pictures need not be there.
+
+    Args:
+        path: JSONL file.
+        shown: What messages call it; left out, its path.
+
+    Raises:
+        CalibrationError: MM166, the file cannot be read or a line is no sample.
+    """
+    shown = shown or str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise CalibrationError(
-            f"calibration data `{path}` cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}",
+            f"calibration data `{shown}` cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}",
             code="MM166",
             hint="Name a JSONL file: one {image, prompt, answer} on each line",
         ) from error
     lines = enumerate(text.split("\n"), start=1)
-    return [_sample(path, number, line) for number, line in lines if line.strip()]
+    return [_sample(shown, number, line) for number, line in lines if line.strip()]
 
 
-def _sample(path: Path, number: int, line: str) -> Sample:
+def _sample(path: str, number: int, line: str) -> Sample:
     try:
         content: Any = json.loads(line)
     except ValueError as error:
         raise _no_sample(path, number, f"no JSON: {error}") from error
     if not isinstance(content, dict):
         raise _no_sample(path, number, "a sample is a JSON object")
+    if "file_name" in content:
+        content = _from_folder(content)
     unknown = sorted(set(content) - set(_KEYS))
     if unknown:
         raise _no_sample(path, number, f"unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
@@ -74,11 +101,20 @@ def _sample(path: Path, number: int, line: str) -> Sample:
         raise _no_sample(path, number, f"`{wrong[0]}` is no text")
     if not content.get("prompt"):
         raise _no_sample(path, number, "`prompt` is missing")
-    image = _image(path, number, content["image"]) if content.get("image") else None
+    image = Path(content["image"]) if content.get("image") else None
     return Sample(number, image, content["prompt"], content.get("answer") or None)
 
 
-def _no_sample(path: Path, number: int, why: str) -> CalibrationError:
+def _from_folder(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the imagefolder form in this one; columns that say nothing of a sample are left out."""
+    taken = {
+        key: next((content[name] for name in names if content.get(name) is not None), None)
+        for key, names in _FOLDER_KEYS.items()
+    }
+    return taken if taken["prompt"] is not None else {**taken, "prompt": CAPTION_PROMPT}
+
+
+def _no_sample(path: str, number: int, why: str) -> CalibrationError:
     return CalibrationError(
         f"calibration data {path}:{number}: {why}",
         code="MM166",
@@ -120,12 +156,20 @@ def load(path: Path, count: int, seed: int, *, text_only: bool) -> list[Sample]:
         text_only: Accept lines without a picture.
 
     Raises:
-        CalibrationError: As :func:`read`; MM165, the file holds fewer; MM164, one of them has no picture.
+        CalibrationError: As :func:`read` and :func:`pick`.
     """
-    samples = read(path)
+    return pick(read(path), str(path), count, seed, text_only=text_only)
+
+
+def pick(samples: Sequence[Sample], shown: str, count: int, seed: int, *, text_only: bool) -> list[Sample]:
+    """``count`` of the samples of the file that messages call ``shown``, drawn by ``seed``.
+
+    Raises:
+        CalibrationError: MM165, there are fewer; MM164, one of them has no picture, and ``text_only`` is not said.
+    """
     if len(samples) < count:
         raise CalibrationError(
-            f"calibration data `{path}` holds {len(samples)} samples, and {count} are asked for",
+            f"calibration data `{shown}` holds {len(samples)} samples, and {count} are asked for",
             code="MM165",
             hint=f"Set calibration.samples to {len(samples)}, or add samples"
             if samples
@@ -134,7 +178,7 @@ def load(path: Path, count: int, seed: int, *, text_only: bool) -> list[Sample]:
     blind = next((sample for sample in samples if sample.image is None), None)
     if blind is not None and not text_only:
         raise CalibrationError(
-            f"calibration data {path}:{blind.line} has no image, and scales that are fitted on text alone "
+            f"calibration data {shown}:{blind.line} has no image, and scales that are fitted on text alone "
             "do not fit what the LLM sees of pictures",
             code="MM164",
             hint="Give each line an image, or state calibration.text_only: true to calibrate without",

@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild import pins
-from mmbuild.calibration import data
+from mmbuild.calibration import data, data_set
 from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
 from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.estimate import Sizes
 from mmbuild.graph.keys import make_action
 from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.sources import hub
+from mmbuild.sources.errors import SourceError
 from mmbuild.steps.registry import steps
 
 # Besides the packages that the model itself needs.
 OPTIMIZER = "nvidia-modelopt"
+# Bytes of a picture, and seconds to fetch one: guesses.
+_PICTURE, _PICTURE_SECONDS = 500_000, 0.2
 
 
 def optimizer_version() -> str:
@@ -37,6 +41,65 @@ def optimizer_version() -> str:
         ) from None
 
 
+def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
+    """Fetch the samples of a data set on the hub; None where the recipe names none.
+
+    Args:
+        variant: A recipe with a quantization that is fitted on data.
+        offline: Ask no hub: a branch is what it was when it was last asked for.
+
+    Raises:
+        CalibrationError: MM464, the data set's layout is not read, as far as that can be known here.
+        SourceError: The hub cannot say what the revision is.
+    """
+    wanted = variant.recipe.engine.quantization.calibration
+    if wanted is None or not data_set.is_data_set(wanted.data):
+        return None
+    asked = data_set.parse(wanted.data)
+    commit = _commit(asked.repo, wanted.revision, offline=offline)
+    if commit is not None:
+        _check_layout(asked, commit, offline=offline)
+    return make_action(
+        label=f"{variant.name}/calibration_data",
+        step="calibration_data",
+        version=steps()["calibration_data"].version,
+        params={
+            "repo": asked.repo,
+            "commit": commit,
+            "file": asked.file,
+            "samples": wanted.samples,
+            "seed": wanted.seed,
+            "text_only": wanted.text_only,
+            **({"revision": wanted.revision or "main"} if commit is None else {}),
+        },
+        resources=Resources(
+            memory=estimate.DOWNLOAD_MEMORY,
+            disk=wanted.samples * _PICTURE,
+            seconds=1 + wanted.samples * _PICTURE_SECONDS,
+        ),
+    )
+
+
+def _commit(repo: str, revision: str | None, *, offline: bool) -> str | None:
+    try:
+        return hub.resolve_revision(repo, revision, offline=offline)
+    except SourceError as error:
+        if not offline or error.code != "MM422":
+            raise
+        # Enough to plan with; the step refuses to guess which commit was meant.
+        return None
+
+
+def _check_layout(asked: data_set.DataSet, commit: str, *, offline: bool) -> None:
+    try:
+        names = hub.listed(asked.repo, commit, offline=offline)
+    except SourceError as error:
+        if error.code != "MM422":
+            raise
+        return  # told when the data are fetched
+    data_set.sample_file(asked, names)
+
+
 def quantize(
     variant: ResolvedRecipe,
     inputs: Mapping[str, str],
@@ -49,7 +112,7 @@ def quantize(
 
     Args:
         variant: A recipe with a calibrated algorithm.
-        inputs: Definition keys of ``model`` and perhaps ``vision``.
+        inputs: Definition keys of ``model``, perhaps ``vision``, and ``data`` where :func:`fetch_data` gave one.
         size: Of the model.
         target: What it is built for; the model runs on that kind of device.
         digest: BLAKE3 of a user's file, hex.
@@ -99,7 +162,7 @@ def quantize(
 def _files(variant: ResolvedRecipe) -> dict[str, Path]:
     """The data and the pictures of the samples that will be taken, by name."""
     wanted = variant.recipe.engine.quantization.calibration
-    if wanted is None:
+    if wanted is None or data_set.is_data_set(wanted.data):
         return {}
     path = Path(wanted.data)
     samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)

@@ -109,7 +109,7 @@ class _Lowering:
     def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
         sources = {name: self.download(name, digest, offline) for name in self.variant.configs}
         keys = {name: action.definition_key for name, action in sources.items()}
-        checkpoint = self.checkpoint(keys, digest)
+        checkpoint = self.checkpoint(keys, digest, offline)
         inputs = {
             "checkpoint": checkpoint.definition_key,
             "llm": self.build_llm().definition_key,
@@ -121,12 +121,14 @@ class _Lowering:
             self.verify(engine, keys, digest)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
 
-    def checkpoint(self, sources: Mapping[str, str], digest: Callable[[Path], str]) -> Action:
+    def checkpoint(self, sources: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
         """What makes the LLM's weights: convert, and quantize; or calibration, which reads the model itself."""
         if self.algorithm in calibrated_layouts.ALGORITHMS:
             used = {"torch": _version("torch"), "transformers": _version("transformers")}
-            action = calibrated.quantize(self.variant, sources, self.size, self.target, digest, used)
-            self.actions.append(action)
+            fetched = calibrated.fetch_data(self.variant, offline=offline)
+            inputs = sources if fetched is None else {**sources, "data": fetched.definition_key}
+            action = calibrated.quantize(self.variant, inputs, self.size, self.target, digest, used)
+            self.actions += [action] if fetched is None else [fetched, action]
             return action
         converted = self.convert(sources["model"])
         return converted if self.algorithm == "none" else self.quantize(converted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mmbuild import host, pins
+from mmbuild.calibration.data_set import DataSet, sample_file
 from mmbuild.canonical import hash_json
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.lock.images import image_of
@@ -18,6 +19,7 @@ from mmbuild.lock.model import Lock, lock_path
 from mmbuild.pins import EMBEDDED, Pins, pinned
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.sources.listing import HubFile
 from mmbuild.store.layout import Store
 
 PARTS = ("model", "packages", "target")
@@ -160,7 +162,36 @@ def _models(
                 else _files(action.params["repo"], commit, action.params.get("directories", ()), offline)
             )
             found.setdefault(source.source, {})[revision] = {"commit": commit, "files": files}
+        for source_name, revision, entry in _data_sets(variant, graph, offline):
+            found.setdefault(source_name, {})[revision] = entry
     return found
+
+
+def _data_sets(
+    variant: ResolvedRecipe, graph: RecipeGraph, offline: bool
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Source, revision, commit and sample file of the data sets that quantizations are fitted on; pictures are those
+    of the commit."""
+    wanted = variant.recipe.engine.quantization.calibration
+    for action in graph.actions:
+        if action.step == "calibration_data" and action.params["commit"] and wanted is not None:
+            repo, commit = action.params["repo"], action.params["commit"]
+            names = _sample_files(DataSet(repo, action.params["file"]), commit, offline)
+            yield f"hf://{repo}", wanted.revision or "main", {"commit": commit, "files": names}
+
+
+def _sample_files(asked: DataSet, commit: str, offline: bool) -> dict[str, dict[str, Any]]:
+    from mmbuild.sources import hub
+    from mmbuild.sources.errors import SourceError
+
+    try:
+        listing = hub.listed(asked.repo, commit, offline=offline)
+    except SourceError:
+        if not offline:
+            raise
+        return {}
+    name = sample_file(asked, listing)
+    return {name: _stated(listing[name])}
 
 
 def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
@@ -174,11 +205,11 @@ def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) ->
         if not offline:
             raise
         return {}
-    taken = {name: listing[name] for name in sorted(layout.needed(listing, directories))}
-    return {
-        name: {"sha256" if len(file.digest) == 64 else "git": file.digest, "size": file.size}
-        for name, file in taken.items()
-    }
+    return {name: _stated(listing[name]) for name in sorted(layout.needed(listing, directories))}
+
+
+def _stated(file: HubFile) -> dict[str, Any]:
+    return {"sha256" if len(file.digest) == 64 else "git": file.digest, "size": file.size}
 
 
 def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:

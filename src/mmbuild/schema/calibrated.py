@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from mmbuild.calibration import data
+from mmbuild.calibration import data, data_set
 from mmbuild.calibration.data import CalibrationError
 from mmbuild.checkpoint.calibrated import FLOAT8_FROM_SM
 from mmbuild.families.base import ModelFacts
@@ -19,6 +19,12 @@ _SAMPLES = "engine.quantization.calibration.samples"
 # What is blamed before the data itself.
 _BLAME = {"MM165": (_SAMPLES, _DATA)}
 
+_REVISION = Fault(
+    "MM173",
+    ("engine.quantization.calibration.revision",),
+    "calibration.revision says a commit of a data set on the hub, and calibration.data is a file",
+    "Remove calibration.revision, or name hf://datasets/owner/name",
+)
 _SM = "target.sm"
 # Language models that are narrower are demos and tests.
 _REAL_WIDTH = 1024
@@ -56,6 +62,14 @@ def float8_gpu(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
+def _form(named: str) -> list[Fault]:
+    try:
+        data_set.parse(named)
+    except CalibrationError as error:
+        return [Fault(error.code, (_DATA,), error.message, error.hint)]
+    return []
+
+
 def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fault], list[Path]]:
     """Faults of the calibration data that backend torch would be given, and the files that were read.
 
@@ -69,8 +83,12 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fa
     wanted = quantization.calibration
     if touches((_ALGORITHM, _DATA), set(faulty)):
         return [], []
-    if wanted is None or wanted.data.startswith("hf://"):
+    if wanted is None:
         return [], []
+    if data_set.is_data_set(wanted.data):
+        return _form(wanted.data), []
+    if wanted.revision is not None:
+        return [_REVISION], []
     path = Path(wanted.data)
     try:
         data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)

@@ -130,8 +130,11 @@ class Calibration(Section):
     """Data that a calibrated quantization is fitted on."""
 
     data: Text = Field(
-        description="Path of a JSONL file of {image, prompt, answer?}, images named relative to it; "
-        "see [quantization.md](quantization.md)"
+        description="Path of a JSONL file of {image, prompt, answer?}, images named relative to it, or "
+        "`hf://datasets/owner/name`; see [quantization.md](quantization.md)"
+    )
+    revision: Text | None = Field(
+        default=None, description="Branch, tag or commit of an `hf://` data set; else `main`"
     )
     samples: Positive = Field(default=DEFAULT_SAMPLES, description="How many samples to use")
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of samples")

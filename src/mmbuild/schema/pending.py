@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY, Backend, Recipe
+from mmbuild.schema.model import WEIGHT_ONLY, Backend, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +15,6 @@ class _Pending:
     path: str
     asks: Callable[[Recipe], str | None]
     hint: str
-
-
-def _hub_data(recipe: Recipe) -> str | None:
-    quantization = recipe.engine.quantization
-    asked = quantization.algorithm in CALIBRATED and quantization.calibration is not None
-    named = asked and quantization.calibration.data.startswith("hf://")  # type: ignore[union-attr]
-    return "calibration data from the hub" if _torch(recipe) and named else None
 
 
 def _calibrated_weight_only(recipe: Recipe) -> str | None:
@@ -36,12 +29,6 @@ def _torch(recipe: Recipe) -> bool:
 
 
 _TABLE: tuple[_Pending, ...] = (
-    _Pending(
-        "MM172",
-        "engine.quantization.calibration.data",
-        _hub_data,
-        "Name a JSONL file of {image, prompt, answer?} with its images beside it",
-    ),
     _Pending("MM172", "engine.quantization.calibration", _calibrated_weight_only, "Remove calibration"),
 )
 

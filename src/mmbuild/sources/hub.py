@@ -1,7 +1,8 @@
 """The Hugging Face hub, through ``huggingface_hub``.
 
 ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the hub's cache work as everywhere else: a
-download that broke off goes on where it stopped, and files that are there already are not fetched again.
+download that broke off goes on where it stopped, and files that are there already are not fetched again. Repositories
+are named ``owner/name``, data sets ``datasets/owner/name``.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
 
         try:
             with _explained(repo, revision):
-                commit = HfApi().model_info(repo, revision=name).sha
+                repo_id, kind = listing.repo_kind(repo)
+                commit = HfApi().repo_info(repo_id, revision=name, repo_type=kind).sha
         except SourceError as error:
             if error.code != "MM422" or not remembered.is_file():
                 raise
@@ -81,7 +83,7 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
         raise SourceError(
             f"the commit of `{repo}` at `{name}` is not known offline",
             code="MM422",
-            hint="Go online once, or write the commit into model.revision",
+            hint=f"Go online once, or write the commit into {_revision_key(repo)}",
         )
     return remembered.read_text().strip()
 
@@ -102,6 +104,25 @@ def download(repo: str, commit: str, out: Path, progress: Progress, directories:
             code="MM402",
             hint="The model needs config.json and weights in Hugging Face layout",
         )
+    fetch_files(repo, commit, files, names, out, progress)
+
+
+def fetch_files(
+    repo: str, commit: str, files: listing.Listing, names: Sequence[str], out: Path, progress: Progress
+) -> None:
+    """Put files of a commit into ``out`` under their own names, each compared with the hub's digest and size.
+
+    Args:
+        repo: The repository.
+        commit: Its commit.
+        files: :func:`listed`.
+        names: Which of them.
+        out: An existing directory that holds none of them.
+        progress: Told the file and the share done.
+
+    Raises:
+        SourceError: The hub refuses, breaks off again and again, or sends something else.
+    """
     total = sum(files[name].size for name in names) or 1
     done = 0
     for name in names:
@@ -110,7 +131,7 @@ def download(repo: str, commit: str, out: Path, progress: Progress, directories:
         def tell(received: int, name: str = name, before: int = before) -> None:
             progress(f"downloading {name}", (before + received) / total)
 
-        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         with _explained(repo, commit):
             fetch(Wanted(repo, commit, files[name]), out / name, tell)
         done += files[name].size
@@ -157,6 +178,7 @@ def _reference(repo: str, name: str) -> Path:
 @contextmanager
 def _explained(repo: str, revision: str | None) -> Iterator[None]:
     """Turn the client's errors into ours."""
+    what = "data set" if listing.repo_kind(repo)[1] == "dataset" else "model"
     import httpx
     from huggingface_hub import errors
 
@@ -169,13 +191,13 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         ) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(
-            f"{where}: the hub knows no such revision", code="MM420", hint="Check model.revision"
+            f"{where}: the hub knows no such revision", code="MM420", hint=f"Check {_revision_key(repo)}"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            f"{where}: the hub knows no such model, or it is private",
+            f"{where}: the hub knows no such {what}, or it is private",
             code="MM420",
-            hint="Check the name; for a private model set HF_TOKEN",
+            hint=f"Check the name; for a private {what} set HF_TOKEN",
         ) from error
     except errors.LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, errors.HfHubHTTPError):
@@ -183,7 +205,7 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         raise _unreachable(where, error) from error
     except errors.EntryNotFoundError as error:
         raise SourceError(
-            f"{where} has no such file: {str(error).splitlines()[0]}", code="MM420", hint="Check the model"
+            f"{where} has no such file: {str(error).splitlines()[0]}", code="MM420", hint=f"Check the {what}"
         ) from error
     except errors.HfHubHTTPError as error:
         raise _refused(where, error) from error
@@ -195,6 +217,11 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         ) from error
     except (httpx.TransportError, OSError) as error:
         raise _unreachable(where, error) from error
+
+
+def _revision_key(repo: str) -> str:
+    """The key of a recipe that says which revision is meant."""
+    return "calibration.revision" if listing.repo_kind(repo)[1] == "dataset" else "model.revision"
 
 
 def _refused(where: str, error: Any) -> SourceError:

@@ -37,14 +37,24 @@ class HubFile:
 
 
 Listing = Mapping[str, HubFile]
+DATA_SETS = "datasets/"
+"""What names of data sets begin with, as in their addresses; ``owner/name`` alone is a model."""
+
+
+def repo_kind(repo: str) -> tuple[str, str]:
+    """``owner/name`` and the hub's word for what it is: ``dataset`` or ``model``."""
+    if repo.startswith(DATA_SETS) and repo.count("/") == 2:
+        return repo.removeprefix(DATA_SETS), "dataset"
+    return repo, "model"
 
 
 def repo_folder(repo: str) -> Path:
-    """Where the hub's cache keeps a model."""
+    """Where the hub's cache keeps a repository."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
-    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"))
+    name, kind = repo_kind(repo)
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))
 
 
 def ask(repo: str, commit: str) -> Listing:
@@ -55,7 +65,9 @@ def ask(repo: str, commit: str) -> Listing:
     """
     from huggingface_hub import HfApi
 
-    siblings = HfApi().model_info(repo, revision=commit, files_metadata=True).siblings or ()
+    name, kind = repo_kind(repo)
+    asked = HfApi().repo_info(name, revision=commit, repo_type=kind, files_metadata=True)
+    siblings = asked.siblings or ()
     listing = {item.rfilename: _stated(item) for item in siblings}
     with suppress(OSError):  # a cache that others filled and nobody may write into is still a cache
         _remember(_own(repo, commit), listing)

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 from mmbuild.sources.errors import SourceError
-from mmbuild.sources.listing import HubFile, repo_folder
+from mmbuild.sources.listing import HubFile, repo_folder, repo_kind
 
 # Faults of this machine's file system: asking the hub again is useless.
 LOCAL_FAULTS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT))
@@ -34,7 +34,7 @@ class Wanted:
     """A file and where it is.
 
     Attributes:
-        repo: ``owner/name``.
+        repo: ``owner/name`` of a model, ``datasets/owner/name`` of a data set.
         commit: 40 hexadecimal digits.
         file: What the hub states of it.
     """
@@ -141,7 +141,8 @@ def _get(wanted: Wanted, sink: _Sink) -> None:
     start = sink.file.seek(0, os.SEEK_END)
     if start >= wanted.file.size:
         return
-    url = hf_hub_url(wanted.repo, wanted.name, revision=wanted.commit)
+    repo, kind = repo_kind(wanted.repo)
+    url = hf_hub_url(repo, wanted.name, repo_type=kind, revision=wanted.commit)
     location = get_hf_file_metadata(url).location
     headers = build_hf_headers()
     if urlparse(location).netloc != urlparse(url).netloc:
@@ -153,7 +154,8 @@ def _register(wanted: Wanted) -> None:
     """Let the hub's cache know the blob under its name; fetches nothing."""
     from huggingface_hub import hf_hub_download
 
-    hf_hub_download(wanted.repo, wanted.name, revision=wanted.commit)
+    repo, kind = repo_kind(wanted.repo)
+    hf_hub_download(repo, wanted.name, repo_type=kind, revision=wanted.commit)
 
 
 def _retried(work: Callable[[], None]) -> None:

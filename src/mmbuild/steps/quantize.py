@@ -40,6 +40,8 @@ def run(context: StepContext) -> None:
 def calibrated(context: StepContext) -> None:
     """Fit the quantization of ``inputs["model"]`` (and ``inputs["vision"]``) on data, and write the checkpoint.
 
+    Where data come from a data set, ``inputs["data"]`` holds what step ``calibration_data`` left.
+
     Params: those of ``convert``, ``algorithm``, ``group_size``, ``image_size`` (height, width), and ``calibration``:
     ``samples``, ``seed``, with data ``text_only``, without data ``prompts``. Locators: ``data``, the JSONL file.
 
@@ -48,16 +50,19 @@ def calibrated(context: StepContext) -> None:
         CheckpointError: The model's weights are missing or damaged.
         EngineError: transformers cannot load the model or its processor.
     """
+    from mmbuild.calibration.data_set import FILE as DATA_FILE
     from mmbuild.calibration.loop import calibrate
     from mmbuild.calibration.write import write
     from mmbuild.checkpoint.calibrated import ALGORITHMS
     from mmbuild.checkpoint.config import CheckpointConfig
 
-    params, sources = context.params, dict(context.inputs)
+    params, sources, locators = context.params, dict(context.inputs), dict(context.locators)
+    if "data" in sources:
+        locators["data"] = str(sources.pop("data") / DATA_FILE)
     device = str(context.target.get("device", "cpu"))
     with tempfile.TemporaryDirectory(dir=context.out.parent) as files:
         link_processor(sources, Path(files))
-        requests = _requests(params, Path(files), context.locators, context.progress)
+        requests = _requests(params, Path(files), locators, context.progress)
     observed = calibrate(
         sources,
         params["family"],
