@@ -14,6 +14,7 @@ VERBS = {
     "plan": "Show what apply would do, and why",
     "apply": "Build what is missing and lay out the engines",
     "matrix": "Cut recipes into the jobs of a CI service",
+    "matrix-diff": "Say what a change of recipes costs",
     "ci": "Run one job of a matrix",
     "lock": "Pin what recipes do not say: commits, versions, digests, target",
     "run": "Ask a built engine about images",

@@ -1,0 +1,76 @@
+"""``mmbuild matrix-diff``: what a change of recipes costs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from mmbuild.cli import options
+
+_CHANGES = 3
+
+
+@click.command("matrix-diff")
+@click.argument("states", nargs=-1, required=True, metavar="REV..REV | TREE TREE")
+@click.option(
+    "--recipes",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    default=(Path("recipes"),),
+    show_default="recipes",
+    help="Recipe files, or directories with recipes right in them.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
+@click.option("--offline", is_flag=True, help="Ask no hub for anything.")
+@click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
+@options.locked
+@options.store
+@click.option(
+    "--format", "layout", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True
+)
+@click.option("--exit-code", is_flag=True, help="Exit with 3 when there is something to build.")
+def command(
+    *,
+    states: tuple[str, ...],
+    recipes: tuple[Path, ...],
+    overrides: tuple[str, ...],
+    offline: bool,
+    allow_outside: bool | None,
+    locked: bool,
+    store: Path | None,
+    layout: str,
+    exit_code: bool,
+) -> None:
+    """Say what a change of recipes costs: which variants, by which line or version, and which actions.
+
+    Compares two revisions, REV with the working tree, REV...REV from where they parted, or two directories. Both are
+    planned by this mmbuild for this host; nothing is built.
+
+    \b
+    Example:
+      mmbuild matrix-diff origin/main
+      mmbuild matrix-diff v1.0..v1.1 --recipes recipes --recipes recipes/demo
+      mmbuild matrix-diff origin/main --exit-code > comment.md
+    """
+    from mmbuild.ci import told
+    from mmbuild.ci.differences import differences
+    from mmbuild.ci.seconds import measured, seconds_of
+    from mmbuild.ci.sides import snapshots
+    from mmbuild.ci.variants import Asked
+    from mmbuild.store.journal import load_cache
+    from mmbuild.store.layout import open_store
+
+    opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
+    with snapshots(states, recipes, opened, asked) as (before, after):
+        found = differences(before, after, opened, asked)
+    actions = [*found.build, *found.keep, *(action for one in found.variants for action in one.build)]
+    seconds = seconds_of(actions, measured(actions, load_cache(opened)))
+    if layout == "json":
+        click.echo(json.dumps(told.document(found, seconds), indent=1))
+    else:
+        click.echo(told.markdown(found, seconds), nl=False)
+    if exit_code and found.build:
+        sys.exit(_CHANGES)
