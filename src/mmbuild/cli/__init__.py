@@ -22,6 +22,7 @@ VERBS = {
     "compare": "Put builds side by side: precision, size, quality, speed",
     "why": "Say why actions run, back to the edited line",
     "diff": "Say what is different between two builds",
+    "history": "List what was built, how long it took, what the store saved",
     "graph": "Draw the actions of recipes",
     "script": "Write the commands of a TensorRT-LLM version as a shell script",
     "config": "Say where toolchains and TensorRT are on this host",

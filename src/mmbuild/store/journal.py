@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.store.faults import disk_errors, fault_point
+from mmbuild.store.files import append_line
 from mmbuild.store.layout import Store
 
 
@@ -100,15 +101,10 @@ def append(store: Store, record: Record) -> None:
     fault_point("journal-before")
     line = json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
     with disk_errors(store.journal):
-        descriptor = os.open(store.journal, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            if os.environ.get("MMBUILD_FAULT") == "journal-torn":
-                os.write(descriptor, line[: len(line) // 2])
-                fault_point("journal-torn")
-            # A torn line before this one ends here; an empty line is no damage.
-            _write_all(descriptor, line if _ends_whole(descriptor) else b"\n" + line)
-        finally:
-            os.close(descriptor)
+        if os.environ.get("MMBUILD_FAULT") == "journal-torn":
+            append_line(store.journal, line[: len(line) // 2])
+            fault_point("journal-torn")
+        append_line(store.journal, line)
     fault_point("journal-after")
 
 
@@ -148,15 +144,3 @@ def _read_from(path: Path, offset: int) -> bytes:
             return stream.read()
     finally:
         os.close(descriptor)
-
-
-def _ends_whole(descriptor: int) -> bool:
-    size = os.fstat(descriptor).st_size
-    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
-
-
-def _write_all(descriptor: int, line: bytes) -> None:
-    """One write, so that lines of two writers never mix; a short one means that the disk is full."""
-    written = os.write(descriptor, line)
-    while written < len(line):
-        written += os.write(descriptor, line[written:])

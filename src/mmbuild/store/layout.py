@@ -8,6 +8,7 @@
     manifests/<artifact>.json  canonical JSON of its entries; exists only when the artifact is whole
     definitions/<key>.json     what a definition key stands for, for reasons
     journal.jsonl              the action cache: one line for each finished action
+    history.jsonl              one line for each apply that had something to do
     roots/<id>.json            named builds, which gc keeps
     plans/<id>.json            validated plans under everything that made them
     stat.db                    digests of user files by their stat

@@ -1,0 +1,86 @@
+"""``mmbuild history``: what was built, how long it took, what the store saved."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.store.history import Entry
+
+_NAMES_SHOWN = 3
+
+
+@click.command("history")
+@click.argument("builds", nargs=-1, metavar="[BUILD]...")
+@options.store
+@click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="Print all of them, one JSON object a line.")
+def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json: bool) -> None:
+    """List the applies that this store has seen, newest last; with BUILD, a variant's name, those that built it.
+
+    Cached are results that were there already, pulled those that came from a shared store; saved is the time that
+    building them had taken. Applies that found everything up to date are not listed.
+
+    \b
+    Example:
+      mmbuild history
+      mmbuild history llava-int4 -n 5
+    """
+    from mmbuild.store.history import only, read_history
+    from mmbuild.store.layout import open_store
+
+    names = [Path(build).name for build in builds]
+    entries = only(read_history(open_store(store)), names)
+    if as_json:
+        for entry in entries:
+            click.echo(json.dumps(asdict(entry)))
+        return
+    for line in _table(entries, count):
+        click.echo(line)
+
+
+def _table(entries: Sequence[Entry], count: int) -> Iterator[str]:
+    from mmbuild.units import time_text
+
+    if not entries:
+        yield "nothing has been built yet"
+        return
+    head = ("began", "ended", "took", "built", "cached", "pulled", "saved", "builds")
+    rows = [head, *(_row(entry) for entry in entries[-count:])]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    built = sum(len(entry.ran) for entry in entries)
+    kept = sum(entry.cached + entry.pulled for entry in entries)
+    took, saved = (sum(getattr(entry, name) for entry in entries) for name in ("seconds", "saved"))
+    yield (
+        f"{len(entries)} applies took {time_text(took)}: {built} actions built, {kept} not built again, "
+        f"which saved {time_text(saved)}"
+    )
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    from mmbuild.units import time_text
+
+    more = len(entry.builds) - _NAMES_SHOWN
+    names = ", ".join(entry.builds[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    failed = f" ({', '.join(f'{label} {code}' for label, code in entry.failed)})" if entry.failed else ""
+    return (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at)),
+        entry.ended,
+        time_text(entry.seconds),
+        str(len(entry.ran)),
+        str(entry.cached),
+        str(entry.pulled),
+        time_text(entry.saved),
+        names + failed,
+    )

@@ -1,0 +1,34 @@
+"""mmbuild history, after real applies."""
+
+import json
+import re
+
+from built_project import NAME, RECIPE, Project
+
+
+def test_applies_are_listed_with_counts(tmp_path):
+    project = Project(tmp_path)
+    assert "nothing has been built yet" in project.run("history").stdout
+    project.run("apply", RECIPE)
+    project.run("apply", RECIPE)  # up to date: nothing to list
+    project.run("apply", RECIPE, "--set", "engine.max_batch_size=2")
+    project.run("apply", "recipes/demo/vila.yaml")
+    rows = project.run("history").stdout.splitlines()
+    assert re.split(r"  +", rows[0]) == [
+        "began",
+        "ended",
+        "took",
+        "built",
+        "cached",
+        "pulled",
+        "saved",
+        "builds",
+    ]
+    told = [[*re.split(r"  +", row)[3:5], re.split(r"  +", row)[7]] for row in rows[1:-1]]
+    assert told[:2] == [["8", "0", NAME], ["5", "3", NAME]]
+    assert rows[-1].startswith("3 applies took ")
+    assert len(project.run("history", "-n", "1").stdout.splitlines()) == 3
+    found = [
+        json.loads(line) for line in project.run("history", f"build/{NAME}", "--json").stdout.splitlines()
+    ]
+    assert [len(entry["ran"]) for entry in found] == [8, 5]
