@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.serialize import graph_from_json, graph_to_json
 from mmbuild.store.layout import Store
 from mmbuild.store.plan_cache import cache_name, read_entry, write_entry
-from mmbuild.store.statindex import digest_file
+from mmbuild.store.statindex import Index
 
 if TYPE_CHECKING:
     from mmbuild.graph.lower_toolchain import Environment
@@ -131,7 +132,7 @@ def lower_all(
         if seen is not None:
             seen[path] = None
             seen[path.parent] = None
-        found = digest_file(store, path)
+        found = index.digest(path)
         if digests is not None:
             digests[path] = found
         return found
@@ -141,7 +142,8 @@ def lower_all(
         # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
         wanted = {**wanted, "sm": host.gpu_sm()}
     environment = cache(_environment)  # each is asked once
-    graphs = (_lower(variant, wanted, environment, digest, offline) for variant in variants)
+    with closing(Index(store)) as index:
+        graphs = [_lower(variant, wanted, environment, digest, offline) for variant in variants]
     return tuple(
         replace(graph, settings=settings(variant.node)) if variant.node is not None else graph
         for graph, variant in zip(graphs, variants, strict=True)
