@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
+    from mmbuild.ci.tally import Tally
     from mmbuild.cli.planning import Planning
     from mmbuild.execute.events import Event
     from mmbuild.execute.result import Result
@@ -44,6 +45,7 @@ _TIMES_SHOWN = 40
     metavar="HOST:PORT",
     help="Of the cluster, or `auto` (default: $RAY_ADDRESS, else a Ray of this machine for this run).",
 )
+@github.reported
 @click.pass_context
 def command(
     context: click.Context,
@@ -62,6 +64,7 @@ def command(
     ignore_estimates: bool,
     executor: str,
     address: str | None,
+    layout: str,
 ) -> None:
     """Build what is missing and lay out the engines as build/<recipe>/.
 
@@ -76,6 +79,8 @@ def command(
     from mmbuild.cli.planning import plan_request
     from mmbuild.graph.saved import looks_saved
 
+    if as_json and layout == "github":
+        raise click.UsageError("--json and --format github both want standard output")
     if address is not None and executor != "ray":
         raise click.UsageError("--address is for --executor ray")
     if len(recipes) == 1 and looks_saved(recipes[0]):
@@ -92,7 +97,11 @@ def command(
         )
     if not planning.plan.changes and not as_json:
         _say_up_to_date(planning)
+        if layout == "github":
+            github.report(planning.plan)
         return
+    from mmbuild.ci.tally import Tally
+
     debug = bool(context.obj and context.obj.get("debug"))
     how = {
         "jobs": jobs,
@@ -101,8 +110,11 @@ def command(
         "executor": executor,
         "address": address,
     }
-    result = _run(planning, how, as_json=as_json, live=not no_progress)
+    tally = Tally()
+    result = _run(planning, how, tally, as_json=as_json, live=not no_progress and layout == "text")
     _tell(planning, result, debug=debug, quiet=as_json)
+    if layout == "github":
+        github.report(planning.plan, tally, result, map(Path, planning.request["recipes"]))
     if not result.ok:
         sys.exit(1)
 
@@ -119,7 +131,7 @@ def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
     return planning
 
 
-def _run(planning: Planning, how: Mapping[str, Any], *, as_json: bool, live: bool) -> Result:
+def _run(planning: Planning, how: Mapping[str, Any], tally: Tally, *, as_json: bool, live: bool) -> Result:
     """``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
     from mmbuild.execute.progress import display
@@ -130,7 +142,7 @@ def _run(planning: Planning, how: Mapping[str, Any], *, as_json: bool, live: boo
     if as_json:
         return run(planning.plan, sink=to_json, **how)
     with display(planning.plan, live=live) as sink:
-        return run(planning.plan, sink=sink, **how)
+        return run(planning.plan, sink=tally.watching(sink), **how)
 
 
 def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:

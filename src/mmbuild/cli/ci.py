@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbuild.cli import options
+from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
     from mmbuild.ci.jobs import Job
+    from mmbuild.ci.tally import Tally
     from mmbuild.ci.variants import Asked, Variants
+    from mmbuild.execute.result import Result
     from mmbuild.graph.action import RecipeGraph
     from mmbuild.graph.plan import Plan
     from mmbuild.store.layout import Store
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it.")
 @click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
+@github.reported
 @click.pass_context
 def command(
     context: click.Context,
@@ -44,6 +47,7 @@ def command(
     jobs: int | None,
     keep_going: bool,
     ignore_estimates: bool,
+    layout: str,
 ) -> None:
     """Run one job of a matrix: what `mmbuild matrix` listed for the same recipes and the same --set.
 
@@ -68,7 +72,11 @@ def command(
         _require_locked(planned, job, opened, asked)
     debug = bool(context.obj and context.obj.get("debug"))
     plan = _plan([job.graph], opened, build_dir)
-    if not _apply(plan, jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, debug=debug):
+    how = {"jobs": jobs, "keep_going": keep_going, "ignore_estimates": ignore_estimates}
+    tally, result = _apply(plan, how, debug=debug)
+    if layout == "github":
+        github.report(plan, tally, result, map(Path, job.files))
+    if not result.ok:
         sys.exit(1)
 
 
@@ -86,21 +94,23 @@ def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:
     return plan_graphs(graphs, store, build_dir)
 
 
-def _apply(plan: Plan, jobs: int | None, *, keep_going: bool, ignore_estimates: bool, debug: bool) -> bool:
-    """Do what ``plan`` says, with plain lines; whether nothing failed."""
+def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[Tally, Result]:
+    """Do what ``plan`` says, with plain lines; ``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
+    from mmbuild.ci.tally import Tally
     from mmbuild.cli.output import say, tell_failed
     from mmbuild.execute.progress import display
 
+    tally = Tally()
     with display(plan, live=False) as sink:
-        result = run(plan, jobs=jobs, keep_going=keep_going, ignore_estimates=ignore_estimates, sink=sink)
+        result = run(plan, sink=tally.watching(sink), **how)
     for failed in result.failed:
         say()
         tell_failed(failed, debug=debug)
     if not result.ok:
         say(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
-        return False
+        return tally, result
     say(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
     for build in plan.builds:
         click.echo(str(build.directory))
-    return True
+    return tally, result

@@ -6,7 +6,7 @@ Importing this module is cheap (no pydantic, no YAML), so that every verb can pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,9 +132,14 @@ def render_github(diagnostics: Sequence[Diagnostic]) -> str:
     return "\n".join(_annotation(item) for item in diagnostics)
 
 
+def workflow_command(name: str, message: str, properties: Mapping[str, object]) -> str:
+    """``::name key=value,...::message`` with what would end its parts escaped; empty properties are left out."""
+    listed = ",".join(f"{key}={_escape(str(value), ',:')}" for key, value in properties.items() if value)
+    return f"::{name}{' ' if listed else ''}{listed}::{_escape(message, '')}"
+
+
 def _annotation(item: Diagnostic) -> str:
     properties = {"file": item.file, "line": item.line, "col": item.column, "title": item.code}
-    listed = ",".join(f"{name}={_escape(str(value), ',:')}" for name, value in properties.items() if value)
     parts = [item.message]
     if item.allowed:
         parts.append(f"allowed: {', '.join(item.allowed)}")
@@ -142,7 +147,7 @@ def _annotation(item: Diagnostic) -> str:
         parts.append(f"did you mean: {item.suggestion}")
     if item.hint:
         parts.append(f"hint: {item.hint}")
-    return f"::{item.severity} {listed}::{_escape(chr(10).join(parts), '')}"
+    return workflow_command(item.severity, "\n".join(parts), properties)
 
 
 def _escape(text: str, more: str) -> str:

@@ -1,0 +1,65 @@
+"""``--format github``: what apply and ci say to a GitHub workflow, besides what they say to people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mmbuild.ci.summary import Tally
+    from mmbuild.execute.result import Result
+    from mmbuild.graph.plan import Plan
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def reported(function: F) -> F:
+    """Add ``--format`` as ``layout``; with ``github``, what ends the command is annotated."""
+
+    @wraps(function)
+    def wrapped(*given: Any, layout: str, **named: Any) -> Any:
+        if layout != "github":
+            return function(*given, layout=layout, **named)
+        from mmbuild.ci.annotate import annotated_errors
+
+        with annotated_errors():
+            return function(*given, layout=layout, **named)
+
+    return click.option(
+        "--format",
+        "layout",
+        type=click.Choice(["text", "github"]),
+        default="text",
+        show_default=True,
+        help="github adds annotations, folded logs of what failed, and a job summary.",
+    )(wrapped)
+
+
+def report(
+    plan: Plan, tally: Tally | None = None, result: Result | None = None, recipes: Iterable[Path] = ()
+) -> None:
+    """Annotations on standard output, and the summary where GitHub wants it; without a result nothing had to be done.
+
+    Args:
+        plan: What was applied.
+        tally: What its events told.
+        result: How it ended.
+        recipes: Files, for the places of failures.
+    """
+    from mmbuild.ci import annotate
+    from mmbuild.ci.places import places
+    from mmbuild.ci.summary import append_summary, summary
+    from mmbuild.ci.tally import Tally
+    from mmbuild.execute.result import Result
+
+    tally, result = tally or Tally(), result or Result()
+    found = places(recipes, [failed.label for failed in result.failed])
+    for failed in result.failed:
+        click.echo(annotate.failure(failed, found.get(failed.label)))
+    for event in tally.warnings:
+        click.echo(annotate.warning(event))
+    append_summary(summary(plan, tally, result))
