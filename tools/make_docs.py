@@ -24,7 +24,6 @@ from mmbuild.families import MODULES, Traits, family
 from mmbuild.schema.check import section_at
 from mmbuild.schema.json_schema import render
 from mmbuild.schema.model import Recipe
-from mmbuild.schema.pending import pending_table
 from toolchain_tables import with_tables
 from trap_page import trap_page
 
@@ -84,11 +83,7 @@ def recipe_page() -> str:
     across = ", ".join(name for name in MODULES if family(name).TRAITS.cross_attention)
     rows = "".join(_family_row(name, family(name).TRAITS) for name in sorted(MODULES))
     head = RECIPE_HEAD.format(base=base, example=example, across=across, families=rows)
-    pending = "".join(f"| {code} | {keys} |\n" for code, keys in pending_table())
-    tail = (
-        f"## Not built yet\n\nThese validate, and plan refuses them.\n\n| code | key |\n|---|---|\n{pending}"
-    )
-    return head + "".join(_sections(Recipe, ())) + tail
+    return head + "".join(_sections(Recipe, ())).rstrip("\n") + "\n"
 
 
 def _family_row(name: str, traits: Traits) -> str:

@@ -246,7 +246,7 @@ def test_pictures_change_what_is_fitted() -> None:
 
 
 def test_a_gpu_that_runs_out_of_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(optimizer, "fit", full)

@@ -125,16 +125,3 @@ def test_a_wrong_recipe_is_an_error_under_json(project):
     done = project.run("apply", "bad.yaml", "--json", status=1)
     assert "bad.yaml:3:1: error: " in done.stderr
     assert done.stdout == ""
-
-
-@pytest.mark.parametrize("verb", ["plan", "apply", "graph"])
-def test_everything_that_is_not_built_yet_is_told_with_its_place(project, verb):
-    path = project.root / RECIPE
-    asked = "{algorithm: int8, calibration: {data: a.jsonl}}"
-    text = path.read_text().replace("  quantization: int4\n", f"  quantization: {asked}\n")
-    path.write_text(text)
-    line = text.splitlines().index(f"  quantization: {asked}") + 1
-    done = project.run(verb, RECIPE, status=1)
-    assert f"{RECIPE}:{line}:35: error: calibrated int8 is not built yet [MM172]" in done.stderr
-    assert f"  quantization: {asked}\n      |                                   ^" in done.stderr
-    assert not (project.root / "build").exists()

@@ -188,3 +188,22 @@ def test_a_data_set_of_tables_is_refused_before_any_work(lowered: Lowered, hub: 
     with pytest.raises(CalibrationError, match="Parquet tables") as caught:
         lowered(calibration=ON_HUB)
     assert caught.value.code == "MM464"
+
+
+@pytest.mark.parametrize("algorithm", ["int8", "int4"])
+def test_weight_only_with_calibration_looks_at_the_model_beside_the_converted_checkpoint(
+    lowered: Lowered, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrated, "OPTIMIZER", "a-package-that-nobody-wrote")
+    graph = lowered(algorithm, ASKED)
+    assert [action.step for action in graph.actions] == [
+        "download", "convert", "quantize", "build_llm", "build_visual", "assemble",
+    ]  # fmt: skip
+    download, convert, action = graph.actions[:3]
+    assert action.inputs == {"model": download.definition_key, "checkpoint": convert.definition_key}
+    assert set(action.sources) == {"data", "image0", "image1", "image2"}
+    assert set(action.toolchain) == {"torch", "transformers"}
+    plain = lowered(algorithm)
+    compiled = [next(one for one in made.actions if one.step == "build_llm") for made in (graph, plain)]
+    assert compiled[0] == compiled[1], "the engine is the same"
+    assert quantize(plain).definition_key != action.definition_key

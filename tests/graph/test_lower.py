@@ -200,11 +200,6 @@ def test_a_directory_that_lacks_a_part_is_refused_before_anything_is_read(lowere
     assert str(tmp_path / "model") in error.message
 
 
-def test_what_is_not_built_yet_is_refused_by_name(lowered):
-    error = refused(LowerError, "MM172", lowered, "engine.quantization.calibration={data: a.jsonl}")
-    assert "calibrated int8" in error.message
-
-
 def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monkeypatch):
     def missing(package):
         raise lowering.metadata.PackageNotFoundError(package)

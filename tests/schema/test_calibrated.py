@@ -33,7 +33,6 @@ def test_a_recipe_with_data_is_built_and_the_data_is_a_file_of_it(tmp_path: Path
     result = load(tmp_path, recipe(algorithm))
     assert codes(result) == []
     (variant,) = result.variants
-    assert variant.pending == ()
     assert tmp_path / "data.jsonl" in result.files
     told = {one.name: one for one in variant.derivations}["calibration.samples"]
     assert (told.value, "by seed 0" in told.arithmetic) == (32, True)

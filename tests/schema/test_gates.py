@@ -9,7 +9,7 @@ VERIFIED = RECIPE + "verify:\n  max_new_tokens: 8\n"
 def test_gates_with_questions_are_fine(tmp_path):
     result = load(tmp_path, VERIFIED + "gates:\n  max_kl: 0.1\n  min_greedy_prefix: 8\n")
     assert codes(result) == []
-    assert result.variants[0].pending == ()
+    assert len(result.variants) == 1
 
 
 def test_gates_that_nothing_judges_are_refused_at_their_key(tmp_path):

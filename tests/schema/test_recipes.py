@@ -20,7 +20,6 @@ def test_all_real_recipes_validate_together_offline() -> None:
     assert {item.severity for item in result.diagnostics} == {"warning"}
     assert all("vila" in str(item.file) for item in result.diagnostics)
     assert len({variant.name for variant in result.variants}) == len(result.variants)
-    assert {item.code for variant in result.variants for item in variant.pending} == set()
 
 
 @pytest.mark.parametrize("path", DEMO, ids=lambda path: path.stem)
@@ -28,7 +27,6 @@ def test_a_demo_recipe_validates_and_is_built(path: Path) -> None:
     result = load_recipes([path], offline=True)
     assert [str(item) for item in result.diagnostics] == []
     (variant,) = result.variants
-    assert variant.pending == ()
     assert path.stem.startswith(str(variant.recipe.model.family))
 
 

@@ -3,11 +3,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+import torch
 import weights_on_disk as disk
 from build_engine import facts_of
 from data_set_hub import FIRST, REPO, serving
 
-from mmbuild.checkpoint.reader import load_config
+from mmbuild.checkpoint import clip, weight_only
+from mmbuild.checkpoint.reader import load_config, open_tensors
 from mmbuild.graph import parameters
 from mmbuild.steps import calibration_data, convert, quantize
 from mmbuild.steps.base import StepContext
@@ -104,3 +106,40 @@ def test_samples_of_a_data_set_give_what_the_same_file_here_gives(
     here = calibrated(tmp_path / "here", "fp8", ANSWERED, seed=6)
     there = calibrated(tmp_path / "there", "fp8", None, inputs={"data": fetched}, seed=6, text_only=False)
     assert (here / "rank0.safetensors").read_bytes() == (there / "rank0.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("algorithm", "ranks"), [("int8", 1), ("int4", 2)])
+def test_weight_only_scales_suit_what_each_rank_sees_of_the_inputs(
+    tmp_path: Path, algorithm: str, ranks: int
+) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    plain.mkdir()
+    out.mkdir()
+    facts = facts_of("llava", {"model": disk.DEMO})
+    params = parameters.convert(facts, "float16", ranks)
+    convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=plain))
+    asked = {"samples": 4, "seed": 0, "text_only": False}
+    context = StepContext(
+        params={**params, "algorithm": algorithm, "image_size": [64, 64], "calibration": asked},
+        inputs={"checkpoint": plain, "model": disk.DEMO},
+        locators={"data": str(ANSWERED)},
+        out=out,
+        cores=2,
+    )
+    quantize.run(context)
+    assert load_config(out).quant_algo == weight_only.ALGORITHMS[algorithm].quant_algo
+    seen = quantize._moments(context)
+    for rank in range(ranks):
+        before, after = open_tensors(plain, rank), open_tensors(out, rank)
+        for name, found in seen.items():
+            cut = before[name].shape[1]
+            mine = found.columns((rank * cut, (rank + 1) * cut)) if cut < len(found.mean) else found
+            values, scales = clip.quantize(before[name], weight_only.ALGORITHMS[algorithm], mine)
+            assert torch.equal(after[name], values)
+            assert torch.equal(after[name.removesuffix("weight") + "per_channel_scale"], scales)
+        assert not torch.equal(
+            after["transformer.layers.1.mlp.proj.per_channel_scale"],
+            weight_only.quantize(
+                before["transformer.layers.1.mlp.proj.weight"], weight_only.ALGORITHMS[algorithm]
+            )[1],
+        )

@@ -6,10 +6,11 @@ Only the decoder's layers are quantized; embeddings, head, tower and projector s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -21,6 +22,19 @@ from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Processor, Request, encode
 from mmbuild.engine.reference import continue_greedily, load_reference
+
+Found = TypeVar("Found")
+Found_co = TypeVar("Found_co", covariant=True)
+
+
+class Fit(Protocol[Found_co]):
+    """What looks at linear layers while ``forward`` runs the model that they are part of."""
+
+    def __call__(
+        self, linears: Mapping[str, nn.Linear], *, forward: Callable[[], None]
+    ) -> Mapping[str, Found_co]:
+        """What was found, by the layers' names."""
+
 
 # Where the decoder lies in the reference of each family; names below it are those of the checkpoint tables.
 DECODERS: Mapping[str, str] = {
@@ -113,16 +127,38 @@ def calibrate(
         By the decoder's own names: ``layers.0.self_attn.q_proj``.
 
     Raises:
-        CalibrationError: MM461, a layer could not be fitted; MM462, Model Optimizer is missing; MM463, the GPU's
-            memory did not suffice.
+        CalibrationError: MM462, Model Optimizer is missing; and as :func:`observe`.
+        EngineError: MM563, transformers cannot load the model.
+    """
+    fit = partial(optimizer.fit, algorithm=algorithm, group_size=group_size)
+    return observe(fit, sources, family, requests, dtype=dtype, device=device, progress=progress)
+
+
+def observe(
+    fit: Fit[Found],
+    sources: Mapping[str, Path],
+    family: str,
+    requests: Sequence[Request],
+    *,
+    dtype: str,
+    device: str,
+    progress: Progress = silent,
+) -> dict[str, Found]:
+    """Let ``fit`` look at the decoder's linear layers while the whole model sees ``requests``.
+
+    Args:
+        fit: Called with the layers by name and ``forward``, which runs all requests through the model.
+        sources: As :func:`calibrate`, and so on.
+
+    Raises:
+        CalibrationError: MM461, a layer could not be fitted; MM463, the GPU's memory did not suffice.
         EngineError: MM563, transformers cannot load the model.
     """
     try:
         progress("load the model", None)
         reference = load_reference(family, sources, dtype, device)
         linears = decoder_linears(reference, family)
-        forward = _Passes(reference, requests, progress)
-        return optimizer.fit(linears, algorithm, group_size, forward)
+        return dict(fit(linears, forward=_Passes(reference, requests, progress)))
     except torch.OutOfMemoryError as error:
         raise CalibrationError(
             f"calibration with {len(requests)} samples does not fit into the GPU's memory",

@@ -83,7 +83,7 @@ def _edit(
     back = drop(node, key.split(".")) if old is ABSENT else written.as_if(node, key, old)
     other = with_node(variant, back, offline=offline)
     reaches: dict[str, frozenset[str]] = {}
-    if other is not None and not other.pending:
+    if other is not None:
         for action in lower(other).actions:
             paths = different(flat(_own(definition_of(action))), now.get(action.label, {}))
             reaches[action.label] = frozenset(paths)

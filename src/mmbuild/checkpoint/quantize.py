@@ -1,9 +1,12 @@
-"""From an unquantized checkpoint to a weight-only one, a few tensors in memory at a time."""
+"""From an unquantized checkpoint to a weight-only one, a few tensors in memory at a time.
+
+Scales follow from the weights alone, or suit what calibration saw of each layer's inputs.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +19,7 @@ from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.parallel import in_order
 from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import load_config, open_tensors, rank_file
+from mmbuild.checkpoint.tensors import TensorSpec
 from mmbuild.checkpoint.tensors import tensors as specified
 from mmbuild.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
 from mmbuild.checkpoint.weights import row_blocks
@@ -23,6 +27,7 @@ from mmbuild.checkpoint.weights import row_blocks
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mmbuild.checkpoint.clip import Moments
 
 # Bytes of a block that is only copied.
 _BLOCK = 4 << 20
@@ -36,17 +41,24 @@ class _Rank:
 
     Attributes:
         tensors: What is there, views of the mapped file.
+        moments: Of the inputs of this rank's part of each quantizable weight; empty without calibration.
         entries: What the new file holds, by name.
         file: The new file.
     """
 
     tensors: Mapping[str, Tensor]
+    moments: Mapping[str, Moments]
     entries: Mapping[str, writer.Entry]
     file: writer.OpenFile
 
 
 def quantize_checkpoint(
-    checkpoint: Path, out: Path, algorithm: str, progress: Progress = silent, threads: int = 1
+    checkpoint: Path,
+    out: Path,
+    algorithm: str,
+    progress: Progress = silent,
+    threads: int = 1,
+    moments: Mapping[str, Moments] | None = None,
 ) -> CheckpointConfig:
     """Write the quantized ``config.json`` and rank files into ``out``.
 
@@ -56,6 +68,7 @@ def quantize_checkpoint(
         algorithm: ``int8`` or ``int4``.
         progress: Told the tensor and the share done.
         threads: How many tensors are worked on at once; fewer where they would take more than 512 MiB.
+        moments: Of the inputs of each quantizable weight, before ranks split them; None: absmax scales.
 
     Raises:
         CheckpointError: The checkpoint is unreadable, quantized already, or does not pack.
@@ -68,7 +81,7 @@ def quantize_checkpoint(
             code="MM438",
             hint="Quantize the unquantized checkpoint",
         )
-    _write_ranks(checkpoint, out, how, config, progress, threads)
+    _write_ranks(checkpoint, out, how, config, progress, threads, moments or {})
     made = replace(config, quant_algo=how.quant_algo)
     (out / "config.json").write_text(json.dumps(to_json(made), indent=2, sort_keys=True) + "\n")
     return made
@@ -80,12 +93,23 @@ def scale_name(weight: str) -> str:
 
 
 def _write_ranks(
-    checkpoint: Path, out: Path, how: WeightOnly, config: CheckpointConfig, progress: Progress, threads: int
+    checkpoint: Path,
+    out: Path,
+    how: WeightOnly,
+    config: CheckpointConfig,
+    progress: Progress,
+    threads: int,
+    moments: Mapping[str, Moments],
 ) -> None:
-    quantizable = {spec.name for spec in specified(config.llm) if spec.quantizable}
+    specs = [spec for spec in specified(config.llm) if spec.quantizable]
+    quantizable = {spec.name for spec in specs}
     with ExitStack() as files:
         ranks = [
-            files.enter_context(_rank(checkpoint, out, rank, quantizable, how, config.dtype))
+            files.enter_context(
+                _rank(
+                    checkpoint, out, rank, quantizable, how, config.dtype, _cut(moments, specs, config, rank)
+                )
+            )
             for rank in range(config.tensor_parallel)
         ]
         tasks = [
@@ -99,14 +123,28 @@ def _write_ranks(
             progress(name, done / len(tasks))
 
 
+def _cut(
+    moments: Mapping[str, Moments], specs: Sequence[TensorSpec], config: CheckpointConfig, rank: int
+) -> dict[str, Moments]:
+    """What a rank sees of the inputs."""
+    cuts = {spec.name: spec.parts[0].rule(config.llm, rank, config.tensor_parallel) for spec in specs}
+    return {name: found.columns(cuts[name].columns) for name, found in moments.items()}
+
+
 @contextmanager
 def _rank(
-    checkpoint: Path, out: Path, rank: int, quantizable: set[str], how: WeightOnly, dtype: str
+    checkpoint: Path,
+    out: Path,
+    rank: int,
+    quantizable: set[str],
+    how: WeightOnly,
+    dtype: str,
+    moments: Mapping[str, Moments],
 ) -> Iterator[_Rank]:
     tensors = open_tensors(checkpoint, rank)
     entries = writer.layout(_entries(tensors, quantizable, how, dtype))
     with writer.create(out / rank_file(rank), entries) as file:
-        yield _Rank(tensors, {entry.name: entry for entry in entries}, file)
+        yield _Rank(tensors, moments, {entry.name: entry for entry in entries}, file)
 
 
 def _entries(
@@ -123,7 +161,12 @@ def _entries(
 
 def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:
     """Write a quantized weight and its scales; its name."""
-    values, scales = quantize(rank.tensors[name], how)
+    if name in rank.moments:
+        from mmbuild.checkpoint import clip
+
+        values, scales = clip.quantize(rank.tensors[name], how, rank.moments[name])
+    else:
+        values, scales = quantize(rank.tensors[name], how)
     for entry, tensor in ((name, values), (scale_name(name), scales)):
         writer.check_filled(rank.entries[entry], rank.file.put(entry, tensor))
     return name

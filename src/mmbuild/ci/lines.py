@@ -96,7 +96,7 @@ def _line(
     if now is not None:
         back = drop(after.node, key.split(".")) if old is ABSENT else as_if(after.node, key, old)
         other = with_node(after.variant.recipe, back, offline=asked.offline)
-        if other is not None and not other.pending:
+        if other is not None:
             reaches = _reached(now, _own(_lower(other, store, asked)))
     return Line(side.where(span), span.line, key, old, new, reaches)
 

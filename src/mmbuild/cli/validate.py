@@ -58,9 +58,8 @@ def _tell(result: LoadResult, layout: str) -> None:
         click.echo(told.render_json(result.diagnostics))
         return
     for variant in result.variants:
-        later = f" ({'; '.join(item.message for item in variant.pending)})" if variant.pending else ""
         if layout == "text":
-            click.echo(f"ok {variant.name} {variant.path}{later}")
+            click.echo(f"ok {variant.name} {variant.path}")
     if layout == "github" and result.diagnostics:
         click.echo(told.render_github(result.diagnostics))
     if layout == "text" and result.diagnostics:

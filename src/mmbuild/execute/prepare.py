@@ -121,12 +121,9 @@ def lower_all(
     changes the directory's times. ``digests`` collects their digests.
 
     Raises:
-        RecipeError: parts that recipes ask for are not built yet, all of them with their places.
         MmbuildError: a source cannot be identified.
     """
     from mmbuild.schema.written import settings
-
-    _refuse_pending(variants)
 
     def digest(path: Path) -> str:
         if seen is not None:
@@ -193,15 +190,6 @@ def _environment(version: str) -> Environment | None:
     return Environment(
         found.model_dump_json(), {name.replace("-", "_"): text for name, text in versions.items()}
     )
-
-
-def _refuse_pending(variants: tuple[ResolvedRecipe, ...]) -> None:
-    """Variants of one matrix mostly ask for the same from the same line: that is told once."""
-    pending = tuple(dict.fromkeys(item for variant in variants for item in variant.pending))
-    if pending:
-        from mmbuild.schema.diagnostics import RecipeError
-
-        raise RecipeError(pending)
 
 
 def _facts(request: Request) -> dict[str, Any]:

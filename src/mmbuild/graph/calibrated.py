@@ -1,4 +1,8 @@
-"""The action that fits a quantization on data and writes the checkpoint: in place of convert and quantize."""
+"""The action that fits a quantization on data and writes the checkpoint.
+
+Calibrated algorithms write it from the model itself, in place of convert and quantize; int8 and int4 with calibration
+from the converted checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from mmbuild.graph import estimate, parameters
 from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.estimate import Sizes
 from mmbuild.graph.keys import make_action
+from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.sources import hub
 from mmbuild.sources.errors import SourceError
@@ -111,8 +116,9 @@ def quantize(
     """Calibrate the model and write the quantized checkpoint.
 
     Args:
-        variant: A recipe with a calibrated algorithm.
-        inputs: Definition keys of ``model``, perhaps ``vision``, and ``data`` where :func:`fetch_data` gave one.
+        variant: A recipe with a quantization that is fitted on data.
+        inputs: Definition keys of ``model``, perhaps ``vision``, ``data`` where :func:`fetch_data` gave one, and
+            ``checkpoint`` of int8 and int4.
         size: Of the model.
         target: What it is built for; the model runs on that kind of device.
         digest: BLAKE3 of a user's file, hex.
@@ -145,7 +151,9 @@ def quantize(
         sources={name: digest(path) for name, path in files.items()},
         locators={name: str(path) for name, path in files.items()},
         target=target,
-        toolchain={**toolchain, OPTIMIZER: optimizer_version()},
+        toolchain=toolchain
+        if quantization.algorithm in WEIGHT_ONLY
+        else {**toolchain, OPTIMIZER: optimizer_version()},
         resources=Resources(
             cores=estimate.weight_cores(size.checkpoint),
             memory=estimate.calibration_memory(size, on_gpu=on_gpu),

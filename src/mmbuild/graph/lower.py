@@ -61,9 +61,6 @@ def lower(
         LowerError: The recipe needs a part that is not built yet.
         MmbuildError: The source cannot be identified.
     """
-    if variant.pending:
-        first = variant.pending[0]
-        raise LowerError(f"{variant.name}: {first.message}", code=first.code, hint=first.hint)
     return _Lowering(variant, _target(variant, target)).graph(digest, offline)
 
 
@@ -124,14 +121,24 @@ class _Lowering:
     def checkpoint(self, sources: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
         """What makes the LLM's weights: convert, and quantize; or calibration, which reads the model itself."""
         if self.algorithm in calibrated_layouts.ALGORITHMS:
-            used = {"torch": _version("torch"), "transformers": _version("transformers")}
-            fetched = calibrated.fetch_data(self.variant, offline=offline)
-            inputs = sources if fetched is None else {**sources, "data": fetched.definition_key}
-            action = calibrated.quantize(self.variant, inputs, self.size, self.target, digest, used)
-            self.actions += [action] if fetched is None else [fetched, action]
-            return action
+            return self.fitted(sources, digest, offline)
         converted = self.convert(sources["model"])
-        return converted if self.algorithm == "none" else self.quantize(converted)
+        if self.algorithm == "none":
+            return converted
+        if self.engine.quantization.calibration is not None:
+            return self.fitted({**sources, "checkpoint": converted.definition_key}, digest, offline)
+        return self.quantize(converted)
+
+    def fitted(self, inputs: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
+        """Quantization that is fitted on data, and what fetches them."""
+        used = {"torch": _version("torch"), "transformers": _version("transformers")}
+        fetched = calibrated.fetch_data(self.variant, offline=offline)
+        if fetched is not None:
+            self.actions.append(fetched)
+            inputs = {**inputs, "data": fetched.definition_key}
+        action = calibrated.quantize(self.variant, inputs, self.size, self.target, digest, used)
+        self.actions.append(action)
+        return action
 
     def add(self, step: str, params: Mapping[str, Any], *, label: str | None = None, **rest: Any) -> Action:
         action = make_action(

@@ -22,7 +22,6 @@ from mmbuild.schema.model import Backend, Recipe
 from mmbuild.schema.nodes import Node, find, has, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
-from mmbuild.schema.pending import not_built_yet
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
@@ -139,8 +138,7 @@ def _load_variant(
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
-    pending = tuple(_locate(node, item) for item in not_built_yet(variant.recipe))
-    return replace(variant, pending=pending, node=node)
+    return replace(variant, node=node)
 
 
 def _resolved(

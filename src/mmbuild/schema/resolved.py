@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.families.base import Derivation, ModelFacts
-from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.model import Recipe
 from mmbuild.schema.nodes import Node
 
@@ -25,7 +24,6 @@ class ResolvedRecipe:
         facts: What the model's config says.
         derivations: Every number that follows, with its arithmetic.
         configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
-        pending: What it asks for that mmbuild cannot build yet, pointing at the recipe.
         node: What the recipe's files, the matrix and ``--set`` say of this variant, each value with its place.
     """
 
@@ -36,5 +34,4 @@ class ResolvedRecipe:
     facts: ModelFacts
     derivations: tuple[Derivation, ...]
     configs: Mapping[str, Mapping[str, Any]]
-    pending: tuple[Diagnostic, ...] = ()
     node: Node | None = field(default=None, compare=False, repr=False)

@@ -73,7 +73,9 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
     ]
     if recipe.engine.tensor_parallel > 1:
         found.append(padded_vocab(recipe, facts))
-    if recipe.engine.backend is Backend.TORCH and recipe.engine.quantization.algorithm in CALIBRATED:
+    quantization = recipe.engine.quantization
+    fitted = quantization.algorithm in CALIBRATED or quantization.calibration is not None
+    if recipe.engine.backend is Backend.TORCH and fitted:
         found.append(calibration_samples(recipe))
     return tuple(found)
 

@@ -13,6 +13,7 @@ from mmbuild.steps.assemble import link_processor
 from mmbuild.steps.base import StepContext
 
 if TYPE_CHECKING:
+    from mmbuild.checkpoint.clip import Moments
     from mmbuild.checkpoint.progress import Progress
     from mmbuild.engine.processor import Request
 
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 def run(context: StepContext) -> None:
     """Quantize ``inputs["checkpoint"]``; or, without one, calibrate ``inputs["model"]`` (:func:`calibrated`).
 
-    Params: ``algorithm``, ``int8`` or ``int4``.
+    Params: ``algorithm``, ``int8`` or ``int4``. Where there is ``calibration`` as well, with the other parameters of
+    :func:`calibrated`, the model is shown its samples, and scales suit what its layers saw.
 
     Raises:
         CheckpointError: The checkpoint is unreadable, quantized already, or its outputs do not pack.
+        CalibrationError: The data cannot be used, or a layer's inputs were not finite.
     """
     if "checkpoint" not in context.inputs:
         calibrated(context)
@@ -34,7 +37,20 @@ def run(context: StepContext) -> None:
         context.params["algorithm"],
         context.progress,
         max(1, context.cores),
+        _moments(context) if "calibration" in context.params else None,
     )
+
+
+def _moments(context: StepContext) -> dict[str, Moments]:
+    """What the linear layers' inputs are like, by the checkpoint's names of their weights."""
+    from mmbuild.calibration import moments
+    from mmbuild.calibration.loop import observe
+    from mmbuild.checkpoint.tensors import tensors
+
+    llm = read_llm(context.params["llm"])
+    assert llm is not None
+    found = observe(moments.measure, **_shown(context), progress=context.progress)
+    return moments.of_checkpoint(tensors(llm), found)
 
 
 def calibrated(context: StepContext) -> None:
@@ -50,28 +66,16 @@ def calibrated(context: StepContext) -> None:
         CheckpointError: The model's weights are missing or damaged.
         EngineError: transformers cannot load the model or its processor.
     """
-    from mmbuild.calibration.data_set import FILE as DATA_FILE
     from mmbuild.calibration.loop import calibrate
     from mmbuild.calibration.write import write
     from mmbuild.checkpoint.calibrated import ALGORITHMS
     from mmbuild.checkpoint.config import CheckpointConfig
 
-    params, sources, locators = context.params, dict(context.inputs), dict(context.locators)
-    if "data" in sources:
-        locators["data"] = str(sources.pop("data") / DATA_FILE)
-    device = str(context.target.get("device", "cpu"))
-    with tempfile.TemporaryDirectory(dir=context.out.parent) as files:
-        link_processor(sources, Path(files))
-        requests = _requests(params, Path(files), locators, context.progress)
+    params = context.params
     observed = calibrate(
-        sources,
-        params["family"],
-        requests,
+        **_shown(context),
         algorithm=params["algorithm"],
         group_size=params["group_size"],
-        # CPUs are slow in 16 bits, and have the memory.
-        dtype=params["dtype"] if device == "cuda" else "float32",
-        device=device,
         progress=context.progress,
     )
     llm = read_llm(params["llm"])
@@ -83,8 +87,30 @@ def calibrated(context: StepContext) -> None:
         quant_algo=ALGORITHMS[params["algorithm"]].quant_algo,
         group_size=params["group_size"],
     )
-    write(sources["model"], context.out, params["family"], config, observed, context.progress)
+    write(context.inputs["model"], context.out, params["family"], config, observed, context.progress)
     _tell_readers(context.out)
+
+
+def _shown(context: StepContext) -> dict[str, Any]:
+    """The model, what it is shown, and how it runs: arguments of :mod:`mmbuild.calibration.loop`."""
+    from mmbuild.calibration.data_set import FILE as DATA_FILE
+
+    params, locators = context.params, dict(context.locators)
+    sources = {name: path for name, path in context.inputs.items() if name not in ("checkpoint", "data")}
+    if "data" in context.inputs:
+        locators["data"] = str(context.inputs["data"] / DATA_FILE)
+    device = str(context.target.get("device", "cpu"))
+    with tempfile.TemporaryDirectory(dir=context.out.parent) as files:
+        link_processor(sources, Path(files))
+        requests = _requests(params, Path(files), locators, context.progress)
+    return {
+        "sources": sources,
+        "family": params["family"],
+        "requests": requests,
+        # CPUs are slow in 16 bits, and have the memory.
+        "dtype": params["dtype"] if device == "cuda" else "float32",
+        "device": device,
+    }
 
 
 def _tell_readers(checkpoint: Path) -> None:
