@@ -108,6 +108,15 @@ def grandchild(context: StepContext) -> None:
     (context.out / "text").write_text("done")
 
 
+def held(context: StepContext) -> None:
+    """Start a process, add its id to `file`, and wait until something is written into the named pipe `pipe`."""
+    child = subprocess.Popen(["sleep", "600"])
+    with open(context.params["file"], "a") as stream:
+        stream.write(f"{child.pid}\n")
+    print("held", flush=True)
+    (context.out / "text").write_text(Path(context.params["pipe"]).read_text())
+
+
 def allocate(context: StepContext) -> None:
     """Hold `bytes` of anonymous memory for a moment."""
     held = bytearray(int(context.params["bytes"]))
@@ -154,6 +163,7 @@ _FUNCTIONS = (
     judge,
     environment,
     grandchild,
+    held,
     allocate,
     large,
     wait_to_be_killed,

@@ -127,18 +127,34 @@ class Attempts:
             _LostError, _UnfitError: It did not, and can be tried again.
             MmbuildError: MM846 there is no node for it, MM847, MM848.
         """
-        nodes = self._nodes(job, action, turned_down)
-        if self.cluster.carrier is not None and not all(node.sees for node in nodes):
-            for digest in job.inputs.values():
-                self.cluster.carrier.push(digest)
+        nodes = self._supplied(job, self._nodes(job, action, turned_down))
+        Path(job.log).write_bytes(b"")
         stream = self._streams[job.name] = self._submit(job, action, left, nodes)
         if self._ending.is_set():  # too late to be cancelled by end()
             self.ray.cancel(stream)
-        Path(job.log).write_bytes(b"")
         try:
             self._hear(job, action, left, stream, turned_down)
         finally:
             del self._streams[job.name]
+
+    def _supplied(self, job: Job, nodes: list[Node]) -> list[Node]:
+        """Those of ``nodes`` that have the inputs, or can take them from the shared store.
+
+        Raises:
+            MmbuildError: MM848 that is none of them.
+        """
+        seeing = [node for node in nodes if node.sees]
+        if self.cluster.carrier is None or len(seeing) == len(nodes):
+            return nodes
+        try:
+            for digest in job.inputs.values():
+                self.cluster.carrier.push(digest)
+        except MmbuildError as error:
+            if not seeing:
+                raise
+            self._warn(job, error.message, error.code)
+            return seeing
+        return nodes
 
     def _hear(self, job: Job, action: Action, left: Path, stream: Any, turned_down: set[str]) -> None:
         """What the node says, until the action has ended there."""
@@ -165,7 +181,12 @@ class Attempts:
         event = message["event"]
         if event == "placed":
             gpus = f", GPU {','.join(message['gpus'])}" if message["gpus"] else ""
-            self._say(job, event="progress", message=f"on {message['host']}{gpus}", fraction=None)
+            self._say(
+                job,
+                event="progress",
+                message=f"on {message['host']}, node {message['node'][:8]}{gpus}",
+                fraction=None,
+            )
         elif event == "log":
             with open(job.log, "ab") as stream:
                 stream.write(message["data"])

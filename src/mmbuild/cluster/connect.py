@@ -13,6 +13,8 @@ from mmbuild.errors import MmbuildError
 _OBJECT_STORE = 80 << 20
 """Bytes for Ray's own objects, of a Ray that is started here. Artifacts never travel through it."""
 
+_PRINTS = "print_to_stdstream"
+
 _SECONDS = 5.0
 """How long a cluster may take to answer at all."""
 
@@ -35,15 +37,34 @@ def connected(address: str | None) -> Iterator[Any]:
         return
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     _check(where)
+    with _silent():
+        try:
+            ray.init(address=where, log_to_driver=False, logging_level="ERROR", **_own(where))
+        except Exception as error:  # whatever Ray raises; a KeyboardInterrupt is none
+            ray.shutdown()
+            raise _unreachable(where, " ".join(str(error).split())[:300]) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ray prints what happens to nodes on standard output, which is for data; lost nodes are told as events.
+
+    There is no option for it, and a version that names the function otherwise prints.
+    """
+    from ray._private import worker
+
+    usual = getattr(worker, _PRINTS, None)
+    if usual is not None:
+        setattr(worker, _PRINTS, lambda *_, **__: None)
     try:
-        ray.init(address=where, log_to_driver=False, logging_level="ERROR", **_own(where))
-    except Exception as error:  # whatever Ray raises; a KeyboardInterrupt is none
-        ray.shutdown()
-        raise _unreachable(where, " ".join(str(error).split())[:300]) from error
-    try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        if usual is not None:
+            setattr(worker, _PRINTS, usual)
 
 
 def _import() -> Any:
@@ -66,13 +87,14 @@ def _own(where: str) -> dict[str, Any]:
         return {}
     from mmbuild import host
     from mmbuild.execute.gpus import visible_gpus
-    from mmbuild.execute.resources import machine_cores
+    from mmbuild.execute.resources import machine_cores, machine_memory
 
     gpus = len(visible_gpus())
     return {
         "num_cpus": machine_cores(),
         "num_gpus": gpus,
         "resources": {f"sm{host.gpu_sm()}": gpus} if gpus else {},
+        "_memory": machine_memory(),  # estimates are held against all of it, as without Ray
         "object_store_memory": _OBJECT_STORE,
         "include_dashboard": False,
     }

@@ -142,14 +142,12 @@ def on_cluster(
         fit = [node for node in nodes if node.name not in told]
         if not fit:
             raise _no_node(told)
-        carrier = _carrier(plan, fit)
+        carrier, closed = carrier_to(fit, plan)
+        if carrier is None:
+            told |= {node.name: f"it does not see the store, and {closed}" for node in fit if not node.sees}
+            fit = [node for node in fit if node.sees]
         for name, why in told.items():
             _warn(sink, f"node {name} takes no part: {why}")
-        if carrier is None:
-            for node in fit:
-                if not node.sees:
-                    _warn(sink, f"node {node.name} takes no part: it does not see the store")
-            fit = [node for node in fit if node.sees]
         asked = frozenset(everyone)
         yield Cluster(ray, tuple(fit), asked, question, carrier, ignore_estimates, jobs or 0)
 
@@ -162,25 +160,32 @@ def _differing(nodes: Sequence[Node]) -> dict[str, str]:
     }
 
 
-def _carrier(plan: Plan, nodes: Sequence[Node]) -> Carrier | None:
-    """What carries artifacts to nodes that do not see the store; None where all do, or there is no way.
+def carrier_to(nodes: Sequence[Node], plan: Plan) -> tuple[Carrier | None, str]:
+    """What carries artifacts to those of ``nodes`` that do not see the store; None where all do, or there is no way.
+
+    Returns:
+        It, and why there is none.
 
     Raises:
-        MmbuildError: MM844 no node sees the store, and there is no way; MM821, MM824 the way is closed.
+        MmbuildError: MM844 no node sees the store, and there is no way.
     """
     if all(node.sees for node in nodes):
-        return None
+        return None, ""
     shared = plan.elsewhere
-    usable = isinstance(shared, SharedStore) and shared.settings.push and shared.settings.pull
-    if isinstance(shared, SharedStore) and usable:
-        check_writable(shared)
-        return Carrier(shared)
+    if not isinstance(shared, SharedStore):
+        why = "no shared store is configured"
+    elif not (shared.settings.push and shared.settings.pull):
+        why = "the shared store is not both pulled from and pushed to"
+    else:
+        try:
+            check_writable(shared)
+            return Carrier(shared), ""
+        except MmbuildError as error:
+            why = error.message
     if any(node.sees for node in nodes):
-        return None
-    why = "none is configured" if shared is None else "it is not pulled from and pushed to"
+        return None, why
     raise MmbuildError(
-        f"no node of the cluster sees the store `{plan.store.root}`, and there is no shared store to carry"
-        f" artifacts through ({why})",
+        f"no node of the cluster sees the store `{plan.store.root}`, and artifacts cannot be carried: {why}",
         code="MM844",
         hint="either put the store on a disk that all nodes mount (`--store`; MMBUILD_NODE_STORE on a node where it"
         " lies elsewhere), or configure `store.remote` with `push: always`",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +30,16 @@ _POLL_SECONDS = 0.2
 """How often a cancellation is noticed, and a log looked at."""
 
 _CHUNK = 1 << 20
+_own: dict[str, str | None] = {}
+"""What this process had of the variables that it has from the driver now. Ray keeps processes for later tasks."""
+
 _LEFT = 16 << 20
 """Bytes of a file that a failed action left and that is brought to the driver."""
 
 
 def look(question: Question) -> Answer:
     """What this node is, by the driver's question."""
-    os.environ.update(question.environment)  # this process is the driver's alone
+    _wear(question.environment)
     return Answer(
         host=os.uname().nodename,
         root=seen_root(question),
@@ -76,6 +79,18 @@ def work(order: Order) -> Messages:
     except MmbuildError as error:
         yield {"event": "failed", "message": error.message, "code": error.code, "hint": error.hint}
         yield {"event": "exit", "status": 1}
+
+
+def _wear(environment: Mapping[str, str]) -> None:
+    """Give this process the driver's variables, in the place of those of an earlier apply of the same driver."""
+    for name, value in _own.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _own.clear()
+    _own.update({name: os.environ.get(name) for name in environment})
+    os.environ.update(environment)
 
 
 def _versions() -> dict[str, str]:
