@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
-from shared_shop import Machine
+from shared_shop import Machine, Unreliable
 from trivial_steps import action, chain
 
 from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.remote.collect import collect
+from mmbuild.remote.notices import RemoteError
+from mmbuild.remote.push import Outcome, push
+from mmbuild.store.journal import load_cache
 from mmbuild.store.verify import check_store
 
 SECRET = "wJalrXUtnFEMI-secret"
@@ -88,6 +91,91 @@ def test_a_damaged_blob_is_built_around_and_replaced(machines, options):
     assert other.apply(chain("r")).ran == ("r/0", "r/1", "r/2")
     assert other.codes() == {"MM822"}
     assert third.apply(chain("r")).ran == ()
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.setattr("mmbuild.remote.multipart.PART", 5 << 20)  # the least that S3 takes
+    engine = action("large", "r/0", bytes=(22 << 20) + secrets.randbelow(1 << 20))
+    return RecipeGraph("r", (engine,), engine.definition_key)
+
+
+class Counting:
+    """A place that fails for good after ``left`` parts, and counts the parts that it took."""
+
+    def __init__(self, place, left):
+        self._place, self.left, self.taken = place, left, 0
+
+    def __getattr__(self, name):
+        return getattr(self._place, name)
+
+    def put_part(self, *arguments):
+        if self.taken >= self.left:
+            raise NotImplementedError("the test wants no more")  # asked again it would say the same
+        self.taken += 1
+        return self._place.put_part(*arguments)
+
+
+def test_an_upload_that_broke_off_goes_on_with_the_parts_that_lack(machines, parts):
+    one, other, _ = machines
+    one.push = False
+    one.apply(parts)
+    shared = one.shared()
+    shared._place = first = Counting(shared.place, 2)
+    (record,) = load_cache(one.store).by_key.values()
+    with pytest.raises(RemoteError):
+        push(shared, record)
+    assert 0 < first.taken <= 2
+    shared = one.shared()
+    shared._place = second = Counting(shared.place, 99)
+    assert push(shared, record).outcome is Outcome.PUBLISHED
+    assert first.taken + second.taken == 5
+    assert other.apply(parts).ran == ()
+    assert other.bytes("r") == one.bytes("r")
+
+
+def test_an_upload_in_parts_survives_errors_and_lost_answers(machines, parts):
+    one, other, _ = machines
+    one.push = False
+    one.apply(parts)
+    (record,) = load_cache(one.store).by_key.values()
+    shared = one.shared()
+    shared._place = unreliable = Unreliable(shared.place, 0.2, 3)
+    assert push(shared, record).outcome is Outcome.PUBLISHED
+    assert unreliable.faults > 0
+    assert other.apply(parts).ran == ()
+    assert other.bytes("r") == one.bytes("r")
+
+
+def test_an_upload_that_another_machine_ends_meanwhile_is_its(machines, parts):
+    one, other, _ = machines
+    one.push = False
+    one.apply(parts)
+    (record,) = load_cache(one.store).by_key.values()
+    shared, rival = one.shared(), one.shared()
+
+    class Late(Counting):
+        def complete(self, *_):
+            push(rival, record)  # goes on with the same upload, and ends it
+            raise FileNotFoundError("The specified upload does not exist")
+
+    shared._place = Late(shared.place, 99)
+    assert push(shared, record).carried == record.size
+    assert other.apply(parts).ran == ()
+    assert other.bytes("r") == one.bytes("r")
+
+
+def test_collecting_ends_uploads_that_nobody_went_on_with(machines):
+    one, _, _ = machines
+    one.apply(chain("r"))
+    place = one.shared().place
+    begun = place.upload("objects/ab/large")
+    assert place.upload("objects/ab/large") == begun
+    assert place.abort_older(1.0) == 0
+    assert place.parts("objects/ab/large", begun) == []
+    collect(one.shared(), older_than=3600.0)  # this server says of every upload that it was begun in 2010
+    with pytest.raises(FileNotFoundError):
+        place.parts("objects/ab/large", begun)
 
 
 def test_collecting_a_bucket(machines):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mmbuild.errors import MmbuildError
 from mmbuild.remote import place as names
@@ -93,9 +93,17 @@ def collect(
         dead = _dead(objects, kept, now, {digest for item in removed for digest in item.contents})
         if not dry_run:
             _remove(shared, removed, dead)
+            _end_uploads(shared, now - _YOUNG_SECONDS)
     size = sum(found.size for found in objects.values())
     freed = sum(objects[name].size for name in dead)
     return Collected(tuple(removed), freed, len(kept), size - freed)
+
+
+def _end_uploads(shared: SharedStore, before: float) -> None:
+    """Uploads that nobody went on with take space and are in no listing."""
+    place: Any = shared.place
+    if place.in_parts:
+        shared.calls.do(lambda: place.abort_older(before))
 
 
 def _held(shared: SharedStore) -> list[Kept]:

@@ -71,6 +71,11 @@ class Place:
         """Whether results can be published there; see :func:`refusal` for why not."""
         return self.protocol in EXCLUSIVE
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether large files go there in parts (:class:`mmbuild.remote.bucket.Bucket`)."""
+        return self.protocol in ("s3", "s3a")
+
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes ``start`` to ``end`` of a file; fewer where it ends before.
 
@@ -198,7 +203,11 @@ def connect(settings: Settings) -> Place:
     protocol = settings.url.partition("://")[0].lower()
     options = dict(settings.options)
     if protocol in ("s3", "s3a"):
-        limits = {"connect_timeout": settings.timeout, "read_timeout": max(settings.timeout, 30.0)}
+        limits = {
+            "connect_timeout": settings.timeout,
+            "read_timeout": max(settings.timeout, 30.0),
+            "retries": {"max_attempts": 0},  # requests are retried by mmbuild.remote.calls
+        }
         options = {**options, "config_kwargs": {**limits, **options.get("config_kwargs", {})}}
     try:
         files, path = url_to_fs(settings.url, use_listings_cache=False, skip_instance_cache=True, **options)
@@ -210,9 +219,11 @@ def connect(settings: Settings) -> Place:
             "`pip install 'mmbuild[remote]'` brings what file, http and s3 need",
         ) from error
     if hasattr(files, "retries"):
-        files.retries = 1  # of s3fs: requests are retried by mmbuild.remote.calls
-    kind = Directory if protocol in ("file", "local") else Place
-    return kind(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
+        files.retries = 1  # s3fs's own
+    from mmbuild.remote.bucket import Bucket
+
+    kinds: Mapping[str, type[Place]] = {"file": Directory, "local": Directory, "s3": Bucket, "s3a": Bucket}
+    return kinds.get(protocol, Place)(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
 
 
 def refusal(protocol: str) -> str:

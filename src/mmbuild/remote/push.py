@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.elsewhere import Shared
+from mmbuild.remote import multipart
 from mmbuild.remote import place as names
 from mmbuild.remote.entries import entry_json, entry_text, signed_text
 from mmbuild.remote.notices import RemoteError
@@ -174,6 +175,8 @@ def _carry_file(shared: SharedStore, digest: str, entry: Entry) -> int:
             code="MM830",
             hint="run `mmbuild cache verify`, and look at what changes files of the store",
         )
+    if entry.size > multipart.PART and shared.place.in_parts:
+        return multipart.upload(shared, name, source, entry.size)
     shared.calls.do(lambda: shared.place.put(name, source), entry.size)
     return entry.size
 
