@@ -13,9 +13,9 @@ def size_text(count: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A duration: ``0.4 s``, ``12 min``, ``3.5 h``."""
+    """A duration: ``0.4 s``, ``1.5 min``, ``25 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
