@@ -15,7 +15,7 @@ VERBS = {
     "apply": "Build what is missing and lay out the engines",
     "matrix": "Cut recipes into the jobs of a CI service",
     "matrix-diff": "Say what a change of recipes costs",
-    "ci": "Run one job of a matrix",
+    "ci": "Run one job of a matrix, or one of several shards",
     "lock": "Pin what recipes do not say: commits, versions, digests, target",
     "run": "Ask a built engine about images",
     "verify": "Compare a built engine with the model it came from",

@@ -1,9 +1,11 @@
-"""``mmbuild ci``: run one job of a matrix."""
+"""``mmbuild ci``: run one job of a matrix, or one of several shards."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,11 @@ import click
 from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
-    from mmbuild.ci.jobs import Job
+    from mmbuild.ci.shards import Cut
     from mmbuild.ci.tally import Tally
     from mmbuild.ci.variants import Asked, Variants
     from mmbuild.execute.result import Result
-    from mmbuild.graph.action import RecipeGraph
+    from mmbuild.graph.action import Action, RecipeGraph
     from mmbuild.graph.plan import Plan
     from mmbuild.store.layout import Store
 
@@ -25,7 +27,16 @@ if TYPE_CHECKING:
 @options.recipes
 @options.places
 @options.locked
-@click.option("--job", "name", metavar="NAME", required=True, help="A job that `mmbuild matrix` listed.")
+@click.option("--job", "name", metavar="NAME", help="Run a job that `mmbuild matrix` listed.")
+@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Cut the recipes into N shards.")
+@click.option("--index", type=click.IntRange(min=1), metavar="I", help="Run this shard, from 1.")
+@click.option("--times", type=click.Path(path_type=Path), help="Measured times of actions, for --shards.")
+@click.option(
+    "--save-times",
+    type=click.Path(path_type=Path),
+    help="Write the times that actions took on this machine, for --times.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
 )
@@ -43,48 +54,145 @@ def command(
     store: Path | None,
     build_dir: Path,
     locked: bool,
-    name: str,
+    name: str | None,
+    shards: int | None,
+    index: int | None,
+    times: Path | None,
+    save_times: Path | None,
+    as_json: bool,
     jobs: int | None,
     keep_going: bool,
     ignore_estimates: bool,
     layout: str,
 ) -> None:
-    """Run one job of a matrix: what `mmbuild matrix` listed for the same recipes and the same --set.
+    """Run one job of a matrix, or one of several shards.
 
-    A job that several variants need makes results and no engine directory; the others take them from the shared
-    store, or make them where there is none.
+    --job runs what `mmbuild matrix` listed for the same recipes and the same --set. A job that several variants need
+    makes results and no engine directory; the others take them from the shared store, or make them themselves.
+
+    --shards cuts all variants into parts that take about the same time and need nothing of each other; --index runs
+    one. Every machine cuts alike, from the same recipes, options, --times and -j.
 
     \b
     Example:
-      mmbuild matrix recipes
-      mmbuild ci recipes --job shared-llava-1.5-7b
       mmbuild ci recipes --job llava-1.5-7b-int4
+      mmbuild ci recipes --shards 4
+      mmbuild ci recipes --shards 4 --index 2
     """
-    from mmbuild.ci.jobs import job_named, jobs_of
     from mmbuild.ci.variants import Asked
     from mmbuild.cli.matrix import plan_and_warn
     from mmbuild.store.layout import open_store
 
+    _require_one_task(name, shards, index, times, save_times, as_json=as_json)
     opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
     planned = plan_and_warn(recipes, opened, asked)
-    job = job_named(jobs_of(planned.planned), name)
+    if save_times is not None:
+        _save_times(planned, opened, save_times)
+        return
+    if shards is not None and index is None:
+        _tell_shards(planned, shards, times, jobs or 1, as_json=as_json)
+        return
+    chosen = (
+        _job(planned, name)
+        if name is not None
+        else _shard(planned, shards or 1, index or 1, times, jobs or 1)
+    )
     if locked:
-        _require_locked(planned, job, opened, asked)
-    debug = bool(context.obj and context.obj.get("debug"))
-    plan = _plan([job.graph], opened, build_dir)
+        _require_locked(planned, chosen, opened, asked)
+    plan = _plan(chosen.graphs, opened, build_dir)
     how = {"jobs": jobs, "keep_going": keep_going, "ignore_estimates": ignore_estimates}
-    tally, result = _apply(plan, how, debug=debug)
+    tally, result = _apply(plan, how, debug=bool(context.obj and context.obj.get("debug")))
     if layout == "github":
-        github.report(plan, tally, result, map(Path, job.files))
+        github.report(plan, tally, result, sorted(_files(planned, chosen)))
     if not result.ok:
         sys.exit(1)
 
 
-def _require_locked(planned: Variants, job: Job, store: Store, asked: Asked) -> None:
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is applied, and the variants that it is for."""
+
+    graphs: tuple[RecipeGraph, ...]
+    variants: tuple[str, ...]
+
+
+def _require_one_task(
+    name: str | None,
+    shards: int | None,
+    index: int | None,
+    times: Path | None,
+    save_times: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    if sum(given is not None for given in (name, shards, save_times)) != 1:
+        raise click.UsageError("give one of --job, --shards and --save-times")
+    if shards is None and (index is not None or times is not None or as_json):
+        raise click.UsageError("--index, --times and --json go with --shards")
+    if index is not None and shards is not None and index > shards:
+        raise click.UsageError(f"there are {shards} shards, and --index is {index}")
+    if index is not None and as_json:
+        raise click.UsageError("--json prints all shards, and --index runs one")
+
+
+def _job(planned: Variants, name: str) -> _Chosen:
+    from mmbuild.ci.jobs import job_named, jobs_of
+
+    job = job_named(jobs_of(planned.planned), name)
+    return _Chosen((job.graph,), job.variants)
+
+
+def _cut(
+    planned: Variants, count: int, times: Path | None, at_once: int
+) -> tuple[Cut, Mapping[str, Action], Mapping[str, float]]:
+    from mmbuild.ci.seconds import read_times, seconds_of
+    from mmbuild.ci.shards import cut
+    from mmbuild.ci.union import union_of
+
+    actions = union_of([variant.graph for variant in planned.planned]).actions
+    seconds = seconds_of(actions.values(), read_times(times) if times is not None else {})
+    return cut(planned.planned, seconds, count, at_once), actions, seconds
+
+
+def _shard(planned: Variants, count: int, index: int, times: Path | None, at_once: int) -> _Chosen:
+    from mmbuild.cli.output import say
+
+    names = _cut(planned, count, times, at_once)[0].shards[index - 1].variants
+    say(f"shard {index} of {count}: {', '.join(names) or 'nothing, there are more shards than variants'}")
+    return _Chosen(tuple(variant.graph for variant in planned.planned if variant.name in names), names)
+
+
+def _tell_shards(planned: Variants, count: int, times: Path | None, at_once: int, *, as_json: bool) -> None:
+    from mmbuild.ci import told_shards
+
+    found = _cut(planned, count, times, at_once)
+    if as_json:
+        click.echo(json.dumps(told_shards.document(*found), indent=1))
+    else:
+        click.echo(told_shards.text(*found), nl=False)
+
+
+def _save_times(planned: Variants, store: Store, path: Path) -> None:
+    from mmbuild.ci.seconds import measured, write_times
+    from mmbuild.ci.union import union_of
+    from mmbuild.cli.output import say
+    from mmbuild.store.journal import load_cache
+
+    actions = union_of([variant.graph for variant in planned.planned]).actions
+    found = measured(actions.values(), load_cache(store))
+    write_times(path, found)
+    say(f"{path}: times of {len(found)} of {len(actions)} actions; the others are estimated")
+
+
+def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
+    return {variant.file for variant in planned.planned if variant.name in chosen.variants}
+
+
+def _require_locked(planned: Variants, chosen: _Chosen, store: Store, asked: Asked) -> None:
     """What this machine builds must be what the locks say, also of versions and of the target."""
     from mmbuild.lock import apply, make
 
-    for file in {variant.file for variant in planned.planned if variant.name in job.variants}:
+    for file in sorted(_files(planned, chosen)):
         apply.planned(file, store, make.Asked(asked.offline, asked.allow_outside))
 
 

@@ -1,0 +1,91 @@
+"""mmbuild ci: shards as a CI service runs them, and what cannot be asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from built_project import Project
+from ci_project import CiProject
+
+RECIPES = ("recipes/demo/llava.yaml", "recipes/demo/llava-int4.yaml", "recipes/demo/blip2-t5.yaml")
+NAMES = {"llava-shapes", "llava-shapes-int4", "blip2-t5-shapes"}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, capsys):
+    return CiProject(tmp_path / "project", monkeypatch, capsys)
+
+
+def test_shards_build_every_variant_once_and_end_as_told(tmp_path):
+    machines = Project(tmp_path)
+    told = json.loads(machines.run("ci", *RECIPES, "--shards", 2, "--json").stdout)
+    assert {name for shard in told["shards"] for name in shard["variants"]} == NAMES
+    assert told["makespan"] >= told["bound"] >= told["critical"]
+    for shard in told["shards"]:
+        at = shard["index"]
+        words = ("--shards", 2, "--index", at, "--store", f"store{at}", "--build-dir", f"build{at}")
+        machines.run("ci", *RECIPES, *words)
+        assert sorted(path.name for path in (tmp_path / f"build{at}").iterdir()) == shard["variants"]
+        journal = (tmp_path / f"store{at}" / "journal.jsonl").read_text().splitlines()
+        assert len(journal) == len(shard["actions"])
+    machines.run("ci", *RECIPES, "--save-times", "times.json", "--store", "store1")
+    times = json.loads((tmp_path / "times.json").read_text())["seconds"]
+    assert set(times) <= {label for shard in told["shards"] for label in shard["actions"]}
+    assert len(times) >= len(told["shards"][0]["actions"])
+    text = machines.run("ci", *RECIPES, "--shards", 2, "--times", "times.json").stdout
+    assert "all done after" in text
+    assert sum(text.count(f"\n  {name}\n") for name in NAMES) == 3
+
+
+def test_measured_times_move_variants(project):
+    """By the estimates all four take about the same; with one that takes an hour, that one is alone."""
+    labels = {
+        job["name"]: job["actions"][-1]
+        for job in project.json("matrix", "recipes", "--format", "json")["jobs"]
+    }
+    times = {"version": 1, "seconds": {labels["small-int8"]: 3600.0}}
+    project.write("times.json", json.dumps(times))
+    shards = project.json("ci", "recipes", "--shards", 2, "--times", "times.json", "--json")["shards"]
+    assert ["small-int8"] in [shard["variants"] for shard in shards]
+    assert max(shard["seconds"] for shard in shards) > 3600
+
+
+def test_what_is_done_more_than_once_is_told_with_its_price(project):
+    found = project.json("ci", "recipes/small.yaml", "--shards", 3, "--json")
+    assert all(len(shard["variants"]) == 1 for shard in found["shards"])
+    visual = next(item for item in found["repeated"] if item["label"].endswith("/build_visual"))
+    assert visual["shards"] == [1, 2, 3]
+    assert visual["extra"] == pytest.approx(2 * 14.0)  # 10 s, and 2 s for each of two layers
+    assert (
+        "made in each of shards 1, 2, 3: small-none/build_visual, 28 s more"
+        in project.run("ci", "recipes/small.yaml", "--shards", 3).out
+    )
+
+
+def test_a_shard_without_variants_is_done_at_once(project):
+    said = project.run("ci", "recipes/other.yaml", "--shards", 2, "--index", 2)
+    assert "shard 2 of 2: nothing" in said.err
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give one of"),
+        (["--job", "x", "--shards", "2"], "give one of"),
+        (["--job", "x", "--index", "2"], "go with --shards"),
+        (["--shards", "2", "--index", "3"], "there are 2 shards"),
+        (["--shards", "2", "--index", "1", "--json"], "--json prints all"),
+    ],
+)
+def test_options_that_do_not_fit_are_usage(project, words, said):
+    assert said in project.run("ci", "recipes", *words, status=2).err
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"version": 9, "seconds": {}}', '{"version": 1, "seconds": {"a": "b"}}']
+)
+def test_times_that_cannot_be_read_are_told(project, text):
+    project.write("times.json", text)
+    assert "[MM816]" in project.run("ci", "recipes", "--shards", 2, "--times", "times.json", status=1).err
