@@ -73,6 +73,27 @@ def gpu_sm() -> int | None:
         return None
 
 
+@lru_cache(maxsize=1)
+def gpu_memory() -> int:
+    """Bytes of memory of the GPU that has least; 0 where the driver does not say."""
+    program = driver_program()
+    if program is None:
+        return 0
+    import subprocess
+
+    try:
+        shown = subprocess.run(
+            [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        ).stdout
+        return min((int(line) << 20 for line in shown.split()), default=0)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return 0
+
+
 def driver_program() -> str | None:
     """nvidia-smi, which comes with the driver (also where there is no device file, as under WSL); else None."""
     for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):

@@ -12,6 +12,7 @@ from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from hub_server import Hub
 from recipe_project import RECIPE, load
 
+from mmbuild import host
 from mmbuild.calibration.data import CalibrationError
 from mmbuild.graph import calibrated
 from mmbuild.graph.action import Action, RecipeGraph
@@ -122,6 +123,19 @@ def test_on_cuda_it_takes_a_gpu_and_says_how_much_of_it(lowered: Lowered) -> Non
     resources = quantize(lowered(host=host)).resources
     assert (resources.gpus, resources.gpu_memory > 0) == (1, True)
     assert quantize(lowered()).resources.gpus == 0
+
+
+def test_a_model_that_the_gpu_does_not_hold_is_planned_to_come_there_layer_by_layer(
+    lowered: Lowered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = {"device": "cuda", "sm": 90, "isa": "avx2"}
+    monkeypatch.setattr(host, "gpu_memory", lambda: 80 << 30)
+    whole = quantize(lowered(host=on_gpu))
+    monkeypatch.setattr(host, "gpu_memory", lambda: whole.resources.gpu_memory - 1)
+    split = quantize(lowered(host=on_gpu))
+    assert split.resources.gpu_memory < whole.resources.gpu_memory
+    assert split.resources.memory > whole.resources.memory
+    assert split.definition_key == whole.definition_key, "the result is the same"
 
 
 def test_a_missing_model_optimizer_is_told_with_the_command_that_installs_it(

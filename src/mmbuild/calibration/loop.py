@@ -7,6 +7,7 @@ Only the decoder's layers are quantized; embeddings, head, tower and projector s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from mmbuild.calibration import drawn, optimizer
+from mmbuild.calibration import drawn, offload, optimizer
 from mmbuild.calibration.data import CalibrationError, Sample
 from mmbuild.calibration.optimizer import Observed
 from mmbuild.checkpoint.progress import Progress, silent
@@ -146,6 +147,8 @@ def observe(
 ) -> dict[str, Found]:
     """Let ``fit`` look at the decoder's linear layers while the whole model sees ``requests``.
 
+    Where a GPU does not hold the model, its layers are moved there one by one (:mod:`mmbuild.calibration.offload`).
+
     Args:
         fit: Called with the layers by name and ``forward``, which runs all requests through the model.
         sources: As :func:`calibrate`, and so on.
@@ -156,9 +159,16 @@ def observe(
     """
     try:
         progress("load the model", None)
-        reference = load_reference(family, sources, dtype, device)
-        linears = decoder_linears(reference, family)
-        return dict(fit(linears, forward=_Passes(reference, requests, progress)))
+        split = device == "cuda" and _does_not_fit(sources, dtype)
+        reference = load_reference(family, sources, dtype, "cpu" if split else device)
+        linears, forward = decoder_linears(reference, family), _Passes(reference, requests, progress)
+        away = (
+            layer_by_layer(reference, family, offload.on(device), offload.on("cpu"))
+            if split
+            else nullcontext()
+        )
+        with away:
+            return dict(fit(linears, forward=forward))
     except torch.OutOfMemoryError as error:
         raise CalibrationError(
             f"calibration with {len(requests)} samples does not fit into the GPU's memory",
@@ -175,6 +185,33 @@ def decoder_linears(reference: nn.Module, family: str) -> dict[str, nn.Linear]:
         for name, module in decoder.named_modules()
         if isinstance(module, nn.Linear) and name.startswith("layers.")
     }
+
+
+def _does_not_fit(sources: Mapping[str, Path], dtype: str) -> bool:
+    """Whether the GPU's free memory does not hold the model, which the log is told."""
+    needed, free = offload.weights_bytes(sources, dtype), offload.free_bytes()
+    split = offload.wanted(needed, free)
+    if split:
+        print(
+            f"{needed / 1e9:.1f} GB of weights do not fit into {free / 1e9:.1f} GB of free GPU memory: "
+            "the decoder's layers come there one by one"
+        )
+    return split
+
+
+def layer_by_layer(
+    reference: nn.Module, family: str, there: offload.Place, home: offload.Place
+) -> AbstractContextManager[None]:
+    """Run ``reference`` ``there``, each layer of its decoder coming for its own forward alone.
+
+    Args:
+        reference: The model, on the host.
+        family: A key of :data:`DECODERS`.
+        there: The device that computes.
+        home: The host.
+    """
+    decoder: Any = reference.get_submodule(DECODERS[family])
+    return offload.by_layers(reference, list(decoder.layers), there, home)
 
 
 class _Passes:

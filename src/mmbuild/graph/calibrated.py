@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmbuild import pins
+from mmbuild import host, pins
 from mmbuild.calibration import data, data_set
 from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
 from mmbuild.graph import estimate, parameters
@@ -131,6 +131,7 @@ def quantize(
     wanted = quantization.calibration
     files = _files(variant)
     on_gpu = target["device"] == "cuda"
+    split = on_gpu and 0 < host.gpu_memory() < estimate.calibration_gpu_memory(size)
     asked: dict[str, Any] = {"samples": wanted.samples if wanted else DEFAULT_SAMPLES, "seed": 0}
     if wanted is not None:
         asked |= {"seed": wanted.seed, "text_only": wanted.text_only}
@@ -156,10 +157,10 @@ def quantize(
         else {**toolchain, OPTIMIZER: optimizer_version()},
         resources=Resources(
             cores=estimate.weight_cores(size.checkpoint),
-            memory=estimate.calibration_memory(size, on_gpu=on_gpu),
+            memory=estimate.calibration_memory(size, on_gpu=on_gpu, split=split),
             disk=size.quantized,
             gpus=1 if on_gpu else 0,
-            gpu_memory=estimate.calibration_gpu_memory(size) if on_gpu else 0,
+            gpu_memory=estimate.calibration_gpu_memory(size, split=split) if on_gpu else 0,
             seconds=estimate.calibration_seconds(
                 size, quantization.algorithm.value, asked["samples"], on_gpu=on_gpu
             ),

@@ -32,6 +32,8 @@ class Sizes:
         model: Of the model's weights as downloaded (LLM only; the tower is small beside it).
         checkpoint: Of the converted checkpoint.
         quantized: Of the quantized one.
+        layers: Of the linear layers of the LLM's layers, in 16 bits.
+        layer: Of one of them.
         convert_memory: Peak anonymous memory of convert and quantize: a few tensors at a time.
         engine_memory: Peak of build_llm, its key-value caches left out (:func:`cache_memory`).
         verify_memory: Peak of verify: reference and engine side by side.
@@ -40,6 +42,8 @@ class Sizes:
     model: int
     checkpoint: int
     quantized: int
+    layers: int
+    layer: int
     convert_memory: int
     engine_memory: int
     verify_memory: int
@@ -59,19 +63,22 @@ def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
         model=int((linear + 2 * embedding) * 2),
         checkpoint=checkpoint,
         quantized=int(linear * _ITEM_BYTES.get(algorithm, item) + tables * item),
+        layers=linear * 2,
+        layer=linear_weights(llm) * 2 // llm.num_hidden_layers,
         convert_memory=GIB // 4 + int(largest * 4),
         engine_memory=_COMPILE_MEMORY,
         verify_memory=GIB + 2 * checkpoint,
     )
 
 
-def calibration_memory(size: Sizes, *, on_gpu: bool) -> int:
+def calibration_memory(size: Sizes, *, on_gpu: bool, split: bool = False) -> int:
     """Peak of a calibration in the host's anonymous memory: copies of one layer, transformers and Model Optimizer.
 
     Where the CPU runs it, the whole model in float32 as well. For a GPU the weights are mapped: 2.0 GB were measured
-    with a model of 7B, where this says 2.9.
+    with a model of 7B, where this says 2.9; where it is ``split``, because a GPU does not hold it, the host does.
     """
-    return _CALIBRATION_BASE + size.convert_memory + (_CUDA_HOST if on_gpu else size.model * 2)
+    model = 0 if on_gpu and not split else size.model if on_gpu else size.model * 2
+    return _CALIBRATION_BASE + size.convert_memory + (_CUDA_HOST if on_gpu else 0) + model
 
 
 def calibration_seconds(size: Sizes, algorithm: str, samples: int, *, on_gpu: bool) -> float:
@@ -87,9 +94,12 @@ def calibration_seconds(size: Sizes, algorithm: str, samples: int, *, on_gpu: bo
     return 20 + samples * size.model / 2e9 * (11 if algorithm == "int4_awq" else 1)
 
 
-def calibration_gpu_memory(size: Sizes) -> int:
-    """Peak on the GPU: the whole model in 16 bits, copies of one layer, activations of one sample."""
-    return size.model + 4 * size.convert_memory
+def calibration_gpu_memory(size: Sizes, *, split: bool = False) -> int:
+    """Peak on the GPU: the model in 16 bits (``split``: one of its layers, tables and tower), copies of one layer,
+    activations of one sample.
+    """
+    model = size.model - size.layers + size.layer if split else size.model
+    return model + 4 * size.convert_memory
 
 
 def weight_cores(checkpoint: int) -> int:
