@@ -15,7 +15,9 @@ os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
 
 # Tests say what they need of the surroundings: a CI service's `CI` publishes to shared stores, a user's configuration
 # names toolchains.
-for name in [name for name in os.environ if name == "CI" or name.startswith(("GITHUB_", "GITLAB_", "MMBUILD_"))]:
+for name in [
+    name for name in os.environ if name == "CI" or name.startswith(("GITHUB_", "GITLAB_", "MMBUILD_"))
+]:
     del os.environ[name]
 os.environ["MMBUILD_CONFIG"] = str(ROOT / ".mmbuild" / "no-configuration.yaml")
 
