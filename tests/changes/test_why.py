@@ -118,7 +118,7 @@ def test_edits_that_only_hold_together_are_told_as_possible(project):
     write(project, "llava-int4.yaml", ("quantization: int4", "max_batch_size: 8\n  max_multimodal_len: 512"))
     write(project, "llava.yaml", ("max_batch_size: 4", "max_batch_size: 4\n  max_multimodal_len: 256"))
     found = why(project)
-    assert {edit.key: edit.valid for edit in found.edits}["engine.max_batch_size"] is False
+    assert {edit.key: edit.reaches for edit in found.edits}["engine.max_batch_size"] is None
     assert "perhaps by engine.max_batch_size" in "\n".join(overview(found.trace, found.edits))
 
 

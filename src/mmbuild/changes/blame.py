@@ -6,12 +6,12 @@ alone, and the recipe is lowered again. What of an action's definition is then n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.changes.trace import Trace, Traced
-from mmbuild.graph.action import RecipeGraph
+from mmbuild.graph.action import Action, RecipeGraph
 from mmbuild.graph.differences import ABSENT, Change, different, flat
 from mmbuild.graph.reasons import definition_of
 from mmbuild.schema import written
@@ -22,8 +22,11 @@ from mmbuild.schema.resolved import ResolvedRecipe
 Lower = Callable[[ResolvedRecipe], RecipeGraph]
 """Lowers a variant as the plan did: for its target, with its pins."""
 
-_MOST = 40
-"""Changed values that are tried; a recipe that was written anew is not one change."""
+Reach = Mapping[str, frozenset[str]]
+"""Step -> paths of its definition, ``part.path``, that come from a value of the recipe."""
+
+MOST = 40
+"""Of more changed values none is put back: a recipe that was written anew is not one change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +38,15 @@ class Edit:
         old: What they said, plain data, or :data:`~mmbuild.graph.differences.ABSENT`.
         new: What they say, or ``ABSENT``.
         span: Where; of a value that is gone, the place of what is nearest. None where nothing is left of it.
-        valid: Whether the recipe can be had with the old value put back.
-        reaches: Label of an action -> paths of its definition, ``part.path``, that come from this value.
+        reaches: What follows from it; None where that is not known, because the recipe is not valid with the old
+            value alone, or too many values changed.
     """
 
     key: str
     old: Any
     new: Any
     span: Span | None
-    valid: bool
-    reaches: Mapping[str, frozenset[str]]
+    reaches: Reach | None
 
 
 def edits(variant: ResolvedRecipe, found: Trace, lower: Lower, *, offline: bool = False) -> list[Edit]:
@@ -54,53 +56,77 @@ def edits(variant: ResolvedRecipe, found: Trace, lower: Lower, *, offline: bool 
     """
     if variant.node is None or not found.settings:
         return []
-    node, now = variant.node, _leaves(found)
-    changed = different(found.settings, written.settings(node))
-    tried = list(changed.items())[:_MOST]
-    return [_edit(variant, node, key, pair, now, lower, offline) for key, pair in tried]
+    now = leaves(one.planned.action for one in found.actions)
+    changed = different(found.settings, written.settings(variant.node))
+    return [
+        Edit(
+            key,
+            old,
+            new,
+            _place(variant.node, key),
+            reach(variant, key, old, now, lower, offline=offline) if len(changed) <= MOST else None,
+        )
+        for key, (old, new) in changed.items()
+    ]
 
 
 def causes(one: Traced, change: Change, found: Sequence[Edit]) -> list[Edit]:
     """Edits that ``change`` of an action comes from."""
-    name = _path(change)
-    return [
-        edit
-        for edit in found
-        if any(path == name or path.startswith(f"{name}.") for path in edit.reaches.get(one.label, ()))
-    ]
+    return [edit for edit in found if edit.reaches and explains(edit.reaches, step_of(one.label), change)]
 
 
-def _edit(
+def explains(reaches: Reach, step: str, change: Change) -> bool:
+    """Whether ``change`` of the action called ``step`` comes from a value that reaches so far."""
+    name = change.part if change.part in ("step", "version") else f"{change.part}.{change.path}"
+    return any(path == name or path.startswith(f"{name}.") for path in reaches.get(step, ()))
+
+
+def reach(
     variant: ResolvedRecipe,
-    node: Node,
     key: str,
-    pair: tuple[Any, Any],
+    old: Any,
     now: Mapping[str, Mapping[str, Any]],
     lower: Lower,
+    *,
     offline: bool,
-) -> Edit:
-    old, new = pair
-    back = drop(node, key.split(".")) if old is ABSENT else written.as_if(node, key, old)
+) -> Reach | None:
+    """What of ``now``, the :func:`leaves` of the variant's actions, comes from a value being what it is.
+
+    Args:
+        variant: As it is.
+        key: Dotted key of the value.
+        old: What it was, plain data, or :data:`~mmbuild.graph.differences.ABSENT`.
+        now: Of the variant as it is.
+        lower: How it was lowered.
+        offline: Ask no hub.
+
+    Returns:
+        None where the recipe is not valid with the old value alone.
+    """
+    assert variant.node is not None  # of every recipe that was read from files
+    back = drop(variant.node, key.split(".")) if old is ABSENT else written.as_if(variant.node, key, old)
     other = with_node(variant, back, offline=offline)
-    reaches: dict[str, frozenset[str]] = {}
-    if other is not None:
-        for action in lower(other).actions:
-            paths = different(flat(_own(definition_of(action))), now.get(action.label, {}))
-            reaches[action.label] = frozenset(paths)
-    return Edit(key, old, new, _place(node, key), bool(reaches), reaches)
+    if other is None:
+        return None
+    then = leaves(lower(other).actions)
+    changed = {step: frozenset(different(then.get(step, {}), own)) for step, own in now.items()}
+    gone = {step: frozenset(own) for step, own in then.items() if step not in now}
+    return {step: paths for step, paths in {**changed, **gone}.items() if paths}
 
 
-def _leaves(found: Trace) -> dict[str, dict[str, Any]]:
-    return {one.label: flat(_own(definition_of(one.planned.action))) for one in found.actions}
+def leaves(actions: Iterable[Action]) -> dict[str, dict[str, Any]]:
+    """Definitions without inputs, whose changes have causes of their own: step -> values by path, ``part.path``."""
+    return {
+        step_of(action.label): flat(
+            {part: value for part, value in definition_of(action).items() if part != "inputs"}
+        )
+        for action in actions
+    }
 
 
-def _own(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """A definition without its inputs, whose changes have causes of their own."""
-    return {part: value for part, value in definition.items() if part != "inputs"}
-
-
-def _path(change: Change) -> str:
-    return change.part if change.part in ("step", "version") else f"{change.part}.{change.path}"
+def step_of(label: str) -> str:
+    """What an action is called within its variant."""
+    return label.rpartition("/")[2]
 
 
 def _place(node: Node, key: str) -> Span | None:

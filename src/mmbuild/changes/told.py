@@ -125,7 +125,7 @@ def _without_line(one: Traced, change: Change, edits: Sequence[Edit], indent: st
         yield f"{indent}the file is {locator}"
     elif change.part in _NOTES:
         yield f"{indent}{_NOTES[change.part]}"
-    unclear = [edit.key for edit in edits if not edit.valid]
+    unclear = [edit.key for edit in edits if edit.reaches is None]
     if unclear and change.part == "params":
         yield f"{indent}perhaps by {', '.join(unclear)}, whose old values are no recipe with the others as they are"
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.changes.blame import explains, step_of
 from mmbuild.ci.changed import Pair, State, pairs
-from mmbuild.ci.lines import Line, Side, changed_lines, own, step_of
+from mmbuild.ci.lines import Line, Side, changed_lines
 from mmbuild.ci.union import union_of
 from mmbuild.ci.variants import Asked, Variants
 from mmbuild.graph.action import Action
 from mmbuild.graph.differences import Change, changes
+from mmbuild.graph.reasons import definition_of
 from mmbuild.store.layout import Store
 
 
@@ -127,24 +129,18 @@ def _reasons(pair: Pair, lines: Sequence[Line]) -> tuple[str, ...]:
     """Changes of definitions that come from no line, each once."""
     assert pair.before is not None
     assert pair.after is not None
-    earlier = {step_of(action): action for action in pair.before.graph.actions}
+    earlier = {step_of(action.label): action for action in pair.before.graph.actions}
     found: dict[str, None] = {}
     for action in pair.after.graph.actions:
-        step = step_of(action)
+        step = step_of(action.label)
         if step not in earlier or earlier[step].definition_key == action.definition_key:
             continue
-        for change in changes({**own(earlier[step]), "inputs": {}}, {**own(action), "inputs": {}}):
-            if not any(_explains(line, step, change) for line in lines):
+        for change in changes(definition_of(earlier[step]), definition_of(action)):
+            # A line that could not be put back alone may be behind everything.
+            behind = (line.reaches is None or explains(line.reaches, step, change) for line in lines)
+            if change.part != "inputs" and not any(behind):
                 found[_told(change, action)] = None
     return tuple(found)
-
-
-def _explains(line: Line, step: str, change: Change) -> bool:
-    """A line that could not be put back alone may be behind everything."""
-    if line.reaches is None:
-        return True
-    path = change.part if change.part in ("step", "version") else f"{change.part}.{change.path}"
-    return any(one == path or one.startswith(f"{path}.") for one in line.reaches.get(step, ()))
 
 
 def _told(change: Change, action: Action) -> str:

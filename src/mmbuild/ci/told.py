@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmbuild._version import __version__
+from mmbuild.changes.blame import step_of
 from mmbuild.ci.differences import Difference, Differences
-from mmbuild.ci.lines import Line, step_of
+from mmbuild.ci.lines import Line
 from mmbuild.ci.table import duration
 from mmbuild.graph.action import Action
 from mmbuild.graph.differences import ABSENT, shown
@@ -70,7 +71,7 @@ def _headline(found: Differences) -> str:
 
 
 def _row(one: Difference, seconds: Mapping[str, float]) -> str:
-    builds = ", ".join(dict.fromkeys(step_of(action) for action in one.build)) or "nothing"
+    builds = ", ".join(dict.fromkeys(step_of(action.label) for action in one.build)) or "nothing"
     cells = [
         f"`{one.name}`",
         one.state,

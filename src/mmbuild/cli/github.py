@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
-    from mmbuild.ci.summary import Tally
+    from mmbuild.ci.tally import Tally
     from mmbuild.execute.result import Result
     from mmbuild.graph.plan import Plan
 
@@ -29,14 +29,15 @@ def reported(function: F) -> F:
         with annotated_errors():
             return function(*given, layout=layout, **named)
 
-    return click.option(
+    option = click.option(
         "--format",
         "layout",
         type=click.Choice(["text", "github"]),
         default="text",
         show_default=True,
         help="github adds annotations, folded logs of what failed, and a job summary.",
-    )(wrapped)
+    )
+    return cast(F, option(wrapped))
 
 
 def report(
