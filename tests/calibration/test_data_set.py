@@ -134,6 +134,7 @@ def test_what_was_fetched_before_is_not_fetched_again(start: Start, tmp_path: Pa
         (["pictures.py"], "a loading script", "Write its pictures"),
         (["train.tar"], "tar archives", "Write its pictures"),
         (["README.md"], "holds none", "Write its pictures"),
+        (["../outside.jsonl", "/tmp/x.jsonl"], "holds none", "Write its pictures"),
         (["a.jsonl", "b.jsonl"], "2 JSONL files", f"hf://{REPO}/a.jsonl, hf://{REPO}/b.jsonl"),
         (
             ["a/metadata.jsonl", "b/metadata.jsonl", "c.jsonl"],

@@ -98,4 +98,9 @@ def test_a_7b_split_by_layers_needs_a_quarter_of_the_gpu_and_the_host_holds_it(l
     assert calibration_gpu_memory(size) > 14.75e9
     assert 0.9e9 < calibration_gpu_memory(size, split=True) < 4.6e9
     whole, split = (calibration_memory(size, on_gpu=True, split=way) for way in (False, True))
-    assert split - whole == size.model
+    assert split - whole == size.checkpoint
+
+
+def test_a_model_that_is_calibrated_in_float32_takes_twice_the_gpu(llm):
+    wide, narrow = (calibration_gpu_memory(sizes([llm], dtype, "fp8")) for dtype in ("float32", "float16"))
+    assert wide - narrow == pytest.approx(13.48e9, rel=0.01)

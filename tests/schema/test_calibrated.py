@@ -86,6 +86,20 @@ def test_text_alone_is_refused_and_accepted_where_it_is_stated(tmp_path: Path) -
     assert codes(load(tmp_path, recipe(text_only=True))) == []
 
 
+@pytest.mark.parametrize("algorithm", ["int8", "int4"])
+def test_data_of_weight_only_quantization_are_judged_alike(tmp_path: Path, algorithm: str) -> None:
+    data(tmp_path, 40)
+    result = load(tmp_path, recipe(algorithm))
+    assert codes(result) == []
+    assert tmp_path / "data.jsonl" in result.files
+    assert "calibration.samples" in {one.name for one in result.variants[0].derivations}
+    data(tmp_path, 40, text=True)
+    assert only(load(tmp_path, recipe(algorithm))).code == "MM164"
+    # Without calibration nothing is said of samples, and no pictures are generated.
+    (variant,) = load(tmp_path, RECIPE, f"engine.quantization={algorithm}").variants
+    assert "calibration.samples" not in {one.name for one in variant.derivations}
+
+
 def test_fewer_samples_than_asked_for_blame_the_number_where_it_is_written(tmp_path: Path) -> None:
     data(tmp_path, 31)
     assert pointed(only(load(tmp_path, recipe()))) == '"data.jsonl"'

@@ -82,7 +82,7 @@ def sample_file(asked: DataSet, names: Collection[str]) -> str:
     Raises:
         CalibrationError: MM464, it has none, several, or not the one that is named.
     """
-    found = sorted(name for name in names if name.endswith(".jsonl"))
+    found = sorted(name for name in names if name.endswith(".jsonl") and _is_inside(name))
     if asked.file is not None:
         if asked.file in found:
             return asked.file
@@ -98,6 +98,11 @@ def sample_file(asked: DataSet, names: Collection[str]) -> str:
         (f"holds {told}" for ending, told in _OTHER_LAYOUTS.items() if endings[ending]), "holds none"
     )
     raise _other_layout(asked, f"has no JSONL file; it {other}", ())
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a path of the hub's stays below where it is put."""
+    return posixpath.normpath(name) == name and not name.startswith(("/", "../"))
 
 
 def _other_layout(asked: DataSet, what: str, there: Sequence[str]) -> CalibrationError:
@@ -164,7 +169,7 @@ def _place(sample: Sample, home: str, listing: Listing, shown: str) -> str | Non
         return None
     place = posixpath.normpath(posixpath.join(home, str(sample.image)))
     inside = not home or place.startswith(f"{home}/")
-    if place.startswith(("/", "../")) or not inside or place not in listing:
+    if not _is_inside(place) or not inside or place not in listing:
         raise CalibrationError(
             f"calibration data {shown}:{sample.line}: there is no image `{sample.image}` beside it",
             code="MM167",

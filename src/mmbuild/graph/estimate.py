@@ -32,7 +32,7 @@ class Sizes:
         model: Of the model's weights as downloaded (LLM only; the tower is small beside it).
         checkpoint: Of the converted checkpoint.
         quantized: Of the quantized one.
-        layers: Of the linear layers of the LLM's layers, in 16 bits.
+        layers: Of the linear layers of the LLM's layers, unquantized, as the checkpoint has them.
         layer: Of one of them.
         convert_memory: Peak anonymous memory of convert and quantize: a few tensors at a time.
         engine_memory: Peak of build_llm, its key-value caches left out (:func:`cache_memory`).
@@ -63,8 +63,8 @@ def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
         model=int((linear + 2 * embedding) * 2),
         checkpoint=checkpoint,
         quantized=int(linear * _ITEM_BYTES.get(algorithm, item) + tables * item),
-        layers=linear * 2,
-        layer=linear_weights(llm) * 2 // llm.num_hidden_layers,
+        layers=int(linear * item),
+        layer=int(linear_weights(llm) * item) // llm.num_hidden_layers,
         convert_memory=GIB // 4 + int(largest * 4),
         engine_memory=_COMPILE_MEMORY,
         verify_memory=GIB + 2 * checkpoint,
@@ -77,7 +77,7 @@ def calibration_memory(size: Sizes, *, on_gpu: bool, split: bool = False) -> int
     Where the CPU runs it, the whole model in float32 as well. For a GPU the weights are mapped: 2.0 GB were measured
     with a model of 7B, where this says 2.9; where it is ``split``, because a GPU does not hold it, the host does.
     """
-    model = 0 if on_gpu and not split else size.model if on_gpu else size.model * 2
+    model = (size.checkpoint if split else 0) if on_gpu else size.model * 2
     return _CALIBRATION_BASE + size.convert_memory + (_CUDA_HOST if on_gpu else 0) + model
 
 
@@ -95,10 +95,10 @@ def calibration_seconds(size: Sizes, algorithm: str, samples: int, *, on_gpu: bo
 
 
 def calibration_gpu_memory(size: Sizes, *, split: bool = False) -> int:
-    """Peak on the GPU: the model in 16 bits (``split``: one of its layers, tables and tower), copies of one layer,
-    activations of one sample.
+    """Peak on the GPU: the model in the engine's dtype (``split``: one of its layers, tables and tower), copies of one
+    layer, activations of one sample.
     """
-    model = size.model - size.layers + size.layer if split else size.model
+    model = size.checkpoint - size.layers + size.layer if split else size.checkpoint
     return model + 4 * size.convert_memory
 
 
