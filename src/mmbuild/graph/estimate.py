@@ -95,7 +95,7 @@ def calibration_seconds(size: Sizes, algorithm: str, samples: int, *, on_gpu: bo
 
 
 def calibration_gpu_memory(size: Sizes, *, split: bool = False) -> int:
-    """Peak on the GPU: the model in the engine's dtype (``split``: one of its layers, tables and tower), copies of one
+    """Peak on the GPU: the model in the engine's dtype (``split``: one of its layers, tables and tower), copies of a
     layer, activations of one sample.
     """
     model = size.checkpoint - size.layers + size.layer if split else size.checkpoint
