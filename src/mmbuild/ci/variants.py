@@ -137,10 +137,11 @@ def plan_what_can_be(files: Sequence[Path], store: Store, asked: Asked) -> Varia
 def _plan_locked(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
     """Each file under its own lock, whose word is taken for versions, commits and target: planning builds nothing."""
     from mmbuild.lock import make as locks
+    from mmbuild.lock.apply import refuse_overrides
     from mmbuild.lock.compare import differences, refuse
     from mmbuild.lock.model import lock_path, read_lock
 
-    refuse_overrides(asked)
+    refuse_overrides(asked.overrides)
     variants: list[Variant] = []
     read: dict[Path, None] = {}
     warnings: dict[Diagnostic, None] = {}
@@ -155,22 +156,6 @@ def _plan_locked(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
         warnings.update(dict.fromkeys(made.findings))
     _refuse_same_names(variants)
     return Variants(tuple(variants), tuple(read), tuple(warnings))
-
-
-def refuse_overrides(asked: Asked) -> None:
-    """With locks, ``--set`` is refused.
-
-    Raises:
-        UsageError: MM804.
-    """
-    from mmbuild.errors import UsageError
-
-    if asked.locked and asked.overrides:
-        raise UsageError(
-            "--set cannot change what is locked",
-            code="MM804",
-            hint="Write it into the recipe and run `mmbuild lock`, or leave out --locked",
-        )
 
 
 def _variants(recipes: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph]) -> tuple[Variant, ...]:

@@ -78,20 +78,8 @@ def _prepare_locked(
     allow_outside: bool | None,
     store: Store,
 ) -> Prepared:
-    from mmbuild.lock.apply import prepare_locked
+    from mmbuild.lock.apply import prepare_locked, refuse_overrides
     from mmbuild.lock.make import Asked
 
-    refuse_set(overrides)
+    refuse_overrides(overrides)
     return prepare_locked(recipes, store, Asked(offline, allow_outside))
-
-
-def refuse_set(overrides: tuple[str, ...]) -> None:
-    """Raises: UsageError, MM804, where there is a ``--set`` beside ``--locked``."""
-    from mmbuild.errors import UsageError
-
-    if overrides:
-        raise UsageError(
-            "--set cannot change what is locked",
-            code="MM804",
-            hint="Write it into the recipe and run `mmbuild lock`, or leave out --locked",
-        )

@@ -50,10 +50,10 @@ def command(
       mmbuild why recipes/llava-int4.yaml build_llm --key
     """
     from mmbuild.changes.recipe import Question, look
-    from mmbuild.cli.planning import refuse_set
+    from mmbuild.lock.apply import refuse_overrides
 
     if locked:
-        refuse_set(overrides)
+        refuse_overrides(overrides)
     asked = Question(recipe, overrides, offline, allow_outside, store, build_dir, locked)
     variants = look(asked)
     found = [one for one in variants if step is None or one.matches(step)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmbuild import host
+from mmbuild.errors import UsageError
 from mmbuild.execute.prepare import Prepared, derivation_lines
 from mmbuild.lock.compare import Difference, differences, refuse
 from mmbuild.lock.make import Asked, Planned, make, this_target
@@ -44,6 +45,20 @@ def prepare_locked(recipes: Sequence[Path], store: Store, asked: Asked) -> Prepa
         {variant.name: derivation_lines(variant) for one in found for variant in one.variants},
         render_text(findings) if findings else "",
     )
+
+
+def refuse_overrides(overrides: Collection[str]) -> None:
+    """With a lock, nothing is set from outside.
+
+    Raises:
+        UsageError: MM804.
+    """
+    if overrides:
+        raise UsageError(
+            "--set cannot change what is locked",
+            code="MM804",
+            hint="Write it into the recipe and run `mmbuild lock`, or leave out --locked",
+        )
 
 
 def planned(recipe: Path, store: Store, asked: Asked) -> Planned:
