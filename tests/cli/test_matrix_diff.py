@@ -68,6 +68,19 @@ def test_two_lines_of_one_recipe_are_told_apart(project):
     assert "`recipes/base/base.yaml:8` `engine.tensorrt_llm.fused_mlp` was added: `false`: no action" in free
 
 
+def test_variants_of_which_the_same_is_told_share_a_row(project):
+    lengths = ", ".join(str(length) for length in range(32, 47))
+    axes = f"matrix: {{quantization: [int8], max_input_len: [{lengths}]}}"
+    project.write("recipes/small.yaml", f"version: 1\nname: small\nextends: base/base.yaml\n{axes}\n")
+    project.commit()
+    project.change("recipes/base/base.yaml", "max_output_len: 32", "max_output_len: 33")
+    rows = [line for line in project.run("matrix-diff", "HEAD").out.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [cell[0].count("<br>") for cell in cells] == [0, 12]
+    assert cells[1][0].endswith("<br>and 3 more")
+    assert cells[1][-1] == f"{cells[0][-1]} each"
+
+
 def test_comments_are_free_and_told_as_such(project):
     project.change("recipes/base/base.yaml", "version: 1", "# what all share\nversion: 1")
     found = diff(project, "HEAD", "--exit-code")

@@ -17,6 +17,9 @@ VERSION = 1
 _CAUSES = 4
 """Lines and reasons told of one variant; a table of a pull request is read, not searched."""
 
+_NAMES = 12
+"""Variants named in one row; JSON has all."""
+
 
 def document(found: Differences, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The versioned JSON form.
@@ -51,7 +54,7 @@ def markdown(found: Differences, seconds: Mapping[str, float]) -> str:
     differing = [one for one in found.variants if one.state != "same"]
     if differing:
         lines += ["| variant | | why | builds | keeps | time |", "|---|---|---|---|---|---|"]
-        lines += [_row(one, seconds) for one in differing]
+        lines += _rows(differing, seconds)
         lines += ["", _cost(found, seconds)]
     lines += _free(found)
     if found.faults:
@@ -70,17 +73,28 @@ def _headline(found: Differences) -> str:
     return f"mmbuild: {counts} of {total} variants"
 
 
-def _row(one: Difference, seconds: Mapping[str, float]) -> str:
+def _rows(differing: Iterable[Difference], seconds: Mapping[str, float]) -> list[str]:
+    """A row for variants of which the same is told: a line of a base recipe changes many alike."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for one in differing:
+        alike.setdefault(_cells(one, seconds), []).append(f"`{one.name}`")
+    rows = []
+    for cells, names in alike.items():
+        more = [f"and {len(names) - _NAMES} more"] if len(names) > _NAMES else []
+        time = f"{cells[-1]} each" if cells[-1] and len(names) > 1 else cells[-1]
+        rows.append(f"| {' | '.join(['<br>'.join([*names[:_NAMES], *more]), *cells[:-1], time])} |")
+    return rows
+
+
+def _cells(one: Difference, seconds: Mapping[str, float]) -> tuple[str, ...]:
     builds = ", ".join(dict.fromkeys(step_of(action.label) for action in one.build)) or "nothing"
-    cells = [
-        f"`{one.name}`",
+    return (
         one.state,
         _why(one),
         builds if one.state != "gone" else "",
         str(len(one.keep)) if one.state != "gone" else "",
         duration(_sum(one.build, seconds)) if one.build else "",
-    ]
-    return f"| {' | '.join(cells)} |"
+    )
 
 
 def _why(one: Difference) -> str:
