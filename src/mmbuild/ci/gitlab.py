@@ -15,6 +15,28 @@ import yaml
 BASE = ".mmbuild"
 """The hidden job that all jobs extend, where a file that has it is included."""
 
+_RESERVED = frozenset(
+    [
+        "after_script",
+        "before_script",
+        "cache",
+        "default",
+        "false",
+        "image",
+        "include",
+        "nil",
+        "pages",
+        "pages:deploy",
+        "services",
+        "spec",
+        "stages",
+        "true",
+        "variables",
+        "workflow",
+    ]
+)
+"""Names that no job can have ("CI/CD YAML syntax reference", unavailable names for jobs, and global keywords)."""
+
 _HEAD = "# Made by `mmbuild matrix --format gitlab`: a child pipeline.\n"
 _STAGES = {"source": "sources", "shared": "shared", "engine": "engines"}
 
@@ -32,7 +54,7 @@ def pipeline(found: Sequence[Mapping[str, Any]], arguments: Sequence[str], inclu
         content["include"] = [{"local": include}]
     content["stages"] = list(_STAGES.values())
     for row in found:
-        content[row["name"]] = _job(row, arguments, extends=include is not None)
+        content[_name(row["name"])] = _job(row, arguments, extends=include is not None)
     if not found:  # a pipeline without a job is an error
         content["nothing to build"] = {"stage": "engines", "script": ["echo 'no variant changed'"]}
     return _HEAD + yaml.safe_dump(content, sort_keys=False, default_flow_style=False, width=1000)
@@ -43,6 +65,11 @@ def _job(row: Mapping[str, Any], arguments: Sequence[str], *, extends: bool) -> 
     job["stage"] = _STAGES[row["kind"]]
     if row["runner"]:
         job["tags"] = row["runner"]
-    job["needs"] = row["needs"]
+    job["needs"] = [_name(name) for name in row["needs"]]
     job["script"] = [shlex.join(["mmbuild", "ci", *arguments, "--job", row["name"]])]
     return job
+
+
+def _name(name: str) -> str:
+    """What the job is called there; ``mmbuild ci`` is told its own name."""
+    return f"engine {name}" if name in _RESERVED else name
