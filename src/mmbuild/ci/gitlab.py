@@ -16,7 +16,7 @@ BASE = ".mmbuild"
 """The hidden job that all jobs extend, where a file that has it is included."""
 
 _RESERVED = frozenset(
-    [
+    (
         "after_script",
         "before_script",
         "cache",
@@ -33,7 +33,7 @@ _RESERVED = frozenset(
         "true",
         "variables",
         "workflow",
-    ]
+    )
 )
 """Names that no job can have ("CI/CD YAML syntax reference", unavailable names for jobs, and global keywords)."""
 
