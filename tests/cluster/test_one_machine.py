@@ -4,15 +4,20 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from built_project import NAME, RECIPE, Project
 
+from mmbuild.cluster import connect
+from mmbuild.errors import MmbuildError
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import Store
 
@@ -108,6 +113,28 @@ def test_an_address_without_a_cluster_is_told_in_seconds(tmp_path, address, why)
     assert "MM841" in told
     assert address in told
     assert why in told
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_answers_and_is_not_ray_is_told_too(says, monkeypatch):
+    monkeypatch.setattr(connect, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            client, _ = server.accept()
+            with client, suppress(ConnectionResetError):
+                client.sendall(says)
+                client.recv(1 << 16)
+                client.recv(1 << 16)  # until it goes
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with (
+            pytest.raises(MmbuildError, match="there is no Ray to use") as refused,
+            connect.connected(address),
+        ):
+            pass
+    assert refused.value.code == "MM841"
 
 
 @pytest.fixture

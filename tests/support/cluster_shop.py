@@ -51,6 +51,17 @@ class Raylets:
         """SIGKILL its raylet: what runs there is lost."""
         self.cluster.remove_node(node, allow_graceful=False)
 
+    @contextmanager
+    def more(self, count: int = 1, **options: Any) -> Iterator[list[Any]]:
+        """Further nodes for one test."""
+        nodes = [self.add(**options) for _ in range(count)]
+        try:
+            yield nodes
+        finally:
+            for node in nodes:
+                if node in self.cluster.list_all_nodes():
+                    self.kill(node)
+
     def shop(self, root: Path, url: str = "") -> Shop:
         """A workshop; ``url`` is that of a shared store."""
         return Shop(root, url=url)

@@ -13,6 +13,10 @@ from mmbuild.errors import MmbuildError
 _OBJECT_STORE = 80 << 20
 """Bytes for Ray's own objects, of a Ray that is started here. Artifacts never travel through it."""
 
+_HTTP2_HEADER, _HTTP2_SETTINGS = 9, 4
+_HTTP2_BEGIN = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _HTTP2_SETTINGS, 0, 0, 0, 0, 0))
+"""Bytes of a frame's header, with its type the fourth; what a client says first: a fixed text and empty settings."""
+
 _PRINTS = "print_to_stdstream"
 
 _SECONDS = 5.0
@@ -101,16 +105,29 @@ def _own(where: str) -> dict[str, Any]:
 
 
 def _check(where: str) -> None:
-    """Before Ray asks: it waits a minute for a port that nobody listens on."""
+    """Before Ray asks, which waits a minute for a port that nobody listens on, and for ever for another program's."""
     if "://" in where:
         raise _unreachable(where, "Ray's client protocol carries no streams of messages")
     name, colon, port = where.rpartition(":")
     if not colon:
         return
     try:
-        socket.create_connection((name.strip("[]"), int(port)), _SECONDS).close()
+        with socket.create_connection((name.strip("[]"), int(port)), _SECONDS) as connection:
+            speaks = os.environ.get("RAY_USE_TLS", "0") not in ("", "0") or _speaks_http2(connection)
     except (OSError, ValueError) as error:
         raise _unreachable(where, str(error)) from error
+    if not speaks:
+        raise _unreachable(where, "what answers there is no head of Ray (its dashboard is another port)")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether the other side does, as every server of gRPC: its first frame is SETTINGS (RFC 9113, 3.4)."""
+    connection.settimeout(_SECONDS)
+    connection.sendall(_HTTP2_BEGIN)
+    answer = b""
+    while len(answer) < _HTTP2_HEADER and (part := connection.recv(_HTTP2_HEADER - len(answer))):
+        answer += part
+    return len(answer) == _HTTP2_HEADER and answer[3] == _HTTP2_SETTINGS
 
 
 def _unreachable(where: str, why: str) -> MmbuildError:

@@ -132,7 +132,7 @@ def on_cluster(
         question = Question(
             str(plan.store.root),
             (str(token.relative_to(plan.store.root)), token.read_text(encoding="ascii")),
-            versions_of(needed),
+            versions_of(needed, {name for action in waiting for name in action.toolchain}),
             tuple(sorted(paths)),
             carried_environment(),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def look(question: Question) -> Answer:
     return Answer(
         host=os.uname().nodename,
         root=seen_root(question),
-        differences=differences(question.versions, _versions()),
+        differences=differences(question.versions, _versions(question.versions)),
         missing=frozenset(path for path in question.paths if not os.path.exists(path)),
         isa=host.cpu_isa(),
     )
@@ -71,14 +71,21 @@ def work(order: Order) -> Messages:
         "gpus": list(gpus),
     }
     job = replace(order.job, gpus=gpus, journal=False)
+    last: dict[str, Any] = {"event": "exit", "status": 1}
     try:
-        if answer.root is not None:
-            yield from _in_driver_store(order, job, Store(Path(answer.root)))
-        else:
-            yield from _in_own_store(order, job)
+        ran = (
+            _in_driver_store(order, job, Store(Path(answer.root)))
+            if answer.root is not None
+            else _in_own_store(order, job)
+        )
+        for message in ran:
+            if message["event"] in ("done", "exit"):
+                last = message  # told when the store is let go: the driver's next step may be a gc
+            else:
+                yield message
     except MmbuildError as error:
         yield {"event": "failed", "message": error.message, "code": error.code, "hint": error.hint}
-        yield {"event": "exit", "status": 1}
+    yield last
 
 
 def _wear(environment: Mapping[str, str]) -> None:
@@ -93,11 +100,11 @@ def _wear(environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     try:
-        return versions_of(steps().values())
+        return versions_of(steps().values(), packages)
     except ImportError:  # MMBUILD_STEPS names a module that is not here
-        return versions_of(())
+        return versions_of((), packages)
 
 
 def _unfit(order: Order, answer: Answer) -> str:

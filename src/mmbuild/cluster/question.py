@@ -95,12 +95,16 @@ def carried_environment(source: Mapping[str, str] | None = None) -> dict[str, st
     }
 
 
-def versions_of(specs: Iterable[StepSpec]) -> dict[str, str]:
-    """What has to be equal on the driver and a node for the same result."""
+def versions_of(specs: Iterable[StepSpec], packages: Iterable[str] = ()) -> dict[str, str]:
+    """What has to be equal on the driver and a node for the same result.
+
+    ``packages`` are looked at beside those that :func:`mmbuild.host.installed_versions` always looks at.
+    """
     return {
         "mmbuild": __version__,
         "Python": ".".join(platform.python_version_tuple()[:2]),
         **host.installed_versions(),
+        **host.installed_versions(packages),
         **{f"step {spec.name}": spec.version for spec in specs},
     }
 
