@@ -305,6 +305,18 @@ def test_nodes_with_other_versions_take_no_part_and_both_versions_are_named(shop
     assert refused.value.code == "MM842"
 
 
+def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster, shop, tmp_path):
+    (tmp_path / "lacking" / "mmbuild").mkdir(parents=True)
+    (tmp_path / "lacking" / "mmbuild" / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'mmbuild'\")\n"
+    )
+    with cluster.more(env_vars={"PYTHONPATH": str(tmp_path / "lacking")}) as (node,):
+        assert shop.apply(wide()).ok
+    told = [event.data["message"] for event in shop.events if event.kind is Kind.WARNING]
+    (about,) = (message for message in told if node.node_id[:8] in message)
+    assert "No module named 'mmbuild'" in about
+
+
 def test_nodes_that_see_no_store_are_refused_with_the_two_ways_there_are(shop):
     blind = Node("1", "blind", {"CPU": 2.0}, Answer("blind", None, (), frozenset(), "generic"))
     with pytest.raises(MmbuildError, match="no node of the cluster sees the store") as refused:
