@@ -53,3 +53,47 @@ def test_long_values_are_cut():
 
 def test_an_int_that_became_a_float_is_a_difference():
     assert "10 to 10.0" in told(params={"dtype": "float16", "lengths": {"input": 10.0}})
+
+
+def commands(*argv, **more):
+    return {
+        "commands": [{"name": "clone", "argv": ["git", "clone"]}, {"name": "build", "argv": [*argv], **more}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "sentence"),
+    [
+        (
+            commands("trtllm-build", "--max_batch_size", "1", "--x"),
+            commands("trtllm-build", "--max_batch_size", "4", "--x"),
+            "parameter `commands.build.argv.--max_batch_size` changed from 1 to 4",
+        ),
+        (
+            commands("trtllm-build", "--fused=enable"),
+            commands("trtllm-build", "--tp", "2", "--fused=enable"),
+            "parameter `commands.build.argv.--tp` was added: 2",
+        ),
+        (
+            commands("python", "a.py", "--scale", "-1.5"),
+            commands("python", "b.py", "--scale", "-1.5"),
+            "parameter `commands.build.argv.words` changed from python a.py to python b.py",
+        ),
+        (
+            commands("x", expected={"ranks": 1}),
+            commands("x", expected={"ranks": 2}),
+            "parameter `commands.build.expected.ranks` changed from 1 to 2",
+        ),
+        ({"layers": [1, 2]}, {"layers": [1, 3]}, "parameter `layers` changed from [1, 2] to [1, 3]"),
+    ],
+)
+def test_of_commands_the_option_is_named(earlier, now, sentence):
+    before = definition_of(make_action(label="x", **{**BASE, "params": earlier}))
+    assert difference(before, definition_of(make_action(label="x", **{**BASE, "params": now}))) == sentence
+
+
+def test_options_in_another_order_are_a_change_that_is_not_named():
+    one, other = commands("x", "--a", "1", "--b", "2"), commands("x", "--b", "2", "--a", "1")
+    before = definition_of(make_action(label="x", **{**BASE, "params": one}))
+    told = difference(before, definition_of(make_action(label="x", **{**BASE, "params": other})))
+    assert told == "its definition changed"

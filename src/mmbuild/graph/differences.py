@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ ABSENT: Final = "<absent>"
 
 _DIGESTS = ("sources", "inputs")
 _LONGEST = 60
+_NAMES = ("name", "directory")
+"""Keys that tell the items of a list apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,43 @@ def different(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted path; lists are leaves, and so are empty mappings."""
+    """Leaves by dotted path. Lists are leaves, and so are empty mappings; but of a list of things with names each has
+    its own leaves, and of a command line (``argv``) each option."""
     leaves: dict[str, Any] = {}
     for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            leaves.update(flat(item, f"{prefix}{key}."))
+        opened = _opened(key, item)
+        if isinstance(opened, Mapping) and opened:
+            leaves.update(flat(opened, f"{prefix}{key}."))
         else:
-            leaves[prefix + key] = item
+            leaves[prefix + key] = opened
     return leaves
+
+
+def _opened(key: str, value: Any) -> Any:
+    """A list as the mapping that it stands for, where it does."""
+    if not isinstance(value, (list, tuple)) or not value:
+        return value
+    if key == "argv" and all(isinstance(item, str) for item in value):
+        return _options(value)
+    for name in _NAMES:
+        if all(isinstance(item, Mapping) and isinstance(item.get(name), str) for item in value):
+            named = {item[name]: {part: item[part] for part in item if part != name} for item in value}
+            return named if len(named) == len(value) else value
+    return value
+
+
+def _options(argv: Sequence[str]) -> dict[str, str]:
+    """Option -> its values in one text; ``words`` are those before the first option."""
+    options: dict[str, list[str]] = {}
+    current = "words"
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word.startswith("-") and not word.lstrip("-").replace(".", "").isdigit():
+            current = name
+            options.setdefault(name, []).extend([value] if equals else [])
+        else:
+            options.setdefault(current, []).append(word)
+    return {name: " ".join(values) for name, values in options.items()}
 
 
 def shown(value: Any) -> str:
