@@ -21,7 +21,7 @@ ABSENT: Final = "<absent>"
 
 _DIGESTS = ("sources", "inputs")
 _LONGEST = 60
-_NAMES = ("name", "directory")
+_NAMES = ("name", "directory", "key")
 """Keys that tell the items of a list apart."""
 
 
