@@ -159,7 +159,7 @@ def test_what_no_node_can_run_is_refused_at_once_with_what_each_lacks(shop):
         shop.apply(recipe(on_gpu(90, "write", "r/big", text="x")))
     assert refused.value.code == "MM843"
     assert '{"sm90": 1}' in refused.value.hint
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 30
     with pytest.raises(MmbuildError, match="0 GPUs of 2") as refused:
         shop.apply(recipe(action("write", "r/many", text="x", resources=Resources(gpus=2))))
     with pytest.raises(MmbuildError, match="GB of memory of 9000000") as refused:
@@ -284,11 +284,11 @@ def test_an_interrupt_ends_an_action_on_its_node_with_all_it_started(carrying, t
 
 def test_a_process_of_ray_that_is_killed_is_a_failure_and_not_tried_again(shop, tmp_path, monkeypatch):
     monkeypatch.setattr(attempts, "_DEATH_SECONDS", 2.0)
-    held = Held(tmp_path, 77)
+    held = Held(tmp_path, 77, "r/killed")
 
     def kill_the_process(_):
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and b"ray::mmbuild r/held" in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and b"ray::mmbuild r/killed" in (entry / "cmdline").read_bytes():
                 os.kill(int(entry.name), signal.SIGKILL)
 
     held.meanwhile(kill_the_process)
@@ -381,9 +381,8 @@ def test_an_action_that_waits_for_a_node_says_so(shop, tmp_path, monkeypatch):
     shop.on_event = release_when_told
     result = shop.apply(recipe(*(held.graph.actions[0] for held in both)))
     assert set(result.ran) == {"r/one", "r/other"}
-    (waiting,) = (event for event in shop.events if event.kind is Kind.WAITING)
-    assert waiting.label == result.ran[1]
-    assert waiting.data["why"] == "no node of the cluster is free"
+    waiting = {event.label: event.data["why"] for event in shop.events if event.kind is Kind.WAITING}
+    assert waiting[result.ran[1]] == "no node of the cluster is free"
 
 
 def test_when_the_last_node_that_could_run_them_is_lost_actions_fail_rather_than_wait(

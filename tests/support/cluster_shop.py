@@ -61,6 +61,7 @@ class Raylets:
             for node in nodes:
                 if node in self.cluster.list_all_nodes():
                     self.kill(node)
+            self.cluster.wait_for_nodes()  # until Ray knows that they are gone
 
     def shop(self, root: Path, url: str = "") -> Shop:
         """A workshop; ``url`` is that of a shared store."""
