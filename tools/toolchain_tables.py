@@ -66,6 +66,8 @@ def _refusals(toolchains: Sequence[Toolchain]) -> Iterator[Sequence[str]]:
     for chain in toolchains:
         for entry in chain.unsupported:
             algorithms = "" if len(entry.algorithms) > 5 else f"{', '.join(entry.algorithms)}: "
+            if entry.of_quantizer:
+                algorithms = f"{algorithms.removesuffix(': ')} without calibration data: "
             what = algorithms + entry.reason.replace("{{ ", "`").replace(" }}", "`")
             key = (entry.code, ", ".join(entry.families), what, entry.evidence)
             rows.setdefault(key, []).append(f"`{chain.version}`")

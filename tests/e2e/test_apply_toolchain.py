@@ -214,3 +214,37 @@ def test_a_container_sees_what_its_commands_need_and_nothing_more(
     asked = host.run("run", host.engine, "--prompt", "how many?", "--json")
     assert json.loads(asked.stdout)["answers"][0]["text"] == "a stand-in has no answer"
     assert host.run("verify", host.engine).stdout == "a stand-in has no answer\n"
+
+
+FITTED = "recipes/demo/llava-awq.yaml"
+# What this version's own quantizer refuses for LLaVA; the smallest calibration, in a dtype that its reader takes.
+ON_PICTURES = (
+    "--set=engine.backend=tensorrt-llm",
+    "--set=engine.tensorrt_llm.toolchain='0.12.0'",
+    "--set=engine.quantization.algorithm=smoothquant",
+    "--set=engine.dtype=float16",
+    "--set=engine.quantization.calibration.samples=1",
+)
+
+
+def test_an_engine_of_tensorrt_llm_is_built_from_what_mmbuild_calibrated_on_pictures(host: Host) -> None:
+    host.run("apply", FITTED, *ON_PICTURES, *host.places)
+    engine = host.root / "build/llava-shapes-awq"
+    manifest = json.loads((engine / "manifest.json").read_text("utf-8"))
+    built = {action["label"].partition("/")[2]: action for action in manifest["actions"]}
+    assert set(built) == {"download", "quantize", "build_llm", "build_visual", "assemble", "verify"}
+    assert (built["quantize"]["target"]["device"], built["build_llm"]["target"]["sm"]) == ("cpu", 90)
+    assert "nvidia-modelopt" in built["quantize"]["toolchain"]
+    # The stand-in for trtllm-build copies the config that it read.
+    config = json.loads((engine / "llm/config.json").read_text("utf-8"))["pretrained_config"]
+    assert config["producer"] == "mmbuild"
+    assert config["quantization"]["quant_algo"] == "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN"
+
+    def plan(*chosen: str) -> dict[str, str]:
+        shown = host.run("plan", FITTED, *chosen, *host.places).stdout
+        return {line.split("/")[1].split()[0]: line.split()[0] for line in shown.splitlines() if "/" in line}
+
+    assert set(plan(*ON_PICTURES).values()) == {"up"}
+    # Backend torch reads the same checkpoint.
+    assert plan(*ON_PICTURES[1:])["quantize"] == "up"
+    assert "MM174" in host.run("script", FITTED, *ON_PICTURES, status=1).stderr

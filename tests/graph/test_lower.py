@@ -7,8 +7,9 @@ from errors_told import refused
 from recipe_project import CONFIG, FEATURES, RECIPE, load
 
 from mmbuild.errors import MmbuildError
-from mmbuild.graph import lower as lowering
-from mmbuild.graph.lower import LowerError, lower
+from mmbuild.graph import embedded
+from mmbuild.graph.embedded import LowerError
+from mmbuild.graph.lower import lower
 
 HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
 ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"]
@@ -202,12 +203,12 @@ def test_a_directory_that_lacks_a_part_is_refused_before_anything_is_read(lowere
 
 def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monkeypatch):
     def missing(package):
-        raise lowering.metadata.PackageNotFoundError(package)
+        raise embedded.metadata.PackageNotFoundError(package)
 
-    lowering._installed.cache_clear()
-    monkeypatch.setattr(lowering.metadata, "version", missing)
+    embedded._installed.cache_clear()
+    monkeypatch.setattr(embedded.metadata, "version", missing)
     error = refused(LowerError, "MM230", lowered)
     monkeypatch.undo()
-    lowering._installed.cache_clear()
+    embedded._installed.cache_clear()
     assert "`torch`" in error.message
     assert "pip install" in error.hint

@@ -66,10 +66,10 @@ def told(recipe: Path, store: Store) -> str:
 
 def other_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """An environment with other packages: in keys (metadata) and beside them (the host's list)."""
-    from mmbuild.graph import lower
+    from mmbuild.graph import embedded
 
-    real, listed = lower._installed, make.host.installed_versions
-    monkeypatch.setattr(lower, "_installed", lambda name: versions.get(name) or real(name))
+    real, listed = embedded._installed, make.host.installed_versions
+    monkeypatch.setattr(embedded, "_installed", lambda name: versions.get(name) or real(name))
     monkeypatch.setattr(make.host, "installed_versions", lambda *names: {**listed(*names), **versions})
 
 

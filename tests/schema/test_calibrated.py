@@ -121,9 +121,21 @@ def test_data_outside_the_project_is_not_read(tmp_path: Path) -> None:
     assert codes(load(tmp_path / "project", asked)) == ["MM122"]
 
 
-def test_data_that_nothing_here_would_read_is_not_judged(tmp_path: Path) -> None:
-    found = codes(load(tmp_path, recipe(), "engine.backend=tensorrt-llm", "engine.dtype=float16"))
-    assert set(found) <= {"MM606"}
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_data_for_an_engine_of_tensorrt_llm_are_judged_alike(tmp_path: Path, algorithm: str) -> None:
+    backend = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
+    data(tmp_path, 40)
+    result = load(tmp_path, recipe(algorithm), *backend)
+    assert codes(result) == []
+    assert tmp_path / "data.jsonl" in result.files
+    assert "calibration.samples" in {one.name for one in result.variants[0].derivations}
+    data(tmp_path, 40, text=True)
+    assert only(load(tmp_path, recipe(algorithm), *backend)).code == "MM164"
+
+
+def test_data_that_nothing_would_read_are_not_judged(tmp_path: Path) -> None:
+    backend = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
+    assert codes(load(tmp_path, recipe("int4"), *backend)) == ["MM606"]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -9,7 +9,7 @@ from recipe_project import RECIPE, codes, load, only, pointed
 
 TRTLLM = RECIPE.replace("torch", "tensorrt-llm").replace("dtype: float32", "dtype: float16")
 AWQ = TRTLLM.replace("int8", "int4_awq")
-DATA = TRTLLM.replace("int8", "{algorithm: fp8, calibration: {data: a.jsonl}}")
+DATA = TRTLLM.replace("int8", "{algorithm: int4, calibration: {data: a.jsonl}}")
 
 
 def with_version(recipe: str, version: str) -> str:
@@ -56,7 +56,7 @@ engine:
         ("MM605", with_version(T5, "0.12.0"), "924", with_version(T5, "1.2")),
         ("MM169", with_version(AWQ.replace("float16", "float32"), "1.2"), "float32",
          with_version(AWQ.replace("float16", "bfloat16"), "1.2")),
-        ("MM606", with_version(DATA, "1.2"), "calibration", with_version(TRTLLM.replace("int8", "fp8"), "1.2")),
+        ("MM606", with_version(DATA, "1.2"), "calibration", with_version(TRTLLM.replace("int8", "int4"), "1.2")),
     ],
 )  # fmt: skip
 def test_it_fires_at_its_key_and_stays_silent(

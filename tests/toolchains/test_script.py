@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from toolchain_cases import MODELS, load, recipe_files
 
 from mmbuild.schema.load import load_recipes
-from mmbuild.schema.model import Verify
+from mmbuild.schema.model import Calibration, Verify
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import commands
 from mmbuild.toolchains.load import load_toolchain
@@ -223,3 +223,14 @@ def test_bash_reads_back_every_argument(arguments: list[str]) -> None:
     program = f"printf '%s\\0' {line(arguments)}\n"
     done = subprocess.run(["bash"], input=program.encode(), capture_output=True, check=True)
     assert done.stdout.decode().split("\0")[:-1] == arguments
+
+
+def test_calibration_on_data_is_in_no_script() -> None:
+    """A script with the version's own quantizer in its place would calibrate on text without a word."""
+    (variant,) = load("llava-fp16", "engine.quantization=int4_awq", "engine.tensorrt_llm.fused_mlp=auto")
+    assert "quantize.py" in script([variant], load_toolchain("1.2"))
+    engine = variant.recipe.engine
+    data = engine.quantization.model_copy(update={"calibration": Calibration(data="data.jsonl")})
+    recipe = variant.recipe.model_copy(update={"engine": engine.model_copy(update={"quantization": data})})
+    error = refused(ToolchainError, "MM174", script, [replace(variant, recipe=recipe)], load_toolchain("1.2"))
+    assert "mmbuild apply" in str(error.hint)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from errors_told import refused
 from toolchain_cases import MODELS, everything, load
+from trap_checks import read
 
 from mmbuild.schema.model import Algorithm, Calibration, Quantization, VisionSource
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -15,6 +17,7 @@ from mmbuild.toolchains.commands import commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.model import Note, Unsupported
 from mmbuild.toolchains.support import notes, refusals
+from mmbuild.toolchains.tasks import tasks
 from mmbuild.toolchains.template import holds
 from mmbuild.toolchains.variables import variables
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
@@ -109,12 +112,62 @@ def test_opts_head_must_divide_among_ranks(version: str) -> None:
     assert said(odd, version) == ["MM605"]
 
 
-def test_calibration_data_that_would_be_ignored_is_refused() -> None:
-    given = Quantization(algorithm=Algorithm.INT4_AWQ, calibration=Calibration(data="data.jsonl"))
-    variant = quantized(shaped("llava-fp16", "none"), given)
-    assert said(variant, "1.2") == ["MM606"]
-    error = refused(ToolchainError, "MM606", commands, variant, load_toolchain("1.2"))
+def on_pictures(variant: ResolvedRecipe, algorithm: str, **more: Any) -> ResolvedRecipe:
+    """``variant`` with a quantization that is fitted on data of the recipe."""
+    data = Calibration(data="data.jsonl")
+    return quantized(variant, Quantization(algorithm=Algorithm(algorithm), calibration=data, **more))
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("algorithm", CALIBRATED)
+@pytest.mark.parametrize("model", ["llava-fp16", "vila-7b-fp16"])
+def test_what_only_a_quantizer_cannot_do_is_built_where_mmbuild_calibrates(
+    model: str, algorithm: str, version: str
+) -> None:
+    variant = on_pictures(shaped(model, "none"), algorithm)
+    # That the page describes no fp8 for VILA may be for other reasons than the quantizer's.
+    described = (model, algorithm, version) != ("vila-7b-fp16", "fp8", "0.12.0")
+    assert said(variant, version) == ([] if described else ["MM603"])
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("algorithm", CALIBRATED)
+def test_what_the_reader_does_not_take_is_refused_with_data_too(algorithm: str, version: str) -> None:
+    wide = shaped("llava-fp16", "none", "engine.dtype=float32")
+    assert said(on_pictures(wide, algorithm), version) == ["MM169"]
+    assert said(on_pictures(shaped("opt-2.7b", "none"), algorithm), version) == ["MM603"]
+
+
+def test_the_gpu_and_the_size_of_layers_hold_with_data_too() -> None:
+    fp8 = on_pictures(shaped("llava-fp16", "none"), "fp8")
+    assert [error.code for error in refusals(fp8, load_toolchain("1.2"), sm=80)] == ["MM640"]
+    odd = on_pictures(shaped("vila1.5-3b-fp16", "none", "engine.tensor_parallel=4"), "int4_awq")
+    assert said(odd, "1.2") == said(shaped("vila1.5-3b-fp16", "int4_awq", "engine.tensor_parallel=4"), "1.2")
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("algorithm", ["int8", "int4"])
+@pytest.mark.parametrize("family", DECODERS)
+def test_weights_that_converters_permute_take_no_data(family: str, algorithm: str, version: str) -> None:
+    variant = on_pictures(shaped(DECODERS[family], "none"), algorithm)
+    assert said(variant, version) == ["MM606"]
+    error = refused(ToolchainError, "MM606", commands, variant, load_toolchain(version))
+    assert "permutes" in error.message
     assert "calibration" in str(error.hint)
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("algorithm", CALIBRATED)
+def test_no_command_quantizes_what_mmbuild_calibrates(algorithm: str, version: str) -> None:
+    """The commands that are left are accepted by the version's programs; fp8 says what upstream's pages say."""
+    variant = on_pictures(shaped("llava-fp16", "none", "engine.tensor_parallel=2"), algorithm)
+    calls = read(variant, version, commands(variant, load_toolchain(version))).calls
+    assert [call.step for call in calls] == ["build_llm", "build_visual", "run", "run", "run"]
+    typed = "--strongly_typed" in calls[0].given
+    assert typed == (algorithm == "fp8" and version in OLD)
+    assert calls[0].given.get("--use_fused_mlp") in (None, "disable")
+    build = next(task for task in tasks(variant, load_toolchain(version)) if task.step == "build_llm")
+    assert build.reads == {"checkpoint": calls[0].given["--checkpoint_dir"]}
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

@@ -163,7 +163,9 @@ def _lower(
     from mmbuild.graph.lower_toolchain import lower_toolchain
 
     found = environment(variant.recipe.engine.tensorrt_llm.toolchain)
-    return lower_toolchain(variant, sm=target["sm"], environment=found, digest=digest, offline=offline)
+    return lower_toolchain(
+        variant, sm=target["sm"], environment=found, digest=digest, offline=offline, own=target
+    )
 
 
 def _environment(version: str) -> Environment | None:

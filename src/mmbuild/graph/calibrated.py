@@ -14,7 +14,7 @@ from typing import Any
 from mmbuild import host, pins
 from mmbuild.calibration import data, data_set
 from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
-from mmbuild.graph import estimate, parameters
+from mmbuild.graph import embedded, estimate, parameters
 from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.estimate import Sizes
 from mmbuild.graph.keys import make_action
@@ -44,6 +44,40 @@ def optimizer_version() -> str:
             code="MM462",
             hint="pip install 'mmbuild[quantize]'",
         ) from None
+
+
+def fitted(
+    variant: ResolvedRecipe,
+    inputs: Mapping[str, str],
+    size: Sizes,
+    target: Mapping[str, Any],
+    digest: Callable[[Path], str],
+    *,
+    offline: bool,
+) -> tuple[Action, ...]:
+    """What makes the quantized checkpoint, last, and before it what fetches its data from a hub.
+
+    It runs in mmbuild's own environment whatever backend reads the checkpoint, so that backends share it.
+
+    Args:
+        variant: A recipe with a quantization that is fitted on data.
+        inputs: Definition keys of ``model``, perhaps ``vision``, and ``checkpoint`` of int8 and int4.
+        size: Of the model.
+        target: What mmbuild's torch runs on; it is in the key.
+        digest: BLAKE3 of a user's file, hex.
+        offline: Ask no hub.
+
+    Raises:
+        LowerError: MM230, torch or transformers is missing.
+        CalibrationError: As :func:`fetch_data` and :func:`quantize`.
+        SourceError: As :func:`fetch_data`.
+    """
+    used = {package: embedded.version(package) for package in embedded.PACKAGES}
+    fetched = fetch_data(variant, offline=offline)
+    if fetched is None:
+        return (quantize(variant, inputs, size, target, digest, used),)
+    inputs = {**inputs, "data": fetched.definition_key}
+    return (fetched, quantize(variant, inputs, size, target, digest, used))
 
 
 def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:

@@ -8,16 +8,12 @@ What is in an action's parameters is in its key, so each action gets exactly wha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmbuild import pins
 from mmbuild.checkpoint import calibrated as calibrated_layouts
-from mmbuild.errors import MmbuildError
 from mmbuild.families import family
-from mmbuild.graph import calibrated, estimate, parameters
+from mmbuild.graph import calibrated, embedded, estimate, parameters
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.downloads import download
 from mmbuild.graph.keys import make_action
@@ -36,10 +32,6 @@ QUANT_ALGO: Mapping[str, str | None] = {
 }
 
 _LIMITS = ("max_batch_size", "max_beam_width", "max_input_len", "max_output_len", "max_multimodal_len")
-
-
-class LowerError(MmbuildError):
-    """A recipe that is right, but asks for what is not built yet."""
 
 
 def lower(
@@ -69,26 +61,7 @@ def _target(variant: ResolvedRecipe, host: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(host)
     if stated is not None:
         merged |= {key: str(value) if key != "sm" else value for key, value in stated if value is not None}
-    if merged["device"] == "cpu":
-        merged["sm"] = None
-    return {key: merged.get(key) for key in ("device", "sm", "isa")}
-
-
-def _version(package: str) -> str:
-    """What a lock in force says, or what is installed here."""
-    return pins.package(package) or _installed(package)
-
-
-@cache
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        raise LowerError(
-            f"the torch backend needs `{package}`, which is not installed",
-            code="MM230",
-            hint="pip install 'mmbuild[torch]'",
-        ) from None
+    return embedded.target(merged)
 
 
 class _Lowering:
@@ -131,14 +104,9 @@ class _Lowering:
 
     def fitted(self, inputs: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
         """Quantization that is fitted on data, and what fetches them."""
-        used = {"torch": _version("torch"), "transformers": _version("transformers")}
-        fetched = calibrated.fetch_data(self.variant, offline=offline)
-        if fetched is not None:
-            self.actions.append(fetched)
-            inputs = {**inputs, "data": fetched.definition_key}
-        action = calibrated.quantize(self.variant, inputs, self.size, self.target, digest, used)
-        self.actions.append(action)
-        return action
+        found = calibrated.fitted(self.variant, inputs, self.size, self.target, digest, offline=offline)
+        self.actions += found
+        return found[-1]
 
     def add(self, step: str, params: Mapping[str, Any], *, label: str | None = None, **rest: Any) -> Action:
         action = make_action(
@@ -197,7 +165,7 @@ class _Lowering:
                 engine.quantization.group_size,
             ),
             target=self.target,
-            toolchain={"torch": _version("torch")},
+            toolchain={"torch": embedded.version("torch")},
             resources=self.compiling(
                 self.size.engine_memory + self._caches(), 10.0 + 3.0 * facts.llm.num_hidden_layers
             ),
@@ -225,7 +193,7 @@ class _Lowering:
             params,
             inputs=sources,
             target=self.target,
-            toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
+            toolchain={"torch": embedded.version("torch"), "transformers": embedded.version("transformers")},
             resources=self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
         )
 
@@ -237,7 +205,8 @@ class _Lowering:
         return self.add(
             "assemble",
             parameters.assemble(
-                self.facts, {"torch": _version("torch"), "transformers": _version("transformers")}
+                self.facts,
+                {"torch": embedded.version("torch"), "transformers": embedded.version("transformers")},
             ),
             inputs=inputs,
             target=self.target,
@@ -260,7 +229,7 @@ class _Lowering:
             sources={name: digest(path) for name, path in images.items()},
             locators={name: str(path) for name, path in images.items()},
             target=self.target,
-            toolchain={"torch": _version("torch"), "transformers": _version("transformers")},
+            toolchain={"torch": embedded.version("torch"), "transformers": embedded.version("transformers")},
             resources=Resources(memory=self.size.verify_memory, gpus=gpus, seconds=20.0),
         )
         dummy = is_dummy(self.recipe)

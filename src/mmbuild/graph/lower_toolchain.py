@@ -3,6 +3,9 @@
 Each group of commands that makes one thing is an action (:mod:`mmbuild.toolchains.tasks`). Its parameters are the
 commands themselves and what they must leave, so its key changes exactly where a command does: convert knows nothing
 of lengths, and one visual engine serves all precisions of a model.
+
+Where a recipe names calibration data, mmbuild's own action makes the checkpoint in place of the version's quantizer,
+which would calibrate on text: the same action, with the same key, as for backend torch.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.graph import estimate
+from mmbuild import host
+from mmbuild.graph import calibrated, embedded, estimate
 from mmbuild.graph.action import Action, RecipeGraph, Resources
 from mmbuild.graph.downloads import download
 from mmbuild.graph.keys import make_action
@@ -74,6 +78,7 @@ def lower_toolchain(
     environment: Environment | None,
     digest: Callable[[Path], str],
     offline: bool,
+    own: Mapping[str, Any] | None = None,
 ) -> RecipeGraph:
     """The actions of one variant with backend tensorrt-llm.
 
@@ -84,12 +89,14 @@ def lower_toolchain(
             and not applied.
         digest: BLAKE3 of a user's file, hex.
         offline: Ask no hub for the commit of a branch.
+        own: What mmbuild's own torch runs on, ``{"device", "sm", "isa"}``; None asks this host. Calibration runs
+            there, whatever GPU the engine is for.
 
     Raises:
         ToolchainError: The toolchain cannot build the recipe.
-        MmbuildError: The source cannot be identified.
+        MmbuildError: The source cannot be identified, or what calibrates is missing or cannot.
     """
-    return _Lowering(variant, sm, environment).graph(digest, offline)
+    return _Lowering(variant, sm, environment).graph(digest, offline, own)
 
 
 class _Lowering:
@@ -112,15 +119,19 @@ class _Lowering:
         self.known = variables(variant, self.toolchain)
         self.actions: list[Action] = []
 
-    def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
+    def graph(
+        self, digest: Callable[[Path], str], offline: bool, own: Mapping[str, Any] | None
+    ) -> RecipeGraph:
         # The GPU is known here even where the recipe does not state it.
         for refusal in refusals(self.variant, self.toolchain, sm=self.sm):
             raise refusal
-        made = {
-            "model": self.add(
-                download(self.variant, self._source(), self.size.model, digest, offline=offline)
-            )
+        sources = {
+            name: self.add(download(self.variant, name, self.size.model, digest, offline=offline))
+            for name in self._sources()
         }
+        made = {"model": sources[self._read()]}
+        if self.known["calibrated"]:
+            made["checkpoint"] = self.fitted(sources, own or host.default_target(), digest, offline)
         for task in tasks(self.variant, self.building):
             made[task.makes] = self.task(task, made)
         engine = self.assemble(made)
@@ -128,10 +139,28 @@ class _Lowering:
             self.verify(engine, digest)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
 
-    def _source(self) -> str:
+    def _sources(self) -> tuple[str, ...]:
+        """What is fetched: calibration runs the whole model, commands read one source."""
+        return tuple(self.variant.configs) if self.known["calibrated"] else (self._read(),)
+
+    def _read(self) -> str:
         """The source that the commands read: BLIP-2's whole checkpoint is the second one of a recipe."""
         whole = self.toolchain.families[self.variant.recipe.model.family].weights == "whole"
         return "vision" if whole and "vision" in self.variant.configs else "model"
+
+    def fitted(
+        self,
+        sources: Mapping[str, Action],
+        own: Mapping[str, Any],
+        digest: Callable[[Path], str],
+        offline: bool,
+    ) -> Action:
+        """The checkpoint that mmbuild fits on the recipe's data, in its own environment."""
+        inputs = {name: action.definition_key for name, action in sources.items()}
+        target = embedded.target(own)
+        found = calibrated.fitted(self.variant, inputs, self.size, target, digest, offline=offline)
+        self.actions += found
+        return found[-1]
 
     def add(self, action: Action) -> Action:
         self.actions.append(action)

@@ -220,23 +220,29 @@ def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
 def _environments(
     variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lock | None
 ) -> dict[str, dict[str, Any]]:
-    """Versions in the keys, and what else says which environment it was."""
+    """Versions in the keys, and what else says which environment it was.
+
+    A recipe for TensorRT-LLM that mmbuild calibrates has two.
+    """
     found: dict[str, dict[str, Any]] = {}
     for variant, graph in zip(variants, graphs, strict=True):
-        name = environment_name(variant)
-        entry = found.setdefault(name, {"packages": {}})
+        main = environment_name(variant)
+        found.setdefault(main, {"packages": {}})
         for action in graph.actions:
-            entry["packages"].update(action.toolchain)
-        if name == EMBEDDED:
-            here = host.installed_versions(_EMBEDDED_PACKAGES)
-            stated = {key: pins.package(key) or here.get(key) for key in _EMBEDDED_PACKAGES}
-            entry["packages"].update({key: version for key, version in stated.items() if version})
+            if action.toolchain:
+                name = main if action.step.startswith("toolchain") else EMBEDDED
+                found.setdefault(name, {"packages": {}})["packages"].update(action.toolchain)
+        if main == EMBEDDED:
             if variant.recipe.visual.backend == "tensorrt":
                 built = next(action for action in graph.actions if action.step == "build_visual")
-                entry["packages"]["tensorrt"] = built.params["tensorrt"]["version"]
+                found[main]["packages"]["tensorrt"] = built.params["tensorrt"]["version"]
         else:
             version = variant.recipe.engine.tensorrt_llm.toolchain
-            entry.update(_kept(known, name) or {"tag": _tag(version), **image_of(version)})
+            found[main].update(_kept(known, main) or {"tag": _tag(version), **image_of(version)})
+    if EMBEDDED in found:
+        here = host.installed_versions(_EMBEDDED_PACKAGES)
+        stated = {key: pins.package(key) or here.get(key) for key in _EMBEDDED_PACKAGES}
+        found[EMBEDDED]["packages"].update({key: version for key, version in stated.items() if version})
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmbuild.checkpoint.calibrated import ALGORITHMS
 from mmbuild.products.load import rules
 from mmbuild.products.model import Expected, Group, Part, PartName, Place, Rule, Wanted
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -26,7 +27,11 @@ def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> E
     """
     family = variant.facts.family
     known = variables(variant, toolchain) | {"version": toolchain.version}
-    known["quant_algos"] = rules().quant_algos[variant.recipe.engine.quantization.algorithm]
+    algorithm = variant.recipe.engine.quantization.algorithm
+    # What mmbuild calibrated has one name, whatever the version's own quantizer would call it.
+    known["quant_algos"] = (
+        (ALGORITHMS[algorithm].quant_algo,) if known["calibrated"] else rules().quant_algos[algorithm]
+    )
     parts: dict[PartName, Any] = {"llm": variant.facts.llm}
     if variant.facts.encoder is not None:
         parts["encoder"] = variant.facts.encoder

@@ -11,7 +11,7 @@ from mmbuild.checkpoint.calibrated import FLOAT8_FROM_SM
 from mmbuild.families.base import ModelFacts
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.gates import is_dummy
-from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Device, Recipe
+from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Device, Engine, Recipe
 
 _ALGORITHM = "engine.quantization.algorithm"
 _DATA = "engine.quantization.calibration.data"
@@ -28,6 +28,17 @@ _REVISION = Fault(
 _SM = "target.sm"
 # Language models that are narrower are demos and tests.
 _REAL_WIDTH = 1024
+
+
+def fitted_here(engine: Engine) -> bool:
+    """Whether mmbuild fits the quantization on data; the other quantizers of TensorRT-LLM do without it."""
+    quantization = engine.quantization
+    if quantization.calibration is None:
+        return engine.backend is Backend.TORCH and quantization.algorithm in CALIBRATED
+    # Weights of 8 and 4 bits are the converters' own with TensorRT-LLM; `none` takes no calibration.
+    if engine.backend is not Backend.TORCH:
+        return quantization.algorithm in CALIBRATED
+    return quantization.algorithm is not Algorithm.NONE
 
 
 def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
@@ -71,7 +82,7 @@ def _form(named: str) -> list[Fault]:
 
 
 def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fault], list[Path]]:
-    """Faults of the calibration data that backend torch would be given, and the files that were read.
+    """Faults of the calibration data that mmbuild would be given, and the files that were read.
 
     Args:
         recipe: With absolute paths.
@@ -79,12 +90,8 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fa
     """
     quantization = recipe.engine.quantization
     # Of `none` another finding says that it takes no calibration.
-    if recipe.engine.backend is not Backend.TORCH or quantization.algorithm is Algorithm.NONE:
-        return [], []
     wanted = quantization.calibration
-    if touches((_ALGORITHM, _DATA), set(faulty)):
-        return [], []
-    if wanted is None:
+    if wanted is None or not fitted_here(recipe.engine) or touches((_ALGORITHM, _DATA), set(faulty)):
         return [], []
     if data_set.is_data_set(wanted.data):
         return _form(wanted.data), []

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mmbuild.calibration.data import DEFAULT_SAMPLES
 from mmbuild.families import family
 from mmbuild.families.base import Derivation, ModelFacts, Traits
+from mmbuild.schema.calibrated import fitted_here
 from mmbuild.schema.linears import group_size
-from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Quantization, Recipe, VisualBackend
+from mmbuild.schema.model import Algorithm, Backend, Quantization, Recipe, VisualBackend
 
 _FOLLOWS = {Backend.TENSORRT_LLM: VisualBackend.TENSORRT, Backend.TORCH: VisualBackend.TORCH}
 
@@ -73,9 +74,7 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
     ]
     if recipe.engine.tensor_parallel > 1:
         found.append(padded_vocab(recipe, facts))
-    quantization = recipe.engine.quantization
-    fitted = quantization.algorithm in CALIBRATED or quantization.calibration is not None
-    if recipe.engine.backend is Backend.TORCH and fitted:
+    if fitted_here(recipe.engine):
         found.append(calibration_samples(recipe))
     return tuple(found)
 

@@ -137,6 +137,8 @@ class Unsupported(Part):
         families: Families it holds for.
         algorithms: Quantizations it holds for; all where left out.
         when: Condition; always where left out.
+        of_quantizer: Whether it is the version's own making of a quantized checkpoint alone that fails, and neither
+            its builder nor its runtime: then it does not hold where mmbuild calibrates in its place.
         reason: Why, one sentence without a full stop; template.
         way: What to do instead; template.
         evidence: Where that is known from.
@@ -147,6 +149,7 @@ class Unsupported(Part):
     families: tuple[Family, ...]
     algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
     when: str = "true"
+    of_quantizer: bool = False
     reason: str
     way: str
     evidence: str

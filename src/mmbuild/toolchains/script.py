@@ -27,11 +27,12 @@ def script(variants: Sequence[ResolvedRecipe], toolchain: Toolchain) -> str:
     """A bash script that builds ``variants`` and asks each engine.
 
     Raises:
-        ToolchainError: MM603 to MM606, the toolchain cannot build a variant; MM607, a model of random weights; MM608,
-            two variants would write the same files.
+        ToolchainError: MM603 to MM606, the toolchain cannot build a variant; MM174, calibration data, which mmbuild
+            alone looks at; MM607, a model of random weights; MM608, two variants would write the same files.
     """
     for variant in variants:
         _require_weights(variant)
+        _require_commands(variant, toolchain)
     made = [(variant, commands(variant, toolchain)) for variant in variants]
     _require_apart([(variant.name, steps) for variant, steps in made])
     lines = [*_head(variants, toolchain), *_start(variants, toolchain)]
@@ -51,6 +52,16 @@ def _require_weights(variant: ResolvedRecipe) -> None:
             f"{variant.name}: a script cannot fetch the random weights of `{model.source}`",
             code="MM607",
             hint="Set model.source to the model itself: --set model.source=hf://owner/name",
+        )
+
+
+def _require_commands(variant: ResolvedRecipe, toolchain: Toolchain) -> None:
+    if variables(variant, toolchain)["calibrated"]:
+        raise ToolchainError(
+            f"{variant.name}: no command of TensorRT-LLM {toolchain.version} calibrates on the recipe's data; its "
+            "quantizer takes texts of its own, and mmbuild itself does it while it builds",
+            code="MM174",
+            hint="Build with `mmbuild apply`, or leave engine.quantization.calibration out and calibrate on text",
         )
 
 

@@ -12,6 +12,7 @@ from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.families.base import ModelFacts
 from mmbuild.schema.fault import Fault
 from mmbuild.schema.linears import divides, stacks
+from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.formats import gpu_objection, multiple_of, unpackable
 from mmbuild.toolchains.model import Note, Toolchain
@@ -22,12 +23,6 @@ from mmbuild.toolchains.versions import ToolchainError
 _TOOLCHAIN = "engine.tensorrt_llm.toolchain"
 _ALGORITHM = "engine.quantization.algorithm"
 _CALIBRATION = "engine.quantization.calibration"
-_CALIBRATED = Fault(
-    "MM606",
-    (_CALIBRATION,),
-    "its quantizer calibrates on a text data set of its own, and would not look at calibration.data",
-    f"Remove {_CALIBRATION}",
-)
 # Keys of a checkpoint's config.json, and those of a recipe that they follow from.
 _BLAMED = {
     "dtype": ("engine.dtype", _ALGORITHM),
@@ -49,9 +44,7 @@ def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = No
         known["sm"] = sm
     found = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
     if not found:
-        found += _unread(variant, toolchain)
-    if not found and known["calibrated"]:
-        found.append(_CALIBRATED)
+        found += [*_unread(variant, toolchain), *_permuted(variant)]
     return tuple(
         Fault(
             item.code,
@@ -69,8 +62,8 @@ def refusals(
     """:func:`faults` as errors that name the variant.
 
     The errors are MM603 (quantization), MM604 (a model in this form), MM605 (a number beyond a limit of the version),
-    MM606 (calibration data that the version's quantizer would not look at), MM169 (a quantized checkpoint that the
-    version is not known to read), MM640 (a GPU that does not run it) and MM641 (a layer that cannot be packed).
+    MM606 (int8 or int4 with calibration data), MM169 (a quantized checkpoint that the version is not known to read),
+    MM640 (a GPU that does not run it) and MM641 (a layer that cannot be packed).
     """
     return tuple(
         ToolchainError(f"{variant.name} with {fault.message}", code=fault.code, hint=fault.hint)
@@ -81,6 +74,8 @@ def refusals(
 def _unsupported(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Fault]:
     family, algorithm = known["family"], known["algorithm"]
     for entry in toolchain.unsupported:
+        if entry.of_quantizer and known["calibrated"]:
+            continue
         if family in entry.families and algorithm in entry.algorithms and holds(entry.when, known):
             yield Fault(entry.code, entry.blame, fill(entry.reason, known), fill(entry.way, known))
 
@@ -134,6 +129,20 @@ def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
             else "Set engine.dtype to float16 or bfloat16"
             if item.key == "dtype"
             else "Set engine.quantization to int8 or int4",
+        )
+
+
+def _permuted(variant: ResolvedRecipe) -> Iterator[Fault]:
+    """Data for weights that the version's converters alone can lay out."""
+    quantization = variant.recipe.engine.quantization
+    if quantization.calibration is not None and quantization.algorithm in WEIGHT_ONLY:
+        name = quantization.algorithm.value
+        yield Fault(
+            "MM606",
+            (_CALIBRATION,),
+            f"its converter permutes {name} weights for one GPU, and the plain ones that mmbuild calibrates would be "
+            "read as nonsense",
+            f"Remove {_CALIBRATION}, or set {_ALGORITHM} to {', '.join(sorted(CALIBRATED))}",
         )
 
 

@@ -74,7 +74,8 @@ def shared(toolchain: Toolchain) -> Toolchain:
 
 
 def tasks(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Task, ...]:
-    """What makes the engines of ``variant``, producers first; downloading and asking are not among it.
+    """What makes the engines of ``variant``, producers first; downloading and asking are not among it, nor is
+    what mmbuild does itself (calibration).
 
     Args:
         variant: The recipe.
@@ -87,10 +88,13 @@ def tasks(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Task, ...]:
     for command in commands(variant, toolchain):
         if command.step in _MAKES and not command.script_only:
             found.setdefault(command.step, []).append(command)
-    places = places_of(variables(variant, toolchain))
+    known = variables(variant, toolchain)
+    places = places_of(known)
     extra = toolchain.families[variant.recipe.model.family].model_files
     files = {f"{places['model']}/{name}": content for name, content in extra.items()}
     there = {"model", *(_MAKES[step] for step in found)}
+    if known["calibrated"]:  # by mmbuild itself
+        there.add("checkpoint")
     return tuple(
         Task(
             step,

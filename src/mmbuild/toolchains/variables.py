@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmbuild.schema.model import WEIGHT_ONLY, Algorithm, Engine
+from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY, Algorithm, Engine
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.solve import sequence_len
 from mmbuild.sources.config import parse_source
@@ -55,7 +55,8 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "algorithm": quantization.algorithm.value,
         "weight_only": quantization.algorithm in WEIGHT_ONLY,
         "group_size": quantization.group_size,
-        "calibrated": quantization.calibration is not None,
+        # mmbuild makes the checkpoint, and no command.
+        "calibrated": quantization.calibration is not None and quantization.algorithm in CALIBRATED,
         "samples": quantization.calibration.samples if quantization.calibration else DEFAULT_SAMPLES,
         "tensor_parallel": engine.tensor_parallel,
         "max_batch_size": engine.max_batch_size,

@@ -1,0 +1,49 @@
+"""mmbuild's own environment, as far as a plan depends on it: its packages, and what its torch runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from mmbuild import pins
+from mmbuild.errors import MmbuildError
+
+PACKAGES = ("torch", "transformers")
+"""What runs a model."""
+
+
+class LowerError(MmbuildError):
+    """A recipe that is right, but asks for what is not built yet, or not installed."""
+
+
+def version(package: str) -> str:
+    """What a lock in force says, or what is installed here.
+
+    Raises:
+        LowerError: MM230, neither.
+    """
+    return pins.package(package) or _installed(package)
+
+
+@cache
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise LowerError(
+            f"the recipe needs `{package}` in mmbuild's own environment, where it is not installed",
+            code="MM230",
+            hint="pip install 'mmbuild[torch]'",
+        ) from None
+
+
+def target(host: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"device", "sm", "isa"}`` of what torch runs on here: a GPU beside a torch for CPUs is none.
+
+    Args:
+        host: As :func:`mmbuild.host.default_target` gives it; ``sm`` may be that of a GPU that torch cannot use.
+    """
+    sm = None if host["device"] == "cpu" else host.get("sm")
+    return {"device": host["device"], "sm": sm, "isa": host.get("isa")}
