@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from mmbuild.doctor import compiler
 from mmbuild.doctor.needs import ToolchainNeed, needs
+from mmbuild.doctor.report import report
+from mmbuild.environments.model import UserConfig
 from mmbuild.graph.action import Action, Resources
 from mmbuild.schema.load import load_recipes
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -56,3 +59,31 @@ def test_toolchains_with_their_families_and_largest_ranks() -> None:
     found = needs((*first, *variants("nougat-base", *trtllm)), [], "cpu")
     assert found.toolchains == {"1.2": ToolchainNeed(("llava", "nougat"), 2)}
     assert (found.torch, found.gpus) == (False, 0)
+
+
+def test_what_calibrates_is_needed_whatever_engine_is_built() -> None:
+    trtllm = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
+    of = {
+        name: needs(variants(name, *overrides), [], "cpu")
+        for name, overrides in {"demo/llava-awq": trtllm, "demo/llava-int4": (), "llava-int4": trtllm}.items()
+    }
+    assert {name: (found.torch, found.fitted, found.optimizer) for name, found in of.items()} == {
+        "demo/llava-awq": (False, True, True),
+        "demo/llava-int4": (True, False, False),
+        "llava-int4": (False, False, False),
+    }
+    assert "1.2" in of["demo/llava-awq"].toolchains
+    data = RECIPES.parent / "examples/calibration/llava.jsonl"
+    asked = f"engine.quantization={{algorithm: int4, calibration: {{data: {data}}}}}"
+    plain = needs(variants("demo/llava-int4", asked), [], "cpu")
+    assert (plain.fitted, plain.optimizer) == (True, False), "integers are fitted by mmbuild alone"
+
+
+def test_doctor_looks_for_model_optimizer_where_a_recipe_is_calibrated(tmp_path: Path) -> None:
+    found = needs(
+        variants("demo/llava-awq", "engine.backend=tensorrt-llm", "engine.dtype=float16"), [], "cpu"
+    )
+    host, toolchain = report(UserConfig(), store=tmp_path, build_dir=tmp_path, needed=found, quick=True)
+    assert {"torch", "transformers", "nvidia-modelopt"} <= {check.name for check in host.checks}
+    assert compiler.untried().name not in {check.name for check in host.checks}
+    assert toolchain.title == "TensorRT-LLM 1.2"

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmbuild.schema.model import Backend, Device, VisualBackend
+from mmbuild.schema.calibrated import fitted_here
+from mmbuild.schema.model import CALIBRATED, Backend, Device, VisualBackend
 
 if TYPE_CHECKING:
     from mmbuild.graph.action import Action
@@ -28,6 +29,8 @@ class Needs:
     Attributes:
         recipes: Their names.
         torch: Whether one is built for the embedded engine.
+        fitted: Whether mmbuild fits one's quantization on data, for any engine.
+        optimizer: Whether Model Optimizer does that.
         torch_ranks: Ranks of the largest of those.
         gpus: GPUs that one of those takes at once; 0 where all are for the CPU.
         sms: Compute capabilities that recipes state.
@@ -39,6 +42,8 @@ class Needs:
 
     recipes: tuple[str, ...]
     torch: bool = False
+    fitted: bool = False
+    optimizer: bool = False
     torch_ranks: int = 1
     gpus: int = 0
     sms: frozenset[int] = frozenset()
@@ -58,11 +63,14 @@ def needs(variants: Sequence[ResolvedRecipe], todo: Iterable[Action], device: st
     """
     actions = list(todo)
     embedded = [item for item in variants if item.recipe.engine.backend is Backend.TORCH]
+    fitted = [item for item in variants if fitted_here(item.recipe.engine)]
     on_gpus = [item for item in embedded if _on_gpu(item, device)]
     stated = [item.recipe.target for item in variants if item.recipe.target is not None]
     return Needs(
         tuple(item.name for item in variants),
         torch=bool(embedded),
+        fitted=bool(fitted),
+        optimizer=any(item.recipe.engine.quantization.algorithm in CALIBRATED for item in fitted),
         torch_ranks=max((_ranks(item) for item in embedded), default=1),
         gpus=max((_ranks(item) for item in on_gpus), default=0),
         sms=frozenset(target.sm for target in stated if target.sm is not None),

@@ -46,8 +46,11 @@ def _host(
     yield machine.memory_check(wanted.memory)
     yield machine.disk_check("store", store, wanted.disk)
     yield machine.disk_check("build directory", build_dir, 0)
-    if needed is None or needed.torch:
+    if needed is None or needed.torch or needed.fitted:
         yield from software.extra_checks("torch", needed=needed is not None)
+    if wanted.optimizer:
+        yield from software.extra_checks("quantize", needed=True)
+    if needed is None or needed.torch:
         yield compiler.untried() if quick else compiler.compiler_check()
     if wanted.torch_ranks > 1:
         yield from software.extra_checks("mpi", needed=True)
