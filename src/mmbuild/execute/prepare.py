@@ -29,6 +29,8 @@ _ENVIRONMENT = re.compile(
 """Variables that loading or lowering may look at. Tokens change no plan and are written nowhere."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# In keys, beside the packages that are always looked at.
+_CALIBRATES = ("nvidia-modelopt",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ def _facts(request: Request) -> dict[str, Any]:
     return {
         "mmbuild": __version__,
         "code": host.code_fingerprint(),
-        "versions": host.installed_versions(),
+        "versions": host.installed_versions() | host.installed_versions(_CALIBRATES),
         "machine": host.fingerprint(),
         "environment": {name: os.environ[name] for name in sorted(os.environ) if _ENVIRONMENT.match(name)},
         "directory": os.getcwd(),
@@ -214,10 +216,11 @@ def _pinned(variant: ResolvedRecipe) -> bool:
 
     A branch may move without any file changing, and so may what is installed in a toolchain's environment.
     """
-    model = variant.recipe.model
     if variant.recipe.visual.backend == "tensorrt":  # of either engine backend
         return False
-    return not model.source.startswith("hf://") or bool(_COMMIT.fullmatch(model.revision or ""))
+    model, data = variant.recipe.model, variant.recipe.engine.quantization.calibration
+    named = [(model.source, model.revision), *([(data.data, data.revision)] if data is not None else [])]
+    return all(_COMMIT.fullmatch(revision or "") for source, revision in named if source.startswith("hf://"))
 
 
 def derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.families.base import ModelFacts
 from mmbuild.schema.fault import Fault
 from mmbuild.schema.linears import divides, stacks
-from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY
+from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.formats import gpu_objection, multiple_of, unpackable
 from mmbuild.toolchains.model import Note, Toolchain
@@ -142,7 +142,7 @@ def _permuted(variant: ResolvedRecipe) -> Iterator[Fault]:
             (_CALIBRATION,),
             f"its converter permutes {name} weights for one GPU, and the plain ones that mmbuild calibrates would be "
             "read as nonsense",
-            f"Remove {_CALIBRATION}, or set {_ALGORITHM} to {', '.join(sorted(CALIBRATED))}",
+            f"Remove {_CALIBRATION}, or set engine.backend to torch",
         )
 
 
