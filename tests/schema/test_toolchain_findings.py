@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from recipe_project import RECIPE, codes, load, only, pointed
 
 TRTLLM = RECIPE.replace("torch", "tensorrt-llm").replace("dtype: float32", "dtype: float16")
@@ -106,3 +107,42 @@ def test_code_that_is_not_pinned_is_warned_of_and_stops_nothing(tmp_path: Path) 
     assert (found.code, found.severity, pointed(found)) == ("MM642", "warning", "model")
     assert [variant.name for variant in result.variants] == ["vila"]
     assert load(tmp_path, with_version(VILA15, "0.12.0"), offline=True).diagnostics == ()
+
+
+REAL = """\
+version: 1
+name: real
+model: {family: llava, source: hf://llava-hf/llava-1.5-7b-hf}
+engine:
+  backend: tensorrt-llm
+  max_input_len: 1024
+  max_output_len: 100
+  quantization: int4_awq
+"""
+
+
+@pytest.mark.parametrize(
+    ("silent", "code"),
+    [
+        (REAL.replace("int4_awq", "int4"), []),
+        (REAL.replace("hf://", "dummy://"), []),
+        (
+            REAL.replace("  quantization", "  dtype: float32\n  quantization"),
+            ["MM169"],
+        ),  # has its cause already
+        (REAL.replace("tensorrt-llm", "torch"), ["MM168"]),
+    ],
+)
+def test_a_quantizer_that_shows_the_model_texts_alone_is_warned_of(
+    tmp_path: Path, silent: str, code: list[str]
+) -> None:
+    found = only(load(tmp_path, REAL, offline=True))
+    assert (found.code, found.severity, pointed(found)) == ("MM175", "warning", "int4_awq")
+    assert codes(load(tmp_path, silent, offline=True)) == code
+
+
+def test_pictures_of_the_recipe_are_no_texts(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "data.jsonl").write_text('{"image": "a.png", "prompt": "what?"}\n')
+    named = "{algorithm: int4_awq, calibration: {data: data.jsonl, samples: 1}}"
+    assert codes(load(tmp_path, REAL.replace("int4_awq", named), offline=True)) == []

@@ -45,9 +45,8 @@ def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
     """A model with real weights that would be fitted on pictures of discs and bars, which is enough for demos."""
     quantization = recipe.engine.quantization
     fitted = recipe.engine.backend is Backend.TORCH and quantization.algorithm in CALIBRATED
-    real = facts.llm.hidden_size >= _REAL_WIDTH and not is_dummy(recipe)
     # Encoder-decoders are refused by a rule of their own.
-    if fitted and real and quantization.calibration is None and facts.encoder is None:
+    if fitted and real(recipe, facts) and quantization.calibration is None and facts.encoder is None:
         yield Fault(
             "MM168",
             (_ALGORITHM,),
@@ -56,6 +55,11 @@ def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
             "Name pictures and prompts in engine.quantization.calibration.data",
             "warning",
         )
+
+
+def real(recipe: Recipe, facts: ModelFacts) -> bool:
+    """Whether the model is one that somebody would use: not of random weights, and larger than the demo models."""
+    return facts.llm.hidden_size >= _REAL_WIDTH and not is_dummy(recipe)
 
 
 def float8_gpu(recipe: Recipe) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from mmbuild.checkpoint.accepted import read_config
 from mmbuild.checkpoint.calibrated import ALGORITHMS
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.families.base import ModelFacts
+from mmbuild.schema.calibrated import real
 from mmbuild.schema.fault import Fault
 from mmbuild.schema.linears import divides, stacks
 from mmbuild.schema.model import WEIGHT_ONLY
@@ -151,8 +152,8 @@ def _whole(facts: ModelFacts, ranks: int) -> bool:
 
 
 def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Fault, ...]:
-    """Notes that should be told before anything runs: MM642, warnings."""
-    return tuple(
+    """What should be told before anything runs: warnings, MM642 (notes), MM175 (calibration on text)."""
+    noted = tuple(
         Fault(
             "MM642",
             (note.warn,),
@@ -162,6 +163,23 @@ def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Fault, ...]
         for note, text in _noted(variant, toolchain)
         if note.warn is not None
     )
+    return (*noted, *_text_alone(variant, toolchain))
+
+
+def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
+    """The version's own quantizer, which shows a vision-language model no picture."""
+    recipe, quantization = variant.recipe, variant.recipe.engine.quantization
+    if quantization.algorithm not in ALGORITHMS or quantization.calibration is not None:
+        return
+    if real(recipe, variant.facts) and not faults(variant, toolchain):
+        yield Fault(
+            "MM175",
+            (_ALGORITHM,),
+            f"TensorRT-LLM {toolchain.version}: its own quantizer calibrates {quantization.algorithm} on texts, and "
+            f"`{recipe.model.source}` would see no picture",
+            f"Name pictures and prompts in {_CALIBRATION}.data: mmbuild then calibrates",
+            severity="warning",
+        )
 
 
 def notes(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[str, ...]:
