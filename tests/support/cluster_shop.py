@@ -78,8 +78,11 @@ def raylets() -> Iterator[Raylets]:
     steps = {"PYTHONPATH": str(Path(__file__).parent)}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     temporary = Path(tempfile.mkdtemp(prefix="mm"))  # names of sockets are at most 107 bytes
+    from ray._common.utils import get_default_ray_temp_dir
     from ray.cluster_utils import Cluster
 
+    # Where this class writes the address of its head, also where nobody has started a Ray before.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     cluster = Cluster()
     own_store = temporary / "own-store"
     try:
