@@ -14,6 +14,7 @@ import pytest
 from builds import Workshop
 from built_project import RECIPE, Project
 from trivial_steps import TABLE, action
+from waiting import gone, wait_for
 
 from mmbuild.cluster import attempts
 from mmbuild.cluster.executor import carrier_to, on_cluster
@@ -115,21 +116,6 @@ def wide():
 
 def records(shop):
     return {key: record.digest for key, record in load_cache(shop.store).by_key.items()}
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
-def gone(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_results_keys_and_artifacts_are_those_of_one_machine_and_then_all_is_up_to_date(shop, tmp_path):

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from built_project import NAME, RECIPE, Project
+from waiting import gone, wait_for
 
 from mmbuild.cluster import connect
 from mmbuild.errors import MmbuildError
@@ -57,21 +57,6 @@ def processes_of(directory):
             if str(directory).encode() in command:
                 found.append(int(entry.name))
     return found
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
-def gone(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_a_recipe_comes_out_as_on_this_machine_with_the_same_keys_artifacts_and_events(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import calibration_files
 import pytest
 from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from hub_server import Hub
@@ -26,14 +27,7 @@ Lowered = Callable[..., RecipeGraph]
 @pytest.fixture
 def lowered(tmp_path: Path) -> Lowered:
     """``lowered(algorithm, calibration)``: the graph of the small recipe; files are digested by their content."""
-    (tmp_path / "model").mkdir()
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        (tmp_path / "model" / name).touch()
-    lines = []
-    for number in range(8):
-        (tmp_path / f"{number}.png").write_text(f"picture {number}")
-        lines.append(json.dumps({"image": f"{number}.png", "prompt": "why?"}))
-    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    calibration_files.write(tmp_path)
 
     def make(
         algorithm: str = "fp8",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import calibration_files
 import pytest
 from data_set_hub import REPO, image_folder, serving
 from errors_told import refused
@@ -41,14 +42,7 @@ Lowered = Callable[..., RecipeGraph]
 @pytest.fixture
 def lowered(tmp_path: Path) -> Lowered:
     """``lowered(backend, algorithm, calibration)``: the graph of the small recipe in float16."""
-    (tmp_path / "model").mkdir()
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        (tmp_path / "model" / name).touch()
-    lines = []
-    for number in range(8):
-        (tmp_path / f"{number}.png").write_text(f"picture {number}")
-        lines.append(json.dumps({"image": f"{number}.png", "prompt": "why?"}))
-    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    calibration_files.write(tmp_path)
 
     def make(
         backend: str = "tensorrt-llm",

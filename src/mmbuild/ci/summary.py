@@ -10,14 +10,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmbuild.ci.table import duration
 from mmbuild.ci.tally import Tally
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.failures import Failed
 from mmbuild.execute.result import Result
 from mmbuild.graph.plan import Build, Plan
 from mmbuild.store.faults import disk_errors
-from mmbuild.units import size_text
+from mmbuild.units import estimate_text, size_text
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 _MOST_BYTES = 1_000_000
@@ -67,7 +66,7 @@ def _row(build: Build, labels: Sequence[str], tally: Tally, broken: set[str]) ->
         str(len(built)),
         str(len(pulled)),
         str(len(own - built - pulled)) if not failed else "",
-        duration(sum(tally.built[label] for label in built)) if built else "",
+        estimate_text(sum(tally.built[label] for label in built)) if built else "",
         f"failed: {failed}" if failed else told.get("gates", ""),
     ]
     return f"| {' | '.join(cells)} |"

@@ -8,6 +8,7 @@ from typing import Any
 from mmbuild._version import __version__
 from mmbuild.ci.jobs import Job
 from mmbuild.ci.runners import labels, machine_for
+from mmbuild.units import estimate_text
 
 VERSION = 1
 
@@ -56,7 +57,7 @@ def text(found: Sequence[Mapping[str, Any]]) -> str:
         (
             row["name"],
             ",".join(row["runner"]),
-            duration(row["seconds"]),
+            estimate_text(row["seconds"]),
             str(len(row["actions"])),
             " ".join(row["needs"]),
         )
@@ -65,12 +66,3 @@ def text(found: Sequence[Mapping[str, Any]]) -> str:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
     return "\n".join(line.rstrip() for line in lines) + "\n"
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

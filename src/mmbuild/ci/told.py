@@ -9,9 +9,9 @@ from mmbuild._version import __version__
 from mmbuild.changes.blame import step_of
 from mmbuild.ci.differences import Difference, Differences
 from mmbuild.ci.lines import Line
-from mmbuild.ci.table import duration
 from mmbuild.graph.action import Action
 from mmbuild.graph.differences import ABSENT, shown
+from mmbuild.units import estimate_text
 
 VERSION = 1
 _CAUSES = 4
@@ -93,7 +93,7 @@ def _cells(one: Difference, seconds: Mapping[str, float]) -> tuple[str, ...]:
         _why(one),
         builds if one.state != "gone" else "",
         str(len(one.keep)) if one.state != "gone" else "",
-        duration(_sum(one.build, seconds)) if one.build else "",
+        estimate_text(_sum(one.build, seconds)) if one.build else "",
     )
 
 
@@ -114,7 +114,11 @@ def _line(line: Line) -> str:
 
 def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
     built, kept = len(found.build), len(found.keep)
-    time = f", about {duration(_sum(found.build, seconds))} one after the other (estimated)" if built else ""
+    time = (
+        f", about {estimate_text(_sum(found.build, seconds))} one after the other (estimated)"
+        if built
+        else ""
+    )
     return f"{_counted(built, 'action')} to build{time}; {_counted(kept, 'action')} as before."
 
 

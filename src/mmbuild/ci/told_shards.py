@@ -7,8 +7,8 @@ from typing import Any
 
 from mmbuild._version import __version__
 from mmbuild.ci.shards import Cut
-from mmbuild.ci.table import duration
 from mmbuild.graph.action import Action
+from mmbuild.units import estimate_text
 
 VERSION = 1
 
@@ -49,15 +49,15 @@ def text(found: Cut, actions: Mapping[str, Action], seconds: Mapping[str, float]
     """Shards with their variants, the end they are predicted to have, and what is done more than once."""
     lines = []
     for index, shard in enumerate(found.shards, 1):
-        lines.append(f"shard {index}: {duration(shard.seconds)}, {len(shard.actions)} actions")
+        lines.append(f"shard {index}: {estimate_text(shard.seconds)}, {len(shard.actions)} actions")
         lines += [f"  {name}" for name in shard.variants]
     lines.append(
-        f"all done after {duration(found.makespan)} (estimated); no cut into {len(found.shards)} takes less than"
-        f" {duration(found.bound)}: the longest chain of actions takes {duration(found.critical)},"
-        f" all of them {duration(found.total)}"
+        f"all done after {estimate_text(found.makespan)} (estimated); no cut into {len(found.shards)} takes less than"
+        f" {estimate_text(found.bound)}: the longest chain of actions takes {estimate_text(found.critical)},"
+        f" all of them {estimate_text(found.total)}"
     )
     for key, places in found.repeated.items():
         where = ", ".join(str(place + 1) for place in places)
-        extra = duration(seconds[key] * (len(places) - 1))
+        extra = estimate_text(seconds[key] * (len(places) - 1))
         lines.append(f"made in each of shards {where}: {actions[key].label}, {extra} more")
     return "\n".join(lines) + "\n"

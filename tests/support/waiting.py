@@ -1,0 +1,21 @@
+"""Waiting for what other processes do, and whether a process is gone."""
+
+import time
+from pathlib import Path
+
+
+def wait_for(condition, seconds=60):
+    """What ``condition`` gives once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def gone(process):
+    """Whether the process has ended, be it that nobody has asked for its status."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
