@@ -1,13 +1,15 @@
 """How far an engine is from its reference."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engines import demo_engine, demo_reference, drawn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.engine.compare import TIE, Difference, compare, is_tie, kl_divergence
-from mmbuild.engine.reference import Continuation, continue_greedily
+from mmbuild.engine.compare import TIE, Difference, compare, endless, is_tie, kl_divergence
+from mmbuild.engine.reference import answer_greedily, continue_greedily
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5)
 
@@ -44,19 +46,23 @@ def asked():
 
 
 def test_an_exact_engine_has_no_difference(asked):
-    compared = compare(*asked)
+    compared = compare(*asked, endless(asked[0], 12))
     assert compared.difference is None
     assert compared.equal_prefix == 12
     assert compared.top1_agreement == 1.0
     assert compared.max_kl < 1e-5
 
 
+def changed(reference, place, token):
+    tokens = (*reference.tokens[:place], token, *reference.tokens[place + 1 :])
+    return replace(reference, tokens=tokens)
+
+
 def test_the_first_difference_is_shown_with_both_sides_logits(asked):
     engine, request, reference = asked
     place = 4
     other = (reference.tokens[place] + 1) % engine.config.vocab_size
-    tokens = (*reference.tokens[:place], other, *reference.tokens[place + 1 :])
-    compared = compare(engine, request, Continuation(tokens, reference.logits))
+    compared = compare(engine, request, changed(reference, place, other), endless(engine, 12))
     assert compared.equal_prefix == place
     found = compared.difference
     assert (found.position, found.reference_token, found.engine_token) == (
@@ -70,7 +76,35 @@ def test_the_first_difference_is_shown_with_both_sides_logits(asked):
     assert found.reference_margin < 0
 
 
-def test_comparing_goes_on_beyond_the_end_of_the_answer(asked):
-    engine, _, reference = asked
-    assert set(engine.description.eos_token_ids) & set(reference.tokens)
+def test_an_answer_is_compared_up_to_its_end_token(asked):
+    engine, request, _ = asked
+    reference = answer_greedily(demo_reference(), request, 12)
+    compared = compare(engine, request, reference, engine.stopping(12))
+    assert compared.difference is None
+    assert len(compared.kl) == len(reference.tokens) < 12
+    assert compared.engine_tokens[-1] in engine.description.eos_token_ids
+
+
+def test_an_engine_that_does_not_end_differs_where_the_reference_ended(asked):
+    engine, request, _ = asked
+    reference = answer_greedily(demo_reference(), request, 12)
+    compared = compare(engine, request, reference, endless(engine, 12))
+    found = compared.difference
+    assert (found.position, found.reference_token) == (len(reference.tokens), None)
+    assert found.engine_token is not None
+    assert not is_tie(found, "bfloat16")
+
+
+def test_an_engine_that_ends_too_early_differs_there(asked):
+    engine, request, reference = asked
+    stopping = replace(engine.stopping(12), eos_token_ids=(reference.tokens[2],))
+    found = compare(engine, request, reference, stopping).difference
+    assert (found.position, found.engine_token) == (reference.tokens.index(reference.tokens[2]) + 1, None)
+    assert not is_tie(found, "bfloat16")
+
+
+def test_the_reference_keeps_its_settings_when_nothing_may_end_its_answer(asked):
+    _, request, reference = asked
     assert len(reference.tokens) == 12
+    ends = demo_reference().generation_config.eos_token_id
+    assert ends in answer_greedily(demo_reference(), request, 12).tokens

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from engines import DEMO, demo_engine, drawn
+from engines import demo_engine, drawn
 from errors_told import refused
 from PIL import Image
 
-from mmbuild.engine.config import EngineError
-from mmbuild.engine.processor import Request, encode, open_image
-from mmbuild.families.shared.hugging_face import conversation, saved_processor
+from mmbuild.engine.processor import Request, encode
+from mmbuild.models.errors import EngineError
 
 
 @pytest.fixture
@@ -19,25 +18,6 @@ def engine():
 @pytest.fixture
 def picture():
     return drawn(1, 1)[0][0]
-
-
-def test_a_plain_question_takes_the_model_s_chat_form():
-    text = conversation(saved_processor(DEMO), "how many shapes ?", 1)
-    assert text == "<image> question: how many shapes ? answer:"
-
-
-def test_a_prompt_that_names_the_image_is_left_alone():
-    text = "<image> question: which shape ? answer:"
-    assert conversation(saved_processor(DEMO), text, 1) == text
-
-
-def test_a_processor_without_a_chat_form_gets_the_images_first():
-    class Plain:
-        image_token = "<image>"
-        chat_template = None
-
-    assert conversation(Plain(), "Why?", 2) == "<image><image>\nWhy?"
-    assert conversation(Plain(), "Why?", 0) == "Why?"
 
 
 def test_each_feature_of_an_image_is_one_placeholder(engine, picture):
@@ -69,49 +49,6 @@ def test_pictures_of_every_kind_are_read(engine, picture, tmp_path, kind):
 def test_a_picture_of_another_shape_is_cut_to_the_model_s(engine):
     (request,) = engine.encode([Image.new("RGB", (301, 77), "red")], ["how many ?"])
     assert request.pixels.shape == (1, 3, 64, 64)
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        (None, "No such file"),
-        (b"", "no picture"),
-        (b"GIF89a", "no picture"),
-        (b"hello, this is text", "no picture"),
-    ],
-)
-def test_a_file_that_is_no_picture_is_named(tmp_path, content, why):
-    path = tmp_path / "a.png"
-    if content is not None:
-        path.write_bytes(content)
-    error = refused(EngineError, "MM517", open_image, path)
-    assert str(path) in error.message
-    assert why in error.message
-    assert "PNG" in error.hint
-
-
-def test_a_truncated_picture_is_named(tmp_path):
-    path = tmp_path / "a.png"
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (200, 200, 3), np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:5000])
-    refused(EngineError, "MM517", open_image, path)
-
-
-def test_a_directory_is_no_picture(tmp_path):
-    assert "directory" in refused(EngineError, "MM517", open_image, tmp_path).message
-
-
-def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "a.png"
-    Image.new("1", (2000, 2000)).save(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    refused(EngineError, "MM517", open_image, path)
-
-
-@pytest.mark.parametrize("value", [np.zeros((4, 4, 7), np.uint8), np.zeros(3), 7, None])
-def test_what_is_no_picture_at_all_is_refused(value):
-    refused(EngineError, "MM517", open_image, value)
 
 
 def test_prompts_and_images_must_be_as_many(engine, picture):

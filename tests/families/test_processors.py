@@ -158,7 +158,7 @@ def test_vila_prefers_the_models_own_chat_form(place: str, tmp_path: Path) -> No
     assert spelt(processor, found, features) == "<s>Q:@@which? A:"
     complete = encode(processor, "a <image> b <image> c", [picture(1), picture(2)])
     assert spelt(processor, complete, features) == "<s>a @ b @ c"
-    refused(processor, "a <image>", [picture(1), picture(2)], "names 1 pictures, and 2 are given")
+    refused(processor, "a <image>", [picture(1), picture(2)], "names 1 images, and 2 are given")
 
 
 @pytest.mark.parametrize("aspect", ["resize", "pad", "default"])

@@ -130,22 +130,3 @@ def test_nothing_is_compared_with_weights_made_up(family: str, file: str, name: 
     with pytest.raises(EngineError) as caught:
         part(family, "reference").load({"model": tmp_path}, torch.float32, "cpu")
     assert caught.value.code == "MM563"
-
-
-@torch.inference_mode()
-def test_no_end_is_forced_on_nougat(tmp_path: Path) -> None:
-    tiny.save_model("nougat", 1, tmp_path)
-    reference = part("nougat", "reference")
-    model = reference.load({"model": tmp_path}, torch.float32, "cpu")
-    model.generation_config.eos_token_id = None
-    facts = tiny.facts("nougat", {"model": tmp_path})
-    asked = Request((facts.llm.decoder_start_token_id,), torch.randn(1, 3, *facts.visual.image_size))
-    result = model.generate(
-        **arguments(model, asked),
-        max_new_tokens=STEPS,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    chosen = [int(step.argmax()) for step in result.logits]
-    assert result.sequences[0].tolist() == [facts.llm.decoder_start_token_id, *chosen]

@@ -61,8 +61,8 @@ def test_every_failed_gate_is_told_and_no_other():
     assert "min_answer_agreement" not in message
 
 
-def test_what_comes_after_an_answer_s_end_counts_for_nothing():
-    (one,) = [question(0.01, lost=0.01, prefix=2, answer_tokens=2, compared=30)]
+def test_an_answer_that_is_equal_to_its_end_counts_for_the_whole_length():
+    one = question(0.01, lost=0.01, prefix=2, tokens=2, asked=30)
     found = gates.measured([one])
     assert found["max_kl"]["value"] == pytest.approx(0.01)
     assert found["max_perplexity_ratio"]["value"] == pytest.approx(math.exp(0.01))
@@ -70,7 +70,7 @@ def test_what_comes_after_an_answer_s_end_counts_for_nothing():
 
 
 def test_a_token_weighs_the_same_in_a_long_answer_and_in_a_short_one():
-    short, long = question(1.0, answer_tokens=1), question(0.0, answer_tokens=3)
+    short, long = question(1.0, tokens=1), question(0.0, tokens=3)
     assert gates.measured([short, long])["max_kl"]["value"] == pytest.approx(0.25)
 
 
@@ -131,5 +131,5 @@ def test_an_engine_without_a_recipe_is_held_to_the_defaults_of_its_precision():
 
 
 def test_made_up_measures_have_what_real_ones_have():
-    real = {"reference", "pictures", "summary", "questions"}
+    real = {"reference", "pictures", "conversions", "max_new_tokens", "summary", "questions"}
     assert set(made_up_reports.measures([0.1])) == real

@@ -1,6 +1,7 @@
 """measure: what is found of every question, on both sides."""
 
 import json
+from dataclasses import replace
 from math import nan
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmbuild.engine import compare
 from mmbuild.engine.config import EngineError
 from mmbuild.steps import measure
 from mmbuild.steps.base import StepContext
-from mmbuild.steps.measure import generated_pictures
+from mmbuild.steps.measure import InputError, generated_pictures
 
 
 @pytest.fixture
@@ -74,15 +75,76 @@ def test_generated_pictures_differ_and_are_always_the_same():
     assert np.array_equal(first, np.asarray(generated_pictures((60, 80))[0]))
 
 
-def test_an_answer_ends_with_the_token_that_ends_it_and_numbers_go_on_beyond(out):
+def test_every_number_is_over_the_answer_up_to_its_end_token(out):
     report = run(out, tokens=12)
     ends = demo_engine().description.eos_token_ids
+    total = 0
     for entry in report["questions"]:
-        assert len(entry["kl"]) == len(entry["reference_log_probs"]) == len(entry["engine_log_probs"]) == 12
-        answer = entry["reference_tokens"][: entry["answer_tokens"]]
+        answer = entry["reference_tokens"]
+        total += len(answer)
+        assert (
+            len(entry["kl"])
+            == len(entry["reference_log_probs"])
+            == len(entry["engine_log_probs"])
+            == len(answer)
+        )
         assert not set(answer[:-1]) & set(ends)
         assert answer[-1] in ends or len(answer) == 12
         assert max(entry["reference_log_probs"]) <= 0
+    summary = report["summary"]
+    assert (summary["tokens"], summary["equal_tokens"]) == (total, total)
+    kls = [value for entry in report["questions"] for value in entry["kl"]]
+    assert summary["mean_kl"] == pytest.approx(sum(kls) / total, abs=1e-12)
+
+
+def test_a_converted_picture_is_named_and_both_sides_see_it(out, tmp_path):
+    (picture, _), *_ = drawn(1, 1)
+    picture.convert("RGBA").save(tmp_path / "a.png")
+    report = run(out, {"image0": str(tmp_path / "a.png")}, tokens=3)
+    assert report["conversions"] == {"1": "transparency composited on white"}
+    assert report["summary"]["identical"] == 1
+
+
+def faulty(processor, change):
+    """The demo engine's processor with ``change`` applied to what it makes of a question."""
+    return replace(processor, encode=lambda prompt, pictures: change(processor.encode(prompt, pictures)))
+
+
+def measured_with(monkeypatch, change):
+    (picture, _), *_ = drawn(5, 1)
+    engine = demo_engine()
+    monkeypatch.setattr(engine, "processor", faulty(engine.processor, change))
+    return measure.measure(
+        engine, {"model": DEMO}, prompts=["how many ?"], images=[picture], max_new_tokens=3
+    )
+
+
+def test_a_prompt_that_is_not_transformers_is_an_error_of_its_own(monkeypatch):
+    def twice(request):
+        return replace(request, ids=(request.ids[0], *request.ids))
+
+    error = refused(InputError, "MM597", measured_with, monkeypatch, twice)
+    for words in ("image 1", "`how many ?`", "token 2", "instead of"):
+        assert words in error.message
+
+
+def test_pixels_that_are_not_transformers_are_an_error_of_their_own(monkeypatch):
+    def mirrored(request):
+        return replace(request, pixels=request.pixels.flip(-1))
+
+    error = refused(InputError, "MM598", measured_with, monkeypatch, mirrored)
+    for words in ("image 1", "`how many ?`", "of the pixels' values"):
+        assert words in error.message
+    assert (
+        "shape"
+        in refused(
+            InputError,
+            "MM598",
+            measured_with,
+            monkeypatch,
+            lambda asked: replace(asked, pixels=asked.pixels[..., 1:]),
+        ).message
+    )
 
 
 def test_logits_that_are_no_numbers_are_told_with_the_question_and_the_side(monkeypatch):

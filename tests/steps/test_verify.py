@@ -34,7 +34,9 @@ def parted(report, *, tie, quant_algo=None):
     }
     (entry,) = report["questions"]
     summary = {**report["summary"], "quant_algo": quant_algo}
-    return {**report, "summary": summary, "questions": [{**entry, "tie": tie, "difference": difference}]}
+    context = {"before": "two red", "reference": "circles", "engine": "squares"}
+    asked = {**entry, "tie": tie, "difference": difference, "context": context}
+    return {**report, "summary": summary, "questions": [asked]}
 
 
 def test_an_identical_engine_passes(report):
@@ -47,8 +49,29 @@ def test_a_tie_passes(report):
 
 def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(report):
     error = refused(VerifyError, "MM560", judge, parted(report, tie=False))
-    for words in ("image 1", "`how many ?`", "token 3", "11", "12", "5.0000", "4.0000", "4.7500", "4.5000"):
-        assert words in error.message
+    assert error.message == (
+        "the engine disagrees with transformers: image 1, prompt `how many ?`, token 3: after `two red` transformers "
+        "has `circles` (token 11, logits 5.0000 over 4.0000), the engine has `squares` (token 12, logits 4.7500 over "
+        "4.5000)"
+    )
+
+
+def test_a_side_that_had_ended_is_named(report):
+    entry = parted(report, tie=False)["questions"][0]
+    difference = {
+        **entry["difference"],
+        "engine_token": None,
+        "engine_logits": None,
+        "reference_logits": None,
+    }
+    context = {**entry["context"], "engine": None}
+    told = verify.describe({**entry, "difference": difference, "context": context})
+    assert told.endswith("transformers has `circles` (token 11), the engine ends its answer")
+
+
+def test_a_long_prompt_is_not_printed_whole(report):
+    entry = {**parted(report, tie=False)["questions"][0], "prompt": "why " * 500}
+    assert len(verify.describe(entry)) < 300
 
 
 def test_a_quantized_engine_may_part_where_its_gates_let_it(report):
@@ -73,7 +96,7 @@ def test_the_step_writes_verdicts_into_the_report_and_a_page_beside_it(tmp_path)
     measures = made_up_reports.measures([0.01, 0.03], quant_algo="W4A16")
     out = run(tmp_path, measures, {"max_kl": {"bound": 0.5, "origin": "recipe"}})
     written = json.loads((out / "report.json").read_text())
-    assert written["version"] == 2
+    assert written["version"] == 3
     (verdict,) = written["gates"]
     assert (verdict["gate"], verdict["passed"]) == ("max_kl", True)
     assert verdict["value"] == pytest.approx(0.02)

@@ -12,26 +12,38 @@ def question(
     lost: float = 0.0,
     prefix: int = 4,
     answers: tuple[str, str] = ("two", "two"),
-    answer_tokens: int = 2,
-    compared: int = 4,
+    tokens: int = 2,
+    asked: int = 4,
     image: int = 1,
     prompt: str | None = "how many ?",
 ) -> dict[str, Any]:
-    """One question: ``kl`` and ``lost`` (nats a token) over the answer, and wild numbers after its end."""
-    beyond = compared - answer_tokens
+    """One question of ``asked`` tokens, answered in ``tokens``: ``kl`` and ``lost`` are nats a token.
+
+    It differs from the engine's answer after ``prefix`` tokens where that is less than ``tokens``.
+    """
+    apart = prefix < tokens
     return {
         "image": image,
         "prompt": prompt,
         "answers": {"reference": answers[0], "engine": answers[1]},
-        "answer_tokens": answer_tokens,
-        "tie": None,
-        "difference": None,
-        "reference_tokens": list(range(compared)),
-        "engine_tokens": list(range(compared)),
-        "equal_prefix": prefix,
-        "kl": [kl] * answer_tokens + [1e3] * beyond,
-        "reference_log_probs": [-0.5] * answer_tokens + [-0.1] * beyond,
-        "engine_log_probs": [-0.5 - lost] * answer_tokens + [-50.0] * beyond,
+        "max_new_tokens": asked,
+        "tie": True if apart else None,
+        "difference": {
+            "position": prefix,
+            "reference_token": prefix,
+            "engine_token": 99,
+            "reference_logits": [2.0, 1.0],
+            "engine_logits": [1.0, 2.0],
+        }
+        if apart
+        else None,
+        "context": {"before": "so far", "reference": "two", "engine": "three"} if apart else None,
+        "reference_tokens": list(range(tokens)),
+        "engine_tokens": [*range(prefix), *[99] * (tokens - prefix)] if apart else list(range(tokens)),
+        "equal_prefix": min(prefix, tokens),
+        "kl": [kl] * tokens,
+        "reference_log_probs": [-0.5] * tokens,
+        "engine_log_probs": [-0.5 - lost] * tokens,
         "mean_kl": kl,
         "max_kl": kl,
         "top1_agreement": 1.0,
@@ -49,11 +61,14 @@ def of(questions: Sequence[dict[str, Any]], quant_algo: str | None = "W4A16") ->
     return {
         "reference": {"program": "transformers", "version": "5.17.0", "dtype": "float32", "device": "cpu"},
         "pictures": ["0" * 64],
+        "conversions": {},
+        "max_new_tokens": max(one["max_new_tokens"] for one in questions),
         "summary": {
             "dtype": "float32",
             "quant_algo": quant_algo,
             "questions": count,
-            "tokens_each": len(questions[0]["reference_tokens"]),
+            "tokens": sum(len(one["reference_tokens"]) for one in questions),
+            "equal_tokens": sum(one["equal_prefix"] for one in questions),
             "identical": count,
             "ties": 0,
             "answer_agreement": 1.0,

@@ -132,6 +132,8 @@ def answer(
     check_choice(drawing.temperature > 0, searching.width > 1)
     engine = Engine.load(build)
     requests = engine.encode([list(images) for images, _ in pairs], [prompt for _, prompt in pairs])
+    for conversion in dict.fromkeys(how for request in requests for how in request.conversions):
+        click.echo(f"note: {conversion}", err=True)
     stopping = engine.stopping(max_new_tokens)
     if show == "stream":
         for piece in engine.stream_text(requests[0], stopping, drawing):

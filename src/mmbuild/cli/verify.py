@@ -105,7 +105,7 @@ def compare(
 
     asked = recorded_questions(Path(build))
     engine = Engine.load(build)
-    shown = list(images) or asked.get("images") or measure.generated_pictures(engine.visual.config.image_size)
+    shown = measure.opened(list(images) or asked.get("images") or (), engine)
     measures = measure.measure(
         engine,
         {name: Path(path) for name, path in sources.items()},
@@ -187,14 +187,17 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """A report as a table and its summary."""
+    """A report as a table and its summary; all numbers are up to and including the end token."""
+    from mmbuild.steps.verify import shortened
+
     lines = [f"{'image':<7}{'equal tokens':<14}{'mean KL':<11}question -> engine (reference)"]
     for entry in report["questions"]:
-        engine, reference = entry["answers"]["engine"], entry["answers"]["reference"]
+        engine, reference = (shortened(entry["answers"][side]) for side in ("engine", "reference"))
         other = "" if engine == reference else f" ({reference})"
         count = f"{entry['equal_prefix']}/{len(entry['reference_tokens'])}"
-        question = entry["prompt"] or "the page"
+        question = shortened(entry["prompt"] or "the page")
         lines.append(f"{entry['image']:<7}{count:<14}{entry['mean_kl']:<11.2e}{question} -> {engine}{other}")
+    lines += [f"image {number}: {how}" for number, how in report["conversions"].items()]
     return "\n".join([*lines, "", *_summary(report)])
 
 
@@ -205,10 +208,11 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     summary = report["summary"]
     kind = f"{summary['dtype']}, {summary['quant_algo'] or 'not quantized'}"
     lines = [
-        f"{summary['identical']} of {summary['questions']} questions identical over {summary['tokens_each']} "
-        f"tokens, {summary['ties']} part where rounding decides ({kind})",
-        f"answers agree {summary['answer_agreement']:.1%}, top-1 {summary['top1_agreement']:.1%}, "
-        f"mean KL {summary['mean_kl']:.2e}, largest {summary['max_kl']:.2e}",
+        f"{summary['identical']} of {summary['questions']} answers have the same tokens up to the end token, "
+        f"{summary['ties']} part where rounding decides ({kind})",
+        f"over the {summary['tokens']} tokens of the reference's answers: {summary['equal_tokens']} equal before the "
+        f"first difference, top-1 {summary['top1_agreement']:.1%}, mean KL {summary['mean_kl']:.2e}, "
+        f"largest {summary['max_kl']:.2e}; {summary['answer_agreement']:.1%} of the answers have the same text",
     ]
     lines += [
         f"gate {'passed' if gate['passed'] else 'FAILED'}: {describe_gate(gate)}" for gate in report["gates"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.engine import Engine
-from mmbuild.engine.generate import collect, stream
+from mmbuild.engine.generate import Stopping, stream
 from mmbuild.engine.processor import Request
 from mmbuild.engine.reference import Continuation
 
@@ -21,26 +22,36 @@ TIE: Mapping[str, float] = {"float32": 1e-3, "float16": 6e-2, "bfloat16": 5e-1}
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where greedy tokens first part, with both sides' logits of both tokens (teacher-forced context)."""
+    """Where greedy tokens first part, with both sides' logits of both tokens (teacher-forced context).
+
+    Attributes:
+        position: Of the token, from 0.
+        reference_token: The reference's; None where its answer had ended.
+        engine_token: The engine's; None where its answer had ended.
+        reference_logits: The reference's scores of its own token and of the engine's; None where a side had ended.
+        engine_logits: The engine's logits of the same two; None where a side had ended.
+    """
 
     position: int
-    reference_token: int
-    engine_token: int
-    reference_logits: tuple[float, float]
-    engine_logits: tuple[float, float]
+    reference_token: int | None
+    engine_token: int | None
+    reference_logits: tuple[float, float] | None
+    engine_logits: tuple[float, float] | None
 
     @property
     def reference_margin(self) -> float:
-        """How much the reference preferred its token."""
+        """How much the reference preferred its token; infinite where a side had ended."""
+        if self.reference_logits is None:
+            return math.inf
         return self.reference_logits[0] - self.reference_logits[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One request on both sides.
+    """One request on both sides, up to the end of the reference's answer, its end token included.
 
     Attributes:
-        reference_tokens: Greedy tokens of the reference.
+        reference_tokens: Greedy tokens of the reference, N of them.
         engine_tokens: Greedy tokens of the engine, on its own.
         equal_prefix: How many of them agree from the start.
         difference: The first one that does not.
@@ -64,28 +75,32 @@ class Comparison:
     engine_log_probs: tuple[float, ...]
 
 
-def compare(engine: Engine, request: Request, reference: Continuation) -> Comparison:
+def compare(engine: Engine, request: Request, reference: Continuation, stopping: Stopping) -> Comparison:
     """Run ``request`` twice through the engine: free-running, and fed the reference's tokens.
 
+    Args:
+        engine: A loaded engine.
+        request: What the engine made of question and pictures.
+        reference: The reference's answer.
+        stopping: When the engine's answer ends; :func:`endless` compares over the whole length.
+
     Raises:
-        EngineError: MM591, a side's logits are no numbers.
+        EngineError: MM591, a side's logits are not numbers.
     """
-    count = len(reference.tokens)
     prompts, visual = engine.inputs([request])
-    stopping = engine.stopping(count, ignore_eos=True)
-    (free,) = collect(stream(engine.session, prompts, visual, stopping), 1)
+    free = _free_running(engine, prompts, visual, stopping)
     forced = _teacher_forced(engine, prompts, visual, reference.tokens)
     _check_numbers(reference.logits, forced)
     kl = kl_divergence(reference.logits, forced)
-    prefix = next(
-        (i for i, pair in enumerate(zip(reference.tokens, free, strict=True)) if pair[0] != pair[1]), count
-    )
     agreement = (forced.argmax(-1) == reference.logits.argmax(-1)).float().mean()
+    pairs = zip(reference.tokens, free, strict=False)
+    shorter = min(len(reference.tokens), len(free))
+    prefix = next((place for place, pair in enumerate(pairs) if pair[0] != pair[1]), shorter)
     return Comparison(
         reference_tokens=reference.tokens,
         engine_tokens=tuple(free),
         equal_prefix=prefix,
-        difference=_difference(prefix, reference, free, forced) if prefix < count else None,
+        difference=None if reference.tokens == tuple(free) else _difference(prefix, reference, free, forced),
         mean_kl=float(kl.mean()),
         max_kl=float(kl.max()),
         top1_agreement=float(agreement),
@@ -95,13 +110,30 @@ def compare(engine: Engine, request: Request, reference: Continuation) -> Compar
     )
 
 
+def endless(engine: Engine, count: int) -> Stopping:
+    """Exactly ``count`` tokens, whatever they are."""
+    return engine.stopping(count, ignore_eos=True)
+
+
+def _free_running(engine: Engine, prompts: list[list[int]], visual: Tensor, stopping: Stopping) -> list[int]:
+    """The engine's own greedy tokens, with the end token that the loop itself keeps to itself."""
+    ends, tokens = stopping.eos_token_ids, list[int]()
+    whole = replace(stopping, eos_token_ids=(), repetition=None)
+    for (token,) in stream(engine.session, prompts, visual, whole):
+        assert token is not None  # nothing ends a sequence of these
+        tokens.append(token)
+        if token in ends:
+            break
+    return tokens
+
+
 def _check_numbers(reference: Tensor, engine: Tensor) -> None:
     """Nothing can be said of logits [N, vocab] that hold NaN; KL and probabilities would be NaN too."""
     for side, logits in (("transformers", reference), ("the engine", engine)):
         wrong = logits.isnan().any(-1).nonzero()
         if len(wrong):
             raise EngineError(
-                f"logits of {side} are no numbers (NaN) from token {int(wrong[0]) + 1} on",
+                f"logits of {side} are not numbers (NaN) from token {int(wrong[0]) + 1} on",
                 code="MM591",
                 hint="A scale or an activation left the range of engine.dtype: build with another dtype, "
                 "or see which layer's scales are zero or NaN in the checkpoint",
@@ -132,9 +164,14 @@ def kl_divergence(reference: Tensor, engine: Tensor) -> Tensor:
 
 
 def _difference(position: int, reference: Continuation, free: list[int], forced: Tensor) -> Difference:
-    pair = [reference.tokens[position], free[position]]
-    theirs, ours = reference.logits[position, pair].tolist(), forced[position, pair].tolist()
-    return Difference(position, pair[0], pair[1], (theirs[0], theirs[1]), (ours[0], ours[1]))
+    theirs, ours = (
+        tokens[position] if position < len(tokens) else None for tokens in (reference.tokens, free)
+    )
+    if theirs is None or ours is None:
+        return Difference(position, theirs, ours, None, None)
+    pair = [theirs, ours]
+    scores, logits = reference.scores[position, pair].tolist(), forced[position, pair].tolist()
+    return Difference(position, theirs, ours, (scores[0], scores[1]), (logits[0], logits[1]))
 
 
 def is_tie(difference: Difference, dtype: str) -> bool:

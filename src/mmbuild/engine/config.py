@@ -13,13 +13,10 @@ from typing import Any
 
 import torch
 
-from mmbuild.errors import MmbuildError
 from mmbuild.families.base import LlmFacts, read_llm
+from mmbuild.models.errors import EngineError
 
-
-class EngineError(MmbuildError):
-    """An engine that cannot be built, loaded or asked what it was asked."""
-
+__all__ = ["DTYPES", "EngineConfig", "EngineError", "from_json", "local_heads", "local_kv_heads"]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,

@@ -150,12 +150,14 @@ class Engine:
             [max_multimodal_len, hidden].
 
         Raises:
-            EngineError: The placeholders of a prompt and the features of its images differ in number.
+            EngineError: MM519, the placeholders of a prompt and the features of its images differ in number; MM524,
+                a token is beyond the vocabulary.
         """
         table = self.session.empty_prompt_table()
         row, prompts = 0, []
         features = self._features(requests)
         for number, request in enumerate(requests, start=1):
+            self._require_vocabulary(number, request)
             count = request.pixels.shape[0] * self.visual.config.num_visual_features
             holes = sum(token == self.description.image_token_id for token in request.ids)
             if holes != count or row + count > table.shape[0]:
@@ -176,6 +178,21 @@ class Engine:
         if features is not None:
             table[:row] = features.flatten(0, 1)
         return prompts, table
+
+    def _require_vocabulary(self, number: int, request: Request) -> None:
+        """Ids from ``vocab_size`` on are rows of the prompt table, so that a text must not have any."""
+        size, image = self.config.vocab_size, self.description.image_token_id
+        beyond = next((token for token in request.ids if token != image and not 0 <= token < size), None)
+        if beyond is not None:
+            rank0 = getattr(self, "processor", None)  # the others do without, and rank 0 reports
+            text = rank0.tokenizer.convert_ids_to_tokens(beyond) if rank0 and beyond >= 0 else None
+            raise EngineError(
+                f"prompt {number} has the token {beyond}{f' (`{text}`)' if text else ''}, "
+                f"and the model's vocabulary ends at {size - 1}",
+                code="MM524",
+                hint="The tokenizer has more tokens than the model has embeddings: take both from one revision, "
+                "or leave the token out of the prompt",
+            )
 
     def _features(self, requests: Sequence[Request]) -> Tensor | None:
         pixels = [request.pixels for request in requests if request.pixels.numel()]

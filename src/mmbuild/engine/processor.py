@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mmbuild.engine.config import EngineError
+from mmbuild.models.errors import EngineError
+from mmbuild.models.pictures import Picture, open_picture
 
 if TYPE_CHECKING:
     from mmbuild.engine.repetition import Repetition
 
-Image = Any  # PIL.Image.Image, a path, or an array PIL accepts
+Image = Any  # whatever `open_picture` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,12 @@ class Request:
     Attributes:
         ids: Token ids; each visual feature of the prompt is one placeholder id.
         pixels: Preprocessed images, float32 [images, channels, height, width]; empty without images.
+        conversions: How the values of a picture were converted to 8-bit RGB, one text for each picture that was.
     """
 
     ids: tuple[int, ...]
     pixels: Tensor
+    conversions: tuple[str, ...] = ()
 
 
 Encode = Callable[[str | None, Sequence[Any]], Request]
@@ -68,8 +70,13 @@ def load_processor(directory: Path, family: str) -> Processor:
 def encode(processor: Processor, prompt: str | None, images: Sequence[Image]) -> Request:
     """One prompt with its images.
 
+    Args:
+        processor: The family's.
+        prompt: A question, or a complete prompt that names its images; None where the model takes none.
+        images: Whatever :func:`mmbuild.models.pictures.open_picture` takes.
+
     Raises:
-        EngineError: An image cannot be read, or prompt and images do not belong together.
+        EngineError: MM517, an image cannot be read; MM518, prompt and images do not belong together.
     """
     if processor.takes_text and prompt is None:
         raise EngineError("the model needs a question", code="MM518", hint="Give one with --prompt")
@@ -77,43 +84,19 @@ def encode(processor: Processor, prompt: str | None, images: Sequence[Image]) ->
         raise EngineError(
             "the model reads pictures and takes no question", code="MM518", hint="Leave the prompt out"
         )
-    return processor.encode(prompt, [open_image(image) for image in images])
+    pictures = [open_picture(image) for image in images]
+    request = processor.encode(prompt, [picture.image for picture in pictures])
+    conversions = tuple(
+        f"{_name(picture)}: {picture.conversion}" for picture in pictures if picture.conversion
+    )
+    return replace(request, conversions=conversions)
+
+
+def _name(picture: Picture) -> str:
+    return "an image" if picture.path is None else f"`{picture.path}`"
 
 
 def first_line(error: BaseException | str, most: int = 200) -> str:
     """What another library said, as a part of our sentence: its first line, not too long, no full stop."""
     line = str(error).strip().partition("\n")[0].rstrip(".")
     return line if len(line) <= most else line[: most - 4] + " ..."
-
-
-def open_image(image: Image) -> Any:
-    """A picture as RGB.
-
-    Raises:
-        EngineError: The file is missing or no picture.
-    """
-    from PIL import Image as Pil
-
-    is_file = isinstance(image, (str, os.PathLike))
-    try:
-        if not is_file:
-            return (image if isinstance(image, Pil.Image) else _from_array(image)).convert("RGB")
-        with Pil.open(image) as opened:
-            return opened.convert("RGB")
-    # Pillow's readers raise all of these on damaged files, fromarray on what is no picture.
-    except (OSError, ValueError, SyntaxError, TypeError, AttributeError, Pil.DecompressionBombError) as error:
-        what = f"the image `{os.fspath(image)}`" if is_file else f"an image of type {type(image).__name__}"
-        raise EngineError(
-            f"{what} cannot be read: {getattr(error, 'strerror', None) or 'it is no picture Pillow reads'}",
-            code="MM517",
-            hint="Give a PNG, JPEG, WebP or another format that Pillow opens, or uint8 [height, width, 3]",
-        ) from error
-
-
-def _from_array(array: Any) -> Any:
-    """uint8 [H, W] or [H, W, channels] as a picture; Pillow alone would take floats and rows of numbers too."""
-    from PIL import Image as Pil
-
-    if str(array.dtype) != "uint8" or array.ndim not in (2, 3):
-        raise TypeError(f"{array.dtype} of {array.ndim} dimensions")
-    return Pil.fromarray(array)

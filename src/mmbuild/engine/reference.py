@@ -1,11 +1,13 @@
-"""The reference an engine is held against: transformers, on the model's own weights."""
+"""The reference an engine is compared with: transformers, on the model's own weights and settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +15,10 @@ from torch import Tensor
 from mmbuild.engine.config import DTYPES
 from mmbuild.engine.processor import Request
 from mmbuild.families import part
+from mmbuild.models.pictures import Picture
+
+if TYPE_CHECKING:
+    from mmbuild.families.shared.transformers_inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +26,21 @@ class Continuation:
     """Greedy tokens of one request and the logits they were taken from.
 
     Attributes:
-        tokens: N token ids.
-        logits: float32 [N, vocab].
+        tokens: N token ids; the last one is an end token where the answer ended by itself.
+        logits: The model's own, float32 [N, vocab].
+        scores: After the model's logits processors, float32 [N, vocab]; each token is the largest of its row.
     """
 
     tokens: tuple[int, ...]
     logits: Tensor
+    scores: Tensor
 
 
 def load_reference(family: str, sources: Mapping[str, Path], dtype: str, device: str) -> Any:
-    """The model as transformers runs it, in ``dtype`` on ``device``.
+    """The model as transformers runs it, in ``dtype`` on ``device``, with its own generation config.
 
     Args:
-        family: Whose.
+        family: The family's name.
         sources: Model directories, ``{"model": ...}`` and where the recipe names one ``"vision"``.
         dtype: As in recipes.
         device: ``cpu`` or ``cuda``.
@@ -40,10 +48,33 @@ def load_reference(family: str, sources: Mapping[str, Path], dtype: str, device:
     Raises:
         EngineError: MM563, transformers cannot load it.
     """
-    loaded = part(family, "reference").load(sources, DTYPES[dtype], device)
-    # Answers are compared over their full length: no token ends one.
-    loaded.generation_config.eos_token_id = None
-    return loaded
+    return part(family, "reference").load(sources, DTYPES[dtype], device)
+
+
+def load_inputs(family: str, sources: Mapping[str, Path], model: Any) -> Inputs:
+    """transformers' way from a question and its pictures to what ``generate`` takes.
+
+    It shares no code with the engine's (:func:`mmbuild.engine.processor.encode`).
+
+    Args:
+        family: The family's name.
+        sources: As :func:`load_reference`.
+        model: What :func:`load_reference` gave.
+
+    Raises:
+        EngineError: MM516, the processor cannot be read.
+    """
+    return cast("Inputs", part(family, "reference").load_inputs(sources, model))
+
+
+def open_for_reference(picture: Picture) -> Any:
+    """``picture`` as transformers opens it: the user's own file, or a PNG of it where its values were converted."""
+    from PIL import Image
+    from transformers.image_utils import load_image
+
+    own_file = picture.path is not None and picture.conversion is None
+    data = picture.path.read_bytes() if own_file and picture.path else picture.png()
+    return load_image(Image.open(io.BytesIO(data)))
 
 
 def arguments(reference: Any, request: Request) -> dict[str, Any]:
@@ -56,21 +87,63 @@ def arguments(reference: Any, request: Request) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **images}
 
 
-def continue_greedily(
+def answer_greedily(
     reference: Any, request: Request, count: int, suppressed: Sequence[int] = ()
 ) -> Continuation:
-    """``count`` greedy tokens after ``request``, end tokens or not; ``suppressed`` ones never."""
-    given = arguments(reference, request)
+    """The greedy answer to ``request`` by the model's own settings, of at most ``count`` tokens.
+
+    Args:
+        reference: Of :func:`load_reference`.
+        request: What the model is given.
+        count: ``max_new_tokens``; everything else comes from the model's generation config.
+        suppressed: Ids that the family's own decoding never chooses (Nougat's unknown token).
+    """
+    options: dict[str, Any] = {}
+    if suppressed:
+        own = reference.generation_config.suppress_tokens or ()
+        options["suppress_tokens"] = sorted({*own, *suppressed})
+    if all(settings.pad_token_id is None for settings in _settings(reference)):
+        options["pad_token_id"] = 0  # one sequence is not padded; transformers warns without
     with torch.inference_mode():
         result = reference.generate(
-            **given,
+            **arguments(reference, request),
             do_sample=False,
             num_beams=1,
             max_new_tokens=count,
-            pad_token_id=0,
-            suppress_tokens=list(suppressed) or None,
             output_logits=True,
+            output_scores=True,
             return_dict_in_generate=True,
+            **options,
         )
-    tokens = result.sequences[0, -count:].tolist()
-    return Continuation(tuple(tokens), torch.cat(result.logits).float().cpu())
+    logits, scores = (torch.cat(rows).float().cpu() for rows in (result.logits, result.scores))
+    return Continuation(tuple(result.sequences[0, -len(logits) :].tolist()), logits, scores)
+
+
+def continue_greedily(
+    reference: Any, request: Request, count: int, suppressed: Sequence[int] = ()
+) -> Continuation:
+    """``count`` greedy tokens after ``request``: as :func:`answer_greedily`, but no token ends the answer."""
+    with _endless(reference):
+        return answer_greedily(reference, request, count, suppressed)
+
+
+_ENDS = ("eos_token_id", "forced_eos_token_id")
+
+
+@contextmanager
+def _endless(reference: Any) -> Iterator[None]:
+    kept = [(settings, name, getattr(settings, name)) for settings in _settings(reference) for name in _ENDS]
+    for settings, name, _ in kept:
+        setattr(settings, name, None)
+    try:
+        yield
+    finally:
+        for settings, name, value in kept:
+            setattr(settings, name, value)
+
+
+def _settings(reference: Any) -> list[Any]:
+    """The generation configs of a model and of the models in it."""
+    modules: Callable[[], Iterator[Any]] = reference.modules
+    found = [module.__dict__.get("generation_config") for module in modules()]
+    return [settings for settings in found if settings is not None]

@@ -15,7 +15,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.quality import manifest
 
 REPORT, PROFILE = "report.json", "profile.json"
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 _WEIGHTS = (".safetensors",)
 _PACKAGES = (".pt2", ".engine", ".plan")
 
@@ -139,7 +139,7 @@ def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
             "gates": [sum(gate["passed"] for gate in report["gates"]), len(report["gates"])],
             "questions": len(questions),
             "asked": [
-                [pictures[one["image"] - 1], one["prompt"], len(one["reference_tokens"])] for one in questions
+                [pictures[one["image"] - 1], one["prompt"], one["max_new_tokens"]] for one in questions
             ],
         }
     except (KeyError, TypeError, IndexError) as error:

@@ -46,20 +46,19 @@ def _agreement(questions: Questions) -> Estimate:
     return samples.share([one["answers"]["engine"] == one["answers"]["reference"] for one in questions])
 
 
+def _tokens(questions: Questions) -> list[int]:
+    """Tokens of each of the reference's answers, its end token included."""
+    return [len(one["reference_tokens"]) for one in questions]
+
+
 def _kl(questions: Questions) -> Estimate:
-    parts = [sum(one["kl"][: one["answer_tokens"]]) for one in questions]
-    found = samples.ratio(parts, [one["answer_tokens"] for one in questions])
+    found = samples.ratio([sum(one["kl"]) for one in questions], _tokens(questions))
     return samples.mapped(found, lambda value: max(value, 0.0))
 
 
 def _perplexity_ratio(questions: Questions) -> Estimate:
-    parts = [
-        sum(one["reference_log_probs"][: one["answer_tokens"]])
-        - sum(one["engine_log_probs"][: one["answer_tokens"]])
-        for one in questions
-    ]
-    lost = samples.ratio(parts, [one["answer_tokens"] for one in questions])
-    return samples.mapped(lost, _exp)
+    parts = [sum(one["reference_log_probs"]) - sum(one["engine_log_probs"]) for one in questions]
+    return samples.mapped(samples.ratio(parts, _tokens(questions)), _exp)
 
 
 def _exp(value: float) -> float:
@@ -67,12 +66,9 @@ def _exp(value: float) -> float:
 
 
 def _prefix(questions: Questions) -> Estimate:
-    # What comes after the end of an answer means nothing: there, a difference is none.
-    whole = [one["equal_prefix"] >= one["answer_tokens"] for one in questions]
-    equal = [one["equal_prefix"] for one in questions]
-    compared = [len(one["reference_tokens"]) for one in questions]
+    # An answer that is equal to its end would be equal however long it were: it counts for the whole length.
     return samples.mean(
-        [every if same else few for same, few, every in zip(whole, equal, compared, strict=True)]
+        [one["equal_prefix"] if one["difference"] is not None else one["max_new_tokens"] for one in questions]
     )
 
 
@@ -87,7 +83,10 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
 
 
 def measured(questions: Questions) -> dict[str, Any]:
-    """Every quantity of a report's questions, whether a gate bounds it or not."""
+    """Every quantity of a report's questions, whether a gate bounds it or not.
+
+    Each mean over tokens is over the tokens of the reference's answers, up to and including the end token.
+    """
     return {name: _plain(QUANTITIES[name].measure(questions)) for name in NAMES}
 
 

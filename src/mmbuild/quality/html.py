@@ -76,10 +76,19 @@ def _compared(report: Mapping[str, Any]) -> str:
     return (
         f"<p>Compared with {escape(against['program'])} {escape(against['version'])} on the same weights, "
         f"unquantized, {escape(against['dtype'])}, {escape(against['device'])}: both sides answer the same "
-        f"questions greedily, {summary['tokens_each']} tokens each, and the engine is also fed the reference's "
-        f"tokens. {summary['identical']} of {summary['questions']} questions are identical, "
-        f"{summary['ties']} part where rounding decides.</p>"
+        f"questions greedily, and the engine is also fed the reference's tokens. All numbers are over the "
+        f"{summary['tokens']} tokens of the reference's answers, up to and including the end token. "
+        f"{summary['identical']} of {summary['questions']} answers have the same tokens, "
+        f"{summary['ties']} part where rounding decides.</p>" + _conversions(report["conversions"])
     )
+
+
+def _conversions(conversions: Mapping[str, str]) -> str:
+    """Both sides saw these pictures after the conversion."""
+    if not conversions:
+        return ""
+    items = "".join(f"<li>picture {number}: {escape(how)}</li>" for number, how in conversions.items())
+    return f"<p>Pictures that were converted before either side saw them:</p><ul>{items}</ul>"
 
 
 def _gates(report: Mapping[str, Any]) -> str:
@@ -115,7 +124,7 @@ def _quality(report: Mapping[str, Any]) -> str:
 def _plots(report: Mapping[str, Any]) -> Iterable[str]:
     questions = report["questions"]
     mark = next((gate["bound"] for gate in report["gates"] if gate["gate"] == "max_kl"), None)
-    by_question = [sum(one["kl"][: one["answer_tokens"]]) / one["answer_tokens"] for one in questions]
+    by_question = [one["mean_kl"] for one in questions]
     yield "<h2>KL by question</h2><p>Mean over the answer, nats; dashed: the gate.</p>"
     yield plots.bars(by_question, title="KL divergence by question", across="question", mark=mark)
     yield "<h2>KL by position</h2><p>Mean over the questions whose answers are that long, nats.</p>"
@@ -123,10 +132,10 @@ def _plots(report: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _by_position(questions: Sequence[Mapping[str, Any]]) -> list[float]:
-    longest = max(one["answer_tokens"] for one in questions)
+    longest = max(len(one["kl"]) for one in questions)
     found = []
     for position in range(longest):
-        at = [one["kl"][position] for one in questions if one["answer_tokens"] > position]
+        at = [one["kl"][position] for one in questions if len(one["kl"]) > position]
         found.append(sum(at) / len(at))
     return found
 
@@ -147,11 +156,30 @@ def _questions(questions: Sequence[Mapping[str, Any]], small: Mapping[int, bytes
                 _said(one["answers"]["reference"]),
                 f'<span class="{style}">{_said(one["answers"]["engine"])}</span>',
                 f"{one['equal_prefix']} of {len(one['reference_tokens'])}",
-                number(sum(one["kl"][: one["answer_tokens"]]) / one["answer_tokens"]),
+                number(one["mean_kl"]),
+                _difference(one),
             )
         )
-    head = ("", "picture", "question", "reference answers", "engine answers", "equal tokens", "KL")
+    head = (
+        "",
+        "picture",
+        "question",
+        "reference answers",
+        "engine answers",
+        "equal tokens, to the end token",
+        "KL",
+        "first difference",
+    )
     return _table("Questions", head, rows)
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    context = one["context"]
+    if context is None:
+        return "none"
+    sides = (context["reference"], context["engine"])
+    theirs, ours = ("<i>end</i>" if text is None else f"<b>{_said(text)}</b>" for text in sides)
+    return f"token {one['difference']['position'] + 1}: {_said(context['before'])} {theirs} | {ours}"
 
 
 def _said(text: str) -> str:

@@ -7,15 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbuild.models.pictures import open_picture
+
 EDGE = 144
 """Longest side of a small copy, pixels."""
 
 
 def small(image: Any) -> bytes:
-    """``image`` (a path or a PIL image) as a PNG file of at most EDGE x EDGE pixels."""
+    """``image`` as a PNG file of at most EDGE x EDGE pixels.
+
+    Args:
+        image: Whatever :func:`mmbuild.models.pictures.open_picture` takes.
+    """
     from PIL import Image
 
-    picture = _opened(image)
+    picture = open_picture(image).image.copy()
     picture.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
     held = io.BytesIO()
     picture.save(held, "PNG", optimize=True)
@@ -26,18 +32,8 @@ def digest(image: Any) -> str:
     """BLAKE3, hex, of the size and the RGB pixels: equal for equal pictures, however they are stored."""
     from blake3 import blake3
 
-    picture = _opened(image)
+    picture = open_picture(image).image
     return blake3(f"{picture.width}x{picture.height}:".encode() + picture.tobytes()).hexdigest()
-
-
-def _opened(image: Any) -> Any:
-    """A copy in RGB; closes what it opened."""
-    from PIL import Image
-
-    if isinstance(image, str | Path):
-        with Image.open(image) as opened:
-            return opened.convert("RGB")
-    return image.convert("RGB").copy()
 
 
 def save(images: Sequence[Any], directory: Path) -> None:

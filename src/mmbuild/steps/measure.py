@@ -1,8 +1,11 @@
-"""measure: an engine's answers beside transformers' on the same weights, as numbers; nothing is judged.
+"""measure: an engine's answers and transformers' on the same weights, as numbers; nothing is judged but the input.
 
-What is compared with is the model itself in the engine's own number format, unquantized, run by transformers on
-the same device: an unquantized engine of the same recipe gives the same tokens up to rounding (verify sees to that).
-The result holds no times. verify judges it, so that other gates measure nothing again.
+The reference side is transformers alone: its processor and chat template on the same question and picture, and its
+``generate`` with the model's own generation config, in the engine's number format, unquantized, on the same device.
+Where the two sides are not given the same token ids and pixels, comparing answers is pointless, and that is the error.
+An unquantized engine of the same recipe gives the same tokens up to rounding (verify sees to that). All numbers are
+over one population: the tokens of the reference's answers up to and including the end token. The result holds no
+times. verify judges it, so that other gates measure nothing again.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from mmbuild.steps.base import StepContext
 if TYPE_CHECKING:
     from mmbuild.engine.compare import Comparison
     from mmbuild.engine.engine import Engine
+    from mmbuild.engine.processor import Request
+    from mmbuild.models.pictures import Picture
 
 MEASURES = "measures.json"
 PICTURES = "pictures"
@@ -35,7 +40,8 @@ def run(context: StepContext) -> None:
     ``vision``; locators: images. Leaves ``measures.json`` and ``pictures/<number>.png``, small ones.
 
     Raises:
-        EngineError: The engine cannot be loaded, or its logits are no numbers.
+        EngineError: The engine cannot be loaded, or its logits are not numbers.
+        InputError: MM597, MM598: engine and reference are not given the same.
         RankError: A rank of an engine of several failed.
     """
     from mmbuild.engine import layout
@@ -68,9 +74,8 @@ def check(context: StepContext) -> None:
 
     # `image2` goes before `image10`.
     named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
-    images: list[Any] = [Path(path) for _, path in named]
     engine = Engine.load(context.inputs["engine"])
-    images = images or generated_pictures(engine.visual.config.image_size)
+    images = opened([path for _, path in named], engine)
     found = measure(
         engine,
         {name: path for name, path in context.inputs.items() if name != "engine"},
@@ -84,6 +89,17 @@ def check(context: StepContext) -> None:
     pictures.save(images, context.out / PICTURES)
 
 
+def opened(images: Sequence[Any], engine: Engine) -> list[Picture]:
+    """``images`` opened; two generated ones where there are none.
+
+    Raises:
+        EngineError: MM517, one cannot be read.
+    """
+    from mmbuild.models.pictures import open_picture
+
+    return [open_picture(image) for image in images or generated_pictures(engine.visual.config.image_size)]
+
+
 def measure(
     engine: Engine,
     sources: Mapping[str, Path],
@@ -95,30 +111,39 @@ def measure(
 ) -> dict[str, Any]:
     """Ask engine and reference every prompt about every image.
 
+    Args:
+        engine: A loaded engine.
+        sources: Model directories, ``model`` and where there is one ``vision``.
+        prompts: Questions, or complete prompts; None where the model takes none.
+        images: Whatever :func:`mmbuild.models.pictures.open_picture` takes.
+        max_new_tokens: Tokens of an answer at most.
+        progress: Told the question and the share done.
+
     Returns:
         Plain data: what was compared with, a summary, and one entry per question with both answers.
 
     Raises:
-        EngineError: MM591, logits of a side are no numbers.
+        InputError: MM597, the engine's prompt is not transformers'; MM598, its pixels are not.
+        EngineError: MM591, logits of a side are not numbers.
     """
     import transformers
 
-    from mmbuild.engine.compare import compare
-    from mmbuild.engine.reference import continue_greedily, load_reference
+    from mmbuild.engine.reference import load_inputs, load_reference, open_for_reference
 
     config = engine.config
     progress("load the reference", 0.0)
     reference = load_reference(engine.description.family, sources, config.dtype, engine.session.device)
-    suppressed = engine.processor.suppressed_token_ids
-    asked = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
+    prepare = load_inputs(engine.description.family, sources, reference)
+    images = opened(images, engine)
+    questions = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
     entries = []
-    for done, (number, image, prompt) in enumerate(asked):
-        progress(f"image {number}: {prompt or ''}", done / len(asked))
-        (request,) = engine.encode([image], [prompt])
-        continuation = continue_greedily(reference, request, max_new_tokens, suppressed)
+    for done, (number, image, prompt) in enumerate(questions):
+        progress(f"image {number}: {prompt or ''}", done / len(questions))
         with _naming(number, prompt):
-            compared = compare(engine, request, continuation)
-        entries.append(_entry(engine, number, prompt, compared))
+            (request,) = engine.encode([image], [prompt])
+            theirs = prepare(prompt, [open_for_reference(image)])
+            require_equal_input(engine, request, theirs)
+            entries.append(_question(engine, reference, (number, prompt), theirs, max_new_tokens))
     against = {
         "program": "transformers",
         "version": transformers.__version__,
@@ -128,9 +153,43 @@ def measure(
     return {
         "reference": against,
         "pictures": [pictures.digest(image) for image in images],
+        "conversions": {
+            str(number): image.conversion for number, image in enumerate(images, 1) if image.conversion
+        },
+        "max_new_tokens": max_new_tokens,
         "summary": summarize(engine, entries),
         "questions": entries,
     }
+
+
+def require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
+    """Refuse to compare answers to different questions.
+
+    Args:
+        engine: Whose tokenizer names the tokens.
+        ours: What the engine is given.
+        theirs: What transformers is given.
+
+    Raises:
+        InputError: MM597, other token ids; MM598, other pixels.
+    """
+    from mmbuild.steps.input_differences import ids_differ, pixels_differ
+
+    problem = ids_differ(ours.ids, theirs.ids, engine.processor.tokenizer)
+    if problem is not None:
+        raise InputError(problem, code="MM597", hint=_REPORT_IT)
+    problem = pixels_differ(ours.pixels, theirs.pixels)
+    if problem is not None:
+        raise InputError(problem, code="MM598", hint=_REPORT_IT)
+
+
+class InputError(MmbuildError):
+    """An engine that is not given what transformers is given."""
+
+
+_REPORT_IT = (
+    "Answers to different input cannot be compared; report it with the model's small files and the picture"
+)
 
 
 @contextmanager
@@ -150,48 +209,73 @@ def questions(engine: Engine, prompts: Sequence[str]) -> Sequence[str | None]:
     return tuple(prompts) or DEFAULT_PROMPTS
 
 
-def _entry(engine: Engine, image: int, prompt: str | None, compared: Comparison) -> dict[str, Any]:
-    from mmbuild.engine.compare import is_tie
+def _question(
+    engine: Engine, reference: Any, about: tuple[int, str | None], request: Request, max_new_tokens: int
+) -> dict[str, Any]:
+    """Both sides' answers to one question, compared."""
+    from dataclasses import replace
 
-    answers = {
-        side: engine.text(_until_end(tokens, engine.description.eos_token_ids))
-        for side, tokens in (("reference", compared.reference_tokens), ("engine", compared.engine_tokens))
-    }
-    tie = None if compared.difference is None else is_tie(compared.difference, engine.config.dtype)
-    ends = engine.description.eos_token_ids
-    # The token that ends an answer is part of it: an engine that goes on and on is not the same.
-    answer = min(len(_until_end(compared.reference_tokens, ends)) + 1, len(compared.reference_tokens))
+    from mmbuild.engine.compare import compare, is_tie
+    from mmbuild.engine.reference import answer_greedily
+
+    stopping = replace(engine.stopping(max_new_tokens), repetition=None)
+    answer = answer_greedily(reference, request, max_new_tokens, engine.processor.suppressed_token_ids)
+    compared = compare(engine, request, answer, stopping)
+    apart = compared.difference
     return {
-        "image": image,
-        "prompt": prompt,
-        "answers": answers,
-        "answer_tokens": answer,
-        "tie": tie,
+        "image": about[0],
+        "prompt": about[1],
+        "max_new_tokens": max_new_tokens,
+        "answers": {
+            "reference": engine.text(compared.reference_tokens),
+            "engine": engine.text(compared.engine_tokens),
+        },
+        "tie": None if apart is None else is_tie(apart, engine.config.dtype),
+        "context": None if apart is None else _context(engine, compared),
         **asdict(compared),
     }
 
 
-def _until_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
-    stop = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-    return list(tokens[:stop])
+_BEFORE = 12
+
+
+def _context(engine: Engine, compared: Comparison) -> dict[str, str | None]:
+    """The text before the first difference, and what each side says there; None where it had ended."""
+    place = compared.equal_prefix
+    tokenizer, apart = engine.processor.tokenizer, compared.difference
+    assert apart is not None
+    before = list(compared.reference_tokens[max(0, place - _BEFORE) : place])
+    sides = {"reference": apart.reference_token, "engine": apart.engine_token}
+    return {
+        "before": tokenizer.decode(before),
+        **{side: None if token is None else tokenizer.decode([token]) for side, token in sides.items()},
+    }
 
 
 def summarize(engine: Engine, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The report's head: means over all questions."""
+    """The report's head: every mean is over all tokens of the reference's answers, end tokens included."""
     count = len(entries)
+    tokens = [len(entry["reference_tokens"]) for entry in entries]
     equal = [entry["answers"]["engine"] == entry["answers"]["reference"] for entry in entries]
     return {
         "dtype": engine.config.dtype,
         "quant_algo": engine.config.quant_algo,
         "questions": count,
-        "tokens_each": len(entries[0]["reference_tokens"]),
+        "tokens": sum(tokens),
+        "equal_tokens": sum(entry["equal_prefix"] for entry in entries),
         "identical": sum(entry["difference"] is None for entry in entries),
         "ties": sum(entry["tie"] is True for entry in entries),
         "answer_agreement": sum(equal) / count,
-        "top1_agreement": sum(entry["top1_agreement"] for entry in entries) / count,
-        "mean_kl": sum(entry["mean_kl"] for entry in entries) / count,
+        "top1_agreement": _over_tokens(entries, tokens, "top1_agreement"),
+        "mean_kl": _over_tokens(entries, tokens, "mean_kl"),
         "max_kl": max(entry["max_kl"] for entry in entries),
     }
+
+
+def _over_tokens(entries: Sequence[Mapping[str, Any]], tokens: Sequence[int], name: str) -> float:
+    """A mean of each question, weighted by its tokens."""
+    total = sum(entry[name] * count for entry, count in zip(entries, tokens, strict=True))
+    return float(total / sum(tokens))
 
 
 def generated_pictures(size: tuple[int, int]) -> list[Any]:

@@ -8,7 +8,7 @@ one can see what was refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from mmbuild.steps.base import StepContext
 from mmbuild.steps.measure import MEASURES, PICTURES
 
 REPORT = "report.json"
-VERSION = 2
-"""Of the report: 2 has `quality`, `gates`, `reference`, `weights`, and numbers for each token."""
+VERSION = 3
+"""Of the report: 2 has `quality`, `gates`, `reference`, `weights`, and numbers for each token; in 3 all of them are up
+to the end token, and a difference has its context."""
 
 
 class VerifyError(MmbuildError):
@@ -114,11 +115,27 @@ def judge(report: Mapping[str, Any]) -> None:
 
 
 def describe(entry: Mapping[str, Any]) -> str:
-    """The first difference of a question in one sentence."""
-    difference = entry["difference"]
-    theirs, ours = difference["reference_logits"], difference["engine_logits"]
-    return (
-        f"image {entry['image']}, prompt `{entry['prompt'] or ''}`, token {difference['position'] + 1}: "
-        f"{difference['reference_token']} (reference logits {theirs[0]:.4f} against {theirs[1]:.4f}) became "
-        f"{difference['engine_token']} (engine logits {ours[1]:.4f} against {ours[0]:.4f})"
+    """The first difference of a question in one sentence, with the text before it."""
+    difference, context = entry["difference"], entry["context"]
+    where = f"image {entry['image']}, prompt `{shortened(entry['prompt'] or '')}`, token {difference['position'] + 1}"
+    after = f"after `{context['before']}`" if context["before"] else "at the beginning"
+    theirs = _choice(context["reference"], difference["reference_token"], difference["reference_logits"])
+    ours = _choice(
+        context["engine"],
+        difference["engine_token"],
+        difference["engine_logits"] and difference["engine_logits"][::-1],
     )
+    return f"{where}: {after} transformers {theirs}, the engine {ours}"
+
+
+def _choice(text: str | None, token: int | None, logits: Sequence[float] | None) -> str:
+    if text is None:
+        return "ends its answer"
+    numbers = f", logits {logits[0]:.4f} over {logits[1]:.4f}" if logits else ""
+    return f"has `{text}` (token {token}{numbers})"
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """``text`` on one line of at most ``most`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."

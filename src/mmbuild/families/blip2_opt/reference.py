@@ -10,6 +10,9 @@ import torch
 
 from mmbuild.families.blip2_opt import facts as read_facts
 from mmbuild.families.shared import blip2_reference
+from mmbuild.families.shared.blip2_reference import load_inputs
+
+__all__ = ["load", "load_inputs", "tensor_shapes"]
 
 
 def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:

@@ -1,23 +1,71 @@
-"""LLaVA's prompts and pictures: transformers' own processor, and a stand-in for random models."""
+"""LLaVA's prompts and pictures, and a stand-in processor for random models.
+
+Tokenizer, chat template and preprocessing are the model's own, as transformers reads them. How many placeholders a
+picture takes is ``num_visual_features``, which follows from ``config.json``: processor files before transformers 4.45
+state neither ``patch_size`` nor ``num_additional_image_tokens``, and those of today must agree with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbuild.engine.processor import Processor
+import torch
+
+from mmbuild.engine.processor import Processor, Request
 from mmbuild.families.llava import facts as read_facts
 from mmbuild.families.shared import hugging_face, stand_in
+from mmbuild.families.shared.chat import load_chat
+from mmbuild.families.shared.reading import saved_config
+from mmbuild.models.errors import EngineError
 
 
 def load(directory: Path) -> Processor:
     """The processor saved in ``directory``.
 
     Raises:
-        EngineError: MM516, tokenizer or image processor cannot be read.
+        EngineError: MM516, tokenizer or image processor cannot be read, or the tokenizer lacks the image token.
+        TemplateError: MM730, the chat template cannot ask about a picture.
     """
-    return hugging_face.load_processor(directory)
+    facts = read_facts(saved_config(directory))
+    loaded = hugging_face.saved_processor(directory)
+    tokenizer, features = loaded.tokenizer, facts.visual.num_visual_features
+    token = image_token(tokenizer, facts.image_token_id)
+    chat = load_chat([directory], tokenizer, token, "mmbuild.families.llava", "processor")
+
+    def encode(question: str | None, pictures: Sequence[Any]) -> Request:
+        prompt = chat.prompt(question or "", len(pictures))
+        if prompt.text.count(token) != len(pictures):
+            raise EngineError(
+                f"the prompt names {prompt.text.count(token)} images, and {len(pictures)} are given",
+                code="MM518",
+                hint=f"Name each image in the prompt with one {token}, or none",
+            )
+        text = prompt.text.replace(token, token * features)
+        ids = tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
+        if not pictures:
+            return Request(tuple(ids), torch.empty(0))
+        pixels = loaded.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+        return Request(tuple(ids), pixels)
+
+    return Processor(tokenizer, encode)
+
+
+def image_token(tokenizer: Any, token_id: int | None) -> str:
+    """The token that ``config.json`` gives to visual features.
+
+    Raises:
+        EngineError: MM516, the tokenizer has no such id.
+    """
+    token = None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:
+        raise EngineError(
+            f"config.json gives images the token {token_id}, and the tokenizer has no such token",
+            code="MM516",
+            hint="Take tokenizer and config.json from the same revision of the model",
+        )
+    return str(token)
 
 
 def write_stand_in(config: Mapping[str, Any], out: Path) -> None:

@@ -1,25 +1,38 @@
-"""Nougat as transformers runs it."""
+"""Nougat as transformers runs it: processor and model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from mmbuild.engine.processor import Request
 from mmbuild.families.shared import hugging_face
+from mmbuild.families.shared.hugging_face import load_model as load
 from mmbuild.families.shared.hugging_face import tensor_shapes
+from mmbuild.families.shared.transformers_inputs import Inputs
 
-__all__ = ["load", "tensor_shapes"]
+__all__ = ["load", "load_inputs", "tensor_shapes"]
 
 
-def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
-    """The model in ``sources["model"]``; the end token that mBART's defaults force on the last step is not forced.
+def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
+    """transformers' processor, and the token that ``generate`` starts from.
+
+    Args:
+        sources: Model directories.
+        model: What :func:`load` gave.
 
     Raises:
-        EngineError: MM563, transformers cannot load it.
+        EngineError: MM516, the processor cannot be read.
     """
-    model = hugging_face.load_model(sources, dtype, device)
-    model.generation_config.forced_eos_token_id = None
-    return model
+    processor = hugging_face.saved_processor(sources["model"])
+
+    def inputs(question: str | None, pictures: Sequence[Any]) -> Request:  # noqa: ARG001 (takes no text)
+        settings = model.generation_config
+        start = settings.decoder_start_token_id
+        # As `_prepare_special_tokens` of transformers' `generate`.
+        start = settings.bos_token_id if start is None else start
+        pixels = processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        return Request((start,), pixels.float())
+
+    return inputs

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmbuild.engine.processor import Request
 from mmbuild.families.shared import hugging_face
 from mmbuild.families.shared.blip2 import WHOLE
 from mmbuild.families.shared.blip2_processor import ReadFacts
 from mmbuild.families.shared.reading import saved_config
+from mmbuild.families.shared.transformers_inputs import Inputs, request
 
 
 def load(
@@ -45,9 +47,36 @@ def load(
     facts = read_facts(saved_config(sources["model"]), saved_config(second) if second else None)
     # Files of before transformers 4.47 do not say it.
     model.config.image_token_index = facts.image_token_id
-    # BLIP-2 hands over to the language model, whose own settings count.
-    model.language_model.generation_config.eos_token_id = None
     return model.to(device)
+
+
+def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
+    """transformers' processor, which puts image tokens before the text; older files do not say how many.
+
+    The image token is one that the processor adds to the tokenizer; its id in prompts is the model's.
+
+    Args:
+        sources: Directories, ``model`` and perhaps ``vision``.
+        model: What :func:`load` gave.
+
+    Raises:
+        EngineError: MM516, tokenizer or image processor cannot be read.
+    """
+    from transformers import Blip2Processor
+
+    processor = Blip2Processor(
+        hugging_face.saved_image_processor(sources.get("vision", sources["model"])),
+        hugging_face.saved_tokenizer(sources["model"]),
+        num_query_tokens=model.config.num_query_tokens,
+    )
+    added = processor.tokenizer.convert_tokens_to_ids(str(processor.image_token))
+
+    def inputs(question: str | None, pictures: Sequence[Any]) -> Request:
+        found = request(processor(images=list(pictures) or None, text=question or "", return_tensors="pt"))
+        ids = (model.config.image_token_index if token == added else token for token in found.ids)
+        return Request(tuple(ids), found.pixels)
+
+    return inputs
 
 
 def tensor_shapes(config: Mapping[str, Any], text_model: Callable[[Any], Any]) -> dict[str, tuple[int, ...]]:

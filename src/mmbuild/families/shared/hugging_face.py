@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmbuild.engine.config import EngineError
-from mmbuild.engine.processor import Processor, Request, first_line
+from mmbuild.engine.processor import first_line
+from mmbuild.models.errors import EngineError
 from mmbuild.sources.errors import SourceError
 
 
@@ -24,6 +25,13 @@ def saved_processor(directory: Path) -> Any:
     from transformers import AutoProcessor
 
     return _saved(AutoProcessor.from_pretrained, directory, backend="pil")
+
+
+def processor_fields(directory: Path) -> Mapping[str, Any]:
+    """What ``processor_config.json`` in ``directory`` states; nothing where there is no such file."""
+    file = directory / "processor_config.json"
+    fields: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return fields
 
 
 def saved_tokenizer(directory: Path) -> Any:
@@ -74,61 +82,6 @@ _SENTENCEPIECE = (
     "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
     "pip install sentencepiece protobuf"
 )
-
-
-def load_processor(directory: Path) -> Processor:
-    """The saved processor, its chat template and image tokens as they are.
-
-    Raises:
-        EngineError: MM516, as :func:`saved_processor`.
-    """
-    loaded = saved_processor(directory)
-
-    def encode(prompt: str | None, pictures: Sequence[Any]) -> Request:
-        return encode_with(loaded, conversation(loaded, prompt or "", len(pictures)), pictures)
-
-    return Processor(loaded.tokenizer, encode)
-
-
-def conversation(processor: Any, prompt: str, images: int) -> str:
-    """``prompt`` about ``images`` pictures in the model's chat form.
-
-    A prompt that names the image token is complete already and is returned unchanged. Otherwise the model's
-    own chat template is used; a processor without one gets the image tokens before the text.
-    """
-    token = str(getattr(processor, "image_token", "<image>"))
-    if token in prompt:
-        return prompt
-    if not getattr(processor, "chat_template", None):
-        return token * images + ("\n" if images else "") + prompt
-    content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
-    text: str = processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-    return text
-
-
-def encode_with(processor: Any, prompt: str, pictures: Sequence[Any]) -> Request:
-    """One complete prompt with its pictures, through a processor of transformers.
-
-    Raises:
-        EngineError: MM518, prompt and pictures do not belong together.
-    """
-    try:
-        batch = processor(text=prompt, images=list(pictures) or None, return_tensors="pt")
-    # transformers' processors count image tokens in several ways, and fail in as many.
-    except (ValueError, StopIteration, IndexError) as error:
-        why = first_line(error) or "the prompt names another number of images"
-        raise EngineError(
-            f"the prompt and its {len(pictures)} images do not fit: {why}",
-            code="MM518",
-            hint="Name each image in the prompt with one image token",
-        ) from error
-    pixels = batch.get("pixel_values")
-    return Request(
-        ids=tuple(batch["input_ids"][0].tolist()),
-        pixels=torch.empty(0) if pixels is None else pixels,
-    )
 
 
 def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:

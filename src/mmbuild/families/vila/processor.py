@@ -1,8 +1,8 @@
 """VILA's prompts and pictures, without VILA's code.
 
 Prompts are taken apart at ``<image>``; each piece is encoded by itself, and placeholders go in between
-(``tokenizer_image_token`` of github.com/NVlabs/VILA). A plain question is put in the model's own chat form where the
-directory has a ``chat_template.jinja``, else in that of Vicuna (``vicuna_v1``), every picture on a line before it.
+(``tokenizer_image_token`` of github.com/NVlabs/VILA). A plain question is put into the decoder's own chat template where
+its tokenizer has one, else into that of Vicuna (``vicuna_v1``), every picture on a line before it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,13 @@ from typing import Any
 
 import torch
 
-from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Processor, Request
 from mmbuild.families.shared import hugging_face, stand_in
+from mmbuild.families.shared.chat import IMAGE, Prompt, load_chat
 from mmbuild.families.shared.reading import saved_configs
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.families.vila import facts as read_facts
-
-IMAGE = "<image>"
-_TEMPLATE = "chat_template.jinja"
-_VICUNA = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
-    "USER: {question} ASSISTANT:"
-)
+from mmbuild.models.errors import EngineError
 
 
 def load(directory: Path) -> Processor:
@@ -34,6 +27,7 @@ def load(directory: Path) -> Processor:
 
     Raises:
         EngineError: MM516, tokenizer or image processor cannot be read.
+        TemplateError: MM730, the chat template cannot ask about a picture.
     """
     config, vision = saved_configs(directory)
     features = read_facts(config, vision).visual.num_visual_features
@@ -41,11 +35,12 @@ def load(directory: Path) -> Processor:
     inner = bool(read.directories)
     tokenizer = hugging_face.saved_tokenizer(directory / "llm" if inner else directory)
     images = hugging_face.saved_image_processor(directory / ("vision_tower" if inner else "vision"))
-    template = _template(directory)
+    places = [directory / "llm", directory] if inner else [directory]
+    chat = load_chat(places, tokenizer, IMAGE, "mmbuild.families.vila", "tokenizer")
 
-    def encode(prompt: str | None, pictures: Sequence[Any]) -> Request:
-        text = conversation(tokenizer, template, prompt or "", len(pictures))
-        ids = insert_images(tokenizer, text, (IMAGE_TOKEN_ID,) * features, len(pictures))
+    def encode(question: str | None, pictures: Sequence[Any]) -> Request:
+        prompt = chat.prompt(question or "", len(pictures))
+        ids = insert_images(tokenizer, prompt, (IMAGE_TOKEN_ID,) * features, len(pictures))
         if not pictures:
             return Request(ids, torch.empty(0))
         made = [shaped(picture, images, read.aspect) for picture in pictures]
@@ -54,44 +49,24 @@ def load(directory: Path) -> Processor:
     return Processor(tokenizer, encode)
 
 
-def _template(directory: Path) -> str | None:
-    for file in (directory / "llm" / _TEMPLATE, directory / _TEMPLATE):
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-    return None
-
-
-def conversation(tokenizer: Any, template: str | None, prompt: str, images: int) -> str:
-    """A question about ``images`` pictures in the model's chat form; complete already where it names ``<image>``."""
-    if IMAGE in prompt:
-        return prompt
-    if template is None:
-        return _VICUNA.format(question=f"{IMAGE}\n" * images + prompt)
-    content = [{"type": "image"}] * images + [{"type": "text", "text": prompt}]
-    text: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}],
-        chat_template=template,
-        add_generation_prompt=True,
-        tokenize=False,
-    )
-    return text
-
-
-def insert_images(tokenizer: Any, text: str, placeholders: tuple[int, ...], images: int) -> tuple[int, ...]:
-    """Token ids of ``text``, with ``placeholders`` for every ``<image>``.
+def insert_images(
+    tokenizer: Any, prompt: Prompt, placeholders: tuple[int, ...], images: int
+) -> tuple[int, ...]:
+    """Token ids of ``prompt``, with ``placeholders`` for every ``<image>``.
 
     Raises:
         EngineError: MM518, the prompt names another number of pictures than ``images``.
     """
-    pieces = [tokenizer(piece)["input_ids"] for piece in text.split(IMAGE)]
-    if len(pieces) - 1 != images:
+    texts = prompt.text.split(IMAGE)
+    if len(texts) - 1 != images:
         raise EngineError(
-            f"the prompt names {len(pieces) - 1} pictures, and {images} are given",
+            f"the prompt names {len(texts) - 1} images, and {images} are given",
             code="MM518",
-            hint=f"Name each picture in the prompt with one {IMAGE}, or none",
+            hint=f"Name each image in the prompt with one {IMAGE}, or none",
         )
+    pieces = [tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"] for text in texts]
     # Every piece begins with the token for a beginning, which only the first one is.
-    begun = 1 if pieces[0][:1] == [tokenizer.bos_token_id] else 0
+    begun = 1 if prompt.add_special_tokens and pieces[0][:1] == [tokenizer.bos_token_id] else 0
     ids = list(pieces[0])
     for piece in pieces[1:]:
         ids += [*placeholders, *piece[begun:]]

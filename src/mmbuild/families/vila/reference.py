@@ -1,12 +1,13 @@
 """VILA put together from transformers' own decoder and tower, and the projector.
 
 transformers has no VILA, and VILA's own code is not run. The tower is transformers' whole model, asked for the hidden
-state that VILA looks at; the projector's weights are read here.
+state that VILA looks at; the projector's weights are read here. Prompts and pictures are prepared here a second time,
+without the engine's processor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from torch import Tensor, nn
 
 from mmbuild.checkpoint.split import Cut
 from mmbuild.checkpoint.weights import open_weights
-from mmbuild.engine.config import EngineError
+from mmbuild.engine.processor import Request
 from mmbuild.families.shared import hugging_face
+from mmbuild.families.shared.chat import own_template
 from mmbuild.families.shared.reading import saved_config
+from mmbuild.families.shared.transformers_inputs import Inputs
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.families.vila.visual import canonical, make_projector, tower_config
+from mmbuild.models.errors import EngineError
+
+IMAGE = "<image>"
 
 
 class VilaReference(nn.Module):
@@ -101,6 +107,85 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> VilaRe
     _fill(reference.tower, "vision_tower.", state, second or model)
     reference.to(device=device, dtype=dtype).eval()
     return reference
+
+
+def load_inputs(sources: Mapping[str, Path], model: VilaReference) -> Inputs:
+    """transformers' tokenizer, template and image processor, and VILA's rules around them.
+
+    The rules are those of ``tokenizer_image_token`` and ``process_images`` in github.com/NVlabs/VILA: a prompt is cut
+    at ``<image>`` and each piece encoded, only the first keeping the token for a beginning; pictures are padded to a
+    square, resized, or left to the image processor as ``image_aspect_ratio`` says.
+
+    Args:
+        sources: Model directories.
+        model: What :func:`load` gave.
+
+    Raises:
+        EngineError: MM516, tokenizer or image processor cannot be read.
+    """
+    directory, config = sources["model"], saved_config(sources["model"])
+    whole = "llm_cfg" in config
+    tokenizer = hugging_face.saved_tokenizer(directory / "llm" if whole else directory)
+    tower = directory / "vision_tower" if whole else sources["vision"]
+    processor = hugging_face.saved_image_processor(tower)
+    template = tokenizer.chat_template or _outer_template(directory) or own_template("mmbuild.families.vila")
+
+    def inputs(question: str | None, pictures: Sequence[Any]) -> Request:
+        shown = [_square(picture, processor, config.get("image_aspect_ratio")) for picture in pictures]
+        pixels = processor(shown, return_tensors="pt")["pixel_values"].float() if shown else torch.empty(0)
+        with torch.inference_mode():
+            count = model.features(pixels[:1].to(model.device, model.dtype)).shape[1] if shown else 0
+        text, special = _prompt(tokenizer, template, question or "", len(pictures))
+        pieces = [tokenizer(piece, add_special_tokens=special).input_ids for piece in text.split(IMAGE)]
+        ids = list(pieces[0])
+        begins = special and ids[:1] == [tokenizer.bos_token_id]
+        for piece in pieces[1:]:
+            ids += [IMAGE_TOKEN_ID] * count + (piece[1:] if begins else piece)
+        return Request(tuple(ids), pixels)
+
+    return inputs
+
+
+def _outer_template(directory: Path) -> str | None:
+    file = directory / "chat_template.jinja"
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _prompt(tokenizer: Any, template: str, question: str, pictures: int) -> tuple[str, bool]:
+    """A complete prompt, and whether the tokenizer adds its own beginning."""
+    if IMAGE in question:
+        return question, True
+    parts = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
+    lines = f"{IMAGE}\n" * pictures + question
+    for content in (parts, lines):
+        try:
+            text: str = tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=template,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+        except Exception:  # a template can fail in any way that Jinja and Python know
+            continue
+        if text.count(IMAGE) == pictures and question in text and "'type'" not in text:
+            return text, not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    raise EngineError(
+        "the model's chat template cannot ask about a picture", code="MM516", hint="Correct the template"
+    )
+
+
+def _square(picture: Any, processor: Any, aspect: object) -> Any:
+    from PIL import ImageOps
+
+    if aspect == "resize":
+        size = getattr(processor, "crop_size", None) or processor.size
+        return picture.resize((size["width"], size["height"]))
+    if aspect != "pad":
+        return picture
+    side = max(picture.size)
+    left, top = (side - picture.width) // 2, (side - picture.height) // 2
+    border = (left, top, side - picture.width - left, side - picture.height - top)
+    return ImageOps.expand(picture, border, tuple(int(mean * 255) for mean in processor.image_mean))
 
 
 def _visual_tensors(source: str, directory: Path) -> dict[str, Tensor]:

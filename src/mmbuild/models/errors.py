@@ -1,0 +1,9 @@
+"""Errors of models and engines."""
+
+from __future__ import annotations
+
+from mmbuild.errors import MmbuildError
+
+
+class EngineError(MmbuildError):
+    """An engine that cannot be built, loaded or run on the given input."""
