@@ -232,9 +232,8 @@ def cmyk_profile(lab_of_no_ink, lab_of_ink):
     white = struct.pack(">4s4x3i", b"XYZ ", 63190, 65536, 54061)
     start, parts, rows = 128 + 4 + 3 * 12, b"", b""
     for name, part in ((b"desc", text), (b"wtpt", white), (b"A2B0", table)):
-        part += b"\0" * (-len(part) % 4)
         rows += struct.pack(">4sII", name, start + len(parts), len(part))
-        parts += part
+        parts += part + b"\0" * (-len(part) % 4)
     header = struct.pack(">I4sI4s4s4s", start + len(parts), b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ")
     header += struct.pack(">6H4s", 2020, 1, 1, 0, 0, 0, b"acsp") + bytes(28)
     header += struct.pack(">3i", 63190, 65536, 54061) + bytes(48)
@@ -321,10 +320,15 @@ def test_damaged_files_are_read_or_refused(kind, cut, flips):
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "a")
         path.write_bytes(data)
-        try:
-            assert open_picture(path).image.mode == "RGB"
-        except EngineError as error:
-            assert error.code == "MM517"
+        assert outcome(path) in ("RGB", "MM517")
+
+
+def outcome(path):
+    """The mode of the opened picture, or the code of its refusal."""
+    try:
+        return open_picture(path).image.mode
+    except EngineError as error:
+        return error.code
 
 
 @pytest.mark.parametrize(

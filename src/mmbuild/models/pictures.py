@@ -1,10 +1,10 @@
 """Opens pictures the way a viewer shows them: upright, in 8-bit RGB.
 
-Every picture that reaches a model, a report or a calibration comes through :func:`open_picture`. Formats are recognized
-by content: PNG, JPEG, WebP, GIF, TIFF and BMP. The EXIF (or XMP, or TIFF) orientation is applied first.
+Every picture that reaches a model, a report or a calibration comes through :func:`open_picture`. Formats are
+recognized by content: PNG, JPEG, WebP, GIF, TIFF and BMP. The EXIF (or XMP, or TIFF) orientation is applied first.
 
 Grey, RGB and palette pictures of 8 bits without transparency are then only renamed to RGB, so that their pixels are
-those of ``transformers.image_utils.load_image``. Everything else is converted, and :attr:`Picture.conversion` says how:
+those of ``transformers.image_utils.load_image``. Everything else is converted; :attr:`Picture.conversion` says how:
 
 ====================  ==========================================================================================
 transparency          composited on white
@@ -63,7 +63,7 @@ class Picture:
         return held.getvalue()
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """Why a picture cannot be used; becomes MM517."""
 
 
@@ -87,11 +87,11 @@ def open_picture(source: Any) -> Picture:
             return _from_file(path)
         image = source if isinstance(source, Pil.Image) else _from_array(source)
         return _converted(image, None)
-    except _Refused as error:
+    except _RefusedError as error:
         raise _unreadable(source, str(error)) from None
     except MemoryError as error:
         raise _unreadable(source, "it does not fit into memory") from error
-    # Pillow's readers raise all of these, and struct.error is a ValueError's cousin, on damaged files.
+    # On damaged files Pillow's readers raise nearly everything.
     except Exception as error:
         raise _unreadable(source, getattr(error, "strerror", None) or _damage(error)) from error
 
@@ -121,9 +121,9 @@ def _from_file(path: Path) -> Picture:
     with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISDIR(mode):
-            raise _Refused("it is a directory")
+            raise _RefusedError("it is a directory")
         if not stat.S_ISREG(mode):
-            raise _Refused("it is not a regular file")
+            raise _RefusedError("it is not a regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow remarks on metadata that nothing here depends on
             with Pil.open(file, formats=FORMATS) as opened:
@@ -135,18 +135,18 @@ def _from_array(array: Any) -> Any:
     from PIL import Image as Pil
 
     if str(getattr(array, "dtype", "")) != "uint8" or array.ndim not in (2, 3) or 0 in array.shape:
-        raise _Refused("it is not a picture, a path or a uint8 array")
+        raise _RefusedError("it is not a picture, a path or a uint8 array")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim == 3 and array.shape[2] not in (3, 4):
-        raise _Refused(f"an array has 1, 3 or 4 channels, and this one {array.shape[2]}")
+        raise _RefusedError(f"an array has 1, 3 or 4 channels, and this one {array.shape[2]}")
     return Pil.fromarray(array)
 
 
 def _converted(image: Any, path: Path | None) -> Picture:
     """``image`` upright and in RGB."""
     if not image.width or not image.height:
-        raise _Refused("it has no pixels")
+        raise _RefusedError("it has no pixels")
     format_name, frames = image.format, getattr(image, "n_frames", 1)
     tags = dict(getattr(image, "tag_v2", {}))
     image.load()
@@ -189,7 +189,7 @@ def _to_rgb(image: Any, tags: Mapping[int, Any], format_name: str | None) -> tup
         return _on_white(image), "transparency composited on white"
     if mode in _PLAIN:
         return image.convert("RGB"), None
-    raise _Refused(f"pictures of Pillow's mode `{mode}` have no agreed look in 8 bits")
+    raise _RefusedError(f"pictures of Pillow's mode `{mode}` have no agreed look in 8 bits")
 
 
 def _on_white(image: Any) -> Any:
@@ -214,7 +214,7 @@ def _from_16_bit(image: Any, tags: Mapping[int, Any]) -> tuple[Any, str]:
     bits = int(bits[0] if isinstance(bits, tuple) else bits)
     most = (1 << bits) - 1 if 8 < bits <= 16 else 65535
     if values.min() < 0 or values.max() > most:
-        raise _Refused(f"its values leave 0..{most}")
+        raise _RefusedError(f"its values leave 0..{most}")
     scaled = (values * 255 + most // 2) // most
     _require_visible(values, scaled, f"0..{most}")
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
@@ -230,9 +230,9 @@ def _from_float(image: Any) -> tuple[Any, str]:
 
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise _Refused("its floats are not all finite")
+        raise _RefusedError("its floats are not all finite")
     if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
-        raise _Refused(
+        raise _RefusedError(
             f"its floats reach from {values.min():.4g} to {values.max():.4g}, and only 0..1 has an agreed look"
         )
     scaled = np.floor(values.clip(0, 1) * 255 + 0.5).astype(np.int64)
@@ -242,7 +242,7 @@ def _from_float(image: Any) -> tuple[Any, str]:
 
 def _require_visible(values: Any, scaled: Any, meant: str) -> None:
     if values.min() != values.max() and scaled.max() <= _DARK:
-        raise _Refused(
+        raise _RefusedError(
             f"it would be of one colour: its values reach {values.max():.4g} of {meant}; save it scaled to 8 bits"
         )
 
@@ -264,7 +264,7 @@ def _from_cmyk(image: Any) -> tuple[Any, str]:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         made = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, OSError) as error:
-        raise _Refused("its ICC profile does not fit CMYK") from error
+        raise _RefusedError("its ICC profile does not fit CMYK") from error
     return made, "CMYK converted through its ICC profile"
 
 

@@ -2,7 +2,7 @@
 
 The reference side is transformers alone: its processor and chat template on the same question and picture, and its
 ``generate`` with the model's own generation config, in the engine's number format, unquantized, on the same device.
-Where the two sides are not given the same token ids and pixels, comparing answers is pointless, and that is the error.
+Where the two sides are not given the same token ids and pixels, comparing answers is pointless: that is the error.
 An unquantized engine of the same recipe gives the same tokens up to rounding (verify sees to that). All numbers are
 over one population: the tokens of the reference's answers up to and including the end token. The result holds no
 times. verify judges it, so that other gates measure nothing again.

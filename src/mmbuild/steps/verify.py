@@ -20,8 +20,8 @@ from mmbuild.steps.measure import MEASURES, PICTURES
 
 REPORT = "report.json"
 VERSION = 3
-"""Of the report: 2 has `quality`, `gates`, `reference`, `weights`, and numbers for each token; in 3 all of them are up
-to the end token, and a difference has its context."""
+"""Of the report: 2 has `quality`, `gates`, `reference`, `weights`, and numbers for each token; in 3 all of them are
+up to the end token, and a difference has its context."""
 
 
 class VerifyError(MmbuildError):

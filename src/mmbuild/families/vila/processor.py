@@ -1,8 +1,8 @@
 """VILA's prompts and pictures, without VILA's code.
 
 Prompts are taken apart at ``<image>``; each piece is encoded by itself, and placeholders go in between
-(``tokenizer_image_token`` of github.com/NVlabs/VILA). A plain question is put into the decoder's own chat template where
-its tokenizer has one, else into that of Vicuna (``vicuna_v1``), every picture on a line before it.
+(``tokenizer_image_token`` of github.com/NVlabs/VILA). A plain question is put into the decoder's own chat template
+where its tokenizer has one, else into that of Vicuna (``vicuna_v1``), every picture on a line before it.
 """
 
 from __future__ import annotations
