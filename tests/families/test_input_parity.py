@@ -67,13 +67,18 @@ TEMPLATES = {
 }
 QUESTIONS = (
     "what ?",
-    "Describe <b>all</b> {{ colours }} & \"shapes\",\n in detail.",
+    'Describe <b>all</b> {{ colours }} & "shapes",\n in detail.',
     "Größe – 尺寸 🙂?",
     " leading and trailing ",
     "",
 )
 # Complete prompts: the pictures are named in them.
-COMPLETE = ("<image>", "USER: <image>\nwhat ? ASSISTANT:", "first <image> then <image> which ?", "a<image> <image>b<image>")
+COMPLETE = (
+    "<image>",
+    "USER: <image>\nwhat ? ASSISTANT:",
+    "first <image> then <image> which ?",
+    "a<image> <image>b<image>",
+)
 
 
 def words(special):
@@ -99,7 +104,16 @@ def word_tokenizer():
     letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .:?!<>[]{}&\"'\n–,/"
     known = dict(special) | {letter: next(free) for letter in dict.fromkeys(letters)}
     known |= {word: next(free) for word in ("▁w", "▁wh", "▁wha", "▁what", "▁t", "▁th", "▁the", "▁then")}
-    merges = [("▁", "w"), ("▁w", "h"), ("▁wh", "a"), ("▁wha", "t"), ("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁the", "n")]
+    merges = [
+        ("▁", "w"),
+        ("▁w", "h"),
+        ("▁wh", "a"),
+        ("▁wha", "t"),
+        ("▁", "t"),
+        ("▁t", "h"),
+        ("▁th", "e"),
+        ("▁the", "n"),
+    ]
     core = Tokenizer(models.BPE(vocab=known, merges=merges, unk_token="<unk>", fuse_unk=True))
     core.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first", split=False)
     core.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first", split=False)
@@ -143,7 +157,9 @@ def save_llava(directory, tokenizer, template=None, strategy="default", **config
     """The small files of a LLaVA, as transformers saves them."""
     LlavaConfig(
         text_config=LlamaConfig(vocab_size=VOCABULARY, hidden_size=16, num_attention_heads=2),
-        vision_config=CLIPVisionConfig(hidden_size=16, num_attention_heads=2, image_size=SIDE, patch_size=PATCH),
+        vision_config=CLIPVisionConfig(
+            hidden_size=16, num_attention_heads=2, image_size=SIDE, patch_size=PATCH
+        ),
         image_token_index=IMAGE_ID,
         vision_feature_select_strategy=strategy,
         **config,
@@ -190,7 +206,9 @@ def test_llava_is_asked_as_transformers_asks(template, tokenizer, tmp_path):
     ours, as_text = load_processor(tmp_path, "llava"), "text" in template
     for seed, (question, count) in enumerate(questions(template)):
         pictures = shown(seed, count)
-        same(encode(ours, question, pictures), by_transformers(processor, question, pictures, as_text=as_text))
+        same(
+            encode(ours, question, pictures), by_transformers(processor, question, pictures, as_text=as_text)
+        )
 
 
 def in_the_form_of(year, directory):
@@ -199,12 +217,19 @@ def in_the_form_of(year, directory):
     content = json.loads(path.read_text())
     images = content.pop("image_processor")
     (directory / "preprocessor_config.json").write_text(
-        json.dumps(images | {"image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor"})
+        json.dumps(
+            images | {"image_processor_type": "CLIPImageProcessor", "processor_class": "LlavaProcessor"}
+        )
     )
     kept = {
         2023: (),
         2024: ("processor_class", "patch_size", "vision_feature_select_strategy"),
-        2025: ("processor_class", "patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"),
+        2025: (
+            "processor_class",
+            "patch_size",
+            "vision_feature_select_strategy",
+            "num_additional_image_tokens",
+        ),
     }[year]
     if year == 2023:
         path.unlink()
@@ -246,7 +271,9 @@ def test_a_chat_template_is_found_wherever_transformers_finds_it(place, tmp_path
     processor = save_llava(tmp_path, byte_tokenizer(), PARTS)
     place_template(tmp_path, place, PARTS)
     ours = load_processor(tmp_path, "llava")
-    same(encode(ours, "what ?", shown(1, 1)), by_transformers(processor, "what ?", shown(1, 1), as_text=False))
+    same(
+        encode(ours, "what ?", shown(1, 1)), by_transformers(processor, "what ?", shown(1, 1), as_text=False)
+    )
 
 
 @pytest.mark.parametrize("count", range(3))
@@ -273,7 +300,9 @@ def by_vila(tokenizer, images, aspect, features, prompt, special, pictures):
             picture = picture.resize((side["width"], side["height"]))  # noqa: PLW2901
         elif aspect == "pad":
             width, height = picture.size
-            square = Image.new("RGB", (max(width, height),) * 2, tuple(int(m * 255) for m in images.image_mean))
+            square = Image.new(
+                "RGB", (max(width, height),) * 2, tuple(int(m * 255) for m in images.image_mean)
+            )
             square.paste(picture, ((max(0, height - width)) // 2, (max(0, width - height)) // 2))
             picture = square  # noqa: PLW2901
         prepared.append(picture)

@@ -6,9 +6,11 @@ from collections import Counter
 
 import pytest
 from strict_flags import RejectedError, contract, parse, program
-from toolchain_cases import rendered
+from toolchain_cases import load, rendered
 
 from mmbuild.families import MODULES
+from mmbuild.toolchains.commands import commands
+from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED
 
 SCRIPTED = ("convert", "quantize", "build_llm", "build_visual", "run")
@@ -125,6 +127,13 @@ def test_a_full_batch_of_longest_prompts_fits_the_token_budget(version: str) -> 
     assert budgets == {True, False}
 
 
+def test_fused_mlp_is_not_requested_over_several_gpus_unless_the_recipe_says_so() -> None:
+    (variant,) = load("llava-7b-tp2")
+    for version in SUPPORTED:
+        (build,) = [step for step in commands(variant, load_toolchain(version)) if step.name == "build_llm"]
+        assert not [word for word in build.argv if "fused_mlp" in word]
+
+
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_fused_mlp_is_never_asked_of_quantized_weights(version: str) -> None:
     asked = set()
@@ -137,9 +146,9 @@ def test_fused_mlp_is_never_asked_of_quantized_weights(version: str) -> None:
             asked.add(fused)
             plain = variant.recipe.engine.quantization.algorithm == "none"
             assert plain or fused in (None, "disable")
-            # On by default in the last line: for gated MLPs it must be said.
-            if version == "1.2" and variant.facts.family in ("llava", "vila"):
-                assert fused in ("enable", "disable")
+            # On by default in the last line, where quantized gated MLPs must say that it is off.
+            if version == "1.2" and variant.facts.family in ("llava", "vila") and not plain:
+                assert fused == "disable"
     assert len(asked) > 1
 
 

@@ -149,8 +149,27 @@ def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, A
     )
 
 
-def inductor_options(target: Mapping[str, Any]) -> dict[str, Any]:
-    """Inductor's configuration for a target."""
+def inductor_options(target: Mapping[str, Any], known: Any = None) -> dict[str, Any]:
+    """Inductor's configuration for a target: those of its options that this torch has.
+
+    Args:
+        target: ``device`` and for CPUs ``isa``.
+        known: A configuration to look options up in; left out, ``torch._inductor.config``. torch 2.11 has no
+            ``cpp.march``; its g++ then compiles for the building machine.
+    """
+    config = torch._inductor.config if known is None else known
+    return {name: value for name, value in _options(target).items() if _has(config, name)}
+
+
+def _has(config: Any, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(config, part):
+            return False
+        config = getattr(config, part)
+    return True
+
+
+def _options(target: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
     if target["device"] == "cpu":
         return options | {"cpp.dynamic_threads": True} | dict(_ISA.get(str(target["isa"]), {}))

@@ -7,6 +7,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from packaging.version import Version
+
 from mmbuild import pins
 from mmbuild.errors import MmbuildError
 
@@ -37,6 +39,26 @@ def _installed(package: str) -> str:
             code="MM230",
             hint="pip install 'mmbuild[torch]'",
         ) from None
+
+
+FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}
+"""The oldest torch that engines were built and run with, by device."""
+
+
+def compiler(target: Mapping[str, Any]) -> str:
+    """The version of torch that compiles for ``target``.
+
+    Raises:
+        LowerError: MM230, torch is missing; MM231, it is older than engines for this device were ever built with.
+    """
+    found, floor = version("torch"), FLOOR[target["device"]]
+    if Version(found) < Version(floor):
+        raise LowerError(
+            f"torch {found} is installed, and engines for `{target['device']}` are built with torch {floor} or later",
+            code="MM231",
+            hint=f"pip install 'torch>={floor},<2.14'",
+        )
+    return found
 
 
 def target(host: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,7 @@ class _Lowering:
                 engine.quantization.group_size,
             ),
             target=self.target,
-            toolchain={"torch": embedded.version("torch")},
+            toolchain={"torch": embedded.compiler(self.target)},
             resources=self.compiling(
                 self.size.engine_memory + self._caches(), 10.0 + 3.0 * facts.llm.num_hidden_layers
             ),
@@ -193,7 +193,10 @@ class _Lowering:
             params,
             inputs=sources,
             target=self.target,
-            toolchain={"torch": embedded.version("torch"), "transformers": embedded.version("transformers")},
+            toolchain={
+                "torch": embedded.compiler(self.target),
+                "transformers": embedded.version("transformers"),
+            },
             resources=self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
         )
 

@@ -169,7 +169,9 @@ class TensorrtLlm(Section):
         + ", ".join(f"`'{name}'`" for name in versions.SUPPORTED),
     )
     fused_mlp: bool | Literal["auto"] = Field(
-        default="auto", description="Fuse gate and up projections; `auto` does so where it is allowed"
+        default="auto",
+        description="Fuse gate and up projections; `auto` does so for unquantized weights on one GPU, and leaves the "
+        "option out over several, as upstream's page does",
     )
 
 

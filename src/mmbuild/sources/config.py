@@ -148,9 +148,11 @@ def recorded_models() -> tuple[str, ...]:
 
 
 def _recorded(repo: str) -> Mapping[str, Any] | None:
-    file = files("mmbuild.families").joinpath("recorded", f"{repo.replace('/', '--', 1)}.json")
-    if not file.is_file():
+    """The recorded config of ``repo`` in any letter case: upstream's vila-7B is VILA-7b on its own page."""
+    known = {name.lower(): name for name in recorded_models()}.get(repo.lower())
+    if known is None:
         return None
+    file = files("mmbuild.families").joinpath("recorded", f"{known.replace('/', '--', 1)}.json")
     config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return config
 

@@ -69,13 +69,18 @@ def _engine(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _fused_mlp(variant: ResolvedRecipe) -> bool:
-    """``auto`` fuses where weights are plain; without a gate there is nothing to fuse."""
+def _fused_mlp(variant: ResolvedRecipe) -> bool | None:
+    """``auto`` fuses where weights are plain; without a gate there is nothing to fuse.
+
+    None: the option is left out. Upstream's page fuses on one GPU and does not mention it over several.
+    """
     engine = variant.recipe.engine
-    wanted = engine.tensorrt_llm.fused_mlp
-    if wanted == "auto":
-        wanted = engine.quantization.algorithm is Algorithm.NONE
-    return bool(wanted) and variant.facts.llm.mlp_type == "GatedMLP"
+    fused = engine.tensorrt_llm.fused_mlp
+    if fused == "auto" and engine.quantization.algorithm is Algorithm.NONE and engine.tensor_parallel > 1:
+        return None
+    if fused == "auto":
+        fused = engine.quantization.algorithm is Algorithm.NONE
+    return bool(fused) and variant.facts.llm.mlp_type == "GatedMLP"
 
 
 def _sources(variant: ResolvedRecipe, entry: FamilyEntry, reserved: Sequence[ReservedWord]) -> dict[str, Any]:
