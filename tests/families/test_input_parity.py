@@ -1,7 +1,7 @@
 """An engine is given the token ids and pixels that transformers makes of the same question and pictures.
 
-transformers is asked directly: its processors, chat templates and preprocessing, with what files of earlier years leave
-out filled in from the config. VILA has no class there: its rules are written here from its published source.
+transformers is asked directly: its processors, chat templates and preprocessing, with what files of earlier years
+leave out filled in from the config. VILA has no class there: its rules are written here from its published source.
 Nothing of mmbuild is imported but what is tested.
 """
 
@@ -38,7 +38,10 @@ PARTS = (
     "{{ '<image>\n' }}{% else %}{{ c['text'] }}{% endif %}{% endfor %}{{ ' ' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-TEXT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+TEXT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[a]{% endif %}"
+)
 TEMPLATES = {
     "parts": PARTS,
     "text": TEXT,
@@ -68,7 +71,7 @@ TEMPLATES = {
 QUESTIONS = (
     "what ?",
     'Describe <b>all</b> {{ colours }} & "shapes",\n in detail.',
-    "Größe – 尺寸 🙂?",
+    "Größe ß 尺寸 🙂?",
     " leading and trailing ",
     "",
 )
@@ -101,7 +104,7 @@ def word_tokenizer():
     """As LLaMA's: a space before the first word, and what stands beside special tokens matters."""
     special = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": IMAGE_ID}
     free = iter(i for i in range(3, VOCABULARY) if i != IMAGE_ID)
-    letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .:?!<>[]{}&\"'\n–,/"
+    letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .:?!<>[]{}&\"'\nß,/"
     known = dict(special) | {letter: next(free) for letter in dict.fromkeys(letters)}
     known |= {word: next(free) for word in ("▁w", "▁wh", "▁wha", "▁what", "▁t", "▁th", "▁the", "▁then")}
     merges = [
