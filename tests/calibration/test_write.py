@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 import demo_worlds
@@ -19,6 +21,7 @@ from mmbuild.calibration.loop import calibrate, sampled
 from mmbuild.calibration.optimizer import Observed
 from mmbuild.calibration.write import write
 from mmbuild.checkpoint import weight_only
+from mmbuild.checkpoint.accepted import facts as accepted
 from mmbuild.checkpoint.calibrated import ALGORITHMS
 from mmbuild.checkpoint.config import CheckpointConfig
 from mmbuild.checkpoint.convert import convert
@@ -221,7 +224,82 @@ def test_the_files_hold_exactly_the_tensors_of_the_layout(written: Callable[...,
         for suffix in ("weight", "per_channel_scale")
     }
     smoothed = {f"{layer}.attention.dense.smoother", f"{layer}.mlp.proj.smoother"}
-    assert names == linears | smoothed | {f"{layer}.{norm}_layernorm.weight" for norm in ("input", "post")}
+    norms = {
+        f"{layer}.{norm}_layernorm.{suffix}"
+        for norm in ("input", "post")
+        for suffix in ("weight", "scale_to_int")
+    }
+    assert names == linears | smoothed | norms
+
+
+READERS = yaml.safe_load((Path(__file__).parents[1] / "contracts" / "checkpoint-readers.yaml").read_text())
+
+
+def required_by_upstream(facts: LlmFacts, algorithm: str, ranks: int, dtype: str) -> dict[str, list[Any]]:
+    """What upstream's modules require of one layer: number type and shape by name."""
+    own, how = READERS[facts.architecture], READERS["algorithms"][algorithm]
+    sizes = {
+        "H": facts.hidden_size,
+        "Q": facts.num_attention_heads * facts.head_size,
+        "K": facts.num_key_value_heads * facts.head_size,
+        "I": facts.intermediate_size,
+        "T": ranks,
+        "G": GROUP,
+    }
+
+    def size(formula: Any, **known: int) -> int:
+        value = eval(str(formula), {"__builtins__": {}}, {**sizes, **known})
+        assert value == int(value)
+        return int(value)
+
+    found: dict[str, list[Any]] = {}
+    for name, part in own["parts"].items():
+        known = {side: size(part[side]) for side in ("outputs", "inputs")}
+        tensors = {**how["linear"], **(how.get("row", {}) if part.get("row") else {})}
+        for suffix, (kind, *axes) in tensors.items():
+            shape = [size(axis, **known) for axis in axes]
+            found[f"{name}.{suffix}"] = [dtype if kind == "FT" else kind, shape]
+        if part.get("bias"):
+            found[f"{name}.bias"] = [dtype, [known["outputs"]]]
+    for name, suffixes in own["norms"].items():
+        found |= {f"{name}.{suffix}": [dtype, [facts.hidden_size]] for suffix in suffixes}
+        found |= {f"{name}.{suffix}": [kind, [1]] for suffix, (kind, _) in how.get("norm", {}).items()}
+    return found
+
+
+# Groups of 64 do not fit the two halves of the demo model with OPT.
+CUT = [
+    case for case in itertools.product(FAMILIES, ALGORITHMS, (1, 2)) if case != ("blip2-opt", "int4_awq", 2)
+]
+
+
+@pytest.mark.parametrize(("family", "algorithm", "ranks"), CUT)
+def test_every_layer_of_every_rank_holds_what_upstreams_modules_require(
+    written: Callable[..., Path], family: str, algorithm: str, ranks: int
+) -> None:
+    facts = llm(family)
+    expected = required_by_upstream(facts, algorithm, ranks, "F32")
+    for rank in range(ranks):
+        with safe_open(written(family, algorithm, ranks) / f"rank{rank}.safetensors", framework="np") as file:
+            for number in range(facts.num_hidden_layers):
+                prefix = f"transformer.layers.{number}."
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (no mapping)
+                slices = {name.removeprefix(prefix): file.get_slice(name) for name in names}
+                found = {name: [one.get_dtype(), one.get_shape()] for name, one in slices.items()}
+                assert found == expected
+
+
+def test_the_norms_constant_is_one(written: Callable[..., Path]) -> None:
+    with safe_open(written("llava", "smoothquant") / "rank0.safetensors", framework="pt") as file:
+        assert file.get_tensor("transformer.layers.0.input_layernorm.scale_to_int").tolist() == [1.0]
+
+
+def test_what_a_table_says_was_run_is_what_the_contract_says_was_run() -> None:
+    for algorithm, how in READERS["algorithms"].items():
+        for architecture, versions in how["run"].items():
+            for version, line in accepted().lines.items():
+                takes = ALGORITHMS[algorithm].quant_algo in line.calibrated.get(architecture, ())
+                assert (takes and line.reader_run) == (version in versions)
 
 
 def test_pictures_change_what_is_fitted() -> None:

@@ -55,8 +55,50 @@ def test_every_line_reads_what_is_written_for_llama(
     tmp_path: Path, algorithm: str, dtype: str, line: str
 ) -> None:
     checkpoint = written(tmp_path, algorithm, dtype)
-    assert read_checkpoint(line, checkpoint) == ()
-    assert lines_that_read(checkpoint) == (SUPPORTED, None)
+    in_float16 = facts().lines[line].float16_alone and (algorithm, dtype) == ("smoothquant", "bfloat16")
+    assert [item.key for item in read_checkpoint(line, checkpoint)] == (["dtype"] if in_float16 else [])
+    lines = ("0.12.0", "1.2") if (algorithm, dtype) == ("smoothquant", "bfloat16") else SUPPORTED
+    assert lines_that_read(checkpoint) == (lines, None)
+
+
+@pytest.mark.parametrize("line", SUPPORTED)
+@pytest.mark.parametrize("kind", ["linear", "llama3"])
+def test_a_kind_of_rope_scaling_is_read_where_the_reader_knows_it(line: str, kind: str) -> None:
+    scaled = replace(LLM, rotary_base=5e5, rotary_scaling={"rope_type": kind, "factor": 8.0})
+    content = to_json(CheckpointConfig(scaled, "float16", 1))
+    assert content["rotary_scaling"] == {"rope_type": kind, "type": kind, "factor": 8.0}
+    known = kind == "linear" or line == "1.2"
+    assert [item.key for item in read_config(line, content)] == ([] if known else ["rotary_scaling"])
+
+
+@pytest.mark.parametrize("line", SUPPORTED)
+def test_smoothquant_of_the_first_lines_turns_by_the_plain_base_alone(line: str) -> None:
+    other = to_json(config("smoothquant", llm=replace(LLM, rotary_base=5e5)))
+    plain = to_json(config("smoothquant", llm=replace(LLM, rotary_base=10000.0)))
+    assert read_config(line, plain) == ()
+    assert [item.key for item in read_config(line, other)] == (
+        ["rotary_base"] if line.startswith("0.9") else []
+    )
+
+
+@pytest.mark.parametrize("line", SUPPORTED)
+def test_heads_of_their_own_width_are_refused_where_the_reader_divides(line: str) -> None:
+    content = to_json(CheckpointConfig(replace(LLM, head_size=64), "float16", 1))
+    first = line == "0.9.0.dev2024040900"
+    assert [item.key for item in read_config(line, content)] == (["head_size"] if first else [])
+
+
+@pytest.mark.parametrize("fault", ["missing", "type", "shape"])
+def test_a_norm_without_its_number_is_found(fault: str) -> None:
+    content, name = to_json(config("smoothquant")), "transformer.layers.1.post_layernorm"
+    header = {f"{name}.weight": ("F16", (128,)), f"{name}.scale_to_int": ("F32", (1,))}
+    assert read_tensors(content, header) == ()
+    if fault == "missing":
+        del header[f"{name}.scale_to_int"]
+    else:
+        header[f"{name}.scale_to_int"] = ("F16", (1,)) if fault == "type" else ("F32", (128,))
+    (objection,) = read_tensors(content, header)
+    assert objection.key == f"{name}.scale_to_int"
 
 
 @given(key=st.from_regex(r"[a-z_]{3,20}", fullmatch=True), line=st.sampled_from(SUPPORTED))
@@ -167,6 +209,7 @@ def test_the_tables_name_the_same_lines_algorithms_and_scales_as_the_others() ->
     for how in ALGORITHMS.values():
         layout = facts().layouts[how.quant_algo]
         assert {*layout.tensors, *layout.rows} == {stored.suffix for stored in how.tensors}
+        assert set(layout.norms) == {constant.suffix for constant in how.norms}
         assert set(layout.rows) == {stored.suffix for stored in how.tensors if stored.only_where_inputs_split}
     for algorithm, scale in tables().scales.items():
         assert algorithm in facts().permuted or scale in facts().layouts[algorithm].tensors

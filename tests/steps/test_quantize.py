@@ -78,7 +78,9 @@ def test_a_model_and_data_become_a_calibrated_checkpoint(
 ) -> None:
     config = load_config(calibrated(tmp_path / "out", "int4_awq", data))
     assert (config.quant_algo, config.group_size, config.dtype) == ("W4A16_AWQ", 128, "float16")
-    assert f"known to be read by TensorRT-LLM {', '.join(SUPPORTED)}\n" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert f"read by TensorRT-LLM {', '.join(SUPPORTED[:-1])}: their readers were run" in told
+    assert f"taken by TensorRT-LLM {SUPPORTED[-1]} by their sources; their readers were not run" in told
     # Nothing but the checkpoint is left behind.
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "rank0.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, stored_tensors
+from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, norm_tensors, stored_tensors
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.tensors import HEAD
 from mmbuild.checkpoint.tensors import tensors as specified
@@ -29,6 +29,9 @@ def random_tensors(config: CheckpointConfig, seed: int = 0) -> dict[str, Tensor]
         shape = spec.shape(config.llm, 0, 1)
         if not spec.quantizable:
             made[spec.name] = _plain(spec.name, shape, random)
+            for constant in norm_tensors(BY_QUANT_ALGO[config.quant_algo], spec.name):
+                name = f"{spec.name.removesuffix('.weight')}.{constant.suffix}"
+                made[name] = torch.full(constant.shape, constant.value)
             continue
         layer = spec.name.removesuffix(".weight")
         stored = stored_tensors(

@@ -217,3 +217,41 @@ def test_models_are_those_that_the_cases_name() -> None:
     assert {variant.facts.family for model in MODELS for variant in load(model)} == {
         *("blip2-t5", "blip2-opt", "llava", "vila", "nougat")
     }
+
+
+def turned(base: float, scaling: dict[str, Any] | None, **written: Any) -> ResolvedRecipe:
+    """LLaVA-7B with these rotary positions, and a config.json that has ``written`` in its decoder's section."""
+    (variant,) = load("llava-fp16")
+    llm = replace(variant.facts.llm, rotary_base=base, rotary_scaling=scaling)
+    config = variant.configs["model"]
+    text = {**config["text_config"], **written}
+    return replace(
+        variant, facts=replace(variant.facts, llm=llm), configs={"model": {**config, "text_config": text}}
+    )
+
+
+LINEAR = {"rope_type": "linear", "factor": 2.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize(
+    ("variant", "refused"),
+    [
+        (turned(5e5, None, rope_theta=5e5), ()),
+        (turned(5e5, None, rope_parameters={"rope_theta": 5e5}), SUPPORTED),
+        (turned(1e4, LINEAR, rope_scaling={"type": "linear", "factor": 2.0}), ()),
+        (turned(1e4, LINEAR, rope_scaling=LINEAR), SUPPORTED[:-1]),
+        (turned(5e5, LLAMA3, rope_theta=5e5, rope_scaling=LLAMA3), SUPPORTED[:-1]),
+    ],
+    ids=["old base", "base in a new place", "old scaling", "scaling in a new spelling", "llama3"],
+)
+def test_positions_that_a_converter_would_read_otherwise_are_refused(
+    variant: ResolvedRecipe, refused: tuple[str, ...], version: str
+) -> None:
+    assert said(variant, version) == (["MM604"] if version in refused else [])
+
+
+def test_positions_are_written_by_mmbuild_where_it_calibrates() -> None:
+    variant = turned(5e5, None, rope_parameters={"rope_theta": 5e5})
+    assert said(on_pictures(variant, "int4_awq"), "1.2") == []

@@ -19,7 +19,7 @@ from mmbuild.calibration import layers
 from mmbuild.calibration.layers import Quantized
 from mmbuild.calibration.optimizer import Observed
 from mmbuild.checkpoint import split, weight_only, writer
-from mmbuild.checkpoint.calibrated import ALGORITHMS, StoredTensor, stored_tensors
+from mmbuild.checkpoint.calibrated import ALGORITHMS, StoredTensor, norm_tensors, stored_tensors
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.convert import Sources, find_sources, rank_blocks
 from mmbuild.checkpoint.progress import Progress, silent
@@ -102,6 +102,8 @@ def _entries(job: _Job, specs: Mapping[str, TensorSpec], rank: int) -> Iterator[
         shape = spec.shape(config.llm, rank, config.tensor_parallel)
         if not spec.quantizable:
             yield writer.Entry(spec.name, config.dtype, shape)
+            for constant in norm_tensors(ALGORITHMS[job.algorithm], spec.name):
+                yield writer.Entry(_below(spec, constant.suffix), constant.dtype, constant.shape)
             continue
         layer, (outputs, inputs) = spec.name.removesuffix(".weight"), shape
         for suffix, (dtype, stored) in stored_tensors(
@@ -114,6 +116,10 @@ def _entries(job: _Job, specs: Mapping[str, TensorSpec], rank: int) -> Iterator[
             inputs_split=_inputs_split(spec),
         ).items():
             yield writer.Entry(f"{layer}.{suffix}", dtype, stored)
+
+
+def _below(spec: TensorSpec, suffix: str) -> str:
+    return f"{spec.name.removesuffix('.weight')}.{suffix}"
 
 
 def _inputs_split(spec: TensorSpec) -> bool:
@@ -138,6 +144,9 @@ def _of_rank(
     if whole is None:
         blocks = (block for part in spec.parts for block in rank_blocks(part, rank, job.sources, job.config))
         yield spec.name, _with_smoothing(job, spec.name, blocks)
+        for constant in norm_tensors(ALGORITHMS[job.algorithm], spec.name):
+            filled = torch.full(constant.shape, constant.value, dtype=getattr(torch, constant.dtype))
+            yield _below(spec, constant.suffix), iter([filled])
         return
     layer = spec.name.removesuffix(".weight")
     for stored in ALGORITHMS[job.algorithm].tensors:

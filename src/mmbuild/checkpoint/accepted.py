@@ -20,6 +20,8 @@ from mmbuild.checkpoint.reader import rank_file
 
 _ROWS = ("attention.dense", "mlp.proj")
 _LINEARS = ("attention.qkv", *_ROWS, "mlp.fc", "mlp.gate")
+_NORMS = ("input_layernorm", "post_layernorm")
+_PLAIN_BASE = 10000.0
 _UNKNOWN = "not known to be read"
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -46,12 +48,22 @@ class Line:
     Attributes:
         quantization: Keys of ``quantization``; others raise.
         quant_algos: Values of ``quant_algo``.
-        calibrated: Algorithms whose layers were read, by architecture.
+        calibrated: Algorithms whose layers it loads, by architecture.
+        reader_run: Whether that was seen by running its reader; else its sources were read.
+        rotary_kinds: Kinds of rope scaling that it knows.
+        float16_alone: Algorithms that compute in float16, whatever the model's dtype.
+        plain_rotary_alone: Algorithms whose attention ignores rotary base and scaling.
+        derives_head_size: Whether it takes ``hidden_size / num_attention_heads`` for the head size.
     """
 
     quantization: Sequence[str]
     quant_algos: Sequence[str]
     calibrated: Mapping[str, Sequence[str]]
+    reader_run: bool
+    rotary_kinds: Sequence[str]
+    float16_alone: Sequence[str] = ()
+    plain_rotary_alone: Sequence[str] = ()
+    derives_head_size: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +74,14 @@ class Layout:
         dtypes: Of the model.
         tensors: Number types by suffix.
         rows: The same, of layers whose inputs are split over ranks.
+        norms: The same, of the norms of every layer; one number each.
         group_sizes: None: the algorithm has no groups.
     """
 
     dtypes: Sequence[str]
     tensors: Mapping[str, Sequence[str]]
     rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    norms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     group_sizes: Sequence[int] | None = None
 
 
@@ -120,6 +134,7 @@ def _config(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
     for key in config:
         if key in facts().read_only:
             yield Objection(key, "is a name that its reader cannot set")
+    yield from _positions(line, config)
     quantization = config.get("quantization") or {}
     for key in quantization:
         if key not in line.quantization:
@@ -129,6 +144,20 @@ def _config(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
     algorithm = quantization.get("quant_algo")
     if algorithm is not None:
         yield from _quantized(line, config, algorithm)
+
+
+def _positions(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
+    scaling = config.get("rotary_scaling")
+    kind = None if scaling is None else scaling.get("type")
+    if scaling is not None and kind not in line.rotary_kinds:
+        known = ", ".join(line.rotary_kinds)
+        yield Objection("rotary_scaling", f"`{kind}` is not a kind that its reader knows ({known})")
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if line.derives_head_size and width and heads and config.get("head_size") not in (None, width // heads):
+        yield Objection(
+            "head_size",
+            f"{config['head_size']} is not hidden_size {width} / num_attention_heads {heads}, which its reader takes",
+        )
 
 
 def _quantized(line: Line, config: Mapping[str, Any], algorithm: str) -> Iterator[Objection]:
@@ -149,6 +178,14 @@ def _quantized(line: Line, config: Mapping[str, Any], algorithm: str) -> Iterato
         return
     if config.get("dtype") not in layout.dtypes:
         yield Objection("dtype", f"{config.get('dtype')} with {algorithm} is {_UNKNOWN}")
+    elif algorithm in line.float16_alone and config.get("dtype") != "float16":
+        yield Objection("dtype", f"{algorithm} computes in float16 there, whatever the model's dtype")
+    turned = config.get("rotary_scaling") is not None or config.get("rotary_base") not in (None, _PLAIN_BASE)
+    if algorithm in line.plain_rotary_alone and turned:
+        yield Objection(
+            "rotary_base",
+            f"attention of {algorithm} ignores a base other than {_PLAIN_BASE:g} and any scaling",
+        )
     group = config["quantization"].get("group_size")
     if layout.group_sizes is not None and group not in layout.group_sizes:
         yield Objection("quantization.group_size", f"{group} is none that its kernels exist for")
@@ -162,6 +199,7 @@ def read_tensors(config: Mapping[str, Any], header: Header) -> tuple[Objection, 
 
 
 def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Objection]:
+    yield from _norms(layout, header)
     for weight in header:
         layer = weight.removesuffix(".weight")
         if layer == weight or not layer.endswith(_LINEARS):
@@ -181,6 +219,20 @@ def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Obje
             yield Objection(
                 f"{layer}.weights_scaling_factor", f"does not have a column for each {group} inputs"
             )
+
+
+def _norms(layout: Layout, header: Header) -> Iterator[Objection]:
+    for weight in header:
+        norm = weight.removesuffix(".weight")
+        if norm == weight or not norm.endswith(_NORMS):
+            continue
+        for suffix, dtypes in layout.norms.items():
+            name = f"{norm}.{suffix}"
+            dtype, shape = header.get(name, ("", ()))
+            if not dtype:
+                yield Objection(name, "is missing, which ends reading")
+            elif dtype not in dtypes or shape != (1,):
+                yield Objection(name, f"is {dtype} {list(shape)}, not {' or '.join(dtypes)} [1]")
 
 
 def read_checkpoint(line: str, checkpoint: Path) -> tuple[Objection, ...]:

@@ -9,7 +9,9 @@ them (``quantize/layers.py`` and ``models/modeling_utils.py`` of 0.8 to 0.12). A
   nibble, two's complement: the transpose of plain ``W4A16``, made by :func:`mmbuild.checkpoint.weight_only.pack`.
 - ``W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN``: ``w[o, i] = weight[o, i] * per_channel_scale[0, o]``, on x quantized to
   int8 at run time, each token by its own ``absmax / 127``. Layers whose inputs are split over ranks (``dense`` and
-  ``proj``) divide x by ``smoother`` first; for the others smoothing is folded into the norm before them.
+  ``proj``) divide x by ``smoother`` first; for the others smoothing is folded into the norm before them. Both norms
+  of every layer hold ``scale_to_int`` [1], float32, which upstream's reader requires. It is the scale of activations
+  that are quantized by one constant; where each token has its own, it is 1 and nothing multiplies by it.
 - ``FP8``: ``w[o, i] = weight[o, i] * weights_scaling_factor``, on x divided by ``activation_scaling_factor`` and
   rounded to float8_e4m3fn (at most 448), whose products are multiplied by both factors.
 
@@ -51,6 +53,23 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class ConstantTensor:
+    """A tensor that holds one value in every checkpoint.
+
+    Attributes:
+        suffix: Its name below the module's.
+        dtype: torch's name of its dtype.
+        shape: Its shape.
+        value: What it is filled with.
+    """
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibrated:
     """An algorithm.
 
@@ -58,11 +77,13 @@ class Calibrated:
         quant_algo: Its name in ``config.json``.
         tensors: What each linear layer stores.
         grouped: Whether inputs share scales by groups.
+        norms: What each norm of a layer stores besides its weight.
     """
 
     quant_algo: str
     tensors: tuple[StoredTensor, ...]
     grouped: bool = False
+    norms: tuple[ConstantTensor, ...] = ()
 
 
 # By the recipe's name of the algorithm.
@@ -83,6 +104,7 @@ ALGORITHMS: Mapping[str, Calibrated] = {
             StoredTensor("per_channel_scale", "float32", ("1", "out")),
             StoredTensor("smoother", "float32", ("1", "in"), only_where_inputs_split=True),
         ),
+        norms=(ConstantTensor("scale_to_int", "float32", (1,), 1.0),),
     ),
     "fp8": Calibrated(
         "FP8",
@@ -129,6 +151,14 @@ def stored_tensors(
         for stored in algorithm.tensors
         if inputs_split or not stored.only_where_inputs_split
     }
+
+
+_NORMS = ("input_layernorm.weight", "post_layernorm.weight")
+
+
+def norm_tensors(algorithm: Calibrated, name: str) -> tuple[ConstantTensor, ...]:
+    """What the norm whose weight is called ``name`` stores besides it; nothing where ``name`` is another tensor."""
+    return algorithm.norms if name.endswith(_NORMS) else ()
 
 
 def _axes(algorithm: Calibrated) -> set[str]:

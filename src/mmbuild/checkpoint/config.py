@@ -61,6 +61,8 @@ def to_json(config: CheckpointConfig) -> dict[str, Any]:
     facts |= {name: values.index(facts[name]) for name, values in _NUMBERED.items()}
     return {
         **facts,
+        "rotary_scaling": _both_spellings(llm.rotary_scaling),
+        "max_position_embeddings": _T5_POSITIONS if _is_relative(llm) else llm.max_position_embeddings,
         **_by_architecture(llm),
         "dtype": config.dtype,
         "logits_dtype": "float32",
@@ -74,13 +76,34 @@ def to_json(config: CheckpointConfig) -> dict[str, Any]:
     }
 
 
+# T5Config's n_positions, which upstream's converter writes although T5's positions are relative and have no limit.
+# With 0 the builder of 0.12 refuses every length.
+_T5_POSITIONS = 512
+
+
+def _is_relative(llm: LlmFacts) -> bool:
+    return llm.position_embedding_type == "relative"
+
+
+def _both_spellings(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The kind as ``rope_type``, and as ``type`` too, which is all that versions before 1.2 look for."""
+    return None if scaling is None else {**scaling, "type": scaling.get("rope_type", scaling.get("type"))}
+
+
+def _one_spelling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The inverse of :func:`_both_spellings`."""
+    if scaling is None or "rope_type" not in scaling:
+        return None if scaling is None else dict(scaling)
+    return {name: value for name, value in scaling.items() if name != "type"}
+
+
 def _by_architecture(llm: LlmFacts) -> dict[str, Any]:
     """What TensorRT-LLM's configs call by other names, or say twice."""
     if llm.architecture == "LlamaForCausalLM":
         return {"attn_bias": llm.has_attention_qkvo_bias, "mlp_bias": llm.has_mlp_bias}
     if llm.architecture == "OPTForCausalLM":
         return {"do_layer_norm_before": llm.layernorm_position == "pre_layernorm"}
-    relative = llm.position_embedding_type == "relative"
+    relative = _is_relative(llm)
     return {
         "model_type": "t5" if relative else "bart",
         "has_position_embedding": not relative,
@@ -104,6 +127,9 @@ def from_json(content: Mapping[str, Any]) -> CheckpointConfig:
     """
     facts = {name: content[name] for name in _FIELDS}
     facts |= {name: values[facts[name]] for name, values in _NUMBERED.items()}
+    facts["rotary_scaling"] = _one_spelling(facts["rotary_scaling"])
+    if facts["position_embedding_type"] == "relative":
+        facts["max_position_embeddings"] = 0
     return CheckpointConfig(
         llm=LlmFacts(**facts),
         dtype=content["dtype"],

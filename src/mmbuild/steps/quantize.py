@@ -115,13 +115,19 @@ def _shown(context: StepContext) -> dict[str, Any]:
 
 def _tell_readers(checkpoint: Path) -> None:
     """Into the log: which lines of TensorRT-LLM read what was really written."""
-    from mmbuild.checkpoint.accepted import lines_that_read
+    from mmbuild.checkpoint.accepted import facts, lines_that_read
 
     lines, objection = lines_that_read(checkpoint)
-    if objection is None:
-        print(f"known to be read by TensorRT-LLM {', '.join(lines)}")
-    else:
-        print(f"not known to be read by any TensorRT-LLM version: `{objection.key}` {objection.why}")
+    if objection is not None:
+        print(f"no TensorRT-LLM version is known to read this: `{objection.key}` {objection.why}")
+        return
+    run, only_read = (
+        [line for line in lines if facts().lines[line].reader_run is seen] for seen in (True, False)
+    )
+    if run:
+        print(f"read by TensorRT-LLM {', '.join(run)}: their readers were run on checkpoints of this form")
+    if only_read:
+        print(f"taken by TensorRT-LLM {', '.join(only_read)} by their sources; their readers were not run")
 
 
 def _requests(

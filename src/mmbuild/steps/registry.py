@@ -41,8 +41,8 @@ BUILT_IN: Mapping[str, StepSpec] = {
     for spec in (
         StepSpec("download", "1", "mmbuild.steps.download:run"),
         StepSpec("calibration_data", "1", "mmbuild.steps.calibration_data:run"),
-        StepSpec("convert", "1", "mmbuild.steps.convert:run", _TORCH),
-        StepSpec("quantize", "1", "mmbuild.steps.quantize:run", _TORCH),
+        StepSpec("convert", "2", "mmbuild.steps.convert:run", _TORCH),
+        StepSpec("quantize", "2", "mmbuild.steps.quantize:run", _TORCH),
         StepSpec("build_llm", "2", "mmbuild.steps.build_llm:run", _EXPORT),
         StepSpec("build_visual", "1", "mmbuild.steps.build_visual:run", _EXPORT),
         StepSpec("assemble", "1", "mmbuild.steps.assemble:run"),

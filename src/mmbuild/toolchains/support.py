@@ -15,6 +15,7 @@ from mmbuild.schema.fault import Fault
 from mmbuild.schema.linears import divides, stacks
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.toolchains import versions
 from mmbuild.toolchains.formats import gpu_objection, multiple_of, unpackable
 from mmbuild.toolchains.model import Note, Toolchain
 from mmbuild.toolchains.template import fill, holds
@@ -45,7 +46,7 @@ def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = No
         known["sm"] = sm
     found = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
     if not found:
-        found += [*_unread(variant, toolchain), *_permuted(variant)]
+        found += [*_unread(variant, toolchain), *_permuted(variant), *_rotary(variant, toolchain, known)]
     return tuple(
         Fault(
             item.code,
@@ -131,6 +132,53 @@ def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
             if item.key == "dtype"
             else "Set engine.quantization to int8 or int4",
         )
+
+
+def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, Any]) -> Iterator[Fault]:
+    """Rotary positions that the version's own converter would read otherwise; it reads config.json itself.
+
+    Its transformers is of before 5: it takes the base from ``rope_theta`` alone and knows no ``rope_parameters``.
+    """
+    llm = variant.facts.llm
+    if llm.rotary_base is None or known["calibrated"]:
+        return
+    text = _decoder_config(variant.configs["model"])
+    base = float(text.get("rope_theta") or _OLD_BASE)
+    if base != llm.rotary_base:
+        yield Fault(
+            "MM604",
+            ("model.source",),
+            f"its converter reads the rotary base from `rope_theta` alone, which gives {base:g}, "
+            f"and the model's is {llm.rotary_base:g}",
+            f"Write `rope_theta: {llm.rotary_base:g}` at the top of the decoder's config in config.json",
+        )
+    kinds, scaling = accepted().lines[toolchain.version].rotary_kinds, llm.rotary_scaling
+    if scaling is None:
+        return
+    written = text.get("rope_scaling") or {}
+    kind = scaling["rope_type"]
+    if kind not in kinds:
+        reason = f"it knows rope scaling of the kinds {', '.join(kinds)}, and the model's is `{kind}`"
+        yield Fault("MM604", ("model.source",), reason, "Set engine.backend to torch")
+    elif "type" not in written and toolchain.version != versions.SUPPORTED[-1]:
+        yield Fault(
+            "MM604",
+            ("model.source",),
+            "its converter looks up the kind of rope scaling as `rope_scaling.type`, which config.json does not have",
+            f"Write `type: {kind}` into `rope_scaling` in config.json, with the numbers of `rope_parameters`",
+        )
+
+
+_OLD_BASE = 10000.0
+
+
+def _decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section of ``config.json`` that describes the decoder: LLaVA's, VILA-1.5's, else all of it."""
+    for key in ("text_config", "llm_cfg"):
+        section = config.get(key)
+        if isinstance(section, Mapping):
+            return section
+    return config
 
 
 def _permuted(variant: ResolvedRecipe) -> Iterator[Fault]:
