@@ -115,7 +115,7 @@ def places(engine, tmp_path):
         (["ENGINE", "--image", "/nowhere.png", "--prompt", "how many ?"], 1, "MM517", "No such file"),
         (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "41"], 1, "MM515", "1 to 40"),
         (["ENGINE", "--prompt", "how many ?", "--max-new-tokens", "0"], 1, "MM515", "1 to 40"),
-        (["ENGINE", "--prompt", "<image> how many ?"], 1, "MM519", "placeholders"),
+        (["ENGINE", "--prompt", "<image> how many ?"], 1, "MM518", "names 1 images, and 0 are given"),
         (["EMPTY", "--prompt", "how many ?"], 1, "MM540", "engine.json"),
         (["ENGINE", *["--prompt", "how many ?"] * 2, "--stream"], 2, "MM521", "--stream"),
         (["ENGINE", "--prompt", "how many ?", "--stream", "--json"], 2, "MM521", "--stream"),

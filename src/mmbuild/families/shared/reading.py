@@ -9,6 +9,7 @@ from typing import Any
 
 from mmbuild.families.base import FamilyError
 from mmbuild.families.defaults import with_defaults
+from mmbuild.models.errors import EngineError
 
 _OTHER = "Set model.family to the family of this model, or model.source to a model of this family"
 
@@ -91,8 +92,20 @@ def pair(where: str, value: object) -> tuple[int, int]:
 
 
 def saved_config(directory: Path) -> Mapping[str, Any]:
-    """``config.json`` of a model directory."""
-    config: Mapping[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    """``config.json`` of a model directory.
+
+    Raises:
+        EngineError: MM516, it is missing or damaged.
+    """
+    path = directory / "config.json"
+    try:
+        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}",
+            code="MM516",
+            hint="The processor's files are incomplete: apply the recipe again",
+        ) from error
     return config
 
 
