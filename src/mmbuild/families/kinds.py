@@ -14,6 +14,7 @@ from mmbuild.families.base import FamilyError
 from mmbuild.families.defaults import table
 from mmbuild.families.parse import shown
 
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SOURCE = ("model.source",)
 # Keys that LLaVA's and VILA's own code writes at the root.
 _OWN_KEYS = ("llm_cfg", "mm_vision_tower", "mm_projector_type", "mm_hidden_size", "mm_vision_select_layer")
@@ -43,7 +44,7 @@ def builder(config: Mapping[str, Any]) -> str | None:
 
 def types_of(family: str) -> Collection[str]:
     """Values of ``model_type`` at the root of configs that ``family`` reads."""
-    types: Collection[str] = table("kinds.yaml")["families"][family]["types"]
+    types: Collection[str] = table("kinds.yaml")["families"][family]
     return types
 
 
@@ -65,7 +66,7 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
         return not_any_family(other, f"model_type {shown(kind)}")
     if not any(kind in types_of(name) for name in table("kinds.yaml")["families"]):
         return _unknown(
-            f"config.json says model_type {shown(kind)}, which no family of mmbuild builds", _SOURCE
+            f"config.json says model_type {shown(kind)}, which is not supported: no family builds it", _SOURCE
         )
     names = " or ".join(f"`{name}`" for name in types_of(family))
     return _unknown(f"config.json says model_type {shown(kind)}, and family {family} needs {names}", ())
@@ -76,11 +77,11 @@ def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyErr
     if right == "vila" and "llm_cfg" not in config:
         needs = " with `vision: {source: hf://openai/clip-vit-large-patch14-336}` below `model`"
         tower = config.get("mm_vision_tower")
-        if isinstance(tower, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", tower):
+        if isinstance(tower, str) and REPOSITORY.fullmatch(tower):
             needs = f" with `vision: {{source: hf://{tower}}}` below `model`"
     elif config.get("model_type") in _BLIP2:
         needs = " with a BLIP-2 checkpoint as `model.vision`"
-    layout = " in LLaVA's own layout" if right == "vila" else ""
+    layout = "" if right != "vila" else f" in {'VILA' if 'llm_cfg' in config else 'LLaVA'}'s own layout"
     return FamilyError(
         f"config.json describes a model of model_type {shown(config.get('model_type'))}{layout}, "
         f"which family {family} does not read",
@@ -91,8 +92,8 @@ def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyErr
 
 def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
     rows = table("kinds.yaml")["families"].items()
-    built = "; ".join(f"{name}: {row['builds']}" for name, row in rows)
-    return FamilyError(message, code="MM410", hint=f"mmbuild builds {built}", blame=blame)
+    listed = "; ".join(f"{', '.join(f'`{kind}`' for kind in kinds)} (family {name})" for name, kinds in rows)
+    return FamilyError(message, code="MM410", hint=f"supported are {listed}", blame=blame)
 
 
 def resembling(*, model_type: str | None = None, architecture: str | None = None) -> Mapping[str, str] | None:

@@ -47,14 +47,17 @@ def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[
     return values
 
 
+MISSING = object()  # in the place of a value: the key is not there
+
+
 def wrong_value(where: str, key: str, value: object, wanted: str, default: object = None) -> FamilyError:
-    """MM411: a key holds what cannot be built from, null included."""
+    """MM411: a key holds what cannot be built from, null included, or is :data:`MISSING`."""
     hint = "compare config.json with the model's original"
     if default is not None:
         hint += f", or leave the key out: transformers then takes {shown(default)}"
-    return FamilyError(
-        f"`{where}{key}` in config.json is {shown(value)}, and must be {wanted}", code="MM411", hint=hint
-    )
+    says = f"`{where}{key}` in config.json is {shown(value)}, and" if value is not MISSING else ""
+    lacks = f"config.json has no `{where}{key}`, which"
+    return FamilyError(f"{says or lacks} must be {wanted}", code="MM411", hint=hint)
 
 
 def shown(value: object) -> str:
@@ -82,7 +85,7 @@ def is_number(value: object) -> bool:
 
 
 def _is_list_of(check: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and all(check(item) for item in value)
+    return lambda value: isinstance(value, list | tuple) and all(check(item) for item in value)
 
 
 def _is_mapping_to(check: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -124,8 +127,10 @@ def called(kind: str) -> str:
 
 
 def _require_kind(where: str, key: str, value: object, kind: str, default: object) -> None:
-    if not is_kind(value, kind):
-        raise wrong_value(where, key, value, called(kind), default)
+    if is_kind(value, kind):
+        return
+    large = isinstance(value, int) and not isinstance(value, bool) and not _is_int(value)
+    raise wrong_value(where, key, value, "a number of at most 64 bits" if large else called(kind), default)
 
 
 def _require_choices(rules: ConfigClass, values: Mapping[str, Any], where: str) -> None:

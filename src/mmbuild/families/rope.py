@@ -121,7 +121,7 @@ def _require_one_for_all_layers(text: Mapping[str, Any], written: Mapping[str, A
     if layers is None:
         return
     count = text["num_hidden_layers"]
-    alike = isinstance(layers, list) and all(layer == "full_attention" for layer in layers)
+    alike = isinstance(layers, list | tuple) and all(layer == "full_attention" for layer in layers)
     if not alike or len(layers) != count or "full_attention" in written:
         raise wrong_value(
             where, "layer_types", layers, f"left out, or `full_attention` for each of the {count} layers"

@@ -53,8 +53,8 @@ def _of_stack(llm: LlmFacts) -> Iterator[str]:
     relative = ("num_buckets", "max_distance") if llm.position_embedding_type == "relative" else ()
     wrong = [name for name in (*_COUNTS, *relative) if not 1 <= getattr(llm, name) <= _MOST]
     yield from (f"{name} is {getattr(llm, name)}" for name in wrong)
-    if not 0 <= llm.norm_epsilon < 1:  # false of NaN too
-        yield f"the epsilon of norms is {llm.norm_epsilon}"
+    if not llm.norm_epsilon >= 0:  # NaN too
+        yield f"norm_epsilon is {llm.norm_epsilon}"
     if llm.hidden_act not in ACTIVATIONS:
         yield f"activation is `{shown(llm.hidden_act)[1:-1]}`, and {', '.join(ACTIVATIONS)} are built"
     if wrong:

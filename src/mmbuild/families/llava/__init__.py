@@ -100,9 +100,9 @@ def _visual(root: Mapping[str, Any], tower: Mapping[str, Any]) -> VisualFacts:
     if patch > image:
         raise not_built(f"`vision_config` has image_size {image} and patch_size {patch}: no patch fits")
     layers, states = tower["num_hidden_layers"], root["vision_feature_layer"]
-    if states == []:
+    if states in ([], ()):
         raise wrong_value("", "vision_feature_layer", states, "a layer of the tower, or a list of some", -2)
-    for state in states if isinstance(states, list) else [states]:
+    for state in states if isinstance(states, list | tuple) else [states]:
         require_layer("vision_feature_layer", state, layers)
     across = image // patch
     cls = 0 if root["vision_feature_select_strategy"] == "default" else 1

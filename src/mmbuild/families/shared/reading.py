@@ -10,7 +10,7 @@ from typing import Any
 from mmbuild.families.base import FamilyError
 from mmbuild.families.defaults import table
 from mmbuild.families.kinds import other_section, wrong_family
-from mmbuild.families.parse import is_kind, parse, shown, wrong_value
+from mmbuild.families.parse import MISSING, is_kind, parse, shown, wrong_value
 
 _UNUSUAL = "use a model without this setting: engines are built for the usual one alone"
 
@@ -52,8 +52,8 @@ def section(
     """
     found = absent if root.get(key) is None else root[key]
     if not isinstance(found, Mapping):
-        raise wrong_value("", key, root.get(key), "a section (a JSON object)")
-    model_type = found.get("model_type", default_type)
+        raise wrong_value("", key, root.get(key, MISSING), "a section (a JSON object)")
+    model_type = found.get("model_type", MISSING if default_type is None else default_type)
     if not isinstance(model_type, str):
         raise wrong_value(f"{key}.", "model_type", model_type, "the name of a kind of model", default_type)
     if model_type not in known:
@@ -90,7 +90,7 @@ def token_ids(where: str, value: object) -> tuple[int, ...]:
         raise wrong_value("", where, value, "a token id, a list of them, or null")
     if value is None:
         return ()
-    return tuple(value) if isinstance(value, list) else (value,)  # type: ignore[return-value]
+    return tuple(value) if isinstance(value, list | tuple) else (value,)  # type: ignore[return-value]
 
 
 def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
@@ -109,7 +109,7 @@ def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
         if value is not None:
             return value  # type: ignore[no-any-return]
     values, where, key = places[0]
-    raise wrong_value(where, key, values.get(key), "the id of the token that answers begin with")
+    raise wrong_value(where, key, values.get(key, MISSING), "the id of the token that answers begin with")
 
 
 def side(where: str, key: str, value: object) -> int:
@@ -129,7 +129,7 @@ def pair(where: str, key: str, value: object) -> tuple[int, int]:
     Raises:
         FamilyError: MM411, it is neither.
     """
-    sides: Any = value if isinstance(value, list) else [value, value]
+    sides: Any = value if isinstance(value, list | tuple) else [value, value]
     if len(sides) == 2 and all(is_kind(one, "int") and one > 0 for one in sides):
         return sides[0], sides[1]
     raise wrong_value(where, key, value, "a number of pixels, or height and width")

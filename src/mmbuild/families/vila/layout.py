@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmbuild.families.base import Config, FamilyError
-from mmbuild.families.kinds import in_own_layout, types_of
-from mmbuild.families.parse import is_kind, parse, shown, wrong_value
+from mmbuild.families.kinds import builder, in_own_layout, types_of
+from mmbuild.families.parse import MISSING, is_kind, parse, shown, wrong_value
 from mmbuild.families.screen import about_second_source, screen
 from mmbuild.families.shared.reading import not_built, require_model_type, section
 
@@ -65,11 +65,14 @@ def read(config: Config, vision: Config | None) -> Layout:
     require_model_type(config, NAME, types_of(NAME))
     _require_built(config)
     if not in_own_layout(config):
-        raise not_built(
+        right = builder(config)
+        raise FamilyError(
             "config.json has neither `llm_cfg`, as VILA-1.5 writes it, nor `mm_vision_tower`, as VILA does",
-            "set model.family to `llava`, which builds a LLaVA that transformers saved"
-            if config.get("model_type") == "llava"
+            code="MM411",
+            hint=f"set model.family to `{right}`, which builds this model"
+            if right
             else "set model.source to a VILA model, or to a LLaVA 1.5 in its own layout",
+            blame=("model.family", "model.source") if right else ("model.source",),
         )
     layout = _in_directories(config, vision) if "llm_cfg" in config else _flat(config, vision)
     _require_width(config, layout.tower)
@@ -96,12 +99,20 @@ def _in_directories(config: Config, vision: Config | None) -> Layout:
     return Layout(
         text=section(config, "llm_cfg", NAME, ("llama",), default_type="llama"),
         where="llm_cfg.",
-        tower=section(config, "vision_tower_cfg", NAME, TOWERS, default_type=TOWERS[0]),
+        tower=section(
+            config, "vision_tower_cfg", NAME, TOWERS, default_type=_tower(config["vision_tower_cfg"])
+        ),
         tower_where="vision_tower_cfg.",
-        projector=_projector("mm_projector_cfg.", projector.get("mm_projector_type")),
+        projector=_projector("mm_projector_cfg.", projector.get("mm_projector_type", MISSING)),
         directories=DIRECTORIES,
         **_selection(config),
     )
+
+
+def _tower(section: object) -> str:
+    """The kind of a tower that does not say it, by its class: `SiglipVisionModel`."""
+    classes = section.get("architectures") if isinstance(section, Mapping) else None
+    return TOWERS[1 if "siglip" in str(classes).lower() else 0]
 
 
 def _flat(config: Config, vision: Config | None) -> Layout:
