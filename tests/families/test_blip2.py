@@ -160,7 +160,16 @@ BLIP2: dict[str, Any] = {"model_type": "blip-2", "text_config": OPT}
         ("blip2-opt", OPT, {**BLIP2, "text_config": T5}, "MM416"),
         ("blip2-opt", T5, None, "MM410"),
         ("blip2-t5", BLIP2, None, "MM410"),
-        ("blip2-opt", {**BLIP2, "text_config": None}, None, "MM411"),
+        ("blip2-t5", {**BLIP2, "text_config": None}, None, "MM410"),  # an OPT for transformers
+        ("blip2-opt", {**BLIP2, "text_config": "opt"}, None, "MM411"),
+        ("blip2-opt", {**BLIP2, "text_config": {}, "num_query_tokens": None}, None, "MM411"),
+        ("blip2-opt", {**BLIP2, "qformer_config": {"hidden_size": 7}}, None, "MM411"),
+        ("blip2-opt", {**BLIP2, "use_decoder_only_language_model": False}, None, "MM411"),
+        ("blip2-opt", {**BLIP2, "text_config": {**OPT, "num_attention_heads": 0}}, None, "MM411"),
+        ("blip2-opt", OPT, {**BLIP2, "vision_config": {"hidden_size": None}}, "MM411"),
+        ("blip2-t5", {**BLIP2, "text_config": {**T5, "dense_act_fn": None}}, None, "MM411"),
+        ("blip2-t5", {**BLIP2, "text_config": {**T5, "pad_token_id": None}}, None, "MM411"),
+        ("blip2-t5", {**BLIP2, "text_config": {**T5, "is_encoder_decoder": False}}, None, "MM411"),
         ("blip2-opt", {**BLIP2, "text_config": {**OPT, "word_embed_proj_dim": 512}}, None, "MM411"),
         ("blip2-opt", {**BLIP2, "text_config": {**OPT, "enable_bias": False}}, None, "MM411"),
         ("blip2-opt", {**BLIP2, "vision_config": {"image_size": [224, 112]}}, None, "MM411"),
@@ -173,6 +182,29 @@ def test_what_cannot_be_built_is_told(
     with pytest.raises(FamilyError) as caught:
         family(name).facts(config, vision)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("text", [{}, {"text_config": None}])
+def test_a_language_model_that_is_not_described_is_an_opt_of_default_sizes(text: dict[str, None]) -> None:
+    facts = blip2_opt.facts({"model_type": "blip-2", **text})
+    assert (facts.llm.hidden_size, facts.visual.hidden_size) == (768, 1408)
+
+
+@pytest.mark.parametrize(
+    ("keys", "start"),
+    [
+        ({"decoder_start_token_id": 5, "bos_token_id": 6}, 5),
+        ({"decoder_start_token_id": None, "bos_token_id": 6}, 6),
+        ({"bos_token_id": 0, "pad_token_id": 3}, 0),
+        ({"pad_token_id": 3}, 3),
+        ({}, 0),
+    ],
+)
+def test_t5_begins_with_what_generate_begins_with_or_else_with_its_padding(
+    keys: dict[str, Any], start: int
+) -> None:
+    facts = blip2_t5.facts({"model_type": "blip-2", "text_config": {**T5, **keys}})
+    assert facts.llm.decoder_start_token_id == start
 
 
 def test_a_projected_embedding_is_refused_with_the_reason() -> None:

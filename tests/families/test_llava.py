@@ -134,7 +134,19 @@ def test_older_files_scale_positions_under_another_name(scaling: dict[str, Any] 
         ({"model_type": None}, "MM410"),
         ({"text_config": {"model_type": "mistral"}}, "MM410"),
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "MM410"),
-        ({"text_config": None}, "MM411"),
+        ({"text_config": []}, "MM411"),
+        ({"text_config": "llama"}, "MM411"),
+        ({"text_config": {"model_type": None}}, "MM411"),
+        ({"vision_feature_layer": None}, "MM411"),
+        ({"vision_feature_layer": []}, "MM411"),
+        ({"vision_feature_layer": [-2, 13]}, "MM411"),
+        ({"image_token_id": None}, "MM411"),
+        ({"projector_hidden_act": "swishy"}, "MM411"),
+        ({"vision_config": {"image_size": [224, 224]}}, "MM411"),
+        ({"vision_config": {"num_channels": 1}}, "MM411"),
+        ({"text_config": {"sliding_window": 1024}}, "MM411"),
+        ({"text_config": {"head_dim": 5}}, "MM411"),
+        ({"eos_token_id": "</s>"}, "MM411"),
         ({"vision_feature_select_strategy": "cls"}, "MM411"),
         ({"text_config": {"attention_bias": True}}, "MM411"),
         ({"text_config": {"mlp_bias": True}}, "MM411"),
@@ -146,6 +158,39 @@ def test_what_is_no_llava_is_refused(change: dict[str, Any], code: str) -> None:
     with pytest.raises(FamilyError) as caught:
         facts(config)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("missing", [{}, {"text_config": None, "vision_config": None}])
+def test_sections_that_are_missing_or_null_are_transformers_defaults(missing: dict[str, None]) -> None:
+    found, theirs = facts({"model_type": "llava", **missing}), LlavaConfig()
+    assert found.llm.hidden_size == theirs.text_config.hidden_size
+    assert found.visual.image_size[0] == theirs.vision_config.image_size == 336
+    assert found.visual.hidden_size == theirs.vision_config.hidden_size == 1024
+    assert found.visual.num_visual_features == theirs.image_seq_length
+
+
+def test_a_window_as_long_as_the_model_is_no_window() -> None:
+    text = {"sliding_window": 2048, "attention_chunk_size": None}
+    assert facts({"model_type": "llava", "text_config": text}).llm.max_position_embeddings == 2048
+
+
+@pytest.mark.parametrize(
+    ("outer", "eos"),
+    [
+        ({}, (2,)),
+        ({"eos_token_id": None}, (2,)),
+        ({"eos_token_id": [0, 5]}, (0, 5)),
+        ({"eos_token_id": 0}, (0,)),
+    ],
+)
+def test_end_tokens_outside_go_before_those_inside(outer: dict[str, Any], eos: tuple[int, ...]) -> None:
+    config = {"model_type": "llava", "text_config": {"eos_token_id": 2}, **outer}
+    assert facts(config).eos_token_ids == eos
+
+
+def test_the_size_of_the_vocabulary_is_the_decoder_s() -> None:
+    config = {"model_type": "llava", "vocab_size": 7, "text_config": {"vocab_size": 32064}}
+    assert facts(config).llm.vocab_size == 32064
 
 
 def test_the_family_is_found_by_name() -> None:

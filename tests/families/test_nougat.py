@@ -96,6 +96,21 @@ def test_answers_begin_with_what_transformers_begins_with(
     assert nougat.facts(plain(config)).llm.decoder_start_token_id == start
 
 
+@pytest.mark.parametrize(
+    ("outer", "inner", "eos"),
+    [
+        ({}, {}, (2,)),
+        ({"eos_token_id": 0}, {}, (0,)),
+        ({"eos_token_id": None}, {"eos_token_id": [2, 3]}, (2, 3)),
+    ],
+)
+def test_end_tokens_outside_go_before_those_of_the_decoder(
+    outer: dict[str, Any], inner: dict[str, Any], eos: tuple[int, ...]
+) -> None:
+    config = {**NOUGAT, **outer, "decoder": {**MBART, **inner}}
+    assert nougat.facts(config).eos_token_ids == eos
+
+
 @pytest.mark.parametrize(("model", "layers"), [("nougat-base", 10), ("nougat-small", 4)])
 def test_recorded_models_make_588_features_of_a_page(model: str, layers: int) -> None:
     config = json.loads((RECORDED / f"facebook--{model}.json").read_text())
@@ -119,6 +134,17 @@ NOUGAT: dict[str, Any] = {"model_type": "vision-encoder-decoder", "encoder": SWI
         ({**NOUGAT, "encoder": {"model_type": "vit"}}, "MM410"),
         ({**NOUGAT, "decoder": {"model_type": "trocr"}}, "MM410"),
         ({**NOUGAT, "decoder": None}, "MM411"),
+        ({**NOUGAT, "decoder": {}}, "MM411"),  # transformers guesses no kind here
+        ({**NOUGAT, "decoder": {**MBART, "d_model": None}}, "MM411"),
+        ({**NOUGAT, "decoder": {**MBART, "d_model": 512, "cross_attention_hidden_size": 512}}, "MM411"),
+        ({**NOUGAT, "decoder": {**MBART, "bos_token_id": None}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "hidden_size": 512}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "depths": []}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "depths": [2] * 17}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "num_heads": [3, 6]}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "num_heads": [5, 6, 12, 24]}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "mlp_ratio": 4}}, "MM411"),
+        ({**NOUGAT, "encoder": {**SWIN, "window_size": 0}}, "MM411"),
         ({**NOUGAT, "encoder": {**SWIN, "use_absolute_embeddings": True}}, "MM411"),
         ({**NOUGAT, "encoder": {**SWIN, "image_size": [1, 2, 3]}}, "MM411"),
         ({**NOUGAT, "decoder": {**MBART, "cross_attention_hidden_size": 7}}, "MM411"),

@@ -98,6 +98,31 @@ def test_a_second_source_may_have_a_text_half(second: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "keys",
+    [
+        {"mm_use_im_patch_token": True},  # a token more in the vocabulary, which no prompt holds
+        {"mm_use_im_start_end": False},
+        {"mm_hidden_size": 768},
+        {"mm_hidden_size": None},
+        {"tune_mm_mlp_adapter": False},
+        {"vision_resolution": 336},
+        {"image_aspect_ratio": None},
+        {"mm_patch_merge_type": "flat"},
+        {"image_grid_pinpoints": None},
+        {"moe": {"moe_enable": False}},
+        {"s2": False, "use_s2": None},
+    ],
+)
+def test_keys_of_llava_and_vila_that_change_nothing_are_let_through(keys: dict[str, Any]) -> None:
+    assert vila.facts({**FLAT, **keys}, CLIP).visual.num_visual_features == 576
+
+
+def test_a_tower_that_does_not_say_its_kind_is_known_by_its_class() -> None:
+    tower = {"architectures": ["SiglipVisionModel"], "image_size": 384, "patch_size": 14}
+    assert vila.facts({**INSIDE, "vision_tower_cfg": tower}).visual.num_visual_features == 196
+
+
+@pytest.mark.parametrize(
     ("config", "vision", "code"),
     [
         (FLAT, None, "MM414"),
@@ -111,6 +136,23 @@ def test_a_second_source_may_have_a_text_half(second: dict[str, Any]) -> None:
         ({**INSIDE, "mm_projector_cfg": {"mm_projector_type": "mlp_downsample_3x3_fix"}}, None, "MM411"),
         ({**INSIDE, "mm_vision_select_feature": "patch"}, None, "MM411"),  # 728 patches are no square
         ({**INSIDE, "s2": True}, None, "MM411"),
+        ({**INSIDE, "dynamic_s2": True}, None, "MM411"),
+        ({**INSIDE, "ps3": True}, None, "MM411"),
+        ({**INSIDE, "llm_cfg": "./llm"}, None, "MM411"),
+        ({**INSIDE, "llm_cfg": {"num_hidden_layers": None}}, None, "MM411"),
+        ({**INSIDE, "mm_projector_cfg": "mlp_downsample"}, None, "MM411"),
+        ({**INSIDE, "mm_projector_cfg": {}}, None, "MM411"),
+        ({**INSIDE, "mm_vision_select_layer": None}, None, "MM411"),
+        ({**INSIDE, "mm_vision_select_layer": "-2"}, None, "MM411"),
+        ({**INSIDE, "mm_vision_select_feature": None}, None, "MM411"),
+        ({**INSIDE, "image_aspect_ratio": 1}, None, "MM411"),
+        ({**INSIDE, "mm_hidden_size": 1152}, None, "MM411"),  # the tower's is 768
+        ({**FLAT, "mm_projector_type": None}, CLIP, "MM411"),
+        ({**FLAT, "mm_hidden_size": 1024}, CLIP, "MM416"),
+        ({**FLAT, "use_s2": True}, CLIP, "MM411"),
+        ({**FLAT, "tune_mm_mlp_adapter": True}, CLIP, "MM712"),
+        (FLAT, {"model_type": "clip", "vision_config": None}, "MM411"),
+        (FLAT, {"model_type": "clip", "vision_config": {"image_size": None}}, "MM411"),
         ({**INSIDE, "vision_resolution": 448}, None, "MM411"),
         ({**INSIDE, "image_aspect_ratio": "dynamic"}, None, "MM411"),
         ({**FLAT, "mm_use_im_start_end": True}, CLIP, "MM411"),

@@ -61,8 +61,10 @@ def test_a_model_of_another_family_points_at_the_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"text_config": None},
+        {"text_config": 3},
         {"text_config": {**CONFIG["text_config"], "hidden_size": "wide"}},
+        {"text_config": {**CONFIG["text_config"], "hidden_size": None}},
+        {"image_token_id": None},
         {"text_config": {**CONFIG["text_config"], "num_attention_heads": 0}},
         {"vision_config": {**CONFIG["vision_config"], "patch_size": 0}},
         {"vision_config": {**CONFIG["vision_config"], "image_size": [28, 28]}},
@@ -72,7 +74,7 @@ def test_a_model_of_another_family_points_at_the_family(tmp_path: Path) -> None:
 )
 def test_a_damaged_config_is_a_finding(tmp_path: Path, change: dict[str, Any]) -> None:
     found = only(load(tmp_path, config={**CONFIG, **change}))
-    assert found.code in ("MM132", "MM411")
+    assert found.code == "MM411"
     assert pointed(found) == "model"
 
 

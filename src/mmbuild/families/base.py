@@ -15,7 +15,17 @@ from mmbuild.errors import MmbuildError
 
 
 class FamilyError(MmbuildError):
-    """A ``config.json`` that is not of the family, or lacks what the family needs."""
+    """A ``config.json`` that is not of the family, or lacks what the family needs.
+
+    Attributes:
+        blame: Keys of the recipe to point at, the likeliest first; empty where the code says it.
+    """
+
+    def __init__(
+        self, message: str, *, code: str, hint: str | None = None, blame: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.blame = blame
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +62,8 @@ class LlmFacts:
             (rows that exist for an offset are not counted). 0 where positions are relative.
         position_embedding_type: ``rope_gpt_neox``, ``learned_absolute`` or ``relative``.
         rotary_base: Base of the rotary frequencies, None where positions are not rotary.
-        rotary_scaling: Hugging Face's rope scaling mapping, None where plain.
+        rotary_scaling: How rotary positions are scaled, with every number that transformers fills in
+            (:func:`mmbuild.families.rope.resolve`); its kind is ``rope_type``. None where plain.
         tie_word_embeddings: Whether the output head is the embedding table.
         layernorm_type: ``RmsNorm`` or ``LayerNorm``.
         layernorm_position: ``pre_layernorm`` (before attention and MLP) or ``post_layernorm`` (after the sum).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmbuild.families.base import FamilyError, LlmFacts, ModelFacts
+from mmbuild.families.parse import shown
 
 # Activations that engines are built with, by the names of transformers' ACT2FN.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
@@ -20,6 +21,10 @@ _COUNTS = (
 )
 
 
+# No tensor has as many rows or columns, and products of such sizes stay within what is planned with.
+_MOST = 2**31 - 1
+
+
 def require_sound(facts: ModelFacts) -> None:
     """Refuse sizes that no model has.
 
@@ -31,24 +36,27 @@ def require_sound(facts: ModelFacts) -> None:
         stacks = [("", facts.llm)]
     found = [f"{whose}{fault}" for whose, stack in stacks if stack is not None for fault in _of_stack(stack)]
     visual = facts.visual
-    if visual.num_visual_features < 1:
+    if not 1 <= visual.num_visual_features <= _MOST:
         found.append(f"num_visual_features is {visual.derivation.arithmetic}")
     for name in ("num_hidden_layers", "hidden_size", "intermediate_size"):
-        if getattr(visual, name) < 1:
+        if not 1 <= getattr(visual, name) <= _MOST:
             found.append(f"the tower's {name} is {getattr(visual, name)}")
     if found:
         raise FamilyError(
             f"config.json describes no model: {'; '.join(found)}",
             code="MM411",
-            hint="Compare config.json with the model's original",
+            hint="compare config.json with the model's original",
         )
 
 
 def _of_stack(llm: LlmFacts) -> Iterator[str]:
-    wrong = [name for name in _COUNTS if getattr(llm, name) < 1]
+    relative = ("num_buckets", "max_distance") if llm.position_embedding_type == "relative" else ()
+    wrong = [name for name in (*_COUNTS, *relative) if not 1 <= getattr(llm, name) <= _MOST]
     yield from (f"{name} is {getattr(llm, name)}" for name in wrong)
+    if not llm.norm_epsilon >= 0:  # NaN too
+        yield f"norm_epsilon is {llm.norm_epsilon}"
     if llm.hidden_act not in ACTIVATIONS:
-        yield f"activation is `{llm.hidden_act}`, and {', '.join(ACTIVATIONS)} are built"
+        yield f"activation is `{shown(llm.hidden_act)[1:-1]}`, and {', '.join(ACTIVATIONS)} are built"
     if wrong:
         return
     heads, shared = llm.num_attention_heads, llm.num_key_value_heads
@@ -58,7 +66,7 @@ def _of_stack(llm: LlmFacts) -> Iterator[str]:
         return  # there heads may be of any width
     if heads * llm.head_size != llm.hidden_size:
         yield f"num_attention_heads {heads} does not divide hidden_size {llm.hidden_size}"
-    if llm.max_position_embeddings < 1:
+    if not 1 <= llm.max_position_embeddings <= _MOST:
         yield f"max_position_embeddings is {llm.max_position_embeddings}"
 
 

@@ -124,7 +124,7 @@ def _load_variant(
     blamed = faulty | {item.path for item in outside}
     facts, configs, fault = _model(recipe, blamed, root, session)
     # Whatever follows from a family that may be the wrong one is no root cause.
-    doubtful = {"model.family"} if any(item.code == "MM410" for item in fault) else set()
+    doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
     variant = None
     if facts is not None:
@@ -171,7 +171,9 @@ def _not_by_the_toolchain(variant: ResolvedRecipe, faulty: set[str], told: Seque
     return [item for item in found if not touches(item.blame, known)]
 
 
-# Whom a family's findings blame first; the model's source where they are not listed.
+# The model is of another family, or of none.
+_NOT_OF_THE_FAMILY = ("MM410", "MM711")
+# Whom a family's findings blame first where they do not say it; the model's source where they are not listed.
 _BLAME = {
     "MM410": ("model.family", "model.source"),
     "MM415": ("model.vision.source",),
@@ -203,7 +205,7 @@ def _model(
         require_directories(model.source, root, facts.directories)
         return facts, configs, []
     except MmbuildError as error:
-        blame = _BLAME.get(error.code, ("model.source",))
+        blame = getattr(error, "blame", ()) or _BLAME.get(error.code, ("model.source",))
         return None, configs, [Fault(error.code, blame, error.message, error.hint)]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"

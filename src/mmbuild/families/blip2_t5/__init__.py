@@ -20,8 +20,9 @@ from dataclasses import replace
 from typing import Any
 
 from mmbuild.families.base import Config, LlmFacts, ModelFacts, Traits
+from mmbuild.families.parse import wrong_value
 from mmbuild.families.shared import blip2
-from mmbuild.families.shared.reading import not_built, token_ids
+from mmbuild.families.shared.reading import first_token, require_value, token_ids
 
 NAME = "blip2-t5"
 TRAITS = Traits(
@@ -38,62 +39,58 @@ _TOKENIZER_SIZE = 32100
 def facts(config: Config, vision: Config | None = None) -> ModelFacts:
     """Read a BLIP-2 or T5 ``config.json``; see :class:`~mmbuild.families.base.Family`."""
     parts = blip2.parts(config, vision, NAME, "t5")
-    encoder = _stack(parts.text)
+    text, where = parts.text, parts.where
+    require_value(where, text, "is_encoder_decoder", True, "a T5 is an encoder-decoder")
+    encoder = _stack(text, where)
     return ModelFacts(
         family=NAME,
-        llm=_decoder(parts.text, encoder),
-        visual=blip2.visual_facts(parts.blip2, NAME),
+        llm=_decoder(text, where, encoder),
+        visual=blip2.visual_facts(parts),
         image_token_id=blip2.image_token_id(parts.blip2, _TOKENIZER_SIZE, encoder.vocab_size),
-        eos_token_ids=token_ids(parts.text["eos_token_id"]),
+        eos_token_ids=token_ids(f"{where}eos_token_id", text["eos_token_id"]),
         encoder=encoder,
     )
 
 
-def _stack(text: Mapping[str, Any]) -> LlmFacts:
-    heads, head = int(text["num_heads"]), int(text["d_kv"])
-    gated, activation = _mlp(text)
+def _stack(text: Mapping[str, Any], where: str) -> LlmFacts:
+    heads, head = text["num_heads"], text["d_kv"]
+    if head < 1:
+        raise wrong_value(where, "d_kv", head, "at least 1", 64)
+    activation = text["dense_act_fn"]
+    if not isinstance(activation, str):
+        raise wrong_value(where, "dense_act_fn", activation, "the name of an activation, or left out")
     return LlmFacts(
         architecture="EncoderModel",
-        vocab_size=int(text["vocab_size"]),
-        hidden_size=int(text["d_model"]),
-        num_hidden_layers=int(text["num_layers"]),
+        vocab_size=text["vocab_size"],
+        hidden_size=text["d_model"],
+        num_hidden_layers=text["num_layers"],
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_size=head,
-        intermediate_size=int(text["d_ff"]),
+        intermediate_size=text["d_ff"],
         hidden_act=activation,
-        norm_epsilon=float(text["layer_norm_epsilon"]),
+        norm_epsilon=text["layer_norm_epsilon"],
         max_position_embeddings=0,
         position_embedding_type="relative",
-        tie_word_embeddings=bool(text.get("tie_word_embeddings", True)),
-        mlp_type="GatedMLP" if gated else "MLP",
+        tie_word_embeddings=text["tie_word_embeddings"],
+        mlp_type="GatedMLP" if text["is_gated_act"] else "MLP",
         q_scaling=head**-0.5,
-        num_buckets=int(text["relative_attention_num_buckets"]),
-        max_distance=int(text["relative_attention_max_distance"]),
+        num_buckets=text["relative_attention_num_buckets"],
+        max_distance=text["relative_attention_max_distance"],
     )
 
 
-def _decoder(text: Mapping[str, Any], encoder: LlmFacts) -> LlmFacts:
-    start = text.get("decoder_start_token_id")
+def _decoder(text: Mapping[str, Any], where: str, encoder: LlmFacts) -> LlmFacts:
     return replace(
         encoder,
         architecture="DecoderModel",
-        num_hidden_layers=int(text.get("num_decoder_layers") or text["num_layers"]),
+        num_hidden_layers=text["num_decoder_layers"],
         cross_attention=True,
-        rescale_before_lm_head=bool(
-            text.get("scale_decoder_outputs", text.get("tie_word_embeddings") is not False)
+        rescale_before_lm_head=bool(text["scale_decoder_outputs"]),
+        decoder_start_token_id=first_token(
+            (text, where, "decoder_start_token_id"),
+            (text, where, "bos_token_id"),
+            # transformers needs one of these two; T5 was trained to begin with its padding.
+            (text, where, "pad_token_id"),
         ),
-        decoder_start_token_id=int(text["pad_token_id"] if start is None else start),
     )
-
-
-def _mlp(text: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether the MLP is gated, and its activation."""
-    kind = str(text["feed_forward_proj"])
-    first, _, last = kind.partition("-")
-    if (last and first != "gated") or "-" in last:
-        raise not_built(
-            f"`feed_forward_proj` is `{kind}`; T5 knows an activation, or `gated-` and an activation"
-        )
-    derived = "gelu_new" if kind == "gated-gelu" else last or first
-    return bool(text.get("is_gated_act", first == "gated")), str(text.get("dense_act_fn", derived))

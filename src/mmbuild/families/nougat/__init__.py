@@ -4,7 +4,7 @@
 decoder's cross-attention, each sequence to its own. Their number is what ``DonutSwinModel`` makes of a page: a
 patch grid, padded to whole patches, that every stage but the last halves, padding odd sides
 (``DonutSwinPatchMerging``). The decoder's position table has two rows more than there are positions; they are not
-counted. Switches as ``transformers.MBartDecoder`` (4.38 to 5.17) has them.
+counted. Switches as ``transformers.MBartDecoder`` (5.17) has them.
 """
 
 from __future__ import annotations
@@ -13,82 +13,111 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.families.base import Config, Derivation, LlmFacts, ModelFacts, Traits, VisualFacts
-from mmbuild.families.shared.reading import not_built, pair, require_model_type, section, token_ids
+from mmbuild.families.kinds import types_of
+from mmbuild.families.parse import is_number, parse, shown, wrong_value
+from mmbuild.families.screen import screen
+from mmbuild.families.shared.reading import (
+    first_token,
+    not_built,
+    pair,
+    require_model_type,
+    require_tower,
+    require_value,
+    section,
+    token_ids,
+)
 
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)
 
+# Each stage halves a page, so that more have nothing left to halve.
+_MOST_STAGES = 16
+
 
 def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: ARG001 (one source has it all)
     """Read a Nougat ``config.json``; see :class:`~mmbuild.families.base.Family`."""
-    require_model_type(config, NAME, ("vision-encoder-decoder",))
-    encoder = section(config, "encoder", NAME, ("donut-swin",))
-    decoder = section(config, "decoder", NAME, ("mbart",))
+    screen(config, NAME)
+    (kind,) = types_of(NAME)
+    require_model_type(config, NAME, (kind,))
+    root = parse(kind, config)
+    encoder = section(root, "encoder", NAME, ("donut-swin",))
+    decoder = section(root, "decoder", NAME, ("mbart",))
+    _require_stages(encoder)
+    _require_joined(encoder, decoder)
+    eos = root.get("eos_token_id")
     return ModelFacts(
         family=NAME,
-        llm=_decoder(config, decoder),
+        llm=_decoder(root, decoder),
         visual=_visual(encoder),
         image_token_id=None,
-        eos_token_ids=token_ids(config.get("eos_token_id") or decoder["eos_token_id"]),
+        eos_token_ids=token_ids("eos_token_id", decoder["eos_token_id"] if eos is None else eos),
     )
 
 
-def _decoder(config: Config, decoder: Mapping[str, Any]) -> LlmFacts:
-    width, heads = int(decoder["d_model"]), int(decoder["decoder_attention_heads"])
-    given = decoder.get("cross_attention_hidden_size")
-    if given is not None and given != width:
+def _require_joined(encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
+    """Widths that ``VisionEncoderDecoderModel`` compares, and features of which width its cross-attention takes."""
+    width, features = decoder["d_model"], encoder["embed_dim"] * 2 ** (len(encoder["depths"]) - 1)
+    if encoder["hidden_size"] != features:
         raise not_built(
-            f"`decoder.cross_attention_hidden_size` is {given} and `decoder.d_model` {width}: "
-            "mBART's cross-attention takes features of its own width"
+            f"`encoder.hidden_size` is {shown(encoder['hidden_size'])}, and `embed_dim` and `depths` make {features}",
+            "compare config.json with the model's original, or leave the key out",
         )
-    if not decoder.get("add_cross_attention", True):
-        raise not_built("`decoder.add_cross_attention` is false: the decoder cannot look at the page")
+    given = decoder.get("cross_attention_hidden_size")
+    if given is not None and not given == features == width:
+        raise not_built(
+            f"`decoder.cross_attention_hidden_size` is {shown(given)}, `decoder.d_model` {width}, and the encoder's "
+            f"features are of width {features}: mBART's cross-attention takes features of its own width",
+            "leave the key out: features of another width are then projected",
+        )
+    require_value(
+        "decoder.", decoder, "add_cross_attention", True, "a decoder without it cannot look at the page"
+    )
+
+
+def _decoder(root: Mapping[str, Any], decoder: Mapping[str, Any]) -> LlmFacts:
+    width, heads = decoder["d_model"], decoder["decoder_attention_heads"]
     return LlmFacts(
         architecture="DecoderModel",
-        vocab_size=int(decoder["vocab_size"]),
+        vocab_size=decoder["vocab_size"],
         hidden_size=width,
-        num_hidden_layers=int(decoder["decoder_layers"]),
+        num_hidden_layers=decoder["decoder_layers"],
         num_attention_heads=heads,
         num_key_value_heads=heads,
         head_size=width // heads,
-        intermediate_size=int(decoder["decoder_ffn_dim"]),
-        hidden_act=str(decoder["activation_function"]),
+        intermediate_size=decoder["decoder_ffn_dim"],
+        hidden_act=decoder["activation_function"],
         norm_epsilon=1e-5,  # nn.LayerNorm's own; mBART's config has no key for it
-        max_position_embeddings=int(decoder["max_position_embeddings"]),
+        max_position_embeddings=decoder["max_position_embeddings"],
         position_embedding_type="learned_absolute",
-        tie_word_embeddings=bool(decoder["tie_word_embeddings"]),
+        tie_word_embeddings=decoder["tie_word_embeddings"],
         layernorm_type="LayerNorm",
         has_embedding_layernorm=True,
-        has_embedding_scale=bool(decoder["scale_embedding"]),
+        has_embedding_scale=decoder["scale_embedding"],
         has_attention_qkvo_bias=True,
         has_mlp_bias=True,
         mlp_type="MLP",
         cross_attention=True,
-        decoder_start_token_id=_start(config, decoder),
+        # As transformers' generate: what is stated, outside before inside, else the first token of a text.
+        decoder_start_token_id=first_token(
+            (root, "", "decoder_start_token_id"),
+            (decoder, "decoder.", "decoder_start_token_id"),
+            (root, "", "bos_token_id"),
+            (decoder, "decoder.", "bos_token_id"),
+        ),
     )
-
-
-def _start(config: Config, decoder: Mapping[str, Any]) -> int:
-    """The token that answers begin with: what is stated, outside before inside, else the first of a text."""
-    places = (
-        config.get("decoder_start_token_id"),
-        decoder.get("decoder_start_token_id"),
-        config.get("bos_token_id"),
-        decoder["bos_token_id"],
-    )
-    return next(int(value) for value in places if value is not None)
 
 
 def _visual(encoder: Mapping[str, Any]) -> VisualFacts:
-    if encoder.get("use_absolute_embeddings"):
-        raise not_built("`encoder.use_absolute_embeddings` is true, and family nougat builds towers without")
-    height, width = pair("encoder.image_size", encoder["image_size"])
-    patch = pair("encoder.patch_size", encoder["patch_size"])
+    where = "encoder."
+    require_tower(where, encoder)
+    require_value(where, encoder, "use_absolute_embeddings", False, "family nougat builds towers without")
+    height, width = pair(where, "image_size", encoder["image_size"])
+    patch = pair(where, "patch_size", encoder["patch_size"])
     stages = len(encoder["depths"])
     down = _rows(height, patch[0], stages)
     across = _rows(width, patch[1], stages)
     count = down[-1] * across[-1]
-    hidden = int(encoder["embed_dim"]) * 2 ** (stages - 1)
+    hidden = encoder["embed_dim"] * 2 ** (stages - 1)
     arithmetic = (
         f"{height} / {patch[0]} -> {' -> '.join(map(str, down))}, "
         f"{width} / {patch[1]} -> {' -> '.join(map(str, across))}; {down[-1]} x {across[-1]} = {count}"
@@ -97,10 +126,30 @@ def _visual(encoder: Mapping[str, Any]) -> VisualFacts:
         num_visual_features=count,
         image_size=(height, width),
         derivation=Derivation("num_visual_features", count, arithmetic),
-        num_hidden_layers=sum(int(depth) for depth in encoder["depths"]),
+        num_hidden_layers=sum(encoder["depths"]),
         hidden_size=hidden,
-        intermediate_size=int(float(encoder["mlp_ratio"]) * hidden),
+        intermediate_size=int(encoder["mlp_ratio"] * hidden),
     )
+
+
+def _require_stages(encoder: Mapping[str, Any]) -> None:
+    """Layers and heads of every stage: each doubles the width, which its heads divide."""
+    depths, heads, ratio = encoder["depths"], encoder["num_heads"], encoder["mlp_ratio"]
+    if len(depths) > _MOST_STAGES or min(depths) < 1:
+        raise wrong_value(
+            "encoder.", "depths", depths, f"1 to {_MOST_STAGES} numbers of layers, each at least 1"
+        )
+    if len(heads) < len(depths):
+        raise wrong_value("encoder.", "num_heads", heads, f"a number for each of the {len(depths)} stages")
+    for stage, count in enumerate(heads[: len(depths)]):
+        if count < 1 or encoder["embed_dim"] * 2**stage % count:
+            raise wrong_value(
+                "encoder.", "num_heads", heads, f"numbers that divide {encoder['embed_dim']} x 2^stage"
+            )
+    if encoder["window_size"] < 1:
+        raise wrong_value("encoder.", "window_size", encoder["window_size"], "at least 1", 7)
+    if not is_number(ratio) or not 0 < ratio < 1000:
+        raise wrong_value("encoder.", "mlp_ratio", ratio, "a number above 0", 4.0)
 
 
 def _rows(pixels: int, patch: int, stages: int) -> list[int]:

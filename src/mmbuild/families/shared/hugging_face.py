@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -146,7 +147,8 @@ def shapes_of(from_config: Callable[[Any], Any], config: Mapping[str, Any]) -> d
     try:
         kind = CONFIG_MAPPING[config["model_type"]]
         with torch.device("meta"):
-            model = from_config(kind.from_dict(dict(config)))
+            # Some config classes take their sections apart in place.
+            model = from_config(kind.from_dict(copy.deepcopy(dict(config))))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = first_line(f"{type(error).__name__} {error}")
         raise SourceError(

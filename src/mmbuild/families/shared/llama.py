@@ -1,4 +1,4 @@
-"""What the config of a LLaMA decoder means, as ``transformers.LlamaConfig`` (4.38 to 5.17) understands it."""
+"""What the config of a LLaMA decoder means, as ``transformers.LlamaConfig`` (5.17) understands it."""
 
 from __future__ import annotations
 
@@ -6,44 +6,61 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.families.base import LlmFacts
-from mmbuild.families.shared.reading import not_built
+from mmbuild.families.rope import resolve
+from mmbuild.families.shared.reading import not_built, require_value
+
+_PLAIN = {
+    "attention_bias": (False, "LLaMA decoders are built without biases"),
+    "mlp_bias": (False, "LLaMA decoders are built without biases"),
+    "is_encoder_decoder": (False, "a LLaMA is a decoder alone"),
+}
 
 
 def llama_facts(text: Mapping[str, Any], where: str, *, tied: bool) -> LlmFacts:
     """Sizes and switches of a decoder.
 
     Args:
-        text: Its config over ``LlamaConfig``'s defaults.
+        text: Its config, as :func:`mmbuild.families.parse.parse` returns it.
         where: What that section of ``config.json`` is called, for messages; ``text_config.``.
         tied: Whether the output head is the embedding table.
 
     Raises:
-        FamilyError: MM411, it has biases.
+        FamilyError: MM411, biases, windows or numbers that are not built; MM503, positions that are not.
     """
-    for bias in ("attention_bias", "mlp_bias"):
-        if text.get(bias):
-            raise not_built(f"`{where}{bias}` is true, and LLaMA decoders are built without biases")
-    heads = int(text["num_attention_heads"])
-    rope = text.get("rope_parameters") or {}
+    for key, (built, why) in _PLAIN.items():
+        require_value(where, text, key, built, why)
+    _require_full_attention(text, where)
+    rotary = resolve(text, where)
+    if text["head_dim"] % 2:
+        raise not_built(
+            f"`{where}head_dim` is {text['head_dim']}, and rotary positions turn pairs of numbers",
+            "compare config.json with the model's original",
+        )
     return LlmFacts(
         architecture="LlamaForCausalLM",
-        vocab_size=int(text["vocab_size"]),
-        hidden_size=int(text["hidden_size"]),
-        num_hidden_layers=int(text["num_hidden_layers"]),
-        num_attention_heads=heads,
-        num_key_value_heads=int(text.get("num_key_value_heads") or heads),
-        head_size=int(text.get("head_dim") or int(text["hidden_size"]) // heads),
-        intermediate_size=int(text["intermediate_size"]),
-        hidden_act=str(text["hidden_act"]),
-        norm_epsilon=float(text["rms_norm_eps"]),
-        max_position_embeddings=int(text["max_position_embeddings"]),
+        vocab_size=text["vocab_size"],
+        hidden_size=text["hidden_size"],
+        num_hidden_layers=text["num_hidden_layers"],
+        num_attention_heads=text["num_attention_heads"],
+        num_key_value_heads=text["num_key_value_heads"],
+        head_size=text["head_dim"],
+        intermediate_size=text["intermediate_size"],
+        hidden_act=text["hidden_act"],
+        norm_epsilon=text["rms_norm_eps"],
+        max_position_embeddings=text["max_position_embeddings"],
         position_embedding_type="rope_gpt_neox",
-        rotary_base=float(text.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-        rotary_scaling=_rotary_scaling(text.get("rope_scaling") or rope),
+        rotary_base=rotary.base,
+        rotary_scaling=rotary.scaling,
         tie_word_embeddings=tied,
     )
 
 
-def _rotary_scaling(rope: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The mapping, None where positions are not scaled; files before transformers 4.45 call its kind ``type``."""
-    return None if rope.get("rope_type", rope.get("type", "default")) == "default" else rope
+def _require_full_attention(text: Mapping[str, Any], where: str) -> None:
+    """Refuse windows: with them transformers keeps fewer positions than the model has."""
+    for key in ("sliding_window", "attention_chunk_size"):
+        window = text.get(key)
+        if window is not None and not (isinstance(window, int) and window >= text["max_position_embeddings"]):
+            raise not_built(
+                f"`{where}{key}` is {window}, and decoders are built that attend to every position",
+                "use a model without a window",
+            )

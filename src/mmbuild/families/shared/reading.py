@@ -1,4 +1,4 @@
-"""Reading ``config.json``: sections, token ids, and the faults that every family tells alike."""
+"""Reading ``config.json``: kinds of models, sections, token ids, and the faults that every family reports alike."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.families.base import FamilyError
-from mmbuild.families.defaults import with_defaults
+from mmbuild.families.defaults import table
+from mmbuild.families.kinds import other_section, wrong_family
+from mmbuild.families.parse import MISSING, is_kind, parse, shown, wrong_value
 from mmbuild.models.errors import EngineError
 
-_OTHER = "Set model.family to the family of this model, or model.source to a model of this family"
+_UNUSUAL = "use a model without this setting: engines are built for the usual one alone"
 
 
 def require_model_type(config: Mapping[str, Any], family: str, known: Collection[str]) -> str:
@@ -20,37 +22,44 @@ def require_model_type(config: Mapping[str, Any], family: str, known: Collection
     Raises:
         FamilyError: MM410, it is none of ``known``.
     """
-    model_type = str(config.get("model_type"))
-    if model_type not in known:
-        names = " or ".join(f"`{name}`" for name in known)
-        raise FamilyError(
-            f"config.json says model_type `{model_type}`, and family {family} needs {names}",
-            code="MM410",
-            hint=_OTHER,
-        )
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        raise wrong_family(config, family)
     return model_type
 
 
-def section(config: Mapping[str, Any], key: str, family: str, known: Collection[str]) -> Mapping[str, Any]:
-    """The mapping ``config[key]`` over the defaults of its ``model_type``; left out, that is the first of ``known``.
+def section(
+    root: Mapping[str, Any],
+    key: str,
+    family: str,
+    known: Collection[str],
+    *,
+    default_type: str | None = None,
+    absent: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A section of ``config.json`` as transformers parses it, with its ``model_type``.
+
+    Args:
+        root: The whole config.
+        key: The section.
+        family: Who reads it.
+        known: Values of its ``model_type`` that the family is built for.
+        default_type: The ``model_type`` of a section that names none; None where it must name one.
+        absent: What stands in for a section that is missing or null; None where there must be one.
 
     Raises:
-        FamilyError: MM411, it is missing; MM410, it is of another kind of model.
+        FamilyError: MM411, it is missing or not a mapping, or a value cannot be taken; MM410, it is of another kind
+            of model.
     """
-    found = config.get(key)
+    found = absent if root.get(key) is None else root[key]
     if not isinstance(found, Mapping):
-        raise FamilyError(
-            f"config.json has no `{key}`", code="MM411", hint="Download the model's config.json again"
-        )
-    model_type = str(found.get("model_type", next(iter(known))))
+        raise wrong_value("", key, root.get(key, MISSING), "a section (a JSON object)")
+    model_type = found.get("model_type", MISSING if default_type is None else default_type)
+    if not isinstance(model_type, str):
+        raise wrong_value(f"{key}.", "model_type", model_type, "the name of a kind of model", default_type)
     if model_type not in known:
-        names = " and ".join(f"`{name}`" for name in known)
-        raise FamilyError(
-            f"`{key}.model_type` is `{model_type}`, and family {family} is built for {names}",
-            code="MM410",
-            hint=_OTHER,
-        )
-    return {**with_defaults(model_type, found), "model_type": model_type}
+        raise other_section(key, model_type, family, known)
+    return {**parse(model_type, found, f"{key}."), "model_type": model_type}
 
 
 def not_built(what: str, hint: str | None = None) -> FamilyError:
@@ -58,37 +67,88 @@ def not_built(what: str, hint: str | None = None) -> FamilyError:
     return FamilyError(what, code="MM411", hint=hint)
 
 
-def token_ids(value: object) -> tuple[int, ...]:
-    """One id, a list of them, or none, as a tuple."""
-    if isinstance(value, int):
-        return (value,)
-    if isinstance(value, list):
-        return tuple(int(item) for item in value)
-    return ()
-
-
-def square(where: str, value: object) -> int:
-    """A side in pixels, written as a number or as two equal ones.
+def require_value(where: str, values: Mapping[str, Any], key: str, built: object, why: str) -> None:
+    """Refuse a value other than the only one that is built; null and a missing key are that one.
 
     Raises:
-        FamilyError: MM411, it is neither.
+        FamilyError: MM411, with ``why``.
     """
-    sides = list(value) if isinstance(value, list | tuple) else [value, value]
-    if len(sides) == 2 and sides[0] == sides[1] and isinstance(sides[0], int) and sides[0] > 0:
-        return int(sides[0])
-    raise not_built(f"`{where}` is {value}; square sizes in pixels are built")
+    if values.get(key) not in (None, built):
+        raise not_built(f"`{where}{key}` in config.json is {shown(values[key])}, and {why}", _UNUSUAL)
 
 
-def pair(where: str, value: object) -> tuple[int, int]:
+def token_ids(where: str, value: object) -> tuple[int, ...]:
+    """One id, a list of them, or none, as a tuple.
+
+    Args:
+        where: The key's full name, for messages.
+        value: What it holds.
+
+    Raises:
+        FamilyError: MM411, it is none of these.
+    """
+    if not is_kind(value, "int|ints?"):
+        raise wrong_value("", where, value, "a token id, a list of them, or null")
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)  # type: ignore[return-value]
+
+
+def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
+    """The first token id of several keys; null is as if the key were left out.
+
+    Args:
+        places: Sections, what stands before their keys in messages, and keys.
+
+    Raises:
+        FamilyError: MM411, a key holds something else, or none holds an id.
+    """
+    for values, where, key in places:
+        value = values.get(key)
+        if not is_kind(value, "int?"):
+            raise wrong_value(where, key, value, "a token id or null")
+        if value is not None:
+            return value  # type: ignore[no-any-return]
+    values, where, key = places[0]
+    raise wrong_value(where, key, values.get(key, MISSING), "the id of the token that answers begin with")
+
+
+def side(where: str, key: str, value: object) -> int:
+    """Pixels of a side, of towers whose classes take one number alone.
+
+    Raises:
+        FamilyError: MM411, it is another.
+    """
+    if not is_kind(value, "int") or value < 1:  # type: ignore[operator]
+        raise wrong_value(where, key, value, "one number of pixels: square pictures and patches are built")
+    return value  # type: ignore[return-value]
+
+
+def pair(where: str, key: str, value: object) -> tuple[int, int]:
     """Height and width of what is written as one number or two.
 
     Raises:
         FamilyError: MM411, it is neither.
     """
-    sides: list[Any] = list(value) if isinstance(value, list | tuple) else [value, value]
-    if len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides):
+    sides: Any = value if isinstance(value, list | tuple) else [value, value]
+    if len(sides) == 2 and all(is_kind(one, "int") and one > 0 for one in sides):
         return sides[0], sides[1]
-    raise not_built(f"`{where}` is {value}; a number of pixels, or height and width, is built")
+    raise wrong_value(where, key, value, "a number of pixels, or height and width")
+
+
+def require_tower(where: str, tower: Mapping[str, Any]) -> None:
+    """Refuse a tower that transformers' modules, which compute it, cannot be made with.
+
+    Raises:
+        FamilyError: MM411, its activation is unknown or its pictures are not of three colours.
+    """
+    known = table("fields.yaml")["every"]["activations"]
+    if tower["hidden_act"] not in known:
+        raise wrong_value(where, "hidden_act", tower["hidden_act"], "an activation that transformers knows")
+    if tower.get("num_channels", 3) != 3:
+        raise wrong_value(
+            where, "num_channels", tower["num_channels"], "3: pictures are red, green and blue", 3
+        )
 
 
 def saved_config(directory: Path) -> Mapping[str, Any]:

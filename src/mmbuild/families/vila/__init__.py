@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import nullcontext
 
 from mmbuild.families.base import Config, Derivation, ModelFacts, Traits, VisualFacts
+from mmbuild.families.parse import shown
+from mmbuild.families.screen import about_second_source
 from mmbuild.families.shared.llama import llama_facts
-from mmbuild.families.shared.reading import not_built, square, token_ids
+from mmbuild.families.shared.reading import not_built, require_tower, side, token_ids
 from mmbuild.families.sound import require_layer
 from mmbuild.families.vila import layout
 from mmbuild.families.vila.layout import NAME, Layout
@@ -29,32 +32,34 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:
     text = read.text
     return ModelFacts(
         family=NAME,
-        llm=llama_facts(text, read.where, tied=bool(text["tie_word_embeddings"])),
+        llm=llama_facts(text, read.where, tied=text["tie_word_embeddings"]),
         visual=_visual(read),
         image_token_id=IMAGE_TOKEN_ID,
-        eos_token_ids=token_ids(text["eos_token_id"]),
+        eos_token_ids=token_ids(f"{read.where}eos_token_id", text["eos_token_id"]),
         directories=read.directories,
     )
 
 
 def _visual(read: Layout) -> VisualFacts:
     tower = read.tower
-    image, patch = square("image_size", tower["image_size"]), square("patch_size", tower["patch_size"])
-    layers = int(tower["num_hidden_layers"])
+    with about_second_source() if read.second else nullcontext():
+        require_tower(read.tower_where, tower)
+        image, patch = (side(read.tower_where, key, tower[key]) for key in ("image_size", "patch_size"))
+    layers = tower["num_hidden_layers"]
     require_layer("mm_vision_select_layer", read.layer, layers)
-    side = image // patch
-    if side < 1:
+    across = image // patch
+    if across < 1:
         raise not_built(f"the tower has image_size {image} and patch_size {patch}: no patch fits")
     # CLIP puts a class token in front of the patches, SigLIP has none; `patch` leaves out the first token.
     extra = (1 if tower["model_type"] == "clip_vision_model" else 0) - (1 if read.feature == "patch" else 0)
-    count, arithmetic = _projected(read.projector, side * side + extra, _patches(image, patch, extra))
+    count, arithmetic = _projected(read.projector, across * across + extra, _patches(image, patch, extra))
     return VisualFacts(
         num_visual_features=count,
         image_size=(image, image),
         derivation=Derivation("num_visual_features", count, f"{arithmetic} = {count}"),
         num_hidden_layers=layers,
-        hidden_size=int(tower["hidden_size"]),
-        intermediate_size=int(tower["intermediate_size"]),
+        hidden_size=tower["hidden_size"],
+        intermediate_size=tower["intermediate_size"],
     )
 
 
@@ -69,7 +74,7 @@ def _projected(projector: str, tokens: int, arithmetic: str) -> tuple[int, str]:
         return tokens, arithmetic
     if projector != DOWN_SAMPLING:
         raise not_built(
-            f"`mm_projector_type` is `{projector}`; linear, mlp<n>x_gelu and {DOWN_SAMPLING} are built"
+            f"`mm_projector_type` is {shown(projector)}; linear, mlp<n>x_gelu and {DOWN_SAMPLING} are built"
         )
     side = math.isqrt(tokens)
     if side * side != tokens:
