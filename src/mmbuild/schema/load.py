@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.files import read_document
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
+from mmbuild.schema.model_files import model_file_faults
 from mmbuild.schema.nodes import Node, find, has, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
@@ -39,7 +41,7 @@ class LoadResult:
     Attributes:
         variants: Every variant without errors.
         diagnostics: Errors and warnings of all files, at once.
-        files: Every file read: recipes, what they extend, local ``config.json``.
+        files: Every file read: recipes, what they extend, local models with their directories.
     """
 
     variants: tuple[ResolvedRecipe, ...]
@@ -49,7 +51,7 @@ class LoadResult:
 
 @dataclass(slots=True)
 class _Session:
-    """One call of :func:`load_recipes`: its options, and the configs read so far."""
+    """One call of :func:`load_recipes`: its options, and the configs and model directories read so far."""
 
     overrides: list[Override]
     offline: bool
@@ -57,6 +59,7 @@ class _Session:
     findings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     configs: dict[tuple[str, str | None], SourceConfig | MmbuildError] = field(default_factory=dict)
+    models: dict[str, tuple[list[Fault], list[Path]]] = field(default_factory=dict)
 
 
 def load_recipes(
@@ -123,6 +126,8 @@ def _load_variant(
     findings += outside
     blamed = faulty | {item.path for item in outside}
     facts, configs, fault = _model(recipe, blamed, root, session)
+    if facts is not None:
+        fault = [*fault, *_model_files(recipe, root, facts, configs, session)]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code == "MM410" for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
@@ -208,6 +213,18 @@ def _model(
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"
         return None, configs, [Fault("MM132", ("model.source",), message, "Fetch config.json again")]
+
+
+def _model_files(
+    recipe: Recipe, root: Path, facts: ModelFacts, configs: _Configs, session: _Session
+) -> list[Fault]:
+    """What is wrong with the files next to config.json; variants of one model are checked once."""
+    known = json.dumps([recipe.model.model_dump(mode="json"), str(root)], sort_keys=True)
+    if known not in session.models:
+        session.models[known] = model_file_faults(recipe.model, root, facts, configs)
+    faults, files = session.models[known]
+    session.files += files
+    return faults
 
 
 def _known_config(

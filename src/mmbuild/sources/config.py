@@ -167,6 +167,12 @@ def _from_directory(directory: Path) -> SourceConfig:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
+        # Late: most directories have a config.json.
+        from mmbuild.models.not_a_model import instead_of_model
+
+        another = instead_of_model(directory)
+        if another is not None:
+            raise another from None
         raise ConfigError(
             f"`{_shown(path)}` cannot be read: {error.strerror or error}",
             code="MM130",
