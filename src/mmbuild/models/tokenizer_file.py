@@ -1,8 +1,8 @@
 """A tokenizer's vocabulary and special tokens, read from its files without transformers.
 
 Ids are those that ``AutoTokenizer`` (transformers 5.10 to 5.17) gives: the vocabulary of ``tokenizer.json`` with its
-added tokens, then whatever ``tokenizer_config.json`` (or the older ``added_tokens.json`` and ``special_tokens_map.json``)
-adds, each behind the last id.
+added tokens, then what ``tokenizer_config.json`` adds (or the older ``added_tokens.json`` and
+``special_tokens_map.json``), each behind the last id.
 """
 
 from __future__ import annotations
