@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from mmbuild.codes import lookup
 from mmbuild.families import family
-from mmbuild.models.directory import Finding, Model, Source, findings, looked_at
+from mmbuild.models.directory import Finding, findings, looked_at
+from mmbuild.models.given import Model, Source
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 

@@ -13,58 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
-from mmbuild.families import family, part
-from mmbuild.families.base import Config, FamilyError, ModelFacts
+from mmbuild.families import family
+from mmbuild.families.base import FamilyError, ModelFacts
 from mmbuild.models import adapters, chat_template, processor_files, tokenizer_file
-from mmbuild.models.chat_template import ChatTemplate
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.expected import ExpectedFiles
-from mmbuild.models.small_files import read_json, read_text, shown
-from mmbuild.models.vocabulary import DEFAULT_IMAGE_TOKEN, require_embeddings, require_image_token
+from mmbuild.models.given import Model, image_token_of, template_of
+from mmbuild.models.small_files import read_json, shown
+from mmbuild.models.vocabulary import require_embeddings, require_image_token
 from mmbuild.models.weight_sets import WeightSet, require_agreement, require_one_place, weight_set
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A source of a recipe as a directory.
-
-    Attributes:
-        directory: Where its files are.
-        weights: Whether its weight files are to be looked at; otherwise only small files are.
-    """
-
-    directory: Path
-    weights: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A model with everything that its files are compared with.
-
-    Attributes:
-        family: The family's name.
-        facts: What config.json says.
-        configs: config.json by source, ``model`` and ``vision``.
-        sources: Sources whose files are here.
-    """
-
-    family: str
-    facts: ModelFacts
-    configs: Mapping[str, Config]
-    sources: Mapping[str, Source]
-
-    def expected(self) -> ExpectedFiles:
-        """What the family keeps next to config.json."""
-        found: ExpectedFiles = part(self.family, "files").expected(
-            self.configs["model"], self.configs.get("vision")
-        )
-        return found
-
-    def directory(self, source: str, below: str = "") -> Path | None:
-        """A directory of a source that is here and has it."""
-        found = self.sources.get(source)
-        path = None if found is None else found.directory / below
-        return path if path is not None and path.is_dir() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,24 +142,18 @@ def _require_shapes(
 def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory("model", expected.tokenizer)
     tokenizer = tokenizer_file.read_tokenizer(directory) if directory else None
-    if tokenizer is None or directory is None:
+    if tokenizer is None:
         return
     require_embeddings(tokenizer, model.facts.llm.vocab_size, expected.vocab_size)
     stated = model.facts.image_token_id
     if expected.image_token is not None and stated is not None:
         require_image_token(
             tokenizer,
-            tokenizer.image_token or _image_token(directory),
+            image_token_of(model, expected),
             stated,
             expected.image_token,
             added_by_processor=expected.adds_image_token,
         )
-
-
-def _image_token(directory: Path) -> str:
-    """What the processor in ``directory`` writes for a picture."""
-    stated = processor_files.read_processor(directory).get("image_token", DEFAULT_IMAGE_TOKEN)
-    return str(stated.get("content") if isinstance(stated, dict) else stated)
 
 
 def _image_size(model: Model, expected: ExpectedFiles) -> None:
@@ -231,20 +182,13 @@ def _placeholders(model: Model, expected: ExpectedFiles) -> None:
 
 
 def _template(model: Model, expected: ExpectedFiles) -> None:
-    directory = model.directory("model", expected.tokenizer)
-    if directory is None or expected.template is None:
-        return
-    template = chat_template.saved_template(directory, holder=expected.template)
-    outer = model.sources["model"].directory / chat_template.JINJA_FILE
-    if template is None and outer.is_file():
-        template = ChatTemplate(read_text(outer), outer, holder=expected.template)
+    template = template_of(model, expected)
     if template is None:
         return
-    tokenizer = tokenizer_file.read_tokenizer(directory)
-    image = DEFAULT_IMAGE_TOKEN
-    if expected.template == "processor":
-        image = (tokenizer.image_token if tokenizer else None) or _image_token(directory)
-    chat_template.content_form(template, tokenizer.special if tokenizer else {}, image)
+    directory = model.directory("model", expected.tokenizer)
+    tokenizer = tokenizer_file.read_tokenizer(directory) if directory else None
+    special = tokenizer.special if tokenizer else {}
+    chat_template.content_form(template, special, image_token_of(model, expected))
 
 
 def _copies(model: Model, expected: ExpectedFiles) -> None:

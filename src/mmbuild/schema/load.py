@@ -21,12 +21,13 @@ from mmbuild.schema.files import read_document
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
 from mmbuild.schema.model_files import model_file_faults
-from mmbuild.schema.nodes import Node, find, has, put
+from mmbuild.schema.nodes import Node, dotted, find, has, parts_of, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
+from mmbuild.schema.verify_files import verify_faults
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.toolchains import versions
 
@@ -136,9 +137,12 @@ def _load_variant(
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
         faults += _not_by_the_toolchain(variant, faulty, faults)
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
-    about_data, read = calibration_faults(recipe, told_of)
-    faults += about_data
-    session.files += read
+    for about, read in (
+        calibration_faults(recipe, told_of),
+        verify_faults(recipe, root, facts, configs, told_of),
+    ):
+        faults += about
+        session.files += read
     findings += [_point(node, item) for item in faults]
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
@@ -251,10 +255,9 @@ def _point(node: Node, fault: Fault) -> Diagnostic:
 
 def _locate(node: Node, item: Diagnostic) -> Diagnostic:
     """``item`` with the place of its path, or of the nearest mapping that the user wrote."""
-    parts = item.path.split(".")
-    at, reached = find(node, parts)
+    at, reached = find(node, parts_of(item.path))
     span = at.key or at.span if isinstance(at.value, Mapping) else at.span
-    path = ".".join(str(part) for part in reached) or item.path
+    path = dotted(reached) or item.path
     return replace(
         item,
         file=span.source.label,

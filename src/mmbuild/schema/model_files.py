@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmbuild.families.base import Config, ModelFacts
 from mmbuild.schema.fault import Fault
 from mmbuild.schema.model import Model
 from mmbuild.sources.config import parse_source
+
+if TYPE_CHECKING:
+    from mmbuild.models.given import Model as GivenModel
 
 _KEYS = {"model": "model.source", "vision": "model.vision.source"}
 
@@ -24,19 +28,30 @@ def model_file_faults(
         facts: What config.json says.
         configs: config.json by source, ``model`` and ``vision``.
     """
-    named = [(name, place, weights) for name, place, weights in _directories(model, root) if name in configs]
-    if not named:
+    given = given_model(model, root, facts, configs)
+    if given is None:
         return [], []
     # Late: Jinja costs 20 ms to import, and many recipes name no directory.
-    from mmbuild.models import directory
+    from mmbuild.models.directory import findings, looked_at
 
-    sources = {name: directory.Source(place, weights=weights) for name, place, weights in named}
-    given = directory.Model(model.family, facts, configs, sources)
     faults = [
         Fault(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
-        for item in directory.findings(given)
+        for item in findings(given)
     ]
-    return faults, list(directory.looked_at(given))
+    return faults, list(looked_at(given))
+
+
+def given_model(
+    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config]
+) -> GivenModel | None:
+    """The model as checks take it; None where no source is a directory."""
+    named = [(name, place, weights) for name, place, weights in _directories(model, root) if name in configs]
+    if not named:
+        return None
+    from mmbuild.models import given
+
+    sources = {name: given.Source(place, weights=weights) for name, place, weights in named}
+    return given.Model(model.family, facts, configs, sources)
 
 
 def _directories(model: Model, root: Path) -> Iterator[tuple[str, Path, bool]]:

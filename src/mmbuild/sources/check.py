@@ -185,7 +185,8 @@ def _check_agreement(
     Raises:
         MmbuildError: MM730 to MM741.
     """
-    from mmbuild.models.directory import Model, Source, findings
+    from mmbuild.models.directory import findings
+    from mmbuild.models.given import Model, Source
 
     for item in findings(Model(family_name, facts, configs, {source: Source(model)})):
         message = item.error.message.replace(f"`{model}/", "`").replace(f"`{model}`", "the model")
