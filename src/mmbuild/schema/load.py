@@ -28,6 +28,7 @@ from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
 from mmbuild.schema.verify_files import verify_faults
+from mmbuild.sources.addresses import missing_directory
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.toolchains import versions
 
@@ -249,8 +250,17 @@ def _read_config(source: str, revision: str | None, root: Path, offline: bool) -
 
 def _point(node: Node, fault: Fault) -> Diagnostic:
     written = next((path for path in fault.blame if has(node, path)), fault.blame[0])
-    bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=fault.hint)
+    hint = (_hub_hint(node, written) if fault.code == "MM130" else None) or fault.hint
+    bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=hint)
     return _locate(node, bare)
+
+
+def _hub_hint(node: Node, key: str) -> str | None:
+    """What to write where a directory that does not exist is called like a model on the hub."""
+    at, _ = find(node, parts_of(key))
+    if not isinstance(at.value, str):
+        return None
+    return missing_directory(at.value, Path(at.span.source.directory) / at.value)
 
 
 def _locate(node: Node, item: Diagnostic) -> Diagnostic:
