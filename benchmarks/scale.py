@@ -2,7 +2,7 @@
 apply with two jobs, then nothing to do, a plan of that, and one recipe whose model has changed. Beside it ninja (C++,
 compares times), doit, snakemake, redun and dvc (Python) on the same graph, which is read from mmbuild's own plan;
 what each of them is given is in `benchmarks/peers.py`. They are found beside this Python or on PATH
-(`pip install 'mmbuild[bench]'`, in a virtual environment of their own if need be); what is not installed is said.
+(`pip install -e '.[bench]'`, in a virtual environment of their own if need be); what is not installed is said.
 Each is seen to make everything anew once, nothing when nothing changed, and of one changed recipe as many actions as
 mmbuild. Median of 7 runs, of 3 where one takes more than 2 s; cold runs once, and dvc, which has one job only, is
 stopped after two minutes and told to take what it had left for made. mmbuild syncs what it publishes and keeps it by

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from hub_server import Hub
-from recipe_project import RECIPE, load
+from recipe_project import RECIPE, load, write_parts
 
 from mmbuild import host
 from mmbuild.execute.prepare import Prepared, Request, prepare
@@ -38,8 +38,7 @@ def planned(root: Path, store: Store, **calibration: Any) -> Prepared:
     path = root / "recipe.yaml"
     if not path.exists():
         load(root, RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}"))
-        for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-            (root / "model" / name).touch()
+        write_parts(root / "model")
     return prepare(Request((path,)), store)
 
 

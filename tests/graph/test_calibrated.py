@@ -11,9 +11,10 @@ import calibration_files
 import pytest
 from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from hub_server import Hub
-from recipe_project import RECIPE, load
+from recipe_project import RECIPE, load, png
 
 from mmbuild import host
+from mmbuild.base.install import install_hint
 from mmbuild.calibration.data import CalibrationError
 from mmbuild.graph import calibrated
 from mmbuild.graph.action import Action, RecipeGraph
@@ -39,7 +40,7 @@ def lowered(tmp_path: Path) -> Lowered:
         asked = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {}), **keys}
         recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}")
         (variant,) = load(tmp_path, recipe).variants
-        return lower(variant, target=host, digest=lambda path: path.read_text(), offline=offline)
+        return lower(variant, target=host, digest=lambda path: path.read_text("latin-1"), offline=offline)
 
     return make
 
@@ -86,7 +87,7 @@ def test_the_data_and_the_pictures_that_are_taken_are_sources(lowered: Lowered, 
     assert action.locators["data"] == str(tmp_path / "data.jsonl")
     taken = {Path(action.locators[f"image{number}"]).name for number in range(3)}
     key = action.definition_key
-    (tmp_path / next(iter(taken))).write_text("another picture")
+    (tmp_path / next(iter(taken))).write_bytes(png(99))
     assert quantize(lowered(calibration=ASKED)).definition_key != key
 
 
@@ -94,7 +95,7 @@ def test_a_picture_that_is_not_taken_changes_nothing(lowered: Lowered, tmp_path:
     action = quantize(lowered(calibration=ASKED))
     taken = {Path(place).name for place in action.locators.values()}
     other = next(name for name in (f"{number}.png" for number in range(8)) if name not in taken)
-    (tmp_path / other).write_text("another picture")
+    (tmp_path / other).write_bytes(png(99))
     assert quantize(lowered(calibration=ASKED)).definition_key == action.definition_key
 
 
@@ -138,7 +139,7 @@ def test_a_missing_model_optimizer_is_told_with_the_command_that_installs_it(
     monkeypatch.setattr(calibrated, "OPTIMIZER", "a-package-that-nobody-wrote")
     with pytest.raises(CalibrationError, match="not installed") as caught:
         lowered()
-    assert (caught.value.code, caught.value.hint) == ("MM462", "pip install 'mmbuild[quantize]'")
+    assert (caught.value.code, caught.value.hint) == ("MM462", install_hint("quantize"))
 
 
 ON_HUB = {"data": f"hf://{REPO}", "samples": 3, "seed": 5}

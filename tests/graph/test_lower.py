@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 from errors_told import refused
-from recipe_project import CONFIG, FEATURES, RECIPE, load
+from recipe_project import CONFIG, FEATURES, PARTS, RECIPE, load, png, write_parts
 
+from mmbuild.base.install import MissingPackageError
 from mmbuild.errors import MmbuildError
 from mmbuild.graph import embedded
-from mmbuild.graph.embedded import LowerError
 from mmbuild.graph.lower import lower
 
 HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
@@ -16,21 +16,11 @@ ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble
 VERIFY = "verify: {prompts: [why], images: [a.png, b.png], max_new_tokens: 500}\n"
 
 
-PARTS = ("model.safetensors", "tokenizer.json", "preprocessor_config.json")
-
-
-def write_parts(model):
-    """Files that are never read: their digests are said."""
-    model.mkdir(parents=True)
-    for name in PARTS:
-        (model / name).touch()
-
-
 @pytest.fixture
 def lowered(tmp_path):
     """``lowered(*overrides)``: the graph of the small recipe, with the model's digest as given."""
-    (tmp_path / "a.png").write_bytes(b"a")
-    (tmp_path / "b.png").write_bytes(b"b")
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "b.png").write_bytes(png(2))
     write_parts(tmp_path / "model")
 
     def make(*overrides, host=HOST, weights="w", recipe=RECIPE + VERIFY, config=CONFIG):
@@ -207,7 +197,7 @@ def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monk
 
     embedded._installed.cache_clear()
     monkeypatch.setattr(embedded.metadata, "version", missing)
-    error = refused(LowerError, "MM230", lowered)
+    error = refused(MissingPackageError, "MM230", lowered)
     monkeypatch.undo()
     embedded._installed.cache_clear()
     assert "`torch`" in error.message

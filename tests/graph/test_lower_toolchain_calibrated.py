@@ -13,9 +13,10 @@ import pytest
 from data_set_hub import REPO, image_folder, serving
 from errors_told import refused
 from hub_server import Hub
-from recipe_project import RECIPE, load
+from recipe_project import RECIPE, load, png
 from toolchain_cases import load as load_variants
 
+from mmbuild.base.install import MissingPackageError, install_hint
 from mmbuild.calibration.data import CalibrationError
 from mmbuild.graph import calibrated, embedded
 from mmbuild.graph.action import Action, RecipeGraph
@@ -58,7 +59,7 @@ def lowered(tmp_path: Path) -> Lowered:
         (variant,) = load(tmp_path, recipe, "engine.dtype=float16", *chosen).variants
 
         def digest(path: Path) -> str:
-            return path.read_text()
+            return path.read_text("latin-1")
 
         if backend == "torch":
             return lower(variant, target=own, digest=digest, offline=False)
@@ -155,7 +156,7 @@ def test_a_data_set_of_the_hub_is_fetched_for_it(lowered: Lowered, hub: Hub) -> 
 
 def test_a_picture_that_changes_calibrates_anew_and_keeps_the_visual_engine(lowered: Lowered) -> None:
     first = labels(lowered())
-    Path(first["quantize"].locators["image0"]).write_text("another picture")
+    Path(first["quantize"].locators["image0"]).write_bytes(png(99))
     other = labels(lowered())
     changed = {name for name in first if first[name].definition_key != other[name].definition_key}
     assert changed == {"quantize", "build_llm", "assemble"}
@@ -195,8 +196,8 @@ def test_a_plan_from_elsewhere_with_weights_that_converters_permute_is_refused()
 @pytest.mark.parametrize(
     ("module", "name", "missing", "code", "hint"),
     [
-        (embedded, "PACKAGES", ("a-package-that-nobody-wrote",), "MM230", "pip install 'mmbuild[torch]'"),
-        (calibrated, "OPTIMIZER", "a-package-that-nobody-wrote", "MM462", "pip install 'mmbuild[quantize]'"),
+        (embedded, "PACKAGES", ("a-package-that-nobody-wrote",), "MM230", install_hint("torch")),
+        (calibrated, "OPTIMIZER", "a-package-that-nobody-wrote", "MM462", install_hint("quantize")),
     ],
 )
 def test_what_calibrates_and_is_missing_is_told_while_planning(
@@ -209,5 +210,5 @@ def test_what_calibrates_and_is_missing_is_told_while_planning(
     hint: str,
 ) -> None:
     monkeypatch.setattr(module, name, missing)
-    kind = embedded.LowerError if code == "MM230" else CalibrationError
+    kind = MissingPackageError if code == "MM230" else CalibrationError
     assert refused(kind, code, lowered).hint == hint

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from hub_server import Hub, digest
-from recipe_project import RECIPE, load
+from recipe_project import RECIPE, load, write_parts
 
 from mmbuild.lock import apply, make
 from mmbuild.lock.make import Asked
@@ -42,8 +42,7 @@ def recipe(tmp_path: Path, hub: Hub) -> Path:
             "quantization: int8", f"quantization: {yaml.safe_dump(asked, default_flow_style=True)}"
         ),
     )
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        (tmp_path / "model" / name).touch()
+    write_parts(tmp_path / "model")
     return tmp_path / "recipe.yaml"
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, load
+from recipe_project import RECIPE, load, png, write_parts
 
 from mmbuild.lock import apply
 from mmbuild.lock.make import Asked, make
@@ -26,9 +26,8 @@ def recipe(root: Path, *, data: bool) -> Path:
     calibration = {"calibration": {"data": "data.jsonl", "samples": 1}} if data else {}
     text = RECIPE.replace("int8", json.dumps({"algorithm": "fp8"} | calibration))
     load(root, text.replace("torch", "tensorrt-llm").replace("float32", "float16"))
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        (root / "model" / name).touch()
-    (root / "a.png").touch()
+    write_parts(root / "model")
+    (root / "a.png").write_bytes(png())
     (root / "data.jsonl").write_text(json.dumps({"image": "a.png", "prompt": "why?"}), "utf-8")
     return root / "recipe.yaml"
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import CONFIG, RECIPE, codes, load, only, pointed
+from recipe_project import CONFIG, RECIPE, codes, load, only, png, pointed
 
 ALGORITHMS = ("int4_awq", "smoothquant", "fp8")
 # As wide as no demo is.
@@ -16,7 +16,7 @@ REAL = {**CONFIG, "text_config": {**CONFIG["text_config"], "hidden_size": 1024}}
 def data(root: Path, samples: int, *, text: bool = False, directory: str = ".") -> None:
     place = root / directory
     place.mkdir(parents=True, exist_ok=True)
-    (place / "a.png").write_bytes(b"read by the step alone")
+    (place / "a.png").write_bytes(png())
     image = {} if text else {"image": "a.png"}
     lines = [json.dumps({**image, "prompt": f"{number}?"}) for number in range(samples)]
     (place / "data.jsonl").write_text("\n".join(lines))

@@ -56,6 +56,17 @@ def test_a_tab_in_the_line_keeps_the_caret_in_place() -> None:
     assert line.index("b") == caret.index("^")
 
 
+@pytest.mark.parametrize("column", [1, 30, 150, 290, 300])
+def test_a_long_line_is_shown_around_the_caret(column: int) -> None:
+    letters = "".join(chr(ord("a") + n % 26) for n in range(300))
+    found = replace(FOUND, excerpt=letters, column=column, width=200, allowed=(), suggestion=None, hint=None)
+    _, line, caret, _ = render_text([found]).split("\n")
+    assert len(line) < 140
+    assert len(caret) <= len(line)
+    assert line[caret.index("^")] == letters[column - 1]
+    assert line.count("...") == (1 if column in (1, 30, 290, 300) else 2)
+
+
 def test_json_has_a_version_and_every_field_of_use() -> None:
     document = json.loads(render_json([FOUND]))
     assert document["version"] == 1

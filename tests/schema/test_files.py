@@ -28,7 +28,7 @@ def test_a_recipe_goes_over_its_base_key_by_key(tmp_path: Path) -> None:
     assert variant.name == "top"
     assert variant.recipe.engine.quantization.algorithm == "none"
     assert (variant.recipe.engine.max_batch_size, variant.recipe.engine.max_images_per_prompt) == (4, 3)
-    assert [file.name for file in result.files] == ["top.yaml", "recipe.yaml", "config.json"]
+    assert [file.name for file in result.files] == ["top.yaml", "recipe.yaml", "config.json", "model"]
 
 
 def test_a_fault_in_the_base_points_into_the_base(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_model_is_read_once_for_all_variants(tmp_path: Path) -> None:
     result = load(tmp_path, RECIPE + "matrix: {quantization: [none, int8, int4]}\n")
-    assert [file.name for file in result.files] == ["recipe.yaml", "config.json"]
+    assert [file.name for file in result.files] == ["recipe.yaml", "config.json", "model"]
 
 
 def test_dummy_weights_of_a_directory(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, only, pointed, write_project
+from recipe_project import RECIPE, codes, load, only, png, pointed, write_project
 
 from mmbuild.schema.load import load_recipes
 
@@ -46,6 +46,7 @@ def test_the_environment_may_allow_paths_outside(tmp_path: Path, monkeypatch: py
 
 
 def test_images_are_confined_too(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png())
     found = only(load(tmp_path, RECIPE + "verify: {images: [a.png, /etc/passwd]}\n"))
     assert (found.code, found.path, pointed(found)) == ("MM122", "verify.images[1]", "/etc/passwd")
 

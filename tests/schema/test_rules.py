@@ -140,7 +140,7 @@ def test_a_vila_directory_without_its_tower_is_told(tmp_path: Path) -> None:
     for name in ("llm", "mm_projector"):
         (tmp_path / "model" / name).mkdir(parents=True)
         (tmp_path / "model" / name / "config.json").write_text("{}")
-        (tmp_path / "model" / name / "model.safetensors").touch()
+        (tmp_path / "model" / name / "pytorch_model.bin").touch()
     found = only(load(tmp_path, recipe, config=config))
     assert (found.code, pointed(found)) == ("MM417", "model")
     assert "vision_tower/config.json" in found.message

@@ -87,6 +87,56 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 }
 
 
+def edit_text(model: Path, **changes: object) -> None:
+    edit_config(model, text_config=disk.config(**changes)["text_config"])
+
+
+def edit_processor(model: Path, **changes: object) -> None:
+    path = model / "processor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# A model of the hub as it is, so that the build is planned with the same config.json.
+CONTRADICTIONS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "vocabulary": (
+        lambda m: edit_text(m, vocab_size=60),
+        "MM738",
+        "`text_config.vocab_size` in config.json is 60, and the embedding "
+        "`language_model.model.embed_tokens.weight` in `model-00002-of-00002.safetensors` has 50 rows",
+    ),
+    "image token": (
+        lambda m: edit_config(m, image_token_index=5),
+        "MM737",
+        "`image_token_index` in config.json is 5, the tokenizer's `.`, and the processor's image token is `<image>` "
+        "with id 4 (`tokenizer.json`)",
+    ),
+    "placeholders": (
+        lambda m: edit_processor(m, patch_size=4),
+        "MM740",
+        "`processor_config.json` has `patch_size` 4",
+    ),
+    "leftover": (
+        lambda m: shutil.copy(m / SHARD, m / "model-00003-of-00003.safetensors"),
+        "MM733",
+        "the model holds `model-00003-of-00003.safetensors`, and `model.safetensors.index.json` names",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONTRADICTIONS)
+def test_files_that_contradict_each_other_are_refused_when_they_have_been_downloaded(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    spoil, code, words = CONTRADICTIONS[kind]
+    spoil(model)
+    config = json.loads((model / "config.json").read_text())
+    facts = asdict(family("llava").facts(config))
+    monkeypatch.chdir(tmp_path)
+    model.rename("out")  # where a step finds it
+    error = refused(MmbuildError, code, check_model, Path("out"), "llava", "model", {"model": config}, facts)
+    assert words in error.message
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_is_refused_with_its_file_and_code(
     model: Path, check: Callable[[Path], None], fault: str

@@ -3,15 +3,15 @@
 import json
 from pathlib import Path
 
+from recipe_project import png, write_parts
+
 SAMPLES = 8
 
 
 def write(root: Path) -> None:
     """``model/`` with the files that a model must have beside config.json, and ``data.jsonl`` with its pictures."""
-    (root / "model").mkdir()
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        (root / "model" / name).touch()
+    write_parts(root / "model")
     for number in range(SAMPLES):
-        (root / f"{number}.png").write_text(f"picture {number}")
+        (root / f"{number}.png").write_bytes(png(number))
     lines = [json.dumps({"image": f"{number}.png", "prompt": "why?"}) for number in range(SAMPLES)]
     (root / "data.jsonl").write_text("\n".join(lines))

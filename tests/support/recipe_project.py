@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,34 @@ def write_project(directory: Path, recipe: str = RECIPE, config: Mapping[str, An
     path = directory / "recipe.yaml"
     path.write_text(recipe, encoding="utf-8")
     return path
+
+
+PARTS: dict[str, str] = {
+    "pytorch_model.bin": "",
+    "tokenizer.json": json.dumps(
+        {"model": {"vocab": {}}, "added_tokens": [{"id": 99, "content": "<image>", "special": True}]}
+    ),
+    "preprocessor_config.json": json.dumps({"size": 28, "crop_size": 28}),
+}
+"""Files that a model must have next to ``config.json``. They fit :data:`CONFIG`; plans look no further."""
+
+
+def write_parts(model: Path) -> None:
+    """Write :data:`PARTS`."""
+    model.mkdir(parents=True, exist_ok=True)
+    for name, text in PARTS.items():
+        (model / name).write_text(text, encoding="utf-8")
+
+
+def png(number: int = 0) -> bytes:
+    """A picture of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    pixel = zlib.compress(bytes([0, number]))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
 
 
 def load(directory: Path, recipe: str = RECIPE, *overrides: str, **options: Any) -> LoadResult:

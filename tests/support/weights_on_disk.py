@@ -71,11 +71,18 @@ def decoder(
 def write_model(
     directory: Path, content: dict[str, Any], tensors: dict[str, Any], *, shards: int = 1
 ) -> Path:
-    """A whole model directory: config, weights, and the demo model's tokenizer and processor."""
+    """A whole model directory: config, weights, and the demo model's tokenizer and processor in its sizes."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(content))
-    for name in ("tokenizer.json", "tokenizer_config.json", "processor_config.json"):
-        shutil.copyfile(DEMO / name, directory / name)
+    shutil.copyfile(DEMO / "tokenizer_config.json", directory / "tokenizer_config.json")
+    tokenizer = json.loads((DEMO / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"].items()
+    tokenizer["model"]["vocab"] = {w: i for w, i in words if i < content["text_config"]["vocab_size"]}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    processor = json.loads((DEMO / "processor_config.json").read_text())
+    side, processor["patch_size"] = (content["vision_config"][key] for key in ("image_size", "patch_size"))
+    processor["image_processor"] |= {"size": {"shortest_edge": side}, "crop_size": side}
+    (directory / "processor_config.json").write_text(json.dumps(processor))
     if shards == 1:
         save_file(tensors, directory / "model.safetensors")
         return directory

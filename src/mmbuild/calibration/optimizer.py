@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.base.install import install_hint
 from mmbuild.calibration.data import CalibrationError
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _modelopt() -> ModuleType:
         raise CalibrationError(
             f"NVIDIA Model Optimizer cannot be imported: {error}",
             code="MM462",
-            hint="pip install 'mmbuild[quantize]'",
+            hint=install_hint("quantize"),
         ) from error
     module: ModuleType = quantization
     return module

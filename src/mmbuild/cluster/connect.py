@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mmbuild.base.install import install_hint
 from mmbuild.errors import MmbuildError
 
 _OBJECT_STORE = 80 << 20
@@ -80,7 +81,7 @@ def _import() -> Any:
         raise MmbuildError(
             f"`--executor ray` needs Ray, which cannot be imported ({error})",
             code="MM840",
-            hint="`pip install 'mmbuild[ray]'` brings it, in the version of the cluster's nodes",
+            hint=f"{install_hint('ray')} brings it, in the version of the cluster's nodes",
         ) from error
     return ray
 

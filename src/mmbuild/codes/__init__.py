@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 import yaml
 
+from mmbuild.base.install import expand
+
 _FIELDS = ("title", "symptom", "cause", "cure")
 
 
@@ -27,7 +29,7 @@ class Code:
         title: What it is called, a few words.
         symptom: What a person sees.
         cause: Why that happens.
-        cure: What to do.
+        cure: What to do. In the file, ``{install torch}`` stands for how to install an extra.
     """
 
     code: str
@@ -54,7 +56,7 @@ def codes() -> Mapping[str, Code]:
                 raise ValueError(f"{code} is defined twice, the second time in {file.name}")
             if set(entry) != set(_FIELDS):
                 raise ValueError(f"{code} in {file.name} needs exactly {', '.join(_FIELDS)}")
-            table[code] = Code(code, *(" ".join(str(entry[field]).split()) for field in _FIELDS))
+            table[code] = Code(code, *(expand(" ".join(str(entry[field]).split())) for field in _FIELDS))
     return MappingProxyType(dict(sorted(table.items())))
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
 from mmbuild import host
+from mmbuild.base.install import install_hint
 from mmbuild.doctor.model import Check, Status
 from mmbuild.doctor.versions import accepts, own_extra
 from mmbuild.doctor.wanted import names_for, version_of
@@ -43,7 +44,7 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
             if found
             else f"extra `{extra}` is not installed"
         )
-        yield Check(name, status, found or "not installed", specifier, why, f"pip install 'mmbuild[{extra}]'")
+        yield Check(name, status, found or "not installed", specifier, why, install_hint(extra))
 
 
 def _installed(names: Iterable[str]) -> Mapping[str, str]:

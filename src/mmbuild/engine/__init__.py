@@ -1,6 +1,7 @@
 """The embedded PyTorch engine.
 
-Names are imported when they are used: the layout of an engine directory is read without torch.
+Names are imported when they are used: the layout of an engine directory is read without torch. Where torch is not
+installed, a name is MM230.
 """
 
 from __future__ import annotations
@@ -29,4 +30,7 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'mmbuild.engine' has no attribute {name!r}")
+    from mmbuild.base.install import require
+
+    require("torch", "transformers", needed_by="running an engine")
     return getattr(importlib.import_module(_LAZY[name]), name)

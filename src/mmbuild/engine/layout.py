@@ -87,12 +87,11 @@ def read(directory: Path) -> Description:
     path = directory / DESCRIPTION
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LayoutError(
-            f"`{directory}` is no engine directory: it has no {DESCRIPTION}",
-            code="MM540",
-            hint="Give the directory that `mmbuild apply` names, such as build/<recipe>",
-        ) from None
+    except (FileNotFoundError, NotADirectoryError):
+        from mmbuild.engine.mistaken import instead_of_engine
+
+        what, hint = instead_of_engine(Path(directory))
+        raise LayoutError(f"`{directory}` {what}", code="MM540", hint=hint) from None
     except (OSError, ValueError) as error:
         raise LayoutError(f"`{path}` cannot be read: {error}", code="MM541") from error
     if not isinstance(data, dict) or data.get("version") != VERSION:

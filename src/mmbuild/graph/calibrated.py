@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild import host, pins
+from mmbuild.base.install import install_hint
 from mmbuild.calibration import data, data_set
 from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
 from mmbuild.graph import embedded, estimate, parameters
@@ -42,7 +43,7 @@ def optimizer_version() -> str:
         raise CalibrationError(
             f"the recipe's quantization is fitted by `{OPTIMIZER}`, which is not installed",
             code="MM462",
-            hint="pip install 'mmbuild[quantize]'",
+            hint=install_hint("quantize"),
         ) from None
 
 
@@ -68,7 +69,7 @@ def fitted(
         offline: Ask no hub.
 
     Raises:
-        LowerError: MM230, torch or transformers is missing.
+        MissingPackageError: MM230, torch or transformers is missing.
         CalibrationError: As :func:`fetch_data` and :func:`quantize`.
         SourceError: As :func:`fetch_data`.
     """

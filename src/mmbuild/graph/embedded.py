@@ -10,21 +10,17 @@ from typing import Any
 from packaging.version import Version
 
 from mmbuild import pins
-from mmbuild.errors import MmbuildError
+from mmbuild.base.install import missing
 
 PACKAGES = ("torch", "transformers")
 """What runs a model."""
-
-
-class LowerError(MmbuildError):
-    """A recipe that is right, but asks for what is not built yet, or not installed."""
 
 
 def version(package: str) -> str:
     """What a lock in force says, or what is installed here.
 
     Raises:
-        LowerError: MM230, neither.
+        MissingPackageError: MM230, neither.
     """
     return pins.package(package) or _installed(package)
 
@@ -34,11 +30,7 @@ def _installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise LowerError(
-            f"the recipe needs `{package}` in mmbuild's own environment, where it is not installed",
-            code="MM230",
-            hint="pip install 'mmbuild[torch]'",
-        ) from None
+        raise missing(package, "the recipe") from None
 
 
 FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}

@@ -50,7 +50,7 @@ def lower(
         offline: Ask no hub for the commit of a branch.
 
     Raises:
-        LowerError: The recipe needs a part that is not built yet.
+        MissingPackageError: MM230, torch or transformers is not installed.
         MmbuildError: The source cannot be identified.
     """
     return _Lowering(variant, _target(variant, target)).graph(digest, offline)

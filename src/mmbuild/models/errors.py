@@ -7,3 +7,7 @@ from mmbuild.errors import MmbuildError
 
 class EngineError(MmbuildError):
     """An engine that cannot be built, loaded or run on the given input."""
+
+
+class ModelFilesError(MmbuildError):
+    """Files of a model directory that contradict each other, or that no engine can be built from."""

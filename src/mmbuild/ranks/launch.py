@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.install import install_hint, require
 from mmbuild.ranks import failures, launchers, terminal
 from mmbuild.ranks.failures import RankError
 from mmbuild.ranks.launchers import Launcher
@@ -38,8 +39,10 @@ def spread(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
         arguments: Its keyword arguments, as JSON can hold them.
 
     Raises:
+        MissingPackageError: MM230, torch or transformers is not installed.
         RankError: There is no mpirun or no mpi4py, or a rank failed (with the code of that failure).
     """
+    require("torch", "transformers", needed_by="running an engine")
     if ranks == 1 or launchers.rank_here() is not None:
         function_of(target)(**arguments)
         return
@@ -47,7 +50,7 @@ def spread(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
         raise RankError(
             f"the engine is split over {ranks} ranks, which speak through mpi4py, and this Python has none",
             code="MM583",
-            hint="Install the extra with `pip install 'mmbuild[mpi]'`",
+            hint=install_hint("mpi"),
         )
     launcher = launchers.find()
     directory = _private_directory()

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmbuild.base.install import install_hint
 from mmbuild.ranks.failures import RankError
 
 OVERRIDE = "MMBUILD_MPIRUN"
-_INSTALL = "Install the extra with `pip install 'mmbuild[mpi]'`, which brings Open MPI and mpi4py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def find(environment: Mapping[str, str] = os.environ) -> Launcher:
         )
         told = done.stdout + done.stderr
     except (OSError, subprocess.SubprocessError) as error:
-        raise RankError(f"`{path} --version` failed: {error}", code="MM582", hint=_INSTALL) from error
+        raise RankError(f"`{path} --version` failed: {error}", code="MM582", hint=_install()) from error
     kind = next((kind for kind in KINDS if kind.version.search(told)), None)
     if kind is None:
         known = " and ".join(kind.name for kind in KINDS)
@@ -113,7 +113,7 @@ def find(environment: Mapping[str, str] = os.environ) -> Launcher:
         raise RankError(
             f"`{path}` is an mpirun that mmbuild does not know: it says `{says}`",
             code="MM582",
-            hint=f"{known} are known; name another with {OVERRIDE}. {_INSTALL}",
+            hint=f"{known} are known; name another with {OVERRIDE}. {_install()}",
         )
     return Launcher(path, kind)
 
@@ -131,6 +131,10 @@ def _path(environment: Mapping[str, str]) -> Path:
         raise RankError(
             f"an engine of several ranks is started by mpirun, and there is no {where}".rstrip(","),
             code="MM582",
-            hint=_INSTALL,
+            hint=_install(),
         )
     return Path(found)
+
+
+def _install() -> str:
+    return f"{install_hint('mpi')} brings Open MPI and mpi4py"

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
+from mmbuild.base.install import install_hint
 from mmbuild.engine import collective
 from mmbuild.ranks import failures, launchers
 from mmbuild.ranks.failures import RankError
@@ -146,7 +147,7 @@ def _communicator() -> Any:
         raise RankError(
             f"ranks speak through mpi4py, and it cannot be used: {error}",
             code="MM583",
-            hint="Install the extra with `pip install 'mmbuild[mpi]'`",
+            hint=install_hint("mpi"),
         ) from error
     return MPI.COMM_WORLD
 

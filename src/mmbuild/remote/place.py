@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.install import install_hint
 from mmbuild.remote.calls import describe
 from mmbuild.remote.notices import RemoteError
 from mmbuild.remote.settings import Settings
@@ -198,7 +199,7 @@ def connect(settings: Settings) -> Place:
         raise RemoteError(
             "a shared store needs the package `fsspec`, which is not installed",
             code="MM820",
-            hint="pip install 'mmbuild[remote]'",
+            hint=install_hint("remote"),
         ) from error
     protocol = settings.url.partition("://")[0].lower()
     options = dict(settings.options)
@@ -216,7 +217,7 @@ def connect(settings: Settings) -> Place:
             f"the shared store `{settings.shown}` cannot be used: {settings.redact(describe(error))}",
             code="MM820",
             hint="look at the URL and at store.options in the configuration; "
-            "`pip install 'mmbuild[remote]'` brings what file, http and s3 need",
+            f"{install_hint('remote')} brings what file, http and s3 need",
         ) from error
     if hasattr(files, "retries"):
         files.retries = 1  # s3fs's own

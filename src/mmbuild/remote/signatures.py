@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.base.install import install_hint
 from mmbuild.remote.entries import Signature
 from mmbuild.remote.notices import RemoteError
 
@@ -144,5 +145,5 @@ def _not_installed() -> RemoteError:
     return RemoteError(
         "signatures need the package `cryptography`, which is not installed",
         code="MM825",
-        hint="pip install 'mmbuild[remote]'",
+        hint=install_hint("remote"),
     )

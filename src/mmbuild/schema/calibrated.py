@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mmbuild.calibration import data, data_set
@@ -103,7 +103,24 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fa
         return [_REVISION], []
     path = Path(wanted.data)
     try:
-        data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
+        samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
     except CalibrationError as error:
         return [Fault(error.code, _BLAME.get(error.code, (_DATA,)), error.message, error.hint)], [path]
-    return [], [path]
+    return list(_pictures(path, samples)), [path, *data.images(samples)]
+
+
+def _pictures(path: Path, samples: Sequence[data.Sample]) -> Iterator[Fault]:
+    """The first picture that is none; headers are read, since there may be hundreds."""
+    # Late: most recipes calibrate nothing.
+    from mmbuild.models.picture_files import TAKEN, problem
+
+    for sample in samples:
+        found = None if sample.image is None else problem(sample.image, whole=False)
+        if found is not None:
+            yield Fault(
+                "MM517",
+                (_DATA,),
+                f"calibration data {path}:{sample.line}: the image `{sample.image}` {found}",
+                f"give a {TAKEN} file, or remove the line",
+            )
+            return

@@ -15,6 +15,8 @@ from mmbuild.errors import MmbuildError
 Severity = Literal["error", "warning"]
 
 _COLORS = {"error": "31;1", "warning": "33;1", "where": "36", "caret": "31;1", "hint": "32", "code": "2"}
+# Longer lines are shown around the caret.
+_WIDEST, _LEAD, _CUT = 120, 40, "..."
 _TAB = "    "
 
 
@@ -89,12 +91,11 @@ def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
     head = f"{paint('where', item.where)}: " if item.where else ""
     lines = [f"{head}{paint(item.severity, item.severity)}: {item.message} {paint('code', f'[{item.code}]')}"]
     if item.excerpt:
-        gutter = f"{item.line:>5} | "
-        before = item.excerpt[: max(item.column - 1, 0)]
+        shown, before, width = _window(item)
         # A tab in the line would put the caret elsewhere, so both lines are expanded alike.
-        lines.append(gutter + item.excerpt.replace("\t", _TAB))
+        lines.append(f"{item.line:>5} | " + shown.replace("\t", _TAB))
         pad = " " * len(before.replace("\t", _TAB))
-        lines.append(" " * 5 + " | " + pad + paint("caret", "^" * max(item.width, 1)))
+        lines.append(" " * 5 + " | " + pad + paint("caret", "^" * width))
     if item.allowed:
         lines.append(f"      allowed: {', '.join(item.allowed)}")
     if item.suggestion:
@@ -102,6 +103,18 @@ def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
     if item.hint:
         lines.append(f"      {paint('hint', 'hint:')} {item.hint}")
     return "\n".join(lines) + "\n"
+
+
+def _window(item: Diagnostic) -> tuple[str, str, int]:
+    """The part of a line around the caret, what of it is before the caret, and the caret's width."""
+    column, width = max(item.column - 1, 0), max(item.width, 1)
+    if len(item.excerpt) <= _WIDEST:
+        return item.excerpt, item.excerpt[:column], width
+    start = max(0, column - _LEAD) if column > _LEAD else 0
+    part = item.excerpt[start : start + _WIDEST]
+    left, right = _CUT if start else "", _CUT if start + _WIDEST < len(item.excerpt) else ""
+    before = left + part[: column - start]
+    return left + part + right, before, max(1, min(width, len(part) - (column - start)))
 
 
 def render_json(diagnostics: Sequence[Diagnostic]) -> str:

@@ -36,7 +36,8 @@ class Document:
 
 def project_root(recipe: Path) -> Path:
     """The nearest ancestor with ``.git``, ``pyproject.toml`` or ``mmbuild.yaml``, else the directory."""
-    directory = recipe.absolute().parent
+    # Without `..`, whose parents would be those of the current directory.
+    directory = Path(os.path.normpath(recipe.absolute())).parent
     for candidate in (directory, *directory.parents):
         if any((candidate / mark).exists() for mark in _ROOT_MARKS):
             return candidate
@@ -96,7 +97,7 @@ def _extended(path: Path, node: Node, chain: tuple[Path, ...], document: Documen
             finding("MM114", "`extends` must be the path of one recipe file", base.span, path="extends")
         )
         return node
-    below = _read(path.parent / base.value, base, chain, document)
+    below = _read(path.parent / os.path.expanduser(base.value), base, chain, document)
     own = Node({key: child for key, child in node.value.items() if key != "extends"}, node.span, node.key)
     # Without its base the rest would only yield findings that follow from the missing base.
     return merge(below, own) if below is not None else None

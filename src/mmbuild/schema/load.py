@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,15 @@ from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.files import read_document
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
-from mmbuild.schema.nodes import Node, find, has, put
+from mmbuild.schema.model_files import model_file_faults
+from mmbuild.schema.nodes import Node, dotted, find, has, parts_of, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
+from mmbuild.schema.verify_files import verify_faults
+from mmbuild.sources.addresses import missing_directory
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.toolchains import versions
 
@@ -39,7 +43,7 @@ class LoadResult:
     Attributes:
         variants: Every variant without errors.
         diagnostics: Errors and warnings of all files, at once.
-        files: Every file read: recipes, what they extend, local ``config.json``.
+        files: Every file read: recipes, what they extend, local models with their directories.
     """
 
     variants: tuple[ResolvedRecipe, ...]
@@ -49,7 +53,7 @@ class LoadResult:
 
 @dataclass(slots=True)
 class _Session:
-    """One call of :func:`load_recipes`: its options, and the configs read so far."""
+    """One call of :func:`load_recipes`: its options, and the configs and model directories read so far."""
 
     overrides: list[Override]
     offline: bool
@@ -57,6 +61,7 @@ class _Session:
     findings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     configs: dict[tuple[str, str | None], SourceConfig | MmbuildError] = field(default_factory=dict)
+    models: dict[str, tuple[list[Fault], list[Path]]] = field(default_factory=dict)
 
 
 def load_recipes(
@@ -123,6 +128,8 @@ def _load_variant(
     findings += outside
     blamed = faulty | {item.path for item in outside}
     facts, configs, fault = _model(recipe, blamed, root, session)
+    if facts is not None:
+        fault = [*fault, *_model_files(recipe, root, facts, configs, session)]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
@@ -131,9 +138,12 @@ def _load_variant(
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
         faults += _not_by_the_toolchain(variant, faulty, faults)
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
-    about_data, read = calibration_faults(recipe, told_of)
-    faults += about_data
-    session.files += read
+    for about, read in (
+        calibration_faults(recipe, told_of),
+        verify_faults(recipe, root, facts, configs, told_of),
+    ):
+        faults += about
+        session.files += read
     findings += [_point(node, item) for item in faults]
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
@@ -212,6 +222,18 @@ def _model(
         return None, configs, [Fault("MM132", ("model.source",), message, "Fetch config.json again")]
 
 
+def _model_files(
+    recipe: Recipe, root: Path, facts: ModelFacts, configs: _Configs, session: _Session
+) -> list[Fault]:
+    """What is wrong with the files next to config.json; variants of one model are checked once."""
+    known = json.dumps([recipe.model.model_dump(mode="json"), str(root)], sort_keys=True)
+    if known not in session.models:
+        session.models[known] = model_file_faults(recipe.model, root, facts, configs)
+    faults, files = session.models[known]
+    session.files += files
+    return faults
+
+
 def _known_config(
     source: str, revision: str | None, root: Path, session: _Session
 ) -> SourceConfig | MmbuildError:
@@ -230,16 +252,24 @@ def _read_config(source: str, revision: str | None, root: Path, offline: bool) -
 
 def _point(node: Node, fault: Fault) -> Diagnostic:
     written = next((path for path in fault.blame if has(node, path)), fault.blame[0])
-    bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=fault.hint)
+    hint = (_hub_hint(node, written) if fault.code == "MM130" else None) or fault.hint
+    bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=hint)
     return _locate(node, bare)
+
+
+def _hub_hint(node: Node, key: str) -> str | None:
+    """What to write where a directory that does not exist is called like a model on the hub."""
+    at, _ = find(node, parts_of(key))
+    if not isinstance(at.value, str):
+        return None
+    return missing_directory(at.value, Path(at.span.source.directory) / at.value)
 
 
 def _locate(node: Node, item: Diagnostic) -> Diagnostic:
     """``item`` with the place of its path, or of the nearest mapping that the user wrote."""
-    parts = item.path.split(".")
-    at, reached = find(node, parts)
+    at, reached = find(node, parts_of(item.path))
     span = at.key or at.span if isinstance(at.value, Mapping) else at.span
-    path = ".".join(str(part) for part in reached) or item.path
+    path = dotted(reached) or item.path
     return replace(
         item,
         file=span.source.label,

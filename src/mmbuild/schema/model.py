@@ -6,6 +6,8 @@ follows from others is filled in later, by :mod:`mmbuild.schema.solve`.
 
 from __future__ import annotations
 
+import math
+import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -100,7 +102,8 @@ class Model(Section):
     family: Family = Field(description="The family decides what config.json means and how weights are named")
     source: Text = Field(
         description=(
-            "`hf://owner/name`, a directory relative to the file that names it, `dummy://owner/name` "
+            "`hf://owner/name`, a directory relative to the file that names it (`~` is the home directory), "
+            "`dummy://owner/name` "
             "(random weights of the recorded shapes) or `dummy://./directory` (random weights; "
             "config, tokenizer and processor from the directory)"
         )
@@ -233,19 +236,31 @@ class Verify(Section):
     )
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
+# `1e-2` is a text in YAML 1.1 and a number in YAML 1.2, JSON and every programming language.
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def _with_exponent(value: object) -> object:
+    """``1e-2`` as the number it means; anything else, and what is not finite, as it is."""
+    if isinstance(value, str) and _EXPONENT.fullmatch(value) and math.isfinite(float(value)):
+        return float(value)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_with_exponent)]
+Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 class Gates(Section):
     """Quality the engine must keep against the same recipe unquantized."""
 
     min_answer_agreement: Share | None = Field(default=None, description="Least share of equal answers")
-    max_kl: Annotated[float, Field(ge=0)] | None = Field(
+    max_kl: Annotated[Number, Field(ge=0)] | None = Field(
         default=None,
         description="Largest mean KL divergence of next-token distributions over the answers, nats; "
         "of a quantized engine there is a default",
     )
-    max_perplexity_ratio: Annotated[float, Field(ge=1)] | None = Field(
+    max_perplexity_ratio: Annotated[Number, Field(ge=1)] | None = Field(
         default=None,
         description="Largest ratio of perplexities on the unquantized model's own answers; "
         "of a quantized engine there is a default",

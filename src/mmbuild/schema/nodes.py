@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,7 @@ def find(node: Node, path: Sequence[str | int]) -> tuple[Node, tuple[str | int, 
 
 def has(node: Node, dotted: str) -> bool:
     """Whether the user wrote the key ``dotted`` with a value that is not null, or a word short for it."""
-    parts = dotted.split(".")
+    parts = parts_of(dotted)
     found, reached = find(node, parts)
     if not reached or found.value is None:
         return False
@@ -154,6 +155,12 @@ def dotted(path: Sequence[str | int]) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def parts_of(path: str) -> list[str | int]:
+    """The path that :func:`dotted` writes, taken apart again."""
+    found = re.findall(r"\[(\d+)\]|([^.\[]+)", path)
+    return [int(index) if index else name for index, name in found]
 
 
 def printable(text: str) -> str:

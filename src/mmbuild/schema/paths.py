@@ -1,7 +1,7 @@
 """Local paths in a recipe: made absolute, and kept within the project's root.
 
 A path is relative to the file that names it, so that a base recipe means the same wherever it is extended. What
-the user types with ``--set`` is relative to the current directory and may lie anywhere.
+the user types with ``--set`` is relative to the current directory and may lie anywhere. ``~`` is the home directory.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Paths:
     def absolute(self, text: str, *key: str | int) -> str:
         at, _ = find(self.node, key)
         source = at.span.source
-        full = Path(os.path.normpath(Path(source.directory) / text))
+        full = Path(os.path.normpath(Path(source.directory) / os.path.expanduser(text)))
         if not (self.allow_outside or source.trusted or confined(full, self.root)):
             self.findings.append(_outside(text, at, self.root, key))
         return str(full)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmbuild.families import family
+from mmbuild.families import ModelFacts, family
 from mmbuild.sources import layout
 from mmbuild.sources.errors import SourceError
 from mmbuild.sources.resolve import source_files
@@ -42,13 +42,16 @@ def check_model(
     Raises:
         SourceError: A file is missing, truncated, a git-LFS pointer or of a wrong kind.
         FamilyError: ``config.json`` is of another family.
-        CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
+        CheckpointError: A shard of the index is missing, a pickle holds more than tensors, or weights are not of the
+            shapes that ``config.json`` states.
+        MmbuildError: MM730 to MM741, files contradict each other.
     """
     for name in source_files(model, weights=True, directories=directories):
         _not_a_pointer(model / name)
-    _check_config(model, family_name, source, configs, planned)
+    facts, found = _check_config(model, family_name, source, configs, planned)
     require_files(model, source, len(configs), planned["directories"])
     _check_weights(model)
+    _check_agreement(model, family_name, source, facts, found)
 
 
 def require_files(model: Path, source: str, sources: int, directories: Sequence[str] = ()) -> None:
@@ -143,7 +146,8 @@ def _check_config(
     source: str,
     configs: Mapping[str, Mapping[str, Any]],
     planned: Mapping[str, Any],
-) -> None:
+) -> tuple[ModelFacts, Mapping[str, Mapping[str, Any]]]:
+    """What ``config.json`` of the directory says, and the configs of all sources."""
     path = model / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -154,23 +158,39 @@ def _check_config(
             f"`{shown(path)}` cannot be read: {error}", code="MM411", hint="Download the file again"
         ) from error
     found = {**configs, source: config}
-    facts = asdict(family(family_name).facts(found["model"], found.get("vision")))
-    for name, theirs, ours in _differences(*(json.loads(json.dumps(part)) for part in (facts, planned))):
+    facts = family(family_name).facts(found["model"], found.get("vision"))
+    plain = json.loads(json.dumps(asdict(facts)))
+    # Late, with Jinja behind it: planning imports this module and checks nothing here.
+    from mmbuild.models.directory import differences
+
+    for name, theirs, ours in differences(plain, json.loads(json.dumps(planned))):
         raise SourceError(
             f"`{shown(path)}` makes {_CALLED.get(name, name)} {theirs}, and the build was planned with {ours}",
             code="MM412",
             hint="The model changed since it was planned, or its recorded config is not this model's: plan again "
             "with model.source set to a directory that holds this config.json",
         )
+    return facts, found
 
 
-def _differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of plain data differ: dotted name, and both values."""
-    if isinstance(found, dict) and isinstance(planned, Mapping):
-        for key in sorted(found.keys() | planned.keys()):
-            yield from _differences(found.get(key), planned.get(key), f"{name}.{key}".lstrip("."))
-    elif found != planned:
-        yield name, found, planned
+def _check_agreement(
+    model: Path,
+    family_name: str,
+    source: str,
+    facts: ModelFacts,
+    configs: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Refuse files that contradict each other; files go by their names in the model.
+
+    Raises:
+        MmbuildError: MM730 to MM741.
+    """
+    from mmbuild.models.directory import findings
+    from mmbuild.models.given import Model, Source
+
+    for item in findings(Model(family_name, facts, configs, {source: Source(model)})):
+        message = item.error.message.replace(f"`{model}/", "`").replace(f"`{model}`", "the model")
+        raise type(item.error)(message, code=item.error.code, hint=item.error.hint)
 
 
 def _check_small_files(

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from mmbuild.errors import MmbuildError
 from mmbuild.sources import layout
+from mmbuild.sources.addresses import hub_address
 
 MAX_BYTES = 4_000_000
 Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
@@ -58,8 +59,8 @@ class SourceConfig:
 def parse_source(source: str) -> SourceRef:
     """Take a ``source`` apart.
 
-    ``hf://owner/name``; ``dummy://owner/name``; ``dummy://`` and a directory that begins with ``/``, ``./``
-    or ``../``; anything without ``://`` is a directory.
+    ``hf://owner/name``; ``dummy://owner/name``; ``dummy://`` and a directory that begins with ``/``, ``./``, ``../``
+    or ``~``; anything without ``://`` is a directory.
 
     Raises:
         ConfigError: It is none of these.
@@ -67,14 +68,15 @@ def parse_source(source: str) -> SourceRef:
     scheme, mark, rest = source.partition("://")
     if not mark:
         return SourceRef("directory", source)
-    if scheme == "dummy" and re.match(r"(/|\.{1,2}(/|$))", rest):
+    if scheme == "dummy" and re.match(r"(/|~|\.{1,2}(/|$))", rest):
         return SourceRef("dummy-directory", rest)
     if scheme in ("hf", "dummy") and _REPO.fullmatch(rest):
         return SourceRef("hub" if scheme == "hf" else "dummy-hub", rest)
     raise ConfigError(
         f"source `{source}` is not understood",
         code="MM131",
-        hint="Write hf://owner/name, a directory, dummy://owner/name or dummy://./directory",
+        hint=hub_address(source)
+        or "Write hf://owner/name, a directory, dummy://owner/name or dummy://./directory",
     )
 
 
@@ -169,6 +171,12 @@ def _from_directory(directory: Path) -> SourceConfig:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
+        # Late: most directories have a config.json.
+        from mmbuild.models.not_a_model import instead_of_model
+
+        another = instead_of_model(directory)
+        if another is not None:
+            raise another from None
         raise ConfigError(
             f"`{_shown(path)}` cannot be read: {error.strerror or error}",
             code="MM130",

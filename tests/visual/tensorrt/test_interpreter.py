@@ -10,7 +10,7 @@ from typing import Any
 import fake_tensorrt as fake
 import pytest
 from errors_told import refused
-from recipe_project import RECIPE, load
+from recipe_project import RECIPE, load, write_parts
 
 from mmbuild.environments.model import Interpreter
 from mmbuild.environments.probe import ProbeError
@@ -101,9 +101,7 @@ def test_other_lines_are_judged_before_anything_is_built(version: str) -> None:
 
 
 def visual_action(room: Path, *overrides: str) -> Action:
-    (room / "model").mkdir(exist_ok=True)
-    for name in ("model.safetensors", "tokenizer.json", "preprocessor_config.json"):
-        (room / "model" / name).touch()
+    write_parts(room / "model")
     (variant,) = load(room, RECIPE, *overrides).variants
     graph = lower(variant, target=GPU, digest=lambda path: path.name)
     (action,) = (action for action in graph.actions if action.step == "build_visual")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmbuild.base.install import install_hint
 from mmbuild.environments.launch import Launch, launch
 from mmbuild.environments.load import load
 from mmbuild.environments.model import Interpreter, ToolchainEnvironment
@@ -39,7 +40,7 @@ def find() -> Interpreter:
         "the visual engine is TensorRT's, and neither this Python has `tensorrt` nor does the configuration name "
         "one that has",
         code="MM565",
-        hint="pip install 'mmbuild[tensorrt]', or `mmbuild config set-tensorrt --python` with an interpreter that "
+        hint=f"{install_hint('tensorrt')}, or `mmbuild config set-tensorrt --python` with an interpreter that "
         "has it, or set visual.backend to torch",
     )
 

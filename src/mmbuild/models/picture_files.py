@@ -1,0 +1,76 @@
+"""Whether a file is a picture that engines can be asked about, found out before anything is built.
+
+By content, never by name. Pillow decodes where it is installed; without it the first bytes have to do.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from pathlib import Path
+
+# What files begin with; WebP has its length in between.
+_BEGINNINGS = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\x00", b"MM\x00*"),
+    "BMP": (b"BM",),
+}
+FORMATS = (*_BEGINNINGS, "WEBP")
+TAKEN = "PNG, JPEG, WebP, GIF, TIFF or BMP"
+
+
+def problem(path: Path, *, whole: bool = True) -> str | None:
+    """What is wrong with the picture in ``path``, as the end of a sentence; None where nothing is.
+
+    Args:
+        path: The file.
+        whole: Whether to decode all of it, which finds files that are cut off; otherwise only its header is read.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return _problem(path, whole, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _problem(path: Path, whole: bool, stat: tuple[int, ...]) -> str | None:  # noqa: ARG001 (key)
+    if path.is_dir():
+        return "is a directory"
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not start:
+        return "is empty"
+    if _format(start) is None:
+        return f"is not a {TAKEN} file"
+    return _undecodable(path, whole)
+
+
+def _format(start: bytes) -> str | None:
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for name, beginnings in _BEGINNINGS.items() if start.startswith(beginnings)), None)
+
+
+def _undecodable(path: Path, whole: bool) -> str | None:
+    try:
+        from PIL import Image
+    except ImportError:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures, which are decoded all the same
+            with Image.open(path, formats=FORMATS) as picture:
+                if whole:
+                    picture.load()
+    # Pillow's readers raise all of these on damaged files.
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
+        why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        return "is truncated or damaged" if "cannot identify" in why else f"is truncated or damaged: {why}"
+    return None

@@ -1,0 +1,93 @@
+"""How many tokens a question takes in an engine, counted without torch and transformers.
+
+The text is put in the model's chat form and encoded by the ``tokenizers`` library; a picture takes the place of
+``num_visual_features`` tokens. Special tokens are added unless the text begins with the token for a beginning.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmbuild.errors import MmbuildError
+from mmbuild.models import chat_template, tokenizer_file
+from mmbuild.models.expected import ExpectedFiles
+from mmbuild.models.given import Model, image_token_of, template_of
+
+# No text has more tokens than bytes, but for those that a tokenizer adds in front and behind.
+_ADDED = 4
+
+
+def tokens_beyond(model: Model, expected: ExpectedFiles, prompt: str, limit: int) -> int | None:
+    """Tokens of ``prompt`` about one picture, visual features included, where they are more than ``limit``.
+
+    Without a chat template the question alone is counted, so that the number may be too small, never too large.
+
+    Args:
+        model: The model.
+        expected: What its family keeps next to config.json.
+        prompt: The question; complete already where it names the image token.
+        limit: ``max_input_len``.
+
+    Returns:
+        None where it fits, and where it cannot be counted: the ``tokenizers`` library, ``tokenizer.json`` or a usable
+        chat template is missing.
+    """
+    directory = model.directory("model", expected.tokenizer)
+    if directory is None or model.facts.image_token_id is None:
+        return None
+    try:
+        image = image_token_of(model, expected)
+        text, special = _conversation(model, expected, directory, prompt, image)
+    except MmbuildError:
+        return None  # a damaged file or template, which is a finding of its own
+    features = model.facts.visual.num_visual_features
+    # A tokenizer takes long to load, and most questions are short.
+    if features + len(text.encode("utf-8", "replace")) + _ADDED <= limit:
+        return None
+    tokenizer = _tokenizer(directory / "tokenizer.json")
+    if tokenizer is None:
+        return None
+    begun = bool(special) and text.startswith(special)
+    ids = tokenizer.encode(text, add_special_tokens=not begun).ids
+    found = len(ids) - (ids.count(tokenizer.token_to_id(image)) if image in text else 0) + features
+    return found if found > limit else None
+
+
+def _conversation(
+    model: Model, expected: ExpectedFiles, directory: Path, prompt: str, image: str
+) -> tuple[str, str]:
+    """The question in the model's chat form, and the token for a beginning."""
+    saved = tokenizer_file.read_tokenizer(directory)
+    special = {} if saved is None else saved.special
+    template = template_of(model, expected)
+    begin = special.get("bos_token", "")
+    if template is None or image in prompt:
+        return prompt, begin
+    form = chat_template.content_form(template, special, image)
+    parts = [{"type": "image"}, {"type": "text", "text": prompt}]
+    content: Any = parts if form == "parts" else f"{image}\n{prompt}"
+    messages = [{"role": "user", "content": content}]
+    return chat_template.render(template, messages, special_tokens=special), begin
+
+
+def _tokenizer(file: Path) -> Any:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return _loaded(file, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def _loaded(file: Path, stat: tuple[int, ...]) -> Any:  # noqa: ARG001 (key)
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        return None
+    try:
+        return Tokenizer.from_file(str(file))
+    # The library raises bare exceptions about files that it does not understand.
+    except Exception:
+        return None

@@ -1,0 +1,90 @@
+"""Compares config.json with the shapes in the headers of safetensors files. No tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmbuild.checkpoint.config import components
+from mmbuild.checkpoint.convert import find_sources
+from mmbuild.checkpoint.errors import CheckpointError
+from mmbuild.checkpoint.names import full, naming_of
+from mmbuild.checkpoint.split import Cut
+from mmbuild.checkpoint.tensors import tensors
+from mmbuild.checkpoint.weights import StoredTensor
+from mmbuild.families.base import ModelFacts
+from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.weight_sets import Header
+
+_ONE_VERSION = "take config.json and weights from the same version of the model"
+
+
+def stored_tensors(headers: Mapping[str, Header]) -> dict[str, StoredTensor]:
+    """Every tensor of safetensors files by name; those of a directory below the model's own as ``directory/name``.
+
+    Args:
+        headers: Header of each file, by its path below the model's directory.
+    """
+    found: dict[str, StoredTensor] = {}
+    for file, header in headers.items():
+        below = Path(file).parent.name
+        for name, entry in header.items():
+            shape = tuple(int(size) for size in entry.get("shape", ()))
+            found[f"{below}/{name}" if below else name] = StoredTensor(file, shape, _unread)
+    return found
+
+
+def _unread(cut: Cut) -> object:
+    raise AssertionError(f"only headers are read: {cut}")
+
+
+def require_shapes(
+    family: str,
+    facts: ModelFacts,
+    stored: Mapping[str, StoredTensor],
+    keys: tuple[str, str],
+    *,
+    whole: bool,
+) -> None:
+    """Compare the language model's tensors with what config.json says.
+
+    Args:
+        family: Whose names the weights have.
+        facts: What config.json says.
+        stored: :func:`stored_tensors`.
+        keys: What config.json calls the rows and the columns of the embedding: ``text_config.vocab_size`` and
+            ``text_config.hidden_size``.
+        whole: Whether ``stored`` holds all tensors of the model; otherwise a missing tensor is no finding.
+
+    Raises:
+        ModelFilesError: MM738, the embedding has another number of rows or columns.
+        CheckpointError: MM430 a tensor is missing, MM431 has another shape, MM434 has no place in the model.
+    """
+    stacks = components(facts.llm, facts.encoder)
+    specs = {where: {spec.name: spec for spec in tensors(stack)} for where, stack in stacks.items()}
+    first = next(iter(specs.values()))
+    embedding = next(iter(first.values())).parts[0]
+    try:
+        name = full(naming_of(family, stored, embedding.source), embedding.source)
+    except CheckpointError:
+        if whole:
+            raise
+        return
+    _require_embedding(name, stored[name], embedding.shape, keys)
+    if whole:
+        find_sources(family, specs, stored, tied=any(stack.tie_word_embeddings for stack in stacks.values()))
+
+
+def _require_embedding(
+    name: str, stored: StoredTensor, stated: tuple[int, ...], keys: tuple[str, str]
+) -> None:
+    if len(stored.shape) != len(stated):
+        return  # a packed tensor, which the comparison of all tensors reports
+    for key, unit, ours, theirs in zip(keys, ("rows", "columns"), stated, stored.shape, strict=True):
+        if ours != theirs:
+            raise ModelFilesError(
+                f"`{key}` in config.json is {ours}, and the embedding `{name}` in `{stored.file}` "
+                f"has {theirs} {unit}",
+                code="MM738",
+                hint=_ONE_VERSION,
+            )

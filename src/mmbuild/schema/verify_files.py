@@ -1,0 +1,90 @@
+"""Pictures and questions that the built engine could not be verified with, found while the recipe is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from mmbuild.families.base import Config, ModelFacts
+from mmbuild.schema.fault import Fault, touches
+from mmbuild.schema.model import Backend, Recipe
+from mmbuild.schema.model_files import given_model
+
+_IMAGES, _PROMPTS, _LIMIT = "verify.images", "verify.prompts", "engine.max_input_len"
+_SHOWN = 40
+
+
+def verify_faults(
+    recipe: Recipe,
+    root: Path,
+    facts: ModelFacts | None,
+    configs: Mapping[str, Config],
+    faulty: Collection[str],
+) -> tuple[list[Fault], list[Path]]:
+    """Faults of ``verify``, and the files that were read.
+
+    Args:
+        recipe: With absolute paths.
+        root: What a relative directory is relative to.
+        facts: What the model's config.json says; None where that is not known.
+        configs: config.json by source.
+        faulty: Dotted paths that are at fault already; what follows from them is no finding.
+    """
+    if recipe.verify is None or touches(("verify",), [path for path in faulty if "[" not in path]):
+        return [], []
+    images = [
+        (number, Path(image))
+        for number, image in enumerate(recipe.verify.images)
+        if f"{_IMAGES}[{number}]" not in faulty
+    ]
+    faults = list(_pictures(images))
+    if facts is not None and not touches(("model", _LIMIT), faulty):
+        faults += _questions(recipe, root, facts, configs)
+    return faults, [path for _, path in images if path.is_file()]
+
+
+def _pictures(images: list[tuple[int, Path]]) -> Iterator[Fault]:
+    # Late: most recipes name no pictures.
+    from mmbuild.models.picture_files import TAKEN, problem
+    from mmbuild.models.small_files import shown
+
+    for number, path in images:
+        found = problem(path)
+        if found is not None:
+            yield Fault(
+                "MM517",
+                (f"{_IMAGES}[{number}]",),
+                f"the image `{shown(path)}` {found}",
+                "check the path; it is relative to the file that names it"
+                if "exist" in found
+                else f"give a {TAKEN} file",
+            )
+
+
+def _questions(
+    recipe: Recipe, root: Path, facts: ModelFacts, configs: Mapping[str, Config]
+) -> Iterator[Fault]:
+    """Questions that are longer than the engine takes; TensorRT-LLM's runner has a chat form of its own."""
+    verify, limit = recipe.verify, recipe.engine.max_input_len
+    given = given_model(recipe.model, root, facts, configs)
+    if verify is None or given is None or recipe.engine.backend is not Backend.TORCH:
+        return
+    from mmbuild.models.prompt_length import tokens_beyond
+    from mmbuild.steps.measure import DEFAULT_PROMPTS
+
+    expected = given.expected()
+    for number, prompt in enumerate(verify.prompts or DEFAULT_PROMPTS):
+        count = tokens_beyond(given, expected, prompt, limit)
+        if count is not None:
+            yield Fault(
+                "MM512",
+                (f"{_PROMPTS}[{number}]", _LIMIT),
+                f"the prompt `{_short(prompt)}` takes {count} tokens, {facts.visual.num_visual_features} of them "
+                f"visual features, and max_input_len is {limit}",
+                f"shorten the prompt, or raise engine.max_input_len to {count}",
+            )
+
+
+def _short(prompt: str) -> str:
+    line = " ".join(prompt.split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 4] + " ..."

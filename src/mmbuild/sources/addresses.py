@@ -1,0 +1,64 @@
+"""What people write for a model on the hub that is not ``hf://owner/name``, and how to write it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+# The model's page, or a file or branch below it; what the browser's address bar adds is left out.
+_PAGE = re.compile(rf"(?P<repo>{_NAME})(/(?:tree|blob|resolve|commit|raw)/(?P<revision>[^/?#]+))?([/?#].*)?")
+_AT = re.compile(rf"(?P<repo>{_NAME})@(?P<revision>[\w./-]+)")
+_REPO = re.compile(_NAME)
+_SCHEME = re.compile(r"(hf|https?|huggingface|hub):(//)?")
+
+
+def hub_address(source: str) -> str | None:
+    """A hint that writes ``source`` as ``hf://owner/name``; None where it names nothing on the hub.
+
+    Understood are addresses of pages and files on the hub (or on the mirror in ``HF_ENDPOINT``), with or without
+    ``https://``, and ``hf:`` forms with a revision inside.
+
+    Args:
+        source: As it is written in a recipe.
+    """
+    scheme = _SCHEME.match(source)
+    rest = source[scheme.end() :] if scheme else source
+    host = next((host for host in _hosts() if rest.startswith(f"{host}/")), None)
+    if host is None and (scheme is None or scheme[1].startswith("http")):
+        return None
+    path = rest if host is None else rest.removeprefix(f"{host}/")
+    if path.startswith(("datasets/", "spaces/")):
+        return None
+    found = _AT.fullmatch(path) or _PAGE.fullmatch(path.removeprefix("models/"))
+    if found is None:
+        return None
+    return _written(found["repo"], None if found["revision"] is None else unquote(found["revision"]))
+
+
+def _hosts() -> tuple[str, ...]:
+    mirror = os.environ.get("HF_ENDPOINT", "").partition("://")[2].rstrip("/")
+    return (*_HOSTS, mirror) if mirror else _HOSTS
+
+
+def _written(repo: str, revision: str | None) -> str:
+    pinned = "" if revision in (None, "main") else f", and `revision: {revision}` below it"
+    return f"write `source: hf://{repo}`{pinned}"
+
+
+def missing_directory(written: str, directory: Path) -> str | None:
+    """A hint for a directory that does not exist and looks like a model's name on the hub; None for others.
+
+    Args:
+        written: As the recipe says it.
+        directory: What that means, absolute.
+    """
+    if not _REPO.fullmatch(written) or written.startswith(_hosts()):
+        return hub_address(written)
+    # `models/llava` next to a directory `models` is more likely a path with a mistake.
+    if directory.parent.is_dir():
+        return None
+    return f"for the model on the hub, {_written(written, None)}; a directory is relative to the file that names it"
