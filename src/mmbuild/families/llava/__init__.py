@@ -17,6 +17,7 @@ from mmbuild.families.base import Config, Derivation, ModelFacts, Traits, Visual
 from mmbuild.families.shared.llama import llama_facts
 from mmbuild.families.shared.reading import not_built, require_model_type, section, token_ids
 from mmbuild.families.sound import require_layer
+from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "llava"
 TRAITS = Traits()
@@ -36,6 +37,11 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: 
         image_token_id=int(config.get("image_token_id", config.get("image_token_index", 32000))),
         eos_token_ids=token_ids(config.get("eos_token_id", text.get("eos_token_id"))),
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:  # noqa: ARG001 (the same for all)
+    """The model's own ``generation_config.json``."""
+    return SettingsPlace()
 
 
 def _visual(config: Mapping[str, Any], vision: Mapping[str, Any]) -> VisualFacts:

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmbuild.families.base import Config, Derivation, LlmFacts, ModelFacts, Traits, VisualFacts
 from mmbuild.families.shared.reading import not_built, pair, require_model_type, section, token_ids
+from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)
@@ -31,6 +32,11 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: 
         image_token_id=None,
         eos_token_ids=token_ids(config.get("eos_token_id") or decoder["eos_token_id"]),
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:  # noqa: ARG001 (the same for all)
+    """The model's own ``generation_config.json``."""
+    return SettingsPlace()
 
 
 def _decoder(config: Config, decoder: Mapping[str, Any]) -> LlmFacts:

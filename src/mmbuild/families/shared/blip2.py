@@ -14,6 +14,7 @@ from typing import Any
 from mmbuild.families.base import Config, Derivation, FamilyError, VisualFacts
 from mmbuild.families.defaults import with_defaults
 from mmbuild.families.shared.reading import require_model_type, section, square
+from mmbuild.models.generation_settings import SettingsPlace
 
 WHOLE = "blip-2"
 
@@ -62,6 +63,15 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
         )
     _require_fit(text, vision, family, text_type)
     return Parts(text, vision)
+
+
+def settings_place(config: Config, text_type: str) -> SettingsPlace:
+    """A text model's own file; none in a whole checkpoint, where ``Blip2ForConditionalGeneration`` makes its language
+    model from ``text_config`` and lets that generate (transformers 5.10 to 5.17)."""
+    if config.get("model_type") != WHOLE:
+        return SettingsPlace()
+    ends = {"eos_token_id": with_defaults(text_type, {})["eos_token_id"]}
+    return SettingsPlace(file=None, section="text_config", class_defaults=ends)
 
 
 def _require_fit(text: Mapping[str, Any], vision: Config, family: str, text_type: str) -> None:
