@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 
 import engines
 import family_engines
 import pytest
+from build_engine import relaid
 from references import settled
 
 from mmbuild.engine import Engine
@@ -98,15 +97,6 @@ def test_beams_are_transformers(monkeypatch, name, seed, about):
     right = [asked_of_transformers(built, reference, item, written, num_beams=3) for item in asked]
     found = built.run(asked, built.stopping(TOKENS), beams=Beams(3)).answers
     assert [list(answer.token_ids) for answer in found] == right
-
-
-def relaid(directory, out, **changes):
-    """An engine directory whose engine.json says something else."""
-    shutil.copytree(directory, out, copy_function=os.symlink)
-    content = json.loads((out / "engine.json").read_text())
-    (out / "engine.json").unlink()
-    (out / "engine.json").write_text(json.dumps({**content, **changes}))
-    return out
 
 
 @pytest.mark.parametrize(("name", "seed"), [("blip2-t5", 4), ("nougat", 1)])

@@ -1,4 +1,4 @@
-"""Small language models of transformers behind the calls of a session, so that decoding is compared without compiling."""
+"""Small models of transformers behind the calls of a session: decoding is compared without compiling an engine."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ class Beams:
         width: Sequences kept for each prompt, up to the engine's max_beam_width.
         length_penalty: A finished sequence of n tokens scores ``log probability / n ** length_penalty``. None: the
             model's, else 1.
-        early_stopping: Whether a prompt is done as soon as ``width`` sequences have finished. With ``never`` beams go on
-            while one may still win at the longest length (where length_penalty is above 0). None: the model's, else
-            False.
+        early_stopping: Whether a prompt is done as soon as ``width`` sequences have finished. With ``never`` it goes
+            on while a beam may still win at the longest length (where length_penalty is above 0). None: the model's,
+            else False.
     """
 
     width: int

@@ -248,7 +248,8 @@ def _parsed_section(load: Load, place: SettingsPlace) -> Mapping[str, Any]:
     section = _mapping((load(CONFIG) or {}).get(place.section or ""))
     dropped = _table()["dropped_by_config_classes"]
     kept = {key: value for key, value in section.items() if key not in dropped}
-    return {**(place.class_defaults or {}), **kept, **_forced_bos(kept, True)}
+    stated = {**(place.class_defaults or {}), **kept}
+    return {**stated, **_forced_bos(stated, True)}
 
 
 def _forced_bos(content: Mapping[str, Any], from_config: object) -> Mapping[str, Any]:
@@ -314,11 +315,6 @@ def _contradictions(
         if name in settings.fields and set(_listed(values[name])) <= suppressed:
             yield _refused(where, name, values[name], "`suppress_tokens` holds it too")
     ends = settings.eos_token_ids
-    words = settings.fields.get("bad_words_ids")
-    if words and all(len(word) == 1 and word[0] in ends for word in words):
-        yield _refused(
-            where, "bad_words_ids", words, "every entry is an end token, which transformers leaves out"
-        )
     size = reader.vocab_size
     if "exponential_decay_length_penalty" in settings.fields and not (
         ends and all(end >= 0 and (size is None or end < size) for end in ends)

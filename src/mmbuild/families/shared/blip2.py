@@ -70,8 +70,8 @@ def settings_place(config: Config, text_type: str) -> SettingsPlace:
     model from ``text_config`` and lets that generate (transformers 5.10 to 5.17)."""
     if config.get("model_type") != WHOLE:
         return SettingsPlace()
-    ends = {"eos_token_id": with_defaults(text_type, {})["eos_token_id"]}
-    return SettingsPlace(file=None, section="text_config", class_defaults=ends)
+    tokens = {key: value for key, value in with_defaults(text_type, {}).items() if key.endswith("_token_id")}
+    return SettingsPlace(file=None, section="text_config", class_defaults=tokens)
 
 
 def _require_fit(text: Mapping[str, Any], vision: Config, family: str, text_type: str) -> None:
