@@ -4,6 +4,7 @@ import json
 
 import demo_engines
 import pytest
+from build_engine import relaid
 from engines import demo_directory, drawn
 
 from demo_worlds import ask
@@ -161,6 +162,51 @@ def test_a_question_about_two_pictures(tmp_path, capsys):
         words += ["--image", str(path)]
     told = asked(capsys, built, "--together", *words, "--prompt", asked_about.prompt)
     assert told.out.strip() == asked_about.answer
+
+
+def test_settings_of_the_model_are_obeyed_unless_they_are_to_be_ignored(engine, pictures, tmp_path, capsys):
+    question = ("--image", pictures[0][0], "--prompt", "how many ?")
+    (answer,) = json.loads(asked(capsys, engine, *question, "--json").out)["answers"]
+    settings = {"suppress_tokens": answer["token_ids"]}
+    held = str(
+        relaid(
+            demo_directory(),
+            tmp_path / "held",
+            generation_settings=settings,
+            settings_not_applied={"guidance_scale": 1.5},
+        )
+    )
+    told = asked(capsys, held, *question, "--json")
+    (other,) = json.loads(told.out)["answers"]
+    assert not set(other["token_ids"]) & set(answer["token_ids"])
+    assert told.err.startswith(
+        "warning: the model sets `guidance_scale` to 1.5, which the engine does not apply: "
+    )
+    assert "[MM720]" in told.err
+    told = asked(capsys, held, *question, "--ignore-generation-config")
+    assert told.out == asked(capsys, engine, *question).out
+    assert told.err == ""
+
+
+def test_a_model_s_length_penalty_holds_until_another_is_asked_for(tmp_path, capsys):
+    built = demo_engines.directory("nougat")
+    (page,) = ask("nougat", 5, 1, held_out=True)
+    page.pictures[0].save(tmp_path / "page.png")
+    question = ("--image", str(tmp_path / "page.png"), "--num-beams", "2", "--json")
+    # So much that the emptiest answer wins.
+    held = str(relaid(built, tmp_path / "held", generation_settings={"length_penalty": -50.0}))
+    found = [
+        json.loads(asked(capsys, directory, *question, *more).out)["answers"][0]["text"]
+        for directory, more in (
+            (str(built), ()),
+            (held, ()),
+            (held, ("--length-penalty", "1.0")),
+            (str(built), ("--length-penalty", "-50")),
+        )
+    ]
+    assert found[0] == found[2]
+    assert len(found[1]) < len(found[0])
+    assert found[1] == found[3]
 
 
 def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, capsys):

@@ -139,7 +139,7 @@ def test_a_vila_directory_without_its_tower_is_told(tmp_path: Path) -> None:
     recipe = NONE_T5.replace("blip2-t5", "vila").replace(WHOLE_T5, "source: model").replace("128", "300")
     for name in ("llm", "mm_projector"):
         (tmp_path / "model" / name).mkdir(parents=True)
-        (tmp_path / "model" / name / "config.json").write_text("{}")
+        (tmp_path / "model" / name / "config.json").write_text('{"eos_token_id": 2}')
         (tmp_path / "model" / name / "pytorch_model.bin").touch()
     found = only(load(tmp_path, recipe, config=config))
     assert (found.code, pointed(found)) == ("MM417", "model")

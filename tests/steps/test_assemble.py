@@ -11,6 +11,7 @@ from errors_told import refused
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.engine import layout
 from mmbuild.families.base import shape_of
+from mmbuild.models.generation_settings import SettingsError
 from mmbuild.steps import assemble
 from mmbuild.steps.assemble import AssembleError
 from mmbuild.steps.base import StepContext
@@ -46,7 +47,7 @@ def parts(tmp_path):
         "visual/visual.safetensors": "weights",
         "checkpoint/config.json": CHECKPOINT,
         "checkpoint/rank0.safetensors": "rank",
-        "model/config.json": {},
+        "model/config.json": {"text_config": {"eos_token_id": 7}},
         "model/tokenizer.json": {},
         "model/chat_template.jinja": "",
         "model/generation_config.json": {"eos_token_id": 2},
@@ -64,13 +65,14 @@ def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def assembled(parts, eos=(7,)):
+def assembled(parts, family="llava", **params):
     out = parts / "out"
     out.mkdir()
     params = {
-        "family": "llava",
+        "family": family,
         "image_token_id": 4,
-        "eos_token_ids": list(eos),
+        "generation_config": "obey",
+        **params,
         "toolchain": {"torch": "2.13.0", "transformers": "5.17.0"},
     }
     inputs = {name: parts / name for name in ("checkpoint", "llm", "visual", "model")}
@@ -116,14 +118,61 @@ def test_engine_json_describes_it(parts):
 
 @pytest.mark.parametrize(
     ("generation", "expected"),
-    [({"eos_token_id": 2}, (2,)), ({"eos_token_id": [2, 3]}, (2, 3)), ({}, (7,)), (None, (7,))],
+    [
+        ({"eos_token_id": 2}, (2,)),
+        ({"eos_token_id": [2, 3]}, (2, 3)),
+        ({"eos_token_id": None}, ()),
+        ({}, ()),
+        (None, (7,)),
+    ],
 )
-def test_end_tokens_are_those_of_generation_config_then_of_config(parts, generation, expected):
+def test_end_tokens_are_those_of_generation_config_and_without_the_file_of_config(
+    parts, generation, expected
+):
     path = parts / "model" / "generation_config.json"
     path.unlink()
     if generation is not None:
         path.write_text(json.dumps(generation))
     assert layout.read(assembled(parts)).eos_token_ids == expected
+
+
+WRITTEN = {"eos_token_id": 2, "repetition_penalty": 1.3, "top_k": 5, "guidance_scale": 2.0}
+
+
+def test_settings_that_are_obeyed_and_those_that_are_not_are_in_engine_json(parts, capsys):
+    change(parts / "model" / "generation_config.json", **WRITTEN)
+    described = layout.read(assembled(parts))
+    assert described.generation_settings == {"repetition_penalty": 1.3}
+    assert described.settings_not_applied == {"guidance_scale": 2.0}
+    out = capsys.readouterr().out
+    assert "guidance_scale" in out
+    assert "[MM720]" in out
+    assert "repetition_penalty" not in out
+
+
+def test_of_ignored_settings_end_tokens_are_in_engine_json(parts, capsys):
+    change(parts / "model" / "generation_config.json", **WRITTEN, min_length="x")
+    described = layout.read(assembled(parts, generation_config="ignore"))
+    assert described.eos_token_ids == (2,)
+    assert described.generation_settings == described.settings_not_applied == {}
+    assert "MM720" not in capsys.readouterr().out
+
+
+def test_a_setting_of_the_wrong_kind_is_refused_by_name(parts):
+    change(parts / "model" / "generation_config.json", forced_bos_token_id=FACTS.llm.vocab_size)
+    error = refused(SettingsError, "MM721", assembled, parts)
+    assert "forced_bos_token_id" in error.message
+
+
+def test_vila_s_settings_are_in_llm(parts, capsys):
+    (parts / "model" / "llm").mkdir()
+    (parts / "model" / "config.json").write_text(json.dumps({"llm_cfg": {"eos_token_id": 7}}))
+    written = {"eos_token_id": [2, 77], "no_repeat_ngram_size": 3}
+    (parts / "model" / "llm" / "generation_config.json").write_text(json.dumps(written))
+    described = layout.read(assembled(parts, "vila"))
+    assert described.eos_token_ids == (2, 77)
+    assert described.generation_settings == {"no_repeat_ngram_size": 3}
+    assert "[MM724]" in capsys.readouterr().out
 
 
 def test_every_rank_is_taken(parts):

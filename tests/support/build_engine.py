@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,15 @@ def build_engine(
     if processor is not None:
         parts["model"] = processor
     return step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET)
+
+
+def relaid(directory: Path, out: Path, **changes: Any) -> Path:
+    """An engine directory whose engine.json says something else; the rest are links."""
+    shutil.copytree(directory, out, copy_function=os.symlink)
+    content = json.loads((out / "engine.json").read_text())
+    (out / "engine.json").unlink()
+    (out / "engine.json").write_text(json.dumps({**content, **changes}))
+    return out
 
 
 def _calibrated(

@@ -74,6 +74,12 @@ def random_engine(seed: int) -> Engine:
     )
 
 
+@cache
+def random_reference(seed: int) -> Any:
+    """transformers on the weights of :func:`random_model`."""
+    return load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
+
+
 def random_requests(engine: Engine, lengths: list[int], seed: int = 0) -> list[Request]:
     """Prompts of random words, an image of noise amid each; ``lengths`` are their words."""
     generator = torch.Generator().manual_seed(seed)

@@ -24,6 +24,7 @@ CONFIG: dict[str, Any] = {
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "max_position_embeddings": 256,
+        "eos_token_id": 2,
     },
     "vision_config": {
         "model_type": "clip_vision_model",

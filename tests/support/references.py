@@ -1,8 +1,9 @@
-"""What tests ask of transformers beside greedy tokens: beam search, and a model whose weights are rounded."""
+"""What tests ask of transformers beside greedy tokens: beam search, a model's generation settings, and a model whose
+weights are rounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,6 +42,45 @@ def beam_search(
         )
     new = found.sequences[0, -int((found.beam_indices[0] >= 0).sum()) :].tolist()
     return new[: next((place for place, token in enumerate(new) if token in ends), len(new))]
+
+
+def settled(
+    reference: Any, request: Request, settings: Mapping[str, Any], tokens: int, **options: Any
+) -> list[int]:
+    """The new tokens that transformers generates where ``settings`` are the model's generation config, without the
+    end token that ends them.
+
+    Args:
+        reference: From :func:`mmbuild.engine.reference.load_reference`.
+        request: What is asked.
+        settings: As generation_config.json has them.
+        tokens: As ``max_new_tokens``.
+        options: More of ``generate``'s arguments.
+    """
+    from transformers import GenerationConfig
+
+    # BLIP-2 hands over to its language model, VILA's decoder is one.
+    inner = getattr(reference, "language_model", None) or getattr(reference, "llm", None) or reference
+    before = inner.generation_config
+    inner.generation_config = GenerationConfig.from_dict({"pad_token_id": 0, **settings})
+    try:
+        with torch.inference_mode():
+            found = reference.generate(
+                **arguments(reference, request),
+                do_sample=False,
+                max_new_tokens=tokens,
+                return_dict_in_generate=True,
+                output_logits=True,
+                **{"num_beams": 1, **options},
+            )
+    finally:
+        inner.generation_config = before
+    searched = options.get("num_beams", 1) > 1
+    count = int((found.beam_indices[0] >= 0).sum()) if searched else len(found.logits)
+    new: list[int] = found.sequences[0, found.sequences.shape[1] - count :].tolist()
+    ends = settings.get("eos_token_id")
+    ends = ends if isinstance(ends, list) else [ends]
+    return new[:-1] if new and new[-1] in ends else new
 
 
 @contextmanager

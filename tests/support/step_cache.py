@@ -39,7 +39,16 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("visual.py",),
     ),
-    "assemble": (("engine/layout.py", "steps/assemble.py"), ()),
+    "assemble": (
+        (
+            "engine/layout.py",
+            "steps/assemble.py",
+            "models/generation_forms.py",
+            "models/generation_settings.py",
+            "models/generation_settings.yaml",
+        ),
+        ("__init__.py",),
+    ),
 }
 # What runs engines and builds none: changing it needs no new ones.
 _RUN_TIME = frozenset(
@@ -54,6 +63,7 @@ _RUN_TIME = frozenset(
         "generate",
         "graphs",
         "layout",
+        "logits_rules",
         "package",
         "processor",
         "reference",
@@ -85,7 +95,7 @@ def code_key(step: str) -> str:
     wanted = [
         path
         for name in packages
-        for path in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
+        for path in ([root / name] if name.endswith((".py", ".yaml")) else (root / name).rglob("*.py"))
     ]
     wanted += [path for name in of_families for path in (root / "families").rglob(f"*{name}")]
     digest = hashlib.sha256()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.engine import Generation, Profile
+    from mmbuild.engine.layout import Description
     from mmbuild.errors import MmbuildError
 
 
@@ -36,9 +37,13 @@ if TYPE_CHECKING:
 @click.option(
     "--length-penalty",
     type=float,
-    default=1.0,
-    show_default=True,
+    show_default="the model's, else 1.0",
     help="Larger favours longer answers (beams).",
+)
+@click.option(
+    "--ignore-generation-config",
+    is_flag=True,
+    help="Ignore the model's generation settings; its end tokens still end answers.",
 )
 @click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")
 @click.option("--profile", is_flag=True, help="Times, tokens per second and peak memory, on stderr.")
@@ -56,7 +61,8 @@ def command(
     top_p: float,
     seed: int,
     num_beams: int,
-    length_penalty: float,
+    length_penalty: float | None,
+    ignore_generation_config: bool,
     stream: bool,
     profile: bool,
     as_json: bool,
@@ -66,6 +72,9 @@ def command(
     BUILD is the directory that `mmbuild apply` names. Answers go to stdout, one line each. One prompt is asked
     about every image, one image serves every prompt, otherwise they go in pairs. A prompt is put into the
     model's chat form unless it names the image token itself. Nougat reads pages and takes no prompt.
+
+    Decoding is greedy unless --temperature or --num-beams says otherwise, and obeys the settings in the model's
+    generation_config.json (docs/generation-settings.md), but for sampling and numbers of beams.
 
     An engine of backend tensorrt-llm is asked through TensorRT-LLM's own runner, once for each pair; without
     --image and --prompt the runner asks its own question about its own picture.
@@ -78,16 +87,20 @@ def command(
       mmbuild run build/nougat-base --image page.png --num-beams 4
     """
     from mmbuild.engine import layout
+    from mmbuild.models.generation_settings import not_applied_text, not_passed_text
 
     description = layout.read(build)  # a wrong path is told before seconds of imports
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
         ask.refuse_others(options.given(context), ask.RUN)
+        warn_of_settings(description, not_passed_text, "MM725")
         show = "json" if as_json else "profile" if profile else "text"
         pairs = pair(images, prompts, together=together) if images or prompts else [((), None)]
         ask.answer(build, description, pairs, max_new_tokens, show)
         return
+    if not ignore_generation_config:
+        warn_of_settings(description, not_applied_text, "MM720")
     pairs = pair(images, prompts, together=together)
     check_stream(stream, pairs, profile or as_json or num_beams > 1)
     remark = emulated(description.llm, description.target)
@@ -104,6 +117,7 @@ def command(
             "max_new_tokens": max_new_tokens,
             "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
             "beams": {"width": num_beams, "length_penalty": length_penalty},
+            "ignore_generation_config": ignore_generation_config,
             "show": "stream" if stream else "json" if as_json else "profile" if profile else "text",
         },
     )
@@ -120,11 +134,13 @@ def answer(
     sampling: Mapping[str, Any],
     beams: Mapping[str, Any],
     show: str,
+    ignore_generation_config: bool = False,
 ) -> None:
     """Load the engine, ask it ``pairs`` (:func:`pair`) and print: the verb within one process, or one rank.
 
     Args:
         show: ``text``, ``stream``, ``profile`` or ``json``.
+        ignore_generation_config: As for :meth:`Engine.stopping`.
     """
     from mmbuild.engine import Beams, Engine, Sampling
 
@@ -134,7 +150,7 @@ def answer(
     requests = engine.encode([list(images) for images, _ in pairs], [prompt for _, prompt in pairs])
     for conversion in dict.fromkeys(how for request in requests for how in request.conversions):
         click.echo(f"note: {conversion}", err=True)
-    stopping = engine.stopping(max_new_tokens)
+    stopping = engine.stopping(max_new_tokens, ignore_generation_config=ignore_generation_config)
     if show == "stream":
         for piece in engine.stream_text(requests[0], stopping, drawing):
             click.echo(piece, nl=False)
@@ -148,6 +164,12 @@ def answer(
         click.echo(one.text)
     if show == "profile":
         click.echo(render_profile(generation.profile), err=True)
+
+
+def warn_of_settings(description: Description, text: Callable[[str, Any], str], code: str) -> None:
+    """Warn of the model's generation settings that answers do not follow; ``text`` words a field and its value."""
+    for name, value in description.settings_not_applied.items():
+        click.echo(f"warning: the model sets {text(name, value)} [{code}]", err=True)
 
 
 def emulated(llm: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:

@@ -1,21 +1,23 @@
 """Beam search over a session: the likeliest whole answer instead of the likeliest next token.
 
-The rules are those of transformers' ``GenerationMixin._beam_search`` with its defaults (5.10 to 5.17), stated for one
-prompt: of all continuations of all beams the best ``2 x width`` are looked at (more with several end tokens); those
-among the best ``width`` that end are finished, the best ``width`` that do not go on. A prompt is done when no running
-beam can beat the worst finished one at the present length.
+The rules are those of transformers' ``GenerationMixin._beam_search`` (5.10 to 5.17), stated for one prompt: of all
+continuations of all beams the best ``2 x width`` are looked at (more with several end tokens); those among the best
+``width`` that end are finished, the best ``width`` that do not end go on. A prompt is done when no running beam can
+beat the worst finished one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.generate import Stopping, check_room, require_numbers, suppress
+from mmbuild.engine.logits_rules import SequenceRules, rules_of
 from mmbuild.engine.session import Session
 from mmbuild.errors import UsageError
 
@@ -28,17 +30,36 @@ class Beams:
 
     Attributes:
         width: Sequences kept for each prompt, up to the engine's max_beam_width.
-        length_penalty: A finished sequence of n tokens scores ``log probability / n ** length_penalty``.
-        early_stopping: Whether a prompt is done as soon as ``width`` sequences have finished.
+        length_penalty: A finished sequence of n tokens scores ``log probability / n ** length_penalty``. None: the
+            model's, else 1.
+        early_stopping: Whether a prompt is done as soon as ``width`` sequences have finished. With ``never`` it goes
+            on while a beam may still win at the longest length (where length_penalty is above 0). None: the model's,
+            else False.
     """
 
     width: int
-    length_penalty: float = 1.0
-    early_stopping: bool = False
+    length_penalty: float | None = None
+    early_stopping: bool | Literal["never"] | None = None
 
     def __post_init__(self) -> None:
         if self.width < 1:
             raise UsageError(f"the number of beams is {self.width}, and must be 1 or more", code="MM520")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A search with everything that is decided before it."""
+
+    width: int
+    length_penalty: float
+    early_stopping: bool | str
+    stopping: Stopping
+
+    def attainable(self, score: Tensor, length: int) -> Tensor:
+        """The best that a running beam of ``length`` new tokens may still score."""
+        never = self.early_stopping == "never" and self.length_penalty > 0
+        final: Tensor = score / (self.stopping.max_new_tokens if never else length) ** self.length_penalty
+        return final
 
 
 @dataclass(slots=True)
@@ -48,14 +69,20 @@ class _Prompt:
     Attributes:
         running: Tokens of each running beam.
         scores: Their log probabilities, float32 [width].
-        finished: Scores and tokens of finished sequences, the best first.
-        improvable: Whether a running beam may still beat a finished sequence.
+        best: Tokens of finished sequences, the best first; empty where none has finished.
+        best_scores: Their scores, float32 [width].
+        finished: Which of ``best`` have finished, bool [width].
+        rules: What the model's generation settings do to the prompt's log probabilities.
+        done: Whether nothing changes any more.
     """
 
     running: list[list[int]]
     scores: Tensor
-    finished: list[tuple[float, list[int]]] = field(default_factory=list)
-    improvable: bool = True
+    best: list[list[int]]
+    best_scores: Tensor
+    finished: Tensor
+    rules: SequenceRules | None = None
+    done: bool = False
 
 
 def search(
@@ -87,68 +114,107 @@ def search(
             hint="Ask for fewer, or raise max_beam_width in the recipe",
         )
     check_room(session, prompts, stopping.max_new_tokens)
-    width, count = beams.width, len(prompts)
-    logits = require_numbers(session.prefill(prompts, visual))
+    plan, width, count = _plan(beams, stopping), beams.width, len(prompts)
+    states = _states(plan, prompts)
+    logits = require_numbers(session.prefill(prompts, visual), stopping)
     started()
     session.select(torch.arange(count).repeat_interleave(width))
     logits = logits.repeat_interleave(width, dim=0)
-    states = [_Prompt([[]] * width, _first_scores(width)) for _ in range(count)]
     for length in range(1, stopping.max_new_tokens + 1):
-        steps = _log_probabilities(logits, stopping).view(count, width, -1)
-        parents = [
-            _advance(state, own, length, stopping, beams) for state, own in zip(states, steps, strict=True)
-        ]
-        done = all(not state.improvable or _is_full(state, beams) for state in states)
-        if done or length == stopping.max_new_tokens:
+        steps = logits.float().log_softmax(-1).cpu().view(count, width, -1)
+        parents = [_advance(state, own, length, plan) for state, own in zip(states, steps, strict=True)]
+        if all(state.done for state in states):
             break
         session.select(torch.tensor([row * width + beam for row, own in enumerate(parents) for beam in own]))
         tokens = torch.tensor([beam[-1] for state in states for beam in state.running])
         logits = session.decode(tokens.to(session.device))
-    return [_without_end(state.finished[0][1], stopping) for state in states], length
+    return [_without_end(state.best[0], stopping) for state in states], length
 
 
-def _first_scores(width: int) -> Tensor:
+def _plan(beams: Beams, stopping: Stopping) -> _Plan:
+    """``beams``, with the model's settings where nothing is asked for."""
+    fields = stopping.rules.fields if stopping.rules is not None else {}
+
+    def chosen(name: str, default: Any) -> Any:
+        asked = getattr(beams, name)
+        return fields.get(name, default) if asked is None else asked
+
+    return _Plan(beams.width, chosen("length_penalty", 1.0), chosen("early_stopping", False), stopping)
+
+
+def _states(plan: _Plan, prompts: Sequence[Sequence[int]]) -> list[_Prompt]:
+    stopping, width = plan.stopping, plan.width
+    # Log probabilities are compared on the CPU.
+    rules = rules_of(stopping.rules, prompts, stopping.eos_token_ids, stopping.max_new_tokens, "cpu")
     # All beams are the same prompt at first: only one of them may be continued.
     scores = torch.full((width,), _NEVER)
     scores[0] = 0.0
-    return scores
+    return [
+        _Prompt(
+            running=[[]] * width,
+            scores=scores,
+            best=[[]] * width,
+            best_scores=torch.full((width,), _NEVER),
+            finished=torch.zeros(width, dtype=torch.bool),
+            rules=rules[number] if rules else None,
+        )
+        for number in range(len(prompts))
+    ]
 
 
-def _log_probabilities(logits: Tensor, stopping: Stopping) -> Tensor:
-    return suppress(logits.float().log_softmax(-1).cpu(), stopping)
-
-
-def _advance(state: _Prompt, steps: Tensor, length: int, stopping: Stopping, beams: Beams) -> list[int]:
+def _advance(state: _Prompt, steps: Tensor, length: int, plan: _Plan) -> list[int]:
     """Extend one prompt's beams by a token; log probabilities [width, vocab] -> each new beam's parent."""
-    width, vocabulary = steps.shape
+    if state.done:
+        return list(range(plan.width))
+    stopping, (width, vocabulary) = plan.stopping, steps.shape
+    if state.rules is not None:
+        steps = state.rules.shaped(state.running, steps)
+    steps = suppress(steps, stopping)
     keep = min(max(2, 1 + len(stopping.eos_token_ids)) * width, steps.numel())
-    best, places = (state.scores[:, None] + steps).flatten().topk(keep)
-    last = length == stopping.max_new_tokens
-    running: list[tuple[int, list[int], Tensor]] = []
-    ended: list[tuple[float, list[int]]] = []
-    for rank, (score, place) in enumerate(zip(best, places.tolist(), strict=True)):
-        parent, token = divmod(place, vocabulary)
-        tokens = [*state.running[parent], token]
-        if last or token in stopping.eos_token_ids:
-            if rank < width:
-                ended.append((float(score / length**beams.length_penalty), tokens))
-        elif len(running) < width:
-            running.append((parent, tokens, score))
-    if state.improvable and not _is_full(state, beams):
-        # A stable sort: of equal scores the one that finished first stays.
-        state.finished = sorted([*state.finished, *ended], key=lambda item: -item[0])[:width]
-    if running:
-        state.running = [tokens for _, tokens, _ in running]
-        state.scores = torch.stack([score for _, _, score in running])
-        attainable = float(state.scores[0] / length**beams.length_penalty)
-        worst = state.finished[-1][0] if len(state.finished) == width else _NEVER
-        state.improvable = state.improvable and attainable > worst
-    return [parent for parent, _, _ in running]
+    scores, places = (state.scores[:, None] + steps).flatten().topk(keep)
+    parents = [place // vocabulary for place in places.tolist()]
+    continued = [
+        [*state.running[parent], place % vocabulary]
+        for parent, place in zip(parents, places.tolist(), strict=True)
+    ]
+    ended = _ended(state, continued, length, stopping)
+    _finish(state, continued, scores, ended, length, plan)
+    going = scores + ended.float() * _NEVER
+    chosen = going.topk(width).indices
+    state.running, state.scores = [continued[place] for place in chosen.tolist()], going[chosen]
+    _judge(state, length, plan, stuck=bool(ended.all()))
+    return [parents[place] for place in chosen.tolist()]
 
 
-def _is_full(state: _Prompt, beams: Beams) -> bool:
-    """Whether nothing more is taken because enough has finished."""
-    return beams.early_stopping and len(state.finished) == beams.width
+def _ended(state: _Prompt, continued: list[list[int]], length: int, stopping: Stopping) -> Tensor:
+    """Which of the continuations end with their last token, bool [n]."""
+    if length == stopping.max_new_tokens:
+        return torch.ones(len(continued), dtype=torch.bool)
+    by_token = torch.tensor([tokens[-1] in stopping.eos_token_ids for tokens in continued])
+    by_string = state.rules.stopped(continued) if state.rules is not None else [False] * len(continued)
+    return by_token | torch.tensor(by_string)
+
+
+def _finish(
+    state: _Prompt, continued: list[list[int]], scores: Tensor, ended: Tensor, length: int, plan: _Plan
+) -> None:
+    """Keep the best finished sequences, those of this step among them if they are among its ``width`` best."""
+    just = ended & (torch.arange(len(ended)) < plan.width)
+    final = scores / length**plan.length_penalty
+    final = final + (~just).float() * _NEVER
+    merged, finished = torch.cat([state.best_scores, final]), torch.cat([state.finished, just])
+    chosen = merged.topk(plan.width).indices
+    tokens = [*state.best, *continued]
+    state.best = [tokens[place] for place in chosen.tolist()]
+    state.best_scores, state.finished = merged[chosen], finished[chosen]
+
+
+def _judge(state: _Prompt, length: int, plan: _Plan, *, stuck: bool) -> None:
+    """Whether the prompt's search goes on."""
+    worst = torch.where(state.finished, state.best_scores.min(), _NEVER)
+    improvable = bool((plan.attainable(state.scores[:1], length) > worst).any())
+    full = plan.early_stopping is True and bool(state.finished.all())
+    state.done = stuck or full or not improvable
 
 
 def _without_end(tokens: list[int], stopping: Stopping) -> list[int]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.engine import Engine
-from mmbuild.engine.generate import Stopping, stream
+from mmbuild.engine.generate import Stopping, collect, stream
 from mmbuild.engine.processor import Request
 from mmbuild.engine.reference import Continuation
 
@@ -116,14 +116,9 @@ def endless(engine: Engine, count: int) -> Stopping:
 
 
 def _free_running(engine: Engine, prompts: list[list[int]], visual: Tensor, stopping: Stopping) -> list[int]:
-    """The engine's own greedy tokens, with the end token that the loop itself keeps to itself."""
-    ends, tokens = stopping.eos_token_ids, list[int]()
-    whole = replace(stopping, eos_token_ids=(), repetition=None)
-    for (token,) in stream(engine.session, prompts, visual, whole):
-        assert token is not None  # nothing ends a sequence of these
-        tokens.append(token)
-        if token in ends:
-            break
+    """The engine's own greedy tokens, its end token included."""
+    whole = replace(stopping, repetition=None, with_end_token=True)
+    (tokens,) = collect(stream(engine.session, prompts, visual, whole), 1)
     return tokens
 
 

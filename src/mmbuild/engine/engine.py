@@ -16,12 +16,15 @@ from torch import Tensor
 from mmbuild.engine import layout, package, weights
 from mmbuild.engine.answers import Answer, Generation, Profile
 from mmbuild.engine.beams import Beams, search
-from mmbuild.engine.config import EngineError, from_json
+from mmbuild.engine.config import EngineConfig, EngineError, from_json
 from mmbuild.engine.fit import check_weights
 from mmbuild.engine.generate import Stopping, collect, stream, without_circles
+from mmbuild.engine.logits_rules import LogitsRules
 from mmbuild.engine.processor import Image, Request, encode, load_processor
 from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
+from mmbuild.families import family
+from mmbuild.models.generation_settings import START
 from mmbuild.visual.load import load_visual
 
 
@@ -39,7 +42,7 @@ class Engine:
         """
         self.directory = directory
         self.description = description
-        self.config = from_json(description.llm)
+        self.config = _with_start(from_json(description.llm), description)
         package.check_target(description.target, description.toolchain["torch"])
         if rank == 0:
             self.processor = load_processor(directory / layout.PROCESSOR, description.family)
@@ -76,6 +79,7 @@ class Engine:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         beams: Beams | None = None,
+        ignore_generation_config: bool = False,
     ) -> list[Answer]:
         """Answer one batch: ``prompts[i]`` about ``images[i]`` (a picture or several, or an empty list).
 
@@ -86,21 +90,55 @@ class Engine:
             max_new_tokens: Default and limit: the engine's max_output_len.
             sampling: Greedy when left out.
             beams: Beam search instead, up to the engine's max_beam_width.
+            ignore_generation_config: As for :meth:`stopping`.
 
         Raises:
             EngineError: A picture cannot be read, or batch or prompt are larger than the engine.
         """
         requests = self.encode(images, prompts)
-        return list(self.run(requests, self.stopping(max_new_tokens), sampling, beams).answers)
+        stopping = self.stopping(max_new_tokens, ignore_generation_config=ignore_generation_config)
+        return list(self.run(requests, stopping, sampling, beams).answers)
 
-    def stopping(self, max_new_tokens: int | None = None, *, ignore_eos: bool = False) -> Stopping:
-        """When answers end: at the model's end tokens, or after ``max_new_tokens``."""
+    def stopping(
+        self,
+        max_new_tokens: int | None = None,
+        *,
+        ignore_eos: bool = False,
+        ignore_generation_config: bool = False,
+    ) -> Stopping:
+        """When answers end, and what the model's generation settings do to them.
+
+        Args:
+            max_new_tokens: Default and limit: the engine's max_output_len.
+            ignore_eos: Nothing ends an answer before ``max_new_tokens``: no end token, forced or not, no stop string
+                and no repetition.
+            ignore_generation_config: Of the model's generation settings only its end tokens count, and the token
+                that begins the answers of an encoder-decoder.
+        """
         limit = self.config.max_output_len if max_new_tokens is None else max_new_tokens
         return Stopping(
             limit,
             () if ignore_eos else self.description.eos_token_ids,
             self.processor.suppressed_token_ids,
             None if ignore_eos else self.processor.repetition,
+            None if ignore_generation_config else self._rules(ignore_eos),
+        )
+
+    def _rules(self, ignore_eos: bool) -> LogitsRules | None:
+        """The model's generation settings; None where they change nothing."""
+        left_out = (START, *(("forced_eos_token_id", "stop_strings") if ignore_eos else ()))
+        settings = self.description.generation_settings
+        fields = {name: value for name, value in settings.items() if name not in left_out}
+        if not fields:
+            return None
+        traits = family(self.description.family).TRAITS
+        return LogitsRules(
+            fields,
+            "decoder ids" if traits.encoder_decoder else traits.generates_from,
+            self.config.vocab_size,
+            self.description.image_token_id,
+            self.config.llm.decoder_start_token_id,
+            self.processor.tokenizer,
         )
 
     def encode(
@@ -302,3 +340,11 @@ class Engine:
     def describe(self) -> dict[str, object]:
         """``engine.json`` as plain data."""
         return dataclasses.asdict(self.description)
+
+
+def _with_start(config: EngineConfig, description: layout.Description) -> EngineConfig:
+    """``config``, with the token that the model's generation settings begin answers with."""
+    start = description.generation_settings.get(START)
+    if start is None or config.llm.decoder_start_token_id is None:
+        return config
+    return dataclasses.replace(config, llm=dataclasses.replace(config.llm, decoder_start_token_id=start))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ class Description:
         image_token_id: Placeholder id in encoded prompts; None where prompts name no images.
         eos_token_ids: Ids that end an answer.
         version: Of this format.
+        generation_settings: Fields of the model's generation_config.json that the engine obeys, by name. Engines of
+            earlier builds have none.
+        settings_not_applied: Those that would change answers, and that the engine does not apply.
+        obeys_generation_config: False: the recipe ignores the model's generation_config.json but for end tokens.
     """
 
     family: str
@@ -70,6 +74,9 @@ class Description:
     image_token_id: int | None
     eos_token_ids: tuple[int, ...]
     version: int = VERSION
+    generation_settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_not_applied: Mapping[str, Any] = field(default_factory=dict)
+    obeys_generation_config: bool = True
 
 
 def write(directory: Path, description: Description) -> None:

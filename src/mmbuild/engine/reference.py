@@ -87,8 +87,23 @@ def arguments(reference: Any, request: Request) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **images}
 
 
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def ignore_generation_config(reference: Any) -> None:
+    """Let nothing but special tokens of the model's generation configs count from now on."""
+    for module in reference.modules():
+        settings = module.__dict__.get("generation_config")
+        if settings is not None:
+            module.generation_config = type(settings)(**{name: getattr(settings, name) for name in _TOKENS})
+
+
 def answer_greedily(
-    reference: Any, request: Request, count: int, suppressed: Sequence[int] = ()
+    reference: Any,
+    request: Request,
+    count: int,
+    suppressed: Sequence[int] = (),
+    tokenizer: Any = None,
 ) -> Continuation:
     """The greedy answer to ``request`` by the model's own settings, of at most ``count`` tokens.
 
@@ -97,8 +112,11 @@ def answer_greedily(
         request: What the model is given.
         count: ``max_new_tokens``; everything else comes from the model's generation config.
         suppressed: Ids that the family's own decoding never chooses (Nougat's unknown token).
+        tokenizer: transformers', which `generate` needs where the model sets `stop_strings`.
     """
     options: dict[str, Any] = {}
+    if tokenizer is not None and any(settings.stop_strings for settings in _settings(reference)):
+        options["tokenizer"] = tokenizer
     if suppressed:
         own = reference.generation_config.suppress_tokens or ()
         options["suppress_tokens"] = sorted({*own, *suppressed})
@@ -127,7 +145,7 @@ def continue_greedily(
         return answer_greedily(reference, request, count, suppressed)
 
 
-_ENDS = ("eos_token_id", "forced_eos_token_id")
+_ENDS = ("eos_token_id", "forced_eos_token_id", "stop_strings")
 
 
 @contextmanager

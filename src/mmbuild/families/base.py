@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mmbuild.errors import MmbuildError
+from mmbuild.models.generation_settings import SettingsPlace
 
 
 class FamilyError(MmbuildError):
@@ -172,6 +173,8 @@ class Traits:
         directories: Directories below a model's own that hold files of it (``llm``).
         dtypes: Number formats that the language model works in.
         most_images_per_prompt: Images that one prompt can hold; None where any number.
+        generates_from: What transformers' ``generate`` gets of a prompt, and so what its logits processors see: token
+            ids, ids and embeddings (ids count as context, not as encoder ids), or embeddings alone.
     """
 
     encoder_decoder: bool = False
@@ -180,6 +183,7 @@ class Traits:
     directories: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     most_images_per_prompt: int | None = None
+    generates_from: Literal["ids", "ids and embeddings", "embeddings"] = "ids"
 
 
 class Family(Protocol):
@@ -193,6 +197,10 @@ class Family(Protocol):
         Raises:
             FamilyError: A config is of another family or incomplete.
         """
+        ...
+
+    def settings_place(self, config: Config) -> SettingsPlace:
+        """Where transformers takes the generation settings of a model with this ``config.json`` from."""
         ...
 
 

@@ -11,9 +11,14 @@ from packaging.version import Version
 
 from mmbuild import pins
 from mmbuild.base.install import missing
+from mmbuild.errors import MmbuildError
 
 PACKAGES = ("torch", "transformers")
 """What runs a model."""
+
+
+class LowerError(MmbuildError):
+    """A recipe that is right, and that this environment cannot build."""
 
 
 def version(package: str) -> str:
@@ -41,7 +46,8 @@ def compiler(target: Mapping[str, Any]) -> str:
     """The version of torch that compiles for ``target``.
 
     Raises:
-        LowerError: MM230, torch is missing; MM231, it is older than engines for this device were ever built with.
+        MissingPackageError: MM230, torch is missing.
+        LowerError: MM231, it is older than engines for this device were ever built with.
     """
     found, floor = version("torch"), FLOOR[target["device"]]
     if Version(found) < Version(floor):

@@ -210,6 +210,7 @@ class _Lowering:
             parameters.assemble(
                 self.facts,
                 {"torch": embedded.version("torch"), "transformers": embedded.version("transformers")},
+                self.engine.generation_config.value,
             ),
             inputs=inputs,
             target=self.target,

@@ -244,6 +244,7 @@ class _Lowering:
             "variables": known,
             "places": {name: place for name, place in places_of(known).items() if name in _ENGINE_PARTS},
             "versions": self.versions,
+            "generation_config": self.engine.generation_config.value,
             "files": {
                 f"model/{name}": content
                 for name, content in self.toolchain.families[family].model_files.items()

@@ -89,11 +89,13 @@ def build_visual(
     }
 
 
-def assemble(facts: ModelFacts, toolchain: Mapping[str, str]) -> dict[str, Any]:
-    """Of ``assemble``."""
+def assemble(
+    facts: ModelFacts, toolchain: Mapping[str, str], generation_config: str = "obey"
+) -> dict[str, Any]:
+    """Of ``assemble``; ``generation_config``: whether the model's generation settings are obeyed, as in recipes."""
     return {
         "family": facts.family,
         "image_token_id": facts.image_token_id,
-        "eos_token_ids": list(facts.eos_token_ids),
+        "generation_config": generation_config,
         "toolchain": dict(toolchain),
     }

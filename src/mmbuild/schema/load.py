@@ -18,6 +18,7 @@ from mmbuild.schema.check import check
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.files import read_document
+from mmbuild.schema.generation import generation_faults
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
 from mmbuild.schema.model_files import model_file_faults
@@ -136,6 +137,9 @@ def _load_variant(
     variant = None
     if facts is not None:
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
+        about_settings, settings_files = generation_faults(recipe, facts, configs["model"], root, blamed)
+        faults += about_settings
+        session.files += settings_files
         faults += _not_by_the_toolchain(variant, faulty, faults)
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
     for about, read in (

@@ -67,6 +67,13 @@ MOST_RANKS = 64
 CALIBRATED = frozenset({Algorithm.INT4_AWQ, Algorithm.SMOOTHQUANT, Algorithm.FP8})
 
 
+class GenerationConfig(StrEnum):
+    """What becomes of the settings in a model's generation_config.json."""
+
+    OBEY = "obey"
+    IGNORE = "ignore"
+
+
 class Device(StrEnum):
     """Kind of device."""
 
@@ -203,6 +210,11 @@ class Engine(Section):
         "(its decoder starts from one token)"
     )
     max_output_len: Positive = Field(description="Most tokens generated for one prompt")
+    generation_config: GenerationConfig = Field(
+        default=GenerationConfig.OBEY,
+        description="`obey` decodes with the settings of the model's generation_config.json as transformers does, "
+        "`ignore` with its end tokens alone; see [generation-settings.md](generation-settings.md)",
+    )
     max_multimodal_len: Positive | None = Field(
         default=None, description="Rows of the prompt table; computed, and an error where it differs"
     )

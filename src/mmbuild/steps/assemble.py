@@ -8,7 +8,7 @@ engines, the checkpoint and the packages.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from typing import Any
 from mmbuild.checkpoint.config import from_json
 from mmbuild.engine import layout
 from mmbuild.errors import MmbuildError
+from mmbuild.families import family
 from mmbuild.families.base import shape_of
+from mmbuild.models.generation_settings import (
+    GenerationSettings,
+    Reader,
+    SettingsFinding,
+    SettingsReading,
+    read_directory,
+)
 from mmbuild.sources.layout import SMALL
 from mmbuild.steps.base import StepContext, link
 
@@ -26,11 +34,12 @@ class AssembleError(MmbuildError):
 
 
 def run(context: StepContext) -> None:
-    """``params``: ``{"family", "image_token_id", "eos_token_ids", "toolchain"}``; inputs: ``checkpoint``,
+    """``params``: ``{"family", "image_token_id", "generation_config", "toolchain"}``; inputs: ``checkpoint``,
     ``llm``, ``visual``, ``model`` and where there is one ``vision``.
 
     Raises:
         AssembleError: Two parts contradict each other, or one is incomplete.
+        SettingsError: MM721 or MM722, the model's generation settings cannot be used or read.
     """
     inputs, out = context.inputs, context.out
     llm = _json(inputs["llm"] / "llm.json")
@@ -79,6 +88,7 @@ def _description(
     context: StepContext, llm: Mapping[str, Any], visual: Mapping[str, Any]
 ) -> layout.Description:
     params = context.params
+    settings = _settings(context, llm)
     return layout.Description(
         family=params["family"],
         backend="torch",
@@ -87,17 +97,40 @@ def _description(
         target=dict(context.target),
         toolchain=dict(params["toolchain"]),
         image_token_id=params["image_token_id"],
-        eos_token_ids=_eos(context.inputs["model"], params["eos_token_ids"]),
+        eos_token_ids=settings.eos_token_ids,
+        generation_settings=dict(settings.fields),
+        settings_not_applied=dict(settings.not_applied),
+        obeys_generation_config=params["generation_config"] == "obey",
     )
 
 
-def _eos(model: Path, fallback: list[int]) -> tuple[int, ...]:
-    """End tokens: generation_config.json is what transformers' generate obeys; the config's otherwise."""
-    path = model / "generation_config.json"
-    value = _json(path).get("eos_token_id") if path.exists() else None
-    if value is None:
-        return tuple(fallback)
-    return tuple(value) if isinstance(value, list) else (int(value),)
+def _settings(context: StepContext, llm: Mapping[str, Any]) -> GenerationSettings:
+    """The model's generation settings; findings about them go to the step's log."""
+    reader = Reader(
+        vocab_size=llm["llm"]["vocab_size"],
+        encoder_decoder=llm["llm"]["cross_attention"],
+        beams=llm["max_beam_width"] > 1,
+        obey=context.params.get("generation_config", "obey") == "obey",
+    )
+    return read_logged(context.inputs["model"], context.params["family"], reader).require()
+
+
+def read_logged(model: Path, family_name: str, reader: Reader) -> SettingsReading:
+    """The generation settings of a model directory, with what is found about them in the step's log.
+
+    Raises:
+        SettingsError: MM722, a file of them cannot be read.
+    """
+    place = family(family_name).settings_place(_json(model / "config.json"))
+    reading = read_directory(model, place, reader)
+    log_findings(item for item in reading.findings if item.severity == "warning")
+    return reading
+
+
+def log_findings(findings: Iterable[SettingsFinding]) -> None:
+    """Warnings about generation settings, in the step's log."""
+    for item in findings:
+        print(f"warning: {item.message} [{item.code}]")
 
 
 def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], component: str = ".") -> None:

@@ -128,11 +128,18 @@ def measure(
     """
     import transformers
 
-    from mmbuild.engine.reference import load_inputs, load_reference, open_for_reference
+    from mmbuild.engine.reference import (
+        ignore_generation_config,
+        load_inputs,
+        load_reference,
+        open_for_reference,
+    )
 
     config = engine.config
     progress("load the reference", 0.0)
     reference = load_reference(engine.description.family, sources, config.dtype, engine.session.device)
+    if not engine.description.obeys_generation_config:
+        ignore_generation_config(reference)
     prepare = load_inputs(engine.description.family, sources, reference)
     images = opened(images, engine)
     questions = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
@@ -219,7 +226,8 @@ def _question(
     from mmbuild.engine.reference import answer_greedily
 
     stopping = replace(engine.stopping(max_new_tokens), repetition=None)
-    answer = answer_greedily(reference, request, max_new_tokens, engine.processor.suppressed_token_ids)
+    own = engine.processor
+    answer = answer_greedily(reference, request, max_new_tokens, own.suppressed_token_ids, own.tokenizer)
     compared = compare(engine, request, answer, stopping)
     apart = compared.difference
     return {

@@ -45,12 +45,12 @@ BUILT_IN: Mapping[str, StepSpec] = {
         StepSpec("quantize", "2", "mmbuild.steps.quantize:run", _TORCH),
         StepSpec("build_llm", "2", "mmbuild.steps.build_llm:run", _EXPORT),
         StepSpec("build_visual", "1", "mmbuild.steps.build_visual:run", _EXPORT),
-        StepSpec("assemble", "1", "mmbuild.steps.assemble:run"),
+        StepSpec("assemble", "2", "mmbuild.steps.assemble:run"),
         StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
         StepSpec("verify", "3", "mmbuild.steps.verify:run"),
         # Of backend tensorrt-llm: all commands alike, and what upstream's runner needs around its engines.
         StepSpec("toolchain", "1", "mmbuild.steps.toolchain:run"),
-        StepSpec("toolchain_engine", "1", "mmbuild.steps.toolchain_engine:run"),
+        StepSpec("toolchain_engine", "2", "mmbuild.steps.toolchain_engine:run"),
         StepSpec("toolchain_verify", "1", "mmbuild.steps.toolchain_verify:run"),
     )
 }

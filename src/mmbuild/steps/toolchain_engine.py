@@ -8,19 +8,31 @@ without its recipe.
 from __future__ import annotations
 
 from mmbuild.engine import layout
+from mmbuild.models.generation_settings import Reader, not_passed, runner_findings
 from mmbuild.running.workplace import add_files, put
+from mmbuild.steps.assemble import log_findings, read_logged
 from mmbuild.steps.base import StepContext
 
 
 def run(context: StepContext) -> None:
-    """``params``: ``{"family", "tensor_parallel", "variables", "places", "versions", "files"}``; inputs: ``model``,
-    ``llm``, ``visual`` and where there is some ``code``.
+    """``params``: ``{"family", "tensor_parallel", "variables", "places", "versions", "files", "generation_config"}``;
+    inputs: ``model``, ``llm``, ``visual`` and where there is some ``code``.
+
+    Raises:
+        SettingsError: MM721 or MM722, the model's generation settings cannot be used or read.
     """
     params = context.params
     for name, source in context.inputs.items():
         put(source, context.out / name)
     add_files(params["files"], context.out)
     variables = params["variables"]
+    beams = variables["max_beam_width"] > 1
+    reader = Reader(
+        variables["vocab_size"], beams=beams, obey=params.get("generation_config", "obey") == "obey"
+    )
+    reading = read_logged(context.inputs["model"], params["family"], reader)
+    settings = reading.require()
+    log_findings(runner_findings(reading, beams=beams))
     layout.write(
         context.out,
         layout.Description(
@@ -36,5 +48,6 @@ def run(context: StepContext) -> None:
             toolchain=dict(params["versions"]),
             image_token_id=None,
             eos_token_ids=(),
+            settings_not_applied={**settings.not_applied, **not_passed(settings, beams=beams)},
         ),
     )

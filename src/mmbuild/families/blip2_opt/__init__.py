@@ -15,9 +15,10 @@ from mmbuild.families.base import Config, LlmFacts, ModelFacts, Traits
 from mmbuild.families.parse import require_multiple
 from mmbuild.families.shared import blip2
 from mmbuild.families.shared.reading import not_built, require_value, token_ids
+from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "blip2-opt"
-TRAITS = Traits(second_sources=("vision",), most_images_per_prompt=1)
+TRAITS = Traits(second_sources=("vision",), most_images_per_prompt=1, generates_from="ids and embeddings")
 
 # Tokens of OPT's tokenizer, GPT-2's 50,257 and OPT's own: the id that Blip2Processor gives `<image>`.
 _TOKENIZER_SIZE = 50265
@@ -34,6 +35,11 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:
         image_token_id=blip2.image_token_id(parts.blip2, _TOKENIZER_SIZE, llm.vocab_size),
         eos_token_ids=token_ids(f"{parts.where}eos_token_id", parts.text["eos_token_id"]),
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:
+    """See :func:`mmbuild.families.shared.blip2.settings_place`."""
+    return blip2.settings_place(config, "opt")
 
 
 def _llm(text: Mapping[str, Any], where: str) -> LlmFacts:

@@ -23,6 +23,7 @@ from mmbuild.families.base import Config, LlmFacts, ModelFacts, Traits
 from mmbuild.families.parse import wrong_value
 from mmbuild.families.shared import blip2
 from mmbuild.families.shared.reading import first_token, require_value, token_ids
+from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "blip2-t5"
 TRAITS = Traits(
@@ -50,6 +51,11 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:
         eos_token_ids=token_ids(f"{where}eos_token_id", text["eos_token_id"]),
         encoder=encoder,
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:
+    """See :func:`mmbuild.families.shared.blip2.settings_place`."""
+    return blip2.settings_place(config, "t5")
 
 
 def _stack(text: Mapping[str, Any], where: str) -> LlmFacts:

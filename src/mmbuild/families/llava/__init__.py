@@ -28,6 +28,7 @@ from mmbuild.families.shared.reading import (
     token_ids,
 )
 from mmbuild.families.sound import require_layer
+from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "llava"
 TRAITS = Traits()
@@ -83,6 +84,11 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: 
         image_token_id=root["image_token_index"],
         eos_token_ids=token_ids("eos_token_id", text["eos_token_id"] if eos is None else eos),
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:  # noqa: ARG001 (the same for all)
+    """The model's own ``generation_config.json``."""
+    return SettingsPlace()
 
 
 def _require_projector(root: Mapping[str, Any]) -> None:

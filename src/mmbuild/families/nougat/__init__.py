@@ -26,6 +26,7 @@ from mmbuild.families.shared.reading import (
     section,
     token_ids,
 )
+from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)
@@ -52,6 +53,11 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: 
         image_token_id=None,
         eos_token_ids=token_ids("eos_token_id", decoder["eos_token_id"] if eos is None else eos),
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:  # noqa: ARG001 (the same for all)
+    """The model's own ``generation_config.json``."""
+    return SettingsPlace()
 
 
 def _require_joined(encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from mmbuild.families.defaults import config_class
 from mmbuild.families.parse import parse, shown, wrong_value
 from mmbuild.families.screen import about_second_source, screen
 from mmbuild.families.shared.reading import not_built, require_model_type, require_tower, section, side
+from mmbuild.models.generation_settings import SettingsPlace
 
 WHOLE = "blip-2"
 
@@ -82,6 +83,17 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
             f"made for a language model of {key} {made_for[key]}, and the one of model.source has {text[key]}"
         )
     return Parts(text, "", root, tower)
+
+
+def settings_place(config: Config, text_type: str) -> SettingsPlace:
+    """A text model's own file; none in a whole checkpoint, where ``Blip2ForConditionalGeneration`` makes its language
+    model from ``text_config`` and lets that generate (transformers 5.10 to 5.17)."""
+    if config.get("model_type") != WHOLE:
+        return SettingsPlace()
+    tokens = {
+        key: value for key, value in config_class(text_type).defaults.items() if key.endswith("_token_id")
+    }
+    return SettingsPlace(file=None, section="text_config", class_defaults=tokens)
 
 
 def _whole(

@@ -19,8 +19,11 @@ from mmbuild.families.shared.reading import not_built, require_tower, side, toke
 from mmbuild.families.sound import require_layer
 from mmbuild.families.vila import layout
 from mmbuild.families.vila.layout import NAME, Layout
+from mmbuild.models.generation_settings import SettingsPlace
 
-TRAITS = Traits(second_sources=("vision", "code"), directories=layout.DIRECTORIES)
+TRAITS = Traits(
+    second_sources=("vision", "code"), directories=layout.DIRECTORIES, generates_from="embeddings"
+)
 
 IMAGE_TOKEN_ID = -200
 DOWN_SAMPLING = "mlp_downsample"
@@ -38,6 +41,14 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:
         eos_token_ids=token_ids(f"{read.where}eos_token_id", text["eos_token_id"]),
         directories=read.directories,
     )
+
+
+def settings_place(config: Config) -> SettingsPlace:
+    """VILA-1.5 loads its decoder from ``llm/`` by itself, so that a file beside the outer ``config.json`` is not read
+    (``build_llm_and_tokenizer`` of github.com/NVlabs/VILA); the first VILA is one directory."""
+    if "llm_cfg" not in config:
+        return SettingsPlace()
+    return SettingsPlace("llm/generation_config.json", "llm/config.json", section="llm_cfg")
 
 
 def _visual(read: Layout) -> VisualFacts:

@@ -1,0 +1,443 @@
+"""Settings that travel with a model: its ``generation_config.json``, as transformers 5.10 to 5.17 reads it.
+
+Which fields there are and what becomes of each is data (``generation_settings.yaml``). A model without the file has
+the fields that its ``config.json`` holds (``GenerationConfig.from_model_config``). Imports no torch and no
+transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from mmbuild.errors import MmbuildError
+from mmbuild.models.generation_forms import FORMS
+
+FILE = "generation_config.json"
+CONFIG = "config.json"
+Effect = Literal["obeyed", "beams", "reported", "none"]
+Load = Callable[[str], Mapping[str, Any] | None]
+"""The parsed JSON object of a file, named from the model's directory on; None where there is no such file."""
+
+MAX_BYTES = 4_000_000
+_SECTIONS = ("decoder", "generator", "text_config")
+START = "decoder_start_token_id"
+"""The field that holds the first token of an encoder-decoder's answers, wherever it was written."""
+_STARTS = (START, "bos_token_id")
+
+
+class SettingsError(MmbuildError):
+    """Generation settings that cannot be read, or that transformers cannot generate with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsPlace:
+    """Where transformers takes the settings from that a model's decoder generates with.
+
+    Attributes:
+        file: The generation config, named from the model's directory on; None: no file is read.
+        config: The ``config.json`` whose fields count where there is no such file.
+        section: Section of the model's own ``config.json`` that stands in for ``config`` where that is missing.
+        class_defaults: Where no file is read: what the section's config class adds. None: the JSON counts as it is.
+    """
+
+    file: str | None = FILE
+    config: str = CONFIG
+    section: str | None = None
+    class_defaults: Mapping[str, Any] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every file that may matter, named from the model's directory on."""
+        return tuple(dict.fromkeys(name for name in (self.file, FILE, self.config, CONFIG) if name))
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who decodes with the settings.
+
+    Attributes:
+        vocab_size: Logits of a step; None: unknown, and no id is too large.
+        encoder_decoder: Whether answers begin with a start token.
+        beams: Whether beams may be searched.
+        obey: False: only end tokens and the start token count.
+    """
+
+    vocab_size: int | None = None
+    encoder_decoder: bool = False
+    beams: bool = False
+    obey: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """Settings of one model, as plain JSON values.
+
+    Attributes:
+        eos_token_ids: Ids that end an answer.
+        fields: Fields that the engine obeys and that change something, by name; ``decoder_start_token_id`` may stem
+            from ``bos_token_id``.
+        not_applied: Fields that would change what transformers generates, and that the engine does not apply.
+    """
+
+    eos_token_ids: tuple[int, ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    not_applied: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFinding:
+    """Something to report about settings.
+
+    Attributes:
+        code: ``MM720`` to ``MM725``.
+        message: One sentence without a full stop; names file, field and value.
+        hint: What to do.
+        severity: ``error`` or ``warning``.
+    """
+
+    code: str
+    message: str
+    hint: str
+    severity: Literal["error", "warning"] = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsReading:
+    """What the files of a model say.
+
+    Attributes:
+        settings: What decoding needs. Meaningless where a finding is an error.
+        findings: Errors and warnings.
+        where: The file that the settings are from, as messages print it.
+    """
+
+    settings: GenerationSettings
+    findings: tuple[SettingsFinding, ...]
+    where: str
+
+    def require(self) -> GenerationSettings:
+        """The settings.
+
+        Raises:
+            SettingsError: MM721, transformers cannot generate with them.
+        """
+        for item in self.findings:
+            if item.severity == "error":
+                raise SettingsError(item.message, code=item.code, hint=item.hint)
+        return self.settings
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of transformers' ``GenerationConfig``; see ``generation_settings.yaml``."""
+
+    name: str
+    effect: Effect
+    why: str
+    form: str | None = None
+    neutral: tuple[Any, ...] = ()
+    values: tuple[Any, ...] | None = None
+    beams_only: bool = False
+
+    def changes(self, value: Any) -> bool:
+        """Whether ``value`` changes anything."""
+        if value is None or value in self.neutral or (self.form == "tokens" and not value):
+            return False
+        if self.form == "count":
+            return bool(value > 0)
+        return self.values is None or value in self.values
+
+
+@cache
+def fields() -> Mapping[str, Field]:
+    """The table of fields, by name."""
+    return {name: _field(name, **row) for name, row in _table()["fields"].items()}
+
+
+def _field(name: str, neutral: list[Any] | None = None, values: list[Any] | None = None, **row: Any) -> Field:
+    return Field(name, neutral=tuple(neutral or ()), values=None if values is None else tuple(values), **row)
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    text = files("mmbuild.models").joinpath("generation_settings.yaml").read_text(encoding="utf-8")
+    table: Mapping[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return table
+
+
+def read_directory(directory: Path, place: SettingsPlace, reader: Reader) -> SettingsReading:
+    """The settings of a model directory.
+
+    Raises:
+        SettingsError: MM722, a file that counts cannot be read or holds no JSON object.
+    """
+
+    def load(name: str) -> Mapping[str, Any] | None:
+        return _load(directory / name)
+
+    return read_settings(load, place, reader, _shown(directory))
+
+
+def existing(directory: Path, place: SettingsPlace) -> tuple[Path, ...]:
+    """The files of a model directory that its settings depend on."""
+    return tuple(path for name in place.names if (path := (directory / name).absolute()).is_file())
+
+
+def read_settings(
+    load: Load, place: SettingsPlace, reader: Reader = Reader(), label: str = ""
+) -> SettingsReading:
+    """The settings of a model of which some files are at hand.
+
+    Args:
+        load: Gives the parsed files; asked for those of ``place.names``.
+        place: Where the model's family has its settings.
+        reader: Who decodes with them.
+        label: What the model's directory is called in messages; may be empty.
+
+    Raises:
+        SettingsError: As ``load`` does.
+    """
+    name, values = _effective(load, place)
+    where = f"{label}/{name}" if label else name
+    read = {key: value for key, value in values.items() if reader.obey or key in ("eos_token_id", *_STARTS)}
+    findings = [*_wrong(read, where, reader)]
+    if findings:
+        return SettingsReading(GenerationSettings(), tuple(findings), where)
+    settings = _settings(read, reader)
+    findings += _contradictions(read, settings, where, reader)
+    findings += _not_applied(settings, where)
+    if not settings.eos_token_ids:
+        findings.append(_endless(where))
+    if reader.obey:
+        findings += _unread(load, place, values, label)
+    return SettingsReading(settings, tuple(findings), where)
+
+
+def _effective(load: Load, place: SettingsPlace) -> tuple[str, Mapping[str, Any]]:
+    """The file that counts, and its values of the table's fields."""
+    content = load(place.file) if place.file else None
+    if place.file and content is not None:
+        return place.file, _known({**content, **_forced_bos(content, content.get("_from_model_config"))})
+    if place.class_defaults is not None:
+        return CONFIG, _known(_parsed_section(load, place))
+    config = load(place.config) if place.config != CONFIG or place.section is None else None
+    if config is not None:
+        return place.config, _from_config(config)
+    outer = load(CONFIG) or {}
+    return CONFIG, _from_config(_mapping(outer.get(place.section)) if place.section else outer)
+
+
+def _from_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``GenerationConfig.from_model_config`` of a ``config.json``: its own fields, then those of its decoder."""
+    section = next((_mapping(config[key]) for key in _SECTIONS if config.get(key)), {})
+    own = {**config, **_forced_bos(config, True)}
+    return {name: section.get(name) if own.get(name) is None else own[name] for name in fields()}
+
+
+def _parsed_section(load: Load, place: SettingsPlace) -> Mapping[str, Any]:
+    """The section as its config class in transformers keeps it."""
+    section = _mapping((load(CONFIG) or {}).get(place.section or ""))
+    dropped = _table()["dropped_by_config_classes"]
+    kept = {key: value for key, value in section.items() if key not in dropped}
+    stated = {**(place.class_defaults or {}), **kept}
+    return {**stated, **_forced_bos(stated, True)}
+
+
+def _forced_bos(content: Mapping[str, Any], from_config: object) -> Mapping[str, Any]:
+    # What old BART files say in place of forced_bos_token_id.
+    forced = from_config and content.get("force_bos_token_to_be_generated")
+    return {"forced_bos_token_id": content.get("bos_token_id")} if forced else {}
+
+
+def _known(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: content[name] for name in fields() if content.get(name) is not None}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _wrong(values: Mapping[str, Any], where: str, reader: Reader) -> Iterator[SettingsFinding]:
+    """Values that are not what transformers can generate with."""
+    for name, value in values.items():
+        row = fields()[name]
+        form = FORMS[row.form] if row.form else None
+        # Only an encoder-decoder begins with the start token.
+        vocab_size = None if name in _STARTS and not reader.encoder_decoder else reader.vocab_size
+        if value is not None and form and not form.fits(value, vocab_size):
+            size = f" of {vocab_size}" if vocab_size is not None and "vocabulary" in form.expected else ""
+            yield _refused(
+                where, name, value, f"expected {form.expected.replace('vocabulary', 'vocabulary' + size)}"
+            )
+
+
+def _refused(where: str, name: str, value: Any, why: str) -> SettingsFinding:
+    return SettingsFinding(
+        "MM721",
+        f"`{where}` sets `{name}` to {_text(value)}: {why}",
+        "correct the value or remove the field; transformers cannot generate with it either",
+        "error",
+    )
+
+
+def _settings(values: Mapping[str, Any], reader: Reader) -> GenerationSettings:
+    ends = values.get("eos_token_id")
+    obeyed, not_applied = {}, {}
+    for name, value in values.items():
+        row = fields()[name]
+        if name == "eos_token_id" or name in _STARTS or not row.changes(value):
+            continue
+        if row.effect in ("obeyed", "beams"):
+            obeyed[name] = value
+        elif row.effect == "reported" and (reader.beams or not row.beams_only):
+            not_applied[name] = value
+    start = next((values[name] for name in _STARTS if values.get(name) is not None), None)
+    if reader.encoder_decoder and start is not None:
+        obeyed[START] = start
+    return GenerationSettings(() if ends is None else tuple(_listed(ends)), obeyed, not_applied)
+
+
+def _contradictions(
+    values: Mapping[str, Any], settings: GenerationSettings, where: str, reader: Reader
+) -> Iterator[SettingsFinding]:
+    """Combinations that transformers refuses."""
+    suppressed = set(settings.fields.get("suppress_tokens", ()))
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        if name in settings.fields and set(_listed(values[name])) <= suppressed:
+            yield _refused(where, name, values[name], "`suppress_tokens` holds it too")
+    ends = settings.eos_token_ids
+    size = reader.vocab_size
+    if "exponential_decay_length_penalty" in settings.fields and not (
+        ends and all(end >= 0 and (size is None or end < size) for end in ends)
+    ):
+        value = settings.fields["exponential_decay_length_penalty"]
+        yield _refused(
+            where, "exponential_decay_length_penalty", value, "it needs an end token of the vocabulary"
+        )
+
+
+def _not_applied(settings: GenerationSettings, where: str) -> Iterator[SettingsFinding]:
+    for name, value in settings.not_applied.items():
+        yield SettingsFinding("MM720", f"`{where}` sets {not_applied_text(name, value)}", _IGNORE)
+
+
+_IGNORE = (
+    "remove the field from the file, or silence the warning with engine.generation_config: ignore, "
+    "which ignores every setting but end tokens"
+)
+
+
+def not_applied_text(name: str, value: Any) -> str:
+    """A field that the engine does not apply, its value, and the reason."""
+    return f"`{name}` to {_text(value)}, which the engine does not apply: {fields()[name].why}"
+
+
+def _endless(where: str) -> SettingsFinding:
+    return SettingsFinding(
+        "MM723",
+        f"`{where}` names no `eos_token_id`: answers go on up to max_output_len, as with transformers",
+        "add `eos_token_id` to the file",
+    )
+
+
+def _unread(
+    load: Load, place: SettingsPlace, values: Mapping[str, Any], label: str
+) -> Iterator[SettingsFinding]:
+    """Fields of a generation config beside the one that counts."""
+    if place.file == FILE:
+        return
+    try:
+        content = load(FILE) or {}
+    except SettingsError:
+        return  # whatever it holds, nothing reads it
+    where = f"{label}/{FILE}" if label else FILE
+    counts = f"only `{place.file}`" if place.file else f"only `{place.section}`"
+    for name, value in _known(content).items():
+        row = fields()[name]
+        counted = row.effect != "none" and name not in _STARTS and row.changes(value)
+        if counted and _listed(value) != _listed(values.get(name)):
+            yield SettingsFinding(
+                "MM724",
+                f"`{where}` sets `{name}` to {_text(value)}, and the language model reads {counts}",
+                f"write the field into `{place.file}`"
+                if place.file
+                else "remove the field: transformers ignores it",
+            )
+
+
+def not_passed(settings: GenerationSettings, *, beams: bool) -> Mapping[str, Any]:
+    """Settings that TensorRT-LLM's example runner is not given: it decodes greedily, up to one end token."""
+    found = {
+        name: value
+        for name, value in settings.fields.items()
+        if name != START and (beams or fields()[name].effect == "obeyed")
+    }
+    several = len(set(settings.eos_token_ids)) > 1
+    return {**({"eos_token_id": list(settings.eos_token_ids)} if several else {}), **found}
+
+
+def runner_findings(reading: SettingsReading, *, beams: bool) -> Iterator[SettingsFinding]:
+    """A warning for each setting of :func:`not_passed`."""
+    for name, value in not_passed(reading.settings, beams=beams).items():
+        yield SettingsFinding(
+            "MM725",
+            f"`{reading.where}` sets {not_passed_text(name, value)}",
+            "set engine.backend to torch, which obeys it",
+        )
+
+
+def not_passed_text(name: str, value: Any) -> str:
+    """A field that TensorRT-LLM's runner is not given, and its value."""
+    return f"`{name}` to {_text(value)}, which TensorRT-LLM's runner is not given: answers differ from transformers'"
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _text(value: Any, most: int = 80) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def _load(path: Path) -> Mapping[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {error.strerror or error}") from None
+    if data.startswith(b"version https://git-lfs"):
+        raise _unreadable(path, "is a git-LFS pointer, not the file itself")
+    if len(data) > MAX_BYTES:
+        raise _unreadable(path, f"is larger than {MAX_BYTES} bytes")
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise _unreadable(path, "is not a JSON object")
+    return content
+
+
+def _unreadable(path: Path, problem: str) -> SettingsError:
+    return SettingsError(
+        f"`{_shown(path)}` {problem}",
+        code="MM722",
+        hint="download the file again, or remove it to use the settings in config.json",
+    )
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

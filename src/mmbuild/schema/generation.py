@@ -1,0 +1,75 @@
+"""The generation settings of a recipe's model, checked while the recipe is validated.
+
+Only where the files are at hand: of a hub model not even its ``generation_config.json`` is known before the download,
+and the assemble step reports what is found in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbuild.families import family
+from mmbuild.families.base import ModelFacts
+from mmbuild.models.generation_settings import (
+    Reader,
+    SettingsError,
+    SettingsFinding,
+    SettingsReading,
+    existing,
+    read_directory,
+    runner_findings,
+)
+from mmbuild.schema.fault import Fault, touches
+from mmbuild.schema.model import Backend, GenerationConfig, Recipe
+from mmbuild.sources.config import parse_source
+
+_SOURCE = "model.source"
+
+
+def reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
+    """How the engine of ``recipe`` reads generation settings."""
+    return Reader(
+        vocab_size=facts.llm.vocab_size,
+        encoder_decoder=facts.llm.cross_attention,
+        beams=recipe.engine.max_beam_width > 1,
+        obey=recipe.engine.generation_config is GenerationConfig.OBEY,
+    )
+
+
+def generation_faults(
+    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], root: Path, told: Collection[str]
+) -> tuple[list[Fault], tuple[Path, ...]]:
+    """What is wrong with the settings of a model in a local directory, and the files that were read.
+
+    Args:
+        recipe: The recipe.
+        facts: Of its model.
+        config: The model's ``config.json``.
+        root: What a relative source is relative to.
+        told: Keys that are at fault already.
+    """
+    ref = parse_source(recipe.model.source)
+    if ref.kind not in ("directory", "dummy-directory") or touches((_SOURCE,), told):
+        return [], ()
+    place = family(recipe.model.family).settings_place(config)
+    directory = root / ref.value
+    try:
+        reading = read_directory(directory, place, reader_of(recipe, facts))
+    except SettingsError as error:
+        return [Fault(error.code, (_SOURCE,), error.message, error.hint)], existing(directory, place)
+    return [_fault(item) for item in findings_of(recipe, reading)], existing(directory, place)
+
+
+def findings_of(recipe: Recipe, reading: SettingsReading) -> list[SettingsFinding]:
+    """What is to be reported of settings, wherever they were read: with backend tensorrt-llm also what its runner is
+    not given."""
+    if recipe.engine.backend is Backend.TORCH:
+        return list(reading.findings)
+    beams = recipe.engine.max_beam_width > 1
+    return [*reading.findings, *runner_findings(reading, beams=beams)]
+
+
+def _fault(item: SettingsFinding) -> Fault:
+    return Fault(item.code, (_SOURCE,), item.message, item.hint, item.severity)
