@@ -72,7 +72,7 @@ def test_each_rank_holds_its_slices(tmp_path: Path, ways: int, heads: int, share
         num_attention_heads=heads,
         num_key_value_heads=shared,
         head_dim=2 * int(rng.integers(1, 4)),
-        hidden_size=heads * int(rng.integers(1, 5)),
+        hidden_size=heads * int(rng.integers(1, 6)),
         intermediate_size=8 * int(rng.integers(1, 9)),
         vocab_size=int(rng.integers(20, 90)),
     )

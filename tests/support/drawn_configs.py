@@ -178,7 +178,7 @@ class Drawer:
             text["rope_scaling"] = self._rope()
         if self._chance(0.4):
             text["rope_parameters"] = self._rope()
-        if self._chance(0.1):
+        if self._chance(0.3):
             text["original_max_position_embeddings"] = self.rng.choice([64, 8192, 512.0, None, "x"])
         if self._chance(0.1):
             text["partial_rotary_factor"] = self.rng.choice([1.0, 0.5, None])
