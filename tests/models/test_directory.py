@@ -587,6 +587,6 @@ def test_a_large_tokenizer_is_read_in_a_fraction_of_a_second(model: Path) -> Non
         tokenizer["model"]["vocab"] |= {f"token {n}": n for n in range(320, 130_000)}
 
     edit(model / "tokenizer.json", grow)
-    began = time.perf_counter()
+    began = time.process_time()
     refused_once(check(model), "MM736", ["129679 more"])
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

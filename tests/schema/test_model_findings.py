@@ -67,7 +67,8 @@ def validate(directory: Path, family: str, *sources: Any) -> LoadResult:
 @pytest.mark.parametrize("family", MODELS)
 def test_models_that_are_built_are_valid(tmp_path: Path, family: str) -> None:
     result = validate(tmp_path, family, *MODELS[family])
-    assert not result.diagnostics
+    # Bare configs name no end token, which is a warning.
+    assert {item.code for item in result.diagnostics} <= {"MM723"}
     assert len(result.variants) == 1
 
 
