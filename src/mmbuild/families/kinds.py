@@ -114,7 +114,7 @@ def resembling(*, model_type: str | None = None, architecture: str | None = None
 def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") -> FamilyError:
     """A model that resembles a family's and that no family builds."""
     return FamilyError(
-        f"config.json describes {other['name']} ({told_by}), which no family builds: {other['why']}",
+        f"config.json describes {other['name']} ({told_by}), which is not supported: {other['why']}",
         code=code,
         hint=other["instead"],
         blame=_SOURCE,
