@@ -91,7 +91,7 @@ def test_models_that_resemble_a_family_s_are_refused_with_the_reason(kind: str, 
     error = refused(FamilyError, "MM410", family(name).facts, {"model_type": kind, "text_config": {}})
     row = resembling(model_type=kind)
     assert row is not None
-    assert row["why"] in error.message
+    assert f"not supported: {row['why']}" in error.message
     assert error.hint == row["instead"]
     assert error.blame == ("model.source",)
 

@@ -75,7 +75,7 @@ def test_attributes_are_those_of_the_class(model_type: str, section: dict[str, A
         ("llama", {"hidden_size": 10**30}, "64 bits"),
         ("llama", {"hidden_size": 30}, "a multiple of `x.num_attention_heads`, 32"),
         ("llama", {"initializer_range": 2.0}, "between 0 and 1"),
-        ("llama", {"architectures": "LlamaForCausalLM"}, "a list of texts"),
+        ("llama", {"architectures": "LlamaForCausalLM"}, "a list of strings"),
         ("llama", {"torch_dtype": "torch.float16"}, '`x.torch_dtype` in config.json is "torch.float16"'),
         ("llama", {"dtype": "auto", "torch_dtype": "float16"}, "`x.dtype`"),
         ("llama", {"id2label": {"a": "b"}}, "`x.id2label`"),
@@ -102,12 +102,12 @@ def test_what_the_class_or_its_model_cannot_take_is_named(
 def test_a_hint_names_the_default() -> None:
     error = refused(FamilyError, "MM411", parse, "llama", {"hidden_size": None})
     assert error.hint
-    assert "transformers then takes 4096" in error.hint
+    assert "transformers' default, 4096" in error.hint
 
 
 def test_a_missing_key_is_not_called_null() -> None:
-    assert wrong_value("decoder.", "model_type", MISSING, "a text").message == (
-        "config.json has no `decoder.model_type`, which must be a text"
+    assert wrong_value("decoder.", "model_type", MISSING, "a string").message == (
+        "config.json has no `decoder.model_type`, which must be a string"
     )
 
 

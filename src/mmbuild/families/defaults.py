@@ -1,4 +1,4 @@
-"""What transformers' config classes take for granted, as data: ``defaults.yaml`` and ``fields.yaml``."""
+"""Keys, defaults and aliases of transformers' config classes, as data: ``fields.yaml`` and ``defaults.yaml``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What kind of model a ``config.json`` describes: which family builds it, or why none does.
+"""Identifies the kind of model that a ``config.json`` describes: the family that builds it, or why none does.
 
-Models are told apart by ``model_type``, by the classes in ``architectures`` and by the keys of LLaVA's own layout;
-the rows are ``kinds.yaml``.
+Models are distinguished by ``model_type``, by the classes in ``architectures`` and by the keys of LLaVA's own layout.
+The rows are in ``kinds.yaml``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def in_own_layout(config: Mapping[str, Any]) -> bool:
 
 
 def builder(config: Mapping[str, Any]) -> str | None:
-    """The family that builds a model; None where none is known to."""
+    """The family that builds a model; None if no family does."""
     kind = config.get("model_type")
     if kind in ("llava", "llava_llama", "llama") and in_own_layout(config):
         return "vila"
@@ -54,7 +54,7 @@ def _section_type(config: Mapping[str, Any], key: str, default: str) -> str:
 
 
 def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
-    """MM410: the model is not one that ``family`` builds; with the family that does, or the reason why none does."""
+    """MM410: ``family`` does not build the model; names the family that does, or the reason why none does."""
     kind = config.get("model_type")
     right = builder(config)
     if right is not None and right != family:
@@ -72,13 +72,18 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
     return _unknown(f"config.json says model_type {shown(kind)}, and family {family} needs {names}", ())
 
 
+def tower_setting(config: Mapping[str, Any]) -> str:
+    """What to write into a recipe for a model that only names its tower."""
+    tower = config.get("mm_vision_tower")
+    if not (isinstance(tower, str) and REPOSITORY.fullmatch(tower)):
+        tower = "openai/clip-vit-large-patch14-336"
+    return f"`vision: {{source: hf://{tower}}}` below `model`"
+
+
 def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyError:
     needs = ""
     if right == "vila" and "llm_cfg" not in config:
-        needs = " with `vision: {source: hf://openai/clip-vit-large-patch14-336}` below `model`"
-        tower = config.get("mm_vision_tower")
-        if isinstance(tower, str) and REPOSITORY.fullmatch(tower):
-            needs = f" with `vision: {{source: hf://{tower}}}` below `model`"
+        needs = f" with {tower_setting(config)}"
     elif config.get("model_type") in _BLIP2:
         needs = " with a BLIP-2 checkpoint as `model.vision`"
     layout = "" if right != "vila" else f" in {'VILA' if 'llm_cfg' in config else 'LLaVA'}'s own layout"
@@ -97,7 +102,7 @@ def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
 
 
 def resembling(*, model_type: str | None = None, architecture: str | None = None) -> Mapping[str, str] | None:
-    """The row of a model that resembles a family's, by ``model_type`` or by class; None where there is none."""
+    """The row of ``kinds.yaml`` for a model that resembles a family's, by ``model_type`` or by class."""
     for row in table("kinds.yaml")["others"]:
         for key, value in (("model_type", model_type), ("architecture", architecture)):
             if value is not None and re.search(row[key], value):
@@ -107,9 +112,9 @@ def resembling(*, model_type: str | None = None, architecture: str | None = None
 
 
 def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") -> FamilyError:
-    """A model that resembles a family's and is not built."""
+    """A model that resembles a family's and that no family builds."""
     return FamilyError(
-        f"config.json describes {other['name']} ({told_by}), which no family builds: {other['why']}",
+        f"config.json describes {other['name']} ({told_by}), which is not supported: {other['why']}",
         code=code,
         hint=other["instead"],
         blame=_SOURCE,

@@ -15,6 +15,8 @@ from typing import Any
 from mmbuild.families.base import FamilyError
 from mmbuild.families.defaults import ConfigClass, config_class, table
 
+MISSING = object()  # instead of a value: the key is missing
+
 
 def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """The attributes of transformers' config object for ``section``.
@@ -25,7 +27,7 @@ def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[
         where: What stands before its keys in messages: ``text_config.``.
 
     Raises:
-        FamilyError: MM411, a value that the class, or the module built from it, cannot take.
+        FamilyError: MM411, a value that the class, or the module built from it, does not accept.
     """
     rules = config_class(model_type)
     values: dict[str, Any] = {}
@@ -47,14 +49,11 @@ def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[
     return values
 
 
-MISSING = object()  # in the place of a value: the key is not there
-
-
 def wrong_value(where: str, key: str, value: object, wanted: str, default: object = None) -> FamilyError:
-    """MM411: a key holds what cannot be built from, null included, or is :data:`MISSING`."""
+    """MM411: the value of a key cannot be used, null included, or the key is :data:`MISSING`."""
     hint = "compare config.json with the model's original"
     if default is not None:
-        hint += f", or leave the key out: transformers then takes {shown(default)}"
+        hint += f", or remove the key to use transformers' default, {shown(default)}"
     says = f"`{where}{key}` in config.json is {shown(value)}, and" if value is not MISSING else ""
     lacks = f"config.json has no `{where}{key}`, which"
     return FamilyError(f"{says or lacks} must be {wanted}", code="MM411", hint=hint)
@@ -75,12 +74,12 @@ def shown(value: object) -> str:
 
 
 def _is_int(value: object) -> bool:
-    # Sizes and ids become numbers of 64 bits.
+    # Sizes and ids are stored in 64 bits.
     return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def is_number(value: object) -> bool:
-    """Whether ``value`` can be computed with: an int of 64 bits or a finite float, not a truth value."""
+    """Whether ``value`` is a 64-bit int or a finite float; booleans are not numbers."""
     return _is_int(value) or (isinstance(value, float) and math.isfinite(value))
 
 
@@ -102,12 +101,12 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "int": (_is_int, "a whole number"),
     "float": (lambda value: isinstance(value, float), "a number with a decimal point or exponent"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "str": (_is_text, "a text"),
+    "str": (_is_text, "a string"),
     "ints": (_is_list_of(_is_int), "a list of whole numbers"),
-    "strs": (_is_list_of(_is_text), "a list of texts"),
+    "strs": (_is_list_of(_is_text), "a list of strings"),
     "section": (lambda value: isinstance(value, Mapping), "a section (a JSON object)"),
-    "labels": (_is_mapping_to(_is_text), "a section of texts"),
-    "counts": (_is_mapping_to(_is_int), "a section of whole numbers"),
+    "labels": (_is_mapping_to(_is_text), "a section whose values are strings"),
+    "counts": (_is_mapping_to(_is_int), "a section whose values are whole numbers"),
     "any": (lambda _value: True, "anything"),
 }
 
@@ -156,7 +155,7 @@ def require_multiple(values: Mapping[str, Any], where: str, width: str, heads: s
 
 
 def _require_common(values: Mapping[str, Any], where: str) -> None:
-    """What ``PreTrainedConfig`` itself makes of any config."""
+    """Checks that ``PreTrainedConfig`` makes for every class."""
     # `dtype` goes before its older name, and is looked up in torch.
     key = "torch_dtype" if values.get("dtype") is None else "dtype"
     dtypes, dtype = table("fields.yaml")["every"]["dtypes"], values.get(key)
@@ -164,16 +163,18 @@ def _require_common(values: Mapping[str, Any], where: str) -> None:
         raise wrong_value(where, key, values[key], "the name of a number format in torch, such as `float16`")
     if values.get("per_layer_config"):
         raise FamilyError(
-            f"`{where}per_layer_config` gives layers sizes of their own, and layers of one shape are built",
+            f"`{where}per_layer_config` in config.json makes layers differ; only layers of one shape are supported",
             code="MM411",
-            hint="use a model whose layers are all alike",
+            hint="use a model whose layers all have one shape",
         )
     if values["id2label"] is None and not is_kind(values.get("num_labels", 2), "int"):
         raise wrong_value(where, "num_labels", values["num_labels"], "a whole number", 2)
     if not all(_is_whole(label) for label in values["id2label"] or ()):
         raise wrong_value(where, "id2label", values["id2label"], "a section whose keys are whole numbers")
     if "use_return_dict" in values:
-        raise wrong_value(where, "use_return_dict", values["use_return_dict"], "left out: it cannot be set")
+        raise wrong_value(
+            where, "use_return_dict", values["use_return_dict"], "removed: transformers cannot set it"
+        )
 
 
 def _is_whole(text: str) -> bool:

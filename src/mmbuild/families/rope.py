@@ -1,7 +1,7 @@
 """Rotary positions of a LLaMA config, resolved once as transformers 5.17 resolves them.
 
-A config says its base and its scaling in up to four places, in two spellings. ``RotaryEmbeddingConfigMixin`` of
-transformers' ``modeling_rope_utils.py`` makes one mapping of them; engines and checkpoints get that form.
+A config gives base and scaling in up to four places and two spellings. ``RotaryEmbeddingConfigMixin`` of
+transformers' ``modeling_rope_utils.py`` merges them into one mapping; engines and checkpoints get that form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mmbuild.families.base import FamilyError
 from mmbuild.families.parse import is_kind, is_number, shown, wrong_value
 
 DEFAULT = "default"
-# The kinds that engines compute, and the numbers that each needs (mmbuild.engine.rotary has a function for each).
+# Supported kinds and the numbers that each needs; mmbuild.engine.rotary has a function for each.
 BUILT: Mapping[str, tuple[str, ...]] = {
     DEFAULT: (),
     "linear": ("factor",),
@@ -48,7 +48,7 @@ def resolve(text: Mapping[str, Any], where: str) -> Rotary:
         where: What stands before its keys in messages.
 
     Raises:
-        FamilyError: MM503, a kind of scaling that is not built; MM411, a value that nothing can be computed from.
+        FamilyError: MM503, a kind of scaling that is not supported; MM411, a value that cannot be computed with.
     """
     place = "rope_scaling" if text.get("rope_scaling") else "rope_parameters"
     written = text.get(place) or {}
@@ -82,10 +82,9 @@ def _kind(written: Mapping[str, Any], inside: str) -> str:
         raise wrong_value(inside, key, kind, "the name of a kind of scaling", DEFAULT)
     if kind not in BUILT:
         raise FamilyError(
-            f"`{inside}{key}` in config.json is {shown(kind)}: rotary positions scaled in this way are not built",
+            f"`{inside}{key}` in config.json is {shown(kind)}, a kind of rotary scaling that is not supported",
             code="MM503",
-            hint=f"use a model with {', '.join(BUILT)} positions; "
-            "a model whose context was not extended usually has plain ones",
+            hint=f"use a model with one of {', '.join(BUILT)}, such as the model before its context was extended",
         )
     return kind
 
@@ -93,7 +92,7 @@ def _kind(written: Mapping[str, Any], inside: str) -> str:
 def _number(
     text: Mapping[str, Any], written: Mapping[str, Any], name: str, where: str, inside: str
 ) -> int | float:
-    """One number of a scaling. The model's original length is filled in, and one outside goes before one inside."""
+    """One number of a scaling. The original length has a default, and one outside the scaling takes precedence."""
     place: str = inside
     value: Any = written.get(name)
     if name == _ORIGINAL:
@@ -111,12 +110,16 @@ def _require_whole_heads(text: Mapping[str, Any], written: Mapping[str, Any], in
     share = 1.0 if share is None and "partial_rotary_factor" not in written else share
     if not is_number(share) or int(text["head_dim"] * share) != text["head_dim"]:
         raise wrong_value(
-            inside, "partial_rotary_factor", share, "1.0: heads are built whose whole width rotates", 1.0
+            inside,
+            "partial_rotary_factor",
+            share,
+            "1.0; only heads that rotate over their whole width are supported",
+            1.0,
         )
 
 
 def _require_one_for_all_layers(text: Mapping[str, Any], written: Mapping[str, Any], where: str) -> None:
-    """Refuse kinds of attention or positions by layer, which transformers' LLaMA does not compute either."""
+    """Refuse attention or positions that differ by layer; transformers' LLaMA does not compute them either."""
     layers = text.get("layer_types")
     if layers is None:
         return

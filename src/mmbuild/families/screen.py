@@ -1,7 +1,7 @@
-"""Sources that no engine can be built from, recognised from ``config.json`` alone, whatever the family.
+"""Rejects sources that no family can build, from ``config.json`` alone.
 
-Weights that are quantized already, pictures cut into tiles, experts, and checkpoints made for another task: each is
-refused before anything else is fetched.
+Weights that are already quantized, pictures cut into tiles, mixtures of experts, and checkpoints made for another
+task: each is refused before anything else is downloaded.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mmbuild.families.kinds import (
 from mmbuild.families.parse import is_kind, shown, wrong_value
 
 _VISION = ("model.vision.source",)
-_TILES = "towers are built that see a picture once, in one size"
-# Far beyond any model's, and far from where Python gives up.
+_TILES = "only towers that see each picture once, at one size, are supported"
+# Far deeper than any model's config, and far below Python's recursion limit.
 _DEEPEST = 100
-# Where quantizers leave their notes: transformers, compressed-tensors, Model Optimizer and MLX.
+# Keys that quantizers write: transformers, compressed-tensors, Model Optimizer and MLX.
 _QUANTIZATION = (
     "quantization_config",
     "compression_config",
@@ -35,7 +35,7 @@ _QUANTIZATION = (
     "quant_config",
     "hf_quant_config",
 )
-_SOMEHOW = "so"  # and not how
+_SOMEHOW = "so"  # without naming the method
 _BASES = ("base_model", "base_model_name_or_path", "_name_or_path", "name_or_path")
 _QUANTIZED_NAME = re.compile(
     r"(?i)awq|gptq|bnb|gguf|exl2|hqq|nf4|fp8|fp4|quant|int[48]|[48][-_]?bit|w[48]a(8|16)|mlx"
@@ -44,7 +44,7 @@ _QUANTIZED_NAME = re.compile(
 
 @contextmanager
 def about_second_source() -> Iterator[None]:
-    """Findings from here on are about ``model.vision``, and point at it."""
+    """Attribute every finding inside the block to ``model.vision``."""
     try:
         yield
     except FamilyError as error:
@@ -57,7 +57,7 @@ def about_second_source() -> Iterator[None]:
 
 
 def screen(config: Config, family: str, second: Config | None = None) -> None:
-    """Refuse what no engine can be built from.
+    """Refuse a source that no family can build.
 
     Args:
         config: The model's ``config.json``.
@@ -65,8 +65,8 @@ def screen(config: Config, family: str, second: Config | None = None) -> None:
         second: That of the second source, where there is one.
 
     Raises:
-        FamilyError: MM410, a kind of model that no family builds; MM710, weights that are quantized already; MM711, a
-            checkpoint made for another task; MM411, tiles or experts.
+        FamilyError: MM410, a kind of model that no family builds; MM710, weights that are already quantized; MM711, a
+            checkpoint made for another task; MM411, tiles, experts, or values that are not JSON.
     """
     _require_json(config)
     kind = config.get("model_type")
@@ -84,21 +84,21 @@ def screen(config: Config, family: str, second: Config | None = None) -> None:
 
 
 def _require_json(config: Config) -> None:
-    """Refuse what Python reads and JSON does not have: the whole file is part of what a build is keyed on."""
+    """Refuse values that Python reads but JSON does not define: keys of builds are computed from the whole file."""
     todo: list[tuple[str, object, int]] = [("", config, 0)]
     while todo:
         where, value, depth = todo.pop()
         if depth > _DEEPEST:
             raise wrong_value("", where.split(".")[0], value, f"nested at most {_DEEPEST} levels deep")
         if isinstance(value, float) and not math.isfinite(value):
-            raise wrong_value("", where, value, "a number: JSON has no NaN and no infinities")
+            raise wrong_value("", where, value, "a number; JSON has no NaN and no infinities")
         if isinstance(value, str) and not _is_unicode(value):
-            raise wrong_value("", where, value, "text that is Unicode")
+            raise wrong_value("", where, value, "valid Unicode")
         if isinstance(value, Mapping):
             prefix = f"{where}." if where else ""
             for key, item in value.items():
                 if isinstance(key, str) and not _is_unicode(key):
-                    raise wrong_value(prefix, shown(key), item, "called by a name that is Unicode")
+                    raise wrong_value(prefix, shown(key), item, "a key that is valid Unicode")
                 todo.append((f"{prefix}{key}", item, depth + 1))
         elif isinstance(value, list | tuple):
             todo += ((where, item, depth + 1) for item in value)
@@ -119,14 +119,14 @@ def _require_unquantized(config: Config) -> None:
             method = _method(section.get(key))
             if method is not None:
                 raise FamilyError(
-                    f"the weights are quantized already: `{where}{key}` in config.json says {method}",
+                    f"the weights are already quantized: `{where}{key}` in config.json says {method}",
                     code="MM710",
                     hint=f"use {_base(config)}; mmbuild quantizes it as `engine.quantization` says",
                 )
 
 
 def _method(written: object) -> str | None:
-    """How weights are quantized, in a few words; None where they are not."""
+    """How the weights are quantized, in a few words; None if they are not."""
     if isinstance(written, str) and written:
         return shown(written)
     if not isinstance(written, Mapping) or all(
@@ -146,32 +146,32 @@ def _method(written: object) -> str | None:
 
 
 def _base(config: Config) -> str:
-    """The model that was quantized, as far as the config tells."""
+    """The model that was quantized, as far as the config says."""
     for key in _BASES:
         name = config.get(key)
         if isinstance(name, str) and REPOSITORY.fullmatch(name) and not _QUANTIZED_NAME.search(name):
-            return f"the unquantized model, by its config `hf://{name}`"
+            return f"the unquantized model, `hf://{name}` according to config.json"
     return "the model's unquantized weights (float32, float16 or bfloat16)"
 
 
 def _require_one_picture(config: Config) -> None:
-    """Refuse pictures in tiles and experts: LLaVA's and VILA's own keys."""
+    """Refuse tiled pictures and mixtures of experts, by LLaVA's and VILA's own keys."""
     aspect, merge = config.get("image_aspect_ratio"), config.get("mm_patch_merge_type")
     if isinstance(aspect, str) and aspect.startswith(("anyres", "dynamic")):
-        raise _tiles("image_aspect_ratio", aspect, "which cuts pictures into tiles")
+        raise _tiles("image_aspect_ratio", aspect, "pictures are cut into tiles")
     if isinstance(merge, str) and re.search("spatial|unpad", merge):
-        raise _tiles("mm_patch_merge_type", merge, "which joins the tiles of a picture")
+        raise _tiles("mm_patch_merge_type", merge, "the tiles of a picture are joined")
     if config.get("image_grid_pinpoints"):
         raise _tiles(
-            "image_grid_pinpoints", config["image_grid_pinpoints"], "the grids that pictures are cut into"
+            "image_grid_pinpoints", config["image_grid_pinpoints"], "pictures are cut into one of these grids"
         )
     for key in ("s2", "use_s2", "dynamic_s2", "ps3"):
         if config.get(key):
-            raise _tiles(key, config[key], "so that a picture is seen in several sizes")
+            raise _tiles(key, config[key], "a picture is seen at several sizes")
     experts = config.get("moe")
     if (isinstance(experts, Mapping) and experts.get("moe_enable", bool(experts))) or experts is True:
         raise FamilyError(
-            "`moe` in config.json describes a mixture of experts, and decoders are built whose layers have one MLP",
+            "`moe` in config.json describes a mixture of experts; only decoders with one MLP per layer are supported",
             code="MM411",
             hint="use a model with a plain LLaMA decoder",
         )
@@ -179,14 +179,14 @@ def _require_one_picture(config: Config) -> None:
 
 def _tiles(key: str, value: object, meaning: str) -> FamilyError:
     return FamilyError(
-        f"`{key}` in config.json is {shown(value)}, {meaning}, and {_TILES}",
+        f"`{key}` in config.json is {shown(value)}: {meaning}; {_TILES}",
         code="MM411",
-        hint="use a model that takes a picture whole: LLaVA 1.5, VILA or VILA-1.5",
+        hint="use a model that takes whole pictures: LLaVA 1.5, VILA or VILA-1.5",
     )
 
 
 def _require_task(config: Config, family: str) -> None:
-    """Refuse checkpoints whose classes are made for something else than answers about pictures."""
+    """Refuse checkpoints saved from a class that does not generate text about pictures."""
     classes, kind = config.get("architectures"), config.get("model_type")
     if not is_kind(classes, "strs?"):
         raise wrong_value("", "architectures", classes, "a list of names of classes, or null")
@@ -198,7 +198,7 @@ def _require_task(config: Config, family: str) -> None:
     if other is not None:
         raise not_any_family(other, f"`architectures` says {shown(classes[0])}", code="MM711")
     raise FamilyError(
-        f"`architectures` in config.json says {shown(classes[0])}, a model for another task; "
+        f"`architectures` in config.json is {shown(classes[0])}, a model for another task; "
         f"family {family} needs {' or '.join(f'`{name}`' for name in whole)}",
         code="MM711",
         hint=f"use a checkpoint that was saved as `{whole[0]}`",

@@ -80,6 +80,6 @@ def _require_built(text: Mapping[str, Any], where: str) -> None:
         )
     for key in ("enable_bias", "layer_norm_elementwise_affine"):
         require_value(
-            where, text, key, True, f"family {NAME} builds OPT decoders with biases and weighted norms"
+            where, text, key, True, "only OPT decoders with biases and weighted norms are supported"
         )
-    require_value(where, text, "is_encoder_decoder", False, "an OPT is a decoder alone")
+    require_value(where, text, "is_encoder_decoder", False, "an OPT has no encoder")

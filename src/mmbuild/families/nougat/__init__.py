@@ -31,7 +31,7 @@ from mmbuild.models.generation_settings import SettingsPlace
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)
 
-# Each stage halves a page, so that more have nothing left to halve.
+# Each stage halves the page; after this many nothing is left to halve.
 _MOST_STAGES = 16
 
 
@@ -61,7 +61,7 @@ def settings_place(config: Config) -> SettingsPlace:  # noqa: ARG001 (the same f
 
 
 def _require_joined(encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> None:
-    """Widths that ``VisionEncoderDecoderModel`` compares, and features of which width its cross-attention takes."""
+    """Check the widths that ``VisionEncoderDecoderModel`` and mBART's cross-attention need to agree."""
     width, features = decoder["d_model"], encoder["embed_dim"] * 2 ** (len(encoder["depths"]) - 1)
     if encoder["hidden_size"] != features:
         raise not_built(
@@ -72,11 +72,11 @@ def _require_joined(encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> N
     if given is not None and not given == features == width:
         raise not_built(
             f"`decoder.cross_attention_hidden_size` is {shown(given)}, `decoder.d_model` {width}, and the encoder's "
-            f"features are of width {features}: mBART's cross-attention takes features of its own width",
-            "leave the key out: features of another width are then projected",
+            f"features are of width {features}; mBART's cross-attention needs features of the decoder's width",
+            "remove the key; features of another width are then projected",
         )
     require_value(
-        "decoder.", decoder, "add_cross_attention", True, "a decoder without it cannot look at the page"
+        "decoder.", decoder, "add_cross_attention", True, "the decoder could not attend to the page"
     )
 
 
@@ -116,7 +116,7 @@ def _decoder(root: Mapping[str, Any], decoder: Mapping[str, Any]) -> LlmFacts:
 def _visual(encoder: Mapping[str, Any]) -> VisualFacts:
     where = "encoder."
     require_tower(where, encoder)
-    require_value(where, encoder, "use_absolute_embeddings", False, "family nougat builds towers without")
+    require_value(where, encoder, "use_absolute_embeddings", False, "only towers without them are supported")
     height, width = pair(where, "image_size", encoder["image_size"])
     patch = pair(where, "patch_size", encoder["patch_size"])
     stages = len(encoder["depths"])

@@ -116,12 +116,12 @@ def _whole(
 
 
 def _require_decoder(root: Mapping[str, Any], text_type: str) -> None:
-    """transformers makes a decoder or an encoder-decoder as this key says, whatever the language model is."""
+    """transformers builds a decoder or an encoder-decoder as this key says, whatever the language model is."""
     key = "use_decoder_only_language_model"
     if bool(root.get(key, text_type == "opt")) != (text_type == "opt"):
         raise not_built(
             f"`{key}` in config.json is {shown(root[key])}, and the language model is `{text_type}`",
-            "compare config.json with the model's original, or leave the key out",
+            "remove the key, or compare config.json with the model's original",
         )
 
 

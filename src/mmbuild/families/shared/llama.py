@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.families.base import LlmFacts
+from mmbuild.families.parse import shown
 from mmbuild.families.rope import resolve
 from mmbuild.families.shared.reading import not_built, require_value
 
 _PLAIN = {
-    "attention_bias": (False, "LLaMA decoders are built without biases"),
-    "mlp_bias": (False, "LLaMA decoders are built without biases"),
-    "is_encoder_decoder": (False, "a LLaMA is a decoder alone"),
+    "attention_bias": (False, "only LLaMA decoders without biases are supported"),
+    "mlp_bias": (False, "only LLaMA decoders without biases are supported"),
+    "is_encoder_decoder": (False, "a LLaMA has no encoder"),
 }
 
 
@@ -33,7 +34,7 @@ def llama_facts(text: Mapping[str, Any], where: str, *, tied: bool) -> LlmFacts:
     rotary = resolve(text, where)
     if text["head_dim"] % 2:
         raise not_built(
-            f"`{where}head_dim` is {text['head_dim']}, and rotary positions turn pairs of numbers",
+            f"the heads' width (`{where}head_dim`) is {text['head_dim']}, and rotary positions need an even one",
             "compare config.json with the model's original",
         )
     return LlmFacts(
@@ -56,11 +57,11 @@ def llama_facts(text: Mapping[str, Any], where: str, *, tied: bool) -> LlmFacts:
 
 
 def _require_full_attention(text: Mapping[str, Any], where: str) -> None:
-    """Refuse windows: with them transformers keeps fewer positions than the model has."""
+    """Refuse attention windows: transformers then keeps fewer positions than the model has."""
     for key in ("sliding_window", "attention_chunk_size"):
         window = text.get(key)
         if window is not None and not (isinstance(window, int) and window >= text["max_position_embeddings"]):
             raise not_built(
-                f"`{where}{key}` is {window}, and decoders are built that attend to every position",
+                f"`{where}{key}` in config.json is {shown(window)}; only decoders without a window are supported",
                 "use a model without a window",
             )

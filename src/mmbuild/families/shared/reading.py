@@ -1,4 +1,4 @@
-"""Reading ``config.json``: kinds of models, sections, token ids, and the faults that every family reports alike."""
+"""Readers of ``config.json`` shared by families: kinds of models, sections, token ids and sizes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbuild.families.kinds import other_section, wrong_family
 from mmbuild.families.parse import MISSING, is_kind, parse, shown, wrong_value
 from mmbuild.models.errors import EngineError
 
-_UNUSUAL = "use a model without this setting: engines are built for the usual one alone"
+_UNUSUAL = "use a model without this setting"
 
 
 def require_model_type(config: Mapping[str, Any], family: str, known: Collection[str]) -> str:
@@ -68,13 +68,13 @@ def not_built(what: str, hint: str | None = None) -> FamilyError:
 
 
 def require_value(where: str, values: Mapping[str, Any], key: str, built: object, why: str) -> None:
-    """Refuse a value other than the only one that is built; null and a missing key are that one.
+    """Refuse any value but the supported one; null and a missing key count as supported.
 
     Raises:
         FamilyError: MM411, with ``why``.
     """
     if values.get(key) not in (None, built):
-        raise not_built(f"`{where}{key}` in config.json is {shown(values[key])}, and {why}", _UNUSUAL)
+        raise not_built(f"`{where}{key}` in config.json is {shown(values[key])}: {why}", _UNUSUAL)
 
 
 def token_ids(where: str, value: object) -> tuple[int, ...]:
@@ -95,13 +95,13 @@ def token_ids(where: str, value: object) -> tuple[int, ...]:
 
 
 def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
-    """The first token id of several keys; null is as if the key were left out.
+    """The first token id among several keys; null counts as missing.
 
     Args:
         places: Sections, what stands before their keys in messages, and keys.
 
     Raises:
-        FamilyError: MM411, a key holds something else, or none holds an id.
+        FamilyError: MM411, a key holds something else, or no key holds an id.
     """
     for values, where, key in places:
         value = values.get(key)
@@ -114,13 +114,15 @@ def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
 
 
 def side(where: str, key: str, value: object) -> int:
-    """Pixels of a side, of towers whose classes take one number alone.
+    """Pixels of a side, for towers whose classes take only one number.
 
     Raises:
-        FamilyError: MM411, it is another.
+        FamilyError: MM411, it is something else.
     """
     if not is_kind(value, "int") or value < 1:  # type: ignore[operator]
-        raise wrong_value(where, key, value, "one number of pixels: square pictures and patches are built")
+        raise wrong_value(
+            where, key, value, "one number of pixels; only square pictures and patches are supported"
+        )
     return value  # type: ignore[return-value]
 
 
@@ -137,18 +139,16 @@ def pair(where: str, key: str, value: object) -> tuple[int, int]:
 
 
 def require_tower(where: str, tower: Mapping[str, Any]) -> None:
-    """Refuse a tower that transformers' modules, which compute it, cannot be made with.
+    """Refuse a tower that transformers' modules cannot be built for.
 
     Raises:
-        FamilyError: MM411, its activation is unknown or its pictures are not of three colours.
+        FamilyError: MM411, an unknown activation, or another number of colours than three.
     """
     known = table("fields.yaml")["every"]["activations"]
     if tower["hidden_act"] not in known:
         raise wrong_value(where, "hidden_act", tower["hidden_act"], "an activation that transformers knows")
     if tower.get("num_channels", 3) != 3:
-        raise wrong_value(
-            where, "num_channels", tower["num_channels"], "3: pictures are red, green and blue", 3
-        )
+        raise wrong_value(where, "num_channels", tower["num_channels"], "3, for red, green and blue", 3)
 
 
 def saved_config(directory: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmbuild.families.base import Config, FamilyError
-from mmbuild.families.kinds import builder, in_own_layout, types_of
+from mmbuild.families.kinds import builder, in_own_layout, tower_setting, types_of
 from mmbuild.families.parse import MISSING, is_kind, parse, shown, wrong_value
 from mmbuild.families.screen import about_second_source, screen
 from mmbuild.families.shared.reading import not_built, require_model_type, section
@@ -118,17 +118,16 @@ def _tower(section: object) -> str:
 def _flat(config: Config, vision: Config | None) -> Layout:
     if config.get("tune_mm_mlp_adapter"):
         raise FamilyError(
-            "`tune_mm_mlp_adapter` in config.json is true: the training run saved the projector alone",
+            "`tune_mm_mlp_adapter` in config.json is true: this training run saved only the projector",
             code="MM712",
-            hint="use the model that was trained after it, whose directory holds the language model too",
+            hint="use the model of the next training stage, whose directory holds the language model too",
             blame=("model.source",),
         )
     if vision is None:
-        tower = config.get("mm_vision_tower")
         raise FamilyError(
-            f"the model lacks its visual tower: config.json only names it, {shown(tower)}",
+            f"the model lacks its visual tower: config.json only names it, {shown(config.get('mm_vision_tower'))}",
             code="MM414",
-            hint="add `vision: {source: hf://openai/clip-vit-large-patch14-336}` below `model`",
+            hint=f"add {tower_setting(config)}",
         )
     with about_second_source():
         tower, where = _second_source(vision)
@@ -180,21 +179,21 @@ def _selection(config: Config) -> dict[str, Any]:
         )
     aspect = config.get("image_aspect_ratio")
     if not is_kind(aspect, "str?"):
-        raise wrong_value("", "image_aspect_ratio", aspect, "`pad`, `resize`, another text, or null", "pad")
+        raise wrong_value("", "image_aspect_ratio", aspect, "`pad`, `resize`, another string, or null", "pad")
     return {"layer": layer, "feature": feature, "aspect": str(aspect)}
 
 
 def _require_built(config: Config) -> None:
     if config.get("mm_use_im_start_end"):
         raise not_built(
-            "`mm_use_im_start_end` in config.json is true: pictures stand between two tokens of their own, "
+            "`mm_use_im_start_end` in config.json is true: pictures are enclosed in two special tokens, "
             f"which family {NAME} does not write",
-            "use a model that was trained without them",
+            "use a model that was trained without these tokens",
         )
 
 
 def _require_width(config: Config, tower: Mapping[str, Any]) -> None:
-    """Two facts of the config that are about the tower must be true of the one that is used."""
+    """Compare what config.json says about the tower with the tower."""
     width, resolution = config.get("mm_hidden_size"), config.get("vision_resolution")
     if width is not None and width != tower["hidden_size"]:
         raise FamilyError(
@@ -207,7 +206,7 @@ def _require_width(config: Config, tower: Mapping[str, Any]) -> None:
         )
     if resolution not in (-1, None, tower["image_size"]):
         raise not_built(
-            f"`vision_resolution` in config.json is {shown(resolution)}, and towers are built in their own size, "
-            f"{tower['image_size']}",
+            f"`vision_resolution` in config.json is {shown(resolution)}; only the tower's own size, "
+            f"{tower['image_size']}, is supported",
             "use a model whose tower was not enlarged",
         )
