@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from engines import demo_engine, demo_reference, drawn
+from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.engine.compare import TIE, Difference, compare, endless, is_tie, kl_divergence
 from mmbuild.engine.reference import answer_greedily, continue_greedily
+from mmbuild.models.errors import EngineError
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5)
 
@@ -108,3 +110,10 @@ def test_the_reference_keeps_its_settings_when_nothing_may_end_its_answer(asked)
     assert len(reference.tokens) == 12
     ends = demo_reference().generation_config.eos_token_id
     assert ends in answer_greedily(demo_reference(), request, 12).tokens
+
+
+def test_a_question_that_transformers_cannot_answer_is_an_error_of_its_own(asked):
+    engine, request, _ = asked
+    beyond = replace(request, ids=(*request.ids, engine.config.vocab_size + 3))
+    error = refused(EngineError, "MM599", answer_greedily, demo_reference(), beyond, 3)
+    assert "IndexError" in error.message

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from mmbuild.engine.config import DTYPES
-from mmbuild.engine.processor import Request
+from mmbuild.engine.processor import Request, first_line
 from mmbuild.families import part
+from mmbuild.models.errors import EngineError
 from mmbuild.models.pictures import Picture
 
 if TYPE_CHECKING:
@@ -113,6 +114,9 @@ def answer_greedily(
         count: ``max_new_tokens``; everything else comes from the model's generation config.
         suppressed: Ids that the family's own decoding never chooses (Nougat's unknown token).
         tokenizer: transformers', which `generate` needs where the model sets `stop_strings`.
+
+    Raises:
+        EngineError: MM599, transformers itself fails.
     """
     options: dict[str, Any] = {}
     if tokenizer is not None and any(settings.stop_strings for settings in _settings(reference)):
@@ -122,17 +126,25 @@ def answer_greedily(
         options["suppress_tokens"] = sorted({*own, *suppressed})
     if all(settings.pad_token_id is None for settings in _settings(reference)):
         options["pad_token_id"] = 0  # one sequence is not padded; transformers warns without
-    with torch.inference_mode():
-        result = reference.generate(
-            **arguments(reference, request),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=count,
-            output_logits=True,
-            output_scores=True,
-            return_dict_in_generate=True,
-            **options,
-        )
+    try:
+        with torch.inference_mode():
+            result = reference.generate(
+                **arguments(reference, request),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=count,
+                output_logits=True,
+                output_scores=True,
+                return_dict_in_generate=True,
+                **options,
+            )
+    # What `generate` raises for ids beyond the vocabulary, and for settings that it cannot apply.
+    except (IndexError, ValueError) as error:
+        raise EngineError(
+            f"transformers cannot answer this question: {type(error).__name__}: {first_line(error)}",
+            code="MM599",
+            hint="Compare the model's tokenizer and generation_config.json with its config.json",
+        ) from error
     logits, scores = (torch.cat(rows).float().cpu() for rows in (result.logits, result.scores))
     return Continuation(tuple(result.sequences[0, -len(logits) :].tolist()), logits, scores)
 
