@@ -206,7 +206,7 @@ def _naming(image: int, prompt: str | None) -> Iterator[None]:
         yield
     except MmbuildError as error:
         where = f"image {image}, prompt `{prompt or ''}`"
-        raise type(error)(f"{where}: {error.message}", code=error.code, hint=error.hint) from error
+        raise type(error)(f"{where}: {error.message}", code=error.code, hint=error.hint) from error.__cause__
 
 
 def questions(engine: Engine, prompts: Sequence[str]) -> Sequence[str | None]:
