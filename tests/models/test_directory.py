@@ -106,6 +106,7 @@ def test_a_sharded_model_and_pickles_next_to_safetensors_are_usual(shards: Path,
 SHARD = "model-00002-of-00007.safetensors"
 INDEX = "model.safetensors.index.json"
 NORM = "language_model.model.norm.weight"
+HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
 
@@ -304,6 +305,61 @@ def test_copies_of_a_config_that_describe_another_model_are_refused(tmp_path: Pa
     refused_once(findings(model_of("vila", sources)), "MM741", words)
 
 
+def pickle(directory: Path, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> None:
+    """The weights once more, as a pickle."""
+    import torch
+    from safetensors.torch import load_file as load
+
+    tensors = load(directory / "model.safetensors")
+    if change is not None:
+        change(tensors)
+    torch.save(tensors, directory / "pytorch_model.bin", **options)
+
+
+PICKLES: dict[str, Callable[[Path], object]] = {
+    "of the same weights": pickle,
+    "in another number format": lambda d: pickle(d, lambda t: t.update({k: v.half() for k, v in t.items()})),
+    "in the form of before torch 1.6": lambda d: pickle(
+        d, lambda t: t.update({k: v + 1 for k, v in t.items()}), _use_new_zipfile_serialization=False
+    ),
+    "incomplete": lambda d: (
+        pickle(d),
+        (d / "pytorch_model.bin").rename(d / "pytorch_model-00001-of-00002.bin"),
+    ),
+    "damaged": lambda d: (d / "pytorch_model.bin").write_bytes(b"PK\x03\x04 and nothing"),
+    "without a tensor that follows from others": lambda d: pickle(
+        d, lambda t: t.pop("language_model.lm_head.weight")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_pickles_next_to_safetensors_are_another_form_of_the_same_weights(model: Path, kind: str) -> None:
+    PICKLES[kind](model)
+    assert told(check(model)) == ""
+
+
+def test_pickles_of_another_model_are_refused(model: Path) -> None:
+    pickle(model, lambda tensors: tensors.update({name: value + 1 for name, value in tensors.items()}))
+    words = ["two sets of weights", "has other values in `model.safetensors`", "`pytorch_model.bin`"]
+    refused_once(check(model), "MM732", words)
+
+
+def test_pickles_of_a_model_with_one_other_layer_are_refused(model: Path) -> None:
+    name = "language_model.model.layers.0.self_attn.v_proj.weight"
+    pickle(model, lambda tensors: tensors.update({name: tensors[name] * 2}))
+    refused_once(check(model), "MM732", [f"`{name}` has other values"])
+
+
+def test_pickles_of_another_vocabulary_are_refused(model: Path) -> None:
+    pickle(
+        model,
+        lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING][:300].clone()}) or tensors.pop(HEAD),
+    )
+    words = [f"the embedding `{EMBEDDING}` is 320 x 32 in `model.safetensors`", "`pytorch_model.bin`"]
+    refused_once(check(model), "MM732", words)
+
+
 # Adapters.
 
 
@@ -454,6 +510,21 @@ SMALL_FILES = {
         "MM730",
         ["tokenizer_config.json", "line 1 of `chat_template`"],
     ),
+    "an end of answers that no token has": (
+        lambda d: edit(d / "generation_config.json", eos_token_id=[2, 320]),
+        "MM742",
+        ["`eos_token_id` in", "generation_config.json` is 320", "`text_config.vocab_size` in config.json is 320"],
+    ),
+    "two image processors": (
+        lambda d: (d / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}'),
+        "MM743",
+        ["`image_mean` is [0.48", PROCESSOR, "[0.5, 0.5, 0.5] in", "preprocessor_config.json"],
+    ),
+    "two image processors of different sizes": (
+        lambda d: (d / "preprocessor_config.json").write_text('{"size": 336}'),
+        "MM743",
+        ["`size` is {'shortest_edge': 28}", "336 in"],
+    ),
     "an empty tokenizer": (
         lambda d: (d / "tokenizer.json").write_text("{}"),
         "MM731",
@@ -511,6 +582,12 @@ USUAL: dict[str, Callable[[Path], object]] = {
     ),
     "numbers that cancel out": lambda d: edit(
         d / PROCESSOR, num_additional_image_tokens=0, vision_feature_select_strategy="full"
+    ),
+    "the same image processor twice": lambda d: (d / "preprocessor_config.json").write_text(
+        json.dumps(json.loads((d / PROCESSOR).read_text())["image_processor"] | {"size": 28, "crop_size": 28})
+    ),
+    "an end of answers that is null": lambda d: (d / "generation_config.json").write_text(
+        '{"eos_token_id": null}'
     ),
     "other files": lambda d: (d / "training_args.bin").write_bytes(b"x"),
 }

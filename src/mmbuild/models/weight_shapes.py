@@ -62,17 +62,27 @@ def require_shapes(
     """
     stacks = components(facts.llm, facts.encoder)
     specs = {where: {spec.name: spec for spec in tensors(stack)} for where, stack in stacks.items()}
-    first = next(iter(specs.values()))
-    embedding = next(iter(first.values())).parts[0]
-    try:
-        name = full(naming_of(family, stored, embedding.source), embedding.source)
-    except CheckpointError:
-        if whole:
-            raise
-        return
-    _require_embedding(name, stored[name], embedding.shape, keys)
+    name = embedding_name(family, facts, stored)
+    if name is not None:
+        _require_embedding(name, stored[name], (facts.llm.vocab_size, facts.llm.hidden_size), keys)
     if whole:
         find_sources(family, specs, stored, tied=any(stack.tie_word_embeddings for stack in stacks.values()))
+
+
+def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> str | None:
+    """Full name of the language model's embedding; None where no naming of the family finds it."""
+    source = next(tensors(facts.llm)).parts[0].source
+    try:
+        return full(naming_of(family, stored, source), source)
+    except CheckpointError:
+        return None
+
+
+def layer_names(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Full names of the tensors of the language model's first layer, of which ``stored`` holds the embedding."""
+    parts = [part.source for spec in tensors(facts.llm) for part in spec.parts]
+    naming = naming_of(family, stored, parts[0])
+    return [full(naming, source) for source in dict.fromkeys(parts) if ".0." in source]
 
 
 def _require_embedding(
