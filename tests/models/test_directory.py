@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_families as tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_directories import edit, save_llava
 from safetensors.numpy import load_file, save_file
 
@@ -657,6 +659,72 @@ def test_a_file_that_may_not_be_read_is_named(
     found = check(model)
     assert [item.error.code for item in found] == ["MM731" if name == "tokenizer.json" else "MM401"]
     assert f"{name}` cannot be read: Permission denied" in found[0].error.message
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-2, 400), st.floats(allow_nan=False), st.text(max_size=4)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    PROCESSOR,
+    "generation_config.json",
+    INDEX,
+    "added_tokens.json",
+]
+KEYS = [
+    "model", "vocab", "added_tokens", "added_tokens_decoder", "content", "id", "chat_template", "bos_token",
+    "image_token", "extra_special_tokens", "tokenizer_class", "image_processor", "size", "crop_size", "patch_size",
+    "image_processor_type", "num_additional_image_tokens", "eos_token_id", "weight_map", "do_resize",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(FILES), keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=3), value=JSON)
+def test_whatever_a_file_holds_is_at_most_a_finding(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, keys: list[str], value: Any
+) -> None:
+    directory = tmp_path_factory.mktemp("odd")
+    for file in whole.iterdir():
+        (directory / file.name).symlink_to(file)
+    content = json.loads((directory / name).read_text()) if (directory / name).exists() else {}
+    place = content
+    for key in keys[:-1]:
+        place = place[key] if isinstance(place.get(key), dict) else place.setdefault(f"{key} ", {})
+    place[keys[-1]] = value
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).write_text(json.dumps(content))
+    for item in check(directory):
+        assert lookup(item.error.code) is not None
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(FILES), value=JSON)
+def test_a_file_of_any_json_is_at_most_a_finding(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
+) -> None:
+    directory = tmp_path_factory.mktemp("odd")
+    for file in whole.iterdir():
+        if file.name != name:
+            (directory / file.name).symlink_to(file)
+    (directory / name).write_text(json.dumps(value))
+    for item in check(directory):
+        assert lookup(item.error.code) is not None
+
+
+@pytest.mark.parametrize(
+    "entry", [{"shape": None}, {"shape": ["a"]}, {"shape": 3}, {"dtype": 7}, {"shape": [2, 2]}]
+)
+def test_a_header_of_any_kind_is_at_most_a_finding(model: Path, entry: dict[str, Any]) -> None:
+    header = json.dumps({EMBEDDING: {"data_offsets": [0, 0], **entry}}).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert next(item.error.code for item in check(model)) in ("MM403", "MM430", "MM431", "MM738")
 
 
 def test_a_large_tokenizer_is_read_in_a_fraction_of_a_second(model: Path) -> None:

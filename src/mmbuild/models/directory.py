@@ -233,7 +233,7 @@ def _copies(model: Model, expected: ExpectedFiles) -> None:
         other = {**config, section: {**config.get(section, {}), **read_json(file)}}
         try:
             facts = family(model.family).facts(other, model.configs.get("vision"))
-        except (FamilyError, KeyError, TypeError, ValueError) as error:
+        except (FamilyError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             why = error.message if isinstance(error, FamilyError) else str(error)
             raise _two_configs(file, section, why) from error
         for key, theirs, ours in differences(_plain(facts), _plain(model.facts)):

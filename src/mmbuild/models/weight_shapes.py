@@ -24,13 +24,22 @@ def stored_tensors(headers: Mapping[str, Header]) -> dict[str, StoredTensor]:
 
     Args:
         headers: Header of each file, by its path below the model's directory.
+
+    Raises:
+        ModelFilesError: MM403, a header gives a tensor no shape.
     """
     found: dict[str, StoredTensor] = {}
     for file, header in headers.items():
         below = Path(file).parent.name
         for name, entry in header.items():
-            shape = tuple(int(size) for size in entry.get("shape", ()))
-            found[f"{below}/{name}" if below else name] = StoredTensor(file, shape, _unread)
+            shape = entry.get("shape")
+            if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+                raise ModelFilesError(
+                    f"the header of `{file}` gives `{name}` no shape",
+                    code="MM403",
+                    hint="download the file again",
+                )
+            found[f"{below}/{name}" if below else name] = StoredTensor(file, tuple(shape), _unread)
     return found
 
 
