@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_families as tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_directories import edit, save_llava
 from safetensors.numpy import load_file, save_file
 
@@ -106,6 +108,7 @@ def test_a_sharded_model_and_pickles_next_to_safetensors_are_usual(shards: Path,
 SHARD = "model-00002-of-00007.safetensors"
 INDEX = "model.safetensors.index.json"
 NORM = "language_model.model.norm.weight"
+HEAD = "language_model.lm_head.weight"
 EMBEDDING = "language_model.model.embed_tokens.weight"
 
 
@@ -304,6 +307,61 @@ def test_copies_of_a_config_that_describe_another_model_are_refused(tmp_path: Pa
     refused_once(findings(model_of("vila", sources)), "MM741", words)
 
 
+def pickle(directory: Path, change: Callable[[dict[str, Any]], object] | None = None, **options: Any) -> None:
+    """The weights once more, as a pickle."""
+    import torch
+    from safetensors.torch import load_file as load
+
+    tensors = load(directory / "model.safetensors")
+    if change is not None:
+        change(tensors)
+    torch.save(tensors, directory / "pytorch_model.bin", **options)
+
+
+PICKLES: dict[str, Callable[[Path], object]] = {
+    "of the same weights": pickle,
+    "in another number format": lambda d: pickle(d, lambda t: t.update({k: v.half() for k, v in t.items()})),
+    "in the form of before torch 1.6": lambda d: pickle(
+        d, lambda t: t.update({k: v + 1 for k, v in t.items()}), _use_new_zipfile_serialization=False
+    ),
+    "incomplete": lambda d: (
+        pickle(d),
+        (d / "pytorch_model.bin").rename(d / "pytorch_model-00001-of-00002.bin"),
+    ),
+    "damaged": lambda d: (d / "pytorch_model.bin").write_bytes(b"PK\x03\x04 and nothing"),
+    "without a tensor that follows from others": lambda d: pickle(
+        d, lambda t: t.pop("language_model.lm_head.weight")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PICKLES)
+def test_pickles_next_to_safetensors_are_another_form_of_the_same_weights(model: Path, kind: str) -> None:
+    PICKLES[kind](model)
+    assert told(check(model)) == ""
+
+
+def test_pickles_of_another_model_are_refused(model: Path) -> None:
+    pickle(model, lambda tensors: tensors.update({name: value + 1 for name, value in tensors.items()}))
+    words = ["two sets of weights", "has other values in `model.safetensors`", "`pytorch_model.bin`"]
+    refused_once(check(model), "MM732", words)
+
+
+def test_pickles_of_a_model_with_one_other_layer_are_refused(model: Path) -> None:
+    name = "language_model.model.layers.0.self_attn.v_proj.weight"
+    pickle(model, lambda tensors: tensors.update({name: tensors[name] * 2}))
+    refused_once(check(model), "MM732", [f"`{name}` has other values"])
+
+
+def test_pickles_of_another_vocabulary_are_refused(model: Path) -> None:
+    pickle(
+        model,
+        lambda tensors: tensors.update({EMBEDDING: tensors[EMBEDDING][:300].clone()}) or tensors.pop(HEAD),
+    )
+    words = [f"the embedding `{EMBEDDING}` is 320 x 32 in `model.safetensors`", "`pytorch_model.bin`"]
+    refused_once(check(model), "MM732", words)
+
+
 # Adapters.
 
 
@@ -454,6 +512,21 @@ SMALL_FILES = {
         "MM730",
         ["tokenizer_config.json", "line 1 of `chat_template`"],
     ),
+    "an end of answers that no token has": (
+        lambda d: edit(d / "generation_config.json", eos_token_id=[2, 320]),
+        "MM742",
+        ["`eos_token_id` in", "generation_config.json` is 320", "`text_config.vocab_size` in config.json is 320"],
+    ),
+    "two image processors": (
+        lambda d: (d / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}'),
+        "MM743",
+        ["`image_mean` is [0.48", PROCESSOR, "[0.5, 0.5, 0.5] in", "preprocessor_config.json"],
+    ),
+    "two image processors of different sizes": (
+        lambda d: (d / "preprocessor_config.json").write_text('{"size": 336}'),
+        "MM743",
+        ["`size` is {'shortest_edge': 28}", "336 in"],
+    ),
     "an empty tokenizer": (
         lambda d: (d / "tokenizer.json").write_text("{}"),
         "MM731",
@@ -511,6 +584,12 @@ USUAL: dict[str, Callable[[Path], object]] = {
     ),
     "numbers that cancel out": lambda d: edit(
         d / PROCESSOR, num_additional_image_tokens=0, vision_feature_select_strategy="full"
+    ),
+    "the same image processor twice": lambda d: (d / "preprocessor_config.json").write_text(
+        json.dumps(json.loads((d / PROCESSOR).read_text())["image_processor"] | {"size": 28, "crop_size": 28})
+    ),
+    "an end of answers that is null": lambda d: (d / "generation_config.json").write_text(
+        '{"eos_token_id": null}'
     ),
     "other files": lambda d: (d / "training_args.bin").write_bytes(b"x"),
 }
@@ -580,6 +659,72 @@ def test_a_file_that_may_not_be_read_is_named(
     found = check(model)
     assert [item.error.code for item in found] == ["MM731" if name == "tokenizer.json" else "MM401"]
     assert f"{name}` cannot be read: Permission denied" in found[0].error.message
+
+
+JSON = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-2, 400), st.floats(allow_nan=False), st.text(max_size=4)
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    PROCESSOR,
+    "generation_config.json",
+    INDEX,
+    "added_tokens.json",
+]
+KEYS = [
+    "model", "vocab", "added_tokens", "added_tokens_decoder", "content", "id", "chat_template", "bos_token",
+    "image_token", "extra_special_tokens", "tokenizer_class", "image_processor", "size", "crop_size", "patch_size",
+    "image_processor_type", "num_additional_image_tokens", "eos_token_id", "weight_map", "do_resize",
+]  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(FILES), keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=3), value=JSON)
+def test_whatever_a_file_holds_is_at_most_a_finding(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, keys: list[str], value: Any
+) -> None:
+    directory = tmp_path_factory.mktemp("odd")
+    for file in whole.iterdir():
+        (directory / file.name).symlink_to(file)
+    content = json.loads((directory / name).read_text()) if (directory / name).exists() else {}
+    place = content
+    for key in keys[:-1]:
+        place = place[key] if isinstance(place.get(key), dict) else place.setdefault(f"{key} ", {})
+    place[keys[-1]] = value
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).write_text(json.dumps(content))
+    for item in check(directory):
+        assert lookup(item.error.code) is not None
+
+
+@settings(max_examples=150, deadline=None)
+@given(name=st.sampled_from(FILES), value=JSON)
+def test_a_file_of_any_json_is_at_most_a_finding(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, value: Any
+) -> None:
+    directory = tmp_path_factory.mktemp("odd")
+    for file in whole.iterdir():
+        if file.name != name:
+            (directory / file.name).symlink_to(file)
+    (directory / name).write_text(json.dumps(value))
+    for item in check(directory):
+        assert lookup(item.error.code) is not None
+
+
+@pytest.mark.parametrize(
+    "entry", [{"shape": None}, {"shape": ["a"]}, {"shape": 3}, {"dtype": 7}, {"shape": [2, 2]}]
+)
+def test_a_header_of_any_kind_is_at_most_a_finding(model: Path, entry: dict[str, Any]) -> None:
+    header = json.dumps({EMBEDDING: {"data_offsets": [0, 0], **entry}}).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert next(item.error.code for item in check(model)) in ("MM403", "MM430", "MM431", "MM738")
 
 
 def test_a_large_tokenizer_is_read_in_a_fraction_of_a_second(model: Path) -> None:

@@ -28,7 +28,8 @@ class Project:
             **os.environ,
             "MMBUILD_STORE": str(root / "store"),
             "MMBUILD_STEPS": "step_bodies:TABLE",
-            "PYTHONPATH": str(Path(step_bodies.__file__).parent),
+            # The code next to these tests, wherever mmbuild is installed from.
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(Path(step_bodies.__file__).parent)]),
             "NO_COLOR": "1",
         }
 

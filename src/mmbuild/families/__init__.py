@@ -2,6 +2,7 @@
 
 ==============  ===============================================================================
 ``__init__``    ``TRAITS`` and ``facts(config, vision)``: what ``config.json`` means. Imports no torch.
+``files``       ``expected``: where tokenizer and processor are, and what in them repeats ``config.json``.
 ``weights``     ``NAMINGS``: where the language model's tensors lie among the model's. Imports no torch.
 ``visual``      ``make`` and ``canonical``: tower and projector as one module, and its weights' names.
 ``processor``   ``load``: prompts and pictures to token ids and pixels; ``write_stand_in`` for random models.

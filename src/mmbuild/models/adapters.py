@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import SmallFileError, read_json, shown
+from mmbuild.sources import layout
 
 CONFIG = "adapter_config.json"
 # PEFT's files, by the names that `PeftModel.save_pretrained` gives them.
@@ -22,8 +24,8 @@ def require_merged(directory: Path, *, has_weights: bool) -> None:
     Raises:
         ModelFilesError: MM734.
     """
-    peft = [name for name in _PEFT if (directory / name).is_file()]
-    parts = [name for name in _PARTS if (directory / name).is_file()]
+    names = {path.name for path in directory.iterdir()}
+    peft = [name for name in _PEFT if name in names]
     if has_weights and peft:
         raise ModelFilesError(
             f"`{shown(directory)}` holds full weights and an adapter (`{peft[-1]}`){_base(directory)}: "
@@ -31,24 +33,30 @@ def require_merged(directory: Path, *, has_weights: bool) -> None:
             code="MM734",
             hint="remove the adapter if it is merged into the weights, or merge it first",
         )
-    if not has_weights and (peft or parts):
-        raise alone(directory)
+    if not has_weights:
+        refuse_alone(shown(directory), names, directory)
 
 
-def alone(directory: Path) -> ModelFilesError:
-    """The error for a directory of adapters without a model."""
-    name = next(name for name in (*_PEFT[1:], *_PARTS, CONFIG) if (directory / name).is_file())
-    return ModelFilesError(
-        f"`{shown(directory)}` holds an adapter (`{name}`){_base(directory)}, not a model",
+def refuse_alone(shown_as: str, names: Set[str], directory: Path) -> None:
+    """Refuse a model of adapter files without weights.
+
+    Args:
+        shown_as: What the message calls the model.
+        names: Names of its files.
+        directory: Where its small files are.
+
+    Raises:
+        ModelFilesError: MM734, there is an adapter among ``names`` and no weight file.
+    """
+    name = next((name for name in (*_PEFT[1:], *_PARTS, CONFIG) if name in names), None)
+    if name is None or any(layout.is_weights(file.rpartition("/")[2]) for file in names):
+        return
+    raise ModelFilesError(
+        f"`{shown_as}` holds an adapter (`{name}`){_base(directory)}, not a model",
         code="MM734",
         hint="merge the adapter into its base model (`merge_and_unload` of PEFT, `merge_lora_weights.py` of LLaVA) "
         "and set model.source to the result",
     )
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether ``directory`` holds files of an adapter."""
-    return any((directory / name).is_file() for name in (*_PEFT, *_PARTS))
 
 
 def _base(directory: Path) -> str:

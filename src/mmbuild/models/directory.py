@@ -15,7 +15,7 @@ from typing import Any
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import FamilyError, ModelFacts
-from mmbuild.models import adapters, chat_template, processor_files, tokenizer_file
+from mmbuild.models import adapters, chat_template, pickled, processor_files, tokenizer_file, weight_sets
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.expected import ExpectedFiles
 from mmbuild.models.given import Model, image_token_of, template_of
@@ -37,6 +37,7 @@ class Finding:
     error: MmbuildError
 
 
+_GENERATION = "generation_config.json"
 Check = Callable[[Model, ExpectedFiles], None]
 
 
@@ -119,21 +120,28 @@ def _require_shapes(
     headers: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> None:
     # Late: tables of tensors cost 30 ms, and many recipes name no directory.
-    from mmbuild.models.weight_shapes import require_shapes, stored_tensors
+    from mmbuild.models.weight_shapes import embedding_name, layer_names, require_shapes, stored_tensors
 
     files = {
         f"{name}/{file}" if name else file: header
         for name, found in headers.items()
         for file, header in found.items()
     }
-    if files:
-        require_shapes(
-            model.family,
-            model.facts,
-            stored_tensors(files),
-            (expected.vocab_size, expected.hidden_size),
-            whole=len(files) == sum(len(found.files) for found in sets.values()),
-        )
+    if not files:
+        return
+    stored = stored_tensors(files)
+    whole = len(files) == sum(len(found.files) for found in sets.values())
+    keys = expected.vocab_size, expected.hidden_size
+    require_shapes(model.family, model.facts, stored, keys, whole=whole)
+    embedding = embedding_name(model.family, model.facts, stored)
+    if embedding is not None:
+        below, _, own = embedding.rpartition("/")
+        directory = model.sources["model"].directory / below
+        other = weight_sets.pickled_set(directory)
+        if other is not None and headers[below]:
+            names = layer_names(model.family, model.facts, stored)
+            layer = [name.removeprefix(f"{below}/") for name in names]
+            pickled.require_same_model(directory, own, layer, headers[below], other.files)
 
 
 # Small files.
@@ -154,6 +162,12 @@ def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
             expected.image_token,
             added_by_processor=expected.adds_image_token,
         )
+
+
+def _one_image_processor(model: Model, expected: ExpectedFiles) -> None:
+    directory = model.directory(*expected.images)
+    if directory is not None:
+        processor_files.require_one_image_processor(directory, expected.image_class)
 
 
 def _image_size(model: Model, expected: ExpectedFiles) -> None:
@@ -191,6 +205,23 @@ def _template(model: Model, expected: ExpectedFiles) -> None:
     chat_template.content_form(template, special, image_token_of(model, expected))
 
 
+def _generation(model: Model, expected: ExpectedFiles) -> None:
+    """Ids that end an answer have to be ids of the vocabulary: an answer would never end."""
+    directory = model.directory("model", expected.tokenizer)
+    file = directory / _GENERATION if directory else None
+    if file is None or not file.is_file():
+        return
+    stated = read_json(file).get("eos_token_id")
+    size = model.facts.llm.vocab_size
+    for end in stated if isinstance(stated, list) else [stated]:
+        if isinstance(end, int) and not 0 <= end < size:
+            raise ModelFilesError(
+                f"`eos_token_id` in `{shown(file)}` is {end}, and `{expected.vocab_size}` in config.json is {size}",
+                code="MM742",
+                hint="take both files from the same version of the model",
+            )
+
+
 def _copies(model: Model, expected: ExpectedFiles) -> None:
     """Sections of config.json against the files that they repeat."""
     config = model.configs["model"]
@@ -202,7 +233,7 @@ def _copies(model: Model, expected: ExpectedFiles) -> None:
         other = {**config, section: {**config.get(section, {}), **read_json(file)}}
         try:
             facts = family(model.family).facts(other, model.configs.get("vision"))
-        except (FamilyError, KeyError, TypeError, ValueError) as error:
+        except (FamilyError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             why = error.message if isinstance(error, FamilyError) else str(error)
             raise _two_configs(file, section, why) from error
         for key, theirs, ours in differences(_plain(facts), _plain(model.facts)):
@@ -230,5 +261,13 @@ def differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str,
         yield name, found, planned
 
 
-_CHECKS: tuple[Check, ...] = (_vocabulary, _image_size, _placeholders, _template, _copies)
-_OF_IMAGES: tuple[Check, ...] = (_image_size, _placeholders)
+_CHECKS: tuple[Check, ...] = (
+    _vocabulary,
+    _one_image_processor,
+    _image_size,
+    _placeholders,
+    _template,
+    _generation,
+    _copies,
+)
+_OF_IMAGES: tuple[Check, ...] = (_one_image_processor, _image_size, _placeholders)

@@ -31,8 +31,10 @@ def instead_of_model(directory: Path) -> ModelFilesError | None:
     Returns:
         MM734 for an adapter, MM735 for a directory above models.
     """
-    if adapters.is_adapter(directory):
-        return adapters.alone(directory)
+    try:
+        adapters.require_merged(directory, has_weights=False)
+    except ModelFilesError as error:
+        return error
     models = [file.parent for file in _configs(directory)]
     cached = _cached_name(directory)
     if cached is not None:

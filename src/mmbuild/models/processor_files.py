@@ -76,6 +76,54 @@ def read_image_processor(directory: Path) -> ImageProcessor | None:
     return ImageProcessor(read_json(file), file) if file.is_file() else None
 
 
+# What decides pixels, beside the size.
+_PIXELS = (
+    "image_mean",
+    "image_std",
+    "resample",
+    "rescale_factor",
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_center_crop",
+    "do_convert_rgb",
+    "do_pad",
+)
+_SIZES = ("size", "crop_size")
+
+
+def require_one_image_processor(directory: Path, default: str) -> None:
+    """Compare two image processors of a directory, of which programs read one or the other.
+
+    Args:
+        directory: Where the files are.
+        default: Class where a file names none, as for :func:`require_image_size`.
+
+    Raises:
+        ModelFilesError: MM743, both state a setting that decides pixels, and differently.
+        SmallFileError: MM731, a file is damaged.
+    """
+    chosen, other = read_image_processor(directory), directory / PREPROCESSOR
+    if chosen is None or chosen.file == other or not other.is_file():
+        return
+    second = read_json(other)
+    kind = _class(chosen.settings, default)
+    square = kind is None or kind.square
+    for key in (*_PIXELS, *_SIZES):
+        if key in chosen.settings and key in second:
+            ours, theirs = chosen.settings[key], second[key]
+            if key in _SIZES:
+                ours, theirs = (_sides(value, square or key == "crop_size") for value in (ours, theirs))
+            if ours != theirs:
+                raise ModelFilesError(
+                    f"`{key}` is {chosen.settings[key]} in `{shown(chosen.file)}` and {second[key]} in "
+                    f"`{shown(other)}`",
+                    code="MM743",
+                    hint="remove the file that is not the model's: transformers reads the first, older programs the "
+                    "second",
+                )
+
+
 def read_processor(directory: Path) -> Mapping[str, Any]:
     """Keys of the processor that are not null; empty where there is none.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.errors import MmbuildError
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import LFS_POINTER, read_json, shown
 
@@ -74,6 +75,15 @@ def weight_set(directory: Path) -> WeightSet | None:
                 _refuse_pointer(directory / name)
             return found
     return None
+
+
+def pickled_set(directory: Path) -> WeightSet | None:
+    """The pickles next to preferred weights; None where they are not a whole set of their own."""
+    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    try:
+        return _of_kind(KINDS[-1], directory, names)
+    except MmbuildError:
+        return None  # incomplete, and nobody reads them
 
 
 def _of_kind(kind: Kind, directory: Path, names: list[str]) -> WeightSet | None:

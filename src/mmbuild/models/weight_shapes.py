@@ -24,13 +24,22 @@ def stored_tensors(headers: Mapping[str, Header]) -> dict[str, StoredTensor]:
 
     Args:
         headers: Header of each file, by its path below the model's directory.
+
+    Raises:
+        ModelFilesError: MM403, a header gives a tensor no shape.
     """
     found: dict[str, StoredTensor] = {}
     for file, header in headers.items():
         below = Path(file).parent.name
         for name, entry in header.items():
-            shape = tuple(int(size) for size in entry.get("shape", ()))
-            found[f"{below}/{name}" if below else name] = StoredTensor(file, shape, _unread)
+            shape = entry.get("shape")
+            if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+                raise ModelFilesError(
+                    f"the header of `{file}` gives `{name}` no shape",
+                    code="MM403",
+                    hint="download the file again",
+                )
+            found[f"{below}/{name}" if below else name] = StoredTensor(file, tuple(shape), _unread)
     return found
 
 
@@ -62,17 +71,27 @@ def require_shapes(
     """
     stacks = components(facts.llm, facts.encoder)
     specs = {where: {spec.name: spec for spec in tensors(stack)} for where, stack in stacks.items()}
-    first = next(iter(specs.values()))
-    embedding = next(iter(first.values())).parts[0]
-    try:
-        name = full(naming_of(family, stored, embedding.source), embedding.source)
-    except CheckpointError:
-        if whole:
-            raise
-        return
-    _require_embedding(name, stored[name], embedding.shape, keys)
+    name = embedding_name(family, facts, stored)
+    if name is not None:
+        _require_embedding(name, stored[name], (facts.llm.vocab_size, facts.llm.hidden_size), keys)
     if whole:
         find_sources(family, specs, stored, tied=any(stack.tie_word_embeddings for stack in stacks.values()))
+
+
+def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> str | None:
+    """Full name of the language model's embedding; None where no naming of the family finds it."""
+    source = next(tensors(facts.llm)).parts[0].source
+    try:
+        return full(naming_of(family, stored, source), source)
+    except CheckpointError:
+        return None
+
+
+def layer_names(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Full names of the tensors of the language model's first layer, of which ``stored`` holds the embedding."""
+    parts = [part.source for spec in tensors(facts.llm) for part in spec.parts]
+    naming = naming_of(family, stored, parts[0])
+    return [full(naming, source) for source in dict.fromkeys(parts) if ".0." in source]
 
 
 def _require_embedding(

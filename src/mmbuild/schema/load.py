@@ -21,7 +21,7 @@ from mmbuild.schema.files import read_document
 from mmbuild.schema.generation import generation_faults
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
-from mmbuild.schema.model_files import model_file_faults
+from mmbuild.schema.model_files import ModelFiles, look_at_files
 from mmbuild.schema.nodes import Node, dotted, find, has, parts_of, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
@@ -62,7 +62,7 @@ class _Session:
     findings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     configs: dict[tuple[str, str | None], SourceConfig | MmbuildError] = field(default_factory=dict)
-    models: dict[str, tuple[list[Fault], list[Path]]] = field(default_factory=dict)
+    models: dict[str, ModelFiles] = field(default_factory=dict)
 
 
 def load_recipes(
@@ -129,8 +129,8 @@ def _load_variant(
     findings += outside
     blamed = faulty | {item.path for item in outside}
     facts, configs, fault = _model(recipe, blamed, root, session)
-    if facts is not None:
-        fault = [*fault, *_model_files(recipe, root, facts, configs, session)]
+    model = ModelFiles() if facts is None else _model_files(recipe, root, facts, configs, session)
+    fault = [*fault, *model.faults]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
@@ -144,7 +144,7 @@ def _load_variant(
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
     for about, read in (
         calibration_faults(recipe, told_of),
-        verify_faults(recipe, root, facts, configs, told_of),
+        verify_faults(recipe, model.given, told_of),
     ):
         faults += about
         session.files += read
@@ -228,14 +228,25 @@ def _model(
 
 def _model_files(
     recipe: Recipe, root: Path, facts: ModelFacts, configs: _Configs, session: _Session
-) -> list[Fault]:
-    """What is wrong with the files next to config.json; variants of one model are checked once."""
-    known = json.dumps([recipe.model.model_dump(mode="json"), str(root)], sort_keys=True)
+) -> ModelFiles:
+    """What is wrong with the files next to config.json; variants of one model are looked at once."""
+    model = recipe.model
+    known = json.dumps([model.model_dump(mode="json"), str(root)], sort_keys=True)
     if known not in session.models:
-        session.models[known] = model_file_faults(recipe.model, root, facts, configs)
-    faults, files = session.models[known]
-    session.files += files
-    return faults
+        named = {"model": model, "vision": model.vision}
+        configs_read = {
+            name: session.configs.get((source.source, source.revision))
+            for name, source in named.items()
+            if source is not None
+        }
+        fetched = [
+            name
+            for name, found in configs_read.items()
+            if isinstance(found, SourceConfig) and found.origin == "hub"
+        ]
+        session.models[known] = look_at_files(model, root, facts, configs, fetched)
+    session.files += session.models[known].files
+    return session.models[known]
 
 
 def _known_config(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.errors import MmbuildError
 from mmbuild.families.base import Config, ModelFacts
 from mmbuild.schema.fault import Fault
 from mmbuild.schema.model import Model
 from mmbuild.sources.config import parse_source
+from mmbuild.sources.errors import SourceError
 
 if TYPE_CHECKING:
     from mmbuild.models.given import Model as GivenModel
@@ -17,46 +20,70 @@ if TYPE_CHECKING:
 _KEYS = {"model": "model.source", "vision": "model.vision.source"}
 
 
-def model_file_faults(
-    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config]
-) -> tuple[list[Fault], list[Path]]:
-    """Faults of the model's files, and the files that were looked at.
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What came of looking at a model's files.
+
+    Attributes:
+        faults: What is wrong.
+        files: Files and directories that were looked at.
+        given: The model as checks take it; None where none of its files are here.
+    """
+
+    faults: tuple[Fault, ...] = ()
+    files: tuple[Path, ...] = ()
+    given: GivenModel | None = None
+
+
+def look_at_files(
+    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
+) -> ModelFiles:
+    """Compare the files of a model with each other and with config.json.
 
     Args:
         model: The recipe's ``model``.
         root: What a relative directory is relative to.
         facts: What config.json says.
         configs: config.json by source, ``model`` and ``vision``.
+        fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. What
+            the hub refuses is left to the download, which says it.
     """
-    given = given_model(model, root, facts, configs)
-    if given is None:
-        return [], []
+    faults: list[Fault] = []
+    places: dict[str, tuple[Path, bool]] = {}
+    for name, place, weights in _places(model, root, facts, fetched, faults):
+        if name in configs:
+            places[name] = (place, weights)
+    if not places:
+        return ModelFiles(tuple(faults))
     # Late: Jinja costs 20 ms to import, and many recipes name no directory.
+    from mmbuild.models import given
     from mmbuild.models.directory import findings, looked_at
 
-    faults = [
+    sources = {name: given.Source(place, weights=weights) for name, (place, weights) in places.items()}
+    asked = given.Model(model.family, facts, configs, sources)
+    faults += [
         Fault(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
-        for item in findings(given)
+        for item in findings(asked)
     ]
-    return faults, list(looked_at(given))
+    return ModelFiles(tuple(faults), tuple(looked_at(asked)), asked)
 
 
-def given_model(
-    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config]
-) -> GivenModel | None:
-    """The model as checks take it; None where no source is a directory."""
-    named = [(name, place, weights) for name, place, weights in _directories(model, root) if name in configs]
-    if not named:
-        return None
-    from mmbuild.models import given
-
-    sources = {name: given.Source(place, weights=weights) for name, place, weights in named}
-    return given.Model(model.family, facts, configs, sources)
-
-
-def _directories(model: Model, root: Path) -> Iterator[tuple[str, Path, bool]]:
-    """Sources that are directories, and whether their weights are meant; random weights have small files alone."""
+def _places(
+    model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Fault]
+) -> Iterator[tuple[str, Path, bool]]:
+    """Sources by name, where their files are, and whether weights are among them."""
     for name, source in (("model", model), ("vision", model.vision)):
         ref = None if source is None else parse_source(source.source)
-        if ref is not None and ref.kind in ("directory", "dummy-directory"):
+        if source is None or ref is None:
+            continue
+        if ref.kind in ("directory", "dummy-directory"):
             yield name, root / ref.value, ref.kind == "directory"
+        elif name in fetched:
+            from mmbuild.sources.hub import fetch_small_files
+
+            try:
+                yield name, fetch_small_files(ref.value, source.revision, facts.directories), False
+            except SourceError:
+                continue
+            except MmbuildError as error:
+                faults.append(Fault(error.code, (_KEYS[name],), error.message, error.hint))

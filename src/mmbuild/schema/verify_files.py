@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mmbuild.families.base import Config, ModelFacts
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.model import Backend, Recipe
-from mmbuild.schema.model_files import given_model
+
+if TYPE_CHECKING:
+    from mmbuild.models.given import Model as GivenModel
 
 _IMAGES, _PROMPTS, _LIMIT = "verify.images", "verify.prompts", "engine.max_input_len"
 _SHOWN = 40
 
 
 def verify_faults(
-    recipe: Recipe,
-    root: Path,
-    facts: ModelFacts | None,
-    configs: Mapping[str, Config],
-    faulty: Collection[str],
+    recipe: Recipe, model: GivenModel | None, faulty: Collection[str]
 ) -> tuple[list[Fault], list[Path]]:
     """Faults of ``verify``, and the files that were read.
 
     Args:
         recipe: With absolute paths.
-        root: What a relative directory is relative to.
-        facts: What the model's config.json says; None where that is not known.
-        configs: config.json by source.
+        model: The model with its files; None where none of them are here.
         faulty: Dotted paths that are at fault already; what follows from them is no finding.
     """
     if recipe.verify is None or touches(("verify",), [path for path in faulty if "[" not in path]):
@@ -38,8 +34,8 @@ def verify_faults(
         if f"{_IMAGES}[{number}]" not in faulty
     ]
     faults = list(_pictures(images))
-    if facts is not None and not touches(("model", _LIMIT), faulty):
-        faults += _questions(recipe, root, facts, configs)
+    if model is not None and not touches(("model", _LIMIT), faulty):
+        faults += _questions(recipe, model)
     return faults, [path for _, path in images if path.is_file()]
 
 
@@ -61,25 +57,25 @@ def _pictures(images: list[tuple[int, Path]]) -> Iterator[Fault]:
             )
 
 
-def _questions(
-    recipe: Recipe, root: Path, facts: ModelFacts, configs: Mapping[str, Config]
-) -> Iterator[Fault]:
+def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Fault]:
     """Questions that are longer than the engine takes; TensorRT-LLM's runner has a chat form of its own."""
     verify, limit = recipe.verify, recipe.engine.max_input_len
-    given = given_model(recipe.model, root, facts, configs)
-    if verify is None or given is None or recipe.engine.backend is not Backend.TORCH:
+    if verify is None or recipe.engine.backend is not Backend.TORCH:
         return
     from mmbuild.models.prompt_length import tokens_beyond
     from mmbuild.steps.measure import DEFAULT_PROMPTS
 
-    expected = given.expected()
+    expected = model.expected()
     for number, prompt in enumerate(verify.prompts or DEFAULT_PROMPTS):
-        count = tokens_beyond(given, expected, prompt, limit)
+        count, features = (
+            tokens_beyond(model, expected, prompt, limit),
+            model.facts.visual.num_visual_features,
+        )
         if count is not None:
             yield Fault(
                 "MM512",
                 (f"{_PROMPTS}[{number}]", _LIMIT),
-                f"the prompt `{_short(prompt)}` takes {count} tokens, {facts.visual.num_visual_features} of them "
+                f"the prompt `{_short(prompt)}` takes {count} tokens, {features} of them "
                 f"visual features, and max_input_len is {limit}",
                 f"shorten the prompt, or raise engine.max_input_len to {count}",
             )

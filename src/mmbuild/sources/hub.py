@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mmbuild import pins
 from mmbuild.checkpoint.progress import Progress
+from mmbuild.models import adapters
 from mmbuild.sources import layout, listing
 from mmbuild.sources.errors import SourceError
 from mmbuild.sources.transfer import LOCAL_FAULTS, Wanted, fetch
 
+# The largest file that is fetched to look at it: a tokenizer of several hundred thousand tokens.
+_SMALL_BYTES = 20_000_000
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -28,11 +31,18 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
 
     Raises:
         SourceError: The hub cannot be asked, the model or file is not there or not allowed, or is not JSON.
+        ModelFilesError: MM734, the repository holds an adapter and no model.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import errors, hf_hub_download
 
-    with _explained(repo, revision):
-        path = hf_hub_download(repo, "config.json", revision=pins.commit(repo, revision) or revision)
+    try:
+        with _explained(repo, revision):
+            path = hf_hub_download(repo, "config.json", revision=pins.commit(repo, revision) or revision)
+    except SourceError as error:
+        if isinstance(error.__cause__, errors.EntryNotFoundError):
+            with suppress(SourceError):
+                fetch_small_files(repo, revision)
+        raise
     try:
         config = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -44,6 +54,35 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
             f"config.json of `{repo}` is not a JSON object", code="MM411", hint="Check the model on the hub"
         )
     return config
+
+
+def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str] = ()) -> Path:
+    """A directory in the hub's cache that holds the small files of a model; larger ones are left out.
+
+    Args:
+        repo: ``owner/name``.
+        revision: Branch, tag or commit; None is ``main``.
+        directories: Directories below the model's own that hold files of it.
+
+    Raises:
+        SourceError: The hub cannot be asked, or refuses.
+        ModelFilesError: MM734, the repository holds an adapter and no weights.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()  # seconds at most, in the middle of what a verb prints
+    commit = resolve_revision(repo, revision)
+    with _explained(repo, commit):
+        files = listing.ask(repo, commit)
+        wanted = [name for name in layout.needed(files, directories) if layout.is_small(name)]
+        wanted += [adapters.CONFIG] if adapters.CONFIG in files else []
+        for name in wanted:
+            if files[name].size <= _SMALL_BYTES:
+                hf_hub_download(repo, name, revision=commit)
+    place = listing.repo_folder(repo) / "snapshots" / commit
+    adapters.refuse_alone(f"hf://{repo}", set(files), place)
+    return place
 
 
 def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) -> str:
