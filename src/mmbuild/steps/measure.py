@@ -205,7 +205,9 @@ def _naming(image: int, prompt: str | None) -> Iterator[None]:
     try:
         yield
     except MmbuildError as error:
-        where = f"image {image}, prompt `{prompt or ''}`"
+        from mmbuild.engine.processor import first_line
+
+        where = f"image {image}, prompt `{first_line(prompt or '', 60)}`"
         raise type(error)(f"{where}: {error.message}", code=error.code, hint=error.hint) from error.__cause__
 
 
