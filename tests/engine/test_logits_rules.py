@@ -17,7 +17,8 @@ from mmbuild.engine.config import EngineError
 from mmbuild.engine.generate import Stopping, collect, stream
 from mmbuild.engine.logits_rules import LogitsRules
 from mmbuild.engine.sampling import Sampling
-from mmbuild.models.generation_settings import Reader, SettingsPlace, fields, read_settings
+from mmbuild.models.generation_fields import fields
+from mmbuild.models.generation_settings import Reader, SettingsPlace, read_settings
 
 SEEN = ("ids", "ids and embeddings", "embeddings", "decoder ids")
 NEW_TOKENS = 12
