@@ -181,7 +181,7 @@ def test_settings_give_the_beams_of_transformers(seen, data):
     assert searched(model, asked, stopping, Beams(width)) == right
 
 
-def test_more_beams_settings_than_asked_for_give_way_to_what_is_asked():
+def test_options_of_a_search_take_precedence_over_the_model_s():
     model, seen = LLAMAS[0], "ids"
     written = with_ends({"length_penalty": -1.0, "early_stopping": True}, seen)
     stopping, plain = stopping_of(written, seen), stopping_of(with_ends({}, seen), seen)

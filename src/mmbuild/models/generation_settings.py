@@ -40,7 +40,7 @@ class SettingsPlace:
     Attributes:
         file: The generation config, named from the model's directory on; None: no file is read.
         config: The ``config.json`` whose fields count where there is no such file.
-        section: Section of the model's own ``config.json`` that stands in for ``config`` where that is missing.
+        section: Section of the model's own ``config.json`` to use where ``config`` is missing.
         class_defaults: Where no file is read: what the section's config class adds. None: the JSON counts as it is.
     """
 
@@ -156,7 +156,7 @@ def read_settings(
     """The settings of a model of which some files are at hand.
 
     Args:
-        load: Gives the parsed files; asked for those of ``place.names``.
+        load: Returns the parsed files; called with ``place.names``.
         place: Where the model's family has its settings.
         reader: Who decodes with them.
         label: What the model's directory is called in messages; may be empty.
@@ -310,7 +310,7 @@ def _endless(where: str) -> SettingsFinding:
 def _unread(
     load: Load, place: SettingsPlace, values: Mapping[str, Any], label: str
 ) -> Iterator[SettingsFinding]:
-    """Fields of a generation config beside the one that counts."""
+    """Fields of a generation config that transformers does not read."""
     if place.file == FILE:
         return
     try:
@@ -392,7 +392,7 @@ def _unreadable(path: Path, problem: str) -> SettingsError:
     return SettingsError(
         f"`{shown(path)}` {problem}",
         code="MM722",
-        hint="download the file again, or remove it to use the settings in config.json",
+        hint="download the file again",
     )
 
 

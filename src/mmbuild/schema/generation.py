@@ -40,7 +40,7 @@ def reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
 
 
 def generation_faults(
-    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], root: Path, told: Collection[str]
+    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], root: Path, faulty: Collection[str]
 ) -> tuple[list[Fault], tuple[Path, ...]]:
     """What is wrong with the settings of a model in a local directory, and the files that were read.
 
@@ -49,10 +49,10 @@ def generation_faults(
         facts: Of its model.
         config: The model's ``config.json``.
         root: What a relative source is relative to.
-        told: Keys that are at fault already.
+        faulty: Keys that are at fault already.
     """
     ref = parse_source(recipe.model.source)
-    if ref.kind not in ("directory", "dummy-directory") or touches((_SOURCE,), told):
+    if ref.kind not in ("directory", "dummy-directory") or touches((_SOURCE,), faulty):
         return [], ()
     directory = root / ref.value
     found = settings_faults(recipe, facts, config, files_of(directory), shown(directory))
