@@ -1,5 +1,5 @@
-"""Write what follows from code and data: docs/{recipe,diagnostics,traps}.md, tables in docs/toolchains.md, and
-recipes/schema.json.
+"""Write what follows from code and data: docs/{recipe,diagnostics,traps}.md, tables in docs/toolchains.md and
+docs/generation-settings.md, and recipes/schema.json.
 
 python tools/make_docs.py          writes them
 python tools/make_docs.py --check  exits with 1 where one is not what it would write
@@ -24,6 +24,7 @@ from mmbuild.families import MODULES, Traits, family
 from mmbuild.schema.check import section_at
 from mmbuild.schema.json_schema import render
 from mmbuild.schema.model import Recipe
+from settings_page import with_fields
 from toolchain_tables import with_tables
 from trap_page import trap_page
 
@@ -162,13 +163,18 @@ def diagnostics_page() -> str:
     return "".join(parts)
 
 
+def _read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
 def pages() -> dict[Path, str]:
     """Every generated file and what it should hold."""
     return {
         ROOT / "docs/recipe.md": recipe_page(),
         ROOT / "docs/diagnostics.md": diagnostics_page(),
-        ROOT / "docs/toolchains.md": with_tables((ROOT / "docs/toolchains.md").read_text(encoding="utf-8")),
+        ROOT / "docs/toolchains.md": with_tables(_read("docs/toolchains.md")),
         ROOT / "docs/traps.md": trap_page(),
+        ROOT / "docs/generation-settings.md": with_fields(_read("docs/generation-settings.md")),
         ROOT / "recipes/schema.json": render(),
     }
 

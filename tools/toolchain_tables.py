@@ -30,13 +30,22 @@ def with_tables(page: str) -> str:
         "memory": _memory(),
     }
     for name, rows in written.items():
-        begin = BEGIN.format(name=name)
-        before, found, rest = page.partition(begin)
-        _, ended, after = rest.partition(END)
-        if not found or not ended:
-            raise ValueError(f"docs/toolchains.md lacks `{begin}` ... `{END}`")
-        page = f"{before}{begin}\n\n{_table(rows)}\n{END}{after}"
+        page = replace_table(page, name, rows, "docs/toolchains.md")
     return page
+
+
+def replace_table(page: str, name: str, rows: Iterable[Sequence[str]], path: str) -> str:
+    """``page`` with the table called ``name`` replaced; the first of ``rows`` is its head.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    begin = BEGIN.format(name=name)
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"{path} lacks `{begin}` ... `{END}`")
+    return f"{before}{begin}\n\n{_table(rows)}\n{END}{after}"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

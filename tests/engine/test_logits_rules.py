@@ -17,7 +17,8 @@ from mmbuild.engine.config import EngineError
 from mmbuild.engine.generate import Stopping, collect, stream
 from mmbuild.engine.logits_rules import LogitsRules
 from mmbuild.engine.sampling import Sampling
-from mmbuild.models.generation_settings import Reader, SettingsPlace, fields, read_settings
+from mmbuild.models.generation_fields import fields
+from mmbuild.models.generation_settings import Reader, SettingsPlace, read_settings
 
 SEEN = ("ids", "ids and embeddings", "embeddings", "decoder ids")
 NEW_TOKENS = 12
@@ -180,7 +181,7 @@ def test_settings_give_the_beams_of_transformers(seen, data):
     assert searched(model, asked, stopping, Beams(width)) == right
 
 
-def test_more_beams_settings_than_asked_for_give_way_to_what_is_asked():
+def test_options_of_a_search_take_precedence_over_the_model_s():
     model, seen = LLAMAS[0], "ids"
     written = with_ends({"length_penalty": -1.0, "early_stopping": True}, seen)
     stopping, plain = stopping_of(written, seen), stopping_of(with_ends({}, seen), seen)

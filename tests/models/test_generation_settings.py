@@ -26,12 +26,11 @@ from transformers import (
 
 from mmbuild.codes import codes
 from mmbuild.families import family
+from mmbuild.models.generation_fields import dropped_by_config_classes, fields
 from mmbuild.models.generation_settings import (
     Reader,
     SettingsError,
     SettingsPlace,
-    _table,
-    fields,
     not_passed,
     read_directory,
     read_settings,
@@ -52,9 +51,7 @@ def test_every_field_of_transformers_is_in_the_table_and_no_other():
 
 
 def test_what_config_classes_drop_is_what_transformers_says():
-    assert set(_table()["dropped_by_config_classes"]) == set(
-        GenerationConfig._get_default_generation_params()
-    )
+    assert set(dropped_by_config_classes()) == set(GenerationConfig._get_default_generation_params())
 
 
 def test_every_field_says_what_it_does_or_why_it_is_not_applied():
@@ -469,3 +466,77 @@ def test_reading_imports_neither_torch_nor_transformers():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- The table, held against what transformers generates. ---
+
+WITHOUT_EFFECT: dict[str, Any] = {
+    "max_new_tokens": 3,
+    "max_length": 7,
+    "num_beams": 4,
+    "diversity_penalty": 2.0,
+    "low_memory": True,
+    "do_sample": True,
+    "temperature": 0.1,
+    "top_k": 1,
+    "top_p": 0.1,
+    "top_h": 0.1,
+    "min_p": 0.9,
+    "typical_p": 0.1,
+    "epsilon_cutoff": 0.5,
+    "eta_cutoff": 0.5,
+    "pad_token_id": 5,
+    "use_cache": False,
+    "max_cache_len": 9,
+    "prefill_chunk_size": 2,
+    "disable_compile": True,
+    "prompt_lookup_num_tokens": 2,
+    "max_matching_ngram_size": 3,
+    "num_assistant_tokens": 3,
+    "num_assistant_tokens_schedule": "heuristic",
+    "assistant_confidence_threshold": 0.9,
+    "assistant_lookbehind": 3,
+    "target_lookbehind": 3,
+    "assistant_ensemble_weight": 0.5,
+    "output_attentions": True,
+    "output_hidden_states": True,
+    "output_scores": True,
+    "output_logits": False,
+    "return_dict_in_generate": False,
+    "transformers_version": "4.0.0",
+}
+# Objects that no file holds, models with further parts, and what transformers refuses for greedy decoding.
+NOT_TRIED = {
+    "cache_config",
+    "compile_config",
+    "continuous_batching_config",
+    "use_mtp",
+    "speculation_type",
+    "assistant_early_exit",
+    "num_return_sequences",
+}
+PROMPT = [5, 9, 4, 9]
+
+
+def ten_tokens(written: dict[str, Any], **options: Any) -> list[int]:
+    return generated(llama(6), PROMPT, {"eos_token_id": 2, **written}, seen="ids", new_tokens=10, **options)
+
+
+def test_every_field_without_effect_is_tried():
+    assert set(WITHOUT_EFFECT) == {name for name, row in fields().items() if row.effect == "none"} - NOT_TRIED
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))
+def test_a_field_without_effect_changes_no_greedy_token_of_transformers(name):
+    assert ten_tokens({name: WITHOUT_EFFECT[name]}) == ten_tokens({})
+
+
+@pytest.mark.parametrize("name", sorted(set(REPORTED) - {"max_time"}))
+def test_a_reported_field_changes_what_transformers_generates_or_stops_it(name):
+    beams = {"num_beams": 4} if fields()[name].beams_only else {}
+    plain = ten_tokens({}, **beams)
+    try:
+        found = ten_tokens({name: REPORTED[name]}, **beams)
+    except (ValueError, TypeError, ImportError):
+        return
+    assert found != plain

@@ -43,6 +43,7 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "engine/layout.py",
             "steps/assemble.py",
+            "models/generation_fields.py",
             "models/generation_forms.py",
             "models/generation_settings.py",
             "models/generation_settings.yaml",

@@ -132,12 +132,12 @@ def search(
 
 
 def _plan(beams: Beams, stopping: Stopping) -> _Plan:
-    """``beams``, with the model's settings where nothing is asked for."""
+    """``beams``, with the model's settings where the caller sets none."""
     fields = stopping.rules.fields if stopping.rules is not None else {}
 
     def chosen(name: str, default: Any) -> Any:
-        asked = getattr(beams, name)
-        return fields.get(name, default) if asked is None else asked
+        given = getattr(beams, name)
+        return fields.get(name, default) if given is None else given
 
     return _Plan(beams.width, chosen("length_penalty", 1.0), chosen("early_stopping", False), stopping)
 
@@ -182,7 +182,7 @@ def _advance(state: _Prompt, steps: Tensor, length: int, plan: _Plan) -> list[in
     going = scores + ended.float() * _NEVER
     chosen = going.topk(width).indices
     state.running, state.scores = [continued[place] for place in chosen.tolist()], going[chosen]
-    _judge(state, length, plan, stuck=bool(ended.all()))
+    _update_done(state, length, plan, stuck=bool(ended.all()))
     return [parents[place] for place in chosen.tolist()]
 
 
@@ -209,8 +209,8 @@ def _finish(
     state.best_scores, state.finished = merged[chosen], finished[chosen]
 
 
-def _judge(state: _Prompt, length: int, plan: _Plan, *, stuck: bool) -> None:
-    """Whether the prompt's search goes on."""
+def _update_done(state: _Prompt, length: int, plan: _Plan, *, stuck: bool) -> None:
+    """Set ``state.done`` where the prompt's search is over."""
     worst = torch.where(state.finished, state.best_scores.min(), _NEVER)
     improvable = bool((plan.attainable(state.scores[:1], length) > worst).any())
     full = plan.early_stopping is True and bool(state.finished.all())

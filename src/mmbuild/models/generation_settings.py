@@ -1,8 +1,7 @@
 """Settings that travel with a model: its ``generation_config.json``, as transformers 5.10 to 5.17 reads it.
 
-Which fields there are and what becomes of each is data (``generation_settings.yaml``). A model without the file has
-the fields that its ``config.json`` holds (``GenerationConfig.from_model_config``). Imports no torch and no
-transformers.
+What becomes of each field is data (:mod:`mmbuild.models.generation_fields`). A model without the file has the fields
+in its ``config.json`` (``GenerationConfig.from_model_config``). Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -11,19 +10,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from mmbuild.errors import MmbuildError
+from mmbuild.models.generation_fields import dropped_by_config_classes, fields
 from mmbuild.models.generation_forms import FORMS
 
 FILE = "generation_config.json"
 CONFIG = "config.json"
-Effect = Literal["obeyed", "beams", "reported", "none"]
 Load = Callable[[str], Mapping[str, Any] | None]
 """The parsed JSON object of a file, named from the model's directory on; None where there is no such file."""
 
@@ -45,7 +40,7 @@ class SettingsPlace:
     Attributes:
         file: The generation config, named from the model's directory on; None: no file is read.
         config: The ``config.json`` whose fields count where there is no such file.
-        section: Section of the model's own ``config.json`` that stands in for ``config`` where that is missing.
+        section: Section of the model's own ``config.json`` to use where ``config`` is missing.
         class_defaults: Where no file is read: what the section's config class adds. None: the JSON counts as it is.
     """
 
@@ -136,55 +131,18 @@ class SettingsReading:
         return self.settings
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of transformers' ``GenerationConfig``; see ``generation_settings.yaml``."""
-
-    name: str
-    effect: Effect
-    why: str
-    form: str | None = None
-    neutral: tuple[Any, ...] = ()
-    values: tuple[Any, ...] | None = None
-    beams_only: bool = False
-
-    def changes(self, value: Any) -> bool:
-        """Whether ``value`` changes anything."""
-        if value is None or value in self.neutral or (self.form == "tokens" and not value):
-            return False
-        if self.form == "count":
-            return bool(value > 0)
-        return self.values is None or value in self.values
-
-
-@cache
-def fields() -> Mapping[str, Field]:
-    """The table of fields, by name."""
-    return {name: _field(name, **row) for name, row in _table()["fields"].items()}
-
-
-def _field(name: str, neutral: list[Any] | None = None, values: list[Any] | None = None, **row: Any) -> Field:
-    return Field(name, neutral=tuple(neutral or ()), values=None if values is None else tuple(values), **row)
-
-
-@cache
-def _table() -> Mapping[str, Any]:
-    text = files("mmbuild.models").joinpath("generation_settings.yaml").read_text(encoding="utf-8")
-    table: Mapping[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return table
-
-
 def read_directory(directory: Path, place: SettingsPlace, reader: Reader) -> SettingsReading:
     """The settings of a model directory.
 
     Raises:
         SettingsError: MM722, a file that counts cannot be read or holds no JSON object.
     """
+    return read_settings(files_of(directory), place, reader, shown(directory))
 
-    def load(name: str) -> Mapping[str, Any] | None:
-        return _load(directory / name)
 
-    return read_settings(load, place, reader, _shown(directory))
+def files_of(directory: Path) -> Load:
+    """The parsed files of a model directory; raises as :func:`read_directory`."""
+    return lambda name: _load(directory / name)
 
 
 def existing(directory: Path, place: SettingsPlace) -> tuple[Path, ...]:
@@ -198,7 +156,7 @@ def read_settings(
     """The settings of a model of which some files are at hand.
 
     Args:
-        load: Gives the parsed files; asked for those of ``place.names``.
+        load: Returns the parsed files; called with ``place.names``.
         place: Where the model's family has its settings.
         reader: Who decodes with them.
         label: What the model's directory is called in messages; may be empty.
@@ -246,7 +204,7 @@ def _from_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _parsed_section(load: Load, place: SettingsPlace) -> Mapping[str, Any]:
     """The section as its config class in transformers keeps it."""
     section = _mapping((load(CONFIG) or {}).get(place.section or ""))
-    dropped = _table()["dropped_by_config_classes"]
+    dropped = dropped_by_config_classes()
     kept = {key: value for key, value in section.items() if key not in dropped}
     stated = {**(place.class_defaults or {}), **kept}
     return {**stated, **_forced_bos(stated, True)}
@@ -352,7 +310,7 @@ def _endless(where: str) -> SettingsFinding:
 def _unread(
     load: Load, place: SettingsPlace, values: Mapping[str, Any], label: str
 ) -> Iterator[SettingsFinding]:
-    """Fields of a generation config beside the one that counts."""
+    """Fields of a generation config that transformers does not read."""
     if place.file == FILE:
         return
     try:
@@ -432,12 +390,13 @@ def _load(path: Path) -> Mapping[str, Any] | None:
 
 def _unreadable(path: Path, problem: str) -> SettingsError:
     return SettingsError(
-        f"`{_shown(path)}` {problem}",
+        f"`{shown(path)}` {problem}",
         code="MM722",
-        hint="download the file again, or remove it to use the settings in config.json",
+        hint="download the file again",
     )
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
+    """``path`` as messages print it: relative where it is below the current directory."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

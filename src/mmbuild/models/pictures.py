@@ -63,6 +63,16 @@ class Picture:
         return held.getvalue()
 
 
+class PictureError(EngineError):
+    """A picture that cannot be opened (MM517).
+
+    Attributes:
+        reason: What is wrong with it, without its name.
+    """
+
+    reason = ""
+
+
 class _RefusedError(Exception):
     """Why a picture cannot be used; becomes MM517."""
 
@@ -75,7 +85,7 @@ def open_picture(source: Any) -> Picture:
             :class:`Picture`.
 
     Raises:
-        EngineError: MM517, it is missing, damaged, of another format, or has no agreed look in 8 bits.
+        PictureError: MM517, it is missing, damaged, of another format, or has no agreed look in 8 bits.
     """
     from PIL import Image as Pil
 
@@ -107,10 +117,12 @@ def _damage(error: BaseException) -> str:
     return f"it is damaged ({line or type(error).__name__})"
 
 
-def _unreadable(source: Any, why: str) -> EngineError:
+def _unreadable(source: Any, why: str) -> PictureError:
     is_file = isinstance(source, (str, os.PathLike))
     what = f"the image `{os.fspath(source)}`" if is_file else f"an image of type {type(source).__name__}"
-    return EngineError(f"{what} cannot be read: {why}", code="MM517", hint=_HINT)
+    error = PictureError(f"{what} cannot be read: {why}", code="MM517", hint=_HINT)
+    error.reason = why
+    return error
 
 
 def _from_file(path: Path) -> Picture:

@@ -13,13 +13,14 @@ from typing import Any
 from mmbuild.families import family
 from mmbuild.families.base import ModelFacts
 from mmbuild.models.generation_settings import (
+    Load,
     Reader,
     SettingsError,
-    SettingsFinding,
-    SettingsReading,
     existing,
-    read_directory,
+    files_of,
+    read_settings,
     runner_findings,
+    shown,
 )
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.model import Backend, GenerationConfig, Recipe
@@ -39,7 +40,7 @@ def reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
 
 
 def generation_faults(
-    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], root: Path, told: Collection[str]
+    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], root: Path, faulty: Collection[str]
 ) -> tuple[list[Fault], tuple[Path, ...]]:
     """What is wrong with the settings of a model in a local directory, and the files that were read.
 
@@ -48,28 +49,34 @@ def generation_faults(
         facts: Of its model.
         config: The model's ``config.json``.
         root: What a relative source is relative to.
-        told: Keys that are at fault already.
+        faulty: Keys that are at fault already.
     """
     ref = parse_source(recipe.model.source)
-    if ref.kind not in ("directory", "dummy-directory") or touches((_SOURCE,), told):
+    if ref.kind not in ("directory", "dummy-directory") or touches((_SOURCE,), faulty):
         return [], ()
-    place = family(recipe.model.family).settings_place(config)
     directory = root / ref.value
+    found = settings_faults(recipe, facts, config, files_of(directory), shown(directory))
+    return found, existing(directory, family(recipe.model.family).settings_place(config))
+
+
+def settings_faults(
+    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], load: Load, label: str
+) -> list[Fault]:
+    """What is wrong with a model's settings, wherever its files are.
+
+    Args:
+        recipe: The recipe.
+        facts: Of its model.
+        config: The model's ``config.json``.
+        load: Gives the model's small files as parsed JSON.
+        label: What the model is called in messages.
+    """
+    place = family(recipe.model.family).settings_place(config)
     try:
-        reading = read_directory(directory, place, reader_of(recipe, facts))
+        reading = read_settings(load, place, reader_of(recipe, facts), label)
     except SettingsError as error:
-        return [Fault(error.code, (_SOURCE,), error.message, error.hint)], existing(directory, place)
-    return [_fault(item) for item in findings_of(recipe, reading)], existing(directory, place)
-
-
-def findings_of(recipe: Recipe, reading: SettingsReading) -> list[SettingsFinding]:
-    """What is to be reported of settings, wherever they were read: with backend tensorrt-llm also what its runner is
-    not given."""
-    if recipe.engine.backend is Backend.TORCH:
-        return list(reading.findings)
-    beams = recipe.engine.max_beam_width > 1
-    return [*reading.findings, *runner_findings(reading, beams=beams)]
-
-
-def _fault(item: SettingsFinding) -> Fault:
-    return Fault(item.code, (_SOURCE,), item.message, item.hint, item.severity)
+        return [Fault(error.code, (_SOURCE,), error.message, error.hint)]
+    found = list(reading.findings)
+    if recipe.engine.backend is Backend.TENSORRT_LLM:
+        found += runner_findings(reading, beams=recipe.engine.max_beam_width > 1)
+    return [Fault(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in found]

@@ -44,8 +44,8 @@ def facts(config: Config, vision: Config | None = None) -> ModelFacts:
 
 
 def settings_place(config: Config) -> SettingsPlace:
-    """VILA-1.5 loads its decoder from ``llm/`` by itself, so that a file beside the outer ``config.json`` is not read
-    (``build_llm_and_tokenizer`` of github.com/NVlabs/VILA); the first VILA is one directory."""
+    """VILA-1.5 loads its decoder from ``llm/``, so that a file next to the outer ``config.json`` is not read
+    (``build_llm_and_tokenizer`` of github.com/NVlabs/VILA). The first VILA is one directory."""
     if "llm_cfg" not in config:
         return SettingsPlace()
     return SettingsPlace("llm/generation_config.json", "llm/config.json", section="llm_cfg")
