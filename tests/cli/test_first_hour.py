@@ -105,12 +105,12 @@ def test_pictures_that_are_none(project: Path, capsys: pytest.CaptureFixture[str
         "   18 |     - empty.jpg\n"
         "      |       ^^^^^^^^^\n"
         + taken
-        + "recipe.yaml:19:7: error: the image `cut.png` is truncated or damaged: "
-        "image file is truncated [MM517]\n"
+        + "recipe.yaml:19:7: error: the image `cut.png` cannot be read: it is damaged "
+        "(image file is truncated) [MM517]\n"
         "   19 |     - cut.png\n"
         "      |       ^^^^^^^\n"
         + taken
-        + "recipe.yaml:20:7: error: the image `head.jpg` is truncated or damaged: Truncated File Read "
+        + "recipe.yaml:20:7: error: the image `head.jpg` cannot be read: it is damaged (Truncated File Read) "
         "[MM517]\n"
         "   20 |     - head.jpg\n"
         "      |       ^^^^^^^^\n"

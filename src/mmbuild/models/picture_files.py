@@ -74,7 +74,7 @@ def _undecodable(path: Path, whole: bool) -> str | None:
     try:
         open_picture(path)
     except PictureError as error:
-        return f"cannot be used: {error.reason}"
+        return f"cannot be read: {error.reason}"
     return None
 
 

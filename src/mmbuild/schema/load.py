@@ -138,7 +138,9 @@ def _load_variant(
     if facts is not None:
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
         about_settings, settings_files = generation_faults(recipe, facts, configs["model"], root, blamed)
-        faults += about_settings
+        # A file that two readers find damaged is one fault.
+        known = {item.message for item in about_settings}
+        faults = [*(item for item in faults if item.message not in known), *about_settings]
         session.files += settings_files
         faults += _not_by_the_toolchain(variant, faulty, faults)
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
