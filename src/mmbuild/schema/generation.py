@@ -1,7 +1,7 @@
 """The generation settings of a recipe's model, checked while the recipe is validated.
 
-Only where the files are at hand: of a hub model not even its ``generation_config.json`` is known before the download,
-and the assemble step reports what is found in it.
+Only where the files are at hand, in a local directory or fetched from the hub; of other models the assemble step
+reports what it finds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from mmbuild.models.generation_settings import (
 )
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.model import Backend, GenerationConfig, Recipe
-from mmbuild.sources.config import parse_source
 
 _SOURCE = "model.source"
 
@@ -40,21 +39,23 @@ def reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
 
 
 def generation_faults(
-    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], root: Path, faulty: Collection[str]
+    recipe: Recipe,
+    facts: ModelFacts,
+    config: Mapping[str, Any],
+    directory: Path | None,
+    faulty: Collection[str],
 ) -> tuple[list[Fault], tuple[Path, ...]]:
-    """What is wrong with the settings of a model in a local directory, and the files that were read.
+    """What is wrong with a model's settings, and the files that were read.
 
     Args:
         recipe: The recipe.
         facts: Of its model.
         config: The model's ``config.json``.
-        root: What a relative source is relative to.
+        directory: Where the model's small files are; None where they are not here.
         faulty: Keys that are at fault already.
     """
-    ref = parse_source(recipe.model.source)
-    if ref.kind not in ("directory", "dummy-directory") or touches((_SOURCE,), faulty):
+    if directory is None or touches((_SOURCE,), faulty):
         return [], ()
-    directory = root / ref.value
     found = settings_faults(recipe, facts, config, files_of(directory), shown(directory))
     return found, existing(directory, family(recipe.model.family).settings_place(config))
 

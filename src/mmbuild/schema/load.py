@@ -137,7 +137,9 @@ def _load_variant(
     variant = None
     if facts is not None:
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
-        about_settings, settings_files = generation_faults(recipe, facts, configs["model"], root, blamed)
+        about_settings, settings_files = generation_faults(
+            recipe, facts, configs["model"], model.directory, blamed
+        )
         # A file that two readers find damaged is one fault.
         known = {item.message for item in about_settings}
         faults = [*(item for item in faults if item.message not in known), *about_settings]

@@ -34,6 +34,12 @@ class ModelFiles:
     files: tuple[Path, ...] = ()
     given: GivenModel | None = None
 
+    @property
+    def directory(self) -> Path | None:
+        """Where the small files of ``model.source`` are; None where they are not here."""
+        source = None if self.given is None else self.given.sources.get("model")
+        return None if source is None else source.directory
+
 
 def look_at_files(
     model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
