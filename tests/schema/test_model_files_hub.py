@@ -78,6 +78,16 @@ def test_a_contradiction_is_found_before_the_download(
     assert "gives 4 placeholders" in found.message
 
 
+def test_settings_that_no_engine_applies_are_reported_before_the_download(
+    hub: Callable[[], Hub], files: Path, tmp_path: Path
+) -> None:
+    edit(files / "generation_config.json", guidance_scale=1.5)
+    hub()
+    found = only(load(tmp_path))
+    assert (found.code, found.severity, pointed(found)) == ("MM720", "warning", "hf://shapes/llava")
+    assert "guidance_scale" in found.message
+
+
 def test_a_question_that_is_too_long_is_found_too(hub: Callable[[], Hub], tmp_path: Path) -> None:
     hub()
     long = "what is it ? " * 30
