@@ -132,6 +132,7 @@ def answer_greedily(
                 **arguments(reference, request),
                 do_sample=False,
                 num_beams=1,
+                num_return_sequences=1,
                 max_new_tokens=count,
                 output_logits=True,
                 output_scores=True,
