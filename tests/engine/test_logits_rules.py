@@ -150,6 +150,18 @@ def test_a_setting_alone_gives_the_greedy_tokens_of_transformers(name, seen):
 
 
 @pytest.mark.parametrize("seen", SEEN)
+def test_what_may_not_begin_an_answer_counts_from_behind_a_forced_first_token(seen):
+    few = list(range(8, VOCABULARY))
+    written = with_ends({"forced_bos_token_id": 7, "begin_suppress_tokens": few, "eos_token_id": None}, seen)
+    stopping, model = stopping_of(written, seen), model_of(seen, 0)
+    found = answers(model, PROMPTS, stopping)
+    assert found == [expected(model, prompt, written, stopping, seen) for prompt in PROMPTS]
+    if seen == "decoder ids":
+        assert {answer[0] for answer in found} == {7}
+        assert not {answer[1] for answer in found} & set(few)
+
+
+@pytest.mark.parametrize("seen", SEEN)
 @settings(max_examples=25)
 @given(data=st.data())
 def test_settings_together_give_the_greedy_tokens_of_transformers(seen, data):
