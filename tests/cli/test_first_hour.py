@@ -138,8 +138,8 @@ def test_a_question_that_is_too_long_is_not_printed_in_full(capsys: pytest.Captu
     recipe = RECIPE + f"verify:\n  prompts:\n    - what ?\n    - '{long}'\n"
     found = validated(capsys, recipe)
     first, *_ = found.splitlines()
-    # A token for each byte, one for the beginning, and 16 visual features.
-    count = len(long) + 1 + 16
+    # A token for each byte of the question in LLaVA's own form, one for the beginning, and 16 visual features.
+    count = len(f"USER: \n{long} ASSISTANT:") + 1 + 16
     assert first == (
         "recipe.yaml:17:7: error: the prompt `what is the colour of this ? what is ...` takes "
         f"{count} tokens, 16 of them visual features, and max_input_len is 128 [MM512]"

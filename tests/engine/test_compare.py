@@ -9,7 +9,7 @@ from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.engine.compare import TIE, Difference, compare, endless, is_tie, kl_divergence
+from mmbuild.engine.compare import TIE, Difference, compare, is_tie, kl_divergence
 from mmbuild.engine.reference import answer_greedily, continue_greedily
 from mmbuild.models.errors import EngineError
 
@@ -48,7 +48,7 @@ def asked():
 
 
 def test_an_exact_engine_has_no_difference(asked):
-    compared = compare(*asked, endless(asked[0], 12))
+    compared = compare(*asked)
     assert compared.difference is None
     assert compared.equal_prefix == 12
     assert compared.top1_agreement == 1.0
@@ -64,7 +64,7 @@ def test_the_first_difference_is_shown_with_both_sides_logits(asked):
     engine, request, reference = asked
     place = 4
     other = (reference.tokens[place] + 1) % engine.config.vocab_size
-    compared = compare(engine, request, changed(reference, place, other), endless(engine, 12))
+    compared = compare(engine, request, changed(reference, place, other))
     assert compared.equal_prefix == place
     found = compared.difference
     assert (found.position, found.reference_token, found.engine_token) == (
@@ -90,7 +90,7 @@ def test_an_answer_is_compared_up_to_its_end_token(asked):
 def test_an_engine_that_does_not_end_differs_where_the_reference_ended(asked):
     engine, request, _ = asked
     reference = answer_greedily(demo_reference(), request, 12)
-    compared = compare(engine, request, reference, endless(engine, 12))
+    compared = compare(engine, request, reference, engine.stopping(12, ignore_eos=True))
     found = compared.difference
     assert (found.position, found.reference_token) == (len(reference.tokens), None)
     assert found.engine_token is not None

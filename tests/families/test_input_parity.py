@@ -8,11 +8,13 @@ Nothing of mmbuild is imported but what is tested.
 import itertools
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny_families as tiny
 import torch
+from errors_told import refused
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -29,6 +31,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mmbuild.engine.processor import encode, load_processor
+from mmbuild.families.llava.reference import load_inputs as llava_inputs
+from mmbuild.models.errors import EngineError
 
 PATCH, SIDE = 7, 28
 VOCABULARY, IMAGE_ID = 320, 300
@@ -395,3 +399,34 @@ def test_nougat_is_shown_what_transformers_shows(tmp_path):
         page.paste((0, 0, 0), (10 + seed, 30, 50, 40 + seed))
         found = encode(ours, None, [page])
         assert torch.equal(found.pixels, processor(images=[page], return_tensors="pt")["pixel_values"])
+
+
+HARD = {
+    "trims": PARTS.replace("c['text']", "c['text'] | trim"),
+    "small letters": PARTS.replace("c['text']", "c['text'] | lower"),
+    "speaks of types": "Reply as {'type': 'text'} or {\"type\": \"text\"}. " + PARTS,
+}
+
+
+@pytest.mark.parametrize("question", ["what is the 'type' of this ?", " WHAT is {'type' it ?\n", "plain"])
+@pytest.mark.parametrize("template", [*HARD, "parts", "text", "only text"])
+def test_the_reference_of_verify_asks_as_transformers_asks_whatever_the_question(
+    template, question, tmp_path
+):
+    source = {**TEMPLATES, **HARD}[template]
+    processor = save_llava(tmp_path, byte_tokenizer(), source)
+    model = SimpleNamespace(config=LlavaConfig.from_pretrained(tmp_path))
+    pictures, as_text = shown(1, 2), "text" in template
+    expected = by_transformers(processor, question, pictures, as_text=as_text)
+    same(llava_inputs({"model": tmp_path}, model)(question, pictures), expected)
+    same(encode(load_processor(tmp_path, "llava"), question, pictures), expected)
+
+
+def test_settings_that_an_image_processor_fails_on_are_an_error_with_a_code(tmp_path):
+    save_llava(tmp_path, byte_tokenizer(), PARTS)
+    path = tmp_path / "processor_config.json"
+    content = json.loads(path.read_text())
+    content["image_processor"]["image_mean"] = None
+    path.write_text(json.dumps(content))
+    ours = load_processor(tmp_path, "llava")
+    refused(EngineError, "MM516", encode, ours, "what ?", shown(1, 1))

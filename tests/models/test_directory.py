@@ -318,6 +318,17 @@ def pickle(directory: Path, change: Callable[[dict[str, Any]], object] | None = 
     torch.save(tensors, directory / "pytorch_model.bin", **options)
 
 
+def in_one_record(tensors: dict[str, Any]) -> None:
+    """As older tools wrote them: views of one flat tensor."""
+    import torch
+
+    flat = torch.cat([value.flatten() for value in tensors.values()])
+    start = 0
+    for name, value in tensors.items():
+        tensors[name] = flat[start : start + value.numel()].view(value.shape)
+        start += value.numel()
+
+
 PICKLES: dict[str, Callable[[Path], object]] = {
     "of the same weights": pickle,
     "in another number format": lambda d: pickle(d, lambda t: t.update({k: v.half() for k, v in t.items()})),
@@ -328,6 +339,7 @@ PICKLES: dict[str, Callable[[Path], object]] = {
         pickle(d),
         (d / "pytorch_model.bin").rename(d / "pytorch_model-00001-of-00002.bin"),
     ),
+    "all tensors in one record": lambda d: pickle(d, in_one_record),
     "damaged": lambda d: (d / "pytorch_model.bin").write_bytes(b"PK\x03\x04 and nothing"),
     "without a tensor that follows from others": lambda d: pickle(
         d, lambda t: t.pop("language_model.lm_head.weight")
@@ -394,6 +406,25 @@ def test_an_adapter_next_to_full_weights_is_not_silently_left_out(model: Path) -
 # Tokenizer, processor, chat template.
 
 PROCESSOR = "processor_config.json"
+
+
+def without_mean(directory: Path) -> str:
+    """The processor's file with a mean that is null, which transformers takes for a value."""
+    content = json.loads((directory / PROCESSOR).read_text())
+    content["image_processor"]["image_mean"] = None
+    return json.dumps(content)
+
+
+def test_settings_that_mean_the_same_do_not_disagree(model: Path) -> None:
+    content = json.loads((model / PROCESSOR).read_text())["image_processor"]
+    mean = [round(value, 7) for value in content["image_mean"]]
+    (model / "preprocessor_config.json").write_text(json.dumps({"do_pad": None, "image_mean": mean}))
+    assert told(check(model)) == ""
+
+
+def test_one_end_token_of_the_vocabulary_ends_answers(model: Path) -> None:
+    edit(model / "generation_config.json", eos_token_id=[2, 320])
+    assert told(check(model)) == ""
 
 
 def add_token(directory: Path, text: str = "<extra>", number: int = 320) -> None:
@@ -513,9 +544,9 @@ SMALL_FILES = {
         ["tokenizer_config.json", "line 1 of `chat_template`"],
     ),
     "an end of answers that no token has": (
-        lambda d: edit(d / "generation_config.json", eos_token_id=[2, 320]),
+        lambda d: edit(d / "generation_config.json", eos_token_id=[320, 999]),
         "MM742",
-        ["`eos_token_id` in", "generation_config.json` is 320", "`text_config.vocab_size` in config.json is 320"],
+        ["`eos_token_id` in", "generation_config.json` is [320, 999]", "vocab_size` in config.json is 320"],
     ),
     "two image processors": (
         lambda d: (d / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}'),
@@ -525,7 +556,12 @@ SMALL_FILES = {
     "two image processors of different sizes": (
         lambda d: (d / "preprocessor_config.json").write_text('{"size": 336}'),
         "MM743",
-        ["`size` is {'shortest_edge': 28}", "336 in"],
+        ['`size` is {"shortest_edge": 28}', "336 in"],
+    ),
+    "a mean that is null": (
+        lambda d: (d / PROCESSOR).write_text(without_mean(d)),
+        "MM744",
+        ["`image_mean` in", "is null"],
     ),
     "an empty tokenizer": (
         lambda d: (d / "tokenizer.json").write_text("{}"),

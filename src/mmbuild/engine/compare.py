@@ -75,20 +75,23 @@ class Comparison:
     engine_log_probs: tuple[float, ...]
 
 
-def compare(engine: Engine, request: Request, reference: Continuation, stopping: Stopping) -> Comparison:
+def compare(
+    engine: Engine, request: Request, reference: Continuation, stopping: Stopping | None = None
+) -> Comparison:
     """Run ``request`` twice through the engine: free-running, and fed the reference's tokens.
 
     Args:
         engine: A loaded engine.
         request: What the engine made of question and pictures.
         reference: The reference's answer.
-        stopping: When the engine's answer ends; :func:`endless` compares over the whole length.
+        stopping: When the engine's answer ends; None: after as many tokens as the reference has, whatever they are.
 
     Raises:
         EngineError: MM591, a side's logits are not numbers.
     """
     prompts, visual = engine.inputs([request])
-    free = _free_running(engine, prompts, visual, stopping)
+    ends = stopping or engine.stopping(len(reference.tokens), ignore_eos=True)
+    free = _free_running(engine, prompts, visual, ends)
     forced = _teacher_forced(engine, prompts, visual, reference.tokens)
     _check_numbers(reference.logits, forced)
     kl = kl_divergence(reference.logits, forced)
@@ -108,11 +111,6 @@ def compare(engine: Engine, request: Request, reference: Continuation, stopping:
         reference_log_probs=_log_probs(reference.logits, reference.tokens),
         engine_log_probs=_log_probs(forced, reference.tokens),
     )
-
-
-def endless(engine: Engine, count: int) -> Stopping:
-    """Exactly ``count`` tokens, whatever they are."""
-    return engine.stopping(count, ignore_eos=True)
 
 
 def _free_running(engine: Engine, prompts: list[list[int]], visual: Tensor, stopping: Stopping) -> list[int]:

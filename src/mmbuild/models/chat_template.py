@@ -263,7 +263,7 @@ def _both(parts: str, text: str) -> str:
 
 def _problem(prompt: str, image_token: str) -> str | None:
     """What a probe's prompt lacks; None where it is right."""
-    if "{'type'" in prompt or '{"type"' in prompt:
+    if f"'text': '{_PROBE}'" in prompt or f'"text": "{_PROBE}"' in prompt:
         return "the prompt shows the list itself"
     if _PROBE not in prompt:
         return "the prompt leaves out the question"

@@ -174,6 +174,7 @@ def _image_size(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory(*expected.images)
     found = processor_files.read_image_processor(directory) if directory else None
     if found is not None:
+        processor_files.require_usable(found, expected.image_class)
         processor_files.require_image_size(
             found,
             expected.image_class,
@@ -206,20 +207,20 @@ def _template(model: Model, expected: ExpectedFiles) -> None:
 
 
 def _generation(model: Model, expected: ExpectedFiles) -> None:
-    """Ids that end an answer have to be ids of the vocabulary: an answer would never end."""
+    """One id that ends an answer has to be an id of the vocabulary, else no answer ever ends."""
     directory = model.directory("model", expected.tokenizer)
     file = directory / _GENERATION if directory else None
     if file is None or not file.is_file():
         return
     stated = read_json(file).get("eos_token_id")
     size = model.facts.llm.vocab_size
-    for end in stated if isinstance(stated, list) else [stated]:
-        if isinstance(end, int) and not 0 <= end < size:
-            raise ModelFilesError(
-                f"`eos_token_id` in `{shown(file)}` is {end}, and `{expected.vocab_size}` in config.json is {size}",
-                code="MM742",
-                hint="take both files from the same version of the model",
-            )
+    ends = [end for end in (stated if isinstance(stated, list) else [stated]) if isinstance(end, int)]
+    if ends and not any(0 <= end < size for end in ends):
+        raise ModelFilesError(
+            f"`eos_token_id` in `{shown(file)}` is {stated}, and `{expected.vocab_size}` in config.json is {size}",
+            code="MM742",
+            hint="take both files from the same version of the model",
+        )
 
 
 def _copies(model: Model, expected: ExpectedFiles) -> None:

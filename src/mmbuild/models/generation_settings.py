@@ -229,8 +229,9 @@ def _wrong(values: Mapping[str, Any], where: str, reader: Reader) -> Iterator[Se
     for name, value in values.items():
         row = fields()[name]
         form = FORMS[row.form] if row.form else None
-        # Only an encoder-decoder begins with the start token.
-        vocab_size = None if name in _STARTS and not reader.encoder_decoder else reader.vocab_size
+        if name in _STARTS and not reader.encoder_decoder:
+            continue  # nothing begins with it, and transformers does not look at it
+        vocab_size = reader.vocab_size
         if value is not None and form and not form.fits(value, vocab_size):
             size = f" of {vocab_size}" if vocab_size is not None and "vocabulary" in form.expected else ""
             yield _refused(
@@ -242,7 +243,7 @@ def _refused(where: str, name: str, value: Any, why: str) -> SettingsFinding:
     return SettingsFinding(
         "MM721",
         f"`{where}` sets `{name}` to {_text(value)}: {why}",
-        "correct the value or remove the field; transformers cannot generate with it either",
+        "correct the value or remove the field",
         "error",
     )
 

@@ -50,6 +50,9 @@ def require_same_model(
     if not records or embedding not in held:
         return
     holder, entry = held[embedding]
+    largest = prod(entry["shape"]) * max(_WIDTHS)
+    if any(size > largest for _, size, _ in records):
+        return  # several tensors share a record: what is in it cannot be told apart
     if not {size for _, size, _ in records} & {prod(entry["shape"]) * width for width in _WIDTHS}:
         told = " x ".join(map(str, entry["shape"]))
         raise _another(directory, f"the embedding `{embedding}` is {told} in `{holder}`", pickles[0])

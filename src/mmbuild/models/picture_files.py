@@ -15,7 +15,7 @@ _BEGINNINGS = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
     "GIF": (b"GIF87a", b"GIF89a"),
-    "TIFF": (b"II*\x00", b"MM\x00*"),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # and BigTIFF
     "BMP": (b"BM",),
 }
 FORMATS = (*_BEGINNINGS, "WEBP")

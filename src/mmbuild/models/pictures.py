@@ -99,11 +99,11 @@ def open_picture(source: Any) -> Picture:
         return _converted(image, None)
     except _RefusedError as error:
         raise _unreadable(source, str(error)) from None
-    except MemoryError as error:
-        raise _unreadable(source, "it does not fit into memory") from error
+    except MemoryError:
+        raise _unreadable(source, "it does not fit into memory") from None
     # On damaged files Pillow's readers raise nearly everything.
     except Exception as error:
-        raise _unreadable(source, getattr(error, "strerror", None) or _damage(error)) from error
+        raise _unreadable(source, getattr(error, "strerror", None) or _damage(error)) from None
 
 
 def _damage(error: BaseException) -> str:

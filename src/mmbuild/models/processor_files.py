@@ -6,6 +6,8 @@ as transformers (4.26 to 5.17) reads them.
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +88,59 @@ _PIXELS = (
     "do_rescale",
     "do_normalize",
     "do_center_crop",
-    "do_convert_rgb",
     "do_pad",
 )
 _SIZES = ("size", "crop_size")
+
+
+_OFF = "`null` is a value of its own there, and transformers does not take its default for it"
+# Settings that preprocessing needs, and the switch that it needs them for.
+_NEEDED = (
+    ("size", "do_resize"),
+    ("resample", "do_resize"),
+    ("rescale_factor", "do_rescale"),
+    ("image_mean", "do_normalize"),
+    ("image_std", "do_normalize"),
+    ("crop_size", "do_center_crop"),
+)
+_CHANNELS = 3
+
+
+def require_usable(found: ImageProcessor, default: str) -> None:
+    """Refuse settings with which transformers' image processors fail on every picture.
+
+    Args:
+        found: The image processor.
+        default: Its class where the file names none, as for :func:`require_image_size`.
+
+    Raises:
+        ModelFilesError: MM744, a setting that is needed is null or cannot be used.
+    """
+    settings, kind = found.settings, _class(found.settings, default)
+    if kind is None:
+        return  # a class that is not known here
+    on = {"do_center_crop": kind.crop is not None}
+    for key, switch in _NEEDED:
+        if key in settings and settings.get(switch, on.get(switch, True)):
+            problem = _unusable(key, settings[key])
+            if problem is not None:
+                raise ModelFilesError(
+                    f"`{key}` in `{shown(found.file)}` is {json.dumps(settings[key])}: {problem}",
+                    code="MM744",
+                    hint="take the value from the model's original, or leave the key out",
+                )
+
+
+def _unusable(key: str, value: Any) -> str | None:
+    if value is None:
+        return _OFF
+    if key in ("image_mean", "image_std") and isinstance(value, list) and len(value) != _CHANNELS:
+        return f"pictures have {_CHANNELS} channels"
+    sides = value.values() if isinstance(value, dict) else [value]
+    whole = all(isinstance(side, int) or side is None for side in sides)
+    if key in _SIZES and not isinstance(value, list) and not (whole and any(sides)):
+        return "a size is a whole number of pixels, or names such numbers"
+    return None
 
 
 def require_one_image_processor(directory: Path, default: str) -> None:
@@ -114,14 +165,26 @@ def require_one_image_processor(directory: Path, default: str) -> None:
             ours, theirs = chosen.settings[key], second[key]
             if key in _SIZES:
                 ours, theirs = (_sides(value, square or key == "crop_size") for value in (ours, theirs))
-            if ours != theirs:
+            if _differ(key, ours, theirs):
                 raise ModelFilesError(
-                    f"`{key}` is {chosen.settings[key]} in `{shown(chosen.file)}` and {second[key]} in "
+                    f"`{key}` is {json.dumps(chosen.settings[key])} in `{shown(chosen.file)}` and "
+                    f"{json.dumps(second[key])} in "
                     f"`{shown(other)}`",
                     code="MM743",
                     hint="remove the file that is not the model's: transformers reads the first, older programs the "
                     "second",
                 )
+
+
+def _differ(key: str, ours: Any, theirs: Any) -> bool:
+    """Whether two values of a setting give other pixels: null switches off, and numbers were rounded on their way."""
+    if key.startswith("do_"):
+        return bool(ours) != bool(theirs)
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return any(_differ("", one, other) for one, other in zip(ours, theirs, strict=True))
+    if isinstance(ours, int | float) and isinstance(theirs, int | float):
+        return not math.isclose(ours, theirs, rel_tol=1e-6)
+    return bool(ours != theirs)
 
 
 def read_processor(directory: Path) -> Mapping[str, Any]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
+from mmbuild.families import MODULES
+from mmbuild.families.shared.chat import own_template
 from mmbuild.models import chat_template, tokenizer_file
 from mmbuild.models.expected import ExpectedFiles
 from mmbuild.models.given import Model, image_token_of, template_of
@@ -21,8 +23,6 @@ _ADDED = 4
 
 def tokens_beyond(model: Model, expected: ExpectedFiles, prompt: str, limit: int) -> int | None:
     """Tokens of ``prompt`` about one picture, visual features included, where they are more than ``limit``.
-
-    Without a chat template the question alone is counted, so that the number may be too small, never too large.
 
     Args:
         model: The model.
@@ -63,13 +63,14 @@ def _conversation(
     special = {} if saved is None else saved.special
     template = template_of(model, expected)
     begin = special.get("bos_token", "")
-    if template is None or image in prompt:
+    if image in prompt or (template is None and expected.template is None):
         return prompt, begin
-    form = chat_template.content_form(template, special, image)
+    used = template or own_template(MODULES[model.family]).replace("<image>", image)
+    form = chat_template.content_form(used, special, image)
     parts = [{"type": "image"}, {"type": "text", "text": prompt}]
     content: Any = parts if form == "parts" else f"{image}\n{prompt}"
     messages = [{"role": "user", "content": content}]
-    return chat_template.render(template, messages, special_tokens=special), begin
+    return chat_template.render(used, messages, special_tokens=special), begin
 
 
 def _tokenizer(file: Path) -> Any:
@@ -87,7 +88,11 @@ def _loaded(file: Path, stat: tuple[int, ...]) -> Any:  # noqa: ARG001 (key)
     except ImportError:
         return None
     try:
-        return Tokenizer.from_file(str(file))
+        found = Tokenizer.from_file(str(file))
+        # What was saved with the tokenizer counts for nothing: transformers pads and cuts where it is told to.
+        found.no_padding()
+        found.no_truncation()
+        return found
     # The library raises bare exceptions about files that it does not understand.
     except Exception:
         return None

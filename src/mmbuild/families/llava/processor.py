@@ -46,8 +46,7 @@ def load(directory: Path) -> Processor:
         ids = tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
         if not pictures:
             return Request(tuple(ids), torch.empty(0))
-        pixels = loaded.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-        return Request(tuple(ids), pixels)
+        return Request(tuple(ids), hugging_face.pixels_of(loaded.image_processor, pictures))
 
     return Processor(tokenizer, encode)
 

@@ -35,7 +35,7 @@ def load(directory: Path) -> Processor:
                 code="MM518",
                 hint="Give one picture for each answer",
             )
-        pixels = loaded.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+        pixels = hugging_face.pixels_of(loaded.image_processor, pictures)
         return Request(ids=(start,), pixels=pixels)
 
     unknown = loaded.tokenizer.unk_token_id

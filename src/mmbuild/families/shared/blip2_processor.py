@@ -52,7 +52,7 @@ def load(directory: Path, read_facts: ReadFacts) -> Processor:
             )
         if not pictures:
             return Request(tuple(text), torch.empty(0))
-        pixels = images(list(pictures), return_tensors="pt")["pixel_values"]
+        pixels = hugging_face.pixels_of(images, pictures)
         return Request((placeholder,) * facts.visual.num_visual_features + tuple(text), pixels)
 
     return Processor(tokenizer, encode)

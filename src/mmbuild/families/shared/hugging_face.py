@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmbuild.engine.processor import first_line
 from mmbuild.models.errors import EngineError
@@ -58,6 +59,23 @@ def saved_image_processor(directory: Path) -> Any:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return _saved(AutoImageProcessor.from_pretrained, directory, backend="pil")
+
+
+def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
+    """Preprocessed pictures, float32 [pictures, channels, height, width].
+
+    Raises:
+        EngineError: MM516, the image processor's settings do not go together.
+    """
+    try:
+        pixels: Tensor = image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise EngineError(
+            f"the model's image processor fails: {first_line(f'{type(error).__name__} {error}')}",
+            code="MM516",
+            hint="Compare preprocessor_config.json or processor_config.json with the model's original",
+        ) from error
+    return pixels
 
 
 def _quietly() -> None:

@@ -35,7 +35,7 @@ def ask_in_chat(processor: Any, question: str, pictures: Sequence[Any]) -> Reque
         return request(processor(text=question, images=list(pictures) or None, return_tensors="pt"))
     parts = [{"type": "image", "image": picture} for picture in pictures]
     turn = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-    if _takes_parts(processor, turn, question, len(pictures)):
+    if takes_parts(processor.apply_chat_template, token):
         return request(
             processor.apply_chat_template(
                 [turn], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -49,9 +49,23 @@ def ask_in_chat(processor: Any, question: str, pictures: Sequence[Any]) -> Reque
     )
 
 
-def _takes_parts(processor: Any, turn: dict[str, Any], question: str, pictures: int) -> bool:
+_PROBE = "31415926535897"  # survives templates that trim or change letter case
+
+
+def takes_parts(apply_chat_template: Callable[..., str], image_token: str, **options: Any) -> bool:
+    """Whether a template takes content as a list of parts: found with a neutral question about one picture.
+
+    Args:
+        apply_chat_template: transformers', of a processor or tokenizer.
+        image_token: What names a picture in a prompt.
+        options: Passed on.
+    """
+    content = [{"type": "image"}, {"type": "text", "text": _PROBE}]
     try:
-        text = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+        text = apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **options
+        )
     except Exception:  # a template can fail in any way that Jinja and Python know
         return False
-    return question in text and text.count(processor.image_token) == pictures and "'type'" not in text
+    shows_list = f"'text': '{_PROBE}'" in text or f'"text": "{_PROBE}"' in text
+    return _PROBE in text and text.count(image_token) == 1 and not shows_list

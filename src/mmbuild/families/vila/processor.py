@@ -44,7 +44,7 @@ def load(directory: Path) -> Processor:
         if not pictures:
             return Request(ids, torch.empty(0))
         made = [shaped(picture, images, read.aspect) for picture in pictures]
-        return Request(ids, images(made, return_tensors="pt")["pixel_values"])
+        return Request(ids, hugging_face.pixels_of(images, made))
 
     return Processor(tokenizer, encode)
 

@@ -20,7 +20,7 @@ from mmbuild.engine.processor import Request
 from mmbuild.families.shared import hugging_face
 from mmbuild.families.shared.chat import own_template
 from mmbuild.families.shared.reading import saved_config
-from mmbuild.families.shared.transformers_inputs import Inputs
+from mmbuild.families.shared.transformers_inputs import Inputs, takes_parts
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.families.vila.visual import canonical, make_projector, tower_config
 from mmbuild.models.errors import EngineError
@@ -156,22 +156,15 @@ def _prompt(tokenizer: Any, template: str, question: str, pictures: int) -> tupl
     if IMAGE in question:
         return question, True
     parts = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
-    lines = f"{IMAGE}\n" * pictures + question
-    for content in (parts, lines):
-        try:
-            text: str = tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                chat_template=template,
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-        except Exception:  # a template can fail in any way that Jinja and Python know
-            continue
-        if text.count(IMAGE) == pictures and question in text and "'type'" not in text:
-            return text, not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
-    raise EngineError(
-        "the model's chat template cannot ask about a picture", code="MM516", hint="Correct the template"
+    listed = takes_parts(tokenizer.apply_chat_template, IMAGE, chat_template=template)
+    content = parts if listed else f"{IMAGE}\n" * pictures + question
+    text: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=False,
     )
+    return text, not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
 
 
 def _square(picture: Any, processor: Any, aspect: object) -> Any:
