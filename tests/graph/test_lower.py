@@ -1,5 +1,6 @@
 """Lowering: which actions a recipe becomes, and what each one's key depends on."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,16 @@ def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monk
     embedded._installed.cache_clear()
     assert "`torch`" in error.message
     assert "pip install" in error.hint
+
+
+def test_a_tokenizer_that_nothing_here_reads_is_told_before_anything_is_built(tmp_path, monkeypatch):
+    write_parts(tmp_path / "model")
+    (variant,) = load(tmp_path, RECIPE).variants
+    (tmp_path / "model" / "tokenizer.json").rename(tmp_path / "model" / "tokenizer.model")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else found(name)
+    )
+    error = refused(MissingPackageError, "MM230", lower, variant, target=HOST, digest=str)
+    assert "tokenizer.model needs `sentencepiece`" in error.message
+    assert "sentencepiece" in error.hint

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.install import require
 from mmbuild.checkpoint import calibrated as calibrated_layouts
 from mmbuild.families import family
 from mmbuild.graph import calibrated, embedded, estimate, parameters
@@ -21,6 +22,7 @@ from mmbuild.quality.bounds import bounds
 from mmbuild.schema.gates import is_dummy
 from mmbuild.schema.model import VisualBackend
 from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.sources.config import parse_source
 from mmbuild.steps.registry import steps
 from mmbuild.visual.tensorrt.plan import plan_tensorrt
 
@@ -64,6 +66,22 @@ def _target(variant: ResolvedRecipe, host: Mapping[str, Any]) -> dict[str, Any]:
     return embedded.target(merged)
 
 
+def _require_tokenizer_library(variant: ResolvedRecipe) -> None:
+    """Refuse a local model whose only tokenizer is a SentencePiece file where nothing reads one: the engine could be
+    built and not asked.
+
+    Raises:
+        MissingPackageError: MM230, sentencepiece is not installed.
+    """
+    ref = parse_source(variant.recipe.model.source)
+    if ref.kind not in ("directory", "dummy-directory"):
+        return
+    for name in ("", *variant.facts.directories):
+        directory = variant.root / ref.value / name
+        if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file():
+            require("sentencepiece", needed_by="the model's tokenizer.model", extra="torch,sentencepiece")
+
+
 class _Lowering:
     """One variant on its way to a graph."""
 
@@ -77,6 +95,7 @@ class _Lowering:
         self.actions: list[Action] = []
 
     def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
+        _require_tokenizer_library(self.variant)
         sources = {name: self.download(name, digest, offline) for name in self.variant.configs}
         keys = {name: action.definition_key for name, action in sources.items()}
         checkpoint = self.checkpoint(keys, digest, offline)
