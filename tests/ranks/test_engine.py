@@ -125,5 +125,5 @@ def test_verify_holds_all_ranks_together_against_the_model(build, picture, capfd
         "8",
     ]
     assert main(["verify", str(build), *arguments]) == 0
-    assert "1 of 1 questions identical over 8 tokens" in capfd.readouterr().out
+    assert "1 of 1 answers have the same tokens up to the end token" in capfd.readouterr().out
     assert json.loads((build / "report.json").read_text())["summary"]["max_kl"] < 1e-5

@@ -35,6 +35,7 @@ def beam_search(
             early_stopping=False,
             max_new_tokens=tokens,
             eos_token_id=list(ends),
+            forced_eos_token_id=None,
             pad_token_id=0,
             suppress_tokens=list(suppressed) or None,
             return_dict_in_generate=True,
