@@ -62,7 +62,7 @@ def test_loading_and_answering_compiles_nothing(damaged, tmp_path):
 def test_a_directory_without_engine_json_is_no_engine(tmp_path):
     error = refused(LayoutError, "MM540", Engine.load, tmp_path)
     assert str(tmp_path) in error.message
-    assert "build/<recipe>" in error.hint
+    assert "build/<name>" in error.hint
 
 
 def test_a_directory_that_is_not_there_is_no_engine(tmp_path):

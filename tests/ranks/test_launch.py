@@ -1,5 +1,6 @@
 """Ranks under a real mpirun: what they compute together, and what is told when one fails."""
 
+import importlib.util
 import json
 import os
 import select
@@ -166,7 +167,8 @@ def test_a_program_alone_is_told_how_to_start_it():
 
 
 def test_without_mpi4py_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mpi4py" else found(name))
     error = refused(RankError, "MM583", spread, 2, "ranked_programs:tally", {"steps": 1})
     assert "[mpi]'" in error.hint
 

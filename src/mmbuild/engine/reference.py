@@ -118,6 +118,20 @@ def answer_greedily(
     Raises:
         EngineError: MM599, transformers itself fails.
     """
+    try:
+        return _answer(reference, request, count, suppressed, tokenizer)
+    # What `generate` raises for ids beyond the vocabulary, and for settings that it cannot apply.
+    except (IndexError, ValueError) as error:
+        raise EngineError(
+            f"transformers cannot answer this question: {type(error).__name__}: {first_line(error)}",
+            code="MM599",
+            hint="Compare the model's tokenizer and generation_config.json with its config.json",
+        ) from error
+
+
+def _answer(
+    reference: Any, request: Request, count: int, suppressed: Sequence[int], tokenizer: Any = None
+) -> Continuation:
     options: dict[str, Any] = {}
     if tokenizer is not None and any(settings.stop_strings for settings in _settings(reference)):
         options["tokenizer"] = tokenizer
@@ -126,26 +140,18 @@ def answer_greedily(
         options["suppress_tokens"] = sorted({*own, *suppressed})
     if all(settings.pad_token_id is None for settings in _settings(reference)):
         options["pad_token_id"] = 0  # one sequence is not padded; transformers warns without
-    try:
-        with torch.inference_mode():
-            result = reference.generate(
-                **arguments(reference, request),
-                do_sample=False,
-                num_beams=1,
-                num_return_sequences=1,
-                max_new_tokens=count,
-                output_logits=True,
-                output_scores=True,
-                return_dict_in_generate=True,
-                **options,
-            )
-    # What `generate` raises for ids beyond the vocabulary, and for settings that it cannot apply.
-    except (IndexError, ValueError) as error:
-        raise EngineError(
-            f"transformers cannot answer this question: {type(error).__name__}: {first_line(error)}",
-            code="MM599",
-            hint="Compare the model's tokenizer and generation_config.json with its config.json",
-        ) from error
+    with torch.inference_mode():
+        result = reference.generate(
+            **arguments(reference, request),
+            do_sample=False,
+            num_beams=1,
+            num_return_sequences=1,
+            max_new_tokens=count,
+            output_logits=True,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **options,
+        )
     logits, scores = (torch.cat(rows).float().cpu() for rows in (result.logits, result.scores))
     return Continuation(tuple(result.sequences[0, -len(logits) :].tolist()), logits, scores)
 
@@ -155,7 +161,7 @@ def continue_greedily(
 ) -> Continuation:
     """``count`` greedy tokens after ``request``: as :func:`answer_greedily`, but no token ends the answer."""
     with _endless(reference):
-        return answer_greedily(reference, request, count, suppressed)
+        return _answer(reference, request, count, suppressed)
 
 
 _ENDS = ("eos_token_id", "forced_eos_token_id", "stop_strings")
