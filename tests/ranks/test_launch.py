@@ -24,9 +24,10 @@ SUPPORT = str(Path(ranked_programs.__file__).parent)
 
 
 @pytest.fixture(autouse=True)
-def place(monkeypatch):
+def place(monkeypatch, tmp_path_factory):
     """Ranks find the programs, and what a failure leaves stays in this directory: pytest's own is too long a name
     for a socket when tests run in several processes."""
+    tmp_path_factory.getbasetemp()  # or the first tmp_path would put it within this directory, which does not last
     monkeypatch.setenv("PYTHONPATH", SUPPORT)
     with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as directory:
         monkeypatch.setattr("tempfile.tempdir", directory)
