@@ -61,12 +61,12 @@ def _caught(source: str, check: Callable[[], None]) -> list[Finding]:
         return [Finding(source, error)]
     except OSError as error:
         name = shown(Path(str(error.filename)))
-        told = ModelFilesError(
+        failure = ModelFilesError(
             f"`{name}` cannot be read: {error.strerror}",
             code="MM401",
             hint="check the file and its permissions",
         )
-        return [Finding(source, told)]
+        return [Finding(source, failure)]
     return []
 
 

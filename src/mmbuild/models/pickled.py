@@ -54,8 +54,8 @@ def require_same_model(
     if any(size > largest for _, size, _ in records):
         return  # several tensors share a record: what is in it cannot be told apart
     if not {size for _, size, _ in records} & {prod(entry["shape"]) * width for width in _WIDTHS}:
-        told = " x ".join(map(str, entry["shape"]))
-        raise _another(directory, f"the embedding `{embedding}` is {told} in `{holder}`", pickles[0])
+        shape = " x ".join(map(str, entry["shape"]))
+        raise _another(directory, f"the embedding `{embedding}` is {shape} in `{holder}`", pickles[0])
     formats = {_STORAGES.get(held[tensor][1].get("dtype")) for tensor in layer if tensor in held}
     if not all(_mentions(directory / name, formats) for name in pickles):
         return
