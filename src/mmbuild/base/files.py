@@ -1,0 +1,180 @@
+"""The one way to open a file that somebody else may have made.
+
+Regular files only, never waiting for one (a FIFO would hang, a device has no end), never more of it than its kind
+takes, and, where ``within`` says so, only if the file lies in one of the allowed places after all links were
+followed. The checks are made on what was opened, not on its name, so that nothing can be exchanged in between.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.limits import Limit
+from mmbuild.errors import MmbuildError
+
+_CHUNK = 1 << 20
+_KINDS = (
+    (stat.S_ISDIR, "is a directory"),
+    (stat.S_ISFIFO, "is a named pipe, not a regular file"),
+    (stat.S_ISCHR, "is a device, not a regular file"),
+    (stat.S_ISBLK, "is a device, not a regular file"),
+    (stat.S_ISSOCK, "is a socket, not a regular file"),
+)
+
+
+class FileRefusedError(MmbuildError):
+    """A file that is not opened or not taken (MM745 to MM748).
+
+    Attributes:
+        path: The file, as it was named.
+        problem: What is wrong with it, as the end of a sentence that begins with its name.
+    """
+
+    path: str = ""
+    problem: str = ""
+
+    @classmethod
+    def of(cls, path: Path | str, problem: str, code: str, hint: str) -> FileRefusedError:
+        """The error for ``path``."""
+        error = cls(f"`{os.fspath(path)}` {problem}", code=code, hint=hint)
+        error.path, error.problem = os.fspath(path), problem
+        return error
+
+
+def require_regular(path: Path | str) -> os.stat_result:
+    """The stat of ``path``, links followed, where it is a regular file. For readers that open by name.
+
+    Raises:
+        FileRefusedError: MM745 it is no regular file.
+        OSError: It is not there, or may not be read.
+    """
+    try:
+        found = os.stat(path)
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise FileRefusedError.of(path, "is no usable path", "MM745", "check the name") from None
+    _refuse_special(path, found)
+    return found
+
+
+def open_regular(path: Path | str, *, within: Iterable[Path | str] | None = None) -> int:
+    """A descriptor of the regular file ``path``, for reading; the caller closes it.
+
+    Args:
+        path: The file.
+        within: Directories one of which must hold the file, links followed; None means that any place will do.
+
+    Raises:
+        FileRefusedError: MM745 it is no regular file, MM747 it lies elsewhere.
+        OSError: It is not there, or may not be read.
+    """
+    require_regular(path)  # before open, which wakes some devices
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        _refuse_special(path, os.fstat(descriptor))
+        if within is not None:
+            _refuse_outside(path, _opened(descriptor, path), within)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_file(path: Path | str, limit: Limit | int, *, within: Iterable[Path | str] | None = None) -> bytes:
+    """The bytes of ``path``, no more than ``limit`` (a number of bytes, or a row of the table).
+
+    Raises:
+        FileRefusedError: MM745, MM747 (see :func:`open_regular`), MM746 it is larger.
+        OSError: It cannot be read.
+    """
+    most, kind = (limit, "such a file has") if isinstance(limit, int) else (limit.size, f"{limit.kind} takes")
+    descriptor = open_regular(path, within=within)
+    try:
+        if os.fstat(descriptor).st_size <= most:
+            data = _read(descriptor, most)
+            if len(data) <= most:
+                return data
+    finally:
+        os.close(descriptor)
+    problem = f"is larger than {most:,} bytes, more than {kind}"
+    raise FileRefusedError.of(path, problem, "MM746", "check that it is the file that you mean")
+
+
+def read_json(path: Path | str, limit: Limit, *, within: Iterable[Path | str] | None = None) -> Any:
+    """The value of the JSON file ``path``.
+
+    Raises:
+        FileRefusedError: MM745, MM746, MM747 (see :func:`read_file`), MM748 it is not plain JSON within ``limit``.
+        OSError: It cannot be read.
+    """
+    data = read_file(path, limit, within=within)
+    try:
+        return parse_json(data, limit)
+    except JsonProblemError as error:
+        raise FileRefusedError.of(path, str(error), "MM748", "restore the file, or make it again") from None
+
+
+def read_object(
+    path: Path | str, limit: Limit, *, within: Iterable[Path | str] | None = None
+) -> dict[str, Any]:
+    """:func:`read_json` of a file that holds a JSON object.
+
+    Raises:
+        FileRefusedError, OSError: as :func:`read_json`; MM748 also where it holds anything else.
+    """
+    value = read_json(path, limit, within=within)
+    if not isinstance(value, dict):
+        problem = f"holds {_called(value)}, not a JSON object"
+        raise FileRefusedError.of(path, problem, "MM748", "restore the file, or make it again")
+    return value
+
+
+def lies_within(path: Path | str, roots: Iterable[Path | str]) -> bool:
+    """Whether ``path``, links followed, is one of ``roots`` or below one."""
+    real = Path(os.path.realpath(path))
+    return any(real.is_relative_to(os.path.realpath(root)) for root in roots)
+
+
+def _refuse_special(path: Path | str, found: os.stat_result) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    problem = next((problem for test, problem in _KINDS if test(found.st_mode)), "is not a regular file")
+    raise FileRefusedError.of(path, problem, "MM745", "name a regular file")
+
+
+def _refuse_outside(path: Path | str, real: str, roots: Iterable[Path | str]) -> None:
+    if not lies_within(real, roots):
+        raise FileRefusedError.of(
+            path,
+            f"leads to `{real}`, outside of the places that this build may read",
+            "MM747",
+            "copy the file to where the link lies, or allow it with --allow-outside",
+        )
+
+
+def _opened(descriptor: int, path: Path | str) -> str:
+    """Where the open file lies: asked of the kernel where it can tell."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return os.path.realpath(path)
+
+
+def _read(descriptor: int, most: int) -> bytes:
+    """Up to one byte more than ``most``."""
+    parts, left = [], most + 1
+    while left > 0 and (part := os.read(descriptor, min(left, _CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _called(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a boolean"
+    names = {list: "an array", str: "a string", int: "a number", float: "a number", type(None): "null"}
+    return names[type(value)]

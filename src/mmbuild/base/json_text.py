@@ -1,0 +1,117 @@
+"""JSON that others wrote: bounded before it is parsed, and refused with one sentence.
+
+Python's parser takes more than JSON (NaN, infinities, numbers of any length, lone surrogates) and recurses; what
+passes here is plain data that can be walked, compared and written again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from mmbuild.base.limits import DIGITS, Limit
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class JsonProblemError(ValueError):
+    """Says what is wrong with the text, as the end of a sentence that begins with a file's name."""
+
+
+def parse_json(data: bytes, limit: Limit) -> Any:
+    """The value of the JSON text ``data`` (UTF-8 without a byte order mark, RFC 8259).
+
+    Raises:
+        JsonProblemError: It is no JSON, or beyond ``limit``; holds NaN, an infinity, a number that no float or no
+            integer of 40 digits holds, or text that is not Unicode.
+    """
+    if len(data) > limit.size:
+        raise JsonProblemError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+    brackets = data.count(b"[") + data.count(b"{")
+    if brackets + data.count(b",") > limit.values:
+        raise JsonProblemError(f"holds more than {limit.values:,} values, more than {limit.kind} has")
+    value = _decoded(data, limit)
+    if brackets > limit.depth or len(data) > limit.length:
+        _check_shape(value, limit)
+    if _SURROGATE.search(data):
+        _check_unicode(value)
+    return value
+
+
+def _decoded(data: bytes, limit: Limit) -> Any:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JsonProblemError(f"is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if text.startswith("\ufeff"):
+        raise JsonProblemError("begins with a byte order mark, which JSON does not allow")
+    try:
+        return _DECODER.decode(text)
+    except JsonProblemError:
+        raise
+    except RecursionError:
+        raise _too_deep(limit) from None
+    except json.JSONDecodeError as error:
+        if not text.strip():
+            raise JsonProblemError("is empty") from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise JsonProblemError(f"is not JSON ({error.msg} at {where})") from None
+
+
+def _check_shape(value: Any, limit: Limit) -> None:
+    """Depth and lengths, level by level, so that no stack can overflow."""
+    level, depth = [value], 0
+    while level:
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                _check_lengths(item, limit)
+            if kind in (dict, list):
+                children = item.values() if kind is dict else item
+                _check_lengths([child for child in children if type(child) is str], limit)
+                below += [child for child in children if type(child) in (dict, list)]
+        depth += 1
+        if below and depth >= limit.depth:
+            raise _too_deep(limit)
+        level = below
+
+
+def _check_lengths(texts: Any, limit: Limit) -> None:
+    if max(map(len, texts), default=0) > limit.length:
+        raise JsonProblemError(
+            f"holds a text of more than {limit.length:,} characters, more than {limit.kind} has"
+        )
+
+
+def _check_unicode(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise JsonProblemError("holds half of a surrogate pair, which is no character") from None
+
+
+def _too_deep(limit: Limit) -> JsonProblemError:
+    return JsonProblemError(f"is nested deeper than {limit.depth} levels")
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise JsonProblemError(f"holds a number of {len(text):,} digits")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise JsonProblemError(f"holds the number {text[:40]}, which is too large for a float")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise JsonProblemError(f"holds {text}, which is no JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=_constant)

@@ -1,0 +1,113 @@
+"""How large, deep and long anything may be that mmbuild reads and did not write this minute: one table.
+
+Every parser of files that others wrote takes its row from here. A limit is far above what real files have, and
+below what costs a gigabyte of memory, five seconds, or the stack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KB, MB = 1_000, 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one kind of JSON text may hold.
+
+    Attributes:
+        kind: What such a text is called in messages.
+        size: Bytes of the text.
+        depth: Arrays and objects within one another.
+        values: Commas and opening brackets in the text: an upper bound of the values that it holds.
+        length: Characters of one string.
+        why: Where the numbers come from.
+    """
+
+    kind: str
+    size: int
+    depth: int
+    values: int
+    length: int
+    why: str
+
+
+DIGITS = 40
+"""Of one number. ``model_max_length`` of many tokenizers is int(1e30), which has 31."""
+
+NAME = 255
+"""Bytes of one part of a path: what Linux's file systems take (NAME_MAX)."""
+
+PATH = 4_000
+"""Bytes of a path: under PATH_MAX, with room for the directory before it."""
+
+MODEL_JSON = Limit(
+    "a model's JSON file",
+    16 * MB,
+    64,
+    1_000_000,
+    4 * MB,
+    "config, processor and generation files take kilobytes; a tokenizer_config.json with a template and a thousand "
+    "added tokens takes one megabyte",
+)
+TOKENIZER = Limit(
+    "a tokenizer",
+    64 * MB,
+    64,
+    8_000_000,
+    16 * MB,
+    "the largest public tokenizer.json (256,000 tokens and their merges as pairs) takes 33 MB and 2 million values",
+)
+SHARD_INDEX = Limit(
+    "an index of weights",
+    32 * MB,
+    8,
+    2_000_000,
+    64 * KB,
+    "one line of 100 bytes a tensor; models of 400 B parameters have 100,000 tensors",
+)
+TENSOR_HEADER = Limit(
+    "a safetensors header",
+    100 * MB,
+    8,
+    8_000_000,
+    1 * MB,
+    "safetensors itself takes no longer header",
+)
+CALIBRATION_LINE = Limit(
+    "a line of calibration data", 1 * MB, 16, 100_000, 1 * MB, "a prompt and a picture's name"
+)
+ENGINE_JSON = Limit(
+    "an engine's description", 4 * MB, 32, 400_000, 1 * MB, "hundreds of packages of some lines each"
+)
+ENGINE_MANIFEST = Limit(
+    "an engine's manifest", 64 * MB, 32, 4_000_000, 1 * MB, "100 bytes a file, and the recipe's settings"
+)
+CHECKPOINT_CONFIG = Limit(
+    "a checkpoint's config", 16 * MB, 32, 1_000_000, 1 * MB, "a line for each linear layer"
+)
+MEASUREMENTS = Limit("measurements", 64 * MB, 16, 4_000_000, 1 * MB, "the answers of some thousand questions")
+SAVED_PLAN = Limit(
+    "a saved plan", 256 * MB, 64, 16_000_000, 1 * MB, "5 kB an action, 1,000 variants of ten actions"
+)
+STORE_TREE = Limit(
+    "an artifact's manifest", 64 * MB, 8, 4_000_000, 8 * KB, "200 bytes a file, and paths no longer than PATH"
+)
+STORE_RECORD = Limit(
+    "a line of the journal", 1 * MB, 16, 50_000, 64 * KB, "keys, digests and a label; 100 bytes an input"
+)
+STORE_NOTE = Limit(
+    "a note of the store",
+    256 * MB,
+    64,
+    16_000_000,
+    1 * MB,
+    "definitions, named builds and cached plans: as a saved plan",
+)
+SHARED_ENTRY = Limit(
+    "an entry of a shared store", 1 * MB, 16, 50_000, 64 * KB, "a record of the journal and its signature"
+)
+MESSAGE = Limit("a message", 64 * MB, 64, 4_000_000, 16 * MB, "what processes of one build say to each other")
+
+LIMITS = tuple(value for value in globals().values() if isinstance(value, Limit))
+"""Every row, for documentation and tests."""
