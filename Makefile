@@ -6,7 +6,10 @@ STAMP := $(VENV)/.installed
 FAMILY ?= llava
 export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.mmbuild/inductor
 
-.PHONY: demo test lint types docs bench clean
+SECONDS ?= 600
+SEED ?= 1
+
+.PHONY: demo test docs bench fuzz clean
 demo: $(STAMP)
 	@MMBUILD_STORE=$${MMBUILD_STORE:-$(CURDIR)/.mmbuild/store} $(BIN)/python tools/demo.py --family $(FAMILY)
 
@@ -16,6 +19,9 @@ test: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(SECONDS) --seed $(SEED)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
