@@ -81,7 +81,9 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def fuzz(targets: Sequence[Target], seconds: float, number: int, place: Path) -> dict[str, Count]:
+def fuzz(
+    targets: Sequence[Target], seconds: float, number: int, place: Path, slow: float = SECONDS
+) -> dict[str, Count]:
     """Fuzz each of ``targets`` for its share of ``seconds``, all inputs drawn from seed ``number``.
 
     Args:
@@ -89,6 +91,7 @@ def fuzz(targets: Sequence[Target], seconds: float, number: int, place: Path) ->
         seconds: Wall time for all of them together, without making the world.
         number: Seed; the same one draws the same inputs, however many fit into the time.
         place: An empty directory.
+        slow: Seconds that reading one file may take.
     """
     (place / "world").mkdir()
     make_world(place / "world")
@@ -96,11 +99,11 @@ def fuzz(targets: Sequence[Target], seconds: float, number: int, place: Path) ->
         importlib.import_module(name)
     counts = {}
     for target in targets:
-        counts[target.name] = _in_process(target, seconds / len(targets), number, place)
+        counts[target.name] = _in_process(target, seconds / len(targets), number, place, slow)
     return counts
 
 
-def _in_process(target: Target, seconds: float, number: int, place: Path) -> Count:
+def _in_process(target: Target, seconds: float, number: int, place: Path, slow: float) -> Count:
     """Fuzz one kind in a child: what hangs or crashes there ends there."""
     result = place / "result"
     result.unlink(missing_ok=True)
@@ -109,7 +112,7 @@ def _in_process(target: Target, seconds: float, number: int, place: Path) -> Cou
     if child == 0:
         status = 1
         try:
-            _child(target, seconds, number, place)
+            _child(target, seconds, number, place, slow)
             status = 0
         except BaseException:
             traceback.print_exc()
@@ -135,7 +138,7 @@ def _wait(child: int, heartbeat: Path) -> str:
         time.sleep(0.05)
 
 
-def _child(target: Target, seconds: float, number: int, place: Path) -> None:
+def _child(target: Target, seconds: float, number: int, place: Path, slow: float) -> None:
     world = place / "copy"
     shutil.rmtree(world, ignore_errors=True)
     shutil.copytree(place / "world", world, symlinks=True)
@@ -151,13 +154,20 @@ def _child(target: Target, seconds: float, number: int, place: Path) -> None:
     count, seen = Count(), set[str]()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        _batch(target, place, world, number, until, count, seen)
+        _batch(target, place, world, number, until, count, seen, slow)
         number += 1
         (place / "result").write_text(json.dumps(asdict(count)))
 
 
 def _batch(
-    target: Target, place: Path, world: Path, number: int, until: float, count: Count, seen: set[str]
+    target: Target,
+    place: Path,
+    world: Path,
+    number: int,
+    until: float,
+    count: Count,
+    seen: set[str],
+    slow: float,
 ) -> None:
     paths = sorted(world.glob(target.pattern))
     path = paths[number % len(paths)]
@@ -179,7 +189,7 @@ def _batch(
         (place / "input").write_bytes(data)
         count.inputs += 1
         with _damaged(world, path, data, place / "world"):
-            problem, refused = _read(target, world)
+            problem, refused = _read(target, world, slow)
         count.refused += refused
         if problem and problem not in seen:
             seen.add(problem)
@@ -207,17 +217,17 @@ def _damaged(world: Path, path: Path, data: bytes, whole: Path) -> Iterator[None
             shutil.copy2(whole / place, path)
 
 
-def _read(target: Target, world: Path, seconds: float = SECONDS) -> tuple[str, bool]:
+def _read(target: Target, world: Path, slow: float) -> tuple[str, bool]:
     """What went wrong (empty: nothing), and whether any reader refused."""
     refused = False
     for probe in target.probes:
         if target.statuses == (0,):
             shutil.rmtree(world / "store", ignore_errors=True)  # a pull into an empty store
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, slow)
         try:
             problem, coded = _call(probe, world) if callable(probe) else _command(probe, target.statuses)
         except TooSlowError:
-            problem, coded = f"more than {SECONDS} s in {_where(sys.exc_info()[1])}", False
+            problem, coded = f"more than {slow:g} s in {_where(sys.exc_info()[1])}", False
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
         refused |= coded
@@ -259,7 +269,7 @@ def _command(arguments: Sequence[str], statuses: Sequence[int]) -> tuple[str, bo
 
 def _warm_up(target: Target, world: Path) -> None:
     """Import everything before memory is limited and time is taken; the undamaged world must be taken."""
-    problem, _ = _read(target, world, seconds=0)
+    problem, _ = _read(target, world, 0)
     if problem:
         raise SystemExit(f"{target.name}, undamaged: {problem}")
 

@@ -1,0 +1,75 @@
+"""The fuzzer finds what is wrong, and finds nothing wrong in a minute with mmbuild."""
+
+import os
+
+import pytest
+
+import fuzz
+from fuzz_world import TARGETS, Target
+from mmbuild.errors import MmbuildError
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(fuzz, "KEPT", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The processes are forked from this one after torch was imported."""
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
+def refusing(place):
+    (place / "mmbuild.yaml").read_bytes()
+    raise MmbuildError("no", code="MM999")
+
+
+def failing(place):
+    if (place / "mmbuild.yaml").read_bytes():
+        raise ZeroDivisionError
+
+
+def endless(place):
+    while (place / "mmbuild.yaml").read_bytes():
+        pass
+
+
+def greedy(place):
+    if (place / "mmbuild.yaml").read_bytes():
+        bytearray(2 << 30)
+
+
+def crashing(place):
+    if (place / "mmbuild.yaml").read_bytes():
+        os.kill(os.getpid(), 9)
+
+
+@pytest.mark.parametrize(
+    ("probe", "said"),
+    [
+        (refusing, None),
+        (failing, "ZeroDivisionError in test_fuzz.py"),
+        (endless, "more than 0.5 s"),
+        (greedy, "MemoryError"),
+        (crashing, "ended with status"),
+    ],
+)
+def test_only_what_ends_in_a_coded_error_is_no_failure(tmp_path, monkeypatch, probe, said):
+    monkeypatch.setattr(fuzz, "make_world", lambda place: (place / "mmbuild.yaml").touch())
+    target = Target("a file", "mmbuild.yaml", "bytes", (probe,))
+    count = fuzz.fuzz([target], 1.0, 1, tmp_path, slow=0.5)["a file"]
+    if said is None:
+        assert count.failures == []
+        assert count.refused == count.inputs > 0
+    else:
+        assert len(count.failures) == 1
+        assert said in count.failures[0]
+
+
+def test_a_minute_of_damaged_files_finds_no_failure(tmp_path):
+    counts = fuzz.fuzz(TARGETS, 60.0, 1, tmp_path, slow=30.0)
+    assert [line for count in counts.values() for line in count.failures] == []
+    assert all(count.inputs for count in counts.values())
+    assert sum(count.refused for count in counts.values()) > 100
