@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.entries import entries
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import FamilyError, ModelFacts
@@ -77,7 +78,7 @@ def looked_at(model: Model) -> Iterator[Path]:
         for directory in (source.directory, *(source.directory / name for name in inner)):
             if directory.is_dir():
                 yield directory.absolute()
-                yield from (path.absolute() for path in sorted(directory.iterdir()) if path.is_file())
+                yield from (path.absolute() for path in entries(directory) if path.is_file())
 
 
 # Weights.
@@ -95,6 +96,7 @@ def _weights(model: Model, expected: ExpectedFiles, source: str) -> None:
     headers = {name: _headers(given.directory / name, found) for name, found in sets.items()}
     for name, found in sets.items():
         require_agreement(given.directory / name, found, headers[name])
+    _require_floats(headers)
     if source == "model" and sets:
         _require_shapes(model, expected, sets, headers)
 
@@ -111,6 +113,17 @@ def _headers(directory: Path, found: WeightSet) -> dict[str, Mapping[str, Any]]:
     from mmbuild.sources.check import read_header
 
     return {name: read_header(directory / name) for name in found.files if name.endswith(".safetensors")}
+
+
+def _require_floats(headers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Weights are floats; position ids and the like are integers."""
+    from mmbuild.checkpoint.weights import WEIGHTS, require_floats
+    from mmbuild.models.weight_shapes import stored_tensors
+
+    for files in headers.values():
+        for name, tensor in stored_tensors(files).items():
+            if name.endswith(WEIGHTS):
+                require_floats(name, tensor)
 
 
 def _require_shapes(

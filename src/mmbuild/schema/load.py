@@ -25,6 +25,7 @@ from mmbuild.schema.model_files import ModelFiles, look_at_files
 from mmbuild.schema.nodes import Node, dotted, find, has, parts_of, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
+from mmbuild.schema.places import outside_faults, places_of
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
@@ -112,7 +113,7 @@ def with_node(variant: ResolvedRecipe, node: Node, *, offline: bool = False) -> 
     """``variant`` as if its files said ``node``; None where that is no valid recipe."""
     session = _Session([], offline, allow_outside=True)
     loaded = _load_variant(variant.path, variant.root, "", node, session)
-    return None if loaded is None else replace(loaded, name=variant.name)
+    return None if loaded is None else replace(loaded, name=variant.name, places=variant.places)
 
 
 def _load_variant(
@@ -128,9 +129,12 @@ def _load_variant(
     recipe, outside = resolve_paths(recipe, node, root, session.allow_outside)
     findings += outside
     blamed = faulty | {item.path for item in outside}
+    places = places_of(recipe, node, root, allow_outside=session.allow_outside)
+    elsewhere = [] if "model.source" in blamed else list(outside_faults(recipe, places))
+    blamed |= {item.blame[0] for item in elsewhere}
     facts, configs, fault = _model(recipe, blamed, root, session)
     model = ModelFiles() if facts is None else _model_files(recipe, root, facts, configs, session)
-    fault = [*fault, *model.faults]
+    fault = [*elsewhere, *fault, *model.faults]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
@@ -156,7 +160,7 @@ def _load_variant(
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
-    return replace(variant, node=node)
+    return replace(variant, node=node, places=places)
 
 
 def _resolved(

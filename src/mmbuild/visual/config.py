@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_JSON
 from mmbuild.engine.config import EngineError
 
 CONFIG = "visual.json"
@@ -42,11 +43,8 @@ def read_description(directory: Path) -> dict[str, Any]:
     """
     path = directory / CONFIG
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise TypeError(f"a {type(data).__name__}, not an object")
-        return data
-    except (OSError, ValueError, TypeError) as error:
+        return read_object(path, ENGINE_JSON)
+    except (OSError, FileRefusedError) as error:
         raise damaged(path, error) from error
 
 
