@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmbuild.base.entries import entries
 from mmbuild.base.files import require_regular
 from mmbuild.engine.processor import first_line
 from mmbuild.models.errors import EngineError
+from mmbuild.models.pictures import require_pixels
 from mmbuild.models.small_files import read_json
 from mmbuild.sources.errors import SourceError
 
@@ -67,7 +69,10 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
 
     Raises:
         EngineError: MM516, the image processor's settings do not go together.
+        PictureError: MM517, a picture would become too large.
     """
+    for picture in pictures:
+        require_pixels(*_resized(image_processor, picture.width, picture.height))
     try:
         pixels: Tensor = image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -77,6 +82,18 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
             hint="Compare preprocessor_config.json or processor_config.json with the model's original",
         ) from error
     return pixels
+
+
+def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:
+    """The size that a picture has at most while it is prepared: the shorter side becomes the edge, or the least one."""
+    size = getattr(image_processor, "size", None)
+    sides = [side for side in dict(size or {}).values() if isinstance(side, int)]
+    # 12 bytes a pixel while a picture is opened, and ten times as many in transformers' arithmetic.
+    scale = min(sides, default=0) / max(1, min(width, height)) * _ARITHMETIC
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+_ARITHMETIC = math.sqrt(10)
 
 
 def _quietly() -> None:

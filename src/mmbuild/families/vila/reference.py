@@ -24,6 +24,7 @@ from mmbuild.families.shared.transformers_inputs import Inputs, takes_parts
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.families.vila.visual import canonical, make_projector, tower_config
 from mmbuild.models.errors import EngineError
+from mmbuild.models.pictures import require_pixels
 from mmbuild.models.small_files import read_text
 
 IMAGE = "<image>"
@@ -177,6 +178,7 @@ def _square(picture: Any, processor: Any, aspect: object) -> Any:
     if aspect != "pad":
         return picture
     side = max(picture.size)
+    require_pixels(side, side)
     left, top = (side - picture.width) // 2, (side - picture.height) // 2
     border = (left, top, side - picture.width - left, side - picture.height - top)
     return ImageOps.expand(picture, border, tuple(int(mean * 255) for mean in processor.image_mean))
