@@ -41,6 +41,9 @@ NAME = 255
 PATH = 4_000
 """Bytes of a path: under PATH_MAX, with room for the directory before it."""
 
+CALIBRATION_LINES, CALIBRATION_BYTES = 200_000, 256 * MB
+"""Of a file of calibration data, of which some dozen lines are drawn."""
+
 ENTRIES = 100_000
 """Of one directory: a model has dozens of files, a folder of calibration pictures some thousands."""
 

@@ -16,7 +16,15 @@ from mmbuild.base.entries import entries
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import FamilyError, ModelFacts
-from mmbuild.models import adapters, chat_template, pickled, processor_files, tokenizer_file, weight_sets
+from mmbuild.models import (
+    adapters,
+    chat_template,
+    own_code,
+    pickled,
+    processor_files,
+    tokenizer_file,
+    weight_sets,
+)
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.expected import ExpectedFiles
 from mmbuild.models.given import Model, image_token_of, template_of
@@ -160,6 +168,13 @@ def _require_shapes(
 # Small files.
 
 
+def _own_code(model: Model, expected: ExpectedFiles) -> None:
+    """No class that only the model's own code has, in any directory that tokenizer and processor are loaded from."""
+    for directory in (model.directory("model", expected.tokenizer), model.directory(*expected.images)):
+        if directory is not None:
+            own_code.require_no_code(directory)
+
+
 def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
     directory = model.directory("model", expected.tokenizer)
     tokenizer = tokenizer_file.read_tokenizer(directory) if directory else None
@@ -276,6 +291,7 @@ def differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str,
 
 
 _CHECKS: tuple[Check, ...] = (
+    _own_code,
     _vocabulary,
     _one_image_processor,
     _image_size,

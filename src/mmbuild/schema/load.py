@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.limits import NAME
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import ModelFacts
@@ -34,6 +35,7 @@ from mmbuild.sources.addresses import missing_directory
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.toolchains import versions
 
+_MARKS = 55  # characters that are added to a build's name: of temporary directories, locks and reports
 _TRUE = ("1", "true", "yes")
 _Configs = dict[str, Mapping[str, Any]]
 
@@ -90,6 +92,7 @@ def load_recipes(
     session = _Session(parsed, offline, allow_outside, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
     _refuse_same_names(variants, session)
+    _refuse_long_names(variants, session)
     return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
 
 
@@ -302,6 +305,22 @@ def _locate(node: Node, item: Diagnostic) -> Diagnostic:
         width=span.width,
         path=path,
     )
+
+
+def _refuse_long_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
+    """A build's name is a file's name, with marks of what is written next to it."""
+    for variant in variants:
+        if len(os.fsencode(variant.name)) > NAME - _MARKS:
+            session.findings.append(
+                Diagnostic(
+                    "MM752",
+                    f"the variant `{variant.name[:60]} ...` has a name of {len(variant.name)} characters, "
+                    f"and a build's directory can have {NAME - _MARKS}",
+                    file=str(variant.path),
+                    path="name",
+                    hint="Shorten `name`, or take words for the matrix's values that are shorter",
+                )
+            )
 
 
 def _refuse_same_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:

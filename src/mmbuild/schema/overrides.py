@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.base.limits import YAML_TEXT
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.nodes import Node, Source, Span, finding, printable
 from mmbuild.schema.yamltext import parse, split_lines
 
 _NAME_IT = "Write a recipe of a few lines that extends the other"
+_MOST_PARTS = YAML_TEXT.depth
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -51,6 +53,10 @@ def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
     if not equals or not _KEY.fullmatch(key):
         hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"
         return None, [finding("MM123", f"`{argument}` is not KEY=VALUE with a dotted key", at, hint=hint)]
+    if key.count(".") >= _MOST_PARTS or len(argument) > YAML_TEXT.length:
+        what = f"has more than {_MOST_PARTS} parts" if key.count(".") >= _MOST_PARTS else "is too long"
+        hint = "Write --set KEY=VALUE with a key of the recipe; `mmbuild schema` lists them"
+        return None, [finding("MM123", f"`{key[:60]} ...` {what}", at, hint=hint)]
     if key == "extends":
         return None, [
             finding("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)

@@ -85,7 +85,7 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
 
 
 def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:
-    """The size that a picture has at most while it is prepared: the shorter side becomes the edge, or the least one."""
+    """The most that a picture can become while it is prepared: its shorter side is the edge, or the least one."""
     size = getattr(image_processor, "size", None)
     sides = [side for side in dict(size or {}).values() if isinstance(side, int)]
     # 12 bytes a pixel while a picture is opened, and ten times as many in transformers' arithmetic.
