@@ -80,7 +80,8 @@ def parsed(path: Path, shown: str | None = None) -> list[Sample]:
         lines = read_lines(path, CALIBRATION_LINE, CALIBRATION_LINES, CALIBRATION_BYTES)
         return [_sample(shown, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     except (OSError, FileRefusedError) as error:
-        why = getattr(error, "problem", None) or getattr(error, "strerror", None) or str(error)
+        problem = getattr(error, "problem", "")
+        why = f"it {problem}" if problem else getattr(error, "strerror", None) or str(error)
         raise CalibrationError(
             f"calibration data `{shown}` cannot be read: {why}",
             code="MM166",

@@ -163,7 +163,7 @@ def render_github(diagnostics: Sequence[Diagnostic]) -> str:
 
     Format and escaping: "Workflow commands for GitHub Actions", GitHub Docs.
     """
-    return "\n".join(_annotation(item) for item in diagnostics)
+    return "\n".join(_annotation(escaped(item)) for item in diagnostics)
 
 
 def workflow_command(name: str, message: str, properties: Mapping[str, object]) -> str:
