@@ -1,4 +1,4 @@
-"""Write what follows from code and data: docs/{recipe,diagnostics,traps}.md, tables in docs/toolchains.md and
+"""Write what follows from code and data: docs/{recipe,diagnostics,traps,limits}.md, tables in docs/toolchains.md and
 docs/generation-settings.md, and recipes/schema.json.
 
 python tools/make_docs.py          writes them
@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from limits_page import limits_page
 from mmbuild.codes import codes
 from mmbuild.families import MODULES, Traits, family
 from mmbuild.schema.check import section_at
@@ -174,6 +175,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/diagnostics.md": diagnostics_page(),
         ROOT / "docs/toolchains.md": with_tables(_read("docs/toolchains.md")),
         ROOT / "docs/traps.md": trap_page(),
+        ROOT / "docs/limits.md": limits_page(),
         ROOT / "docs/generation-settings.md": with_fields(_read("docs/generation-settings.md")),
         ROOT / "recipes/schema.json": render(),
     }

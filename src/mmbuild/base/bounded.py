@@ -18,8 +18,9 @@ from typing import Any, NoReturn
 
 from mmbuild.base.limits import MB
 
-SECONDS = 2
+SECONDS = 1
 """Of processor time; a chat template takes milliseconds."""
+_TOO_LONG = f"runs for more than {SECONDS} second"
 MEMORY = 256 * MB
 """More than the process has already."""
 OUTPUT = 16 * MB
@@ -52,7 +53,7 @@ def run_bounded(work: Callable[[], Any]) -> Any:
         _kill(child)
         _, status = os.waitpid(child, 0)
     if data is None:
-        raise BoundsExceededError(f"runs for more than {SECONDS} seconds")
+        raise BoundsExceededError(_TOO_LONG)
     if len(data) > OUTPUT:
         raise BoundsExceededError(f"produces more than {OUTPUT // MB} MB")
     try:
@@ -110,7 +111,7 @@ def _kill(child: int) -> None:
 
 def _ending(status: int) -> str:
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
-        return f"runs for more than {SECONDS} seconds"
+        return _TOO_LONG
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _EXHAUSTED:
         return f"takes more than {MEMORY // MB} MB of memory"
     return "ends without a result"

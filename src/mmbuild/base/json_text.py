@@ -68,6 +68,7 @@ def _decoded(data: bytes, limit: Limit, decoder: json.JSONDecoder) -> Any:
 
 def _check_shape(value: Any, limit: Limit) -> None:
     """Depth and lengths, level by level, so that no stack can overflow."""
+    _check_lengths([value] if isinstance(value, str) else (), limit)
     level, depth = [value], 0
     while level:
         below: list[Any] = []

@@ -20,6 +20,7 @@ _FILES = (
     ("preprocessor_config.json", "image_processor_type", "AutoImageProcessor"),
     ("preprocessor_config.json", "processor_class", "AutoProcessor"),
     ("processor_config.json", "processor_class", "AutoProcessor"),
+    ("processor_config.json", "image_processor_type", "AutoImageProcessor"),
 )
 # Classes of transformers 5.10 to 5.17 that the supported families save, with their endings for other forms.
 _TOKENIZERS = (
