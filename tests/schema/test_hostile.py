@@ -247,6 +247,12 @@ def test_the_model_itself_is_valid(model: Path) -> None:
     assert codes(validated(model)) == []
 
 
+def test_a_config_that_names_no_tower_is_a_finding(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "vision_config": {"a": {}}}))
+    assert only(validated(model)).code == "MM411"
+
+
 TEXTS: dict[str, tuple[str, str]] = {
     "infinity in config.json": ("config.json", '{"model_type": "llava", "image_token_index": Infinity}'),
     "a byte order mark in config.json": ("config.json", '\ufeff{"model_type": "llava"}'),
