@@ -57,6 +57,9 @@ anything, and every finding names file, line and column; `mmbuild schema` prints
 - Paths are relative to the file that names them (to the current directory with `--set`), and stay within the
   project's root: the nearest directory upwards that holds `.git`, `pyproject.toml` or `mmbuild.yaml`, else the
   recipe's own. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` lifts that.
+- Links in a model's directory are followed within the project's root, within a directory that `--set` names, and
+  within one cache of the Hugging Face hub. Others are refused, so that a project of somebody else cannot take in
+  files of yours; `--allow-outside` lifts that too. [limits.md](limits.md) says how large files may be.
 - Only plain data: no tags, no `yes`/`no` for true and false, no NaN, each key once. Anchors and `<<` are fine.
 
 ## What is computed

@@ -26,7 +26,7 @@ from mmbuild.products import files as products
 from mmbuild.quality import manifest
 from mmbuild.sources import check, listing
 from mmbuild.sources.config import read_config
-from mmbuild.visual.config import read_description
+from mmbuild.visual.config import make_config, read_description
 
 Read = Callable[[Path], Any]
 # What reads a file, and the file's name.
@@ -183,3 +183,34 @@ def test_what_is_named_instead_of_an_engine_is_looked_at_with_care(tmp_path: Pat
     assert "not an engine" in instead_of_engine(tmp_path)[0]
     (tmp_path / "manifest.json").symlink_to("/dev/zero")
     assert manifest.read(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("dtype", "float17"),
+        ("dtype", ["float32"]),
+        ("feature_dtype", None),
+        ("max_batch_size", 0),
+        ("max_batch_size", 10**9),
+        ("max_batch_size", True),
+        ("num_visual_features", "16"),
+        ("image_size", 28),
+        ("image_size", [28]),
+        ("image_size", "ab"),
+        ("image_size", [28, -1]),
+        ("more", 1),
+    ],
+)
+def test_a_visual_engine_states_what_one_can_have(key: str, value: object) -> None:
+    right = {
+        "dtype": "float32",
+        "feature_dtype": "float16",
+        "max_batch_size": 1,
+        "num_visual_features": 16,
+        "image_size": [28, 28],
+    }
+    assert make_config(Path("x"), right).image_size == (28, 28)
+    with pytest.raises(MmbuildError) as caught:
+        make_config(Path("x"), {**right, key: value})
+    assert caught.value.code == "MM501"

@@ -112,8 +112,9 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
             if error.code != "MM422" or not remembered.is_file():
                 raise
         else:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(commit)
+            with suppress(OSError):  # a cache that nobody may write into is still a cache
+                remembered.parent.mkdir(parents=True, exist_ok=True)
+                remembered.write_text(commit)
             return commit
     if not remembered.is_file():
         raise SourceError(
