@@ -1,4 +1,4 @@
-"""Write what follows from code and data: docs/{recipe,diagnostics,traps}.md, tables in docs/toolchains.md and
+"""Write what follows from code and data: docs/{recipe,diagnostics,traps,limits}.md, tables in docs/toolchains.md and
 docs/generation-settings.md, and recipes/schema.json.
 
 python tools/make_docs.py          writes them
@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from limits_page import limits_page
 from mmbuild.codes import codes
 from mmbuild.families import MODULES, Traits, family
 from mmbuild.schema.check import section_at
@@ -56,6 +57,9 @@ anything, and every finding names file, line and column; `mmbuild schema` prints
 - Paths are relative to the file that names them (to the current directory with `--set`), and stay within the
   project's root: the nearest directory upwards that holds `.git`, `pyproject.toml` or `mmbuild.yaml`, else the
   recipe's own. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` lifts that.
+- Links in a model's directory are followed within the project's root, within a directory that `--set` names, and
+  within one cache of the Hugging Face hub. Others are refused, so that a project of somebody else cannot take in
+  files of yours; `--allow-outside` lifts that too. [limits.md](limits.md) says how large files may be.
 - Only plain data: no tags, no `yes`/`no` for true and false, no NaN, each key once. Anchors and `<<` are fine.
 
 ## What is computed
@@ -174,6 +178,7 @@ def pages() -> dict[Path, str]:
         ROOT / "docs/diagnostics.md": diagnostics_page(),
         ROOT / "docs/toolchains.md": with_tables(_read("docs/toolchains.md")),
         ROOT / "docs/traps.md": trap_page(),
+        ROOT / "docs/limits.md": limits_page(),
         ROOT / "docs/generation-settings.md": with_fields(_read("docs/generation-settings.md")),
         ROOT / "recipes/schema.json": render(),
     }

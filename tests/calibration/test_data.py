@@ -92,7 +92,7 @@ def test_fewer_samples_than_asked_for_are_told_with_both_numbers(tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("{", "no JSON"),
+        ("{", "the line is not JSON"),
         ("[1]", "a sample is a JSON object"),
         ('{"prompt": "a", "picture": "a.png"}', "unknown key `picture`"),
         ('{"prompt": 7}', "`prompt` is no text"),

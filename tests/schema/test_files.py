@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from recipe_project import RECIPE, codes, load, only, pointed, write_project
 
-from mmbuild.schema.files import MAX_BYTES, project_root
+from mmbuild.base.limits import YAML_TEXT
+from mmbuild.schema.files import project_root
 from mmbuild.schema.load import load_recipes
 
 TOP = "version: 1\nname: top\nextends: recipe.yaml\n"
@@ -95,7 +96,7 @@ def test_the_root_is_the_nearest_marked_ancestor(tmp_path: Path) -> None:
     ("content", "code"),
     [
         (b"\xff\xfe\x00", "MM100"),
-        (b"#" * (MAX_BYTES + 1), "MM100"),
+        (b"#" * (YAML_TEXT.size + 1), "MM100"),
         (b"- 1\n", "MM114"),
         (b"just words\n", "MM114"),
         (b"", "MM101"),

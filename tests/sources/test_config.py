@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from mmbuild.base.limits import MODEL_JSON
 from mmbuild.errors import MmbuildError
 from mmbuild.families import MODULES, family
 from mmbuild.sources.config import (
-    MAX_BYTES,
     ConfigError,
     SourceRef,
     parse_source,
@@ -68,7 +68,7 @@ def test_a_directory_relative_to_the_root(tmp_path: Path) -> None:
         (b"\xff\xff", "MM132"),
         (b"[" * 100_000, "MM132"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "MM132"),
-        (b" " * (MAX_BYTES + 1), "MM132"),
+        (b" " * (MODEL_JSON.size + 1), "MM132"),
     ],
 )
 def test_a_directory_without_a_good_config(tmp_path: Path, content: bytes | None, code: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NoReturn
 
 from mmbuild.base.limits import DIGITS, Limit
@@ -20,8 +21,13 @@ class JsonProblemError(ValueError):
     """Says what is wrong with the text, as the end of a sentence that begins with a file's name."""
 
 
-def parse_json(data: bytes, limit: Limit) -> Any:
+def parse_json(data: bytes, limit: Limit, *, unique_names: bool = False) -> Any:
     """The value of the JSON text ``data`` (UTF-8 without a byte order mark, RFC 8259).
+
+    Args:
+        data: The text.
+        limit: What a text of its kind may hold.
+        unique_names: Refuse an object that holds a name twice, of which parsers take the first or the last.
 
     Raises:
         JsonProblemError: It is no JSON, or beyond ``limit``; holds NaN, an infinity, a number that no float or no
@@ -32,7 +38,7 @@ def parse_json(data: bytes, limit: Limit) -> Any:
     brackets = data.count(b"[") + data.count(b"{")
     if brackets + data.count(b",") > limit.values:
         raise JsonProblemError(f"holds more than {limit.values:,} values, more than {limit.kind} has")
-    value = _decoded(data, limit)
+    value = _decoded(data, limit, _STRICT if unique_names else _DECODER)
     if brackets > limit.depth or len(data) > limit.length:
         _check_shape(value, limit)
     if _SURROGATE.search(data):
@@ -40,7 +46,7 @@ def parse_json(data: bytes, limit: Limit) -> Any:
     return value
 
 
-def _decoded(data: bytes, limit: Limit) -> Any:
+def _decoded(data: bytes, limit: Limit, decoder: json.JSONDecoder) -> Any:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -48,7 +54,7 @@ def _decoded(data: bytes, limit: Limit) -> Any:
     if text.startswith("\ufeff"):
         raise JsonProblemError("begins with a byte order mark, which JSON does not allow")
     try:
-        return _DECODER.decode(text)
+        return decoder.decode(text)
     except JsonProblemError:
         raise
     except RecursionError:
@@ -62,6 +68,7 @@ def _decoded(data: bytes, limit: Limit) -> Any:
 
 def _check_shape(value: Any, limit: Limit) -> None:
     """Depth and lengths, level by level, so that no stack can overflow."""
+    _check_lengths([value] if isinstance(value, str) else (), limit)
     level, depth = [value], 0
     while level:
         below: list[Any] = []
@@ -114,4 +121,16 @@ def _constant(text: str) -> NoReturn:
     raise JsonProblemError(f"holds {text}, which is no JSON number")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = Counter(names).most_common(1)[0][0]
+        raise JsonProblemError(f"holds the name `{twice[:80]}` twice in one object")
+    return found
+
+
 _DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=_constant)
+_STRICT = json.JSONDecoder(
+    parse_int=_integer, parse_float=_real, parse_constant=_constant, object_pairs_hook=_object
+)

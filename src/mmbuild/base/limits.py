@@ -41,6 +41,12 @@ NAME = 255
 PATH = 4_000
 """Bytes of a path: under PATH_MAX, with room for the directory before it."""
 
+CALIBRATION_LINES, CALIBRATION_BYTES = 200_000, 256 * MB
+"""Of a file of calibration data, of which some dozen lines are drawn."""
+
+ENTRIES = 100_000
+"""Of one directory: a model has dozens of files, a folder of calibration pictures some thousands."""
+
 MODEL_JSON = Limit(
     "a model's JSON file",
     16 * MB,
@@ -73,6 +79,21 @@ TENSOR_HEADER = Limit(
     8_000_000,
     1 * MB,
     "safetensors itself takes no longer header",
+)
+HUB_LISTING = Limit(
+    "a listing of the hub", 64 * MB, 8, 4_000_000, 64 * KB, "200 bytes a file; data sets have 100,000 files"
+)
+YAML_TEXT = Limit(
+    "a recipe, lock or configuration",
+    1 * MB,
+    32,
+    20_000,
+    64 * KB,
+    "a recipe is a page; a matrix of a hundred variants and its lock take some thousand lines. Values count after "
+    "aliases were expanded",
+)
+LOCK_TEXT = Limit(
+    "a lock", 16 * MB, 32, 500_000, 64 * KB, "three lines for each file of a model and each package"
 )
 CALIBRATION_LINE = Limit(
     "a line of calibration data", 1 * MB, 16, 100_000, 1 * MB, "a prompt and a picture's name"

@@ -10,13 +10,17 @@ and seed give the same samples each time.
 
 from __future__ import annotations
 
-import json
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError
+from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.limits import CALIBRATION_BYTES, CALIBRATION_LINE, CALIBRATION_LINES, NAME, PATH
+from mmbuild.base.lines import read_lines
 from mmbuild.errors import MmbuildError
 
 DEFAULT_SAMPLES = 32
@@ -73,22 +77,23 @@ def parsed(path: Path, shown: str | None = None) -> list[Sample]:
     """
     shown = shown or str(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        lines = read_lines(path, CALIBRATION_LINE, CALIBRATION_LINES, CALIBRATION_BYTES)
+        return [_sample(shown, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    except (OSError, FileRefusedError) as error:
+        problem = getattr(error, "problem", "")
+        why = f"it {problem}" if problem else getattr(error, "strerror", None) or str(error)
         raise CalibrationError(
-            f"calibration data `{shown}` cannot be read: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}",
+            f"calibration data `{shown}` cannot be read: {why}",
             code="MM166",
             hint="Name a JSONL file: one {image, prompt, answer} on each line",
         ) from error
-    lines = enumerate(text.split("\n"), start=1)
-    return [_sample(shown, number, line) for number, line in lines if line.strip()]
 
 
-def _sample(path: str, number: int, line: str) -> Sample:
+def _sample(path: str, number: int, line: bytes) -> Sample:
     try:
-        content: Any = json.loads(line)
-    except ValueError as error:
-        raise _no_sample(path, number, f"no JSON: {error}") from error
+        content: Any = parse_json(line, CALIBRATION_LINE)
+    except JsonProblemError as error:
+        raise _no_sample(path, number, f"the line {error}") from None
     if not isinstance(content, dict):
         raise _no_sample(path, number, "a sample is a JSON object")
     if "file_name" in content:
@@ -102,6 +107,8 @@ def _sample(path: str, number: int, line: str) -> Sample:
     if not content.get("prompt"):
         raise _no_sample(path, number, "`prompt` is missing")
     image = Path(content["image"]) if content.get("image") else None
+    if image is not None and not _is_path(content["image"]):
+        raise _no_sample(path, number, "`image` is no usable path")
     return Sample(number, image, content["prompt"], content.get("answer") or None)
 
 
@@ -120,6 +127,11 @@ def _no_sample(path: str, number: int, why: str) -> CalibrationError:
         code="MM166",
         hint='Each line reads {"image": "pictures/1.png", "prompt": "...", "answer": "..."}',
     )
+
+
+def _is_path(name: str) -> bool:
+    parts = os.fsencode(name).split(b"/")
+    return "\0" not in name and max(map(len, parts)) <= NAME and len(name) <= PATH
 
 
 def _image(path: Path, number: int, name: str) -> Path:

@@ -15,6 +15,9 @@ from typing import Any
 
 import yaml
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import CHECKPOINT_CONFIG
+from mmbuild.base.tensor_header import HeaderProblemError, read_tensor_header
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.reader import rank_file
 
@@ -23,6 +26,7 @@ _LINEARS = ("attention.qkv", *_ROWS, "mlp.fc", "mlp.gate")
 _NORMS = ("input_layernorm", "post_layernorm")
 _PLAIN_BASE = 10000.0
 _UNKNOWN = "not known to be read"
+_MOST_RANKS = 1_000
 
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Tensors of a rank's file by name: number type (``F16``, ``I8``, ``F8_E4M3``) and shape."""
@@ -260,12 +264,12 @@ def lines_that_read(checkpoint: Path) -> tuple[tuple[str, ...], Objection | None
 
 
 def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:
-    import json
-
     try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config = read_object(checkpoint / "config.json", CHECKPOINT_CONFIG)
         ranks = int(config["mapping"]["world_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not 1 <= ranks <= _MOST_RANKS:
+            raise ValueError(f"world_size is {ranks}")
+    except (OSError, FileRefusedError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"`{checkpoint / 'config.json'}` is no checkpoint config: {type(error).__name__} {error}",
             code="MM436",
@@ -275,13 +279,9 @@ def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:
 
 
 def _header(path: Path) -> Header:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="np") as file:
-            views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return {name: (view.get_dtype(), tuple(view.get_shape())) for name, view in views.items()}
-    except (OSError, SafetensorError) as error:
+        return {name: (tensor.dtype, tensor.shape) for name, tensor in read_tensor_header(path).items()}
+    except (OSError, FileRefusedError, HeaderProblemError) as error:
         raise CheckpointError(
             f"`{path}` cannot be read: {error}",
             code="MM436",

@@ -24,7 +24,7 @@ from mmbuild.checkpoint.progress import Progress, silent
 from mmbuild.checkpoint.reader import rank_file
 from mmbuild.checkpoint.split import check_ranks
 from mmbuild.checkpoint.tensors import HEAD, Part, TensorSpec, tensors
-from mmbuild.checkpoint.weights import StoredTensor, open_weights, row_blocks
+from mmbuild.checkpoint.weights import StoredTensor, open_weights, require_floats, row_blocks
 from mmbuild.families.base import Naming
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def find_sources(
         tied: Whether the config says that the head is the embedding table.
 
     Raises:
-        CheckpointError: MM430 to MM434 as :func:`convert`.
+        CheckpointError: MM430 to MM434 as :func:`convert`; MM749, one holds integers.
     """
     parts = [part for component in specs.values() for spec in component.values() for part in spec.parts]
     embedding = parts[0].source
@@ -165,6 +165,7 @@ def _checked(full: str, part: Part, stored: Mapping[str, StoredTensor]) -> Store
             code="MM431",
             hint="config.json and weights are of two models; download both again",
         )
+    require_floats(full, tensor)
     return tensor
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import CHECKPOINT_CONFIG
+from mmbuild.base.tensor_header import HeaderProblemError, require_header
 from mmbuild.checkpoint.config import LAYOUT, PRODUCER, CheckpointConfig, from_json
 from mmbuild.checkpoint.errors import CheckpointError
 
@@ -27,9 +29,17 @@ def load_config(checkpoint: Path) -> CheckpointConfig:
     """
     path = checkpoint / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, CHECKPOINT_CONFIG)
         config = from_json(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        FileRefusedError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise CheckpointError(
             f"`{path}` is no checkpoint config: {type(error).__name__} {error}",
             code="MM436",
@@ -55,9 +65,10 @@ def open_tensors(checkpoint: Path, rank: int) -> dict[str, Tensor]:
 
     path = checkpoint / rank_file(rank)
     try:
+        require_header(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
+    except (OSError, HeaderProblemError, SafetensorError) as error:
         raise CheckpointError(
             f"`{path}` cannot be read: {error}",
             code="MM436",

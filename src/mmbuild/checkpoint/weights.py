@@ -7,7 +7,6 @@ Those from before torch 1.6 are no zip archives and cannot be mapped; small ones
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
+from mmbuild.base.beginnings import read_beginning
+from mmbuild.base.entries import entries
+from mmbuild.base.files import FileRefusedError, read_object, require_regular
+from mmbuild.base.limits import SHARD_INDEX
+from mmbuild.base.tensor_header import FLOATS, HeaderProblemError, require_header
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.split import Cut
 
@@ -23,6 +27,15 @@ if TYPE_CHECKING:
 
 # Pickles from before torch 1.6 cannot be mapped: they are read whole, as long as they are this small together.
 _READ_WHOLE = 1 << 30
+_SHOWN = 80  # characters of a name in a message
+_ENDINGS = (".safetensors", ".bin")
+# What safetensors calls the number formats of torch that weights come in.
+_FORMATS = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+}
 
 # Single file and index of each kind of weights, the preferred first.
 WEIGHT_FILES = (
@@ -40,11 +53,32 @@ class StoredTensor:
         shape: Its shape.
         read: Gives the part that a :class:`Cut` names (padding left out); a view of the mapped file where
             its bytes are contiguous.
+        dtype: Its number format, by the name that safetensors has for it.
     """
 
     file: str
     shape: tuple[int, ...]
     read: Callable[[Cut], Tensor]
+    dtype: str = "F32"
+
+
+WEIGHTS = (".weight", ".bias")
+"""What the names of trained tensors end with, though a few end otherwise."""
+
+
+def require_floats(name: str, tensor: StoredTensor) -> None:
+    """Refuse weights whose header calls them integers: any bytes can be read as those.
+
+    Raises:
+        CheckpointError: MM749.
+    """
+    if tensor.dtype not in FLOATS:
+        raise CheckpointError(
+            f"tensor `{name}` in `{tensor.file}` holds numbers of the format {tensor.dtype}, "
+            "and weights are floats (F32, F16, BF16 or F64)",
+            code="MM749",
+            hint="Download the file again; of a quantized model, take the unquantized one",
+        )
 
 
 def row_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
@@ -60,7 +94,7 @@ def weight_files(model: Path) -> list[str]:
     Raises:
         CheckpointError: MM402 where there are none, MM405 where an index names one that is missing.
     """
-    below = sorted(path for path in model.iterdir() if path.is_dir())
+    below = [path for path in entries(model) if path.is_dir()]
     files = [
         *own_weight_files(model),
         *(f"{path.name}/{name}" for path in below for name in own_weight_files(path)),
@@ -90,21 +124,31 @@ def own_weight_files(directory: Path) -> list[str]:
 
 def _indexed(model: Path, index: str) -> list[str]:
     try:
-        names = sorted(set(json.loads((model / index).read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        placed = read_object(model / index, SHARD_INDEX).get("weight_map")
+    except FileRefusedError as error:
+        raise _no_index(model / index, error.problem) from None
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise _no_index(model / index, "names no file for each tensor in `weight_map`")
+    names = sorted(set(placed.values()))
+    present = {path.name for path in entries(model)}
+    missing = next((name for name in names if name not in present), None)
+    if missing is not None:
+        shown = missing if len(missing) <= _SHOWN else f"{missing[: _SHOWN - 4]} ..."
         raise CheckpointError(
-            f"`{model / index}` is no index of weight files: {error}",
-            code="MM403",
-            hint="Download the file again",
-        ) from error
-    for name in names:
-        if Path(name).name != name or not (model / name).exists():
-            raise CheckpointError(
-                f"`{index}` names `{name}`, which is not in `{model}`",
-                code="MM405",
-                hint="Complete the download; every shard that the index names is needed",
-            )
+            f"`{index}` names `{shown}`, which is not in `{model}`",
+            code="MM405",
+            hint="Complete the download; every shard that the index names is needed",
+        )
+    wrong = next((name for name in names if not name.endswith(_ENDINGS)), None)
+    if wrong is not None:
+        raise _no_index(model / index, f"names `{wrong}`, which is not a file of weights")
     return names
+
+
+def _no_index(path: Path, problem: str) -> CheckpointError:
+    return CheckpointError(
+        f"`{path}` is no index of weight files: it {problem}", code="MM403", hint="Download the file again"
+    )
 
 
 @contextmanager
@@ -130,8 +174,9 @@ def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_header(path)
         file = stack.enter_context(safe_open(path, framework="pt"))
-    except SafetensorError as error:
+    except (HeaderProblemError, SafetensorError) as error:
         raise CheckpointError(
             f"`{path}` cannot be read as safetensors: {error}",
             code="MM403",
@@ -144,7 +189,7 @@ def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
         def read(cut: Cut) -> Tensor:
             return view[tuple(slice(*edges) for edges in (cut.rows or (None,), cut.columns) if edges)]
 
-        return StoredTensor(path.name, tuple(view.get_shape()), read)
+        return StoredTensor(path.name, tuple(view.get_shape()), read, view.get_dtype())
 
     return {name: stored(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
@@ -152,6 +197,7 @@ def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
 def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # noqa: ARG001
     import torch
 
+    require_regular(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_mappable(path))
     except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
@@ -167,6 +213,7 @@ def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # no
             path.name,
             tuple(tensor.shape),
             lambda cut: tensor[tuple(slice(*edges) for edges in (cut.rows or (None,), cut.columns) if edges)],
+            _FORMATS.get(str(tensor.dtype), str(tensor.dtype)),
         )
 
     return {name: stored(tensor) for name, tensor in content.items()}
@@ -194,8 +241,7 @@ def _mappable(path: Path) -> bool:
 
 def _is_archive(path: Path) -> bool:
     # By its beginning: a truncated archive has lost its end, and is an archive still.
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+    return read_beginning(path, 4) == b"PK\x03\x04"
 
 
 def _not_plain(path: Path, reason: str) -> CheckpointError:

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mmbuild.base.entries import entries
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import YAML_TEXT
+from mmbuild.base.yaml_text import YamlProblemError, parse_yaml
 
 # As `mmbuild apply` has it where --build-dir is not given.
 _BUILD = Path("build")
@@ -15,8 +18,8 @@ _ENGINE = "engine.json"
 _RECIPES = (".yaml", ".yml")
 _KEYS = {"model", "extends", "engine"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MOST_BYTES = 1_000_000
 _MOST_NAMED = 3
+_MOST_READ = 100  # recipes of a directory that are looked into
 
 
 def instead_of_engine(path: Path) -> tuple[str, str]:
@@ -39,7 +42,7 @@ def instead_of_engine(path: Path) -> tuple[str, str]:
             "is a model directory, not an engine",
             "write a recipe with `source` set to it, apply it, and name the directory that `mmbuild apply` prints",
         )
-    recipes = sorted(found for found in path.iterdir() if _recipe(found))
+    recipes = [found for found in _listed(path) if _recipe(found)]
     if recipes:
         return "is a directory of recipes, not an engine", _apply(str(recipes[0]), _name(recipes[0]))
     return f"is not an engine directory: it has no {_ENGINE}", _apply("RECIPE", None)
@@ -83,11 +86,16 @@ def _name(path: Path) -> str | None:
     return name + variant if isinstance(name, str) and _NAME.fullmatch(name) else None
 
 
+def _listed(path: Path) -> list[Path]:
+    try:
+        return [found for found in entries(path) if found.suffix in _RECIPES][:_MOST_READ]
+    except (OSError, FileRefusedError):
+        return []
+
+
 def _content(path: Path) -> Mapping[str, Any]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            return {}
-        content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError):
+        content = parse_yaml(read_file(path, YAML_TEXT), YAML_TEXT)
+    except (OSError, FileRefusedError, YamlProblemError):
         return {}
     return content if isinstance(content, dict) else {}

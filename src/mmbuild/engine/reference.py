@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from mmbuild.engine.config import DTYPES
 from mmbuild.engine.processor import Request, first_line
 from mmbuild.families import part
 from mmbuild.models.errors import EngineError
-from mmbuild.models.pictures import Picture
+from mmbuild.models.pictures import Picture, open_as_saved
 
 if TYPE_CHECKING:
     from mmbuild.families.shared.transformers_inputs import Inputs
@@ -70,12 +69,9 @@ def load_inputs(family: str, sources: Mapping[str, Path], model: Any) -> Inputs:
 
 def open_for_reference(picture: Picture) -> Any:
     """``picture`` as transformers opens it: the user's own file, or a PNG of it where its values were converted."""
-    from PIL import Image
     from transformers.image_utils import load_image
 
-    own_file = picture.path is not None and picture.conversion is None
-    data = picture.path.read_bytes() if own_file and picture.path else picture.png()
-    return load_image(Image.open(io.BytesIO(data)))
+    return load_image(open_as_saved(picture))
 
 
 def arguments(reference: Any, request: Request) -> dict[str, Any]:

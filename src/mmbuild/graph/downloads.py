@@ -48,6 +48,7 @@ def download(
         digest=digest,
         directories=directories,
         offline=offline,
+        places=variant.places,
     )
     planned = parameters.download(variant.facts, name, variant.configs, directories)
     disk = 0 if identity.kind == "path" else size

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.beginnings import read_beginning
+from mmbuild.base.files import FileRefusedError
 from mmbuild.errors import MmbuildError, StalePlanError
 from mmbuild.graph.plan import Plan
 from mmbuild.graph.serialize import PLAN_SCHEMA, plan_to_json
 from mmbuild.store.faults import disk_errors
+
+_BEGINNING = 4096
 
 
 def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
@@ -25,12 +29,13 @@ def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
 
 
 def looks_saved(path: Path) -> bool:
-    """Whether a file is JSON (a saved plan) rather than a recipe; False where it cannot be read."""
+    """Whether a file is a saved plan rather than a recipe, which may be JSON too; False where it cannot be read."""
     try:
-        with open(path, "rb") as stream:
-            return stream.read(64).lstrip().startswith(b"{")
-    except OSError:
+        beginning = read_beginning(path, _BEGINNING).lstrip()
+    except (OSError, FileRefusedError):
         return False
+    recipe = any(key in beginning for key in (b"model", b"extends", b"engine"))
+    return beginning.startswith(b"{") and (b'"kind": "plan"' in beginning or not recipe)
 
 
 def read_saved(path: Path) -> dict[str, Any]:

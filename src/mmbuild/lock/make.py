@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmbuild import host, pins
+from mmbuild.base.files import read_file
+from mmbuild.base.limits import YAML_TEXT
+from mmbuild.base.yaml_text import YamlProblemError, parse_yaml
 from mmbuild.calibration.data_set import DataSet, sample_file
 from mmbuild.canonical import hash_json
 from mmbuild.graph.action import RecipeGraph
@@ -135,7 +136,11 @@ def _name(path: Path, base: Path) -> str:
 
 def _said(path: Path) -> str:
     """Digest of a recipe's data: comments and order of keys say nothing."""
-    return hash_json(yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    text = read_file(path, YAML_TEXT)
+    try:
+        return hash_json(parse_yaml(text, YAML_TEXT))
+    except YamlProblemError:  # a text that looks like a date and is none: a recipe all the same
+        return hash_json({"text": text.decode("utf-8", "backslashreplace")})
 
 
 def _models(

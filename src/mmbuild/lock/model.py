@@ -13,6 +13,9 @@ from typing import Any
 
 import yaml
 
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import LOCK_TEXT
+from mmbuild.base.yaml_text import YamlProblemError, parse_yaml
 from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors
 from mmbuild.store.files import write_whole
@@ -94,17 +97,17 @@ def read_lock(path: Path) -> Lock:
         LockError: MM800 there is none, MM801 it is damaged or of another version.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = parse_yaml(read_file(path, LOCK_TEXT), LOCK_TEXT)
     except FileNotFoundError:
         raise LockError(
             f"there is no lock `{path}`", code="MM800", hint="Make it with `mmbuild lock`, and commit it"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(path, str(error)) from error
-    try:
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+    except FileRefusedError as error:
+        raise _damaged(path, f"it {error.problem}") from None
+    except YamlProblemError as error:
+        raise _damaged(path, f"it {error}") from None
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
     if not isinstance(content, dict):
         raise _damaged(path, "it is no mapping")
     version = content.pop("lock", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
+from mmbuild.base.entries import entries
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import SmallFileError, read_json, shown
 from mmbuild.sources import layout
@@ -24,7 +25,7 @@ def require_merged(directory: Path, *, has_weights: bool) -> None:
     Raises:
         ModelFilesError: MM734.
     """
-    names = {path.name for path in directory.iterdir()}
+    names = {path.name for path in entries(directory)}
     peft = [name for name in _PEFT if name in names]
     if has_weights and peft:
         raise ModelFilesError(

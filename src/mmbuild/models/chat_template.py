@@ -20,6 +20,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mmbuild.base.bounded import BoundsExceededError, run_bounded
 from mmbuild.errors import MmbuildError
 from mmbuild.models.small_files import read_json, read_text, shown
 
@@ -199,8 +200,23 @@ def render(
         add_generation_prompt: Whether the prompt ends with the beginning of the answer.
 
     Raises:
-        TemplateError: MM730, the template is not valid Jinja, or fails on these messages.
+        TemplateError: MM730, the template is not valid Jinja, fails on these messages, or runs beyond the bounds of
+            :mod:`mmbuild.base.bounded`.
     """
+    asked = {
+        "messages": list(messages),
+        "special_tokens": dict(special_tokens),
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return str(_ask(template, "prompt", asked))
+
+
+def _render(
+    template: ChatTemplate | str,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool = True,
+) -> str:
     text = template.text if isinstance(template, ChatTemplate) else template
     try:
         return _compiled(text).render(
@@ -232,15 +248,20 @@ def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str]
         names the picture with ``image_token``.
 
     Raises:
-        TemplateError: MM730, neither form gives such a prompt; both failures are quoted.
+        TemplateError: MM730, neither form gives such a prompt; both failures are quoted. Also as :func:`render`.
     """
+    found: Form = _ask(template, "form", {"special_tokens": dict(special_tokens), "image_token": image_token})
+    return found
+
+
+def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
     as_text = ({"role": "user", "content": f"{image_token}\n{_PROBE}"},)
     attempts: tuple[tuple[Form, Sequence[Message]], ...] = (("parts", _PARTS), ("text", as_text))
     failures: list[str] = []
     lines: list[int] = []
     for form, messages in attempts:
         try:
-            problem = _problem(render(template, messages, special_tokens=special_tokens), image_token)
+            problem = _problem(_render(template, messages, special_tokens), image_token)
         except TemplateError as error:
             if isinstance(error.__cause__, TemplateSyntaxError):
                 raise
@@ -253,6 +274,38 @@ def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str]
     where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line or 1}"
     message = f"the chat template in {where} cannot ask about a picture: {_both(*failures)}"
     raise _unusable(message, _FIX, line)
+
+
+_WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_form}
+
+
+def _ask(template: ChatTemplate | str, work: str, asked: Mapping[str, Any]) -> Any:
+    """What the work comes to, in bounds: a template is a program of whoever wrote it."""
+    # Special tokens of transformers may be objects.
+    value, error = _outcome(template, work, json.dumps(asked, default=str))
+    if error is not None:
+        raise _unusable(*error)
+    return value
+
+
+@lru_cache(maxsize=256)
+def _outcome(template: ChatTemplate | str, work: str, asked: str) -> tuple[Any, Sequence[Any] | None]:
+    """The result and None, or None and what a :class:`TemplateError` is made of."""
+    try:
+        value, error = run_bounded(lambda: _reported(template, work, json.loads(asked)))
+        return value, error
+    except BoundsExceededError as error:
+        where = f" in {template.place()}" if isinstance(template, ChatTemplate) else ""
+        return None, (f"the chat template{where} {error}", _FIX)
+
+
+def _reported(
+    template: ChatTemplate | str, work: str, asked: Mapping[str, Any]
+) -> tuple[str | None, Sequence[Any] | None]:
+    try:
+        return _WORK[work](template, **asked), None
+    except TemplateError as error:
+        return None, (error.message, error.hint, error.line)
 
 
 def _both(parts: str, text: str) -> str:

@@ -12,10 +12,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.entries import entries
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import FamilyError, ModelFacts
-from mmbuild.models import adapters, chat_template, pickled, processor_files, tokenizer_file, weight_sets
+from mmbuild.models import (
+    adapters,
+    chat_template,
+    own_code,
+    pickled,
+    processor_files,
+    tokenizer_file,
+    weight_sets,
+)
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.expected import ExpectedFiles
 from mmbuild.models.given import Model, image_token_of, template_of
@@ -77,7 +86,7 @@ def looked_at(model: Model) -> Iterator[Path]:
         for directory in (source.directory, *(source.directory / name for name in inner)):
             if directory.is_dir():
                 yield directory.absolute()
-                yield from (path.absolute() for path in sorted(directory.iterdir()) if path.is_file())
+                yield from (path.absolute() for path in entries(directory) if path.is_file())
 
 
 # Weights.
@@ -95,6 +104,7 @@ def _weights(model: Model, expected: ExpectedFiles, source: str) -> None:
     headers = {name: _headers(given.directory / name, found) for name, found in sets.items()}
     for name, found in sets.items():
         require_agreement(given.directory / name, found, headers[name])
+    _require_floats(headers)
     if source == "model" and sets:
         _require_shapes(model, expected, sets, headers)
 
@@ -111,6 +121,17 @@ def _headers(directory: Path, found: WeightSet) -> dict[str, Mapping[str, Any]]:
     from mmbuild.sources.check import read_header
 
     return {name: read_header(directory / name) for name in found.files if name.endswith(".safetensors")}
+
+
+def _require_floats(headers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Weights are floats; position ids and the like are integers."""
+    from mmbuild.checkpoint.weights import WEIGHTS, require_floats
+    from mmbuild.models.weight_shapes import stored_tensors
+
+    for files in headers.values():
+        for name, tensor in stored_tensors(files).items():
+            if name.endswith(WEIGHTS):
+                require_floats(name, tensor)
 
 
 def _require_shapes(
@@ -145,6 +166,13 @@ def _require_shapes(
 
 
 # Small files.
+
+
+def _own_code(model: Model, expected: ExpectedFiles) -> None:
+    """No class that only the model's own code has, in any directory that tokenizer and processor are loaded from."""
+    for directory in (model.directory("model", expected.tokenizer), model.directory(*expected.images)):
+        if directory is not None:
+            own_code.require_no_code(directory)
 
 
 def _vocabulary(model: Model, expected: ExpectedFiles) -> None:
@@ -263,6 +291,7 @@ def differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str,
 
 
 _CHECKS: tuple[Check, ...] = (
+    _own_code,
     _vocabulary,
     _one_image_processor,
     _image_size,

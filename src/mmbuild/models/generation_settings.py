@@ -7,7 +7,6 @@ in its ``config.json`` (``GenerationConfig.from_model_config``). Imports neither
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any, Literal
 from mmbuild.errors import MmbuildError
 from mmbuild.models.generation_fields import dropped_by_config_classes, fields
 from mmbuild.models.generation_forms import FORMS
+from mmbuild.models.small_files import SmallFileError, read_json, shown
 
 FILE = "generation_config.json"
 CONFIG = "config.json"
 Load = Callable[[str], Mapping[str, Any] | None]
 """The parsed JSON object of a file, named from the model's directory on; None where there is no such file."""
 
-MAX_BYTES = 4_000_000
 _SECTIONS = ("decoder", "generator", "text_config")
 START = "decoder_start_token_id"
 """The field that holds the first token of an encoder-decoder's answers, wherever it was written."""
@@ -369,35 +368,9 @@ def _text(value: Any, most: int = 80) -> str:
 
 
 def _load(path: Path) -> Mapping[str, Any] | None:
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror or error}") from None
-    if data.startswith(b"version https://git-lfs"):
-        raise _unreadable(path, "is a git-LFS pointer, not the file itself")
-    if len(data) > MAX_BYTES:
-        raise _unreadable(path, f"is larger than {MAX_BYTES} bytes")
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise _unreadable(path, "is not a JSON object")
-    return content
-
-
-def _unreadable(path: Path, problem: str) -> SettingsError:
-    return SettingsError(
-        f"`{shown(path)}` {problem}",
-        code="MM722",
-        hint="download the file again",
-    )
-
-
-def shown(path: Path) -> str:
-    """``path`` as messages print it: relative where it is below the current directory."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
+        return read_json(path)
+    except SmallFileError as error:
+        raise SettingsError(error.message, code="MM722", hint=error.hint) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmbuild.base.entries import entries
 from mmbuild.models import adapters
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import shown
@@ -35,6 +36,7 @@ def instead_of_model(directory: Path) -> ModelFilesError | None:
         adapters.require_merged(directory, has_weights=False)
     except ModelFilesError as error:
         return error
+    entries(directory)  # no more of them than can be looked at
     models = [file.parent for file in _configs(directory)]
     cached = _cached_name(directory)
     if cached is not None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import require_regular
+from mmbuild.base.limits import MB
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import shown
 
@@ -21,6 +24,7 @@ Header = Mapping[str, Any]
 _Record = tuple[Path, int, int]  # file, bytes, offset
 _WIDTHS = (2, 4, 8)  # bytes of an element: weights may be stored in another number format
 _COMPARED = 4096  # bytes of a tensor
+_MOST_WORDS = 64 * MB  # of a pickle without its tensors: 100 bytes a tensor
 # What a pickle calls the number formats of safetensors.
 _STORAGES = {"F16": b"HalfStorage", "BF16": b"BFloat16Storage", "F32": b"FloatStorage"}
 _LOCAL = struct.Struct("<26xHH")  # of a record's header: lengths of its name and of its extra field
@@ -86,9 +90,11 @@ def _another(directory: Path, what: str, pickle: str) -> ModelFilesError:
 def _records(path: Path) -> Iterator[_Record]:
     """File, size and offset of each tensor's bytes."""
     try:
+        require_regular(path)
         with zipfile.ZipFile(path) as archive:
             found = [item for item in archive.infolist() if "/data/" in item.filename]
-    except (OSError, zipfile.BadZipFile):
+    # A damaged directory of an archive fails in all of these ways.
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError):
         return
     yield from ((path, item.file_size, item.header_offset) for item in found)
 
@@ -96,14 +102,23 @@ def _records(path: Path) -> Iterator[_Record]:
 def _bytes(path: Path, size: int, offset: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
-        name, extra = _LOCAL.unpack(file.read(_LOCAL.size))
+        beginning = file.read(_LOCAL.size)
+        if len(beginning) < _LOCAL.size:
+            return b""
+        name, extra = _LOCAL.unpack(beginning)
         file.seek(name + extra, 1)
         return file.read(size)
 
 
 def _mentions(path: Path, formats: set[bytes | None]) -> bool:
     """Whether a pickle knows these number formats and no other; its words are searched, not read."""
-    with zipfile.ZipFile(path) as archive:
-        name = next((item for item in archive.namelist() if item.endswith("/data.pkl")), None)
-        words = archive.read(name) if name is not None else b""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((item for item in archive.namelist() if item.endswith("/data.pkl")), None)
+            words = b""
+            if name is not None:
+                with archive.open(name) as file:
+                    words = file.read(_MOST_WORDS)
+    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return False  # what cannot be read is said by those who read all of it
     return {storage for storage in _STORAGES.values() if b"\n" + storage + b"\n" in words} == formats

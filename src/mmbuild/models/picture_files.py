@@ -5,10 +5,11 @@ By content, never by name. Pillow decodes where it is installed; without it the 
 
 from __future__ import annotations
 
-import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from mmbuild.base.beginnings import read_beginning
+from mmbuild.base.files import FileRefusedError
 
 # What files begin with; WebP has its length in between.
 _BEGINNINGS = {
@@ -39,13 +40,10 @@ def problem(path: Path, *, whole: bool = True) -> str | None:
 
 @lru_cache(maxsize=256)
 def _problem(path: Path, whole: bool, stat: tuple[int, ...]) -> str | None:  # noqa: ARG001 (key)
-    if path.is_dir():
-        return "is a directory"
-    if not path.is_file():
-        return "is not a regular file"  # reading a pipe would wait for ever
     try:
-        with path.open("rb") as file:
-            start = file.read(16)
+        start = read_beginning(path, 16)
+    except FileRefusedError as error:
+        return error.problem
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     if not start:
@@ -64,27 +62,16 @@ def _format(start: bytes) -> str | None:
 def _undecodable(path: Path, whole: bool) -> str | None:
     """What Pillow finds wrong; None where it is not installed, and the file's beginning has to do."""
     try:
-        from PIL import Image
+        import PIL  # noqa: F401
     except ImportError:
         return None
-    if not whole:
-        return _header_problem(path, Image)
-    from mmbuild.models.pictures import PictureError, open_picture
+    from mmbuild.models.pictures import PictureError, open_picture, require_header
 
     try:
-        open_picture(path)
+        if whole:
+            open_picture(path)
+        else:
+            require_header(path)
     except PictureError as error:
         return f"cannot be read: {error.reason}"
     return None
-
-
-def _header_problem(path: Path, pillow: Any) -> str | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures, which are decoded all the same
-            with pillow.open(path, formats=FORMATS):
-                return None
-    # Pillow's readers raise all of these on damaged files.
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, pillow.DecompressionBombError) as error:
-        why = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-        return "is truncated or damaged" if "cannot identify" in why else f"is truncated or damaged: {why}"

@@ -23,17 +23,40 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import MB
+from mmbuild.models import picture_headers as headers
 from mmbuild.models.errors import EngineError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 _HINT = "use a PNG, JPEG, WebP, GIF, TIFF or BMP file, or a uint8 array [height, width, 3]"
+
+PIXELS = 64_000_000
+"""Of a picture: a telephone's camera gives 50 million. In memory, each takes up to 12 bytes while it is converted."""
+ASPECT = 50
+"""Of the longer side by the shorter: models resize by the shorter one, and the longer one grows along."""
+PICTURE_BYTES = 200 * MB
+_MOST_PAGES = 1_000
+# How many times the memory of an RGB pixel those of other modes take while they are converted; others take 2.
+_WEIGHTS = {
+    "1": 1,
+    "L": 1,
+    "P": 1,
+    "RGB": 1,
+    "RGBX": 1,
+    "YCbCr": 1,
+    "I": 3,
+    "F": 3,
+    "I;16": 3,
+    "I;16B": 3,
+    "I;16L": 3,
+}
 
 # A scaled picture that varies and never gets brighter than this is black to an eye: its range is not what it says.
 _DARK = 16  # what 12 bits in 16 reach
@@ -128,18 +151,109 @@ def _unreadable(source: Any, why: str) -> PictureError:
 def _from_file(path: Path) -> Picture:
     from PIL import Image as Pil
 
-    # A FIFO or a device would keep the reader waiting for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise _RefusedError("it is a directory")
-        if not stat.S_ISREG(mode):
-            raise _RefusedError("it is not a regular file")
+    try:
+        data = read_file(path, PICTURE_BYTES)
+    except FileRefusedError as error:
+        raise _RefusedError(f"it {error.problem}") from None
+    _require_header(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow remarks on metadata that nothing here depends on
+        with Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
+            return _converted(opened, path)
+
+
+def require_header(path: Path) -> None:
+    """Refuse a picture file by what its header states; its pixels are not decoded.
+
+    Raises:
+        PictureError: MM517.
+    """
+    from PIL import Image as Pil
+
+    try:
+        data = read_file(path, PICTURE_BYTES)
+        _require_header(data)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow remarks on metadata that nothing here depends on
-            with Pil.open(file, formats=FORMATS) as opened:
-                return _converted(opened, path)
+            warnings.simplefilter("ignore")
+            with Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
+                _require_size(opened)
+    except (_RefusedError, FileRefusedError) as error:
+        raise _unreadable(path, getattr(error, "problem", None) or str(error)) from None
+    except Exception as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or _damage(error)) from None
+
+
+def open_as_saved(picture: Picture) -> Any:
+    """``picture`` as another program finds it on disk, not yet turned upright: for a second reader of its pixels.
+
+    Raises:
+        PictureError: MM517, the file is gone, or another one by now.
+    """
+    from PIL import Image as Pil
+
+    own_file = picture.path is not None and picture.conversion is None
+    try:
+        data = read_file(picture.path, PICTURE_BYTES) if own_file and picture.path else picture.png()
+        _require_header(data)
+        opened = Pil.open(io.BytesIO(data), formats=FORMATS)
+        _require_size(opened)
+        return opened
+    except (_RefusedError, FileRefusedError) as error:
+        raise _unreadable(picture.path, str(error)) from None
+    except Exception as error:
+        raise _unreadable(picture.path, getattr(error, "strerror", None) or _damage(error)) from None
+
+
+def require_pixels(width: int, height: int) -> None:
+    """Refuse a picture that takes more memory than any answer needs.
+
+    Raises:
+        PictureError: MM517.
+    """
+    if width * height > PIXELS:
+        error = PictureError(
+            f"an image of {width} x {height} pixels has more than {PIXELS:,}",
+            code="MM517",
+            hint="scale the picture down, or cut out what the question is about",
+        )
+        error.reason = "it has too many pixels"
+        raise error
+
+
+def _require_header(data: bytes) -> None:
+    """Refuse what would take time or memory while it is opened, before its size is known."""
+    if data[:3] == b"GIF" and headers.gif_frames(data) > headers.MOST_FRAMES:
+        raise _RefusedError(f"it has more than {headers.MOST_FRAMES:,} frames")
+    if data[:2] in (b"II", b"MM") and headers.tiff_strips(data) > headers.MOST_STRIPS:
+        raise _RefusedError(f"it has more than {headers.MOST_STRIPS:,} strips")
+    size = headers.webp_size(data) if data[:4] == b"RIFF" else None
+    if size is not None and size[0] * size[1] > PIXELS:
+        raise _RefusedError("it has too many pixels")
+
+
+def _require_size(image: Any) -> None:
+    """Refuse by what a header states, before anything is decoded."""
+    if not image.width or not image.height:
+        raise _RefusedError("it has no pixels")
+    if image.width * image.height > PIXELS // _WEIGHTS.get(image.mode, 2):
+        raise _RefusedError(f"it has too many pixels: {image.width} x {image.height}")
+    if max(image.size) > ASPECT * min(image.size):
+        raise _RefusedError(
+            f"it is {image.width} x {image.height} pixels, and one side must be no more than {ASPECT} times the other"
+        )
+
+
+def _frames(image: Any) -> int:
+    """How many frames there are; the directories of a TIFF are read one by one."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    try:
+        for number in range(1, _MOST_PAGES + 1):
+            image.seek(number)
+    except EOFError:
+        image.seek(0)
+        return number
+    raise _RefusedError(f"it has more than {_MOST_PAGES:,} pages")
 
 
 def _from_array(array: Any) -> Any:
@@ -157,9 +271,8 @@ def _from_array(array: Any) -> Any:
 
 def _converted(image: Any, path: Path | None) -> Picture:
     """``image`` upright and in RGB."""
-    if not image.width or not image.height:
-        raise _RefusedError("it has no pixels")
-    format_name, frames = image.format, getattr(image, "n_frames", 1)
+    _require_size(image)
+    format_name, frames = image.format, _frames(image)
     tags = dict(getattr(image, "tag_v2", {}))
     image.load()
     steps = [] if frames == 1 or format_name == "MPO" else [f"first of {frames} frames"]

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, require_regular
 from mmbuild.errors import MmbuildError
 from mmbuild.families import MODULES
 from mmbuild.families.shared.chat import own_template
@@ -75,8 +76,8 @@ def _conversation(
 
 def _tokenizer(file: Path) -> Any:
     try:
-        found = file.stat()
-    except OSError:
+        found = require_regular(file)
+    except (OSError, FileRefusedError):
         return None
     return _loaded(file, (found.st_ino, found.st_size, found.st_mtime_ns))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmbuild.models.small_files import LFS_POINTER, MAX_BYTES, SmallFileError, shown
+from mmbuild.models.small_files import SmallFileError, read_small, shown
 
 _PIECE = 1 << 3 | 2  # field 1, length-delimited
 _WIDTHS = {1: 8, 5: 4}  # bytes of fixed-width values, by wire type
@@ -20,13 +20,7 @@ def pieces(path: Path) -> list[str]:
     Raises:
         SmallFileError: MM731, the file cannot be read or holds no pieces.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES)
-    except OSError as error:
-        raise _damaged(path, f"cannot be read: {error.strerror or error}") from None
-    if data.startswith(LFS_POINTER):
-        raise _damaged(path, "is a git-LFS pointer, not the file itself")
+    data = read_small(path)
     try:
         found = [_text(piece) for piece in _messages(data)]
     except (IndexError, UnicodeDecodeError):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.beginnings import read_beginning
+from mmbuild.base.entries import entries
 from mmbuild.errors import MmbuildError
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import LFS_POINTER, read_json, shown
@@ -65,7 +67,7 @@ def weight_set(directory: Path) -> WeightSet | None:
             git-LFS pointer; MM405, a shard is missing.
         SmallFileError: MM731, the index is damaged.
     """
-    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    names = [path.name for path in entries(directory) if path.is_file()]
     if not any(name == kind.single or kind.shard.fullmatch(name) for kind in KINDS for name in names):
         return None
     for kind in KINDS:
@@ -79,7 +81,7 @@ def weight_set(directory: Path) -> WeightSet | None:
 
 def pickled_set(directory: Path) -> WeightSet | None:
     """The pickles next to preferred weights; None where they are not a whole set of their own."""
-    names = sorted(path.name for path in directory.iterdir() if path.is_file())
+    names = [path.name for path in entries(directory) if path.is_file()]
     try:
         return _of_kind(KINDS[-1], directory, names)
     except MmbuildError:
@@ -157,16 +159,14 @@ def require_one_place(model: Path, directories: Iterator[str] | tuple[str, ...])
 
 
 def _weight_files(directory: Path) -> list[str]:
-    names = sorted(path.name for path in directory.iterdir())
+    names = [path.name for path in entries(directory)]
     return [
         name for name in names if any(name == kind.single or kind.shard.fullmatch(name) for kind in KINDS)
     ]
 
 
 def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(len(LFS_POINTER))
-    if start == LFS_POINTER:
+    if read_beginning(path, len(LFS_POINTER)) == LFS_POINTER:
         raise ModelFilesError(
             f"`{shown(path)}` is a git-LFS pointer, not the file itself",
             code="MM404",

@@ -39,7 +39,9 @@ def stored_tensors(headers: Mapping[str, Header]) -> dict[str, StoredTensor]:
                     code="MM403",
                     hint="download the file again",
                 )
-            found[f"{below}/{name}" if below else name] = StoredTensor(file, tuple(shape), _unread)
+            found[f"{below}/{name}" if below else name] = StoredTensor(
+                file, tuple(shape), _unread, str(entry.get("dtype"))
+            )
     return found
 
 

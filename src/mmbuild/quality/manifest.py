@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_MANIFEST
 
 NAME = "manifest.json"
 
@@ -13,10 +15,9 @@ NAME = "manifest.json"
 def read(build: Path) -> Mapping[str, Any]:
     """The manifest; empty where there is no readable one."""
     try:
-        told = json.loads((build / NAME).read_bytes())
-    except (OSError, ValueError):
+        return read_object(build / NAME, ENGINE_MANIFEST)
+    except (OSError, FileRefusedError):
         return {}
-    return told if isinstance(told, dict) else {}
 
 
 def actions(build: Path, step: str) -> list[Mapping[str, Any]]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbuild.models.pictures import open_picture
+from mmbuild.base.entries import entries
+from mmbuild.base.files import read_file
+from mmbuild.models.pictures import PICTURE_BYTES, open_picture
 
 EDGE = 144
 """Longest side of a small copy, pixels."""
@@ -45,4 +47,8 @@ def save(images: Sequence[Any], directory: Path) -> None:
 
 def load(directory: Path) -> Mapping[int, bytes]:
     """What :func:`save` left, by number."""
-    return {int(path.stem): path.read_bytes() for path in sorted(directory.glob("*.png"))}
+    return {
+        int(path.stem): read_file(path, PICTURE_BYTES)
+        for path in entries(directory)
+        if path.suffix == ".png" and path.stem.isdecimal()
+    }

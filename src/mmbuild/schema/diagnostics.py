@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from mmbuild.base.visible import visible
 from mmbuild.errors import MmbuildError
 
 Severity = Literal["error", "warning"]
@@ -37,6 +38,7 @@ class Diagnostic:
         hint: What to do about it, one sentence without a full stop.
         excerpt: The source line at ``line``, without its line break.
         width: How many characters the caret line underlines.
+        lead: Characters of ``excerpt`` in front of them, where that is not ``column - 1``.
     """
 
     code: str
@@ -51,6 +53,7 @@ class Diagnostic:
     hint: str | None = None
     excerpt: str = ""
     width: int = 1
+    lead: int | None = None
 
     @property
     def where(self) -> str:
@@ -84,7 +87,24 @@ def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
     def paint(style: str, text: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
 
-    return "\n".join(_block(item, paint) for item in diagnostics)
+    return "\n".join(_block(escaped(item), paint) for item in diagnostics)
+
+
+def escaped(item: Diagnostic) -> Diagnostic:
+    """``item`` with control characters of files and names as escapes: they move a terminal's cursor, or hide text."""
+    before = item.excerpt[: max(item.column - 1, 0)]
+    return replace(
+        item,
+        message=visible(item.message),
+        file=visible(item.file),
+        path=visible(item.path),
+        allowed=tuple(map(visible, item.allowed)),
+        suggestion=None if item.suggestion is None else visible(item.suggestion),
+        hint=None if item.hint is None else visible(item.hint),
+        excerpt=visible(item.excerpt),
+        # Escapes are longer than what they stand for, and the caret goes along.
+        lead=len(visible(before)),
+    )
 
 
 def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
@@ -107,7 +127,8 @@ def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
 
 def _window(item: Diagnostic) -> tuple[str, str, int]:
     """The part of a line around the caret, what of it is before the caret, and the caret's width."""
-    column, width = max(item.column - 1, 0), max(item.width, 1)
+    column = max(item.column - 1, 0) if item.lead is None else item.lead
+    width = max(item.width, 1)
     if len(item.excerpt) <= _WIDEST:
         return item.excerpt, item.excerpt[:column], width
     start = max(0, column - _LEAD) if column > _LEAD else 0
@@ -142,7 +163,7 @@ def render_github(diagnostics: Sequence[Diagnostic]) -> str:
 
     Format and escaping: "Workflow commands for GitHub Actions", GitHub Docs.
     """
-    return "\n".join(_annotation(item) for item in diagnostics)
+    return "\n".join(_annotation(escaped(item)) for item in diagnostics)
 
 
 def workflow_command(name: str, message: str, properties: Mapping[str, object]) -> str:

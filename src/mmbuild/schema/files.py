@@ -6,12 +6,16 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmbuild.base.entries import entries
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import YAML_TEXT
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.nodes import Node, Source, Span, finding, merge, printable
 from mmbuild.schema.spelling import nearest
 from mmbuild.schema.yamltext import parse, split_lines
 
-MAX_BYTES = 1_000_000
+MAX_CHAIN = 16
+"""Recipes that extend one another."""
 _ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
 
 
@@ -115,6 +119,14 @@ def _refuse(
         return finding(
             "MM120", f"`extends` goes in a circle: {names}", reference.span, path="extends", hint=hint
         )
+    if len(chain) >= MAX_CHAIN:
+        return finding(
+            "MM751",
+            f"more than {MAX_CHAIN} recipes extend one another",
+            reference.span,
+            path="extends",
+            hint="Extend one recipe that holds what the others share",
+        )
     if not document.allow_outside and not confined(path, document.root):
         return finding(
             "MM122",
@@ -128,15 +140,11 @@ def _refuse(
 
 def _text(path: Path, reference: Node | None, document: Document) -> str | None:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            problem, hint = (
-                f"is larger than {MAX_BYTES} bytes",
-                "A recipe is a page of YAML; name another file",
-            )
-        else:
-            return data.decode("utf-8-sig")
+        inside = None if reference is None or document.allow_outside else [document.root]
+        return read_file(path, YAML_TEXT, within=inside).decode("utf-8-sig")
+    except FileRefusedError as error:
+        problem = error.problem
+        hint = _neighbour(path) if os.path.isdir(path) else "A recipe is a page of YAML; name another file"
     except UnicodeDecodeError as error:
         problem, hint = f"is not UTF-8 text (byte {error.start})", "Save the file as UTF-8"
     except OSError as error:
@@ -156,8 +164,8 @@ def _neighbour(path: Path) -> str:
     if os.path.isdir(path):
         return "Name a recipe file, such as a .yaml file in that directory"
     try:
-        names = [item.name for item in path.parent.iterdir() if item.suffix in (".yaml", ".yml")]
-    except (OSError, ValueError):
+        names = [item.name for item in entries(path.parent) if item.suffix in (".yaml", ".yml")]
+    except (OSError, ValueError, FileRefusedError):
         return "Check the path"
     near = nearest(path.name, names, cutoff=0.8)
     return f"Did you mean `{path.parent / near}`?" if near else "Check the path"

@@ -20,8 +20,8 @@ from mmbuild.models.generation_settings import (
     files_of,
     read_settings,
     runner_findings,
-    shown,
 )
+from mmbuild.models.small_files import shown
 from mmbuild.schema.fault import Fault, touches
 from mmbuild.schema.model import Backend, GenerationConfig, Recipe
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.limits import NAME
 from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.families.base import ModelFacts
@@ -25,6 +26,7 @@ from mmbuild.schema.model_files import ModelFiles, look_at_files
 from mmbuild.schema.nodes import Node, dotted, find, has, parts_of, put
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
+from mmbuild.schema.places import outside_faults, places_of
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.rules import judge
 from mmbuild.schema.solve import derivations, solve
@@ -33,6 +35,7 @@ from mmbuild.sources.addresses import missing_directory
 from mmbuild.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.toolchains import versions
 
+_MARKS = 55  # characters that are added to a build's name: of temporary directories, locks and reports
 _TRUE = ("1", "true", "yes")
 _Configs = dict[str, Mapping[str, Any]]
 
@@ -89,6 +92,7 @@ def load_recipes(
     session = _Session(parsed, offline, allow_outside, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
     _refuse_same_names(variants, session)
+    _refuse_long_names(variants, session)
     return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
 
 
@@ -112,7 +116,7 @@ def with_node(variant: ResolvedRecipe, node: Node, *, offline: bool = False) -> 
     """``variant`` as if its files said ``node``; None where that is no valid recipe."""
     session = _Session([], offline, allow_outside=True)
     loaded = _load_variant(variant.path, variant.root, "", node, session)
-    return None if loaded is None else replace(loaded, name=variant.name)
+    return None if loaded is None else replace(loaded, name=variant.name, places=variant.places)
 
 
 def _load_variant(
@@ -128,9 +132,12 @@ def _load_variant(
     recipe, outside = resolve_paths(recipe, node, root, session.allow_outside)
     findings += outside
     blamed = faulty | {item.path for item in outside}
+    places = places_of(recipe, node, root, allow_outside=session.allow_outside)
+    elsewhere = [] if "model.source" in blamed else list(outside_faults(recipe, places))
+    blamed |= {item.blame[0] for item in elsewhere}
     facts, configs, fault = _model(recipe, blamed, root, session)
     model = ModelFiles() if facts is None else _model_files(recipe, root, facts, configs, session)
-    fault = [*fault, *model.faults]
+    fault = [*elsewhere, *fault, *model.faults]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
@@ -156,7 +163,7 @@ def _load_variant(
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
-    return replace(variant, node=node)
+    return replace(variant, node=node, places=places)
 
 
 def _resolved(
@@ -298,6 +305,22 @@ def _locate(node: Node, item: Diagnostic) -> Diagnostic:
         width=span.width,
         path=path,
     )
+
+
+def _refuse_long_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
+    """A build's name is a file's name, with marks of what is written next to it."""
+    for variant in variants:
+        if len(os.fsencode(variant.name)) > NAME - _MARKS:
+            session.findings.append(
+                Diagnostic(
+                    "MM752",
+                    f"the variant `{variant.name[:60]} ...` has a name of {len(variant.name)} characters, "
+                    f"and a build's directory can have {NAME - _MARKS}",
+                    file=str(variant.path),
+                    path="name",
+                    hint="Shorten `name`, or take words for the matrix's values that are shorter",
+                )
+            )
 
 
 def _refuse_same_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:

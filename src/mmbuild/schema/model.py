@@ -19,6 +19,17 @@ from mmbuild.toolchains import versions
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
+# Names of files and of repositories are shown in one line and written into scripts.
+Name = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+# What git (git-check-ref-format) and the hub take for branches, tags and commits; never an option, never `..`.
+Revision = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=250,
+        pattern=r"^[A-Za-z0-9_]([.]?[A-Za-z0-9_+=@-])*(/[A-Za-z0-9_]([.]?[A-Za-z0-9_+=@-])*)*$",
+    ),
+]
 
 
 if TYPE_CHECKING:
@@ -90,24 +101,24 @@ class Section(BaseModel):
 class VisionSource(Section):
     """Second source of weights, for families whose visual tower lives elsewhere (BLIP-2, VILA)."""
 
-    source: Text = Field(description="Where the visual tower comes from; same forms as `model.source`")
-    revision: Text | None = Field(default=None, description="Branch, tag or commit of the source")
+    source: Name = Field(description="Where the visual tower comes from; same forms as `model.source`")
+    revision: Revision | None = Field(default=None, description="Branch, tag or commit of the source")
 
 
 class CodeSource(Section):
     """A repository of model code that a TensorRT-LLM toolchain needs (VILA's)."""
 
-    source: Annotated[str, Field(pattern=r"^git\+https://\S+$", max_length=2000)] = Field(
+    source: Annotated[str, Field(pattern=r"^git\+https://[!-~]+$", max_length=2000)] = Field(
         description="`git+https://...` URL of the repository"
     )
-    revision: Text = Field(description="Commit or tag of the repository")
+    revision: Revision = Field(description="Commit or tag of the repository")
 
 
 class Model(Section):
     """What to build from."""
 
     family: Family = Field(description="The family decides what config.json means and how weights are named")
-    source: Text = Field(
+    source: Name = Field(
         description=(
             "`hf://owner/name`, a directory relative to the file that names it (`~` is the home directory), "
             "`dummy://owner/name` "
@@ -115,7 +126,7 @@ class Model(Section):
             "config, tokenizer and processor from the directory)"
         )
     )
-    revision: Text | None = Field(
+    revision: Revision | None = Field(
         default=None, description="Branch, tag or commit of an `hf://` source; else `main`"
     )
     vision: VisionSource | None = Field(default=None, description="Second source, where the family needs one")
@@ -139,11 +150,11 @@ class Target(Section):
 class Calibration(Section):
     """Data that a calibrated quantization is fitted on."""
 
-    data: Text = Field(
+    data: Name = Field(
         description="Path of a JSONL file of {image, prompt, answer?}, images named relative to it, or "
         "`hf://datasets/owner/name`; see [quantization.md](quantization.md)"
     )
-    revision: Text | None = Field(
+    revision: Revision | None = Field(
         default=None, description="Branch, tag or commit of an `hf://` data set; else `main`"
     )
     samples: Positive = Field(default=DEFAULT_SAMPLES, description="How many samples to use")
@@ -242,7 +253,7 @@ class Verify(Section):
     """Questions the built engine is compared on. Without images, pictures are generated."""
 
     prompts: tuple[Text, ...] = Field(default=(), description="Prompts, each asked about each image")
-    images: tuple[Text, ...] = Field(default=(), description="Image files, relative to the naming file")
+    images: tuple[Name, ...] = Field(default=(), description="Image files, relative to the naming file")
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=32, description="Tokens compared per prompt"
     )
@@ -287,21 +298,31 @@ class Gates(Section):
 class Axis(Section):
     """One axis of a matrix, under a name of its own."""
 
-    key: Text = Field(description="Dotted key that the axis varies, such as `engine.max_batch_size`")
+    key: Name = Field(description="Dotted key that the axis varies, such as `engine.max_batch_size`")
     values: tuple[Any, ...] = Field(min_length=1, description="Its values, one variant each")
 
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
+def _number(value: object) -> object:
+    """``true`` is 1 for Python, and no version for anybody else."""
+    if isinstance(value, bool | float):
+        raise ValueError("must be a whole number")
+    return value
+
+
+Version = Annotated[Literal[1], BeforeValidator(_number)]
+
+
 class Recipe(Section):
     """A recipe: what to build, never how."""
 
-    version: Literal[1] = Field(description="Version of the recipe format; always the first line")
+    version: Version = Field(description="Version of the recipe format; always the first line")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
         description="Name of the build: letters, digits, `.`, `_`, `-`; the engine lands in `build/<name>`"
     )
-    extends: Text | None = Field(default=None, description="Recipe to start from, relative to this file")
+    extends: Name | None = Field(default=None, description="Recipe to start from, relative to this file")
     model: Model = Field(description="What to build from")
     target: Target | None = Field(default=None, description="What to build for; default this host")
     engine: Engine = Field(description="The LLM engine")

@@ -67,9 +67,13 @@ def look_at_files(
 
     sources = {name: given.Source(place, weights=weights) for name, (place, weights) in places.items()}
     asked = given.Model(model.family, facts, configs, sources)
+    try:
+        found = findings(asked)
+    except MmbuildError as error:  # config.json states too little to know which files belong to it
+        blame = getattr(error, "blame", ()) or (_KEYS["model"],)
+        return ModelFiles((*faults, Fault(error.code, blame, error.message, error.hint)))
     faults += [
-        Fault(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
-        for item in findings(asked)
+        Fault(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint) for item in found
     ]
     return ModelFiles(tuple(faults), tuple(looked_at(asked)), asked)
 

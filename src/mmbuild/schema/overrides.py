@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.base.limits import YAML_TEXT
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.nodes import Node, Source, Span, finding, printable
 from mmbuild.schema.yamltext import parse, split_lines
 
 _NAME_IT = "Write a recipe of a few lines that extends the other"
+_MOST_PARTS = YAML_TEXT.depth
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
@@ -40,17 +42,29 @@ def parse_overrides(arguments: Sequence[str]) -> tuple[list[Override], list[Diag
     return overrides, findings
 
 
+def _short(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
     clean = printable(argument)
     if clean != argument:
-        at = Span(Source(f"--set {clean}", (clean,)), 1, 1)
-        return None, [finding("MM123", f"`{clean}` is not UTF-8 text", at, hint="Set the terminal to UTF-8")]
+        at = Span(Source(f"--set {_short(clean)}", (clean,)), 1, 1)
+        return None, [
+            finding("MM123", f"`{_short(clean)}` is not UTF-8 text", at, hint="Set the terminal to UTF-8")
+        ]
     key, equals, text = argument.partition("=")
-    source = Source(f"--set {argument}", split_lines(argument), str(Path.cwd()), trusted=True)
+    source = Source(f"--set {_short(argument)}", split_lines(argument), str(Path.cwd()), trusted=True)
     at = Span(source, 1, 1, max(len(key), 1))
     if not equals or not _KEY.fullmatch(key):
         hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"
-        return None, [finding("MM123", f"`{argument}` is not KEY=VALUE with a dotted key", at, hint=hint)]
+        return None, [
+            finding("MM123", f"`{_short(argument)}` is not KEY=VALUE with a dotted key", at, hint=hint)
+        ]
+    if key.count(".") >= _MOST_PARTS or len(argument) > YAML_TEXT.length:
+        what = f"has more than {_MOST_PARTS} parts" if key.count(".") >= _MOST_PARTS else "is too long"
+        hint = "Write --set KEY=VALUE with a key of the recipe; `mmbuild schema` lists them"
+        return None, [finding("MM123", f"`{key[:60]} ...` {what}", at, hint=hint)]
     if key == "extends":
         return None, [
             finding("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)

@@ -16,6 +16,7 @@ from mmbuild.schema.files import confined
 from mmbuild.schema.model import Calibration, Model, Recipe, Verify
 from mmbuild.schema.nodes import Node, dotted, find, finding
 from mmbuild.sources.config import parse_source
+from mmbuild.sources.places import hub_cache
 
 Key = tuple[str | int, ...]
 
@@ -55,7 +56,7 @@ class _Paths:
         at, _ = find(self.node, key)
         source = at.span.source
         full = Path(os.path.normpath(Path(source.directory) / os.path.expanduser(text)))
-        if not (self.allow_outside or source.trusted or confined(full, self.root)):
+        if not (self.allow_outside or source.trusted or confined(full, self.root) or _is_cached(full, key)):
             self.findings.append(_outside(text, at, self.root, key))
         return str(full)
 
@@ -69,6 +70,15 @@ class _Paths:
         if ref.kind == "dummy-directory":
             return f"dummy://{self.absolute(ref.value, *key)}"
         return text
+
+
+def _is_cached(path: Path, key: Key) -> bool:
+    """Whether a model directory of the project is a link to a snapshot in the hub's cache."""
+    return (
+        key[-1] == "source"
+        and hub_cache(path) is not None
+        and "snapshots" in Path(os.path.realpath(path)).parts
+    )
 
 
 def _model(model: Model, paths: _Paths) -> Model:

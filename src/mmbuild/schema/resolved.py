@@ -10,6 +10,7 @@ from typing import Any
 from mmbuild.families.base import Derivation, ModelFacts
 from mmbuild.schema.model import Recipe
 from mmbuild.schema.nodes import Node
+from mmbuild.sources.places import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class ResolvedRecipe:
         facts: What the model's config says.
         derivations: Every number that follows, with its arithmetic.
         configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
+        places: Directories that the files of its models may be in, links followed; None: anywhere.
         node: What the recipe's files, the matrix and ``--set`` say of this variant, each value with its place.
     """
 
@@ -35,3 +37,4 @@ class ResolvedRecipe:
     derivations: tuple[Derivation, ...]
     configs: Mapping[str, Mapping[str, Any]]
     node: Node | None = field(default=None, compare=False, repr=False)
+    places: Places | None = field(default=None, compare=False)

@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
+from mmbuild.base.limits import YAML_TEXT
 from mmbuild.schema.diagnostics import Diagnostic
 from mmbuild.schema.nodes import Node, Source, Span, finding
 
-MAX_DEPTH = 32
-MAX_NODES = 20_000
+MAX_DEPTH = YAML_TEXT.depth
+MAX_NODES = YAML_TEXT.values
 MAX_DIGITS = 18
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
@@ -49,9 +50,9 @@ def parse(source: Source, text: str | None = None) -> tuple[Node | None, list[Di
     """
     text = "\n".join(source.lines) if text is None else text
     try:
-        too_deep = _depth_fault(text, source)
-        if too_deep is not None:
-            return None, [too_deep]
+        too_large = _size_fault(text, source)
+        if too_large is not None:
+            return None, [too_large]
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.YAMLError as error:
         return None, [_syntax(error, source)]
@@ -64,10 +65,25 @@ def parse(source: Source, text: str | None = None) -> tuple[Node | None, list[Di
     return node, reader.findings
 
 
-def _depth_fault(text: str, source: Source) -> Diagnostic | None:
+def _size_fault(text: str, source: Source) -> Diagnostic | None:
     # Events come from an iterative parser; composing is recursive and would overflow the C stack.
-    depth = 0
+    depth = values = 0
     for event in yaml.parse(text, Loader=_LOADER):
+        values += isinstance(event, yaml.NodeEvent)
+        if values > MAX_NODES:
+            return finding(
+                "MM110",
+                f"the document holds more than {MAX_NODES} values",
+                _at(source, event.start_mark),
+                hint="Split the recipe; values that many variants share go into one that they extend",
+            )
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > YAML_TEXT.length:
+            return finding(
+                "MM110",
+                f"the document holds a text of more than {YAML_TEXT.length} characters",
+                _at(source, event.start_mark),
+                hint="Look for a quote that is not closed",
+            )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:

@@ -12,13 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.beginnings import read_beginning
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MODEL_JSON
+from mmbuild.base.tensor_header import HeaderProblemError, read_tensor_header
 from mmbuild.families import ModelFacts, family
 from mmbuild.sources import layout
 from mmbuild.sources.errors import SourceError
 from mmbuild.sources.resolve import source_files
 
 _LFS = b"version https://git-lfs.github.com/spec/"
-_MAX_HEADER = 100_000_000
 
 
 def check_model(
@@ -96,20 +99,16 @@ def read_header(path: Path) -> Mapping[str, Any]:
     Raises:
         SourceError: MM403, the file is truncated, or is no safetensors file.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise _damaged(path, f"its header would take {length} bytes and the file has {size}")
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _damaged(path, f"its header is not readable ({type(error).__name__})") from error
-    stated = 8 + length + max(ends, default=0)
-    if stated != size:
-        raise _damaged(path, f"its header describes {stated} bytes and the file has {size}")
-    return {name: entry for name, entry in header.items() if name != "__metadata__"}
+    try:
+        tensors = read_tensor_header(path)
+    except FileRefusedError as error:
+        raise _damaged(path, f"it {error.problem}") from None
+    except HeaderProblemError as error:
+        raise _damaged(path, str(error)) from None
+    return {
+        name: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": list(tensor.offsets)}
+        for name, tensor in tensors.items()
+    }
 
 
 def _damaged(path: Path, reason: str) -> SourceError:
@@ -126,9 +125,7 @@ def shown(path: Path) -> str:
 
 
 def _not_a_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(len(_LFS))
-    if start == _LFS:
+    if read_beginning(path, len(_LFS)) == _LFS:
         raise SourceError(
             f"`{shown(path)}` is a git-LFS pointer, not the file itself",
             code="MM404",
@@ -150,12 +147,13 @@ def _check_config(
     """What ``config.json`` of the directory says, and the configs of all sources."""
     path = model / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_object(path, MODEL_JSON)
     except FileNotFoundError:
         raise _missing(model, "config.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, FileRefusedError) as error:
+        problem = getattr(error, "problem", "") or f"cannot be read: {error}"
         raise SourceError(
-            f"`{shown(path)}` cannot be read: {error}", code="MM411", hint="Download the file again"
+            f"`{shown(path)}` {problem}", code="MM411", hint="Download the file again"
         ) from error
     found = {**configs, source: config}
     facts = family(family_name).facts(found["model"], found.get("vision"))

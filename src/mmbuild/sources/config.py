@@ -15,11 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from mmbuild.base.entries import entries
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.limits import MODEL_JSON
 from mmbuild.errors import MmbuildError
 from mmbuild.sources import layout
 from mmbuild.sources.addresses import hub_address
 
-MAX_BYTES = 4_000_000
 Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -139,7 +142,7 @@ def _lacking(model: Path, name: str) -> str | None:
     if not (model / name / "config.json").is_file():
         return f"`{name}/config.json`"
     places = (model, model / name)
-    files = [path.name for place in places for path in place.iterdir()]
+    files = [path.name for place in places for path in entries(place)]
     return None if any(layout.is_weights(file) for file in files) else f"weights in `{name}/`"
 
 
@@ -168,8 +171,9 @@ def _from_directory(directory: Path) -> SourceConfig:
             hint="Check the path; it is relative to the file that names it",
         )
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(path, MODEL_JSON)
+    except FileRefusedError as error:
+        raise _no_config(path, error.problem, error.hint) from None
     except OSError as error:
         # Late: most directories have a config.json.
         from mmbuild.models.not_a_model import instead_of_model
@@ -187,18 +191,19 @@ def _from_directory(directory: Path) -> SourceConfig:
 
 def _parse(data: bytes, path: Path) -> Mapping[str, Any]:
     if data.startswith(b"version https://git-lfs"):
-        problem = "is a git-LFS pointer, not the file itself"
-    elif len(data) > MAX_BYTES:
-        problem = f"is larger than {MAX_BYTES} bytes"
-    else:
-        try:
-            config = json.loads(data)
-            if isinstance(config, dict):
-                return config
-            problem = "is not a JSON object"
-        except (ValueError, RecursionError) as error:
-            problem = f"is not JSON: {error}"
-    raise ConfigError(f"`{_shown(path)}` {problem}", code="MM132", hint="Fetch the model's config.json again")
+        raise _no_config(path, "is a git-LFS pointer, not the file itself")
+    try:
+        config = parse_json(data, MODEL_JSON)
+    except JsonProblemError as error:
+        raise _no_config(path, str(error)) from None
+    if not isinstance(config, dict):
+        raise _no_config(path, "is not a JSON object")
+    return config
+
+
+def _no_config(path: Path, problem: str, hint: str | None = None) -> ConfigError:
+    hint = hint or "Fetch the model's config.json again"
+    return ConfigError(f"`{_shown(path)}` {problem}", code="MM132", hint=hint)
 
 
 def _shown(path: Path) -> str:

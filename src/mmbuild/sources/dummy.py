@@ -8,13 +8,16 @@ activations finite and is as fast as writing; the answers of such a model mean n
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbuild.base.files import open_regular
 from mmbuild.checkpoint import writer
 from mmbuild.checkpoint.progress import Progress
+from mmbuild.sources.places import Places
 from mmbuild.sources.resolve import source_files
 
 if TYPE_CHECKING:
@@ -27,11 +30,21 @@ _STEP = 1_299_709
 _DEVIATION = 0.02
 
 
-def copy_small_files(model: Path, out: Path, directories: Sequence[str] = ()) -> None:
-    """Config, tokenizer and processor of a directory."""
+def copy_small_files(
+    model: Path, out: Path, directories: Sequence[str] = (), places: Places | None = None
+) -> None:
+    """Config, tokenizer and processor of a directory.
+
+    Raises:
+        FileRefusedError: MM745, a file is not a regular one; MM747, a link leaves ``places``.
+    """
     for name in source_files(model, weights=False, directories=directories):
         (out / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(model / name, out / name)
+        with (
+            os.fdopen(open_regular(model / name, within=places), "rb") as file,
+            (out / name).open("wb") as copy,
+        ):
+            shutil.copyfileobj(file, copy)
 
 
 def write_weights(

@@ -7,7 +7,6 @@ are named ``owner/name``, data sets ``datasets/owner/name``.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild import pins
+from mmbuild.base.files import FileRefusedError, read_file, read_object
+from mmbuild.base.limits import MODEL_JSON
 from mmbuild.checkpoint.progress import Progress
 from mmbuild.models import adapters
 from mmbuild.sources import layout, listing
@@ -44,16 +45,11 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
                 fetch_small_files(repo, revision)
         raise
     try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return read_object(path, MODEL_JSON)
+    except FileRefusedError as error:
         raise SourceError(
-            f"config.json of `{repo}` is not JSON: {error}", code="MM411", hint="Check the model on the hub"
-        ) from error
-    if not isinstance(config, dict):
-        raise SourceError(
-            f"config.json of `{repo}` is not a JSON object", code="MM411", hint="Check the model on the hub"
-        )
-    return config
+            f"config.json of `{repo}` {error.problem}", code="MM411", hint="Check the model on the hub"
+        ) from None
 
 
 def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str] = ()) -> Path:
@@ -110,21 +106,47 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
         try:
             with _explained(repo, revision):
                 repo_id, kind = listing.repo_kind(repo)
-                commit = HfApi().repo_info(repo_id, revision=name, repo_type=kind).sha
+                answer = HfApi().repo_info(repo_id, revision=name, repo_type=kind)
+            commit = _stated(repo, answer.sha)
         except SourceError as error:
             if error.code != "MM422" or not remembered.is_file():
                 raise
         else:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(commit)
-            return str(commit)
+            with suppress(OSError):  # a cache that nobody may write into is still a cache
+                remembered.parent.mkdir(parents=True, exist_ok=True)
+                remembered.write_text(commit)
+            return commit
     if not remembered.is_file():
         raise SourceError(
             f"the commit of `{repo}` at `{name}` is not known offline",
             code="MM422",
             hint=f"Go online once, or write the commit into {_revision_key(repo)}",
         )
-    return remembered.read_text().strip()
+    known = _remembered(remembered)
+    if known is None:
+        raise SourceError(
+            f"the hub's cache holds no commit for `{repo}` at `{name}` in `{remembered}`",
+            code="MM422",
+            hint=f"Remove the file and go online once, or write the commit into {_revision_key(repo)}",
+        )
+    return known
+
+
+def _remembered(file: Path) -> str | None:
+    """The commit that a reference of the cache names; None where it names none."""
+    try:
+        commit = read_file(file, 1_000).decode("ascii", "replace").strip()
+    except (OSError, FileRefusedError):
+        return None
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
+def _stated(repo: str, commit: object) -> str:
+    if isinstance(commit, str) and _COMMIT.fullmatch(commit):
+        return commit
+    raise SourceError(
+        f"`{repo}`: the hub names {str(commit)[:80]!r} as its commit", code="MM422", hint="Check HF_ENDPOINT"
+    )
 
 
 def download(repo: str, commit: str, out: Path, progress: Progress, directories: Sequence[str] = ()) -> None:

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.entries import entries
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import HUB_LISTING
+
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FORMAT = 1
 
@@ -90,8 +94,8 @@ def remembered(repo: str, commit: str) -> Listing | None:
     """What is known without a network; None where nothing is."""
     for path in (_own(repo, commit), repo_folder(repo) / "trees" / f"{commit}.json"):
         try:
-            return _from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return _from_json(read_object(path, HUB_LISTING))
+        except (OSError, FileRefusedError, ValueError, KeyError, TypeError, AttributeError):
             continue  # not there, damaged, or of another format: what follows may serve
     return _snapshot(repo_folder(repo) / "snapshots" / commit)
 
@@ -119,8 +123,8 @@ def _from_json(content: Mapping[str, Any]) -> Listing:
 
 def _snapshot(directory: Path) -> Listing | None:
     try:
-        paths = [path for path in directory.iterdir() if path.is_file()]
-    except OSError:
+        paths = [path for path in entries(directory) if path.is_file()]
+    except (OSError, FileRefusedError):
         return None
     blobs = {path.name: path.resolve() for path in paths}
     found = {

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmbuild.base.entries import entries
 from mmbuild.canonical import hash_json
 from mmbuild.sources import layout
 from mmbuild.sources.config import parse_source
 from mmbuild.sources.errors import SourceError
+from mmbuild.sources.places import Places, as_locator
 
 SEED = 0
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -49,6 +51,7 @@ def identify(
     digest: Callable[[Path], str],
     directories: Sequence[str] = (),
     offline: bool = False,
+    places: Places | None = None,
 ) -> SourceIdentity:
     """Name the content of ``source``.
 
@@ -61,6 +64,7 @@ def identify(
         directories: Directories below the model's own that hold files of it (:class:`Traits`).
         offline: Ask no hub: a branch is what it was when it was last asked for; where it never was, its commit
             is None, which can be planned and not downloaded.
+        places: Directories that the files may be in, links followed; None: anywhere.
 
     Raises:
         ConfigError: ``source`` is not understood.
@@ -75,7 +79,7 @@ def identify(
             "path",
             {"kind": "path"},
             sources={MODEL: tree_digest(directory, digest, weights=True, directories=directories)},
-            locators={MODEL: str(directory.absolute())},
+            locators={MODEL: str(directory.absolute()), **as_locator(places)},
         )
     params = {"kind": "dummy", "seed": SEED, "dtype": dummy_dtype(config), "config": hash_json(config)}
     if ref.kind == "dummy-hub":
@@ -84,7 +88,7 @@ def identify(
         "dummy",
         params,
         sources={MODEL: tree_digest(directory, digest, weights=False, directories=directories)},
-        locators={MODEL: str(directory.absolute())},
+        locators={MODEL: str(directory.absolute()), **as_locator(places)},
     )
 
 
@@ -109,9 +113,9 @@ def source_files(directory: Path, *, weights: bool, directories: Sequence[str] =
         SourceError: MM401, there is no such directory; MM402, it holds none.
     """
     try:
-        present = [path.name for path in directory.iterdir()]
+        present = [path.name for path in entries(directory)]
         below = [name for name in directories if name in present]
-        present += [f"{name}/{path.name}" for name in below for path in (directory / name).iterdir()]
+        present += [f"{name}/{path.name}" for name in below for path in entries(directory / name)]
     except OSError as error:
         raise SourceError(
             f"model directory `{error.filename}` cannot be read: {error.strerror}",

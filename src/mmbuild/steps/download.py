@@ -6,16 +6,18 @@ are real files.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mmbuild.base.files import read_object
+from mmbuild.base.limits import MODEL_JSON
 from mmbuild.canonical import hash_json
 from mmbuild.families import part
 from mmbuild.sources.check import check_model
 from mmbuild.sources.config import read_config
 from mmbuild.sources.errors import SourceError
+from mmbuild.sources.places import from_locators, real_path
 from mmbuild.sources.resolve import MODEL, source_files
 from mmbuild.steps.base import StepContext
 
@@ -25,11 +27,12 @@ def run(context: StepContext) -> None:
 
     Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.sources.resolve.identify` gave;
     ``family``, ``source`` (``model`` or ``vision``), ``directories``, ``configs`` and ``facts`` as
-    :func:`mmbuild.sources.check.check_model` takes them. Locators: ``model``, a directory, or ``recorded``, a
-    model's name.
+    :func:`mmbuild.sources.check.check_model` takes them. Locators: ``model``, a directory, and the
+    ``places`` that its links may lead to, or ``recorded``, a model's name.
 
     Raises:
         SourceError: The source cannot be had, or a file is missing, truncated, a pointer or not what the hub says.
+        FileRefusedError: MM745, a file is not a regular one; MM747, a link leaves the places that may be read.
         FamilyError: ``config.json`` is of another family.
         CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
     """
@@ -47,11 +50,11 @@ def run(context: StepContext) -> None:
 
 
 def _from_path(context: StepContext) -> None:
-    directory = Path(context.locators[MODEL])
+    directory, places = Path(context.locators[MODEL]), from_locators(context.locators)
     for name in source_files(directory, weights=True, directories=context.params["directories"]):
         (context.out / name).parent.mkdir(exist_ok=True)
         # The real file: a link in the user's directory (the hub's cache is made of them) may go away.
-        os.symlink(os.path.realpath(directory / name), context.out / name)
+        os.symlink(real_path(directory / name, places), context.out / name)
 
 
 def _from_hub(context: StepContext) -> None:
@@ -74,13 +77,15 @@ def _random(context: StepContext) -> None:
     if "recorded" in locators:
         config = read_config(f"dummy://{locators['recorded']}", None, Path()).config
     else:
-        config = json.loads(Path(locators[MODEL], "config.json").read_text(encoding="utf-8"))
+        config = read_object(Path(locators[MODEL], "config.json"), MODEL_JSON, within=from_locators(locators))
     if hash_json(config) != params["config"]:
         raise SourceError(
             "config.json changed after it was planned", code="MM413", hint="Plan and apply again"
         )
     if MODEL in locators:
-        dummy.copy_small_files(Path(locators[MODEL]), context.out, params["directories"])
+        dummy.copy_small_files(
+            Path(locators[MODEL]), context.out, params["directories"], from_locators(locators)
+        )
     else:
         part(params["family"], "processor").write_stand_in(config, context.out)
     shapes = part(params["family"], "reference").tensor_shapes(config)

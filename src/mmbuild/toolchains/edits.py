@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import MODEL_JSON
 from mmbuild.toolchains.model import Edit
 from mmbuild.toolchains.versions import ToolchainError
 
@@ -21,8 +23,8 @@ def apply_edit(edit: Edit, directory: Path) -> bool:
     """
     path = directory / edit.file
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_file(path, MODEL_JSON.size).decode("utf-8")
+    except (OSError, FileRefusedError, UnicodeDecodeError) as error:
         raise _moved(edit, f"cannot be read ({error})") from error
     if edit.find not in text and not (edit.replace and edit.replace in text):
         raise _moved(edit, f"has no `{edit.find}`")

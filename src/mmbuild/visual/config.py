@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mmbuild.engine.config import EngineError
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_JSON
+from mmbuild.engine.config import DTYPES, EngineError
 
 CONFIG = "visual.json"
 
@@ -42,11 +43,8 @@ def read_description(directory: Path) -> dict[str, Any]:
     """
     path = directory / CONFIG
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise TypeError(f"a {type(data).__name__}, not an object")
-        return data
-    except (OSError, ValueError, TypeError) as error:
+        return read_object(path, ENGINE_JSON)
+    except (OSError, FileRefusedError) as error:
         raise damaged(path, error) from error
 
 
@@ -54,12 +52,34 @@ def make_config(directory: Path, data: Mapping[str, Any]) -> VisualConfig:
     """The config in ``visual.json``'s data, which has nothing else.
 
     Raises:
-        EngineError: It is of another version.
+        EngineError: It is of another version, or states what no engine has.
     """
     try:
-        return VisualConfig(**{**data, "image_size": tuple(data["image_size"])})
-    except (TypeError, KeyError) as error:
+        config = VisualConfig(**{**data, "image_size": tuple(data["image_size"])})
+        for name, right in _RIGHT.items():
+            if not right(getattr(config, name)):
+                raise ValueError(f"`{name}` is {str(getattr(config, name))[:80]}")
+    except (TypeError, KeyError, ValueError) as error:
         raise damaged(directory / CONFIG, error) from error
+    return config
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 1 <= value <= _MOST
+
+
+def _is_dtype(value: object) -> bool:
+    return isinstance(value, str) and value in DTYPES
+
+
+_MOST = 1_000_000  # as in recipes
+_RIGHT: Mapping[str, Callable[[Any], bool]] = {
+    "dtype": _is_dtype,
+    "feature_dtype": _is_dtype,
+    "max_batch_size": _is_count,
+    "num_visual_features": _is_count,
+    "image_size": lambda value: len(value) == 2 and all(map(_is_count, value)),
+}
 
 
 def damaged(path: Path, error: Exception) -> EngineError:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbuild.checkpoint.split import Cut
-from mmbuild.checkpoint.weights import StoredTensor, open_weights
+from mmbuild.checkpoint.weights import StoredTensor, open_weights, require_floats
 from mmbuild.engine.config import EngineError
 
 Canonical = Callable[[str, str], str | None]
@@ -35,6 +35,7 @@ def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -
                 known = canonical(source, name)
                 parameter = wanted.pop(known, None) if known is not None else None
                 if parameter is not None:  # None: of the LLM, behind the chosen layer, position ids
+                    require_floats(name, tensor)
                     _copy(str(known), tensor, parameter)
     if wanted:
         first = sorted(map(str, wanted))[0]

@@ -23,7 +23,7 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    return blip2_reference.load(sources, dtype, device, AutoModelForSeq2SeqLM.from_pretrained, read_facts)
+    return blip2_reference.load(sources, dtype, device, AutoModelForSeq2SeqLM, read_facts)
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.families.shared import hugging_face
+
 
 class LlavaVisual(nn.Module):
     """Pixels [B, 3, H, W] -> visual features [B, num_visual_features, hidden] of the LLM.
@@ -49,7 +51,7 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> LlavaVisual
     """The module for the model in ``sources["model"]``, without its weights."""
     from transformers import AutoConfig
 
-    return LlavaVisual(AutoConfig.from_pretrained(sources["model"]), feature_dtype)
+    return LlavaVisual(hugging_face.pretrained(AutoConfig, sources["model"]), feature_dtype)
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.families.shared import hugging_face
+
 
 class NougatVisual(nn.Module):
     """Pixels [B, 3, H, W] -> what the decoder's cross-attention looks at, [B, num_visual_features, d_model]."""
@@ -35,7 +37,7 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> NougatVisua
     """The module for the model in ``sources["model"]``, without its weights."""
     from transformers import VisionEncoderDecoderConfig
 
-    return NougatVisual(VisionEncoderDecoderConfig.from_pretrained(sources["model"]), feature_dtype)
+    return NougatVisual(hugging_face.pretrained(VisionEncoderDecoderConfig, sources["model"]), feature_dtype)
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)

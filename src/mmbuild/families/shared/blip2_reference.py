@@ -20,7 +20,7 @@ def load(
     sources: Mapping[str, Path],
     dtype: torch.dtype,
     device: str,
-    text_model: Callable[..., Any],
+    text_model: Any,
     read_facts: ReadFacts,
 ) -> Any:
     """The model; in two sources, BLIP-2 with its language model replaced by the text model.
@@ -29,7 +29,7 @@ def load(
         sources: Directories, ``model`` and perhaps ``vision``.
         dtype: Of the weights. In float16 transformers keeps the Q-Former in float32.
         device: Where it runs.
-        text_model: ``from_pretrained`` of the text model's class.
+        text_model: The text model's class.
         read_facts: ``facts`` of the family.
 
     Raises:
@@ -38,9 +38,7 @@ def load(
     from transformers import Blip2ForConditionalGeneration
 
     second = sources.get("vision")
-    model = hugging_face.loading(
-        Blip2ForConditionalGeneration.from_pretrained, second or sources["model"], dtype
-    )
+    model = hugging_face.loading(Blip2ForConditionalGeneration, second or sources["model"], dtype)
     if second is not None:
         model.language_model = hugging_face.loading(text_model, sources["model"], dtype)
         model.config.text_config = model.language_model.config

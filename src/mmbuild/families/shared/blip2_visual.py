@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.families.shared import hugging_face
+
 _PREFIXES = ("vision_model.", "qformer.", "language_projection.")
 
 
@@ -45,7 +47,7 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> Blip2Visual
     """The module for the second source, or for the model where it is whole; without its weights."""
     from transformers import Blip2Config
 
-    config = Blip2Config.from_pretrained(sources.get("vision", sources["model"]))
+    config = hugging_face.pretrained(Blip2Config, sources.get("vision", sources["model"]))
     return Blip2Visual(config, feature_dtype)
 
 

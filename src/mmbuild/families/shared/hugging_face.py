@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbuild.base.entries import entries
+from mmbuild.base.files import require_regular
 from mmbuild.engine.processor import first_line
 from mmbuild.models.errors import EngineError
+from mmbuild.models.pictures import require_pixels
+from mmbuild.models.small_files import read_json
 from mmbuild.sources.errors import SourceError
 
 
@@ -26,14 +30,13 @@ def saved_processor(directory: Path) -> Any:
     _quietly()
     from transformers import AutoProcessor
 
-    return _saved(AutoProcessor.from_pretrained, directory, backend="pil")
+    return _saved(AutoProcessor, directory, backend="pil")
 
 
 def processor_fields(directory: Path) -> Mapping[str, Any]:
     """What ``processor_config.json`` in ``directory`` states; nothing where there is no such file."""
     file = directory / "processor_config.json"
-    fields: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return fields
+    return read_json(file) if file.is_file() else {}
 
 
 def saved_tokenizer(directory: Path) -> Any:
@@ -45,7 +48,7 @@ def saved_tokenizer(directory: Path) -> Any:
     _quietly()
     from transformers import AutoTokenizer
 
-    return _saved(AutoTokenizer.from_pretrained, directory)
+    return _saved(AutoTokenizer, directory)
 
 
 def saved_image_processor(directory: Path) -> Any:
@@ -58,7 +61,7 @@ def saved_image_processor(directory: Path) -> Any:
     # The name in transformers itself stands for torchvision's classes.
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    return _saved(AutoImageProcessor.from_pretrained, directory, backend="pil")
+    return _saved(AutoImageProcessor, directory, backend="pil")
 
 
 def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
@@ -66,7 +69,10 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
 
     Raises:
         EngineError: MM516, the image processor's settings do not go together.
+        PictureError: MM517, a picture would become too large.
     """
+    for picture in pictures:
+        require_pixels(*_resized(image_processor, picture.width, picture.height))
     try:
         pixels: Tensor = image_processor(list(pictures), return_tensors="pt")["pixel_values"]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -78,15 +84,48 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
     return pixels
 
 
+def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:
+    """The most that a picture can become while it is prepared: its shorter side is the edge, or the least one."""
+    size = getattr(image_processor, "size", None)
+    sides = [side for side in dict(size or {}).values() if isinstance(side, int)]
+    # 12 bytes a pixel while a picture is opened, and ten times as many in transformers' arithmetic.
+    scale = min(sides, default=0) / max(1, min(width, height)) * _ARITHMETIC
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+_ARITHMETIC = math.sqrt(10)
+
+
 def _quietly() -> None:
     """Before transformers is imported: no advice about packages that are not needed."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def _saved(from_pretrained: Callable[..., Any], directory: Path, **options: Any) -> Any:
+def pretrained(kind: Any, directory: Path, **options: Any) -> Any:
+    """``kind.from_pretrained(directory)``: local files alone, and never a class that they bring along.
+
+    Without ``trust_remote_code=False`` transformers asks on the terminal whether to run a model's own code.
+
+    Args:
+        kind: A class of transformers.
+        directory: Regular files alone.
+        options: Passed on.
+
+    Raises:
+        FileRefusedError: MM745, the directory holds a pipe, a device or a socket.
+        Exception: Whatever transformers raises, ValueError where only a class of the model's own would do.
+    """
+    for path in entries(directory):
+        if not path.is_dir():
+            require_regular(path)
+    return kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
+
+
+def _saved(kind: Any, directory: Path, **options: Any) -> Any:
     try:
-        return from_pretrained(directory, local_files_only=True, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        return pretrained(kind, directory, **options)
+    # Settings that nobody checked fail anywhere in transformers.
+    except _OF_TRANSFORMERS as error:
         raise EngineError(
             f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
             code="MM516",
@@ -96,6 +135,7 @@ def _saved(from_pretrained: Callable[..., Any], directory: Path, **options: Any)
         ) from error
 
 
+_OF_TRANSFORMERS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
 # transformers then talks of tiktoken, which does not read such a file.
 _SENTENCEPIECE = (
     "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
@@ -111,11 +151,11 @@ def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> 
     """
     from transformers import AutoModelForImageTextToText
 
-    return loading(AutoModelForImageTextToText.from_pretrained, sources["model"], dtype).to(device)
+    return loading(AutoModelForImageTextToText, sources["model"], dtype).to(device)
 
 
-def loading(from_pretrained: Callable[..., Any], directory: Path, dtype: torch.dtype) -> Any:
-    """``from_pretrained(directory)`` of one of transformers' classes, without its progress bars.
+def loading(kind: Any, directory: Path, dtype: torch.dtype) -> Any:
+    """The model in ``directory`` by ``kind``, one of transformers' classes, without its progress bars.
 
     Raises:
         EngineError: MM563, transformers cannot load it, or would make up weights that the files do not hold.
@@ -125,10 +165,8 @@ def loading(from_pretrained: Callable[..., Any], directory: Path, dtype: torch.d
 
     disable_progress_bar()
     try:
-        model, found = from_pretrained(
-            directory, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        model, found = pretrained(kind, directory, dtype=dtype, weights_only=True, output_loading_info=True)
+    except (*_OF_TRANSFORMERS, SafetensorError) as error:
         raise _unloadable(directory, first_line(error)) from error
     if found["missing_keys"]:
         raise _unloadable(directory, f"the weights hold no `{sorted(found['missing_keys'])[0]}`")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MODEL_JSON
 from mmbuild.families.base import FamilyError
 from mmbuild.families.defaults import table
 from mmbuild.families.kinds import other_section, wrong_family
@@ -159,14 +160,16 @@ def saved_config(directory: Path) -> Mapping[str, Any]:
     """
     path = directory / "config.json"
     try:
-        config: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_object(path, MODEL_JSON)
+    except (OSError, FileRefusedError) as error:
+        problem = (
+            getattr(error, "problem", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        )
         raise EngineError(
-            f"`{path}` cannot be read: {getattr(error, 'strerror', None) or error}",
+            f"`{path}` {problem}",
             code="MM516",
             hint="The processor's files are incomplete: apply the recipe again",
         ) from error
-    return config
 
 
 def saved_configs(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:

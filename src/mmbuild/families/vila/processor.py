@@ -20,6 +20,7 @@ from mmbuild.families.shared.reading import saved_configs
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.families.vila import facts as read_facts
 from mmbuild.models.errors import EngineError
+from mmbuild.models.pictures import require_pixels
 
 
 def load(directory: Path) -> Processor:
@@ -82,6 +83,7 @@ def shaped(picture: Any, images: Any, aspect: str) -> Any:
         return picture.resize((size["width"], size["height"]))
     if aspect == "pad" and picture.width != picture.height:
         side = max(picture.size)
+        require_pixels(side, side)
         colour = tuple(int(channel * 255) for channel in images.image_mean)
         canvas = Image.new(picture.mode, (side, side), colour)
         canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))

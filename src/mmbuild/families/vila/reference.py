@@ -24,6 +24,8 @@ from mmbuild.families.shared.transformers_inputs import Inputs, takes_parts
 from mmbuild.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.families.vila.visual import canonical, make_projector, tower_config
 from mmbuild.models.errors import EngineError
+from mmbuild.models.pictures import require_pixels
+from mmbuild.models.small_files import read_text
 
 IMAGE = "<image>"
 
@@ -99,7 +101,7 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> VilaRe
     read = layout.read(saved_config(model), saved_config(second) if second else None)
     # The outer config of one directory calls itself LLaVA's; its keys are LLaMA's.
     decoder = model / "llm" if read.directories else model
-    llm = hugging_face.loading(LlamaForCausalLM.from_pretrained, decoder, dtype)
+    llm = hugging_face.loading(LlamaForCausalLM, decoder, dtype)
     reference = VilaReference(llm, AutoModel.from_config(tower_config(read)), make_projector(read), read)
     # A tower that was trained along goes before the second source's.
     state = {**(_visual_tensors("vision", second) if second else {}), **_visual_tensors("model", model)}
@@ -148,7 +150,7 @@ def load_inputs(sources: Mapping[str, Path], model: VilaReference) -> Inputs:
 
 def _outer_template(directory: Path) -> str | None:
     file = directory / "chat_template.jinja"
-    return file.read_text(encoding="utf-8") if file.is_file() else None
+    return read_text(file) if file.is_file() else None
 
 
 def _prompt(tokenizer: Any, template: str, question: str, pictures: int) -> tuple[str, bool]:
@@ -176,6 +178,7 @@ def _square(picture: Any, processor: Any, aspect: object) -> Any:
     if aspect != "pad":
         return picture
     side = max(picture.size)
+    require_pixels(side, side)
     left, top = (side - picture.width) // 2, (side - picture.height) // 2
     border = (left, top, side - picture.width - left, side - picture.height - top)
     return ImageOps.expand(picture, border, tuple(int(mean * 255) for mean in processor.image_mean))

@@ -1,0 +1,117 @@
+"""Runs a program that somebody else wrote, such as a template, so that it ends soon and takes little memory.
+
+The work is done in a forked child with limits of the kernel, since no check of the program's text finds every loop
+and every text that doubles itself. Only plain data comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from mmbuild.base.limits import MB
+
+SECONDS = 1
+"""Of processor time; a chat template takes milliseconds."""
+_TOO_LONG = f"runs for more than {SECONDS} second"
+MEMORY = 256 * MB
+"""More than the process has already."""
+OUTPUT = 16 * MB
+"""Bytes of the result."""
+_PATIENCE = 4 * SECONDS  # seconds on a machine that is busy
+_CHUNK = 1 << 16
+_EXHAUSTED = 9
+
+
+class BoundsExceededError(Exception):
+    """Says which limit, as the end of a sentence that begins with what was run."""
+
+
+def run_bounded(work: Callable[[], Any]) -> Any:
+    """What ``work`` returns: plain data as JSON has it.
+
+    Raises:
+        BoundsExceededError: It takes too long, too much memory, or returns too much.
+        OSError: No process can be started.
+    """
+    receiving, sending = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _work(work, receiving, sending)
+    os.close(sending)
+    try:
+        data = _received(receiving)
+    finally:
+        os.close(receiving)
+        _kill(child)
+        _, status = os.waitpid(child, 0)
+    if data is None:
+        raise BoundsExceededError(_TOO_LONG)
+    if len(data) > OUTPUT:
+        raise BoundsExceededError(f"produces more than {OUTPUT // MB} MB")
+    try:
+        return json.loads(data)
+    except ValueError:
+        raise BoundsExceededError(_ending(status)) from None
+
+
+def _work(work: Callable[[], Any], receiving: int, sending: int) -> NoReturn:
+    """In the child, which never returns into the program that it was forked from."""
+    status = 1
+    try:
+        os.close(receiving)
+        _limit()
+        data = json.dumps(work()).encode()
+        with os.fdopen(sending, "wb") as file:
+            file.write(data[: OUTPUT + 1])
+        status = 0
+    except (MemoryError, RecursionError):
+        status = _EXHAUSTED
+    finally:
+        os._exit(status)
+
+
+def _limit() -> None:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    for kind, wanted in ((resource.RLIMIT_AS, now + MEMORY), (resource.RLIMIT_CPU, SECONDS)):
+        _, hard = resource.getrlimit(kind)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(kind, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _received(receiving: int) -> bytes | None:
+    """What the child writes until it ends; None where it does not end."""
+    parts: list[bytes] = []
+    size, until = 0, time.monotonic() + _PATIENCE
+    while size <= OUTPUT:
+        ready, _, _ = select.select([receiving], [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            return None
+        part = os.read(receiving, _CHUNK)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _kill(child: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+
+
+def _ending(status: int) -> str:
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        return _TOO_LONG
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _EXHAUSTED:
+        return f"takes more than {MEMORY // MB} MB of memory"
+    return "ends without a result"

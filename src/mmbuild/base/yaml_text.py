@@ -1,0 +1,107 @@
+"""YAML that others wrote, as plain data: bounded while it is parsed, and refused with one sentence.
+
+A document of a few hundred bytes can stand for more data than any memory holds (aliases of aliases), or for a value
+that contains itself; both are found before anything walks the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from typing import Any
+
+import yaml
+
+from mmbuild.base.limits import Limit
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class YamlProblemError(ValueError):
+    """Says what is wrong with the text, as the end of a sentence that begins with a file's name."""
+
+
+def parse_yaml(data: bytes, limit: Limit) -> Any:
+    """The value of the YAML document ``data`` (UTF-8): dicts, lists, texts, numbers, booleans and None.
+
+    Dates are texts, as they were written in ISO 8601.
+
+    Raises:
+        YamlProblemError: It is not YAML, holds anything but plain data, or is beyond ``limit``.
+    """
+    text = yaml_text(data, limit)
+    try:
+        check_events(text, limit)
+        value = yaml.load(text, _LOADER)
+    except yaml.YAMLError as error:
+        raise YamlProblemError(f"is not valid YAML: {' '.join(str(error).split())[:200]}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        # A number of thousands of digits, a list for a key, a month of 13.
+        raise YamlProblemError(f"holds a value that cannot be read: {str(error)[:200]}") from None
+    _check_expanded(value, limit)
+    return _plain(value)
+
+
+def yaml_text(data: bytes, limit: Limit) -> str:
+    """``data`` as text.
+
+    Raises:
+        YamlProblemError: It is larger than ``limit``, or not UTF-8.
+    """
+    if len(data) > limit.size:
+        raise YamlProblemError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise YamlProblemError(f"is not UTF-8 text (byte {error.start})") from None
+
+
+def check_events(text: str, limit: Limit) -> None:
+    """Read the document once without building anything: libyaml composes recursively, and parses iteratively.
+
+    Raises:
+        YamlProblemError: It is nested too deep, or holds too many values or too long a text.
+        yaml.YAMLError: It is not YAML.
+    """
+    depth = values = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        values += isinstance(event, yaml.NodeEvent)
+        if values > limit.values:
+            raise YamlProblemError(f"holds more than {limit.values:,} values, more than {limit.kind} has")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > limit.depth:
+                raise YamlProblemError(f"is nested deeper than {limit.depth} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.ScalarEvent) and len(event.value) > limit.length:
+            raise YamlProblemError(f"holds a text of more than {limit.length:,} characters")
+
+
+def _check_expanded(value: Any, limit: Limit) -> None:
+    """Count every value as often as it is reached, so that neither aliases nor circles cost more than the limit."""
+    level, count, depth = [value], 0, 0
+    while level:
+        below: list[Any] = []
+        for item in level:
+            children = item.values() if isinstance(item, Mapping) else item if isinstance(item, list) else ()
+            below += children
+            if count + len(below) > limit.values:
+                raise YamlProblemError("expands aliases without end; write the data out instead")
+        count += len(below)
+        depth += 1
+        if below and depth > limit.depth:
+            raise YamlProblemError(f"is nested deeper than {limit.depth} levels, aliases expanded")
+        level = below
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise YamlProblemError(f"holds a value of type {type(value).__name__}, which is not plain data")
