@@ -3,6 +3,7 @@
 A file is a reflink where the file system has them. Where not, a small one is a copy, and a large one a hard link,
 or across file systems a symbolic link: an edit of such a file is an edit of the file in the store, which its stat
 gives away (:mod:`mmbuild.store.intact`). Large files are never copied. All are read-only.
+"""
 
 from __future__ import annotations
 
