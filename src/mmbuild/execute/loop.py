@@ -22,9 +22,10 @@ from mmbuild.graph.keys import action_key, body_key
 from mmbuild.graph.plan import Planned
 from mmbuild.graph.reasons import remember_definition
 from mmbuild.steps.registry import StepSpec
+from mmbuild.store.holder import holder_text
 from mmbuild.store.journal import ActionCache, Record, append
 from mmbuild.store.layout import Store
-from mmbuild.store.locks import lock_holder, try_lock
+from mmbuild.store.locks import try_lock
 from mmbuild.store.waiting import Patience
 
 _POLL_SECONDS = 0.05
@@ -137,9 +138,9 @@ class Loop:
         patience = self.contended.get(action.definition_key)
         if patience is None:
             self.contended[action.definition_key] = Patience()
-            self.outcome.tell(Kind.WAITING, action, why=f"{lock_holder(lock).text} builds the same")
+            self.outcome.tell(Kind.WAITING, action, why=f"{holder_text(lock)} builds the same")
         elif patience.due():
-            why = f"{lock_holder(lock).text} builds the same; waiting for {patience.seconds:.0f} s"
+            why = f"{holder_text(lock)} builds the same; waiting for {patience.seconds:.0f} s"
             self.outcome.tell(Kind.WAITING, action, why=why)
 
     def _reuse(self, action: Action, name: str, why: str) -> bool:

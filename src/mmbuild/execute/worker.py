@@ -174,8 +174,10 @@ def _open_log(log: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         target = os.open(log, flags, 0o644)
-        if stat.S_ISREG(os.fstat(target).st_mode):
-            os.ftruncate(target, 0)
+        found = os.fstat(target)
+        if stat.S_ISREG(found.st_mode):
+            if found.st_size:
+                os.ftruncate(target, 0)
             return target
         os.close(target)
     except OSError:

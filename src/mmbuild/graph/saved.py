@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from mmbuild.store.faults import disk_errors
 from mmbuild.store.fields import DIGEST, FLAG, LOCATION, TEXT, Kind, list_of, or_null, require_fields
 
 _HEAD_BYTES = 256
-_BEGIN = re.compile(rb'\s*\{\s*(\Z|\}|"(schema|kind|mmbuild|hash|request|builds|actions)")')
+_KEYS = (b'"schema"', b'"kind"', b'"mmbuild"', b'"hash"', b'"request"', b'"builds"', b'"actions"')
 
 
 def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
@@ -44,7 +43,8 @@ def looks_saved(path: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-    return _BEGIN.match(head) is not None
+    begin, inside = head.lstrip()[:1], head.lstrip()[1:].lstrip()
+    return begin == b"{" and (not inside or inside.startswith((b"}", *_KEYS)))
 
 
 def read_saved(path: Path) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.base.limits import NAME, PATH
 
-_HEX = re.compile(r"[0-9a-f]{64}").fullmatch
+_HEX = "0123456789abcdef"
+_HEX_LENGTH = 64
 _MOST = 1 << 62
 """Of a number that counts bytes or nanoseconds: SQLite and the file systems' interfaces take 63 bits."""
 
@@ -39,8 +39,9 @@ def _is_text(value: Any) -> bool:
     return type(value) is str
 
 
-def _is_digest(value: Any) -> bool:
-    return type(value) is str and _HEX(value) is not None
+def is_digest(value: Any) -> bool:
+    """Whether ``value`` is a BLAKE3 digest as text."""
+    return type(value) is str and len(value) == _HEX_LENGTH and not value.strip(_HEX)
 
 
 def _is_location(value: Any) -> bool:
@@ -67,7 +68,7 @@ NUMBER = Kind("a number", _is_number)
 COUNT = Kind("a number of bytes", _is_count)
 FLAG = Kind("true or false", lambda value: type(value) is bool)
 TEXT = Kind("text", _is_text)
-DIGEST = Kind("64 hexadecimal digits", _is_digest)
+DIGEST = Kind("64 hexadecimal digits", is_digest)
 LOCATION = Kind("an absolute path", _is_location)
 INNER_PATH = Kind("a path inside a directory", is_inner_path)
 OBJECT = Kind("an object", lambda value: type(value) is dict)

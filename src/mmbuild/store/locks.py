@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors
-from mmbuild.store.holder import Holder, holder_of, sign
+from mmbuild.store.holder import holder_text
 from mmbuild.store.layout import Store
 from mmbuild.store.waiting import wait_until
 
@@ -63,8 +63,6 @@ def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
         if _is_current(path, descriptor):
             break
         os.close(descriptor)  # its last holder removed it
-    if not shared:
-        sign(descriptor)
     return Lock(descriptor, path)
 
 
@@ -88,11 +86,11 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
         return bool(taken)
 
     def told(seconds: float) -> str:
-        return f"waiting for {what} (`{path}`) for {seconds:.0f} s: {_held_by(path)}"
+        return f"waiting for {what} (`{path}`) for {seconds:.0f} s: held by {holder_text(path)}"
 
     if not wait_until(done, told, LIMIT_SECONDS):
         raise MmbuildError(
-            f"{what} (`{path}`) was not released within {LIMIT_SECONDS:.0f} s: {_held_by(path)}",
+            f"{what} (`{path}`) was not released within {LIMIT_SECONDS:.0f} s: held by {holder_text(path)}",
             code="MM325",
             hint="let that process go on, or end it, and try again; finished actions are kept",
         )
@@ -100,18 +98,6 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
         yield
     finally:
         taken[0].release()
-
-
-def lock_holder(path: Path) -> Holder:
-    """Who holds the lock at ``path``."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return Holder(0)
-    try:
-        return holder_of(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -145,8 +131,6 @@ def alone(store: Store) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            os.ftruncate(lock.descriptor, 0)  # builds, which share it, do not sign it
         lock.release()
 
 
@@ -170,10 +154,6 @@ def _is_current(path: Path, descriptor: int) -> bool:
     return os.path.samestat(found, os.fstat(descriptor))
 
 
-def _held_by(path: Path) -> str:
-    return f"held by {lock_holder(path).text}"
-
-
 def _misplaced(path: Path, why: str) -> MmbuildError:
     return MmbuildError(
         f"`{path}` cannot be used as a lock ({why})",
@@ -183,11 +163,9 @@ def _misplaced(path: Path, why: str) -> MmbuildError:
 
 
 def _busy(store: Store, who: str) -> MmbuildError:
-    holder = lock_holder(store.root / "in-use")
+    place = store.root / "in-use"
     return MmbuildError(
-        f"{who} the store `{store.root}` ({holder.text})"
-        if holder.pid
-        else f"{who} the store `{store.root}`",
+        f"{who} the store `{store.root}`: {holder_text(place)}",
         code="MM305",
         hint="try again when it has finished",
     )

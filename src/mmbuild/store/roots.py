@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -86,6 +85,8 @@ _PREVIOUS: Mapping[str, Kind] = {"definitions": mapping_of(DIGEST), "settings": 
 
 def root_path(store: Store, directory: Path | str) -> Path:
     """Where the root of a build directory lies in the store."""
+    import hashlib  # not for workers: each fork would pay for OpenSSL's pages
+
     name = hashlib.blake2b(os.fsencode(directory), digest_size=16).hexdigest()
     return store.root / "roots" / f"{name}.json"
 

@@ -6,15 +6,14 @@ within the last moments is not remembered: a later change could leave the same t
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import stat as modes
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.store.fields import is_digest
 from mmbuild.store.files import discard
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.layout import Store
@@ -38,8 +37,6 @@ _STEPS = 100_000
 
 _LONGEST = 10_000
 """Bytes of a row: ours have 160."""
-
-_DIGEST = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 def file_stat(path: Path | str) -> Stat:
@@ -120,9 +117,9 @@ class Index:
             self.close()
             discard(self._path)
             return None
-        if row is None or not isinstance(row[0], str) or not _DIGEST(row[0]):
+        if row is None or not is_digest(row[0]) or row[1] != _checksum(stat, row[0]):
             return None
-        return row[0] if row[1] == _checksum(stat, row[0]) else None
+        return str(row[0])
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -153,4 +150,6 @@ def digest_file(store: Store, path: Path | str, threads: int | None = None) -> s
 
 def _checksum(stat: Stat, digest: str) -> str:
     """Against damage of the disk, not against people who may write the store."""
-    return hashlib.blake2b(repr((*stat, digest)).encode(), digest_size=8).hexdigest()
+    from blake3 import blake3
+
+    return blake3(repr((*stat, digest)).encode()).hexdigest()[:16]

@@ -16,6 +16,7 @@ from pathlib import Path
 from mmbuild.errors import MmbuildError
 from mmbuild.store.builds import altered, void
 from mmbuild.store.faults import fault_point
+from mmbuild.store.fields import is_digest
 from mmbuild.store.files import discard, names_in
 from mmbuild.store.hashing import hash_file, hash_files
 from mmbuild.store.journal import ActionCache, load_cache, rewrite
@@ -110,13 +111,9 @@ def _digest_or_none(path: Path) -> str:
 
 
 def _object_fault(path: Path) -> str:
-    if _is_digest(path.name.removesuffix("x")):
+    if is_digest(path.name.removesuffix("x")):
         return f"`{path.name}` is damaged: it holds other bytes than its name says, or is not a regular file"
     return f"`{path.parent.name}/{path.name}` is not an object"
-
-
-def _is_digest(name: str) -> bool:
-    return len(name) == 64 and not set(name) - set("0123456789abcdef")
 
 
 def _artifact_faults(store: Store, manifests: Iterable[Path], damaged: Collection[str]) -> dict[Path, str]:
