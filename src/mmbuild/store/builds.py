@@ -48,32 +48,31 @@ def laid(store: Store, directory: Path, names: Iterable[str], known: dict[str, s
 
 def intact(store: Store, root: Root) -> bool:
     """Whether all files of a build are as they were laid out; other files may be there too."""
-    return not root.void and not altered(store, root, missing=True, first=True)
+    return not root.void and not altered(store, root, exact=True)
 
 
-def altered(store: Store, root: Root, *, missing: bool = False, first: bool = False) -> list[str]:
-    """Files of a build that are not what was laid out, by stat, and by content where only the stat differs.
+def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
+    """Files of a build that are gone, or not what was laid out: by stat, and by content where that differs.
 
     Args:
         store: What it was laid out from.
         root: The build.
-        missing: Count files that are gone, and those whose size or times changed while the content did not.
-        first: Stop at the first one.
+        exact: Stop at the first one, and read nothing whose size, inode or time of the content differs.
     """
     found = scan_files(root.directory)
     wrong: list[str] = []
     with closing(Index(store)) as index:
         for name, then in root.files.items():
             now = found.get(name)
-            if now is None or (missing and now[:_OLD_NUMBERS] != then[:_OLD_NUMBERS]):
-                fault = missing
+            if now is None or (exact and now[:_OLD_NUMBERS] != then[:_OLD_NUMBERS]):
+                fault = True
             elif len(then) == _OLD_NUMBERS:
                 fault = now[:_OLD_NUMBERS] != then
             else:
                 fault = _differs(store, f"{root.directory}/{name}", now == then[:-1], then[-1], index)
             if fault:
                 wrong.append(name)
-                if first:
+                if exact:
                     break
     return wrong
 
