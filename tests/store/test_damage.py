@@ -58,7 +58,7 @@ def stored(shop, label):
     return shop.store.tree(shop.digest(label)) / "text"
 
 
-def clean(shop, graph, tmp_path):
+def clean(graph, tmp_path):
     """What the build of `graph` holds where nothing was ever damaged."""
     other = Workshop(tmp_path / "clean")
     other.apply(graph)
@@ -176,7 +176,7 @@ def test_an_edit_of_a_large_file_in_a_build_is_found_before_it_is_used(shop, mon
     assert "cache verify" in caught.value.hint
     assert check_store(shop.store).faults != ()
     shop.apply(graph)
-    assert shop.text("r") == clean(shop, graph, tmp_path)
+    assert shop.text("r") == clean(graph, tmp_path)
 
 
 # What is used.
@@ -191,7 +191,7 @@ def test_a_damaged_input_is_not_used(shop, tmp_path, how):
     assert "cache verify" in failed.hint
     assert check_store(shop.store).faults != ()
     assert shop.apply(longer()).ok
-    assert shop.text("r") == clean(shop, longer(), tmp_path)
+    assert shop.text("r") == clean(longer(), tmp_path)
 
 
 def test_a_damaged_input_is_found_where_the_manifest_has_no_stats(shop):
@@ -284,7 +284,7 @@ def test_the_consumers_of_what_was_damaged_are_built_again(shop, tmp_path):
     assert {record.label for record in load_cache(shop.store).by_key.values()} == {"r/0", "r/1"}
     result = shop.apply(graph)
     assert result.ran == ("r/1", "r/2", "r/3")
-    assert shop.text("r") == clean(shop, graph, tmp_path)
+    assert shop.text("r") == clean(graph, tmp_path)
     assert check_store(shop.store).faults == ()
 
 
@@ -315,7 +315,7 @@ def test_a_damaged_engine_voids_the_builds_that_hold_it(shop, tmp_path):
     assert read_root(shop.store, shop.build / "r").void
     assert shop.apply(chain("r")).ran == ("r/2",)
     assert not read_root(shop.store, shop.build / "r").void
-    assert shop.text("r") == clean(shop, chain("r"), tmp_path)
+    assert shop.text("r") == clean(chain("r"), tmp_path)
 
 
 def test_a_check_that_is_killed_finds_the_damage_again(shop, tmp_path):
@@ -329,7 +329,7 @@ def test_a_check_that_is_killed_finds_the_damage_again(shop, tmp_path):
     assert worker.exitcode == -9
     assert check_store(shop.store).faults != ()
     shop.apply(chain("r"))
-    assert shop.text("r") == clean(shop, chain("r"), tmp_path)
+    assert shop.text("r") == clean(chain("r"), tmp_path)
 
 
 def killed_check(store):

@@ -90,7 +90,7 @@ def test_a_file_of_the_store_that_is_none_is_refused(store, victim, name, kind):
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory", "binary", "long"])
-def test_a_version_that_is_no_small_text_is_no_store(store, victim, kind):
+def test_a_version_that_is_no_small_text_is_no_store(store, kind):
     path = store.root / "VERSION"
     path.unlink()
     if kind == "link":
@@ -189,6 +189,19 @@ def test_a_temporary_name_that_is_a_link_is_not_followed(store, victim):
     path.with_name(f".x.json.{os.getpid()}").symlink_to(victim / "inner" / "precious")
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
+    assert (victim / "inner" / "precious").read_text() == "precious"
+
+
+def test_a_file_of_the_store_is_written_where_a_directory_is(store):
+    (store.root / "plans" / "x.json" / "inner").mkdir(parents=True)
+    write_whole(store.root / "plans" / "x.json", b"new", owned=True)
+    assert (store.root / "plans" / "x.json").read_bytes() == b"new"
+
+
+def test_a_directory_of_the_user_is_not_replaced_by_a_file(victim):
+    with pytest.raises(IsADirectoryError):
+        write_whole(victim, b"new")
+    assert [path.name for path in victim.parent.iterdir() if path.name.startswith(".victim")] == []
     assert (victim / "inner" / "precious").read_text() == "precious"
 
 

@@ -89,7 +89,8 @@ def test_a_holder_that_ended_and_left_something_running_is_named_as_such(store):
     os.close(writer)
 
 
-def test_a_short_lock_gives_up_and_names_its_holder(store, held, soon, capsys):
+@pytest.mark.usefixtures("soon")
+def test_a_short_lock_gives_up_and_names_its_holder(store, held, capsys):
     pid = held(store.lock("x"))
     with pytest.raises(MmbuildError) as caught, wait_lock(store.lock("x"), "the lock of a test"):
         pytest.fail("somebody else has it")
@@ -109,7 +110,7 @@ def test_a_wait_that_ends_soon_is_not_mentioned(store, capsys):
 
 @pytest.mark.parametrize("stream", ["closed", "full", "none"])
 def test_a_wait_is_reported_on_whatever_standard_error_is(monkeypatch, stream):
-    target = None if stream == "none" else open("/dev/full", "w")
+    target = None if stream == "none" else os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
     if stream == "closed":
         target.close()
     monkeypatch.setattr("sys.stderr", target)

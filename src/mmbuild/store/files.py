@@ -6,19 +6,25 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from threading import get_native_id
 
 _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, owned: bool = False) -> None:
     """Write a file so that readers see all of it or none.
 
     The temporary file is created, never opened: a link that somebody put at its name is removed, not followed.
 
+    Args:
+        path: The file.
+        content: Its new content.
+        owned: Whether it is a file of the store, so that a directory in its place is damage and goes.
+
     Raises:
         OSError: It cannot be written.
     """
-    fresh = f"{path.parent}/.{path.name}.{os.getpid()}"
+    fresh = f"{path.parent}/.{path.name}.{get_native_id()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(fresh, flags, 0o666)
@@ -29,7 +35,14 @@ def write_whole(path: Path, content: bytes) -> None:
         _write_all(descriptor, content)
     finally:
         os.close(descriptor)
-    os.replace(fresh, path)
+    try:
+        os.replace(fresh, path)
+    except IsADirectoryError:
+        if not owned:
+            os.unlink(fresh)
+            raise
+        remove_tree(path)
+        os.replace(fresh, path)
 
 
 def append_line(path: Path, line: bytes) -> None:

@@ -62,7 +62,7 @@ def check_artifact(
     root = store.tree(digest)
     seen: Sequence[Seen | None] = found.seen or [None] * len(found.entries)
     return [
-        _check(f"{root}/{entry.path}", digest, entry, was, index, paranoid)
+        _check(f"{root}/{entry.path}", entry, was, index, paranoid)
         for entry, was in zip(found.entries, seen, strict=True)
     ]
 
@@ -84,16 +84,16 @@ def require_unchanged(store: Store, inputs: Iterable[Used]) -> None:
                 raise _changed_by_step(used.path)
 
 
-def _check(path: str, digest: str, entry: Entry, was: Seen | None, index: Index, paranoid: bool) -> Used:
+def _check(path: str, entry: Entry, was: Seen | None, index: Index, paranoid: bool) -> Used:
     if entry.ref is not None:
         return Used(entry.ref, entry, _check_reference(entry.ref, entry, index, paranoid=paranoid))
     try:
         found = os.lstat(path)
         same = not paranoid and seen_of(found) == was
         if not same and _digest(path, entry, index, paranoid) != entry.digest:
-            raise _damaged(path, digest, "holds other bytes than it did when it was published")
+            raise damaged_file(path, "holds other bytes than it did when it was published")
     except (OSError, FileRefusedError) as error:
-        raise _damaged(path, digest, f"cannot be read ({error})") from error
+        raise damaged_file(path, f"cannot be read ({error})") from error
     return Used(path, entry, found)
 
 
@@ -156,9 +156,10 @@ def _changed_by_step(path: str) -> MmbuildError:
     )
 
 
-def _damaged(path: str, digest: str, what: str) -> MmbuildError:
+def damaged_file(path: str, what: str) -> MmbuildError:
+    """The error for a file of the store that must not be used."""
     return MmbuildError(
-        f"`{path}` of artifact `{digest[:16]}` {what}",
+        f"`{path}` {what}",
         code="MM323",
         hint="run `mmbuild cache verify`, which removes it with everything built from it, then apply again",
     )

@@ -57,7 +57,7 @@ def write_entry(store: Store, name: str, files: Iterable[Path], value: Any) -> b
         if not all(settled(stat) for stat in stats.values()):
             return False
         text = json.dumps({"files": stats, "value": value}, separators=(",", ":")).encode()
-        write_whole(_path(store, name), _digest(text).encode() + b"\n" + text)
+        write_whole(_path(store, name), _digest(text).encode() + b"\n" + text, owned=True)
     except OSError:
         return False
     return True

@@ -23,7 +23,14 @@ from mmbuild.store.faults import disk_errors, fault_point
 from mmbuild.store.files import discard, remove_tree, write_whole
 from mmbuild.store.guard import require_directory
 from mmbuild.store.hashing import hash_files
-from mmbuild.store.intact import Used, check_artifact, remember_large, require_unchanged, take_inputs
+from mmbuild.store.intact import (
+    Used,
+    check_artifact,
+    damaged_file,
+    remember_large,
+    require_unchanged,
+    take_inputs,
+)
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.manifests import read_tree
@@ -86,7 +93,7 @@ def publish(
 
 
 def publish_known(store: Store, out: Path, tree: Tree) -> Artifact:
-    """:func:`publish` of files whose bytes have been checked against ``tree`` already.
+    """:func:`publish` of files whose bytes have been checked against ``tree`` already, or are objects of the store.
 
     Args:
         store: Where to.
@@ -94,9 +101,10 @@ def publish_known(store: Store, out: Path, tree: Tree) -> Artifact:
         tree: Without references.
 
     Raises:
-        MmbuildError: MM302 the disk is full.
+        MmbuildError: MM302 the disk is full, MM323 an object is damaged.
     """
     with disk_errors(store.root):
+        _require_objects(store, out, tree)
         return _publish_tree(store, out, tree)
 
 
@@ -114,7 +122,8 @@ def _publish_tree(store: Store, out: Path, tree: Tree) -> Artifact:
             _rename_tree(store, out, digest)
             fault_point("publish-tree")
             sync_file_system(store.root)
-            write_whole(store.manifest(digest), manifest_json(replace(tree, seen=_seen(store, digest, tree))))
+            text = manifest_json(replace(tree, seen=_seen(store, digest, tree)))
+            write_whole(store.manifest(digest), text, owned=True)
     fault_point("publish-manifest")
     if any(entry.size >= SMALL and entry.ref is None for entry in tree.entries):
         root = store.tree(digest)
@@ -125,6 +134,15 @@ def _publish_tree(store: Store, out: Path, tree: Tree) -> Artifact:
 def _seen(store: Store, digest: str, tree: Tree) -> tuple[Seen, ...]:
     root = store.tree(digest)
     return tuple(seen_of(os.lstat(f"{root}/{entry.path}")) for entry in tree.entries)
+
+
+def _require_objects(store: Store, out: Path, tree: Tree) -> None:
+    """Check those files of ``out`` that are links to objects."""
+    with closing(Index(store)) as index:
+        for entry in tree.entries:
+            path, target = out / entry.path, store.object(entry.digest, entry.executable)
+            if target.exists() and target.samefile(path) and index.content(path) != entry.digest:
+                raise damaged_file(str(target), "holds other bytes than its name says")
 
 
 def _is_whole(store: Store, digest: str) -> bool:

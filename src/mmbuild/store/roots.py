@@ -105,7 +105,7 @@ def all_roots(store: Store) -> list[Root]:
 def write_root(store: Store, root: Root) -> None:
     """Record a named build."""
     with disk_errors(store.root):
-        write_whole(root_path(store, root.directory), json.dumps(asdict(root)).encode())
+        write_whole(root_path(store, root.directory), json.dumps(asdict(root)).encode(), owned=True)
 
 
 def before(root: Root | None, definitions: Mapping[str, str]) -> Mapping[str, Any]:
