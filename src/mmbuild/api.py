@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ def apply(
     sink: Sink = nowhere,
     executor: str = "local",
     address: str | None = None,
+    paranoid: bool = False,
 ) -> Result:
     """Do what ``plan`` says.
 
@@ -119,6 +121,7 @@ def apply(
         keep_going: After a failure, still run what does not depend on it.
         ignore_estimates: Do not compare estimates of memory and disk with the machine first.
         sink: Called with each :class:`~mmbuild.execute.events.Event`.
+        paranoid: Read every file of the store before it is used, also where its stat says that it did not change.
 
     Raises:
         BuildError: an action failed.
@@ -132,6 +135,7 @@ def apply(
         sink=sink,
         executor=executor,
         address=address,
+        paranoid=paranoid,
     )
     if not result.ok:
         raise BuildError(result)
@@ -148,6 +152,7 @@ def run(
     sink: Sink = nowhere,
     executor: str = "local",
     address: str | None = None,
+    paranoid: bool = False,
 ) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
     from mmbuild.execute.local import run_plan
@@ -155,19 +160,26 @@ def run(
     from mmbuild.steps.registry import steps
 
     if executor == "ray":
-        return _run_on_cluster(plan, jobs, keep_going, ignore_estimates, sink, address)
+        return _run_on_cluster(plan, jobs, keep_going, ignore_estimates, sink, address, paranoid=paranoid)
     if executor != "local" or address is not None:
         raise ValueError("executor is `local` or `ray`, and only `ray` has an address")
     require_toolchains(plan)
     with _sharing(plan, sink) as (here, tell):
         if here is not plan:  # something could not be pulled, and now runs
             require_toolchains(here)
-        options = _options(here, jobs, keep_going, ignore_estimates)
+        options = replace(_options(here, jobs, keep_going, ignore_estimates), paranoid=paranoid)
         return run_plan(here, specs=steps(), options=options, sink=tell)
 
 
 def _run_on_cluster(
-    plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool, sink: Sink, address: str | None
+    plan: Plan,
+    jobs: int | None,
+    keep_going: bool,
+    ignore_estimates: bool,
+    sink: Sink,
+    address: str | None,
+    *,
+    paranoid: bool = False,
 ) -> Result:
     """:func:`run` with Ray. Toolchains are not looked at: they are on the nodes."""
     from mmbuild.cluster.executor import on_cluster
@@ -179,13 +191,12 @@ def _run_on_cluster(
         if all(
             planned.record is not None for planned in here.actions
         ):  # nothing is left to run: no Ray is started
-            return run_plan(
-                here, specs=steps(), options=_options(here, jobs, keep_going, ignore_estimates), sink=tell
-            )
+            local = replace(_options(here, jobs, keep_going, ignore_estimates), paranoid=paranoid)
+            return run_plan(here, specs=steps(), options=local, sink=tell)
         with on_cluster(
             here, steps(), tell, address=address, jobs=jobs, ignore_estimates=ignore_estimates
         ) as cluster:
-            options = Options(cluster.capacity, keep_going, ignore_estimates)
+            options = Options(cluster.capacity, keep_going, ignore_estimates, paranoid)
             return run_plan(here, specs=steps(), options=options, sink=tell, executor=cluster)
 
 

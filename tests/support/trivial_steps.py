@@ -117,6 +117,13 @@ def held(context: StepContext) -> None:
     (context.out / "text").write_text(Path(context.params["pipe"]).read_text())
 
 
+def noisy(context: StepContext) -> None:
+    """Say something on both streams."""
+    print("said", flush=True)
+    print("said", file=sys.stderr, flush=True)
+    (context.out / "text").write_text("noisy")
+
+
 def allocate(context: StepContext) -> None:
     """Hold `bytes` of anonymous memory for a moment."""
     held = bytearray(int(context.params["bytes"]))
@@ -164,6 +171,7 @@ _FUNCTIONS = (
     environment,
     grandchild,
     held,
+    noisy,
     allocate,
     large,
     wait_to_be_killed,

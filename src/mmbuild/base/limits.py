@@ -117,6 +117,12 @@ STORE_TREE = Limit(
 STORE_RECORD = Limit(
     "a line of the journal", 1 * MB, 16, 50_000, 64 * KB, "keys, digests and a label; 100 bytes an input"
 )
+STORE_HISTORY = Limit(
+    "a line of the history", 8 * MB, 8, 1_000_000, 64 * KB, "the labels of all actions of one apply"
+)
+JOURNAL = 4_000 * MB
+"""Bytes of a journal: six million actions. A larger one was not written by mmbuild."""
+
 STORE_NOTE = Limit(
     "a note of the store",
     256 * MB,

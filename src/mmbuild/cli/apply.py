@@ -34,6 +34,9 @@ _TIMES_SHOWN = 40
 @click.option("--no-progress", is_flag=True, help="No live display, also on a terminal.")
 @click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
 @click.option(
+    "--paranoid", is_flag=True, help="Read every file of the store before it is used, whatever its times say."
+)
+@click.option(
     "--executor",
     type=click.Choice(["local", "ray"]),
     default="local",
@@ -62,6 +65,7 @@ def command(
     as_json: bool,
     no_progress: bool,
     ignore_estimates: bool,
+    paranoid: bool,
     executor: str,
     address: str | None,
     layout: str,
@@ -107,6 +111,7 @@ def command(
         "jobs": jobs,
         "keep_going": keep_going,
         "ignore_estimates": ignore_estimates,
+        "paranoid": paranoid,
         "executor": executor,
         "address": address,
     }
@@ -136,13 +141,37 @@ def _run(planning: Planning, how: Mapping[str, Any], tally: Tally, *, as_json: b
     from mmbuild.api import run
     from mmbuild.execute.progress import display
 
-    def to_json(event: Event) -> None:
-        print(json.dumps(event.as_json()), flush=True)
-
     if as_json:
-        return run(planning.plan, sink=to_json, **how)
+        outlet = _Outlet()
+        result = run(planning.plan, sink=outlet, **how)
+        outlet.raise_failure()
+        return result
     with display(planning.plan, live=live) as sink:
         return run(planning.plan, sink=tally.watching(sink), **how)
+
+
+class _Outlet:
+    """Events on standard output; once that is closed or full, the build goes on without it."""
+
+    def __init__(self) -> None:
+        self._failure: OSError | None = None
+
+    def __call__(self, event: Event) -> None:
+        if self._failure is not None:
+            return
+        try:
+            print(json.dumps(event.as_json()), flush=True)
+        except OSError as error:
+            self._failure = error
+
+    def raise_failure(self) -> None:
+        """Raise what ended the output, now that the build is done.
+
+        Raises:
+            OSError: Standard output was closed or full.
+        """
+        if self._failure is not None:
+            raise self._failure
 
 
 def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:

@@ -85,7 +85,9 @@ def ls(*, store: Path | None, as_json: bool) -> None:
 @command.command("verify")
 @options.store
 def verify(*, store: Path | None) -> None:
-    """Hash everything again and remove what is damaged; exit status 1 if anything was.
+    """Hash everything again, and remove what is damaged and what was built from it; exit status 1 if anything was.
+
+    Engine directories whose files are not what was laid out there are reported, and the next apply repairs them.
 
     \b
     Example:
@@ -98,11 +100,15 @@ def verify(*, store: Path | None) -> None:
     found = check_store(open_store(store))
     for fault in found.faults:
         click.echo(f"removed: {fault}")
+    for label in found.consumers:
+        click.echo(f"removed: the result of `{label}`, which was built from something damaged")
+    for build in found.builds:
+        click.echo(f"voided: {build}")
     if found.leftovers:
         say(f"{found.leftovers} leftovers of killed builds (no damage)")
     say(f"{found.objects} objects and {found.artifacts} artifacts checked, {len(found.faults)} faults")
-    if found.faults:
-        say("what was removed is built again when it is needed")
+    if found.faults or found.builds:
+        say("the next apply builds again what was removed, and lays out again what was voided")
         sys.exit(1)
 
 

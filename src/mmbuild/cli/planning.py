@@ -9,8 +9,10 @@ from typing import Any
 
 from mmbuild.cli.output import say
 from mmbuild.execute.prepare import Prepared, Request, prepare
+from mmbuild.graph.keys import is_sound
 from mmbuild.graph.plan import Plan
 from mmbuild.store.layout import Store, open_store
+from mmbuild.store.plan_cache import forget_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,16 @@ def plan_request(
     from mmbuild.api import plan_graphs
 
     opened = open_store(store)
+    asked = Request(recipes, overrides, offline, allow_outside)
     if locked:
         prepared = _prepare_locked(recipes, overrides, offline, allow_outside, opened)
     else:
-        prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
+        prepared = prepare(asked, opened)
+    plan = plan_graphs(prepared.graphs, opened, build_dir)
+    if prepared.cached and not _is_sound(plan):
+        forget_entry(opened, prepared.entry)
+        prepared = prepare(asked, opened, again=True)
+        plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.warnings:
         say(prepared.warnings.rstrip())
     request = {
@@ -55,11 +63,20 @@ def plan_request(
         "build_dir": str(build_dir.absolute()),
         "locked": locked,
     }
-    return Planning(plan_graphs(prepared.graphs, opened, build_dir), prepared, request)
+    return Planning(plan, prepared, request)
+
+
+def _is_sound(plan: Plan) -> bool:
+    """Whether what is going to run has the keys that its content says; nothing else of a plan costs anything."""
+    return all(is_sound(planned.action) for planned in plan.actions if planned.record is None)
 
 
 def plan_again(request: Mapping[str, Any]) -> Planning:
-    """Plan what a saved plan asked for."""
+    """Plan what a saved plan asked for.
+
+    Raises:
+        MmbuildError: As :func:`plan_request`.
+    """
     return plan_request(
         tuple(Path(path) for path in request["recipes"]),
         tuple(request["overrides"]),

@@ -15,7 +15,7 @@ from mmbuild.execute.engine_dir import lay_out, our_files, remove_leftovers
 from mmbuild.execute.failures import Failed
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Build
-from mmbuild.store.files import remove_tree
+from mmbuild.store.files import discard, remove_tree
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
@@ -96,13 +96,13 @@ def forget(store: Store, directory: Path) -> None:
     aside = aside_of(directory)
     if not aside.is_dir():
         return
-    with wait_lock(store.lock(root_path(store, aside).stem)):
+    with wait_lock(store.lock(root_path(store, aside).stem), f"the lock of `{aside}`"):
         remove_leftovers(aside)
         ours = our_files(store, aside)
         if ours is None or set(scan_files(aside)) - ours - _REPORTS:
             return
         remove_tree(aside)
-        root_path(store, aside).unlink(missing_ok=True)
+        discard(root_path(store, aside))
 
 
 def _place(build: Build, action: Action) -> str:

@@ -1,4 +1,4 @@
-"""``build/<recipe>/``: the assembled engine as links into the store, replaced in one go."""
+"""``build/<recipe>/``: the assembled engine, laid out from the store and replaced in one go."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from types import MappingProxyType
 from typing import Any
 
 from mmbuild._version import __version__
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_MANIFEST
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Build
+from mmbuild.store.builds import contents, laid
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.fields import INNER_PATH, list_of
 from mmbuild.store.files import remove_tree
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
 from mmbuild.store.materialize import materialize
-from mmbuild.store.roots import Root, before, read_root, root_path, scan_files, write_root
+from mmbuild.store.roots import Laid, Root, before, read_root, root_path, scan_files, write_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+_NAMES = list_of(INNER_PATH)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -54,6 +59,7 @@ def lay_out(
     *,
     refused: Sequence[Mapping[str, Any]] = (),
     left: Mapping[str, Path] = MappingProxyType({}),
+    paranoid: bool = False,
 ) -> None:
     """Fill the engine directory of ``build`` and record it as a named build.
 
@@ -65,19 +71,22 @@ def lay_out(
         host: Facts of this machine, for the manifest.
         refused: For the manifest, which actions would not have this engine.
         left: What those wrote before they failed, by place in the directory; copied.
+        paranoid: Read every file of the artifacts first, whatever its stat.
 
     Raises:
-        MmbuildError: MM301, MM302 it cannot be written, MM304 an artifact is missing, MM315 see
-            :func:`check_replaceable`.
+        MmbuildError: MM301, MM302 it cannot be written, MM304 an artifact is missing, MM319, MM323 a file of one
+            changed, MM315 see :func:`check_replaceable`.
     """
     directory = build.directory
-    with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem)):
+    targets = {place: records[key].digest for place, key in build.targets.items()}
+    what = f"the lock of `{directory}`"
+    with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem), what):
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
         fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
-        for place, key in build.targets.items():
-            materialize(store, records[key].digest, fresh / place)
+        for place, digest in targets.items():
+            materialize(store, digest, fresh / place, paranoid=paranoid)
         for place, source in left.items():
             shutil.copytree(source, fresh / place, symlinks=True)
         files = sorted(scan_files(fresh))
@@ -86,7 +95,9 @@ def lay_out(
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
-        write_root(store, _root(store, build, records, [*files, MANIFEST]))
+        known = contents(store, targets.items())
+        stats = laid(store, directory, [*files, MANIFEST], known)
+        write_root(store, _root(store, build, records, targets, stats))
 
 
 def manifest_of(
@@ -136,15 +147,20 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
             (directory / name).rename(target)
 
 
-def _root(store: Store, build: Build, records: Mapping[str, Record], names: Sequence[str]) -> Root:
-    found = scan_files(build.directory)
+def _root(
+    store: Store,
+    build: Build,
+    records: Mapping[str, Record],
+    targets: Mapping[str, str],
+    files: Mapping[str, Laid],
+) -> Root:
     return Root(
         directory=str(build.directory),
         recipe=build.recipe,
-        targets={place: records[key].digest for place, key in build.targets.items()},
+        targets=targets,
         definitions=dict(build.actions),
         artifacts={label: records[key].digest for label, key in build.actions.items()},
-        files={name: found[name] for name in names},
+        files=files,
         settings=dict(build.settings),
         at=time.time(),
         previous=before(read_root(store, build.directory), build.actions),
@@ -184,12 +200,12 @@ def our_files(store: Store, directory: Path) -> frozenset[str] | None:
     try:
         if not any(os.scandir(directory)):
             return frozenset()
-        told = json.loads((directory / MANIFEST).read_bytes())
-        if "mmbuild" in told["made_by"]:
-            return frozenset([MANIFEST, *told["files"]])
+        told = read_object(directory / MANIFEST, ENGINE_MANIFEST)
+        if "mmbuild" in told["made_by"] and _NAMES.holds(names := list(told["files"])):
+            return frozenset([MANIFEST, *names])
     except NotADirectoryError:
         return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, FileRefusedError):
         pass  # the manifest was altered; the store may know the directory
     root = read_root(store, directory)
     return frozenset(root.files) if root is not None and root.files else None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MESSAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Job:
         key: Action key; ``definition`` the definition key; ``body`` the body key.
         inputs: Artifact digest by input name.
         store: Root of the store.
+        version: Of the step; with ``toolchain`` and the rest it is what ``key`` is the digest of.
+        paranoid: Whether to read every input before it is used, whatever its stat.
         journal: Whether the worker writes the journal's line; else it sends the record, and whoever gets it writes
             it: lines that several hosts append to a file of NFS can overwrite each other.
     """
@@ -39,6 +44,9 @@ class Job:
     gpus: tuple[str, ...]
     store: str
     log: str
+    version: str = ""
+    toolchain: Mapping[str, str] = field(default_factory=dict)
+    paranoid: bool = False
     journal: bool = True
 
 
@@ -80,7 +88,7 @@ def write_failure(directory: Path, failure: Failure) -> None:
 def read_failure(directory: Path) -> Failure | None:
     """What the worker left, or None where it died before it could say anything."""
     try:
-        data = json.loads((directory / "failure.json").read_text(encoding="utf-8"))
+        data = read_object(directory / "failure.json", MESSAGE)
         return Failure(**{**data, "causes": tuple(data["causes"])})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError, FileRefusedError):
         return None

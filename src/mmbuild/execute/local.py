@@ -23,6 +23,7 @@ from mmbuild.execute.staging import staging, sweep
 from mmbuild.execute.state import State, builds_to_restore, state_of
 from mmbuild.execute.workers import start_workers
 from mmbuild.graph.action import Action, Resources
+from mmbuild.graph.keys import is_sound
 from mmbuild.graph.plan import Plan, Verdict
 from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import load_cache
@@ -71,7 +72,7 @@ def run_plan(
     where = executor or Local(options.capacity)
     _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
     sink(Event(Kind.PLAN, data=_counts(plan)))
-    outcome = Outcome(plan.store, state, sink)
+    outcome = Outcome(plan.store, state, sink, options.paranoid)
     with using(plan.store) as hold:
         sweep(plan.store)
         for build in builds_to_restore(plan, state):
@@ -125,6 +126,12 @@ def _check(
                 f"`{action.label}` needs the step `{action.step}`, which this mmbuild lacks",
                 code="MM203",
                 hint="that part of the recipe is not built yet; see `mmbuild explain MM203`",
+            )
+        if not is_sound(action):
+            raise MmbuildError(
+                f"the plan is damaged: the key of `{action.label}` is not that of its content",
+                code="MM326",
+                hint="plan again; if that does not help, remove the directory `plans` of the store",
             )
     for build in plan.builds:
         check_replaceable(plan.store, build.directory)

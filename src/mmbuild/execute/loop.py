@@ -22,9 +22,11 @@ from mmbuild.graph.keys import action_key, body_key
 from mmbuild.graph.plan import Planned
 from mmbuild.graph.reasons import remember_definition
 from mmbuild.steps.registry import StepSpec
+from mmbuild.store.holder import holder_text
 from mmbuild.store.journal import ActionCache, Record, append
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import try_lock
+from mmbuild.store.waiting import Patience
 
 _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again, and a pull looked after."""
@@ -60,7 +62,7 @@ class Loop:
     executor: Executor
     workers: Running
     running: dict[str, _Running] = field(default_factory=dict)
-    contended: set[str] = field(default_factory=set)
+    contended: dict[str, Patience] = field(default_factory=dict)
     fetches: set[str] = field(default_factory=set)
     told: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
@@ -105,11 +107,11 @@ class Loop:
                 return NOTHING
         lock = try_lock(self.store.lock(name))
         if lock is None:
-            self._wait_for_other(planned.action)
+            self._wait_for_other(planned.action, self.store.lock(name))
             return None
         with ExitStack() as held:
-            held.callback(lock.release)
-            self.contended.discard(key)
+            held.callback(lock.remove)
+            self.contended.pop(key, None)
             self.cache.refresh()
             if self._reuse(planned.action, name, "another process built it"):
                 return NOTHING
@@ -119,7 +121,7 @@ class Loop:
         """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
         gpus = self.executor.take_gpus(asked.gpus)
         if gpus is None:
-            self.contended.add(planned.action.definition_key)
+            self.contended.setdefault(planned.action.definition_key, Patience())
             return None
         for gpu in gpus.values():
             held.callback(gpu.release)
@@ -131,10 +133,15 @@ class Loop:
         self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
         return asked
 
-    def _wait_for_other(self, action: Action) -> None:
-        if action.definition_key not in self.contended:
-            self.contended.add(action.definition_key)
-            self.outcome.tell(Kind.WAITING, action, why="another process builds the same")
+    def _wait_for_other(self, action: Action, lock: Path) -> None:
+        """Without a limit: the other process may have hours of work. Says who, and how long."""
+        patience = self.contended.get(action.definition_key)
+        if patience is None:
+            self.contended[action.definition_key] = Patience()
+            self.outcome.tell(Kind.WAITING, action, why=f"{holder_text(lock)} builds the same")
+        elif patience.due():
+            why = f"{holder_text(lock)} builds the same; waiting for {patience.seconds:.0f} s"
+            self.outcome.tell(Kind.WAITING, action, why=why)
 
     def _reuse(self, action: Action, name: str, why: str) -> bool:
         record = self.cache.by_key.get(name)
@@ -145,7 +152,7 @@ class Loop:
             record = replace(record, definition=action.definition_key, label=action.label)
             append(self.store, record)
             remember_definition(self.store, action)
-        self.contended.discard(action.definition_key)
+        self.contended.pop(action.definition_key, None)
         self._queue(self.outcome.found(action, record, why))
         return True
 
@@ -169,6 +176,9 @@ class Loop:
             key=name,
             definition=action.definition_key,
             body=body_key(action),
+            version=action.version,
+            toolchain=action.toolchain,
+            paranoid=self.options.paranoid,
             params=action.params,
             target=action.target,
             inputs=self.state.digests(action),

@@ -28,6 +28,7 @@ class Outcome:
     store: Store
     state: State
     sink: Sink
+    paranoid: bool = False
     ran: list[str] = field(default_factory=list)
     reused: list[str] = field(default_factory=list)
     failed: list[Failed] = field(default_factory=list)
@@ -91,7 +92,7 @@ class Outcome:
     def lay_out(self, build: Build) -> None:
         """Fill the engine directory of ``build``, all of whose results are there."""
         actions = [self.state.actions[key] for key in build.actions.values()]
-        lay_out(self.store, build, actions, self.state.done, self._facts())
+        lay_out(self.store, build, actions, self.state.done, self._facts(), paranoid=self.paranoid)
         forget(self.store, build.directory)
         self.laid_out.append(build.directory)
         self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))

@@ -59,27 +59,29 @@ class Prepared:
         derivations: Lines that tell how each derived number follows, by variant.
         warnings: Findings that are no errors, as text.
         cached: Whether the plan cache had it.
+        entry: Its name there.
     """
 
     graphs: tuple[RecipeGraph, ...]
     derivations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: str = ""
     cached: bool = False
+    entry: str = ""
 
 
-def prepare(request: Request, store: Store) -> Prepared:
-    """Load, validate and lower; from the cache when nothing that made the plan has changed.
+def prepare(request: Request, store: Store, *, again: bool = False) -> Prepared:
+    """Load, validate and lower; from the cache when nothing that made the plan has changed, unless ``again``.
 
     Raises:
         RecipeError: the recipes have errors, or ask for parts that are not built yet.
         MmbuildError: a source cannot be identified.
     """
     name = cache_name(_facts(request))
-    value = read_entry(store, name)
+    value = None if again else read_entry(store, name)
     if value is not None:
         try:
-            return _from_json(value)
-        except (KeyError, TypeError, AttributeError):
+            return replace(_from_json(value), entry=name)
+        except (KeyError, TypeError, AttributeError, ValueError):
             pass  # of another version or damaged: made again below
     return _load(request, store, name)
 

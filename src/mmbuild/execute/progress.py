@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from mmbuild.execute.events import Event, Kind, Sink
@@ -15,11 +15,21 @@ from mmbuild.graph.plan import Plan, Verdict
 @contextmanager
 def display(plan: Plan, *, live: bool = True) -> Iterator[Sink]:
     """A sink that shows events; ``live`` False, or no terminal, means plain lines."""
-    if live and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    if live and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _live(plan) as sink:
-            yield sink
+            yield lenient(sink)
     else:
-        yield PlainLines(plan)
+        yield lenient(PlainLines(plan))
+
+
+def lenient(sink: Sink) -> Sink:
+    """``sink``, which may fail: standard error that is closed or full is no reason to stop a build."""
+
+    def show(event: Event) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sink(event)
+
+    return show
 
 
 class PlainLines:

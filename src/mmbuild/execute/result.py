@@ -17,11 +17,13 @@ class Options:
         capacity: What the scheduler may hand out.
         keep_going: After a failure, still run what does not depend on it.
         ignore_estimates: Do not compare estimates of memory and disk with the machine.
+        paranoid: Read every file of the store before it is used, whatever its stat.
     """
 
     capacity: Capacity
     keep_going: bool = False
     ignore_estimates: bool = False
+    paranoid: bool = False
 
 
 @dataclass(frozen=True, slots=True)

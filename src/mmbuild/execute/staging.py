@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors
-from mmbuild.store.files import remove_tree
+from mmbuild.store.files import discard, names_in, remove_tree
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import try_lock, wait_lock
+
+_WHAT = "the lock of the staging directory"
 
 
 def sweep(store: Store) -> None:
     """Remove the staging that killed applies left."""
-    with wait_lock(store.lock("staging")):
-        for old in store.staging.iterdir():
-            lock = try_lock(old / "lock") if old.is_dir() else None
-            if lock is not None:
-                remove_tree(old)
-                lock.release()
+    with wait_lock(store.lock("staging"), _WHAT):
+        for old in names_in(store.staging):
+            if old.is_symlink() or not old.is_dir():  # nothing of ours
+                discard(old)
+                continue
+            with suppress(MmbuildError):  # something else under the lock's name: for `cache verify`
+                lock = try_lock(old / "lock")
+                if lock is not None:
+                    remove_tree(old)
+                    lock.release()
 
 
 @contextmanager
@@ -31,7 +38,7 @@ def staging(store: Store) -> Iterator[Path]:
         MmbuildError: MM301, MM302 it cannot be made.
     """
     # Nobody may sweep the directory before it is locked.
-    with disk_errors(store.staging), wait_lock(store.lock("staging")):
+    with disk_errors(store.staging), wait_lock(store.lock("staging"), _WHAT):
         path = Path(tempfile.mkdtemp(prefix="apply-", dir=store.staging))
         lock = try_lock(path / "lock")
     try:

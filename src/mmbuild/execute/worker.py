@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import sys
 import time
 import traceback
@@ -15,14 +16,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mmbuild.errors import MmbuildError
+from mmbuild.execute.confirm import confirm
 from mmbuild.execute.environment import granted_environment
 from mmbuild.execute.job import Failure, Job, write_failure
 from mmbuild.execute.peak import Peak
 from mmbuild.steps.base import StepContext
 from mmbuild.steps.registry import StepSpec, load
 from mmbuild.store.faults import translate
+from mmbuild.store.intact import take_inputs
 from mmbuild.store.journal import Record, append
 from mmbuild.store.layout import Store
 from mmbuild.store.publish import publish
@@ -84,13 +88,15 @@ def _causes(error: BaseException) -> tuple[str, ...]:
 
 def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
     store = Store(Path(job.store))
+    used = take_inputs(store, job.inputs.values(), paranoid=job.paranoid)
     context = _context(job, directory, store, send)
     _limit_threads(job.cores)
     started = time.monotonic()
     load(StepSpec(job.step, "", job.entry))(context)
     seconds = time.monotonic() - started
     memory = peak.sample()
-    artifact = publish(store, directory / "work" / "out", tuple(job.inputs.values()), job.cores)
+    out = directory / "work" / "out"
+    artifact = publish(store, out, threads=job.cores, used=used, confirm=lambda: confirm(store, job))
     record = Record(
         key=job.key,
         definition=job.definition,
@@ -152,15 +158,46 @@ def _make_empty(work: Path) -> None:
 
 def _take_over_streams(log: Path) -> None:
     """Standard output and error become the action's log; there is no input."""
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    target = _open_log(log)
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a killed worker's last words are in the log
+    sys.stdout = _stream(1)  # a killed worker's last words are in the log
+    sys.stderr = _stream(2)
+
+
+def _open_log(log: Path) -> int:
+    """The log, empty; where there can be none, nothing is kept: that is no reason to build nothing."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        target = os.open(log, flags, 0o644)
+        found = os.fstat(target)
+        if stat.S_ISREG(found.st_mode):
+            if found.st_size:
+                os.ftruncate(target, 0)
+            return target
+        os.close(target)
+    except OSError:
+        pass
+    return os.open(os.devnull, os.O_WRONLY)
+
+
+class _Lenient(io.FileIO):
+    """A file whose disk may be full: what it does not take is dropped, so that a step can go on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _stream(descriptor: int) -> io.TextIOWrapper:
+    raw = _Lenient(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
 
 def _limit_threads(cores: int) -> None:

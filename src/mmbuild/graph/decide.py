@@ -14,9 +14,10 @@ from mmbuild.graph.action import Action, RecipeGraph
 from mmbuild.graph.elsewhere import Find
 from mmbuild.graph.plan import Build, Plan, Planned, Verdict
 from mmbuild.graph.verdicts import State, find_results, settle
+from mmbuild.store.builds import intact
 from mmbuild.store.journal import ActionCache
 from mmbuild.store.layout import Store
-from mmbuild.store.roots import Root, intact, read_root
+from mmbuild.store.roots import Root, read_root
 
 Why = Callable[[Action, str | None], str]
 """``why(action, definition key of the last build of the same label)``: the reason that it runs."""
@@ -37,7 +38,7 @@ def make_plan(
     """
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
-    builds = tuple(_build(graph, build_dir, roots[graph.recipe]) for graph in graphs if graph.engine)
+    builds = tuple(_build(graph, build_dir, roots[graph.recipe], store) for graph in graphs if graph.engine)
     state = State(merged, {}, {}, store, cache, elsewhere)
     find_results(state)
     restored = _wanted_restores(state, builds, roots)
@@ -78,7 +79,7 @@ def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, 
     return {key: (action, tuple(dict.fromkeys(users[key]))) for key, action in actions.items()}
 
 
-def _build(graph: RecipeGraph, build_dir: Path, root: Root | None) -> Build:
+def _build(graph: RecipeGraph, build_dir: Path, root: Root | None, store: Store) -> Build:
     consumed = {key for action in graph.actions for key in action.inputs.values()}
     targets = {"": graph.engine}
     for action in graph.actions:
@@ -86,7 +87,7 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None) -> Build:
             # One place for the same kind of work, whichever backend it is of.
             targets[action.step.removeprefix("toolchain_")] = action.definition_key
     labels = {action.label: action.definition_key for action in graph.actions}
-    whole = root is not None and intact(root)
+    whole = root is not None and intact(store, root)
     return Build(graph.recipe, build_dir / graph.recipe, targets, labels, whole, graph.settings)
 
 
@@ -112,6 +113,8 @@ def _restore_reason(build: Build, root: Root | None, place: str, digest: str) ->
         return f"`{name}` has not been laid out yet"
     if root.targets.get(place) != digest:
         return f"`{name}` holds another build"
+    if root.void:
+        return f"`{name}` {root.void}"
     if not build.intact:
         return f"`{name}` is missing or was altered"
     return None

@@ -8,7 +8,7 @@ are, so that a rebuilt input that came out the same does not rebuild its consume
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from mmbuild.canonical import canonical_json, hash_json
 from mmbuild.graph.action import Action, Json, Resources
@@ -20,6 +20,8 @@ __all__ = [
     "canonical_json",
     "definition_key",
     "hash_json",
+    "is_sound",
+    "job_key",
     "make_action",
 ]
 
@@ -60,18 +62,36 @@ def action_key(action: Action, input_digests: Mapping[str, str]) -> str:
     """
     if set(input_digests) != set(action.inputs):
         raise KeyError(f"{action.label}: inputs {sorted(action.inputs)}, digests {sorted(input_digests)}")
-    return hash_json(
-        _key_content(
-            kind="action",
-            step=action.step,
-            version=action.version,
-            params=action.params,
-            target=action.target,
-            toolchain=action.toolchain,
-            inputs=input_digests,
-            sources=action.sources,
-        )
-    )
+    return _key_of("action", action, input_digests)
+
+
+class Keyed(Protocol):
+    """What has a key: an action that is planned or under way."""
+
+    @property
+    def step(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def params(self) -> Mapping[str, Json]: ...
+    @property
+    def target(self) -> Mapping[str, Json]: ...
+    @property
+    def toolchain(self) -> Mapping[str, str]: ...
+    @property
+    def inputs(self) -> Mapping[str, str]: ...
+    @property
+    def sources(self) -> Mapping[str, str]: ...
+
+
+def job_key(job: Keyed) -> str:
+    """:func:`action_key` of a job, whose inputs are artifact digests already."""
+    return _key_of("action", job, job.inputs)
+
+
+def is_sound(action: Action) -> bool:
+    """Whether the action's definition key is the one of its content: a damaged plan cache may say otherwise."""
+    return _key_of("definition", action, action.inputs) == action.definition_key
 
 
 def body_key(action: Action) -> str:
@@ -79,18 +99,7 @@ def body_key(action: Action) -> str:
 
     An action whose inputs are not known yet can only be cut off early if its body has been built before.
     """
-    return hash_json(
-        _key_content(
-            kind="body",
-            step=action.step,
-            version=action.version,
-            params=action.params,
-            target=action.target,
-            toolchain=action.toolchain,
-            inputs=dict.fromkeys(action.inputs, ""),
-            sources=action.sources,
-        )
-    )
+    return _key_of("body", action, dict.fromkeys(action.inputs, ""))
 
 
 def make_action(
@@ -126,6 +135,21 @@ def make_action(
         locators=dict(locators or {}),
         resources=resources or Resources(),
         **content,
+    )
+
+
+def _key_of(kind: str, keyed: Keyed, inputs: Mapping[str, str]) -> str:
+    return hash_json(
+        _key_content(
+            kind=kind,
+            step=keyed.step,
+            version=keyed.version,
+            params=keyed.params,
+            target=keyed.target,
+            toolchain=keyed.toolchain,
+            inputs=inputs,
+            sources=keyed.sources,
+        )
     )
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import STORE_NOTE
 from mmbuild.graph.action import Action
 from mmbuild.graph.decide import Why
 from mmbuild.graph.differences import WORDS, changes
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.fields import OBJECT, TEXT, Kind, require_fields
 from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
+
+_DEFINITION: Mapping[str, Kind] = {"step": TEXT, "version": TEXT, **dict.fromkeys(WORDS, OBJECT)}
 
 
 def definition_of(action: Action) -> dict[str, Any]:
@@ -26,7 +32,7 @@ def definition_of(action: Action) -> dict[str, Any]:
 def remember_definition(store: Store, action: Action) -> None:
     """Keep what a definition key stands for, so that a later plan can say what changed."""
     path = store.definition(action.definition_key)
-    if not path.exists():
+    if not os.path.lexists(path):
         with disk_errors(path):
             write_whole(path, json.dumps(definition_of(action)).encode())
 
@@ -59,7 +65,6 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def read_definition(store: Store, key: str) -> Mapping[str, Any] | None:
     """What a definition key stands for; None where the store does not know it (any more)."""
     try:
-        data: Mapping[str, Any] = json.loads(store.definition(key).read_bytes())
-    except (OSError, ValueError):
+        return require_fields(read_object(store.definition(key), STORE_NOTE), _DEFINITION)
+    except (OSError, ValueError, FileRefusedError):
         return None
-    return data

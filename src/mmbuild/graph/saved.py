@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.beginnings import read_beginning
-from mmbuild.base.files import FileRefusedError
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import SAVED_PLAN
 from mmbuild.errors import MmbuildError, StalePlanError
 from mmbuild.graph.plan import Plan
 from mmbuild.graph.serialize import PLAN_SCHEMA, plan_to_json
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.fields import DIGEST, FLAG, LOCATION, TEXT, Kind, list_of, or_null, require_fields
 
-_BEGINNING = 4096
+_HEAD_BYTES = 256
+_KEYS = (b'"schema"', b'"kind"', b'"mmbuild"', b'"hash"', b'"request"', b'"builds"', b'"actions"')
 
 
 def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
@@ -29,13 +32,13 @@ def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
 
 
 def looks_saved(path: Path) -> bool:
-    """Whether a file is a saved plan rather than a recipe, which may be JSON too; False where it cannot be read."""
+    """Whether a file begins as a saved plan does, not as a recipe in flow style; False where it cannot be read."""
     try:
-        beginning = read_beginning(path, _BEGINNING).lstrip()
+        head = read_beginning(path, _HEAD_BYTES).lstrip()
     except (OSError, FileRefusedError):
         return False
-    recipe = any(key in beginning for key in (b"model", b"extends", b"engine"))
-    return beginning.startswith(b"{") and (b'"kind": "plan"' in beginning or not recipe)
+    inside = head[1:].lstrip()
+    return head[:1] == b"{" and (not inside or inside.startswith((b"}", *_KEYS)))
 
 
 def read_saved(path: Path) -> dict[str, Any]:
@@ -45,17 +48,51 @@ def read_saved(path: Path) -> dict[str, Any]:
         MmbuildError: MM201 it is damaged, no plan, or of another version.
     """
     try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = read_object(path, SAVED_PLAN)
+    except FileRefusedError as error:
+        raise _unreadable(path, f"it {error.problem}") from error
+    except OSError as error:
         raise _unreadable(path, str(error)) from error
-    if not isinstance(data, dict) or data.get("kind") != "plan":
+    if data.get("kind") != "plan":
         raise _unreadable(path, "it is not a plan")
     if data.get("schema") != PLAN_SCHEMA:
-        raise _unreadable(path, f"it has schema {data.get('schema')!r}, this mmbuild knows {PLAN_SCHEMA}")
-    request = data.get("request")
-    if not isinstance(request, dict) or not isinstance(data.get("actions"), list):
-        raise _unreadable(path, "parts of it are missing")
+        raise _unreadable(
+            path, f"it has schema {str(data.get('schema'))[:40]}, this mmbuild knows {PLAN_SCHEMA}"
+        )
+    try:
+        _check_parts(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, f"parts of it are missing or damaged: {error}") from error
     return data
+
+
+_REQUEST: Mapping[str, Kind] = {
+    "recipes": list_of(LOCATION),
+    "overrides": list_of(TEXT),
+    "offline": FLAG,
+    "allow_outside": or_null(FLAG),
+    "store": LOCATION,
+    "build_dir": LOCATION,
+    "locked": FLAG,
+}
+
+
+def _check_parts(data: Mapping[str, Any]) -> None:
+    """What is read of a saved plan.
+
+    Raises:
+        ValueError, KeyError, TypeError: Something is missing or of another type.
+    """
+    request = require_fields(data["request"], _REQUEST)
+    missing = [name for name in _REQUEST if name not in request and name != "locked"]
+    if missing:
+        raise ValueError(f"its request has no `{missing[0]}`")
+    if not request["recipes"]:
+        raise ValueError("its request names no recipe")
+    for item in data["actions"]:
+        label = item["label"]
+        if not (TEXT.holds(label) and DIGEST.holds(item["definition_key"]) and TEXT.holds(item["verdict"])):
+            raise ValueError("an action of it")
 
 
 def check_fresh(path: Path, saved: Mapping[str, Any], plan: Plan) -> None:

@@ -20,7 +20,7 @@ from mmbuild.remote.notices import RemoteError
 from mmbuild.remote.place import refusal
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.journal import Record, append
-from mmbuild.store.publish import read_tree
+from mmbuild.store.manifests import read_tree
 from mmbuild.store.tree import Entry, Tree, tree_json, without_references
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.store.files import remove_tree
+from mmbuild.store.files import discard, names_in
 from mmbuild.store.journal import load_cache, rewrite
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import alone
@@ -113,32 +113,33 @@ def _contents(held: list[Held]) -> int:
 
 def _remove(store: Store, removed: list[Held], kept: list[Held], now: float) -> None:
     for item in removed:  # the manifest first: without it the artifact does not exist
-        store.manifest(item.digest).unlink(missing_ok=True)
-        remove_tree(store.tree(item.digest))
+        discard(store.manifest(item.digest))
+        discard(store.tree(item.digest))
     alive = {name for item in kept for name, _ in _files(item)}
-    for path in store.objects.glob("*/*"):
-        if path.name not in alive:
-            path.unlink()
-    for path in store.trees.iterdir():  # left by a kill before its manifest
+    for shard in names_in(store.objects):
+        for path in names_in(shard):
+            if path.name not in alive:
+                discard(path)
+    for path in names_in(store.trees):  # left by a kill before its manifest
         if not store.has(path.name):
-            remove_tree(path)
+            discard(path)
     for root in all_roots(store):
         if not Path(root.directory).is_dir():
-            root_path(store, root.directory).unlink(missing_ok=True)
+            discard(root_path(store, root.directory))
     rewrite(store, load_cache(store).by_key.values())
     _remove_old(store, now)
 
 
 def _remove_old(store: Store, now: float) -> None:
     """Staging of killed builds, locks (nobody holds one: gc is alone), old logs and plans, and what pulls left."""
-    for path in store.staging.iterdir():
-        remove_tree(path)
-    for path in (store.root / "locks").iterdir():
-        path.unlink()
+    for path in [*names_in(store.staging), *names_in(store.root / "locks")]:
+        discard(path)
     for name in ("logs", "plans"):
-        for path in (store.root / name).iterdir():
-            if path.stat().st_mtime < now - _LOG_SECONDS:
-                path.unlink()
-    for path in (store.root / "remote").glob("partial/*"):
-        if path.stat().st_mtime < now - _PARTIAL_SECONDS:
-            path.unlink()
+        _remove_older(store.root / name, now - _LOG_SECONDS)
+    _remove_older(store.root / "remote" / "partial", now - _PARTIAL_SECONDS)
+
+
+def _remove_older(directory: Path, then: float) -> None:
+    for path in names_in(directory):
+        if path.lstat().st_mtime < then:
+            discard(path)

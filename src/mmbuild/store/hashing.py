@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from mmbuild.base.files import open_regular
+
 _MAPPED = 1 << 20
 """Smaller files are read: mapping them costs more than it saves."""
 
@@ -19,11 +21,12 @@ def hash_file(path: Path | str, threads: int | None = None) -> str:
     """BLAKE3, hex, of a file's bytes; ``threads`` None means all cores (large files only).
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
+        FileRefusedError: MM745 it is not a regular file.
     """
     from blake3 import blake3
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
         if size < _MAPPED:
@@ -40,7 +43,8 @@ def hash_files(paths: Sequence[Path | str], threads: int | None = None) -> list[
     free; large ones one after the other, each on all threads.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: One cannot be read.
+        FileRefusedError: MM745 one is not a regular file.
     """
     sizes = [os.stat(path).st_size for path in paths]
     small = [index for index, size in enumerate(sizes) if size < _MAPPED]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.json_text import parse_json
+from mmbuild.base.limits import STORE_HISTORY
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.fields import COUNT, NUMBER, TEXT, Kind, list_of, require_fields, tuple_of
 from mmbuild.store.files import append_line, write_whole
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
@@ -48,6 +51,23 @@ class Entry:
     mmbuild: str = ""
 
 
+_ENTRY: Mapping[str, Kind] = {
+    "at": NUMBER,
+    "seconds": NUMBER,
+    "ended": TEXT,
+    "builds": list_of(TEXT),
+    "ran": list_of(tuple_of(TEXT, NUMBER)),
+    "failed": list_of(tuple_of(TEXT, TEXT)),
+    "cached": COUNT,
+    "pulled": COUNT,
+    "saved": NUMBER,
+    "host": TEXT,
+    "mmbuild": TEXT,
+}
+_READ_BYTES = 4 * MOST_BYTES
+"""A file that grew beyond this was not written by mmbuild."""
+
+
 def history_path(store: Store) -> Path:
     """The file."""
     return store.root / "history.jsonl"
@@ -69,8 +89,8 @@ def append_entry(store: Store, entry: Entry) -> None:
 def read_history(store: Store) -> list[Entry]:
     """All entries, oldest first; damaged lines are left out."""
     try:
-        lines = history_path(store).read_bytes().splitlines()
-    except FileNotFoundError:
+        lines = read_file(history_path(store), _READ_BYTES).splitlines()
+    except (OSError, FileRefusedError):
         return []
     return [entry for line in lines if (entry := _parse(line)) is not None]
 
@@ -82,20 +102,19 @@ def only(entries: Iterable[Entry], names: Iterable[str]) -> list[Entry]:
 
 
 def _shorten(store: Store, path: Path) -> None:
-    with wait_lock(store.lock("history")):
+    with wait_lock(store.lock("history"), "the lock of the history"):
         if path.stat().st_size <= MOST_BYTES:  # another process did it
             return
         # A line that another process adds at this very moment is lost: this is a diary, not the journal.
-        content = path.read_bytes()
+        content = read_file(path, _READ_BYTES)
         middle = content.find(b"\n", len(content) // 2) + 1
         write_whole(path, content[middle:])
 
 
 def _parse(line: bytes) -> Entry | None:
     try:
-        data: dict[str, Any] = json.loads(line)
-        for name in ("ran", "failed"):
-            data[name] = tuple(tuple(pair) for pair in data[name])
-        return Entry(**{**data, "builds": tuple(data["builds"])})
+        data = require_fields(parse_json(line, STORE_HISTORY), _ENTRY)
+        pairs = {name: tuple(map(tuple, data[name])) for name in ("ran", "failed")}
+        return Entry(**{**data, **pairs, "builds": tuple(data["builds"])})
     except (ValueError, TypeError, KeyError):
         return None

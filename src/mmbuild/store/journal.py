@@ -12,10 +12,13 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from mmbuild.base.json_text import parse_json
+from mmbuild.base.limits import JOURNAL, STORE_RECORD
+from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors, fault_point
-from mmbuild.store.files import append_line
+from mmbuild.store.fields import COUNT, DIGEST, NUMBER, TEXT, Kind, mapping_of, require_fields
+from mmbuild.store.files import append_line, discard
 from mmbuild.store.layout import Store
 
 
@@ -50,6 +53,24 @@ class Record:
     host: str = ""
 
 
+_CHUNK = 64 << 20
+"""Bytes that are read at once."""
+
+_RECORD: Mapping[str, Kind] = {
+    "key": DIGEST,
+    "definition": DIGEST,
+    "inputs": mapping_of(DIGEST),
+    "digest": DIGEST,
+    "label": TEXT,
+    "body": DIGEST,
+    "size": COUNT,
+    "seconds": NUMBER,
+    "memory": COUNT,
+    "at": NUMBER,
+    "host": TEXT,
+}
+
+
 @dataclass(slots=True)
 class ActionCache:
     """The journal in memory; :meth:`refresh` reads what was appended since."""
@@ -63,16 +84,24 @@ class ActionCache:
     _offset: int = 0
 
     def refresh(self) -> None:
-        """Read the lines appended since the last call."""
-        text = _read_from(self.store.journal, self._offset)
-        end = text.rfind(b"\n") + 1
-        self._offset += end
-        for line in text[:end].splitlines():
-            record = parse_record(line)
-            if record is None:
-                self.torn += bool(line.strip())
-            else:
-                self._add(record)
+        """Read the lines appended since the last call.
+
+        Raises:
+            MmbuildError: MM322 the file is larger than any journal.
+        """
+        while text := _read_from(self.store.journal, self._offset):
+            end = text.rfind(b"\n") + 1
+            if not end and len(text) == _CHUNK:  # longer than any line: not ours
+                end = _CHUNK
+            self._offset += end
+            for line in text[:end].splitlines():
+                record = parse_record(line)
+                if record is None:
+                    self.torn += bool(line.strip())
+                else:
+                    self._add(record)
+            if len(text) < _CHUNK:
+                return
 
     def find(self, definition: str, inputs: Mapping[str, str]) -> Record | None:
         """The result of an action with these inputs, without computing its action key."""
@@ -112,7 +141,8 @@ def rewrite(store: Store, records: Iterable[Record]) -> None:
     """Replace the journal by ``records`` (gc, which holds the store alone)."""
     fresh = store.journal.with_suffix(".new")
     with disk_errors(fresh):
-        with open(fresh, "wb") as stream:
+        discard(fresh)
+        with open(fresh, "xb") as stream:
             for record in records:
                 stream.write(json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n")
             stream.flush()
@@ -123,24 +153,27 @@ def rewrite(store: Store, records: Iterable[Record]) -> None:
 def parse_record(line: bytes) -> Record | None:
     """One line of the journal, or None where it is damaged."""
     try:
-        data: dict[str, Any] = json.loads(line)
-        return Record(**data)
+        return Record(**require_fields(parse_json(line, STORE_RECORD), _RECORD))
     except (ValueError, TypeError):
         return None
 
 
 def _read_from(path: Path, offset: int) -> bytes:
-    """The file from ``offset`` to its end; nothing where there is no file. Called for every action."""
+    """The next part of the file; nothing at its end, and where there is no file. Called for every action."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return b""
     try:
         size = os.fstat(descriptor).st_size
         if size <= offset:
             return b""
-        with open(descriptor, "rb", closefd=False) as stream:
-            stream.seek(offset)
-            return stream.read()
+        if size > JOURNAL:
+            raise MmbuildError(
+                f"the journal `{path}` has {size:,} bytes, more than {JOURNAL:,}",
+                code="MM322",
+                hint="look at what wrote it; move it away, and the next apply builds what it needs",
+            )
+        return os.pread(descriptor, _CHUNK, offset)
     finally:
         os.close(descriptor)

@@ -13,17 +13,22 @@
     plans/<id>.json            validated plans under everything that made them
     stat.db                    digests of user files by their stat
     logs/<action key>.log      what each action printed
+    remote/                    what is known of shared stores, and pulls that are not complete
     locks/, staging/           of running builds
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.files import write_whole
+from mmbuild.store.guard import check_places, require_directory
 
 VERSION = "1"
 _DIRECTORIES = (
@@ -36,7 +41,10 @@ _DIRECTORIES = (
     "logs",
     "locks",
     "staging",
+    "remote",
 )
+_FILES = ("journal.jsonl", "history.jsonl", "stat.db", "stat.db-journal", "in-use")
+_VERSION_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +111,21 @@ def open_store(root: Path | str | None = None) -> Store:
 
     Raises:
         MmbuildError: MM301 it may not be written, MM303 it is not a store or of another version,
-            MM302 the disk is full.
+            MM302 the disk is full, MM320 or MM321 a part of it is not safe to use (:mod:`mmbuild.store.guard`).
     """
-    store = Store(Path(root).expanduser().resolve() if root else default_root())
+    try:
+        store = Store(Path(root).expanduser().resolve() if root else default_root())
+        _open(store)
+    except (OSError, RuntimeError, ValueError) as error:  # no home, a loop of links, a name that is too long
+        raise MmbuildError(
+            f"`{root or 'the default store'}` cannot be used as a store: {error}",
+            code="MM301",
+            hint="give a directory of your own with `--store` or MMBUILD_STORE",
+        ) from error
+    return store
+
+
+def _open(store: Store) -> None:
     version = _read_version(store)
     if version is None:
         _create(store)
@@ -117,17 +137,17 @@ def open_store(root: Path | str | None = None) -> Store:
         )
     if not os.access(store.root, os.W_OK | os.X_OK):
         raise _foreign(store.root)
-    return store
+    check_places(store.root, _DIRECTORIES, _FILES)
 
 
 def _read_version(store: Store) -> str | None:
     try:
-        return (store.root / "VERSION").read_text(encoding="ascii").strip()
+        return read_file(store.root / "VERSION", _VERSION_BYTES).decode("ascii").strip()
     except FileNotFoundError:
         return None
     except PermissionError as error:
         raise _foreign(store.root) from error
-    except (NotADirectoryError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (NotADirectoryError, UnicodeDecodeError, FileRefusedError) as error:
         raise _no_store(store.root) from error
 
 
@@ -135,13 +155,11 @@ def _create(store: Store) -> None:
     if store.root.exists() and (not store.root.is_dir() or _holds_other_files(store.root)):
         raise _no_store(store.root)
     with disk_errors(store.root):
-        store.root.mkdir(parents=True, exist_ok=True)
+        store.root.mkdir(0o775, parents=True, exist_ok=True)
         for name in _DIRECTORIES:
-            (store.root / name).mkdir(exist_ok=True)
+            require_directory(store.root / name, stat.S_IMODE(os.stat(store.root).st_mode))
         # Last, and whole: a directory with a VERSION is a complete store.
-        fresh = store.root / f".VERSION-{os.getpid()}"
-        fresh.write_text(VERSION + "\n", encoding="ascii")
-        os.replace(fresh, store.root / "VERSION")
+        write_whole(store.root / "VERSION", f"{VERSION}\n".encode())
 
 
 def _holds_other_files(root: Path) -> bool:
@@ -149,7 +167,7 @@ def _holds_other_files(root: Path) -> bool:
         names = os.listdir(root)
     except PermissionError as error:
         raise _foreign(root) from error
-    return any(name not in _DIRECTORIES and not name.startswith(".VERSION-") for name in names)
+    return any(name not in _DIRECTORIES and not name.startswith(".VERSION") for name in names)
 
 
 def _no_store(root: Path) -> MmbuildError:

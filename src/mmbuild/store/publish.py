@@ -12,19 +12,31 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store.faults import disk_errors, fault_point
-from mmbuild.store.files import remove_tree, write_whole
+from mmbuild.store.files import discard, remove_tree, write_whole
+from mmbuild.store.guard import require_directory
 from mmbuild.store.hashing import hash_files
+from mmbuild.store.intact import (
+    Used,
+    check_artifact,
+    damaged_file,
+    remember_large,
+    require_unchanged,
+    take_inputs,
+)
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
-from mmbuild.store.statindex import digest_file
-from mmbuild.store.tree import Entry, Tree, make_tree, parse_tree, tree_digest, tree_json
+from mmbuild.store.manifests import read_tree
+from mmbuild.store.roots import seen_of
+from mmbuild.store.statindex import SMALL, Index, digest_file
+from mmbuild.store.tree import Entry, Seen, Tree, make_tree, manifest_json, tree_digest
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What link(2) says on file systems that have no hard links, or no more of them for one file."""
@@ -41,7 +53,15 @@ class Artifact:
     tree: Tree
 
 
-def publish(store: Store, out: Path, inputs: tuple[str, ...] = (), threads: int | None = None) -> Artifact:
+def publish(
+    store: Store,
+    out: Path,
+    inputs: tuple[str, ...] = (),
+    threads: int | None = None,
+    *,
+    used: Sequence[Used] | None = None,
+    confirm: Callable[[], None] = lambda: None,
+) -> Artifact:
     """Move the directory ``out`` (on the store's file system) into the store.
 
     Args:
@@ -49,23 +69,31 @@ def publish(store: Store, out: Path, inputs: tuple[str, ...] = (), threads: int 
         out: The step's output; gone afterwards.
         inputs: Digests of the artifacts that the step read, whose files it may have linked.
         threads: Cores for hashing; None means all.
+        used: The files of ``inputs`` as they were before the step ran; None means that they are looked up.
+        confirm: Called when the output has been read, and before anything is published: raises where that would be
+            wrong.
 
     Raises:
         MmbuildError: MM306 the output is empty or holds something that no artifact can hold, MM302 the disk
-            is full.
+            is full, MM307 an input was changed by the step, MM319 a file of the user changed meanwhile.
     """
     with disk_errors(store.root):
-        known = _input_inodes(store, inputs)
+        read = take_inputs(store, inputs) if used is None else used
+        known = {
+            (item.found.st_dev, item.found.st_ino): item.entry for item in read if item.entry.ref is None
+        }
         entries = _take_entries(store, out, known, threads)
         if not entries:
             raise MmbuildError(
                 "the step wrote no output", code="MM306", hint="this is a bug in the step; please report it"
             )
+        require_unchanged(store, read)
+        confirm()
         return _publish_tree(store, out, make_tree(entries))
 
 
 def publish_known(store: Store, out: Path, tree: Tree) -> Artifact:
-    """:func:`publish` of files whose bytes have been checked against ``tree`` already.
+    """:func:`publish` of files whose bytes have been checked against ``tree`` already, or are objects of the store.
 
     Args:
         store: Where to.
@@ -73,9 +101,10 @@ def publish_known(store: Store, out: Path, tree: Tree) -> Artifact:
         tree: Without references.
 
     Raises:
-        MmbuildError: MM302 the disk is full.
+        MmbuildError: MM302 the disk is full, MM323 an object is damaged.
     """
     with disk_errors(store.root):
+        _require_objects(store, out, tree)
         return _publish_tree(store, out, tree)
 
 
@@ -86,42 +115,47 @@ def _publish_tree(store: Store, out: Path, tree: Tree) -> Artifact:
     fault_point("publish-objects")
     digest = tree_digest(tree)
     # Two actions may come to the same artifact at once; one of 256 locks keeps them apart.
-    with wait_lock(store.lock(f"publish-{digest[:2]}")):
-        if store.has(digest) and _references_hold(store, digest):
+    with wait_lock(store.lock(f"publish-{digest[:2]}"), "the lock of what is being published"):
+        if store.has(digest) and _is_whole(store, digest):
             remove_tree(out)
         else:
             _rename_tree(store, out, digest)
             fault_point("publish-tree")
             sync_file_system(store.root)
-            write_whole(store.manifest(digest), tree_json(tree))
+            text = manifest_json(replace(tree, seen=_seen(store, digest, tree)))
+            write_whole(store.manifest(digest), text, owned=True)
     fault_point("publish-manifest")
+    if any(entry.size >= SMALL and entry.ref is None for entry in tree.entries):
+        root = store.tree(digest)
+        remember_large(store, [(f"{root}/{e.path}", e.digest) for e in tree.entries if e.ref is None])
     return Artifact(digest, tree)
 
 
-def _references_hold(store: Store, digest: str) -> bool:
-    """Whether the files of the user that an artifact stands for are all still there, as far as is known."""
-    try:
-        entries = read_tree(store, digest).entries
-    except MmbuildError:
-        return False
-    return all(entry.ref is None or os.path.exists(entry.ref) for entry in entries)
+def _seen(store: Store, digest: str, tree: Tree) -> tuple[Seen, ...]:
+    root = store.tree(digest)
+    return tuple(seen_of(os.lstat(f"{root}/{entry.path}")) for entry in tree.entries)
 
 
-def read_tree(store: Store, digest: str) -> Tree:
-    """The files of an artifact.
+def _require_objects(store: Store, out: Path, tree: Tree) -> None:
+    """Check those files of ``out`` that are links to objects."""
+    with closing(Index(store)) as index:
+        for entry in tree.entries:
+            path, target = out / entry.path, store.object(entry.digest, entry.executable)
+            if target.exists() and target.samefile(path) and index.content(path) != entry.digest:
+                raise damaged_file(str(target), "holds other bytes than its name says")
 
-    Raises:
-        MmbuildError: MM304 it is not in the store, or its manifest is damaged.
+
+def _is_whole(store: Store, digest: str) -> bool:
+    """Whether an artifact that is here already holds what its manifest says; if not, the new one takes its place.
+
+    That includes the files of the user that it refers to: they may have gone, or changed.
     """
     try:
-        text = store.manifest(digest).read_bytes()
-    except FileNotFoundError as error:
-        raise MmbuildError(
-            f"artifact `{digest}` is not in the store `{store.root}`",
-            code="MM304",
-            hint="apply the recipe again; what is missing is built",
-        ) from error
-    return parse_tree(text, digest)
+        with closing(Index(store)) as index:
+            check_artifact(store, digest, index, tree=read_tree(store, digest))
+    except MmbuildError:
+        return False
+    return True
 
 
 def sync_file_system(path: Path) -> None:
@@ -151,16 +185,6 @@ def _files(out: Path) -> list[Path]:
     return found
 
 
-def _input_inodes(store: Store, inputs: tuple[str, ...]) -> Inodes:
-    known: dict[tuple[int, int], Entry] = {}
-    for digest in inputs:
-        for entry in read_tree(store, digest).entries:
-            if entry.ref is None:
-                found = os.stat(store.tree(digest) / entry.path)
-                known[found.st_dev, found.st_ino] = entry
-    return known
-
-
 def _take_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[Entry]:
     """All files of ``out``; those with new bytes are hashed together."""
     paths = _files(out)
@@ -180,8 +204,6 @@ def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> Entry:
         raise _unfit(name, "is neither a file nor a directory")
     twin = known.get((info.st_dev, info.st_ino))
     if twin is not None:
-        if info.st_size != twin.size:
-            raise _changed_input(name)
         return Entry(name, twin.digest, twin.size, twin.executable)
     if info.st_nlink > 1:
         _own(path)
@@ -217,41 +239,52 @@ def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> Entry:
 def _link_object(store: Store, path: Path, entry: Entry) -> None:
     """Make ``path`` and the object the same file; the first to arrive gives the bytes."""
     target = store.object(entry.digest, entry.executable)
-    target.parent.mkdir(exist_ok=True)
+    require_directory(target.parent)
     if target.exists() and target.samefile(path):
         return
     os.chmod(path, 0o555 if entry.executable else 0o444)
     try:
         os.link(path, target)
     except FileExistsError:
-        fresh = path.with_name(f".link-{os.getpid()}")
-        try:
-            os.link(target, fresh)
-        except OSError:  # too many links to one file: this tree keeps its own copy
-            return
-        os.replace(fresh, path)
+        _join_object(store, path, target, entry)
     except OSError as error:
         if error.errno not in _NO_LINKS:  # without hard links each tree holds bytes of its own
             raise
 
 
+def _join_object(store: Store, path: Path, target: Path, entry: Entry) -> None:
+    """Make ``path`` a link to the object ``target``; a damaged object is replaced by ``path``."""
+    fresh = path.with_name(f".link-{os.getpid()}")
+    try:
+        if _holds(store, target, entry):
+            os.link(target, fresh)
+            os.replace(fresh, path)
+            return
+        os.link(path, fresh)
+        if target.is_dir() and not target.is_symlink():
+            remove_tree(target)
+        os.replace(fresh, target)
+    except OSError as error:  # too many links to one file: this tree keeps its own copy
+        if error.errno not in _NO_LINKS:
+            raise
+
+
+def _holds(store: Store, target: Path, entry: Entry) -> bool:
+    found = os.lstat(target)
+    if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
+        return False
+    with closing(Index(store)) as index:
+        return index.content(target) == entry.digest
+
+
 def _rename_tree(store: Store, out: Path, digest: str) -> None:
     """Put the directory in place; the caller holds the lock, and there is no manifest yet."""
     target = store.tree(digest)
-    if target.exists():  # left by a kill between here and the manifest
-        remove_tree(target)
+    discard(target)  # left by a kill between here and the manifest
     out.rename(target)
 
 
 def _unfit(name: str, why: str) -> MmbuildError:
     return MmbuildError(
         f"the step's output `{name}` {why}", code="MM306", hint="this is a bug in the step; please report it"
-    )
-
-
-def _changed_input(name: str) -> MmbuildError:
-    return MmbuildError(
-        f"the step changed its input through `{name}`",
-        code="MM307",
-        hint="run `mmbuild cache verify`, which removes the damaged file; this is a bug in the step",
     )

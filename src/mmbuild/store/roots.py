@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import STORE_NOTE
 from mmbuild.store.faults import disk_errors
+from mmbuild.store.fields import (
+    COUNT,
+    DIGEST,
+    INNER_PATH,
+    LOCATION,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Kind,
+    either,
+    mapping_of,
+    require_fields,
+    tuple_of,
+)
 from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
+from mmbuild.store.tree import Seen
+
+Laid = tuple[Any, ...]
+"""(inode, size, mtime_ns, ctime_ns, content) of a file that was laid out: see :func:`mmbuild.store.builds.laid`.
+
+Older roots have the first three numbers alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +47,11 @@ class Root:
         targets: Artifact digest by place in the directory (``""`` is the engine itself).
         definitions: Definition key by action label, of everything the build needed.
         artifacts: Artifact digest by action label.
-        files: Stat of each file laid out: path -> [inode, size, mtime_ns].
+        files: Each file laid out, by path: :data:`Laid`.
         settings: What the recipe's files said, by dotted key.
         at: Seconds since the epoch when it was laid out; 0 where that was not noted.
         previous: ``definitions``, ``settings`` and ``at`` of what was there before, where other actions made that.
+        void: Why the files are not to be trusted; empty for a build that is whole as far as is known.
     """
 
     directory: str
@@ -36,14 +59,34 @@ class Root:
     targets: Mapping[str, str] = field(default_factory=dict)
     definitions: Mapping[str, str] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    files: Mapping[str, Laid] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     at: float = 0.0
     previous: Mapping[str, Any] = field(default_factory=dict)
+    void: str = ""
+
+
+_LAID = either(tuple_of(COUNT, COUNT, COUNT, COUNT, TEXT), tuple_of(COUNT, COUNT, COUNT))
+_PLACE = either(Kind("the empty text", lambda value: value == ""), INNER_PATH)
+_ROOT: Mapping[str, Kind] = {
+    "directory": LOCATION,
+    "recipe": TEXT,
+    "targets": mapping_of(DIGEST, keys=_PLACE),
+    "definitions": mapping_of(DIGEST),
+    "artifacts": mapping_of(DIGEST),
+    "files": mapping_of(_LAID, keys=INNER_PATH),
+    "settings": OBJECT,
+    "at": NUMBER,
+    "previous": OBJECT,
+    "void": TEXT,
+}
+_PREVIOUS: Mapping[str, Kind] = {"definitions": mapping_of(DIGEST), "settings": OBJECT, "at": NUMBER}
 
 
 def root_path(store: Store, directory: Path | str) -> Path:
     """Where the root of a build directory lies in the store."""
+    import hashlib  # not for workers: each fork would pay for OpenSSL's pages
+
     name = hashlib.blake2b(os.fsencode(directory), digest_size=16).hexdigest()
     return store.root / "roots" / f"{name}.json"
 
@@ -62,7 +105,7 @@ def all_roots(store: Store) -> list[Root]:
 def write_root(store: Store, root: Root) -> None:
     """Record a named build."""
     with disk_errors(store.root):
-        write_whole(root_path(store, root.directory), json.dumps(asdict(root)).encode())
+        write_whole(root_path(store, root.directory), json.dumps(asdict(root)).encode(), owned=True)
 
 
 def before(root: Root | None, definitions: Mapping[str, str]) -> Mapping[str, Any]:
@@ -74,21 +117,15 @@ def before(root: Root | None, definitions: Mapping[str, str]) -> Mapping[str, An
     return {"definitions": root.definitions, "settings": root.settings, "at": root.at}
 
 
-def intact(root: Root) -> bool:
-    """Whether what was laid out is still there, unchanged (by stat; nothing is read). Other files may be."""
-    found = scan_files(root.directory)
-    return all(found.get(path) == tuple(stat) for path, stat in root.files.items())
-
-
-def scan_files(directory: Path | str) -> dict[str, tuple[int, int, int]]:
+def scan_files(directory: Path | str) -> dict[str, Seen]:
     """Stat of every file below ``directory``, links not followed; empty where it does not exist."""
-    found: dict[str, tuple[int, int, int]] = {}
+    found: dict[str, Seen] = {}
     pending = [""]
     while pending:
         prefix = pending.pop()
         try:
             entries = os.scandir(os.path.join(directory, prefix))
-        except OSError:
+        except (OSError, ValueError):
             continue
         with entries:
             for entry in entries:
@@ -96,14 +133,20 @@ def scan_files(directory: Path | str) -> dict[str, tuple[int, int, int]]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name + "/")
                 else:
-                    info = entry.stat(follow_symlinks=False)
-                    found[name] = (info.st_ino, info.st_size, info.st_mtime_ns)
+                    with suppress(OSError):  # gone meanwhile
+                        found[name] = seen_of(entry.stat(follow_symlinks=False))
     return found
+
+
+def seen_of(found: os.stat_result) -> Seen:
+    """What is compared of a file's stat."""
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _parse(path: Path) -> Root | None:
     try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        return Root(**data)
-    except (OSError, ValueError, TypeError):
+        data = require_fields(read_object(path, STORE_NOTE), _ROOT)
+        require_fields(data.get("previous", {}), _PREVIOUS)
+        return Root(**{**data, "files": {name: tuple(item) for name, item in data.get("files", {}).items()}})
+    except (OSError, ValueError, TypeError, FileRefusedError):
         return None

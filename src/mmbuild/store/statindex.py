@@ -1,4 +1,4 @@
-"""Digests of the user's files, remembered by their stat.
+"""Digests of files, remembered by their stat: the user's, and the store's large ones.
 
 A file whose device, inode, size, mtime and ctime are the same has the same bytes. A file that changed
 within the last moments is not remembered: a later change could leave the same times.
@@ -7,11 +7,14 @@ within the last moments is not remembered: a later change could leave the same t
 from __future__ import annotations
 
 import os
+import stat as modes
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.store.fields import is_digest
+from mmbuild.store.files import discard
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.layout import Store
 
@@ -23,10 +26,26 @@ Stat = tuple[int, int, int, int, int]
 SETTLED_NS = 50_000_000
 """Age below which a file's times may still hide a change: coarse clocks tick every 4 to 10 ms."""
 
+SMALL = 1 << 20
+"""Bytes below which reading a file costs less than looking it up."""
+
+_WAIT_SECONDS = 0.25
+"""For another process that writes. What is not looked up is read; what is not remembered is read again."""
+
+_STEPS = 100_000
+"""Of SQLite's machine for one statement: a lookup takes dozens, a statement of a foreign schema may have no end."""
+
+_LONGEST = 10_000
+"""Bytes of a row: ours have 160."""
+
 
 def file_stat(path: Path | str) -> Stat:
     """(device, inode, size, mtime_ns, ctime_ns) of the file itself (links are followed)."""
-    found = os.stat(path)
+    return stat_of(os.stat(path))
+
+
+def stat_of(found: os.stat_result) -> Stat:
+    """The same of what stat(2) said."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -36,21 +55,46 @@ def settled(stat: Stat, now_ns: int | None = None) -> bool:
 
 
 class Index:
-    """The index of one store, over one connection; a cache: damaged, or locked for long, it knows nothing."""
+    """The index of one store, over one connection; a cache: damaged, or in use for long, it knows nothing."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._path = store.root / "stat.db"
         self._connection: sqlite3.Connection | None = None
+        self._usable = True
 
     def digest(self, path: Path | str, threads: int | None = None) -> str:
-        """BLAKE3, hex, of a user's file; read only when its stat is not known."""
+        """BLAKE3, hex, of a file; read only when its stat is not known.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         stat = file_stat(path)
         if found := self._lookup(stat):
             return found
         digest = hash_file(path, threads)
         if file_stat(path) == stat and settled(stat):
-            self._remember(stat, digest)
+            self.remember(stat, digest)
         return digest
+
+    def content(self, path: Path | str) -> str:
+        """:meth:`digest`, without a lookup where reading costs less.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        return hash_file(path, 1) if os.stat(path).st_size < SMALL else self.digest(path)
+
+    def remember(self, stat: Stat, digest: str) -> None:
+        """Note that a file with this stat has this content."""
+        import sqlite3
+
+        if not self._usable:
+            return
+        row = (*stat, digest, _checksum(stat, digest))
+        try:
+            self._connected().execute("INSERT OR REPLACE INTO known VALUES (?,?,?,?,?,?,?)", row)
+        except (sqlite3.Error, OverflowError):
+            self._usable = False
 
     def close(self) -> None:
         """Give the connection back."""
@@ -61,33 +105,39 @@ class Index:
     def _lookup(self, stat: Stat) -> str | None:
         import sqlite3
 
-        wanted = "SELECT digest FROM files WHERE dev=? AND ino=? AND size=? AND mtime=? AND ctime=?"
+        if not self._usable:
+            return None
+        wanted = "SELECT digest, checksum FROM known WHERE dev=? AND ino=? AND size=? AND mtime=? AND ctime=?"
         try:
             row = self._connected().execute(wanted, stat).fetchone()
-        except sqlite3.OperationalError:
+        except (sqlite3.OperationalError, OverflowError):  # in use, or of another schema
+            self._usable = False
             return None
-        except sqlite3.DatabaseError:
+        except sqlite3.Error:
             self.close()
-            (self._store.root / "stat.db").unlink(missing_ok=True)
+            discard(self._path)
             return None
-        return str(row[0]) if row else None
-
-    def _remember(self, stat: Stat, digest: str) -> None:
-        import sqlite3
-
-        with suppress(sqlite3.DatabaseError):
-            self._connected().execute("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)", (*stat, digest))
+        if row is None or not is_digest(row[0]) or row[1] != _checksum(stat, row[0]):
+            return None
+        return str(row[0])
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             import sqlite3
 
-            connection = sqlite3.connect(self._store.root / "stat.db", timeout=10, isolation_level=None)
+            with suppress(FileNotFoundError):
+                if not modes.S_ISREG(os.lstat(self._path).st_mode):
+                    raise sqlite3.OperationalError("not a regular file")
+            connection = sqlite3.connect(self._path, timeout=_WAIT_SECONDS, isolation_level=None)
             self._connection = connection
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+            connection.set_progress_handler(lambda: 1, _STEPS)
+            # No file but this one: what a kill leaves damaged is made again.
+            connection.execute("PRAGMA journal_mode=MEMORY")
             connection.execute("PRAGMA synchronous=OFF")
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS files (dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER,"
-                " ctime INTEGER, digest TEXT, PRIMARY KEY (dev, ino)) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS known (dev INTEGER, ino INTEGER, size INTEGER, mtime INTEGER,"
+                " ctime INTEGER, digest TEXT, checksum TEXT, PRIMARY KEY (dev, ino)) WITHOUT ROWID"
             )
         return self._connection
 
@@ -96,3 +146,10 @@ def digest_file(store: Store, path: Path | str, threads: int | None = None) -> s
     """:meth:`Index.digest` of one file."""
     with closing(Index(store)) as index:
         return index.digest(path, threads)
+
+
+def _checksum(stat: Stat, digest: str) -> str:
+    """Against damage of the disk, not against people who may write the store."""
+    from blake3 import blake3
+
+    return blake3(repr((*stat, digest)).encode()).hexdigest()[:16]

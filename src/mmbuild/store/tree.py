@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmbuild.base.json_text import parse_json
+from mmbuild.base.limits import STORE_TREE
 from mmbuild.canonical import canonical_json
 from mmbuild.errors import MmbuildError
+from mmbuild.store.fields import (
+    COUNT,
+    DIGEST,
+    FLAG,
+    INNER_PATH,
+    LOCATION,
+    is_inner_path,
+    or_null,
+    require_fields,
+)
+
+Seen = tuple[int, int, int, int]
+"""(inode, size, mtime_ns, ctime_ns) of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +47,30 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """An artifact's files in the order of their paths."""
+    """An artifact's files in the order of their paths.
+
+    Attributes:
+        entries: The files.
+        seen: Of each, what stat(2) said when it was published here; empty where that is not known. It is no part of
+            the artifact, only of the manifest that a store keeps.
+    """
 
     entries: tuple[Entry, ...]
+    seen: tuple[Seen, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def size(self) -> int:
         """Bytes in the store (referenced files lie elsewhere)."""
         return sum(entry.size for entry in self.entries if entry.ref is None)
+
+
+_ENTRY = {
+    "path": INNER_PATH,
+    "digest": DIGEST,
+    "size": COUNT,
+    "executable": FLAG,
+    "ref": or_null(LOCATION),
+}
 
 
 def make_tree(entries: Iterable[Entry]) -> Tree:
@@ -70,6 +100,12 @@ def tree_json(tree: Tree) -> bytes:
     return canonical_json({"tree": 1, "entries": [_entry_json(entry) for entry in tree.entries]})
 
 
+def manifest_json(tree: Tree) -> bytes:
+    """:func:`tree_json` with ``seen``: what this store keeps, and nobody else gets."""
+    entries = [_entry_json(entry) for entry in tree.entries]
+    return canonical_json({"tree": 1, "entries": entries, "seen": [list(seen) for seen in tree.seen]})
+
+
 def without_references(tree: Tree) -> Tree:
     """The same files with the same bytes, wherever any of them lie."""
     return Tree(tuple(replace(entry, ref=None) for entry in tree.entries))
@@ -91,15 +127,41 @@ def parse_tree(text: bytes, name: str) -> Tree:
     Raises:
         MmbuildError: MM304 the text is damaged.
     """
+    return _parse(text, name)[0]
+
+
+def parse_manifest(text: bytes, name: str) -> Tree:
+    """Read what :func:`manifest_json` wrote, or :func:`tree_json`.
+
+    Raises:
+        MmbuildError: MM304 the text is damaged.
+    """
+    tree, seen = _parse(text, name)
+    if type(seen) is not list or len(seen) != len(tree.entries):
+        return tree
+    if not all(type(item) is list and len(item) == 4 and all(type(n) is int for n in item) for item in seen):
+        return tree  # whatever that is, the files are read again
+    return replace(tree, seen=tuple((ino, size, mtime, ctime) for ino, size, mtime, ctime in seen))
+
+
+def damaged_manifest(name: str, why: object) -> MmbuildError:
+    """The error for a manifest that cannot be used."""
+    return MmbuildError(
+        f"the manifest of artifact `{name}` is damaged ({why})",
+        code="MM304",
+        hint="run `mmbuild cache verify`, which removes it; the next apply makes it again",
+    )
+
+
+def _parse(text: bytes, name: str) -> tuple[Tree, Any]:
     try:
-        data = json.loads(text)
-        return make_tree(Entry(**item) for item in data["entries"])
+        data = parse_json(text, STORE_TREE)
+        entries = data["entries"]
+        if type(entries) is not list:
+            raise ValueError("`entries` is not an array")
+        return make_tree(Entry(**require_fields(item, _ENTRY)) for item in entries), data.get("seen")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise MmbuildError(
-            f"the manifest of artifact `{name}` is damaged ({error})",
-            code="MM304",
-            hint="run `mmbuild cache verify`, which removes it; the next apply makes it again",
-        ) from error
+        raise damaged_manifest(name, error) from error
 
 
 def _entry_json(entry: Entry) -> dict[str, Any]:
@@ -112,6 +174,5 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def _check_path(path: str) -> None:
-    parts = path.split("/")
-    if not path or path.startswith("/") or any(part in ("", ".", "..") for part in parts):
-        raise ValueError(f"{path!r} is no path inside an artifact")
+    if not is_inner_path(path):
+        raise ValueError(f"{path[:200]!r} is no path inside an artifact")

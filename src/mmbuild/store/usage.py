@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
+from mmbuild.store.files import names_in
 from mmbuild.store.journal import ActionCache
 from mmbuild.store.layout import Store
-from mmbuild.store.publish import read_tree
+from mmbuild.store.manifests import read_tree
 from mmbuild.store.roots import Root, all_roots
 from mmbuild.store.tree import Tree
 
@@ -43,11 +44,11 @@ def held_artifacts(store: Store, cache: ActionCache) -> list[Held]:
     labels = {record.digest: record.label for record in cache.by_key.values()}
     reached = reached_by(live_roots(store))
     found = []
-    for path in (store.root / "manifests").glob("*.json"):
-        if path.name.startswith("."):
+    for path in names_in(store.root / "manifests"):
+        if path.name.startswith(".") or path.suffix != ".json":
             continue
         digest = path.stem
-        used = path.stat().st_mtime
+        used = path.lstat().st_mtime
         recipes = tuple(reached.get(digest, ()))
         found.append(Held(digest, _tree(store, digest), labels.get(digest, ""), used, recipes))
     return sorted(found, key=lambda held: (-held.used, held.digest))

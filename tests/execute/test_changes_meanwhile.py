@@ -1,0 +1,308 @@
+"""What changes while a build runs: sources, keys, locks, logs. Nothing wrong is published under a right key."""
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builds import Workshop
+from trivial_steps import action, chain
+from waiting import wait_for
+
+from mmbuild.errors import MmbuildError
+from mmbuild.execute.confirm import confirm
+from mmbuild.execute.events import Event, Kind
+from mmbuild.execute.job import Failure, Job, read_failure, write_failure
+from mmbuild.execute.local import run_plan
+from mmbuild.execute.progress import PlainLines, lenient
+from mmbuild.execute.worker import _take_over_streams
+from mmbuild.graph.action import RecipeGraph
+from mmbuild.graph.keys import action_key, is_sound, job_key
+from mmbuild.sources.resolve import tree_digest
+from mmbuild.store.hashing import hash_file
+from mmbuild.store.journal import load_cache
+from mmbuild.store.locks import try_lock
+from mmbuild.store.verify import check_store
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "models" / "llava-shapes"
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Workshop(tmp_path)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "weights"
+    path.write_text("as planned")
+    return path
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "other")
+    return tmp_path / "pipe"
+
+
+def referring(source):
+    """A recipe that refers to a file of the user, and whose next step takes as long as the test wants."""
+    sources, locators = {"file": hash_file(source)}, {"file": str(source)}
+    return action("refer", "r/refer", sources=sources, locators=locators)
+
+
+def changed(path, how):
+    """Change `path` so that its size stays, and in the end its time too."""
+    times = path.stat()
+    if how == "gone":
+        path.unlink()
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif how == "replaced":
+        path.with_name("new").write_text("other text")
+        path.with_name("new").replace(path)
+    else:
+        path.write_text("other text")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+CHANGES = ("in place", "replaced", "gone", "pipe")
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_source_that_changed_before_its_action_runs_is_not_published(shop, source, how):
+    only = referring(source)
+    graph = RecipeGraph("r", (only,), only.definition_key)
+    plan = shop.plan(graph)
+    changed(source, how)
+    (failed,) = run(shop, plan).failed
+    if how in ("in place", "replaced"):
+        assert failed.code == "MM319"
+        assert str(source) in failed.message
+        assert "apply again" in failed.hint
+    assert load_cache(shop.store).by_key == {}
+    assert list((shop.store.root / "manifests").iterdir()) == []
+    assert not (shop.build / "r").exists()
+
+
+def run(shop, plan):
+    from trivial_steps import TABLE
+
+    from mmbuild.execute.local import Options
+    from mmbuild.execute.resources import Capacity
+
+    return run_plan(plan, specs=TABLE, options=Options(Capacity(2, 1 << 50, (), 2)), sink=shop.events.append)
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_source_that_changes_while_a_step_reads_it_is_not_published(shop, source, pipe, tmp_path, how):
+    """The step that reads it is not the one that refers to it: it sees the file through its input."""
+    first = referring(source)
+    slow = action("held", "r/slow", {"x": first}, pipe=str(pipe), file=str(tmp_path / "pids"))
+    graph = RecipeGraph("r", (first, slow), slow.definition_key)
+
+    def meanwhile():
+        wait_for((tmp_path / "pids").exists)
+        changed(source, how)
+        pipe.write_text("go on")
+
+    helper = threading.Thread(target=meanwhile)
+    helper.start()
+    (failed,) = shop.apply(graph).failed
+    helper.join(60)
+    assert failed.code == "MM319"
+    assert str(source) in failed.message
+    assert {record.label for record in load_cache(shop.store).by_key.values()} == {"r/refer"}
+    assert not (shop.build / "r").exists()
+    assert check_store(shop.store).faults == ()
+
+
+def test_a_changed_reference_is_not_laid_out(shop, source):
+    only = referring(source)
+    graph = RecipeGraph("r", (only,), only.definition_key)
+    shop.apply(graph)
+    (shop.build / "r" / "text").unlink()
+    changed(source, "in place")
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(graph)
+    assert caught.value.code == "MM319"
+
+
+def job(shop, **change):
+    planned = action("write", "r/x", text="a")
+    made = Job(
+        name="1",
+        label="r/x",
+        step=planned.step,
+        entry="",
+        key=action_key(planned, {}),
+        definition=planned.definition_key,
+        body="",
+        params=planned.params,
+        target={},
+        inputs={},
+        sources={},
+        locators={},
+        cores=1,
+        gpus=(),
+        store=str(shop.store.root),
+        log="",
+        version=planned.version,
+    )
+    return replace(made, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": {"name": "r/x", "text": "b"}},
+        {"step": "copy"},
+        {"version": "trivial-2"},
+        {"target": {"sm": 90}},
+        {"toolchain": {"torch": "1"}},
+        {"inputs": {"x": "0" * 64}},
+        {"sources": {"x": "0" * 64}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_result_is_not_published_under_the_key_of_something_else(shop, change):
+    confirm(shop.store, job(shop))
+    with pytest.raises(MmbuildError) as caught:
+        confirm(shop.store, job(shop, **change))
+    assert caught.value.code == "MM326"
+
+
+def test_a_model_directory_is_compared_as_it_was_planned(shop, tmp_path):
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(EXAMPLE, model)
+    for kind in ("dummy", "path"):
+        weights = kind == "path"
+        if weights:
+            (model / "model.safetensors").write_bytes(b"weights")
+        given = job(
+            shop,
+            params={"kind": kind, "directories": []},
+            locators={"model": str(model)},
+            sources={"model": tree_digest(model, hash_file, weights=weights)},
+        )
+        given = replace(given, key=job_key(given))
+        confirm(shop.store, given)
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+        with pytest.raises(MmbuildError) as caught:
+            confirm(shop.store, given)
+        assert caught.value.code == "MM319"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"params": {"text": "b"}}, {"version": "trivial-2"}, {"step": "copy"}, {"definition_key": "0" * 64}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_action_whose_key_is_not_that_of_its_content_does_not_run(shop, change):
+    good = chain("r", links=1)
+    assert is_sound(good.actions[0])
+    bad = replace(good.actions[0], **change)
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(RecipeGraph("r", (bad,), bad.definition_key))
+    assert caught.value.code in ("MM326",)
+    assert load_cache(shop.store).by_key == {}
+
+
+def test_who_waits_for_an_action_says_for_whom(shop):
+    graph = chain("r", links=1)
+    held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
+    told = []
+
+    def sink(event):
+        if event.kind is Kind.WAITING:
+            told.append(event.data["why"])
+            held.release()
+
+    shop.events = type("Sink", (), {"append": staticmethod(sink)})()
+    assert shop.apply(graph).ok
+    assert told == [f"process {os.getpid()} builds the same"]
+
+
+def test_who_waits_for_long_says_so_again(shop, monkeypatch):
+    from mmbuild.store import waiting
+
+    graph = chain("r", links=1)
+    held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
+    told = []
+    monkeypatch.setattr(waiting.Patience, "due", lambda _: True)
+
+    def sink(event):
+        if event.kind is Kind.WAITING:
+            told.append(event.data["why"])
+            if len(told) == 3:
+                held.release()
+
+    shop.events = type("Sink", (), {"append": staticmethod(sink)})()
+    assert shop.apply(graph).ok
+    assert told[2] == f"process {os.getpid()} builds the same; waiting for 0 s"
+
+
+def test_locks_of_finished_actions_go(shop):
+    shop.apply(chain("r"), chain("s", text="b"))
+    names = {path.name for path in (shop.store.root / "locks").iterdir()}
+    assert not names & set(load_cache(shop.store).by_key)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link", "full"])
+def test_a_log_that_cannot_be_written_stops_no_action(shop, tmp_path, kind):
+    graph = RecipeGraph("r", (noisy := action("noisy", "r/noisy", text="x"),), noisy.definition_key)
+    log = shop.store.log(action_key(noisy, {}))
+    if kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "directory":
+        log.mkdir()
+    else:
+        log.symlink_to("/dev/full" if kind == "full" else tmp_path / "victim")
+    assert shop.apply(graph).ok
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_full_disk_under_the_log_stops_no_action(tmp_path):
+    """In a process of its own, whose streams it takes over."""
+    import subprocess
+    import sys
+
+    program = (
+        "import os, resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from mmbuild.execute.worker import _take_over_streams\n"
+        f"_take_over_streams(Path({str(tmp_path / 'log')!r}))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "print('more than ten bytes', flush=True)\n"
+        "print('and more', file=sys.stderr)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert (tmp_path / "log").read_text() == "more than "
+    assert callable(_take_over_streams)
+
+
+@pytest.mark.parametrize("stream", ["closed", "full", "none"])
+def test_a_display_that_cannot_be_written_stops_no_build(shop, monkeypatch, stream):
+    target = None if stream == "none" else os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    if stream == "closed":
+        target.close()
+    monkeypatch.setattr("sys.stderr", target)
+    lenient(PlainLines(shop.plan(chain("r"))))(Event(Kind.LAID_OUT, "r", {"directory": "/b/r"}))
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"message": 7}', '{"causes": 7}', "[" * 100_000])
+def test_a_failure_that_cannot_be_read_is_none(tmp_path, text):
+    (tmp_path / "failure.json").write_text(text)
+    assert read_failure(tmp_path) is None
+
+
+def test_a_failure_comes_back(tmp_path):
+    failure = Failure("m", "MM310", "h", ("c",), "t")
+    write_failure(tmp_path, failure)
+    assert read_failure(tmp_path) == failure
