@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbuild.base.terminal import clean
 from mmbuild.errors import MmbuildError
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 OUR_BUG = 2
+_CHANGES = 3
+"""``plan --detailed-exitcode``."""
+
+_INDENTED = "\n  "
+"""Further lines of a message: only a line of ours begins at the margin."""
 
 _STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
 
@@ -37,12 +43,36 @@ def use_color() -> bool:
 
 
 def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
-    """Run ``body``, tell what it raises, and return the exit status."""
+    """Run ``body`` with cleaned streams, report what it raises, and return the exit status."""
+    from mmbuild.cli.streams import guarded_streams
+
+    with guarded_streams() as (out, err):
+        try:
+            status = _status_of(body, debug)
+            out.flush()
+            err.flush()
+        except KeyboardInterrupt:  # while an error was reported
+            say("interrupted")
+            return INTERRUPTED
+        if out.lost:
+            tell_error(_unwritten(out.lost))
+            return status if status not in (0, _CHANGES) else 1
+        return status
+
+
+def _unwritten(why: str) -> MmbuildError:
+    return MmbuildError(
+        f"standard output could not be written: {why}",
+        code="MM780",
+        hint="the work itself was done; give standard output a place with room, or /dev/null",
+    )
+
+
+def _status_of(body: Callable[[], Any], debug: bool) -> int:
     import click
 
     try:
         status = body()
-        sys.stdout.flush()
     except SystemExit as stop:
         return _status(stop.code)
     except click.exceptions.Exit as stop:
@@ -50,9 +80,6 @@ def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
     except (KeyboardInterrupt, click.Abort):
         say("interrupted; finished actions are kept, run the same command to go on")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output is gone (`mmbuild plan | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except click.ClickException as error:
         tell_usage(error)
         return OUR_BUG
@@ -75,9 +102,9 @@ def tell_error(error: MmbuildError) -> None:
 
         say(render_text(diagnostics, color=use_color()).rstrip())
         return
-    say(f"{styled('error', 'error:')} {error.message} {styled('dim', f'[{error.code}]')}")
+    _head(error.message, error.code)
     for line in getattr(error, "details", ()):
-        say(f"  {line}".rstrip())
+        say(f"  {clean(line, newline=_INDENTED)}".rstrip())
     cause = error.__cause__
     while cause is not None:
         say(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
@@ -87,13 +114,13 @@ def tell_error(error: MmbuildError) -> None:
 
 def tell_failed(failed: Failed, *, debug: bool = False) -> None:
     """A failed action: what happened, what it came from, the log."""
-    say(f"{styled('error', 'error:')} {failed.message} {styled('dim', f'[{failed.code}]')}")
+    _head(failed.message, failed.code)
     for cause in failed.causes:
-        say(f"  caused by: {cause}")
+        say(f"  caused by: {clean(cause, newline=_INDENTED)}")
     for line in failed.tail:
-        say(f"  | {line}")
+        say(f"  | {clean(line, newline=_INDENTED)}")
     if debug and failed.traceback:
-        say(failed.traceback.rstrip())
+        say(clean(failed.traceback.rstrip()))
     say(f"  log: {failed.log}")
     for place in failed.aside:
         say(f"  the refused engine: {place}")
@@ -104,7 +131,7 @@ def tell_failed(failed: Failed, *, debug: bool = False) -> None:
 
 def tell_usage(error: Any) -> None:
     """A wrong command line: click's message in our form."""
-    say(f"{styled('error', 'error:')} {error.format_message()}")
+    _head(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mmbuild"
     _tell_hint(f"`{command} --help` shows how it is used")
@@ -112,14 +139,23 @@ def tell_usage(error: Any) -> None:
 
 def tell_bug(error: Exception) -> None:
     """Anything that nobody foresaw."""
-    say(f"{styled('error', 'error:')} {type(error).__name__}: {_first_line(error)}")
+    _head(f"{type(error).__name__}: {_first_line(error)}")
     _tell_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
+
+
+def _head(message: str, code: str = "") -> None:
+    """The line that says what is wrong: on standard output where nothing can be written to standard error."""
+    shown = clean(message, newline=_INDENTED)
+    coded = f" {styled('dim', f'[{code}]')}" if code else ""
+    say(f"{styled('error', 'error:')} {shown}{coded}")
+    if getattr(sys.stderr, "lost", ""):
+        print(f"error: {shown} [{code}]" if code else f"error: {shown}")
 
 
 def _tell_hint(hint: str | None) -> None:
     if hint:
         say()
-        say(f"{styled('hint', 'hint:')} {hint}")
+        say(f"{styled('hint', 'hint:')} {clean(hint, newline=_INDENTED)}")
 
 
 def _tell_traceback(debug: bool) -> None:
@@ -130,7 +166,7 @@ def _tell_traceback(debug: bool) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return clean(str(error).partition("\n")[0])
 
 
 def _status(code: object) -> int:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from mmbuild.base.terminal import clean, one_line
 from mmbuild.errors import MmbuildError
 
 Severity = Literal["error", "warning"]
@@ -84,7 +85,20 @@ def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
     def paint(style: str, text: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
 
-    return "\n".join(_block(item, paint) for item in diagnostics)
+    return "\n".join(_block(_cleaned(item), paint) for item in diagnostics)
+
+
+def _cleaned(item: Diagnostic) -> Diagnostic:
+    """``item`` without characters that could change a terminal; the excerpt keeps its columns."""
+    return replace(
+        item,
+        file=one_line(item.file),
+        message=clean(item.message, newline="\n      "),
+        excerpt="".join(sign if sign == "\t" or clean(sign) == sign else "\ufffd" for sign in item.excerpt),
+        allowed=tuple(map(one_line, item.allowed)),
+        suggestion=item.suggestion and one_line(item.suggestion),
+        hint=item.hint and clean(item.hint, newline="\n      "),
+    )
 
 
 def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_JSON
+from mmbuild.engine import fields
 from mmbuild.engine.config import EngineError
 
 CONFIG = "visual.json"
@@ -35,37 +38,34 @@ class VisualConfig:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """``visual.json`` of a visual engine as plain data.
+    """``visual.json`` of a visual engine as plain data, its fields checked.
 
     Raises:
-        EngineError: It is missing or damaged.
+        EngineError: MM501, it is missing or damaged.
     """
     path = directory / CONFIG
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise TypeError(f"a {type(data).__name__}, not an object")
-        return data
-    except (OSError, ValueError, TypeError) as error:
-        raise damaged(path, error) from error
+        data = read_object(path, ENGINE_JSON)
+    except FileRefusedError as error:
+        raise damaged(path, error.problem) from None
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
+    problem = fields.visual_config(data)
+    if problem is not None:
+        raise damaged(path, f"is damaged: {problem}")
+    return data
 
 
-def make_config(directory: Path, data: Mapping[str, Any]) -> VisualConfig:
-    """The config in ``visual.json``'s data, which has nothing else.
-
-    Raises:
-        EngineError: It is of another version.
-    """
-    try:
-        return VisualConfig(**{**data, "image_size": tuple(data["image_size"])})
-    except (TypeError, KeyError) as error:
-        raise damaged(directory / CONFIG, error) from error
+def make_config(data: Mapping[str, Any]) -> VisualConfig:
+    """The config in the data of :func:`read_description`, whatever else the backend keeps there."""
+    known = {field.name: data[field.name] for field in dataclasses.fields(VisualConfig)}
+    return VisualConfig(**{**known, "image_size": tuple(data["image_size"])})
 
 
-def damaged(path: Path, error: Exception) -> EngineError:
-    """What is told of a file that cannot be understood."""
+def damaged(path: Path, problem: str) -> EngineError:
+    """The error for a file that cannot be used; ``problem`` ends a sentence that begins with its name."""
     return EngineError(
-        f"`{path}` cannot be read: {type(error).__name__}: {error}",
+        f"`{path}` {problem}",
         code="MM501",
         hint="Restore the engine directory with `mmbuild apply` on its recipe",
     )
