@@ -19,7 +19,6 @@ from mmbuild.engine.layout import LayoutError
 from mmbuild.engine.processor import load_processor
 from mmbuild.ranks.failures import RankError
 
-
 load = partial(Engine.load, check=False)
 """What is wrong with files that somebody edited on purpose, and with those of builds without a manifest."""
 

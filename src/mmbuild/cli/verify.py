@@ -19,8 +19,9 @@ _MEASURED = record(
     may_lack=("prompts", "max_new_tokens"),
     closed=False,
 )
+_GATE = record({"bound": number(-1e300, 1e300), "origin": word}, may_lack=("origin",), closed=False)
 _JUDGED = record(
-    {"gates": mapping(number(-1e300, 1e300), 100), "weights": optional(word)},
+    {"gates": mapping(_GATE, 100), "weights": optional(word)},
     may_lack=("gates", "weights"),
     closed=False,
 )

@@ -105,7 +105,15 @@ _TOOLCHAIN_LLM = record(
     }
 )
 
-_SPLIT = record({"tensor_parallel": _RANKS}, closed=False)
+_SHORT: Mapping[str, Check] = {
+    "tensor_parallel": _RANKS,
+    "dtype": optional(word),
+    "quant_algo": optional(word),
+    "variables": record(
+        {"dtype": optional(word), "algorithm": optional(word)}, may_lack=("dtype", "algorithm"), closed=False
+    ),
+}
+_SPLIT = record(_SHORT, may_lack=("dtype", "quant_algo", "variables"), closed=False)
 
 _IMAGE_SIDE = whole(1, 1 << 14)
 _VISUAL: Mapping[str, Check] = {

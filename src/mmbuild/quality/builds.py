@@ -69,7 +69,7 @@ def compare(builds: Sequence[str | Path]) -> dict[str, Any]:
 
 def look(build: Path) -> dict[str, Any]:
     """One build, as :func:`compare` describes it."""
-    description = layout.read(build)
+    description = layout.read(build, whole_llm=False)
     llm, report = description.llm, _report(build)
     return {
         "name": str(build),
@@ -110,7 +110,7 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
 def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
     """Of backend tensorrt-llm, what the commands were made from."""
     if "variables" not in llm:
-        return {"dtype": llm["dtype"], "quant_algo": llm["quant_algo"]}
+        return {"dtype": llm.get("dtype"), "quant_algo": llm.get("quant_algo")}
     asked = llm["variables"]
     algorithm = asked.get("algorithm")
     return {"dtype": asked.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
