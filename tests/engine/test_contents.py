@@ -169,7 +169,7 @@ def large(build, monkeypatch):
 def hashed(build):
     """Bytes of large files that a check hashes."""
     seen = []
-    check(build, progress=lambda done, total: seen.append(done))
+    check(build, progress=lambda *counts: seen.append(counts[0]))
     return max(seen, default=0)
 
 
@@ -183,7 +183,7 @@ def test_a_large_file_is_hashed_once_and_again_after_it_changed(build, large):
     assert "llm/rank0.safetensors" in refused(build).message
 
 
-def test_a_copied_large_file_is_hashed_once(build, large, tmp_path):
+def test_a_copied_large_file_is_hashed_once(build, large):
     check(build)
     large.rename(large.with_name("old"))
     large.write_bytes(b"weights")
@@ -198,8 +198,9 @@ def test_a_known_large_file_that_differs_is_refused_from_memory(build, large):
         refused(build)
 
 
+@pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("damage", ["", "{}", "[", '{"checksum": "%s", "files": {}}' % ("0" * 64)])
-def test_a_damaged_memory_costs_another_hash(build, large, cache, damage):
+def test_a_damaged_memory_costs_another_hash(build, cache, damage):
     check(build)
     cache.write_text(damage)
     assert hashed(build) == len(b"weights")
@@ -208,12 +209,15 @@ def test_a_damaged_memory_costs_another_hash(build, large, cache, damage):
 
 def test_a_digest_that_was_changed_in_the_memory_is_not_believed(build, large, cache):
     check(build)
-    cache.write_text(cache.read_text().replace(blake3(b"weights").hexdigest(), blake3(b"WEIGHTS").hexdigest()))
+    cache.write_text(
+        cache.read_text().replace(blake3(b"weights").hexdigest(), blake3(b"WEIGHTS").hexdigest())
+    )
     large.write_bytes(b"WEIGHTS")
     refused(build)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(build, large, monkeypatch):
+@pytest.mark.usefixtures("large")
+def test_a_cache_that_cannot_be_written_is_no_error(build, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     check(build)
     assert hashed(build) == len(b"weights")

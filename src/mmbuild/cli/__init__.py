@@ -80,6 +80,8 @@ def _print_version() -> int:
     with guarded_streams() as (out, _):
         print(f"mmbuild {__version__}")
         out.flush()
+        if out.lost:
+            print(f"error: standard output could not be written: {out.lost} [MM780]", file=sys.stderr)
         return 1 if out.lost else 0
 
 

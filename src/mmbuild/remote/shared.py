@@ -173,15 +173,13 @@ class SharedStore:
         data = self.calls.do(lambda: place.read(name, 0, _FIRST))
         if len(data) < _FIRST:
             return data
-        parts = [data]
-        while len(data) and sum(map(len, parts)) <= limit.size:
-            start = sum(map(len, parts))
-            data = self.read_part(name, start, start + _FIRST)
-            parts.append(data)
-        whole = b"".join(parts)
+        whole = bytearray(data)
+        while data and len(whole) <= limit.size:
+            data = self.read_part(name, len(whole), min(2 * len(whole), limit.size + 1))
+            whole += data
         if len(whole) > limit.size:
             raise MalformedError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
-        return whole
+        return bytes(whole)
 
     def spoil(self, digest: str, why: str) -> None:
         """Note that the place's copy of an artifact cannot be used; told, and never asked for again in this run."""
