@@ -75,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_version() -> int:
     """Without what the verbs need, which takes longer to import than to run."""
     from mmbuild._version import __version__
-    from mmbuild.cli.streams import guarded_streams
+    from mmbuild.base.streams import guarded_streams, unwritten
 
     with guarded_streams() as (out, _):
         print(f"mmbuild {__version__}")
         out.flush()
         if out.lost:
-            print(f"error: standard output could not be written: {out.lost} [MM780]", file=sys.stderr)
+            print(f"error: {unwritten(out.lost).message} [MM780]", file=sys.stderr)
         return 1 if out.lost else 0
 
 

@@ -19,8 +19,8 @@ OUR_BUG = 2
 _CHANGES = 3
 """``plan --detailed-exitcode``."""
 
-_INDENTED = "\n  "
-"""Further lines of a message: only a line of ours begins at the margin."""
+_FURTHER = "\n  | "
+"""Before further lines of a message: none of them looks like a line of ours, or like a command to a CI service."""
 
 _STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
 
@@ -44,7 +44,7 @@ def use_color() -> bool:
 
 def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
     """Run ``body`` with cleaned streams, report what it raises, and return the exit status."""
-    from mmbuild.cli.streams import guarded_streams
+    from mmbuild.base.streams import guarded_streams, unwritten
 
     with guarded_streams() as (out, err):
         try:
@@ -55,17 +55,9 @@ def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
             say("interrupted")
             return INTERRUPTED
         if out.lost:
-            tell_error(_unwritten(out.lost))
+            tell_error(unwritten(out.lost))
             return status if status not in (0, _CHANGES) else 1
         return status
-
-
-def _unwritten(why: str) -> MmbuildError:
-    return MmbuildError(
-        f"standard output could not be written: {why}",
-        code="MM780",
-        hint="the work itself was done; give standard output a place with room, or /dev/null",
-    )
 
 
 def _status_of(body: Callable[[], Any], debug: bool) -> int:
@@ -104,7 +96,7 @@ def tell_error(error: MmbuildError) -> None:
         return
     _head(error.message, error.code)
     for line in getattr(error, "details", ()):
-        say(f"  {clean(line, newline=_INDENTED)}".rstrip())
+        say(f"  {_lines(line)}".rstrip())
     cause = error.__cause__
     while cause is not None:
         say(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
@@ -116,9 +108,9 @@ def tell_failed(failed: Failed, *, debug: bool = False) -> None:
     """A failed action: what happened, what it came from, the log."""
     _head(failed.message, failed.code)
     for cause in failed.causes:
-        say(f"  caused by: {clean(cause, newline=_INDENTED)}")
+        say(f"  caused by: {_lines(cause)}")
     for line in failed.tail:
-        say(f"  | {clean(line, newline=_INDENTED)}")
+        say(f"  | {_lines(line)}")
     if debug and failed.traceback:
         say(clean(failed.traceback.rstrip()))
     say(f"  log: {failed.log}")
@@ -145,17 +137,22 @@ def tell_bug(error: Exception) -> None:
 
 def _head(message: str, code: str = "") -> None:
     """The line that says what is wrong: on standard output where nothing can be written to standard error."""
-    shown = clean(message, newline=_INDENTED)
+    shown = _lines(message)
     coded = f" {styled('dim', f'[{code}]')}" if code else ""
     say(f"{styled('error', 'error:')} {shown}{coded}")
     if getattr(sys.stderr, "lost", ""):
         print(f"error: {shown} [{code}]" if code else f"error: {shown}")
 
 
+def _lines(text: str) -> str:
+    """``text`` cleaned, its further lines marked."""
+    return clean(text, newline=_FURTHER).replace(f"{_FURTHER}  | ", _FURTHER)
+
+
 def _tell_hint(hint: str | None) -> None:
     if hint:
         say()
-        say(f"{styled('hint', 'hint:')} {clean(hint, newline=_INDENTED)}")
+        say(f"{styled('hint', 'hint:')} {_lines(hint)}")
 
 
 def _tell_traceback(debug: bool) -> None:

@@ -93,11 +93,11 @@ def _cleaned(item: Diagnostic) -> Diagnostic:
     return replace(
         item,
         file=one_line(item.file),
-        message=clean(item.message, newline="\n      "),
+        message=one_line(item.message),
         excerpt="".join(sign if sign == "\t" or clean(sign) == sign else "\ufffd" for sign in item.excerpt),
         allowed=tuple(map(one_line, item.allowed)),
         suggestion=item.suggestion and one_line(item.suggestion),
-        hint=item.hint and clean(item.hint, newline="\n      "),
+        hint=item.hint and one_line(item.hint),
     )
 
 

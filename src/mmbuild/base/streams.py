@@ -1,7 +1,7 @@
 """Standard output and standard error as every verb writes to them: cleaned, and without failures.
 
 A stream that is missing, closed, full or without a reader loses what is written to it. The work of a verb goes on,
-and :func:`lost` says at its end what was lost.
+and :attr:`Output.lost` says at its end why.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from mmbuild.base.terminal import clean, clean_but_colors, encodable
+from mmbuild.errors import MmbuildError
 
 _FULL = {
     errno.ENOSPC: "the device is full",
@@ -153,6 +154,15 @@ def guarded_streams() -> Iterator[tuple[Output, Output]]:
             stream.flush()
         sys.stdout, sys.stderr = before
         warnings.showwarning = shown
+
+
+def unwritten(why: str) -> MmbuildError:
+    """The error for standard output that was lost."""
+    return MmbuildError(
+        f"standard output could not be written: {why}",
+        code="MM780",
+        hint="the work itself went on; give standard output a place with room, or /dev/null",
+    )
 
 
 def occupy(numbers: Iterable[int]) -> None:
