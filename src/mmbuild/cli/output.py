@@ -19,6 +19,8 @@ OUR_BUG = 2
 _CHANGES = 3
 """``plan --detailed-exitcode``."""
 
+_LONGEST_NAME = 200
+
 _FURTHER = "\n  | "
 """Before further lines of a message: none of them looks like a line of ours, or like a command to a CI service."""
 
@@ -79,11 +81,31 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         _tell_traceback(debug)
         tell_error(error)
         return error.exit_status
+    except (OSError, MemoryError) as error:
+        _tell_traceback(debug)
+        tell_error(_of_the_machine(error))
+        return 1
     except Exception as error:
         _tell_traceback(debug)
         tell_bug(error)
         return OUR_BUG
     return _status(status)
+
+
+def _of_the_machine(error: OSError | MemoryError) -> MmbuildError:
+    """What a file system or the memory refuses is no bug of ours, wherever it shows."""
+    if isinstance(error, MemoryError):
+        return MmbuildError(
+            "there is not enough memory", code="MM782", hint="free some, or use a larger machine"
+        )
+    name = "" if error.filename is None else os.fsdecode(os.fspath(error.filename))
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    where = f"`{shown}`: " if shown else ""
+    return MmbuildError(
+        f"{where}{error.strerror or _first_line(error) or type(error).__name__}",
+        code="MM781",
+        hint="look at the path, its rights and its disk; `--debug` shows where it was used",
+    )
 
 
 def tell_error(error: MmbuildError) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.errors import MmbuildError
 
 if TYPE_CHECKING:
@@ -50,14 +51,13 @@ def read_text(path: Path) -> str | None:
         MmbuildError: MM610, it cannot be read, is no UTF-8 or is too large.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_file(path, MAX_BYTES)
     except FileNotFoundError:
         return None
+    except FileRefusedError as error:
+        raise _unreadable(path, error.problem) from None
     except OSError as error:
         raise _unreadable(path, f"cannot be read: {error.strerror or error}") from error
-    if len(data) > MAX_BYTES:
-        raise _unreadable(path, f"is larger than {MAX_BYTES} bytes")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.remote.notices import RemoteError
 
 if TYPE_CHECKING:
@@ -123,13 +124,14 @@ def _settings(url: str, config: SharedStoreConfig | None) -> Settings:
 
 def _may_be_configured() -> bool:
     """Whether the configuration file could hold the section: a look that imports no YAML."""
-    from mmbuild.environments.load import config_path
+    from mmbuild.environments.load import MAX_BYTES, config_path
 
     try:
-        with open(config_path(), "rb") as stream:
-            return b"store" in stream.read(1_000_001)
+        return b"store" in read_file(config_path(), MAX_BYTES)
     except OSError:
         return False
+    except FileRefusedError:
+        return True  # reading it says what is wrong
 
 
 def _configured() -> SharedStoreConfig | None:
