@@ -65,6 +65,8 @@ def raising(error):
         (UsageError("m", code="MM1"), 2),
         (StalePlanError("m", code="MM1"), 4),
         (ValueError("m"), 2),
+        (OSError(36, "File name too long", "x" * 5000), 1),
+        (MemoryError(), 1),
         (KeyboardInterrupt(), 130),
         (SystemExit(3), 3),
     ],
@@ -108,3 +110,12 @@ def test_a_reader_that_goes_away_is_no_error():
     )
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("verb", ["compat", "run", "verify", "compare", "validate", "plan"])
+def test_a_name_that_is_too_long_is_no_bug(verb, capsys):
+    prompt = ["--prompt", "x"] if verb == "run" else []
+    assert main([verb, "x" * 5000, *prompt]) == 1
+    told = capsys.readouterr().err
+    assert "[MM" in told
+    assert "this is a bug" not in told

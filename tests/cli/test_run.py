@@ -214,7 +214,7 @@ def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, caps
     description["llm"]["quant_algo"] = "FP8"
     (tmp_path / "engine.json").write_text(json.dumps(description))
     told = asked(
-        capsys, str(tmp_path), "--prompt", "how many ?", status=1
+        capsys, str(tmp_path), "--no-check", "--prompt", "how many ?", status=1
     )  # there is nothing but engine.json
     assert told.err.startswith(
         "note: fp8 on a CPU is emulated: weights are rounded to float8, activations are not"

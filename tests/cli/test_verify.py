@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from build_engine import with_manifest
 from engines import DEMO, demo_directory, drawn
 from safetensors.torch import load_file, save_file
 
@@ -129,7 +130,8 @@ def test_scales_that_went_to_the_wrong_rows_are_refused(int4, pictures, capsys):
     wrong = next(name for name in weights if name.endswith("layers.0.mlp.fc.per_channel_scale"))
     rank.unlink()  # it may be a link to what other tests read
     save_file({**weights, wrong: weights[wrong].flip(0).contiguous() * 8}, rank)
-    told = verified(capsys, int4, "--model", DEMO, *questions(pictures), status=1)
+    assert "`llm/rank0.safetensors` has" in verified(capsys, int4, "--model", DEMO, status=1).err
+    told = verified(capsys, int4, "--no-check", "--model", DEMO, *questions(pictures), status=1)
     assert "[MM590]" in told.err
     assert "max_kl" in told.err
     assert "at most 0.06" in told.err
@@ -138,7 +140,7 @@ def test_scales_that_went_to_the_wrong_rows_are_refused(int4, pictures, capsys):
 
 
 def recorded(build, **entry):
-    (build / "manifest.json").write_text(json.dumps({"actions": [], "refused": [entry]}))
+    with_manifest(build, actions=[], refused=[entry])
 
 
 def test_gates_are_those_that_apply_judged_by(int4, pictures, capsys):
@@ -156,24 +158,29 @@ def test_random_weights_are_measured_and_not_judged(int4, pictures, capsys):
     assert json.loads((int4 / "report.json").read_text())["gates"] == []
 
 
-def test_a_build_whose_manifest_is_gone_needs_a_model(build, tmp_path, capsys):
-    told = verified(capsys, build, "--store", tmp_path / "store", status=1)
+def test_a_build_whose_manifest_is_gone_is_refused_and_unchecked_needs_a_model(build, tmp_path, capsys):
+    (build / "manifest.json").unlink()
+    assert "[MM760]" in verified(capsys, build, status=1).err
+    told = verified(capsys, build, "--no-check", "--store", tmp_path / "store", status=1)
     assert "[MM561]" in told.err
     assert "--model" in told.err
 
 
 def test_a_model_that_the_store_lost_is_told(build, tmp_path, capsys):
     entry = {"step": "download", "artifact": "0" * 64}
-    (build / "manifest.json").write_text(json.dumps({"actions": [entry]}))
+    with_manifest(build, actions=[entry])
     told = verified(capsys, build, "--store", tmp_path / "store", status=1)
     assert "[MM561]" in told.err
     assert str(tmp_path / "store") in told.err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"actions": 7}', '{"actions": [{}]}'])
-def test_a_damaged_manifest_is_as_good_as_none(build, tmp_path, text, capsys):
+def test_a_damaged_manifest_is_refused_and_unchecked_as_good_as_none(build, tmp_path, text, capsys):
+    (build / "manifest.json").unlink()
     (build / "manifest.json").write_text(text)
-    assert "[MM561]" in verified(capsys, build, "--store", tmp_path / "store", status=1).err
+    assert "[MM763]" in verified(capsys, build, "--store", tmp_path / "store", status=1).err
+    unchecked = verified(capsys, build, "--no-check", "--store", tmp_path / "store", status=1)
+    assert "[MM561]" in unchecked.err
 
 
 def test_a_model_directory_without_weights_is_told(build, tmp_path, pictures, capsys):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from mmbuild.engine.config import EngineError
 from mmbuild.engine.layout import LayoutError
 from mmbuild.engine.processor import load_processor
 from mmbuild.ranks.failures import RankError
+
+load = partial(Engine.load, check=False)
+"""What is wrong with files that somebody edited on purpose, and with those of builds without a manifest."""
 
 
 @pytest.fixture
@@ -72,51 +76,51 @@ def test_a_directory_that_is_not_there_is_no_engine(tmp_path):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 1}', '{"version": 2}', "\x00"])
 def test_an_engine_json_that_cannot_be_understood_is_refused(damaged, text):
     (damaged / layout.DESCRIPTION).write_text(text)
-    refused(LayoutError, "MM541", Engine.load, damaged)
+    refused(LayoutError, "MM541", load, damaged)
 
 
 def test_an_engine_of_another_version_says_which(damaged):
     edit(damaged, version=99)
-    error = refused(LayoutError, "MM541", Engine.load, damaged)
+    error = refused(LayoutError, "MM541", load, damaged)
     assert "version 99" in error.message
     assert f"version {layout.VERSION}" in error.message
 
 
 def test_an_engine_config_with_an_unknown_key_is_of_another_version(damaged):
     edit(damaged, llm={**demo_engine().config.to_json(), "tomorrow": 1})
-    assert "tomorrow" in refused(EngineError, "MM501", Engine.load, damaged).message
+    assert "tomorrow" in refused(LayoutError, "MM541", load, damaged).message
 
 
 def test_an_engine_of_another_torch_is_refused(damaged):
     edit(damaged, toolchain={"torch": "1.13.1+cu117"})
-    error = refused(EngineError, "MM506", Engine.load, damaged)
+    error = refused(EngineError, "MM506", load, damaged)
     assert "1.13.1+cu117" in error.message
     assert torch.__version__ in error.message
 
 
 def test_an_engine_for_instructions_this_cpu_lacks_is_refused(damaged, monkeypatch):
     monkeypatch.setattr(package, "cpu_isa", lambda: "generic")
-    error = refused(EngineError, "MM507", Engine.load, damaged)
+    error = refused(EngineError, "MM507", load, damaged)
     assert "avx2" in error.message
     assert "generic" in error.message
 
 
 def test_an_engine_for_another_processor_is_refused(damaged, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert "aarch64" in refused(EngineError, "MM507", Engine.load, damaged).message
+    assert "aarch64" in refused(EngineError, "MM507", load, damaged).message
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_an_engine_for_cuda_is_refused_without_a_gpu(damaged):
     edit(damaged, target={"device": "cuda", "sm": 90, "isa": "avx2"})
-    error = refused(EngineError, "MM507", Engine.load, damaged)
+    error = refused(EngineError, "MM507", load, damaged)
     assert "SM 90" in error.message
     assert "no GPU" in error.message
 
 
 def test_an_engine_of_several_ranks_is_not_loaded_by_one_process(damaged):
     edit(damaged, llm={**demo_engine().config.to_json(), "tensor_parallel": 2})
-    error = refused(RankError, "MM581", Engine.load, damaged)
+    error = refused(RankError, "MM581", load, damaged)
     assert "2 ranks" in error.message
     assert "mpirun -n 2" in error.hint
 
@@ -137,7 +141,7 @@ LLM_WEIGHTS = "llm/rank0.safetensors"
 )
 def test_a_missing_file_is_named(damaged, name):
     (damaged / name).unlink()
-    error = refused(EngineError, "MM504", Engine.load, damaged)
+    error = refused(EngineError, "MM504", load, damaged)
     assert str(damaged / name) in error.message
     assert "mmbuild apply" in error.hint
 
@@ -146,14 +150,14 @@ def test_a_missing_file_is_named(damaged, name):
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.9])
 def test_truncated_weights_are_named(damaged, name, share):
     truncate(damaged / name, share)
-    assert name in refused(EngineError, "MM504", Engine.load, damaged).message
+    assert name in refused(EngineError, "MM504", load, damaged).message
 
 
 @pytest.mark.parametrize("name", ["llm/prefill.pt2", "visual/visual.pt2"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_truncated_package_is_named(damaged, name, share):
     truncate(damaged / name, share)
-    assert name in refused(EngineError, "MM508", Engine.load, damaged).message
+    assert name in refused(EngineError, "MM508", load, damaged).message
 
 
 def truncate(path, share):
@@ -166,7 +170,7 @@ def test_weights_of_another_engine_are_refused(damaged):
     shutil.copy(demo_directory("float32", "int8") / LLM_WEIGHTS, damaged / "other")
     (damaged / LLM_WEIGHTS).unlink()
     (damaged / "other").rename(damaged / LLM_WEIGHTS)
-    refused(EngineError, "MM505", Engine.load, damaged)
+    refused(EngineError, "MM505", load, damaged)
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "{"])
@@ -175,7 +179,7 @@ def test_a_damaged_visual_description_is_refused(damaged, text):
     path.unlink()
     if text is not None:
         path.write_text(text)
-    assert "visual.json" in refused(EngineError, "MM501", Engine.load, damaged).message
+    assert "visual.json" in refused(EngineError, "MM501", load, damaged).message
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import made_up_reports
 import pytest
+from build_engine import with_manifest
 from engines import demo_directory, drawn
 from errors_told import refused
 
@@ -30,7 +31,7 @@ def make(directory, quantization="none", kls=(0.01, 0.02), *, model="m" * 64, ki
         },
         {"step": "assemble", "artifact": "e" * 64, "seconds": 2.5, "peak_memory": 3 * 10**8},
     ]
-    (directory / "manifest.json").write_text(json.dumps({"actions": actions}))
+    with_manifest(directory, actions=actions)
     (directory / "verify").mkdir()
     keep(directory / "verify", kls, **same)
     return directory
@@ -116,6 +117,7 @@ def test_a_report_of_the_engine_that_was_here_before_does_not(tmp_path):
 
 def test_an_engine_without_manifest_and_report_has_its_precision_and_size(tmp_path, capsys):
     build = Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "bare"))
+    (build / "manifest.json").unlink()
     assert main(["compare", str(build)]) == 0
     told = rows(capsys.readouterr().out)
     assert told["quantization"] == ["W4A16"]

@@ -105,7 +105,7 @@ def test_run_tells_a_wrong_picture_as_an_unsplit_engine_does(build, capfd):
 def test_run_tells_which_rank_s_file_is_damaged(build, capfd):
     weights = build / "llm" / "rank1.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert main(["run", str(build), "--prompt", "how many ?"]) == 1
+    assert main(["run", str(build), "--no-check", "--prompt", "how many ?"]) == 1
     told = capfd.readouterr()
     assert told.out == ""
     assert told.err.count("error:") == 1

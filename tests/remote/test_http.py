@@ -79,7 +79,7 @@ def test_results_are_taken_and_nothing_is_published(one, reader, server):
     one.apply(graph, chain("s"))
     assert reader.apply(graph, chain("s")).ran == ()
     assert reader.bytes("r") == one.bytes("r")
-    assert reader.notices == []
+    assert [notice.code for notice in reader.notices] == ["MM767"], "over http, what comes could be exchanged"
     assert check_store(reader.store).faults == ()
     assert reader.apply(chain("t", text="c")).ran == ("t/0", "t/1", "t/2")
     assert (len(server.ranges) > 2) is (server.RequestHandlerClass.func is Ranged)
@@ -95,14 +95,14 @@ def test_publishing_and_collecting_are_refused_with_the_reason(reader):
 def test_where_publishing_was_asked_for_it_is_told_once(reader):
     reader.push = True
     assert reader.apply(chain("r")).ok
-    assert [notice.code for notice in reader.notices] == ["MM824"]
+    assert [notice.code for notice in reader.notices] == ["MM767", "MM824"]
 
 
 def test_a_token_is_sent_and_told_nowhere(one, reader, server):
     server.token = "ghp-very-secret-token"
     one.apply(chain("r"))
     assert reader.verdicts(chain("r"))["r/2"] == "run"
-    assert reader.codes() == {"MM821"}
+    assert reader.codes() == {"MM767", "MM821"}
     headers = {"headers": {"Authorization": f"Bearer {server.token}"}}
     reader.settings = {"options": {"client_kwargs": headers}}
     assert reader.apply(chain("r")).ran == ()

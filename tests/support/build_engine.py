@@ -19,6 +19,8 @@ from mmbuild.graph import parameters
 from mmbuild.graph.lower import QUANT_ALGO
 from mmbuild.schema.linears import group_size
 from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
+from mmbuild.store.files import write_whole
+from mmbuild.store.hashing import hash_file
 
 DATA = Path(__file__).parents[2] / "examples" / "calibration"
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
@@ -85,7 +87,18 @@ def build_engine(
     parts = {"checkpoint": checkpoint, "llm": llm, "visual": visual, **sources}
     if processor is not None:
         parts["model"] = processor
-    return step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET)
+    return with_manifest(step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET))
+
+
+def with_manifest(directory: Path, **more: Any) -> Path:
+    """``directory`` with the part of manifest.json that its files are checked by, and ``more``; written over."""
+    files = {
+        path.relative_to(directory).as_posix(): {"size": path.stat().st_size, "blake3": hash_file(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file() and path.name != "manifest.json" and path.parent.name != "verify"
+    }
+    write_whole(directory / "manifest.json", json.dumps({"files": files, **more}).encode())
+    return directory
 
 
 def relaid(directory: Path, out: Path, **changes: Any) -> Path:
@@ -94,7 +107,7 @@ def relaid(directory: Path, out: Path, **changes: Any) -> Path:
     content = json.loads((out / "engine.json").read_text())
     (out / "engine.json").unlink()
     (out / "engine.json").write_text(json.dumps({**content, **changes}))
-    return out
+    return with_manifest(out)
 
 
 def _calibrated(

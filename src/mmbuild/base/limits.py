@@ -104,6 +104,9 @@ ENGINE_JSON = Limit(
 ENGINE_MANIFEST = Limit(
     "an engine's manifest", 64 * MB, 32, 4_000_000, 1 * MB, "100 bytes a file, and the recipe's settings"
 )
+HASHED_FILES = Limit(
+    "a list of hashed files", 2 * MB, 4, 20_000, 200, "4,096 large files of engines, 200 bytes each"
+)
 CHECKPOINT_CONFIG = Limit(
     "a checkpoint's config", 16 * MB, 32, 1_000_000, 1 * MB, "a line for each linear layer"
 )

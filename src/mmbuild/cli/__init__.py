@@ -43,8 +43,9 @@ Example:
   mmbuild run build/llava-shapes-int4 --image picture.png --prompt "..."
 
 \b
-Exit status: 0 done, 1 the input or the build is at fault, 2 wrong usage or a bug of mmbuild,
-3 changes (plan --detailed-exitcode), 4 a stale plan, 130 interrupted.
+Exit status: 0 done, 1 the input or the build is at fault, or output could not be written, 2 wrong usage
+or a bug of mmbuild, 3 changes (plan --detailed-exitcode), 4 a stale plan, 130 interrupted. A reader that
+ends early (`| head`) stops no work and changes no status.
 
 \b
 Completion: put this into the shell's start-up file
@@ -58,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``mmbuild``; returns the exit status (``sys.argv`` when ``arguments`` is None)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
-        from mmbuild._version import __version__
-
-        print(f"mmbuild {__version__}")
-        return 0
+        return _print_version()
     from mmbuild.cli.output import guarded
 
     # --debug may stand anywhere: who sees a failure appends it to the line.
@@ -72,6 +70,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lambda: _group().main(given, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
         debug=debug,
     )
+
+
+def _print_version() -> int:
+    """Without what the verbs need, which takes longer to import than to run."""
+    from mmbuild._version import __version__
+    from mmbuild.base.streams import guarded_streams, unwritten
+
+    with guarded_streams() as (out, _):
+        print(f"mmbuild {__version__}")
+        out.flush()
+        if out.lost:
+            print(f"error: {unwritten(out.lost).message} [MM780]", file=sys.stderr)
+        return 1 if out.lost else 0
 
 
 def _after_separator(given: list[str]) -> bool:

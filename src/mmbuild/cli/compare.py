@@ -9,13 +9,15 @@ from typing import Any
 
 import click
 
+from mmbuild.cli import options
 from mmbuild.units import size_text
 
 
 @click.command("compare")
 @click.argument("builds", nargs=-1, required=True, metavar="BUILD...", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, builds: tuple[Path, ...], as_json: bool) -> None:
+@options.checked
+def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     """Put precision, size, building, quality and speed of builds side by side.
 
     Reads the build directories alone; nothing is loaded or measured. Quality is that of the last `mmbuild verify`
@@ -30,6 +32,8 @@ def command(*, builds: tuple[Path, ...], as_json: bool) -> None:
     """
     from mmbuild.quality.builds import compare
 
+    for build in builds:
+        options.checked_engine(build, check=check, runs=False)
     found = compare(builds)
     click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
 
@@ -61,7 +65,7 @@ def _cell(tell: Callable[[Mapping[str, Any]], str], build: Mapping[str, Any]) ->
     """``-`` where the build does not say."""
     try:
         return tell(build)
-    except TypeError:  # None where a number would be
+    except (TypeError, KeyError):  # None where a number would be, or no such number
         return "-"
 
 

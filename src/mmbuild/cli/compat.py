@@ -9,15 +9,20 @@ from pathlib import Path
 
 import click
 
+from mmbuild.cli import options
+
 
 @click.command("compat")
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--check", is_flag=True, help="Exit with 1 where this host does not fit.")
-def command(*, build: Path, as_json: bool, check: bool) -> None:
+@click.option(
+    "--no-check", is_flag=True, help="Do not compare the engine's files with its manifest.json first."
+)
+def command(*, build: Path, as_json: bool, check: bool, no_check: bool) -> None:
     """Say where a built engine loads, and whether it does here.
 
-    Reads the build's engine.json alone: no GPU is needed, and nothing is loaded.
+    Reads descriptions alone: no GPU is needed, and nothing is loaded.
 
     \b
     Example:
@@ -28,9 +33,8 @@ def command(*, build: Path, as_json: bool, check: bool) -> None:
     from mmbuild.compat.rules import compatibility
     from mmbuild.doctor import render
     from mmbuild.doctor.model import Group, failing
-    from mmbuild.engine import layout
 
-    description = layout.read(build)
+    description = options.checked_engine(build, check=not no_check, runs=False)
     visual = tensorrt_visual(build)
     checks = compatibility(description, look(description, visual), visual)
     fits = not failing(checks)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mmbuild.units import size_text
+
+if TYPE_CHECKING:
+    from mmbuild.engine.contents import Progress
+    from mmbuild.engine.layout import Description
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+_REDRAW_SECONDS = 0.2
 
 
 def recipes(function: F) -> F:
@@ -65,6 +75,61 @@ def store(function: F) -> F:
         type=click.Path(path_type=Path),
         help="Directory of the store (default: $MMBUILD_STORE, else ~/.cache/mmbuild/store).",
     )(function)
+
+
+def checked(function: F) -> F:
+    """Whether an engine directory is compared with its manifest: ``check``."""
+    return click.option(
+        "--check/--no-check",
+        default=True,
+        show_default=True,
+        help="Compare the engine's files with its manifest.json before anything of it is used.",
+    )(function)
+
+
+def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Description:
+    """What an engine directory describes, its files checked first.
+
+    Args:
+        build: The engine directory.
+        check: Whether its files are compared with its manifest.
+        runs: Whether the engine will be loaded. Otherwise large files are not hashed, a missing manifest is a
+            warning, and the description may leave out the LLM's sizes.
+
+    Raises:
+        LayoutError, ContentsError: As :func:`mmbuild.engine.contents.check` and :func:`mmbuild.engine.layout.read`.
+    """
+    from mmbuild.cli.output import say
+    from mmbuild.engine import contents, layout
+
+    if check:
+        doubt = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
+        if doubt is not None:
+            say(f"warning: {doubt.message} [{doubt.code}]")
+            say(f"  hint: {doubt.hint}")
+    return layout.read(build, whole_llm=runs)
+
+
+def _hashing(build: Path) -> Progress:
+    """Shows on a terminal how far the hashing of a build's large files is."""
+    from mmbuild.base.terminal import one_line, raw
+
+    shown = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if done < total and time.monotonic() - shown < _REDRAW_SECONDS:
+            return
+        shown = time.monotonic()
+        text = (
+            f"checking {one_line(str(build))}: {size_text(done)} of {size_text(total)}"
+            if done < total
+            else ""
+        )
+        raw(sys.stderr).write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+    return progress
 
 
 def given(context: click.Context) -> tuple[str, ...]:

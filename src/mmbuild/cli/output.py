@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmbuild.base.terminal import clean
 from mmbuild.errors import MmbuildError
 
 if TYPE_CHECKING:
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 OUR_BUG = 2
+_CHANGES = 3
+"""``plan --detailed-exitcode``."""
+
+_LONGEST_NAME = 200
+
+_FURTHER = "\n  | "
+"""Before further lines of a message: none of them looks like a line of ours, or like a command to a CI service."""
 
 _STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
 
@@ -37,12 +45,28 @@ def use_color() -> bool:
 
 
 def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
-    """Run ``body``, tell what it raises, and return the exit status."""
+    """Run ``body`` with cleaned streams, report what it raises, and return the exit status."""
+    from mmbuild.base.streams import guarded_streams, unwritten
+
+    with guarded_streams() as (out, err):
+        try:
+            status = _status_of(body, debug)
+            out.flush()
+            err.flush()
+        except KeyboardInterrupt:  # while an error was reported
+            say("interrupted")
+            return INTERRUPTED
+        if out.lost:
+            tell_error(unwritten(out.lost))
+            return status if status not in (0, _CHANGES) else 1
+        return status
+
+
+def _status_of(body: Callable[[], Any], debug: bool) -> int:
     import click
 
     try:
         status = body()
-        sys.stdout.flush()
     except SystemExit as stop:
         return _status(stop.code)
     except click.exceptions.Exit as stop:
@@ -50,9 +74,6 @@ def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
     except (KeyboardInterrupt, click.Abort):
         say("interrupted; finished actions are kept, run the same command to go on")
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output is gone (`mmbuild plan | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
     except click.ClickException as error:
         tell_usage(error)
         return OUR_BUG
@@ -60,11 +81,31 @@ def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
         _tell_traceback(debug)
         tell_error(error)
         return error.exit_status
+    except (OSError, MemoryError) as error:
+        _tell_traceback(debug)
+        tell_error(_of_the_machine(error))
+        return 1
     except Exception as error:
         _tell_traceback(debug)
         tell_bug(error)
         return OUR_BUG
     return _status(status)
+
+
+def _of_the_machine(error: OSError | MemoryError) -> MmbuildError:
+    """What a file system or the memory refuses is no bug of ours, wherever it shows."""
+    if isinstance(error, MemoryError):
+        return MmbuildError(
+            "there is not enough memory", code="MM782", hint="free some, or use a larger machine"
+        )
+    name = "" if error.filename is None else os.fsdecode(os.fspath(error.filename))
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    where = f"`{shown}`: " if shown else ""
+    return MmbuildError(
+        f"{where}{error.strerror or _first_line(error) or type(error).__name__}",
+        code="MM781",
+        hint="look at the path, its rights and its disk; `--debug` shows where it was used",
+    )
 
 
 def tell_error(error: MmbuildError) -> None:
@@ -75,9 +116,9 @@ def tell_error(error: MmbuildError) -> None:
 
         say(render_text(diagnostics, color=use_color()).rstrip())
         return
-    say(f"{styled('error', 'error:')} {error.message} {styled('dim', f'[{error.code}]')}")
+    _head(error.message, error.code)
     for line in getattr(error, "details", ()):
-        say(f"  {line}".rstrip())
+        say(f"  {_lines(line)}".rstrip())
     cause = error.__cause__
     while cause is not None:
         say(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
@@ -87,13 +128,13 @@ def tell_error(error: MmbuildError) -> None:
 
 def tell_failed(failed: Failed, *, debug: bool = False) -> None:
     """A failed action: what happened, what it came from, the log."""
-    say(f"{styled('error', 'error:')} {failed.message} {styled('dim', f'[{failed.code}]')}")
+    _head(failed.message, failed.code)
     for cause in failed.causes:
-        say(f"  caused by: {cause}")
+        say(f"  caused by: {_lines(cause)}")
     for line in failed.tail:
-        say(f"  | {line}")
+        say(f"  | {_lines(line)}")
     if debug and failed.traceback:
-        say(failed.traceback.rstrip())
+        say(clean(failed.traceback.rstrip()))
     say(f"  log: {failed.log}")
     for place in failed.aside:
         say(f"  the refused engine: {place}")
@@ -104,7 +145,7 @@ def tell_failed(failed: Failed, *, debug: bool = False) -> None:
 
 def tell_usage(error: Any) -> None:
     """A wrong command line: click's message in our form."""
-    say(f"{styled('error', 'error:')} {error.format_message()}")
+    _head(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mmbuild"
     _tell_hint(f"`{command} --help` shows how it is used")
@@ -112,14 +153,28 @@ def tell_usage(error: Any) -> None:
 
 def tell_bug(error: Exception) -> None:
     """Anything that nobody foresaw."""
-    say(f"{styled('error', 'error:')} {type(error).__name__}: {_first_line(error)}")
+    _head(f"{type(error).__name__}: {_first_line(error)}")
     _tell_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
+
+
+def _head(message: str, code: str = "") -> None:
+    """The line that says what is wrong: on standard output where nothing can be written to standard error."""
+    shown = _lines(message)
+    coded = f" {styled('dim', f'[{code}]')}" if code else ""
+    say(f"{styled('error', 'error:')} {shown}{coded}")
+    if getattr(sys.stderr, "lost", ""):
+        print(f"error: {shown} [{code}]" if code else f"error: {shown}")
+
+
+def _lines(text: str) -> str:
+    """``text`` cleaned, its further lines marked."""
+    return clean(text, newline=_FURTHER).replace(f"{_FURTHER}  | ", _FURTHER)
 
 
 def _tell_hint(hint: str | None) -> None:
     if hint:
         say()
-        say(f"{styled('hint', 'hint:')} {hint}")
+        say(f"{styled('hint', 'hint:')} {_lines(hint)}")
 
 
 def _tell_traceback(debug: bool) -> None:
@@ -130,7 +185,7 @@ def _tell_traceback(debug: bool) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return clean(str(error).partition("\n")[0])
 
 
 def _status(code: object) -> int:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")
 @click.option("--profile", is_flag=True, help="Times, tokens per second and peak memory, on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, profile included.")
+@options.checked
 @click.pass_context
 def command(
     context: click.Context,
@@ -66,8 +67,12 @@ def command(
     stream: bool,
     profile: bool,
     as_json: bool,
+    check: bool,
 ) -> None:
     """Ask a built engine about pictures.
+
+    An engine is code: loading one executes it. So its files are first compared with BUILD/manifest.json, and an
+    engine that is not as it was built is refused; --no-check loads it as it is. Run engines of people you trust.
 
     BUILD is the directory that `mmbuild apply` names. Answers go to stdout, one line each. One prompt is asked
     about every image, one image serves every prompt, otherwise they go in pairs. A prompt is put into the
@@ -86,10 +91,13 @@ def command(
       mmbuild run build/vila-shapes --together --image a.png --image b.png --prompt "which has more shapes ?"
       mmbuild run build/nougat-base --image page.png --num-beams 4
     """
-    from mmbuild.engine import layout
+    from mmbuild.engine.prompt_text import require_unicode
     from mmbuild.models.generation_settings import not_applied_text, not_passed_text
 
-    description = layout.read(build)  # a wrong path is told before seconds of imports
+    require_unicode(prompts)
+    description = options.checked_engine(
+        build, check=check
+    )  # a wrong path is reported before seconds of imports
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
@@ -146,7 +154,7 @@ def answer(
 
     drawing, searching = Sampling(**sampling), Beams(**beams)
     check_choice(drawing.temperature > 0, searching.width > 1)
-    engine = Engine.load(build)
+    engine = Engine.load(build, check=False)  # the verb did, before ranks were started
     requests = engine.encode([list(images) for images, _ in pairs], [prompt for _, prompt in pairs])
     for conversion in dict.fromkeys(how for request in requests for how in request.conversions):
         click.echo(f"note: {conversion}", err=True)

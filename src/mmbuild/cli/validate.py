@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.base.visible import visible
+from mmbuild.base.terminal import one_line
 from mmbuild.cli import options
 from mmbuild.cli.output import use_color
 
@@ -60,7 +60,7 @@ def _tell(result: LoadResult, layout: str) -> None:
         return
     for variant in result.variants:
         if layout == "text":
-            click.echo(f"ok {variant.name} {visible(str(variant.path))}")
+            click.echo(f"ok {variant.name} {one_line(str(variant.path))}")
     if layout == "github" and result.diagnostics:
         click.echo(told.render_github(result.diagnostics))
     if layout == "text" and result.diagnostics:

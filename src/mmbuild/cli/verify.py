@@ -9,8 +9,22 @@ from typing import Any
 
 import click
 
+from mmbuild.base.fields import digest, listing, mapping, number, optional, record, text, whole, word
 from mmbuild.cli import options
+from mmbuild.errors import MmbuildError
 from mmbuild.quality import manifest
+
+_MEASURED = record(
+    {"prompts": listing(text(1_000_000), 100_000), "max_new_tokens": whole(1, 1 << 22)},
+    may_lack=("prompts", "max_new_tokens"),
+    closed=False,
+)
+_GATE = record({"bound": number(-1e300, 1e300), "origin": word}, may_lack=("origin",), closed=False)
+_JUDGED = record(
+    {"gates": mapping(_GATE, 100), "weights": optional(word)},
+    may_lack=("gates", "weights"),
+    closed=False,
+)
 
 
 @click.command("verify")
@@ -28,6 +42,7 @@ from mmbuild.quality import manifest
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report.")
 @options.store
+@options.checked
 @click.pass_context
 def command(
     context: click.Context,
@@ -40,6 +55,7 @@ def command(
     out: Path | None,
     as_json: bool,
     store: Path | None,
+    check: bool,
 ) -> None:
     """Compare a built engine with transformers on the weights it was built from.
 
@@ -56,9 +72,10 @@ def command(
       mmbuild verify build/llava-shapes-int4
       mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
     """
-    from mmbuild.engine import layout
+    from mmbuild.engine.prompt_text import require_unicode
 
-    description = layout.read(build)  # first whether it is an engine at all
+    require_unicode(prompts)
+    description = options.checked_engine(build, check=check)  # first whether it is an engine at all
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
@@ -104,7 +121,7 @@ def compare(
     from mmbuild.steps import measure, verify
 
     asked = recorded_questions(Path(build))
-    engine = Engine.load(build)
+    engine = Engine.load(build, check=False)  # the verb did, before ranks were started
     shown = measure.opened(list(images) or asked.get("images") or (), engine)
     measures = measure.measure(
         engine,
@@ -131,6 +148,9 @@ def recorded_questions(build: Path) -> dict[str, Any]:
     if not actions:
         return {}
     action = actions[0]
+    problem = _MEASURED(action.get("params", {}), "params")
+    if problem is not None:
+        raise _unusable(build, problem)
     places = sorted(action.get("locators", {}).items(), key=lambda item: (len(item[0]), item[0]))
     images = [path for _, path in places if Path(path).is_file()]
     return {**action.get("params", {}), "images": images if len(images) == len(places) else []}
@@ -147,6 +167,9 @@ def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
     engine = engines[0].get("artifact") if engines else None
     judged = manifest.actions(build, "verify")
     params = judged[0].get("params", {}) if judged else {}
+    problem = _JUDGED(params, "params")
+    if problem is not None:
+        raise _unusable(build, problem)
     if "gates" in params:
         return {"gates": params["gates"], "weights": params["weights"], "engine": engine}
     weights = manifest.weights(build)
@@ -155,6 +178,14 @@ def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
         "weights": weights,
         "engine": engine,
     }
+
+
+def _unusable(build: Path, problem: str) -> MmbuildError:
+    from mmbuild.steps.verify import VerifyError
+
+    return VerifyError(
+        f"`{build / manifest.NAME}` is damaged: {problem}", code="MM763", hint="Apply its recipe again"
+    )
 
 
 def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
@@ -176,7 +207,7 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     opened = open_store(store)
     found = {}
     for action in actions:
-        if not opened.has(action["artifact"]):
+        if digest(action.get("artifact"), "artifact") is not None or not opened.has(action["artifact"]):
             raise VerifyError(
                 f"the model that `{build}` was built from is not in the store `{opened.root}`",
                 code="MM561",

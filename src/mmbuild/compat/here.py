@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmbuild import host
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_JSON
 from mmbuild.doctor.machine import Gpu, gpus
 from mmbuild.doctor.wanted import names_for, version_of
-from mmbuild.engine.layout import VISUAL, Description
+from mmbuild.engine.fields import tied
+from mmbuild.engine.layout import VISUAL, Description, LayoutError
 from mmbuild.environments.load import load
 from mmbuild.environments.model import UserConfig
 from mmbuild.environments.probe import ProbeError, installed, interpreter_versions, normalized
@@ -56,13 +58,24 @@ def look(description: Description, visual: Mapping[str, Any] | None) -> Here:
 
 
 def tensorrt_visual(build: Path) -> Mapping[str, Any] | None:
-    """What a build's visual engine is tied to, ``{"version", "sm", ...}``, where it is TensorRT's beside torch."""
+    """What a TensorRT visual engine of a torch build is tied to, ``{"version", "sm", ...}``, or None.
+
+    Raises:
+        LayoutError: MM541, the file is damaged.
+    """
+    path = build / VISUAL / _VISUAL
     try:
-        data = json.loads((build / VISUAL / _VISUAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_object(path, ENGINE_JSON)
+    except (FileNotFoundError, NotADirectoryError):
         return None  # another backend keeps other files there
-    found = data.get("tensorrt") if isinstance(data, dict) else None
-    return found if isinstance(found, dict) else None
+    except (FileRefusedError, OSError) as error:
+        why = error.problem if isinstance(error, FileRefusedError) else f"cannot be read: {error.strerror}"
+        raise LayoutError(f"`{path}` {why}", code="MM541", hint="Apply its recipe again") from None
+    problem = tied(data)
+    if problem is not None:
+        raise LayoutError(f"`{path}` is damaged: {problem}", code="MM541", hint="Apply its recipe again")
+    found: Mapping[str, Any] | None = data.get("tensorrt")
+    return found
 
 
 def _environment(config: UserConfig, description: Description) -> Mapping[str, str] | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
+from mmbuild.base.terminal import clean, raw
 from mmbuild.doctor.model import Check, Group, failing
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}
@@ -54,15 +56,15 @@ def print_table(groups: Iterable[Group], *, wanted: str = "wanted", found: str =
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=raw(sys.stdout))
     for group in groups:
-        table = Table(title=group.title, title_justify="left", show_edge=False, pad_edge=False)
+        table = Table(title=clean(group.title), title_justify="left", show_edge=False, pad_edge=False)
         for column in ("", "what", found, wanted):
             table.add_column(column, overflow="fold")
         for check in group.checks:
             status = Text(check.status, style=_STYLES[check.status])
             told = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
-            table.add_row(status, Text(check.name), told, Text(check.wanted))
+            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, told, check.wanted)))
         console.print(table)
         console.print()
 

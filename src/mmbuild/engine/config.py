@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmbuild.engine import fields
 from mmbuild.families.base import LlmFacts, read_llm
 from mmbuild.models.errors import EngineError
 
@@ -119,15 +120,15 @@ def from_json(data: Mapping[str, Any]) -> EngineConfig:
     """Read what :meth:`EngineConfig.to_json` wrote.
 
     Raises:
-        EngineError: A key is missing or unknown.
+        EngineError: MM501, a key is missing or unknown, or a value of another type or out of range.
     """
-    try:
-        llm = read_llm(data["llm"])
-        assert llm is not None
-        return EngineConfig(**{**data, "llm": llm, "encoder": read_llm(data["encoder"])})
-    except (KeyError, TypeError) as error:
+    problem = fields.engine_config(data)
+    if problem is not None:
         raise EngineError(
-            f"the engine config has missing or unknown keys: {error}",
+            f"the engine config cannot be used: {problem}",
             code="MM501",
-            hint="The engine was written by another version of mmbuild; apply its recipe again",
-        ) from error
+            hint="The engine was written by another version of mmbuild, or edited; apply its recipe again",
+        )
+    llm = read_llm(data["llm"])
+    assert llm is not None
+    return EngineConfig(**{**data, "llm": llm, "encoder": read_llm(data["encoder"])})

@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmbuild.engine import layout, package, weights
+from mmbuild.engine import contents, layout, package, weights
 from mmbuild.engine.answers import Answer, Generation, Profile
 from mmbuild.engine.beams import Beams, search
 from mmbuild.engine.config import EngineConfig, EngineError, from_json
-from mmbuild.engine.fit import check_weights
+from mmbuild.engine.fit import check_memory, check_weights
 from mmbuild.engine.generate import Stopping, collect, stream, without_circles
 from mmbuild.engine.logits_rules import LogitsRules
 from mmbuild.engine.processor import Image, Request, encode, load_processor
+from mmbuild.engine.prompt_text import require_unicode
 from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
 from mmbuild.families import family
@@ -49,26 +50,43 @@ class Engine:
         self.visual = load_visual(directory / layout.VISUAL, description.target)
         files = weights.rank_files(directory / layout.LLM, self.config, rank)
         check_weights(files, self.config)
+        check_memory(self.config, str(description.target["device"]))
         self.session = Session(self.config, directory / layout.LLM, files, description.target)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Engine:
+    def load(cls, path: str | os.PathLike[str], *, check: bool = True) -> Engine:
         """Load an engine directory; compiles nothing.
+
+        Loading an engine executes it: its packages are shared libraries. So its files are first compared with the
+        manifest that ``mmbuild apply`` wrote; a warning says where that lists no digests.
 
         An engine of several ranks is loaded by a program that mpirun runs; only rank 0 comes back from here
         (``ranks/enter.py``).
 
+        Args:
+            path: The engine directory.
+            check: False loads the directory as it is: what somebody edited on purpose.
+
         Raises:
-            LayoutError: The directory is no engine.
+            LayoutError: The directory is not an engine.
+            ContentsError: It does not hold what was built (MM760, MM761, MM763).
             EngineError: It is for another machine or torch, or damaged.
             RankError: Another number of ranks than it is split over.
         """
         directory = Path(path)
         description = layout.read(directory)
+        if description.backend != "torch":
+            raise EngineError(
+                f"`{directory}` is of backend {description.backend}, and Engine loads engines of backend torch",
+                code="MM764",
+                hint="`mmbuild run` asks it through TensorRT-LLM's runner",
+            )
         if description.llm["tensor_parallel"] > 1:
             from mmbuild.ranks.enter import enter
 
-            return enter(directory, description)
+            return enter(directory, description, check=check)
+        if check:
+            contents.require(directory)
         return cls(directory, description)
 
     def generate(
@@ -149,6 +167,7 @@ class Engine:
         Raises:
             EngineError: The numbers of prompts and images differ, or a picture cannot be read.
         """
+        require_unicode(prompts)
         if len(images) != len(prompts):
             raise EngineError(
                 f"{len(prompts)} prompts and {len(images)} images are given",

@@ -6,6 +6,7 @@ if it were the right one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from safetensors import SafetensorError, safe_open
 from mmbuild.engine.calibrated import stored_shape
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.model import weights_of
+from mmbuild.engine.weights import require_weights, unreadable
+from mmbuild.units import size_text
 
+_TOLD = 200
 Kind = tuple[str, tuple[int, ...]]
 
 # How safetensors spells dtypes.
@@ -52,24 +56,56 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
 
 
 def expected(config: EngineConfig) -> dict[str, Kind]:
-    """dtype and shape of every tensor of a rank, by its name in the module."""
-    return {
-        name: (_SPELLINGS[tensor.dtype], stored_shape(name, tensor, config))
-        for name, tensor in weights_of(config).items()
-    }
+    """dtype and shape of every tensor of a rank, by its name in the module.
+
+    Raises:
+        EngineError: MM766, there is no such module.
+    """
+    try:
+        return {
+            name: (_SPELLINGS[tensor.dtype], stored_shape(name, tensor, config))
+            for name, tensor in weights_of(config).items()
+        }
+    except EngineError:
+        raise
+    except Exception as error:  # whatever a module raises whose sizes contradict each other
+        raise EngineError(
+            f"engine.json describes a model that cannot be put together: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0][:_TOLD]}",
+            code="MM766",
+            hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        ) from error
+
+
+def check_memory(config: EngineConfig, device: str) -> None:
+    """Refuse limits whose caches this machine has no memory for, before they are allocated.
+
+    Raises:
+        EngineError: MM765.
+    """
+    slots = config.max_seq_len + config.cross_len
+    needed = config.sequences * slots * config.kv_bytes_per_token
+    if device == "cuda":
+        memory = int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise EngineError(
+            f"the engine's caches take {size_text(needed)} for {config.sequences:,} sequences of {slots:,} tokens, "
+            f"and there are {size_text(memory)} of memory here",
+            code="MM765",
+            hint="Load it on a machine with more memory, or build with smaller limits",
+        )
 
 
 def _stored(path: Path) -> dict[str, Kind]:
+    require_weights(path)
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise EngineError(
-            f"the weights `{path}` cannot be read: {error}",
-            code="MM504",
-            hint="Restore the engine directory with `mmbuild apply` on its recipe",
-        ) from error
+        raise unreadable(path, error) from error
 
 
 def _told(kind: Kind) -> str:

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_JSON
+from mmbuild.engine import fields
 from mmbuild.errors import MmbuildError
 
 VERSION = 2
 DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
+
+_AGAIN = "Apply its recipe again"
+_SHOWN = 40
 
 
 def packages(llm: Mapping[str, Any]) -> tuple[str, ...]:
@@ -85,32 +92,53 @@ def write(directory: Path, description: Description) -> None:
     (directory / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
-def read(directory: Path) -> Description:
-    """Read ``engine.json``.
+def read(directory: Path, *, whole_llm: bool = True) -> Description:
+    """Read ``engine.json`` and check every field.
+
+    Args:
+        directory: The engine directory.
+        whole_llm: False takes an ``llm`` that says no more than over how many ranks the engine is split.
 
     Raises:
-        LayoutError: There is none, or it is of another version or damaged.
+        LayoutError: MM540 there is none; MM541 it is of another version or damaged.
     """
     path = directory / DESCRIPTION
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path, ENGINE_JSON)
     except (FileNotFoundError, NotADirectoryError):
-        from mmbuild.engine.mistaken import instead_of_engine
-
-        what, hint = instead_of_engine(Path(directory))
-        raise LayoutError(f"`{directory}` {what}", code="MM540", hint=hint) from None
-    except (OSError, ValueError) as error:
-        raise LayoutError(f"`{path}` cannot be read: {error}", code="MM541") from error
-    if not isinstance(data, dict) or data.get("version") != VERSION:
-        found = data.get("version") if isinstance(data, dict) else None
+        raise _no_engine(directory) from None
+    except (FileRefusedError, OSError) as error:
+        why = error.problem if isinstance(error, FileRefusedError) else f"cannot be read: {error.strerror}"
+        raise LayoutError(f"`{path}` {why}", code="MM541", hint=_AGAIN) from None
+    if data.get("version") != VERSION or type(data["version"]) is not int:
         raise LayoutError(
-            f"`{path}` is of version {found}, and this mmbuild reads version {VERSION}",
+            f"`{path}` is of version {_short(data.get('version'))}, and this mmbuild reads version {VERSION}",
             code="MM541",
             hint="Apply its recipe again with this mmbuild",
         )
-    try:
-        return Description(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
-    except (KeyError, TypeError) as error:
-        raise LayoutError(
-            f"`{path}` is damaged: {error}", code="MM541", hint="Apply its recipe again"
-        ) from error
+    problem = fields.description(data, whole_llm=whole_llm)
+    if problem is not None:
+        raise LayoutError(f"`{path}` is damaged: {problem}", code="MM541", hint=_AGAIN)
+    return Description(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
+
+
+def require_description(directory: Path) -> None:
+    """Refuse a directory that has no ``engine.json``.
+
+    Raises:
+        LayoutError: MM540, what the directory is instead.
+    """
+    if not os.path.lexists(directory / DESCRIPTION):
+        raise _no_engine(directory)
+
+
+def _no_engine(directory: Path) -> LayoutError:
+    from mmbuild.engine.mistaken import instead_of_engine
+
+    what, hint = instead_of_engine(Path(directory))
+    return LayoutError(f"`{directory}` {what}", code="MM540", hint=hint)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmbuild import host
+from mmbuild.base.files import FileRefusedError, require_regular
 from mmbuild.engine import weights
 from mmbuild.engine.config import EngineError
 
@@ -77,10 +78,13 @@ def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> Pa
     Raises:
         EngineError: The file is missing, is no package, or needs constants that are not there.
     """
-    if not path.is_file():
+    try:
+        require_regular(path)
+    except (FileRefusedError, OSError) as error:
+        problem = error.problem if isinstance(error, FileRefusedError) else "is missing"
         raise EngineError(
-            f"`{path}` is missing", code="MM504", hint="Restore the engine directory with `mmbuild apply`"
-        )
+            f"`{path}` {problem}", code="MM504", hint="Restore the engine directory with `mmbuild apply`"
+        ) from None
     from torch.export.pt2_archive._package import AOTICompiledModel
 
     index = torch.cuda.current_device() if device == "cuda" else -1

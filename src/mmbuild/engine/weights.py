@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mmbuild.base.files import FileRefusedError, open_regular
+from mmbuild.base.limits import TENSOR_HEADER
 from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, check_scales
 from mmbuild.engine import layouts
 from mmbuild.engine.calibrated import bound
 from mmbuild.engine.config import EngineConfig, EngineError
+
+_HEADER_SIZE = 8
+"""Bytes of a safetensors file that say how long its header is."""
 
 # Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
 PACKAGE_PREFIX = "model."
@@ -26,15 +32,41 @@ def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
     """
     # safetensors takes "cuda" for the first GPU, whichever is current.
     place = f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
+    require_weights(path)
     try:
         with safe_open(path, framework="pt", device=place) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
-        raise EngineError(
-            f"the weights `{path}` cannot be read: {error}",
-            code="MM504",
-            hint="Restore the engine directory with `mmbuild apply` on its recipe",
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def require_weights(path: Path) -> None:
+    """Refuse a FIFO or a device, and a header that would take the memory of the machine, before safetensors reads it.
+
+    Raises:
+        EngineError: MM504.
+    """
+    try:
+        descriptor = open_regular(path)
+        try:
+            size = int.from_bytes(os.pread(descriptor, _HEADER_SIZE, 0), "little")
+            if not 0 < size <= min(TENSOR_HEADER.size, os.fstat(descriptor).st_size):
+                raise unreadable(path, "its header is damaged")
+        finally:
+            os.close(descriptor)
+    except FileRefusedError as error:
+        raise unreadable(path, f"it {error.problem}") from None
+    except OSError as error:
+        raise unreadable(path, error.strerror or str(error)) from error
+
+
+def unreadable(path: Path, why: object) -> EngineError:
+    """The error for weights that cannot be read."""
+    return EngineError(
+        f"the weights `{path}` cannot be read: {why}",
+        code="MM504",
+        hint="Restore the engine directory with `mmbuild apply` on its recipe",
+    )
 
 
 def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) -> dict[str, Tensor]:

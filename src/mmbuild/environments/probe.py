@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from mmbuild.base.fields import listing, mapping, optional, record, text, word
+from mmbuild.base.json_text import parse_json
+from mmbuild.base.limits import MESSAGE
 from mmbuild.environments.launch import Launch, launch
 from mmbuild.environments.model import Interpreter, ToolchainEnvironment
 from mmbuild.environments.process import run
@@ -37,6 +40,14 @@ if requiring in found["versions"]:
 found["programs"] = {{name: shutil.which(name) for name in programs}}
 print("\\n{_MARK}" + json.dumps(found))
 """
+_SAID = record(
+    {
+        "versions": mapping(optional(word), 10_000),
+        "requires": listing(text(10_000), 10_000),
+        "programs": mapping(optional(text(10_000)), 1_000),
+    },
+    closed=False,
+)
 _TOOLCHAIN = "tensorrt-llm"
 # Looked at beside what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
 _FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2wrapper", "cuda-python")
@@ -199,8 +210,8 @@ def _output(started: Launch, directory: str, seconds: float) -> subprocess.Compl
 def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> Inside:
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     try:
-        found = json.loads(lines[-1].removeprefix(_MARK))
-        if done.returncode == 0 and found["versions"]["python"]:
+        found = parse_json(lines[-1].removeprefix(_MARK).encode(), MESSAGE)
+        if done.returncode == 0 and _SAID(found, "") is None and found["versions"].get("python"):
             return Inside(found["versions"], tuple(found["requires"]), found["programs"])
     except (IndexError, KeyError, TypeError, ValueError):
         pass

@@ -18,13 +18,15 @@ from mmbuild.base.limits import ENGINE_MANIFEST
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Build
-from mmbuild.store.builds import contents, laid
+from mmbuild.store.builds import laid
 from mmbuild.store.faults import disk_errors
 from mmbuild.store.fields import INNER_PATH, list_of
 from mmbuild.store.files import remove_tree
+from mmbuild.store.hashing import hash_file
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
+from mmbuild.store.manifests import read_tree
 from mmbuild.store.materialize import materialize
 from mmbuild.store.roots import Laid, Root, before, read_root, root_path, scan_files, write_root
 
@@ -89,15 +91,29 @@ def lay_out(
             materialize(store, digest, fresh / place, paranoid=paranoid)
         for place, source in left.items():
             shutil.copytree(source, fresh / place, symlinks=True)
-        files = sorted(scan_files(fresh))
+        files = _files(store, fresh, targets)
         told = {"refused": list(refused)} if refused else {}
         manifest = {**manifest_of(build, actions, records, host), **told, "files": files}
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
-        known = contents(store, targets.items())
-        stats = laid(store, directory, [*files, MANIFEST], known)
+        digests = {name: file["blake3"] for name, file in files.items()}
+        stats = laid(store, directory, [*files, MANIFEST], digests)
         write_root(store, _root(store, build, records, targets, stats))
+
+
+def _files(store: Store, directory: Path, targets: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Size and BLAKE3 of every file laid out, by path: of artifacts as their trees say, of others by hashing."""
+    known = {
+        f"{place}/{entry.path}" if place else entry.path: {"size": entry.size, "blake3": entry.digest}
+        for place, digest in targets.items()
+        for entry in read_tree(store, digest).entries
+    }
+    return {name: known.get(name) or _hashed(directory / name) for name in sorted(scan_files(directory))}
+
+
+def _hashed(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "blake3": hash_file(path)}
 
 
 def manifest_of(

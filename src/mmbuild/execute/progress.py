@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from mmbuild.base.terminal import one_line, raw
 from mmbuild.execute.events import Event, Kind, Sink
 from mmbuild.graph.plan import Plan, Verdict
 
@@ -44,9 +45,14 @@ class PlainLines:
             self.total = event.data["run"] + event.data["unknown"]
         if event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
             self.ended += 1
-        line = event_line(event)
+        line = _shown(event)
         if line:
             print(f"[{self.ended}/{self.total}] {line}", file=sys.stderr, flush=True)
+
+
+def _shown(event: Event) -> str:
+    """:func:`event_line`, the first line of it: what failed is reported in full at the end."""
+    return one_line(event_line(event).partition("\n")[0])
 
 
 def event_line(event: Event) -> str:
@@ -91,7 +97,7 @@ def _live(plan: Plan) -> Iterator[Sink]:
 
     # rich keeps dim and bold under NO_COLOR; a person who sets it wants plain text.
     plain_text = bool(os.environ.get("NO_COLOR"))
-    console = Console(stderr=True, color_system=None if plain_text else "auto")
+    console = Console(file=raw(sys.stderr), color_system=None if plain_text else "auto")
     started: dict[str, float] = {}
     messages: dict[str, str] = {}
     plain = PlainLines(plan)
@@ -101,7 +107,10 @@ def _live(plan: Plan) -> Iterator[Sink]:
         shown = Table.grid(padding=(0, 2))
         for label, begin in started.items():
             shown.add_row(
-                "  ▸", escape(label), f"{time.time() - begin:.0f} s", escape(messages.get(label, ""))
+                "  ▸",
+                escape(one_line(label)),
+                f"{time.time() - begin:.0f} s",
+                escape(messages.get(label, "")),
             )
         shown.add_row(f"[dim]{plain.ended}/{plain.total}[/dim]", "", "", "")
         return shown
@@ -114,7 +123,7 @@ def _live(plan: Plan) -> Iterator[Sink]:
             elif event.kind is Kind.PROGRESS:
                 fraction = event.data.get("fraction")
                 percent = f" {fraction:.0%}" if fraction is not None else ""
-                messages[event.label] = f"{event.data['message']}{percent}"
+                messages[event.label] = one_line(f"{event.data['message']}{percent}")
             elif event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
                 plain.ended += 1
                 started.pop(event.label, None)
@@ -122,7 +131,7 @@ def _live(plan: Plan) -> Iterator[Sink]:
                 started.pop(event.label, None)
             elif event.kind is Kind.PLAN:
                 plain(event)
-            line = event_line(event)
+            line = _shown(event)
             if line and event.kind not in (Kind.STARTED, Kind.PULLING):
                 live.console.print(escape(line), highlight=False)
 

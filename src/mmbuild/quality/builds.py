@@ -5,11 +5,13 @@ Everything is read from the build directories; no engine is loaded and nothing i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.fields import flag, listing, mapping, number, optional, record, text, whole, word
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.engine import layout
 from mmbuild.errors import MmbuildError
 from mmbuild.quality import manifest
@@ -18,6 +20,28 @@ REPORT, PROFILE = "report.json", "profile.json"
 REPORT_VERSION = 3
 _WEIGHTS = (".safetensors",)
 _PACKAGES = (".pt2", ".engine", ".plan")
+
+_MANY = 1_000_000
+_QUESTION = record(
+    {"image": whole(1, _MANY), "prompt": optional(text(_MANY)), "max_new_tokens": whole(1, _MANY)},
+    closed=False,
+)
+_REPORT = record(
+    {
+        "engine": optional(word),
+        "quality": mapping(record({"value": optional(number(-1e300, 1e300))}, closed=False), 1_000),
+        "gates": listing(record({"passed": flag}, closed=False), 1_000),
+        "questions": listing(_QUESTION, _MANY),
+        "pictures": listing(text(_MANY), _MANY),
+    },
+    may_lack=("engine",),
+    closed=False,
+)
+_PROFILE = record(
+    {"tokens_per_second": optional(number(0, 1e15)), "peak_bytes": optional(number(0, 1e18))},
+    may_lack=("tokens_per_second", "peak_bytes"),
+    closed=False,
+)
 
 
 class CompareError(MmbuildError):
@@ -45,7 +69,7 @@ def compare(builds: Sequence[str | Path]) -> dict[str, Any]:
 
 def look(build: Path) -> dict[str, Any]:
     """One build, as :func:`compare` describes it."""
-    description = layout.read(build)
+    description = layout.read(build, whole_llm=False)
     llm, report = description.llm, _report(build)
     return {
         "name": str(build),
@@ -55,7 +79,7 @@ def look(build: Path) -> dict[str, Any]:
         "ranks": llm["tensor_parallel"],
         **_precision(llm),
         "weights": manifest.weights(build),
-        "refused": [one["message"] for one in manifest.read(build).get("refused", ())],
+        "refused": [one.get("message", "") for one in manifest.read(build).get("refused", ())],
         "model": sorted(str(one.get("artifact")) for one in manifest.actions(build, "download")) or None,
         "bytes": {"weights": _bytes(build, _WEIGHTS), "packages": _bytes(build, _PACKAGES)},
         "building": _building(build),
@@ -86,7 +110,7 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
 def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
     """Of backend tensorrt-llm, what the commands were made from."""
     if "variables" not in llm:
-        return {"dtype": llm["dtype"], "quant_algo": llm["quant_algo"]}
+        return {"dtype": llm.get("dtype"), "quant_algo": llm.get("quant_algo")}
     asked = llm["variables"]
     algorithm = asked.get("algorithm")
     return {"dtype": asked.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
@@ -132,34 +156,46 @@ def _report(build: Path) -> Mapping[str, Any] | None:
 def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
     if report is None:
         return {"quality": None, "gates": None, "questions": None, "asked": None}
-    try:
-        questions, pictures = report["questions"], report["pictures"]
-        return {
-            "quality": {name: found["value"] for name, found in report["quality"].items()},
-            "gates": [sum(gate["passed"] for gate in report["gates"]), len(report["gates"])],
-            "questions": len(questions),
-            "asked": [
-                [pictures[one["image"] - 1], one["prompt"], one["max_new_tokens"]] for one in questions
-            ],
-        }
-    except (KeyError, TypeError, IndexError) as error:
-        raise CompareError(
-            f"a report lacks {error}", code="MM596", hint="Run `mmbuild verify` on the build again"
-        ) from error
+    questions, pictures = report["questions"], report["pictures"]
+    return {
+        "quality": {name: found["value"] for name, found in report["quality"].items()},
+        "gates": [sum(gate["passed"] for gate in report["gates"]), len(report["gates"])],
+        "questions": len(questions),
+        "asked": [[pictures[one["image"] - 1], one["prompt"], one["max_new_tokens"]] for one in questions],
+    }
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
     """A report; None where there is none, or one of backend tensorrt-llm, which compares nothing."""
     data = _json(path)
-    if data is None or data.get("summary", {}).get("compared") is False:
+    if data is None:
+        return None
+    summary = data.get("summary", {})
+    if isinstance(summary, dict) and summary.get("compared") is False:
         return None
     if data.get("version") != REPORT_VERSION:
         raise CompareError(
-            f"`{path}` is of version {data.get('version')}, and this mmbuild reads version {REPORT_VERSION}",
+            f"`{path}` is of version {str(data.get('version'))[:40]}, and this mmbuild reads version "
+            f"{REPORT_VERSION}",
             code="MM596",
-            hint=f"Run `mmbuild verify {path.parent}`, which writes it anew",
+            hint=f"Run `mmbuild verify {path.parent}`, which writes it again",
         )
+    _require(path, _REPORT(data, "") or _pictured(data))
     return data
+
+
+def _pictured(report: Mapping[str, Any]) -> str | None:
+    """Whether every question is about a picture of the report."""
+    count = len(report["pictures"])
+    beyond = next((one["image"] for one in report["questions"] if one["image"] > count), None)
+    return None if beyond is None else f"a question is about picture {beyond}, and there are {count}"
+
+
+def _require(path: Path, problem: str | None) -> None:
+    if problem is not None:
+        raise CompareError(
+            f"`{path}` is damaged: {problem}", code="MM596", hint="Run `mmbuild verify` on the build again"
+        )
 
 
 def _speed(build: Path) -> Mapping[str, Any] | None:
@@ -168,16 +204,18 @@ def _speed(build: Path) -> Mapping[str, Any] | None:
     profile = data.get("profile") if data is not None else None
     if not isinstance(profile, dict):
         return None
+    _require(build / PROFILE, _PROFILE(profile, "profile"))
     return {name: profile.get(name) for name in ("tokens_per_second", "peak_bytes")}
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        return read_object(path, MEASUREMENTS)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        raise CompareError(f"`{path}` cannot be read: {error}", code="MM596", hint="Remove it") from error
-    if not isinstance(data, dict):
-        raise CompareError(f"`{path}` holds no JSON object", code="MM596", hint="Remove it")
-    return data
+    except FileRefusedError as error:
+        raise CompareError(f"`{path}` {error.problem}", code="MM596", hint="Remove it") from None
+    except OSError as error:
+        raise CompareError(
+            f"`{path}` cannot be read: {error.strerror}", code="MM596", hint="Remove it"
+        ) from error

@@ -6,28 +6,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.fields import anything, listing, mapping, number, record, text, word
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import ENGINE_MANIFEST
 
 NAME = "manifest.json"
 
+_OBJECT = mapping(anything, 100_000)
+_ACTION: Mapping[str, Any] = {
+    "label": word,
+    "step": word,
+    "artifact": word,
+    "message": text(1_000_000),
+    "params": _OBJECT,
+    "target": _OBJECT,
+    "toolchain": _OBJECT,
+    "sources": _OBJECT,
+    "locators": mapping(text(100_000), 100_000),
+    "inputs": _OBJECT,
+    "seconds": number(0, 1e12),
+    "peak_memory": number(0, 1e18),
+}
+_ACTIONS = listing(record(_ACTION, may_lack=tuple(_ACTION), closed=False), 100_000)
+_FIELDS = {"actions": _ACTIONS, "refused": _ACTIONS, "settings": _OBJECT}
+_FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
+
 
 def read(build: Path) -> Mapping[str, Any]:
     """The manifest; empty where there is no readable one."""
     try:
-        return read_object(build / NAME, ENGINE_MANIFEST)
+        told = read_object(build / NAME, ENGINE_MANIFEST)
     except (OSError, FileRefusedError):
         return {}
+    return told if _FORM(told, "") is None else {}
 
 
 def actions(build: Path, step: str) -> list[Mapping[str, Any]]:
     """The entries of ``step``, the refused one included; none where the manifest is damaged."""
     told = read(build)
-    try:
-        found = [*told.get("actions", ()), *told.get("refused", ())]
-        return [action for action in found if action["step"] == step]
-    except (TypeError, KeyError):
-        return []
+    found = [*told.get("actions", ()), *told.get("refused", ())]
+    return [action for action in found if action.get("step") == step]
 
 
 def weights(build: Path) -> str | None:

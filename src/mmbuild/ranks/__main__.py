@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from mmbuild.base.streams import guarded_streams, unwritten
 from mmbuild.ranks import failures, launch, launchers, terminal
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -24,7 +25,11 @@ def main(directory: Path) -> int:
         terminal.take(directory)
     call = json.loads((directory / launch.CALL).read_text())
     try:
-        launch.function_of(call["target"])(**call["arguments"])
+        with guarded_streams() as (out, _):
+            launch.function_of(call["target"])(**call["arguments"])
+            out.flush()
+            if out.lost:
+                raise unwritten(out.lost)
     except Exception as error:
         failures.leave(failures.describe(error, rank), directory)
         if rank != 0:

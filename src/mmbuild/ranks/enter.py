@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmbuild.engine import contents
 from mmbuild.engine.engine import Engine
 from mmbuild.engine.layout import Description
 from mmbuild.ranks.follow import obey
@@ -11,8 +12,13 @@ from mmbuild.ranks.lead import LeadEngine
 from mmbuild.ranks.world import connect
 
 
-def enter(directory: Path, description: Description) -> Engine:
+def enter(directory: Path, description: Description, *, check: bool = True) -> Engine:
     """Load the engine in ``directory`` in each of its ranks; every process of an mpirun calls this.
+
+    Args:
+        directory: The engine directory.
+        description: Its ``engine.json``.
+        check: Whether rank 0 first compares the files with the manifest; the others wait for that.
 
     Returns:
         Rank 0's engine, which the other ranks follow. In them this does not return: they obey until rank 0's program
@@ -22,6 +28,8 @@ def enter(directory: Path, description: Description) -> Engine:
         MmbuildError: In rank 0: whatever went wrong in any of them.
     """
     world = connect(description.llm["tensor_parallel"], description.target["device"])
+    if check:
+        world.agree(lambda: contents.require(directory) if world.rank == 0 else None)
     if world.rank != 0:
         obey(world, world.agree(lambda: Engine(directory, description, world.rank)))
     return world.agree(lambda: LeadEngine(directory, description, world))

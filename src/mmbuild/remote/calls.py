@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import random
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from mmbuild.remote.flow import LEAST_RATE, Flow
 from mmbuild.remote.notices import Notice, RemoteError, Tell, to_stderr
 
 T = TypeVar("T")
@@ -23,10 +25,18 @@ _IN_A_ROW = 3
 """Failed requests, with all their attempts and none between them that worked, after which nothing more is asked.
 Of a place that has not answered at all yet, one is enough."""
 
-_LEAST_RATE = 250_000
-"""Bytes a second below which a transfer counts as stuck."""
+_QUICK_SECONDS, _SLOW_SECONDS = 1.0, 5.0
+_SMALLEST_PIECE, _LARGEST_PIECE = 64 << 10, 8 << 20
 
-ANSWERS = (FileNotFoundError, FileExistsError)
+_LOOKS = 60
+"""How often within its window a transfer is looked at."""
+
+
+class MalformedError(Exception):
+    """A place that works has something else than a file of its kind: too large, a link, a directory, a device."""
+
+
+ANSWERS = (FileNotFoundError, FileExistsError, MalformedError)
 """Exceptions that are answers of a place that works."""
 
 
@@ -41,8 +51,11 @@ class Calls:
     Attributes:
         shown: What the place is called.
         timeout: Seconds for a request that carries little.
+        flow: What has arrived from there; reads that carry much report to it.
         tell: Where warnings go.
         redact: Takes out of a message what must not be told.
+        piece: Bytes to ask for at once where reads report nothing while they run: little at first, so that a slow
+            place is seen to progress, and more while answers come quickly.
         down: Why nothing is asked any more; empty while things are well.
         retried: Requests that had to be made again.
         failed: Requests that failed for good.
@@ -53,33 +66,38 @@ class Calls:
     tell: Tell = to_stderr
     redact: Callable[[str], str] = str
     pause: float = _PAUSE
+    flow: Flow = field(default_factory=Flow)
+    piece: int = 256 << 10
     down: str = ""
     retried: int = 0
     failed: int = 0
     _answered: bool = False
+    _answered_at: float = 0.0
     _in_a_row: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def do(self, request: Callable[[], T], size: int = 0) -> T:
+    def do(self, request: Callable[[], T], size: int = 0, *, watched: bool = False) -> T:
         """Make ``request`` until it gives an answer.
 
         Args:
             request: A function without arguments that may be called again.
             size: Bytes that it carries; they lengthen the deadline.
+            watched: Whether it reports to :attr:`flow` what has arrived: then it has no deadline while bytes come.
 
         Raises:
-            FileNotFoundError, FileExistsError: The place says so.
+            FileNotFoundError, FileExistsError, MalformedError: The place says so.
             UnreachableError: MM821.
         """
         last: Exception | None = None
+        began = self.flow.clock()
         for attempt in range(ATTEMPTS):
-            if self.down:
+            if self.down or (isinstance(last, TimeoutError) and self._is_silent(began)):
                 break
             if attempt:
                 self.retried += 1
                 time.sleep(self.pause * 2**attempt * random.uniform(0.5, 1.5))
             try:
-                found = bounded(request, self.timeout + size / _LEAST_RATE)
+                found = self._watched(request) if watched else bounded(request, self._deadline(size))
             except ANSWERS:
                 self._worked()
                 raise
@@ -90,7 +108,36 @@ class Calls:
             else:
                 self._worked()
                 return found
-        raise self._gave_up(last) from last
+        raise self._gave_up(last, began) from last
+
+    def _deadline(self, size: int) -> float:
+        return max(self.timeout, self.flow.window, size / LEAST_RATE) if size else self.timeout
+
+    def read(self, read: Callable[[], bytes], size: int) -> bytes:
+        """:meth:`do` for a place whose reads report nothing while they run: :attr:`piece` follows what they take."""
+        began = self.flow.clock()
+        data = self.do(read, size)
+        taken = self.flow.clock() - began
+        if taken < _QUICK_SECONDS:
+            self.piece = max(self.piece, min(2 * size, _LARGEST_PIECE))
+        elif taken > _SLOW_SECONDS:
+            self.piece = max(size // 2, _SMALLEST_PIECE)
+        return data
+
+    def _watched(self, request: Callable[[], T]) -> T:
+        """The result of a request that reports what arrives; given up with the place when too little does."""
+        since, answer = self.flow.clock(), _started(request)
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return _result(answer.get(timeout=self.flow.window / _LOOKS))
+            if self.down or self.flow.stuck(since):
+                least = f"less than {LEAST_RATE >> 10} KiB/s came over {self.flow.window:g} s"
+                self.give_up(least)
+                raise TimeoutError(least)
+
+    def _is_silent(self, began: float) -> bool:
+        """Whether no request was answered for a window."""
+        return self.flow.clock() - max(began, self._answered_at) >= self.flow.window
 
     def each(self, keys: Sequence[K], ask: Callable[[K], T], threads: int = 16) -> dict[K, T | Exception]:
         """``ask`` of every key side by side, within :attr:`timeout` altogether; what came in time.
@@ -141,7 +188,7 @@ class Calls:
         )
 
     def _worked(self) -> None:
-        self._answered, self._in_a_row = True, 0
+        self._answered, self._in_a_row, self._answered_at = True, 0, self.flow.clock()
 
     def _hopeless(self, error: Exception) -> bool:
         """Whether asking again would say the same, or cost the same long time again."""
@@ -149,14 +196,15 @@ class Calls:
             return True
         return isinstance(error, TimeoutError) and not self._answered
 
-    def _gave_up(self, error: Exception | None) -> UnreachableError:
+    def _gave_up(self, error: Exception | None, began: float) -> UnreachableError:
         if error is None or self.down:
             return UnreachableError(f"the shared store `{self.shown}` is down: {self.down}", code="MM821")
         told = self.redact(describe(error))
         with self._lock:
             self.failed += 1
             self._in_a_row += 1
-            hopeless = not self._answered or self._in_a_row >= _IN_A_ROW
+            silent = isinstance(error, TimeoutError) and self._is_silent(began)
+            hopeless = silent or not self._answered or self._in_a_row >= _IN_A_ROW
         if hopeless:
             self.give_up(told)
         return UnreachableError(f"the shared store `{self.shown}` did not answer: {told}", code="MM821")
@@ -181,6 +229,14 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
     Raises:
         TimeoutError: It took longer.
     """
+    try:
+        return _result(_started(function).get(timeout=seconds))
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds:.3g} s") from None
+
+
+def _started(function: Callable[[], T]) -> queue.SimpleQueue[tuple[bool, T | BaseException]]:
+    """Gets the result of ``function``, and whether it is one; run by its own thread."""
     done: queue.SimpleQueue[tuple[bool, T | BaseException]] = queue.SimpleQueue()
 
     def work() -> None:
@@ -190,10 +246,11 @@ def bounded(function: Callable[[], T], seconds: float) -> T:
             done.put((False, error))
 
     threading.Thread(target=work, daemon=True).start()
-    try:
-        worked, result = done.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:.3g} s") from None
+    return done
+
+
+def _result(answer: tuple[bool, T | BaseException]) -> T:
+    worked, result = answer
     if worked:
         return result  # type: ignore[return-value]
     assert isinstance(result, BaseException)

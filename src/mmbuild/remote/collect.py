@@ -6,7 +6,6 @@ that a reader finds a result whole or not at all, or finds out and builds. Ages 
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from mmbuild.errors import MmbuildError
+from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.remote import place as names
+from mmbuild.remote.calls import MalformedError
+from mmbuild.remote.entries import EntryError, parse_entry, parse_manifest
 from mmbuild.remote.notices import RemoteError
 from mmbuild.remote.place import Found, refusal
 from mmbuild.remote.shared import SharedStore
-from mmbuild.store.tree import parse_tree
 
 _LOCK = "collect.lock"
 _LOCK_SECONDS = 6 * 3600.0
@@ -197,16 +197,16 @@ def _each(shared: SharedStore, items: Sequence[str], function: Callable[[str], T
 def _entry(shared: SharedStore, name: str) -> tuple[str, str]:
     """The artifact that an entry names and its label; empty where it is damaged or gone."""
     try:
-        data = json.loads(shared.place.read(name))
-        return str(data["artifact"]), str(data["label"])
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        found, _, _ = parse_entry(shared.place.read(name, 0, SHARED_ENTRY.size + 1), _stem(name))
+        return found.record.digest, found.record.label
+    except (FileNotFoundError, MalformedError, EntryError):
         return "", ""
 
 
 def _files(shared: SharedStore, digest: str) -> Mapping[str, int]:
     try:
-        tree = parse_tree(shared.place.read(names.manifest(digest)), digest)
-    except (FileNotFoundError, MmbuildError):
+        tree = parse_manifest(shared.place.read(names.manifest(digest), 0, STORE_TREE.size + 1), digest)
+    except (FileNotFoundError, MalformedError, EntryError):
         return {}
     return {entry.digest: entry.size for entry in tree.entries}
 

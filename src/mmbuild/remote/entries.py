@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmbuild.base.fields import digest, flag, inner_path, listing, mapping, number, record, text, whole
+from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.canonical import canonical_json
 from mmbuild.graph.elsewhere import Shared
-from mmbuild.remote.place import is_digest
 from mmbuild.store.journal import Record
+from mmbuild.store.tree import Entry, Tree, make_tree, tree_json
 
 ENTRY = 1
 """Version of the form below; raised when a field changes its meaning."""
 
-_DIGESTS = ("key", "definition", "artifact", "body")
-_NUMBERS = ("size", "seconds", "memory", "at")
-_TEXTS = ("label", "host")
-_LONGEST = 300
+_BYTES = number(0, 1 << 50)
+_ENTRY = record(
+    {
+        "key": digest,
+        "definition": digest,
+        "artifact": digest,
+        "body": digest,
+        "inputs": mapping(digest, 10_000, key=text(300)),
+        "label": text(300),
+        "host": text(300),
+        "size": _BYTES,
+        "seconds": number(0, 1e9),
+        "memory": _BYTES,
+        "at": number(0, 1e11),
+        "reference": flag,
+        "signatures": listing(record({"key": text(300), "signature": text(300)}, closed=False), 100),
+    },
+    may_lack=("signatures",),
+    closed=False,
+)
+_FILE = record(
+    {"path": inner_path, "digest": digest, "size": whole(0, 1 << 50), "executable": flag},
+    may_lack=("executable",),
+)
+_TREE = record({"tree": whole(1, 1), "entries": listing(_FILE, 1_000_000)})
+
+
+class EntryError(ValueError):
+    """An entry or a manifest of a shared store that is damaged, or made to do harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +56,8 @@ class Signature:
     signature: str
 
 
-def entry_json(record: Record, *, reference: bool) -> dict[str, Any]:
-    """``record`` as it is published, without signatures.
+def entry_json(made: Record, *, reference: bool) -> dict[str, Any]:
+    """``made`` as it is published, without signatures.
 
     ``{"entry": 1, "key", "definition", "body", "artifact": digests, "inputs": {name: digest}, "label", "host",
     "size": bytes, "seconds", "memory": bytes, "at": seconds since the epoch, "reference"}``; ``reference`` says that
@@ -38,17 +65,17 @@ def entry_json(record: Record, *, reference: bool) -> dict[str, Any]:
     """
     return {
         "entry": ENTRY,
-        "key": record.key,
-        "definition": record.definition,
-        "body": record.body,
-        "artifact": record.digest,
-        "inputs": dict(record.inputs),
-        "label": record.label,
-        "host": record.host,
-        "size": record.size,
-        "seconds": record.seconds,
-        "memory": record.memory,
-        "at": record.at,
+        "key": made.key,
+        "definition": made.definition,
+        "body": made.body,
+        "artifact": made.digest,
+        "inputs": dict(made.inputs),
+        "label": made.label,
+        "host": made.host,
+        "size": made.size,
+        "seconds": made.seconds,
+        "memory": made.memory,
+        "at": made.at,
         "reference": reference,
     }
 
@@ -64,28 +91,33 @@ def signed_text(entry: Mapping[str, Any]) -> bytes:
     return canonical_json({key: value for key, value in entry.items() if key != "signatures"})
 
 
-def parse_entry(text: bytes, key: str) -> tuple[Shared, dict[str, Any], tuple[Signature, ...]]:
+def parse_entry(content: bytes, key: str) -> tuple[Shared, dict[str, Any], tuple[Signature, ...]]:
     """Read a published entry.
 
     Args:
-        text: The file.
+        content: The file.
         key: The action key that was asked for.
 
     Returns:
         The result, the entry as it stands without its signatures, and those.
 
     Raises:
-        ValueError: It is damaged, of another version, or for another key.
+        EntryError: It is damaged, of another version, or for another key.
     """
-    data = json.loads(text)
-    if not isinstance(data, dict) or data.get("entry") != ENTRY:
-        raise ValueError("it is no entry of a version that this mmbuild knows")
+    try:
+        data = parse_json(content, SHARED_ENTRY)
+    except JsonProblemError as error:
+        raise EntryError(str(error)) from None
+    if not isinstance(data, dict) or type(data.get("entry")) is not int or data["entry"] != ENTRY:
+        raise EntryError("it is no entry of a version that this mmbuild knows")
     if data.get("key") != key:
-        raise ValueError("it is the entry of another action")
-    _check(data)
-    signatures = tuple(Signature(str(item["key"]), str(item["signature"])) for item in _list(data))
+        raise EntryError("it is the entry of another action")
+    problem = _ENTRY(data, "")
+    if problem is not None:
+        raise EntryError(problem)
+    signatures = tuple(Signature(item["key"], item["signature"]) for item in data.get("signatures", ()))
     entry = {name: value for name, value in data.items() if name != "signatures"}
-    record = Record(
+    made = Record(
         key=key,
         definition=data["definition"],
         inputs=data["inputs"],
@@ -98,27 +130,34 @@ def parse_entry(text: bytes, key: str) -> tuple[Shared, dict[str, Any], tuple[Si
         at=float(data["at"]),
         host=data["host"],
     )
-    return Shared(record, reference=data["reference"]), entry, signatures
+    return Shared(made, reference=data["reference"]), entry, signatures
 
 
-def _check(data: Mapping[str, Any]) -> None:
-    inputs = data.get("inputs")
-    good = (
-        all(is_digest(data.get(name)) for name in _DIGESTS)
-        and all(type(data.get(name)) in (int, float) for name in _NUMBERS)
-        and all(isinstance(data.get(name), str) and len(data[name]) <= _LONGEST for name in _TEXTS)
-        and isinstance(inputs, dict)
-        and all(is_digest(digest) for digest in inputs.values())
-        and isinstance(data.get("reference"), bool)
-    )
-    if not good:
-        raise ValueError("a field is missing or of another kind")
+def parse_manifest(content: bytes, name: str) -> Tree:
+    """The files of a published artifact: of strangers, so that every name and size is checked.
 
+    Args:
+        content: The manifest.
+        name: The artifact that was asked for.
 
-def _list(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = data.get("signatures", [])
-    if not isinstance(found, list) or not all(
-        isinstance(item, dict) and {"key", "signature"} <= item.keys() for item in found
-    ):
-        raise ValueError("its signatures are damaged")
-    return found
+    Raises:
+        EntryError: What is wrong, as the end of a sentence that begins with the manifest.
+    """
+    from blake3 import blake3
+
+    if blake3(content).hexdigest() != name:
+        raise EntryError("is damaged")
+    try:
+        data = parse_json(content, STORE_TREE)
+    except JsonProblemError as error:
+        raise EntryError(str(error)) from None
+    problem = _TREE(data, "")
+    if problem is not None:
+        raise EntryError(f"makes no sense: {problem}")
+    try:
+        tree = make_tree(Entry(**item) for item in data["entries"])
+    except ValueError as error:
+        raise EntryError(f"makes no sense: {error}") from None
+    if tree_json(tree) != content:
+        raise EntryError("is not in canonical form, so that its digest is not that of its files")
+    return tree

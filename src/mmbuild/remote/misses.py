@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import STORE_NOTE
 from mmbuild.store.files import write_whole
 from mmbuild.store.layout import Store
 
@@ -32,10 +34,10 @@ def remember(store: Store, url: str, keys: Iterable[str], now: float | None = No
 
 def _read(path: Path, now: float) -> dict[str, float]:
     try:
-        data = json.loads(path.read_bytes())
-        return {key: at for key, at in data.items() if 0 <= now - at < SECONDS}
-    except (OSError, ValueError, TypeError, AttributeError):
+        data = read_object(path, STORE_NOTE)
+    except (OSError, FileRefusedError):
         return {}
+    return {key: at for key, at in data.items() if type(at) in (int, float) and 0 <= now - at < SECONDS}
 
 
 def _path(store: Store, url: str) -> Path:

@@ -11,23 +11,33 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.install import install_hint
-from mmbuild.remote.calls import describe
+from mmbuild.remote.calls import MalformedError, describe
+from mmbuild.remote.flow import WINDOW_SECONDS
 from mmbuild.remote.notices import RemoteError
 from mmbuild.remote.settings import Settings
 
 LAYOUT = "v1"
+_PIECE = 256 << 10
+_PARTIAL, _BEHIND_THE_END = 206, 416
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a"})
 """Protocols whose file systems can create a file only where there is none: the first writer wins."""
 
 READ_ONLY = frozenset({"http", "https"})
+
+Arrived = Callable[[int], None]
+
+
+def nobody(count: int) -> None:
+    """An :data:`Arrived` that does nothing."""
 
 
 def blob(digest: str) -> str:
@@ -77,14 +87,30 @@ class Place:
         """Whether large files go there in parts (:class:`mmbuild.remote.bucket.Bucket`)."""
         return self.protocol in ("s3", "s3a")
 
-    def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
+    @property
+    def streams(self) -> bool:
+        """Whether :meth:`read` reports bytes while they come, not only at its end."""
+        return False
+
+    def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
         """Bytes ``start`` to ``end`` of a file; fewer where it ends before.
+
+        Args:
+            name: The file.
+            start: First byte.
+            end: Byte after the last one.
+            arrived: Called with numbers of bytes that came.
 
         Raises:
             FileNotFoundError: There is none.
+            MalformedError: It is something else than a file.
         """
-        data: bytes = self.files.cat_file(self._path(name), start=start, end=end)
-        if start is not None and end is not None and len(data) > end - start:
+        try:
+            data: bytes = self.files.cat_file(self._path(name), start=start, end=end)
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise MalformedError("is not a file") from error
+        arrived(len(data))
+        if len(data) > end - start:
             return data[start:end]  # a server that knows no ranges sends all of it
         return data
 
@@ -140,6 +166,32 @@ class Place:
 class Directory(Place):
     """A directory of this machine or of a mounted disk: files appear whole, and as writable as the directory is."""
 
+    @property
+    def streams(self) -> bool:
+        """Yes."""
+        return True
+
+    def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
+        """As :meth:`Place.read`; whoever may write there must not make this machine read other files or devices."""
+        path = self._path(name)
+        if os.path.islink(path):
+            raise MalformedError("is a link")
+        try:
+            descriptor = open_regular(path)
+        except FileRefusedError as error:
+            raise MalformedError(error.problem) from None
+        except NotADirectoryError as error:
+            raise MalformedError("is not a file") from error
+        parts = []
+        try:
+            while start < end and (part := os.pread(descriptor, min(_PIECE, end - start), start)):
+                parts.append(part)
+                start += len(part)
+                arrived(len(part))
+        finally:
+            os.close(descriptor)
+        return b"".join(parts)
+
     def write(self, name: str, content: bytes) -> None:
         with self._fresh(name) as fresh:
             Path(fresh).write_bytes(content)
@@ -187,6 +239,52 @@ class Directory(Place):
                 os.chmod(directory, os.stat(parent).st_mode & 0o7777)
 
 
+class Web(Place):
+    """A directory behind a web server. No more is read than was asked for, whatever the server sends."""
+
+    @property
+    def streams(self) -> bool:
+        """Yes."""
+        return True
+
+    def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
+        """As :meth:`Place.read`."""
+        from fsspec.asyn import sync
+
+        data: bytes = sync(self.files.loop, self._get, self._path(name), start, end, arrived)
+        return data
+
+    async def _get(self, url: str, start: int, end: int, arrived: Arrived) -> bytes:
+        from aiohttp import ClientTimeout
+
+        if start >= end:
+            return b""
+        options = dict(self.files.kwargs)
+        headers = {
+            **options.pop("headers", {}),
+            "Range": f"bytes={start}-{end - 1}",
+            "Accept-Encoding": "identity",
+        }
+        options.setdefault("timeout", ClientTimeout(total=None, sock_read=WINDOW_SECONDS))
+        session = await self.files.set_session()
+        async with session.get(self.files.encode_url(url), headers=headers, **options) as response:
+            if response.status == _BEHIND_THE_END:
+                return b""
+            self.files._raise_not_found_for_status(response, url)
+            before = (
+                0 if response.status == _PARTIAL else start
+            )  # a server that knows no ranges sends all of it
+            data = bytearray()
+            while len(data) < end - start and (part := await response.content.read(_PIECE)):
+                arrived(len(part))
+                data += part
+                if before:  # not kept
+                    cut = min(before, len(data))
+                    del data[:cut]
+                    before -= cut
+            return bytes(data[: end - start])
+
+
 def connect(settings: Settings) -> Place:
     """The place that ``settings`` name. Mostly nothing is asked of it yet.
 
@@ -223,7 +321,14 @@ def connect(settings: Settings) -> Place:
         files.retries = 1  # s3fs's own
     from mmbuild.remote.bucket import Bucket
 
-    kinds: Mapping[str, type[Place]] = {"file": Directory, "local": Directory, "s3": Bucket, "s3a": Bucket}
+    kinds: Mapping[str, type[Place]] = {
+        "file": Directory,
+        "local": Directory,
+        "http": Web,
+        "https": Web,
+        "s3": Bucket,
+        "s3a": Bucket,
+    }
     return kinds.get(protocol, Place)(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
 
 

@@ -21,9 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.errors import MmbuildError
 from mmbuild.remote import place as names
-from mmbuild.remote.calls import UnreachableError
+from mmbuild.remote.calls import MalformedError, UnreachableError
 from mmbuild.store.faults import disk_errors, fault_point
 from mmbuild.store.files import remove_tree
 from mmbuild.store.layout import Store
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
 _CHUNK = 8 << 20
 _AHEAD = 3
 """Chunks of one file that are asked for before they are needed."""
+
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""What a file system says of names that it does not have, or that it takes for the same."""
 
 _FILES = 4
 """Files at once."""
@@ -66,7 +68,7 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
         Why some of them did not come, by digest; they have been told, and are not asked for again in this run.
 
     Raises:
-        MmbuildError: MM302 the disk is full, MM313 it is too small for them.
+        MmbuildError: MM302 the disk is full.
     """
     store = shared.store
     wanted = [digest for digest in dict.fromkeys(digests) if not store.has(digest)]
@@ -78,14 +80,11 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
     }
     if shared.calls.down:
         shared.bad.update({digest: str(why) for digest, why in failed.items()})
-    missing = {
-        entry.digest: entry
-        for tree in trees.values()
-        for entry in tree.entries
-        if not (store.object(entry.digest).exists() or store.object(entry.digest, executable=True).exists())
-    }
+    too_large = _too_large(store, trees)
+    failed |= too_large
+    trees = {digest: tree for digest, tree in trees.items() if digest not in too_large}
+    missing = {entry.digest: entry for tree in trees.values() for entry in _missing(store, tree)}
     total = sum(entry.size for entry in missing.values())
-    _check_room(store, total)
     with disk_errors(store.root):
         partial_directory(store).mkdir(parents=True, exist_ok=True)
         faults = _bring(shared, list(missing.values()), _Count(total, progress))
@@ -120,15 +119,29 @@ class _Count:
                 self.progress(self.done, self.total)
 
 
-def _check_room(store: Store, needed: int) -> None:
-    free = shutil.disk_usage(store.root).free
-    if needed > free:
-        raise MmbuildError(
-            f"{needed / 1e6:.1f} MB are to be pulled from the shared store,"
-            f" `{store.root}` has {free / 1e6:.1f} MB free",
-            code="MM313",
-            hint="free some (`mmbuild cache gc`), or use another `--store`",
-        )
+def _missing(store: Store, tree: Tree) -> Iterator[Entry]:
+    """Files of ``tree`` whose bytes are not in the local store."""
+    for entry in tree.entries:
+        if not (store.object(entry.digest).exists() or store.object(entry.digest, executable=True).exists()):
+            yield entry
+
+
+def _too_large(store: Store, trees: Mapping[str, Tree]) -> dict[str, DamagedError]:
+    """Artifacts that the disk has no room for, with the reason; smaller ones are counted first. A manifest may claim
+    any size: the others are pulled, and these are built here."""
+    free = left = shutil.disk_usage(store.root).free
+    needed = {
+        digest: sum({e.digest: e.size for e in _missing(store, tree)}.values())
+        for digest, tree in trees.items()
+    }
+    found = {}
+    for digest, size in sorted(needed.items(), key=lambda item: item[1]):
+        left -= size
+        if left < 0:
+            found[digest] = DamagedError(
+                f"it takes {size / 1e6:,.1f} MB, and `{store.root}` has {free / 1e6:,.1f} MB free"
+            )
+    return found
 
 
 def _bring(shared: SharedStore, entries: Sequence[Entry], count: _Count) -> dict[str, Exception]:
@@ -213,18 +226,19 @@ def _chunks(shared: SharedStore, entry: Entry, start: int, requests: ThreadPoolE
 
     def read(begin: int, end: int) -> bytes:
         try:
-            return shared.calls.do(
-                lambda: shared.place.read(names.blob(entry.digest), begin, end), end - begin
-            )
+            return shared.read_part(names.blob(entry.digest), begin, end)
         except FileNotFoundError:
             raise DamagedError(f"the bytes of `{entry.path}` are missing") from None
+        except MalformedError as error:
+            raise DamagedError(f"what should be the bytes of `{entry.path}` {error}") from None
 
     ahead: deque[tuple[int, Future[bytes]]] = deque()
     following = start
     try:
         while following < entry.size or ahead:
             while following < entry.size and len(ahead) < _AHEAD:
-                end = min(following + _CHUNK, entry.size)
+                chunk = _CHUNK if shared.place.streams else shared.calls.piece
+                end = min(following + chunk, entry.size)
                 ahead.append((end - following, requests.submit(read, following, end)))
                 following = end
             expected, task = ahead.popleft()
@@ -275,11 +289,16 @@ def _aside(store: Store) -> Iterator[Path]:
 
 def _put_together(store: Store, out: Path, tree: Tree) -> DamagedError | None:
     """Publish an artifact whose contents are all here; what is wrong, if anything."""
-    for entry in tree.entries:
-        target = out / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not _lay(store, entry, target):
-            return DamagedError(f"the bytes of `{entry.path}` are gone again")
+    try:
+        for entry in tree.entries:
+            target = out / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not _lay(store, entry, target):
+                return DamagedError(f"the bytes of `{entry.path}` are gone again")
+    except OSError as error:
+        if error.errno in _BAD_NAMES:
+            return DamagedError(f"its files cannot have their names here: {error.strerror}")
+        raise
     publish_known(store, out, tree)
     for entry in tree.entries:
         (partial_directory(store) / entry.digest).unlink(missing_ok=True)

@@ -199,7 +199,7 @@ def _create(shared: SharedStore, name: str, content: bytes) -> None:
     try:
         shared.calls.do(lambda: shared.place.create(name, content))
     except FileExistsError:
-        if shared.calls.do(lambda: shared.place.read(name)) != content:
+        if shared.calls.do(lambda: shared.place.read(name, 0, len(content) + 1)) != content:
             raise
 
 

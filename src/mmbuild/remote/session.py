@@ -35,7 +35,7 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
     where the configuration says so; leaving waits for that.
 
     Raises:
-        MmbuildError: MM302, MM313 the disk is full; MM305.
+        MmbuildError: MM302 the disk is full; MM305.
     """
     shared = plan.elsewhere
     if not isinstance(shared, SharedStore):
@@ -53,6 +53,10 @@ def bring(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
     while wanted := [planned for planned in plan.actions if planned.verdict is Verdict.PULL]:
         _pull(shared, wanted, sink)
         _note(plan, shared)
+        for planned in wanted:  # whatever went wrong: no result is pulled twice
+            digest = planned.record.digest if planned.record is not None else ""
+            if digest not in shared.bad and not plan.store.has(digest):
+                shared.spoil(digest, "it did not come")
         plan = make_plan(
             graphs_of(plan),
             plan.store,

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import YAML_TEXT
 from mmbuild.remote.notices import RemoteError
 
 if TYPE_CHECKING:
@@ -126,10 +128,11 @@ def _may_be_configured() -> bool:
     from mmbuild.environments.load import config_path
 
     try:
-        with open(config_path(), "rb") as stream:
-            return b"store" in stream.read(1_000_001)
+        return b"store" in read_file(config_path(), YAML_TEXT)
     except OSError:
         return False
+    except FileRefusedError:
+        return True  # reading it says what is wrong
 
 
 def _configured() -> SharedStoreConfig | None:

@@ -7,20 +7,23 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE, Limit
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.elsewhere import Shared
 from mmbuild.remote import place as names
-from mmbuild.remote.calls import Calls, UnreachableError
-from mmbuild.remote.entries import parse_entry, signed_text
+from mmbuild.remote.calls import Calls, MalformedError, UnreachableError, describe
+from mmbuild.remote.entries import EntryError, parse_entry, parse_manifest, signed_text
 from mmbuild.remote.misses import recent, remember
 from mmbuild.remote.notices import Notice, notice_of
 from mmbuild.remote.place import Place, connect
 from mmbuild.remote.settings import Settings, settings
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
-from mmbuild.store.tree import Tree, parse_tree
+from mmbuild.store.tree import Tree
 
 _LATE_AT_ONCE = 2
+_FIRST = 256 << 10
+"""Bytes that are asked for of a small file at once."""
 
 
 @dataclass(slots=True)
@@ -100,6 +103,8 @@ class SharedStore:
                 self._trees[digest] = tree
             elif isinstance(tree, UnreachableError):
                 self.lose(digest, tree)
+            elif isinstance(tree, Exception):
+                self.spoil(digest, f"its manifest cannot be used: {describe(tree)}")
         return {digest: self._trees[digest] for digest in wanted if digest in self._trees}
 
     def fetching(self, key: str) -> bool:
@@ -125,12 +130,11 @@ class SharedStore:
             UnreachableError: MM821.
         """
         try:
-            text = self.calls.do(lambda: self.place.read(names.action(key)))
+            text = self.read_whole(names.action(key), SHARED_ENTRY)
+            shared, entry, signatures = parse_entry(text, key)
         except FileNotFoundError:
             return None
-        try:
-            shared, entry, signatures = parse_entry(text, key)
-        except (ValueError, TypeError, KeyError) as error:
+        except (MalformedError, EntryError) as error:
             self.damaged.add(key)
             self.tell(
                 Notice(
@@ -144,6 +148,38 @@ class SharedStore:
             self.damaged.add(key)
             return None
         return shared
+
+    def read_part(self, name: str, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end`` of a file of the place; fewer where it ends before.
+
+        Raises:
+            FileNotFoundError, MalformedError: As :meth:`Place.read`.
+            UnreachableError: MM821.
+        """
+        place, flow = self.place, self.calls.flow
+        if place.streams:
+            return self.calls.do(lambda: place.read(name, start, end, flow.add), watched=True)
+        return self.calls.read(lambda: place.read(name, start, end, flow.add), end - start)
+
+    def read_whole(self, name: str, limit: Limit) -> bytes:
+        """A file of the place of a kind that is never large.
+
+        Raises:
+            MalformedError: It is larger than ``limit``, or not a file.
+            FileNotFoundError: There is none.
+            UnreachableError: MM821.
+        """
+        place = self.place
+        data = self.calls.do(lambda: place.read(name, 0, _FIRST))
+        if len(data) < _FIRST:
+            return data
+        whole = bytearray(data)
+        while data and len(whole) <= limit.size:
+            data = self.read_part(name, len(whole), min(2 * len(whole), limit.size + 1))
+            whole += data
+        if len(whole) > limit.size:
+            raise MalformedError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+        return bytes(whole)
 
     def spoil(self, digest: str, why: str) -> None:
         """Note that the place's copy of an artifact cannot be used; told, and never asked for again in this run."""
@@ -171,6 +207,15 @@ class SharedStore:
             self.calls.tell(notice)
 
     def _connected(self) -> bool:
+        if _open_to_all(self.settings):
+            self.tell(
+                Notice(
+                    f"results come from `{self.settings.shown}` over plain http and without signatures: whoever "
+                    "is on the way there can exchange them, and run code here",
+                    "MM767",
+                    "use https, or set store.require_signatures and store.trusted_keys in the configuration",
+                )
+            )
         try:
             return self.place is not None
         except MmbuildError as error:
@@ -186,27 +231,23 @@ class SharedStore:
             self.answers[key] = answer if isinstance(answer, Shared) else None
             if answer is None and key in answers:
                 absent.append(key)
-            elif isinstance(answer, UnreachableError) and not self.calls.down:
-                self.tell(notice_of(answer))
-            elif isinstance(answer, Exception) and not isinstance(answer, UnreachableError):
-                raise answer
+            elif isinstance(answer, UnreachableError):
+                if not self.calls.down:
+                    self.tell(notice_of(answer))
+            elif isinstance(answer, MmbuildError):
+                raise answer  # of this machine: a package or a key is missing
+            elif isinstance(answer, Exception):
+                self.tell(_unusable(key, answer))
         if absent:
             remember(self.store, self.settings.url, absent)
 
     def _tree(self, digest: str) -> Tree | None:
         try:
-            text = self.calls.do(lambda: self.place.read(names.manifest(digest)))
+            return parse_manifest(self.read_whole(names.manifest(digest), STORE_TREE), digest)
         except FileNotFoundError:
             return None
-        from blake3 import blake3
-
-        if blake3(text).hexdigest() != digest:
-            self.spoil(digest, "its manifest is damaged")
-            return None
-        try:
-            return _believable(parse_tree(text, digest))
-        except (MmbuildError, ValueError) as error:
-            self.spoil(digest, f"its manifest makes no sense: {error}")
+        except (MalformedError, EntryError) as error:
+            self.spoil(digest, f"its manifest {error}")
             return None
 
     def _trusted(self, entry: Mapping[str, Any], signatures: Any) -> bool:
@@ -237,20 +278,18 @@ class SharedStore:
                 self.tell(notice_of(error))
 
 
-def _believable(tree: Tree) -> Tree:
-    """A manifest of strangers whose digests become names of files here, and which may refer to no file of the user.
+def _unusable(key: str, error: Exception) -> Notice:
+    return Notice(
+        f"the shared store's entry for action `{key[:16]}` cannot be used ({describe(error)}); "
+        "it counts as not there",
+        "MM822",
+        "whoever builds the action and may push replaces it",
+    )
 
-    Raises:
-        ValueError: It is none.
-    """
-    for entry in tree.entries:
-        if not names.is_digest(entry.digest):
-            raise ValueError(f"{entry.digest!r} is no digest")
-        if type(entry.size) is not int or entry.size < 0 or type(entry.executable) is not bool:
-            raise ValueError(f"`{entry.path}` has size {entry.size!r}")
-        if entry.ref is not None:
-            raise ValueError(f"`{entry.path}` refers to a file of this machine")
-    return tree
+
+def _open_to_all(settings: Settings) -> bool:
+    """Whether what comes from the place could be exchanged on its way."""
+    return settings.url.partition("://")[0].lower() == "http" and not settings.require_signatures
 
 
 def open_shared(store: Store, url: str | None = None) -> SharedStore | None:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.install import install_hint
 from mmbuild.remote.entries import Signature
 from mmbuild.remote.notices import RemoteError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _SCHEME = "ed25519:"
 _KEY_BYTES = 32
+_KEY_FILE_BYTES = 65_536
 _MINISIGN = b"Ed"
 _MINISIGN_BYTES = 42
 _MAKE = "`mmbuild cache keygen FILE` makes one"
@@ -92,10 +94,12 @@ def read_key(given: str) -> Ed25519PrivateKey:
     inline = "PRIVATE KEY" in given
     shown = "in MMBUILD_SIGNING_KEY" if inline else f"`{given}`"
     try:
-        text = given.encode() if inline else Path(given).expanduser().read_bytes()
+        text = given.encode() if inline else read_file(Path(given).expanduser(), _KEY_FILE_BYTES)
         key = load_pem_private_key(text, password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, FileRefusedError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no unencrypted PEM key"
+        if isinstance(error, FileRefusedError):
+            why = f"it {error.problem}"
         raise RemoteError(
             f"the signing key {shown} cannot be used: {why}",
             code="MM825",

@@ -6,19 +6,21 @@ import ast
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateError
 
 from mmbuild.engine.layout import Description
 from mmbuild.environments.launch import launch
 from mmbuild.environments.model import ToolchainEnvironment
 from mmbuild.running.command import CommandError, run_command
 from mmbuild.running.workplace import linked_directories, make_workplace, put
-from mmbuild.toolchains.commands import asking_command
+from mmbuild.toolchains.commands import Command, asking_command
 from mmbuild.toolchains.load import load_toolchain
-from mmbuild.toolchains.model import Mode
+from mmbuild.toolchains.model import Mode, Toolchain
 from mmbuild.toolchains.variables import DEFAULT_NEW_TOKENS, asked
 
 # `logger.info(f"\n[A] {texts}")` up to 0.10, `[A]: ...` for each prompt later: a list with one text for each beam.
@@ -76,7 +78,7 @@ def ask(
             :func:`~mmbuild.running.command.run_command`.
     """
     known = description.llm["variables"]
-    toolchain = load_toolchain(description.toolchain["tensorrt-llm"])
+    toolchain = _toolchain(description)
     if question.images and not takes_images(description):
         raise CommandError(
             f"the runner of TensorRT-LLM {toolchain.version} knows one picture of its own for {known['family']}, "
@@ -94,7 +96,7 @@ def ask(
     limit = known["max_output_len"]
     tokens = min(question.max_new_tokens or DEFAULT_NEW_TOKENS, limit)
     stated = question.prompt is not None or bool(question.images) or question.max_new_tokens is not None
-    command = asking_command(
+    command = _asking(
         toolchain,
         known,
         asked(entry, question.mode, question.prompt, _pictures(question.images, cwd), tokens, stated=stated),
@@ -122,13 +124,47 @@ def ask(
 def takes_images(description: Description) -> bool:
     """Whether the runner of the engine's toolchain takes pictures for its family."""
     known: dict[str, Any] = description.llm["variables"]
-    toolchain = load_toolchain(description.toolchain["tensorrt-llm"])
+    toolchain = _toolchain(description)
     entry = toolchain.families[known["family"]]
     marks = {}
     for image in (None, "picture"):
         what = asked(entry, "run", None, image, 1, stated=True)
-        marks[image] = asking_command(toolchain, known, what).argv
+        marks[image] = _asking(toolchain, known, what).argv
     return marks[None] != marks["picture"]
+
+
+def _toolchain(description: Description) -> Toolchain:
+    """The toolchain of an engine.
+
+    Raises:
+        ToolchainError: MM601, MM602, its version is not known.
+        CommandError: MM768, its family is not one of that version.
+    """
+    version, family = description.toolchain["tensorrt-llm"], description.llm["variables"]["family"]
+    toolchain = load_toolchain(version)
+    if family not in toolchain.families:
+        raise _unknown(f"is of family {family}, which TensorRT-LLM {version} does not run")
+    return toolchain
+
+
+def _asking(toolchain: Toolchain, known: Mapping[str, Any], what: Mapping[str, Any]) -> Command:
+    """The runner's command.
+
+    Raises:
+        CommandError: MM768, engine.json lacks a value that the command is made from, or has one of another type.
+    """
+    try:
+        return asking_command(toolchain, known, what)
+    except (KeyError, TypeError, ValueError, TemplateError) as error:
+        raise _unknown(
+            f"lacks what the runner's command is made from: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _unknown(problem: str) -> CommandError:
+    return CommandError(
+        f"the engine's engine.json {problem}", code="MM768", hint="Apply its recipe again with this mmbuild"
+    )
 
 
 def answers(lines: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mmbuild.base.visible import visible
+from mmbuild.base.terminal import clean, one_line
 from mmbuild.errors import MmbuildError
 
 Severity = Literal["error", "warning"]
@@ -95,15 +95,15 @@ def escaped(item: Diagnostic) -> Diagnostic:
     before = item.excerpt[: max(item.column - 1, 0)]
     return replace(
         item,
-        message=visible(item.message),
-        file=visible(item.file),
-        path=visible(item.path),
-        allowed=tuple(map(visible, item.allowed)),
-        suggestion=None if item.suggestion is None else visible(item.suggestion),
-        hint=None if item.hint is None else visible(item.hint),
-        excerpt=visible(item.excerpt),
+        message=one_line(item.message),
+        file=one_line(item.file),
+        path=one_line(item.path),
+        allowed=tuple(map(one_line, item.allowed)),
+        suggestion=None if item.suggestion is None else one_line(item.suggestion),
+        hint=None if item.hint is None else one_line(item.hint),
+        excerpt=clean(item.excerpt, newline="\\n"),
         # Escapes are longer than what they stand for, and the caret goes along.
-        lead=len(visible(before)),
+        lead=len(clean(before, newline="\\n")),
     )
 
 

@@ -7,12 +7,13 @@ engines, the checkpoint and the packages.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import read_object
+from mmbuild.base.limits import CHECKPOINT_CONFIG
 from mmbuild.checkpoint.config import from_json
 from mmbuild.engine import layout
 from mmbuild.errors import MmbuildError
@@ -145,7 +146,14 @@ def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], comp
         AssembleError: With the first number that differs.
     """
     built = {**llm, **llm["encoder" if component == "encoder" else "llm"]}
-    stored = from_json(checkpoint)
+    try:
+        stored = from_json(checkpoint)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise AssembleError(
+            f"the checkpoint's config.json cannot be used: {type(error).__name__}: {error}",
+            code="MM551",
+            hint="Run `mmbuild cache verify`, then apply the recipe again",
+        ) from error
     theirs = asdict(shape_of(stored.llm)) | {
         "dtype": stored.dtype,
         "quant_algo": stored.quant_algo,
@@ -185,5 +193,4 @@ def check_features(llm: Mapping[str, Any], visual: Mapping[str, Any]) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
+    return read_object(path, CHECKPOINT_CONFIG)

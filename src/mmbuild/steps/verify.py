@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.files import read_object
+from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.errors import MmbuildError
 from mmbuild.quality import gates, pictures
 from mmbuild.quality.html import page
@@ -37,7 +39,7 @@ def run(context: StepContext) -> None:
     """
     measures = context.inputs["measures"]
     report = report_of(
-        json.loads((measures / MEASURES).read_bytes()), context.params["gates"], context.params["weights"]
+        read_object(measures / MEASURES, MEASUREMENTS), context.params["gates"], context.params["weights"]
     )
     write(report, pictures.load(measures / PICTURES), context.out / REPORT)
     judge(report)

@@ -10,26 +10,12 @@ from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError
 from mmbuild.store.layout import Store
-from mmbuild.store.manifests import read_tree
 from mmbuild.store.roots import Laid, Root, scan_files, seen_of
 from mmbuild.store.statindex import Index
 
 _LINK = "link to "
 _STORED = "stored "
 _OLD_NUMBERS = 3
-
-
-def contents(store: Store, targets: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Digests by path of the files of artifacts that are laid out at places: (place, artifact digest) of each.
-
-    Raises:
-        MmbuildError: MM304 an artifact is not in the store.
-    """
-    return {
-        os.path.join(place, entry.path): entry.digest
-        for place, digest in targets
-        for entry in read_tree(store, digest).entries
-    }
 
 
 def laid(store: Store, directory: Path, names: Iterable[str], known: dict[str, str]) -> dict[str, Laid]:

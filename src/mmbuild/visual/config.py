@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import ENGINE_JSON
-from mmbuild.engine.config import DTYPES, EngineError
+from mmbuild.engine import fields
+from mmbuild.engine.config import EngineError
 
 CONFIG = "visual.json"
 
@@ -36,56 +38,34 @@ class VisualConfig:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """``visual.json`` of a visual engine as plain data.
+    """``visual.json`` of a visual engine as plain data, its fields checked.
 
     Raises:
-        EngineError: It is missing or damaged.
+        EngineError: MM501, it is missing or damaged.
     """
     path = directory / CONFIG
     try:
-        return read_object(path, ENGINE_JSON)
-    except (OSError, FileRefusedError) as error:
-        raise damaged(path, error) from error
+        data = read_object(path, ENGINE_JSON)
+    except FileRefusedError as error:
+        raise damaged(path, error.problem) from None
+    except OSError as error:
+        raise damaged(path, f"cannot be read: {error.strerror}") from None
+    problem = fields.visual_config(data)
+    if problem is not None:
+        raise damaged(path, f"is damaged: {problem}")
+    return data
 
 
-def make_config(directory: Path, data: Mapping[str, Any]) -> VisualConfig:
-    """The config in ``visual.json``'s data, which has nothing else.
-
-    Raises:
-        EngineError: It is of another version, or states what no engine has.
-    """
-    try:
-        config = VisualConfig(**{**data, "image_size": tuple(data["image_size"])})
-        for name, right in _RIGHT.items():
-            if not right(getattr(config, name)):
-                raise ValueError(f"`{name}` is {str(getattr(config, name))[:80]}")
-    except (TypeError, KeyError, ValueError) as error:
-        raise damaged(directory / CONFIG, error) from error
-    return config
+def make_config(data: Mapping[str, Any]) -> VisualConfig:
+    """The config in the data of :func:`read_description`, whatever else the backend keeps there."""
+    known = {field.name: data[field.name] for field in dataclasses.fields(VisualConfig)}
+    return VisualConfig(**{**known, "image_size": tuple(data["image_size"])})
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 1 <= value <= _MOST
-
-
-def _is_dtype(value: object) -> bool:
-    return isinstance(value, str) and value in DTYPES
-
-
-_MOST = 1_000_000  # as in recipes
-_RIGHT: Mapping[str, Callable[[Any], bool]] = {
-    "dtype": _is_dtype,
-    "feature_dtype": _is_dtype,
-    "max_batch_size": _is_count,
-    "num_visual_features": _is_count,
-    "image_size": lambda value: len(value) == 2 and all(map(_is_count, value)),
-}
-
-
-def damaged(path: Path, error: Exception) -> EngineError:
-    """What is told of a file that cannot be understood."""
+def damaged(path: Path, problem: str) -> EngineError:
+    """The error for a file that cannot be used; ``problem`` ends a sentence that begins with its name."""
     return EngineError(
-        f"`{path}` cannot be read: {type(error).__name__}: {error}",
+        f"`{path}` {problem}",
         code="MM501",
         hint="Restore the engine directory with `mmbuild apply` on its recipe",
     )

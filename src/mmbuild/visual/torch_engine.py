@@ -59,7 +59,7 @@ class VisualEngine:
         Raises:
             EngineError: A file is missing or damaged.
         """
-        self.config = make_config(directory, read_description(directory))
+        self.config = make_config(read_description(directory))
         self._device = str(target["device"])
         self._constants = weights.load_rank_file(directory / WEIGHTS, self._device)
         self._package = package.load_package(directory / PACKAGE, self._constants, self._device)

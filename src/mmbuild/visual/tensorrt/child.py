@@ -8,11 +8,18 @@ import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, cast
 
+from mmbuild.base.fields import anything, mapping, record, word
+from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.limits import MESSAGE
 from mmbuild.environments.model import Interpreter
 from mmbuild.visual.tensorrt import interpreter as interpreters
 from mmbuild.visual.tensorrt.errors import TensorRTError, refusal
+
+_OBJECT = mapping(anything, 1_000)
+_ERROR = record({"kind": word, "message": anything}, closed=False)
+_ANSWER = record({"ok": _OBJECT, "error": _ERROR}, may_lack=("ok", "error"), closed=False)
 
 _TOLD = 300
 """Characters of a foreign message that an error shows."""
@@ -81,7 +88,7 @@ class Child:
             line = b""
         if not line.endswith(b"\n"):
             raise self._gone()
-        answer: dict[str, Any] = json.loads(line)
+        answer = _understood(line)
         if "ok" in answer:
             found: dict[str, Any] = answer["ok"]
             return found
@@ -107,6 +114,28 @@ class Child:
         self._log.seek(max(0, self._log.tell() - 4096))
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
         return next((line[:_TOLD] for line in reversed(lines) if line), "")
+
+
+def _understood(line: bytes) -> dict[str, Any]:
+    """An answer of the program.
+
+    Raises:
+        TensorRTError: MM577, it is none: a library has printed between.
+    """
+    try:
+        answer = parse_json(line, MESSAGE)
+    except JsonProblemError as error:
+        problem = str(error)
+    else:
+        problem = _ANSWER(answer, "") or ("" if "ok" in answer or "error" in answer else "says nothing")
+    if problem:
+        raise TensorRTError(
+            f"the process of the visual engine gave an answer that {problem}: "
+            f"{line[:_TOLD].decode(errors='replace').strip()}",
+            code="MM577",
+            hint="Look what the configured Python prints when it imports tensorrt",
+        )
+    return cast(dict[str, Any], answer)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

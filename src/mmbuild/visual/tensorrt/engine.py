@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmbuild.base.files import require_regular
 from mmbuild.engine.config import DTYPES
 from mmbuild.environments.model import Interpreter
 from mmbuild.visual.config import CONFIG, VisualConfig, check_pixels, damaged, make_config, read_description
@@ -143,12 +144,11 @@ class VisualEngine:
             TensorRTError: No interpreter has TensorRT, or it refuses the engine.
         """
         data = read_description(directory)
-        try:
-            data.pop("backend")
-            built = Built(**data.pop("tensorrt"))
-        except (KeyError, TypeError) as error:
-            raise damaged(directory / CONFIG, error) from error
-        self.config = make_config(directory, data)
+        if data.get("backend") != BACKEND:
+            raise damaged(directory / CONFIG, f"is not of backend {BACKEND}")
+        built = Built(**data["tensorrt"])
+        self.config = make_config(data)
+        require_regular(directory / ENGINE)
         self._device = torch.device(target["device"])
         self._memory = _Memory(self.config, built.hidden_size, locked=self._device.type == "cuda")
         self._child = Child(

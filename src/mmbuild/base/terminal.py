@@ -1,0 +1,69 @@
+"""Text of others on its way to a terminal: no character of it may move the cursor, hide text or reverse its order.
+
+What is escaped: controls (C0, C1, DEL) but newline and tab, marks of writing direction, and separators of lines that
+are not newlines. The form is JSON's ``\\uXXXX``, so that JSON stays JSON with the same meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
+_CONTROL = re.compile(f"[{_CONTROLS}]")
+_COLOR = r"\x1b\[(?:0|2|31;1|32|33;1|36)m"
+_CONTROL_OR_COLOR = re.compile(f"({_COLOR})|[{_CONTROLS}]")
+
+
+def clean(text: str, *, newline: str | None = None) -> str:
+    """``text`` with what could change a terminal escaped; ``newline`` replaces newlines where it is given."""
+    if newline is not None:
+        text = text.replace("\n", newline)
+    if text.isascii() and text.isprintable():
+        return text
+    return _CONTROL.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """:func:`clean` on one line: newlines and tabs are escaped too."""
+    return clean(text.replace("\t", "\\t"), newline="\\n")
+
+
+def clean_but_colors(text: str) -> str:
+    """``text`` with what could change a terminal escaped, except the colors that mmbuild itself uses."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _CONTROL_OR_COLOR.sub(lambda match: match[1] or _escape(match), text)
+
+
+def encodable(text: str, encoding: str) -> str:
+    """``text`` with every character escaped that ``encoding`` does not have."""
+    if text.isascii():
+        return text
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(sign if _has(encoding, sign) else _escaped(sign) for sign in text)
+    return text
+
+
+def raw(stream: Any) -> Any:
+    """The stream for text that was cleaned already and holds control sequences of a display: cursor movements."""
+    return getattr(stream, "uncleaned", stream)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return _escaped(match[0])
+
+
+def _escaped(sign: str) -> str:
+    units = sign.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def _has(encoding: str, sign: str) -> bool:
+    try:
+        sign.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
