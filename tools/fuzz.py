@@ -150,6 +150,9 @@ def _child(target: Target, seconds: float, number: int, place: Path, slow: float
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.signal(signal.SIGALRM, _too_slow)
     _warm_up(target, world)
+    whole = place / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    shutil.copytree(world, whole, symlinks=True)
     _limit_memory()
     count, seen = Count(), set[str]()
     until = time.monotonic() + seconds
@@ -188,7 +191,7 @@ def _batch(
             return
         (place / "input").write_bytes(data)
         count.inputs += 1
-        with _damaged(world, path, data, place / "world"):
+        with _damaged(world, path, data, place / "whole"):
             problem, refused = _read(target, world, slow)
         count.refused += refused
         if problem and problem not in seen:

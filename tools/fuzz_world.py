@@ -210,7 +210,7 @@ TARGETS: tuple[Target, ...] = (
     Target("artifact's manifest", "store/manifests/*.json", "json", _STORE),
     Target("definition", "store/definitions/*.json", "json", _STORE),
     Target("named build", "store/roots/*.json", "json", _STORE),
-    Target("plan cache", "store/plans/*.json", "json", _STORE),
+    Target("plan cache", "store/plans/*.json", "lines", _STORE),
     Target("stat index", "store/stat.db", "bytes", _STORE),
     Target("store's version", "store/VERSION", "bytes", _STORE),
     Target("shared entry", "shared/v1/actions/*/*.json", "json", _PULL, (0,)),

@@ -156,8 +156,8 @@ def damaged_lines(draw: Callable[..., Any], seed: bytes) -> bytes:
     """A file of JSON lines with one line damaged, doubled or torn."""
     lines = seed.splitlines()
     at = draw(st.integers(0, len(lines) - 1))
-    damage = draw(st.sampled_from((damaged_json, damaged_json, damaged_bytes)))
-    lines[at] = draw(damage(lines[at]))
+    forms = (damaged_json, damaged_json, damaged_bytes) if lines[at].startswith(b"{") else (damaged_bytes,)
+    lines[at] = draw(draw(st.sampled_from(forms))(lines[at]))
     if draw(st.booleans()):
         lines.append(lines[at])
     return b"\n".join(lines) + draw(st.sampled_from((b"\n", b"")))
