@@ -133,11 +133,11 @@ def _load_variant(
     findings += outside
     blamed = faulty | {item.path for item in outside}
     places = places_of(recipe, node, root, allow_outside=session.allow_outside)
-    elsewhere = [] if "model.source" in blamed else list(outside_faults(recipe, places))
-    blamed |= {item.blame[0] for item in elsewhere}
+    outside_places = [] if "model.source" in blamed else list(outside_faults(recipe, places))
+    blamed |= {item.blame[0] for item in outside_places}
     facts, configs, fault = _model(recipe, blamed, root, session)
     model = ModelFiles() if facts is None else _model_files(recipe, root, facts, configs, session)
-    fault = [*elsewhere, *fault, *model.faults]
+    fault = [*outside_places, *fault, *model.faults]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
     faults = [*fault, *judge(recipe, facts, faulty | doubtful)]

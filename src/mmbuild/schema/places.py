@@ -1,4 +1,4 @@
-"""Where the inputs of a recipe may be, and model directories that lead elsewhere."""
+"""Where the inputs of a recipe may be, and model directories with links that leave those places."""
 
 from __future__ import annotations
 
