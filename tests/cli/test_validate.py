@@ -102,3 +102,16 @@ def test_a_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
 
 def test_help_shows_an_example() -> None:
     assert "mmbuild validate recipes/llava-int4.yaml" in run("--help").stdout
+
+
+@pytest.mark.parametrize("home", ["/proc", "/dev/null", "/sys/kernel"])
+def test_a_home_that_takes_no_store_is_a_warning_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
+) -> None:
+    for name in ("MMBUILD_STORE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", home)
+    result = run(str(write_project(tmp_path)))
+    assert result.exit_code == 0
+    assert "[MM301]" in result.stderr
+    assert "MMBUILD_STORE" in result.stderr

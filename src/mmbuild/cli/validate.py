@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,21 @@ def command(
     from mmbuild.schema.load import load_recipes
 
     result = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
+    result = replace(result, diagnostics=(*result.diagnostics, *_store_findings()))
     _tell(result, layout)
     if any(item.severity == "error" for item in result.diagnostics):
         sys.exit(1)
+
+
+def _store_findings() -> tuple[Diagnostic, ...]:
+    """A warning where an apply would find no place for its store: now rather than after hours of preparation."""
+    from mmbuild.schema.diagnostics import Diagnostic
+    from mmbuild.store.layout import default_problem
+
+    problem = default_problem()
+    if problem is None:
+        return ()
+    return (Diagnostic(problem.code, problem.message, "warning", hint=problem.hint),)
 
 
 def _tell(result: LoadResult, layout: str) -> None:

@@ -106,6 +106,19 @@ def default_root() -> Path:
     return Path(cache).resolve() / "mmbuild" / "store"
 
 
+def default_problem() -> MmbuildError | None:
+    """Why nothing could be built in the default store, found out without opening one: MM301, or None.
+
+    Its directory is made where it is missing, empty as it is.
+    """
+    try:
+        root = default_root()
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        return _unusable("the default store", error)
+    return None if os.access(root, os.W_OK | os.X_OK) else _foreign(root)
+
+
 def open_store(root: Path | str | None = None) -> Store:
     """Open the store at ``root``, making an empty one where there is none.
 
@@ -117,12 +130,16 @@ def open_store(root: Path | str | None = None) -> Store:
         store = Store(Path(root).expanduser().resolve() if root else default_root())
         _open(store)
     except (OSError, RuntimeError, ValueError) as error:  # no home, a loop of links, a name that is too long
-        raise MmbuildError(
-            f"`{root or 'the default store'}` cannot be used as a store: {error}",
-            code="MM301",
-            hint="give a directory of your own with `--store` or MMBUILD_STORE",
-        ) from error
+        raise _unusable(f"`{root}`" if root else "the default store", error) from error
     return store
+
+
+def _unusable(what: str, error: Exception) -> MmbuildError:
+    return MmbuildError(
+        f"{what} cannot be used as a store: {error}",
+        code="MM301",
+        hint="give a directory of your own with `--store` or MMBUILD_STORE",
+    )
 
 
 def _open(store: Store) -> None:
