@@ -1,4 +1,4 @@
-"""What the checks of the store cost: this checkout beside an older one, in turns, so that both meet the same machine.
+"""What the checks of the store cost: this checkout and an older one, in turns, so that both meet the same machine.
 
     python -m benchmarks.store_checks --old CHECKOUT
 

@@ -216,16 +216,16 @@ def test_an_action_whose_key_is_not_that_of_its_content_does_not_run(shop, chang
 def test_who_waits_for_an_action_says_for_whom(shop):
     graph = chain("r", links=1)
     held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
-    told = []
+    said = []
 
     def sink(event):
         if event.kind is Kind.WAITING:
-            told.append(event.data["why"])
+            said.append(event.data["why"])
             held.release()
 
     shop.events = type("Sink", (), {"append": staticmethod(sink)})()
     assert shop.apply(graph).ok
-    assert told == [f"process {os.getpid()} builds the same"]
+    assert said == [f"process {os.getpid()} builds the same"]
 
 
 def test_who_waits_for_long_says_so_again(shop, monkeypatch):
@@ -233,18 +233,18 @@ def test_who_waits_for_long_says_so_again(shop, monkeypatch):
 
     graph = chain("r", links=1)
     held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
-    told = []
+    said = []
     monkeypatch.setattr(waiting.Patience, "due", lambda _: True)
 
     def sink(event):
         if event.kind is Kind.WAITING:
-            told.append(event.data["why"])
-            if len(told) == 3:
+            said.append(event.data["why"])
+            if len(said) == 3:
                 held.release()
 
     shop.events = type("Sink", (), {"append": staticmethod(sink)})()
     assert shop.apply(graph).ok
-    assert told[2] == f"process {os.getpid()} builds the same; waiting for 0 s"
+    assert said[2] == f"process {os.getpid()} builds the same; waiting for 0 s"
 
 
 def test_locks_of_finished_actions_go(shop):

@@ -128,7 +128,7 @@ def test_verify_reports_an_edited_build_and_apply_repairs_it(shop, how):
     harm(shop.build / "r" / "text", how)
     found = check_store(shop.store)
     assert found.faults == ()
-    assert [str(shop.build / "r") in told for told in found.builds] == [True]
+    assert [str(shop.build / "r") in line for line in found.builds] == [True]
     assert "was altered: `text`" in shop.reasons(chain("r"))["r/2"]
     shop.apply(chain("r"))
     assert shop.text("r") == before
@@ -292,7 +292,7 @@ def test_what_is_not_downstream_of_the_damage_stays(shop):
     shop.apply(chain("r"), chain("s", text="other"))
     harm(stored(shop, "r/1"), "flip")
     found = check_store(shop.store)
-    assert [str(shop.build / "r") in told for told in found.builds] == [True]
+    assert [str(shop.build / "r") in line for line in found.builds] == [True]
     assert set(shop.verdicts(chain("s", text="other")).values()) == {"up to date"}
 
 

@@ -96,10 +96,10 @@ def test_a_short_lock_gives_up_and_names_its_holder(store, held, capsys):
         pytest.fail("somebody else has it")
     assert caught.value.code == "MM325"
     assert f"process {pid}" in caught.value.message
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) >= 2
-    assert f"waiting for the lock of a test (`{store.lock('x')}`)" in told[0]
-    assert f"process {pid}" in told[0]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) >= 2
+    assert f"waiting for the lock of a test (`{store.lock('x')}`)" in lines[0]
+    assert f"process {pid}" in lines[0]
 
 
 def test_a_wait_that_ends_soon_is_not_mentioned(store, capsys):
@@ -114,7 +114,7 @@ def test_a_wait_is_reported_on_whatever_standard_error_is(monkeypatch, stream):
     if stream == "closed":
         target.close()
     monkeypatch.setattr("sys.stderr", target)
-    waiting.report("waiting")
+    waiting.to_stderr("waiting")
     if stream == "full":
         with pytest.raises(OSError, match="space"):
             target.close()
@@ -181,3 +181,14 @@ def test_a_lock_is_a_regular_file(store, tmp_path, kind):
         try_lock(path)
     assert caught.value.code == "MM320"
     assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_wait_is_reported_where_a_worker_says(store, held, monkeypatch):
+    heard = []
+    monkeypatch.setattr(waiting, "_reporters", [])
+    waiting.report_to(heard.append)
+    held(store.lock("x"))
+    with pytest.raises(MmbuildError), wait_lock(store.lock("x"), "the lock of a test"):
+        pytest.fail("somebody else has it")
+    assert "the lock of a test" in heard[0]

@@ -23,6 +23,7 @@ from mmbuild.store.faults import disk_errors
 from mmbuild.store.fields import INNER_PATH, list_of
 from mmbuild.store.files import remove_tree
 from mmbuild.store.hashing import hash_file
+from mmbuild.store.intact import take_inputs
 from mmbuild.store.journal import Record
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import wait_lock
@@ -82,13 +83,15 @@ def lay_out(
     directory = build.directory
     targets = {place: records[key].digest for place, key in build.targets.items()}
     what = f"the lock of `{directory}`"
+    if paranoid:  # before the lock, for which others may wait
+        take_inputs(store, targets.values(), paranoid=True)
     with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem), what):
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
         fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
         for place, digest in targets.items():
-            materialize(store, digest, fresh / place, paranoid=paranoid)
+            materialize(store, digest, fresh / place)
         for place, source in left.items():
             shutil.copytree(source, fresh / place, symlinks=True)
         files = _files(store, fresh, targets)

@@ -29,6 +29,9 @@ from mmbuild.steps.registry import StepSpec
 from mmbuild.store.journal import load_cache
 from mmbuild.store.locks import Lock, using
 
+_SOURCES = "mmbuild.sources.resolve"
+"""What compares a model's directory with the plan once more (:mod:`mmbuild.execute.confirm`)."""
+
 __all__ = ["Local", "Options", "Result", "run_plan"]
 
 
@@ -142,7 +145,8 @@ def preload(specs: Iterable[StepSpec]) -> list[str]:
     """What a fork server imports: light step modules first, so that the first action need not wait."""
     once = list(dict.fromkeys(specs))
     entries = [spec.entry.partition(":")[0] for spec in once]
-    return list(dict.fromkeys([*entries, *(name for spec in once for name in spec.preload)]))
+    sources = [_SOURCES] if any(spec.name == "download" for spec in once) else []
+    return list(dict.fromkeys([*sources, *entries, *(name for spec in once for name in spec.preload)]))
 
 
 def _counts(plan: Plan) -> dict[str, Any]:

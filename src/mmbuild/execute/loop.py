@@ -121,7 +121,9 @@ class Loop:
         """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
         gpus = self.executor.take_gpus(asked.gpus)
         if gpus is None:
-            self.contended.setdefault(planned.action.definition_key, Patience())
+            if self.contended.setdefault(planned.action.definition_key, Patience()).due():
+                why = f"{asked.gpus} GPUs are wanted, and other processes of this machine hold too many"
+                self.outcome.tell(Kind.WAITING, planned.action, why=why)
             return None
         for gpu in gpus.values():
             held.callback(gpu.release)

@@ -30,6 +30,7 @@ from mmbuild.store.intact import take_inputs
 from mmbuild.store.journal import Record, append
 from mmbuild.store.layout import Store
 from mmbuild.store.publish import publish
+from mmbuild.store.waiting import report_to
 
 Send = Callable[[dict[str, object]], None]
 """Sends one message to the orchestrator."""
@@ -39,6 +40,7 @@ def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
     """Run ``job`` in ``directory``; returns the exit status and never raises."""
     try:
         _take_over_streams(Path(job.log))
+        report_to(lambda text: send({"job": job.name, "event": "waiting", "why": text[:500]}))
         os.environ.update(granted_environment(job.cores, job.gpus))  # the rest is listed already
         record = _build(job, directory, peak, send)
         told = {} if job.journal else {"record": asdict(record)}

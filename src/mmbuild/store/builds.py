@@ -69,7 +69,7 @@ def void(root: Root, why: str) -> Root:
 
 
 def _content(store: Store, path: str, digest: str | None, index: Index) -> str:
-    """How a file is told apart from others: a digest, or where a link leads to."""
+    """What identifies a file's content: a digest, or where a link leads to."""
     if os.path.islink(path):
         target = os.readlink(path)
         inside = digest is not None and target.startswith(f"{store.root}/")

@@ -85,10 +85,10 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
             taken.append(lock)
         return bool(taken)
 
-    def told(seconds: float) -> str:
+    def line(seconds: float) -> str:
         return f"waiting for {what} (`{path}`) for {seconds:.0f} s: held by {holder_text(path)}"
 
-    if not wait_until(done, told, LIMIT_SECONDS):
+    if not wait_until(done, line, LIMIT_SECONDS):
         raise MmbuildError(
             f"{what} (`{path}`) was not released within {LIMIT_SECONDS:.0f} s: held by {holder_text(path)}",
             code="MM325",

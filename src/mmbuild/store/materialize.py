@@ -26,14 +26,8 @@ COPIED = 16 << 20
 _FICLONE = 0x40049409
 
 
-def materialize(store: Store, digest: str, destination: Path, *, paranoid: bool = False) -> None:
+def materialize(store: Store, digest: str, destination: Path) -> None:
     """Lay an artifact's files into the directory ``destination`` (made when absent).
-
-    Args:
-        store: Where the artifact is.
-        digest: The artifact.
-        destination: Where to.
-        paranoid: Read every file first, whatever its stat.
 
     Raises:
         MmbuildError: MM304 the artifact is not in the store, MM323 a file of it changed, MM319 a file of the user
@@ -44,7 +38,7 @@ def materialize(store: Store, digest: str, destination: Path, *, paranoid: bool 
     linked: list[tuple[str, str]] = []
     with disk_errors(destination), closing(Index(store)) as index:
         destination.mkdir(parents=True, exist_ok=True)
-        for used in check_artifact(store, digest, index, tree=tree, paranoid=paranoid):
+        for used in check_artifact(store, digest, index, tree=tree):
             entry, target = used.entry, destination / used.entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if entry.ref is not None:

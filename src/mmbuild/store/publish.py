@@ -41,6 +41,9 @@ from mmbuild.store.tree import Entry, Seen, Tree, make_tree, manifest_json, tree
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What link(2) says on file systems that have no hard links, or no more of them for one file."""
 
+_MUCH = 64 << 20
+"""Bytes that a slow disk writes in a second or so."""
+
 Inodes = Mapping[tuple[int, int], Entry]
 """Files of the input artifacts by (device, inode): a hard link to one of them needs no hashing."""
 
@@ -114,6 +117,8 @@ def _publish_tree(store: Store, out: Path, tree: Tree) -> Artifact:
             _link_object(store, out / entry.path, entry)
     fault_point("publish-objects")
     digest = tree_digest(tree)
+    if tree.size >= _MUCH:  # so that the sync below, for which others may wait, finds little to do
+        sync_file_system(store.root)
     # Two actions may come to the same artifact at once; one of 256 locks keeps them apart.
     with wait_lock(store.lock(f"publish-{digest[:2]}"), "the lock of what is being published"):
         if store.has(digest) and _is_whole(store, digest):

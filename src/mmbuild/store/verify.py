@@ -196,7 +196,7 @@ def _remove_artifact(store: Store, manifest: Path) -> None:
 
 def _check_builds(store: Store, voided: Collection[str]) -> tuple[str, ...]:
     """Mark the named builds that hold something of ``voided``, or other bytes than were laid out."""
-    told = []
+    found = []
     for root in all_roots(store):
         if not os.path.isdir(root.directory):
             continue
@@ -207,8 +207,8 @@ def _check_builds(store: Store, voided: Collection[str]) -> tuple[str, ...]:
             why = f"was altered: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         if why:
             write_root(store, void(root, why))
-            told.append(f"`{root.directory}` {why}")
-    return tuple(told)
+            found.append(f"`{root.directory}` {why}")
+    return tuple(found)
 
 
 def _leftovers(store: Store) -> list[Path]:

@@ -36,10 +36,24 @@ class Patience:
         return True
 
 
-def report(text: str) -> None:
+def to_stderr(text: str) -> None:
     """A line on standard error, which may be closed or full."""
     with suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
+
+
+_reporters: list[Callable[[str], None]] = [to_stderr]
+
+
+def report_to(reporter: Callable[[str], None]) -> None:
+    """From now on have ``reporter`` called with each line: in a worker, whose standard error is a log."""
+    _reporters[:] = [reporter]
+
+
+def report(text: str) -> None:
+    """Say ``text`` where a person sees it."""
+    for reporter in _reporters:
+        reporter(text)
 
 
 def wait_until(done: Callable[[], bool], what: Callable[[float], str], limit: float) -> bool:
