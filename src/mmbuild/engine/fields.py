@@ -94,7 +94,7 @@ _VARIABLE = record(
         "dtype": optional(word),
         "algorithm": optional(word),
     },
-    may_lack=("dtype", "algorithm"),
+    may_lack=("family", "max_output_len", "dtype", "algorithm"),
     closed=False,
 )
 _TOOLCHAIN_LLM = record(
