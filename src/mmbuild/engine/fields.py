@@ -32,6 +32,9 @@ _SHOWN = 60
 _DTYPE = one_of("float32", "float16", "bfloat16")
 _TOKENS = whole(1, 1 << 22)
 _TOKEN_ID = whole(0, 1 << 24)
+_ANY_ID = whole(-(1 << 31), 1 << 31)
+"""An id that need not be of the vocabulary: VILA marks pictures with -200."""
+
 _RANKS = whole(1, 1_024)
 
 _LLM: Mapping[str, Check] = {
@@ -151,8 +154,8 @@ _DESCRIPTION: Mapping[str, Check] = {
     "visual": mapping(anything, 64),
     "target": _TARGET,
     "toolchain": mapping(word, 1_000, key=word),
-    "image_token_id": optional(_TOKEN_ID),
-    "eos_token_ids": listing(_TOKEN_ID, 1_000),
+    "image_token_id": optional(_ANY_ID),
+    "eos_token_ids": listing(_ANY_ID, 1_000),
     "version": whole(0, 1_000),
     "generation_settings": mapping(anything, 200),
     "settings_not_applied": mapping(anything, 200),
