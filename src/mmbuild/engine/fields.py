@@ -171,12 +171,12 @@ _BACKENDS: Mapping[str, tuple[Check, str]] = {
 
 def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | None:
     """What is wrong with the content of ``engine.json``, or None; ``whole_llm`` False takes an ``llm`` that says no
-    more than over how many ranks it is split."""
+    more than over how many ranks it is split, and a toolchain without versions."""
     problem = record(_DESCRIPTION, may_lack=_LATER)(data, "")
     if problem is not None:
         return problem
     llm, required = _BACKENDS[data["backend"]]
-    if required not in data["toolchain"]:
+    if whole_llm and required not in data["toolchain"]:
         return f"`toolchain.{required}` is missing"
     if data["backend"] == "torch" and data["target"]["device"] == "cpu" and data["target"].get("isa") is None:
         return "`target.isa` is missing"
