@@ -116,6 +116,6 @@ def test_a_reader_that_goes_away_is_no_error():
 def test_a_name_that_is_too_long_is_no_bug(verb, capsys):
     prompt = ["--prompt", "x"] if verb == "run" else []
     assert main([verb, "x" * 5000, *prompt]) == 1
-    told = capsys.readouterr().err
-    assert "[MM" in told
-    assert "this is a bug" not in told
+    err = capsys.readouterr().err
+    assert "[MM" in err
+    assert "this is a bug" not in err

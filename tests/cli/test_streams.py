@@ -81,12 +81,12 @@ def test_escape_sequences_of_others_do_not_reach_the_terminal(capsys):
         raise MmbuildError("bad \x1b[31m\nerror: forged", code="MM1", hint="do \x07\nhint: forged")
 
     assert guarded(body) == 1
-    told = capsys.readouterr()
-    for stream in told:
+    captured = capsys.readouterr()
+    for stream in captured:
         assert not set(stream) & set("\x1b\x07\x9b\u202e\u2066")
         assert "\nerror: forged" not in stream
         assert "\nhint: forged" not in stream
-    assert json.loads(told.out.splitlines()[1]) == {"text": "\x9b31m\u2066"}
+    assert json.loads(captured.out.splitlines()[1]) == {"text": "\x9b31m\u2066"}
 
 
 def test_an_interrupt_while_an_error_is_reported_is_one_line(capsys):

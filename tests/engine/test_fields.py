@@ -5,13 +5,16 @@ import json
 import os
 import random
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from mmbuild.compat.here import Here, tensorrt_visual
 from mmbuild.compat.rules import compatibility
-from mmbuild.engine import layout
+from mmbuild.engine import fields, layout
 from mmbuild.errors import MmbuildError
+from mmbuild.families import family as family_of
+from mmbuild.graph import parameters
 from mmbuild.quality import manifest
 from mmbuild.quality.builds import compare
 
@@ -172,7 +175,7 @@ def test_a_right_description_is_read(build, content):
         (("toolchain", "torch"), "\x1b[2J"),
         (("eos_token_ids",), 2),
         (("eos_token_ids",), ["2"]),
-        (("eos_token_ids",), [-1]),
+        (("eos_token_ids",), [1 << 40]),
         (("image_token_id",), 10**12),
         (("generation_settings",), [1]),
         (("generation_settings", "suppress_tokens"), "5"),
@@ -264,3 +267,42 @@ def test_no_mutant_ends_in_anything_but_an_error_with_a_code(build, name):
         path.write_bytes(text)
         with suppress(MmbuildError):
             everything(build)
+
+
+_RECORDED = Path(parameters.__file__).parents[1] / "families" / "recorded"
+_DEMOS = Path(__file__).parents[2] / "examples" / "models"
+_MODELS = {
+    "llava": ("llava-shapes", "llava-hf--llava-1.5-13b-hf"),
+    "vila": ("vila-shapes",),
+    "nougat": ("nougat-pages", "facebook--nougat-base"),
+    "blip2-opt": ("blip2-opt-shapes", "Salesforce--blip2-opt-6.7b"),
+    "blip2-t5": ("blip2-t5-shapes", "Salesforce--blip2-flan-t5-xxl"),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(family, name) for family in _MODELS for name in _MODELS[family]]
+)
+def test_what_real_models_are_built_for_is_within_the_ranges(family, name):
+    place = _DEMOS / name / "config.json"
+    config = json.loads((place if place.exists() else _RECORDED / f"{name}.json").read_text())
+    facts = family_of(family).facts(config, None)
+    limits = {
+        "max_batch_size": 8,
+        "max_beam_width": 1,
+        "max_input_len": 2048,
+        "max_output_len": 512,
+        "max_multimodal_len": 8 * facts.visual.num_visual_features,
+    }
+    llm = parameters.build_llm(facts, "float16", "W4A16", 1, limits, None)
+    assert fields.engine_config(llm) is None
+    described = parameters.assemble(facts, {"torch": "2.13.0"})
+    engine = {**ENGINE, "family": family, "llm": llm, "image_token_id": described["image_token_id"]}
+    assert fields.description({**engine, "generation_settings": {}}) is None
+    visual = parameters.build_visual(facts, "float16", "float16", 8)
+    known = {name: visual[name] for name in ("dtype", "feature_dtype", "max_batch_size") if name in visual}
+    size = {
+        "num_visual_features": facts.visual.num_visual_features,
+        "image_size": list(facts.visual.image_size),
+    }
+    assert fields.visual_config({**VISUAL, **known, **size}) is None

@@ -144,6 +144,7 @@ def test_an_engine_of_tensorrt_llm_has_the_precision_that_was_asked_for(tmp_path
     description = json.loads((build / "engine.json").read_text())
     variables = {"dtype": "float16", "algorithm": "int4_awq"}
     description |= {"backend": "tensorrt-llm", "llm": {"tensor_parallel": 2, "variables": variables}}
+    description["toolchain"] = {"tensorrt-llm": "0.9.0"}
     (build / "engine.json").unlink()
     (build / "engine.json").write_text(json.dumps(description))
     (found,) = compare([build])["builds"]

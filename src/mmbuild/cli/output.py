@@ -93,7 +93,7 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
 
 
 def _of_the_machine(error: OSError | MemoryError) -> MmbuildError:
-    """What a file system or the memory refuses is no bug of ours, wherever it shows."""
+    """What a file system or the memory refuses is not a bug of ours."""
     if isinstance(error, MemoryError):
         return MmbuildError(
             "there is not enough memory", code="MM782", hint="free some, or use a larger machine"

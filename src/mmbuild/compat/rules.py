@@ -19,6 +19,7 @@ from mmbuild.engine.layout import Description
 from mmbuild.environments.probe import normalized
 
 _REBUILD = "Apply its recipe on a machine like that, or build it for this one"
+_UNRECORDED = "a version that was not recorded"
 _SM_RULE = "engines do not move between SMs"
 _TENSORRT_WAY = "Name a Python that has it with `mmbuild config set-tensorrt`, or apply its recipe again"
 _TENSORRT_RULE = (
@@ -57,7 +58,7 @@ def _visual(visual: Mapping[str, Any] | None, here: Here) -> Iterator[Check]:
 
 
 def _torch_build(description: Description, here: Here) -> Iterator[Check]:
-    wanted, found = description.toolchain["torch"], here.torch
+    wanted, found = description.toolchain.get("torch", _UNRECORDED), here.torch
     # The part behind the plus says how torch was built; packages do not depend on it.
     fits = found is not None and _public(found) == _public(wanted)
     why = "compiled packages load in the torch that compiled them"
@@ -74,7 +75,7 @@ def _torch_build(description: Description, here: Here) -> Iterator[Check]:
 
 def _toolchain_build(description: Description, here: Here) -> Iterator[Check]:
     # `tensorrt-llm` is the toolchain; what was installed is named with underscores.
-    line = description.toolchain["tensorrt-llm"]
+    line = description.toolchain.get("tensorrt-llm", _UNRECORDED)
     built = {normalized(name): version for name, version in description.toolchain.items() if "-" not in name}
     inside = here.environment
     yield _installed("tensorrt-llm", built.get("tensorrt-llm"), line, inside)

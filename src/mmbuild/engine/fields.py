@@ -32,6 +32,9 @@ _SHOWN = 60
 _DTYPE = one_of("float32", "float16", "bfloat16")
 _TOKENS = whole(1, 1 << 22)
 _TOKEN_ID = whole(0, 1 << 24)
+_ANY_ID = whole(-(1 << 31), 1 << 31)
+"""An id that need not be of the vocabulary: VILA marks pictures with -200."""
+
 _RANKS = whole(1, 1_024)
 
 _LLM: Mapping[str, Check] = {
@@ -94,7 +97,7 @@ _VARIABLE = record(
         "dtype": optional(word),
         "algorithm": optional(word),
     },
-    may_lack=("dtype", "algorithm"),
+    may_lack=("family", "max_output_len", "dtype", "algorithm"),
     closed=False,
 )
 _TOOLCHAIN_LLM = record(
@@ -151,8 +154,8 @@ _DESCRIPTION: Mapping[str, Check] = {
     "visual": mapping(anything, 64),
     "target": _TARGET,
     "toolchain": mapping(word, 1_000, key=word),
-    "image_token_id": optional(_TOKEN_ID),
-    "eos_token_ids": listing(_TOKEN_ID, 1_000),
+    "image_token_id": optional(_ANY_ID),
+    "eos_token_ids": listing(_ANY_ID, 1_000),
     "version": whole(0, 1_000),
     "generation_settings": mapping(anything, 200),
     "settings_not_applied": mapping(anything, 200),
@@ -168,12 +171,12 @@ _BACKENDS: Mapping[str, tuple[Check, str]] = {
 
 def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | None:
     """What is wrong with the content of ``engine.json``, or None; ``whole_llm`` False takes an ``llm`` that says no
-    more than over how many ranks it is split."""
+    more than over how many ranks it is split, and a toolchain without versions."""
     problem = record(_DESCRIPTION, may_lack=_LATER)(data, "")
     if problem is not None:
         return problem
     llm, required = _BACKENDS[data["backend"]]
-    if required not in data["toolchain"]:
+    if whole_llm and required not in data["toolchain"]:
         return f"`toolchain.{required}` is missing"
     if data["backend"] == "torch" and data["target"]["device"] == "cpu" and data["target"].get("isa") is None:
         return "`target.isa` is missing"

@@ -35,16 +35,16 @@ _FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
 def read(build: Path) -> Mapping[str, Any]:
     """The manifest; empty where there is no readable one."""
     try:
-        told = read_object(build / NAME, ENGINE_MANIFEST)
+        content = read_object(build / NAME, ENGINE_MANIFEST)
     except (OSError, FileRefusedError):
         return {}
-    return told if _FORM(told, "") is None else {}
+    return content if _FORM(content, "") is None else {}
 
 
 def actions(build: Path, step: str) -> list[Mapping[str, Any]]:
     """The entries of ``step``, the refused one included; none where the manifest is damaged."""
-    told = read(build)
-    found = [*told.get("actions", ()), *told.get("refused", ())]
+    content = read(build)
+    found = [*content.get("actions", ()), *content.get("refused", ())]
     return [action for action in found if action.get("step") == step]
 
 

@@ -140,7 +140,10 @@ def _toolchain(description: Description) -> Toolchain:
         ToolchainError: MM601, MM602, its version is not known.
         CommandError: MM768, its family is not one of that version.
     """
-    version, family = description.toolchain["tensorrt-llm"], description.llm["variables"]["family"]
+    version, known = description.toolchain["tensorrt-llm"], description.llm["variables"]
+    if missing := {"family", "max_output_len"} - known.keys():
+        raise _unknown(f"lacks `llm.variables.{min(missing)}`")
+    family = known["family"]
     toolchain = load_toolchain(version)
     if family not in toolchain.families:
         raise _unknown(f"is of family {family}, which TensorRT-LLM {version} does not run")

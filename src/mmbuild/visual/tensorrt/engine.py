@@ -9,6 +9,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,8 @@ class VisualEngine:
             raise damaged(directory / CONFIG, f"is not of backend {BACKEND}")
         built = Built(**data["tensorrt"])
         self.config = make_config(data)
-        require_regular(directory / ENGINE)
+        with suppress(FileNotFoundError):  # the program reports that
+            require_regular(directory / ENGINE)
         self._device = torch.device(target["device"])
         self._memory = _Memory(self.config, built.hidden_size, locked=self._device.type == "cuda")
         self._child = Child(
