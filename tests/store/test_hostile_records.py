@@ -10,11 +10,11 @@ import pytest
 from builds import Workshop
 from trivial_steps import chain
 
+from mmbuild.base.fields import is_inner_path
 from mmbuild.base.limits import NAME, PATH, STORE_HISTORY, STORE_RECORD
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.reasons import read_definition
 from mmbuild.store import journal, statindex
-from mmbuild.store.fields import is_inner_path
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.history import Entry, append_entry, history_path, read_history
 from mmbuild.store.journal import Record, append, load_cache, parse_record

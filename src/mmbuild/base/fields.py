@@ -89,21 +89,34 @@ def one_of(*choices: str) -> Check:
 
 def digest(value: Any, name: str) -> str | None:
     """64 hexadecimal digits."""
-    good = isinstance(value, str) and _DIGEST.fullmatch(value)
-    return None if good else wrong(value, name, "a digest of 64 hexadecimal digits")
+    return None if is_digest(value) else wrong(value, name, "a digest of 64 hexadecimal digits")
+
+
+def is_digest(value: Any) -> bool:
+    """Whether ``value`` is a BLAKE3 digest in hexadecimal."""
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def inner_path(value: Any, name: str) -> str | None:
     """A relative path, ``/`` between its parts, that stays below the directory which it is relative to."""
-    good = isinstance(value, str) and _is_unicode(value) and "\0" not in value and "\\" not in value
-    if good:
-        parts = value.split("/")
-        good = (
-            len(parts) <= _MOST_PARTS
-            and len(value.encode()) <= PATH
-            and all(part not in ("", ".", "..") and len(part.encode()) <= NAME for part in parts)
-        )
+    good = is_inner_path(value) and "\\" not in value  # which is a separator to other systems
     return None if good else wrong(value, name, "a relative path inside its directory")
+
+
+def is_inner_path(value: Any) -> bool:
+    """Whether ``value`` names a file inside a directory: relative, without ``.`` and ``..``, of usable length."""
+    if not isinstance(value, str) or value.count("/") >= _MOST_PARTS or not fits(value):
+        return False
+    return not any(part in ("", ".", "..") for part in value.split("/"))
+
+
+def fits(path: str) -> bool:
+    """Whether Linux takes ``path``: no NUL, no half of a surrogate pair, lengths within the limits."""
+    try:
+        encoded = path.encode()
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and len(encoded) <= PATH and max(map(len, encoded.split(b"/"))) <= NAME
 
 
 def optional(check: Check) -> Check:

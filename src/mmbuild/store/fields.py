@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmbuild.base.limits import NAME, PATH
+from mmbuild.base.fields import fits, is_digest, is_inner_path
 
-_HEX = "0123456789abcdef"
-_HEX_LENGTH = 64
 _MOST = 1 << 62
 """Of a number that counts bytes or nanoseconds: SQLite and the file systems' interfaces take 63 bits."""
 
@@ -39,29 +37,9 @@ def _is_text(value: Any) -> bool:
     return type(value) is str
 
 
-def is_digest(value: Any) -> bool:
-    """Whether ``value`` is a BLAKE3 digest as text."""
-    return type(value) is str and len(value) == _HEX_LENGTH and not value.strip(_HEX)
-
-
 def _is_location(value: Any) -> bool:
     """An absolute path that the file system takes."""
-    return type(value) is str and value.startswith("/") and _fits(value)
-
-
-def is_inner_path(value: Any) -> bool:
-    """Whether ``value`` names a file inside a directory: relative, without ``.`` and ``..``."""
-    if type(value) is not str or not _fits(value):
-        return False
-    return not any(part in ("", ".", "..") for part in value.split("/"))
-
-
-def _fits(path: str) -> bool:
-    try:
-        encoded = path.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return b"\0" not in encoded and len(encoded) <= PATH and max(map(len, encoded.split(b"/"))) <= NAME
+    return type(value) is str and value.startswith("/") and fits(value)
 
 
 NUMBER = Kind("a number", _is_number)

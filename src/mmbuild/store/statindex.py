@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.store.fields import is_digest
+from mmbuild.base.fields import is_digest
 from mmbuild.store.files import discard
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.layout import Store

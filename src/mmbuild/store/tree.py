@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mmbuild.base.fields import is_inner_path
 from mmbuild.base.json_text import parse_json
 from mmbuild.base.limits import STORE_TREE
 from mmbuild.canonical import canonical_json
@@ -17,7 +18,6 @@ from mmbuild.store.fields import (
     FLAG,
     INNER_PATH,
     LOCATION,
-    is_inner_path,
     or_null,
     require_fields,
 )

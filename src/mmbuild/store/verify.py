@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.base.fields import is_digest
 from mmbuild.errors import MmbuildError
 from mmbuild.store.builds import altered, void
 from mmbuild.store.faults import fault_point
-from mmbuild.store.fields import is_digest
 from mmbuild.store.files import discard, names_in
 from mmbuild.store.hashing import hash_file, hash_files
 from mmbuild.store.journal import ActionCache, load_cache, rewrite
