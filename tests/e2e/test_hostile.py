@@ -418,16 +418,19 @@ def test_a_recipe_in_flow_style_applies(project):
     project.apply()
 
 
+_PUBLIC = "source: hf://llava-hf/llava-1.5-7b-hf\n  revision: "
+
+
 @pytest.mark.parametrize(
-    "change",
+    "recipe",
     [
-        ("source: model", "source: hf://llava-hf/llava-1.5-7b-hf\n  revision: '-f'"),
-        ("version: 1", "version: true"),
+        RECIPE.replace("source: model", f"{_PUBLIC}'-f'").replace("len: 128", "len: 1024"),
+        RECIPE.replace("version: 1", "version: true"),
     ],
     ids=["revision", "version"],
 )
-def test_values_that_mean_something_else_are_refused(project, change):
-    (project.root / "recipe.yaml").write_text(RECIPE.replace(*change).replace("_len: 128", "_len: 1024"))
+def test_values_that_mean_something_else_are_refused(project, recipe):
+    (project.root / "recipe.yaml").write_text(recipe)
     assert "MM1" in project.refused("validate", "recipe.yaml", "--offline").text
 
 
