@@ -9,13 +9,18 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.mmbuild/inductor
 SECONDS ?= 600
 SEED ?= 1
 
-.PHONY: demo test docs bench fuzz clean
+.PHONY: demo test check docs bench fuzz clean
 demo: $(STAMP)
 	@MMBUILD_STORE=$${MMBUILD_STORE:-$(CURDIR)/.mmbuild/store} $(BIN)/python tools/demo.py --family $(FAMILY)
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Some minutes: no engine is compiled and no rank, cluster or real build is started.
+check: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadfile -q $(addprefix --ignore=tests/,engine e2e ranks calibration visual cluster doctor tools)
 
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py
