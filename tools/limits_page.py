@@ -98,6 +98,11 @@ def _others() -> Iterator[tuple[str, str, str]]:
         "Pillow decodes them in Python",
     )
     yield "Pixels of a run-length encoded BMP", f"{picture_headers.RUN_LENGTH_PIXELS:,}", "likewise"
+    yield (
+        "Numbers in the tags of a TIFF's page",
+        f"{picture_headers.MOST_VALUES:,}",
+        "two for each strip, and a table of colours",
+    )
     yield "Strips of a TIFF", f"{picture_headers.MOST_STRIPS:,}", "each costs an object in memory"
     yield "Seconds of a chat template", f"{bounded.SECONDS}", "templates take milliseconds"
     yield "Memory of a chat template", f"{bounded.MEMORY // MB} MB", "prompts have kilobytes"

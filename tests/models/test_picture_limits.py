@@ -183,10 +183,10 @@ def test_a_file_that_was_exchanged_is_looked_at_again(tmp_path: Path) -> None:
 MANY = picture_headers.MOST_PARTS + 1
 
 
-def _tiff_of_tags(count: int, number: int) -> bytes:
-    """A TIFF with ``count`` private tags of ``number`` bytes each, all at one place."""
-    tags = b"".join(struct.pack("<HHLL", 40_000 + tag, 1, number, 0) for tag in range(count))
-    return b"II" + struct.pack("<HLH", 42, 8, count) + tags + bytes(4 + number)
+def _tiff_of_tags(count: int, number: int, kind: int = 1) -> bytes:
+    """A TIFF with ``count`` private tags of ``number`` values each, all at one place."""
+    tags = b"".join(struct.pack("<HHLL", 40_000 + tag, kind, number, 0) for tag in range(count))
+    return b"II" + struct.pack("<HLH", 42, 8, count) + tags + bytes(4 + 2 * number)
 
 
 ENDLESS = {
@@ -198,7 +198,8 @@ ENDLESS = {
     "bytes between blocks": (gif(1)[:-1] + bytes(MANY), "blocks"),
     "frames behind a stray byte": (gif(1)[:-1] + b"\0" + gif(picture_headers.MOST_FRAMES)[19:], "frames"),
     "comment": (gif(1)[:-1] + b"\x21\xfe" + (b"\xff" + bytes(255)) * 400 + b"\0;", "comments"),
-    "tags over one another": (_tiff_of_tags(20, 10_000), "tags"),
+    "tags over one another": (_tiff_of_tags(50, 10_000), "more bytes"),
+    "numbers": (_tiff_of_tags(1, picture_headers.MOST_VALUES + 1, kind=3), "numbers"),
     "runs of one pixel": (
         b"BM" + struct.pack("<LLLLllHHL", 0, 0, 54, 40, 5_000, 4_000, 1, 8, 1) + bytes(20),
         "run-length",

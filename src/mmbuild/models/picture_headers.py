@@ -17,6 +17,9 @@ MOST_FRAMES = 10_000
 """Of a GIF; an animation of five minutes."""
 MOST_PARTS = 100_000
 """Chunks of a PNG, segments of a JPEG, blocks of a GIF, tags of a TIFF; each costs some microseconds."""
+MOST_VALUES = 500_000
+"""Numbers in the tags of one page of a TIFF: offset and size of each strip, and a table of colours. Each becomes an
+object in memory."""
 MOST_SCANS = 50
 """Of a JPEG; progressive ones have ten, with four colours eighteen. Each is decoded over the whole picture."""
 MOST_COMMENT = 100_000
@@ -28,6 +31,7 @@ _STRIPS = (273, 324, 279, 325)  # offsets and sizes of strips and of tiles, TIFF
 _BIG = 43
 # Bytes of one value by type, TIFF 6.0 and BigTIFF.
 _TAG_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_AS_BYTES = (1, 2, 7)  # types whose values stay bytes or text
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither stuffed, nor filling, nor a restart
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8, 0xD9)
 
@@ -100,14 +104,17 @@ def _gif(data: bytes) -> str | None:
 def _tiff(data: bytes) -> str | None:
     if tiff_strips(data) > MOST_STRIPS:
         return f"it has more than {MOST_STRIPS:,} strips"
-    size = 0
-    for number, (kind, count) in enumerate(_tiff_tags(data), 1):
-        size += count * _TAG_SIZES.get(kind, 1)
-        if number > MOST_PARTS:
+    tags = size = 0
+    for page in _tiff_pages(data):
+        tags += len(page)
+        if tags > MOST_PARTS:
             return f"it has more than {MOST_PARTS:,} tags"
+        size += sum(count * _TAG_SIZES.get(kind, 1) for kind, count in page)
         # Pages may share a profile; within one page nothing is stored twice.
         if size > 2 * len(data):
             return "its tags state more bytes than it has"
+        if sum(count for kind, count in page if kind not in _AS_BYTES) > MOST_VALUES:
+            return f"its tags hold more than {MOST_VALUES:,} numbers"
     return None
 
 
@@ -154,13 +161,13 @@ def tiff_strips(data: bytes) -> int:
     return max((count for tag, count in found if tag in _STRIPS), default=0)
 
 
-def _tiff_tags(data: bytes) -> Iterator[tuple[int, int]]:
-    """Type and number of values of each tag of all pages."""
+def _tiff_pages(data: bytes) -> Iterator[list[tuple[int, int]]]:
+    """Type and number of values of each tag, page by page."""
     at, seen = _tiff_start(data), set[int]()
-    while at and at not in seen:
+    while at and at not in seen and len(seen) < MOST_PARTS:
         seen.add(at)
         tags, at = _tiff_directory(data, at)
-        yield from ((kind, count) for _, kind, count in tags)
+        yield [(kind, count) for _, kind, count in tags]
 
 
 def _tiff_start(data: bytes) -> int:
