@@ -80,6 +80,29 @@ def _others() -> Iterator[tuple[str, str, str]]:
     )
     yield "Longer side of a picture by the shorter", f"{pictures.ASPECT}", "models resize by the shorter side"
     yield "Frames of a GIF", f"{picture_headers.MOST_FRAMES:,}", "only the first one is used"
+    parts = "each is read by itself"
+    yield (
+        "Chunks of a PNG, segments of a JPEG, blocks of a GIF, tags of a TIFF",
+        f"{picture_headers.MOST_PARTS:,}",
+        parts,
+    )
+    yield (
+        "Scans of a JPEG",
+        picture_headers.MOST_SCANS,
+        "progressive ones have ten; each is decoded over the whole picture",
+    )
+    yield "Bytes of comments in a GIF", f"{picture_headers.MOST_COMMENT:,}", "they are joined piece by piece"
+    yield (
+        "Bytes of a run-length encoded BMP",
+        f"{picture_headers.RUN_LENGTH_BYTES:,}",
+        "Pillow decodes them in Python",
+    )
+    yield "Pixels of a run-length encoded BMP", f"{picture_headers.RUN_LENGTH_PIXELS:,}", "likewise"
+    yield (
+        "Numbers in the tags of a TIFF's page",
+        f"{picture_headers.MOST_VALUES:,}",
+        "two for each strip, and a table of colours",
+    )
     yield "Strips of a TIFF", f"{picture_headers.MOST_STRIPS:,}", "each costs an object in memory"
     yield "Seconds of a chat template", f"{bounded.SECONDS}", "templates take milliseconds"
     yield "Memory of a chat template", f"{bounded.MEMORY // MB} MB", "prompts have kilobytes"

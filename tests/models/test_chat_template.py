@@ -266,3 +266,11 @@ def test_a_template_of_another_kind_is_refused(tmp_path: Path, value: object) ->
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": value}))
     with pytest.raises(TemplateError, match="is neither text nor a list"):
         saved_template(tmp_path)
+
+
+def test_names_of_templates_that_are_no_texts_are_listed(tmp_path: Path) -> None:
+    named = [{"name": 1, "template": "x"}, {"name": "tool", "template": "y"}, {"name": None, "template": "z"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+
+    with pytest.raises(TemplateError, match="`1`, `None`, `tool`"):
+        saved_template(tmp_path)

@@ -10,6 +10,7 @@ import warnings
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -136,7 +137,7 @@ def test_frames_and_strips_of_usual_files_are_taken() -> None:
     held = io.BytesIO()
     frames = [Image.new("RGB", (4, 4), (n, 0, 0)) for n in range(5)]
     frames[0].save(held, "GIF", save_all=True, append_images=frames[1:])
-    assert picture_headers.gif_frames(held.getvalue()) == 5
+    assert picture_headers.excess(held.getvalue()) is None
     held = io.BytesIO()
     Image.new("RGB", (100, 500)).save(held, "TIFF")
     assert 1 <= picture_headers.tiff_strips(held.getvalue()) <= 500
@@ -177,3 +178,59 @@ def test_a_file_that_was_exchanged_is_looked_at_again(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(PictureError):
         open_as_saved(picture)
+
+
+MANY = picture_headers.MOST_PARTS + 1
+
+
+def _tiff_of_tags(count: int, number: int, kind: int = 1) -> bytes:
+    """A TIFF with ``count`` private tags of ``number`` values each, all at one place."""
+    tags = b"".join(struct.pack("<HHLL", 40_000 + tag, kind, number, 0) for tag in range(count))
+    return b"II" + struct.pack("<HLH", 42, 8, count) + tags + bytes(4 + 2 * number)
+
+
+ENDLESS = {
+    "chunks": (png(4, 4)[:33] + struct.pack(">I4sI", 0, b"prIv", 0) * MANY, "chunks"),
+    "segments": (b"\xff\xd8" + b"\xff\xfe\0\x02" * MANY, "segments"),
+    "stray bytes": (b"\xff\xd8\xff\xe0\0\x02" + bytes(MANY), "segments"),
+    "scans": (b"\xff\xd8" + b"\xff\xda\0\x02\x11" * (picture_headers.MOST_SCANS + 1), "scans"),
+    "blocks": (gif(1)[:-1] + b"\x21\xf9\x04\0\0\0\0\0" * MANY, "blocks"),
+    "bytes between blocks": (gif(1)[:-1] + bytes(MANY), "blocks"),
+    "frames behind a stray byte": (gif(1)[:-1] + b"\0" + gif(picture_headers.MOST_FRAMES)[19:], "frames"),
+    "comment": (gif(1)[:-1] + b"\x21\xfe" + (b"\xff" + bytes(255)) * 400 + b"\0;", "comments"),
+    "tags over one another": (_tiff_of_tags(50, 10_000), "more bytes"),
+    "numbers": (_tiff_of_tags(1, picture_headers.MOST_VALUES + 1, kind=3), "numbers"),
+    "runs of one pixel": (
+        b"BM" + struct.pack("<LLLLllHHL", 0, 0, 54, 40, 5_000, 4_000, 1, 8, 1) + bytes(20),
+        "run-length",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_what_a_reader_would_step_through_for_minutes_is_refused(tmp_path: Path, name: str) -> None:
+    data, what = ENDLESS[name]
+    (tmp_path / "picture").write_bytes(data)
+
+    with pytest.raises(PictureError, match=what):
+        open_picture(tmp_path / "picture")
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("JPEG", {"progressive": True, "comment": b"\xff\xda" * 100}),
+        ("JPEG", {"quality": 95, "exif": b"Exif\0\0" + b"\xff\xda" * 100}),
+        ("PNG", {}),
+        ("GIF", {"comment": b"x" * 5_000}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+        ("BMP", {}),
+    ],
+)
+def test_what_cameras_and_editors_write_is_taken(tmp_path: Path, form: str, options: dict[str, Any]) -> None:
+    Image.effect_noise((300, 200), 80).convert("RGB").save(tmp_path / "picture", form, **options)
+    # Telephones append a film to their pictures.
+    with (tmp_path / "picture").open("ab") as file:
+        file.write(b"\xff\xda\0\x02" * 200 if form == "JPEG" else b"")
+
+    assert open_picture(tmp_path / "picture").image.size == (300, 200)

@@ -161,7 +161,7 @@ def _stated(file: Path, holder: Holder) -> ChatTemplate | None:
 
 
 def _without_default(where: str, names: Mapping[str, object]) -> TemplateError:
-    listed = ", ".join(f"`{name}`" for name in sorted(names))
+    listed = ", ".join(f"`{name}`" for name in sorted(map(str, names)))
     return _unusable(
         f"{where} has chat templates named {listed} and none named `{_DEFAULT}`",
         f"rename the template to use to `{_DEFAULT}`",

@@ -1,11 +1,13 @@
-"""What the beginning of a picture file states, read before a library decodes anything of it.
+"""What a picture file states about itself, counted before a library decodes anything of it.
 
-Only what Pillow itself acts on too early: it makes room for a WebP picture, and one object for each strip of a TIFF,
-while it opens the file, and counts frames to the end.
+Only what Pillow itself acts on too early or without an end: it makes room for a WebP picture, and one object for each
+strip of a TIFF, while it opens the file; steps through chunks, segments, blocks and tags one by one; decodes every
+scan of a JPEG; and counts frames to the end. Counts stop one above their limit.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 
@@ -13,9 +15,130 @@ MOST_STRIPS = 100_000
 """Of a TIFF: a page of 100 megapixels in strips of one row has 12,000."""
 MOST_FRAMES = 10_000
 """Of a GIF; an animation of five minutes."""
+MOST_PARTS = 100_000
+"""Chunks of a PNG, segments of a JPEG, blocks of a GIF, tags of a TIFF; each costs some microseconds."""
+MOST_VALUES = 500_000
+"""Numbers in the tags of one page of a TIFF: offset and size of each strip, and a table of colours. Each becomes an
+object in memory."""
+MOST_SCANS = 50
+"""Of a JPEG; progressive ones have ten, with four colours eighteen. Each is decoded over the whole picture."""
+MOST_COMMENT = 100_000
+"""Bytes of a GIF's comments, which are joined piece by piece."""
+RUN_LENGTH_BYTES, RUN_LENGTH_PIXELS = 4_000_000, 16_000_000
+"""Of a run-length encoded BMP, which Pillow decodes in Python, pair by pair and pixel by pixel."""
 
 _STRIPS = (273, 324, 279, 325)  # offsets and sizes of strips and of tiles, TIFF 6.0
-_CLASSIC, _BIG = 42, 43
+_BIG = 43
+# Bytes of one value by type, TIFF 6.0 and BigTIFF.
+_TAG_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_AS_BYTES = (1, 2, 7)  # types whose values stay bytes or text
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither stuffed, nor filling, nor a restart
+_SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8, 0xD9)
+
+
+def excess(data: bytes) -> str | None:
+    """What a picture file has too many of, as the end of a sentence; None where nothing."""
+    for start, check in _CHECKS:
+        if data.startswith(start):
+            return check(data)
+    return None
+
+
+def _png(data: bytes) -> str | None:
+    at = 8
+    for _ in range(MOST_PARTS):
+        if at >= len(data):
+            return None
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return f"it has more than {MOST_PARTS:,} chunks"
+
+
+def _jpeg(data: bytes) -> str | None:
+    """ITU T.81, annex B. A stray byte between segments costs as much as a segment."""
+    at, parts, scans = 2, 0, 0
+    while (found := _JPEG_MARKER.search(data, at)) is not None:
+        parts += 1 if scans else 1 + found.start() - at
+        kind, at = data[found.start() + 1], found.end()
+        if kind == _END and scans:
+            return None
+        scans += kind == _SCAN
+        if scans > MOST_SCANS:
+            return f"it has more than {MOST_SCANS} scans"
+        if parts > MOST_PARTS:
+            break
+        if kind not in _ALONE:
+            at += max(2, int.from_bytes(data[at : at + 2], "big"))
+    if not scans:
+        parts += len(data) - at
+    return f"it has more than {MOST_PARTS:,} segments" if parts > MOST_PARTS else None
+
+
+def _gif(data: bytes) -> str | None:
+    """GIF89a. Readers step over bytes between blocks that mean nothing."""
+    frames = comment = 0
+    try:
+        at = 13 + _colours(data[10])
+        for _ in range(MOST_PARTS):
+            kind = data[at]
+            if kind == 0x3B:
+                return None
+            if kind not in (0x21, 0x2C):
+                at += 1
+                continue
+            frames += kind == 0x2C
+            is_comment = kind == 0x21 and data[at + 1] == 0xFE
+            at += 2 if kind == 0x21 else 11 + _colours(data[at + 9])
+            while data[at]:
+                comment += data[at] if is_comment else 0
+                at += 1 + data[at]
+            at += 1
+            if frames > MOST_FRAMES:
+                return f"it has more than {MOST_FRAMES:,} frames"
+            if comment > MOST_COMMENT:
+                return f"it has more than {MOST_COMMENT:,} bytes of comments"
+    except IndexError:
+        return None  # cut off, which the decoder says
+    return f"it has more than {MOST_PARTS:,} blocks"
+
+
+def _tiff(data: bytes) -> str | None:
+    if tiff_strips(data) > MOST_STRIPS:
+        return f"it has more than {MOST_STRIPS:,} strips"
+    tags = size = 0
+    for page in _tiff_pages(data):
+        tags += len(page)
+        if tags > MOST_PARTS:
+            return f"it has more than {MOST_PARTS:,} tags"
+        size += sum(count * _TAG_SIZES.get(kind, 1) for kind, count in page)
+        # Pages may share a profile; within one page nothing is stored twice.
+        if size > 2 * len(data):
+            return "its tags state more bytes than it has"
+        if sum(count for kind, count in page if kind not in _AS_BYTES) > MOST_VALUES:
+            return f"its tags hold more than {MOST_VALUES:,} numbers"
+    return None
+
+
+def _bmp(data: bytes) -> str | None:
+    """A BITMAPINFOHEADER or a later one; older ones have no compression."""
+    try:
+        size, width, height, _, compression = struct.unpack_from("<LllLL", data, 14)
+    except struct.error:
+        return None
+    if size < 40 or compression not in (1, 2):
+        return None
+    if len(data) > RUN_LENGTH_BYTES or abs(width * height) > RUN_LENGTH_PIXELS:
+        return f"it is run-length encoded and larger than {RUN_LENGTH_BYTES:,} bytes or {RUN_LENGTH_PIXELS:,} pixels"
+    return None
+
+
+_CHECKS = (
+    (b"BM", _bmp),
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"\xff\xd8", _jpeg),
+    (b"GIF8", _gif),
+    (b"II", _tiff),
+    (b"MM", _tiff),
+)
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
@@ -34,45 +157,50 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 def tiff_strips(data: bytes) -> int:
     """The largest number of strips or tiles that the first directory of a TIFF or BigTIFF file states."""
-    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    found = ((tag, count) for tag, _, count in _tiff_directory(data, _tiff_start(data))[0])
+    return max((count for tag, count in found if tag in _STRIPS), default=0)
+
+
+def _tiff_pages(data: bytes) -> Iterator[list[tuple[int, int]]]:
+    """Type and number of values of each tag, page by page."""
+    at, seen = _tiff_start(data), set[int]()
+    while at and at not in seen and len(seen) < MOST_PARTS:
+        seen.add(at)
+        tags, at = _tiff_directory(data, at)
+        yield [(kind, count) for _, kind, count in tags]
+
+
+def _tiff_start(data: bytes) -> int:
+    """Where the first directory is; 0 where the file is cut off."""
+    order, big = _tiff_form(data)
     try:
-        if order is None:
-            return 0
-        (version,) = struct.unpack_from(f"{order}H", data, 2)
-        big = version == _BIG
-        (start,) = struct.unpack_from(f"{order}Q" if big else f"{order}L", data, 8 if big else 4)
+        return int(struct.unpack_from(f"{order}Q" if big else f"{order}L", data, 8 if big else 4)[0])
+    except struct.error:
+        return 0
+
+
+def _tiff_directory(data: bytes, start: int) -> tuple[list[tuple[int, int, int]], int]:
+    """Number, type and count of each tag of a directory, and where the next one is (0: there is none)."""
+    order, big = _tiff_form(data)
+    tags: list[tuple[int, int, int]] = []
+    if not start:
+        return tags, 0
+    form, size, head = (f"{order}HHQ", 20, 8) if big else (f"{order}HHL", 12, 2)
+    try:
         (count,) = struct.unpack_from(f"{order}Q" if big else f"{order}H", data, start)
-        form, size = (f"{order}HHQ", 20) if big else (f"{order}HHL", 12)
-        first = start + (8 if big else 2)
-        found = (struct.unpack_from(form, data, first + size * item) for item in range(min(count, 65_535)))
-        return max((number for tag, _, number in found if tag in _STRIPS), default=0)
+        first = start + head
+        for item in range(min(count, 65_536)):
+            tags.append(struct.unpack_from(form, data, first + size * item))
+        (after,) = struct.unpack_from(f"{order}Q" if big else f"{order}L", data, first + size * count)
+        return tags, int(after)
     except (struct.error, OverflowError):
-        return 0  # cut off, which the decoder says
+        return tags, 0  # cut off, which the decoder says
 
 
-def gif_frames(data: bytes) -> int:
-    """Frames of a GIF file (GIF89a), counted up to one more than MOST_FRAMES."""
-    found = 0
-    for block in _gif_blocks(data):
-        found += block == 0x2C
-        if found > MOST_FRAMES:
-            break
-    return found
-
-
-def _gif_blocks(data: bytes) -> Iterator[int]:
-    """The first byte of each block behind the header; stops where the file does."""
-    try:
-        at = 13 + _colours(data[10])
-        while data[at] in (0x21, 0x2C):
-            kind = data[at]
-            yield kind
-            at += 2 if kind == 0x21 else 11 + _colours(data[at + 9])
-            while data[at]:
-                at += 1 + data[at]
-            at += 1
-    except IndexError:
-        return
+def _tiff_form(data: bytes) -> tuple[str, bool]:
+    """Order of bytes, and whether it is a BigTIFF."""
+    order = ">" if data[:2] == b"MM" else "<"
+    return order, data[2:4] == struct.pack(f"{order}H", _BIG)
 
 
 def _colours(flags: int) -> int:

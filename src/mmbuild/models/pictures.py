@@ -222,10 +222,9 @@ def require_pixels(width: int, height: int) -> None:
 
 def _require_header(data: bytes) -> None:
     """Refuse what would take time or memory while it is opened, before its size is known."""
-    if data[:3] == b"GIF" and headers.gif_frames(data) > headers.MOST_FRAMES:
-        raise _RefusedError(f"it has more than {headers.MOST_FRAMES:,} frames")
-    if data[:2] in (b"II", b"MM") and headers.tiff_strips(data) > headers.MOST_STRIPS:
-        raise _RefusedError(f"it has more than {headers.MOST_STRIPS:,} strips")
+    too_many = headers.excess(data)
+    if too_many is not None:
+        raise _RefusedError(too_many)
     size = headers.webp_size(data) if data[:4] == b"RIFF" else None
     if size is not None and size[0] * size[1] > PIXELS:
         raise _RefusedError("it has too many pixels")
