@@ -14,7 +14,8 @@ from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import open_store
 from mmbuild.store.manifests import read_tree
 from mmbuild.store.materialize import lay_file
-from mmbuild.store.roots import read_root
+from mmbuild.store.plan_cache import read_entry, write_entry
+from mmbuild.store.roots import read_root, root_path
 from mmbuild.store.verify import check_store
 
 HARMS = ("flip", "flip with times set back", "grow", "truncate", "directory", "pipe", "link")
@@ -382,3 +383,48 @@ def make(path, kind):
         os.mkfifo(path)
     else:
         path.write_text("[" * 100_000 if kind == "deep" else "x")
+
+
+# Whole files in the place of others.
+
+
+def test_the_plan_of_another_recipe_under_a_recipes_name_is_not_taken(shop):
+    for name, value in (("one", 1), ("two", 2)):
+        assert write_entry(shop.store, name, [], value)
+    plans = shop.store.root / "plans"
+    shutil.copy(plans / "one.json", plans / "two.json")
+    assert (read_entry(shop.store, "one"), read_entry(shop.store, "two")) == (1, None)
+
+
+def test_the_notes_on_another_build_do_not_vouch_for_a_build(shop):
+    shop.apply(chain("r"), chain("s", "b"))
+    harm(shop.build / "r" / "text", "flip")
+    before = [root_path(shop.store, shop.build / name) for name in ("s", "r")]
+    shutil.copy(*before)
+    shop.apply(chain("r"), chain("s", "b"))
+    assert shop.text("r") == clean(chain("r"), shop.root)
+
+
+def test_the_manifest_of_another_artifact_is_refused_and_removed_by_verify(shop):
+    shop.apply(chain("r"))
+    text = shop.store.manifest(shop.digest("r/1")).read_bytes()
+    shop.store.manifest(shop.digest("r/2")).write_bytes(text)
+    shutil.rmtree(shop.build)
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(chain("r"))
+    assert caught.value.code == "MM304"
+    assert len(check_store(shop.store).faults) == 1
+    shop.apply(chain("r"))
+    assert shop.text("r") == clean(chain("r"), shop.root)
+
+
+def test_a_directory_in_the_place_of_a_file_gives_way_and_its_content_stays(shop):
+    shop.apply(chain("r"))
+    laid = shop.build / "r" / "text"
+    harm(laid, "directory")
+    (laid / "inner").mkdir()
+    (laid / "inner" / "answer").write_text("mine")
+    shop.apply(chain("r"))
+    assert shop.text("r") == clean(chain("r"), shop.root)
+    assert (shop.build / "r" / "text~" / "inner" / "answer").read_text() == "mine"
+    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}

@@ -160,10 +160,27 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
     if ours is None:
         return
     for name in scan_files(directory):
-        target = fresh / name
-        if name not in ours and not os.path.lexists(target):
+        target = _free_place(fresh, name)
+        if name not in ours and target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             (directory / name).rename(target)
+
+
+def _free_place(fresh: Path, name: str) -> Path | None:
+    """Where a file that is not ours goes; None where the new engine has one of its name.
+
+    What was put into a directory that took the place of one of our files goes into that directory's name with `~`.
+    """
+    parts: list[str] = []
+    for part in name.split("/")[:-1]:
+        place = fresh.joinpath(*parts, part)
+        parts.append(f"{part}~" if os.path.lexists(place) and not _is_directory(place) else part)
+    target = fresh.joinpath(*parts, name.rpartition("/")[2])
+    return None if os.path.lexists(target) else target
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _root(

@@ -123,7 +123,8 @@ def _context(job: Job, directory: Path, store: Store, send: Send) -> StepContext
     _make_empty(work)
     for name, digest in job.inputs.items():
         os.symlink(store.tree(digest), work / "in" / name)
-        os.utime(store.manifest(digest))  # its last use, for gc
+        with suppress(PermissionError):  # of a colleague
+            os.utime(store.manifest(digest))  # its last use, for gc
     os.chdir(work)
 
     def progress(message: str, fraction: float | None = None) -> None:
@@ -175,7 +176,7 @@ def _open_log(log: Path) -> int:
     """The log, empty; where there can be none, nothing is kept: that is no reason to build nothing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        target = os.open(log, flags, 0o644)
+        target = os.open(log, flags, 0o666)
         found = os.fstat(target)
         if stat.S_ISREG(found.st_mode):
             if found.st_size:

@@ -20,7 +20,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,7 +173,7 @@ def _create(store: Store) -> None:
     with disk_errors(store.root):
         store.root.mkdir(0o775, parents=True, exist_ok=True)
         for name in _DIRECTORIES:
-            require_directory(store.root / name, stat.S_IMODE(os.stat(store.root).st_mode))
+            require_directory(store.root / name)
         # Last, and whole: a directory with a VERSION is a complete store.
         write_whole(store.root / "VERSION", f"{VERSION}\n".encode())
 
