@@ -248,3 +248,16 @@ def test_in_a_store_of_one_user_a_loose_umask_opens_no_directory(tmp_path):
     finally:
         os.umask(before)
     assert [path.name for path in root.glob("objects/*") if path.stat().st_mode & 0o022] == []
+
+
+@pytest.mark.parametrize("text", ["", "\0\0", None])
+def test_a_store_that_lost_its_version_says_how_to_mend_it(store, text):
+    version = store.root / "VERSION"
+    version.unlink() if text is None else version.write_text(text)
+    (store.root / "journal.jsonl").touch()
+    error = refused(store)
+    assert error.code == "MM303"
+    assert f"echo 1 > {version}" in error.hint
+    version.unlink(missing_ok=True)
+    version.write_text("1\n")
+    assert open_store(store.root) == store

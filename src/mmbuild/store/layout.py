@@ -145,6 +145,8 @@ def _open(store: Store) -> None:
     version = _read_version(store)
     if version is None:
         _create(store)
+    elif not version.isdigit():
+        raise _no_store(store.root)
     elif version != VERSION:
         raise MmbuildError(
             f"the store `{store.root}` has layout {version!r}, this mmbuild knows {VERSION!r}",
@@ -187,6 +189,13 @@ def _holds_other_files(root: Path) -> bool:
 
 
 def _no_store(root: Path) -> MmbuildError:
+    if all((root / name).is_dir() for name in ("objects", "trees", "manifests")):
+        return MmbuildError(
+            f"`{root}` looks like an mmbuild store whose file `VERSION` is missing or damaged",
+            code="MM303",
+            hint=f"`rm -f {root}/VERSION && echo {VERSION} > {root}/VERSION` if this mmbuild made it, then "
+            "`mmbuild cache verify`; or give another store with `--store`",
+        )
     return MmbuildError(
         f"`{root}` holds other files and is no mmbuild store",
         code="MM303",
