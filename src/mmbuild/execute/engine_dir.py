@@ -169,13 +169,16 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
 def _free_place(fresh: Path, name: str) -> Path | None:
     """Where a file that is not ours goes; None where the new engine has one of its name.
 
-    What was put into a directory that took the place of one of our files goes into that directory's name with `~`.
+    What was put into a directory that took the place of one of our files goes into one of that name with `~`, which
+    is at the top: nothing is loaded from there.
     """
-    parts: list[str] = []
-    for part in name.split("/")[:-1]:
-        place = fresh.joinpath(*parts, part)
-        parts.append(f"{part}~" if os.path.lexists(place) and not _is_directory(place) else part)
-    target = fresh.joinpath(*parts, name.rpartition("/")[2])
+    parts = name.split("/")
+    target = fresh / name
+    for count in range(1, len(parts)):
+        place = fresh.joinpath(*parts[:count])
+        if os.path.lexists(place) and not _is_directory(place):
+            target = fresh.joinpath(f"{parts[count - 1]}~", *parts[count:])
+            break
     return None if os.path.lexists(target) else target
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
-from mmbuild.execute.confirm import confirm
+from mmbuild.execute.confirm import confirm, seen_sources
 from mmbuild.execute.environment import granted_environment
 from mmbuild.execute.job import Failure, Job, write_failure
 from mmbuild.execute.peak import Peak
@@ -93,12 +93,13 @@ def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
     used = take_inputs(store, job.inputs.values(), paranoid=job.paranoid)
     context = _context(job, directory, store, send)
     _limit_threads(job.cores)
+    before = seen_sources(job)
     started = time.monotonic()
     load(StepSpec(job.step, "", job.entry))(context)
     seconds = time.monotonic() - started
     memory = peak.sample()
     out = directory / "work" / "out"
-    artifact = publish(store, out, threads=job.cores, used=used, confirm=lambda: confirm(store, job))
+    artifact = publish(store, out, threads=job.cores, used=used, confirm=lambda: confirm(store, job, before))
     record = Record(
         key=job.key,
         definition=job.definition,
