@@ -481,3 +481,27 @@ def test_nothing_is_repaired_while_another_process_uses_the_store(shop, monkeypa
 def test_a_plan_that_is_made_again_keeps_the_settings_of_its_builds(shop):
     graph = replace(chain("r"), settings={"engine.dtype": "float32"})
     assert [again.settings for again in graphs_of(shop.plan(graph))] == [graph.settings]
+
+
+@pytest.mark.parametrize("what", ["file", "pipe", "link to nothing"])
+def test_a_build_directory_that_is_none_is_refused_before_anything_runs(shop, what):
+    if what == "file":
+        shop.build.touch()
+    elif what == "pipe":
+        os.mkfifo(shop.build)
+    else:
+        shop.build.symlink_to(shop.root / "gone")
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(chain("r"))
+    assert caught.value.code == "MM315"
+    assert str(shop.build) in caught.value.message
+    assert load_cache(shop.store).by_key == {}
+
+
+def test_a_link_in_the_place_of_an_engine_directory_is_replaced_and_gone(shop):
+    shop.apply(chain("r"))
+    (shop.build / "r").rename(shop.root / "moved")
+    (shop.build / "r").symlink_to(shop.root / "moved")
+    shop.apply(longer())
+    assert [path.name for path in shop.build.iterdir()] == ["r"]
+    assert shop.text("r") == clean(longer(), shop.root)

@@ -204,12 +204,19 @@ def _no_store(root: Path) -> MmbuildError:
 
 
 def _foreign(root: Path) -> MmbuildError:
-    owner = _owner(root)
+    why = f"belongs to {_owner(root)} and may not be written by this user"
     return MmbuildError(
-        f"the store `{root}` belongs to {owner} and may not be written by this user",
+        f"the store `{root}` {'is on a read-only file system' if _read_only(root) else why}",
         code="MM301",
         hint="give a store of your own with `--store` or MMBUILD_STORE",
     )
+
+
+def _read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _owner(path: Path) -> str:
