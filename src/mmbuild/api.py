@@ -159,6 +159,10 @@ def run(
     from mmbuild.execute.preflight import require_toolchains
     from mmbuild.steps.registry import steps
 
+    if plan.changes:
+        from mmbuild.execute.repair import without_damage
+
+        plan = without_damage(plan, sink, paranoid=paranoid)
     if executor == "ray":
         return _run_on_cluster(plan, jobs, keep_going, ignore_estimates, sink, address, paranoid=paranoid)
     if executor != "local" or address is not None:

@@ -11,7 +11,7 @@ from trivial_steps import action, chain
 from waiting import wait_for
 
 from mmbuild.errors import MmbuildError
-from mmbuild.execute.confirm import confirm
+from mmbuild.execute.confirm import confirm, seen_sources
 from mmbuild.execute.events import Event, Kind
 from mmbuild.execute.job import Failure, Job, read_failure, write_failure
 from mmbuild.execute.local import run_plan
@@ -58,6 +58,11 @@ def changed(path, how):
     times = path.stat()
     if how == "gone":
         path.unlink()
+    elif how == "and changed back":
+        text = path.read_text()
+        path.write_text("other text")
+        path.write_text(text)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     elif how == "pipe":
         path.unlink()
         os.mkfifo(path)
@@ -97,7 +102,7 @@ def run(shop, plan):
     return run_plan(plan, specs=TABLE, options=Options(Capacity(2, 1 << 50, (), 2)), sink=shop.events.append)
 
 
-@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("how", [*CHANGES, "and changed back"])
 def test_a_source_that_changes_while_a_step_reads_it_is_not_published(shop, source, pipe, tmp_path, how):
     """The step that reads it is not the one that refers to it: it sees the file through its input."""
     first = referring(source)
@@ -196,6 +201,32 @@ def test_a_model_directory_is_compared_as_it_was_planned(shop, tmp_path):
         with pytest.raises(MmbuildError) as caught:
             confirm(shop.store, given)
         assert caught.value.code == "MM319"
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_source_that_was_changed_and_changed_back_may_have_been_read(shop, source, tmp_path, kind):
+    import shutil
+
+    place, file, digest = source, source, hash_file(source)
+    if kind == "directory":
+        place, file = tmp_path / "model", tmp_path / "model" / "config.json"
+        shutil.copytree(EXAMPLE, place)
+        digest = tree_digest(place, hash_file, weights=True)
+    given = job(
+        shop,
+        params={"kind": "path", "directories": []},
+        locators={"x": str(place)},
+        sources={"x": digest},
+    )
+    given = replace(given, key=job_key(given))
+    before = seen_sources(given)
+    confirm(shop.store, given, before)
+    changed(file, "and changed back")
+    confirm(shop.store, given)
+    with pytest.raises(MmbuildError) as caught:
+        confirm(shop.store, given, before)
+    assert caught.value.code == "MM319"
+    assert str(file) in caught.value.message
 
 
 @pytest.mark.parametrize(

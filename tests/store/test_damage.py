@@ -2,19 +2,25 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 from builds import Workshop
 from trivial_steps import action, chain
 
+from mmbuild.api import run
 from mmbuild.errors import MmbuildError
+from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
+from mmbuild.graph.plan import graphs_of
 from mmbuild.store import intact, materialize, publish
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import open_store
+from mmbuild.store.locks import using
 from mmbuild.store.manifests import read_tree
 from mmbuild.store.materialize import lay_file
-from mmbuild.store.roots import read_root
+from mmbuild.store.plan_cache import read_entry, write_entry
+from mmbuild.store.roots import read_root, root_path
 from mmbuild.store.verify import check_store
 
 HARMS = ("flip", "flip with times set back", "grow", "truncate", "directory", "pipe", "link")
@@ -382,3 +388,120 @@ def make(path, kind):
         os.mkfifo(path)
     else:
         path.write_text("[" * 100_000 if kind == "deep" else "x")
+
+
+# Whole files in the place of others.
+
+
+def test_the_plan_of_another_recipe_under_a_recipes_name_is_not_taken(shop):
+    for name, value in (("one", 1), ("two", 2)):
+        assert write_entry(shop.store, name, [], value)
+    plans = shop.store.root / "plans"
+    shutil.copy(plans / "one.json", plans / "two.json")
+    assert (read_entry(shop.store, "one"), read_entry(shop.store, "two")) == (1, None)
+
+
+def test_the_notes_on_another_build_do_not_vouch_for_a_build(shop):
+    shop.apply(chain("r"), chain("s", "b"))
+    harm(shop.build / "r" / "text", "flip")
+    before = [root_path(shop.store, shop.build / name) for name in ("s", "r")]
+    shutil.copy(*before)
+    shop.apply(chain("r"), chain("s", "b"))
+    assert shop.text("r") == clean(chain("r"), shop.root)
+
+
+def test_the_manifest_of_another_artifact_is_refused_and_removed_by_verify(shop):
+    shop.apply(chain("r"))
+    text = shop.store.manifest(shop.digest("r/1")).read_bytes()
+    shop.store.manifest(shop.digest("r/2")).write_bytes(text)
+    shutil.rmtree(shop.build)
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(chain("r"))
+    assert caught.value.code == "MM304"
+    assert len(check_store(shop.store).faults) == 1
+    shop.apply(chain("r"))
+    assert shop.text("r") == clean(chain("r"), shop.root)
+
+
+def test_a_directory_in_the_place_of_a_file_gives_way_and_its_content_stays(shop):
+    shop.apply(chain("r"))
+    laid = shop.build / "r" / "text"
+    harm(laid, "directory")
+    (laid / "inner").mkdir()
+    (laid / "inner" / "answer").write_text("mine")
+    shop.apply(chain("r"))
+    assert shop.text("r") == clean(chain("r"), shop.root)
+    assert (shop.build / "r" / "text~" / "inner" / "answer").read_text() == "mine"
+    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
+
+
+# An apply by itself.
+
+
+def apply_alone(shop, graph, monkeypatch, **options):
+    """An apply as the command line does it, and the codes of its warnings."""
+    monkeypatch.setenv("MMBUILD_STEPS", "trivial_steps:TABLE")
+    events = []
+    result = run(shop.plan(graph), sink=events.append, **options)
+    return result, [event.data["code"] for event in events if event.kind is Kind.WARNING]
+
+
+@pytest.mark.parametrize("how", SOME)
+def test_an_edited_link_to_the_store_is_repaired_by_the_next_apply(shop, monkeypatch, how):
+    monkeypatch.setattr(materialize, "COPIED", 0)
+    shop.apply(chain("r"))
+    harm(stored(shop, "r/2") if how == "pipe" else shop.build / "r" / "text", how)
+    (shop.build / "r" / "manifest.json").unlink()
+    result, warned = apply_alone(shop, chain("r"), monkeypatch)
+    assert (result.ran, warned) == (("r/2",), ["MM327"])
+    assert shop.text("r") == clean(chain("r"), shop.root)
+    found = check_store(shop.store)
+    assert (found.faults, found.builds) == ((), ())
+
+
+@pytest.mark.parametrize("how", SOME)
+def test_a_damaged_input_is_built_again_with_all_that_was_built_from_it(shop, monkeypatch, how):
+    shop.apply(chain("r"))
+    harm(stored(shop, "r/1"), how)
+    result, warned = apply_alone(shop, longer(), monkeypatch)
+    assert (result.ran, warned) == (("r/1", "r/2"), ["MM327"])
+    assert shop.text("r") == clean(longer(), shop.root)
+    assert load_cache(shop.store).torn == 0
+    assert check_store(shop.store).faults == ()
+
+
+def test_nothing_is_repaired_while_another_process_uses_the_store(shop, monkeypatch):
+    shop.apply(chain("r"))
+    harm(stored(shop, "r/1"), "grow")
+    with using(shop.store):
+        result, warned = apply_alone(shop, longer(), monkeypatch)
+    assert ([failed.code for failed in result.failed], warned) == (["MM323"], [])
+
+
+def test_a_plan_that_is_made_again_keeps_the_settings_of_its_builds(shop):
+    graph = replace(chain("r"), settings={"engine.dtype": "float32"})
+    assert [again.settings for again in graphs_of(shop.plan(graph))] == [graph.settings]
+
+
+@pytest.mark.parametrize("what", ["file", "pipe", "link to nothing"])
+def test_a_build_directory_that_is_none_is_refused_before_anything_runs(shop, what):
+    if what == "file":
+        shop.build.touch()
+    elif what == "pipe":
+        os.mkfifo(shop.build)
+    else:
+        shop.build.symlink_to(shop.root / "gone")
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(chain("r"))
+    assert caught.value.code == "MM315"
+    assert str(shop.build) in caught.value.message
+    assert load_cache(shop.store).by_key == {}
+
+
+def test_a_link_in_the_place_of_an_engine_directory_is_replaced_and_gone(shop):
+    shop.apply(chain("r"))
+    (shop.build / "r").rename(shop.root / "moved")
+    (shop.build / "r").symlink_to(shop.root / "moved")
+    shop.apply(longer())
+    assert [path.name for path in shop.build.iterdir()] == ["r"]
+    assert shop.text("r") == clean(longer(), shop.root)

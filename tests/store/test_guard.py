@@ -11,6 +11,7 @@ from mmbuild.errors import MmbuildError
 from mmbuild.store.files import append_line, discard, names_in, write_whole
 from mmbuild.store.gc import collect
 from mmbuild.store.layout import open_store
+from mmbuild.store.statindex import digest_file
 from mmbuild.store.verify import check_store
 
 DIRECTORIES = (
@@ -221,3 +222,42 @@ def test_a_link_lists_nothing(tmp_path, victim):
     (tmp_path / "link").symlink_to(victim)
     assert names_in(tmp_path / "link") == []
     assert names_in(tmp_path / "nothing") == []
+
+
+def test_all_that_a_member_of_a_group_makes_in_its_store_may_be_written_by_the_others(tmp_path):
+    before = os.umask(0o002)
+    try:
+        root = tmp_path / "store"
+        root.mkdir(0o775)
+        Workshop(tmp_path).apply(chain("r"))
+        digest_file(open_store(root), root / "VERSION")
+    finally:
+        os.umask(before)
+    made = [*root.glob("*"), *root.glob("objects/*"), *root.glob("trees/*"), *root.glob("logs/*")]
+    assert {path.name for path in made} >= {"journal.jsonl", "stat.db", *DIRECTORIES}
+    closed = [path.name for path in made if not path.stat().st_mode & 0o020]
+    assert closed == []
+
+
+def test_in_a_store_of_one_user_a_loose_umask_opens_no_directory(tmp_path):
+    root = tmp_path / "store"
+    root.mkdir(0o755)
+    before = os.umask(0o002)
+    try:
+        Workshop(tmp_path).apply(chain("r"))
+    finally:
+        os.umask(before)
+    assert [path.name for path in root.glob("objects/*") if path.stat().st_mode & 0o022] == []
+
+
+@pytest.mark.parametrize("text", ["", "\0\0", None])
+def test_a_store_that_lost_its_version_says_how_to_mend_it(store, text):
+    version = store.root / "VERSION"
+    version.unlink() if text is None else version.write_text(text)
+    (store.root / "journal.jsonl").touch()
+    error = refused(store)
+    assert error.code == "MM303"
+    assert f"echo 1 > {version}" in error.hint
+    version.unlink(missing_ok=True)
+    version.write_text("1\n")
+    assert open_store(store.root) == store

@@ -21,7 +21,7 @@ from mmbuild.graph.plan import Build
 from mmbuild.store.builds import laid
 from mmbuild.store.faults import disk_errors
 from mmbuild.store.fields import INNER_PATH, list_of
-from mmbuild.store.files import remove_tree
+from mmbuild.store.files import discard
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.intact import take_inputs
 from mmbuild.store.journal import Record
@@ -39,11 +39,19 @@ _RENAME_EXCHANGE = 2
 
 
 def check_replaceable(store: Store, directory: Path) -> None:
-    """Refuse to replace a directory that mmbuild did not make.
+    """Refuse to replace a directory that mmbuild did not make, and one that nothing can be put into.
 
     Raises:
         MmbuildError: MM315.
     """
+    place = directory.parent
+    if os.path.lexists(place) and not place.is_dir():
+        what = f", a link to `{os.readlink(place)}`," if place.is_symlink() else ""
+        raise MmbuildError(
+            f"`{place}`{what} is not a directory",
+            code="MM315",
+            hint="move it away, or give another `--build-dir`",
+        )
     if not os.path.lexists(directory) or our_files(store, directory) is not None:
         return
     raise MmbuildError(
@@ -160,10 +168,30 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
     if ours is None:
         return
     for name in scan_files(directory):
-        target = fresh / name
-        if name not in ours and not os.path.lexists(target):
+        target = _free_place(fresh, name)
+        if name not in ours and target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             (directory / name).rename(target)
+
+
+def _free_place(fresh: Path, name: str) -> Path | None:
+    """Where a file that is not ours goes; None where the new engine has one of its name.
+
+    What was put into a directory that took the place of one of our files goes into one of that name with `~`, which
+    is at the top: nothing is loaded from there.
+    """
+    parts = name.split("/")
+    target = fresh / name
+    for count in range(1, len(parts)):
+        place = fresh.joinpath(*parts[:count])
+        if os.path.lexists(place) and not _is_directory(place):
+            target = fresh.joinpath(f"{parts[count - 1]}~", *parts[count:])
+            break
+    return None if os.path.lexists(target) else target
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _root(
@@ -196,7 +224,7 @@ def replace_directory(fresh: Path, target: Path) -> None:
         target.rename(aside)
         fresh.rename(target)
         fresh = aside
-    remove_tree(fresh)
+    discard(fresh)  # also a link that somebody made of the engine directory
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -211,7 +239,7 @@ def _exchange(one: Path, other: Path) -> bool:
 def remove_leftovers(directory: Path) -> None:
     """What a kill left beside the engine directory; the caller holds its lock."""
     for path in directory.parent.glob(f".{directory.name}.mmbuild-*"):
-        remove_tree(path)
+        discard(path)
 
 
 def our_files(store: Store, directory: Path) -> frozenset[str] | None:

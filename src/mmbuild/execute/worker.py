@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.errors import MmbuildError
-from mmbuild.execute.confirm import confirm
+from mmbuild.execute.confirm import confirm, seen_sources
 from mmbuild.execute.environment import granted_environment
 from mmbuild.execute.job import Failure, Job, write_failure
 from mmbuild.execute.peak import Peak
@@ -93,12 +93,13 @@ def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
     used = take_inputs(store, job.inputs.values(), paranoid=job.paranoid)
     context = _context(job, directory, store, send)
     _limit_threads(job.cores)
+    before = seen_sources(job)
     started = time.monotonic()
     load(StepSpec(job.step, "", job.entry))(context)
     seconds = time.monotonic() - started
     memory = peak.sample()
     out = directory / "work" / "out"
-    artifact = publish(store, out, threads=job.cores, used=used, confirm=lambda: confirm(store, job))
+    artifact = publish(store, out, threads=job.cores, used=used, confirm=lambda: confirm(store, job, before))
     record = Record(
         key=job.key,
         definition=job.definition,
@@ -123,7 +124,8 @@ def _context(job: Job, directory: Path, store: Store, send: Send) -> StepContext
     _make_empty(work)
     for name, digest in job.inputs.items():
         os.symlink(store.tree(digest), work / "in" / name)
-        os.utime(store.manifest(digest))  # its last use, for gc
+        with suppress(PermissionError):  # of a colleague
+            os.utime(store.manifest(digest))  # its last use, for gc
     os.chdir(work)
 
     def progress(message: str, fraction: float | None = None) -> None:
@@ -175,7 +177,7 @@ def _open_log(log: Path) -> int:
     """The log, empty; where there can be none, nothing is kept: that is no reason to build nothing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        target = os.open(log, flags, 0o644)
+        target = os.open(log, flags, 0o666)
         found = os.fstat(target)
         if stat.S_ISREG(found.st_mode):
             if found.st_size:

@@ -105,6 +105,7 @@ def graphs_of(plan: Plan) -> list[RecipeGraph]:
             build.recipe,
             tuple(replace(actions[key], label=label) for label, key in build.actions.items()),
             build.targets[""],
+            build.settings,
         )
         for build in plan.builds
     ]

@@ -53,7 +53,7 @@ def append_line(path: Path, line: bytes) -> None:
     Raises:
         OSError: It cannot be written, or is not a regular file.
     """
-    descriptor = os.open(path, _APPEND, 0o644)
+    descriptor = os.open(path, _APPEND, 0o666)
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mmbuild.errors import MmbuildError
@@ -35,18 +36,23 @@ def check_places(root: Path, directories: Iterable[str], files: Iterable[str]) -
         _check_file(root, name)
 
 
-def require_directory(path: Path, like: int = 0o755) -> None:
-    """Make the directory ``path`` of a store where it is missing, with the permissions ``like`` before the umask.
+def require_directory(path: Path) -> None:
+    """Make the directory ``path`` of a store where it is missing, with the permissions of its parent and the umask.
+
+    So the members of a group that owns a store may all write in what one of them makes.
 
     Raises:
         MmbuildError: MM320 something else is in its place.
         OSError: It cannot be made.
     """
     try:
-        os.mkdir(path, like & 0o775)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise _misplaced(path, "directory") from None
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another process was first
+            os.mkdir(path, os.stat(path.parent).st_mode & 0o775)
+        kind = os.lstat(path).st_mode
+    if not stat.S_ISDIR(kind):
+        raise _misplaced(path, "directory")
 
 
 def _check_directory(root: Path, name: str, top: os.stat_result) -> None:
@@ -55,7 +61,7 @@ def _check_directory(root: Path, name: str, top: os.stat_result) -> None:
         found = os.lstat(path)
     except FileNotFoundError:
         with disk_errors(root):
-            require_directory(Path(path), top.st_mode)
+            require_directory(Path(path))
         return
     if not stat.S_ISDIR(found.st_mode):
         raise _misplaced(Path(path), "directory")

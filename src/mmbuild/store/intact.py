@@ -79,7 +79,9 @@ def require_unchanged(store: Store, inputs: Iterable[Used]) -> None:
     with closing(Index(store)) as index:
         for used in inputs:
             if used.entry.ref is not None:
-                _check_reference(used.path, used.entry, index)
+                now = _check_reference(used.path, used.entry, index)
+                if seen_of(now) != seen_of(used.found):  # changed, and changed back
+                    raise changed_source(used.path, "was written to while the step read it")
             elif not _same_content(used):
                 raise _changed_by_step(used.path)
 

@@ -20,7 +20,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +145,8 @@ def _open(store: Store) -> None:
     version = _read_version(store)
     if version is None:
         _create(store)
+    elif not version.isdigit():
+        raise _no_store(store.root)
     elif version != VERSION:
         raise MmbuildError(
             f"the store `{store.root}` has layout {version!r}, this mmbuild knows {VERSION!r}",
@@ -174,7 +175,7 @@ def _create(store: Store) -> None:
     with disk_errors(store.root):
         store.root.mkdir(0o775, parents=True, exist_ok=True)
         for name in _DIRECTORIES:
-            require_directory(store.root / name, stat.S_IMODE(os.stat(store.root).st_mode))
+            require_directory(store.root / name)
         # Last, and whole: a directory with a VERSION is a complete store.
         write_whole(store.root / "VERSION", f"{VERSION}\n".encode())
 
@@ -188,6 +189,13 @@ def _holds_other_files(root: Path) -> bool:
 
 
 def _no_store(root: Path) -> MmbuildError:
+    if all((root / name).is_dir() for name in ("objects", "trees", "manifests")):
+        return MmbuildError(
+            f"`{root}` looks like an mmbuild store whose file `VERSION` is missing or damaged",
+            code="MM303",
+            hint=f"`rm -f {root}/VERSION && echo {VERSION} > {root}/VERSION` if this mmbuild made it, then "
+            "`mmbuild cache verify`; or give another store with `--store`",
+        )
     return MmbuildError(
         f"`{root}` holds other files and is no mmbuild store",
         code="MM303",
@@ -196,12 +204,19 @@ def _no_store(root: Path) -> MmbuildError:
 
 
 def _foreign(root: Path) -> MmbuildError:
-    owner = _owner(root)
+    why = f"belongs to {_owner(root)} and may not be written by this user"
     return MmbuildError(
-        f"the store `{root}` belongs to {owner} and may not be written by this user",
+        f"the store `{root}` {'is on a read-only file system' if _read_only(root) else why}",
         code="MM301",
         hint="give a store of your own with `--store` or MMBUILD_STORE",
     )
+
+
+def _read_only(path: Path) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _owner(path: Path) -> str:

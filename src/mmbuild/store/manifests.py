@@ -6,14 +6,14 @@ from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import STORE_TREE
 from mmbuild.errors import MmbuildError
 from mmbuild.store.layout import Store
-from mmbuild.store.tree import Tree, damaged_manifest, parse_manifest
+from mmbuild.store.tree import Tree, damaged_manifest, parse_manifest, tree_digest
 
 
 def read_tree(store: Store, digest: str) -> Tree:
     """The files of an artifact.
 
     Raises:
-        MmbuildError: MM304 it is not in the store, or its manifest is damaged.
+        MmbuildError: MM304 it is not in the store, or its manifest is damaged, or that of another artifact.
     """
     try:
         text = read_file(store.manifest(digest), STORE_TREE)
@@ -25,4 +25,7 @@ def read_tree(store: Store, digest: str) -> Tree:
         ) from error
     except (OSError, FileRefusedError) as error:
         raise damaged_manifest(digest, error) from error
-    return parse_manifest(text, digest)
+    tree = parse_manifest(text, digest)
+    if tree_digest(tree) != digest:
+        raise damaged_manifest(digest, "it is that of another artifact")
+    return tree

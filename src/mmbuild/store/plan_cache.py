@@ -2,7 +2,8 @@
 
 An entry is found by what is known before reading (arguments, versions, host, environment) and holds the
 stat of every file that was read. It counts only while all of these are as they were. Its first line is a checksum of
-the rest: a damaged digit would otherwise build another engine under the right key.
+its name and the rest: a damaged digit, or the entry of another recipe in its place, would otherwise build another
+engine under the right key.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def read_entry(store: Store, name: str) -> Any | None:
     """The value of an entry whose files are all unchanged, else None."""
     try:
         checksum, _, text = read_file(_path(store, name), STORE_NOTE).partition(b"\n")
-        if checksum != _digest(text).encode():
+        if checksum != _checksum(name, text):
             return None
         data = json.loads(
             text
@@ -57,7 +58,7 @@ def write_entry(store: Store, name: str, files: Iterable[Path], value: Any) -> b
         if not all(settled(stat) for stat in stats.values()):
             return False
         text = json.dumps({"files": stats, "value": value}, separators=(",", ":")).encode()
-        write_whole(_path(store, name), _digest(text).encode() + b"\n" + text, owned=True)
+        write_whole(_path(store, name), _checksum(name, text) + b"\n" + text, owned=True)
     except OSError:
         return False
     return True
@@ -71,6 +72,11 @@ def forget_entry(store: Store, name: str) -> None:
 
 def _path(store: Store, name: str) -> Path:
     return store.root / "plans" / f"{name}.json"
+
+
+def _checksum(name: str, text: bytes) -> bytes:
+    """Of an entry under its name: a copy under another name is the plan of other recipes."""
+    return _digest(f"{name}\n".encode() + text).encode()
 
 
 def _digest(text: bytes) -> str:

@@ -93,13 +93,13 @@ def root_path(store: Store, directory: Path | str) -> Path:
 
 def read_root(store: Store, directory: Path | str) -> Root | None:
     """What ``directory`` was built from, or None where nothing (readable) is known."""
-    return _parse(root_path(store, directory))
+    return _parse(store, root_path(store, directory))
 
 
 def all_roots(store: Store) -> list[Root]:
     """Every named build that this store knows."""
     paths = sorted((store.root / "roots").glob("*.json"))
-    return [root for path in paths if (root := _parse(path)) is not None]
+    return [root for path in paths if (root := _parse(store, path)) is not None]
 
 
 def write_root(store: Store, root: Root) -> None:
@@ -143,10 +143,12 @@ def seen_of(found: os.stat_result) -> Seen:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _parse(path: Path) -> Root | None:
+def _parse(store: Store, path: Path) -> Root | None:
+    """What a file says; None also for one that is damaged, or lies under the name of another directory."""
     try:
         data = require_fields(read_object(path, STORE_NOTE), _ROOT)
         require_fields(data.get("previous", {}), _PREVIOUS)
-        return Root(**{**data, "files": {name: tuple(item) for name, item in data.get("files", {}).items()}})
+        root = Root(**{**data, "files": {name: tuple(item) for name, item in data.get("files", {}).items()}})
+        return root if root_path(store, root.directory) == path else None
     except (OSError, ValueError, TypeError, FileRefusedError):
         return None

@@ -125,9 +125,11 @@ class Index:
         if self._connection is None:
             import sqlite3
 
-            with suppress(FileNotFoundError):
+            try:
                 if not modes.S_ISREG(os.lstat(self._path).st_mode):
                     raise sqlite3.OperationalError("not a regular file")
+            except FileNotFoundError:
+                self._make()
             connection = sqlite3.connect(self._path, timeout=_WAIT_SECONDS, isolation_level=None)
             self._connection = connection
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
@@ -140,6 +142,11 @@ class Index:
                 " ctime INTEGER, digest TEXT, checksum TEXT, PRIMARY KEY (dev, ino)) WITHOUT ROWID"
             )
         return self._connection
+
+    def _make(self) -> None:
+        """An empty file, with the permissions of the store's other files: SQLite gives a group no right to write."""
+        with suppress(OSError):
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
 def digest_file(store: Store, path: Path | str, threads: int | None = None) -> str:

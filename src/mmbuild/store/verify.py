@@ -24,7 +24,7 @@ from mmbuild.store.layout import Store
 from mmbuild.store.locks import alone
 from mmbuild.store.manifests import read_tree
 from mmbuild.store.roots import all_roots, scan_files, write_root
-from mmbuild.store.tree import Tree, tree_digest
+from mmbuild.store.tree import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,7 @@ def check_store(store: Store) -> Checked:
         objects, damaged = _check_objects(store)
         manifests = [path for path in names_in(store.root / "manifests") if not path.name.startswith(".")]
         artifacts = _artifact_faults(store, manifests, {path.name for path in damaged})
-        gone = {path.stem for path in artifacts}
-        cache = load_cache(store)
-        voided = _consumers(cache, gone)
-        builds = _check_builds(store, gone | {cache.by_key[key].digest for key in voided})
-        labels = tuple(cache.by_key[key].label for key in voided)
-        if voided:
-            _forget(store, cache, voided, gone)
+        labels, builds, torn = _void_users(store, {path.stem for path in artifacts})
         fault_point("verify-forgotten")
         for path in damaged:
             discard(path)
@@ -77,7 +71,39 @@ def check_store(store: Store) -> Checked:
         *map(_object_fault, damaged),
         *(f"artifact `{path.stem}` {fault}" for path, fault in artifacts.items()),
     ]
-    return Checked(objects, len(manifests), tuple(faults), len(leftovers) + cache.torn, labels, builds)
+    return Checked(objects, len(manifests), tuple(faults), len(leftovers) + torn, labels, builds)
+
+
+def remove_damaged(store: Store, digests: Collection[str]) -> int:
+    """Remove artifacts that are known to be damaged, and what was built from them, as :func:`check_store` does.
+
+    Returns:
+        How many of them there were.
+
+    Raises:
+        MmbuildError: MM305 another process is using the store.
+    """
+    with alone(store):
+        _void_users(store, set(digests))
+        paths = [store.manifest(digest) for digest in digests if store.has(digest)]
+        for path in paths:
+            _remove_artifact(store, path)
+    return len(paths)
+
+
+def _void_users(store: Store, gone: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+    """Forget what was built from artifacts in ``gone``, and mark builds.
+
+    Returns:
+        Labels of what was forgotten, a sentence for each build, and how many lines of the journal are torn.
+    """
+    cache = load_cache(store)
+    voided = _consumers(cache, gone)
+    builds = _check_builds(store, {*gone, *(cache.by_key[key].digest for key in voided)})
+    labels = tuple(cache.by_key[key].label for key in voided)
+    if voided:
+        _forget(store, cache, voided, gone)
+    return labels, builds, cache.torn
 
 
 def _check_objects(store: Store) -> tuple[int, list[Path]]:
@@ -134,9 +160,7 @@ def _artifact_fault(store: Store, digest: str, damaged: Collection[str]) -> str 
     try:
         tree = read_tree(store, digest)
     except MmbuildError:
-        return "has a damaged manifest"
-    if tree_digest(tree) != digest:
-        return "has a manifest of another artifact"
+        return "has a damaged manifest, or that of another artifact"
     root = store.tree(digest)
     if not _is_directory(root) or set(scan_files(root)) != {entry.path for entry in tree.entries}:
         return "lacks files, or has files that do not belong to it"
