@@ -435,6 +435,25 @@ def test_a_directory_in_the_place_of_a_file_gives_way_and_its_content_stays(shop
     assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
 
 
+def tree(name):
+    """Two files, one of them in a directory."""
+    engine = action("nested", f"{name}/engine", text="x")
+    return RecipeGraph(name, (engine,), engine.definition_key)
+
+
+def test_a_file_added_where_engines_are_loaded_from_moves_to_where_nothing_is(shop):
+    shop.apply(tree("r"))
+    build = shop.build / "r"
+    for name in ("answer", "inner/notes"):
+        (build / name).write_text("mine")
+    assert set(shop.verdicts(tree("r")).values()) == {"up to date"}
+    assert len(check_store(shop.store).builds) == 1
+    shop.apply(tree("r"))
+    found = {str(path.relative_to(build)) for path in build.rglob("*") if path.is_file()}
+    assert found == {"answer", "inner/text", "inner~/notes", "manifest.json", "text"}
+    assert check_store(shop.store).builds == ()
+
+
 # An apply by itself.
 
 

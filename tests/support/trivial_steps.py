@@ -124,6 +124,13 @@ def noisy(context: StepContext) -> None:
     (context.out / "text").write_text("noisy")
 
 
+def nested(context: StepContext) -> None:
+    """Write `text` at the top and in a directory."""
+    write(context)
+    (context.out / "inner").mkdir()
+    (context.out / "inner" / "text").write_text("inner")
+
+
 def allocate(context: StepContext) -> None:
     """Hold `bytes` of anonymous memory for a moment."""
     held = bytearray(int(context.params["bytes"]))

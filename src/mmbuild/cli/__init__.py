@@ -62,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_version()
     from mmbuild.cli.output import guarded
 
+    given = [
+        text.replace("\0", "\\0") for text in given
+    ]  # which no system call takes; a shell cannot write one
+
     # --debug may stand anywhere: who sees a failure appends it to the line.
     debug = "--debug" in given and not _after_separator(given)
     if debug:

@@ -18,7 +18,7 @@ from mmbuild.base.limits import ENGINE_MANIFEST
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Build
-from mmbuild.store.builds import laid
+from mmbuild.store.builds import added, laid
 from mmbuild.store.faults import disk_errors
 from mmbuild.store.fields import INNER_PATH, list_of
 from mmbuild.store.files import discard
@@ -163,25 +163,27 @@ def _told(action: Action, record: Record, records: Mapping[str, Record]) -> dict
 
 
 def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
-    """Files that somebody put beside ours stay: an engine directory is a fine place for answers."""
+    """Files that somebody put next to ours stay: an engine directory is a fine place for answers."""
     ours = our_files(store, directory)
     if ours is None:
         return
-    for name in scan_files(directory):
-        target = _free_place(fresh, name)
+    found, made = scan_files(directory), scan_files(fresh)
+    misplaced = frozenset(added({**found, **made}, made))
+    for name in found:
+        target = _free_place(fresh, name, name in misplaced)
         if name not in ours and target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             (directory / name).rename(target)
 
 
-def _free_place(fresh: Path, name: str) -> Path | None:
+def _free_place(fresh: Path, name: str, misplaced: bool) -> Path | None:
     """Where a file that is not ours goes; None where the new engine has one of its name.
 
-    What was put into a directory that took the place of one of our files goes into one of that name with `~`, which
-    is at the top: nothing is loaded from there.
+    What was put into a directory that is loaded from, or that took the place of one of our files, goes into one of
+    that name with `~`, which is at the top: nothing is loaded from there.
     """
     parts = name.split("/")
-    target = fresh / name
+    target = fresh.joinpath(f"{parts[0]}~", *parts[1:]) if misplaced else fresh / name
     for count in range(1, len(parts)):
         place = fresh.joinpath(*parts[:count])
         if os.path.lexists(place) and not _is_directory(place):

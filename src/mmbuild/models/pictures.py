@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from typing import Any
 
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import MB
+from mmbuild.base.quiet import quiet
 from mmbuild.models import picture_headers as headers
 from mmbuild.models.errors import EngineError
 
@@ -156,10 +156,13 @@ def _from_file(path: Path) -> Picture:
     except FileRefusedError as error:
         raise _RefusedError(f"it {error.problem}") from None
     _require_header(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow remarks on metadata that nothing here depends on
-        with Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
-            return _converted(opened, path)
+    # Pillow remarks on metadata that nothing here depends on, and libtiff on all that it finds.
+    with quiet(native=_is_tiff(data)), Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
+        return _converted(opened, path)
+
+
+def _is_tiff(data: bytes) -> bool:
+    return data.startswith((b"II", b"MM"))
 
 
 def require_header(path: Path) -> None:
@@ -173,10 +176,8 @@ def require_header(path: Path) -> None:
     try:
         data = read_file(path, PICTURE_BYTES)
         _require_header(data)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
-                _require_size(opened)
+        with quiet(native=_is_tiff(data)), Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
+            _require_size(opened)
     except (_RefusedError, FileRefusedError) as error:
         raise _unreadable(path, getattr(error, "problem", None) or str(error)) from None
     except Exception as error:

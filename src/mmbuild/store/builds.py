@@ -16,6 +16,8 @@ from mmbuild.store.statindex import Index
 _LINK = "link to "
 _STORED = "stored "
 _OLD_NUMBERS = 3
+REPORTS = "verify"
+"""The directory of a build that nothing is loaded from."""
 
 
 def laid(store: Store, directory: Path, names: Iterable[str], known: dict[str, str]) -> dict[str, Laid]:
@@ -33,12 +35,13 @@ def laid(store: Store, directory: Path, names: Iterable[str], known: dict[str, s
 
 
 def intact(store: Store, root: Root) -> bool:
-    """Whether all files of a build are as they were laid out; other files may be there too."""
+    """Whether all files of a build are as they were laid out; others may be at the top and among the reports."""
     return not root.void and not altered(store, root, exact=True)
 
 
 def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
-    """Files of a build that are gone, or not what was laid out: by stat, and by content where that differs.
+    """Files of a build that are gone, were added, or are not what was laid out: by stat, and by content where that
+    differs.
 
     Args:
         store: What it was laid out from.
@@ -46,7 +49,9 @@ def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
         exact: Stop at the first one, and read nothing whose size, inode or time of the content differs.
     """
     found = scan_files(root.directory)
-    wrong: list[str] = []
+    wrong = added(found, root.files)
+    if wrong and exact:
+        return wrong
     with closing(Index(store)) as index:
         for name, then in root.files.items():
             now = found.get(name)
@@ -61,6 +66,13 @@ def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
                 if exact:
                     break
     return wrong
+
+
+def added(found: Iterable[str], ours: Iterable[str]) -> list[str]:
+    """Files of ``found`` that are not ``ours``, in directories that engines are loaded from: all but the reports."""
+    names = frozenset(ours)
+    places = {name.partition("/")[0] for name in names if "/" in name} - {REPORTS}
+    return sorted(name for name in found if name not in names and name.partition("/")[0] in places)
 
 
 def void(root: Root, why: str) -> Root:
