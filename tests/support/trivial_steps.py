@@ -179,6 +179,7 @@ _FUNCTIONS = (
     grandchild,
     held,
     noisy,
+    nested,
     allocate,
     large,
     wait_to_be_killed,

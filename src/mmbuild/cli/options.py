@@ -97,7 +97,8 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
             warning, and the description may leave out the LLM's sizes.
 
     Raises:
-        LayoutError, ContentsError: As :func:`mmbuild.engine.contents.check` and :func:`mmbuild.engine.layout.read`.
+        LayoutError, ContentsError: As :func:`mmbuild.engine.contents.check`, :func:`mmbuild.engine.layout.read` and
+            :func:`mmbuild.engine.layout.require_ranks`.
     """
     from mmbuild.cli.output import say
     from mmbuild.engine import contents, layout
@@ -107,7 +108,10 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
         if doubt is not None:
             say(f"warning: {doubt.message} [{doubt.code}]")
             say(f"  hint: {doubt.hint}")
-    return layout.read(build, whole_llm=runs)
+    description = layout.read(build, whole_llm=runs)
+    if runs:
+        layout.require_ranks(build, description)
+    return description
 
 
 def _hashing(build: Path) -> Progress:

@@ -86,7 +86,7 @@ def check(directory: Path, *, loads: bool = True, progress: Progress | None = No
         return Doubt(
             f"`{directory}` was built by a version that wrote no digests into {MANIFEST}; its files are not checked",
             "MM762",
-            f"remove `{directory / MANIFEST}` and {_APPLY}",
+            f"{_APPLY}, with digests",
         )
     problems = [*_differing(directory, files, loads, progress), *_added(directory, files)]
     if problems:

@@ -17,7 +17,7 @@ from mmbuild.engine import contents, layout, package, weights
 from mmbuild.engine.answers import Answer, Generation, Profile
 from mmbuild.engine.beams import Beams, search
 from mmbuild.engine.config import EngineConfig, EngineError, from_json
-from mmbuild.engine.fit import check_memory, check_weights
+from mmbuild.engine.fit import check_caches, check_memory, check_weights
 from mmbuild.engine.generate import Stopping, collect, stream, without_circles
 from mmbuild.engine.logits_rules import LogitsRules
 from mmbuild.engine.processor import Image, Request, encode, load_processor
@@ -50,6 +50,7 @@ class Engine:
         self.visual = load_visual(directory / layout.VISUAL, description.target)
         files = weights.rank_files(directory / layout.LLM, self.config, rank)
         check_weights(files, self.config)
+        check_caches(directory / layout.LLM, self.config)
         check_memory(self.config, str(description.target["device"]))
         self.session = Session(self.config, directory / layout.LLM, files, description.target)
 

@@ -19,11 +19,11 @@ from torch.export import Dim, ExportedProgram
 from mmbuild.engine import causal, encoder_decoder
 from mmbuild.engine.calibrated import reads
 from mmbuild.engine.causal import CausalLm
+from mmbuild.engine.compiled import PACKAGE_PREFIX
 from mmbuild.engine.config import EngineConfig, EngineError
 from mmbuild.engine.encoder_decoder import EncodeFeatures, EncodePrompts
 from mmbuild.engine.layouts import layout_of
 from mmbuild.engine.model import is_cache, make_model, runtime_buffers, weights_of
-from mmbuild.engine.weights import PACKAGE_PREFIX
 
 # Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.
 # Without an entry g++ compiles for the building machine.

@@ -13,13 +13,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mmbuild.engine import layout
 from mmbuild.engine.calibrated import stored_shape
+from mmbuild.engine.compiled import check_input, check_shapes
 from mmbuild.engine.config import EngineConfig, EngineError
-from mmbuild.engine.model import weights_of
+from mmbuild.engine.model import buffers_of, weights_of
 from mmbuild.engine.weights import require_weights, unreadable
 from mmbuild.units import size_text
 
 _TOLD = 200
+_TABLE = 2
+"""Which input of the package that starts a batch is the prompt table."""
+
 Kind = tuple[str, tuple[int, ...]]
 
 # How safetensors spells dtypes.
@@ -43,6 +48,7 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
         EngineError: A file is missing or truncated, or a tensor is missing or of another dtype or shape.
     """
     stored = {prefix: _stored(path) for prefix, path in files.items()}
+    _check_layers(stored, files, config)
     for name, wanted in expected(config).items():
         prefix = next(prefix for prefix in files if name.startswith(prefix))
         found = stored[prefix].get(name.removeprefix(prefix))
@@ -53,6 +59,39 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
                 code="MM505",
                 hint="The engine directory mixes files of two builds; apply its recipe again",
             )
+
+
+def _check_layers(
+    stored: Mapping[str, Mapping[str, Kind]], files: Mapping[str, Path], config: EngineConfig
+) -> None:
+    """Refuse more layers than there are tensors, before a module of so many layers is put together."""
+    tensors, layers = sum(map(len, stored.values())), config.llm.num_hidden_layers
+    if layers > tensors:
+        raise EngineError(
+            f"`{next(iter(files.values()))}` has {tensors} tensors, and the engine was built for {layers} layers",
+            code="MM505",
+            hint="The engine directory mixes files of two builds; apply its recipe again",
+        )
+
+
+def check_caches(directory: Path, config: EngineConfig) -> None:
+    """Compare the caches and the prompt table of ``config`` with those that the packages were compiled for.
+
+    Nothing is allocated.
+
+    Args:
+        directory: Where the packages are.
+        config: What engine.json says.
+
+    Raises:
+        EngineError: MM786.
+    """
+    packages = [directory / f"{name}.pt2" for name in layout.packages(config.to_json())]
+    shapes = {name: tuple(buffer.shape) for name, buffer in buffers_of(config).items()}
+    for package in packages:
+        check_shapes(package, shapes)
+    if not config.llm.cross_attention:
+        check_input(packages[0], _TABLE, config.max_multimodal_len)
 
 
 def expected(config: EngineConfig) -> dict[str, Kind]:

@@ -132,6 +132,27 @@ def require_description(directory: Path) -> None:
         raise _no_engine(directory)
 
 
+def require_ranks(directory: Path, description: Description) -> None:
+    """Refuse an engine without the weights of every rank, before a process is started for each of them.
+
+    Raises:
+        LayoutError: MM787.
+    """
+    ranks = description.llm["tensor_parallel"]
+    if description.backend != "torch" or ranks == 1:
+        return
+    for part in components(description.llm):
+        for rank in range(ranks):
+            path = directory / LLM / part / f"rank{rank}.safetensors"
+            if not os.path.lexists(path):
+                raise LayoutError(
+                    f"`{path}` is missing, and `{directory / DESCRIPTION}` says that the engine is split over "
+                    f"{ranks:,} ranks",
+                    code="MM787",
+                    hint=_AGAIN,
+                )
+
+
 def _no_engine(directory: Path) -> LayoutError:
     from mmbuild.engine.mistaken import instead_of_engine
 

@@ -29,11 +29,14 @@ def weights_of(config: EngineConfig) -> dict[str, Tensor]:
     return {name: parameter.data for name, parameter in _on_meta(config).named_parameters()}
 
 
+def buffers_of(config: EngineConfig) -> dict[str, Tensor]:
+    """What the session makes itself, as meta tensors by the module's names."""
+    return dict(_on_meta(config).named_buffers())
+
+
 def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:
     """What the session makes itself: zeroed caches, rotary frequencies, buckets of relative positions."""
-    return {
-        name: _buffer(name, buffer, config).to(device) for name, buffer in _on_meta(config).named_buffers()
-    }
+    return {name: _buffer(name, buffer, config).to(device) for name, buffer in buffers_of(config).items()}
 
 
 def _buffer(name: str, shape: Tensor, config: EngineConfig) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mmbuild import host
 from mmbuild.base.files import FileRefusedError, require_regular
 from mmbuild.engine import weights
+from mmbuild.engine.compiled import check_shapes
 from mmbuild.engine.config import EngineError
 
 Package = Callable[..., Any]
@@ -76,7 +77,7 @@ def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> Pa
     The caller keeps ``constants`` alive. Call :func:`check_target` first.
 
     Raises:
-        EngineError: The file is missing, is no package, or needs constants that are not there.
+        EngineError: The file is missing, is no package, or needs constants that are not there or of other shapes.
     """
     try:
         require_regular(path)
@@ -85,6 +86,7 @@ def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> Pa
         raise EngineError(
             f"`{path}` {problem}", code="MM504", hint="Restore the engine directory with `mmbuild apply`"
         ) from None
+    check_shapes(path, {name: tuple(value.shape) for name, value in constants.items()})
     from torch.export.pt2_archive._package import AOTICompiledModel
 
     index = torch.cuda.current_device() if device == "cuda" else -1

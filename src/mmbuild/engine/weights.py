@@ -15,13 +15,11 @@ from mmbuild.base.limits import TENSOR_HEADER
 from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, check_scales
 from mmbuild.engine import layouts
 from mmbuild.engine.calibrated import bound
+from mmbuild.engine.compiled import PACKAGE_PREFIX
 from mmbuild.engine.config import EngineConfig, EngineError
 
 _HEADER_SIZE = 8
 """Bytes of a safetensors file that say how long its header is."""
-
-# Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
-PACKAGE_PREFIX = "model."
 
 
 def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:

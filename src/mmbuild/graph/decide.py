@@ -14,7 +14,7 @@ from mmbuild.graph.action import Action, RecipeGraph
 from mmbuild.graph.elsewhere import Find
 from mmbuild.graph.plan import Build, Plan, Planned, Verdict
 from mmbuild.graph.verdicts import State, find_results, settle
-from mmbuild.store.builds import intact
+from mmbuild.store.builds import intact, undigested
 from mmbuild.store.journal import ActionCache
 from mmbuild.store.layout import Store
 from mmbuild.store.roots import Root, read_root
@@ -115,6 +115,8 @@ def _restore_reason(build: Build, root: Root | None, place: str, digest: str) ->
         return f"`{name}` holds another build"
     if root.void:
         return f"`{name}` {root.void}"
+    if undigested(root):
+        return f"`{name}` was laid out by an earlier version, without digests"
     if not build.intact:
         return f"`{name}` is missing or was altered"
     return None

@@ -25,6 +25,11 @@ from mmbuild.remote.settings import Settings
 
 LAYOUT = "v1"
 _PIECE = 256 << 10
+_REDIRECT = (301, 302, 303, 307, 308)
+_REDIRECTS = 10
+_OURS = ("Range", "Accept-Encoding")
+"""Headers of a request that the configuration did not name."""
+
 _PARTIAL, _BEHIND_THE_END = 206, 416
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -267,7 +272,8 @@ class Web(Place):
         }
         options.setdefault("timeout", ClientTimeout(total=None, sock_read=WINDOW_SECONDS))
         session = await self.files.set_session()
-        async with session.get(self.files.encode_url(url), headers=headers, **options) as response:
+        own = {**options, "headers": headers}
+        async with await _followed(session, self.files.encode_url(url), own) as response:
             if response.status == _BEHIND_THE_END:
                 return b""
             self.files._raise_not_found_for_status(response, url)
@@ -283,6 +289,37 @@ class Web(Place):
                     del data[:cut]
                     before -= cut
             return bytes(data[: end - start])
+
+
+async def _followed(session: Any, address: Any, options: Mapping[str, Any]) -> Any:
+    """The response for ``address`` after its redirects. Headers and passwords that the configuration names go to the
+    place's own host alone, and what was asked for over https is not read over http.
+
+    Raises:
+        MalformedError: A redirect leads somewhere else than to http or https, or from https to http, or there are
+            too many.
+    """
+    from yarl import URL
+
+    target = start = URL(address) if isinstance(address, str) else address
+    for _ in range(_REDIRECTS):
+        response = await session.get(target, allow_redirects=False, **options)
+        place = response.headers.get("Location")
+        if response.status not in _REDIRECT or not place:
+            return response
+        response.release()
+        try:
+            target = target.join(URL(place))
+        except ValueError:
+            raise MalformedError("is redirected to no usable address") from None
+        if target.scheme not in READ_ONLY or not target.host:
+            raise MalformedError(f"is redirected to `{target.scheme}:`, which is not read")
+        if (start.scheme, target.scheme) == ("https", "http"):
+            raise MalformedError("is redirected from https to http, where anyone could exchange it")
+        if target.origin() != start.origin():
+            kept = {name: options["headers"][name] for name in _OURS}
+            options = {"headers": kept, "timeout": options["timeout"]}
+    raise MalformedError(f"is redirected more than {_REDIRECTS} times")
 
 
 def connect(settings: Settings) -> Place:

@@ -35,8 +35,16 @@ def laid(store: Store, directory: Path, names: Iterable[str], known: dict[str, s
 
 
 def intact(store: Store, root: Root) -> bool:
-    """Whether all files of a build are as they were laid out; others may be at the top and among the reports."""
-    return not root.void and not altered(store, root, exact=True)
+    """Whether all files of a build are as they were laid out; others may be at the top and among the reports.
+
+    A build whose files were recorded without digests is not: laid out again, it gets them, and so does its manifest.
+    """
+    return not root.void and not undigested(root) and not altered(store, root, exact=True)
+
+
+def undigested(root: Root) -> bool:
+    """Whether an earlier version laid the build out, which recorded no digests."""
+    return any(len(then) == _OLD_NUMBERS for then in root.files.values())
 
 
 def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:

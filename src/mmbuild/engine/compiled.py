@@ -1,0 +1,108 @@
+"""The sizes that a compiled package was made for, read from its own sources; nothing of it is run.
+
+A package takes its weights and caches by name and address alone: one of another size would be read and written
+beyond its end. AOTInductor keeps the C++ of its wrapper in the package, which lists every constant with its shape.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmbuild.base.files import FileRefusedError, require_regular
+from mmbuild.base.limits import MB
+from mmbuild.models.errors import EngineError
+
+# Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
+PACKAGE_PREFIX = "model."
+
+Shape = tuple[int, ...]
+
+_WRAPPER = ".wrapper.cpp"
+_MOST_BYTES = 64 * MB
+_SHAPE = re.compile(rb"constants_info_\[(\d+)\]\.shape = \{([0-9, ]*)\};")
+_NAME = re.compile(rb'constants_info_\[(\d+)\]\.original_fqn = "([^"\n]*)";')
+_INPUT = b"static void check_input_"
+_ROWS = re.compile(rb"if \((\d+) != arg\d+_\d+_size\[0\]\)")
+_FIRST = b"constants_info_[0]"
+
+
+def compiled_shapes(path: Path) -> dict[str, Shape]:
+    """The shape of each constant by its name in the exported module; empty where the package does not say."""
+    source = _wrapper(path)
+    begin, end = source.find(_FIRST), source.rfind(b"constants_info_[")
+    lines = source[begin : source.find(b"\n", end) + 1] if begin >= 0 else b""
+    shapes = {index: tuple(map(int, sizes.split(b","))) if sizes else () for index, sizes in _shapes(lines)}
+    names = {match[1]: match[2].decode("utf-8", "replace") for match in _NAME.finditer(lines)}
+    return {name: shapes[index] for index, name in names.items() if index in shapes}
+
+
+def check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
+    """Refuse constants of other shapes than the package was compiled for.
+
+    Args:
+        path: The package.
+        shapes: By the constants' names in a checkpoint. Names that the package does not know are ignored.
+
+    Raises:
+        EngineError: MM786.
+    """
+    for name, wanted in compiled_shapes(path).items():
+        plain = name.removeprefix(PACKAGE_PREFIX)
+        if shapes.get(plain, wanted) != wanted:
+            raise _other(path, f"`{plain}` of {list(wanted)}", f"of {list(shapes[plain])}")
+
+
+def check_input(path: Path, index: int, rows: int) -> None:
+    """Refuse another length of an input's first dimension than the package was compiled for.
+
+    Args:
+        path: The package.
+        index: Of the input.
+        rows: Its length.
+
+    Raises:
+        EngineError: MM786.
+    """
+    parts = _wrapper(path).split(_INPUT)[1:]
+    body = next((part for part in parts if part.startswith(b"%d(" % index)), b"")
+    found = _ROWS.search(body)
+    if found is not None and int(found[1]) != rows:
+        raise _other(path, f"input {index + 1} of {int(found[1]):,} rows", f"of {rows:,}")
+
+
+def _other(path: Path, compiled: str, given: str) -> EngineError:
+    return EngineError(
+        f"`{path}` is compiled for {compiled}, and engine.json and the weights make it {given}",
+        code="MM786",
+        hint="The engine directory mixes files of two builds, or its engine.json was edited; "
+        "run `mmbuild apply` with its recipe",
+    )
+
+
+def _shapes(lines: bytes) -> list[tuple[bytes, bytes]]:
+    return [(match[1], match[2].strip(b", ")) for match in _SHAPE.finditer(lines)]
+
+
+def _wrapper(path: Path) -> bytes:
+    """The C++ of a package's wrapper; empty where there is none. What is damaged is reported by whatever loads it."""
+    try:
+        require_regular(path)
+        with zipfile.ZipFile(path) as package:
+            found = [entry for entry in package.infolist() if entry.filename.endswith(_WRAPPER)]
+            if len(found) != 1 or found[0].file_size > _MOST_BYTES:
+                return b""
+            return package.read(found[0])
+    except (
+        FileRefusedError,
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ):
+        return b""
