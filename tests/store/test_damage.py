@@ -450,7 +450,7 @@ def test_a_file_added_where_engines_are_loaded_from_moves_to_where_nothing_is(sh
     build = shop.build / "r"
     for name in ("answer", "inner/notes"):
         (build / name).write_text("mine")
-    assert set(shop.verdicts(tree("r")).values()) == {"up to date"}
+    assert set(shop.verdicts(tree("r")).values()) == {"restore"}
     assert len(check_store(shop.store).builds) == 1
     shop.apply(tree("r"))
     found = {str(path.relative_to(build)) for path in build.rglob("*") if path.is_file()}

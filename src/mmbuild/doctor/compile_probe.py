@@ -19,9 +19,9 @@ def main(directory: Path) -> None:
     """Build, load and call; raises whatever goes wrong."""
     import torch
 
+    from mmbuild.engine.compiled import PACKAGE_PREFIX
     from mmbuild.engine.export import compile_package
     from mmbuild.engine.package import cpu_isa, load_package
-    from mmbuild.engine.weights import PACKAGE_PREFIX
 
     torch.manual_seed(0)
     parts = {"model": torch.nn.Linear(16, 16), "activation": torch.nn.SiLU()}
