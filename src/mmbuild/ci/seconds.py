@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.ci.errors import CiError
 from mmbuild.graph.action import Action
 from mmbuild.graph.keys import body_key
@@ -57,13 +59,13 @@ def read_times(path: Path) -> dict[str, float]:
         CiError: MM816, it is none.
     """
     try:
-        data = json.loads(path.read_bytes())
+        data = read_object(path, MEASUREMENTS)
         if data["version"] != VERSION:
             raise ValueError(f"version {data['version']!r}, this mmbuild knows {VERSION}")
         return {str(label): float(seconds) for label, seconds in data["seconds"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FileRefusedError) as error:
         raise CiError(
-            f"`{path}` holds no times of actions: {type(error).__name__} {error}",
+            f"`{path}` holds no times of actions: {getattr(error, 'problem', None) or error}",
             code="MM816",
             hint="Write it with `mmbuild ci RECIPE... --save-times FILE` where the recipes were built",
         ) from error

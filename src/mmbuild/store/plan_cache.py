@@ -34,9 +34,8 @@ def read_entry(store: Store, name: str) -> Any | None:
         checksum, _, text = read_file(_path(store, name), STORE_NOTE).partition(b"\n")
         if checksum != _checksum(name, text):
             return None
-        data = json.loads(
-            text
-        )  # ours, by its checksum: limits would cost more than the rest of an idle apply
+        # Ours, by its checksum: limits would cost more than the rest of an idle apply.
+        data = json.loads(text)
         for path, stat in data["files"].items():
             if list(file_stat(path)) != stat:
                 return None
