@@ -66,11 +66,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--slow", type=float, default=SECONDS, help="seconds that reading one file may take")
     parser.add_argument("--only", help="kinds whose name holds this text")
     arguments = parser.parse_args()
     targets = [target for target in TARGETS if not arguments.only or arguments.only in target.name]
     with tempfile.TemporaryDirectory(prefix="mmbuild-fuzz-") as place:
-        counts = fuzz(targets, arguments.seconds, arguments.seed, Path(place))
+        counts = fuzz(targets, arguments.seconds, arguments.seed, Path(place), arguments.slow)
     print("| file | damaged copies | refused with a code | failures |\n|---|---|---|---|")
     for name, count in counts.items():
         print(f"| {name} | {count.inputs} | {count.refused} | {len(count.failures)} |")

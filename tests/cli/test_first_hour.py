@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from model_directories import save_llava
 from PIL import Image
 from recipe_project import RECIPE, png, write_project
 
 from mmbuild.base.install import install_hint
 from mmbuild.cli import main
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "project-9d5f9bf.tar.xz"
 
 
 @pytest.fixture(scope="module")
@@ -194,11 +199,12 @@ def test_run_without_torch(verb: list[str], tmp_path: Path) -> None:
 
 
 def write_description(directory: Path) -> None:
-    """engine.json of an engine for one rank."""
-    from mmbuild.engine.layout import Description, write
-
-    llm = {"tensor_parallel": 1, "quant_algo": None}
-    write(directory, Description("llava", "torch", llm, {}, {"device": "cpu"}, {}, 4, (2,)))
+    """engine.json of a real engine, and the manifest that goes with it."""
+    with tarfile.open(FIXTURE) as archive:
+        text = archive.extractfile("./build/old/engine.json").read()  # type: ignore[union-attr]
+    (directory / "engine.json").write_bytes(text)
+    files = {"engine.json": {"size": len(text), "blake3": blake3(text).hexdigest()}}
+    (directory / "manifest.json").write_text(json.dumps({"files": files}))
 
 
 def test_the_python_api_without_torch() -> None:

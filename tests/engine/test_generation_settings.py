@@ -8,7 +8,7 @@ import json
 import engines
 import family_engines
 import pytest
-from build_engine import relaid
+from build_engine import relaid, with_manifest
 from references import settled
 
 from mmbuild.engine import Engine
@@ -164,4 +164,5 @@ def test_an_engine_whose_model_has_no_settings_has_no_rules(tmp_path):
     older = relaid(built.directory, tmp_path / "older")
     del content["generation_settings"], content["settings_not_applied"]
     (older / "engine.json").write_text(json.dumps(content))
+    with_manifest(older)
     assert Engine.load(older).stopping() == built.stopping()

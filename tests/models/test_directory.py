@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -684,14 +685,14 @@ def test_what_was_found_depends_on_every_file_and_on_the_directory(model: Path) 
 def test_a_file_that_may_not_be_read_is_named(
     model: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = Path.open
+    opened = os.open
 
-    def refuse(path: Path, *args: Any, **options: Any) -> Any:
-        if path.name == name:
-            raise PermissionError(13, "Permission denied", str(path))
+    def refuse(path: Any, *args: Any, **options: Any) -> int:
+        if os.path.basename(path) == name:
+            raise PermissionError(13, "Permission denied", os.fspath(path))
         return opened(path, *args, **options)
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     found = check(model)
     assert [item.error.code for item in found] == ["MM731" if name == "tokenizer.json" else "MM401"]
     assert f"{name}` cannot be read: Permission denied" in found[0].error.message

@@ -431,10 +431,10 @@ def test_tensorrt_llm_s_runner_is_not_given_what_the_engine_would_obey():
     ("data", "problem"),
     [
         (b"{", "is not JSON"),
-        (b"[2]", "is not a JSON object"),
-        (b"", "is not JSON"),
+        (b"[2]", "holds a JSON array instead of an object"),
+        (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git-LFS pointer"),
-        (b'{"a": "\xff"}', "is not JSON"),
+        (b'{"a": "\xff"}', "is not UTF-8 text"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name(tmp_path, data, problem):

@@ -202,7 +202,7 @@ def test_what_is_named_instead_of_an_engine_is_looked_at_with_care(tmp_path: Pat
         ("more", 1),
     ],
 )
-def test_a_visual_engine_states_what_one_can_have(key: str, value: object) -> None:
+def test_a_visual_engine_states_what_one_can_have(tmp_path: Path, key: str, value: object) -> None:
     right = {
         "dtype": "float32",
         "feature_dtype": "float16",
@@ -210,7 +210,9 @@ def test_a_visual_engine_states_what_one_can_have(key: str, value: object) -> No
         "num_visual_features": 16,
         "image_size": [28, 28],
     }
-    assert make_config(Path("x"), right).image_size == (28, 28)
+    (tmp_path / "visual.json").write_text(json.dumps(right))
+    assert make_config(read_description(tmp_path)).image_size == (28, 28)
+    (tmp_path / "visual.json").write_text(json.dumps({**right, key: value}))
     with pytest.raises(MmbuildError) as caught:
-        make_config(Path("x"), {**right, key: value})
+        read_description(tmp_path)
     assert caught.value.code == "MM501"

@@ -77,7 +77,7 @@ def test_json_has_a_version_and_every_field_of_use() -> None:
 
 def test_github_annotations_are_one_line_each_and_escaped() -> None:
     found = replace(FOUND, message="50% of\nit", file="a,b:c.yaml", allowed=(), suggestion=None, hint=None)
-    assert render_github([found]) == "::error file=a%2Cb%3Ac.yaml,line=7,col=10,title=MM112::50%25 of%0Ait"
+    assert render_github([found]) == "::error file=a%2Cb%3Ac.yaml,line=7,col=10,title=MM112::50%25 of\\nit"
 
 
 @pytest.mark.parametrize("count", [1, 3])
