@@ -9,13 +9,17 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.mmbuild/inductor
 SECONDS ?= 600
 SEED ?= 1
 
-.PHONY: demo test check docs bench fuzz clean
+.PHONY: demo test test-all check docs bench fuzz clean
 demo: $(STAMP)
 	@MMBUILD_STORE=$${MMBUILD_STORE:-$(CURDIR)/.mmbuild/store} $(BIN)/python tools/demo.py --family $(FAMILY)
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# With more random shapes and precisions of each family: ten minutes more.
+test-all: $(STAMP)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
 
 # Some minutes: no engine is compiled and no rank, cluster or real build is started.
 check: $(STAMP)

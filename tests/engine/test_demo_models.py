@@ -43,7 +43,13 @@ def test_tokens_are_the_reference_s_alone_and_in_a_batch(family):
     assert [built.run([request], stopping).answers[0].token_ids for request in requests[:2]] == expected[:2]
 
 
-@families
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("blip2-opt", "vila") else name
+        for name in FAMILIES
+    ],
+)
 def test_half_precision_parts_from_the_reference_only_where_rounding_decides(family):
     dtype, tokens = HALF[family], TOKENS.get(family, 24)
     built = engine(family, dtype)
@@ -73,7 +79,11 @@ def test_beams_find_the_reference_s_answer(family):
 
 @pytest.mark.parametrize(
     ("family", "dtype", "quantization"),
-    [("blip2-opt", "float32", "int8"), ("blip2-t5", "bfloat16", "none"), ("vila", "float32", "int4")],
+    [
+        ("blip2-opt", "float32", "int8"),
+        ("blip2-t5", "bfloat16", "none"),
+        pytest.param("vila", "float32", "int4", marks=pytest.mark.slow),
+    ],
 )
 def test_answers_are_right(family, dtype, quantization):
     built, right = engine(family, dtype, quantization), 0

@@ -48,7 +48,10 @@ def over_ranks(ranks, family, dtype, capfd, **arguments):
 
 
 # Four ranks on two cores take their time, and are once enough.
-@pytest.mark.parametrize(("ranks", "family"), [(2, "llava"), (4, "llava"), (2, "blip2-opt"), (2, "blip2-t5")])
+@pytest.mark.parametrize(
+    ("ranks", "family"),
+    [(2, "llava"), (4, "llava"), pytest.param(2, "blip2-opt", marks=pytest.mark.slow), (2, "blip2-t5")],
+)
 def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
     whole = ranked_programs.demo_answers_of(demo_engines.engine(family), family, SEED, TOKENS)
     split = over_ranks(ranks, family, "float32", capfd, forced=[])
@@ -57,7 +60,12 @@ def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype"), [("llava", "float16"), ("blip2-opt", "float16"), ("blip2-t5", "bfloat16")]
+    ("family", "dtype"),
+    [
+        ("llava", "float16"),
+        pytest.param("blip2-opt", "float16", marks=pytest.mark.slow),
+        pytest.param("blip2-t5", "bfloat16", marks=pytest.mark.slow),
+    ],
 )
 def test_half_precision_over_ranks_parts_from_one_rank_s_by_rounding_alone(family, dtype, capfd):
     whole = ranked_programs.demo_answers_of(demo_engines.engine(family, dtype), family, SEED, TOKENS)
