@@ -154,10 +154,10 @@ def _child(target: Target, seconds: float, number: int, place: Path, slow: float
     whole = place / "whole"
     shutil.rmtree(whole, ignore_errors=True)
     shutil.copytree(world, whole, symlinks=True)
-    _limit_memory()
     count, seen = Count(), set[str]()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
+        _limit_memory()  # from here on, whatever the fuzzer itself keeps
         _batch(target, place, world, number, until, count, seen, slow)
         number += 1
         (place / "result").write_text(json.dumps(asdict(count)))
@@ -281,7 +281,7 @@ def _warm_up(target: Target, world: Path) -> None:
 def _limit_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _too_slow(*_: object) -> None:

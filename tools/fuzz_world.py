@@ -92,6 +92,10 @@ def make_world(place: Path) -> None:
     lines = (ROOT / "examples" / "calibration" / "llava.jsonl").read_text().splitlines(keepends=True)
     (place / "samples.jsonl").write_text("".join(lines[:8]))
     (place / "recipe.yaml").write_text(_RECIPE)
+    (place / "weights").mkdir()  # small ones: hypothesis keeps what it draws
+    shutil.copyfile(
+        place / "build" / "old" / "llm" / "rank0.safetensors", place / "weights" / "model.safetensors"
+    )
     (place / "configuration.yaml").write_text(_CONFIGURATION)
     (place / "mmbuild.yaml").touch()
     _pictures(place)
@@ -145,8 +149,8 @@ def _weights(place: Path) -> None:
     from mmbuild.checkpoint.weights import open_weights
     from mmbuild.sources.check import read_header
 
-    read_header(place / "model" / "model.safetensors")
-    with open_weights(place / "model") as tensors:
+    read_header(place / "weights" / "model.safetensors")
+    with open_weights(place / "weights") as tensors:
         for tensor in tensors.values():
             tensor.read(Cut())
 
@@ -199,7 +203,7 @@ TARGETS: tuple[Target, ...] = (
     Target("tokenizer_config.json", "model/tokenizer_config.json", "json", (_PLAN,)),
     Target("processor_config.json", "model/processor_config.json", "json", (_PLAN,)),
     Target("chat template", "model/chat_template.jinja", "bytes", (_PLAN,)),
-    Target("safetensors header", "model/model.safetensors", "header", (_weights,)),
+    Target("safetensors header", "weights/model.safetensors", "header", (_weights,)),
     Target("calibration data", "samples.jsonl", "lines", (_PLAN,)),
     *(
         Target(f"picture ({name})", f"picture.{name}", "bytes", (_picture(f"picture.{name}"),))

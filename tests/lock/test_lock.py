@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -243,13 +245,14 @@ def test_a_missing_lock_is_told(tmp_path: Path) -> None:
 
 WORD = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 HEX = st.text("0123456789abcdef", min_size=40, max_size=40)
+DIGEST = st.text("0123456789abcdef", min_size=64, max_size=64)
 MODELS = st.dictionaries(
     WORD.map("hf://".__add__),
     st.dictionaries(WORD, st.fixed_dictionaries({"commit": HEX, "files": st.just({})})),
 )
 
 
-@given(files=st.dictionaries(WORD, HEX), models=MODELS, plan=HEX)
+@given(files=st.dictionaries(WORD, DIGEST), models=MODELS, plan=DIGEST)
 def test_what_is_written_is_read_back_and_two_writings_are_the_same(tmp_path_factory, files, models, plan):
     target = {"device": "cpu", "sm": None, "isa": "avx2"}
     one = Lock(target=target, recipe={"a.yaml": plan}, files=files, models=models, plan=plan)
@@ -260,6 +263,46 @@ def test_what_is_written_is_read_back_and_two_writings_are_the_same(tmp_path_fac
     assert found == Lock(**{**vars_of(one), "models": models or {}, "files": files or {}})
     write_lock(path, Lock(**{**vars_of(found), "files": dict(reversed(files.items()))}))
     assert path.read_bytes() == text
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("target.device", 0),
+        ("target.device", "tpu"),
+        ("target.sm", "90"),
+        ("environments.torch.packages.torch", 90),
+        ("environments.torch.packages.torch", "one"),
+        ("files.a", []),
+        ("recipe.a", "x"),
+        ("models.hf://a/b.main.commit", None),
+        ("plan", {}),
+        ("more", 1),
+    ],
+)
+def test_a_field_of_another_kind_is_named(tmp_path: Path, place: str, value: object) -> None:
+    digest = "0" * 64
+    content: dict[str, Any] = {
+        "lock": 1,
+        "target": {"device": "cpu", "sm": None, "isa": None},
+        "recipe": {"a": digest},
+        "files": {"a": digest},
+        "models": {"hf://a/b": {"main": {"commit": FIRST, "files": {}}}},
+        "environments": {"torch": {"packages": {"torch": "2.13"}}},
+        "plan": digest,
+    }
+    (tmp_path / "a.lock").write_text(json.dumps(content))
+    read_lock(tmp_path / "a.lock")
+    *above, last = place.split(".")
+    holder = content
+    for name in above:
+        holder = holder[name]
+    holder[last] = value
+    (tmp_path / "a.lock").write_text(json.dumps(content))
+    with pytest.raises(LockError) as caught:
+        read_lock(tmp_path / "a.lock")
+    assert caught.value.code == "MM801"
+    assert last in caught.value.message
 
 
 def test_pins_hold_in_their_context_alone() -> None:

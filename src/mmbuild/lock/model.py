@@ -7,12 +7,24 @@ a machine is in it: files are named as seen from the lock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.version import InvalidVersion, Version
 
+from mmbuild.base.fields import (
+    digest,
+    inner_path,
+    mapping,
+    one_of,
+    optional,
+    record,
+    whole,
+    word,
+    wrong,
+)
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import LOCK_TEXT
 from mmbuild.base.yaml_text import YamlProblemError, parse_yaml
@@ -113,13 +125,42 @@ def read_lock(path: Path) -> Lock:
     version = content.pop("lock", None)
     if version != FORMAT:
         raise _damaged(path, f"it has format {version!r}, this mmbuild knows {FORMAT}")
+    problem = _LOCK(content, "")
+    if problem:
+        raise _damaged(path, problem)
+    return Lock(**content)
+
+
+def _version(value: Any, name: str) -> str | None:
+    """A version of a package (PEP 440)."""
     try:
-        lock = Lock(**content)
-        lock = replace(lock, target={key: lock.target[key] for key in ("device", "sm", "isa")})
-        _ = lock.commits, lock.packages, dict(lock.files), dict(lock.variants), dict(lock.recipe)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise _damaged(path, f"{type(error).__name__}: {error}") from error
-    return lock
+        Version(value)
+    except (InvalidVersion, TypeError):
+        return wrong(value, name, "a version")
+    return None
+
+
+_MOST = 100_000
+_FILE = record({"sha256": word, "git": word, "size": whole(0, 1 << 50)}, may_lack=("sha256", "git"))
+_MODEL = record({"commit": word, "files": mapping(_FILE, _MOST, key=inner_path)}, may_lack=("files",))
+_ENVIRONMENT = record(
+    {"packages": mapping(_version, _MOST, key=word), "tag": word, "image": word, "digest": word},
+    may_lack=("packages", "tag", "image", "digest"),
+)
+_TARGET = record({"device": one_of("cpu", "cuda"), "sm": optional(whole(0, 9_999)), "isa": optional(word)})
+_LOCK = record(
+    {
+        "target": _TARGET,
+        "recipe": mapping(digest, _MOST),
+        "models": mapping(mapping(_MODEL, _MOST), _MOST),
+        "files": mapping(digest, _MOST),
+        "code": mapping(word, _MOST),
+        "environments": mapping(_ENVIRONMENT, _MOST),
+        "variants": mapping(word, _MOST),
+        "plan": word,
+    },
+    may_lack=("models", "files", "code", "environments", "variants", "plan"),
+)
 
 
 def _damaged(path: Path, why: str) -> LockError:
