@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mmbuild.toolchains.formats import tables
 from mmbuild.toolchains.load import load_toolchain
-from mmbuild.toolchains.memory import STEPS, Factors, Row, table
+from mmbuild.toolchains.memory import Factors, Row, Table, table
 from mmbuild.toolchains.model import Toolchain
 from mmbuild.toolchains.versions import SUPPORTED
 
@@ -104,7 +104,7 @@ def _packing() -> Iterator[Sequence[str]]:
 
 def _memory() -> Iterator[Sequence[str]]:
     yield ["step", "families", "host", "GPU", "how it is known", "evidence"]
-    for step in STEPS:
+    for step in Table.model_fields:
         rows: tuple[Row, ...] = getattr(table(), step)
         for row in rows:
             families = ", ".join(row.families) or ("the others" if len(rows) > 1 else "all")

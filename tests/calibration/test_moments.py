@@ -10,6 +10,7 @@ import pytest
 import torch
 from errors_told import refused
 from torch import nn
+from weight_only_values import dequantize
 
 import demo_worlds
 from mmbuild.calibration import data, loop, moments
@@ -93,7 +94,7 @@ def test_outputs_on_the_calibration_set_are_nearer_than_those_of_absmax_scales(f
         for layer, linear in linears.items():
             weight, x = linear.weight.detach(), torch.cat(kept[layer])
             made = weight_only.quantize(weight, algorithm), clip.quantize(weight, algorithm, found[layer])
-            lefts = [weight_only.dequantize(*one, algorithm) - weight for one in made]
+            lefts = [dequantize(*one, algorithm) - weight for one in made]
             errors.append([float((x @ left.T).square().mean()) for left in lefts])
         plain, fitted = torch.tensor(errors).T
         assert float(fitted.sum()) < 0.9 * float(plain.sum()), name

@@ -12,7 +12,8 @@ from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.checkpoint.accepted import facts, lines_that_read, read_checkpoint, read_config, read_tensors
+from mmbuild.base.tensor_header import read_tensor_header
+from mmbuild.checkpoint.accepted import facts, lines_that_read, read_config, read_tensors
 from mmbuild.checkpoint.calibrated import ALGORITHMS, stored_tensors
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.checkpoint.errors import CheckpointError
@@ -48,6 +49,11 @@ def written(tmp_path: Path, algorithm: str, dtype: str = "float16") -> Path:
     return write_checkpoint(tmp_path / f"{algorithm}-{dtype}", wanted, random_tensors(wanted))
 
 
+def headers(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    read = read_tensor_header(checkpoint / "rank0.safetensors")
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in read.items()}
+
+
 @pytest.mark.parametrize("line", SUPPORTED)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -56,7 +62,9 @@ def test_every_line_reads_what_is_written_for_llama(
 ) -> None:
     checkpoint = written(tmp_path, algorithm, dtype)
     in_float16 = facts().lines[line].float16_alone and (algorithm, dtype) == ("smoothquant", "bfloat16")
-    assert [item.key for item in read_checkpoint(line, checkpoint)] == (["dtype"] if in_float16 else [])
+    content = json.loads((checkpoint / "config.json").read_text())
+    assert [item.key for item in read_config(line, content)] == (["dtype"] if in_float16 else [])
+    assert not list(read_tensors(content, headers(checkpoint)))
     lines = ("0.12.0", "1.2") if (algorithm, dtype) == ("smoothquant", "bfloat16") else SUPPORTED
     assert lines_that_read(checkpoint) == (lines, None)
 
@@ -190,7 +198,9 @@ def test_scales_of_other_groups_than_the_config_says_are_found_in_the_file(tmp_p
     wanted = config("int4_awq")
     stored = random_tensors(wanted)
     checkpoint = write_checkpoint(tmp_path / "spoilt", replace(wanted, group_size=128), stored)
-    keys = {item.key.rpartition(".")[2] for item in read_checkpoint("1.2", checkpoint)}
+    content = json.loads((checkpoint / "config.json").read_text())
+    assert not read_config("1.2", content)
+    keys = {item.key.rpartition(".")[2] for item in read_tensors(content, headers(checkpoint))}
     assert keys == {"weights_scaling_factor"}
     lines, objection = lines_that_read(checkpoint)
     assert (lines, objection is not None) == ((), True)
@@ -201,7 +211,7 @@ def test_half_of_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     (checkpoint / "rank0.safetensors").write_bytes(b"no tensors")
     refused(CheckpointError, "MM436", lines_that_read, checkpoint)
     (checkpoint / "config.json").write_text(json.dumps({}))
-    refused(CheckpointError, "MM436", read_checkpoint, "1.2", checkpoint)
+    refused(CheckpointError, "MM436", lines_that_read, checkpoint)
 
 
 def test_the_tables_name_the_same_lines_algorithms_and_scales_as_the_others() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from weight_only_values import dequantize
 
 from mmbuild.checkpoint import clip, weight_only
 from mmbuild.checkpoint.clip import Moments
@@ -27,7 +28,7 @@ def expected_error(
     weight: torch.Tensor, made: tuple[torch.Tensor, torch.Tensor], algorithm: str, m: Moments
 ) -> torch.Tensor:
     """Mean square error of each output [out] for inputs that vary independently, in float64."""
-    left = (weight_only.dequantize(*made, ALGORITHMS[algorithm]) - weight.float()).double()
+    left = (dequantize(*made, ALGORITHMS[algorithm]) - weight.float()).double()
     covariance = torch.diag(m.variance.double()) + torch.outer(m.mean.double(), m.mean.double())
     return torch.einsum("oi,ij,oj->o", left, covariance, left)
 
@@ -67,7 +68,7 @@ def test_the_error_that_is_minimized_is_that_of_inputs_with_these_moments() -> N
     random = torch.Generator().manual_seed(1)
     x = moments.mean + torch.randn(200_000, 32, generator=random) * moments.variance.sqrt()
     made = clip.quantize(weight, ALGORITHMS["int4"], moments)
-    left = weight_only.dequantize(*made, ALGORITHMS["int4"]) - weight
+    left = dequantize(*made, ALGORITHMS["int4"]) - weight
     measured = (x @ left.T).square().mean(dim=0)
     assert torch.allclose(moments.product(left, left), measured, rtol=0.03)
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import weights_on_disk as disk
 from build_engine import facts_of
+from weight_only_values import dequantize
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.quantize import quantize_checkpoint, scale_name
 from mmbuild.checkpoint.reader import load_config, open_tensors
-from mmbuild.checkpoint.weight_only import ALGORITHMS, dequantize, quantize
+from mmbuild.checkpoint.weight_only import ALGORITHMS, quantize
 from mmbuild.graph import parameters
 from mmbuild.steps import convert
 from mmbuild.steps.base import StepContext

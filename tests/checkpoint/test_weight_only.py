@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from weight_only_values import dequantize
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.weight_only import (
     ALGORITHMS,
-    dequantize,
     pack,
     quantize,
     quantized_shape,

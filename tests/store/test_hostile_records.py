@@ -23,7 +23,7 @@ from mmbuild.store.manifests import read_tree
 from mmbuild.store.plan_cache import cache_name, forget_entry, read_entry, write_entry
 from mmbuild.store.roots import Root, read_root, root_path, write_root
 from mmbuild.store.statindex import digest_file
-from mmbuild.store.tree import parse_tree
+from mmbuild.store.tree import parse_manifest
 
 HEX = "ab" * 32
 RECORD = Record(HEX, HEX, {"x": HEX}, HEX, "r/x", HEX, 1, 1.5, 2, 3.5, "host")
@@ -189,7 +189,7 @@ def test_an_entry_of_a_manifest_holds_what_its_fields_say(field, value):
         pytest.skip("that is what the field says")
     entry = {"path": "a", "digest": HEX, "size": 1, field: VALUES[value]}
     with pytest.raises(MmbuildError) as caught:
-        parse_tree(json.dumps({"tree": 1, "entries": [entry]}).encode(), "x")
+        parse_manifest(json.dumps({"tree": 1, "entries": [entry]}).encode(), "x")
     assert caught.value.code == "MM304"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.errors import MmbuildError
-from mmbuild.store.tree import Entry, make_tree, parse_tree, tree_digest, tree_json, without_references
+from mmbuild.store.tree import Entry, make_tree, parse_manifest, tree_digest, tree_json, without_references
 
 parts = st.text("abcxyz019-_. é", min_size=1, max_size=6).filter(lambda part: part not in (".", ".."))
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
@@ -43,7 +43,7 @@ def test_the_order_of_the_files_does_not_matter(found, random):
 @given(trees)
 def test_a_manifest_reads_back(found):
     tree = make_tree(found)
-    assert parse_tree(tree_json(tree), "x") == tree
+    assert parse_manifest(tree_json(tree), "x") == tree
 
 
 @given(trees, trees)
@@ -75,7 +75,7 @@ def test_a_damaged_manifest_is_told_or_is_another_manifest(found, data):
     text = tree_json(make_tree(found))
     cut = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(MmbuildError) as caught:
-        parse_tree(text[:cut], "abc")
+        parse_manifest(text[:cut], "abc")
     assert caught.value.code == "MM304"
 
 
@@ -84,4 +84,4 @@ def test_a_damaged_manifest_is_told_or_is_another_manifest(found, data):
 )
 def test_other_json_is_no_manifest(value):
     with pytest.raises(MmbuildError, match="damaged"):
-        parse_tree(json.dumps(value).encode(), "abc")
+        parse_manifest(json.dumps(value).encode(), "abc")

@@ -239,17 +239,6 @@ def _norms(layout: Layout, header: Header) -> Iterator[Objection]:
                 yield Objection(name, f"is {dtype} {list(shape)}, not {' or '.join(dtypes)} [1]")
 
 
-def read_checkpoint(line: str, checkpoint: Path) -> tuple[Objection, ...]:
-    """What ``line``'s reader would not take of a checkpoint: its ``config.json`` and the headers of all ranks.
-
-    Raises:
-        CheckpointError: MM436, a file cannot be read.
-    """
-    config, headers = _opened(checkpoint)
-    found = read_config(line, config)
-    return found + tuple(item for header in headers for item in read_tensors(config, header))
-
-
 def lines_that_read(checkpoint: Path) -> tuple[tuple[str, ...], Objection | None]:
     """Lines whose readers take ``checkpoint``; where none does, what the newest objects to first.
 

@@ -109,14 +109,6 @@ def unpack(packed: Tensor) -> Tensor:
     return torch.stack((low, high), dim=-1).flatten(-2)
 
 
-def dequantize(values: Tensor, scales: Tensor, algorithm: WeightOnly) -> Tensor:
-    """The weight ``[out, in]``, float32, that stored values and scales stand for."""
-    import torch
-
-    whole = unpack(values) if algorithm.packed == 2 else values
-    return (whole.to(torch.float32) * scales.to(torch.float32)).t()
-
-
 def _absmax(weight: Tensor) -> Tensor:
     """Largest magnitude in each row of ``[out, in]``, float32."""
     import torch

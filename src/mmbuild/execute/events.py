@@ -22,7 +22,6 @@ class Kind(StrEnum):
     FINISHED = "finished"  # key, digest, seconds, memory (bytes), size (bytes)
     REUSED = "reused"  # digest, why: cut off early, or built by another process
     FAILED = "failed"  # message, hint, code, log, aside (directories of refused engines)
-    SKIPPED = "skipped"  # why
     LAID_OUT = "laid out"  # directory
     PULLING = "pulling"  # reason, size (bytes)
     PULLED = "pulled"  # digest, seconds, why: empty, or why it did not come

@@ -9,16 +9,13 @@ from mmbuild.graph.plan import Plan, Verdict
 _SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.PULL, Verdict.RESTORE)
 
 
-def plan_text(plan: Plan, *, everything: bool = True) -> str:
-    """One line for each action: verdict, label, reason; then a summary line.
-
-    ``everything`` False leaves out what is up to date.
-    """
-    shown = [p for p in plan.actions if everything or p.verdict is not Verdict.UP_TO_DATE]
-    width = max((len(p.action.label) for p in shown), default=0)
-    verdicts = max((len(p.verdict) for p in shown), default=0)
+def plan_text(plan: Plan) -> str:
+    """One line for each action: verdict, label, reason; then a summary line."""
+    width = max((len(p.action.label) for p in plan.actions), default=0)
+    verdicts = max((len(p.verdict) for p in plan.actions), default=0)
     lines = [
-        f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}  {p.reason}{_shared(p.recipes)}" for p in shown
+        f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}  {p.reason}{_shared(p.recipes)}"
+        for p in plan.actions
     ]
     return "\n".join([*lines, summary(plan)]) + "\n"
 

@@ -59,13 +59,11 @@ class ChatTemplate:
         text: The Jinja source.
         file: The file that holds it.
         key: The JSON key that holds it; None where the file is the template.
-        holder: Which of transformers' classes reads it: a processor, or the tokenizer alone.
     """
 
     text: str
     file: Path
     key: str | None = None
-    holder: Holder = "processor"
 
     def place(self, line: int | None = None) -> str:
         """Where ``line`` is, for messages: ``chat_template.jinja:3``."""
@@ -95,14 +93,14 @@ def _of_processor(directory: Path) -> ChatTemplate | None:
     """As ``ProcessorMixin.get_processor_dict``: config's own key, then the legacy file, then the files of today."""
     more = _more_templates(directory)
     legacy = _legacy(directory, more)
-    stated = _stated(directory / "processor_config.json", "processor")
+    stated = _stated(directory / "processor_config.json")
     if stated is not None or (directory / LEGACY_FILE).is_file():
         return stated or legacy
     file = directory / JINJA_FILE
     if file.is_file():
         text = read_text(file)
         return ChatTemplate(text, file) if text or more.keys() - {_DEFAULT} else None
-    return _default_file(more, directory, "processor")
+    return _default_file(more, directory)
 
 
 def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
@@ -115,18 +113,18 @@ def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
         )
     if file.is_file() and _KEY not in read_json(file):
         raise _unusable(f"`{shown(file)}` has no key `{_KEY}`", "download the file again")
-    return _stated(file, "processor")
+    return _stated(file)
 
 
 def _of_tokenizer(directory: Path) -> ChatTemplate | None:
     """As ``PreTrainedTokenizerBase._from_pretrained``: files of their own replace the key of the config."""
     more = _more_templates(directory)
     if _DEFAULT in more or (more and not (directory / JINJA_FILE).is_file()):
-        return _default_file(more, directory, "tokenizer")
+        return _default_file(more, directory)
     file = directory / JINJA_FILE
     if file.is_file():
-        return ChatTemplate(read_text(file), file, holder="tokenizer")
-    return _stated(directory / "tokenizer_config.json", "tokenizer")
+        return ChatTemplate(read_text(file), file)
+    return _stated(directory / "tokenizer_config.json")
 
 
 def _more_templates(directory: Path) -> dict[str, Path]:
@@ -134,15 +132,15 @@ def _more_templates(directory: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.jinja"))} if folder.is_dir() else {}
 
 
-def _default_file(files: Mapping[str, Path], directory: Path, holder: Holder) -> ChatTemplate | None:
+def _default_file(files: Mapping[str, Path], directory: Path) -> ChatTemplate | None:
     if not files:
         return None
     if _DEFAULT not in files:
         raise _without_default(f"`{shown(directory / MORE_TEMPLATES)}`", files)
-    return ChatTemplate(read_text(files[_DEFAULT]), files[_DEFAULT], holder=holder)
+    return ChatTemplate(read_text(files[_DEFAULT]), files[_DEFAULT])
 
 
-def _stated(file: Path, holder: Holder) -> ChatTemplate | None:
+def _stated(file: Path) -> ChatTemplate | None:
     """The template under the key of a JSON file: a text, named texts, or a list of ``name`` and ``template``."""
     value = read_json(file).get(_KEY) if file.is_file() else None
     try:
@@ -157,7 +155,7 @@ def _stated(file: Path, holder: Holder) -> ChatTemplate | None:
         return None
     if not isinstance(named, str):
         raise _wrong_kind(file)
-    return ChatTemplate(named, file, _KEY, holder)
+    return ChatTemplate(named, file, _KEY)
 
 
 def _without_default(where: str, names: Mapping[str, object]) -> TemplateError:

@@ -71,7 +71,7 @@ def template_of(model: Model, expected: ExpectedFiles) -> ChatTemplate | None:
     template = chat_template.saved_template(directory, holder=expected.template)
     outer = model.sources["model"].directory / chat_template.JINJA_FILE
     if template is None and outer.is_file():
-        return ChatTemplate(read_text(outer), outer, holder=expected.template)
+        return ChatTemplate(read_text(outer), outer)
     return template
 
 

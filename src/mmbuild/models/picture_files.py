@@ -19,7 +19,6 @@ _BEGINNINGS = {
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # and BigTIFF
     "BMP": (b"BM",),
 }
-FORMATS = (*_BEGINNINGS, "WEBP")
 TAKEN = "PNG, JPEG, WebP, GIF, TIFF or BMP"
 
 

@@ -17,7 +17,6 @@ from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.small_files import read_json, shown
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
-FILES = (PROCESSOR, PREPROCESSOR)
 Size = tuple[int, int]
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -25,7 +25,6 @@ LogCode = Literal[
     "MM670", "MM671", "MM672", "MM673", "MM674", "MM675", "MM676", "MM677", "MM678", "MM679",
     "MM680", "MM681", "MM682", "MM683", "MM684", "MM685", "MM686", "MM687", "MM688", "MM689", "MM690",
 ]  # fmt: skip
-CODES: tuple[LogCode, ...] = get_args(LogCode)
 
 _LONGEST_SHOWN = 300
 

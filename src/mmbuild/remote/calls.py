@@ -57,7 +57,6 @@ class Calls:
         piece: Bytes to ask for at once where reads report nothing while they run: little at first, so that a slow
             place is seen to progress, and more while answers come quickly.
         down: Why nothing is asked any more; empty while things are well.
-        retried: Requests that had to be made again.
         failed: Requests that failed for good.
     """
 
@@ -69,7 +68,6 @@ class Calls:
     flow: Flow = field(default_factory=Flow)
     piece: int = 256 << 10
     down: str = ""
-    retried: int = 0
     failed: int = 0
     _answered: bool = False
     _answered_at: float = 0.0
@@ -94,7 +92,6 @@ class Calls:
             if self.down or (isinstance(last, TimeoutError) and self._is_silent(began)):
                 break
             if attempt:
-                self.retried += 1
                 time.sleep(self.pause * 2**attempt * random.uniform(0.5, 1.5))
             try:
                 found = self._watched(request) if watched else bounded(request, self._deadline(size))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmbuild.schema.diagnostics import Diagnostic, Severity
+from mmbuild.schema.diagnostics import Diagnostic
 
 # Keys whose plain word is short for a mapping with that word under the named key.
 SHORT = {"quantization": "algorithm"}
@@ -177,13 +177,11 @@ def finding(
     allowed: Sequence[str] = (),
     suggestion: str | None = None,
     hint: str | None = None,
-    severity: Severity = "error",
 ) -> Diagnostic:
     """A diagnostic at ``span``."""
     return Diagnostic(
         code=code,
         message=message,
-        severity=severity,
         file=span.source.label,
         line=span.line,
         column=span.column,

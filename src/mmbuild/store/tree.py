@@ -121,15 +121,6 @@ def tree_digest(tree: Tree) -> str:
     return blake3(tree_json(without_references(tree))).hexdigest()
 
 
-def parse_tree(text: bytes, name: str) -> Tree:
-    """Read what :func:`tree_json` wrote.
-
-    Raises:
-        MmbuildError: MM304 the text is damaged.
-    """
-    return _parse(text, name)[0]
-
-
 def parse_manifest(text: bytes, name: str) -> Tree:
     """Read what :func:`manifest_json` wrote, or :func:`tree_json`.
 

@@ -76,9 +76,6 @@ class Table(Part):
     build_visual: tuple[Row, ...]
 
 
-STEPS = ("convert", "quantize", "build_llm", "build_visual")
-
-
 @cache
 def table() -> Table:
     """The factors.
@@ -91,7 +88,7 @@ def table() -> Table:
 
 
 def predict(step: str, variant: ResolvedRecipe, toolchain: Toolchain) -> Memory:
-    """Peak memory of ``step`` (one of :data:`STEPS`) for ``variant`` with ``toolchain``."""
+    """Peak memory of ``step`` (a field of :class:`Table`) for ``variant`` with ``toolchain``."""
     family = variant.facts.family
     rows: tuple[Row, ...] = getattr(table(), step)
     row = next(row for row in rows if row.fits(family, toolchain.version))
