@@ -1,51 +1,72 @@
-"""Drawings: every action and edge once, edges point down, boxes do not overlap, labels are escaped."""
+"""Drawings: labels are escaped, and SVG is what Graphviz makes of the DOT text."""
 
+import shutil
 import xml.etree.ElementTree as ET
-from itertools import pairwise
 
+import pytest
 from builds import Workshop
-from hypothesis import given
-from hypothesis import strategies as st
+from errors_told import refused
 from trivial_steps import action
 
+from mmbuild.errors import MmbuildError
+from mmbuild.graph import draw
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.draw import dot, mermaid, svg
-from mmbuild.graph.layout import lay_out
+from mmbuild.graph.plan import Plan
 
-numbers = st.integers(2, 9)
-graphs = numbers.flatmap(
-    lambda count: st.tuples(
-        st.just([f"n{i}" for i in range(count)]),
-        st.lists(
-            st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)).filter(lambda p: p[0] < p[1]),
-            unique=True,
-        ).map(lambda pairs: [(f"n{a}", f"n{b}") for a, b in pairs]),
-    )
-)
+ODD = 'r/<"&]>&lt;\\n'
 
 
-@given(graphs)
-def test_edges_point_down_and_boxes_do_not_overlap(graph):
-    names, edges = graph
-    picture = lay_out({name: name * 5 for name in names}, edges)
-    boxes = picture.boxes
-    assert set(boxes) == set(names)
-    for one, other in edges:
-        assert boxes[one].y + boxes[one].height < boxes[other].y
-    for box in boxes.values():
-        assert 0 <= box.x <= picture.width - box.width
-        assert 0 <= box.y <= picture.height - box.height
-    ordered = sorted(boxes.values(), key=lambda b: (b.y, b.x))
-    for left, right in pairwise(ordered):
-        assert left.y != right.y or left.x + left.width <= right.x
-
-
-def test_odd_labels_are_escaped(tmp_path):
-    one = action("write", 'r/<"&]>', text="1")
+@pytest.fixture
+def plan(tmp_path) -> Plan:
+    one = action("write", ODD, text="1")
     two = action("write", "r/two", {'in"put': one}, text="2")
-    plan = Workshop(tmp_path).plan(RecipeGraph("r", (one, two), two.definition_key))
-    picture = ET.fromstring(svg(plan))
-    assert 'r/<"&]>' in [e.text for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    return Workshop(tmp_path).plan(RecipeGraph("r", (one, two), two.definition_key))
+
+
+def graphviz(tmp_path, monkeypatch, script: str) -> None:
+    """A program in the place of Graphviz's."""
+    program = tmp_path / "bin" / "dot"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+
+def test_odd_labels_are_escaped(plan):
     assert '\\"' in dot(plan)
     (label,) = [line for line in mermaid(plan).splitlines() if line.startswith("  a0[")]
     assert label.count('"') == 2
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="needs Graphviz")
+def test_graphviz_draws_labels_as_they_are(plan):
+    picture = ET.fromstring(svg(plan))
+    assert {ODD, "r/two", 'in"put'} <= {e.text for e in picture.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_svg_is_what_graphviz_makes_of_the_dot_text(plan, tmp_path, monkeypatch):
+    graphviz(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/arguments; exec cat')
+    assert svg(plan) == dot(plan)
+    assert (tmp_path / "arguments").read_text() == "-Tsvg\n"
+
+
+def test_without_graphviz_the_package_and_another_format_are_named(plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    error = refused(MmbuildError, "MM206", svg, plan)
+    assert error.hint == "install the package `graphviz`, or use `--format mermaid`"
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("cat > /dev/null; echo 'Error: no layout' >&2; exit 3", "ended with status 3: Error: no layout"),
+        ("exit 1", "ended with status 1"),
+        ("exec sleep 60", "takes more than 0.2 seconds"),
+        ("kill -11 $$", "ended with status -11"),
+    ],
+)
+def test_a_graphviz_that_fails_or_hangs_is_reported(plan, tmp_path, monkeypatch, script, says):
+    monkeypatch.setattr(draw, "_SECONDS", 0.2 if "sleep" in script else 30)
+    graphviz(tmp_path, monkeypatch, script)
+    assert refused(MmbuildError, "MM206", svg, plan).message.endswith(says)

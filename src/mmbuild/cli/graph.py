@@ -18,7 +18,7 @@ from mmbuild.cli import options
     type=click.Choice(["mermaid", "dot", "svg"]),
     default="mermaid",
     show_default=True,
-    help="What to print; svg needs no other program.",
+    help="What to print; svg needs Graphviz.",
 )
 def command(
     *,

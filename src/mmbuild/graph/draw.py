@@ -1,12 +1,13 @@
-"""Graphs of actions as Mermaid, DOT and SVG text."""
+"""Graphs of actions as Mermaid, DOT and SVG text; Graphviz draws the last."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import escape
 
-from mmbuild.graph.layout import Box, Picture, lay_out
+from mmbuild.errors import MmbuildError
 from mmbuild.graph.plan import Plan, Verdict
 
 _FILL = {
@@ -17,6 +18,9 @@ _FILL = {
     Verdict.UP_TO_DATE: "#dff2df",
 }
 """Fill by verdict: what works is warm, what is done is green."""
+
+_SECONDS = 60
+"""Limit for one run of Graphviz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,33 @@ def dot(plan: Plan) -> str:
 
 
 def svg(plan: Plan) -> str:
-    """A self-contained SVG picture, layers from top to bottom."""
-    nodes, edges = _drawn(plan)
-    pairs = [(one, other) for one, other, _ in edges]
-    picture = lay_out({node.name: node.label for node in nodes}, pairs)
-    fills = {node.name: _FILL[node.verdict] for node in nodes}
-    titles = {node.name: f"{node.label}: {node.verdict}" for node in nodes}
-    lines = [_svg_head(picture)]
-    lines += [_svg_edge(picture.boxes[one], picture.boxes[other]) for one, other in pairs]
-    lines += [_svg_box(box, fills[name], titles[name]) for name, box in picture.boxes.items()]
-    return "\n".join([*lines, "</svg>"]) + "\n"
+    """:func:`dot` as drawn by Graphviz.
+
+    Raises:
+        MmbuildError: MM206, Graphviz is not installed or fails.
+    """
+    program = shutil.which("dot")
+    if program is None:
+        raise _not_drawn("`dot` of Graphviz is not on PATH", "install the package `graphviz`")
+    try:
+        drawn = subprocess.run(
+            [program, "-Tsvg"], input=dot(plan).encode(), capture_output=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _not_drawn(f"it takes more than {_SECONDS} seconds", "draw fewer recipes") from None
+    except OSError as error:
+        raise _not_drawn(f"`{program}` cannot be run: {error.strerror}", "reinstall `graphviz`") from None
+    if drawn.returncode != 0:
+        said = drawn.stderr.decode(errors="replace").strip().splitlines()
+        why = f"`{program}` ended with status {drawn.returncode}" + (f": {said[0][:200]}" if said else "")
+        raise _not_drawn(why, "reinstall `graphviz`")
+    return drawn.stdout.decode(errors="replace")
+
+
+def _not_drawn(why: str, hint: str) -> MmbuildError:
+    return MmbuildError(
+        f"cannot draw the graph as SVG: {why}", code="MM206", hint=f"{hint}, or use `--format mermaid`"
+    )
 
 
 FORMATS: Mapping[str, Callable[[Plan], str]] = {"mermaid": mermaid, "dot": dot, "svg": svg}
@@ -89,30 +110,5 @@ def _mermaid_text(text: str) -> str:
 
 
 def _dot_text(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _svg_head(picture: Picture) -> str:
-    size = f'width="{picture.width:.0f}" height="{picture.height:.0f}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {picture.width:.0f} {picture.height:.0f}"'
-        ' font-family="sans-serif" font-size="13">\n'
-        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"'
-        ' orient="auto"><path d="M0 0L8 4L0 8z" fill="#555"/></marker></defs>'
-    )
-
-
-def _svg_edge(one: Box, other: Box) -> str:
-    x1, y1, x2, y2 = one.x + one.width / 2, one.y + one.height, other.x + other.width / 2, other.y
-    middle = (y1 + y2) / 2
-    path = f"M{x1:.1f} {y1:.1f}C{x1:.1f} {middle:.1f} {x2:.1f} {middle:.1f} {x2:.1f} {y2:.1f}"
-    return f'<path d="{path}" fill="none" stroke="#555" marker-end="url(#arrow)"/>'
-
-
-def _svg_box(box: Box, fill: str, title: str) -> str:
-    return (
-        f'<g><title>{escape(title)}</title><rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}"'
-        f' height="{box.height:.1f}" rx="6" fill="{fill}" stroke="#555"/>'
-        f'<text x="{box.x + box.width / 2:.1f}" y="{box.y + box.height / 2 + 4.5:.1f}" text-anchor="middle">'
-        f"{escape(box.label)}</text></g>"
-    )
+    """Graphviz decodes HTML entities in labels, and escapes that begin with a backslash."""
+    return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')
