@@ -241,7 +241,6 @@ def pull(
 
     opened = open_store(store)
     shared = _shared(opened, remote)
-    shared.patient = True
     shared.settings = replace(shared.settings, pull=True)
     prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir, elsewhere=lambda: shared)

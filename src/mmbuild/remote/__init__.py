@@ -5,7 +5,6 @@
 ``calls``       deadlines, retries, and giving up on a place for the rest of a run
 ``entries``     what is published for an action, as JSON
 ``signatures``  ed25519 over entries
-``misses``      what was not there a moment ago
 ``shared``      one run's view of the place: asks for results and manifests
 ``pull``        artifacts from there to here
 ``push``        results from here to there

@@ -13,7 +13,6 @@ from mmbuild.graph.elsewhere import Shared
 from mmbuild.remote import place as names
 from mmbuild.remote.calls import Calls, MalformedError, UnreachableError, describe
 from mmbuild.remote.entries import EntryError, parse_entry, parse_manifest, signed_text
-from mmbuild.remote.misses import recent, remember
 from mmbuild.remote.notices import Notice, notice_of
 from mmbuild.remote.place import Place, connect
 from mmbuild.remote.settings import Settings, settings
@@ -38,7 +37,6 @@ class SharedStore:
             whoever builds them; with the reason.
         damaged: Action keys whose entries cannot be used.
         answers: Results by action key; None where there is none.
-        patient: Whether also what was not there a moment ago is asked for.
     """
 
     store: Store
@@ -47,7 +45,6 @@ class SharedStore:
     bad: dict[str, str] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     answers: dict[str, Shared | None] = field(default_factory=dict)
-    patient: bool = False
     _place: Place | None = None
     _trees: dict[str, Tree] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
@@ -76,10 +73,7 @@ class SharedStore:
         """Results of actions that are published and can be believed, by action key."""
         unknown = [key for key in keys if key not in self.answers]
         if unknown and self.asks and self._connected():
-            url = self.settings.url
-            misses = set() if self.patient else recent(self.store, url)
-            self.answers.update(dict.fromkeys(misses.intersection(unknown)))
-            self._ask([key for key in unknown if key not in misses])
+            self._ask(unknown)
         found = {key: self.answers.get(key) for key in keys}
         return {
             key: shared
@@ -225,21 +219,16 @@ class SharedStore:
 
     def _ask(self, keys: Sequence[str]) -> None:
         answers = self.calls.each(keys, self.entry)
-        absent = []
         for key in keys:
             answer = answers.get(key)
             self.answers[key] = answer if isinstance(answer, Shared) else None
-            if answer is None and key in answers:
-                absent.append(key)
-            elif isinstance(answer, UnreachableError):
+            if isinstance(answer, UnreachableError):
                 if not self.calls.down:
                     self.tell(notice_of(answer))
             elif isinstance(answer, MmbuildError):
                 raise answer  # of this machine: a package or a key is missing
             elif isinstance(answer, Exception):
                 self.tell(_unusable(key, answer))
-        if absent:
-            remember(self.store, self.settings.url, absent)
 
     def _tree(self, digest: str) -> Tree | None:
         try:
