@@ -110,7 +110,7 @@ def test_verbs_of_the_shared_store_say_that_none_is_configured(tmp_path):
     [
         ("store: {remote: /srv/x}", "MM1"),
         ("store: {remote: 'file:///x', push: sometimes}", "push"),
-        ("store: {trusted_keys: [abc]}", "is no public key"),
+        ("store: {trusted_keys: [abc]}", "is not a public key"),
         ("store: {remot: 'file:///x'}", "did you mean: remote"),
     ],
 )

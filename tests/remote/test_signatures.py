@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import subprocess
 
 import pytest
@@ -136,7 +135,7 @@ def test_a_damaged_entry_is_no_entry_or_is_not_signed(record, data):
     assert not signed or read == entry
 
 
-def test_keys_of_openssl_and_public_keys_of_minisign_are_understood(tmp_path):
+def test_keys_of_openssl_are_understood(tmp_path):
     made = tmp_path / "openssl.pem"
     words = ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(made)]
     try:
@@ -145,18 +144,25 @@ def test_keys_of_openssl_and_public_keys_of_minisign_are_understood(tmp_path):
         pytest.skip("there is no openssl that makes ed25519 keys")
     key = read_key(str(made))
     public = key.public_key().public_bytes_raw()
-    minisign = base64.b64encode(b"Ed" + os.urandom(8) + public).decode()
-    assert public_bytes(minisign) == public_bytes(public_text(public)) == public
+    assert public_bytes(public_text(public)) == public
     assert read_key(made.read_text()).public_key().public_bytes_raw() == public
     assert is_signed(b"text", [sign(b"text", key)], [public])
     assert not is_signed(b"other", [sign(b"text", key)], [public])
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "ed25519:abc", "ed25519:" + "A" * 40, base64.b64encode(b"x" * 32).decode()]
+    "text",
+    [
+        "",
+        "abc",
+        "ed25519:abc",
+        "ed25519:" + "A" * 40,
+        base64.b64encode(b"x" * 32).decode(),
+        base64.b64encode(b"Ed" + b"x" * 40).decode(),  # a key of minisign
+    ],
 )
 def test_what_is_no_public_key_is_refused(text):
-    with pytest.raises(ValueError, match="no public key"):
+    with pytest.raises(ValueError, match="not a public key"):
         public_bytes(text)
     assert not is_signed(b"text", [Signature(text, "")], [b"x" * 32])
 

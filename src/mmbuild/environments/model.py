@@ -114,7 +114,7 @@ class SharedStoreConfig(Part):
     )
     trusted_keys: tuple[Annotated[str, AfterValidator(_public_key)], ...] = Field(
         default=(),
-        description="Public keys, `ed25519:...` as `mmbuild cache keygen` prints them, or minisign's",
+        description="Public keys, `ed25519:...` as `mmbuild cache keygen` prints them",
     )
     signing_key: Place | None = Field(
         default=None,

@@ -1,8 +1,7 @@
 """Signatures of published entries: ed25519 (RFC 8032) over the canonical JSON of an entry.
 
-Public keys are written ``ed25519:<base64 of 32 bytes>``, or as the line that minisign prints (base64 of ``Ed``, eight
-bytes of key id, 32 bytes of key). Private keys are PEM (PKCS #8, not encrypted), as ``openssl genpkey -algorithm
-ed25519`` writes them too. The package ``cryptography`` is imported only to sign and to verify.
+Public keys are written ``ed25519:<base64 of 32 bytes>``. Private keys are PEM (PKCS #8, not encrypted), as ``openssl
+genpkey -algorithm ed25519`` writes them too. The package ``cryptography`` is imported only to sign and to verify.
 """
 
 from __future__ import annotations
@@ -25,25 +24,22 @@ if TYPE_CHECKING:
 _SCHEME = "ed25519:"
 _KEY_BYTES = 32
 _KEY_FILE_BYTES = 65_536
-_MINISIGN = b"Ed"
-_MINISIGN_BYTES = 42
-_MAKE = "`mmbuild cache keygen FILE` makes one"
+_NEW_KEY = "`mmbuild cache keygen FILE` writes a new one"
 
 
 def public_bytes(text: str) -> bytes:
     """The 32 bytes of a public key.
 
     Raises:
-        ValueError: ``text`` is none.
+        ValueError: ``text`` is not one.
     """
+    scheme, _, key = text.strip().rpartition(":")
     try:
-        data = base64.b64decode(text.strip().removeprefix(_SCHEME), validate=True)
+        data = base64.b64decode(key, validate=True)
     except (binascii.Error, ValueError):
         data = b""
-    if len(data) == _MINISIGN_BYTES and data.startswith(_MINISIGN):
-        return data[-_KEY_BYTES:]
-    if len(data) != _KEY_BYTES or not text.strip().startswith(_SCHEME):
-        raise ValueError("is no public key: `ed25519:` and base64, or a key of minisign")
+    if len(data) != _KEY_BYTES or f"{scheme}:" != _SCHEME:
+        raise ValueError("is not a public key: expected `ed25519:` and the base64 of 32 bytes")
     return data
 
 
@@ -103,13 +99,13 @@ def read_key(given: str) -> Ed25519PrivateKey:
         raise RemoteError(
             f"the signing key {shown} cannot be used: {why}",
             code="MM825",
-            hint="`mmbuild cache keygen FILE` makes one",
+            hint=_NEW_KEY,
         ) from None
     if not isinstance(key, Private):
         raise RemoteError(
             f"the signing key {shown} is not of ed25519",
             code="MM825",
-            hint="`mmbuild cache keygen FILE` makes one",
+            hint=_NEW_KEY,
         )
     return key
 
