@@ -214,13 +214,13 @@ def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]
 
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
-    from mmbuild.execute.gpus import smallest_memory, visible_gpus
+    from mmbuild.base.gpu import least_memory, visible_gpus
     from mmbuild.execute.resources import Capacity, machine_cores, machine_memory
     from mmbuild.execute.result import Options
 
     cores = machine_cores()
     wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
-    gpus = visible_gpus() if wanted else ()
-    least = smallest_memory(gpus) if gpus else 0
-    capacity = Capacity(cores, machine_memory(), gpus, max(1, jobs or cores), least)
+    gpus = (visible_gpus() or ()) if wanted else ()
+    uuids = tuple(gpu.uuid for gpu in gpus)
+    capacity = Capacity(cores, machine_memory(), uuids, max(1, jobs or cores), least_memory(gpus))
     return Options(capacity, keep_going, ignore_estimates)

@@ -30,7 +30,9 @@ def default_target() -> dict[str, Any]:
 
     A torch wheel for CPUs cannot use a GPU that is there.
     """
-    sm = None if installed_versions(("torch",)).get("torch", "").endswith("+cpu") else gpu_sm()
+    from mmbuild.base import gpu
+
+    sm = None if installed_versions(("torch",)).get("torch", "").endswith("+cpu") else gpu.first_sm()
     return {"device": "cpu" if sm is None else "cuda", "sm": sm, "isa": cpu_isa()}
 
 
@@ -50,57 +52,6 @@ def cpu_isa() -> str:
 def runs_on(wanted: str, here: str) -> bool:
     """Whether code compiled for the instruction set ``wanted`` runs on a CPU that has ``here``."""
     return here in _RUNS_ON.get(wanted, (wanted,))
-
-
-@lru_cache(maxsize=1)
-def gpu_sm() -> int | None:
-    """Compute capability of the first visible GPU as one number (90 for 9.0), or None without one."""
-    program = driver_program()
-    if program is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return None
-    import subprocess
-
-    try:
-        shown = subprocess.run(
-            [program, "--query-gpu=compute_cap", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
-        return int(shown.split()[0].replace(".", ""))
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None
-
-
-@lru_cache(maxsize=1)
-def gpu_memory() -> int:
-    """Bytes of memory of the GPU that has least; 0 where the driver does not say."""
-    program = driver_program()
-    if program is None:
-        return 0
-    import subprocess
-
-    try:
-        shown = subprocess.run(
-            [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        ).stdout
-        return min((int(line) << 20 for line in shown.split()), default=0)
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return 0
-
-
-def driver_program() -> str | None:
-    """nvidia-smi, which comes with the driver (also where there is no device file, as under WSL); else None."""
-    for directory in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        path = os.path.join(directory, "nvidia-smi")
-        if os.access(path, os.X_OK):
-            return path
-    return None
 
 
 def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
@@ -129,12 +80,14 @@ def facts() -> dict[str, Any]:
     """What a manifest says about the machine; part of no key."""
     import platform
 
+    from mmbuild.base import gpu
+
     return {
         "name": os.uname().nodename,
         "system": f"{os.uname().sysname} {os.uname().release}",
         "cpu": _cpuinfo("model name"),
         "isa": cpu_isa(),
-        "sm": gpu_sm(),
+        "sm": gpu.first_sm(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": installed_versions(),
@@ -159,14 +112,15 @@ def _cpuinfo(name: str) -> str:
 
 
 def fingerprint() -> dict[str, Any]:
-    """What :func:`default_target` follows from, cheap enough for every start: no command is run."""
+    """What :func:`default_target` follows from, cheap enough for every start: the driver is not asked."""
     drivers = {}
     base = "/proc/driver/nvidia/gpus"
     if os.path.isdir(base):
         for name in sorted(os.listdir(base)):
             with open(f"{base}/{name}/information", encoding="utf-8", errors="replace") as stream:
                 drivers[name] = [line for line in stream if line.startswith(("Model", "GPU UUID"))]
-    return {"isa": cpu_isa(), "gpus": drivers, "driver": driver_program()}
+    devices = [path for path in ("/dev/nvidiactl", "/dev/dxg") if os.path.exists(path)]  # dxg: WSL
+    return {"isa": cpu_isa(), "gpus": drivers, "driver": devices}
 
 
 def code_fingerprint() -> list[int]:

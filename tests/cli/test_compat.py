@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_pynvml
 import pytest
-from environment_standins import make_program, make_python
+from environment_standins import make_python
 
 from mmbuild import host
 from mmbuild.cli import main
@@ -20,11 +21,8 @@ INSIDE = {"tensorrt_llm": "0.9.0", "tensorrt": "9.3.0.post12.dev1"}
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host with two GPUs of SM 90, as its driver's program tells, and no configuration."""
-    smi = "#!/bin/sh\nfor i in 0 1; do echo GPU-$i, NVIDIA H200, 9.0, 580.95.05, 143771; done\n"
-    make_program(tmp_path / "bin" / "nvidia-smi", smi)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    """A host with two GPUs of SM 90, as its driver reports, and no configuration."""
+    fake_pynvml.install(monkeypatch, *({**fake_pynvml.H200, "uuid": f"GPU-{at}"} for at in range(2)))
     monkeypatch.setenv("MMBUILD_CONFIG", str(tmp_path / "config.yaml"))
     monkeypatch.chdir(tmp_path)
     return tmp_path

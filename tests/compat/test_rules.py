@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from mmbuild.base.gpu import Gpu
 from mmbuild.compat.here import Here
 from mmbuild.compat.rules import compatibility
-from mmbuild.doctor.machine import Gpu
 from mmbuild.doctor.model import Check
 from mmbuild.engine.layout import Description
 
@@ -41,7 +41,7 @@ INSIDE = {"python": "3.10.14", "tensorrt-llm": "0.9.0", "tensorrt": "9.3.0.post1
 
 
 def gpu(number: int, sm: int = 90, driver: str = "580.95.05") -> Gpu:
-    return Gpu(f"GPU-{number}", "NVIDIA", sm, driver, "1")
+    return Gpu(f"GPU-{number}", "NVIDIA", sm, driver, 1 << 20)
 
 
 def checks(description: Description, here: Here, visual: Mapping[str, Any] | None = None) -> dict[str, Check]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from standin_environment import configure, contained, driver, environment
+from standin_environment import configure, contained, environment, gpus
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/llava-int4.yaml"
@@ -74,8 +74,7 @@ def toolchains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
 def host(tmp_path: Path, toolchains: dict[str, dict[str, object]]) -> Host:
     """Two GPUs, and two versions of TensorRT-LLM."""
     config = configure(tmp_path / "config.yaml", toolchains)
-    path = f"{driver(tmp_path / 'driver')}{os.pathsep}{os.environ['PATH']}"
-    return Host(tmp_path, MMBUILD_CONFIG=str(config), PATH=path)
+    return Host(tmp_path, MMBUILD_CONFIG=str(config), **gpus())
 
 
 def test_without_tensorrt_llm_apply_stops_before_any_download(tmp_path: Path) -> None:
@@ -159,8 +158,8 @@ def test_a_gpu_of_another_architecture_is_told_before_anything_runs(host: Host) 
     assert host.downloaded() == []
 
 
-def test_a_gpu_that_is_too_small_is_told_before_anything_runs(host: Host, tmp_path: Path) -> None:
-    driver(tmp_path / "driver", mib=100)
+def test_a_gpu_that_is_too_small_is_told_before_anything_runs(host: Host) -> None:
+    host.variables |= gpus(mib=100)
     told = host.apply(*SMALL, status=1).stderr
     assert "MM317" in told
     assert "of GPU memory, a GPU here has 0.1 GB" in told

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trivial_steps import action
 
+from mmbuild.base.gpu import select
 from mmbuild.execute.environment import granted_environment, listed_environment
-from mmbuild.execute.gpus import select, try_take
+from mmbuild.execute.gpus import try_take
 from mmbuild.execute.resources import Capacity, grant, machine_cores, machine_memory
 from mmbuild.execute.scheduler import NOTHING, Pool, priorities
 from mmbuild.graph.action import Resources

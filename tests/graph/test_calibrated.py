@@ -13,7 +13,6 @@ from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from hub_server import Hub
 from recipe_project import RECIPE, load, png
 
-from mmbuild import host
 from mmbuild.base.install import install_hint
 from mmbuild.calibration.data import CalibrationError
 from mmbuild.graph import calibrated
@@ -124,9 +123,9 @@ def test_a_model_that_the_gpu_does_not_hold_is_planned_to_come_there_layer_by_la
     lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_gpu = {"device": "cuda", "sm": 90, "isa": "avx2"}
-    monkeypatch.setattr(host, "gpu_memory", lambda: 80 << 30)
+    monkeypatch.setattr(calibrated, "least_memory", lambda _: 80 << 30)
     whole = quantize(lowered(host=on_gpu))
-    monkeypatch.setattr(host, "gpu_memory", lambda: whole.resources.gpu_memory - 1)
+    monkeypatch.setattr(calibrated, "least_memory", lambda _: whole.resources.gpu_memory - 1)
     split = quantize(lowered(host=on_gpu))
     assert split.resources.gpu_memory < whole.resources.gpu_memory
     assert split.resources.memory > whole.resources.memory

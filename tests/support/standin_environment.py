@@ -1,4 +1,4 @@
-"""A host on which a TensorRT-LLM version seems to be installed: stand-in commands, a driver, and a configuration.
+"""A host on which a TensorRT-LLM version seems to be installed: stand-in commands, GPUs, and a configuration.
 
 Everything is found the way a user's is: programs in PATH, versions in the metadata of installed distributions, the
 configuration by MMBUILD_CONFIG.
@@ -11,21 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_pynvml
 from standin_toolchain.install import install
 
 from mmbuild.toolchains.load import load_toolchain
-
-GPU = "GPU-00000000-0000-0000-0000-000000000001"
-
-DRIVER = """\
-#!/bin/sh
-case "$1" in
-*uuid,memory.total*) for n in $(seq {count}); do echo "GPU-00000000-0000-0000-0000-00000000000$n, {mib} MiB"; done ;;
-*compute_cap*) echo {cap} ;;
-*uuid*) for n in $(seq {count}); do echo GPU-00000000-0000-0000-0000-00000000000$n; done ;;
-*) exit 6 ;;
-esac
-"""
 
 PYTHON = """\
 #!/bin/sh
@@ -34,13 +23,11 @@ exec {python} "$@"
 """
 
 
-def driver(directory: Path, *, cap: str = "9.0", count: int = 2, mib: int = 143771) -> Path:
-    """An nvidia-smi that knows ``count`` GPUs; the directory that must be in PATH."""
-    directory.mkdir(parents=True, exist_ok=True)
-    program = directory / "nvidia-smi"
-    program.write_text(DRIVER.format(cap=cap, count=count, mib=mib), "utf-8")
-    program.chmod(0o755)
-    return directory
+def gpus(*, count: int = 2, mib: int = 143771) -> dict[str, str]:
+    """Variables of a process that sees ``count`` GPUs."""
+    return fake_pynvml.variables(
+        *({**fake_pynvml.H200, "uuid": f"GPU-{at}", "mib": mib} for at in range(count))
+    )
 
 
 def environment(version: str, root: Path) -> dict[str, object]:

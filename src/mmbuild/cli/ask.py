@@ -100,8 +100,8 @@ def environment_of(description: Description) -> ToolchainEnvironment:
 def _ask(
     build: Path, description: Description, environment: ToolchainEnvironment, question: Question
 ) -> Answered:
+    from mmbuild.base.gpu import visible_gpus
     from mmbuild.cli.output import say
-    from mmbuild.execute.gpus import visible_gpus
     from mmbuild.running.ask import ask
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-") as root:
@@ -111,6 +111,6 @@ def _ask(
             environment,
             question,
             Path(root) / "tree",
-            gpus=visible_gpus()[: description.llm["tensor_parallel"]],
+            gpus=tuple(gpu.uuid for gpu in visible_gpus() or ())[: description.llm["tensor_parallel"]],
             tell=say,
         )

@@ -90,15 +90,14 @@ def _own(where: str) -> dict[str, Any]:
     """Options of a Ray that is started here."""
     if where != "local":
         return {}
-    from mmbuild import host
-    from mmbuild.execute.gpus import visible_gpus
+    from mmbuild.base import gpu
     from mmbuild.execute.resources import machine_cores, machine_memory
 
-    gpus = len(visible_gpus())
+    gpus = len(gpu.visible_gpus() or ())
     return {
         "num_cpus": machine_cores(),
         "num_gpus": gpus,
-        "resources": {f"sm{host.gpu_sm()}": gpus} if gpus else {},
+        "resources": {f"sm{gpu.first_sm()}": gpus} if gpus else {},
         "_memory": machine_memory(),  # estimates are held against all of it, as without Ray
         "object_store_memory": _OBJECT_STORE,
         "include_dashboard": False,

@@ -9,8 +9,8 @@ from typing import Any
 
 from mmbuild import host
 from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.gpu import Gpu, visible_gpus
 from mmbuild.base.limits import ENGINE_JSON
-from mmbuild.doctor.machine import Gpu, gpus
 from mmbuild.doctor.wanted import names_for, version_of
 from mmbuild.engine.fields import tied
 from mmbuild.engine.layout import VISUAL, Description, LayoutError
@@ -49,7 +49,7 @@ def look(description: Description, visual: Mapping[str, Any] | None) -> Here:
     """
     config = load()
     return Here(
-        gpus(),
+        visible_gpus(),
         host.cpu_isa(),
         host.installed_versions(("torch",)).get("torch"),
         _environment(config, description),

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmbuild import host
+from mmbuild.base.gpu import Gpu
 from mmbuild.compat.drivers import cuda_of, lowest_driver
 from mmbuild.compat.here import Here
-from mmbuild.doctor.machine import Gpu
 from mmbuild.doctor.model import Check
 from mmbuild.doctor.versions import accepts
 from mmbuild.doctor.wanted import version_of

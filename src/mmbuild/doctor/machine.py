@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.base.gpu import Gpu
 from mmbuild.doctor.model import Check, size_text
-from mmbuild.execute.gpus import select
 from mmbuild.execute.resources import machine_memory
 
-_SECONDS = 30.0
 _LITTLE = 5_000_000_000
-_FIELDS = ("uuid", "name", "compute_cap", "driver_version", "memory.total")
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU as its driver tells it.
-
-    Attributes:
-        uuid: Its name for ``CUDA_VISIBLE_DEVICES``.
-        name: Its model.
-        sm: Compute capability without the dot; None where the driver is too old to tell.
-        driver: Version of the driver.
-        memory: MiB, as text.
-    """
-
-    uuid: str
-    name: str
-    sm: int | None
-    driver: str
-    memory: str
-
-
-def gpus() -> tuple[Gpu, ...] | None:
-    """The GPUs that this process may use; None where there is no driver that answers."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = {gpu.uuid: gpu for gpu in map(_gpu, done.stdout.splitlines()) if gpu is not None}
-    return tuple(found[uuid] for uuid in select(tuple(found), os.environ.get("CUDA_VISIBLE_DEVICES")))
-
-
-def _gpu(line: str) -> Gpu | None:
-    words = [word.strip() for word in line.split(",")]
-    if len(words) != len(_FIELDS):
-        return None
-    sm = words[2].replace(".", "")
-    return Gpu(words[0], words[1], int(sm) if sm.isdigit() else None, words[3], words[4])
 
 
 def gpu_checks(found: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int]) -> Iterator[Check]:
     """Driver and GPUs.
 
     Args:
-        found: From :func:`gpus`.
+        found: From :func:`mmbuild.base.gpu.visible_gpus`.
         needed: How many a build needs at once; 0 where none does.
         sms: Compute capabilities that recipes state.
     """
@@ -82,7 +37,7 @@ def gpu_checks(found: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int
     for place, gpu in enumerate(found):
         alien = sms and gpu.sm not in sms
         why = f"recipes state SM {', '.join(map(str, sorted(sms)))}, and engines do not move between SMs"
-        text = f"{gpu.name}, SM {gpu.sm}, {gpu.memory} MiB"
+        text = f"{gpu.name}, SM {gpu.sm}, {gpu.memory >> 20} MiB"
         yield Check(f"gpu {place}", "warn" if alien else "ok", text, why=why if alien else "")
     if len(found) < needed:
         way = "Build on a machine with more, or lower engine.tensor_parallel; see CUDA_VISIBLE_DEVICES"

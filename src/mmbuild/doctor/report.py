@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmbuild.base.gpu import Gpu, visible_gpus
 from mmbuild.doctor import compiler, machine, software
-from mmbuild.doctor.machine import Gpu
 from mmbuild.doctor.model import Check, Group
 from mmbuild.doctor.needs import Needs, ToolchainNeed
 from mmbuild.environments.model import ToolchainEnvironment, UserConfig
@@ -24,7 +24,7 @@ def report(
         needed: What recipes need; None looks at the host and everything that is configured.
         quick: Build no package to try the compiler.
     """
-    gpus = machine.gpus()
+    gpus = visible_gpus()
     groups = [Group("host", tuple(_host(config, gpus, store, build_dir, needed, quick)))]
     sm = gpus[0].sm if gpus else None
     return (*groups, *_toolchains(config, needed, sm))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmbuild import host
+from mmbuild.base import gpu
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import Action
 from mmbuild.graph.plan import Plan, Verdict
@@ -63,7 +63,7 @@ def require_toolchains(plan: Plan) -> None:
     from mmbuild.environments.load import load
     from mmbuild.toolchains.load import load_toolchain
 
-    environments, sm = load().toolchains, host.gpu_sm()
+    environments, sm = load().toolchains, gpu.first_sm()
     for version, need in needs.items():
         environment = environments.get(version)
         checks = toolchain_checks(version, environment, sm=sm, ranks=need.ranks, families=need.families)

@@ -141,7 +141,9 @@ def lower_all(
     wanted = host.default_target() if target is None else target
     if target is None and wanted["sm"] is None:
         # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
-        wanted = {**wanted, "sm": host.gpu_sm()}
+        from mmbuild.base import gpu
+
+        wanted = {**wanted, "sm": gpu.first_sm()}
     environment = cache(_environment)  # each is asked once
     with closing(Index(store)) as index:
         graphs = [_lower(variant, wanted, environment, digest, offline) for variant in variants]

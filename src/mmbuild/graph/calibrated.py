@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mmbuild import host, pins
+from mmbuild import pins
+from mmbuild.base.gpu import gpus, least_memory
 from mmbuild.base.install import install_hint
 from mmbuild.calibration import data, data_set
 from mmbuild.calibration.data import DEFAULT_SAMPLES, CalibrationError
@@ -166,7 +167,7 @@ def quantize(
     wanted = quantization.calibration
     files = _files(variant)
     on_gpu = target["device"] == "cuda"
-    split = on_gpu and 0 < host.gpu_memory() < estimate.calibration_gpu_memory(size)
+    split = on_gpu and 0 < least_memory(gpus()) < estimate.calibration_gpu_memory(size)
     asked: dict[str, Any] = {"samples": wanted.samples if wanted else DEFAULT_SAMPLES, "seed": 0}
     if wanted is not None:
         asked |= {"seed": wanted.seed, "text_only": wanted.text_only}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild import host, pins
+from mmbuild.base import gpu
 from mmbuild.base.files import read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_text import YamlProblemError, parse_yaml
@@ -89,7 +90,7 @@ def make(
 def this_target() -> dict[str, Any]:
     """This host, for a lock: the GPU also where the host's torch is one for CPUs, as TensorRT-LLM brings its own."""
     target = host.default_target()
-    return {**target, "sm": target["sm"] if target["sm"] is not None else host.gpu_sm()}
+    return {**target, "sm": target["sm"] if target["sm"] is not None else gpu.first_sm()}
 
 
 def _plan(
