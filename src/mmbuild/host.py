@@ -130,7 +130,7 @@ def code_fingerprint() -> list[int]:
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
-                if entry.name.endswith((".py", ".yaml", ".json")):
+                if entry.name.endswith((".py", ".yaml", ".json", ".j2")):
                     info = entry.stat()
                     count, newest, size = count + 1, max(newest, info.st_mtime_ns), size + info.st_size
                 elif "." not in entry.name and entry.name != "__pycache__":

@@ -7,12 +7,11 @@ most 1 MiB for each step.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
+from mmbuild.base.templates import render
 from mmbuild.ci.tally import Tally
 from mmbuild.errors import MmbuildError
-from mmbuild.execute.failures import Failed
 from mmbuild.execute.result import Result
 from mmbuild.graph.plan import Build, Plan
 from mmbuild.store.faults import disk_errors
@@ -24,20 +23,18 @@ _MOST_BYTES = 1_000_000
 
 def summary(plan: Plan, tally: Tally, result: Result) -> str:
     """A table of the engines, and what failed."""
-    failed = f", {len(result.failed)} failed" if result.failed else ""
-    lines = [
-        f"### mmbuild: {len(result.ran)} built, {len(tally.pulled)} pulled{failed}",
-        "",
-        "| engine | precision | size | built | pulled | cached | building | gates |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
     labels = {planned.action.definition_key: planned.action.label for planned in plan.actions}
     broken = {item.label for item in result.failed}
-    rows = [
-        _row(build, [labels[key] for key in build.actions.values()], tally, broken) for build in plan.builds
-    ]
-    lines = [*lines, *rows] if rows else lines[:1]
-    return "\n".join([*lines, *_failures(result.failed), ""]) + "\n"
+    values = {
+        "built": len(result.ran),
+        "pulled": len(tally.pulled),
+        "rows": [
+            _row(build, {labels[key] for key in build.actions.values()}, tally, broken)
+            for build in plan.builds
+        ],
+        "failed": result.failed,
+    }
+    return render("mmbuild.ci", "summary.md.j2", values)
 
 
 def append_summary(text: str) -> bool:
@@ -54,13 +51,12 @@ def append_summary(text: str) -> bool:
     return True
 
 
-def _row(build: Build, labels: Sequence[str], tally: Tally, broken: set[str]) -> str:
-    own = set(labels)
+def _row(build: Build, own: set[str], tally: Tally, broken: set[str]) -> tuple[str, ...]:
     built, pulled = own & tally.built.keys(), own & tally.pulled
     told = _looked_at(build) if not own & broken else {}
     failed = ", ".join(sorted(label.rpartition("/")[2] for label in own & broken))
-    cells = [
-        f"`{build.recipe}`",
+    return (
+        build.recipe,
         told.get("precision", ""),
         told.get("size", ""),
         str(len(built)),
@@ -68,8 +64,7 @@ def _row(build: Build, labels: Sequence[str], tally: Tally, broken: set[str]) ->
         str(len(own - built - pulled)) if not failed else "",
         estimate_text(sum(tally.built[label] for label in built)) if built else "",
         f"failed: {failed}" if failed else told.get("gates", ""),
-    ]
-    return f"| {' | '.join(cells)} |"
+    )
 
 
 def _looked_at(build: Build) -> dict[str, str]:
@@ -86,8 +81,3 @@ def _looked_at(build: Build) -> dict[str, str]:
         "size": size_text(sum(found["bytes"].values())),
         "gates": f"{gates[0]} of {gates[1]}" if gates else "",
     }
-
-
-def _failures(failed: Sequence[Failed]) -> list[str]:
-    lines = [f"- `{item.label}` {item.code}: {' '.join(item.message.split())}" for item in failed]
-    return ["", *lines] if lines else []

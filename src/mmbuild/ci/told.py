@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmbuild._version import __version__
+from mmbuild.base.templates import code, render
 from mmbuild.changes.blame import step_of
 from mmbuild.ci.differences import Difference, Differences
 from mmbuild.ci.lines import Line
@@ -50,17 +51,14 @@ def document(found: Differences, seconds: Mapping[str, float]) -> dict[str, Any]
 
 def markdown(found: Differences, seconds: Mapping[str, float]) -> str:
     """A comment for a pull request: what is built, for which variants, why, and what is free."""
-    lines = [f"### {_headline(found)}", ""]
-    differing = [one for one in found.variants if one.state != "same"]
-    if differing:
-        lines += ["| variant | | why | builds | keeps | time |", "|---|---|---|---|---|---|"]
-        lines += _rows(differing, seconds)
-        lines += ["", _cost(found, seconds)]
-    lines += _free(found)
-    if found.faults:
-        lines += ["", f"Not planned at `{found.before}`, so that their variants count as new:", ""]
-        lines += [f"- `{file}`: {_cell(why)}" for file, why in found.faults.items()]
-    return "\n".join(lines) + "\n"
+    values = {
+        "found": found,
+        "headline": _headline(found),
+        "rows": _rows([one for one in found.variants if one.state != "same"], seconds),
+        "cost": _cost(found, seconds),
+        "free": _free(found),
+    }
+    return render("mmbuild.ci", "differences.md.j2", values)
 
 
 def _headline(found: Differences) -> str:
@@ -73,43 +71,44 @@ def _headline(found: Differences) -> str:
     return f"mmbuild: {counts} of {total} variants"
 
 
-def _rows(differing: Iterable[Difference], seconds: Mapping[str, float]) -> list[str]:
-    """A row for variants of which the same is told: a line of a base recipe changes many alike."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+_Cell = tuple[str, ...]
+"""Lines of a table's cell."""
+
+
+def _rows(differing: Iterable[Difference], seconds: Mapping[str, float]) -> list[list[_Cell]]:
+    """A row for variants that differ in the same way: a line of a base recipe changes many alike."""
+    alike: dict[tuple[_Cell, ...], list[str]] = {}
     for one in differing:
-        alike.setdefault(_cells(one, seconds), []).append(f"`{one.name}`")
-    rows = []
-    for cells, names in alike.items():
-        more = [f"and {len(names) - _NAMES} more"] if len(names) > _NAMES else []
-        time = f"{cells[-1]} each" if cells[-1] and len(names) > 1 else cells[-1]
-        rows.append(f"| {' | '.join(['<br>'.join([*names[:_NAMES], *more]), *cells[:-1], time])} |")
-    return rows
+        alike.setdefault(_cells(one, seconds), []).append(code(one.name))
+    return [
+        [_at_most(_NAMES, names), *cells, (f"{time} each" if time and len(names) > 1 else time,)]
+        for (*cells, (time,)), names in alike.items()
+    ]
 
 
-def _cells(one: Difference, seconds: Mapping[str, float]) -> tuple[str, ...]:
+def _cells(one: Difference, seconds: Mapping[str, float]) -> tuple[_Cell, ...]:
     builds = ", ".join(dict.fromkeys(step_of(action.label) for action in one.build)) or "nothing"
+    causes = [*(_line(line) for line in one.lines if not line.free), *one.reasons]
     return (
-        one.state,
-        _why(one),
-        builds if one.state != "gone" else "",
-        str(len(one.keep)) if one.state != "gone" else "",
-        estimate_text(_sum(one.build, seconds)) if one.build else "",
+        (one.state,),
+        _at_most(_CAUSES, causes) or (code(one.file),),
+        (builds if one.state != "gone" else "",),
+        (str(len(one.keep)) if one.state != "gone" else "",),
+        (estimate_text(_sum(one.build, seconds)) if one.build else "",),
     )
 
 
-def _why(one: Difference) -> str:
-    causes = [_line(line) for line in one.lines if not line.free] + [_cell(reason) for reason in one.reasons]
-    more = [f"and {len(causes) - _CAUSES} more"] if len(causes) > _CAUSES else []
-    return "<br>".join([*causes[:_CAUSES], *more]) or f"`{one.file}`"
+def _at_most(most: int, texts: Sequence[str]) -> _Cell:
+    return (*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else []))
 
 
 def _line(line: Line) -> str:
-    place = f"`{line.file}:{line.line}`"
+    place = f"{code(f'{line.file}:{line.line}')} {code(line.key)}"
     if line.old is ABSENT:
-        return f"{place} {_code(line.key)} was added: {_code(line.new)}"
+        return f"{place} was added: {code(shown(line.new))}"
     if line.new is ABSENT:
-        return f"{place} {_code(line.key)} is gone, it was {_code(line.old)}"
-    return f"{place} {_code(line.key)} from {_code(line.old)} to {_code(line.new)}"
+        return f"{place} is gone, it was {code(shown(line.old))}"
+    return f"{place} from {code(shown(line.old))} to {code(shown(line.new))}"
 
 
 def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
@@ -123,14 +122,14 @@ def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
 
 
 def _free(found: Differences) -> list[str]:
-    told = dict.fromkeys(
-        f"- {_line(line)}: no action depends on it"
+    told = [
+        f"{_line(line)}: no action depends on it"
         for one in found.variants
         for line in one.lines
         if line.free or one.state == "same"
-    )
-    told |= dict.fromkeys(f"- `{file}`: nothing but comments or layout" for file in found.only_text)
-    return ["", "Free:", "", *told] if told else []
+    ]
+    told += [f"{code(file)}: nothing but comments or layout" for file in found.only_text]
+    return list(dict.fromkeys(told))
 
 
 def _variant(one: Difference, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -170,12 +169,3 @@ def _sum(actions: Iterable[Action], seconds: Mapping[str, float]) -> float:
 
 def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
-
-
-def _code(value: Any) -> str:
-    return f"`{_cell(shown(value)).replace('`', chr(39))}`"
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")

@@ -1,79 +1,73 @@
-"""Plots as inline SVG: no script, no file beside the page, the same bytes for the same numbers."""
+"""Geometry of plots; ``templates/plot.html.j2`` draws them, with the same bytes for the same numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
-
-WIDTH, HEIGHT = 640, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 10, 12, 34
+from dataclasses import dataclass
+from typing import ClassVar
 
 
-def lines(values: Sequence[float], *, title: str, across: str, mark: float | None = None) -> str:
-    """One value after the other, joined.
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Values at 1, 2, ... over axes from 0 to a round number.
 
-    Args:
-        values: At 1, 2, ...; not empty, none below 0.
+    Attributes:
+        values: Not empty, none below 0.
         title: Read aloud in place of the picture.
         across: What the horizontal axis counts.
-        mark: A level to draw across, such as a gate's bound; named where it lies above all values.
+        mark: A level to draw across, such as a gate's bound; named where it is above all values.
+        as_bars: A bar for each value instead of joined points.
     """
-    top = _top(values)
-    count = len(values)
-    points = [(_x((i + 0.5) / count), _y(value / top)) for i, value in enumerate(values)]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
-    return _frame(f'<polyline points="{path}"/>{dots}', top, count, title, across, mark)
 
+    width: ClassVar[int] = 640
+    height: ClassVar[int] = 180
+    left: ClassVar[int] = 64
+    right: ClassVar[int] = 630
+    top: ClassVar[int] = 12
+    bottom: ClassVar[int] = 146
 
-def bars(values: Sequence[float], *, title: str, across: str, mark: float | None = None) -> str:
-    """One bar for each value; arguments as of :func:`lines`."""
-    top = _top(values)
-    count = len(values)
-    wide = (WIDTH - _LEFT - _RIGHT) / count
-    drawn = "".join(
-        f'<rect x="{_x(i / count) + 0.1 * wide:.1f}" y="{_y(value / top):.1f}" width="{0.8 * wide:.1f}" '
-        f'height="{_y(0) - _y(value / top):.1f}"/>'
-        for i, value in enumerate(values)
-    )
-    return _frame(drawn, top, count, title, across, mark)
+    values: Sequence[float]
+    title: str
+    across: str
+    mark: float | None = None
+    as_bars: bool = False
 
+    @property
+    def count(self) -> int:
+        return len(self.values)
 
-def _frame(inner: str, top: float, count: int, title: str, across: str, mark: float | None) -> str:
-    """Axes with their ends named around ``inner``."""
-    bound = ""
-    if mark is not None and mark > top:
-        bound = f'<text x="{WIDTH - _RIGHT}" y="{_TOP}" text-anchor="end">gate at {mark:.3g}, above</text>'
-    elif mark is not None:
-        y = _y(mark / top)
-        bound = f'<line class="bound" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    ends = "".join(
-        f'<text x="{_LEFT - 6}" y="{_y(level) + 4:.1f}" text-anchor="end">{level * top:.3g}</text>'
-        for level in (0.0, 1.0)
-    )
-    named = (
-        f'<text x="{_x(0.5):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{escape(across)}, 1 to {count}</text>'
-    )
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f'<path class="axes" d="M{_LEFT} {_TOP}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
-        f"{inner}{bound}{ends}{named}</svg>"
-    )
+    @property
+    def most(self) -> float:
+        """The upper end of the axis: a round number that no value exceeds."""
+        most = max(self.values)
+        if most <= 0:
+            return 1.0
+        step = 10.0 ** math.floor(math.log10(most))
+        return next(factor * step for factor in (1, 2, 5, 10) if factor * step >= most)
 
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """(x, y) of each value, in pixels from the top left."""
+        step = self._step
+        return [
+            (self.left + (at + 0.5) * step, self.y(value))
+            for at, value in enumerate(() if self.as_bars else self.values)
+        ]
 
-def _top(values: Sequence[float]) -> float:
-    """A round number that no value exceeds."""
-    most = max(values)
-    if most <= 0:
-        return 1.0
-    step = 10.0 ** math.floor(math.log10(most))
-    return next(factor * step for factor in (1, 2, 5, 10) if factor * step >= most)
+    @property
+    def bars(self) -> list[tuple[float, float, float]]:
+        """(x, y, width) of each bar, which goes down to the axis."""
+        step = self._step
+        return [
+            (self.left + (at + 0.1) * step, self.y(value), 0.8 * step)
+            for at, value in enumerate(self.values if self.as_bars else ())
+        ]
 
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        return self.bottom - value / self.most * (self.bottom - self.top)
 
-def _x(share: float) -> float:
-    return _LEFT + share * (WIDTH - _LEFT - _RIGHT)
-
-
-def _y(share: float) -> float:
-    return HEIGHT - _BOTTOM - share * (HEIGHT - _BOTTOM - _TOP)
+    @property
+    def _step(self) -> float:
+        return (self.right - self.left) / self.count
