@@ -59,7 +59,7 @@ def groups(argv: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 @pytest.mark.parametrize("case", BUILT, ids=named)
-def test_the_commands_of_the_page(case: Case) -> None:
+def test_the_commands_of_the_page_and_their_flags_for_profiling_and_accuracy(case: Case) -> None:
     version, block, model = case
     made = ours(case)
     for name, argv in block["commands"].items():
@@ -70,6 +70,9 @@ def test_the_commands_of_the_page(case: Case) -> None:
         flags = sorted(flags + [tuple(group) for group in deviation.get("with", ())])
         assert groups(spelt(made[name].argv, model)) == (head, flags), name
         assert made[name].workdir == load_toolchain(version).workdir
+    head, flags = groups(made["run"].argv)
+    for name, flag in (("profile", "--run_profiling"), ("check_accuracy", "--check_accuracy")):
+        assert groups(made[name].argv) == (head, sorted([*flags, (flag,)]))
 
 
 def spelt(argv: Sequence[str], model: str) -> list[str]:
@@ -84,14 +87,6 @@ def spelt(argv: Sequence[str], model: str) -> list[str]:
 def test_nothing_else_is_done(case: Case) -> None:
     block, made = case[1], set(ours(case))
     assert made - set(block["commands"]) - set(block.get("extra", ())) <= {"run", "profile", "check_accuracy"}
-
-
-@pytest.mark.parametrize("case", BUILT, ids=named)
-def test_profiling_and_accuracy_are_flags_of_the_same_command(case: Case) -> None:
-    made = ours(case)
-    for name, flag in (("profile", "--run_profiling"), ("check_accuracy", "--check_accuracy")):
-        head, flags = groups(made["run"].argv)
-        assert groups(made[name].argv) == (head, sorted([*flags, (flag,)]))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if "refused" in case[1]], ids=named)

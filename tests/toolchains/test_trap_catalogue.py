@@ -8,7 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from trap_checks import CHECKS
 
@@ -24,26 +23,25 @@ BY_KIND = {
     "construction": ("tests/toolchains/", "tests/graph/", "tests/steps/", "tests/running/"),
     "environment": ("tests/doctor/",),
 }  # fmt: skip
-IDS = [str(trap["id"]) for trap in TRAPS]
 
 
 def test_each_number_is_there_once_and_in_order() -> None:
     numbers = [trap["id"] for trap in TRAPS if isinstance(trap["id"], int)]
     assert numbers == list(range(1, 35))
-    assert len(set(IDS)) == len(IDS)
+    assert len({str(trap["id"]) for trap in TRAPS}) == len(TRAPS)
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=IDS)
-def test_an_entry_is_whole(trap: dict[str, Any]) -> None:
-    assert set(trap) <= {"id", "trap", "toolchains", "kind", "codes", "held", "evidence"}
-    assert trap["trap"].endswith(".")
-    assert trap["evidence"]
-    assert set(trap.get("toolchains", ())) <= set(SUPPORTED)
-    assert trap["kind"]
-    assert set(trap["kind"]) <= set(KINDS)
-    assert set(trap.get("codes", ())) <= set(codes())
-    # What is found has a code; what cannot happen needs none, and doctor's checks have names instead.
-    assert trap.get("codes") or not {"recipe", "product"} & set(trap["kind"])
+def test_every_entry_is_whole() -> None:
+    for trap in TRAPS:
+        assert set(trap) <= {"id", "trap", "toolchains", "kind", "codes", "held", "evidence"}, trap
+        assert trap["trap"].endswith("."), trap
+        assert trap["evidence"], trap
+        assert set(trap.get("toolchains", ())) <= set(SUPPORTED), trap
+        assert trap["kind"], trap
+        assert set(trap["kind"]) <= set(KINDS), trap
+        assert set(trap.get("codes", ())) <= set(codes()), trap
+        # What is found has a code; what cannot happen needs none, and doctor's checks have names instead.
+        assert trap.get("codes") or not {"recipe", "product"} & set(trap["kind"]), trap
 
 
 @cache
@@ -57,9 +55,8 @@ def skipped(function: ast.FunctionDef) -> bool:
     return any("mark.skip" in ast.unparse(item) for item in function.decorator_list)
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=IDS)
-def test_what_holds_it_exists_and_is_collected(trap: dict[str, Any]) -> None:
-    for held in trap["held"]:
+def test_what_holds_a_trap_exists_and_is_collected() -> None:
+    for held in (held for trap in TRAPS for held in trap["held"]):
         path, _, rest = held.partition("::")
         name, _, check = rest.partition("[")
         assert re.fullmatch(r"tests/\w+/test_\w+\.py", path), held
@@ -70,10 +67,10 @@ def test_what_holds_it_exists_and_is_collected(trap: dict[str, Any]) -> None:
             assert [known for known in CHECKS if known.startswith(check)], held
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=IDS)
-def test_each_kind_is_held_where_such_things_are_tested(trap: dict[str, Any]) -> None:
-    for kind in trap["kind"]:
-        assert [held for held in trap["held"] if held.startswith(BY_KIND[kind])], kind
+def test_each_kind_is_held_where_such_things_are_tested() -> None:
+    for trap in TRAPS:
+        for kind in trap["kind"]:
+            assert [held for held in trap["held"] if held.startswith(BY_KIND[kind])], (trap["id"], kind)
 
 
 def test_every_check_of_command_lines_is_for_a_trap_of_its_number() -> None:
