@@ -26,6 +26,8 @@ def project(tmp_path):
     """The project, as if it had been made where it now lies."""
     with tarfile.open(FIXTURE) as archive:
         archive.extractall(tmp_path, filter="data")
+    plan = tmp_path / "saved-plan.json"
+    plan.write_text(plan.read_text().replace(MADE_AT, str(tmp_path)))
     for path in (tmp_path / "store" / "roots").iterdir():
         root = json.loads(path.read_text().replace(MADE_AT, str(tmp_path)))
         root["files"] = {
