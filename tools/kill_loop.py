@@ -21,13 +21,12 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUPPORT = ROOT / "tests" / "support"
-sys.path[:0] = [str(SUPPORT), str(ROOT / "src")]
-
-from command_steps import expected  # noqa: E402
+TESTS = ROOT / "tests"
+sys.path[:0] = [str(TESTS), str(ROOT / "src")]
 
 from mmbuild.store.layout import open_store  # noqa: E402
 from mmbuild.store.verify import check_store  # noqa: E402
+from support.steps import apply_chains  # noqa: E402
 
 FAULTS = (
     "publish-objects",
@@ -74,7 +73,7 @@ def one_round(place: Path, draw: random.Random) -> Counter[str]:
             print(said.decode(errors="replace")[-2000:], file=sys.stderr)
         count["wrong engines"] += sum(
             not _holds(place / f"build-{name}" / recipe / "text", content)
-            for recipe, content in expected(text).items()
+            for recipe, content in apply_chains.expected(text).items()
         )
     store = open_store(place / "store")
     found = check_store(store)
@@ -84,14 +83,14 @@ def one_round(place: Path, draw: random.Random) -> Counter[str]:
 
 
 def _start(place: Path, name: str, text: str, fault: str | None) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(SUPPORT), str(ROOT / "src")))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(ROOT / "src")))}
     environment["MMBUILD_TEST_COUNT"] = str(place / "count")
     if fault:
         environment["MMBUILD_FAULT"] = fault
     return subprocess.Popen(
         [
             sys.executable,
-            str(SUPPORT / "command_steps.py"),
+            apply_chains.__file__,
             str(place / "store"),
             str(place / f"build-{name}"),
             text,

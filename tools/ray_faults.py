@@ -17,15 +17,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-
-from builds import Workshop
-from cluster_shop import Raylets, Shop, raylets
-from trivial_steps import action
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.store.journal import load_cache
 from mmbuild.store.verify import check_store
+from support.projects.cluster import Raylets, Shop, raylets
+from support.projects.workshop import Workshop
+from support.steps.trivial import action
 
 _WIDE = 6
 
@@ -88,7 +87,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
-    os.environ["MMBUILD_STEPS"] = "trivial_steps:TABLE"
+    os.environ["MMBUILD_STEPS"] = "support.steps.trivial:TABLE"
     counts, chance = Counts(), random.Random(asked.seed)
     with raylets() as cluster, tempfile.TemporaryDirectory() as temporary:
         for number in range(asked.rounds):

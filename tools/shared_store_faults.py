@@ -23,15 +23,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SUPPORT = ROOT / "tests" / "support"
-sys.path[:0] = [str(SUPPORT), str(ROOT / "src")]
-
-from shared_shop import Machine, Unreliable  # noqa: E402
-from trivial_steps import chain  # noqa: E402
+TESTS = ROOT / "tests"
+sys.path[:0] = [str(TESTS), str(ROOT / "src")]
 
 from mmbuild.remote.shared import SharedStore  # noqa: E402
 from mmbuild.store.layout import open_store  # noqa: E402
 from mmbuild.store.verify import check_store  # noqa: E402
+from support.projects.machines import Machine, Unreliable  # noqa: E402
+from support.steps import apply_chains, apply_shared  # noqa: E402
+from support.steps.trivial import chain  # noqa: E402
 
 _USERS = (65533, 65534)
 _TEXT = "a"
@@ -159,12 +159,12 @@ def _faults(shared: SharedStore) -> int:
 def _start(place: Path, store: Path, build: Path, user: int | None) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
-        "PYTHONPATH": f"{SUPPORT}:{ROOT / 'src'}",
+        "PYTHONPATH": f"{TESTS}:{ROOT / 'src'}",
         "MMBUILD_REMOTE": _url(place),
         "MMBUILD_PUSH": "always",
         "HOME": str(place),
     }
-    words = [sys.executable, str(SUPPORT / "shared_steps.py"), str(store), str(build), _TEXT]
+    words = [sys.executable, apply_shared.__file__, str(store), str(build), _TEXT]
     return subprocess.Popen(
         [*_becoming(user), *words],
         env=environment,
@@ -187,9 +187,7 @@ def _engines(build: Path) -> dict[str, str]:
 
 
 def _expected() -> dict[str, str]:
-    import command_steps
-
-    return dict(command_steps.expected(_TEXT))
+    return dict(apply_chains.expected(_TEXT))
 
 
 def _two_users() -> bool:

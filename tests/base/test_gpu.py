@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import fake_pynvml
 import pytest
-from fake_pynvml import A10, H200
 
 from mmbuild.base import gpu
 from mmbuild.base.gpu import Gpu, first_sm, gpus, least_memory, visible_gpus
+from support.toolchain import fake_pynvml
+from support.toolchain.fake_pynvml import A10, H200
 
 
 @pytest.fixture(autouse=True)

@@ -6,9 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from data_set_hub import FIRST, REPO, image_folder, lines, picture, serving
-from errors_told import refused
-from hub_server import Hub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +15,9 @@ from mmbuild.calibration.data_set import FILE, DataSet, parse, sample_file
 from mmbuild.sources.errors import SourceError
 from mmbuild.steps import calibration_data
 from mmbuild.steps.base import StepContext
+from support.errors import refused
+from support.servers.data_set_hub import FIRST, REPO, image_folder, lines, picture, serving
+from support.servers.hub import Hub
 
 Start = Callable[[dict[str, bytes]], Hub]
 word = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)

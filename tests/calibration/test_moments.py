@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from errors_told import refused
 from torch import nn
-from weight_only_values import dequantize
 
 import demo_worlds
 from mmbuild.calibration import data, loop, moments
@@ -19,6 +17,8 @@ from mmbuild.checkpoint import clip, weight_only
 from mmbuild.checkpoint.weight_only import ALGORITHMS
 from mmbuild.engine.processor import Request, load_processor
 from mmbuild.engine.reference import continue_greedily, load_reference
+from support.errors import refused
+from support.models.weight_only import dequantize
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FAMILIES = ("llava", "vila", "blip2-opt")

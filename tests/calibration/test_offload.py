@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from two_devices import GPU, HOST, TwoDevices
 
 import demo_worlds
 from mmbuild.calibration import data, loop, moments, offload, optimizer
 from mmbuild.calibration.optimizer import Observed
 from mmbuild.engine.processor import Request, load_processor
 from mmbuild.engine.reference import load_reference
+from support.engines.two_devices import GPU, HOST, TwoDevices
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FAMILIES = ("llava", "vila", "blip2-opt")

@@ -6,12 +6,12 @@ import random
 import shutil
 
 import pytest
-from built_project import NAME, RECIPE, Project
 
 from mmbuild.api import apply, load_recipe, plan
 from mmbuild.changes.builds import DiffError, compare_builds
 from mmbuild.changes.files import FileChange, file_changes
 from mmbuild.changes.told_builds import as_json, lines
+from support.projects.demo_project import NAME, RECIPE, Project
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from built_project import NAME, RECIPE, Project
 
 from mmbuild.api import apply, plan_graphs
 from mmbuild.changes.blame import causes
@@ -12,6 +11,7 @@ from mmbuild.changes.recipe import Question, look
 from mmbuild.changes.told import overview
 from mmbuild.execute.prepare import Request, prepare
 from mmbuild.store.layout import open_store
+from support.projects.demo_project import NAME, RECIPE, Project
 
 
 @pytest.fixture

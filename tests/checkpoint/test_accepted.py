@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calibrated_checkpoints import random_tensors, write_checkpoint
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +18,8 @@ from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.families.base import LlmFacts
 from mmbuild.products.load import tables
 from mmbuild.toolchains.versions import SUPPORTED
+from support.errors import refused
+from support.models.calibrated_checkpoints import random_tensors, write_checkpoint
 
 LLM = LlmFacts(
     architecture="LlamaForCausalLM",

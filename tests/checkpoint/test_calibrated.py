@@ -1,7 +1,6 @@
 """What calibrated checkpoints store of a linear layer."""
 
 import pytest
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +8,7 @@ from mmbuild.checkpoint.calibrated import ALGORITHMS, quantization_json, stored_
 from mmbuild.checkpoint.config import CheckpointConfig, from_json, to_json
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.families.base import LlmFacts
+from support.errors import refused
 
 LLM = LlmFacts(
     architecture="LlamaForCausalLM",

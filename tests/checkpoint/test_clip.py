@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weight_only_values import dequantize
 
 from mmbuild.checkpoint import clip, weight_only
 from mmbuild.checkpoint.clip import Moments
 from mmbuild.checkpoint.weight_only import ALGORITHMS
+from support.models.weight_only import dequantize
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

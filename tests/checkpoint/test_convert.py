@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import weights_on_disk as disk
 from safetensors.torch import load_file
 
 from mmbuild.checkpoint.config import CheckpointConfig
 from mmbuild.checkpoint.convert import convert
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.families import family
+from support.models import weights_on_disk as disk
 
 
 def run(model: Path, out: Path, ways: int = 1, dtype: str = "float32") -> list[dict[str, np.ndarray]]:

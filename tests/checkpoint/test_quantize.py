@@ -3,9 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import weights_on_disk as disk
-from build_engine import facts_of
-from weight_only_values import dequantize
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.quantize import quantize_checkpoint, scale_name
@@ -14,6 +11,9 @@ from mmbuild.checkpoint.weight_only import ALGORITHMS, quantize
 from mmbuild.graph import parameters
 from mmbuild.steps import convert
 from mmbuild.steps.base import StepContext
+from support.engines.build import facts_of
+from support.models import weights_on_disk as disk
+from support.models.weight_only import dequantize
 
 LINEARS = ("qkv.weight", "dense.weight", "fc.weight", "gate.weight", "proj.weight")
 

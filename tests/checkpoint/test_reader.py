@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-import weights_on_disk as disk
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.reader import load_config, open_tensors
@@ -10,6 +9,7 @@ from mmbuild.families import family
 from mmbuild.graph import parameters
 from mmbuild.steps import convert, quantize
 from mmbuild.steps.base import StepContext
+from support.models import weights_on_disk as disk
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from weight_only_values import dequantize
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.weight_only import (
@@ -14,6 +13,7 @@ from mmbuild.checkpoint.weight_only import (
     quantized_shape,
     unpack,
 )
+from support.models.weight_only import dequantize
 
 floats = st.floats(-8, 8, width=16)
 even = st.integers(1, 6).map(lambda n: 2 * n)

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import weights_on_disk as disk
 from safetensors.numpy import save_file
 
 from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.checkpoint.split import Cut
 from mmbuild.checkpoint.weights import open_weights, weight_files
+from support.models import weights_on_disk as disk
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])

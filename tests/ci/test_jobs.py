@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from variant_graphs import variant, variants
 
 from mmbuild.ci.errors import CiError
 from mmbuild.ci.jobs import job_named, jobs_of, select
 from mmbuild.graph.keys import make_action
+from support.projects.variants import variant, variants
 
 STAGES = ["source", "shared", "engine"]
 

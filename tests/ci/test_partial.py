@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from shared_shop import Machine
 
 from mmbuild.ci.union import closure
 from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.keys import make_action
 from mmbuild.graph.plan import Verdict, graphs_of
+from support.projects.machines import Machine
 
 
 def write(text, **inputs):

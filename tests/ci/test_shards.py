@@ -7,13 +7,13 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from variant_graphs import variant, variants
 
 from mmbuild.ci.seconds import estimated
 from mmbuild.ci.shards import cut
 from mmbuild.ci.union import union_of
 from mmbuild.graph.action import Resources
 from mmbuild.graph.keys import make_action
+from support.projects.variants import variant, variants
 
 COUNTS = st.integers(1, 5)
 AT_ONCE = st.integers(1, 3)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import made_up_reports
-
 from mmbuild.api import plan_graphs
 from mmbuild.ci.summary import append_summary, summary
 from mmbuild.ci.tally import Tally
@@ -18,6 +16,7 @@ from mmbuild.graph.keys import make_action
 from mmbuild.quality.bounds import bounds
 from mmbuild.steps import verify
 from mmbuild.store.layout import open_store
+from support import reports
 
 
 def engine(directory):
@@ -29,7 +28,7 @@ def engine(directory):
     layout.write(directory, layout.Description("llava", "torch", llm, {}, target, {}, None, ()))
     (directory / "llm" / "rank0.safetensors").write_bytes(bytes(3_000_000))
     (directory / "manifest.json").write_text(json.dumps({"actions": []}))
-    report = verify.report_of(made_up_reports.measures((0.2, 0.4)), bounds("int4", {}), "model", None)
+    report = verify.report_of(reports.measures((0.2, 0.4)), bounds("int4", {}), "model", None)
     verify.write(report, {}, directory / "verify" / "report.json")
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from built_project import Project
 
 from mmbuild.ci.github import STAGES
 from mmbuild.ci.gitlab import BASE
+from support.projects.demo_project import Project
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/recipes.yml").read_text())

@@ -6,10 +6,10 @@ import re
 import sys
 
 import pytest
-from built_project import NAME, RECIPE, Project
-from terminal import CONTROL, HIDE, SGR, SHOW, Terminal
 
 from mmbuild.store.layout import open_store
+from support.projects.demo_project import NAME, RECIPE, Project
+from support.terminal import CONTROL, HIDE, SGR, SHOW, Terminal
 
 LABEL = f"{NAME}/quantize"
 

@@ -5,7 +5,8 @@ import re
 import shutil
 
 import pytest
-from built_project import NAME, RECIPE, Project
+
+from support.projects.demo_project import NAME, RECIPE, Project
 
 STEPS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify")
 

@@ -8,7 +8,8 @@ import re
 import shutil
 
 import pytest
-from built_project import NAME, RECIPE, Project
+
+from support.projects.demo_project import NAME, RECIPE, Project
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from built_project import Project
-from ci_project import CiProject
+
+from support.projects.ci_project import CiProject
+from support.projects.demo_project import Project
 
 RECIPES = ("recipes/demo/llava.yaml", "recipes/demo/llava-int4.yaml", "recipes/demo/blip2-t5.yaml")
 NAMES = {"llava-shapes", "llava-shapes-int4", "blip2-t5-shapes"}

@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fake_pynvml
 import pytest
-from environment_standins import make_python
 
 from mmbuild import host
 from mmbuild.cli import main
 from mmbuild.engine.layout import Description, write
+from support.toolchain import fake_pynvml
+from support.toolchain.environments import make_python
 
 TORCH = host.installed_versions(("torch",))["torch"]
 INSIDE = {"tensorrt_llm": "0.9.0", "tensorrt": "9.3.0.post12.dev1"}

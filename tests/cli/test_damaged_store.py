@@ -6,7 +6,8 @@ import os
 import time
 
 import pytest
-from built_project import NAME, RECIPE, Project
+
+from support.projects.demo_project import NAME, RECIPE, Project
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environment_standins import make_python
-from recipe_project import write_project
 
 from mmbuild.cli import main
+from support.projects.recipe_project import write_project
+from support.toolchain.environments import make_python
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from model_directories import save_llava
 from PIL import Image
-from recipe_project import RECIPE, png, write_project
 
 from mmbuild.base.install import install_hint
 from mmbuild.cli import main
+from support.models.directories import save_llava
+from support.projects.recipe_project import RECIPE, png, write_project
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "project-9d5f9bf.tar.xz"
 

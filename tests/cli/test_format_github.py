@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from built_project import NAME, RECIPE, Project
+
+from support.projects.demo_project import NAME, RECIPE, Project
 
 LABEL = f"{NAME}/quantize"
 

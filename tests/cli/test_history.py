@@ -3,7 +3,7 @@
 import json
 import re
 
-from built_project import NAME, RECIPE, Project
+from support.projects.demo_project import NAME, RECIPE, Project
 
 
 def test_applies_are_listed_with_counts(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from built_project import NAME, RECIPE, Project
+
+from support.projects.demo_project import NAME, RECIPE, Project
 
 LOCK = RECIPE.replace(".yaml", ".lock")
 

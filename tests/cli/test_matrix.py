@@ -8,8 +8,9 @@ import shlex
 
 import pytest
 import yaml
-from built_project import Project
-from ci_project import CiProject
+
+from support.projects.ci_project import CiProject
+from support.projects.demo_project import Project
 
 MATRIX = """\
 version: 1

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from ci_project import CiProject
 
 from mmbuild import host
+from support.projects.ci_project import CiProject
 
 
 @pytest.fixture

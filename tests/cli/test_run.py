@@ -2,15 +2,15 @@
 
 import json
 
-import demo_engines
 import pytest
-from build_engine import relaid
-from engines import demo_directory, drawn
 
 from demo_worlds import ask
 from mmbuild.cli import main
 from mmbuild.cli.run import emulated, pair
 from mmbuild.errors import UsageError
+from support.engines import demo as demo_engines
+from support.engines.build import relaid
+from support.engines.loaded import demo_directory, drawn
 
 
 @pytest.fixture

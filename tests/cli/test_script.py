@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from recipe_project import RECIPE, write_project
 
 from mmbuild.cli import main
 from mmbuild.cli.script import command
+from support.projects.recipe_project import RECIPE, write_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

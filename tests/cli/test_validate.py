@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from recipe_project import RECIPE, write_project
 
 from mmbuild.cli.validate import command
+from support.projects.recipe_project import RECIPE, write_project
 
 
 def run(*arguments: str) -> Result:

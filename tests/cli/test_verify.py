@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from build_engine import with_manifest
-from engines import DEMO, demo_directory, drawn
 from safetensors.torch import load_file, save_file
 
 from mmbuild.cli import main
+from support.engines.build import with_manifest
+from support.engines.loaded import DEMO, demo_directory, drawn
 
 
 @pytest.fixture

@@ -11,10 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builds import Workshop
-from built_project import RECIPE, Project
-from trivial_steps import TABLE, action
-from waiting import gone, wait_for
 
 from mmbuild.cluster import attempts
 from mmbuild.cluster.executor import carrier_to, on_cluster
@@ -30,9 +26,15 @@ from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import Store
 from mmbuild.store.locks import alone
 from mmbuild.store.verify import check_store
+from support import TESTS
+from support.projects.demo_project import RECIPE, Project
+from support.projects.workshop import Workshop
+from support.steps import apply_on_ray
+from support.steps.trivial import TABLE, action
+from support.waiting import gone, wait_for
 
 pytest.importorskip("ray")
-from cluster_shop import raylets
+from support.projects.cluster import raylets
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def cluster():
 
 @pytest.fixture(autouse=True)
 def steps_of_the_tests(monkeypatch):
-    monkeypatch.setenv("MMBUILD_STEPS", "trivial_steps:TABLE")
+    monkeypatch.setenv("MMBUILD_STEPS", "support.steps.trivial:TABLE")
 
 
 @pytest.fixture
@@ -387,12 +389,18 @@ def test_when_the_last_node_that_could_run_them_is_lost_actions_fail_rather_than
 
 
 def test_a_killed_driver_takes_its_actions_on_nodes_with_it(cluster, tmp_path):
-    program, file = Path(__file__).parents[1] / "support" / "cluster_steps.py", tmp_path / "pid"
-    command = [sys.executable, str(program), str(tmp_path / "store"), str(tmp_path / "build"), str(file)]
+    file = tmp_path / "pid"
+    command = [
+        sys.executable,
+        apply_on_ray.__file__,
+        str(tmp_path / "store"),
+        str(tmp_path / "build"),
+        str(file),
+    ]
     environment = {
         **os.environ,
         "RAY_ADDRESS": cluster.cluster.address,
-        "PYTHONPATH": str(program.parent),
+        "PYTHONPATH": str(TESTS),
     }
     driver = subprocess.Popen(command, env=environment)
     child = int(wait_for(lambda: driver.poll() is not None or (file.exists() and file.read_text())))

@@ -13,17 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from built_project import NAME, RECIPE, Project
-from waiting import gone, wait_for
 
 from mmbuild.cluster import connect
 from mmbuild.errors import MmbuildError
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import Store
+from support import TESTS
+from support.projects.demo_project import NAME, RECIPE, Project
+from support.steps import apply_on_ray
+from support.waiting import gone, wait_for
 
 pytest.importorskip("ray")
 
-PROGRAM = Path(__file__).parents[1] / "support" / "cluster_steps.py"
+PROGRAM = apply_on_ray.__file__
 
 
 def results(project):
@@ -128,7 +130,7 @@ def held(tmp_path):
     file = tmp_path / "pid"
     temporary = Path(tempfile.mkdtemp(prefix="mm"))  # names of sockets are at most 107 bytes
     command = [sys.executable, str(PROGRAM), str(tmp_path / "store"), str(tmp_path / "build"), str(file)]
-    environment = {**os.environ, "RAY_TMPDIR": str(temporary), "PYTHONPATH": str(PROGRAM.parent)}
+    environment = {**os.environ, "RAY_TMPDIR": str(temporary), "PYTHONPATH": str(TESTS)}
     with open(tmp_path / "told", "wb") as told:
         process = subprocess.Popen(command, env=environment, stderr=told, start_new_session=True)
     child = int(wait_for(lambda: process.poll() is not None or (file.exists() and file.read_text())))

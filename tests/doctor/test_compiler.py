@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-from environment_standins import make_program
 
 from mmbuild.doctor.compiler import compiler_check, untried
+from support.toolchain.environments import make_program
 
 
 def test_the_compiler_of_this_machine_builds_a_package_that_loads() -> None:

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from environment_standins import make_program, make_python
 
 from mmbuild import host
 from mmbuild.doctor import software
 from mmbuild.doctor.model import failing
 from mmbuild.environments.model import Interpreter
+from support.toolchain.environments import make_program, make_python
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environment_standins import git, make_checkout, make_engine, make_program, make_python
 
 from mmbuild.doctor import toolchain as checked
 from mmbuild.doctor.model import Check, failing
@@ -18,6 +17,7 @@ from mmbuild.doctor.wanted import programs, wanted
 from mmbuild.environments.model import Container, ToolchainEnvironment
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
+from support.toolchain.environments import git, make_checkout, make_engine, make_program, make_python
 
 VERSION = "0.10.0"
 RIGHT = {

@@ -4,8 +4,9 @@ import json
 import re
 
 import pytest
-from engines import DEMO, drawn
-from first_apply import NAME, RECIPE, Tool, first_apply
+
+from support.engines.first_apply import NAME, RECIPE, Tool, first_apply
+from support.engines.loaded import DEMO, drawn
 
 STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"}
 REBUILT = {"quantize", "build_llm", "assemble", "measure", "verify"}

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from standin_environment import configure, contained, environment, gpus
+
+from support.toolchain.host import configure, contained, environment, gpus
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/llava-int4.yaml"

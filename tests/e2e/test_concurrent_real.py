@@ -10,12 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from engines import drawn
 
 from mmbuild.engine import Engine
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import open_store
 from mmbuild.store.verify import check_store
+from support.engines.loaded import drawn
 
 ROOT = Path(__file__).parents[2]
 # Of one prompt: what several would need is not compiled.

@@ -2,7 +2,8 @@
 
 import pytest
 from benchmarks import exam
-from engines import demo_engine
+
+from support.engines.loaded import demo_engine
 
 PICTURES = 500
 

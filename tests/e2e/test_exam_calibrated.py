@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks import exam
-from engines import demo_engine
+
+from support.engines.loaded import demo_engine
 
 QUESTIONS, POINTS = 200, 3
 

@@ -43,11 +43,11 @@ class Project:
         environment = {
             **os.environ,
             "MMBUILD_STORE": str(self.root / "store"),
-            "MMBUILD_STEPS": "step_bodies:TABLE",
+            "MMBUILD_STEPS": "support.steps.recipe_steps:TABLE",
             "MMBUILD_REMOTE": "off",
             "XDG_CACHE_HOME": str(self.root / "cache"),
             "PYTHONPATH": os.pathsep.join(
-                [str(ROOT / "tests" / "support"), *filter(None, [os.environ.get("PYTHONPATH")])]
+                [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
             ),
             "NO_COLOR": "1",
             **options.pop("environment", {}),

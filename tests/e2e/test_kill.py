@@ -7,12 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import command_steps
 import pytest
 
 from mmbuild.store.journal import load_cache
 from mmbuild.store.layout import open_store
 from mmbuild.store.verify import check_store
+from support import TESTS
+from support.steps import apply_chains
 
 MOMENTS = 20
 FAULTS = (
@@ -23,19 +24,19 @@ FAULTS = (
     "journal-torn",
     "journal-after",
 )
-SUPPORT = Path(command_steps.__file__)
+PROGRAM = apply_chains.__file__
 
 
 def start(root, text="a", count=None, fault=None):
     environment = {
         **os.environ,
-        "PYTHONPATH": str(SUPPORT.parent),
+        "PYTHONPATH": str(TESTS),
         "MMBUILD_TEST_COUNT": str(count or root / "count"),
     }
     if fault:
         environment["MMBUILD_FAULT"] = fault
     return subprocess.Popen(
-        [sys.executable, str(SUPPORT), str(root / "store"), str(root / "build"), text],
+        [sys.executable, PROGRAM, str(root / "store"), str(root / "build"), text],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,9 +52,9 @@ def finish(process):
 
 
 def assert_right(root, text="a"):
-    for recipe, content in command_steps.expected(text).items():
+    for recipe, content in apply_chains.expected(text).items():
         assert (root / "build" / recipe / "text").read_text() == content
-    assert sorted(path.name for path in (root / "build").iterdir()) == sorted(command_steps.expected(text))
+    assert sorted(path.name for path in (root / "build").iterdir()) == sorted(apply_chains.expected(text))
     store = open_store(root / "store")
     assert check_store(store).faults == ()
     assert list(store.staging.iterdir()) == []
@@ -97,7 +98,7 @@ def test_killed_inside_publishing_or_journaling_the_next_apply_is_right(tmp_path
 def test_killed_while_a_change_is_built_the_next_apply_is_right(tmp_path, fault):
     finish(start(tmp_path, "a"))
     start(tmp_path, "b", fault=fault).communicate(timeout=60)
-    assert (tmp_path / "build" / "r0" / "text").read_text() == command_steps.expected("a")["r0"]
+    assert (tmp_path / "build" / "r0" / "text").read_text() == apply_chains.expected("a")["r0"]
     finish(start(tmp_path, "b"))
     assert_right(tmp_path, "b")
 
@@ -128,6 +129,6 @@ def test_applies_at_once_build_each_action_once(tmp_path, tools):
     count = tmp_path / "count"
     processes = [start(tmp_path, count=count) for _ in range(tools)]
     ran = [label for process in processes for label in finish(process)]
-    assert len(ran) == len(set(ran)) == 1 + 3 * command_steps.RECIPES
+    assert len(ran) == len(set(ran)) == 1 + 3 * apply_chains.RECIPES
     assert sorted(count.read_text().split()) == sorted(ran)
     assert_right(tmp_path)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from first_apply import compiled_store
+
+from support.engines.first_apply import compiled_store
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python-api.md").read_text("utf-8")

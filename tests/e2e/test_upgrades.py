@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from support import TESTS
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "project-9d5f9bf.tar.xz"
 MADE_AT = "/srv/mmbuild-old"
 ACTIONS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble")
@@ -54,8 +56,7 @@ def mmbuild(project, *arguments, steps=False, remote="off"):
         "NO_COLOR": "1",
     }
     if steps:
-        support = Path(__file__).parents[1] / "support"
-        environment |= {"MMBUILD_STEPS": "step_bodies:TABLE", "PYTHONPATH": str(support)}
+        environment |= {"MMBUILD_STEPS": "support.steps.recipe_steps:TABLE", "PYTHONPATH": str(TESTS)}
     done = subprocess.run(
         [sys.executable, "-m", "mmbuild", *arguments],
         cwd=project,

@@ -4,16 +4,16 @@ import dataclasses
 
 import pytest
 import torch
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from small_config import CONFIG
 
 from mmbuild.checkpoint import weight_only
 from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, stored_tensors
 from mmbuild.engine.calibrated import SCALAR_COPIES, bound, stored_shape
 from mmbuild.engine.config import EngineError, from_json
 from mmbuild.engine.make_linear import check_target, linear_maker
+from support.errors import refused
+from support.models.engine_config import CONFIG
 
 AWQ, SMOOTH, FP8 = BY_QUANT_ALGO
 GROUP = 16

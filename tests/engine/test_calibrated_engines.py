@@ -4,12 +4,8 @@ import dataclasses
 from types import MethodType
 
 import pytest
-import step_cache
 import torch
-from calibrated_checkpoints import AWQ, FP8, SMOOTH, in_hugging_face_names, random_tensors, write_checkpoint
-from errors_told import refused
 from safetensors.torch import load_file, save_file
-from small_config import CONFIG, LLM
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmbuild.checkpoint.config import CheckpointConfig
@@ -19,6 +15,17 @@ from mmbuild.engine.fit import check_weights
 from mmbuild.engine.session import Session
 from mmbuild.engine.weights import rank_files
 from mmbuild.steps import build_llm
+from support.errors import refused
+from support.models.calibrated_checkpoints import (
+    AWQ,
+    FP8,
+    SMOOTH,
+    in_hugging_face_names,
+    random_tensors,
+    write_checkpoint,
+)
+from support.models.engine_config import CONFIG, LLM
+from support.steps import cache as step_cache
 
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 LLAMA = dataclasses.replace(

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engines import demo_engine, demo_reference, drawn
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.engine.compare import TIE, Difference, compare, is_tie, kl_divergence
 from mmbuild.engine.reference import answer_greedily, continue_greedily
 from mmbuild.models.errors import EngineError
+from support.engines.loaded import demo_engine, demo_reference, drawn
+from support.errors import refused
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=5, max_size=5)
 

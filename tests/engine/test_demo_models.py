@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from demo_engines import BATCH, BEAMS, engine, reference
-from references import beam_search, rounded
 
 import demo_worlds
 from mmbuild.engine.beams import Beams
 from mmbuild.engine.compare import TIE, compare, is_tie
 from mmbuild.engine.reference import continue_greedily
+from support.engines.demo import BATCH, BEAMS, engine, reference
+from support.models.references import beam_search, rounded
 from training.nougat import distance
 
 FAMILIES = ("blip2-opt", "blip2-t5", "vila", "nougat")

@@ -4,7 +4,10 @@ import json
 
 import pytest
 import torch
-from engines import (
+
+from mmbuild.engine.compare import compare, is_tie
+from mmbuild.engine.reference import continue_greedily, load_reference
+from support.engines.loaded import (
     DEMO,
     demo_engine,
     demo_reference,
@@ -13,10 +16,7 @@ from engines import (
     random_model,
     random_requests,
 )
-from references import rounded
-
-from mmbuild.engine.compare import compare, is_tie
-from mmbuild.engine.reference import continue_greedily, load_reference
+from support.models.references import rounded
 
 TOKENS = 32
 SEEDS = (2, 3, 5, 11)

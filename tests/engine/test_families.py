@@ -1,13 +1,13 @@
 """Engines of every family give transformers' tokens at random small shapes: greedy, by beams, alone, in a batch."""
 
 import pytest
-from family_engines import BATCH, BEAMS, engine, reference, requests
-from references import beam_search
 
 from mmbuild.engine.beams import Beams
 from mmbuild.engine.compare import compare
 from mmbuild.engine.generate import Stopping
 from mmbuild.engine.reference import continue_greedily
+from support.engines.families import BATCH, BEAMS, engine, reference, requests
+from support.models.references import beam_search
 
 TOKENS = 16
 # Between them: norms before and after, tied heads and others, gated and plain MLPs, scaled embeddings and plain ones,

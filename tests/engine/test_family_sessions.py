@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from errors_told import refused
-from family_engines import BATCH, BEAMS, engine, reference, requests
 
 from mmbuild.engine.beams import Beams
 from mmbuild.engine.config import EngineError
@@ -14,6 +12,8 @@ from mmbuild.engine.reference import continue_greedily
 from mmbuild.engine.sampling import Sampling
 from mmbuild.engine.session import Session
 from mmbuild.engine.weights import rank_files
+from support.engines.families import BATCH, BEAMS, engine, reference, requests
+from support.errors import refused
 
 MODELS = [("blip2-opt", 10), ("blip2-t5", 1), ("nougat", 1), ("vila", 1)]
 models = pytest.mark.parametrize(("family", "seed"), MODELS)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from engines import demo_engine, drawn
-from errors_told import refused
 
 from mmbuild.engine import Sampling
 from mmbuild.engine.beams import Beams
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.generate import Stopping, collect, stream, without_circles
 from mmbuild.engine.repetition import Repetition
+from support.engines.loaded import demo_engine, drawn
+from support.errors import refused
 
 
 @pytest.fixture

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import engines
-import family_engines
 import pytest
-from build_engine import relaid, with_manifest
-from references import settled
 
 from mmbuild.engine import Engine
 from mmbuild.engine.beams import Beams
 from mmbuild.families import family
 from mmbuild.models.generation_settings import Reader, SettingsPlace, read_settings
+from support.engines import families as family_engines
+from support.engines import loaded as engines
+from support.engines.build import relaid, with_manifest
+from support.models.references import settled
 
 TOKENS = 12
 MODELS = [

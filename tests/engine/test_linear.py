@@ -4,15 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from small_config import CONFIG
 
 from mmbuild.engine import layouts
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.linear import block_rows
 from mmbuild.engine.make_linear import linear_maker
+from support.errors import refused
+from support.models.engine_config import CONFIG
 
 
 def layer(quant_algo, layout, inputs, outputs, dtype="float32"):

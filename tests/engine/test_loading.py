@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from engines import DEMO, demo_directory, demo_engine
-from errors_told import refused
 
 from mmbuild.engine import Engine, layout, package
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.layout import LayoutError
 from mmbuild.engine.processor import load_processor
 from mmbuild.ranks.failures import RankError
+from support.engines.loaded import DEMO, demo_directory, demo_engine
+from support.errors import refused
 
 load = partial(Engine.load, check=False)
 """What is wrong with files that somebody edited on purpose, and with those of builds without a manifest."""

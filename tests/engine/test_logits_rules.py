@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from errors_told import refused
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from model_sessions import IMAGE, START, VOCABULARY, ModelSession, generated, llama, t5
-from tiny_text import tokenizer
 
 from mmbuild.engine.beams import Beams, search
 from mmbuild.engine.config import EngineError
@@ -19,6 +16,9 @@ from mmbuild.engine.logits_rules import LogitsRules
 from mmbuild.engine.sampling import Sampling
 from mmbuild.models.generation_fields import fields
 from mmbuild.models.generation_settings import Reader, SettingsPlace, read_settings
+from support.engines.sessions import IMAGE, START, VOCABULARY, ModelSession, generated, llama, t5
+from support.errors import refused
+from support.models.tiny_text import tokenizer
 
 SEEN = ("ids", "ids and embeddings", "embeddings", "decoder ids")
 NEW_TOKENS = 12

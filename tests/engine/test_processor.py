@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from engines import demo_engine, drawn
-from errors_told import refused
 from PIL import Image
 
 from mmbuild.engine.processor import Request, encode
 from mmbuild.models.errors import EngineError
+from support.engines.loaded import demo_engine, drawn
+from support.errors import refused
 
 
 @pytest.fixture

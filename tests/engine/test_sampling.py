@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.engine.sampling import Sampler, Sampling, distribution
 from mmbuild.errors import UsageError
+from support.errors import refused
 
 VALUES = st.floats(-30, 30, allow_nan=False, width=32)
 ROWS = st.integers(2, 24).flatmap(

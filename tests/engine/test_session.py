@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from engines import demo_directory, demo_engine, random_requests
-from errors_told import refused
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.session import Session
 from mmbuild.engine.weights import rank_files
+from support.engines.loaded import demo_directory, demo_engine, random_requests
+from support.errors import refused
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from environment_standins import git, make_checkout, make_engine, make_program, make_python, recorded
 
 from mmbuild.environments.model import Container, Interpreter, ToolchainEnvironment
 from mmbuild.environments.probe import (
@@ -18,6 +17,14 @@ from mmbuild.environments.probe import (
     normalized,
     pinned,
     revision_of,
+)
+from support.toolchain.environments import (
+    git,
+    make_checkout,
+    make_engine,
+    make_program,
+    make_python,
+    recorded,
 )
 
 TRTLLM = {

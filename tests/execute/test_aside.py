@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from builds import Workshop
-from trivial_steps import action
 
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.store.gc import collect
 from mmbuild.store.roots import all_roots
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import action
 
 
 @pytest.fixture

@@ -6,9 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builds import Workshop
-from trivial_steps import action, chain
-from waiting import wait_for
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.confirm import confirm, seen_sources
@@ -24,6 +21,9 @@ from mmbuild.store.hashing import hash_file
 from mmbuild.store.journal import load_cache
 from mmbuild.store.locks import try_lock
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
+from support.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "models" / "llava-shapes"
 
@@ -94,10 +94,9 @@ def test_a_source_that_changed_before_its_action_runs_is_not_published(shop, sou
 
 
 def run(shop, plan):
-    from trivial_steps import TABLE
-
     from mmbuild.execute.local import Options
     from mmbuild.execute.resources import Capacity
+    from support.steps.trivial import TABLE
 
     return run_plan(plan, specs=TABLE, options=Options(Capacity(2, 1 << 50, (), 2)), sink=shop.events.append)
 

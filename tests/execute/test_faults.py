@@ -8,8 +8,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from builds import Workshop
-from trivial_steps import action, chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.events import Kind
@@ -17,6 +15,8 @@ from mmbuild.graph.action import RecipeGraph
 from mmbuild.store.gc import collect
 from mmbuild.store.locks import alone
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
 
 KIB = 1024
 

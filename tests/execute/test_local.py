@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from builds import Workshop
-from trivial_steps import action, chain
 
 from mmbuild.api import BuildError
 from mmbuild.errors import MmbuildError
@@ -18,6 +16,8 @@ from mmbuild.graph.action import RecipeGraph, Resources
 from mmbuild.store.journal import load_cache
 from mmbuild.store.locks import try_lock
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_an_action_that_another_process_holds_is_waited_for(shop):
 def test_the_api_raises_what_failed(shop, monkeypatch):
     import mmbuild
 
-    monkeypatch.setenv("MMBUILD_STEPS", "trivial_steps:TABLE")
+    monkeypatch.setenv("MMBUILD_STEPS", "support.steps.trivial:TABLE")
     with pytest.raises(BuildError, match="the weights do not fit") as caught:
         mmbuild.apply(shop.plan(alone("fail", how="told")))
     assert caught.value.code == "MM999"

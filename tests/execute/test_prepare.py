@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
-from hub_server import Hub
-from recipe_project import RECIPE, load, write_parts
 
 from mmbuild import host
 from mmbuild.execute.prepare import Prepared, Request, prepare
 from mmbuild.store import plan_cache
 from mmbuild.store.layout import Store, open_store
+from support.projects.recipe_project import RECIPE, load, write_parts
+from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
+from support.servers.hub import Hub
 
 
 @pytest.fixture

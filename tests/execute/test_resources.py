@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trivial_steps import action
 
 from mmbuild.base.gpu import select
 from mmbuild.execute.environment import granted_environment, listed_environment
@@ -11,6 +10,7 @@ from mmbuild.execute.gpus import try_take
 from mmbuild.execute.resources import Capacity, grant, machine_cores, machine_memory
 from mmbuild.execute.scheduler import NOTHING, Pool, priorities
 from mmbuild.graph.action import Resources
+from support.steps.trivial import action
 
 
 def machine(root, files):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_families as tiny
 import torch
 from transformers import Blip2Config, OPTConfig, T5Config
 from transformers.activations import ACT2FN
@@ -15,6 +14,7 @@ from transformers.models.opt.modeling_opt import OPTDecoder
 from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 
 from mmbuild.families import FamilyError, ModelFacts, blip2_opt, blip2_t5, family
+from support.models import tiny_families as tiny
 
 SEEDS = range(6)
 RECORDED = Path(blip2_opt.__file__).parents[1] / "recorded"

@@ -8,15 +8,15 @@ import random
 import re
 from typing import Any
 
-import config_oracle
 import pytest
 import torch
-from config_oracle import Expected, RefusalError
-from drawn_configs import Drawer
 
 from mmbuild.engine.rotary import inverse_frequencies
 from mmbuild.families import MODULES, FamilyError, ModelFacts, family
 from mmbuild.families.sound import require_sound
+from support.models import config_oracle
+from support.models.config_oracle import Expected, RefusalError
+from support.models.random_configs import Drawer
 
 # (seed, share of nulls and as many wrong values): mostly right configs, and mostly wrong ones.
 DRAWS = [(1, 0.01), (2, 0.08)]

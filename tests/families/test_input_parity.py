@@ -12,9 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_families as tiny
 import torch
-from errors_told import refused
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -33,6 +31,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from mmbuild.engine.processor import encode, load_processor
 from mmbuild.families.llava.reference import load_inputs as llava_inputs
 from mmbuild.models.errors import EngineError
+from support.errors import refused
+from support.models import tiny_families as tiny
 
 PATCH, SIDE = 7, 28
 VOCABULARY, IMAGE_ID = 320, 300

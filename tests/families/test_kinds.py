@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from errors_told import refused
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.families import MODULES, FamilyError, family
 from mmbuild.families.kinds import builder, in_own_layout, resembling, types_of
 from mmbuild.sources.config import read_config, recorded_models
+from support.errors import refused
 
 OWN: dict[str, Any] = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
 VILA = {"model_type": "llava_llama", "llm_cfg": {}}

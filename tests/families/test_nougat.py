@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_families as tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DonutSwinConfig, DonutSwinModel, VisionEncoderDecoderModel
 
 from mmbuild.families import FamilyError, nougat
+from support.models import tiny_families as tiny
 
 RECORDED = Path(nougat.__file__).parents[1] / "recorded"
 

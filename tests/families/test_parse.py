@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from errors_told import refused
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.families import FamilyError
 from mmbuild.families.defaults import config_class
 from mmbuild.families.parse import MISSING, is_kind, is_number, parse, shown, wrong_value
+from support.errors import refused
 
 # Read by other modules (positions, sections), kept by T5 as the file says it, or not read at all.
 ELSEWHERE = {"rope_parameters", "vision_config", "text_config", "qformer_config", "tie_word_embeddings"}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_families as tiny
 import torch
 from PIL import Image
 from transformers import AutoProcessor, Blip2Processor, NougatProcessor
@@ -17,6 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Processor, Request, encode, load_processor
+from support.models import tiny_families as tiny
 
 BLIP2 = ["blip2-opt", "blip2-t5"]
 EXAMPLES = Path(__file__).parents[2] / "examples" / "models"

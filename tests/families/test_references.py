@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_families as tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForConditionalGeneration
@@ -14,6 +13,7 @@ from mmbuild.engine.config import EngineError
 from mmbuild.engine.processor import Request
 from mmbuild.engine.reference import arguments
 from mmbuild.families import part
+from support.models import tiny_families as tiny
 
 STEPS = 5
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from errors_told import refused
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from mmbuild.engine import rotary
 from mmbuild.families import FamilyError, family
 from mmbuild.families.rope import BUILT, resolve
+from support.errors import refused
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 LINEAR = {"rope_type": "linear", "factor": 4}

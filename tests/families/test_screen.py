@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from errors_told import refused
 
 from mmbuild.families import MODULES, FamilyError, family
+from support.errors import refused
 
 CLIP = {"model_type": "clip", "vision_config": {"image_size": 336, "patch_size": 14}}
 BLIP2: dict[str, Any] = {"model_type": "blip-2"}

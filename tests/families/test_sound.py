@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from errors_told import refused
 
 from mmbuild.engine.blocks import activation
 from mmbuild.families import FamilyError, family
 from mmbuild.families.base import ModelFacts
 from mmbuild.families.sound import ACTIVATIONS, require_layer, require_sound
 from mmbuild.sources.config import read_config
+from support.errors import refused
 
 
 def facts(name: str, repo: str) -> ModelFacts:

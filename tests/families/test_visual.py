@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_families as tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmbuild.families import part
 from mmbuild.families.vila.visual import DownSample
+from support.models import tiny_families as tiny
 
 
 def pictures(size: tuple[int, int], count: int = 2) -> Tensor:

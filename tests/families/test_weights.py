@@ -7,11 +7,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-import tiny_families as tiny
 from safetensors import safe_open
 
 from mmbuild.families import part
 from mmbuild.families.base import Naming
+from support.models import tiny_families as tiny
 
 
 def stored(directory: Path) -> set[str]:

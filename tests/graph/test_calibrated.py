@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import calibration_files
 import pytest
-from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
-from hub_server import Hub
-from recipe_project import RECIPE, load, png
 
 from mmbuild.base.install import install_hint
 from mmbuild.calibration.data import CalibrationError
 from mmbuild.graph import calibrated
 from mmbuild.graph.action import Action, RecipeGraph
 from mmbuild.graph.lower import lower
+from support.models import calibration_files
+from support.projects.recipe_project import RECIPE, load, png
+from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
+from support.servers.hub import Hub
 
 HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
 ASKED: dict[str, Any] = {"data": "data.jsonl", "samples": 3, "seed": 5}

@@ -4,15 +4,15 @@ import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
-from builds import Workshop
-from errors_told import refused
-from trivial_steps import action
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph import draw
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.draw import dot, mermaid, svg
 from mmbuild.graph.plan import Plan
+from support.errors import refused
+from support.projects.workshop import Workshop
+from support.steps.trivial import action
 
 ODD = 'r/<"&]>&lt;\\n'
 

@@ -1,9 +1,9 @@
 """What of mmbuild's own environment a plan depends on."""
 
 import pytest
-from errors_told import refused
 
 from mmbuild.graph import embedded
+from support.errors import refused
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from errors_told import refused
-from recipe_project import CONFIG, FEATURES, PARTS, RECIPE, load, png, write_parts
 
 from mmbuild.base.install import MissingPackageError
 from mmbuild.errors import MmbuildError
 from mmbuild.graph import embedded
 from mmbuild.graph.lower import lower
+from support.errors import refused
+from support.projects.recipe_project import CONFIG, FEATURES, PARTS, RECIPE, load, png, write_parts
 
 HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
 ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from errors_told import refused
-from toolchain_cases import MODELS, load
 
 from mmbuild.graph.action import Action, RecipeGraph
 from mmbuild.graph.lower_toolchain import Environment, lower_toolchain
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
+from support.errors import refused
+from support.toolchain.cases import MODELS, load
 
 HERE = Environment('{"python": "/opt/venv/bin/python"}', {"tensorrt": "10.13.3"})
 

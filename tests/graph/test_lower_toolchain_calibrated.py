@@ -8,13 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import calibration_files
 import pytest
-from data_set_hub import REPO, image_folder, serving
-from errors_told import refused
-from hub_server import Hub
-from recipe_project import RECIPE, load, png
-from toolchain_cases import load as load_variants
 
 from mmbuild.base.install import MissingPackageError, install_hint
 from mmbuild.calibration.data import CalibrationError
@@ -25,6 +19,12 @@ from mmbuild.graph.lower_toolchain import Environment, lower_toolchain
 from mmbuild.products.model import Expected
 from mmbuild.schema.model import Calibration
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
+from support.errors import refused
+from support.models import calibration_files
+from support.projects.recipe_project import RECIPE, load, png
+from support.servers.data_set_hub import REPO, image_folder, serving
+from support.servers.hub import Hub
+from support.toolchain.cases import load as load_variants
 
 HERE = Environment('{"python": "/opt/venv/bin/python"}', {"tensorrt": "10.13.3"})
 PICTURES = Path(__file__).parents[2] / "examples/calibration/vila.jsonl"

@@ -4,12 +4,12 @@ import os
 import shutil
 
 import pytest
-from builds import Workshop
-from trivial_steps import action, chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.graph.keys import make_action
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import json
 import os
 
 import pytest
-from builds import Workshop
-from trivial_steps import chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.saved import looks_saved, read_saved, save_plan
+from support.projects.workshop import Workshop
+from support.steps.trivial import chain
 
 REQUEST = {
     "recipes": ["/r.yaml"],

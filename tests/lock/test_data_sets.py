@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
-from hub_server import Hub, digest
-from recipe_project import RECIPE, load, write_parts
 
 from mmbuild.lock import apply, make
 from mmbuild.lock.make import Asked
 from mmbuild.lock.model import Lock, lock_path, read_lock, write_lock
 from mmbuild.store.layout import Store, open_store
+from support.projects.recipe_project import RECIPE, load, write_parts
+from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
+from support.servers.hub import Hub, digest
 
 SOURCE = f"hf://{REPO}"
 

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 import yaml
 from blake3 import blake3
-from built_project import REPOSITORY
-from hub_server import Hub, commit_id, digest, model_files, running
 from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +23,8 @@ from mmbuild.lock.compare import differences
 from mmbuild.lock.make import Asked
 from mmbuild.lock.model import Lock, LockError, lock_path, read_lock, write_lock
 from mmbuild.store.layout import Store, open_store
+from support.projects.demo_project import REPOSITORY
+from support.servers.hub import Hub, commit_id, digest, model_files, running
 
 FIRST, SECOND = commit_id(1), commit_id(2)
 MODEL = REPOSITORY / "examples/models/llava-shapes"

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, load, png, write_parts
 
 from mmbuild.lock import apply
 from mmbuild.lock.make import Asked, make
 from mmbuild.lock.model import LockError, lock_path, write_lock
 from mmbuild.store.layout import Store, open_store
+from support.projects.recipe_project import RECIPE, load, png, write_parts
 
 TENSORRT, ASKED = "tensorrt-llm 1.2", Asked()
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_families as tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_directories import edit, save_llava
 from safetensors.numpy import load_file, save_file
 
 from mmbuild.codes import lookup
 from mmbuild.families import family
 from mmbuild.models.directory import Finding, findings, looked_at
 from mmbuild.models.given import Model, Source
+from support.models import tiny_families as tiny
+from support.models.directories import edit, save_llava
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 

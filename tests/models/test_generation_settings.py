@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_families
-import tiny_llava
-from errors_told import refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model_sessions import START, VOCABULARY, generated, llama, t5
-from tiny_text import tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -36,6 +31,10 @@ from mmbuild.models.generation_settings import (
     read_settings,
     runner_findings,
 )
+from support.engines.sessions import START, VOCABULARY, generated, llama, t5
+from support.errors import refused
+from support.models import tiny_families, tiny_llava
+from support.models.tiny_text import tokenizer
 
 PRIVATE = {"_commit_hash", "_from_model_config", "_original_object_hash"}
 

@@ -6,7 +6,6 @@ import struct
 
 import numpy as np
 import pytest
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -14,6 +13,7 @@ from transformers.image_utils import load_image
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.pictures import open_picture
+from support.errors import refused
 
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

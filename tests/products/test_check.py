@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from product_cases import executed, fetchable
-from toolchain_cases import rendered
 
 from mmbuild.families import MODULES
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import rendered
+from support.toolchain.products import executed, fetchable
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from product_cases import MADE, executed, fetchable
-from toolchain_cases import rendered
 
 from mmbuild.products.load import rules
 from mmbuild.products.logs import scan
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import rendered
+from support.toolchain.products import MADE, executed, fetchable
 
 Case = tuple[ResolvedRecipe, tuple[Command, ...]]
 

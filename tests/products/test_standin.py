@@ -7,9 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from product_cases import MADE, fetch
-from standin_toolchain.install import install
-from toolchain_cases import load
 
 from mmbuild.products.check import check
 from mmbuild.products.expect import expect
@@ -18,6 +15,9 @@ from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import load
+from support.toolchain.fake_tensorrt_llm.install import install
+from support.toolchain.products import MADE, fetch
 
 
 def start(

@@ -4,11 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-import made_up_reports
 import pytest
-from build_engine import with_manifest
-from engines import demo_directory, drawn
-from errors_told import refused
 
 import mmbuild
 from mmbuild.cli import main
@@ -16,6 +12,10 @@ from mmbuild.engine.layout import LayoutError
 from mmbuild.quality.bounds import bounds
 from mmbuild.quality.builds import CompareError, compare
 from mmbuild.steps import verify
+from support import reports
+from support.engines.build import with_manifest
+from support.engines.loaded import demo_directory, drawn
+from support.errors import refused
 
 
 def make(directory, quantization="none", kls=(0.01, 0.02), *, model="m" * 64, kind="path", **same):
@@ -38,7 +38,7 @@ def make(directory, quantization="none", kls=(0.01, 0.02), *, model="m" * 64, ki
 
 
 def keep(directory, kls, engine=None, **same):
-    measures = made_up_reports.measures(kls, **same)
+    measures = reports.measures(kls, **same)
     report = verify.report_of(measures, bounds("int4", {}), "model", engine)
     verify.write(report, {}, directory / "report.json")
 

@@ -2,16 +2,16 @@
 
 import math
 
-import made_up_reports
 import pytest
-from errors_told import refused
-from made_up_reports import question
 
 from mmbuild.checkpoint.calibrated import ALGORITHMS
 from mmbuild.quality import gates
 from mmbuild.quality.bounds import NAMES, bounds, defaults, usual_bounds
 from mmbuild.quality.gates import GateError
 from mmbuild.schema.model import Algorithm, Gates
+from support import reports
+from support.errors import refused
+from support.reports import question
 
 
 def verdicts(questions, **stated):
@@ -132,4 +132,4 @@ def test_an_engine_without_a_recipe_is_held_to_the_defaults_of_its_precision():
 
 def test_made_up_measures_have_what_real_ones_have():
     real = {"reference", "pictures", "conversions", "max_new_tokens", "summary", "questions"}
-    assert set(made_up_reports.measures([0.1])) == real
+    assert set(reports.measures([0.1])) == real

@@ -5,15 +5,15 @@ import io
 import re
 from html.parser import HTMLParser
 
-import made_up_reports
 import pytest
-from made_up_reports import question
 from PIL import Image
 
 from mmbuild.quality import pictures
 from mmbuild.quality.bounds import bounds
 from mmbuild.quality.html import page
 from mmbuild.steps.verify import report_of
+from support import reports
+from support.reports import question
 
 VOID = {"meta", "img", "circle", "rect", "line", "path", "polyline"}
 HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/a onerror=alert(1)>\x00]]>"
@@ -52,7 +52,7 @@ def shown(measures, weights="model", small=None, **stated):
 
 
 def test_it_is_well_formed_and_says_what_was_found():
-    text = shown(made_up_reports.measures([0.01, 0.5, 0.3]), max_kl=0.1)
+    text = shown(reports.measures([0.01, 0.5, 0.3]), max_kl=0.1)
     seen = Page(text)
     told = " ".join(seen.text)
     for words in (
@@ -70,7 +70,7 @@ def test_it_is_well_formed_and_says_what_was_found():
 
 def test_nothing_is_fetched_and_nothing_runs():
     image = Image.new("RGB", (300, 200), (250, 10, 10))
-    seen = Page(shown(made_up_reports.measures([0.1, 0.2]), small={1: pictures.small(image)}))
+    seen = Page(shown(reports.measures([0.1, 0.2]), small={1: pictures.small(image)}))
     assert "script" not in seen.seen
     assert "link" not in seen.seen
     places = [value for name, value in seen.attributes if name in ("src", "href", "data", "srcset")]
@@ -81,7 +81,7 @@ def test_nothing_is_fetched_and_nothing_runs():
 
 def test_what_models_and_people_say_is_text():
     said = question(0.1, prompt=HOSTILE, answers=(HOSTILE, HOSTILE + "!"))
-    seen = Page(shown(made_up_reports.of([said, said])))
+    seen = Page(shown(reports.of([said, said])))
     assert "script" not in seen.seen
     assert "img" not in seen.seen
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
@@ -92,7 +92,7 @@ def test_what_models_and_people_say_is_text():
 def test_a_picture_is_shown_once_small_with_both_answers():
     image = Image.new("RGB", (600, 300), (1, 2, 3))
     asked = [question(0.1, answers=("a cat", "a dog")), question(0.1, prompt=None)]
-    seen = Page(shown(made_up_reports.of(asked), small={1: pictures.small(image)}))
+    seen = Page(shown(reports.of(asked), small={1: pictures.small(image)}))
     (source,) = [value for name, value in seen.attributes if name == "src"]
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as small:
         assert small.size == (pictures.EDGE, pictures.EDGE // 2)
@@ -102,17 +102,17 @@ def test_a_picture_is_shown_once_small_with_both_answers():
 
 @pytest.mark.parametrize(("weights", "said"), [("dummy", True), ("model", False), (None, False)])
 def test_random_weights_are_said_to_have_no_quality(weights, said):
-    assert ("quality means nothing" in shown(made_up_reports.measures([0.1]), weights)) is said
+    assert ("quality means nothing" in shown(reports.measures([0.1]), weights)) is said
 
 
 def test_the_same_report_gives_the_same_bytes():
-    measures = made_up_reports.measures([0.1, 0.2])
+    measures = reports.measures([0.1, 0.2])
     assert shown(measures) == shown(measures)
 
 
 @pytest.mark.parametrize("kls", [[0.0], [0.0, 0.0], [1e-9, 2e-9], [1e6], [0.2] * 300])
 def test_plots_stay_within_their_frame(kls):
-    text = shown(made_up_reports.measures(kls), max_kl=0.05)
+    text = shown(reports.measures(kls), max_kl=0.05)
     numbers = [float(value) for value in re.findall(r'(?:c?[xy][12]?|width|height)="(-?[\d.]+)"', text)]
     assert all(0 <= value <= 640 for value in numbers)
     assert "nan" not in text.lower().replace("nanos", "")

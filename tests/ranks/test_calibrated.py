@@ -2,12 +2,9 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
-import ranked_calibrated
 import torch
-from engines import DEMO
 
 from mmbuild.calibration.loop import calibrate, generated
 from mmbuild.calibration.write import write
@@ -17,6 +14,9 @@ from mmbuild.engine.config import EngineConfig
 from mmbuild.engine.processor import load_processor
 from mmbuild.families import family
 from mmbuild.ranks.launch import spread
+from support import TESTS
+from support.engines import rank_calibrated
+from support.engines.loaded import DEMO
 
 LLM = family("llava").facts(json.loads((DEMO / "config.json").read_text())).llm
 GROUP, ROWS = 64, 8
@@ -29,7 +29,7 @@ BOUNDS = {"int4_awq": 2e-4, "fp8": 2e-4, "smoothquant": 0.6}
 
 @pytest.fixture(autouse=True)
 def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(ranked_calibrated.__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
@@ -60,12 +60,12 @@ def test_two_ranks_answer_as_one_does(tmp_path, capfd):
     whole, jobs = [], []
     for algorithm in ALGORITHMS:
         made = checkpoints(algorithm, tmp_path)
-        alone = ranked_calibrated.session_of(engine_config(algorithm, 1), made[1], 0)
-        whole.append(torch.tensor(ranked_calibrated.answer(alone, PROMPT, FORCED)))
+        alone = rank_calibrated.session_of(engine_config(algorithm, 1), made[1], 0)
+        whole.append(torch.tensor(rank_calibrated.answer(alone, PROMPT, FORCED)))
         config = dataclasses.asdict(engine_config(algorithm, 2))
         jobs.append({"config": config, "checkpoint": str(made[2]), "prompt": PROMPT, "forced": FORCED})
     capfd.readouterr()
-    spread(2, "ranked_calibrated:answers", {"jobs": jobs})
+    spread(2, "support.engines.rank_calibrated:answers", {"jobs": jobs})
     split = map(torch.tensor, json.loads(capfd.readouterr().out.splitlines()[-1]))
     for algorithm, one, two in zip(ALGORITHMS, whole, split, strict=True):
         differ = float((one - two).abs().max())

@@ -4,20 +4,21 @@ import json
 import shutil
 from pathlib import Path
 
-import demo_engines
-import family_engines
 import pytest
-import ranked_programs
 import torch
-from engines import DEMO, drawn
 
 import shapes_world
 from mmbuild.cli import main
 from mmbuild.engine.compare import TIE
 from mmbuild.ranks.launch import spread
+from support import TESTS
+from support.engines import demo as demo_engines
+from support.engines import families as family_engines
+from support.engines import rank_programs
+from support.engines.loaded import DEMO, drawn
 
 SEED, TOKENS = 61, 20
-PATHS = [Path(ranked_programs.__file__).parent, Path(shapes_world.__file__).parent]
+PATHS = [TESTS, Path(shapes_world.__file__).parent]
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +35,16 @@ def test_a_split_engine_gives_the_tokens_of_the_whole_one(family, seed, ranks, c
     split = family_engines.directory(family, seed, tensor_parallel=ranks)
     capfd.readouterr()
     arguments = {"build": str(split), "lengths": lengths, "seed": seed, "tokens": tokens}
-    spread(ranks, "ranked_programs:answers", arguments)
-    assert json.loads(capfd.readouterr().out) == ranked_programs.answers_of(whole, lengths, seed, tokens)
+    spread(ranks, "support.engines.rank_programs:answers", arguments)
+    assert json.loads(capfd.readouterr().out) == rank_programs.answers_of(whole, lengths, seed, tokens)
 
 
 def over_ranks(ranks, family, dtype, capfd, **arguments):
-    """What :func:`ranked_programs.demo_answers` prints in rank 0."""
+    """What :func:`rank_programs.demo_answers` prints in rank 0."""
     split = demo_engines.directory(family, dtype, tensor_parallel=ranks)
     capfd.readouterr()
     given = {"build": str(split), "family": family, "seed": SEED, "tokens": TOKENS, **arguments}
-    spread(ranks, "ranked_programs:demo_answers", given)
+    spread(ranks, "support.engines.rank_programs:demo_answers", given)
     return json.loads(capfd.readouterr().out)
 
 
@@ -53,7 +54,7 @@ def over_ranks(ranks, family, dtype, capfd, **arguments):
     [(2, "llava"), (4, "llava"), pytest.param(2, "blip2-opt", marks=pytest.mark.slow), (2, "blip2-t5")],
 )
 def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
-    whole = ranked_programs.demo_answers_of(demo_engines.engine(family), family, SEED, TOKENS)
+    whole = rank_programs.demo_answers_of(demo_engines.engine(family), family, SEED, TOKENS)
     split = over_ranks(ranks, family, "float32", capfd, forced=[])
     assert split["tokens"] == whole["tokens"]
     assert torch.allclose(torch.tensor(split["logits"]), torch.tensor(whole["logits"]), atol=TIE["float32"])
@@ -68,7 +69,7 @@ def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
     ],
 )
 def test_half_precision_over_ranks_parts_from_one_rank_s_by_rounding_alone(family, dtype, capfd):
-    whole = ranked_programs.demo_answers_of(demo_engines.engine(family, dtype), family, SEED, TOKENS)
+    whole = rank_programs.demo_answers_of(demo_engines.engine(family, dtype), family, SEED, TOKENS)
     forced = whole["tokens"][:2]
     theirs, ours = (
         torch.tensor(found["logits"]) for found in (whole, over_ranks(2, family, dtype, capfd, forced=forced))

@@ -10,17 +10,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import ranked_programs
 import torch
-from errors_told import refused
 from torch import nn
 
 from mmbuild.engine import collective
 from mmbuild.ranks import launchers
 from mmbuild.ranks.failures import RankError
 from mmbuild.ranks.launch import spread
-
-SUPPORT = str(Path(ranked_programs.__file__).parent)
+from support import TESTS
+from support.errors import refused
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +26,7 @@ def place(monkeypatch, tmp_path_factory):
     """Ranks find the programs, and what a failure leaves stays in this directory: pytest's own is too long a name
     for a socket when tests run in several processes."""
     tmp_path_factory.getbasetemp()  # or the first tmp_path would put it within this directory, which does not last
-    monkeypatch.setenv("PYTHONPATH", SUPPORT)
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
     with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as directory:
         monkeypatch.setattr("tempfile.tempdir", directory)
         yield Path(directory)
@@ -58,7 +56,7 @@ def left_over(directory):
 
 
 def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
-    spread(2, "ranked_programs:tally", {"steps": 3})
+    spread(2, "support.engines.rank_programs:tally", {"steps": 3})
     told = capfd.readouterr()
     # Rank 1 counts twice: every number is three times what rank 0 alone would have.
     assert json.loads(told.out) == [
@@ -74,7 +72,7 @@ def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
 
 
 def test_sums_and_gathered_vocabularies_are_those_of_all_ranks(capfd):
-    spread(2, "ranked_programs:reductions", {"count": 30})
+    spread(2, "support.engines.rank_programs:reductions", {"count": 30})
     # float32 sums of two are exact in any order; float16 and bfloat16 are rounded once on both sides.
     assert json.loads(capfd.readouterr().out) == [0.0, 0.0]
 
@@ -101,7 +99,7 @@ def test_a_compiled_package_gives_what_the_unsplit_network_gives(capfd, tmp_path
         torch._inductor.aoti_compile_and_package(
             program, package_path=path, inductor_configs={"aot_inductor.package_constants_in_so": False}
         )
-    spread(2, "ranked_programs:packaged", {"path": path})
+    spread(2, "support.engines.rank_programs:packaged", {"path": path})
     assert max(json.loads(capfd.readouterr().out.splitlines()[-1])) < 1e-5
 
 
@@ -113,14 +111,17 @@ def test_one_rank_has_no_collective():
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, place):
-    error = refused(RankError, "MM504", spread, 2, "ranked_programs:failing", {"rank": rank, "how": "told"})
+    how = {"rank": rank, "how": "told"}
+    error = refused(RankError, "MM504", spread, 2, "support.engines.rank_programs:failing", how)
     assert error.message == ("rank 1: " if rank else "") + "the weights are damaged"
     assert capfd.readouterr() == ("", "")
     assert left_over(place) == []
 
 
 def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
-    error = refused(RankError, "MM585", spread, 2, "ranked_programs:failing", {"rank": 1, "how": "bug"})
+    error = refused(
+        RankError, "MM585", spread, 2, "support.engines.rank_programs:failing", {"rank": 1, "how": "bug"}
+    )
     assert "rank 1 failed: KeyError" in error.message
     (logs,) = left_over(place)
     assert str(logs) in error.hint
@@ -128,14 +129,14 @@ def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
 
 
 def test_a_follower_that_fails_at_work_is_the_cause_that_is_told():
-    error = refused(RankError, "MM585", spread, 2, "ranked_programs:failing_later", {"rank": 1})
+    error = refused(RankError, "MM585", spread, 2, "support.engines.rank_programs:failing_later", {"rank": 1})
     assert error.message == "rank 1 failed: OutOfMemoryError: no memory for the step"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, place):
     monkeypatch.setenv("MMBUILD_FAULT", f"rank{rank}.decode")
-    error = refused(RankError, "MM580", spread, 2, "ranked_programs:tally", {"steps": 1})
+    error = refused(RankError, "MM580", spread, 2, "support.engines.rank_programs:tally", {"steps": 1})
     assert f"rank {rank} was ended by SIGKILL" in error.message
     (logs,) = left_over(place)
     pids = [int(path.read_text()) for path in logs.glob("*.pid")]
@@ -145,7 +146,7 @@ def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, p
 
 def test_another_number_of_ranks_is_told_once_and_all_end():
     launcher = launchers.find()
-    program = "from ranked_programs import start; start(2)"
+    program = "from support.engines.rank_programs import start; start(2)"
     done = subprocess.run(
         launcher.argv(3, [sys.executable, "-c", program]),
         capture_output=True,
@@ -159,7 +160,7 @@ def test_another_number_of_ranks_is_told_once_and_all_end():
 
 
 def test_a_program_alone_is_told_how_to_start_it():
-    program = "from ranked_programs import start; start(2)"
+    program = "from support.engines.rank_programs import start; start(2)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
@@ -170,7 +171,7 @@ def test_a_program_alone_is_told_how_to_start_it():
 def test_without_mpi4py_the_extra_is_named(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mpi4py" else found(name))
-    error = refused(RankError, "MM583", spread, 2, "ranked_programs:tally", {"steps": 1})
+    error = refused(RankError, "MM583", spread, 2, "support.engines.rank_programs:tally", {"steps": 1})
     assert "[mpi]'" in error.hint
 
 
@@ -181,13 +182,15 @@ def test_a_launcher_that_fails_is_quoted(tmp_path, monkeypatch):
     )
     path.chmod(0o755)
     monkeypatch.setenv(launchers.OVERRIDE, str(path))
-    error = refused(RankError, "MM584", spread, 2, "ranked_programs:tally", {"steps": 1})
+    error = refused(RankError, "MM584", spread, 2, "support.engines.rank_programs:tally", {"steps": 1})
     assert "status 3" in error.message
     assert "no slots available" in error.message
 
 
 def test_ranks_do_not_outlive_a_killed_parent():
-    program = "from mmbuild.ranks.launch import spread; spread(2, 'ranked_programs:outlived', {})"
+    program = (
+        "from mmbuild.ranks.launch import spread; spread(2, 'support.engines.rank_programs:outlived', {})"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         watches = [watched(pid) for pid in json.loads(parent.stdout.readline())]
         parent.kill()

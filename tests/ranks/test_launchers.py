@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from errors_told import refused
 
 from mmbuild.ranks import launchers
 from mmbuild.ranks.failures import RankError
 from mmbuild.ranks.launch import environment_for
 from mmbuild.ranks.launchers import KINDS, Launcher
+from support.errors import refused
 
 OPEN_MPI, MPICH = KINDS
 

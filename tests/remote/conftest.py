@@ -1,7 +1,8 @@
 """Two machines and a shared directory."""
 
 import pytest
-from shared_shop import Machine
+
+from support.projects.machines import Machine
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import os
 import time
 
 import pytest
-from shared_shop import Machine
-from trivial_steps import action, chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.remote.collect import collect
+from support.projects.machines import Machine
+from support.steps.trivial import action, chain
 
 DAY = 86400
 

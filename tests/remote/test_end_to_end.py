@@ -2,12 +2,11 @@
 
 import shutil
 
-from trivial_steps import action, chain
-
 from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.store.hashing import hash_file
 from mmbuild.store.verify import check_store
+from support.steps.trivial import action, chain
 
 
 def test_what_one_machine_built_another_pulls_and_lays_out(one, other):

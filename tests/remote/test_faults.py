@@ -10,10 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import shared_shop
 from blake3 import blake3
-from shared_shop import Down, Hanging, Machine, Unreliable
-from trivial_steps import action, chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.events import Kind
@@ -26,6 +23,10 @@ from mmbuild.store.files import remove_tree
 from mmbuild.store.gc import collect
 from mmbuild.store.journal import load_cache
 from mmbuild.store.verify import check_store
+from support import TESTS
+from support.projects.machines import Down, Hanging, Machine, Unreliable
+from support.steps import apply_shared
+from support.steps.trivial import action, chain
 
 
 def files(tmp_path, kind):
@@ -196,11 +197,11 @@ def test_killed_in_a_pull_the_next_apply_goes_on(one, tmp_path):
     """kill -9 after a chunk, in the whole tool as a process of its own."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(shared_shop.__file__).parent),
+        "PYTHONPATH": str(TESTS),
         "MMBUILD_REMOTE": one.url,
         "MMBUILD_PUSH": "always",
     }
-    program = str(Path(shared_shop.__file__).with_name("shared_steps.py"))
+    program = apply_shared.__file__
 
     def start(place, **more):
         words = [

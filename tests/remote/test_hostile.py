@@ -9,8 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from blake3 import blake3
-from shared_shop import Machine
-from trivial_steps import chain
 
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.canonical import canonical_json
@@ -18,6 +16,8 @@ from mmbuild.remote import pull as pulling
 from mmbuild.remote.calls import Calls, UnreachableError
 from mmbuild.remote.entries import EntryError, parse_entry, parse_manifest
 from mmbuild.remote.flow import LEAST_RATE, Flow
+from support.projects.machines import Machine
+from support.steps.trivial import chain
 
 KEY, DIGEST = "1" * 64, "2" * 64
 ENTRY = {

@@ -6,14 +6,14 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from shared_shop import Machine
-from trivial_steps import action, chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import RecipeGraph
 from mmbuild.remote.collect import collect
 from mmbuild.remote.push import check_writable
 from mmbuild.store.verify import check_store
+from support.projects.machines import Machine
+from support.steps.trivial import action, chain
 
 
 class Plain(SimpleHTTPRequestHandler):

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
-from shared_shop import Machine, Unreliable
-from trivial_steps import action, chain
 
 from mmbuild.execute.events import Kind
 from mmbuild.graph.action import RecipeGraph
@@ -17,6 +15,8 @@ from mmbuild.remote.notices import RemoteError
 from mmbuild.remote.push import Outcome, push
 from mmbuild.store.journal import load_cache
 from mmbuild.store.verify import check_store
+from support.projects.machines import Machine, Unreliable
+from support.steps.trivial import action, chain
 
 SECRET = "wJalrXUtnFEMI-secret"
 

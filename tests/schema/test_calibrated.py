@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import CONFIG, RECIPE, codes, load, only, png, pointed
+
+from support.projects.recipe_project import CONFIG, RECIPE, codes, load, only, png, pointed
 
 ALGORITHMS = ("int4_awq", "smoothquant", "fp8")
 # As wide as no demo is.

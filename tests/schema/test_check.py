@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, load, only, pointed
 
 from mmbuild.schema.check import every_key, section_at
+from support.projects.recipe_project import RECIPE, load, only, pointed
 
 
 @pytest.mark.parametrize(

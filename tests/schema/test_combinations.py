@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_project import RECIPE, load
 
 from mmbuild.codes import lookup
 from mmbuild.schema.combinations import GIVEN, Combination, combinations
 from mmbuild.schema.model import Recipe
+from support.projects.recipe_project import RECIPE, load
 
 ANY = {
     "engine.quantization.group_size": 64,

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, only, pointed, write_project
 
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.schema.files import project_root
 from mmbuild.schema.load import load_recipes
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed, write_project
 
 TOP = "version: 1\nname: top\nextends: recipe.yaml\n"
 

@@ -1,7 +1,8 @@
 """Findings on gates."""
 
 import pytest
-from recipe_project import RECIPE, codes, load, only, pointed
+
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 VERIFIED = RECIPE + "verify:\n  max_new_tokens: 8\n"
 

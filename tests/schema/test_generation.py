@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipe_project import CONFIG, RECIPE, codes, load, only, pointed
+
+from support.projects.recipe_project import CONFIG, RECIPE, codes, load, only, pointed
 
 IGNORE = "engine.generation_config=ignore"
 TENSORRT_LLM = RECIPE.replace("backend: torch", "backend: tensorrt-llm").replace("float32", "float16")

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from model_directories import save_llava
-from recipe_project import RECIPE, codes, load, only, png, write_project
 
 from mmbuild.models.chat_template import TemplateError, content_form, render
 from mmbuild.schema import files
 from mmbuild.schema.diagnostics import render_github, render_json, render_text
 from mmbuild.schema.load import LoadResult, load_recipes
+from support.models.directories import save_llava
+from support.projects.recipe_project import RECIPE, codes, load, only, png, write_project
 
 CALIBRATED = RECIPE.replace(
     "quantization: int8", "quantization: {algorithm: int8, calibration: {data: data.jsonl, samples: 1}}"

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recipe_project import CONFIG, RECIPE, codes, load, only, pointed, write_project
 
 from mmbuild.schema.check import every_key
 from mmbuild.schema.load import load_recipes
 from mmbuild.schema.model import Algorithm, Backend, Dtype
 from mmbuild.schema.yamltext import split_lines
+from support.projects.recipe_project import CONFIG, RECIPE, codes, load, only, pointed, write_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, only, pointed
+
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 
 def names(tmp_path: Path, matrix: str, *overrides: str) -> list[str]:

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from model_directories import edit, save_llava
-from recipe_project import RECIPE, codes, load, only, pointed, write_project
 
 from mmbuild.schema.load import load_recipes
+from support.models.directories import edit, save_llava
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed, write_project
 
 HUB = "models--llava-hf--llava-1.5-7b-hf"
 COMMITS = ("05ae2434cbb430be33edcba0c5203e7023f785b7", "b234b804b114d9e37bb655e11cbbb5f5e971b7a9")

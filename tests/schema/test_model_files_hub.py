@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_server import Hub, commit_id, model_files, running
 from huggingface_hub import constants
-from model_directories import edit, save_llava
-from recipe_project import RECIPE, codes, only, pointed, write_project
 
 from mmbuild.schema.load import LoadResult, load_recipes
 from mmbuild.sources import hub as source
+from support.models.directories import edit, save_llava
+from support.projects.recipe_project import RECIPE, codes, only, pointed, write_project
+from support.servers.hub import Hub, commit_id, model_files, running
 
 FIRST = commit_id(1)
 SMALL = {

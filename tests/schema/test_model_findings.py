@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recipe_project import CONFIG, only, pointed
 
 from mmbuild.schema.load import LoadResult, load_recipes
+from support.projects.recipe_project import CONFIG, only, pointed
 
 OPT: dict[str, Any] = {"model_type": "opt", "hidden_size": 96, "num_attention_heads": 4}
 BLIP2: dict[str, Any] = {"model_type": "blip-2", "text_config": OPT}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recipe_project import RECIPE, codes, load, only, pointed
+
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 
 def test_a_value_replaces_the_recipes(tmp_path: Path) -> None:

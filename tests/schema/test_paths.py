@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, only, png, pointed, write_project
 
 from mmbuild.schema.load import load_recipes
+from support.projects.recipe_project import RECIPE, codes, load, only, png, pointed, write_project
 
 TOP = "version: 1\nname: top\nextends: recipe.yaml\n"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recipe_project import CONFIG, FEATURES, RECIPE, codes, load, only, pointed
 
 from mmbuild.sources.config import read_config
+from support.projects.recipe_project import CONFIG, FEATURES, RECIPE, codes, load, only, pointed
 
 FUSED = "  tensorrt_llm: {fused_mlp: true}\n"
 VISION = "source: model\n  vision: {source: 'hf://a/b'}"

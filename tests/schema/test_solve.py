@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipe_project import RECIPE, load
-
 from mmbuild.schema.model import Recipe
 from mmbuild.schema.solve import multimodal_len
+from support.projects.recipe_project import RECIPE, load
 
 DERIVED = {
     "num_visual_features": "(28 // 7)^2 = 16",

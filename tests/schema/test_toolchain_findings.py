@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from recipe_project import RECIPE, codes, load, only, pointed
+
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 TRTLLM = RECIPE.replace("torch", "tensorrt-llm").replace("dtype: float32", "dtype: float16")
 AWQ = TRTLLM.replace("int8", "int4_awq")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import weights_on_disk as disk
-from errors_told import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +13,8 @@ from mmbuild.errors import MmbuildError
 from mmbuild.families import family
 from mmbuild.sources.check import check_model, read_header, require_files
 from mmbuild.sources.errors import SourceError
+from support.errors import refused
+from support.models import weights_on_disk as disk
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2687736\n"
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-import weights_on_disk as disk
 
 from mmbuild.checkpoint.progress import silent
 from mmbuild.families import family, part
@@ -12,6 +11,7 @@ from mmbuild.families.shared.hugging_face import tensor_shapes
 from mmbuild.sources import dummy
 from mmbuild.sources.config import read_config
 from mmbuild.sources.errors import SourceError
+from support.models import weights_on_disk as disk
 
 CONFIG: dict[str, Any] = json.loads((disk.DEMO / "config.json").read_text())
 

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import weights_on_disk as disk
-from hub_server import Hub, commit_id, model_files, running
 from huggingface_hub import constants
 
 from mmbuild.checkpoint.progress import silent
@@ -19,6 +17,8 @@ from mmbuild.sources import hub as source
 from mmbuild.sources import transfer
 from mmbuild.sources.errors import SourceError
 from mmbuild.sources.resolve import identify
+from support.models import weights_on_disk as disk
+from support.servers.hub import Hub, commit_id, model_files, running
 
 FIRST, SECOND = commit_id(1), commit_id(2)
 WEIGHTS = "model.safetensors"

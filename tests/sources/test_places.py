@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipe_project import RECIPE, codes, load, write_parts
 
 from mmbuild.base.files import FileRefusedError
 from mmbuild.schema.load import LoadResult, load_recipes
@@ -15,6 +14,7 @@ from mmbuild.sources.dummy import copy_small_files
 from mmbuild.sources.places import as_locator, from_locators, hub_cache, real_path, require_inside
 from mmbuild.steps import download
 from mmbuild.steps.base import StepContext
+from support.projects.recipe_project import RECIPE, codes, load, write_parts
 
 
 @pytest.fixture

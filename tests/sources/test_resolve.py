@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import weights_on_disk as disk
 
 from mmbuild.errors import MmbuildError
 from mmbuild.sources.resolve import SourceIdentity, dummy_dtype, identify, source_files
+from support.models import weights_on_disk as disk
 
 CONFIG = json.loads((disk.DEMO / "config.json").read_text())
 

@@ -4,9 +4,6 @@ import json
 from dataclasses import asdict
 
 import pytest
-from build_engine import facts_of
-from engines import DEMO, demo_engine
-from errors_told import refused
 
 from mmbuild.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.engine import layout
@@ -15,6 +12,9 @@ from mmbuild.models.generation_settings import SettingsError
 from mmbuild.steps import assemble
 from mmbuild.steps.assemble import AssembleError
 from mmbuild.steps.base import StepContext
+from support.engines.build import facts_of
+from support.engines.loaded import DEMO, demo_engine
+from support.errors import refused
 
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 FACTS = facts_of("llava", {"model": DEMO})

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from engines import demo_directory, demo_engine
-from errors_told import refused
 
 from mmbuild.engine.config import EngineError, from_json
 from mmbuild.engine.export import outside_names, require_outside
 from mmbuild.steps import build_llm
 from mmbuild.steps.base import StepContext
+from support.engines.loaded import demo_directory, demo_engine
+from support.errors import refused
 
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 

@@ -3,11 +3,8 @@
 import json
 import shutil
 
-import fake_tensorrt
 import pytest
 import torch
-from engines import DEMO, demo_directory, demo_engine
-from errors_told import refused
 from safetensors.torch import load_file, save_file
 
 from mmbuild.engine.config import EngineError
@@ -15,6 +12,9 @@ from mmbuild.steps import build_visual
 from mmbuild.steps.base import StepContext
 from mmbuild.visual.load import load_visual
 from mmbuild.visual.tensorrt.errors import TensorRTError
+from support.engines.loaded import DEMO, demo_directory, demo_engine
+from support.errors import refused
+from support.toolchain import fake_tensorrt
 
 PARAMS = {
     "family": "llava",

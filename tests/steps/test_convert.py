@@ -1,14 +1,14 @@
 from pathlib import Path
 
 import pytest
-import tiny_families
-import weights_on_disk as disk
-from build_engine import facts_of
 
 from mmbuild.checkpoint.reader import load_config
 from mmbuild.graph import parameters
 from mmbuild.steps import convert
 from mmbuild.steps.base import StepContext
+from support.engines.build import facts_of
+from support.models import tiny_families
+from support.models import weights_on_disk as disk
 
 
 def test_the_demo_model_becomes_a_checkpoint_of_two_ranks(tmp_path: Path) -> None:

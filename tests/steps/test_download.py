@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import weights_on_disk as disk
-from build_engine import facts_of
 
 from mmbuild.errors import MmbuildError
 from mmbuild.families import ModelFacts, family
@@ -14,6 +12,8 @@ from mmbuild.sources.config import read_config
 from mmbuild.sources.resolve import identify
 from mmbuild.steps import convert, download
 from mmbuild.steps.base import StepContext
+from support.engines.build import facts_of
+from support.models import weights_on_disk as disk
 
 
 def context(source: str, root: Path, out: Path, planned: ModelFacts | None = None) -> StepContext:

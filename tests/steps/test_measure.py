@@ -7,14 +7,14 @@ from math import nan
 import numpy as np
 import pytest
 import torch
-from engines import DEMO, demo_directory, demo_engine, drawn
-from errors_told import refused
 
 from mmbuild.engine import compare
 from mmbuild.engine.config import EngineError
 from mmbuild.steps import measure
 from mmbuild.steps.base import StepContext
 from mmbuild.steps.measure import InputError, generated_pictures
+from support.engines.loaded import DEMO, demo_directory, demo_engine, drawn
+from support.errors import refused
 
 
 @pytest.fixture

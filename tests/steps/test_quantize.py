@@ -4,9 +4,6 @@ from types import MappingProxyType
 
 import pytest
 import torch
-import weights_on_disk as disk
-from build_engine import facts_of
-from data_set_hub import FIRST, REPO, serving
 
 from mmbuild.checkpoint import clip, weight_only
 from mmbuild.checkpoint.reader import load_config, open_tensors
@@ -14,6 +11,9 @@ from mmbuild.graph import parameters
 from mmbuild.steps import calibration_data, convert, quantize
 from mmbuild.steps.base import StepContext
 from mmbuild.toolchains.versions import SUPPORTED
+from support.engines.build import facts_of
+from support.models import weights_on_disk as disk
+from support.servers.data_set_hub import FIRST, REPO, serving
 
 
 @pytest.mark.parametrize(("algorithm", "share"), [("int8", 0.55), ("int4", 0.32)])

@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from standin_environment import environment
-from toolchain_cases import RECIPES, load
 
 from mmbuild.engine import layout
 from mmbuild.errors import MmbuildError
@@ -23,6 +21,8 @@ from mmbuild.steps.base import StepContext
 from mmbuild.steps.registry import BUILT_IN
 from mmbuild.steps.registry import load as load_step
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import RECIPES, load
+from support.toolchain.host import environment
 
 CODE = {
     "llava/model/llava_arch.py": "vision_tower = build(delay_load=True)\n"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from errors_told import refused
 
 from mmbuild.engine import layout
 from mmbuild.models.generation_settings import SettingsError
 from mmbuild.steps import toolchain_engine
 from mmbuild.steps.base import StepContext
+from support.errors import refused
 
 
 def built(root: Path, written: dict[str, Any], **params: Any) -> layout.Description:

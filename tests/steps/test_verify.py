@@ -2,16 +2,16 @@
 
 import json
 
-import made_up_reports
 import pytest
-from engines import DEMO, demo_engine, drawn
-from errors_told import refused
 
 from mmbuild.quality.gates import GateError
 from mmbuild.quality.html import page
 from mmbuild.steps import measure, verify
 from mmbuild.steps.base import StepContext
 from mmbuild.steps.verify import VerifyError, judge
+from support import reports
+from support.engines.loaded import DEMO, demo_engine, drawn
+from support.errors import refused
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def run(tmp_path, measures, gates, weights="model"):
 
 
 def test_the_step_writes_verdicts_into_the_report_and_a_page_beside_it(tmp_path):
-    measures = made_up_reports.measures([0.01, 0.03], quant_algo="W4A16")
+    measures = reports.measures([0.01, 0.03], quant_algo="W4A16")
     out = run(tmp_path, measures, {"max_kl": {"bound": 0.5, "origin": "recipe"}})
     written = json.loads((out / "report.json").read_text())
     assert written["version"] == 3
@@ -104,7 +104,7 @@ def test_the_step_writes_verdicts_into_the_report_and_a_page_beside_it(tmp_path)
 
 
 def test_a_failed_gate_leaves_the_report_and_fails(tmp_path):
-    measures = made_up_reports.measures([2.0, 3.0], quant_algo="W4A16")
+    measures = reports.measures([2.0, 3.0], quant_algo="W4A16")
     gates = {"max_kl": {"bound": 0.5, "origin": "recipe"}}
     error = refused(GateError, "MM590", run, tmp_path, measures, gates)
     assert "max_kl: mean KL over the answers 2.5 nats, at most 0.5, 2 too much" in error.message

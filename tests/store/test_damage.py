@@ -5,8 +5,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from builds import Workshop
-from trivial_steps import action, chain
 
 from mmbuild.api import run
 from mmbuild.errors import MmbuildError
@@ -22,6 +20,8 @@ from mmbuild.store.materialize import lay_file
 from mmbuild.store.plan_cache import read_entry, write_entry
 from mmbuild.store.roots import read_root, root_path
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
 
 HARMS = ("flip", "flip with times set back", "grow", "truncate", "directory", "pipe", "link")
 SOME = ("flip with times set back", "grow", "pipe")
@@ -463,7 +463,7 @@ def test_a_file_added_where_engines_are_loaded_from_moves_to_where_nothing_is(sh
 
 def apply_alone(shop, graph, monkeypatch, **options):
     """An apply as the command line does it, and the codes of its warnings."""
-    monkeypatch.setenv("MMBUILD_STEPS", "trivial_steps:TABLE")
+    monkeypatch.setenv("MMBUILD_STEPS", "support.steps.trivial:TABLE")
     events = []
     result = run(shop.plan(graph), sink=events.append, **options)
     return result, [event.data["code"] for event in events if event.kind is Kind.WARNING]

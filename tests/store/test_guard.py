@@ -4,8 +4,6 @@ import os
 import shutil
 
 import pytest
-from builds import Workshop
-from trivial_steps import chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store.files import append_line, discard, names_in, write_whole
@@ -13,6 +11,8 @@ from mmbuild.store.gc import collect
 from mmbuild.store.layout import open_store
 from mmbuild.store.statindex import digest_file
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import chain
 
 DIRECTORIES = (
     "objects",

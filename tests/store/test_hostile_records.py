@@ -7,8 +7,6 @@ import sqlite3
 import time
 
 import pytest
-from builds import Workshop
-from trivial_steps import chain
 
 from mmbuild.base.fields import is_inner_path
 from mmbuild.base.limits import NAME, PATH, STORE_HISTORY, STORE_RECORD
@@ -24,6 +22,8 @@ from mmbuild.store.plan_cache import cache_name, forget_entry, read_entry, write
 from mmbuild.store.roots import Root, read_root, root_path, write_root
 from mmbuild.store.statindex import digest_file
 from mmbuild.store.tree import parse_manifest
+from support.projects.workshop import Workshop
+from support.steps.trivial import chain
 
 HEX = "ab" * 32
 RECORD = Record(HEX, HEX, {"x": HEX}, HEX, "r/x", HEX, 1, 1.5, 2, 3.5, "host")

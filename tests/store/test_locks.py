@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-from waiting import wait_for
 
 from mmbuild.errors import MmbuildError
 from mmbuild.store import locks, waiting
@@ -14,6 +13,7 @@ from mmbuild.store.holder import holder_text
 from mmbuild.store.layout import open_store
 from mmbuild.store.locks import alone, try_lock, using, wait_lock
 from mmbuild.store.waiting import Patience
+from support.waiting import wait_for
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ import random
 import time
 
 import pytest
-from builds import Workshop
 from hypothesis import given
 from hypothesis import strategies as st
-from trivial_steps import action, chain
 
 from mmbuild.errors import MmbuildError
 from mmbuild.graph.action import RecipeGraph
@@ -24,6 +22,8 @@ from mmbuild.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.store.publish import read_tree
 from mmbuild.store.statindex import digest_file
 from mmbuild.store.verify import check_store
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
 
 ROOT_USER = os.geteuid() == 0
 

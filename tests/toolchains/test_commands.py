@@ -6,13 +6,13 @@ import posixpath
 from dataclasses import replace
 
 import pytest
-from toolchain_cases import load, rendered
 
 from mmbuild.schema.model import Verify
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import load, rendered
 
 ORDER = ["download", "prepare", "convert", "quantize", "build_llm", "build_visual", "run"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from strict_flags import RejectedError, contract, parse, program
-from toolchain_cases import load, rendered
 
 from mmbuild.families import MODULES
 from mmbuild.toolchains.commands import commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import load, rendered
+from support.toolchain.strict_flags import RejectedError, contract, parse, program
 
 SCRIPTED = ("convert", "quantize", "build_llm", "build_visual", "run")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toolchain_cases import load
 
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.edits import apply_edit, edited
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.model import Edit
 from mmbuild.toolchains.versions import ToolchainError
+from support.toolchain.cases import load
 
 # Lines of the form that the edits were written for, in files of our own.
 ARCH = """\

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toolchain_cases import load
 
 from mmbuild.families.base import LlmFacts
 from mmbuild.schema.linears import linears
@@ -17,6 +16,7 @@ from mmbuild.toolchains.formats import multiple_of, tables, unpackable
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.support import faults, refusals
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import load
 
 UP_TO_HOPPER = SUPPORTED[:-1]
 

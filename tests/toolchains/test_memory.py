@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from toolchain_cases import everything, load
 
 from mmbuild.schema.model import Algorithm
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.memory import Table, parameters, predict, rank_bytes, table, tower_parameters
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import everything, load
 
 # Published counts, in billions: LLaMA-7B and 13B of LLaVA-1.5, OPT-2.7B and 6.7B, FLAN-T5-XL and XXL.
 COUNTS = {

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
-from strict_flags import RejectedError, contract, parse, program
-from toolchain_cases import load
 
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import ToolchainError
+from support.toolchain.cases import load
+from support.toolchain.strict_flags import RejectedError, contract, parse, program
 
 CONTRACTS = Path(__file__).parents[1] / "contracts"
 OLDEST = "0.9.0.dev2024040900"

@@ -11,10 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from errors_told import refused
 from hypothesis import given
 from hypothesis import strategies as st
-from toolchain_cases import MODELS, load, recipe_files
 
 from mmbuild.schema.load import load_recipes
 from mmbuild.schema.model import Calibration, Verify
@@ -25,6 +23,8 @@ from mmbuild.toolchains.script import script
 from mmbuild.toolchains.shell import line
 from mmbuild.toolchains.support import refusals
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
+from support.errors import refused
+from support.toolchain.cases import MODELS, load, recipe_files
 
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 PROGRAMS = ("git", "python", "trtllm-build", "mpirun", "sed", "grep", "wget", "ln")

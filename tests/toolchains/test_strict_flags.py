@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from strict_flags import RejectedError, parse, program
+
+from support.toolchain.strict_flags import RejectedError, parse, program
 
 FLAGS = {
     "--model_dir -i": {"type": "str", "required": True},

@@ -7,9 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from errors_told import refused
-from toolchain_cases import MODELS, everything, load
-from trap_checks import read
 
 from mmbuild.schema.model import Algorithm, Calibration, Quantization, VisionSource
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -21,6 +18,9 @@ from mmbuild.toolchains.tasks import tasks
 from mmbuild.toolchains.template import holds
 from mmbuild.toolchains.variables import variables
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError
+from support.errors import refused
+from support.toolchain.cases import MODELS, everything, load
+from support.toolchain.trap_checks import read
 
 CALIBRATED = ("int4_awq", "smoothquant", "fp8")
 OLD = ("0.9.0.dev2024040900", "0.9.0", "0.10.0")

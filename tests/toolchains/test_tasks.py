@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 import pytest
-from toolchain_cases import rendered
 
 from mmbuild.toolchains.commands import Command
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.tasks import PLACES, Task, tasks
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import rendered
 
 
 def every(version: str) -> list[tuple[str, tuple[Task, ...], tuple[Command, ...]]]:

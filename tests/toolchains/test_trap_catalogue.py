@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from trap_checks import CHECKS
 
 from mmbuild.codes import codes
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.trap_checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 TRAPS: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests/contracts/traps.yaml").read_text("utf-8"))

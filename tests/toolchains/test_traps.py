@@ -9,15 +9,15 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from strict_flags import RejectedError
-from toolchain_cases import ALGORITHMS, MODELS, load, rendered
-from trap_checks import CHECKS, Case, read
 
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.toolchains.commands import Command, commands
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.support import refusals
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import ALGORITHMS, MODELS, load, rendered
+from support.toolchain.strict_flags import RejectedError
+from support.toolchain.trap_checks import CHECKS, Case, read
 
 OLD, NEW = SUPPORTED[:3], SUPPORTED[3:]
 # Checks that have something to look at in some versions only.

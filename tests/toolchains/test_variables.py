@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toolchain_cases import everything, load
 
 from mmbuild.families import MODULES
 from mmbuild.schema.model import Verify
@@ -18,6 +17,7 @@ from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.model import ReservedWord
 from mmbuild.toolchains.variables import asking, directory_name, variables
 from mmbuild.toolchains.versions import SUPPORTED
+from support.toolchain.cases import everything, load
 
 WORDS = [ReservedWord(word="vila", family="vila")]
 

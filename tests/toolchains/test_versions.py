@@ -6,11 +6,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from errors_told import refused
-from recipe_project import RECIPE, codes, load, only, pointed
 
 from mmbuild.toolchains.load import load_toolchain
 from mmbuild.toolchains.versions import SUPPORTED, ToolchainError, nearest, require
+from support.errors import refused
+from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from errors_told import refused
 from safetensors.torch import save_file
 from torch import nn
 
@@ -12,6 +11,7 @@ from mmbuild.checkpoint.errors import CheckpointError
 from mmbuild.engine.config import EngineError
 from mmbuild.families.llava.visual import canonical
 from mmbuild.visual.tensors import fill
+from support.errors import refused
 
 
 class Tiny(nn.Module):

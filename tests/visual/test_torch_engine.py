@@ -1,11 +1,7 @@
 """Visual engines give the features of transformers' LLaVA."""
 
-import build_engine
 import pytest
-import tiny_llava
 import torch
-from engines import DEMO, demo_engine, demo_reference, random_engine, random_model
-from errors_told import refused
 from transformers import LlavaForConditionalGeneration
 
 from mmbuild.engine.config import EngineError
@@ -13,6 +9,10 @@ from mmbuild.engine.reference import load_reference
 from mmbuild.families.llava.visual import LlavaVisual, canonical
 from mmbuild.visual.tensors import fill
 from mmbuild.visual.torch_engine import VisualConfig, build
+from support.engines import build as build_engine
+from support.engines.loaded import DEMO, demo_engine, demo_reference, random_engine, random_model
+from support.errors import refused
+from support.models import tiny_llava
 
 # Engines that the tests of the LLM compile anyway: other image sizes, layers and strategies.
 SEEDS = (2, 3, 5, 11)

@@ -13,11 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt as fake
 import pytest
-import tiny_families as tiny
 import torch
-from errors_told import refused
 
 from mmbuild.engine.config import EngineError
 from mmbuild.environments.model import Interpreter
@@ -25,6 +22,10 @@ from mmbuild.visual.config import VisualConfig
 from mmbuild.visual.load import load_visual
 from mmbuild.visual.tensorrt.engine import ENGINE, VisualEngine, build
 from mmbuild.visual.tensorrt.errors import TensorRTError
+from support import TESTS
+from support.errors import refused
+from support.models import tiny_families as tiny
+from support.toolchain import fake_tensorrt as fake
 
 CPU = {"device": "cpu", "sm": 90}
 
@@ -264,7 +265,7 @@ sys.stdin.read()
 
 
 def test_the_process_ends_with_whoever_loaded_it(built: Path) -> None:
-    paths = [str(Path(fake.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(TESTS), str(Path(__file__).parent)]
     command = [sys.executable, "-c", _OWNER, *paths, str(built)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None

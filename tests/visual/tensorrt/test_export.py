@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import tiny_families as tiny
-import tiny_llava
 import torch
-from errors_told import refused
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +18,9 @@ from mmbuild.families import part
 from mmbuild.visual.config import VisualConfig
 from mmbuild.visual.tensorrt.export import OPSET, check_opset, export, node_names
 from mmbuild.visual.tensors import fill
+from support.errors import refused
+from support.models import tiny_families as tiny
+from support.models import tiny_llava
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 

@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt as fake
 import pytest
-from errors_told import refused
-from recipe_project import RECIPE, load, write_parts
 
 from mmbuild.environments.model import Interpreter
 from mmbuild.environments.probe import ProbeError
@@ -19,6 +16,9 @@ from mmbuild.graph.lower import lower
 from mmbuild.visual.tensorrt import interpreter, plan
 from mmbuild.visual.tensorrt.errors import TensorRTError
 from mmbuild.visual.tensorrt.plan import plan_tensorrt
+from support.errors import refused
+from support.projects.recipe_project import RECIPE, load, write_parts
+from support.toolchain import fake_tensorrt as fake
 
 GPU = {"device": "cuda", "sm": 90, "isa": "avx2"}
 

@@ -12,10 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fake_tensorrt as fake
 import onnx
 import pytest
-from errors_told import refused
 from onnx import TensorProto, helper
 
 from mmbuild.errors import MmbuildError
@@ -24,6 +22,9 @@ from mmbuild.visual.tensorrt import program
 from mmbuild.visual.tensorrt.engine import ENGINE, build_exported
 from mmbuild.visual.tensorrt.errors import TensorRTError
 from mmbuild.visual.tensorrt.export import Exported
+from support import TESTS
+from support.errors import refused
+from support.toolchain import fake_tensorrt as fake
 
 FORMATS = {
     "float32": TensorProto.FLOAT,
@@ -223,7 +224,7 @@ build(Path(sys.argv[3]), "8.6.0", FAKE_FAULT="slow", FAKE_STARTED=sys.argv[4])
 def test_a_build_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
     pipe = tmp_path / "started"
     os.mkfifo(pipe)
-    paths = [str(Path(fake.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(TESTS), str(Path(__file__).parent)]
     parent = subprocess.Popen([sys.executable, "-c", _PARENT, *paths, str(tmp_path), str(pipe)])
     child = os.pidfd_open(int(pipe.read_text()))  # opening waits for the other end
     parent.kill()

@@ -1,0 +1,1 @@
+"""Projects, workshops and clusters in temporary directories."""

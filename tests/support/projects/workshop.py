@@ -1,0 +1,61 @@
+"""Applying graphs of trivial steps in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmbuild.api import plan_graphs
+from mmbuild.execute.events import Event
+from mmbuild.execute.local import Options, Result, run_plan
+from mmbuild.execute.resources import Capacity
+from mmbuild.graph.action import RecipeGraph
+from mmbuild.graph.plan import Plan
+from mmbuild.store.layout import Store, open_store
+from support.steps.trivial import TABLE
+
+
+@dataclass
+class Workshop:
+    """A store and a build directory under ``root``."""
+
+    root: Path
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.root / "store")
+
+    @property
+    def build(self) -> Path:
+        return self.root / "build"
+
+    def plan(self, *graphs: RecipeGraph) -> Plan:
+        return plan_graphs(graphs, self.store, self.build)
+
+    def verdicts(self, *graphs: RecipeGraph) -> dict[str, str]:
+        return {p.action.label: str(p.verdict) for p in self.plan(*graphs).actions}
+
+    def reasons(self, *graphs: RecipeGraph) -> dict[str, str]:
+        return {p.action.label: p.reason for p in self.plan(*graphs).actions}
+
+    def apply(
+        self,
+        *graphs: RecipeGraph,
+        capacity: Capacity | None = None,
+        keep_going: bool = False,
+        ignore_estimates: bool = False,
+    ) -> Result:
+        options = Options(capacity or Capacity(2, 1 << 50, (), 2), keep_going, ignore_estimates)
+        return run_plan(self.plan(*graphs), specs=TABLE, options=options, sink=self.events.append)
+
+    def text(self, recipe: str) -> str:
+        return (self.build / recipe / "text").read_text()
+
+    def digest(self, label: str) -> str:
+        """Artifact of the last finished action of that label."""
+        from mmbuild.store.journal import load_cache
+
+        records: Sequence = [r for r in load_cache(self.store).by_key.values() if r.label == label]
+        return records[-1].digest

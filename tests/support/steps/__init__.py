@@ -1,0 +1,1 @@
+"""Trivial steps, programs that apply them, and the cache of real steps."""

@@ -1,0 +1,1 @@
+"""Stand-ins for TensorRT-LLM, TensorRT and the driver, and cases and checks of their commands."""
