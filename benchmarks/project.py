@@ -59,7 +59,7 @@ def make_model(model: Path, number: int) -> None:
     if not model.exists():
         shutil.copytree(MODEL, model, copy_function=_link)
     (model / "generation_config.json").unlink(missing_ok=True)
-    (model / "generation_config.json").write_text(json.dumps({"number": number}))
+    (model / "generation_config.json").write_text(json.dumps({"number": number, "eos_token_id": 2}))
 
 
 def environment(root: Path, steps: str = "benchmarks.project:TABLE") -> dict[str, str]:

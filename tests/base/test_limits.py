@@ -91,6 +91,7 @@ OWN = {
     ),
     "the note that pip leaves of an installation": ("base/install.py",),
     "checked by its own checksum": ("store/plan_cache.py",),
+    "matched by a pattern of the whole line first": ("store/journal.py",),
     "the one parser of its kind, within limits": (
         "base/json_text.py",
         "base/yaml_text.py",

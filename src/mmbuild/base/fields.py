@@ -20,7 +20,10 @@ from mmbuild.base.limits import NAME, PATH
 Check = Callable[[Any, str], str | None]
 """``check(value, name)``: what is wrong, or None."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST_LENGTH = 64
+"""Hexadecimal digits of a BLAKE3 digest."""
+
+_HEXADECIMAL = re.compile(r"[0-9a-f]+")
 _MOST_PARTS = 64
 """Directories within one another of a relative path: what creates them one by one must not run out of stack."""
 
@@ -94,7 +97,12 @@ def digest(value: Any, name: str) -> str | None:
 
 def is_digest(value: Any) -> bool:
     """Whether ``value`` is a BLAKE3 digest in hexadecimal."""
-    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
+    return isinstance(value, str) and len(value) == DIGEST_LENGTH and is_hexadecimal(value)
+
+
+def is_hexadecimal(text: str) -> bool:
+    """Whether ``text`` holds lower-case hexadecimal digits, at least one, and nothing else."""
+    return _HEXADECIMAL.fullmatch(text) is not None
 
 
 def inner_path(value: Any, name: str) -> str | None:

@@ -94,8 +94,9 @@ def read_file(path: Path | str, limit: Limit | int, *, within: Iterable[Path | s
     most, kind = (limit, "such a file has") if isinstance(limit, int) else (limit.size, f"{limit.kind} takes")
     descriptor = open_regular(path, within=within)
     try:
-        if os.fstat(descriptor).st_size <= most:
-            data = _read(descriptor, most)
+        size = os.fstat(descriptor).st_size
+        if size <= most:
+            data = _read(descriptor, size, most)
             if len(data) <= most:
                 return data
     finally:
@@ -164,13 +165,13 @@ def _opened(descriptor: int, path: Path | str) -> str:
         return os.path.realpath(path)
 
 
-def _read(descriptor: int, most: int) -> bytes:
-    """Up to one byte more than ``most``."""
-    parts, left = [], most + 1
-    while left > 0 and (part := os.read(descriptor, min(left, _CHUNK))):
+def _read(descriptor: int, size: int, most: int) -> bytes:
+    """Up to one byte more than ``most`` of a file that had ``size`` bytes a moment ago."""
+    parts, left, chunk = [], most + 1, min(size + 1, _CHUNK)
+    while left > 0 and (part := os.read(descriptor, min(left, chunk))):
         parts.append(part)
         left -= len(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _called(value: Any) -> str:

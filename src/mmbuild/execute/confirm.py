@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from types import MappingProxyType
 
+from mmbuild.base.fields import DIGEST_LENGTH
 from mmbuild.base.files import FileRefusedError
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.job import Job
 from mmbuild.graph.keys import job_key
+from mmbuild.sources.resolve import files_digest, source_files
 from mmbuild.store.intact import changed_source
 from mmbuild.store.layout import Store
 from mmbuild.store.roots import seen_of
 from mmbuild.store.statindex import Index
 from mmbuild.store.tree import Seen
 
-_DIGEST_LENGTH = 64
-
 
 def seen_sources(job: Job) -> dict[str, Seen]:
     """Stat of the user's files that a step is about to read, by path, without those that cannot be read."""
     found: dict[str, Seen] = {}
     for path, _ in _sources(job):
-        try:
-            for name in _files(job, path) if path.is_dir() else [""]:
-                file = str(path / name)
-                found[file] = seen_of(os.stat(file))
-        except (OSError, MmbuildError):
-            continue  # what is wrong is found by the digest
+        with suppress(OSError, MmbuildError):  # what is wrong is found by the digest
+            found.update(_seen(path, _names(job, path)))
     return found
 
 
@@ -52,10 +48,10 @@ def confirm(store: Store, job: Job, before: Mapping[str, Seen] = MappingProxyTyp
             code="MM326",
             hint="nothing was published; apply again, and check the memory of this machine if it happens again",
         )
+    now: dict[str, Seen] = {}
     with closing(Index(store)) as index:
         for path, expected in _sources(job):
-            _confirm_source(job, path, expected, index)
-    now = seen_sources(job)
+            now.update(_confirm_source(job, path, expected, index))
     for file, seen in before.items():
         if now.get(file) != seen:
             raise changed_source(file, "was written to while the step read it")
@@ -65,33 +61,30 @@ def _sources(job: Job) -> Iterator[tuple[Path, str]]:
     """The user's files and directories that the step reads, with their digests."""
     for name, expected in job.sources.items():
         locator = job.locators.get(name, "")
-        if locator.startswith("/") and len(expected) == _DIGEST_LENGTH:
+        if locator.startswith("/") and len(expected) == DIGEST_LENGTH:
             yield Path(locator), expected
 
 
-def _confirm_source(job: Job, path: Path, expected: str, index: Index) -> None:
+def _confirm_source(job: Job, path: Path, expected: str, index: Index) -> dict[str, Seen]:
+    """The stat of the files, taken after their contents were compared."""
     try:
-        found = _tree(job, path, index) if path.is_dir() else index.content(path)
+        names = _names(job, path)
+        found = index.content(path) if names is None else files_digest(path, names, index.content)
+        if found == expected:
+            return _seen(path, names)
     except (OSError, FileRefusedError) as error:
         raise changed_source(str(path), f"cannot be read any more ({error})") from error
-    if found != expected:
-        raise changed_source(str(path), "changed after it was planned")
+    raise changed_source(str(path), "changed after it was planned")
 
 
-def _tree(job: Job, directory: Path, index: Index) -> str:
-    """As the download action of a model's directory is keyed (:func:`mmbuild.sources.resolve.identify`)."""
-    from mmbuild.sources.resolve import tree_digest
-
-    return tree_digest(
-        directory, index.content, weights=_weights(job), directories=job.params.get("directories", ())
-    )
-
-
-def _files(job: Job, directory: Path) -> list[str]:
-    from mmbuild.sources.resolve import source_files
-
-    return source_files(directory, weights=_weights(job), directories=job.params.get("directories", ()))
+def _names(job: Job, path: Path) -> list[str] | None:
+    """Files of a model's directory, as its download action is keyed; None for a path that is no directory."""
+    if not path.is_dir():
+        return None
+    weights = job.params.get("kind") == "path"
+    return source_files(path, weights=weights, directories=job.params.get("directories", ()))
 
 
-def _weights(job: Job) -> bool:
-    return job.params.get("kind") == "path"
+def _seen(path: Path, names: Iterable[str] | None) -> dict[str, Seen]:
+    files = [str(path)] if names is None else [f"{path}/{name}" for name in names]
+    return {file: seen_of(os.stat(file)) for file in files}

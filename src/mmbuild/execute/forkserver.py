@@ -3,11 +3,11 @@
 Not ``multiprocessing``'s: that one runs the user's main module again in each worker, which a script without
 a main guard does not survive, and it gives no resource usage of the workers it reaped.
 
-It stays single-threaded, so that forking is safe, and imports while it is idle what the coming steps
-need. Jobs arrive on standard input, one a line: the directory as JSON text, a tab, the job. Messages leave on
-the file descriptor given as the first argument, one JSON object a line (a pipe: lines below PIPE_BUF from
-several workers never mix). When its input ends (the orchestrator finished or died) it ends its workers with
-everything they started.
+It stays single-threaded, so that forking is safe, and imports while it is idle what the coming steps need.
+Jobs arrive on standard input, one a line: its name, its directory as JSON text, the job, with tabs between.
+Messages leave on the file descriptor given as the first argument, one JSON object a line (a pipe: lines
+below PIPE_BUF from several workers never mix). When its input ends (the orchestrator finished or died) it ends its
+workers with everything they started.
 """
 
 from __future__ import annotations
@@ -30,7 +30,23 @@ from mmbuild.execute.peak import SAMPLE_SECONDS, Peak, new_peak
 from mmbuild.execute.worker import run_job
 
 _PR_SET_PDEATHSIG = 1
-_NEEDED_BY_ALL = ("mmbuild.store.publish", "blake3", "mmbuild.canonical")
+_NEEDED_BY_ALL = (
+    "mmbuild.store.publish",
+    "blake3",
+    "mmbuild.canonical",
+    "mmbuild.sources.resolve",
+    "sqlite3",
+    "concurrent.futures.thread",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A worker that was forked ahead: its process id, and the pipe on which it waits for a job."""
+
+    worker: int
+    jobs: int
+    peak: Peak
 
 
 @dataclass(slots=True)
@@ -41,6 +57,7 @@ class _Server:
     prctl: Callable[..., int]
     workers: dict[int, tuple[str, Peak]] = field(default_factory=dict)
     sampled: float = 0.0
+    spare: _Spare | None = None
 
 
 def main(events: int, preload: list[str]) -> None:
@@ -56,6 +73,8 @@ def main(events: int, preload: list[str]) -> None:
     pending = b""
     open_input = True
     while open_input:
+        if not preload and server.spare is None:
+            server.spare = _fork(server)
         ready, _, _ = select.select([0, wake], [], [], _patience(server, preload))
         if not ready and preload:
             _import_all([preload.pop(0)])
@@ -101,14 +120,36 @@ def _sample(server: _Server) -> None:
 
 
 def _serve(server: _Server, line: bytes) -> None:
-    where, _, text = line.partition(b"\t")
+    """Give the job to the worker that waits for one, or to a new one."""
+    name = line.partition(b"\t")[0].decode()
+    chosen, server.spare = server.spare or _fork(server), None
+    server.workers[chosen.worker] = name, chosen.peak
+    try:
+        with open(chosen.jobs, "wb") as jobs:
+            jobs.write(line)
+    except BrokenPipeError:  # it was killed; its exit is reported as that of any worker
+        return
+
+
+def _fork(server: _Server) -> _Spare:
+    """A worker that waits for a job: a fork takes a third of the time of a short action."""
+    reader, writer = os.pipe()
     peak = new_peak()
-    job = parse_job(text)
     worker = os.fork()
     if worker == 0:
-        send = partial(_send, server.events)
-        _become_worker(server, lambda: run_job(Path(json.loads(where)), job, peak, send))
-    server.workers[worker] = job.name, peak
+        os.close(writer)
+        _become_worker(server, lambda: _await_job(server, reader, peak))
+    os.close(reader)
+    return _Spare(worker, writer, peak)
+
+
+def _await_job(server: _Server, reader: int, peak: Peak) -> int:
+    with open(reader, "rb") as jobs:
+        line = jobs.read()
+    if not line:  # no job is left
+        return 0
+    _, where, text = line.split(b"\t", 2)
+    return run_job(Path(json.loads(where)), parse_job(text), peak, partial(_send, server.events))
 
 
 def _become_worker(server: _Server, body: Callable[[], int]) -> None:
@@ -131,10 +172,12 @@ def _send(events: int, message: dict[str, object]) -> None:
 
 
 def _reap(server: _Server) -> None:
-    while server.workers:
+    while server.workers or server.spare:
         worker, status = os.waitpid(-1, os.WNOHANG)
         if worker == 0:
             return
+        if server.spare is not None and server.spare.worker == worker:
+            _drop_spare(server)
         name, peak = server.workers.pop(worker, (None, None))
         if name is None or peak is None:
             continue
@@ -148,6 +191,16 @@ def _end(server: _Server) -> None:
     """The orchestrator is gone or done: nothing that is unfinished will count."""
     for worker in server.workers:
         _kill(worker)
+    if server.spare is not None:
+        _kill(server.spare.worker)
+        _drop_spare(server)
+
+
+def _drop_spare(server: _Server) -> None:
+    if server.spare is not None:
+        os.close(server.spare.jobs)
+        server.spare.peak.close()
+        server.spare = None
 
 
 def _kill(worker: int) -> None:

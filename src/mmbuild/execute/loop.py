@@ -74,6 +74,7 @@ class Loop:
         try:
             while True:
                 self.pool.take(self._start)
+                self.outcome.lay_out_whole()  # while the workers that were just started are at work
                 if not self.running and not self.pool.waiting:
                     return
                 polls = self.contended or self.fetches
@@ -128,9 +129,9 @@ class Loop:
         for gpu in gpus.values():
             held.callback(gpu.release)
         job = self._job(planned.action, name, asked, tuple(gpus))
-        remember_definition(self.store, planned.action)
         directory = self.workers.start(job, replace(planned.action, resources=asked))
         self.running[job.name] = _Running(planned.action, name, directory, asked, held.pop_all())
+        remember_definition(self.store, planned.action)
         told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
         self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
         return asked

@@ -34,6 +34,7 @@ class Outcome:
     failed: list[Failed] = field(default_factory=list)
     laid_out: list[Path] = field(default_factory=list)
     times: list[tuple[str, float]] = field(default_factory=list)
+    _whole: list[Build] = field(default_factory=list)
     _host: Mapping[str, Any] = field(default_factory=dict)
 
     def tell(self, kind: Kind, action: Action, **data: Any) -> None:
@@ -89,6 +90,11 @@ class Outcome:
             return replace(failed, causes=(*failed.causes, f"the engine was not kept aside: {error}"))
         return replace(failed, aside=(*failed.aside, str(place)))
 
+    def lay_out_whole(self) -> None:
+        """Fill the engine directories of the builds that became whole since the last call."""
+        while self._whole:
+            self.lay_out(self._whole.pop(0))
+
     def lay_out(self, build: Build) -> None:
         """Fill the engine directory of ``build``, all of whose results are there."""
         actions = [self.state.actions[key] for key in build.actions.values()]
@@ -116,6 +122,5 @@ class Outcome:
 
     def _complete(self, action: Action, record: Record) -> list[str]:
         free, whole = self.state.complete(action.definition_key, record)
-        for build in whole:
-            self.lay_out(build)
+        self._whole += whole
         return free

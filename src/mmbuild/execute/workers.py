@@ -51,7 +51,7 @@ class Workers:
         """Fork a worker for ``job``; returns its directory."""
         directory = self._free.pop() if self._free else self._make_directory()
         self._used[job.name] = directory
-        self._ask(json.dumps(str(directory)).encode() + b"\t" + job_line(job))
+        self._ask(b"\t".join((job.name.encode(), json.dumps(str(directory)).encode(), job_line(job))))
         return directory
 
     def take(self, directory: Path) -> None:

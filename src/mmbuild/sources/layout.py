@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 CONFIG = ("config.json", "generation_config.json")
 TOKENIZER = (
@@ -25,6 +26,8 @@ SMALL = (*CONFIG, *TOKENIZER, *PROCESSOR)
 # One kind of weights is taken: the first that is there.
 SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+
+_KINDS_OF_WEIGHTS = [re.compile("|".join(map(translate, kind))) for kind in (SAFETENSORS, PICKLES)]
 
 # Any one of them makes a tokenizer, or says how images are prepared.
 TOKENIZER_CORES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -53,15 +56,11 @@ def is_small(name: str) -> bool:
 
 def is_weights(name: str) -> bool:
     """Whether a file is one of weights."""
-    return _matches(name, (*SAFETENSORS, *PICKLES))
+    return any(pattern.match(name) for pattern in _KINDS_OF_WEIGHTS)
 
 
 def _needed(present: list[str]) -> list[str]:
     weights: list[str] = []
-    for kind in (SAFETENSORS, PICKLES):
-        weights = weights or [name for name in present if _matches(name, kind)]
+    for pattern in _KINDS_OF_WEIGHTS:
+        weights = weights or [name for name in present if pattern.match(name)]
     return [*weights, *(name for name in present if name in SMALL)]
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

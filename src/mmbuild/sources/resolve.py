@@ -6,7 +6,7 @@ config that gives their shapes. No path is among it, so a model keeps its name w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -141,8 +141,17 @@ def tree_digest(
     Raises:
         SourceError: There is no such directory, it holds no model, or a file cannot be read.
     """
+    names = source_files(directory, weights=weights, directories=directories)
+    return files_digest(directory, names, digest)
+
+
+def files_digest(directory: Path, names: Iterable[str], digest: Callable[[Path], str]) -> str:
+    """:func:`tree_digest` of the files ``names``.
+
+    Raises:
+        SourceError: MM401, one cannot be read.
+    """
     try:
-        names = source_files(directory, weights=weights, directories=directories)
         return hash_json({name: digest(directory / name) for name in names})
     except OSError as error:
         raise SourceError(

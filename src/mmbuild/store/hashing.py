@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +50,8 @@ def hash_files(paths: Sequence[Path | str], threads: int | None = None) -> list[
     count = threads or len(os.sched_getaffinity(0))
     if count < 2 or sum(sizes[index] for index in small) < _WORTH_A_THREAD:
         return [hash_file(path, threads) for path in paths]
+    from concurrent.futures import ThreadPoolExecutor  # 4 ms, which most commands do not need
+
     shares = [small[start::count] for start in range(count)]
     digests: dict[int, str] = {}
     with ThreadPoolExecutor(count) as pool:

@@ -93,13 +93,16 @@ def root_path(store: Store, directory: Path | str) -> Path:
 
 def read_root(store: Store, directory: Path | str) -> Root | None:
     """What ``directory`` was built from, or None where nothing (readable) is known."""
-    return _parse(store, root_path(store, directory))
+    path = root_path(store, directory)
+    root = _parse(path)
+    return root if root is not None and root.directory == str(directory) else None
 
 
 def all_roots(store: Store) -> list[Root]:
     """Every named build that this store knows."""
     paths = sorted((store.root / "roots").glob("*.json"))
-    return [root for path in paths if (root := _parse(store, path)) is not None]
+    roots = [(path, _parse(path)) for path in paths]
+    return [root for path, root in roots if root is not None and root_path(store, root.directory) == path]
 
 
 def write_root(store: Store, root: Root) -> None:
@@ -143,12 +146,11 @@ def seen_of(found: os.stat_result) -> Seen:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _parse(store: Store, path: Path) -> Root | None:
-    """What a file says; None also for one that is damaged, or lies under the name of another directory."""
+def _parse(path: Path) -> Root | None:
+    """What a file says, whatever its name; None for one that is damaged."""
     try:
         data = require_fields(read_object(path, STORE_NOTE), _ROOT)
         require_fields(data.get("previous", {}), _PREVIOUS)
-        root = Root(**{**data, "files": {name: tuple(item) for name, item in data.get("files", {}).items()}})
-        return root if root_path(store, root.directory) == path else None
+        return Root(**{**data, "files": {name: tuple(item) for name, item in data.get("files", {}).items()}})
     except (OSError, ValueError, TypeError, FileRefusedError):
         return None
