@@ -6,13 +6,13 @@ import signal
 from pathlib import Path
 
 import pytest
-from trivial_steps import TABLE, action
-from waiting import gone, wait_for
 
 from mmbuild.execute.job import Job
 from mmbuild.execute.workers import start_workers
 from mmbuild.graph.keys import action_key, body_key
 from mmbuild.store.layout import open_store
+from support.steps.trivial import TABLE, action
+from support.waiting import gone, wait_for
 
 
 @pytest.fixture

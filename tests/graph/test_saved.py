@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from mmbuild.errors import MmbuildError
-from mmbuild.graph.saved import looks_saved, read_saved, save_plan
+from mmbuild.errors import MmbuildError, StalePlanError
+from mmbuild.graph.saved import looks_saved, read_saved, require_recipes, save_plan
 from support.projects.workshop import Workshop
 from support.steps.trivial import chain
 
@@ -37,6 +37,12 @@ def refused(path):
 def test_a_saved_plan_comes_back(saved):
     assert looks_saved(saved)
     assert read_saved(saved)["request"] == REQUEST
+
+
+def test_a_plan_of_a_recipe_that_is_gone_is_stale_and_says_how_to_renew_it(saved):
+    with pytest.raises(StalePlanError, match=r"`/r.yaml`, which does not exist") as caught:
+        require_recipes(saved, read_saved(saved))
+    assert f"mmbuild plan RECIPE -o {saved}" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", REQUEST)

@@ -126,11 +126,12 @@ def command(
 
 def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
     from mmbuild.cli.planning import plan_again
-    from mmbuild.graph.saved import check_fresh, read_saved
+    from mmbuild.graph.saved import check_fresh, read_saved, require_recipes
 
     if overrides:
         raise click.UsageError("--set cannot change a saved plan")
     saved = read_saved(path)
+    require_recipes(path, saved)
     planning = plan_again(saved["request"])
     check_fresh(path, saved, planning.plan)
     return planning

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,21 @@ def _check_parts(data: Mapping[str, Any]) -> None:
         label = item["label"]
         if not (TEXT.holds(label) and DIGEST.holds(item["definition_key"]) and TEXT.holds(item["verdict"])):
             raise ValueError("an action of it")
+
+
+def require_recipes(path: Path, saved: Mapping[str, Any]) -> None:
+    """Refuse a plan of recipes that are gone, before anything is created where it was made.
+
+    Raises:
+        StalePlanError: MM202 a recipe that the plan was made from does not exist.
+    """
+    gone = next((recipe for recipe in saved["request"]["recipes"] if not os.path.lexists(recipe)), None)
+    if gone is not None:
+        raise StalePlanError(
+            f"the plan `{path}` was made from `{gone}`, which does not exist",
+            code="MM202",
+            hint=f"make it again with `mmbuild plan RECIPE -o {path}`",
+        )
 
 
 def check_fresh(path: Path, saved: Mapping[str, Any], plan: Plan) -> None:
