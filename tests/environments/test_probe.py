@@ -15,9 +15,9 @@ from mmbuild.environments.probe import (
     installed,
     interpreter_versions,
     normalized,
-    pinned,
     revision_of,
 )
+from mmbuild.toolchains.pins import pinned
 from support.toolchain.environments import (
     git,
     make_checkout,
@@ -47,12 +47,12 @@ def in_container(image: str, engine: str = "docker") -> ToolchainEnvironment:
 
 def failure(environment: ToolchainEnvironment, **more: float) -> ProbeError:
     with pytest.raises(ProbeError) as caught:
-        installed(environment, **more)
+        installed(environment, pinned(), **more)
     return caught.value
 
 
 def test_pinned_distributions_and_python_by_normalized_name(tmp_path: Path) -> None:
-    found = installed(hosted(make_python(tmp_path, TRTLLM)))
+    found = installed(hosted(make_python(tmp_path, TRTLLM)), pinned())
     assert found == {
         "python": HERE,
         "tensorrt-llm": "0.9.0",
@@ -62,7 +62,7 @@ def test_pinned_distributions_and_python_by_normalized_name(tmp_path: Path) -> N
 
 
 def test_an_environment_without_any_of_them(tmp_path: Path) -> None:
-    assert installed(hosted(make_python(tmp_path, {}))) == {"python": HERE}
+    assert installed(hosted(make_python(tmp_path, {})), pinned()) == {"python": HERE}
 
 
 def test_a_real_environment() -> None:
@@ -89,7 +89,7 @@ def test_a_container_is_asked_through_its_engine_and_may_print_a_banner(
 ) -> None:
     program = make_engine(tmp_path / "bin", engine, make_python(tmp_path / "image", TRTLLM))
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    assert installed(in_container("image:tag", engine))["tensorrt-llm"] == "0.9.0"
+    assert installed(in_container("image:tag", engine), pinned())["tensorrt-llm"] == "0.9.0"
     argv, _ = recorded(program)
     assert argv[:2] == ["run", "--rm"]
 

@@ -17,6 +17,7 @@ from mmbuild.engine.layout import VISUAL, Description, LayoutError
 from mmbuild.environments.load import load
 from mmbuild.environments.model import UserConfig
 from mmbuild.environments.probe import ProbeError, installed, interpreter_versions, normalized
+from mmbuild.toolchains.pins import pinned
 
 _VISUAL = "visual.json"
 
@@ -81,7 +82,7 @@ def tensorrt_visual(build: Path) -> Mapping[str, Any] | None:
 def _environment(config: UserConfig, description: Description) -> Mapping[str, str] | None:
     found = config.toolchains.get(description.toolchain.get("tensorrt-llm", ""))
     try:
-        return None if found is None else installed(found)
+        return None if found is None else installed(found, pinned())
     except ProbeError:
         return None
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from mmbuild.environments.probe import normalized, pinned
+from mmbuild.environments.probe import normalized
 from mmbuild.toolchains.model import CommandEntry, Toolchain, When
+from mmbuild.toolchains.pins import pinned
 
 # Distributions that bring the same module: the first is a wrapper of the others.
 _SAME = (("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),)

@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from mmbuild.base.fields import listing, mapping, optional, record, text, word
@@ -49,8 +48,6 @@ _SAID = record(
     closed=False,
 )
 _TOOLCHAIN = "tensorrt-llm"
-# Looked at beside what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
-_FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2wrapper", "cuda-python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +75,13 @@ def normalized(name: str) -> str:
 
 
 def installed(
-    environment: ToolchainEnvironment, names: Iterable[str] | None = None, *, seconds: float = SECONDS
+    environment: ToolchainEnvironment, names: Iterable[str], *, seconds: float = SECONDS
 ) -> Mapping[str, str]:
     """Versions of distributions inside ``environment``, by normalized name, and its own as ``python``.
 
     Args:
         environment: A Python of this host, or a container image.
-        names: Distributions; what any toolchain pins where left out.
+        names: Distributions.
         seconds: Time limit.
 
     Raises:
@@ -95,7 +92,7 @@ def installed(
 
 def ask(
     environment: ToolchainEnvironment,
-    names: Iterable[str] | None = None,
+    names: Iterable[str],
     programs: Iterable[str] = (),
     *,
     seconds: float = SECONDS,
@@ -104,7 +101,7 @@ def ask(
 
     Args:
         environment: A Python of this host, or a container image.
-        names: Distributions; what any toolchain pins where left out.
+        names: Distributions.
         programs: Programs to look for on its PATH.
         seconds: Time limit.
 
@@ -112,7 +109,7 @@ def ask(
         ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, no answer in time;
             MM617, an answer that makes no sense.
     """
-    wanted = sorted({normalized(name) for name in (pinned() if names is None else names)})
+    wanted = sorted({normalized(name) for name in names})
     asked = (json.dumps(wanted), json.dumps(list(programs)), json.dumps(_TOOLCHAIN))
     with tempfile.TemporaryDirectory(prefix="mmbuild-probe-") as directory:
         started = launch(environment, ("python3", "-c", _PROGRAM, *asked), workdir=Path(directory))
@@ -132,16 +129,6 @@ def interpreter_versions(
         python=interpreter.python, examples=Path("/"), variables=interpreter.variables
     )
     return installed(alone, names, seconds=seconds)
-
-
-@cache
-def pinned() -> tuple[str, ...]:
-    """Every distribution that a supported toolchain pins, normalized."""
-    from mmbuild.toolchains.load import load_toolchain
-    from mmbuild.toolchains.versions import SUPPORTED
-
-    names = {normalized(name) for version in SUPPORTED for name in load_toolchain(version).pins}
-    return tuple(sorted(names | set(_FURTHER)))
 
 
 def examples_revision(path: Path) -> str | None:

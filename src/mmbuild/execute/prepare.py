@@ -183,6 +183,7 @@ def _environment(version: str) -> Environment | None:
     from mmbuild.environments.probe import installed
     from mmbuild.errors import MmbuildError
     from mmbuild.graph.lower_toolchain import Environment
+    from mmbuild.toolchains.pins import pinned
 
     found = load().toolchains.get(version)
     settled = pins.packages(f"tensorrt-llm {version}")
@@ -191,7 +192,7 @@ def _environment(version: str) -> Environment | None:
     if found is None:
         return None
     try:
-        versions = dict(installed(found))
+        versions = dict(installed(found, pinned()))
     except MmbuildError:
         versions = {}
     # A name that the toolchain itself does not have: `tensorrt-llm` is its version.
