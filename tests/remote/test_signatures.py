@@ -9,9 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmbuild.base.public_keys import public_bytes, public_text
 from mmbuild.errors import MmbuildError
 from mmbuild.remote.entries import Signature, entry_json, entry_text, parse_entry, signed_text
-from mmbuild.remote.signatures import is_signed, make_key, public_bytes, public_text, read_key, sign
+from mmbuild.remote.signatures import is_signed, make_key, read_key, sign
 from mmbuild.store.journal import Record
 from support.projects.machines import Machine
 from support.steps.trivial import chain

@@ -76,7 +76,7 @@ class Interpreter(Part):
 
 
 def _public_key(text: str) -> str:
-    from mmbuild.remote.signatures import public_bytes
+    from mmbuild.base.public_keys import public_bytes
 
     public_bytes(text)
     return text

@@ -108,7 +108,7 @@ def _settings(url: str, config: SharedStoreConfig | None) -> Settings:
     key = os.environ.get(SIGNING_KEY, "")
     if config is None:
         return Settings(url, push=pushes, signing_key=key)
-    from mmbuild.remote.signatures import public_bytes
+    from mmbuild.base.public_keys import public_bytes
 
     return Settings(
         url,

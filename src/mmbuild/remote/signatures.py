@@ -1,13 +1,13 @@
 """Signatures of published entries: ed25519 (RFC 8032) over the canonical JSON of an entry.
 
-Public keys are written ``ed25519:<base64 of 32 bytes>``. Private keys are PEM (PKCS #8, not encrypted), as ``openssl
-genpkey -algorithm ed25519`` writes them too. The package ``cryptography`` is imported only to sign and to verify.
+Public keys are written as :mod:`mmbuild.base.public_keys` reads them. Private keys are PEM (PKCS #8, not encrypted),
+as ``openssl genpkey -algorithm ed25519`` writes them too. The package ``cryptography`` is imported only to sign and
+to verify.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,37 +15,15 @@ from typing import TYPE_CHECKING
 
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.install import install_hint
+from mmbuild.base.public_keys import public_bytes, public_text
 from mmbuild.remote.entries import Signature
 from mmbuild.remote.notices import RemoteError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-_SCHEME = "ed25519:"
-_KEY_BYTES = 32
 _KEY_FILE_BYTES = 65_536
 _NEW_KEY = "`mmbuild cache keygen FILE` writes a new one"
-
-
-def public_bytes(text: str) -> bytes:
-    """The 32 bytes of a public key.
-
-    Raises:
-        ValueError: ``text`` is not one.
-    """
-    scheme, _, key = text.strip().rpartition(":")
-    try:
-        data = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        data = b""
-    if len(data) != _KEY_BYTES or f"{scheme}:" != _SCHEME:
-        raise ValueError("is not a public key: expected `ed25519:` and the base64 of 32 bytes")
-    return data
-
-
-def public_text(key: bytes) -> str:
-    """:func:`public_bytes` the other way round."""
-    return _SCHEME + base64.b64encode(key).decode("ascii")
 
 
 def make_key(path: Path) -> str:
