@@ -111,7 +111,7 @@ def calibrate(setting: Setting, variant: str) -> None:
 
 def quantize_params(setting: Setting, variant: str) -> dict[str, Any]:
     """Parameters of the step quantize."""
-    from mmbuild.calibration.drawn import DEFAULT_PROMPTS
+    from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
     from mmbuild.graph import parameters
 
     facts = setting.facts()

@@ -10,6 +10,7 @@ import torch
 
 from mmbuild.engine import compare
 from mmbuild.engine.config import EngineError
+from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
 from mmbuild.steps import measure
 from mmbuild.steps.base import StepContext
 from mmbuild.steps.measure import InputError, generated_pictures
@@ -65,7 +66,7 @@ def test_pictures_are_numbered_as_the_recipe_lists_them(out, tmp_path):
 
 def test_without_prompts_and_pictures_it_asks_its_own(out):
     report = run(out, prompts=(), tokens=3)
-    assert report["summary"]["questions"] == 2 * len(measure.DEFAULT_PROMPTS)
+    assert report["summary"]["questions"] == 2 * len(DEFAULT_PROMPTS)
 
 
 def test_generated_pictures_differ_and_are_always_the_same():

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Asked where a recipe names no prompts either.
-DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
 _SHAPES = 4
 
 

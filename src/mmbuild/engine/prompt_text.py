@@ -1,10 +1,13 @@
-"""Prompts as text that a tokenizer can take. Nothing here imports torch."""
+"""Prompts as text that a tokenizer can take, and the ones that stand for none. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from mmbuild.models.errors import EngineError
+
+DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
+"""Asked where a recipe names no prompts; put into the model's chat form."""
 
 
 def require_unicode(prompts: Iterable[str | None]) -> None:

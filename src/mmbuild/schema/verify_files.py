@@ -62,8 +62,8 @@ def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Fault]:
     verify, limit = recipe.verify, recipe.engine.max_input_len
     if verify is None or recipe.engine.backend is not Backend.TORCH:
         return
+    from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
     from mmbuild.models.prompt_length import tokens_beyond
-    from mmbuild.steps.measure import DEFAULT_PROMPTS
 
     expected = model.expected()
     for number, prompt in enumerate(verify.prompts or DEFAULT_PROMPTS):

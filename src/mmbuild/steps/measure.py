@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.checkpoint.progress import Progress, silent
+from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
 from mmbuild.errors import MmbuildError
 from mmbuild.quality import pictures
 from mmbuild.steps.base import StepContext
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 MEASURES = "measures.json"
 PICTURES = "pictures"
-# Asked where a recipe names none; put into the model's chat form.
-DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
 DEFAULT_NEW_TOKENS = 32
 
 

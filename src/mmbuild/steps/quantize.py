@@ -134,15 +134,16 @@ def _requests(
     params: Mapping[str, Any], processor_files: Path, locators: Mapping[str, str], progress: Progress
 ) -> list[Request]:
     """What the model is shown."""
-    from mmbuild.calibration import data, drawn, loop
+    from mmbuild.calibration import data, loop
     from mmbuild.engine.processor import load_processor
+    from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
 
     processor = load_processor(processor_files, params["family"])
     asked = params["calibration"]
     if "data" not in locators:
         progress(f"{asked['samples']} generated pictures: the recipe names no calibration.data", None)
         height, width = params["image_size"]
-        prompts = asked["prompts"] or drawn.DEFAULT_PROMPTS
+        prompts = asked["prompts"] or DEFAULT_PROMPTS
         return list(loop.generated(processor, (height, width), prompts, asked["samples"], asked["seed"]))
     path = Path(locators["data"])
     samples = data.load(path, asked["samples"], asked["seed"], text_only=asked["text_only"])
