@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbuild.checkpoint.weights import open_weights
-from mmbuild.engine.config import DTYPES
+from mmbuild.models.dtypes import DTYPES
 
 Place = Callable[[Tensor], Tensor]
 """Gives a tensor on a device: itself, where it is there already."""

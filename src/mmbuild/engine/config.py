@@ -15,15 +15,10 @@ import torch
 
 from mmbuild.engine import fields
 from mmbuild.families.base import LlmFacts, read_llm
+from mmbuild.models.dtypes import DTYPES
 from mmbuild.models.errors import EngineError
 
 __all__ = ["DTYPES", "EngineConfig", "EngineError", "from_json", "local_heads", "local_kv_heads"]
-
-DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from mmbuild.engine.config import DTYPES
 from mmbuild.engine.processor import Request, first_line
 from mmbuild.families import part
+from mmbuild.models.dtypes import DTYPES
 from mmbuild.models.errors import EngineError
 from mmbuild.models.pictures import Picture, open_as_saved
 

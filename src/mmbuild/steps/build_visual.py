@@ -14,8 +14,8 @@ def run(context: StepContext) -> None:
         EngineError: The weights lack the tower, or it gives another number of features, or cannot be exported.
         TensorRTError: TensorRT is not there or cannot build it.
     """
-    from mmbuild.engine.config import DTYPES
     from mmbuild.families import part
+    from mmbuild.models.dtypes import DTYPES
     from mmbuild.visual import torch_engine
     from mmbuild.visual.config import VisualConfig
     from mmbuild.visual.tensors import fill

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mmbuild.engine import package, weights
-from mmbuild.engine.config import DTYPES
 from mmbuild.engine.export import compile_package
+from mmbuild.models.dtypes import DTYPES
 from mmbuild.visual.config import (
     CONFIG,
     VisualConfig,

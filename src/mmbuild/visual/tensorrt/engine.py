@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbuild.base.files import require_regular
-from mmbuild.engine.config import DTYPES
 from mmbuild.environments.model import Interpreter
+from mmbuild.models.dtypes import DTYPES
 from mmbuild.visual.config import CONFIG, VisualConfig, check_pixels, damaged, make_config, read_description
 from mmbuild.visual.tensorrt import interpreter as interpreters
 from mmbuild.visual.tensorrt.child import Child

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from mmbuild.engine.config import DTYPES, EngineError
+from mmbuild.models.dtypes import DTYPES
+from mmbuild.models.errors import EngineError
 from mmbuild.visual.config import VisualConfig, check_features
 from mmbuild.visual.tensorrt.program import INPUT, OUTPUT
 
