@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import BUILT_IN, StepSpec
+from mmbuild.steps.registry import StepSpec
+from mmbuild.steps.table import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "models" / "llava-shapes"

@@ -24,7 +24,8 @@ from benchmarks.peers import PEERS, Graph, Peer
 from benchmarks.project import environment, make_matrix, make_model, tool
 from benchmarks.report import Row, milliseconds
 from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import BUILT_IN, StepSpec
+from mmbuild.steps.registry import StepSpec
+from mmbuild.steps.table import BUILT_IN
 
 RECIPES = 200
 BOUND = "250 ms (stretch 100 ms)"

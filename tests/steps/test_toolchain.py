@@ -18,8 +18,8 @@ from mmbuild.graph.lower_toolchain import Environment, lower_toolchain
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.sources.config import read_config
 from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import BUILT_IN
 from mmbuild.steps.registry import load as load_step
+from mmbuild.steps.table import BUILT_IN
 from mmbuild.toolchains.versions import SUPPORTED
 from support.toolchain.cases import RECIPES, load
 from support.toolchain.host import environment

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import BUILT_IN, StepSpec
+from mmbuild.steps.registry import StepSpec
+from mmbuild.steps.table import BUILT_IN
 
 
 def body(context: StepContext) -> None:

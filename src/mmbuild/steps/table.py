@@ -1,0 +1,29 @@
+"""The built-in steps. Planning reads this table without importing any step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mmbuild.steps.registry import StepSpec
+
+_TORCH = ("torch",)
+_EXPORT = ("torch", "torch._inductor", "torch.export")
+
+BUILT_IN: Mapping[str, StepSpec] = {
+    spec.name: spec
+    for spec in (
+        StepSpec("download", "1", "mmbuild.steps.download:run"),
+        StepSpec("calibration_data", "1", "mmbuild.steps.calibration_data:run"),
+        StepSpec("convert", "2", "mmbuild.steps.convert:run", _TORCH),
+        StepSpec("quantize", "2", "mmbuild.steps.quantize:run", _TORCH),
+        StepSpec("build_llm", "2", "mmbuild.steps.build_llm:run", _EXPORT),
+        StepSpec("build_visual", "1", "mmbuild.steps.build_visual:run", _EXPORT),
+        StepSpec("assemble", "2", "mmbuild.steps.assemble:run"),
+        StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
+        StepSpec("verify", "3", "mmbuild.steps.verify:run"),
+        # Of backend tensorrt-llm: all commands alike, and what upstream's runner needs around its engines.
+        StepSpec("toolchain", "1", "mmbuild.steps.toolchain:run"),
+        StepSpec("toolchain_engine", "2", "mmbuild.steps.toolchain_engine:run"),
+        StepSpec("toolchain_verify", "1", "mmbuild.steps.toolchain_verify:run"),
+    )
+}
