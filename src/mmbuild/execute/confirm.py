@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
@@ -13,12 +14,14 @@ from mmbuild.base.files import FileRefusedError
 from mmbuild.errors import MmbuildError
 from mmbuild.execute.job import Job
 from mmbuild.graph.keys import job_key
-from mmbuild.sources.resolve import files_digest, source_files
+from mmbuild.steps.registry import DIRECTORIES
 from mmbuild.store.intact import changed_source
 from mmbuild.store.layout import Store
 from mmbuild.store.roots import seen_of
 from mmbuild.store.statindex import Index
 from mmbuild.store.tree import Seen
+
+_SOURCES = importlib.import_module(DIRECTORIES)
 
 
 def seen_sources(job: Job) -> dict[str, Seen]:
@@ -69,7 +72,7 @@ def _confirm_source(job: Job, path: Path, expected: str, index: Index) -> dict[s
     """The stat of the files, taken after their contents were compared."""
     try:
         names = _names(job, path)
-        found = index.content(path) if names is None else files_digest(path, names, index.content)
+        found = index.content(path) if names is None else _SOURCES.files_digest(path, names, index.content)
         if found == expected:
             return _seen(path, names)
     except (OSError, FileRefusedError) as error:
@@ -82,7 +85,10 @@ def _names(job: Job, path: Path) -> list[str] | None:
     if not path.is_dir():
         return None
     weights = job.params.get("kind") == "path"
-    return source_files(path, weights=weights, directories=job.params.get("directories", ()))
+    found: list[str] = _SOURCES.source_files(
+        path, weights=weights, directories=job.params.get("directories", ())
+    )
+    return found
 
 
 def _seen(path: Path, names: Iterable[str] | None) -> dict[str, Seen]:

@@ -25,12 +25,9 @@ from mmbuild.execute.workers import start_workers
 from mmbuild.graph.action import Action, Resources
 from mmbuild.graph.keys import is_sound
 from mmbuild.graph.plan import Plan, Verdict
-from mmbuild.steps.registry import StepSpec
+from mmbuild.steps.registry import DIRECTORIES, StepSpec
 from mmbuild.store.journal import load_cache
 from mmbuild.store.locks import Lock, using
-
-_SOURCES = "mmbuild.sources.resolve"
-"""What compares a model's directory with the plan once more (:mod:`mmbuild.execute.confirm`)."""
 
 __all__ = ["Local", "Options", "Result", "run_plan"]
 
@@ -145,7 +142,8 @@ def preload(specs: Iterable[StepSpec]) -> list[str]:
     """What a fork server imports: light step modules first, so that the first action need not wait."""
     once = list(dict.fromkeys(specs))
     entries = [spec.entry.partition(":")[0] for spec in once]
-    sources = [_SOURCES] if any(spec.name == "download" for spec in once) else []
+    # Compares a model's directory with the plan once more (mmbuild.execute.confirm).
+    sources = [DIRECTORIES] if any(spec.name == "download" for spec in once) else []
     return list(dict.fromkeys([*sources, *entries, *(name for spec in once for name in spec.preload)]))
 
 

@@ -32,6 +32,9 @@ class StepSpec:
 
 _BUILT_IN = "mmbuild.steps.table:BUILT_IN"
 
+DIRECTORIES = "mmbuild.sources.resolve"
+"""The module that says which files of a user's directory count, and what their digest is."""
+
 
 def steps() -> Mapping[str, StepSpec]:
     """The registry in force.
