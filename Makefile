@@ -14,7 +14,7 @@ demo: $(STAMP)
 	@MMBUILD_STORE=$${MMBUILD_STORE:-$(CURDIR)/.mmbuild/store} $(BIN)/python tools/demo.py --family $(FAMILY)
 
 test: $(STAMP)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # With more random shapes and precisions of each family: ten minutes more.
@@ -23,8 +23,8 @@ test-all: $(STAMP)
 
 # Some minutes: no engine is compiled and no rank, cluster or real build is started.
 check: $(STAMP)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadfile -q $(addprefix --ignore=tests/,engine e2e ranks calibration visual cluster doctor tools)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/pytest -n 2 --dist loadfile -q $(addprefix --ignore=tests/,backends/torch backends/visual backends/tensorrt e2e team/ray inspect/doctor tools)
 
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py

@@ -43,7 +43,7 @@ class Layers(nn.Module):
 
 def layer_config(setting: Setting, variant: str, group: int | None) -> Any:
     """An engine config; only precision matters for a layer."""
-    from mmbuild.engine.config import from_json
+    from mmbuild.backends.torch.config import from_json
 
     config = from_json(setting.engine_params(variant))
     return dataclasses.replace(config, group_size=group if variant == "int4_awq" else None)
@@ -51,8 +51,8 @@ def layer_config(setting: Setting, variant: str, group: int | None) -> Any:
 
 def check_layers(setting: Setting, variant: str) -> None:
     """One row for each size: the largest error over both packages (one token; one to many)."""
-    from mmbuild.engine.layouts import layout_of
-    from mmbuild.engine.make_linear import linear_maker
+    from mmbuild.backends.torch.linear_factory import linear_maker
+    from mmbuild.backends.torch.weight_layouts import layout_of
 
     layers = []
     for number, (inputs, outputs) in enumerate(SIZES):
@@ -112,8 +112,8 @@ def _compiled(setting: Setting, module: Layers, variant: str, longest: int) -> A
     """The layers as a package, with their tensors bound to it."""
     from torch.export import Dim
 
-    from mmbuild.engine.export import compile_package
-    from mmbuild.engine.package import load_package
+    from mmbuild.backends.torch.aot_package import load_package
+    from mmbuild.backends.torch.export import compile_package
 
     dtype, traced = getattr(torch, setting.dtype), min(5, longest)
     example = [torch.zeros(1, traced, size, device=setting.device, dtype=dtype) for size, _ in SIZES]
@@ -157,7 +157,7 @@ def rounded_fp8(x: Tensor, unit: Tensor) -> Tensor:
 
 def small_llm() -> Any:
     """A LLaMA that is no multiple of 16 in its MLP and of few tokens."""
-    from mmbuild.families.base import LlmFacts
+    from mmbuild.models.families.facts import LlmFacts
 
     return LlmFacts(
         architecture="LlamaForCausalLM",
@@ -178,8 +178,8 @@ def small_llm() -> Any:
 
 def check_engine(setting: Setting, variant: str) -> None:
     """Logits of prompts (one token; many, with rows of the prompt table) and of the tokens after them."""
-    from mmbuild.engine.config import EngineConfig
-    from mmbuild.engine.session import Session
+    from mmbuild.backends.torch.config import EngineConfig
+    from mmbuild.backends.torch.session import Session
 
     group = 4 if variant == "int4_awq" else None
     config = EngineConfig(
@@ -236,10 +236,10 @@ def small_checkpoint(setting: Setting, config: Any) -> tuple[dict[str, Tensor], 
     """Random tensors as a checkpoint stores them, and transformers' model of the weights that they stand for."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from mmbuild.engine.calibrated import stored_shape
-    from mmbuild.engine.layouts import layout_of
-    from mmbuild.engine.make_linear import linear_maker
-    from mmbuild.engine.model import weights_of
+    from mmbuild.backends.torch.build_module import weights_of
+    from mmbuild.backends.torch.calibrated_linear import stored_shape
+    from mmbuild.backends.torch.linear_factory import linear_maker
+    from mmbuild.backends.torch.weight_layouts import layout_of
 
     llm = config.llm
     tensors = {

@@ -20,7 +20,7 @@ _ASSUMED_AMAX = 16.0
 @contextmanager
 def host_peak() -> Iterator[list[float]]:
     """Peak of this process's anonymous memory, GB, in a list once it is over."""
-    from mmbuild.execute.peak import anonymous
+    from mmbuild.core.execution.memory_sampler import anonymous
 
     peak, over, result = [0], threading.Event(), []
 
@@ -47,23 +47,23 @@ def gpu_peak(setting: Setting) -> float | None:
 
 def model(setting: Setting) -> None:
     """Random weights, tokenizer, config."""
-    from mmbuild.checkpoint.progress import silent
-    from mmbuild.families import part
-    from mmbuild.sources import dummy
+    from mmbuild.base.progress import silent
+    from mmbuild.models.families import part
+    from mmbuild.models.sources import random_weights
 
     out, config = setting.room / "model", setting.config()
     out.mkdir()
     part("llava", "processor").write_stand_in(config, out)
     shapes = part("llava", "reference").tensor_shapes(config)
-    seconds, _ = timed(lambda: dummy.write_weights(config, shapes, out, 0, setting.dtype, silent))
+    seconds, _ = timed(lambda: random_weights.write_weights(config, shapes, out, 0, setting.dtype, silent))
     say(row="random weights", seconds=seconds, GB=size_of(out, "*.safetensors") / 1e9)
 
 
 def convert(setting: Setting) -> None:
     """The unquantized checkpoint."""
-    from mmbuild.graph import parameters
+    from mmbuild.pipeline import step_params
 
-    params = parameters.convert(setting.facts(), setting.dtype, 1)
+    params = step_params.convert(setting.facts(), setting.dtype, 1)
     with host_peak() as peak:
         seconds = setting.step("convert", "checkpoint-none", params, inputs={"model": "model"})
     size = size_of(setting.room / "checkpoint-none", "*.safetensors") / 1e9
@@ -72,7 +72,7 @@ def convert(setting: Setting) -> None:
 
 def calibrate(setting: Setting, variant: str) -> None:
     """The product's own step on generated pictures; scales without data where Model Optimizer does not run."""
-    from mmbuild.errors import MmbuildError
+    from mmbuild.base.errors import MmbuildError
 
     if setting.data_free:
         seconds, _ = timed(lambda: data_free(setting, variant))
@@ -111,12 +111,12 @@ def calibrate(setting: Setting, variant: str) -> None:
 
 def quantize_params(setting: Setting, variant: str) -> dict[str, Any]:
     """Parameters of the step quantize."""
-    from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
-    from mmbuild.graph import parameters
+    from mmbuild.models.prompt_text import DEFAULT_PROMPTS
+    from mmbuild.pipeline import step_params
 
     facts = setting.facts()
     return {
-        **parameters.convert(facts, setting.dtype, 1),
+        **step_params.convert(facts, setting.dtype, 1),
         "algorithm": variant,
         "group_size": GROUP if variant == "int4_awq" else None,
         "image_size": list(facts.visual.image_size),
@@ -162,11 +162,11 @@ def data_free(setting: Setting, variant: str) -> None:
 
     import torch
 
-    from mmbuild.calibration.layers import source_names
-    from mmbuild.calibration.optimizer import Observed
-    from mmbuild.calibration.write import write
-    from mmbuild.checkpoint.config import CheckpointConfig
-    from mmbuild.checkpoint.tensors import tensors
+    from mmbuild.backends.torch.calibration.fitted_layers import source_names
+    from mmbuild.backends.torch.calibration.modelopt import Observed
+    from mmbuild.backends.torch.calibration.write import write
+    from mmbuild.models.checkpoint.config import CheckpointConfig
+    from mmbuild.models.checkpoint.tensor_table import tensors
 
     out = setting.room / f"checkpoint-{variant}"
     shutil.rmtree(out, ignore_errors=True)
@@ -184,9 +184,9 @@ def data_free(setting: Setting, variant: str) -> None:
 
 def visual(setting: Setting) -> None:
     """Tower and projector."""
-    from mmbuild.graph import parameters
+    from mmbuild.pipeline import step_params
 
-    params = parameters.build_visual(setting.facts(), setting.dtype, setting.dtype, 1)
+    params = step_params.build_visual(setting.facts(), setting.dtype, setting.dtype, 1)
     say(row="visual", seconds=setting.step("build_visual", "visual", params, inputs={"model": "model"}))
 
 
@@ -194,8 +194,8 @@ def compile_package(setting: Setting, variant: str, package: str) -> None:
     """Export and compile one package of one variant."""
     import json
 
-    from mmbuild.engine import export
-    from mmbuild.engine.config import from_json
+    from mmbuild.backends.torch import export
+    from mmbuild.backends.torch.config import from_json
 
     out = setting.room / f"llm-{variant}"
     out.mkdir(exist_ok=True)
@@ -221,15 +221,15 @@ def exported(config: Any, package: str, device: str) -> Any:
     """One of the graphs that build_llm exports; the other one is exported by another process."""
     import torch
 
-    from mmbuild.engine import causal, export
-    from mmbuild.engine.layouts import layout_of
-    from mmbuild.engine.model import make_model
+    from mmbuild.backends.torch import decoder_only, export
+    from mmbuild.backends.torch.build_module import make_model
+    from mmbuild.backends.torch.weight_layouts import layout_of
 
     with torch.device(device):
         llm = make_model(config, layout_of(device))
     if package == "prefill":
-        return export._export(causal.Prefill(llm), *export._prompts(config), device)
-    return export._export(causal.Decode(llm), *export._step(config, 1), device)
+        return export._export(decoder_only.Prefill(llm), *export._prompts(config), device)
+    return export._export(decoder_only.Decode(llm), *export._step(config, 1), device)
 
 
 def engine(setting: Setting, variant: str) -> None:
@@ -241,10 +241,10 @@ def engine(setting: Setting, variant: str) -> None:
     started = time.perf_counter()
     torch.zeros(1, device=setting.device)
     device_ready = time.perf_counter() - started
-    from mmbuild.engine import Engine
-    from mmbuild.graph import parameters
+    from mmbuild.backends.torch import Engine
+    from mmbuild.pipeline import step_params
 
-    params = parameters.assemble(setting.facts(), {"torch": torch.__version__})
+    params = step_params.assemble(setting.facts(), {"torch": torch.__version__})
     inputs = {
         "checkpoint": f"checkpoint-{variant}",
         "llm": f"llm-{variant}",
@@ -326,8 +326,8 @@ def transformers(setting: Setting) -> None:
     """The same question to transformers' eager generate; its logits are kept for the engines."""
     import torch
 
-    from mmbuild.engine.processor import encode, load_processor
-    from mmbuild.engine.reference import continue_greedily, load_reference
+    from mmbuild.models.processor import encode, load_processor
+    from mmbuild.models.reference import continue_greedily, load_reference
 
     sources = {"model": setting.room / "model"}
     with host_peak() as peak:

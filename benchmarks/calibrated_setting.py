@@ -63,7 +63,7 @@ class Setting:
 
     def config(self) -> dict[str, Any]:
         """``config.json`` of the model."""
-        from mmbuild.sources.config import read_config
+        from mmbuild.models.sources.config import read_config
 
         config = dict(read_config(f"dummy://{MODEL}", None, Path()).config)
         if self.tiny:
@@ -72,7 +72,7 @@ class Setting:
 
     def facts(self) -> Any:
         """ModelFacts."""
-        from mmbuild.families import family
+        from mmbuild.models.families import family
 
         return family("llava").facts(self.config())
 
@@ -80,23 +80,23 @@ class Setting:
         """The machine here."""
         import torch
 
-        from mmbuild.engine.package import cpu_isa
+        from mmbuild.backends.torch.aot_package import cpu_isa
 
         major, minor = torch.cuda.get_device_capability() if self.device == "cuda" else (0, 0)
         return {"device": self.device, "sm": 10 * major + minor or None, "isa": cpu_isa()}
 
     def engine_params(self, variant: str) -> dict[str, Any]:
         """Parameters of build_llm."""
-        from mmbuild.graph import parameters
+        from mmbuild.pipeline import step_params
 
         group = GROUP if variant == "int4_awq" else None
-        return parameters.build_llm(self.facts(), self.dtype, VARIANTS[variant], 1, LIMITS, group)
+        return step_params.build_llm(self.facts(), self.dtype, VARIANTS[variant], 1, LIMITS, group)
 
     def step(self, name: str, out: str, params: Mapping[str, Any], **rest: Any) -> float:
         """Run one step in this process; ``inputs`` are names of directories. Returns its seconds."""
         import importlib
 
-        from mmbuild.steps.base import StepContext
+        from mmbuild.core.steps.context import StepContext
 
         (self.room / out).mkdir()
         inputs = {key: self.room / value for key, value in rest.pop("inputs", {}).items()}

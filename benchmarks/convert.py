@@ -85,7 +85,7 @@ def _run(work: Work, out: Path) -> tuple[float, int, int]:
 
     import torch  # noqa: F401 (before the clock starts)
 
-    from mmbuild.steps.base import StepContext
+    from mmbuild.core.steps.context import StepContext
 
     module = importlib.import_module(f"mmbuild.steps.{work.step}")
     out.mkdir()
@@ -125,27 +125,27 @@ def copy_seconds(source: Path, target: Path) -> float:
 
 def measure() -> list[Row]:
     """The rows for the small shape."""
-    from mmbuild.checkpoint.progress import silent
-    from mmbuild.families.shared.hugging_face import tensor_shapes
-    from mmbuild.sources import dummy
+    from mmbuild.base.progress import silent
+    from mmbuild.models.families.shared.hugging_face import tensor_shapes
+    from mmbuild.models.sources import random_weights
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-convert-") as place:
         model = Path(place, "model")
         model.mkdir()
-        dummy.write_weights(SMALL, tensor_shapes(SMALL), model, 0, "float16", silent)
+        random_weights.write_weights(SMALL, tensor_shapes(SMALL), model, 0, "float16", silent)
         return rows(SMALL, model, Path(place), ROUNDS)
 
 
 def measure_7b(directory: Path | None) -> list[Row]:
     """The rows for LLaVA-1.5-7B, the writing of its random weights first."""
-    from mmbuild.canonical import hash_json
-    from mmbuild.families import family
-    from mmbuild.graph import parameters
-    from mmbuild.sources.config import read_config
+    from mmbuild.base.canonical_json import hash_json
+    from mmbuild.models.families import family
+    from mmbuild.models.sources.config import read_config
+    from mmbuild.pipeline import step_params
 
     config = read_config(f"dummy://{SEVEN_B}", None, Path()).config
     params = {"kind": "dummy", "seed": 0, "dtype": "float16", "config": hash_json(config)}
-    planned = parameters.download(family("llava").facts(config), "model", {"model": config}, [])
+    planned = step_params.download(family("llava").facts(config), "model", {"model": config}, [])
     work = Work("download", {**params, **planned}, {}, {"recorded": SEVEN_B})
     with tempfile.TemporaryDirectory(prefix="mmbuild-convert-", dir=directory) as place:
         room = Path(place)
@@ -159,16 +159,16 @@ def measure_7b(directory: Path | None) -> list[Row]:
 
 def rows(config: Mapping[str, Any], model: Path, room: Path, rounds: int) -> list[Row]:
     """One row for each way to convert and to quantize ``model``; works in ``room``."""
-    from mmbuild.families import family
-    from mmbuild.graph import parameters
+    from mmbuild.models.families import family
+    from mmbuild.pipeline import step_params
 
     facts = family("llava").facts(config)
     found = []
     for ranks in (1, 2, 4):
-        work = Work("convert", parameters.convert(facts, "float16", ranks), {"model": model})
+        work = Work("convert", step_params.convert(facts, "float16", ranks), {"model": model})
         found.append(row(f"convert, tp {ranks}", work, room, rounds))
     checkpoint = room / "checkpoint"
-    run(Work("convert", parameters.convert(facts, "float16", 1), {"model": model}), checkpoint)
+    run(Work("convert", step_params.convert(facts, "float16", 1), {"model": model}), checkpoint)
     for algorithm in ("int8", "int4"):
         work = Work("quantize", {"algorithm": algorithm}, {"checkpoint": checkpoint})
         found.append(row(f"quantize, {algorithm}", work, room, rounds))

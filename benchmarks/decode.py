@@ -46,10 +46,10 @@ CONFIG: dict[str, Any] = {
 def measure() -> list[Row]:
     """One row for each precision."""
     from benchmarks.llava_cuda import picture
-    from mmbuild.checkpoint.progress import silent
-    from mmbuild.engine.processor import encode, load_processor
-    from mmbuild.families import part
-    from mmbuild.sources import dummy
+    from mmbuild.base.progress import silent
+    from mmbuild.models.families import part
+    from mmbuild.models.processor import encode, load_processor
+    from mmbuild.models.sources import random_weights
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-decode-") as place:
         room = Path(place)
@@ -57,7 +57,7 @@ def measure() -> list[Row]:
         model.mkdir()
         part("llava", "processor").write_stand_in(CONFIG, model)
         shapes = part("llava", "reference").tensor_shapes(CONFIG)
-        dummy.write_weights(CONFIG, shapes, model, 0, "float32", silent)
+        random_weights.write_weights(CONFIG, shapes, model, 0, "float32", silent)
         request = encode(load_processor(model, "llava"), PROMPT, [picture()])
         baseline = transformers_seconds(model, request)
         return [row(room, algorithm, baseline) for algorithm in ALGORITHMS]
@@ -67,7 +67,7 @@ def transformers_seconds(model: Path, request: Any) -> float:
     """Seconds per token of transformers' generate, its first token left out."""
     import torch
 
-    from mmbuild.engine.reference import load_reference
+    from mmbuild.models.reference import load_reference
 
     reference = load_reference("llava", {"model": model}, "float32", "cpu")
     ids = torch.tensor([request.ids])
@@ -93,7 +93,7 @@ def transformers_seconds(model: Path, request: Any) -> float:
 def row(room: Path, algorithm: str, baseline: float) -> Row:
     """Build one engine and ask it twice."""
     from benchmarks.llava_cuda import picture
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
     engine = Engine.load(build(room, algorithm))
     requests = engine.encode([[picture()]], [PROMPT])
@@ -114,13 +114,13 @@ def build(room: Path, algorithm: str) -> Path:
     """The steps of a recipe, one after the other; returns the engine directory."""
     import torch
 
-    from mmbuild.engine.package import cpu_isa
-    from mmbuild.families import family
-    from mmbuild.graph import parameters
+    from mmbuild.backends.torch.aot_package import cpu_isa
+    from mmbuild.models.families import family
+    from mmbuild.pipeline import step_params
 
     facts = family("llava").facts(CONFIG)
     target = {"device": "cpu", "sm": None, "isa": cpu_isa()}
-    plain = parameters.convert(facts, "float32", 1)
+    plain = step_params.convert(facts, "float32", 1)
     checkpoint = run_step("convert", room / f"convert-{algorithm}", plain, target, model=room / "model")
     if algorithm != "none":
         out = room / f"quantize-{algorithm}"
@@ -132,9 +132,9 @@ def build(room: Path, algorithm: str) -> Path:
         "max_output_len": 64,
         "max_multimodal_len": facts.visual.num_visual_features,
     }
-    params = parameters.build_llm(facts, "float32", ALGORITHMS[algorithm], 1, limits)
-    visual = parameters.build_visual(facts, "float32", "float32", 1)
-    about = parameters.assemble(facts, {"torch": torch.__version__})
+    params = step_params.build_llm(facts, "float32", ALGORITHMS[algorithm], 1, limits)
+    visual = step_params.build_visual(facts, "float32", "float32", 1)
+    about = step_params.assemble(facts, {"torch": torch.__version__})
     return run_step(
         "assemble",
         room / f"engine-{algorithm}",
@@ -151,7 +151,7 @@ def run_step(name: str, out: Path, params: dict[str, Any], target: dict[str, Any
     """Run one step in this process; returns its output."""
     import importlib
 
-    from mmbuild.steps.base import StepContext
+    from mmbuild.core.steps.context import StepContext
 
     out.mkdir()
     importlib.import_module(f"mmbuild.steps.{name}").run(

@@ -56,10 +56,10 @@ def decode(room: Path, quant_algo: str | None) -> tuple[float, int]:
     import torch
     from safetensors.torch import save_file
 
-    from mmbuild.engine.package import cpu_isa
-    from mmbuild.engine.session import Session
+    from mmbuild.backends.torch.aot_package import cpu_isa
+    from mmbuild.backends.torch.session import Session
+    from mmbuild.core.steps.context import StepContext
     from mmbuild.steps import build_llm
-    from mmbuild.steps.base import StepContext
 
     config = engine_config(quant_algo)
     target = {"device": "cpu", "sm": None, "isa": cpu_isa()}
@@ -78,8 +78,8 @@ def decode(room: Path, quant_algo: str | None) -> tuple[float, int]:
 
 def engine_config(quant_algo: str | None) -> Any:
     """Of the engine that is measured."""
-    from mmbuild.engine.config import EngineConfig
-    from mmbuild.families.base import LlmFacts
+    from mmbuild.backends.torch.config import EngineConfig
+    from mmbuild.models.families.facts import LlmFacts
 
     llm = LlmFacts(
         architecture="LlamaForCausalLM",
@@ -115,8 +115,8 @@ def random_weights(config: Any) -> dict[str, Any]:
     """Of the size that a checkpoint has; scales such that activations stay finite."""
     import torch
 
-    from mmbuild.engine.calibrated import stored_shape
-    from mmbuild.engine.model import weights_of
+    from mmbuild.backends.torch.build_module import weights_of
+    from mmbuild.backends.torch.calibrated_linear import stored_shape
 
     def fill(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         if dtype == torch.int8:

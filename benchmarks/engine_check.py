@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import Row, machine, milliseconds, table
-from mmbuild.store.hashing import hash_file
+from mmbuild.core.store.hashing import hash_file
 
 _LARGE = {"llm/rank0.safetensors": 13_500_000_000, "visual/visual.safetensors": 620_000_000}
 _SMALL = {
@@ -28,7 +28,7 @@ _START = """
 import sys, time
 from pathlib import Path
 begin = time.perf_counter()
-from mmbuild.engine.contents import check
+from mmbuild.backends.engine_dir.contents import check
 assert check(Path(sys.argv[1])) is None
 print(time.perf_counter() - begin)
 """

@@ -23,7 +23,7 @@ from benchmarks.report import Row  # noqa: E402
 if TYPE_CHECKING:
     from PIL import Image
 
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
 SEED, PICTURES = 1_618_033, 500
 NAMES: Mapping[str, str] = {"none": "float16", "int8": "int8", "int4": "int4"}
@@ -83,7 +83,7 @@ def measure() -> list[Row]:
 def build(precision: str) -> Engine:
     """Apply the demo recipe in float16 with larger batches, and load its engine."""
     from mmbuild import api
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
     overrides = (
         "engine.dtype=float16",

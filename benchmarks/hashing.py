@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.report import Row
-from mmbuild.store.hashing import hash_files
+from mmbuild.core.store.hashing import hash_files
 
 SHAPES = ((2000, 20_000), (8, 128_000_000))
 """(files, bytes each): a tree of small files, and the shards of a model."""

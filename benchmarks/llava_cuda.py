@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmbuild.errors import MmbuildError
+from mmbuild.base.errors import MmbuildError
 
 MODEL = "llava-hf/llava-1.5-7b-hf"
 VARIANTS = {"none": None, "int8": "W8A16", "int4": "W4A16"}
@@ -38,7 +38,7 @@ def target() -> dict[str, Any]:
     """The GPU here."""
     import torch
 
-    from mmbuild.engine.package import cpu_isa
+    from mmbuild.backends.torch.aot_package import cpu_isa
 
     major, minor = torch.cuda.get_device_capability()
     return {"device": "cuda", "sm": 10 * major + minor, "isa": cpu_isa()}
@@ -46,23 +46,23 @@ def target() -> dict[str, Any]:
 
 def facts() -> Any:
     """ModelFacts of the recorded model."""
-    from mmbuild.families import family
-    from mmbuild.sources.config import read_config
+    from mmbuild.models.families import family
+    from mmbuild.models.sources.config import read_config
 
     return family("llava").facts(read_config(f"dummy://{MODEL}", None, Path()).config)
 
 
 def engine_params(variant: str) -> dict[str, Any]:
     """Parameters of build_llm."""
-    from mmbuild.graph import parameters
+    from mmbuild.pipeline import step_params
 
-    return parameters.build_llm(facts(), "float16", VARIANTS[variant], 1, LIMITS)
+    return step_params.build_llm(facts(), "float16", VARIANTS[variant], 1, LIMITS)
 
 
 def compile_one(room: Path, variant: str, package: str) -> None:
     """Export and compile one package of one variant (in a process of its own)."""
-    from mmbuild.engine.config import from_json
-    from mmbuild.engine.export import compile_package, export_llm, outside_names, require_outside
+    from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.export import compile_package, export_llm, outside_names, require_outside
 
     out = room / f"llm-{variant}"
     out.mkdir(exist_ok=True)
@@ -79,16 +79,16 @@ def compile_one(room: Path, variant: str, package: str) -> None:
 
 def visual_params() -> dict[str, Any]:
     """Parameters of build_visual."""
-    from mmbuild.graph import parameters
+    from mmbuild.pipeline import step_params
 
-    return parameters.build_visual(facts(), "float16", "float16", 1)
+    return step_params.build_visual(facts(), "float16", "float16", 1)
 
 
 def step(name: str, room: Path, out: str, params: dict[str, Any], **inputs: str) -> float:
     """Run one step in this process; returns its seconds."""
     import importlib
 
-    from mmbuild.steps.base import StepContext
+    from mmbuild.core.steps.context import StepContext
 
     (room / out).mkdir()
     context = StepContext(
@@ -120,11 +120,11 @@ def timed(what: str, call: Callable[[], Any]) -> Any:
 
 def build(room: Path) -> None:
     """All steps; compilations beside conversion."""
-    from mmbuild.checkpoint.progress import silent
-    from mmbuild.families import part
-    from mmbuild.graph import parameters
-    from mmbuild.sources import dummy
-    from mmbuild.sources.config import read_config
+    from mmbuild.base.progress import silent
+    from mmbuild.models.families import part
+    from mmbuild.models.sources import random_weights
+    from mmbuild.models.sources.config import read_config
+    from mmbuild.pipeline import step_params
 
     jobs = {
         (variant, package): start(room, variant, package)
@@ -136,9 +136,9 @@ def build(room: Path) -> None:
     model.mkdir()
     part("llava", "processor").write_stand_in(config, model)
     shapes = part("llava", "reference").tensor_shapes(config)
-    timed("random weights", lambda: dummy.write_weights(config, shapes, model, 0, "float16", silent))
+    timed("random weights", lambda: random_weights.write_weights(config, shapes, model, 0, "float16", silent))
     jobs["visual", ""] = start(room, "visual", "")
-    plain = parameters.convert(facts(), "float16", 1)
+    plain = step_params.convert(facts(), "float16", 1)
     print(f"convert: {step('convert', room, 'checkpoint-none', plain, model='model'):.1f} s", flush=True)
     for variant in ("int8", "int4"):
         seconds = step(
@@ -158,9 +158,9 @@ def assemble(room: Path, variant: str) -> Path:
     """One engine directory."""
     import torch
 
-    from mmbuild.graph import parameters
+    from mmbuild.pipeline import step_params
 
-    params = parameters.assemble(facts(), {"torch": torch.__version__})
+    params = step_params.assemble(facts(), {"torch": torch.__version__})
     parts = {
         "checkpoint": f"checkpoint-{variant}",
         "llm": f"llm-{variant}",
@@ -202,7 +202,7 @@ def measure_engine(room: Path, variant: str, bandwidth: float) -> dict[str, Any]
 
     import torch
 
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
     gc.collect()  # the engine before
     torch.cuda.empty_cache()
@@ -246,8 +246,8 @@ def measure_transformers(room: Path) -> dict[str, Any]:
 
     import torch
 
-    from mmbuild.engine.processor import encode, load_processor
-    from mmbuild.engine.reference import load_reference
+    from mmbuild.models.processor import encode, load_processor
+    from mmbuild.models.reference import load_reference
 
     gc.collect()
     torch.cuda.empty_cache()

@@ -14,13 +14,13 @@ from pathlib import Path
 from benchmarks.project import TABLE
 from benchmarks.report import Row, milliseconds
 from mmbuild.api import plan_graphs
-from mmbuild.execute.events import nowhere
-from mmbuild.execute.local import Options, run_plan
-from mmbuild.execute.resources import Capacity
-from mmbuild.graph.action import Action, RecipeGraph
-from mmbuild.graph.keys import make_action
-from mmbuild.store.layout import open_store
-from mmbuild.store.publish import sync_file_system
+from mmbuild.core.execution.events import nowhere
+from mmbuild.core.execution.local import Options, run_plan
+from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.graph.action import Action, RecipeGraph
+from mmbuild.core.graph.keys import make_action
+from mmbuild.core.store.layout import open_store
+from mmbuild.core.store.publish import sync_file_system
 
 SIZES = (100, 1000, 10_000)
 _LINKS = 5

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import StepSpec
+from mmbuild.core.steps.context import StepContext
+from mmbuild.core.steps.registry import StepSpec
 from mmbuild.steps.table import BUILT_IN
 
 ROOT = Path(__file__).parents[1]

@@ -23,8 +23,8 @@ from benchmarks import peers
 from benchmarks.peers import PEERS, Graph, Peer
 from benchmarks.project import environment, make_matrix, make_model, tool
 from benchmarks.report import Row, milliseconds
-from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import StepSpec
+from mmbuild.core.steps.context import StepContext
+from mmbuild.core.steps.registry import StepSpec
 from mmbuild.steps.table import BUILT_IN
 
 RECIPES = 200

@@ -28,7 +28,7 @@ def target() -> dict[str, Any]:
     """The GPU here, else the CPU."""
     import torch
 
-    from mmbuild.engine.package import cpu_isa
+    from mmbuild.backends.torch.aot_package import cpu_isa
 
     if not torch.cuda.is_available():
         return {"device": "cpu", "sm": None, "isa": cpu_isa()}
@@ -38,7 +38,7 @@ def target() -> dict[str, Any]:
 
 def model_facts(room: Path) -> Any:
     """ModelFacts of the model in ``room``."""
-    from mmbuild.families import family
+    from mmbuild.models.families import family
 
     return family("llava").facts(json.loads((room / "model" / "config.json").read_text()))
 
@@ -60,7 +60,7 @@ def step(name: str, room: Path, out: str, params: dict[str, Any], **inputs: str)
     import importlib
     import os
 
-    from mmbuild.steps.base import StepContext
+    from mmbuild.core.steps.context import StepContext
 
     (room / out).mkdir(exist_ok=True)
     context = StepContext(
@@ -77,16 +77,16 @@ def step(name: str, room: Path, out: str, params: dict[str, Any], **inputs: str)
 
 def compile_part(room: Path, ranks: int, package: str) -> None:
     """Compile one package of one engine, or the visual engine (in a process of its own)."""
-    from mmbuild.engine.collective import compiling
-    from mmbuild.engine.config import from_json
-    from mmbuild.engine.export import compile_package, export_llm
-    from mmbuild.graph import parameters
+    from mmbuild.backends.torch.collectives import compiling
+    from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.export import compile_package, export_llm
+    from mmbuild.pipeline import step_params
 
     facts = model_facts(room)
     if package == "visual":
-        step("build_visual", room, "visual", parameters.build_visual(facts, DTYPE, DTYPE, 1), model="model")
+        step("build_visual", room, "visual", step_params.build_visual(facts, DTYPE, DTYPE, 1), model="model")
         return
-    config = from_json(parameters.build_llm(facts, DTYPE, None, ranks, limits(facts)))
+    config = from_json(step_params.build_llm(facts, DTYPE, None, ranks, limits(facts)))
     out = room / f"llm-{ranks}"
     program = export_llm(config, target()["device"])[package]
     with compiling(ranks):
@@ -96,10 +96,10 @@ def compile_part(room: Path, ranks: int, package: str) -> None:
 
 def make_model(room: Path, given: Path | None) -> None:
     """``room/model``: the given one, or random weights of the recorded shapes."""
-    from mmbuild.checkpoint.progress import silent
-    from mmbuild.families import part
-    from mmbuild.sources import dummy
-    from mmbuild.sources.config import read_config
+    from mmbuild.base.progress import silent
+    from mmbuild.models.families import part
+    from mmbuild.models.sources import random_weights
+    from mmbuild.models.sources.config import read_config
 
     if given is not None:
         (room / "model").symlink_to(given.absolute())
@@ -109,14 +109,14 @@ def make_model(room: Path, given: Path | None) -> None:
     part("llava", "processor").write_stand_in(config, room / "model")
     (room / "model" / "config.json").write_text(json.dumps(config))
     shapes = part("llava", "reference").tensor_shapes(config)
-    dummy.write_weights(config, shapes, room / "model", 0, DTYPE, silent)
+    random_weights.write_weights(config, shapes, room / "model", 0, DTYPE, silent)
 
 
 def build(room: Path, given: Path | None, ranks: int) -> None:
     """Both engines; compilations beside conversions."""
     import torch
 
-    from mmbuild.graph import parameters
+    from mmbuild.pipeline import step_params
 
     started = time.perf_counter()
     make_model(room, given)
@@ -132,13 +132,15 @@ def build(room: Path, given: Path | None, ranks: int) -> None:
             [*command, "--part", str(number), package], stdout=log, stderr=subprocess.STDOUT
         )
     for number in (1, ranks):
-        step("convert", room, f"checkpoint-{number}", parameters.convert(facts, DTYPE, number), model="model")
+        step(
+            "convert", room, f"checkpoint-{number}", step_params.convert(facts, DTYPE, number), model="model"
+        )
     for (number, package), job in jobs.items():
         if job.wait() != 0:
             print((room / f"compile-{number}-{package}.log").read_text()[-3000:], flush=True)
             raise SystemExit(f"compiling {package} for {number} ranks failed")
     print(f"all compiled: {time.perf_counter() - started:.1f} s", flush=True)
-    about = parameters.assemble(facts, {"torch": torch.__version__})
+    about = step_params.assemble(facts, {"torch": torch.__version__})
     for number in (1, ranks):
         parts = {"checkpoint": f"checkpoint-{number}", "llm": f"llm-{number}", "visual": "visual"}
         step("assemble", room, f"engine-{number}", about, model="model", **parts)
@@ -157,7 +159,7 @@ def measure(engine: str, forced: str | None, out: str) -> None:
     import torch
     from PIL import Image
 
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
     started = time.perf_counter()
     loaded = Engine.load(engine)
@@ -196,7 +198,7 @@ def judge(room: Path, ranks: int) -> dict[str, Any]:
     """How the engine of several ranks compares with that of one."""
     import torch
 
-    from mmbuild.engine.compare import TIE, kl_divergence
+    from mmbuild.backends.torch.parity import TIE, kl_divergence
 
     one, many = (torch.load(room / f"measured-{n}.pt", weights_only=True) for n in (1, ranks))
     bound = TIE[DTYPE]
@@ -242,7 +244,7 @@ def main() -> None:
         return
     import torch
 
-    from mmbuild.ranks.launch import spread
+    from mmbuild.backends.torch.distributed.launch import spread
 
     for number, forced in ((1, None), (ranks, str(room / "measured-1.pt"))):
         out = room / f"measured-{number}.pt"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmbuild.errors import MmbuildError
+from mmbuild.base.errors import MmbuildError
 
 DEVICE, DTYPE = "cuda", "float16"
 MAX_BATCH = 4
@@ -35,8 +35,8 @@ MODELS = {
 
 def facts(model: str) -> Any:
     """ModelFacts of a recorded model."""
-    from mmbuild.families import family
-    from mmbuild.sources.config import read_config
+    from mmbuild.models.families import family
+    from mmbuild.models.sources.config import read_config
 
     name, recorded = MODELS[model]
     return family(name).facts(read_config(f"dummy://{recorded}", None, Path()).config)
@@ -44,7 +44,7 @@ def facts(model: str) -> Any:
 
 def visual_config(model: str) -> Any:
     """What the engines are built for."""
-    from mmbuild.visual.config import VisualConfig
+    from mmbuild.backends.visual.config import VisualConfig
 
     visual = facts(model).visual
     return VisualConfig(DTYPE, DTYPE, MAX_BATCH, visual.num_visual_features, tuple(visual.image_size))
@@ -54,8 +54,8 @@ def make_module(model: str, room: Path) -> Any:
     """The visual side with random weights that float16 holds, the same in every process; float32, on the GPU."""
     import torch
 
-    from mmbuild.families import part
-    from mmbuild.sources.config import read_config
+    from mmbuild.models.families import part
+    from mmbuild.models.sources.config import read_config
 
     name, recorded = MODELS[model]
     directory = room / model / "source"
@@ -79,7 +79,7 @@ def make_module(model: str, room: Path) -> Any:
 
 def interpreter(arguments: argparse.Namespace) -> Any:
     """The Python that has TensorRT."""
-    from mmbuild.environments.model import Interpreter
+    from mmbuild.config.model import Interpreter
 
     variables = dict(entry.split("=", 1) for entry in arguments.variable)
     return Interpreter(python=arguments.python, variables=variables)
@@ -89,7 +89,7 @@ def target() -> dict[str, Any]:
     """The GPU here."""
     import torch
 
-    from mmbuild.engine.package import cpu_isa
+    from mmbuild.backends.torch.aot_package import cpu_isa
 
     major, minor = torch.cuda.get_device_capability()
     return {"device": "cuda", "sm": 10 * major + minor, "isa": cpu_isa()}
@@ -97,8 +97,8 @@ def target() -> dict[str, Any]:
 
 def build_part(arguments: argparse.Namespace, model: str, backend: str) -> None:
     """One engine, in a process of its own; leaves its times."""
-    from mmbuild.visual import torch_engine
-    from mmbuild.visual.tensorrt import engine as tensorrt_engine
+    from mmbuild.backends.tensorrt import engine as tensorrt_engine
+    from mmbuild.backends.torch import visual_engine
 
     room = arguments.dir
     module, config = make_module(model, room), visual_config(model)
@@ -107,7 +107,7 @@ def build_part(arguments: argparse.Namespace, model: str, backend: str) -> None:
     started = time.perf_counter()
     times: dict[str, Any] = {}
     if backend == "torch":
-        torch_engine.build(module, config, out, target())
+        visual_engine.build(module, config, out, target())
     else:
         options: dict[str, Any] = {}
         if arguments.level is not None:
@@ -179,8 +179,8 @@ def measure(arguments: argparse.Namespace, model: str) -> None:
     """Errors and times of one model, alone on the machine."""
     import torch
 
-    from mmbuild.visual import torch_engine
-    from mmbuild.visual.tensorrt import engine as tensorrt_engine
+    from mmbuild.backends.tensorrt import engine as tensorrt_engine
+    from mmbuild.backends.torch import visual_engine
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     config, room = visual_config(model), arguments.dir / model
@@ -198,7 +198,7 @@ def measure(arguments: argparse.Namespace, model: str) -> None:
         for backend in ("tensorrt", "torch"):
             times = json.loads((room / f"{backend}.json").read_text())
             described |= {f"{backend} {key}": times[key] for key in ("build", "all", "MB") if key in times}
-        packaged = torch_engine.VisualEngine(room / "torch", target())
+        packaged = visual_engine.VisualEngine(room / "torch", target())
         for images in (1, MAX_BATCH):
             row = compare(pictures[:images], expected[:images], module, packaged, engine)
             row = {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}

@@ -34,18 +34,18 @@ settings.load_profile("mmbuild")
 
 # Minutes each where nothing is compiled yet: with the longest first, both processes of `make test` end together.
 LONGEST = (
-    "ranks/test_engine.py",
-    "engine/test_demo_models.py",
-    "engine/test_families.py",
+    "backends/torch/distributed/test_engine.py",
+    "backends/torch/test_demo_models.py",
+    "backends/torch/test_families.py",
     "e2e/test_apply_llava.py",
-    "engine/test_engine.py",
+    "backends/torch/test_engine.py",
     "e2e/test_exam.py",
     "e2e/test_concurrent_real.py",
-    "engine/test_calibrated_engines.py",
+    "backends/torch/test_calibrated_engines.py",
     "e2e/test_exam_calibrated.py",
-    "engine/test_loading.py",
+    "backends/torch/test_loading.py",
     "e2e/test_python_api.py",
-    "ranks/test_launch.py",
+    "backends/torch/distributed/test_launch.py",
 )
 
 

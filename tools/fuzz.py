@@ -242,7 +242,7 @@ def _read(target: Target, world: Path, slow: float) -> tuple[str, bool]:
 
 
 def _call(probe: Any, world: Path) -> tuple[str, bool]:
-    from mmbuild.errors import MmbuildError
+    from mmbuild.base.errors import MmbuildError
 
     try:
         probe(world)

@@ -58,7 +58,7 @@ tensorrt:
 """
 
 Probe = Callable[[Path], Any]
-"""Reads a world (its directory); raises :class:`mmbuild.errors.MmbuildError` where it refuses it."""
+"""Reads a world (its directory); raises :class:`mmbuild.base.errors.MmbuildError` where it refuses it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +145,9 @@ def _pictures(place: Path) -> None:
 
 
 def _weights(place: Path) -> None:
-    from mmbuild.checkpoint.split import Cut
-    from mmbuild.checkpoint.weights import open_weights
-    from mmbuild.sources.check import read_header
+    from mmbuild.models.checkpoint.hf_weights import open_weights
+    from mmbuild.models.checkpoint.tensor_parallel import Cut
+    from mmbuild.models.sources.integrity import read_header
 
     read_header(place / "weights" / "model.safetensors")
     with open_weights(place / "weights") as tensors:
@@ -157,7 +157,7 @@ def _weights(place: Path) -> None:
 
 def _picture(name: str) -> Probe:
     def probe(place: Path) -> None:
-        from mmbuild.models.pictures import open_picture
+        from mmbuild.models.images import open_picture
 
         open_picture(place / name)
 

@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 sys.path[:0] = [str(TESTS), str(ROOT / "src")]
 
-from mmbuild.store.layout import open_store  # noqa: E402
-from mmbuild.store.verify import check_store  # noqa: E402
+from mmbuild.core.store.layout import open_store  # noqa: E402
+from mmbuild.core.store.verify import check_store  # noqa: E402
 from support.steps import apply_chains  # noqa: E402
 
 FAULTS = (

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmbuild.base import bounded
-from mmbuild.base.limits import (
-    CALIBRATION_BYTES,
-    CALIBRATION_LINES,
-    DIGITS,
-    ENTRIES,
-    LIMITS,
-    MB,
-    NAME,
-    PATH,
-)
-from mmbuild.models import picture_headers, pictures
+from mmbuild.base import sandbox
+from mmbuild.base.limits import CALIBRATION_BYTES, CALIBRATION_LINES, DIGITS, ENTRIES, LIMITS, MB, NAME, PATH
+from mmbuild.models import image_headers, images
 from mmbuild.schema.files import MAX_CHAIN
 from mmbuild.schema.matrix import MAX_VARIANTS
 
@@ -66,43 +57,43 @@ def _others() -> Iterator[tuple[str, str, str]]:
     yield "Variants of a matrix", f"{MAX_VARIANTS:,}", "more is another recipe"
     yield "Lines of calibration data", f"{CALIBRATION_LINES:,}", "some dozen are drawn"
     yield "Bytes of calibration data", f"{CALIBRATION_BYTES:,}", "a kilobyte a line"
-    yield "Bytes of a picture file", f"{pictures.PICTURE_BYTES:,}", "a page of 16 bits, uncompressed"
+    yield "Bytes of a picture file", f"{images.PICTURE_BYTES:,}", "a page of 16 bits, uncompressed"
     yield (
         "Pixels of a picture",
-        f"{pictures.PIXELS:,}",
+        f"{images.PIXELS:,}",
         "a telephone's camera gives 50 million; 12 bytes each while they are converted. A half of that with "
         "transparency, a third with 16 bits",
     )
     yield (
         "Pixels after the model's resize",
-        f"{pictures.PIXELS // 10:,}",
+        f"{images.PIXELS // 10:,}",
         "120 bytes each in the arithmetic of image processors",
     )
-    yield "Longer side of a picture by the shorter", f"{pictures.ASPECT}", "models resize by the shorter side"
-    yield "Frames of a GIF", f"{picture_headers.MOST_FRAMES:,}", "only the first one is used"
+    yield "Longer side of a picture by the shorter", f"{images.ASPECT}", "models resize by the shorter side"
+    yield "Frames of a GIF", f"{image_headers.MOST_FRAMES:,}", "only the first one is used"
     parts = "each is read by itself"
     yield (
         "Chunks of a PNG, segments of a JPEG, blocks of a GIF, tags of a TIFF",
-        f"{picture_headers.MOST_PARTS:,}",
+        f"{image_headers.MOST_PARTS:,}",
         parts,
     )
     yield (
         "Scans of a JPEG",
-        picture_headers.MOST_SCANS,
+        image_headers.MOST_SCANS,
         "progressive ones have ten; each is decoded over the whole picture",
     )
-    yield "Bytes of comments in a GIF", f"{picture_headers.MOST_COMMENT:,}", "they are joined piece by piece"
+    yield "Bytes of comments in a GIF", f"{image_headers.MOST_COMMENT:,}", "they are joined piece by piece"
     yield (
         "Bytes of a run-length encoded BMP",
-        f"{picture_headers.RUN_LENGTH_BYTES:,}",
+        f"{image_headers.RUN_LENGTH_BYTES:,}",
         "Pillow decodes them in Python",
     )
-    yield "Pixels of a run-length encoded BMP", f"{picture_headers.RUN_LENGTH_PIXELS:,}", "likewise"
+    yield "Pixels of a run-length encoded BMP", f"{image_headers.RUN_LENGTH_PIXELS:,}", "likewise"
     yield (
         "Numbers in the tags of a TIFF's page",
-        f"{picture_headers.MOST_VALUES:,}",
+        f"{image_headers.MOST_VALUES:,}",
         "two for each strip, and a table of colours",
     )
-    yield "Strips of a TIFF", f"{picture_headers.MOST_STRIPS:,}", "each costs an object in memory"
-    yield "Seconds of a chat template", f"{bounded.SECONDS}", "templates take milliseconds"
-    yield "Memory of a chat template", f"{bounded.MEMORY // MB} MB", "prompts have kilobytes"
+    yield "Strips of a TIFF", f"{image_headers.MOST_STRIPS:,}", "each costs an object in memory"
+    yield "Seconds of a chat template", f"{sandbox.SECONDS}", "templates take milliseconds"
+    yield "Memory of a chat template", f"{sandbox.MEMORY // MB} MB", "prompts have kilobytes"

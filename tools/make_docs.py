@@ -20,11 +20,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from limits_page import limits_page
-from mmbuild.codes import codes
-from mmbuild.families import MODULES, Traits, family
-from mmbuild.schema.check import section_at
+from mmbuild.base.codes import codes
+from mmbuild.models.families import MODULES, Traits, family
 from mmbuild.schema.json_schema import render
 from mmbuild.schema.model import Recipe
+from mmbuild.schema.validation import section_at
 from settings_page import with_fields
 from toolchain_tables import with_tables
 from trap_page import trap_page
@@ -156,7 +156,7 @@ def diagnostics_page() -> str:
     """docs/diagnostics.md."""
     parts = [
         "# Diagnostics\n\n"
-        "<!-- Written by tools/make_docs.py from mmbuild/codes/*.yaml; change the entries there. -->\n\n"
+        "<!-- Written by tools/make_docs.py from mmbuild/base/codes/*.yaml; change the entries there. -->\n\n"
         "Every finding and every failure carries a code. `mmbuild explain MM103` prints its entry.\n"
     ]
     for code in codes().values():

@@ -19,9 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from mmbuild.graph.action import RecipeGraph
-from mmbuild.store.journal import load_cache
-from mmbuild.store.verify import check_store
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.core.store.verify import check_store
 from support.projects.cluster import Raylets, Shop, raylets
 from support.projects.workshop import Workshop
 from support.steps.trivial import action

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
 sys.path[:0] = [str(TESTS), str(ROOT / "src")]
 
-from mmbuild.remote.shared import SharedStore  # noqa: E402
-from mmbuild.store.layout import open_store  # noqa: E402
-from mmbuild.store.verify import check_store  # noqa: E402
+from mmbuild.core.store.layout import open_store  # noqa: E402
+from mmbuild.core.store.verify import check_store  # noqa: E402
+from mmbuild.team.remote_cache.remote_cache import SharedStore  # noqa: E402
 from support.projects.machines import Machine, Unreliable  # noqa: E402
 from support.steps import apply_chains, apply_shared  # noqa: E402
 from support.steps.trivial import chain  # noqa: E402

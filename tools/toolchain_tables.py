@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mmbuild.toolchains.formats import tables
-from mmbuild.toolchains.load import load_toolchain
-from mmbuild.toolchains.memory import Factors, Row, Table, table
-from mmbuild.toolchains.model import Toolchain
-from mmbuild.toolchains.versions import SUPPORTED
+from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import tables
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.memory_model import Factors, Row, Table, table
+from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 BEGIN = "<!-- {name}: written by tools/make_docs.py -->"
 END = "<!-- end -->"

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mmbuild.codes import codes
+from mmbuild.base.codes import codes
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = ROOT / "tests/contracts/traps.yaml"

@@ -16,15 +16,15 @@ from mmbuild._version import __version__
 
 if TYPE_CHECKING:
     from mmbuild.api import apply, load_recipe, plan
-    from mmbuild.engine import Engine
-    from mmbuild.quality.builds import compare
+    from mmbuild.backends.torch import Engine
+    from mmbuild.inspect.compare_builds import compare
 
 __all__ = ["Engine", "__version__", "apply", "compare", "load_recipe", "plan"]
 
 _LAZY = {
-    "Engine": "mmbuild.engine",
+    "Engine": "mmbuild.backends.torch",
     "apply": "mmbuild.api",
-    "compare": "mmbuild.quality.builds",
+    "compare": "mmbuild.inspect.compare_builds",
     "load_recipe": "mmbuild.api",
     "plan": "mmbuild.api",
 }

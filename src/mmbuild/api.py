@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.errors import MmbuildError
-from mmbuild.execute.events import Sink, nowhere
-from mmbuild.execute.noted import noted
-from mmbuild.graph.plan import Plan
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.execution.events import Sink, nowhere
+from mmbuild.core.execution.history_sink import noted
+from mmbuild.core.graph.plan import Plan
 
 if TYPE_CHECKING:
-    from mmbuild.execute.result import Options, Result
-    from mmbuild.graph.action import RecipeGraph
-    from mmbuild.graph.elsewhere import Elsewhere, Find
+    from mmbuild.core.execution.result import Options, Result
+    from mmbuild.core.graph.action import RecipeGraph
+    from mmbuild.core.graph.remote_lookup import Elsewhere, Find
+    from mmbuild.core.store.layout import Store
     from mmbuild.schema.resolved import ResolvedRecipe
-    from mmbuild.store.layout import Store
 
 
 class BuildError(MmbuildError):
@@ -43,8 +43,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Resolve
     Raises:
         RecipeError: it has errors; ``diagnostics`` holds all findings.
     """
-    from mmbuild.schema.diagnostics import RecipeError
-    from mmbuild.schema.load import load_recipes
+    from mmbuild.base.diagnostics import RecipeError
+    from mmbuild.pipeline.load import load_recipes
 
     loaded = load_recipes([Path(path)], overrides=tuple(overrides))
     if any(item.severity == "error" for item in loaded.diagnostics):
@@ -71,8 +71,8 @@ def plan(
         RecipeError: recipes ask for parts that are not built yet.
         MmbuildError: the store cannot be used, or a source cannot be identified.
     """
-    from mmbuild.execute.prepare import lower_all
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.pipeline.planning import lower_all
 
     opened = open_store(store)
     return plan_graphs(lower_all(tuple(recipes), opened, target=target), opened, build_dir)
@@ -86,12 +86,12 @@ def plan_graphs(
     elsewhere: Find | None = None,
 ) -> Plan:
     """Decide what an apply of ``graphs`` would do; ``elsewhere`` None means the shared store that is configured."""
-    from mmbuild.graph.decide import make_plan
-    from mmbuild.graph.reasons import reasons_from
-    from mmbuild.store.journal import load_cache
+    from mmbuild.core.graph.planner import make_plan
+    from mmbuild.core.graph.rebuild_reasons import reasons_from
+    from mmbuild.core.store.action_cache import load_cache
 
     def configured() -> Elsewhere | None:
-        from mmbuild.remote.shared import open_shared
+        from mmbuild.team.remote_cache.remote_cache import open_shared
 
         return open_shared(store)
 
@@ -120,7 +120,7 @@ def apply(
             for this run.
         keep_going: After a failure, still run what does not depend on it.
         ignore_estimates: Do not compare estimates of memory and disk with the machine first.
-        sink: Called with each :class:`~mmbuild.execute.events.Event`.
+        sink: Called with each :class:`~mmbuild.core.execution.events.Event`.
         paranoid: Read every file of the store before it is used, also where its stat says that it did not change.
 
     Raises:
@@ -155,12 +155,12 @@ def run(
     paranoid: bool = False,
 ) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
-    from mmbuild.execute.local import run_plan
-    from mmbuild.execute.preflight import require_toolchains
-    from mmbuild.steps.registry import steps
+    from mmbuild.core.execution.local import run_plan
+    from mmbuild.core.steps.registry import steps
+    from mmbuild.pipeline.preflight import require_toolchains
 
     if plan.changes:
-        from mmbuild.execute.repair import without_damage
+        from mmbuild.core.execution.repair import without_damage
 
         plan = without_damage(plan, sink, paranoid=paranoid)
     if executor == "ray":
@@ -186,10 +186,10 @@ def _run_on_cluster(
     paranoid: bool = False,
 ) -> Result:
     """:func:`run` with Ray. Toolchains are not looked at: they are on the nodes."""
-    from mmbuild.cluster.executor import on_cluster
-    from mmbuild.execute.local import run_plan
-    from mmbuild.execute.result import Options
-    from mmbuild.steps.registry import steps
+    from mmbuild.core.execution.local import run_plan
+    from mmbuild.core.execution.result import Options
+    from mmbuild.core.steps.registry import steps
+    from mmbuild.team.ray.executor import on_cluster
 
     with _sharing(plan, sink) as (here, tell):
         if all(
@@ -205,18 +205,18 @@ def _run_on_cluster(
 
 
 def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]]:
-    """With the shared store, where there is one: see :func:`mmbuild.remote.session.sharing`."""
+    """With the shared store, where there is one: see :func:`mmbuild.team.remote_cache.sync.sharing`."""
     if plan.elsewhere is None:
         return nullcontext((plan, sink))
-    from mmbuild.remote.session import sharing
+    from mmbuild.team.remote_cache.sync import sharing
 
     return sharing(plan, sink)
 
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
     from mmbuild.base.gpu import least_memory, visible_gpus
-    from mmbuild.execute.resources import Capacity, machine_cores, machine_memory
-    from mmbuild.execute.result import Options
+    from mmbuild.core.execution.resources import Capacity, machine_cores, machine_memory
+    from mmbuild.core.execution.result import Options
 
     cores = machine_cores()
     wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.base.beginnings import read_beginning
-from mmbuild.base.entries import entries
+from mmbuild.base.directory_listing import entries
 from mmbuild.base.files import (
     FileRefusedError,
     lies_within,
@@ -21,7 +20,8 @@ from mmbuild.base.files import (
     require_regular,
 )
 from mmbuild.base.limits import Limit
-from mmbuild.base.lines import read_lines
+from mmbuild.base.line_reader import read_lines
+from mmbuild.base.magic_bytes import read_beginning
 
 SMALL = Limit("a small file", 10, 2, 5, 5, "of these tests")
 READERS: tuple[Callable[[Path], object], ...] = (
@@ -149,7 +149,7 @@ def test_a_directory_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in "cab":
         (tmp_path / name).touch()
     assert [path.name for path in entries(tmp_path)] == ["a", "b", "c"]
-    monkeypatch.setattr("mmbuild.base.entries.ENTRIES", 2)
+    monkeypatch.setattr("mmbuild.base.directory_listing.ENTRIES", 2)
     with pytest.raises(FileRefusedError, match="more than 2 files"):
         entries(tmp_path)
 

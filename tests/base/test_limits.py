@@ -10,7 +10,7 @@ import pytest
 
 import mmbuild
 from mmbuild.base.files import FileRefusedError, read_file, read_json
-from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import LIMITS, Limit
 
 SOURCE = Path(mmbuild.__file__).parent
@@ -58,46 +58,46 @@ PARSERS = re.compile(
 )
 OWN = {
     "what mmbuild itself brings": (
-        "checkpoint/accepted.py",
-        "codes/__init__.py",
-        "compat/drivers.py",
-        "families/defaults.py",
+        "models/checkpoint/reader_compatibility.py",
+        "base/codes/__init__.py",
+        "inspect/compatibility/drivers.py",
+        "models/families/defaults.py",
         "models/generation_fields.py",
-        "products/load.py",
-        "quality/bounds.py",
-        "schema/combinations.py",
-        "sources/config.py",
-        "toolchains/formats.py",
-        "toolchains/load.py",
-        "toolchains/memory.py",
+        "backends/tensorrt_llm/output_checks/load.py",
+        "evaluation/bounds.py",
+        "schema/exclusive_settings.py",
+        "models/sources/config.py",
+        "backends/tensorrt_llm/toolchains/gpu_formats.py",
+        "backends/tensorrt_llm/toolchains/load.py",
+        "backends/tensorrt_llm/toolchains/memory_model.py",
     ),
     "what processes of one build say to each other": (
-        "doctor/compiler.py",
-        "execute/forkserver.py",
-        "execute/job.py",
-        "execute/workers.py",
-        "ranks/__main__.py",
-        "ranks/failures.py",
-        "sources/places.py",
-        "visual/tensorrt/child.py",
-        "visual/tensorrt/program.py",
+        "inspect/doctor/compiler.py",
+        "core/execution/forkserver.py",
+        "core/execution/job.py",
+        "core/execution/worker_pool.py",
+        "backends/torch/distributed/__main__.py",
+        "backends/torch/distributed/failures.py",
+        "models/sources/allowed_places.py",
+        "backends/tensorrt/child.py",
+        "backends/tensorrt/program.py",
     ),
     "what was JSON a moment ago": (
-        "base/bounded.py",
-        "graph/parameters.py",
-        "models/chat_template.py",
-        "models/directory.py",
-        "sources/check.py",
+        "base/sandbox.py",
+        "pipeline/step_params.py",
+        "models/files/chat_template.py",
+        "models/files/consistency.py",
+        "models/sources/integrity.py",
     ),
-    "the note that pip leaves of an installation": ("base/install.py",),
-    "checked by its own checksum": ("store/plan_cache.py",),
-    "matched by a pattern of the whole line first": ("store/journal.py",),
+    "the note that pip leaves of an installation": ("base/optional_packages.py",),
+    "checked by its own checksum": ("core/store/plan_cache.py",),
+    "matched by a pattern of the whole line first": ("core/store/action_cache.py",),
     "the one parser of its kind, within limits": (
-        "base/json_text.py",
-        "base/yaml_text.py",
-        "checkpoint/weights.py",
-        "models/pictures.py",
-        "schema/yamltext.py",
+        "base/json_reader.py",
+        "base/yaml_reader.py",
+        "models/checkpoint/hf_weights.py",
+        "models/images.py",
+        "base/yaml_parser.py",
     ),
 }
 """Modules that may call a parser themselves, by the reason."""

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mmbuild.store.layout import open_store
+from mmbuild.core.store.layout import open_store
 from support.projects.demo_project import NAME, RECIPE, Project
 from support.terminal import CONTROL, HIDE, SGR, SHOW, Terminal
 

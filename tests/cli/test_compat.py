@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild import host
+from mmbuild.backends.engine_dir.description import Description, write
+from mmbuild.base import host
 from mmbuild.cli import main
-from mmbuild.engine.layout import Description, write
 from support.toolchain import fake_pynvml
 from support.toolchain.environments import make_python
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+from mmbuild.base.codes import codes
+from mmbuild.base.errors import UsageError
 from mmbuild.cli.explain import command
-from mmbuild.codes import codes
-from mmbuild.errors import UsageError
 
 
 def test_an_entry_says_symptom_cause_and_cure() -> None:

@@ -13,7 +13,7 @@ import pytest
 from blake3 import blake3
 from PIL import Image
 
-from mmbuild.base.install import install_hint
+from mmbuild.base.optional_packages import install_hint
 from mmbuild.cli import main
 from support.models.directories import save_llava
 from support.projects.recipe_project import RECIPE, png, write_project
@@ -211,7 +211,7 @@ def test_the_python_api_without_torch() -> None:
     program = (
         "import sys; sys.modules['torch'] = None; import mmbuild\n"
         "try: mmbuild.Engine\n"
-        "except mmbuild.errors.MmbuildError as error: print(error.code, error.message)"
+        "except mmbuild.base.errors.MmbuildError as error: print(error.code, error.message)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == (
@@ -298,7 +298,7 @@ def test_a_recipe_next_to_the_current_project(
 
 @pytest.mark.usefixtures("project")
 def test_numbers_with_an_exponent(capsys: pytest.CaptureFixture[str]) -> None:
-    from mmbuild.schema.load import load_recipes
+    from mmbuild.pipeline.load import load_recipes
 
     text = RECIPE.replace("source: model", "source: dummy://./model") + "verify: {prompts: [why]}\n"
     Path("recipe.yaml").write_text(text + "gates: {max_kl: 1e-2, max_perplexity_ratio: 1.5E+1}\n")

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from mmbuild import __version__
+from mmbuild.base.errors import MmbuildError, StalePlanError, UsageError
 from mmbuild.cli import VERBS, main
 from mmbuild.cli.output import guarded
-from mmbuild.errors import MmbuildError, StalePlanError, UsageError
 
 
 def test_version(capsys):

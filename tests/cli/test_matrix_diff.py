@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from mmbuild import host
+from mmbuild.base import host
 from support.projects.ci_project import CiProject
 
 

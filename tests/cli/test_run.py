@@ -5,9 +5,9 @@ import json
 import pytest
 
 from demo_worlds import ask
+from mmbuild.base.errors import UsageError
 from mmbuild.cli import main
 from mmbuild.cli.run import emulated, pair
-from mmbuild.errors import UsageError
 from support.engines import demo as demo_engines
 from support.engines.build import relaid
 from support.engines.loaded import demo_directory, drawn

@@ -9,8 +9,8 @@ import warnings
 import click
 import pytest
 
+from mmbuild.base.errors import MmbuildError
 from mmbuild.cli.output import guarded, say
-from mmbuild.errors import MmbuildError
 
 
 def shell(line, **environment):
@@ -60,7 +60,7 @@ def test_a_reader_that_ends_early_is_no_failure():
 
 def test_a_file_that_is_opened_never_becomes_standard_output():
     """What is printed must not end in the store: closed descriptors are occupied before anything is opened."""
-    script = "import os\nfrom mmbuild.base.streams import guarded_streams\n"
+    script = "import os\nfrom mmbuild.base.output_streams import guarded_streams\n"
     script += "with guarded_streams():\n    assert os.open('/dev/null', os.O_RDONLY) > 2\n"
     done = shell(f'"{sys.executable}" -c "{script}" <&- >&- 2>&-')
     assert done.returncode == 0

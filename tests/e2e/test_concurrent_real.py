@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.engine import Engine
-from mmbuild.store.journal import load_cache
-from mmbuild.store.layout import open_store
-from mmbuild.store.verify import check_store
+from mmbuild.backends.torch import Engine
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.core.store.layout import open_store
+from mmbuild.core.store.verify import check_store
 from support.engines.loaded import drawn
 
 ROOT = Path(__file__).parents[2]

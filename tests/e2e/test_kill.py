@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.store.journal import load_cache
-from mmbuild.store.layout import open_store
-from mmbuild.store.verify import check_store
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.core.store.layout import open_store
+from mmbuild.core.store.verify import check_store
 from support import TESTS
 from support.steps import apply_chains
 

@@ -19,8 +19,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from mmbuild.codes import codes
-from mmbuild.families import family
+from mmbuild.base.codes import codes
+from mmbuild.models.families import family
 from mmbuild.models.generation_fields import dropped_by_config_classes, fields
 from mmbuild.models.generation_settings import (
     Reader,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import make_docs
-from mmbuild.codes import codes
-from mmbuild.schema.check import every_key
+from mmbuild.base.codes import codes
+from mmbuild.schema.validation import every_key
 
 
 @pytest.mark.parametrize("path", list(make_docs.pages()), ids=lambda path: path.name)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmbuild.base.limits import YAML_TEXT
+from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.files import project_root
-from mmbuild.schema.load import load_recipes
 from support.projects.recipe_project import RECIPE, codes, load, only, pointed, write_project
 
 TOP = "version: 1\nname: top\nextends: recipe.yaml\n"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.models.chat_template import TemplateError, content_form, render
+from mmbuild.base.diagnostics import render_github, render_json, render_text
+from mmbuild.models.files.chat_template import TemplateError, content_form, render
+from mmbuild.pipeline.load import LoadResult, load_recipes
 from mmbuild.schema import files
-from mmbuild.schema.diagnostics import render_github, render_json, render_text
-from mmbuild.schema.load import LoadResult, load_recipes
 from support.models.directories import save_llava
 from support.projects.recipe_project import RECIPE, codes, load, only, png, write_project
 

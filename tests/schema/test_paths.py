@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.schema.load import load_recipes
+from mmbuild.pipeline.load import load_recipes
 from support.projects.recipe_project import RECIPE, codes, load, only, png, pointed, write_project
 
 TOP = "version: 1\nname: top\nextends: recipe.yaml\n"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmbuild.sources.config import read_config
+from mmbuild.models.sources.config import read_config
 from support.projects.recipe_project import CONFIG, FEATURES, RECIPE, codes, load, only, pointed
 
 FUSED = "  tensorrt_llm: {fused_mlp: true}\n"

@@ -5,13 +5,13 @@ from dataclasses import asdict
 
 import pytest
 
-from mmbuild.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.engine import layout
-from mmbuild.families.base import shape_of
+from mmbuild.backends.engine_dir import description
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
+from mmbuild.models.families.facts import shape_of
 from mmbuild.models.generation_settings import SettingsError
 from mmbuild.steps import assemble
 from mmbuild.steps.assemble import AssembleError
-from mmbuild.steps.base import StepContext
 from support.engines.build import facts_of
 from support.engines.loaded import DEMO, demo_engine
 from support.errors import refused
@@ -108,7 +108,7 @@ def test_nothing_is_copied(parts):
 
 
 def test_engine_json_describes_it(parts):
-    described = layout.read(assembled(parts))
+    described = description.read(assembled(parts))
     assert described.llm == LLM
     assert described.visual == VISUAL
     assert described.target == TARGET
@@ -133,7 +133,7 @@ def test_end_tokens_are_those_of_generation_config_and_without_the_file_of_confi
     path.unlink()
     if generation is not None:
         path.write_text(json.dumps(generation))
-    assert layout.read(assembled(parts)).eos_token_ids == expected
+    assert description.read(assembled(parts)).eos_token_ids == expected
 
 
 WRITTEN = {"eos_token_id": 2, "repetition_penalty": 1.3, "top_k": 5, "guidance_scale": 2.0}
@@ -141,7 +141,7 @@ WRITTEN = {"eos_token_id": 2, "repetition_penalty": 1.3, "top_k": 5, "guidance_s
 
 def test_settings_that_are_obeyed_and_those_that_are_not_are_in_engine_json(parts, capsys):
     change(parts / "model" / "generation_config.json", **WRITTEN)
-    described = layout.read(assembled(parts))
+    described = description.read(assembled(parts))
     assert described.generation_settings == {"repetition_penalty": 1.3}
     assert described.settings_not_applied == {"guidance_scale": 2.0}
     out = capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_settings_that_are_obeyed_and_those_that_are_not_are_in_engine_json(part
 
 def test_of_ignored_settings_end_tokens_are_in_engine_json(parts, capsys):
     change(parts / "model" / "generation_config.json", **WRITTEN, min_length="x")
-    described = layout.read(assembled(parts, generation_config="ignore"))
+    described = description.read(assembled(parts, generation_config="ignore"))
     assert described.eos_token_ids == (2,)
     assert described.generation_settings == described.settings_not_applied == {}
     assert "MM720" not in capsys.readouterr().out
@@ -169,7 +169,7 @@ def test_vila_s_settings_are_in_llm(parts, capsys):
     (parts / "model" / "config.json").write_text(json.dumps({"llm_cfg": {"eos_token_id": 7}}))
     written = {"eos_token_id": [2, 77], "no_repeat_ngram_size": 3}
     (parts / "model" / "llm" / "generation_config.json").write_text(json.dumps(written))
-    described = layout.read(assembled(parts, "vila"))
+    described = description.read(assembled(parts, "vila"))
     assert described.eos_token_ids == (2, 77)
     assert described.generation_settings == {"no_repeat_ngram_size": 3}
     assert "[MM724]" in capsys.readouterr().out

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from mmbuild.engine.config import EngineError, from_json
-from mmbuild.engine.export import outside_names, require_outside
+from mmbuild.backends.torch.config import from_json
+from mmbuild.backends.torch.export import outside_names, require_outside
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.errors import EngineError
 from mmbuild.steps import build_llm
-from mmbuild.steps.base import StepContext
 from support.engines.loaded import demo_directory, demo_engine
 from support.errors import refused
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmbuild.engine.config import EngineError
+from mmbuild.backends.tensorrt.errors import TensorRTError
+from mmbuild.backends.torch.visual_loading import load_visual
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.errors import EngineError
 from mmbuild.steps import build_visual
-from mmbuild.steps.base import StepContext
-from mmbuild.visual.load import load_visual
-from mmbuild.visual.tensorrt.errors import TensorRTError
 from support.engines.loaded import DEMO, demo_directory, demo_engine
 from support.errors import refused
 from support.toolchain import fake_tensorrt

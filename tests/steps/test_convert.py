@@ -2,17 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.checkpoint.reader import load_config
-from mmbuild.graph import parameters
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.checkpoint.reader import load_config
+from mmbuild.pipeline import step_params
 from mmbuild.steps import convert
-from mmbuild.steps.base import StepContext
 from support.engines.build import facts_of
 from support.models import tiny_families
 from support.models import weights_on_disk as disk
 
 
 def test_the_demo_model_becomes_a_checkpoint_of_two_ranks(tmp_path: Path) -> None:
-    params = parameters.convert(facts_of("llava", {"model": disk.DEMO}), "float16", 2)
+    params = step_params.convert(facts_of("llava", {"model": disk.DEMO}), "float16", 2)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json",
@@ -31,7 +31,7 @@ def test_an_encoder_decoder_becomes_a_checkpoint_of_components(
     tiny_families.save_model(family, 1, tmp_path / "model")
     (tmp_path / "out").mkdir()
     sources = {"model": tmp_path / "model"}
-    params = parameters.convert(facts_of(family, sources), "float32", 2)
+    params = step_params.convert(facts_of(family, sources), "float32", 2)
     convert.run(StepContext(params=params, inputs=sources, out=tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == components
     for component in components:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.errors import MmbuildError
-from mmbuild.families import ModelFacts, family
-from mmbuild.graph import parameters
-from mmbuild.sources.config import read_config
-from mmbuild.sources.resolve import identify
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.families import ModelFacts, family
+from mmbuild.models.sources.config import read_config
+from mmbuild.models.sources.resolve import identify
+from mmbuild.pipeline import step_params
 from mmbuild.steps import convert, download
-from mmbuild.steps.base import StepContext
 from support.engines.build import facts_of
 from support.models import weights_on_disk as disk
 
@@ -22,7 +22,7 @@ def context(source: str, root: Path, out: Path, planned: ModelFacts | None = Non
     identity = identify(source, None, root, config=config, digest=lambda path: path.name)
     out.mkdir()
     facts = planned or family("llava").facts(config)
-    expected = parameters.download(facts, "model", {"model": config}, [])
+    expected = step_params.download(facts, "model", {"model": config}, [])
     return StepContext(
         params={**identity.params, **expected},
         sources=identity.sources,
@@ -57,7 +57,7 @@ def test_random_weights_of_a_directory_s_shapes_convert(tmp_path: Path) -> None:
     assert (out / "tokenizer.json").read_bytes() == (disk.DEMO / "tokenizer.json").read_bytes()
     assert (out / "model.safetensors").read_bytes() != (disk.DEMO / "model.safetensors").read_bytes()
     checkpoint.mkdir()
-    params = parameters.convert(facts_of("llava", {"model": out}), "float16", 2)
+    params = step_params.convert(facts_of("llava", {"model": out}), "float16", 2)
     convert.run(StepContext(params=params, inputs={"model": out}, out=checkpoint))
     assert (checkpoint / "rank1.safetensors").exists()
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmbuild.engine import compare
-from mmbuild.engine.config import EngineError
-from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
+from mmbuild.backends.torch import parity
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.errors import EngineError
+from mmbuild.models.prompt_text import DEFAULT_PROMPTS
 from mmbuild.steps import measure
-from mmbuild.steps.base import StepContext
 from mmbuild.steps.measure import InputError, generated_pictures
 from support.engines.loaded import DEMO, demo_directory, demo_engine, drawn
 from support.errors import refused
@@ -149,9 +149,9 @@ def test_pixels_that_are_not_transformers_are_an_error_of_their_own(monkeypatch)
 
 
 def test_logits_that_are_no_numbers_are_told_with_the_question_and_the_side(monkeypatch):
-    real = compare._teacher_forced
+    real = parity._teacher_forced
     monkeypatch.setattr(
-        compare, "_teacher_forced", lambda *given: real(*given).index_fill(0, torch.tensor([1]), nan)
+        parity, "_teacher_forced", lambda *given: real(*given).index_fill(0, torch.tensor([1]), nan)
     )
     (picture, _), *_ = drawn(5, 1)
     error = refused(

@@ -5,12 +5,12 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from mmbuild.checkpoint import clip, weight_only
-from mmbuild.checkpoint.reader import load_config, open_tensors
-from mmbuild.graph import parameters
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.checkpoint import clip_search, weight_only
+from mmbuild.models.checkpoint.reader import load_config, open_tensors
+from mmbuild.pipeline import step_params
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 from mmbuild.steps import calibration_data, convert, quantize
-from mmbuild.steps.base import StepContext
-from mmbuild.toolchains.versions import SUPPORTED
 from support.engines.build import facts_of
 from support.models import weights_on_disk as disk
 from support.servers.data_set_hub import FIRST, REPO, serving
@@ -23,7 +23,7 @@ def test_the_quantized_demo_model_is_smaller_by_its_bits(
     plain, out = tmp_path / "plain", tmp_path / "out"
     plain.mkdir()
     out.mkdir()
-    params = parameters.convert(facts_of("llava", {"model": disk.DEMO}), "float16", 1)
+    params = step_params.convert(facts_of("llava", {"model": disk.DEMO}), "float16", 1)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=plain))
     seen: list[float | None] = []
     quantize.run(
@@ -59,7 +59,7 @@ def calibrated(
         **asked,
     }
     params = {
-        **parameters.convert(facts, "float16", 1),
+        **step_params.convert(facts, "float16", 1),
         "algorithm": algorithm,
         "group_size": 128 if algorithm == "int4_awq" else None,
         "image_size": list(facts.visual.image_size),
@@ -118,7 +118,7 @@ def test_weight_only_scales_suit_what_each_rank_sees_of_the_inputs(
     plain.mkdir()
     out.mkdir()
     facts = facts_of("llava", {"model": disk.DEMO})
-    params = parameters.convert(facts, "float16", ranks)
+    params = step_params.convert(facts, "float16", ranks)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=plain))
     asked = {"samples": 4, "seed": 0, "text_only": False}
     context = StepContext(
@@ -136,7 +136,7 @@ def test_weight_only_scales_suit_what_each_rank_sees_of_the_inputs(
         for name, found in seen.items():
             cut = before[name].shape[1]
             mine = found.columns((rank * cut, (rank + 1) * cut)) if cut < len(found.mean) else found
-            values, scales = clip.quantize(before[name], weight_only.ALGORITHMS[algorithm], mine)
+            values, scales = clip_search.quantize(before[name], weight_only.ALGORITHMS[algorithm], mine)
             assert torch.equal(after[name], values)
             assert torch.equal(after[name.removesuffix("weight") + "per_channel_scale"], scales)
         assert not torch.equal(

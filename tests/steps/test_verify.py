@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from mmbuild.quality.gates import GateError
-from mmbuild.quality.html import page
+from mmbuild.core.steps.context import StepContext
+from mmbuild.evaluation.gates import GateError
+from mmbuild.evaluation.html import page
 from mmbuild.steps import measure, verify
-from mmbuild.steps.base import StepContext
 from mmbuild.steps.verify import VerifyError, judge
 from support import reports
 from support.engines.loaded import DEMO, demo_engine, drawn

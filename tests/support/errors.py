@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from mmbuild.codes import lookup
-from mmbuild.errors import MmbuildError
+from mmbuild.base.codes import lookup
+from mmbuild.base.errors import MmbuildError
 
 E = TypeVar("E", bound=MmbuildError)
 

@@ -9,7 +9,7 @@ import pytest
 
 import fuzz
 from fuzz_world import TARGETS, Target
-from mmbuild.errors import MmbuildError
+from mmbuild.base.errors import MmbuildError
 
 
 @pytest.fixture(autouse=True)

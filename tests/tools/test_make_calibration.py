@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import make_calibration
-from mmbuild.calibration import data
+from mmbuild.models.calibration_data import samples as data
 
 HERE = Path(__file__).parents[2] / "examples" / "calibration"
 

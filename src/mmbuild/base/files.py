@@ -13,9 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.json_text import JsonProblemError, parse_json
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import Limit
-from mmbuild.errors import MmbuildError
 
 _CHUNK = 1 << 20
 _KINDS = (

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.base.terminal import one_line
+from mmbuild.base.terminal_text import one_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment

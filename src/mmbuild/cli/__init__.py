@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_version() -> int:
     """Without what the verbs need, which takes longer to import than to run."""
     from mmbuild._version import __version__
-    from mmbuild.base.streams import guarded_streams, unwritten
+    from mmbuild.base.output_streams import guarded_streams, unwritten
 
     with guarded_streams() as (out, _):
         print(f"mmbuild {__version__}")

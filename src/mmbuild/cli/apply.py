@@ -13,10 +13,10 @@ import click
 from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
-    from mmbuild.ci.tally import Tally
     from mmbuild.cli.planning import Planning
-    from mmbuild.execute.events import Event
-    from mmbuild.execute.result import Result
+    from mmbuild.core.execution.events import Event
+    from mmbuild.core.execution.result import Result
+    from mmbuild.team.ci.event_stats import Tally
 
 _TIMES_SHOWN = 40
 """More lines than this fill a screen and say nothing."""
@@ -81,7 +81,7 @@ def command(
       mmbuild apply recipes/*.yaml --set engine.quantization=int8 --keep-going
     """
     from mmbuild.cli.planning import plan_request
-    from mmbuild.graph.saved import looks_saved
+    from mmbuild.core.graph.plan_file import looks_saved
 
     if as_json and layout == "github":
         raise click.UsageError("--json and --format github both want standard output")
@@ -104,7 +104,7 @@ def command(
         if layout == "github":
             github.report(planning.plan)
         return
-    from mmbuild.ci.tally import Tally
+    from mmbuild.team.ci.event_stats import Tally
 
     debug = bool(context.obj and context.obj.get("debug"))
     how = {
@@ -126,7 +126,7 @@ def command(
 
 def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
     from mmbuild.cli.planning import plan_again
-    from mmbuild.graph.saved import check_fresh, read_saved, require_recipes
+    from mmbuild.core.graph.plan_file import check_fresh, read_saved, require_recipes
 
     if overrides:
         raise click.UsageError("--set cannot change a saved plan")
@@ -140,7 +140,7 @@ def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
 def _run(planning: Planning, how: Mapping[str, Any], tally: Tally, *, as_json: bool, live: bool) -> Result:
     """``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
-    from mmbuild.execute.progress import display
+    from mmbuild.core.execution.progress import display
 
     if as_json:
         outlet = _Outlet()
@@ -208,7 +208,7 @@ def _times(result: Result) -> list[str]:
 
 def _say_up_to_date(planning: Planning) -> None:
     from mmbuild.cli.output import say
-    from mmbuild.graph.text import summary
+    from mmbuild.core.graph.text import summary
 
     say(summary(planning.plan))
     click.echo("\n".join(_shown(build.directory) for build in planning.plan.builds))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mmbuild.engine.layout import Description
-    from mmbuild.environments.model import ToolchainEnvironment
-    from mmbuild.running.ask import Answered, Question
-    from mmbuild.toolchains.model import Mode
+    from mmbuild.backends.engine_dir.description import Description
+    from mmbuild.backends.tensorrt_llm.runner.infer import Answered, Question
+    from mmbuild.backends.tensorrt_llm.toolchains.model import Mode
+    from mmbuild.config.model import ToolchainEnvironment
 
 Pair = tuple[tuple[str, ...], str | None]
 
@@ -33,7 +33,7 @@ def refuse_others(given: Sequence[str], taken: Sequence[str]) -> None:
     Raises:
         UsageError: MM705.
     """
-    from mmbuild.errors import UsageError
+    from mmbuild.base.errors import UsageError
 
     found = [name for name in given if name not in taken]
     if found:
@@ -49,7 +49,7 @@ def answer(
     build: Path, description: Description, pairs: Sequence[Pair], max_new_tokens: int | None, show: str
 ) -> None:
     """Ask each pair and print the answers; ``show``: ``text``, ``profile`` or ``json``."""
-    from mmbuild.running.ask import Question
+    from mmbuild.backends.tensorrt_llm.runner.infer import Question
 
     mode: Mode = "profile" if show == "profile" else "run"
     environment = environment_of(description)
@@ -67,8 +67,8 @@ def answer(
 
 def check_accuracy(build: Path, description: Description) -> None:
     """Upstream's own check: its question about its picture, compared with the answer that it knows."""
+    from mmbuild.backends.tensorrt_llm.runner.infer import Question
     from mmbuild.cli.output import say
-    from mmbuild.running.ask import Question
 
     answered = _ask(build, description, environment_of(description), Question(mode="check_accuracy"))
     for text in answered.texts:
@@ -82,8 +82,8 @@ def environment_of(description: Description) -> ToolchainEnvironment:
     Raises:
         MmbuildError: MM704, it is not configured.
     """
-    from mmbuild.environments.load import load
-    from mmbuild.errors import MmbuildError
+    from mmbuild.base.errors import MmbuildError
+    from mmbuild.config.load import load
 
     version = description.toolchain["tensorrt-llm"]
     found = load().toolchains.get(version)
@@ -100,9 +100,9 @@ def environment_of(description: Description) -> ToolchainEnvironment:
 def _ask(
     build: Path, description: Description, environment: ToolchainEnvironment, question: Question
 ) -> Answered:
+    from mmbuild.backends.tensorrt_llm.runner.infer import ask
     from mmbuild.base.gpu import visible_gpus
     from mmbuild.cli.output import say
-    from mmbuild.running.ask import ask
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-") as root:
         return ask(

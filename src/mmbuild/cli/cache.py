@@ -14,10 +14,10 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.remote.shared import SharedStore
-    from mmbuild.store.journal import Record
-    from mmbuild.store.layout import Store
-    from mmbuild.store.usage import Held
+    from mmbuild.core.store.action_cache import Record
+    from mmbuild.core.store.layout import Store
+    from mmbuild.core.store.reachability import Held
+    from mmbuild.team.remote_cache.remote_cache import SharedStore
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _AGES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -64,11 +64,11 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     Example:
       mmbuild cache ls --json
     """
+    from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import say
-    from mmbuild.store.journal import load_cache
-    from mmbuild.store.layout import open_store
-    from mmbuild.store.usage import held_artifacts
-    from mmbuild.units import size_text
+    from mmbuild.core.store.action_cache import load_cache
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.reachability import held_artifacts
 
     opened = open_store(store)
     held = held_artifacts(opened, load_cache(opened))
@@ -94,8 +94,8 @@ def verify(*, store: Path | None) -> None:
       mmbuild cache verify
     """
     from mmbuild.cli.output import say
-    from mmbuild.store.layout import open_store
-    from mmbuild.store.verify import check_store
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.verify import check_store
 
     found = check_store(open_store(store))
     for fault in found.faults:
@@ -142,10 +142,10 @@ def gc(
       mmbuild cache gc --max-size 20GB --dry-run
       mmbuild cache gc --remote --older-than 60d --max-size 2TB
     """
+    from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import say
-    from mmbuild.store.gc import collect
-    from mmbuild.store.layout import open_store
-    from mmbuild.units import size_text
+    from mmbuild.core.store.gc import collect
+    from mmbuild.core.store.layout import open_store
 
     limit = None if max_size is None else int(max_size)
     if remote is not None:
@@ -183,12 +183,12 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
       mmbuild cache push
       mmbuild cache push recipes/llava-int4.yaml --remote file:///srv/mmbuild
     """
+    from mmbuild.base.errors import MmbuildError
+    from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import say
-    from mmbuild.errors import MmbuildError
-    from mmbuild.remote.push import Pushed, push_all
-    from mmbuild.store.layout import open_store
-    from mmbuild.store.locks import using
-    from mmbuild.units import size_text
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.locks import using
+    from mmbuild.team.remote_cache.push import Pushed, push_all
 
     opened = open_store(store)
     shared = _shared(opened, remote)
@@ -232,12 +232,12 @@ def pull(
     """
     from mmbuild.api import plan_graphs
     from mmbuild.cli.output import say
-    from mmbuild.execute.prepare import Request, prepare
-    from mmbuild.execute.progress import display
-    from mmbuild.graph.text import summary
-    from mmbuild.remote.session import bring
-    from mmbuild.store.layout import open_store
-    from mmbuild.store.locks import using
+    from mmbuild.core.execution.progress import display
+    from mmbuild.core.graph.text import summary
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.core.store.locks import using
+    from mmbuild.pipeline.planning import Request, prepare
+    from mmbuild.team.remote_cache.sync import bring
 
     opened = open_store(store)
     shared = _shared(opened, remote)
@@ -259,7 +259,7 @@ def keygen(*, file: Path) -> None:
       mmbuild cache keygen ~/.config/mmbuild/signing.pem
     """
     from mmbuild.cli.output import say
-    from mmbuild.remote.signatures import make_key
+    from mmbuild.team.remote_cache.signatures import make_key
 
     public = make_key(file.expanduser())
     say(f"wrote `{file}`; keep it to yourself, and name it as store.signing_key or in MMBUILD_SIGNING_KEY")
@@ -267,8 +267,8 @@ def keygen(*, file: Path) -> None:
 
 
 def _shared(store: Store, remote: str | None) -> SharedStore:
-    from mmbuild.remote.notices import RemoteError
-    from mmbuild.remote.shared import open_shared
+    from mmbuild.config.remote_warnings import RemoteError
+    from mmbuild.team.remote_cache.remote_cache import open_shared
 
     shared = open_shared(store, remote or None)
     if shared is None:
@@ -282,14 +282,14 @@ def _shared(store: Store, remote: str | None) -> SharedStore:
 
 def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
     """Results whose artifacts are here, oldest first: all of them, or those of the recipes."""
-    from mmbuild.store.journal import load_cache
+    from mmbuild.core.store.action_cache import load_cache
 
     cache = load_cache(store)
     records = [record for record in cache.by_key.values() if store.has(record.digest)]
     if not recipes:
         return records
     from mmbuild.api import plan_graphs
-    from mmbuild.execute.prepare import Request, prepare
+    from mmbuild.pipeline.planning import Request, prepare
 
     graphs = prepare(Request(recipes), store).graphs
     plan = plan_graphs(graphs, store, elsewhere=lambda: None)
@@ -300,10 +300,10 @@ def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
 def _gc_remote(
     store: Store, remote: str, limit: int | None, older_than: float | None, *, dry_run: bool
 ) -> None:
+    from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import say
-    from mmbuild.remote.collect import collect
-    from mmbuild.store.usage import live_roots, reached_by
-    from mmbuild.units import size_text
+    from mmbuild.core.store.reachability import live_roots, reached_by
+    from mmbuild.team.remote_cache.gc import collect
 
     shared = _shared(store, remote)
     keep = reached_by(live_roots(store)).keys()

@@ -14,13 +14,13 @@ import click
 from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
-    from mmbuild.ci.shards import Cut
-    from mmbuild.ci.tally import Tally
-    from mmbuild.ci.variants import Asked, Variants
-    from mmbuild.execute.result import Result
-    from mmbuild.graph.action import Action, RecipeGraph
-    from mmbuild.graph.plan import Plan
-    from mmbuild.store.layout import Store
+    from mmbuild.core.execution.result import Result
+    from mmbuild.core.graph.action import Action, RecipeGraph
+    from mmbuild.core.graph.plan import Plan
+    from mmbuild.core.store.layout import Store
+    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.shards import Cut
+    from mmbuild.team.ci.variants import Asked, Variants
 
 
 @click.command("ci")
@@ -79,9 +79,9 @@ def command(
       mmbuild ci recipes --shards 4
       mmbuild ci recipes --shards 4 --index 2
     """
-    from mmbuild.ci.variants import Asked
     from mmbuild.cli.matrix import plan_and_warn
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.team.ci.variants import Asked
 
     _require_one_task(name, shards, index, times, save_times, as_json=as_json)
     opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
@@ -136,7 +136,7 @@ def _require_one_task(
 
 
 def _job(planned: Variants, name: str) -> _Chosen:
-    from mmbuild.ci.jobs import job_named, jobs_of
+    from mmbuild.team.ci.jobs import job_named, jobs_of
 
     job = job_named(jobs_of(planned.planned), name)
     return _Chosen((job.graph,), job.variants)
@@ -145,9 +145,9 @@ def _job(planned: Variants, name: str) -> _Chosen:
 def _cut(
     planned: Variants, count: int, times: Path | None, at_once: int
 ) -> tuple[Cut, Mapping[str, Action], Mapping[str, float]]:
-    from mmbuild.ci.seconds import read_times, seconds_of
-    from mmbuild.ci.shards import cut
-    from mmbuild.ci.union import union_of
+    from mmbuild.team.ci.durations import read_times, seconds_of
+    from mmbuild.team.ci.merged_graph import union_of
+    from mmbuild.team.ci.shards import cut
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
     seconds = seconds_of(actions.values(), read_times(times) if times is not None else {})
@@ -163,20 +163,20 @@ def _shard(planned: Variants, count: int, index: int, times: Path | None, at_onc
 
 
 def _tell_shards(planned: Variants, count: int, times: Path | None, at_once: int, *, as_json: bool) -> None:
-    from mmbuild.ci import told_shards
+    from mmbuild.team.ci import shard_report
 
     found = _cut(planned, count, times, at_once)
     if as_json:
-        click.echo(json.dumps(told_shards.document(*found), indent=1))
+        click.echo(json.dumps(shard_report.document(*found), indent=1))
     else:
-        click.echo(told_shards.text(*found), nl=False)
+        click.echo(shard_report.text(*found), nl=False)
 
 
 def _save_times(planned: Variants, store: Store, path: Path) -> None:
-    from mmbuild.ci.seconds import measured, write_times
-    from mmbuild.ci.union import union_of
     from mmbuild.cli.output import say
-    from mmbuild.store.journal import load_cache
+    from mmbuild.core.store.action_cache import load_cache
+    from mmbuild.team.ci.durations import measured, write_times
+    from mmbuild.team.ci.merged_graph import union_of
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
     found = measured(actions.values(), load_cache(store))
@@ -190,7 +190,7 @@ def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
 
 def _require_locked(planned: Variants, chosen: _Chosen, store: Store, asked: Asked) -> None:
     """What this machine builds must be what the locks say, also of versions and of the target."""
-    from mmbuild.lock import apply, make
+    from mmbuild.team.lockfile import apply, make
 
     for file in sorted(_files(planned, chosen)):
         apply.planned(file, store, make.Asked(asked.offline, asked.allow_outside))
@@ -205,9 +205,9 @@ def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:
 def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[Tally, Result]:
     """Do what ``plan`` says, with plain lines; ``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
-    from mmbuild.ci.tally import Tally
     from mmbuild.cli.output import say, tell_failed
-    from mmbuild.execute.progress import display
+    from mmbuild.core.execution.progress import display
+    from mmbuild.team.ci.event_stats import Tally
 
     tally = Tally()
     with display(plan, live=False) as sink:

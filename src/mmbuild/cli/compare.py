@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
+from mmbuild.base.formatting import size_text
 from mmbuild.cli import options
-from mmbuild.units import size_text
 
 
 @click.command("compare")
@@ -30,7 +30,7 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     Example:
       mmbuild compare build/llava-shapes build/llava-shapes-int4
     """
-    from mmbuild.quality.builds import compare
+    from mmbuild.inspect.compare_builds import compare
 
     for build in builds:
         options.checked_engine(build, check=check, runs=False)

@@ -29,10 +29,10 @@ def command(*, build: Path, as_json: bool, check: bool, no_check: bool) -> None:
       mmbuild compat build/llava-1.5-7b-int4
       mmbuild compat build/llava-1.5-7b-int4 --check && mmbuild run build/llava-1.5-7b-int4 --image a.png
     """
-    from mmbuild.compat.here import look, tensorrt_visual
-    from mmbuild.compat.rules import compatibility
-    from mmbuild.doctor import render
-    from mmbuild.doctor.model import Group, failing
+    from mmbuild.backends.tensorrt_llm.checks.model import Group, failing
+    from mmbuild.inspect.compatibility.host_facts import look, tensorrt_visual
+    from mmbuild.inspect.compatibility.rules import compatibility
+    from mmbuild.inspect.doctor import render
 
     description = options.checked_engine(build, check=not no_check, runs=False)
     visual = tensorrt_visual(build)

@@ -33,7 +33,7 @@ def path() -> None:
     Example:
       mmbuild config path
     """
-    from mmbuild.environments.load import config_path
+    from mmbuild.config.load import config_path
 
     click.echo(config_path())
 
@@ -48,8 +48,8 @@ def show(*, as_json: bool) -> None:
       mmbuild config show --json
     """
     from mmbuild.cli.output import say
-    from mmbuild.environments import edit
-    from mmbuild.environments.load import config_path, load
+    from mmbuild.config import edit
+    from mmbuild.config.load import config_path, load
 
     where = config_path()
     if as_json:
@@ -172,8 +172,8 @@ def _place(path: Path) -> str:
 
 def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...]) -> None:
     from mmbuild.cli.output import say
-    from mmbuild.environments import edit
-    from mmbuild.environments.load import config_path
+    from mmbuild.config import edit
+    from mmbuild.config.load import config_path
 
     if variables:
         entry["variables"] = dict(_variable(word) for word in variables)
@@ -191,8 +191,8 @@ def _variable(word: str) -> tuple[str, str]:
 
 def _drop(keys: tuple[str, ...]) -> None:
     from mmbuild.cli.output import say
-    from mmbuild.environments import edit
-    from mmbuild.environments.load import config_path
+    from mmbuild.config import edit
+    from mmbuild.config.load import config_path
 
     where = config_path()
     edit.drop(where, keys)

@@ -25,9 +25,9 @@ def command(*, one: Path, other: Path, as_json: bool, exit_code: bool) -> None:
       mmbuild diff build/llava-int4 build/llava-int8
       mmbuild diff /mnt/old/llava-int4 build/llava-int4 --exit-code
     """
-    from mmbuild.changes.builds import compare_builds
-    from mmbuild.changes.told_builds import as_json as data
-    from mmbuild.changes.told_builds import lines
+    from mmbuild.inspect.diff.build_diff import compare_builds
+    from mmbuild.inspect.diff.diff_report import as_json as data
+    from mmbuild.inspect.diff.diff_report import lines
 
     found = compare_builds(one, other)
     click.echo(json.dumps(data(found), indent=1) if as_json else "\n".join(lines(found)))

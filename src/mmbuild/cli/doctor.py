@@ -11,7 +11,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.doctor.needs import Needs
+    from mmbuild.inspect.doctor.recipe_requirements import Needs
 
 
 @click.command("doctor")
@@ -43,11 +43,11 @@ def command(
       mmbuild doctor --quick
       mmbuild doctor recipes/llava-int4.yaml --json
     """
-    from mmbuild.doctor import render
-    from mmbuild.doctor.model import failing
-    from mmbuild.doctor.report import report
-    from mmbuild.environments.load import load
-    from mmbuild.store.layout import default_root
+    from mmbuild.backends.tensorrt_llm.checks.model import failing
+    from mmbuild.config.load import load
+    from mmbuild.core.store.layout import default_root
+    from mmbuild.inspect.doctor import render
+    from mmbuild.inspect.doctor.report import report
 
     config = load()
     place = store.expanduser().resolve() if store is not None else default_root()
@@ -66,15 +66,15 @@ def command(
 def _needs(
     recipes: tuple[Path, ...], overrides: tuple[str, ...], offline: bool, store: Path, build_dir: Path
 ) -> Needs:
-    from mmbuild import host
     from mmbuild.api import plan_graphs
+    from mmbuild.base import host
+    from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import say, use_color
-    from mmbuild.doctor.needs import needs
-    from mmbuild.execute.prepare import lower_all
-    from mmbuild.graph.plan import Verdict
-    from mmbuild.schema.diagnostics import render_text
-    from mmbuild.schema.load import load_recipes
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.graph.plan import Verdict
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.inspect.doctor.recipe_requirements import needs
+    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.planning import lower_all
 
     loaded = load_recipes(recipes, overrides=overrides, offline=offline)
     if loaded.diagnostics:

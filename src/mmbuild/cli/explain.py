@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mmbuild.codes import Code
+    from mmbuild.base.codes import Code
 
 
 @click.command("explain")
@@ -21,7 +21,7 @@ def command(code: str | None) -> None:
       mmbuild explain MM103
       mmbuild explain
     """
-    from mmbuild.codes import codes, lookup, nearest
+    from mmbuild.base.codes import codes, lookup, nearest
 
     if code is None:
         for entry in codes().values():
@@ -29,7 +29,7 @@ def command(code: str | None) -> None:
         return
     found = lookup(code)
     if found is None:
-        from mmbuild.errors import UsageError
+        from mmbuild.base.errors import UsageError
 
         near = nearest(code)
         hint = f"Did you mean `mmbuild explain {near}`?" if near else "`mmbuild explain` lists all codes"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from mmbuild.ci.tally import Tally
-    from mmbuild.execute.result import Result
-    from mmbuild.graph.plan import Plan
+    from mmbuild.core.execution.result import Result
+    from mmbuild.core.graph.plan import Plan
+    from mmbuild.team.ci.event_stats import Tally
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,7 +24,7 @@ def reported(function: F) -> F:
     def wrapped(*given: Any, layout: str, **named: Any) -> Any:
         if layout != "github":
             return function(*given, layout=layout, **named)
-        from mmbuild.ci.annotate import annotated_errors
+        from mmbuild.team.ci.annotate import annotated_errors
 
         with annotated_errors():
             return function(*given, layout=layout, **named)
@@ -51,11 +51,11 @@ def report(
         result: How it ended.
         recipes: Files, for the places of failures.
     """
-    from mmbuild.ci import annotate
-    from mmbuild.ci.places import places
-    from mmbuild.ci.summary import append_summary, summary
-    from mmbuild.ci.tally import Tally
-    from mmbuild.execute.result import Result
+    from mmbuild.core.execution.result import Result
+    from mmbuild.team.ci import annotate
+    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.recipe_locations import places
+    from mmbuild.team.ci.summary import append_summary, summary
 
     tally, result = tally or Tally(), result or Result()
     found = places(recipes, [failed.label for failed in result.failed])

@@ -14,7 +14,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.store.history import Entry
+    from mmbuild.core.store.history import Entry
 
 _NAMES_SHOWN = 3
 
@@ -35,8 +35,8 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
       mmbuild history
       mmbuild history llava-int4 -n 5
     """
-    from mmbuild.store.history import only, read_history
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.store.history import only, read_history
+    from mmbuild.core.store.layout import open_store
 
     names = [Path(build).name for build in builds]
     entries = only(read_history(open_store(store)), names)
@@ -49,7 +49,7 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
 
 
 def _table(entries: Sequence[Entry], count: int) -> Iterator[str]:
-    from mmbuild.units import time_text
+    from mmbuild.base.formatting import time_text
 
     if not entries:
         yield "nothing has been built yet"
@@ -69,7 +69,7 @@ def _table(entries: Sequence[Entry], count: int) -> Iterator[str]:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    from mmbuild.units import time_text
+    from mmbuild.base.formatting import time_text
 
     more = len(entry.builds) - _NAMES_SHOWN
     names = ", ".join(entry.builds[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -11,8 +11,8 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.lock.make import Asked
-    from mmbuild.store.layout import Store
+    from mmbuild.core.store.layout import Store
+    from mmbuild.team.lockfile.make import Asked
 
 _PARTS = ("model", "packages", "target", "all")
 
@@ -50,8 +50,8 @@ def command(
       mmbuild lock --check recipes/*.yaml
       mmbuild apply --locked recipes/llava-int4.yaml
     """
-    from mmbuild.lock.make import Asked
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.team.lockfile.make import Asked
 
     if check and update:
         raise click.UsageError("--check writes nothing, so --update has nothing to move")
@@ -66,11 +66,11 @@ def command(
 
 
 def _check(recipe: Path, store: Store, asked: Asked) -> bool:
+    from mmbuild.base.errors import MmbuildError
     from mmbuild.cli.output import say, tell_error
-    from mmbuild.errors import MmbuildError
-    from mmbuild.lock import apply
-    from mmbuild.lock.compare import refuse
-    from mmbuild.lock.model import lock_path
+    from mmbuild.team.lockfile import apply
+    from mmbuild.team.lockfile.compare import refuse
+    from mmbuild.team.lockfile.model import lock_path
 
     try:
         _, apart = apply.check(recipe, store, asked)
@@ -84,11 +84,11 @@ def _check(recipe: Path, store: Store, asked: Asked) -> bool:
 
 
 def _write(recipe: Path, store: Store, asked: Asked, update: tuple[str, ...]) -> None:
+    from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import say
-    from mmbuild.lock.compare import differences
-    from mmbuild.lock.make import PARTS, make
-    from mmbuild.lock.model import lock_path, read_lock, write_lock
-    from mmbuild.schema.diagnostics import render_text
+    from mmbuild.team.lockfile.compare import differences
+    from mmbuild.team.lockfile.make import PARTS, make
+    from mmbuild.team.lockfile.model import lock_path, read_lock, write_lock
 
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None

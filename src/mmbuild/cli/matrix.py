@@ -11,8 +11,8 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.ci.variants import Asked, Variants
-    from mmbuild.store.layout import Store
+    from mmbuild.core.store.layout import Store
+    from mmbuild.team.ci.variants import Asked, Variants
 
 _FORMATS = ("text", "github", "gitlab", "json")
 
@@ -57,13 +57,13 @@ def command(
       mmbuild matrix recipes --changed-since origin/main --format github >> "$GITHUB_OUTPUT"
       mmbuild matrix recipes --format gitlab --include ci/mmbuild.yml > jobs.yml
     """
-    from mmbuild.ci import github, gitlab, table
-    from mmbuild.ci.jobs import jobs_of, select
-    from mmbuild.ci.runners import GITHUB, GITLAB, parse_runners
-    from mmbuild.ci.seconds import measured, seconds_of
-    from mmbuild.ci.variants import Asked
-    from mmbuild.store.journal import load_cache
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.store.action_cache import load_cache
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.team.ci import github, gitlab, job_rows
+    from mmbuild.team.ci.durations import measured, seconds_of
+    from mmbuild.team.ci.jobs import jobs_of, select
+    from mmbuild.team.ci.runners import GITHUB, GITLAB, parse_runners
+    from mmbuild.team.ci.variants import Asked
 
     labels = parse_runners(runners, GITLAB if layout == "gitlab" else GITHUB)
     opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
@@ -72,24 +72,24 @@ def command(
     if changed_since is not None:
         jobs = select(jobs, _changed(changed_since, recipes, planned, opened, asked))
     actions = [action for job in jobs for action in job.actions]
-    found = table.rows(jobs, seconds_of(actions, measured(actions, load_cache(opened))), labels)
+    found = job_rows.rows(jobs, seconds_of(actions, measured(actions, load_cache(opened))), labels)
     if layout == "json":
-        click.echo(json.dumps(table.document(found), indent=1))
+        click.echo(json.dumps(job_rows.document(found), indent=1))
     elif layout == "github":
         click.echo(github.outputs(found), nl=False)
     elif layout == "gitlab":
         click.echo(gitlab.pipeline(found, _arguments(recipes, asked), include), nl=False)
     else:
-        click.echo(table.text(found), nl=False)
+        click.echo(job_rows.text(found), nl=False)
     if any(job.needs for job in jobs):
         _warn_without_shared_store()
 
 
 def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: Asked) -> Variants:
     """Plan what the command line names; warnings go to standard error."""
-    from mmbuild.ci.variants import plan_variants, recipe_files
+    from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import say
-    from mmbuild.schema.diagnostics import render_text
+    from mmbuild.team.ci.variants import plan_variants, recipe_files
 
     planned = plan_variants(recipe_files(recipes), store, asked)
     if planned.warnings:
@@ -100,8 +100,8 @@ def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: Asked) -> Vari
 def _changed(
     revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: Asked
 ) -> frozenset[str]:
-    from mmbuild.ci.changed import changed_since
     from mmbuild.cli.output import say
+    from mmbuild.team.ci.variant_pairs import changed_since
 
     names = changed_since(revision, recipes, planned, store, asked)
     say(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
@@ -123,7 +123,7 @@ def _arguments(recipes: tuple[Path, ...], asked: Asked) -> list[str]:
 
 def _warn_without_shared_store() -> None:
     from mmbuild.cli.output import say
-    from mmbuild.remote.settings import settings
+    from mmbuild.config.remote_cache import settings
 
     if settings() is None:
         say("no shared store is configured here: without one every job builds what it needs (docs/ci.md)")

@@ -55,13 +55,13 @@ def command(
       mmbuild matrix-diff v1.0..v1.1 --recipes recipes --recipes recipes/demo
       mmbuild matrix-diff origin/main --exit-code > comment.md
     """
-    from mmbuild.ci import told
-    from mmbuild.ci.differences import differences
-    from mmbuild.ci.seconds import measured, seconds_of
-    from mmbuild.ci.sides import snapshots
-    from mmbuild.ci.variants import Asked
-    from mmbuild.store.journal import load_cache
-    from mmbuild.store.layout import open_store
+    from mmbuild.core.store.action_cache import load_cache
+    from mmbuild.core.store.layout import open_store
+    from mmbuild.team.ci import pr_comment
+    from mmbuild.team.ci.differences import differences
+    from mmbuild.team.ci.durations import measured, seconds_of
+    from mmbuild.team.ci.revisions import snapshots
+    from mmbuild.team.ci.variants import Asked
 
     opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
     with snapshots(states, recipes, opened, asked) as (before, after):
@@ -69,8 +69,8 @@ def command(
     actions = [*found.build, *found.keep, *(action for one in found.variants for action in one.build)]
     seconds = seconds_of(actions, measured(actions, load_cache(opened)))
     if layout == "json":
-        click.echo(json.dumps(told.document(found, seconds), indent=1))
+        click.echo(json.dumps(pr_comment.document(found, seconds), indent=1))
     else:
-        click.echo(told.markdown(found, seconds), nl=False)
+        click.echo(pr_comment.markdown(found, seconds), nl=False)
     if exit_code and found.build:
         sys.exit(_CHANGES)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mmbuild.units import size_text
+from mmbuild.base.formatting import size_text
 
 if TYPE_CHECKING:
-    from mmbuild.engine.contents import Progress
-    from mmbuild.engine.layout import Description
+    from mmbuild.backends.engine_dir.contents import Progress
+    from mmbuild.backends.engine_dir.description import Description
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,11 +97,13 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
             warning, and the description may leave out the LLM's sizes.
 
     Raises:
-        LayoutError, ContentsError: As :func:`mmbuild.engine.contents.check`, :func:`mmbuild.engine.layout.read` and
-            :func:`mmbuild.engine.layout.require_ranks`.
+        LayoutError, ContentsError: As :func:`mmbuild.backends.engine_dir.contents.check`,
+            :func:`mmbuild.backends.engine_dir.description.read` and
+            :func:`mmbuild.backends.engine_dir.description.require_ranks`.
     """
+    from mmbuild.backends.engine_dir import contents
+    from mmbuild.backends.engine_dir import description as layout
     from mmbuild.cli.output import say
-    from mmbuild.engine import contents, layout
 
     if check:
         doubt = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
@@ -116,7 +118,7 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
 
 def _hashing(build: Path) -> Progress:
     """Shows on a terminal how far the hashing of a build's large files is."""
-    from mmbuild.base.terminal import one_line, raw
+    from mmbuild.base.terminal_text import one_line, raw
 
     shown = 0.0
 

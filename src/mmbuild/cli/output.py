@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.base.terminal import clean
-from mmbuild.errors import MmbuildError
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.terminal_text import clean
 
 if TYPE_CHECKING:
-    from mmbuild.execute.failures import Failed
+    from mmbuild.core.execution.failures import Failed
 
 INTERRUPTED = 130
 OUR_BUG = 2
@@ -46,7 +46,7 @@ def use_color() -> bool:
 
 def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
     """Run ``body`` with cleaned streams, report what it raises, and return the exit status."""
-    from mmbuild.base.streams import guarded_streams, unwritten
+    from mmbuild.base.output_streams import guarded_streams, unwritten
 
     with guarded_streams() as (out, err):
         try:
@@ -112,7 +112,7 @@ def tell_error(error: MmbuildError) -> None:
     """``error:``, the causes, a blank line, ``hint:``."""
     diagnostics = getattr(error, "diagnostics", None)
     if diagnostics:
-        from mmbuild.schema.diagnostics import render_text
+        from mmbuild.base.diagnostics import render_text
 
         say(render_text(diagnostics, color=use_color()).rstrip())
         return

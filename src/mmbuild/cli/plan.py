@@ -50,8 +50,8 @@ def command(
     """
     from mmbuild.cli.output import say
     from mmbuild.cli.planning import plan_request
-    from mmbuild.graph.saved import save_plan
-    from mmbuild.graph.text import derivation_text, plan_text
+    from mmbuild.core.graph.plan_file import save_plan
+    from mmbuild.core.graph.text import derivation_text, plan_text
 
     planning = plan_request(
         recipes,
@@ -66,7 +66,7 @@ def command(
         save_plan(output, planning.plan, planning.request)
         say(f"saved `{output}`; `mmbuild apply {output}` does exactly this")
     if as_json:
-        from mmbuild.graph.serialize import plan_to_json
+        from mmbuild.core.graph.serialize import plan_to_json
 
         click.echo(json.dumps(plan_to_json(planning.plan, planning.request), indent=1))
     else:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.cli.output import say
-from mmbuild.execute.prepare import Prepared, Request, prepare
-from mmbuild.graph.keys import is_sound
-from mmbuild.graph.plan import Plan
-from mmbuild.store.layout import Store, open_store
-from mmbuild.store.plan_cache import forget_entry
+from mmbuild.core.graph.keys import is_sound
+from mmbuild.core.graph.plan import Plan
+from mmbuild.core.store.layout import Store, open_store
+from mmbuild.core.store.plan_cache import forget_entry
+from mmbuild.pipeline.planning import Prepared, Request, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ def plan_request(
     """Load and plan, with ``locked`` exactly what the recipes' locks say; warnings go to standard error.
 
     Raises:
-        MmbuildError: see :func:`mmbuild.execute.prepare.prepare` and :func:`mmbuild.lock.apply.prepare_locked`.
+        MmbuildError: see :func:`mmbuild.pipeline.planning.prepare` and
+            :func:`mmbuild.team.lockfile.apply.prepare_locked`.
     """
     from mmbuild.api import plan_graphs
 
@@ -95,8 +96,8 @@ def _prepare_locked(
     allow_outside: bool | None,
     store: Store,
 ) -> Prepared:
-    from mmbuild.lock.apply import prepare_locked, refuse_overrides
-    from mmbuild.lock.make import Asked
+    from mmbuild.team.lockfile.apply import prepare_locked, refuse_overrides
+    from mmbuild.team.lockfile.make import Asked
 
     refuse_overrides(overrides)
     return prepare_locked(recipes, store, Asked(offline, allow_outside))

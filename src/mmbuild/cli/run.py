@@ -12,9 +12,9 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.engine import Generation, Profile
-    from mmbuild.engine.layout import Description
-    from mmbuild.errors import MmbuildError
+    from mmbuild.backends.engine_dir.description import Description
+    from mmbuild.backends.torch import Generation, Profile
+    from mmbuild.base.errors import MmbuildError
 
 
 @click.command("run")
@@ -91,8 +91,8 @@ def command(
       mmbuild run build/vila-shapes --together --image a.png --image b.png --prompt "which has more shapes ?"
       mmbuild run build/nougat-base --image page.png --num-beams 4
     """
-    from mmbuild.engine.prompt_text import require_unicode
     from mmbuild.models.generation_settings import not_applied_text, not_passed_text
+    from mmbuild.models.prompt_text import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(
@@ -114,7 +114,7 @@ def command(
     remark = emulated(description.llm, description.target)
     if remark:
         click.echo(f"note: {remark}", err=True)
-    from mmbuild.ranks import launch
+    from mmbuild.backends.torch.distributed import launch
 
     launch.spread(
         description.llm["tensor_parallel"],
@@ -150,7 +150,7 @@ def answer(
         show: ``text``, ``stream``, ``profile`` or ``json``.
         ignore_generation_config: As for :meth:`Engine.stopping`.
     """
-    from mmbuild.engine import Beams, Engine, Sampling
+    from mmbuild.backends.torch import Beams, Engine, Sampling
 
     drawing, searching = Sampling(**sampling), Beams(**beams)
     check_choice(drawing.temperature > 0, searching.width > 1)
@@ -194,7 +194,7 @@ def check_choice(drawn: bool, searched: bool) -> None:
         UsageError: Both are asked for.
     """
     if drawn and searched:
-        from mmbuild.errors import UsageError
+        from mmbuild.base.errors import UsageError
 
         raise UsageError(
             "--temperature draws tokens, and --num-beams searches the likeliest sequence",
@@ -210,7 +210,7 @@ def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
         UsageError: Several prompts, or output that is only known at the end.
     """
     if stream and (len(pairs) != 1 or whole):
-        from mmbuild.errors import UsageError
+        from mmbuild.base.errors import UsageError
 
         raise UsageError(
             "--stream prints one answer as it comes",
@@ -254,7 +254,7 @@ def _asked(images: Sequence[str], prompts: Sequence[str], *, together: bool) -> 
 
 
 def _no_pairs(message: str, hint: str) -> MmbuildError:
-    from mmbuild.errors import UsageError
+    from mmbuild.base.errors import UsageError
 
     return UsageError(message, code="MM518", hint=hint)
 

@@ -14,9 +14,9 @@ from mmbuild.cli.output import say, use_color
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
     from mmbuild.schema.resolved import ResolvedRecipe
-    from mmbuild.toolchains.model import Toolchain
-    from mmbuild.toolchains.versions import ToolchainError
+    from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 
 
 @click.command("script")
@@ -46,21 +46,21 @@ def command(
       mmbuild script recipes/llava-int4.yaml --toolchain 0.10.0 -o llava-int4.sh
       TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh
     """
-    from mmbuild.schema.load import load_recipes
-    from mmbuild.toolchains.versions import SUPPORTED
+    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
     if version in SUPPORTED:
         # Recipes are judged by the version that the script is for, not by their own.
         overrides = (*overrides, f"engine.tensorrt_llm.toolchain='{version}'")
     loaded = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
     if loaded.diagnostics:
-        from mmbuild.schema.diagnostics import render_text
+        from mmbuild.base.diagnostics import render_text
 
         say(render_text(loaded.diagnostics, color=use_color()).rstrip())
     if any(item.severity == "error" for item in loaded.diagnostics):
         sys.exit(1)
-    from mmbuild.toolchains.script import script
-    from mmbuild.toolchains.support import refusals
+    from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
+    from mmbuild.backends.tensorrt_llm.toolchains.script import script
 
     toolchain = _toolchain(loaded.variants, version)
     refused = [error for variant in loaded.variants for error in refusals(variant, toolchain)]
@@ -77,8 +77,8 @@ def command(
 
 
 def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Toolchain:
-    from mmbuild.toolchains.load import load_toolchain
-    from mmbuild.toolchains.versions import ToolchainError
+    from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+    from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 
     asked = {version or variant.recipe.engine.tensorrt_llm.toolchain for variant in variants}
     if len(asked) > 1:
@@ -92,7 +92,7 @@ def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Too
 
 def _tell(refused: Sequence[ToolchainError]) -> None:
     """All that stands in the way, at once."""
-    from mmbuild.schema.diagnostics import Diagnostic, render_text
+    from mmbuild.base.diagnostics import Diagnostic, render_text
 
     findings = [Diagnostic(error.code, error.message, hint=error.hint) for error in refused]
     say(render_text(findings, color=use_color()).rstrip())

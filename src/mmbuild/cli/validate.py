@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbuild.base.terminal import one_line
+from mmbuild.base.terminal_text import one_line
 from mmbuild.cli import options
 from mmbuild.cli.output import use_color
 
 if TYPE_CHECKING:
-    from mmbuild.schema.diagnostics import Diagnostic
-    from mmbuild.schema.load import LoadResult
+    from mmbuild.base.diagnostics import Diagnostic
+    from mmbuild.pipeline.load import LoadResult
 
 
 @click.command("validate")
@@ -45,7 +45,7 @@ def command(
       mmbuild validate recipes/llava-int4.yaml
       mmbuild validate recipes/*.yaml --set engine.backend=torch --format github
     """
-    from mmbuild.schema.load import load_recipes
+    from mmbuild.pipeline.load import load_recipes
 
     result = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
     result = replace(result, diagnostics=(*result.diagnostics, *_store_findings()))
@@ -56,8 +56,8 @@ def command(
 
 def _store_findings() -> tuple[Diagnostic, ...]:
     """A warning where an apply would find no place for its store: now rather than after hours of preparation."""
-    from mmbuild.schema.diagnostics import Diagnostic
-    from mmbuild.store.layout import default_problem
+    from mmbuild.base.diagnostics import Diagnostic
+    from mmbuild.core.store.layout import default_problem
 
     problem = default_problem()
     if problem is None:
@@ -66,7 +66,7 @@ def _store_findings() -> tuple[Diagnostic, ...]:
 
 
 def _tell(result: LoadResult, layout: str) -> None:
-    from mmbuild.schema import diagnostics as told
+    from mmbuild.base import diagnostics as told
 
     if layout == "json":
         click.echo(told.render_json(result.diagnostics))

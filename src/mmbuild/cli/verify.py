@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from mmbuild.base.fields import digest, listing, mapping, number, optional, record, text, whole, word
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.field_checks import digest, listing, mapping, number, optional, record, text, whole, word
 from mmbuild.cli import options
-from mmbuild.errors import MmbuildError
-from mmbuild.quality import manifest
+from mmbuild.evaluation import manifest
 
 _MEASURED = record(
     {"prompts": listing(text(1_000_000), 100_000), "max_new_tokens": whole(1, 1 << 22)},
@@ -72,7 +72,7 @@ def command(
       mmbuild verify build/llava-shapes-int4
       mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
     """
-    from mmbuild.engine.prompt_text import require_unicode
+    from mmbuild.models.prompt_text import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(build, check=check)  # first whether it is an engine at all
@@ -82,7 +82,7 @@ def command(
         ask.refuse_others(options.given(context), ask.VERIFY)
         ask.check_accuracy(build, description)
         return
-    from mmbuild.ranks import launch
+    from mmbuild.backends.torch.distributed import launch
 
     sources = {"model": model} if model else sources_of(build, store)
     launch.spread(
@@ -115,9 +115,9 @@ def compare(
     Raises:
         VerifyError, GateError: As :func:`mmbuild.steps.verify.judge`.
     """
+    from mmbuild.backends.torch.engine import Engine
     from mmbuild.cli.output import say
-    from mmbuild.engine.engine import Engine
-    from mmbuild.quality import pictures
+    from mmbuild.evaluation import thumbnails
     from mmbuild.steps import measure, verify
 
     asked = recorded_questions(Path(build))
@@ -135,7 +135,7 @@ def compare(
     )
     gates = recorded_gates(Path(build), engine.config.quant_algo)
     report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
-    small = {number: pictures.small(image) for number, image in enumerate(shown, 1)}
+    small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}
     verify.write(report, small, Path(out))
     click.echo(json.dumps(report, indent=2) if as_json else render(report))
     say(f"report: {out}, {verify.page_path(Path(out))}")
@@ -161,7 +161,7 @@ def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
 
     Of an engine that was built without verifying, or whose manifest is gone, the usual ones of its ``quant_algo``.
     """
-    from mmbuild.quality.bounds import usual_bounds
+    from mmbuild.evaluation.bounds import usual_bounds
 
     engines = manifest.actions(build, "assemble")
     engine = engines[0].get("artifact") if engines else None
@@ -194,8 +194,8 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     Raises:
         VerifyError: The manifest is gone, or the store no longer has a model.
     """
+    from mmbuild.core.store.layout import open_store
     from mmbuild.steps.verify import VerifyError
-    from mmbuild.store.layout import open_store
 
     actions = manifest.actions(build, "download")
     if not actions:
@@ -233,7 +233,7 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def _summary(report: Mapping[str, Any]) -> list[str]:
-    from mmbuild.quality.gates import describe as describe_gate
+    from mmbuild.evaluation.gates import describe as describe_gate
     from mmbuild.steps.verify import describe
 
     summary = report["summary"]

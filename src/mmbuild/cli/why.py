@@ -12,7 +12,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.changes.recipe import Looked
+    from mmbuild.cli.why_traces import Looked
 
 
 @click.command("why")
@@ -49,8 +49,8 @@ def command(
       mmbuild why recipes/llava-int4.yaml
       mmbuild why recipes/llava-int4.yaml build_llm --key
     """
-    from mmbuild.changes.recipe import Question, look
-    from mmbuild.lock.apply import refuse_overrides
+    from mmbuild.cli.why_traces import Question, look
+    from mmbuild.team.lockfile.apply import refuse_overrides
 
     if locked:
         refuse_overrides(overrides)
@@ -67,7 +67,7 @@ def command(
 
 
 def _text(one: Looked, step: str | None, with_key: bool) -> Iterator[str]:
-    from mmbuild.changes.told import chain, key_lines, overview
+    from mmbuild.inspect.diff.why_report import chain, key_lines, overview
 
     if step is None:
         yield from overview(one.trace, one.edits)
@@ -80,7 +80,7 @@ def _text(one: Looked, step: str | None, with_key: bool) -> Iterator[str]:
 
 
 def _data(one: Looked, step: str | None, with_key: bool) -> dict[str, Any]:
-    from mmbuild.changes.told import as_json
+    from mmbuild.inspect.diff.why_report import as_json
 
     data = as_json(one.trace, one.edits)
     if step is None:
@@ -94,8 +94,8 @@ def _data(one: Looked, step: str | None, with_key: bool) -> dict[str, Any]:
 
 
 def _no_step(recipe: Path, step: str, found: list[Looked]) -> Exception:
-    from mmbuild.errors import UsageError
-    from mmbuild.schema.spelling import nearest
+    from mmbuild.base.errors import UsageError
+    from mmbuild.base.suggestions import nearest
 
     steps = list(dict.fromkeys(label.rpartition("/")[2] for one in found for label in one.build.actions))
     near = nearest(step, steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmbuild.errors import MmbuildError
+from mmbuild.base.errors import MmbuildError
 
 
 class EngineError(MmbuildError):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbuild.errors import MmbuildError
+from mmbuild.base.errors import MmbuildError
+from mmbuild.models.files.small_files import SmallFileError, read_json, shown
 from mmbuild.models.generation_fields import dropped_by_config_classes, fields
-from mmbuild.models.generation_forms import FORMS
-from mmbuild.models.small_files import SmallFileError, read_json, shown
+from mmbuild.models.generation_values import FORMS
 
 FILE = "generation_config.json"
 CONFIG = "config.json"

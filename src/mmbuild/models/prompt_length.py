@@ -10,13 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, require_regular
-from mmbuild.errors import MmbuildError
-from mmbuild.families import MODULES
-from mmbuild.families.shared.chat import own_template
-from mmbuild.models import chat_template, tokenizer_file
-from mmbuild.models.expected import ExpectedFiles
-from mmbuild.models.given import Model, image_token_of, template_of
+from mmbuild.models.families import MODULES
+from mmbuild.models.families.shared.chat import own_template
+from mmbuild.models.files import chat_template
+from mmbuild.models.files import tokenizer as tokenizer_file
+from mmbuild.models.files.checked_model import Model, image_token_of, template_of
+from mmbuild.models.files.expected_files import ExpectedFiles
 
 # No text has more tokens than bytes, but for those that a tokenizer adds in front and behind.
 _ADDED = 4

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbuild.base.entries import entries
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.directory_listing import entries
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.nodes import Node, Source, Span, finding, merge, printable
-from mmbuild.schema.spelling import nearest
-from mmbuild.schema.yamltext import parse, split_lines
+from mmbuild.base.suggestions import nearest
+from mmbuild.base.yaml_nodes import Node, Source, Span, finding, merge, printable
+from mmbuild.base.yaml_parser import parse, split_lines
 
 MAX_CHAIN = 16
 """Recipes that extend one another."""

@@ -9,11 +9,11 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from mmbuild.schema.check import every_key
-from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.suggestions import nearest
+from mmbuild.base.yaml_nodes import Node, find, finding, plain, put
 from mmbuild.schema.model import Axis, Engine
-from mmbuild.schema.nodes import Node, find, finding, plain, put
-from mmbuild.schema.spelling import nearest
+from mmbuild.schema.validation import every_key
 
 MAX_VARIANTS = 1000
 

@@ -1,7 +1,7 @@
 """The recipe, version 1: one closed model for each part.
 
 Descriptions feed ``docs/recipe.md`` and the JSON Schema. Validation judges and never rewrites: a number that
-follows from others is filled in later, by :mod:`mmbuild.schema.solve`.
+follows from others is filled in later, by :mod:`mmbuild.schema.solver`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mmbuild.calibration.data import DEFAULT_SAMPLES
-from mmbuild.families import MODULES
-from mmbuild.toolchains import versions
+from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES
+from mmbuild.models.families import MODULES
+from mmbuild.schema import tensorrt_llm_versions
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Family = str
 else:
     Family = StrEnum("Family", {name.replace("-", "_").upper(): name for name in MODULES})
-    Family.__doc__ = "Model families: what the registration in `mmbuild.families` names."
+    Family.__doc__ = "Model families: what the registration in `mmbuild.models.families` names."
 
 
 class Backend(StrEnum):
@@ -183,11 +183,11 @@ def _from_word(value: Any) -> Any:
 class TensorrtLlm(Section):
     """Options of the `tensorrt-llm` backend; validated always, used only when it is selected."""
 
-    toolchain: Annotated[str, Field(pattern=versions.PATTERN)] = Field(
-        default=versions.DEFAULT,
-        examples=list(versions.SUPPORTED),
+    toolchain: Annotated[str, Field(pattern=tensorrt_llm_versions.PATTERN)] = Field(
+        default=tensorrt_llm_versions.DEFAULT,
+        examples=list(tensorrt_llm_versions.SUPPORTED),
         description="Version of TensorRT-LLM, in quotes: "
-        + ", ".join(f"`'{name}'`" for name in versions.SUPPORTED),
+        + ", ".join(f"`'{name}'`" for name in tensorrt_llm_versions.SUPPORTED),
     )
     fused_mlp: bool | Literal["auto"] = Field(
         default="auto",

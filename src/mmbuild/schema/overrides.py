@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.nodes import Node, Source, Span, finding, printable
-from mmbuild.schema.yamltext import parse, split_lines
+from mmbuild.base.yaml_nodes import Node, Source, Span, finding, printable
+from mmbuild.base.yaml_parser import parse, split_lines
 
 _NAME_IT = "Write a recipe of a few lines that extends the other"
 _MOST_PARTS = YAML_TEXT.depth

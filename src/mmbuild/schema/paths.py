@@ -10,13 +10,13 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbuild.errors import MmbuildError
-from mmbuild.schema.diagnostics import Diagnostic
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.yaml_nodes import Node, dotted, find, finding
+from mmbuild.models.sources.allowed_places import hub_cache
+from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.files import confined
 from mmbuild.schema.model import Calibration, Model, Recipe, Verify
-from mmbuild.schema.nodes import Node, dotted, find, finding
-from mmbuild.sources.config import parse_source
-from mmbuild.sources.places import hub_cache
 
 Key = tuple[str | int, ...]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError
-from mmbuild.families import family
-from mmbuild.models.chat_template import MORE_TEMPLATES
-from mmbuild.schema.fault import Fault
+from mmbuild.base.violation import Fault
+from mmbuild.base.yaml_nodes import Node, find, parts_of
+from mmbuild.models.families import family
+from mmbuild.models.files.chat_template import MORE_TEMPLATES
+from mmbuild.models.sources.allowed_places import Places, cache_of, require_inside
+from mmbuild.models.sources.config import ConfigError, parse_source
 from mmbuild.schema.model import Recipe
-from mmbuild.schema.nodes import Node, find, parts_of
-from mmbuild.sources.config import ConfigError, parse_source
-from mmbuild.sources.places import Places, cache_of, require_inside
 
 _SOURCES = {"model": "model.source", "vision": "model.vision.source"}
 

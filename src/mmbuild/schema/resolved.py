@@ -1,4 +1,4 @@
-"""A recipe ready to be planned: what :mod:`mmbuild.schema.load` makes, and what every later part reads."""
+"""A recipe ready to be planned: what :mod:`mmbuild.pipeline.load` makes, and what every later part reads."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbuild.families.base import Derivation, ModelFacts
+from mmbuild.base.yaml_nodes import Node
+from mmbuild.models.families.facts import Derivation, ModelFacts
+from mmbuild.models.sources.allowed_places import Places
 from mmbuild.schema.model import Recipe
-from mmbuild.schema.nodes import Node
-from mmbuild.sources.places import Places
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mmbuild.errors import MmbuildError
-from mmbuild.families.base import LlmFacts, ModelFacts
-from mmbuild.schema.calibrated import float8_gpu, generated_pictures
-from mmbuild.schema.combinations import combinations
-from mmbuild.schema.fault import Fault, touches
-from mmbuild.schema.gates import meaningless, unjudged, unreachable
-from mmbuild.schema.linears import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.violation import Fault, touches
+from mmbuild.models.families.facts import LlmFacts, ModelFacts
+from mmbuild.schema import tensorrt_llm_versions
+from mmbuild.schema.calibration_rules import float8_gpu, generated_pictures
+from mmbuild.schema.exclusive_settings import combinations
+from mmbuild.schema.gate_rules import meaningless, unjudged, unreachable
+from mmbuild.schema.linear_shapes import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
 from mmbuild.schema.model import CALIBRATED, MOST_RANKS, WEIGHT_ONLY, Algorithm, Backend, Recipe
-from mmbuild.schema.solve import multimodal_len, sequence_len, traits, visual_batch
-from mmbuild.toolchains import versions
+from mmbuild.schema.solver import multimodal_len, sequence_len, traits, visual_batch
 
 MIN_TEXT = 1
 
@@ -245,7 +245,7 @@ def _images(recipe: Recipe) -> Iterator[Fault]:
 
 def _toolchain(recipe: Recipe) -> Iterator[Fault]:
     try:
-        versions.require(recipe.engine.tensorrt_llm.toolchain)
+        tensorrt_llm_versions.require(recipe.engine.tensorrt_llm.toolchain)
     except MmbuildError as error:
         yield Fault(error.code, ("engine.tensorrt_llm.toolchain",), error.message, error.hint)
 

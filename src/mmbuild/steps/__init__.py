@@ -1,1 +1,1 @@
-"""steps"""
+"""What each action does: one module for each step, and the table of them."""

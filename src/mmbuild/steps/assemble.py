@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.engine_dir import description
+from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import CHECKPOINT_CONFIG
-from mmbuild.checkpoint.config import from_json
-from mmbuild.engine import layout
-from mmbuild.errors import MmbuildError
-from mmbuild.families import family
-from mmbuild.families.base import shape_of
+from mmbuild.core.steps.context import StepContext, link
+from mmbuild.models.checkpoint.config import from_json
+from mmbuild.models.families import family
+from mmbuild.models.families.facts import shape_of
 from mmbuild.models.generation_settings import (
     GenerationSettings,
     Reader,
@@ -26,8 +27,7 @@ from mmbuild.models.generation_settings import (
     SettingsReading,
     read_directory,
 )
-from mmbuild.sources.layout import SMALL
-from mmbuild.steps.base import StepContext, link
+from mmbuild.models.sources.hf_layout import SMALL
 
 
 class AssembleError(MmbuildError):
@@ -46,14 +46,14 @@ def run(context: StepContext) -> None:
     llm = _json(inputs["llm"] / "llm.json")
     visual = _json(inputs["visual"] / "visual.json")
     check_features(llm, visual)
-    for name in layout.packages(llm):
-        link(inputs["llm"] / f"{name}.pt2", out / layout.LLM / f"{name}.pt2")
-    for component in layout.components(llm):
-        _link_checkpoint(inputs["checkpoint"] / component, out / layout.LLM / component, component, llm)
+    for name in description.packages(llm):
+        link(inputs["llm"] / f"{name}.pt2", out / description.LLM / f"{name}.pt2")
+    for component in description.components(llm):
+        _link_checkpoint(inputs["checkpoint"] / component, out / description.LLM / component, component, llm)
     for path in sorted(inputs["visual"].iterdir()):
-        link(path, out / layout.VISUAL / path.name)
-    link_processor(inputs, out / layout.PROCESSOR)
-    layout.write(out, _description(context, llm, visual))
+        link(path, out / description.VISUAL / path.name)
+    link_processor(inputs, out / description.PROCESSOR)
+    description.write(out, _description(context, llm, visual))
 
 
 def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[str, Any]) -> None:
@@ -87,10 +87,10 @@ def _link_small(model: Path, out: Path) -> None:
 
 def _description(
     context: StepContext, llm: Mapping[str, Any], visual: Mapping[str, Any]
-) -> layout.Description:
+) -> description.Description:
     params = context.params
     settings = _settings(context, llm)
-    return layout.Description(
+    return description.Description(
         family=params["family"],
         backend="torch",
         llm=llm,

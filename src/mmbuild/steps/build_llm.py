@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
 
 
 def run(context: StepContext) -> None:
-    """``params``: an :class:`~mmbuild.engine.config.EngineConfig` as JSON.
+    """``params``: an :class:`~mmbuild.backends.torch.config.EngineConfig` as JSON.
 
     Raises:
         EngineError: A quantization or rope scaling that the engine or its target does not run, or a compiler that
             fails.
     """
-    from mmbuild.engine.collective import compiling
-    from mmbuild.engine.config import from_json
-    from mmbuild.engine.export import compile_package, export_llm, outside_names, require_outside
-    from mmbuild.engine.make_linear import check_target
+    from mmbuild.backends.torch.collectives import compiling
+    from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.export import compile_package, export_llm, outside_names, require_outside
+    from mmbuild.backends.torch.linear_factory import check_target
 
     config = from_json(context.params)
     check_target(config, context.target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
 
 
 def run(context: StepContext) -> None:
@@ -14,11 +14,11 @@ def run(context: StepContext) -> None:
         EngineError: The weights lack the tower, or it gives another number of features, or cannot be exported.
         TensorRTError: TensorRT is not there or cannot build it.
     """
-    from mmbuild.families import part
+    from mmbuild.backends.torch import visual_engine
+    from mmbuild.backends.visual.config import VisualConfig
+    from mmbuild.backends.visual.tensors import fill
     from mmbuild.models.dtypes import DTYPES
-    from mmbuild.visual import torch_engine
-    from mmbuild.visual.config import VisualConfig
-    from mmbuild.visual.tensors import fill
+    from mmbuild.models.families import part
 
     params = dict(context.params)
     visual = part(params.pop("family"), "visual")
@@ -29,9 +29,9 @@ def run(context: StepContext) -> None:
     fill(module, context.inputs, visual.canonical)
     if tensorrt is None:
         context.progress("compile", 0.3)
-        torch_engine.build(module, config, context.out, context.target)
+        visual_engine.build(module, config, context.out, context.target)
         return
-    from mmbuild.visual.tensorrt import engine as tensorrt_engine
+    from mmbuild.backends.tensorrt import engine as tensorrt_engine
 
     context.progress("export, then TensorRT builds", 0.3)
     tensorrt_engine.build(module, config, context.out, context.target, options=tensorrt)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mmbuild.sources.errors import SourceError
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.sources.errors import SourceError
 
 
 def run(context: StepContext) -> None:
-    """Fill ``out`` with ``data.jsonl`` and pictures (:func:`mmbuild.calibration.data_set.fetch`).
+    """Fill ``out`` with ``data.jsonl`` and pictures (:func:`mmbuild.models.calibration_data.hub_dataset.fetch`).
 
     Params: ``repo`` (``datasets/owner/name``), ``commit``, ``file`` (None: the one that is there), ``samples``,
     ``seed``, ``text_only``; where the commit was not known offline it is None, and ``revision`` says what was asked.
@@ -16,7 +16,7 @@ def run(context: StepContext) -> None:
         CalibrationError: The data set holds no samples in a layout that is read, or they cannot be used.
         SourceError: The hub cannot be asked, refuses, or sends something else.
     """
-    from mmbuild.calibration.data_set import DataSet, fetch
+    from mmbuild.models.calibration_data.hub_dataset import DataSet, fetch
 
     params = context.params
     if params["commit"] is None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from mmbuild.checkpoint.config import CheckpointConfig, components
-from mmbuild.checkpoint.convert import convert
-from mmbuild.families.base import read_llm
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.checkpoint.config import CheckpointConfig, components
+from mmbuild.models.checkpoint.convert import convert
+from mmbuild.models.families.facts import read_llm
 
 
 def run(context: StepContext) -> None:
     """Convert ``inputs["model"]``.
 
-    Params: ``family``, ``llm`` and ``encoder`` (:class:`~mmbuild.families.base.LlmFacts` as JSON; no encoder:
+    Params: ``family``, ``llm`` and ``encoder`` (:class:`~mmbuild.models.families.facts.LlmFacts` as JSON; no encoder:
     None), ``dtype`` (``float32``, ``float16``, ``bfloat16``), ``tensor_parallel`` (1 to 8).
 
     Raises:
-        CheckpointError: A tensor is missing or wrong; see :func:`mmbuild.checkpoint.convert.convert`.
+        CheckpointError: A tensor is missing or wrong; see :func:`mmbuild.models.checkpoint.convert.convert`.
     """
     model, params = context.inputs["model"], context.params
     llm, encoder = (read_llm(params[key]) for key in ("llm", "encoder"))

@@ -10,24 +10,24 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import MODEL_JSON
-from mmbuild.canonical import hash_json
-from mmbuild.families import part
-from mmbuild.sources.check import check_model
-from mmbuild.sources.config import read_config
-from mmbuild.sources.errors import SourceError
-from mmbuild.sources.places import from_locators, real_path
-from mmbuild.sources.resolve import MODEL, source_files
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.families import part
+from mmbuild.models.sources.allowed_places import from_locators, real_path
+from mmbuild.models.sources.config import read_config
+from mmbuild.models.sources.errors import SourceError
+from mmbuild.models.sources.integrity import check_model
+from mmbuild.models.sources.resolve import MODEL, source_files
 
 
 def run(context: StepContext) -> None:
     """Fill ``out`` with config, weights, tokenizer and processor.
 
-    Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.sources.resolve.identify` gave;
+    Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.models.sources.resolve.identify` gave;
     ``family``, ``source`` (``model`` or ``vision``), ``directories``, ``configs`` and ``facts`` as
-    :func:`mmbuild.sources.check.check_model` takes them. Locators: ``model``, a directory, and the
+    :func:`mmbuild.models.sources.integrity.check_model` takes them. Locators: ``model``, a directory, and the
     ``places`` that its links may lead to, or ``recorded``, a model's name.
 
     Raises:
@@ -58,7 +58,7 @@ def _from_path(context: StepContext) -> None:
 
 
 def _from_hub(context: StepContext) -> None:
-    from mmbuild.sources.hub import download
+    from mmbuild.models.sources.hub import download
 
     params = context.params
     if params["commit"] is None:
@@ -71,7 +71,7 @@ def _from_hub(context: StepContext) -> None:
 
 
 def _random(context: StepContext) -> None:
-    from mmbuild.sources import dummy
+    from mmbuild.models.sources import random_weights
 
     params, locators = context.params, context.locators
     if "recorded" in locators:
@@ -83,13 +83,15 @@ def _random(context: StepContext) -> None:
             "config.json changed after it was planned", code="MM413", hint="Plan and apply again"
         )
     if MODEL in locators:
-        dummy.copy_small_files(
+        random_weights.copy_small_files(
             Path(locators[MODEL]), context.out, params["directories"], from_locators(locators)
         )
     else:
         part(params["family"], "processor").write_stand_in(config, context.out)
     shapes = part(params["family"], "reference").tensor_shapes(config)
-    dummy.write_weights(config, shapes, context.out, params["seed"], params["dtype"], context.progress)
+    random_weights.write_weights(
+        config, shapes, context.out, params["seed"], params["dtype"], context.progress
+    )
 
 
 _KINDS: Mapping[str, Callable[[StepContext], None]] = {

@@ -17,17 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.checkpoint.progress import Progress, silent
-from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
-from mmbuild.errors import MmbuildError
-from mmbuild.quality import pictures
-from mmbuild.steps.base import StepContext
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.progress import Progress, silent
+from mmbuild.core.steps.context import StepContext
+from mmbuild.evaluation import thumbnails
+from mmbuild.models.prompt_text import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
-    from mmbuild.engine.compare import Comparison
-    from mmbuild.engine.engine import Engine
-    from mmbuild.engine.processor import Request
-    from mmbuild.models.pictures import Picture
+    from mmbuild.backends.torch.engine import Engine
+    from mmbuild.backends.torch.parity import Comparison
+    from mmbuild.models.images import Picture
+    from mmbuild.models.processor import Request
 
 MEASURES = "measures.json"
 PICTURES = "pictures"
@@ -43,10 +43,10 @@ def run(context: StepContext) -> None:
         InputError: MM597, MM598: engine and reference are not given the same.
         RankError: A rank of an engine of several failed.
     """
-    from mmbuild.engine import layout
-    from mmbuild.ranks import launch
+    from mmbuild.backends.engine_dir import description
+    from mmbuild.backends.torch.distributed import launch
 
-    ranks = layout.read(context.inputs["engine"]).llm["tensor_parallel"]
+    ranks = description.read(context.inputs["engine"]).llm["tensor_parallel"]
     if ranks == 1:
         check(context)
         return
@@ -69,7 +69,7 @@ def check_in_rank(
 
 def check(context: StepContext) -> None:
     """The step within one process; raises as :func:`run`."""
-    from mmbuild.engine.engine import Engine
+    from mmbuild.backends.torch.engine import Engine
 
     # `image2` goes before `image10`.
     named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
@@ -85,7 +85,7 @@ def check(context: StepContext) -> None:
     )
     text = json.dumps(found, indent=2, sort_keys=True)
     (context.out / MEASURES).write_text(text + "\n", encoding="utf-8")
-    pictures.save(images, context.out / PICTURES)
+    thumbnails.save(images, context.out / PICTURES)
 
 
 def opened(images: Sequence[Any], engine: Engine) -> list[Picture]:
@@ -94,7 +94,7 @@ def opened(images: Sequence[Any], engine: Engine) -> list[Picture]:
     Raises:
         EngineError: MM517, one cannot be read.
     """
-    from mmbuild.models.pictures import open_picture
+    from mmbuild.models.images import open_picture
 
     return [open_picture(image) for image in images or generated_pictures(engine.visual.config.image_size)]
 
@@ -114,7 +114,7 @@ def measure(
         engine: A loaded engine.
         sources: Model directories, ``model`` and where there is one ``vision``.
         prompts: Questions, or complete prompts; None where the model takes none.
-        images: Whatever :func:`mmbuild.models.pictures.open_picture` takes.
+        images: Whatever :func:`mmbuild.models.images.open_picture` takes.
         max_new_tokens: Tokens of an answer at most.
         progress: Told the question and the share done.
 
@@ -127,7 +127,7 @@ def measure(
     """
     import transformers
 
-    from mmbuild.engine.reference import (
+    from mmbuild.models.reference import (
         ignore_generation_config,
         load_inputs,
         load_reference,
@@ -158,7 +158,7 @@ def measure(
     }
     return {
         "reference": against,
-        "pictures": [pictures.digest(image) for image in images],
+        "pictures": [thumbnails.digest(image) for image in images],
         "conversions": {
             str(number): image.conversion for number, image in enumerate(images, 1) if image.conversion
         },
@@ -204,7 +204,7 @@ def _naming(image: int, prompt: str | None) -> Iterator[None]:
     try:
         yield
     except MmbuildError as error:
-        from mmbuild.engine.processor import first_line
+        from mmbuild.models.processor import first_line
 
         where = f"image {image}, prompt `{first_line(prompt or '', 60)}`"
         raise type(error)(f"{where}: {error.message}", code=error.code, hint=error.hint) from error.__cause__
@@ -223,8 +223,8 @@ def _question(
     """Both sides' answers to one question, compared."""
     from dataclasses import replace
 
-    from mmbuild.engine.compare import compare, is_tie
-    from mmbuild.engine.reference import answer_greedily
+    from mmbuild.backends.torch.parity import compare, is_tie
+    from mmbuild.models.reference import answer_greedily
 
     stopping = replace(engine.stopping(max_new_tokens), repetition=None)
     own = engine.processor

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.checkpoint.quantize import quantize_checkpoint
-from mmbuild.families.base import read_llm
+from mmbuild.core.steps.context import StepContext
+from mmbuild.models.checkpoint.quantize import quantize_checkpoint
+from mmbuild.models.families.facts import read_llm
 from mmbuild.steps.assemble import link_processor
-from mmbuild.steps.base import StepContext
 
 if TYPE_CHECKING:
-    from mmbuild.checkpoint.clip import Moments
-    from mmbuild.checkpoint.progress import Progress
-    from mmbuild.engine.processor import Request
+    from mmbuild.base.progress import Progress
+    from mmbuild.models.checkpoint.clip_search import Moments
+    from mmbuild.models.processor import Request
 
 
 def run(context: StepContext) -> None:
@@ -43,14 +43,14 @@ def run(context: StepContext) -> None:
 
 def _moments(context: StepContext) -> dict[str, Moments]:
     """What the linear layers' inputs are like, by the checkpoint's names of their weights."""
-    from mmbuild.calibration import moments
-    from mmbuild.calibration.loop import observe
-    from mmbuild.checkpoint.tensors import tensors
+    from mmbuild.backends.torch.calibration import activation_stats
+    from mmbuild.backends.torch.calibration.calibrate import observe
+    from mmbuild.models.checkpoint.tensor_table import tensors
 
     llm = read_llm(context.params["llm"])
     assert llm is not None
-    found = observe(moments.measure, **_shown(context), progress=context.progress)
-    return moments.of_checkpoint(tensors(llm), found)
+    found = observe(activation_stats.measure, **_shown(context), progress=context.progress)
+    return activation_stats.of_checkpoint(tensors(llm), found)
 
 
 def calibrated(context: StepContext) -> None:
@@ -66,10 +66,10 @@ def calibrated(context: StepContext) -> None:
         CheckpointError: The model's weights are missing or damaged.
         EngineError: transformers cannot load the model or its processor.
     """
-    from mmbuild.calibration.loop import calibrate
-    from mmbuild.calibration.write import write
-    from mmbuild.checkpoint.calibrated import ALGORITHMS
-    from mmbuild.checkpoint.config import CheckpointConfig
+    from mmbuild.backends.torch.calibration.calibrate import calibrate
+    from mmbuild.backends.torch.calibration.write import write
+    from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
+    from mmbuild.models.checkpoint.config import CheckpointConfig
 
     params = context.params
     observed = calibrate(
@@ -92,8 +92,9 @@ def calibrated(context: StepContext) -> None:
 
 
 def _shown(context: StepContext) -> dict[str, Any]:
-    """The model, what it is shown, and how it runs: arguments of :mod:`mmbuild.calibration.loop`."""
-    from mmbuild.calibration.data_set import FILE as DATA_FILE
+    """The model, what it is shown, and how it runs: arguments of
+    :mod:`mmbuild.backends.torch.calibration.calibrate`."""
+    from mmbuild.models.calibration_data.hub_dataset import FILE as DATA_FILE
 
     params, locators = context.params, dict(context.locators)
     sources = {name: path for name, path in context.inputs.items() if name not in ("checkpoint", "data")}
@@ -115,7 +116,7 @@ def _shown(context: StepContext) -> dict[str, Any]:
 
 def _tell_readers(checkpoint: Path) -> None:
     """Into the log: which lines of TensorRT-LLM read what was really written."""
-    from mmbuild.checkpoint.accepted import facts, lines_that_read
+    from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read
 
     lines, objection = lines_that_read(checkpoint)
     if objection is not None:
@@ -134,9 +135,10 @@ def _requests(
     params: Mapping[str, Any], processor_files: Path, locators: Mapping[str, str], progress: Progress
 ) -> list[Request]:
     """What the model is shown."""
-    from mmbuild.calibration import data, loop
-    from mmbuild.engine.processor import load_processor
-    from mmbuild.engine.prompt_text import DEFAULT_PROMPTS
+    from mmbuild.backends.torch.calibration import calibrate as loop
+    from mmbuild.models.calibration_data import samples as data
+    from mmbuild.models.processor import load_processor
+    from mmbuild.models.prompt_text import DEFAULT_PROMPTS
 
     processor = load_processor(processor_files, params["family"])
     asked = params["calibration"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmbuild.steps.registry import StepSpec
+from mmbuild.core.steps.registry import StepSpec
 
 _TORCH = ("torch",)
 _EXPORT = ("torch", "torch._inductor", "torch.export")
@@ -22,8 +22,8 @@ BUILT_IN: Mapping[str, StepSpec] = {
         StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
         StepSpec("verify", "3", "mmbuild.steps.verify:run"),
         # Of backend tensorrt-llm: all commands alike, and what upstream's runner needs around its engines.
-        StepSpec("toolchain", "1", "mmbuild.steps.toolchain:run"),
-        StepSpec("toolchain_engine", "2", "mmbuild.steps.toolchain_engine:run"),
-        StepSpec("toolchain_verify", "1", "mmbuild.steps.toolchain_verify:run"),
+        StepSpec("toolchain", "1", "mmbuild.steps.run_toolchain:run"),
+        StepSpec("toolchain_engine", "2", "mmbuild.steps.assemble_toolchain:run"),
+        StepSpec("toolchain_verify", "1", "mmbuild.steps.verify_toolchain:run"),
     )
 }

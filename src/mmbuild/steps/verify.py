@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import MEASUREMENTS
-from mmbuild.errors import MmbuildError
-from mmbuild.quality import gates, pictures
-from mmbuild.quality.html import page
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
+from mmbuild.evaluation import gates, thumbnails
+from mmbuild.evaluation.html import page
 from mmbuild.steps.measure import MEASURES, PICTURES
 
 REPORT = "report.json"
@@ -41,7 +41,7 @@ def run(context: StepContext) -> None:
     report = report_of(
         read_object(measures / MEASURES, MEASUREMENTS), context.params["gates"], context.params["weights"]
     )
-    write(report, pictures.load(measures / PICTURES), context.out / REPORT)
+    write(report, thumbnails.load(measures / PICTURES), context.out / REPORT)
     judge(report)
 
 
@@ -52,7 +52,7 @@ def report_of(
 
     Args:
         measures: Of :func:`mmbuild.steps.measure.measure`.
-        bounds: The gates, of :func:`mmbuild.quality.bounds.bounds`.
+        bounds: The gates, of :func:`mmbuild.evaluation.bounds.bounds`.
         weights: ``model``, or ``dummy`` where they are random and quality means nothing; None: not known.
         engine: Digest of the engine artifact, where it is known.
     """

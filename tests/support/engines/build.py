@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from mmbuild.checkpoint.calibrated import ALGORITHMS
-from mmbuild.families import ModelFacts
-from mmbuild.families import family as family_of
-from mmbuild.graph import parameters
-from mmbuild.graph.lower import QUANT_ALGO
-from mmbuild.schema.linears import group_size
+from mmbuild.core.store.atomic_files import write_whole
+from mmbuild.core.store.hashing import hash_file
+from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
+from mmbuild.models.families import ModelFacts
+from mmbuild.models.families import family as family_of
+from mmbuild.pipeline import step_params
+from mmbuild.pipeline.lower import QUANT_ALGO
+from mmbuild.schema.linear_shapes import group_size
 from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
-from mmbuild.store.files import write_whole
-from mmbuild.store.hashing import hash_file
 from support.steps import cache as step_cache
 
 DATA = Path(__file__).parents[3] / "examples" / "calibration"
@@ -60,7 +60,7 @@ def build_engine(
     images = max_batch_size * max_images_per_prompt
     features = facts.visual.num_visual_features
     per_sequence = family_of(family).TRAITS.cross_attention
-    converted = parameters.convert(facts, dtype, tensor_parallel)
+    converted = step_params.convert(facts, dtype, tensor_parallel)
     group = group_size(facts, tensor_parallel) if quantization == "int4_awq" else None
     if quantization in ALGORITHMS:
         checkpoint = _calibrated(
@@ -79,11 +79,11 @@ def build_engine(
         "max_output_len": max_output_len,
         "max_multimodal_len": features if per_sequence else images * features,
     }
-    compiled = parameters.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits, group)
+    compiled = step_params.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits, group)
     llm = step_cache.run_step(root, build_llm.run, compiled, target=TARGET)
-    seen = parameters.build_visual(facts, dtype, dtype, images)
+    seen = step_params.build_visual(facts, dtype, dtype, images)
     visual = step_cache.run_step(root, build_visual.run, seen, inputs=sources, target=TARGET)
-    described = parameters.assemble(facts, {"torch": torch.__version__})
+    described = step_params.assemble(facts, {"torch": torch.__version__})
     parts = {"checkpoint": checkpoint, "llm": llm, "visual": visual, **sources}
     if processor is not None:
         parts["model"] = processor

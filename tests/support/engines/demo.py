@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from demo_worlds import MODELS
-from mmbuild.engine import Engine
-from mmbuild.engine.reference import load_reference
+from mmbuild.backends.torch import Engine
+from mmbuild.models.reference import load_reference
 from support.engines import build as build_engine
 
 ROOT = Path(__file__).parents[3] / "examples" / "models"

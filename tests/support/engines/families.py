@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from mmbuild.engine import Engine
-from mmbuild.engine.processor import Request
-from mmbuild.engine.reference import load_reference
+from mmbuild.backends.torch import Engine
+from mmbuild.models.processor import Request
+from mmbuild.models.reference import load_reference
 from support.engines import build as build_engine
 from support.models import tiny_families
 from support.steps import cache as step_cache

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from mmbuild.graph.plan import Verdict
+from mmbuild.core.graph.plan import Verdict
 
 ROOT = Path(__file__).parents[3]
 RECIPE = "recipes/demo/llava-int4.yaml"

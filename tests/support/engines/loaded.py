@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import shapes_world as world
-from mmbuild.engine import Engine
-from mmbuild.engine.processor import Request
-from mmbuild.engine.reference import load_reference
+from mmbuild.backends.torch import Engine
+from mmbuild.models.processor import Request
+from mmbuild.models.reference import load_reference
 from support.engines import build as build_engine
 from support.models import tiny_llava
 from support.steps import cache as step_cache

@@ -14,14 +14,14 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from mmbuild.engine import causal
-from mmbuild.engine.config import EngineConfig, from_json
-from mmbuild.engine.fit import check_weights
-from mmbuild.engine.model import make_model
-from mmbuild.engine.session import Session
-from mmbuild.engine.weights import rank_files
-from mmbuild.ranks.follow import obey
-from mmbuild.ranks.world import connect
+from mmbuild.backends.torch import decoder_only
+from mmbuild.backends.torch.build_module import make_model
+from mmbuild.backends.torch.config import EngineConfig, from_json
+from mmbuild.backends.torch.distributed.process_group import connect
+from mmbuild.backends.torch.distributed.rank_worker import obey
+from mmbuild.backends.torch.session import Session
+from mmbuild.backends.torch.weight_check import check_weights
+from mmbuild.backends.torch.weights import rank_files
 
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
@@ -36,11 +36,11 @@ def session_of(config: EngineConfig, checkpoint: Path, rank: int) -> Session:
         for name, _ in list(model.named_buffers()):
             owner, _, own = name.rpartition(".")
             setattr(model.get_submodule(owner), own, constants[name])
-        return {"prefill": causal.Prefill, "decode": causal.Decode}[path.stem](model)
+        return {"prefill": decoder_only.Prefill, "decode": decoder_only.Decode}[path.stem](model)
 
     files = rank_files(checkpoint, config, rank)
     check_weights(files, config)
-    with mock.patch("mmbuild.engine.package.load_package", load_package):
+    with mock.patch("mmbuild.backends.torch.aot_package.load_package", load_package):
         return Session(config, Path("nowhere"), files, TARGET)
 
 

@@ -1,4 +1,5 @@
-"""What tests run in every rank, by ``mmbuild.ranks.launch.spread``: a session small enough to start in seconds.
+"""What tests run in every rank, by ``mmbuild.backends.torch.distributed.launch.spread``: a session small enough to
+start in seconds.
 
 The session really sums over ranks: its logits depend on every rank having done every call.
 """
@@ -14,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.engine import collective
-from mmbuild.errors import MmbuildError
-from mmbuild.ranks.follow import obey
-from mmbuild.ranks.lead import LeadSession
-from mmbuild.ranks.world import World, connect
+from mmbuild.backends.torch import collectives
+from mmbuild.backends.torch.distributed.leader import LeadSession
+from mmbuild.backends.torch.distributed.process_group import World, connect
+from mmbuild.backends.torch.distributed.rank_worker import obey
+from mmbuild.base.errors import MmbuildError
 
 
 class Tally:
@@ -36,11 +37,11 @@ class Tally:
             raise MmbuildError("there is no prompt", code="MM511")
         sums = torch.tensor([[float(sum(prompt))] for prompt in prompts])
         self._state = self._share * (sums + visual.sum())
-        return collective.all_reduce(self._state, self._ranks)
+        return collectives.all_reduce(self._state, self._ranks)
 
     def decode(self, tokens: Tensor) -> Tensor:
         self._state = self._state + self._share * tokens[:, None]
-        return collective.all_reduce(self._state, self._ranks)
+        return collectives.all_reduce(self._state, self._ranks)
 
     def select(self, rows: Tensor) -> None:
         self._state = self._state[rows]
@@ -92,9 +93,9 @@ def reductions(count: int) -> None:
         shape = (int(torch.randint(1, 5, (), generator=generator)), 7 + turn)
         parts = [torch.randn(shape, generator=generator).to(dtype) for _ in range(2)]
         own = parts[world.rank].clone()
-        worst = max(worst, float((collective.all_reduce(own, 2) - sum(parts)).abs().max()))
+        worst = max(worst, float((collectives.all_reduce(own, 2) - sum(parts)).abs().max()))
         worst = max(
-            worst, float((collective.gather_vocabulary(own, 2) - torch.cat(parts, dim=1)).abs().max())
+            worst, float((collectives.gather_vocabulary(own, 2) - torch.cat(parts, dim=1)).abs().max())
         )
         worst = max(worst, float((own - parts[world.rank]).abs().max()))
     everywhere = world.comm.allgather(worst)
@@ -169,7 +170,7 @@ def outlived() -> None:
 
 def answers(build: str, lengths: Sequence[int], seed: int, tokens: int) -> None:
     """What an engine answers to random prompts: all at once, one by one, by beams."""
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
     engine = Engine.load(build)
     print(json.dumps(answers_of(engine, lengths, seed, tokens)))
@@ -177,7 +178,7 @@ def answers(build: str, lengths: Sequence[int], seed: int, tokens: int) -> None:
 
 def answers_of(engine: Any, lengths: Sequence[int], seed: int, tokens: int) -> list[list[list[int]]]:
     """Token ids by way of asking and by prompt; in this process."""
-    from mmbuild.engine.beams import Beams
+    from mmbuild.backends.torch.beam_search import Beams
     from support.engines.families import BEAMS, requests
 
     asked = requests(engine, list(lengths), seed)
@@ -190,7 +191,7 @@ def answers_of(engine: Any, lengths: Sequence[int], seed: int, tokens: int) -> l
 
 def demo_answers(build: str, family: str, seed: int, tokens: int, forced: Sequence[Sequence[int]]) -> None:
     """What the engine of a shipped model answers, and its logits along given answers, by request."""
-    from mmbuild.engine import Engine
+    from mmbuild.backends.torch import Engine
 
     engine = Engine.load(build)
     print(json.dumps(demo_answers_of(engine, family, seed, tokens, forced)))

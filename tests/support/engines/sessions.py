@@ -60,7 +60,7 @@ def _randomized(model: Any, seed: int) -> Any:
 
 
 class ModelSession:
-    """A transformers model behind the calls of :class:`mmbuild.engine.session.Session`; nothing is cached."""
+    """A transformers model behind the calls of :class:`mmbuild.backends.torch.session.Session`; nothing is cached."""
 
     device = "cpu"
 

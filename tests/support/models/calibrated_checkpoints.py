@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmbuild.checkpoint.calibrated import BY_QUANT_ALGO, norm_tensors, stored_tensors
-from mmbuild.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.checkpoint.tensors import HEAD
-from mmbuild.checkpoint.tensors import tensors as specified
+from mmbuild.models.checkpoint.calibrated_layout import BY_QUANT_ALGO, norm_tensors, stored_tensors
+from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
+from mmbuild.models.checkpoint.tensor_table import HEAD
+from mmbuild.models.checkpoint.tensor_table import tensors as specified
 
 AWQ, SMOOTH, FP8 = BY_QUANT_ALGO
 INPUTS_SPLIT = ("attention.dense", "mlp.proj")

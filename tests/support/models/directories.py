@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from mmbuild.families.llava.processor import write_stand_in
+from mmbuild.models.families.llava.processor import write_stand_in
 
 VOCABULARY, IMAGE = 320, 300
 

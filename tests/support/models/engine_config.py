@@ -1,7 +1,7 @@
 """The config of an engine so small that its layers are made in no time."""
 
-from mmbuild.engine.config import EngineConfig
-from mmbuild.families.base import LlmFacts
+from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.models.families.facts import LlmFacts
 
 LLM = LlmFacts(
     architecture="LlamaForCausalLM",

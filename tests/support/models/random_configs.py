@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmbuild.families.defaults import config_class
+from mmbuild.models.families.defaults import config_class
 
 Config = dict[str, Any]
 

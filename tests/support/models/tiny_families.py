@@ -32,7 +32,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
-from mmbuild.families import ModelFacts, family, part
+from mmbuild.models.families import ModelFacts, family, part
 
 VOCABULARY = 300
 TEXT = {"blip2-opt": OPTForCausalLM, "blip2-t5": T5ForConditionalGeneration}
@@ -214,7 +214,7 @@ def tower(seed: int, kind: str) -> torch.nn.Module:
 
 def save_vila(seed: int, out: Path, projector: str = "mlp_downsample") -> dict[str, Path]:
     """VILA-1.5's layout: ``llm/``, ``vision_tower/``, ``mm_projector/`` and an outer config."""
-    from mmbuild.families.vila.visual import Projector
+    from mmbuild.models.families.vila.visual import Projector
 
     eyes, llm = tower(seed, "siglip"), randomize(LlamaForCausalLM(llama_config(seed)), seed)
     llm.save_pretrained(out / "llm")
@@ -244,7 +244,7 @@ def save_flat_vila(
     seed: int, root: Path, projector: str = "mlp2x_gelu", *, trained_tower: bool = False
 ) -> dict[str, Path]:
     """The first VILA's layout: everything but the tower in one directory, the tower as second source."""
-    from mmbuild.families.vila.visual import Projector
+    from mmbuild.models.families.vila.visual import Projector
 
     sources = {"model": root / "model", "vision": root / "vision"}
     eyes, llm = tower(seed, "clip"), randomize(LlamaForCausalLM(llama_config(seed)), seed)

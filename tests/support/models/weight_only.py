@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmbuild.checkpoint.weight_only import WeightOnly, unpack
+from mmbuild.models.checkpoint.weight_only import WeightOnly, unpack
 
 
 def dequantize(values: Tensor, scales: Tensor, algorithm: WeightOnly) -> Tensor:

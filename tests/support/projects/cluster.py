@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.api import plan_graphs
-from mmbuild.cluster.connect import connected
-from mmbuild.cluster.executor import on_cluster
-from mmbuild.execute.events import Event, Kind
-from mmbuild.execute.local import Options, Result, run_plan
-from mmbuild.graph.action import RecipeGraph
-from mmbuild.remote.session import sharing
-from mmbuild.steps.registry import StepSpec
+from mmbuild.core.execution.events import Event, Kind
+from mmbuild.core.execution.local import Options, Result, run_plan
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.steps.registry import StepSpec
+from mmbuild.team.ray.connect import connected
+from mmbuild.team.ray.executor import on_cluster
+from mmbuild.team.remote_cache.sync import sharing
 from support import TESTS
 from support.projects.machines import Machine
 from support.steps.trivial import TABLE

@@ -8,20 +8,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmbuild.execute.events import Kind
-from mmbuild.execute.local import Options, Result, run_plan
-from mmbuild.execute.resources import Capacity
-from mmbuild.graph.action import RecipeGraph
-from mmbuild.graph.decide import make_plan
-from mmbuild.graph.plan import Plan
-from mmbuild.graph.reasons import reasons_from
-from mmbuild.remote.calls import Calls
-from mmbuild.remote.notices import Notice
-from mmbuild.remote.place import Place
-from mmbuild.remote.session import sharing
-from mmbuild.remote.settings import Settings
-from mmbuild.remote.shared import SharedStore
-from mmbuild.store.journal import load_cache
+from mmbuild.config.remote_cache import Settings
+from mmbuild.config.remote_warnings import Notice
+from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.local import Options, Result, run_plan
+from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.graph.plan import Plan
+from mmbuild.core.graph.planner import make_plan
+from mmbuild.core.graph.rebuild_reasons import reasons_from
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.team.remote_cache.object_store import Place
+from mmbuild.team.remote_cache.remote_cache import SharedStore
+from mmbuild.team.remote_cache.retrying_client import Calls
+from mmbuild.team.remote_cache.sync import sharing
 from support.projects.workshop import Workshop
 from support.steps.trivial import TABLE
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbuild.schema.diagnostics import Diagnostic
-from mmbuild.schema.load import LoadResult, load_recipes
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.pipeline.load import LoadResult, load_recipes
 
 CONFIG: dict[str, Any] = {
     "model_type": "llava",

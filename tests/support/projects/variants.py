@@ -6,10 +6,10 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from mmbuild.ci.union import closure
-from mmbuild.ci.variants import Variant
-from mmbuild.graph.action import Action, RecipeGraph, Resources
-from mmbuild.graph.keys import make_action
+from mmbuild.core.graph.action import Action, RecipeGraph, Resources
+from mmbuild.core.graph.keys import make_action
+from mmbuild.team.ci.merged_graph import closure
+from mmbuild.team.ci.variants import Variant
 
 _NAMES = ("red", "red-int8", "red-int4", "green", "green-int8", "blue", "blue-tp2", "red-tp2")
 

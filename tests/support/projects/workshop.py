@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbuild.api import plan_graphs
-from mmbuild.execute.events import Event
-from mmbuild.execute.local import Options, Result, run_plan
-from mmbuild.execute.resources import Capacity
-from mmbuild.graph.action import RecipeGraph
-from mmbuild.graph.plan import Plan
-from mmbuild.store.layout import Store, open_store
+from mmbuild.core.execution.events import Event
+from mmbuild.core.execution.local import Options, Result, run_plan
+from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.graph.plan import Plan
+from mmbuild.core.store.layout import Store, open_store
 from support.steps.trivial import TABLE
 
 
@@ -55,7 +55,7 @@ class Workshop:
 
     def digest(self, label: str) -> str:
         """Artifact of the last finished action of that label."""
-        from mmbuild.store.journal import load_cache
+        from mmbuild.core.store.action_cache import load_cache
 
         records: Sequence = [r for r in load_cache(self.store).by_key.values() if r.label == label]
         return records[-1].digest

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mmbuild.api import plan_graphs
 from mmbuild.cli.output import guarded
-from mmbuild.execute.events import Event
-from mmbuild.execute.local import Options, run_plan
-from mmbuild.execute.resources import Capacity
-from mmbuild.graph.action import RecipeGraph
-from mmbuild.store.layout import open_store
+from mmbuild.core.execution.events import Event
+from mmbuild.core.execution.local import Options, run_plan
+from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.store.layout import open_store
 from support.steps.trivial import TABLE, action
 
 RECIPES = 3

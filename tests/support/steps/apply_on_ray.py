@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mmbuild.api import plan_graphs, run
 from mmbuild.cli.output import guarded
-from mmbuild.graph.action import RecipeGraph
-from mmbuild.store.layout import open_store
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.store.layout import open_store
 from support.steps.trivial import action
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmbuild.api import plan_graphs, run
 from mmbuild.cli.output import guarded
-from mmbuild.store.layout import open_store
+from mmbuild.core.store.layout import open_store
 from support.steps.apply_chains import graphs
 
 

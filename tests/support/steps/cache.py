@@ -21,60 +21,58 @@ from typing import Any
 import torch
 
 import mmbuild
-from mmbuild.steps.base import StepContext
+from mmbuild.core.steps.context import StepContext
 
 _KEPT_SECONDS = 3 * 86400
-# The code that makes a step's output: packages of mmbuild and, of a family's own, the modules named so.
+# The code that makes a step's output: files of mmbuild and, of a family's own, the modules named so.
 _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "convert": (("checkpoint", "steps/convert.py"), ("weights.py",)),
-    "quantize": (("checkpoint", "calibration", "steps/quantize.py"), ()),
-    "build_llm": (("engine", "steps/build_llm.py"), ()),
+    "convert": (("models/checkpoint/*.py", "steps/convert.py"), ("weights.py",)),
+    "quantize": (
+        (
+            "models/checkpoint/*.py",
+            "models/calibration_data/*.py",
+            "backends/torch/calibration/*.py",
+            "steps/quantize.py",
+        ),
+        (),
+    ),
+    "build_llm": (("backends/torch/*.py", "steps/build_llm.py"), ()),
     "build_visual": (
         (
-            "engine/export.py",
-            "visual/config.py",
-            "visual/tensors.py",
-            "visual/torch_engine.py",
+            "backends/torch/export.py",
+            "backends/visual/*.py",
+            "backends/torch/visual_engine.py",
             "steps/build_visual.py",
         ),
         ("visual.py",),
     ),
     "assemble": (
         (
-            "engine/layout.py",
+            "backends/engine_dir/description.py",
             "steps/assemble.py",
-            "models/generation_fields.py",
-            "models/generation_forms.py",
-            "models/generation_settings.py",
-            "models/generation_settings.yaml",
+            "models/generation_*",
         ),
         ("__init__.py",),
     ),
 }
 # What runs engines and builds none: changing it needs no new ones.
 _RUN_TIME = frozenset(
-    f"engine/{name}.py"
+    f"backends/torch/{name}.py"
     for name in (
         "__init__",
-        "answers",
-        "beams",
-        "compare",
-        "contents",
+        "aot_package",
+        "beam_search",
+        "cuda_graphs",
         "engine",
-        "fields",
-        "fit",
         "generate",
-        "graphs",
-        "layout",
-        "logits_rules",
-        "package",
-        "processor",
-        "prompt_text",
-        "reference",
-        "remembered",
-        "repetition",
+        "logits_processors",
+        "outputs",
+        "parity",
         "sampling",
         "session",
+        "visual_engine",
+        "visual_loading",
+        "weight_check",
     )
 )
 
@@ -97,12 +95,8 @@ def code_key(step: str) -> str:
     """Changes with the code that makes a step's output."""
     packages, of_families = _CODE[step]
     root = Path(mmbuild.__file__).parent
-    wanted = [
-        path
-        for name in packages
-        for path in ([root / name] if name.endswith((".py", ".yaml")) else (root / name).rglob("*.py"))
-    ]
-    wanted += [path for name in of_families for path in (root / "families").rglob(f"*{name}")]
+    wanted = [path for name in packages for path in root.glob(name)]
+    wanted += [path for name in of_families for path in (root / "models/families").rglob(f"*{name}")]
     digest = hashlib.sha256()
     for path in sorted(set(wanted)):
         name = path.relative_to(root).as_posix()

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmbuild.steps.base import StepContext
-from mmbuild.steps.registry import StepSpec
+from mmbuild.core.steps.context import StepContext
+from mmbuild.core.steps.registry import StepSpec
 from mmbuild.steps.table import BUILT_IN
 
 

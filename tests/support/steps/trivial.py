@@ -11,11 +11,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmbuild.errors import MmbuildError
-from mmbuild.graph.action import Action, RecipeGraph, Resources
-from mmbuild.graph.keys import make_action
-from mmbuild.steps.base import StepContext, link
-from mmbuild.steps.registry import StepSpec
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.graph.action import Action, RecipeGraph, Resources
+from mmbuild.core.graph.keys import make_action
+from mmbuild.core.steps.context import StepContext, link
+from mmbuild.core.steps.registry import StepSpec
 
 
 def write(context: StepContext) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mmbuild.schema.load import load_recipes
+from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, commands
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.toolchains.commands import Command, commands
-from mmbuild.toolchains.load import load_toolchain
-from mmbuild.toolchains.support import refusals
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 ALGORITHMS = ("none", "int8", "int4", "int4_awq", "smoothquant", "fp8")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmbuild.toolchains.load import load_toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from support.toolchain import fake_pynvml
 from support.toolchain.fake_tensorrt_llm.install import install
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbuild.products.check import check
-from mmbuild.products.errors import ProductError
-from mmbuild.products.expect import expect
+from mmbuild.backends.tensorrt_llm.output_checks.check import check
+from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
+from mmbuild.backends.tensorrt_llm.output_checks.expectations import expect
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
+from mmbuild.models.sources.config import parse_source, read_config
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.sources.config import parse_source, read_config
-from mmbuild.toolchains.commands import Command
-from mmbuild.toolchains.load import load_toolchain
-from mmbuild.toolchains.variables import variables
 from support.toolchain.cases import RECIPES
 from support.toolchain.fake_tensorrt_llm.main import run
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.toolchains.commands import Command
 from support.toolchain.strict_flags import Flags, contract, parse, program
 
 Found = Iterator[tuple[bool, str]]

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from mmbuild.environments.model import Interpreter
+from mmbuild.config.model import Interpreter
 from support.steps import cache as step_cache
 
 HERE = Path(__file__).parent

@@ -1,0 +1,1 @@
+"""The engine directory, which every backend writes and reads."""

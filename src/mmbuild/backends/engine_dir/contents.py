@@ -1,0 +1,252 @@
+"""Whether an engine directory holds what was built: its files compared with those that manifest.json lists.
+
+An engine is code: a ``.pt2`` holds a shared library. So this runs before anything of the directory is loaded. Nothing
+here imports torch.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from mmbuild.backends.engine_dir import description
+from mmbuild.backends.engine_dir.digest_cache import Remembered
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.field_checks import digest, inner_path, mapping, record, whole
+from mmbuild.base.files import FileRefusedError, open_regular, read_object
+from mmbuild.base.limits import ENGINE_MANIFEST
+
+MANIFEST = "manifest.json"
+SMALL = 16 << 20
+"""Bytes up to which a file is hashed at each check; larger ones are hashed when they changed."""
+
+_APPLY = "run `mmbuild apply` with its recipe, which lays it out again"
+_AS_IT_IS = f"{_APPLY}; --no-check (in Python `check=False`) loads it as it is"
+
+_CHUNK = 8 << 20
+_SHOWN = 3
+_REPORTS = "verify"
+"""The one directory of a build that holds no part of the engine."""
+
+_FILES = mapping(record({"size": whole(0, 1 << 50), "blake3": digest}), 1_000_000, key=inner_path)
+
+Progress = Callable[[int, int], None]
+"""``progress(bytes hashed, bytes to hash)``, of large files that are hashed."""
+
+
+class ContentsError(MmbuildError):
+    """A directory that does not hold the engine which was built (MM760, MM761, MM763).
+
+    Attributes:
+        details: One line for each file that differs.
+    """
+
+    details: tuple[str, ...] = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_restore, (self.message, self.code, self.hint, self.details))
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Why a directory could not be checked although it is accepted: message, code and hint of a warning."""
+
+    message: str
+    code: str
+    hint: str
+
+
+def check(directory: Path, *, loads: bool = True, progress: Progress | None = None) -> Doubt | None:
+    """Compare the files of an engine directory with its manifest.
+
+    Args:
+        directory: The engine directory.
+        loads: Whether the engine will be loaded. Otherwise large files that were not hashed before are compared by
+            size, and a missing manifest is a warning.
+        progress: Called while large files are hashed.
+
+    Returns:
+        A warning where there is nothing to compare with: the manifest was written by a version that listed no
+        digests, or is missing and nothing is loaded.
+
+    Raises:
+        LayoutError: MM540, the directory is not an engine.
+        ContentsError: MM760 there is no manifest; MM761 files are missing, differ, or were added; MM763 the manifest
+            is damaged.
+    """
+    if not loads and not os.path.lexists(directory / MANIFEST):
+        description.require_description(directory)
+        return Doubt(f"`{directory}` has no {MANIFEST}, so its files are not checked", "MM760", _APPLY)
+    files = _listed(directory)
+    if files is None:
+        return Doubt(
+            f"`{directory}` was built by a version that wrote no digests into {MANIFEST}; its files are not checked",
+            "MM762",
+            f"{_APPLY}, with digests",
+        )
+    problems = [*_differing(directory, files, loads, progress), *_added(directory, files)]
+    if problems:
+        raise _differs(directory, problems)
+    return None
+
+
+def require(directory: Path) -> None:
+    """:func:`check` for programs: what it warns of is a warning of Python's.
+
+    Raises:
+        LayoutError, ContentsError: As :func:`check`.
+    """
+    doubt = check(directory)
+    if doubt is not None:
+        warnings.warn(f"{doubt.message} [{doubt.code}]; {doubt.hint}", stacklevel=3)
+
+
+def _listed(directory: Path) -> Mapping[str, Mapping[str, Any]] | None:
+    """Size and digest by path; None in manifests that list paths alone."""
+    path = directory / MANIFEST
+    try:
+        files = read_object(path, ENGINE_MANIFEST).get("files")
+    except (FileNotFoundError, NotADirectoryError):
+        description.require_description(directory)
+        raise ContentsError(
+            f"`{directory}` has no {MANIFEST}, so nothing says which files belong to the engine",
+            code="MM760",
+            hint=_AS_IT_IS,
+        ) from None
+    except FileRefusedError as error:
+        raise _damaged(path, error.problem) from None
+    except OSError as error:
+        raise _damaged(path, f"cannot be read: {error.strerror}") from None
+    if isinstance(files, list) and all(isinstance(name, str) for name in files):
+        return None
+    problem = _FILES(files, "files")
+    if problem:
+        raise _damaged(path, f"is damaged: {problem}")
+    return cast(Mapping[str, Mapping[str, Any]], files)
+
+
+def _differing(
+    directory: Path, files: Mapping[str, Mapping[str, Any]], hash_large: bool, progress: Progress | None
+) -> Iterator[str]:
+    """What is wrong with the files that the manifest lists."""
+    known = Remembered()
+    large: list[tuple[str, str, int]] = []
+    for name, wanted in sorted(files.items()):
+        problem = None
+        try:
+            descriptor = open_regular(directory / name)
+        except (FileRefusedError, OSError) as error:
+            yield f"`{name}` {_unreadable(error)}"
+            continue
+        try:
+            found = os.fstat(descriptor)
+            if found.st_size != wanted["size"]:
+                problem = f"has {found.st_size:,} bytes, and {wanted['size']:,} were built"
+            elif found.st_size <= SMALL:
+                problem = _other(_hash(descriptor, None), wanted["blake3"])
+            elif (digest := known.digest(found)) is not None:
+                problem = _other(digest, wanted["blake3"])
+            elif hash_large:
+                large.append((name, wanted["blake3"], found.st_size))
+        finally:
+            os.close(descriptor)
+        if problem:
+            yield f"`{name}` {problem}"
+    yield from _hash_large(directory, large, known, progress)
+
+
+def _hash_large(
+    directory: Path, files: list[tuple[str, str, int]], known: Remembered, progress: Progress | None
+) -> Iterator[str]:
+    """What is wrong with large files; their digests are remembered."""
+    total = sum(size for _, _, size in files)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    for name, wanted, _ in files:
+        try:
+            descriptor = open_regular(directory / name)
+            try:
+                before = os.fstat(descriptor)
+                digest = _hash(descriptor, advance)
+                known.add(before, os.fstat(descriptor), digest)
+            finally:
+                os.close(descriptor)
+        except (FileRefusedError, OSError) as error:
+            yield f"`{name}` {_unreadable(error)}"
+            continue
+        if problem := _other(digest, wanted):
+            yield f"`{name}` {problem}"
+    known.save()
+
+
+def _hash(descriptor: int, advance: Callable[[int], None] | None) -> str:
+    """BLAKE3, hex, of an open file. Read, not mapped: a mapped file that becomes shorter ends the process."""
+    from blake3 import blake3
+
+    hasher = blake3(max_threads=blake3.AUTO if advance else 1)
+    while part := os.read(descriptor, _CHUNK):
+        hasher.update(part)
+        if advance is not None:
+            advance(len(part))
+    return hasher.hexdigest()
+
+
+def _other(found: str, wanted: str) -> str | None:
+    if found == wanted:
+        return None
+    return f"holds other bytes than were built (BLAKE3 {found[:16]}, built {wanted[:16]})"
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, FileRefusedError):
+        return error.problem
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return "is missing"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _added(directory: Path, files: Mapping[str, Any]) -> Iterator[str]:
+    """Files that nobody built, in directories that are loaded from; answers and reports are next to those."""
+    tops = {name.partition("/")[0] for name in files if "/" in name} - {_REPORTS}
+    for top in sorted(tops | {description.LLM, description.VISUAL, description.PROCESSOR}):
+        for place, directories, names in os.walk(directory / top):
+            below = Path(place).relative_to(directory)
+            links = [name for name in directories if os.path.islink(os.path.join(place, name))]
+            for name in sorted([*names, *links]):
+                if (path := (below / name).as_posix()) not in files:
+                    yield f"`{path}` was added: it is not part of what was built"
+
+
+def _differs(directory: Path, problems: list[str]) -> ContentsError:
+    more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    error = ContentsError(
+        f"`{directory}` does not hold what was built: {'; '.join(problems[:_SHOWN])}{more}",
+        code="MM761",
+        hint=_AS_IT_IS,
+    )
+    error.details = tuple(problems) if more else ()
+    return error
+
+
+def _damaged(path: Path, problem: str) -> ContentsError:
+    return ContentsError(
+        f"`{path}` {problem}",
+        code="MM763",
+        hint=_APPLY,
+    )
+
+
+def _restore(message: str, code: str, hint: str | None, details: tuple[str, ...]) -> ContentsError:
+    error = ContentsError(message, code=code, hint=hint)
+    error.details = details
+    return error

@@ -1,0 +1,165 @@
+"""The files of an engine directory, and the description that heads it.
+
+``engine.json`` says everything that loading checks or needs; it is written by the assemble step. Nothing here
+imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbuild.backends.engine_dir import fields
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_JSON
+
+VERSION = 2
+DESCRIPTION = "engine.json"
+LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
+
+_AGAIN = "Apply its recipe again"
+_SHOWN = 40
+
+
+def packages(llm: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages of an LLM engine, without ``.pt2``: one that starts a batch, and those that decode.
+
+    ``decode`` is compiled for one sequence, which reads stored integers as they are; several sequences at once have a
+    package of their own.
+
+    Args:
+        llm: ``EngineConfig`` as JSON.
+    """
+    start = "encode" if llm["llm"]["cross_attention"] else "prefill"
+    several = llm["max_batch_size"] * llm["max_beam_width"] > 1
+    return (start, "decode", "decode_batch") if several else (start, "decode")
+
+
+def components(llm: Mapping[str, Any]) -> tuple[str, ...]:
+    """Directories below ``llm`` that hold a checkpoint's rank files: itself, or an encoder's and a decoder's."""
+    if not llm["llm"]["cross_attention"]:
+        return (".",)
+    return ("encoder", "decoder") if llm["encoder"] else ("decoder",)
+
+
+class LayoutError(MmbuildError):
+    """A directory that is no engine directory, or one of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What ``engine.json`` holds.
+
+    Attributes:
+        family: The model's family.
+        backend: ``torch``.
+        llm: ``EngineConfig`` as JSON.
+        visual: ``VisualConfig`` as JSON.
+        target: ``{"device", "sm", "isa"}`` the packages are compiled for.
+        toolchain: Versions that shaped the packages; loading checks ``torch``.
+        image_token_id: Placeholder id in encoded prompts; None where prompts name no images.
+        eos_token_ids: Ids that end an answer.
+        version: Of this format.
+        generation_settings: Fields of the model's generation_config.json that the engine obeys, by name. Engines of
+            earlier builds have none.
+        settings_not_applied: Those that would change answers, and that the engine does not apply.
+        obeys_generation_config: False: the recipe ignores the model's generation_config.json but for end tokens.
+    """
+
+    family: str
+    backend: str
+    llm: Mapping[str, Any]
+    visual: Mapping[str, Any]
+    target: Mapping[str, Any]
+    toolchain: Mapping[str, str]
+    image_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    version: int = VERSION
+    generation_settings: Mapping[str, Any] = field(default_factory=dict)
+    settings_not_applied: Mapping[str, Any] = field(default_factory=dict)
+    obeys_generation_config: bool = True
+
+
+def write(directory: Path, description: Description) -> None:
+    """Write ``engine.json``."""
+    text = json.dumps(dataclasses.asdict(description), indent=2, sort_keys=True)
+    (directory / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+
+def read(directory: Path, *, whole_llm: bool = True) -> Description:
+    """Read ``engine.json`` and check every field.
+
+    Args:
+        directory: The engine directory.
+        whole_llm: False takes an ``llm`` that says no more than over how many ranks the engine is split.
+
+    Raises:
+        LayoutError: MM540 there is none; MM541 it is of another version or damaged.
+    """
+    path = directory / DESCRIPTION
+    try:
+        data = read_object(path, ENGINE_JSON)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_engine(directory) from None
+    except (FileRefusedError, OSError) as error:
+        why = error.problem if isinstance(error, FileRefusedError) else f"cannot be read: {error.strerror}"
+        raise LayoutError(f"`{path}` {why}", code="MM541", hint=_AGAIN) from None
+    if data.get("version") != VERSION or type(data["version"]) is not int:
+        raise LayoutError(
+            f"`{path}` is of version {_short(data.get('version'))}, and this mmbuild reads version {VERSION}",
+            code="MM541",
+            hint="Apply its recipe again with this mmbuild",
+        )
+    problem = fields.description(data, whole_llm=whole_llm)
+    if problem is not None:
+        raise LayoutError(f"`{path}` is damaged: {problem}", code="MM541", hint=_AGAIN)
+    return Description(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
+
+
+def require_description(directory: Path) -> None:
+    """Refuse a directory that has no ``engine.json``.
+
+    Raises:
+        LayoutError: MM540, what the directory is instead.
+    """
+    if not os.path.lexists(directory / DESCRIPTION):
+        raise _no_engine(directory)
+
+
+def require_ranks(directory: Path, description: Description) -> None:
+    """Refuse an engine without the weights of every rank, before a process is started for each of them.
+
+    Raises:
+        LayoutError: MM787.
+    """
+    ranks = description.llm["tensor_parallel"]
+    if description.backend != "torch" or ranks == 1:
+        return
+    for part in components(description.llm):
+        for rank in range(ranks):
+            path = directory / LLM / part / f"rank{rank}.safetensors"
+            if not os.path.lexists(path):
+                raise LayoutError(
+                    f"`{path}` is missing, and `{directory / DESCRIPTION}` says that the engine is split over "
+                    f"{ranks:,} ranks",
+                    code="MM787",
+                    hint=_AGAIN,
+                )
+
+
+def _no_engine(directory: Path) -> LayoutError:
+    from mmbuild.backends.engine_dir.wrong_directory import instead_of_engine
+
+    what, hint = instead_of_engine(Path(directory))
+    return LayoutError(f"`{directory}` {what}", code="MM540", hint=hint)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."

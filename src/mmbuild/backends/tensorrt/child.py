@@ -1,0 +1,151 @@
+"""The program in its interpreter, as a child process that answers requests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any, cast
+
+from mmbuild.backends.tensorrt import interpreter as interpreters
+from mmbuild.backends.tensorrt.errors import TensorRTError, refusal
+from mmbuild.base.field_checks import anything, mapping, record, word
+from mmbuild.base.json_reader import JsonProblemError, parse_json
+from mmbuild.base.limits import MESSAGE
+from mmbuild.config.model import Interpreter
+
+_OBJECT = mapping(anything, 1_000)
+_ERROR = record({"kind": word, "message": anything}, closed=False)
+_ANSWER = record({"ok": _OBJECT, "error": _ERROR}, may_lack=("ok", "error"), closed=False)
+
+_TOLD = 300
+"""Characters of a foreign message that an error shows."""
+
+
+class Child:
+    """A running program. It ends with its standard input: when it is closed, or when this process is gone."""
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        *,
+        descriptors: Sequence[int] = (),
+        gpus: Sequence[str] = (),
+        inherit_log: bool = False,
+    ) -> None:
+        """Start the program; :meth:`ask` it.
+
+        Args:
+            interpreter: That has TensorRT.
+            descriptors: Open files that it gets under the same numbers.
+            gpus: UUIDs of the GPUs that it sees; as this process where left out.
+            inherit_log: Whether its standard error is this process's; else a file whose end errors quote.
+
+        Raises:
+            TensorRTError: MM566, the interpreter cannot be started.
+        """
+        started = interpreters.start(interpreter, gpus)
+        self._log: IO[bytes] | None = None if inherit_log else tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(
+                started.argv,
+                env=dict(started.environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                pass_fds=tuple(descriptors),
+            )
+        except OSError as error:
+            raise TensorRTError(
+                f"`{interpreter.python}` cannot be started: {error.strerror or error}",
+                code="MM566",
+                hint="Name another Python with `mmbuild config set-tensorrt`",
+            ) from error
+        self.close = weakref.finalize(self, _end, self._process)
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The program's answer to one request.
+
+        Raises:
+            TensorRTError: It refused (:data:`errors.REFUSALS`); MM577, it is gone.
+        """
+        pipes = self._process
+        assert pipes.stdin is not None
+        assert pipes.stdout is not None
+        try:
+            pipes.stdin.write(json.dumps(request).encode() + b"\n")
+            pipes.stdin.flush()
+            line = pipes.stdout.readline()
+        except (OSError, ValueError):  # a closed pipe
+            line = b""
+        if not line.endswith(b"\n"):
+            raise self._gone()
+        answer = _understood(line)
+        if "ok" in answer:
+            found: dict[str, Any] = answer["ok"]
+            return found
+        told = answer["error"]
+        raise refusal(told["kind"], " ".join(str(told["message"]).split())[:_TOLD])
+
+    def _gone(self) -> TensorRTError:
+        status = self._process.wait()
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        last = self._last_line()
+        return TensorRTError(
+            f"the process of the visual engine {how}" + (f": {last}" if last else ""),
+            code="MM577",
+            hint="Ask again with a newly loaded engine; where it happens again, look at memory and driver "
+            "(dmesg, nvidia-smi)",
+        )
+
+    def _last_line(self) -> str:
+        """Last line on its standard error, short."""
+        if self._log is None:
+            return ""
+        self._log.seek(0, 2)
+        self._log.seek(max(0, self._log.tell() - 4096))
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
+        return next((line[:_TOLD] for line in reversed(lines) if line), "")
+
+
+def _understood(line: bytes) -> dict[str, Any]:
+    """An answer of the program.
+
+    Raises:
+        TensorRTError: MM577, it is none: a library has printed between.
+    """
+    try:
+        answer = parse_json(line, MESSAGE)
+    except JsonProblemError as error:
+        problem = str(error)
+    else:
+        problem = _ANSWER(answer, "") or ("" if "ok" in answer or "error" in answer else "says nothing")
+    if problem:
+        raise TensorRTError(
+            f"the process of the visual engine gave an answer that {problem}: "
+            f"{line[:_TOLD].decode(errors='replace').strip()}",
+            code="MM577",
+            hint="Look what the configured Python prints when it imports tensorrt",
+        )
+    return cast(dict[str, Any], answer)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close its input and wait; it ends within a request."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what it was never told
+                pipe.close()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

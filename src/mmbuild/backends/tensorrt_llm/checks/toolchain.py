@@ -1,0 +1,185 @@
+"""The environment of a TensorRT-LLM version, held against what the version needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mmbuild.backends.environments import probe
+from mmbuild.backends.environments.probe import Inside, ProbeError
+from mmbuild.backends.tensorrt_llm.checks.examples import examples_check
+from mmbuild.backends.tensorrt_llm.checks.model import Check, Status
+from mmbuild.backends.tensorrt_llm.checks.requirements import (
+    Wanted,
+    distributions,
+    names_for,
+    programs,
+    version_of,
+    wanted,
+)
+from mmbuild.backends.tensorrt_llm.checks.versions import accepts, specifiers
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+from mmbuild.config.model import ToolchainEnvironment
+
+_OWN = "tensorrt-llm"
+# Packages on which a build hangs, and why. A difference in any other is told, and stops nothing.
+_DECIDE: Mapping[str, str] = {
+    _OWN: "commands, flags and files differ from version to version",
+    "tensorrt": "engines load only in the TensorRT that built them, and tensorrt_llm is linked with one",
+    "torch": "tensorrt_llm's libraries are compiled for one torch",
+    "transformers": "the converters read models through it, and its classes move between versions",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What checks look at; ``chosen`` says whether these families are what somebody wants to build."""
+
+    toolchain: Toolchain
+    environment: ToolchainEnvironment
+    inside: Inside
+    families: tuple[str, ...]
+    chosen: bool
+
+
+def toolchain_checks(
+    version: str,
+    environment: ToolchainEnvironment | None,
+    *,
+    sm: int | None,
+    ranks: int = 1,
+    families: Iterable[str] = (),
+) -> tuple[Check, ...]:
+    """Whether ``environment`` can run the commands of a version.
+
+    Args:
+        version: Of TensorRT-LLM.
+        environment: As configured; None where the user configured none.
+        sm: Compute capability of the GPU that it is to run on (90 for 9.0); None where there is no GPU.
+        ranks: Ranks of the largest engine.
+        families: Families that are to be built. Where empty, all are looked at, and what a family alone asks for
+            stops nothing.
+
+    Raises:
+        ToolchainError: MM601 or MM602, no such version.
+    """
+    toolchain = load_toolchain(version)
+    given = tuple(sorted({str(family) for family in families}))
+    chosen = given or tuple(str(family) for family in toolchain.families)
+    if environment is None:
+        return (_unconfigured(version), _gpu(sm))
+    place = _place(environment)
+    try:
+        inside = probe.ask(environment, distributions(toolchain), programs(toolchain, chosen, ranks))
+    except ProbeError as error:
+        broken = Check("environment", "fail", place, "one that answers", error.message, error.hint or "")
+        return (broken, examples_check(toolchain, environment.examples, {}), _gpu(sm))
+    asked = _Asked(toolchain, environment, inside, chosen, bool(given))
+    found = [check for function in _CHECKS for check in function(asked)]
+    return (Check("environment", "ok", place), *found, _gpu(sm))
+
+
+def _unconfigured(version: str) -> Check:
+    return Check(
+        "environment",
+        "fail",
+        "not configured",
+        f"a Python or container image with TensorRT-LLM {version}",
+        "its commands run there, and not in mmbuild's own Python",
+        f"Install it and name it: `mmbuild config set-toolchain {version} --python PYTHON --examples CHECKOUT`; "
+        "or build with `--set engine.backend=torch`, which needs no TensorRT-LLM",
+    )
+
+
+def _place(environment: ToolchainEnvironment) -> str:
+    if environment.container is not None:
+        return f"{environment.container.engine} image {environment.container.image}"
+    return str(environment.python)
+
+
+def _python(asked: _Asked) -> Iterator[Check]:
+    found, range_ = asked.inside.versions["python"], asked.toolchain.python
+    fits = accepts(range_, found)
+    yield Check(
+        "python",
+        "ok" if fits else "fail",
+        found,
+        range_,
+        "" if fits else f"TensorRT-LLM {asked.toolchain.version} works in no other",
+        "" if fits else "Make a virtual environment with such a Python, or use a container image",
+    )
+
+
+def _pins(asked: _Asked) -> Iterator[Check]:
+    for item in wanted(asked.toolchain, asked.families):
+        yield _pin(item, asked)
+
+
+def _pin(item: Wanted, asked: _Asked) -> Check:
+    found = version_of(item.name, asked.inside.versions)
+    label = f"{item.name} ({', '.join(item.families)})" if item.families else item.name
+    asking = item.specifier or "any"
+    fits = accepts(item.specifier, found) if found is not None else False
+    if fits:
+        return Check(label, "ok", found or "", asking)
+    if fits is None:
+        return Check(label, "unknown", found or "", asking, "this version cannot be compared")
+    way = _install(item, asked)
+    if item.families:
+        status: Status = "fail" if asked.chosen else "warn"
+        why = f"the code of {', '.join(item.families)} asks for it"
+    elif item.name not in _DECIDE:
+        status, why = "warn", f"TensorRT-LLM {asked.toolchain.version} was released with it"
+    elif found is not None and _own_accepts(item.name, found, asked.inside):
+        status, way = "warn", ""
+        why = "not what was written down for this version, but what the installed tensorrt_llm asks for"
+    else:
+        status, why = "fail", _DECIDE[item.name]
+    return Check(label, status, found or "not installed", asking, why, way)
+
+
+def _own_accepts(name: str, version: str, inside: Inside) -> bool:
+    """Whether the installed tensorrt_llm itself asks for what is installed: it knows better than our notes."""
+    own = specifiers(inside.requires, python=inside.versions["python"])
+    specifier = next((own[other] for other in names_for(name) if other in own), None)
+    return specifier is not None and accepts(specifier, version) is True
+
+
+def _install(item: Wanted, asked: _Asked) -> str:
+    if asked.environment.container is not None:
+        return "Use the image that was released for this version, or one made from it"
+    index = " --extra-index-url https://pypi.nvidia.com" if item.name in (_OWN, "tensorrt") else ""
+    return f"{asked.environment.python} -m pip install{index} '{item.name}{item.specifier}'"
+
+
+def _programs(asked: _Asked) -> Iterator[Check]:
+    for name, path in asked.inside.programs.items():
+        if path is not None:
+            yield Check(name, "ok", path)
+            continue
+        place = _place(asked.environment)
+        why, way = "its commands call it", f"Install it there; {place} was looked through"
+        if asked.environment.container is None:
+            way = f"Install it beside {asked.environment.python}, or on PATH"
+        yield Check(name, "fail", "not found", "on PATH in the environment", why, way)
+
+
+def _examples(asked: _Asked) -> Iterator[Check]:
+    yield examples_check(asked.toolchain, asked.environment.examples, asked.inside.versions)
+
+
+def _gpu(sm: int | None) -> Check:
+    if sm is not None:
+        return Check("gpu", "ok", f"SM {sm}")
+    return Check(
+        "gpu",
+        "fail",
+        "none",
+        "one with its driver",
+        "engines are tuned on the GPU that they are for, and converters pack integers for it",
+        "Build on a machine with the GPU; `nvidia-smi` and CUDA_VISIBLE_DEVICES say what is visible here",
+    )
+
+
+_CHECKS: tuple[Callable[[_Asked], Iterator[Check]], ...] = (_python, _pins, _programs, _examples)

@@ -1,0 +1,89 @@
+"""What a command must leave, worked out from the recipe before the command runs: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmbuild.backends.tensorrt_llm.output_checks.load import rules
+from mmbuild.backends.tensorrt_llm.output_checks.model import (
+    Expected,
+    Group,
+    Part,
+    PartName,
+    Place,
+    Rule,
+    Wanted,
+)
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
+from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.template import evaluate, fill
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
+from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
+from mmbuild.schema.resolved import ResolvedRecipe
+
+
+def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> Expected:
+    """What ``command`` leaves where it does what the recipe asks for.
+
+    Only what the command's own result depends on is in it: a checkpoint is expected without lengths.
+
+    Args:
+        command: One of :func:`mmbuild.backends.tensorrt_llm.toolchains.commands.commands` of the same variant and
+            toolchain.
+        variant: The recipe, with the model's facts.
+        toolchain: The version.
+    """
+    family = variant.facts.family
+    known = variables(variant, toolchain) | {"version": toolchain.version}
+    algorithm = variant.recipe.engine.quantization.algorithm
+    # What mmbuild calibrated has one name, whatever the version's own quantizer would call it.
+    known["quant_algos"] = (
+        (ALGORITHMS[algorithm].quant_algo,) if known["calibrated"] else rules().quant_algos[algorithm]
+    )
+    parts: dict[PartName, Any] = {"llm": variant.facts.llm}
+    if variant.facts.encoder is not None:
+        parts["encoder"] = variant.facts.encoder
+    held = [
+        rule
+        for rule in rules().rules
+        if command.name in rule.commands and family in rule.families and toolchain.version in rule.toolchains
+    ]
+    places = tuple(_place(rule, known | {"part": parts[rule.part]}) for rule in held)
+    ranks = known["tensor_parallel"]
+    if not any(rule.ranks or rule.raw or rule.checkpoint for rule in held):  # nothing of the LLM is looked at
+        parts.clear()
+        ranks = 1
+    return Expected(
+        products=command.products,
+        places=places,
+        parts={
+            name: Part(num_hidden_layers=part.num_hidden_layers, mlp_type=part.mlp_type)
+            for name, part in parts.items()
+        },
+        ranks=ranks,
+    )
+
+
+def _place(rule: Rule, known: Mapping[str, Any]) -> Place:
+    names = {**known, **{name: evaluate(text, known) for name, text in rule.names.items()}}
+    ranks = range(names["tensor_parallel"]) if rule.ranks is not None else ()
+    return Place(
+        directory=fill(rule.directory, names),
+        ranks=tuple(fill(rule.ranks or "", {**names, "rank": rank}) for rank in ranks),
+        checkpoint=rule.checkpoint and fill(rule.checkpoint, names),
+        config=tuple(wanted for group in rule.config for wanted in _wanted(group, names)),
+        tensors=rule.tensors,
+        raw=rule.raw,
+    )
+
+
+def _wanted(group: Group, names: Mapping[str, Any]) -> Iterator[Wanted]:
+    for item in rules().expectations[group.group]:
+        value = evaluate(item.value, names)
+        yield Wanted(
+            key=f"{group.below}.{item.key}" if group.below else item.key,
+            values=value if isinstance(value, tuple) else (value,),
+            begins=item.begins,
+            code=item.code,
+        )

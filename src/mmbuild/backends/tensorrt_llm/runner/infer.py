@@ -1,0 +1,196 @@
+"""Asking an engine of backend tensorrt-llm through upstream's own runner."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from mmbuild.backends.engine_dir.description import Description
+from mmbuild.backends.environments.launch import launch
+from mmbuild.backends.tensorrt_llm.runner.command import CommandError, run_command
+from mmbuild.backends.tensorrt_llm.runner.workdir import linked_directories, make_workplace, put
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, asking_command
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.model import Mode, Toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import DEFAULT_NEW_TOKENS, asked
+from mmbuild.config.model import ToolchainEnvironment
+
+# `logger.info(f"\n[A] {texts}")` up to 0.10, `[A]: ...` for each prompt later: a list with one text for each beam.
+_ANSWER = re.compile(r"^\[A\]:? (?P<texts>\[.*\])$")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        prompt: In a person's words; None asks the runner's own question.
+        images: Pictures that belong to the prompt; none takes the runner's own picture.
+        max_new_tokens: Most tokens of the answer; None takes the engine's most, or upstream's 30 if fewer.
+        mode: ``run``, ``profile`` (times) or ``check_accuracy`` (upstream's question, with its known answer).
+    """
+
+    prompt: str | None = None
+    images: tuple[Path, ...] = ()
+    max_new_tokens: int | None = None
+    mode: Mode = "run"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the runner said: answers, the best beam of each, and all of its lines."""
+
+    texts: tuple[str, ...]
+    lines: tuple[str, ...]
+
+
+def ask(
+    engine: Path,
+    description: Description,
+    environment: ToolchainEnvironment,
+    question: Question,
+    root: Path,
+    *,
+    gpus: Sequence[str] = (),
+    tell: Callable[[str], None] = print,
+) -> Answered:
+    """Run upstream's runner on an engine directory.
+
+    Args:
+        engine: The engine directory.
+        description: Its ``engine.json``.
+        environment: Where the toolchain's commands run.
+        question: What to ask.
+        root: Empty or absent directory to work in; nothing large is copied into it.
+        gpus: Ids of the GPUs to use; none takes what is visible.
+        tell: Gets each line of the runner's output.
+
+    Raises:
+        CommandError: MM703 the version's runner takes no pictures, MM706 it gave no answer, or as
+            :func:`~mmbuild.backends.tensorrt_llm.runner.command.run_command`.
+    """
+    known = description.llm["variables"]
+    toolchain = _toolchain(description)
+    if question.images and not takes_images(description):
+        raise CommandError(
+            f"the runner of TensorRT-LLM {toolchain.version} knows one picture of its own for {known['family']}, "
+            "and takes no other",
+            code="MM703",
+            hint="Ask without a picture to see that the engine runs; a build with toolchain '1.2' or backend torch "
+            "takes pictures",
+        )
+    places = description.llm["places"]
+    cwd = make_workplace(root, environment.examples, toolchain.workdir, places.values())
+    filled = {name: cwd / place for name, place in places.items() if (engine / name).is_dir()}
+    for name, place in filled.items():
+        put(engine / name, place, symbolic=True)
+    entry = toolchain.families[known["family"]]
+    limit = known["max_output_len"]
+    tokens = min(question.max_new_tokens or DEFAULT_NEW_TOKENS, limit)
+    stated = question.prompt is not None or bool(question.images) or question.max_new_tokens is not None
+    command = _asking(
+        toolchain,
+        known,
+        asked(entry, question.mode, question.prompt, _pictures(question.images, cwd), tokens, stated=stated),
+    )
+    started = launch(
+        environment,
+        command.argv,
+        workdir=cwd,
+        mounts=linked_directories(filled, (engine,)),
+        writable=(root,),
+        variables=dict(command.environment),
+        gpus=gpus,
+    )
+    lines = run_command("run.py", started, cwd, toolchain.version, tell)
+    texts = answers(lines)
+    if not texts and question.mode == "run":
+        raise CommandError(
+            "run.py ended with 0 and printed no answer",
+            code="MM706",
+            hint="Look at its output; the form of its answers is told in docs/toolchains.md",
+        )
+    return Answered(texts, lines)
+
+
+def takes_images(description: Description) -> bool:
+    """Whether the runner of the engine's toolchain takes pictures for its family."""
+    known: dict[str, Any] = description.llm["variables"]
+    toolchain = _toolchain(description)
+    entry = toolchain.families[known["family"]]
+    marks = {}
+    for image in (None, "picture"):
+        what = asked(entry, "run", None, image, 1, stated=True)
+        marks[image] = _asking(toolchain, known, what).argv
+    return marks[None] != marks["picture"]
+
+
+def _toolchain(description: Description) -> Toolchain:
+    """The toolchain of an engine.
+
+    Raises:
+        ToolchainError: MM601, MM602, its version is not known.
+        CommandError: MM768, its family is not one of that version.
+    """
+    version, known = description.toolchain["tensorrt-llm"], description.llm["variables"]
+    if missing := {"family", "max_output_len"} - known.keys():
+        raise _unknown(f"lacks `llm.variables.{min(missing)}`")
+    family = known["family"]
+    toolchain = load_toolchain(version)
+    if family not in toolchain.families:
+        raise _unknown(f"is of family {family}, which TensorRT-LLM {version} does not run")
+    return toolchain
+
+
+def _asking(toolchain: Toolchain, known: Mapping[str, Any], what: Mapping[str, Any]) -> Command:
+    """The runner's command.
+
+    Raises:
+        CommandError: MM768, engine.json lacks a value that the command is made from, or has one of another type.
+    """
+    try:
+        return asking_command(toolchain, known, what)
+    except (KeyError, TypeError, ValueError, TemplateError) as error:
+        raise _unknown(
+            f"lacks what the runner's command is made from: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _unknown(problem: str) -> CommandError:
+    return CommandError(
+        f"the engine's engine.json {problem}", code="MM768", hint="Apply its recipe again with this mmbuild"
+    )
+
+
+def answers(lines: Sequence[str]) -> tuple[str, ...]:
+    """The best beam of each answer in the runner's output."""
+    found = []
+    for line in lines:
+        match = _ANSWER.match(line)
+        if match is not None:
+            try:
+                texts = ast.literal_eval(match["texts"])
+            except (ValueError, SyntaxError):
+                continue
+            if texts and isinstance(texts[0], str):
+                found.append(texts[0].strip())
+    return tuple(found)
+
+
+def _pictures(images: Sequence[Path], cwd: Path) -> str | None:
+    """Copies beside the scripts, under names that mean nothing; several go with commas between them."""
+    names = []
+    for number, image in enumerate(images):
+        name = f"picture{number}{image.suffix.lower()}"
+        shutil.copyfile(image, cwd / name)
+        os.chmod(cwd / name, 0o644)
+        names.append(name)
+    return ",".join(names) or None

@@ -1,0 +1,26 @@
+"""A toolchain file, read and judged."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import yaml
+
+from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+from mmbuild.schema.tensorrt_llm_versions import require
+
+
+@cache
+def load_toolchain(version: str) -> Toolchain:
+    """The toolchain of ``version``.
+
+    Raises:
+        ToolchainError: MM601 or MM602, there is none.
+        pydantic.ValidationError: The file is not of the form (a mistake of ours, found by tests).
+    """
+    text = (files("mmbuild.backends.tensorrt_llm.toolchains") / f"{require(version)}.yaml").read_text(
+        encoding="utf-8"
+    )
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return Toolchain.model_validate(yaml.load(text, Loader=loader))

@@ -1,0 +1,143 @@
+"""What the commands of a toolchain take of host and GPU memory, predicted from shapes.
+
+The factors and what they were taken from are in ``memory_model.yaml``. They are there to refuse a build that cannot
+fit before it starts (a command killed for memory has run for minutes), and to let commands run side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from math import prod
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from mmbuild.backends.tensorrt_llm.toolchains.model import Part, Toolchain
+from mmbuild.models.checkpoint.tensor_table import tensors
+from mmbuild.models.families.facts import LlmFacts, VisualFacts
+from mmbuild.schema.model import Algorithm, Family
+from mmbuild.schema.resolved import ResolvedRecipe
+
+Quantity = Literal["base", "model", "checkpoint", "rank", "tower"]
+Factors = dict[Quantity, Annotated[float, Field(ge=0)]]
+
+_DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Weights of linear layers; scales of 2 bytes for each 64 or 128 of them are rounded up to the next 32nd.
+_QUANTIZED_BYTES: Mapping[Algorithm, float] = {
+    Algorithm.INT8: 1,
+    Algorithm.INT4: 0.5,
+    Algorithm.INT4_AWQ: 0.5 + 1 / 32,
+    Algorithm.SMOOTHQUANT: 1,
+    Algorithm.FP8: 1,
+}
+_TOWER_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Peak of a step, bytes.
+
+    Attributes:
+        host: Anonymous memory of the host.
+        gpu: Memory of the GPU that it runs on; of all GPUs together where upstream's loader spreads a model over them
+            (convert, quantize). 0 where it needs no GPU.
+    """
+
+    host: int
+    gpu: int
+
+
+class Row(Part):
+    """Factors of a step for some families and versions; all where left out."""
+
+    families: tuple[Family, ...] = ()
+    toolchains: tuple[str, ...] = ()
+    load: Literal[2, 4] = 2
+    host: Factors
+    gpu: Factors
+    kind: Literal["measured", "read", "estimate"]
+    evidence: str
+
+    def fits(self, family: str, version: str) -> bool:
+        """Whether the row is for ``family`` and ``version``."""
+        return family in (self.families or (family,)) and version in (self.toolchains or (version,))
+
+
+class Table(Part):
+    """``memory_model.yaml``."""
+
+    convert: tuple[Row, ...]
+    quantize: tuple[Row, ...]
+    build_llm: tuple[Row, ...]
+    build_visual: tuple[Row, ...]
+
+
+@cache
+def table() -> Table:
+    """The factors.
+
+    Raises:
+        pydantic.ValidationError: The file is not of the form (a mistake of ours, found by tests).
+    """
+    text = (files("mmbuild.backends.tensorrt_llm.toolchains") / "memory_model.yaml").read_text(
+        encoding="utf-8"
+    )
+    return Table.model_validate(yaml.safe_load(text))
+
+
+def predict(step: str, variant: ResolvedRecipe, toolchain: Toolchain) -> Memory:
+    """Peak memory of ``step`` (a field of :class:`Table`) for ``variant`` with ``toolchain``."""
+    family = variant.facts.family
+    rows: tuple[Row, ...] = getattr(table(), step)
+    row = next(row for row in rows if row.fits(family, toolchain.version))
+    known = _quantities(step, variant, toolchain, row.load)
+    return Memory(host=_sum(row.host, known), gpu=_sum(row.gpu, known))
+
+
+def _sum(factors: Factors, known: Mapping[Quantity, float]) -> int:
+    return int(sum(factor * known[name] for name, factor in factors.items()))
+
+
+def _quantities(
+    step: str, variant: ResolvedRecipe, toolchain: Toolchain, load: int
+) -> Mapping[Quantity, float]:
+    engine, facts = variant.recipe.engine, variant.facts
+    stacks = [facts.llm] + ([facts.encoder] if facts.encoder is not None else [])
+    tower = tower_parameters(facts.visual)
+    # Where the text model is a source of its own, its converter never sees the tower.
+    text_alone = step == "convert" and toolchain.families[facts.family].weights == "text"
+    # All ranks hold as much: what does not divide is padded.
+    dtype, algorithm = engine.dtype.value, engine.quantization.algorithm
+    rank = sum(rank_bytes(stack, engine.tensor_parallel, dtype, algorithm) for stack in stacks)
+    return {
+        "base": 1,
+        "model": load * (sum(map(parameters, stacks)) + (0 if text_alone else tower)),
+        "checkpoint": rank * engine.tensor_parallel,
+        "rank": rank,
+        "tower": _TOWER_BYTES * tower,
+    }
+
+
+def parameters(llm: LlmFacts) -> int:
+    """Number of weights of a stack, as the model holds them."""
+    return sum(prod(part.shape) for spec in tensors(llm) for part in spec.parts)
+
+
+def rank_bytes(llm: LlmFacts, ranks: int, dtype: str, algorithm: Algorithm) -> int:
+    """Bytes of one rank's file in the checkpoint; scales counted roughly."""
+    plain = _DTYPE_BYTES[dtype]
+    quantized = _QUANTIZED_BYTES.get(algorithm, plain)
+    sizes = (
+        (prod(spec.shape(llm, 0, ranks)), quantized if spec.quantizable else plain) for spec in tensors(llm)
+    )
+    return int(sum(count * item for count, item in sizes))
+
+
+def tower_parameters(visual: VisualFacts) -> int:
+    """Number of weights in the layers of a visual tower: attention and MLP; the projector is small beside them."""
+    layer = 4 * visual.hidden_size**2 + 2 * visual.hidden_size * visual.intermediate_size
+    return layer * visual.num_hidden_layers

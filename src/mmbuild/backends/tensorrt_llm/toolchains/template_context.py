@@ -1,0 +1,177 @@
+"""What the templates of a toolchain may name: numbers of the recipe as the solver left them, and facts of the model.
+
+A template that names anything else fails, so this is the whole interface between recipes and toolchain files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmbuild.backends.tensorrt_llm.toolchains.model import FamilyEntry, Mode, ReservedWord, Toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.template import fill
+from mmbuild.models.sources.config import parse_source
+from mmbuild.schema.model import CALIBRATED, WEIGHT_ONLY, Algorithm, Engine
+from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.schema.solver import sequence_len
+
+DEFAULT_NEW_TOKENS = 30
+"""Tokens of an answer where the recipe says nothing: those of upstream's commands, which its accuracy check needs."""
+
+DEFAULT_SAMPLES = 32
+"""Calibration samples where the recipe says nothing: those of upstream's commands, and the most that AWQ takes."""
+
+
+def variables(variant: ResolvedRecipe, toolchain: Toolchain) -> dict[str, Any]:
+    """Every name that conditions and templates may use, but for those of :func:`asking` and ``rank``."""
+    recipe, facts = variant.recipe, variant.facts
+    entry = toolchain.families[recipe.model.family]
+    algorithm = recipe.engine.quantization.algorithm
+    found: dict[str, Any] = {
+        "family": facts.family,
+        **_engine(recipe.engine),
+        "max_seq_len": sequence_len(recipe).value,
+        "visual_max_batch_size": recipe.visual.max_batch_size,
+        "visual_dtype": recipe.visual.dtype and recipe.visual.dtype.value,
+        "precision": toolchain.precisions.get(f"{algorithm}-{recipe.engine.dtype}")
+        or toolchain.precisions[algorithm],
+        "qformat": toolchain.qformats.get(algorithm),
+        "fused_mlp": _fused_mlp(variant),
+        "sm": recipe.target.sm if recipe.target is not None else None,
+        "vocab_size": facts.llm.vocab_size,
+        "inner_directories": len(facts.directories),
+        **_sources(variant, entry, toolchain.reserved),
+    }
+    for name, text in (toolchain.paths | entry.paths).items():
+        found[name] = fill(text, found)
+    return found
+
+
+def _engine(engine: Engine) -> dict[str, Any]:
+    quantization = engine.quantization
+    return {
+        "dtype": engine.dtype.value,
+        "algorithm": quantization.algorithm.value,
+        "weight_only": quantization.algorithm in WEIGHT_ONLY,
+        "group_size": quantization.group_size,
+        # mmbuild makes the checkpoint, and no command.
+        "calibrated": quantization.calibration is not None and quantization.algorithm in CALIBRATED,
+        "samples": quantization.calibration.samples if quantization.calibration else DEFAULT_SAMPLES,
+        "tensor_parallel": engine.tensor_parallel,
+        "max_batch_size": engine.max_batch_size,
+        "max_images_per_prompt": engine.max_images_per_prompt,
+        "max_beam_width": engine.max_beam_width,
+        "max_input_len": engine.max_input_len,
+        "max_output_len": engine.max_output_len,
+        "max_multimodal_len": engine.max_multimodal_len,
+        "num_visual_features": engine.num_visual_features,
+    }
+
+
+def _fused_mlp(variant: ResolvedRecipe) -> bool | None:
+    """``auto`` fuses where weights are plain; without a gate there is nothing to fuse.
+
+    None: the option is left out. Upstream's page fuses on one GPU and does not mention it over several.
+    """
+    engine = variant.recipe.engine
+    fused = engine.tensorrt_llm.fused_mlp
+    if fused == "auto" and engine.quantization.algorithm is Algorithm.NONE and engine.tensor_parallel > 1:
+        return None
+    if fused == "auto":
+        fused = engine.quantization.algorithm is Algorithm.NONE
+    return bool(fused) and variant.facts.llm.mlp_type == "GatedMLP"
+
+
+def _sources(variant: ResolvedRecipe, entry: FamilyEntry, reserved: Sequence[ReservedWord]) -> dict[str, Any]:
+    model = variant.recipe.model
+    vision = model.vision
+    chosen = vision if entry.weights == "whole" and vision is not None else model
+    ref = parse_source(chosen.source)
+    code = model.code
+    return {
+        "model": directory_name(ref.value, variant.facts.family, reserved),
+        "source": model.source,
+        "source_url": f"https://huggingface.co/{ref.value}" if ref.kind == "hub" else None,
+        "source_path": ref.value if ref.kind == "directory" else None,
+        "revision": chosen.revision if ref.kind == "hub" else None,
+        "vision_source": vision.source if vision is not None else None,
+        "visual_type": entry.visual_type
+        or (entry.visual_types.get(vision.source) if vision is not None else None),
+        "visual_sources": ", ".join(entry.visual_types),
+        "code_url": code.source.removeprefix("git+") if code is not None else entry.code,
+        "code_revision": code.revision if code is not None else None,
+    }
+
+
+def directory_name(source: str, family: str, reserved: Sequence[ReservedWord]) -> str:
+    """Name of the model's directory: the last part of ``source``, in letters that need no quoting.
+
+    The name is also the engine's name and part of every path, and scripts read meaning into some words of it: a
+    family's own word is put in where it is missing, and taken out for all other families.
+
+    Args:
+        source: A hub repository or a directory.
+        family: The model's family.
+        reserved: The words.
+    """
+    name = source.rstrip("/").rpartition("/")[2]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("-.") or "model"
+    for item in reserved:
+        if family == item.family:
+            spelt = re.sub(re.escape(item.word), item.word, name, flags=re.IGNORECASE)
+            name = spelt if item.word in spelt else f"{item.word}-{name}"
+        else:
+            middle = len(item.word) // 2
+            apart = f"{item.word[:middle]}-{item.word[middle:]}"
+            name = re.sub(re.escape(item.word), apart, name, flags=re.IGNORECASE)
+    return name
+
+
+def asking(variant: ResolvedRecipe, entry: FamilyEntry, mode: Mode) -> Mapping[str, Any]:
+    """What ``run.py`` is asked where the recipe decides: its first question and picture, see :func:`asked`."""
+    verify = variant.recipe.verify if mode != "check_accuracy" else None
+    if verify is None:
+        tokens = min(DEFAULT_NEW_TOKENS, variant.recipe.engine.max_output_len)
+        return asked(entry, mode, None, None, tokens, stated=False)
+    return asked(
+        entry,
+        mode,
+        verify.prompts[0] if verify.prompts else None,
+        verify.images[0] if verify.images else None,
+        min(verify.max_new_tokens, variant.recipe.engine.max_output_len),
+        stated=True,
+    )
+
+
+def asked(
+    entry: FamilyEntry,
+    mode: Mode,
+    question: str | None,
+    image: str | None,
+    max_new_tokens: int,
+    *,
+    stated: bool,
+) -> Mapping[str, Any]:
+    """``mode``, ``prompt``, ``image``, ``max_new_tokens`` and ``stated`` (by a person?), for templates.
+
+    Upstream's accuracy check compares with the known answer to its own question about its own picture, so nothing
+    of a recipe's goes into it.
+
+    Args:
+        entry: Of the family.
+        mode: What for.
+        question: In a person's words; None asks the family's own.
+        image: A file; None takes upstream's own.
+        max_new_tokens: Most tokens of the answer, at most the engine's.
+        stated: Whether a person asked for any of that.
+    """
+    own = mode == "check_accuracy"
+    told = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
+    return {
+        "mode": mode,
+        "prompt": None if entry.prompt is None else entry.prompt if own else told,
+        "image": None if own else image,
+        "max_new_tokens": max_new_tokens,
+        "stated": stated and not own,
+    }

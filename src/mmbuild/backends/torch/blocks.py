@@ -1,0 +1,123 @@
+"""What layers of every architecture are made of, under TensorRT-LLM's tensor names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.linear import MakeLinear, frozen
+from mmbuild.models.errors import EngineError
+from mmbuild.models.families.facts import LlmFacts
+
+
+class Weight(nn.Module):
+    """A named weight without a forward of its own."""
+
+    def __init__(self, config: EngineConfig, *shape: int) -> None:
+        super().__init__()
+        self.weight = frozen(torch.empty(*shape, dtype=config.torch_dtype))
+
+
+class RmsNorm(Weight):
+    """Root-mean-square norm, in float32 inside, weight [hidden] applied in the model's dtype."""
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts) -> None:
+        super().__init__(config, llm.hidden_size)
+        self.epsilon = llm.norm_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., hidden] -> the same shape."""
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        return self.weight * wide.to(x.dtype)
+
+
+class LayerNorm(Weight):
+    """Layer norm with weight and bias [hidden]."""
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts) -> None:
+        super().__init__(config, llm.hidden_size)
+        self.bias = frozen(torch.empty(llm.hidden_size, dtype=config.torch_dtype))
+        self.epsilon = llm.norm_epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., hidden] -> the same shape."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
+
+
+_NORMS: Mapping[str, type[RmsNorm] | type[LayerNorm]] = {"RmsNorm": RmsNorm, "LayerNorm": LayerNorm}
+
+
+def norm(config: EngineConfig, llm: LlmFacts) -> nn.Module:
+    """A norm of the model's kind."""
+    return _NORMS[llm.layernorm_type](config, llm)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+# By the names of transformers' ACT2FN. Its `gelu_new` is the tanh form, written out there.
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The function that a config calls ``hidden_act``.
+
+    Raises:
+        EngineError: MM502, it is not one of those that are built.
+    """
+    if name not in _ACTIVATIONS:
+        raise EngineError(
+            f"activation `{name}` is not built; known are {', '.join(sorted(_ACTIVATIONS))}",
+            code="MM502",
+            hint="Use a model with one of these in its MLP",
+        )
+    return _ACTIVATIONS[name]
+
+
+class Mlp(nn.Module):
+    """The MLP, gated or not. TensorRT-LLM calls what is activated ``fc`` and what gates it ``gate``."""
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
+        super().__init__()
+        width, bias = llm.intermediate_size // config.tensor_parallel, llm.has_mlp_bias
+        self.fc = make(llm.hidden_size, width, bias=bias)
+        self.gate = make(llm.hidden_size, width, bias=bias) if llm.mlp_type == "GatedMLP" else None
+        self.proj = make(width, llm.hidden_size, bias=bias, reduce=True)
+        self.activation = activation(llm.hidden_act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, L, hidden] -> [B, L, hidden]."""
+        y = self.activation(self.fc(x))
+        out: Tensor = self.proj(y if self.gate is None else y * self.gate(x))
+        return out
+
+
+def embed(ids: Tensor, vocab_size: int, words: Tensor, prompt_table: Tensor) -> Tensor:
+    """ids [B, L] -> [B, L, hidden]; an id >= vocab_size is row ``id - vocab_size`` of the prompt table."""
+    visual = ids >= vocab_size
+    known = F.embedding(torch.where(visual, 0, ids), words)
+    features = F.embedding(torch.where(visual, ids - vocab_size, 0), prompt_table)
+    return torch.where(visual[..., None], features, known)
+
+
+def attention_scale(llm: LlmFacts) -> float:
+    """What scores are multiplied with."""
+    return 1.0 / (llm.q_scaling * math.sqrt(llm.head_size))
+
+
+def embedding_scale(llm: LlmFacts) -> float:
+    """What embeddings are multiplied with."""
+    return math.sqrt(llm.hidden_size) if llm.has_embedding_scale else 1.0

@@ -1,0 +1,63 @@
+"""Means and variances of what enters linear layers, measured while the model that they are part of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.backends.torch.calibration.fitted_layers import source_names
+from mmbuild.backends.torch.calibration.modelopt import unusable
+from mmbuild.models.checkpoint.clip_search import Moments
+from mmbuild.models.checkpoint.tensor_table import TensorSpec
+
+
+class _Sums:
+    """Of one layer's inputs, float64: how many, their sum and the sum of their squares."""
+
+    def __init__(self, name: str, linear: nn.Linear) -> None:
+        self.name, self.count = name, 0
+        self.first, self.second = torch.zeros(
+            2, linear.in_features, dtype=torch.float64, device=linear.weight.device
+        )
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].detach().flatten(0, -2).double()
+        self.count += len(rows)
+        self.first += rows.sum(dim=0)
+        self.second += rows.square().sum(dim=0)
+        if not bool(torch.isfinite(self.second).all()):
+            raise unusable(self.name, "its inputs hold NaN or infinity")
+
+    def moments(self) -> Moments:
+        if not bool(self.second.any()):
+            raise unusable(self.name, "its inputs are zero in every sample, so nothing can be fitted")
+        mean = self.first / self.count
+        variance = (self.second / self.count - mean.square()).clamp_min(0)
+        return Moments(mean.float().cpu(), variance.float().cpu())
+
+
+def measure(linears: Mapping[str, nn.Linear], forward: Callable[[], None]) -> dict[str, Moments]:
+    """Moments by name, over all tokens of all samples.
+
+    Args:
+        linears: Layers by name; unchanged.
+        forward: Runs the whole model on all samples; called once.
+
+    Raises:
+        CalibrationError: MM461, a layer's inputs were not finite, or all zero.
+    """
+    sums = {name: _Sums(name, linear) for name, linear in linears.items()}
+    handles = [linear.register_forward_pre_hook(sums[name]) for name, linear in linears.items()]
+    try:
+        forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: found.moments() for name, found in sums.items()}
+
+
+def of_checkpoint(specs: Iterable[TensorSpec], found: Mapping[str, Moments]) -> dict[str, Moments]:
+    """By the checkpoint's names of its quantizable weights: q, k and v see the same inputs."""
+    return {spec.name: found[source_names(spec)[0]] for spec in specs if spec.quantizable}

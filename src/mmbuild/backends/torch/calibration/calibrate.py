@@ -1,0 +1,232 @@
+"""The whole model in the loop: pixels through tower and projector into the LLM, whose linear layers are measured.
+
+The model is transformers', as `verify` runs it: the same features, prompts and positions that the engine will see.
+Only the decoder's layers are quantized; embeddings, head, tower and projector stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from mmbuild.backends.torch.calibration import modelopt, offload
+from mmbuild.backends.torch.calibration.modelopt import Observed
+from mmbuild.base.progress import Progress, silent
+from mmbuild.models.calibration_data import synthetic_images
+from mmbuild.models.calibration_data.samples import CalibrationError, Sample
+from mmbuild.models.errors import EngineError
+from mmbuild.models.processor import Processor, Request, encode
+from mmbuild.models.reference import continue_greedily, load_reference
+
+Found = TypeVar("Found")
+Found_co = TypeVar("Found_co", covariant=True)
+
+
+class Fit(Protocol[Found_co]):
+    """What looks at linear layers while ``forward`` runs the model that they are part of."""
+
+    def __call__(
+        self, linears: Mapping[str, nn.Linear], *, forward: Callable[[], None]
+    ) -> Mapping[str, Found_co]:
+        """What was found, by the layers' names."""
+
+
+# Where the decoder lies in the reference of each family; names below it are those of the checkpoint tables.
+DECODERS: Mapping[str, str] = {
+    "llava": "model.language_model",
+    "vila": "llm.model",
+    "blip2-opt": "language_model.model.decoder",
+}
+
+
+# Families whose prompts cannot do without a picture.
+NEED_PICTURES = frozenset({"blip2-opt"})
+
+
+def sampled(
+    processor: Processor, samples: Sequence[Sample], family: str, longest: int | None = None
+) -> Iterator[Request]:
+    """Requests of samples, answers appended to prompts.
+
+    Args:
+        processor: Of the model.
+        samples: What the model is shown.
+        family: Whose model it is.
+        longest: Positions that the model has, visual features included; None: not looked at.
+
+    Raises:
+        CalibrationError: MM460, a picture cannot be read or does not go with its prompt, the family needs one, or
+            the sample is too long.
+    """
+    for sample in samples:
+        if sample.image is None and family in NEED_PICTURES:
+            raise _unusable(sample, f"a prompt of family {family} cannot do without a picture")
+        pictures = [] if sample.image is None else [sample.image]
+        try:
+            request = _answered(processor, encode(processor, sample.prompt, pictures), sample.answer)
+        except EngineError as error:
+            raise _unusable(sample, error.message) from error
+        # One more token is asked for after it.
+        if longest is not None and len(request.ids) >= longest:
+            raise _unusable(sample, f"it has {len(request.ids)} tokens, and the model {longest} positions")
+        yield request
+
+
+def _unusable(sample: Sample, why: str) -> CalibrationError:
+    return CalibrationError(
+        f"calibration sample of line {sample.line}: {why}",
+        code="MM460",
+        hint="Correct the line, or remove it from the calibration data",
+    )
+
+
+def _answered(processor: Processor, request: Request, answer: str | None) -> Request:
+    if answer is None:
+        return request
+    ids = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return replace(request, ids=(*request.ids, *ids))
+
+
+def generated(
+    processor: Processor, size: tuple[int, int], prompts: Sequence[str], count: int, seed: int
+) -> Iterator[Request]:
+    """Requests of pictures that are drawn for the purpose
+    (:mod:`mmbuild.models.calibration_data.synthetic_images`)."""
+    for picture, prompt in synthetic_images.questions(size, prompts, count, seed):
+        yield encode(processor, prompt, [picture])
+
+
+def calibrate(
+    sources: Mapping[str, Path],
+    family: str,
+    requests: Sequence[Request],
+    *,
+    algorithm: str,
+    group_size: int | None,
+    dtype: str,
+    device: str,
+    progress: Progress = silent,
+) -> dict[str, Observed]:
+    """Fit the decoder's linear layers on ``requests``.
+
+    Args:
+        sources: Model directories, ``model`` and where there is one ``vision``.
+        family: A key of :data:`DECODERS`.
+        requests: What the model is shown, at least one.
+        algorithm: ``int4_awq``, ``smoothquant`` or ``fp8``.
+        group_size: For ``int4_awq``.
+        dtype: That the model runs in.
+        device: ``cpu`` or ``cuda``.
+        progress: Told the sample and the share done of a pass.
+
+    Returns:
+        By the decoder's own names: ``layers.0.self_attn.q_proj``.
+
+    Raises:
+        CalibrationError: MM462, Model Optimizer is missing; and as :func:`observe`.
+        EngineError: MM563, transformers cannot load the model.
+    """
+    fit = partial(modelopt.fit, algorithm=algorithm, group_size=group_size)
+    return observe(fit, sources, family, requests, dtype=dtype, device=device, progress=progress)
+
+
+def observe(
+    fit: Fit[Found],
+    sources: Mapping[str, Path],
+    family: str,
+    requests: Sequence[Request],
+    *,
+    dtype: str,
+    device: str,
+    progress: Progress = silent,
+) -> dict[str, Found]:
+    """Let ``fit`` look at the decoder's linear layers while the whole model sees ``requests``.
+
+    Where a GPU does not hold the model, its layers are moved there one by one
+    (:mod:`mmbuild.backends.torch.calibration.offload`).
+
+    Args:
+        fit: Called with the layers by name and ``forward``, which runs all requests through the model.
+        sources: As :func:`calibrate`, and so on.
+
+    Raises:
+        CalibrationError: MM461, a layer could not be fitted; MM463, the GPU's memory did not suffice.
+        EngineError: MM563, transformers cannot load the model.
+    """
+    try:
+        progress("load the model", None)
+        split = device == "cuda" and _does_not_fit(sources, dtype)
+        reference = load_reference(family, sources, dtype, "cpu" if split else device)
+        linears, forward = decoder_linears(reference, family), _Passes(reference, requests, progress)
+        away = (
+            layer_by_layer(reference, family, offload.on(device), offload.on("cpu"))
+            if split
+            else nullcontext()
+        )
+        with away:
+            return dict(fit(linears, forward=forward))
+    except torch.OutOfMemoryError as error:
+        raise CalibrationError(
+            f"calibration with {len(requests)} samples does not fit into the GPU's memory",
+            code="MM463",
+            hint="Use a GPU with more memory, shorter samples, or a 16-bit engine.dtype",
+        ) from error
+
+
+def decoder_linears(reference: nn.Module, family: str) -> dict[str, nn.Linear]:
+    """The linear layers of the decoder's layers, by their names below the decoder."""
+    decoder: Any = reference.get_submodule(DECODERS[family])
+    return {
+        name: module
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("layers.")
+    }
+
+
+def _does_not_fit(sources: Mapping[str, Path], dtype: str) -> bool:
+    """Whether the GPU's free memory does not hold the model, which the log is told."""
+    needed, free = offload.weights_bytes(sources, dtype), offload.free_bytes()
+    split = offload.wanted(needed, free)
+    if split:
+        print(
+            f"{needed / 1e9:.1f} GB of weights do not fit into {free / 1e9:.1f} GB of free GPU memory: "
+            "the decoder's layers come there one by one"
+        )
+    return split
+
+
+def layer_by_layer(
+    reference: nn.Module, family: str, there: offload.Place, home: offload.Place
+) -> AbstractContextManager[None]:
+    """Run ``reference`` ``there``, each layer of its decoder coming for its own forward alone.
+
+    Args:
+        reference: The model, on the host.
+        family: A key of :data:`DECODERS`.
+        there: The device that computes.
+        home: The host.
+    """
+    decoder: Any = reference.get_submodule(DECODERS[family])
+    return offload.by_layers(reference, list(decoder.layers), there, home)
+
+
+class _Passes:
+    """All requests through the model, once for each call."""
+
+    def __init__(self, reference: Any, requests: Sequence[Request], progress: Progress) -> None:
+        self.reference, self.requests, self.progress, self.number = reference, requests, progress, 0
+
+    def __call__(self) -> None:
+        self.number += 1
+        for done, request in enumerate(self.requests, start=1):
+            continue_greedily(self.reference, request, 1)
+            self.progress(
+                f"pass {self.number}, sample {done} of {len(self.requests)}", done / len(self.requests)
+            )

@@ -1,0 +1,167 @@
+"""NVIDIA Model Optimizer: the one module that imports it.
+
+It gets the linear layers of a decoder, not the model: they are measured where they are while the whole model runs,
+and nothing else of it is touched. What it finds is read from its quantizers; the checkpoint is written by
+:mod:`mmbuild.backends.torch.calibration.write`. Settings are its own presets' (``INT4_AWQ_CFG``, ``FP8_DEFAULT_CFG``
+of 0.47) but for SmoothQuant's migration strength, which is the 0.5 of the paper (https://arxiv.org/abs/2211.10438)
+instead of 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.base.optional_packages import install_hint
+from mmbuild.models.calibration_data.samples import CalibrationError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What was fitted for one linear layer.
+
+    Attributes:
+        prescale: float32 [in]: inputs are multiplied by it, the weight's columns divided; None where the algorithm
+            has none.
+        input_amax: Largest magnitude of the inputs; None where the algorithm does not need it.
+    """
+
+    prescale: Tensor | None
+    input_amax: float | None
+
+
+def _off() -> dict[str, Any]:
+    return {"quantizer_name": "*", "enable": False}
+
+
+def _weights(**how: Any) -> dict[str, Any]:
+    return {"quantizer_name": "*weight_quantizer", "cfg": how}
+
+
+def _inputs(**how: Any) -> dict[str, Any]:
+    return {"quantizer_name": "*input_quantizer", "cfg": how}
+
+
+def config(algorithm: str, group_size: int | None) -> dict[str, Any]:
+    """The settings of ``algorithm`` as ``modelopt.torch.quantization.quantize`` takes them.
+
+    Raises:
+        KeyError: The algorithm is not calibrated.
+    """
+    table: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
+        "int4_awq": (
+            [_weights(num_bits=4, block_sizes={-1: group_size, "type": "static"})],
+            {"method": "awq_lite", "alpha_step": 0.1},
+        ),
+        "smoothquant": (
+            [_weights(num_bits=8, axis=0), _inputs(num_bits=8, axis=None)],
+            {"method": "smoothquant", "alpha": 0.5},
+        ),
+        "fp8": (
+            [_weights(num_bits=(4, 3), axis=None), _inputs(num_bits=(4, 3), axis=None)],
+            {"method": "max"},
+        ),
+    }
+    quantizers, method = table[algorithm]
+    return {"quant_cfg": [_off(), *quantizers], "algorithm": method}
+
+
+def fit(
+    linears: Mapping[str, nn.Linear],
+    algorithm: str,
+    group_size: int | None,
+    forward: Callable[[], None],
+) -> dict[str, Observed]:
+    """Measure ``linears`` while ``forward`` runs the model that they are part of.
+
+    Args:
+        linears: Layers by name. They are changed in place (the model is of no other use afterwards).
+        algorithm: ``int4_awq``, ``smoothquant`` or ``fp8``.
+        group_size: Inputs that share a scale, for ``int4_awq``.
+        forward: Runs the whole model on all samples; called once or twice.
+
+    Raises:
+        CalibrationError: MM461, a layer's inputs were not finite, or all zero; MM462, Model Optimizer is missing.
+    """
+    quantization = _modelopt()
+    with warnings.catch_warnings():
+        # About CUDA extensions that nothing here uses.
+        warnings.simplefilter("ignore")
+        # Its presets leave out layers by parts of their names; numbers mean nothing to it.
+        numbered = nn.ModuleDict({str(number): linear for number, linear in enumerate(linears.values())})
+        with _watched(linears), torch.inference_mode(False), torch.no_grad():
+            quantization.quantize(numbered, config(algorithm, group_size), lambda _: forward())
+    return {name: _observed(name, linear, algorithm) for name, linear in linears.items()}
+
+
+@contextmanager
+def _watched(linears: Mapping[str, nn.Linear]) -> Iterator[None]:
+    """Refuse inputs that are not finite where they first arise, and layers that saw nothing but zeros."""
+    seen = dict.fromkeys(linears, 0.0)
+
+    def watch(name: str, inputs: tuple[Tensor, ...]) -> None:
+        largest = float(inputs[0].detach().abs().amax())
+        if not largest < float("inf"):
+            raise unusable(name, "its inputs hold NaN or infinity")
+        seen[name] = max(seen[name], largest)
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: watch(name, inputs)
+
+    handles = [linear.register_forward_pre_hook(hook(name)) for name, linear in linears.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    silent = next((name for name, largest in seen.items() if largest == 0), None)
+    if silent is not None:
+        raise unusable(silent, "its inputs are zero in every sample, so nothing can be fitted")
+
+
+def _modelopt() -> ModuleType:
+    try:
+        from modelopt.torch import quantization
+    except ImportError as error:
+        raise CalibrationError(
+            f"NVIDIA Model Optimizer cannot be imported: {error}",
+            code="MM462",
+            hint=install_hint("quantize"),
+        ) from error
+    module: ModuleType = quantization
+    return module
+
+
+def _observed(name: str, linear: Any, algorithm: str) -> Observed:
+    """What the quantizers of one layer hold."""
+    quantizer = linear.input_quantizer
+    if algorithm == "fp8":
+        amax = float(quantizer.amax)
+        if not 0 < amax < float("inf"):
+            raise unusable(name, f"the scale of its inputs comes from a largest magnitude of {amax}")
+        return Observed(None, amax)
+    prescale: Tensor | None = getattr(quantizer, "pre_quant_scale", None)
+    if prescale is None:
+        raise unusable(name, "Model Optimizer left it unfitted")
+    prescale = prescale.detach().float().reshape(-1).cpu()
+    if not bool(torch.isfinite(prescale).all()) or bool((prescale <= 0).any()):
+        raise unusable(name, "scales of its inputs are zero or not finite")
+    return Observed(prescale, None)
+
+
+def unusable(name: str, why: str) -> CalibrationError:
+    """The error for a layer that could not be fitted."""
+    return CalibrationError(
+        f"calibration of layer `{name}` failed: {why}",
+        code="MM461",
+        hint="Look at the model's weights and the calibration data; engine.dtype bfloat16 rules out overflow",
+    )

@@ -1,0 +1,120 @@
+"""A model that a GPU does not hold: the decoder's layers come to the GPU one by one, each for its own forward.
+
+What is left of it (tower, projector, embeddings, norms, head) stays on the GPU. Results are those of a model that
+fits, since every sum is made on the same device; the way there and back costs time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.models.checkpoint.hf_weights import open_weights
+from mmbuild.models.dtypes import DTYPES
+
+Place = Callable[[Tensor], Tensor]
+"""Gives a tensor on a device: itself, where it is there already."""
+# Beside the weights: activations of one sample, and copies of a layer that a search makes.
+_BESIDE = 2 << 30
+
+
+def on(device: str) -> Place:
+    """The place ``device``."""
+    return lambda tensor: tensor.to(device)
+
+
+def weights_bytes(sources: Mapping[str, Path], dtype: str) -> int:
+    """Bytes of a model's weights in ``dtype``; of all sources, though one may be used in part.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+    """
+    total, item = 0, int(DTYPES[dtype].itemsize)
+    for source in sources.values():
+        with open_weights(source) as stored:
+            total += sum(math.prod(tensor.shape) for tensor in stored.values())
+    return total * item
+
+
+def free_bytes() -> int:
+    """Free memory of the current GPU."""
+    free, _ = torch.cuda.mem_get_info()
+    return int(free)
+
+
+def wanted(needed: int, free: int) -> bool:
+    """Whether weights of ``needed`` bytes leave too little of ``free``."""
+    return needed + _BESIDE > free
+
+
+@contextmanager
+def by_layers(model: nn.Module, layers: Sequence[nn.Module], there: Place, home: Place) -> Iterator[None]:
+    """Keep ``layers`` at home, each but for its own forward, and everything else of ``model`` there.
+
+    Args:
+        model: At home, on the host.
+        layers: Modules of it that run one after the other, and share nothing.
+        there: The device that computes.
+        home: The host.
+    """
+    of_layers = {id(module) for layer in layers for module in layer.modules()}
+    for module in model.modules():
+        if id(module) not in of_layers:
+            _put(module, there)
+    handles = []
+    for layer in layers:
+        visit = _Visit(layer, there, home)
+        handles += [
+            layer.register_forward_pre_hook(visit.begin),
+            layer.register_forward_hook(visit.end, always_call=True),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Visit:
+    """A layer's way there and back. Its weights do not change there: at home they stay where they were."""
+
+    def __init__(self, layer: nn.Module, there: Place, home: Place) -> None:
+        self.layer, self.there, self.home = layer, there, home
+        self.weights: dict[nn.Parameter, Tensor] = {}
+
+    def begin(self, *_: Any) -> None:
+        self.weights = {parameter: parameter.data for parameter in self.layer.parameters()}
+        for module in self.layer.modules():
+            _put(module, self.there)
+
+    def end(self, *_: Any) -> None:
+        for parameter, weight in self.weights.items():
+            parameter.data = weight
+        self.weights = {}
+        for module in self.layer.modules():
+            _put(module, self.home)
+
+
+def _put(module: nn.Module, place: Place) -> None:
+    """Move a module's own tensors, its children's not: parameters, buffers, attributes, and those of plain objects
+    that it holds, in which Model Optimizer keeps what it has seen so far."""
+    for parameter in module.parameters(recurse=False):
+        parameter.data = place(parameter.data)
+    for name, buffer in module.named_buffers(recurse=False):
+        setattr(module, name, place(buffer))
+    _put_attributes(module, place)
+    for held in list(vars(module).values()):
+        if hasattr(held, "__dict__") and not isinstance(held, (nn.Module, Tensor, type)):
+            _put_attributes(held, place)
+
+
+def _put_attributes(holder: Any, place: Place) -> None:
+    for name, value in list(vars(holder).items()):
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            setattr(holder, name, place(value))

@@ -1,0 +1,51 @@
+"""One rank of a command that ``launch.spread`` started: ``python -m mmbuild.backends.torch.distributed DIRECTORY``,
+under mpirun."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from mmbuild.backends.torch.distributed import failures, launch, mpirun, stdio
+from mmbuild.base.output_streams import guarded_streams, unwritten
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def main(directory: Path) -> int:
+    """Run the call that lies in ``directory``; a failure is left there."""
+    rank = mpirun.rank_here() or 0
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # mpirun is gone: so are we
+    launch.sign_in(directory, rank)
+    _to_log(directory / f"rank{rank}.log")
+    if rank == 0:
+        stdio.take(directory)
+    call = json.loads((directory / launch.CALL).read_text())
+    try:
+        with guarded_streams() as (out, _):
+            launch.function_of(call["target"])(**call["arguments"])
+            out.flush()
+            if out.lost:
+                raise unwritten(out.lost)
+    except Exception as error:
+        failures.leave(failures.describe(error, rank), directory)
+        if rank != 0:
+            os._exit(1)  # leaving MPI in good order would wait for the others, which wait for this rank
+        return 1
+    return 0
+
+
+def _to_log(path: Path) -> None:
+    """Descriptors 1 and 2 into a file: whatever a library prints is no answer."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,74 @@
+"""A rank's failure as data: told to the other ranks, or left in a file for the parent."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmbuild.base.errors import MmbuildError, UsageError
+
+# Where the parent looks for failures; unset where a person's own mpirun started the ranks.
+PLACE = "MMBUILD_RANKS"
+
+
+class RankError(MmbuildError):
+    """Ranks that cannot be started or that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a rank ended.
+
+    Attributes:
+        rank: Whose failure it is.
+        message, code, hint, exit_status: As in :class:`MmbuildError`.
+        trace: The traceback.
+        time: When it happened, seconds since the epoch: the first failure is the cause of the others.
+    """
+
+    rank: int
+    message: str
+    code: str
+    hint: str | None
+    exit_status: int
+    trace: str
+    time: float
+
+    def error(self) -> MmbuildError:
+        """The failure as what rank 0, or the parent, raises."""
+        kind = UsageError if self.exit_status == UsageError.exit_status else RankError
+        return kind(self.message, code=self.code, hint=self.hint)
+
+
+def describe(error: BaseException, rank: int) -> Failure:
+    """What ``error`` is to the person who started the ranks: named after its rank where that is not rank 0."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, MmbuildError):
+        message = f"rank {rank}: {error.message}" if rank else error.message
+        return Failure(rank, message, error.code, error.hint, error.exit_status, trace, time.time())
+    first = (str(error).strip().splitlines() or [""])[0]
+    return Failure(
+        rank,
+        f"rank {rank} failed: {type(error).__name__}: {first}",
+        "MM585",
+        "The other ranks were ended; `mmbuild explain MM585` says where to look",
+        1,
+        trace,
+        time.time(),
+    )
+
+
+def leave(failure: Failure, directory: Path) -> None:
+    """Leave ``failure`` in ``directory``, whole or not at all."""
+    fresh = directory / f"rank{failure.rank}.failure.new"
+    fresh.write_text(json.dumps(asdict(failure)), encoding="utf-8")
+    fresh.replace(directory / f"rank{failure.rank}.failure")
+
+
+def first(directory: Path) -> Failure | None:
+    """The earliest failure that was left in ``directory``."""
+    found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failure")]
+    return min(found, key=lambda failure: failure.time, default=None)

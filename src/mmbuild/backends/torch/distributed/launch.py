@@ -1,0 +1,187 @@
+"""The parent of the ranks: starts them, waits, and tells the first failure as its own."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbuild.backends.torch.distributed import failures, mpirun, stdio
+from mmbuild.backends.torch.distributed.failures import RankError
+from mmbuild.backends.torch.distributed.mpirun import Launcher
+from mmbuild.base.optional_packages import install_hint, require
+
+CALL, LOG = "call.json", "mpirun.log"
+# After a rank said why it ends, mpirun has this long to end the others; after SIGTERM, this long to obey.
+_GRACE_SECONDS, _OBEY_SECONDS, _LOOK_SECONDS = 15.0, 5.0, 0.5
+
+
+def spread(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
+    """Call ``target`` (``module:function``) with ``arguments`` in every one of ``ranks`` ranks.
+
+    One rank, and a process that mpirun started, call it themselves. In ranks other than 0 the function gets as far as
+    :meth:`Engine.load` and obeys rank 0 from there on.
+
+    Args:
+        ranks: How many the engine is built for.
+        target: An importable function; what it returns is dropped.
+        arguments: Its keyword arguments, as JSON can hold them.
+
+    Raises:
+        MissingPackageError: MM230, torch or transformers is not installed.
+        RankError: There is no mpirun or no mpi4py, or a rank failed (with the code of that failure).
+    """
+    require("torch", "transformers", needed_by="running an engine")
+    if ranks == 1 or mpirun.rank_here() is not None:
+        function_of(target)(**arguments)
+        return
+    if importlib.util.find_spec("mpi4py") is None:
+        raise RankError(
+            f"the engine is split over {ranks} ranks, which speak through mpi4py, and this Python has none",
+            code="MM583",
+            hint=install_hint("mpi"),
+        )
+    launcher = mpirun.find()
+    directory = _private_directory()
+    (directory / CALL).write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
+    status = _run(launcher, ranks, directory)
+    if status != 0 or failures.first(directory) is not None:
+        raise _failure(launcher, directory, status)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def function_of(target: str) -> Any:
+    """``module:function`` as the function."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _private_directory() -> Path:
+    """A directory that only we can read; what failed leaves its logs there."""
+    usual = tempfile.gettempdir()
+    place = usual if stdio.path_fits(usual + "/mmbuild-ranks-" + "x" * 8) else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="mmbuild-ranks-", dir=place))
+
+
+def environment_for(launcher: Launcher, ranks: int, base: Mapping[str, str]) -> dict[str, str]:
+    """What ranks see: ``base``, the launcher's settings where ``base`` has none, and their share of its threads."""
+    threads = base.get("OMP_NUM_THREADS", "")
+    cores = int(threads) if threads.isdigit() else len(os.sched_getaffinity(0))
+    return {**launcher.kind.environment, **base, "OMP_NUM_THREADS": str(max(1, cores // ranks))}
+
+
+def _run(launcher: Launcher, ranks: int, directory: Path) -> int:
+    """mpirun from start to end; its exit status."""
+    program = [sys.executable, "-m", "mmbuild.backends.torch.distributed", str(directory)]
+    offer = stdio.Offer(directory)
+    try:
+        with open(directory / LOG, "wb") as log:
+            process = subprocess.Popen(
+                launcher.argv(ranks, program),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment_for(launcher, ranks, os.environ), failures.PLACE: str(directory)},
+                start_new_session=True,  # Ctrl-C is ours to handle
+            )
+            try:
+                _wait(process, directory)
+            finally:
+                _end(process, directory)
+            return process.returncode
+    finally:
+        offer.close()
+
+
+def _wait(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """Until mpirun ends, or has not ended for a while though a rank failed."""
+    failed_at: float | None = None
+    while failed_at is None or time.monotonic() - failed_at < _GRACE_SECONDS:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_LOOK_SECONDS)
+            return
+        if failed_at is None and failures.first(directory) is not None:
+            failed_at = time.monotonic()
+
+
+def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """The last word: nothing that was started goes on."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_OBEY_SECONDS)
+    for pid in ranks_by_pid(directory):
+        if _is_rank(pid, directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def sign_in(directory: Path, rank: int) -> None:
+    """In a rank: leave its process id for the parent."""
+    (directory / f"rank{rank}.pid").write_text(str(os.getpid()))
+
+
+def ranks_by_pid(directory: Path) -> dict[int, int]:
+    """Process id -> rank, of the ranks that have started."""
+    return {
+        int(path.read_text()): int(path.stem.removeprefix("rank"))
+        for path in directory.glob("rank*.pid")
+        if path.stat().st_size
+    }
+
+
+def _is_rank(pid: int, directory: Path) -> bool:
+    """Whether the process is still the one that signed in: the number may be somebody else's by now."""
+    try:
+        return os.fsencode(directory) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
+    """The root cause: a death that mpirun saw first, else the earliest failure, else what mpirun says."""
+    log = directory / LOG
+    said = log.read_text(encoding="utf-8", errors="replace")
+    died = launcher.kind.died.search(said)
+    rank = ranks_by_pid(directory).get(int(died["pid"])) if died else None
+    if died and rank is not None:
+        return RankError(
+            f"rank {rank} was ended by {_signal_name(int(died['signal']))}, and with it the others",
+            code="MM580",
+            hint=f"SIGKILL is often the kernel, short of memory (`dmesg` says so); logs of the ranks: {directory}",
+        )
+    failure = failures.first(directory)
+    if failure is not None:
+        if failure.code != "MM585":
+            shutil.rmtree(directory, ignore_errors=True)
+            return failure.error()
+        (directory / f"rank{failure.rank}.traceback").write_text(failure.trace)
+        return RankError(failure.message, code="MM585", hint=f"Traceback and logs of the ranks: {directory}")
+    last = (said.strip().splitlines() or ["nothing"])[-1]
+    return RankError(
+        f"`{launcher.path}` ({launcher.kind.name}) ended with status {status} and no rank said why; "
+        f"its last words: {last}",
+        code="MM584",
+        hint=f"What it said is in {log}; try `{launcher.path} -n 2 hostname`",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

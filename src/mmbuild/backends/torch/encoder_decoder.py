@@ -1,0 +1,221 @@
+"""Encoder-decoder language models (T5, mBART's decoder), written to be exported.
+
+*Encode* runs once for a batch: T5's encoder over prompts and prompt table, or nothing where visual features come
+encoded (Nougat), and fills the decoder's cross-attention caches. *Decode* runs one token per sequence; the first
+one is the model's start token, so a decoder is never prefilled.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmbuild.backends.torch import relative_position
+from mmbuild.backends.torch.attention import Attention, CrossAttention, EncoderAttention
+from mmbuild.backends.torch.blocks import Mlp, Weight, embed, embedding_scale, norm
+from mmbuild.backends.torch.collectives import gather_vocabulary
+from mmbuild.backends.torch.config import EngineConfig, local_heads
+from mmbuild.backends.torch.linear import Linear, MakeLinear
+from mmbuild.backends.torch.linear_factory import linear_maker
+from mmbuild.backends.torch.weight_layouts import Layout
+from mmbuild.models.families.facts import LlmFacts
+
+
+class Embedding(nn.Module):
+    """Words, learned positions and the norm behind them, as far as the model has them."""
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts) -> None:
+        super().__init__()
+        self.vocab_embedding = Weight(config, llm.vocab_size, llm.hidden_size)
+        learned = llm.position_embedding_type == "learned_absolute"
+        self.position_embedding = (
+            Weight(config, llm.max_position_embeddings, llm.hidden_size) if learned else None
+        )
+        self.embedding_layernorm = norm(config, llm) if llm.has_embedding_layernorm else None
+        self.scale = embedding_scale(llm)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """ids and positions int64 [B, L] -> [B, L, hidden]."""
+        x = F.embedding(ids, self.vocab_embedding.weight)
+        x = x * self.scale if self.scale != 1.0 else x
+        if self.position_embedding is not None:
+            x = x + F.embedding(positions, self.position_embedding.weight)
+        return x if self.embedding_layernorm is None else self.embedding_layernorm(x)
+
+
+class EncoderLayer(nn.Module):
+    """One layer of T5's encoder."""
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
+        super().__init__()
+        self.attention = EncoderAttention(config, llm, make)
+        self.attention_layernorm = norm(config, llm)
+        self.mlp = Mlp(config, llm, make)
+        self.mlp_layernorm = norm(config, llm)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x [B, L, hidden], mask [B, heads, L, L] -> [B, L, hidden]."""
+        x = x + self.attention(self.attention_layernorm(x), mask)
+        y: Tensor = x + self.mlp(self.mlp_layernorm(x))
+        return y
+
+
+class Encoder(nn.Module):
+    """T5's encoder, under the names of the checkpoint's ``encoder`` component."""
+
+    position_buckets: Tensor
+
+    def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
+        super().__init__()
+        self.reach, self.vocab_size = config.max_input_len, llm.vocab_size
+        self.embedding = Embedding(config, llm)
+        self.encoder_layers = nn.ModuleList(
+            EncoderLayer(config, llm, make) for _ in range(llm.num_hidden_layers)
+        )
+        _hold_table(self.encoder_layers[0].attention, config, llm)
+        self.final_layernorm = norm(config, llm)
+        buckets = relative_position.buckets(llm, self.reach, both_ways=True)
+        self.register_buffer("position_buckets", buckets.to(torch.get_default_device()))
+
+    def forward(self, ids: Tensor, lengths: Tensor, prompt_table: Tensor) -> Tensor:
+        """ids int64 [B, L] right-padded, lengths int64 [B], prompt_table [rows, hidden] -> [B, L, hidden]."""
+        x = embed(ids, self.vocab_size, self.embedding.vocab_embedding.weight, prompt_table)
+        table = self.encoder_layers[0].attention.rel_attn_table
+        bias = relative_position.encoder_bias(table, self.position_buckets, ids.shape[1], self.reach)
+        slots = torch.arange(ids.shape[1], device=ids.device)
+        known = (slots[None, :] < lengths[:, None])[:, None, None, :]
+        mask = torch.where(known, bias[None], torch.finfo(bias.dtype).min)
+        for layer in self.encoder_layers:
+            x = layer(x, mask)
+        y: Tensor = self.final_layernorm(x)
+        return y
+
+
+class DecoderLayer(nn.Module):
+    """One decoder layer with cross-attention, norms before each part."""
+
+    def __init__(self, config: EngineConfig, make: MakeLinear) -> None:
+        super().__init__()
+        llm = config.llm
+        self.self_attention = Attention(config, llm, make)
+        self.self_attention_layernorm = norm(config, llm)
+        self.cross_attention = CrossAttention(config, llm, make)
+        self.cross_attention_layernorm = norm(config, llm)
+        self.mlp = Mlp(config, llm, make)
+        self.mlp_layernorm = norm(config, llm)
+
+    def decode(self, x: Tensor, positions: Tensor, mask: Tensor, cross_mask: Tensor) -> Tensor:
+        """x [B, 1, hidden] -> the same; masks as in :mod:`mmbuild.backends.torch.attention`."""
+        x = x + self.self_attention.decode(self.self_attention_layernorm(x), None, positions, mask)
+        x = x + self.cross_attention.decode(self.cross_attention_layernorm(x), cross_mask)
+        y: Tensor = x + self.mlp(self.mlp_layernorm(x))
+        return y
+
+
+class Decoder(nn.Module):
+    """The decoder, under the names of the checkpoint's ``decoder`` component."""
+
+    position_buckets: Tensor
+
+    def __init__(self, config: EngineConfig, layout: Layout, make: MakeLinear) -> None:
+        super().__init__()
+        llm = config.llm
+        self.config = config
+        self.embedding = Embedding(config, llm)
+        self.decoder_layers = nn.ModuleList(DecoderLayer(config, make) for _ in range(llm.num_hidden_layers))
+        self.final_layernorm = norm(config, llm) if llm.has_model_final_layernorm else None
+        self.lm_head = Linear(config, layout, llm.hidden_size, -(-llm.vocab_size // config.tensor_parallel))
+        self.relative = llm.position_embedding_type == "relative"
+        if self.relative:
+            _hold_table(self.decoder_layers[0].self_attention, config, llm)
+            buckets = relative_position.buckets(llm, config.max_seq_len, both_ways=False)
+            self.register_buffer("position_buckets", buckets.to(torch.get_default_device()))
+
+    def mask(self, positions: Tensor, slots: Tensor) -> Tensor:
+        """What self-attention's scores are masked with: [B, 1 or heads, 1, slots]."""
+        live = (slots[None, :] <= positions[:, None])[:, None, None, :]
+        if not self.relative:
+            return live
+        table = self.decoder_layers[0].self_attention.rel_attn_table
+        bias = relative_position.decoder_bias(table, self.position_buckets, positions, slots)
+        return torch.where(live, bias, torch.finfo(bias.dtype).min)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Last hidden states [B, hidden] -> float32 [B, vocab_size]."""
+        llm, ranks = self.config.llm, self.config.tensor_parallel
+        x = x if self.final_layernorm is None else self.final_layernorm(x)
+        x = x * llm.hidden_size**-0.5 if llm.rescale_before_lm_head else x
+        return gather_vocabulary(self.lm_head(x), ranks).float()[:, : llm.vocab_size]
+
+
+def _hold_table(attention: nn.Module, config: EngineConfig, llm: LlmFacts) -> None:
+    """Register T5's table of relative positions [heads, buckets], which its first layer holds for all."""
+    shape = (local_heads(llm, config.tensor_parallel), llm.num_buckets)
+    table = torch.empty(shape, dtype=config.torch_dtype)
+    attention.register_parameter("rel_attn_table", nn.Parameter(table, requires_grad=False))
+
+
+class EncoderDecoder(nn.Module):
+    """A whole encoder-decoder of one rank; without an encoder of its own where features come encoded."""
+
+    def __init__(self, config: EngineConfig, layout: Layout) -> None:
+        super().__init__()
+        self.config = config
+        make = linear_maker(config, layout)
+        self.encoder = Encoder(config, config.encoder, make) if config.encoder else None
+        self.decoder = Decoder(config, layout, make)
+
+    def fill(self, states: Tensor) -> None:
+        """Every layer's cross-attention cache from the encoder's output [B, S, hidden]."""
+        for layer in self.decoder.decoder_layers:
+            layer.cross_attention.fill(states)
+
+
+class EncodePrompts(nn.Module):
+    """Whole prompts into the cross-attention caches."""
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor, lengths: Tensor, prompt_table: Tensor) -> Tensor:
+        """ids int64 [B, L] right-padded, lengths int64 [B], prompt_table [rows, hidden] -> [B, L, hidden]."""
+        assert self.model.encoder is not None
+        states: Tensor = self.model.encoder(ids, lengths, prompt_table)
+        self.model.fill(states)
+        return states
+
+
+class EncodeFeatures(nn.Module):
+    """Visual features, each sequence its own, into the cross-attention caches."""
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features [B, S, hidden] -> their number, int64 [1]; a graph must return something."""
+        self.model.fill(features)
+        return torch.full((1,), features.shape[1], device=features.device)
+
+
+class Decode(nn.Module):
+    """One token per sequence in, the next one's logits out."""
+
+    def __init__(self, model: EncoderDecoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, ids: Tensor, positions: Tensor, slots: Tensor, lengths: Tensor, cross_slots: Tensor
+    ) -> Tensor:
+        """ids, positions int64 [B], slots int64 [S] as for a decoder-only model; lengths int64 [B] of the encoded
+        prompts, cross_slots int64 [C] = 0..C-1, C at least the longest of them -> float32 [B, vocab]."""
+        decoder = self.model.decoder
+        mask = decoder.mask(positions, slots)
+        cross_mask = (cross_slots[None, :] < lengths[:, None])[:, None, None, :]
+        x = decoder.embedding(ids[:, None], positions[:, None])
+        for layer in decoder.decoder_layers:
+            x = layer.decode(x, positions, mask, cross_mask)
+        return decoder.logits(x[:, 0])

@@ -1,0 +1,163 @@
+"""Linear layers, plain and weight-only quantized without calibration, on the CPU and on CUDA.
+
+Weights are named as in the checkpoint, so that a rank file's tensors are bound to a compiled package
+without renaming. One row (one sequence, one token) is memory-bound: there quantized layers read the stored
+integers once, by a reduction that Inductor fuses (CPU) or by a kernel of ours (CUDA). All other shapes widen
+the weights first and use a matrix product.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmbuild.backends.torch import weight_layouts
+from mmbuild.backends.torch.collectives import all_reduce
+from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.models.errors import EngineError
+
+
+class MakeLinear(Protocol):
+    """Makes a linear layer of the model's quantization."""
+
+    def __call__(
+        self, inputs: int, outputs: int, *, bias: bool = False, reduce: bool = False
+    ) -> RankLinear: ...
+
+
+def frozen(tensor: Tensor) -> nn.Parameter:
+    """A weight. Not a buffer: Inductor copies the values of buffers, which are meaningless here, and large."""
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+class RankLinear(nn.Module, ABC):
+    """A rank's part of a linear layer: its product, the sum over ranks where inputs are split, then the bias.
+
+    ``weight`` is made by the kinds below. The bias [out] is whole on every rank where inputs are split, so it is
+    added after the sum.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, config: EngineConfig, outputs: int, *, bias: bool, reduce: bool) -> None:
+        super().__init__()
+        self.ranks = config.tensor_parallel if reduce else 1
+        self.bias = frozen(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
+
+    @abstractmethod
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        y = all_reduce(self.product(x), self.ranks)
+        return y if self.bias is None else y + self.bias
+
+
+class Linear(RankLinear):
+    """``y = x @ weight.T``; weight [out, in] in the engine's dtype."""
+
+    def __init__(
+        self, config: EngineConfig, layout: weight_layouts.Layout, inputs: int, outputs: int, **rest: bool
+    ) -> None:
+        super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
+        self.layout = layout
+        self.weight = frozen(torch.empty(outputs, inputs, dtype=config.torch_dtype))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self._rows(x, self.weight)
+
+    def part(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Outputs ``first`` to ``last``, biases included: x [..., in] -> [..., last - first]."""
+        y = self._rows(x, self.weight[first:last])
+        return y if self.bias is None else y + self.bias[first:last]
+
+    def _rows(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.layout == "rows" and is_one_row(x):
+            from mmbuild.backends.torch import kernels
+
+            return kernels.float_rows(x.reshape(-1), weight).view(*x.shape[:-1], -1)
+        return F.linear(x, weight)
+
+
+class PlainLinear(RankLinear):
+    """Weight-only in plain layout: ``y = (x @ weight) * per_channel_scale``, scale [out] in the engine's dtype."""
+
+    def __init__(
+        self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int, **rest: bool
+    ) -> None:
+        super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
+        self.quant_algo = quant_algo
+        columns = outputs if quant_algo == "W8A16" else outputs // 2
+        self.weight = frozen(torch.empty(inputs, columns, dtype=torch.int8))
+        self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        if self.quant_algo == "W8A16":
+            y = _product(x, self.weight)
+        else:
+            # Even and odd columns by themselves: interleaving results is cheaper than interleaving weights.
+            halves = [_product(x, half) for half in weight_layouts.unpack_int4(self.weight)]
+            y = torch.stack(halves, dim=-1).flatten(-2)
+        return (y * self.per_channel_scale.to(y.dtype)).to(x.dtype)
+
+
+class RowLinear(RankLinear):
+    """Weight-only in row layout; the same function as :class:`PlainLinear`."""
+
+    def __init__(
+        self, config: EngineConfig, quant_algo: str, inputs: int, outputs: int, **rest: bool
+    ) -> None:
+        super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
+        self.quant_algo = quant_algo
+        words = weight_layouts.words_per_row(inputs, quant_algo)
+        if not words:
+            raise EngineError(
+                f"a linear layer of {inputs} inputs does not fill whole 32-bit words in {quant_algo}",
+                code="MM537",
+                hint="On CUDA, int8 needs inputs divisible by 4 and int4 by 8; use another quantization",
+            )
+        self.weight = frozen(torch.empty(outputs, words, dtype=torch.int32))
+        self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
+
+    def product(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        if is_one_row(x):
+            from mmbuild.backends.torch import kernels
+
+            y = kernels.integer_rows(x.reshape(-1), self.weight, self.per_channel_scale, self.quant_algo)
+            return y.view(*x.shape[:-1], -1)
+        weight = weight_layouts.widen_rows(self.weight, self.quant_algo).to(x.dtype)
+        return F.linear(x, weight) * self.per_channel_scale
+
+
+def is_one_row(x: Tensor) -> bool:
+    """Whether a layer is certain to see one token of one sequence."""
+    # A dynamic size is no int while exporting; asking whether it equals 1 would specialize it.
+    return all(isinstance(size, int) and size == 1 for size in x.shape[:-1])
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] times integers [in, out] -> [..., out], in float32 where x is one row, else in x's dtype.
+
+    One row is summed in blocks of inputs: the vectorized loop walks down a few columns at a time, and a block of
+    them stays in the first cache until all columns of its cache lines are done.
+    """
+    if not is_one_row(x):
+        return x @ weight.to(x.dtype)
+    inputs, outputs = weight.shape
+    rows = block_rows(inputs)
+    blocks = weight.reshape(inputs // rows, rows, outputs)
+    y = (x.reshape(-1, rows, 1).float() * blocks.float()).sum(dim=1).sum(dim=0)
+    return y.view(*x.shape[:-1], -1)
+
+
+def block_rows(inputs: int) -> int:
+    """Inputs summed together: the smallest divisor of ``inputs`` that is 64 or more, or all of them."""
+    return next((rows for rows in range(64, inputs) if inputs % rows == 0), inputs)

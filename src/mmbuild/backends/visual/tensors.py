@@ -1,0 +1,58 @@
+"""Filling a visual module from a Hugging Face model directory, one tensor at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats
+from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.errors import EngineError
+
+Canonical = Callable[[str, str], str | None]
+
+
+def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -> None:
+    """Copy the model's tensors into ``module``'s parameters and buffers, converting the dtype.
+
+    Args:
+        module: What to fill.
+        sources: Model directories, ``{"model": ...}`` and where there is one ``"vision"``.
+        canonical: ``canonical(source, name)``: what a tensor of a source, or with source ``module`` one of
+            ``module``'s own, is called on both sides; None where it is not of the visual side.
+
+    Raises:
+        EngineError: A parameter has no tensor, or one of another shape.
+        CheckpointError: The weights are missing or damaged.
+    """
+    wanted = {canonical("module", name): parameter for name, parameter in module.named_parameters()}
+    for source, directory in sources.items():
+        with open_weights(directory) as stored:
+            for name, tensor in stored.items():
+                known = canonical(source, name)
+                parameter = wanted.pop(known, None) if known is not None else None
+                if parameter is not None:  # None: of the LLM, behind the chosen layer, position ids
+                    require_floats(name, tensor)
+                    _copy(str(known), tensor, parameter)
+    if wanted:
+        first = sorted(map(str, wanted))[0]
+        raise EngineError(
+            f"the model has no tensor `{first}`"
+            + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""),
+            code="MM532",
+            hint="The visual tower or projector is missing from the weights",
+        )
+
+
+def _copy(name: str, stored: StoredTensor, parameter: Tensor) -> None:
+    if tuple(parameter.shape) != stored.shape:
+        raise EngineError(
+            f"tensor `{name}` has shape {list(stored.shape)}, and config.json makes it {list(parameter.shape)}",
+            code="MM531",
+            hint="config.json and weights are of different models",
+        )
+    with torch.no_grad():
+        parameter.copy_(stored.read(Cut()))

@@ -1,0 +1,191 @@
+"""Diagnostics: what is wrong with an input, and the place that the user wrote.
+
+Importing this module is cheap (no pydantic, no YAML), so that every verb can print them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.terminal_text import clean, one_line
+
+Severity = Literal["error", "warning"]
+
+_COLORS = {"error": "31;1", "warning": "33;1", "where": "36", "caret": "31;1", "hint": "32", "code": "2"}
+# Longer lines are shown around the caret.
+_WIDEST, _LEAD, _CUT = 120, 40, "..."
+_TAB = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding.
+
+    Attributes:
+        code: Stable code such as ``MM103``; ``mmbuild explain MM103`` prints more.
+        message: One sentence without a full stop.
+        severity: ``error`` or ``warning``.
+        file: The file, or ``--set KEY=VALUE`` where the value came from the command line.
+        line: Line in it, from 1; 0 where no line can be named.
+        column: Column in characters, from 1; 0 where none can be named.
+        path: Dotted path of the key, as the user wrote it (``engine.quantization``); may be empty.
+        allowed: Allowed values, where they can be listed.
+        suggestion: The nearest spelling of what was probably meant.
+        hint: What to do about it, one sentence without a full stop.
+        excerpt: The source line at ``line``, without its line break.
+        width: How many characters the caret line underlines.
+        lead: Characters of ``excerpt`` in front of them, where that is not ``column - 1``.
+    """
+
+    code: str
+    message: str
+    severity: Severity = "error"
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    path: str = ""
+    allowed: tuple[str, ...] = ()
+    suggestion: str | None = None
+    hint: str | None = None
+    excerpt: str = ""
+    width: int = 1
+    lead: int | None = None
+
+    @property
+    def where(self) -> str:
+        """``file:line:column``, as far as known."""
+        return ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
+
+
+class RecipeError(MmbuildError):
+    """Recipes with findings. The first error's code stands for all."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        errors = [item for item in self.diagnostics if item.severity == "error"] or list(self.diagnostics)
+        code = errors[0].code if errors else "MM100"
+        super().__init__(_headline(errors), code=code, hint=errors[0].hint if len(errors) == 1 else None)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.diagnostics,))
+
+
+def _headline(errors: Sequence[Diagnostic]) -> str:
+    if len(errors) == 1:
+        return f"{errors[0].where}: {errors[0].message}"
+    files = len({item.file for item in errors})
+    return f"{len(errors)} findings in {files} {'file' if files == 1 else 'files'}"
+
+
+def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
+    """Findings for a terminal: place, message, source line with a caret, allowed values, hint."""
+
+    def paint(style: str, text: str) -> str:
+        return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
+
+    return "\n".join(_block(escaped(item), paint) for item in diagnostics)
+
+
+def escaped(item: Diagnostic) -> Diagnostic:
+    """``item`` with control characters of files and names as escapes: they move a terminal's cursor, or hide text."""
+    before = item.excerpt[: max(item.column - 1, 0)]
+    return replace(
+        item,
+        message=one_line(item.message),
+        file=one_line(item.file),
+        path=one_line(item.path),
+        allowed=tuple(map(one_line, item.allowed)),
+        suggestion=None if item.suggestion is None else one_line(item.suggestion),
+        hint=None if item.hint is None else one_line(item.hint),
+        excerpt=clean(item.excerpt, newline="\\n"),
+        # Escapes are longer than what they stand for, and the caret goes along.
+        lead=len(clean(before, newline="\\n")),
+    )
+
+
+def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
+    head = f"{paint('where', item.where)}: " if item.where else ""
+    lines = [f"{head}{paint(item.severity, item.severity)}: {item.message} {paint('code', f'[{item.code}]')}"]
+    if item.excerpt:
+        shown, before, width = _window(item)
+        # A tab in the line would put the caret elsewhere, so both lines are expanded alike.
+        lines.append(f"{item.line:>5} | " + shown.replace("\t", _TAB))
+        pad = " " * len(before.replace("\t", _TAB))
+        lines.append(" " * 5 + " | " + pad + paint("caret", "^" * width))
+    if item.allowed:
+        lines.append(f"      allowed: {', '.join(item.allowed)}")
+    if item.suggestion:
+        lines.append(f"      did you mean: {item.suggestion}")
+    if item.hint:
+        lines.append(f"      {paint('hint', 'hint:')} {item.hint}")
+    return "\n".join(lines) + "\n"
+
+
+def _window(item: Diagnostic) -> tuple[str, str, int]:
+    """The part of a line around the caret, what of it is before the caret, and the caret's width."""
+    column = max(item.column - 1, 0) if item.lead is None else item.lead
+    width = max(item.width, 1)
+    if len(item.excerpt) <= _WIDEST:
+        return item.excerpt, item.excerpt[:column], width
+    start = max(0, column - _LEAD) if column > _LEAD else 0
+    part = item.excerpt[start : start + _WIDEST]
+    left, right = _CUT if start else "", _CUT if start + _WIDEST < len(item.excerpt) else ""
+    before = left + part[: column - start]
+    return left + part + right, before, max(1, min(width, len(part) - (column - start)))
+
+
+def render_json(diagnostics: Sequence[Diagnostic]) -> str:
+    """Findings as one JSON document, ``{"version": 1, "diagnostics": [...]}``."""
+    rows = [
+        {
+            "code": item.code,
+            "severity": item.severity,
+            "message": item.message,
+            "file": item.file,
+            "line": item.line,
+            "column": item.column,
+            "path": item.path,
+            "allowed": list(item.allowed),
+            "suggestion": item.suggestion,
+            "hint": item.hint,
+        }
+        for item in diagnostics
+    ]
+    return json.dumps({"version": 1, "diagnostics": rows}, indent=2, ensure_ascii=False)
+
+
+def render_github(diagnostics: Sequence[Diagnostic]) -> str:
+    """Findings as GitHub workflow commands, one line each, which annotate the changed files.
+
+    Format and escaping: "Workflow commands for GitHub Actions", GitHub Docs.
+    """
+    return "\n".join(_annotation(escaped(item)) for item in diagnostics)
+
+
+def workflow_command(name: str, message: str, properties: Mapping[str, object]) -> str:
+    """``::name key=value,...::message`` with what would end its parts escaped; empty properties are left out."""
+    listed = ",".join(f"{key}={_escape(str(value), ',:')}" for key, value in properties.items() if value)
+    return f"::{name}{' ' if listed else ''}{listed}::{_escape(message, '')}"
+
+
+def _annotation(item: Diagnostic) -> str:
+    properties = {"file": item.file, "line": item.line, "col": item.column, "title": item.code}
+    parts = [item.message]
+    if item.allowed:
+        parts.append(f"allowed: {', '.join(item.allowed)}")
+    if item.suggestion:
+        parts.append(f"did you mean: {item.suggestion}")
+    if item.hint:
+        parts.append(f"hint: {item.hint}")
+    return workflow_command(item.severity, "\n".join(parts), properties)
+
+
+def _escape(text: str, more: str) -> str:
+    escaped = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    for character in more:
+        escaped = escaped.replace(character, f"%{ord(character):02X}")
+    return escaped

@@ -1,0 +1,240 @@
+"""What pydantic objects to, as findings in the user's own words and at the user's place: for any closed model."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.suggestions import nearest
+from mmbuild.base.yaml_nodes import Node, Span, dotted, find, finding, plain
+
+Path = tuple[str | int, ...]
+
+_MADE_OF = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "path_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+_RANGE = {
+    "greater_than_equal": ("at least", "ge"),
+    "less_than_equal": ("at most", "le"),
+    "too_short": ("a list of at least", "min_length"),
+}
+_FORM = ("string_pattern_mismatch", "string_too_short", "string_too_long")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A kind of file.
+
+    Attributes:
+        model: What it must be.
+        name: What it is called: ``recipe``.
+        rule: Code of what the model's own rules say; they speak whole predicates ("needs ...").
+        short: Keys that may hold one word in place of a mapping, with the words.
+    """
+
+    model: type[BaseModel]
+    name: str
+    rule: str = "MM114"
+    short: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def validate(root: Node, form: Form) -> tuple[Any | None, Sequence[Any]]:
+    """``root`` as an instance of the form's model, or None and pydantic's errors."""
+    try:
+        # JSON mode is strict about types and still takes words for enums and lists for tuples.
+        return form.model.model_validate_json(json.dumps(plain(root))), ()
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def by_path(root: Node, errors: Sequence[Any]) -> dict[Path, list[Any]]:
+    """Errors by the path that exists in the data; a missing key counts as a path of its own."""
+    groups: dict[Path, list[Any]] = {}
+    for error in errors:
+        _, reached = find(root, error["loc"])
+        if error["type"] == "missing":
+            reached = (*reached, error["loc"][-1])
+        groups.setdefault(reached, []).append(error)
+    return groups
+
+
+def diagnose(root: Node, path: Path, group: Sequence[Any], form: Form) -> Diagnostic:
+    """The errors at one path as one finding."""
+    node, _ = find(root, path)
+    kinds = [error["type"] for error in group]
+    if kinds[0] == "missing":
+        return _missing(root, path, form)
+    if kinds[0] == "extra_forbidden":
+        return unknown_key(path, node.key or node.span, form)
+    if kinds[0] == "value_error":
+        return _broken_rule(path, node, group[0], form)
+    allowed = _allowed(group)
+    if allowed:
+        return _not_allowed(path, node, allowed)
+    if kinds[0] in _MADE_OF:
+        return _wrong_type(path, node, _MADE_OF[kinds[0]], form)
+    return _out_of_bounds(path, node, group[0], form)
+
+
+def _missing(root: Node, path: Path, form: Form) -> Diagnostic:
+    parent, reached = find(root, path[:-1])
+    where = f"`{dotted(reached)}`" if reached else f"the {form.name}"
+    return finding(
+        "MM111",
+        f"{where} lacks `{path[-1]}`",
+        parent.key or _head(parent),
+        path=dotted(path),
+        hint=f"Add `{path[-1]}`: {description(path, form)}",
+    )
+
+
+def _head(node: Node) -> Span:
+    return Span(node.span.source, node.span.line, node.span.column)
+
+
+def unknown_key(path: Path, span: Span, form: Form) -> Diagnostic:
+    """The finding for a key that no section has."""
+    section = section_at(path[:-1], form)
+    known = tuple(section.model_fields) if section is not None else ()
+    key = str(path[-1])
+    near = nearest(key, known)
+    elsewhere = [item for item in every_key(form.model) if item.rpartition(".")[2] == key]
+    where = f"`{dotted(path[:-1])}`" if len(path) > 1 else f"a {form.name}"
+    return finding(
+        "MM103",
+        f"{where} has no key `{key}`",
+        span,
+        path=dotted(path),
+        allowed=known,
+        suggestion=elsewhere[0] if elsewhere else near,
+    )
+
+
+def _broken_rule(path: Path, node: Node, error: Any, form: Form) -> Diagnostic:
+    where = f"`{dotted(path)}`" if path else f"the {form.name}"
+    at = node.span if not isinstance(node.value, Mapping) else node.key or _head(node)
+    return finding(form.rule, f"{where} {error['ctx']['error']}", at, path=dotted(path))
+
+
+def _not_allowed(path: Path, node: Node, allowed: tuple[str, ...]) -> Diagnostic:
+    value = plain(node)
+    return finding(
+        "MM112",
+        f"`{dotted(path)}` cannot be {_show(value)}",
+        node.span,
+        path=dotted(path),
+        allowed=allowed,
+        suggestion=nearest(value, allowed) if isinstance(value, str) else None,
+    )
+
+
+def _wrong_type(path: Path, node: Node, wanted: str, form: Form) -> Diagnostic:
+    value = plain(node)
+    hint: str | None = None
+    allowed: tuple[str, ...] = ()
+    if path and path[-1] in form.short:
+        wanted, allowed = "a word or a mapping", form.short[str(path[-1])]
+    if value is None:
+        hint = "Give a value, or leave the key out"
+    elif wanted == "text" and isinstance(value, int | float):
+        hint = f"Quote it: `'{node.span.excerpt[node.span.column - 1 :][: node.span.width]}'`"
+    elif wanted.endswith("number") and isinstance(value, str) and value.isdigit():
+        hint = "Remove the quotes"
+    return finding(
+        "MM114",
+        f"`{dotted(path) or f'the {form.name}'}` must be {wanted}, not {_show(value)}",
+        node.span,
+        path=dotted(path),
+        allowed=allowed,
+        hint=hint,
+    )
+
+
+def _out_of_bounds(path: Path, node: Node, error: Any, form: Form) -> Diagnostic:
+    kind, context = error["type"], error.get("ctx", {})
+    if kind in _RANGE:
+        words, bound = _RANGE[kind]
+        message = f"`{dotted(path)}` must be {words} {context[bound]}, not {_show(plain(node))}"
+        return finding("MM113", message, node.span, path=dotted(path))
+    code = "MM116" if kind in _FORM else "MM114"
+    message = f"`{dotted(path)}` cannot be {_show(plain(node))}"
+    return finding(code, message, node.span, path=dotted(path), hint=description(path, form))
+
+
+def _allowed(group: Sequence[Any]) -> tuple[str, ...]:
+    words: list[str] = []
+    for error in group:
+        if error["type"] in ("enum", "literal_error"):
+            expected = error["ctx"]["expected"]
+            words += [quoted or bare for quoted, bare in re.findall(r"'([^']*)'|(\d+)", expected)]
+        elif error["type"] == "bool_type" and len(group) > 1:
+            words += ["true", "false"]
+    return tuple(words)
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    return f"`{text[:60]}`" if value is not None else "empty"
+
+
+def section_at(path: Path, form: Form) -> type[BaseModel] | None:
+    """The model that describes the mapping at ``path``, or None where there is none."""
+    section: Any = form.model
+    for part in path:
+        section = _below(section, str(part))
+    return _section_of(section)
+
+
+def _below(annotation: Any, key: str) -> Any:
+    """The annotation of what ``key`` holds in what ``annotation`` describes."""
+    section = _section_of(annotation)
+    if section is not None:
+        entry = section.model_fields.get(key)
+        return entry.annotation if entry is not None else None
+    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is dict else None
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        found = (_section_of(argument) for argument in typing.get_args(annotation))
+        return next((section for section in found if section is not None), None)
+    return None
+
+
+def description(path: Path, form: Form) -> str | None:
+    """What the form says about the key at ``path``."""
+    section = section_at(path[:-1], form) if path else None
+    entry = section.model_fields.get(str(path[-1])) if section is not None else None
+    return entry.description if entry is not None else None
+
+
+def every_key(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all keys below a model; keys that a user makes up are none."""
+    for name, entry in section.model_fields.items():
+        yield f"{prefix}{name}"
+        below = _section_of(entry.annotation)
+        if below is not None:
+            yield from every_key(below, f"{prefix}{name}.")

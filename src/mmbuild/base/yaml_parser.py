@@ -1,0 +1,280 @@
+"""YAML text to nodes: plain data only, every surprise a finding, positions kept.
+
+PyYAML composes YAML 1.1 with libyaml; this module reads the composed nodes instead of constructing values,
+so that duplicate keys are seen, tags other than plain data are refused, and every value knows its place.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any
+
+import yaml
+
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.limits import YAML_TEXT
+from mmbuild.base.yaml_nodes import Node, Source, Span, finding
+
+MAX_DEPTH = YAML_TEXT.depth
+MAX_NODES = YAML_TEXT.values
+MAX_DIGITS = 18
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+# What libyaml was reading when it met the unexpected: the place where that began says more.
+_UNCLOSED = {
+    "while parsing a flow mapping": "Close it with `}`, and put commas between its entries",
+    "while parsing a flow sequence": "Close it with `]`, and put commas between its entries",
+    "while scanning a quoted scalar": "Close the quote",
+}
+_NOT_DECIMAL = "MM109"
+
+
+def split_lines(text: str) -> tuple[str, ...]:
+    """Lines as YAML 1.1 counts them (section 4.2), without their breaks."""
+    return tuple(_BREAK.split(text))
+
+
+def parse(source: Source, text: str | None = None) -> tuple[Node | None, list[Diagnostic]]:
+    """Read the YAML document of ``source``.
+
+    Args:
+        source: The text and what to call it.
+        text: What to parse in its stead; must have the same columns (a value within a longer line).
+
+    Returns:
+        The root node, or None where there is none to speak of, and the findings.
+    """
+    text = "\n".join(source.lines) if text is None else text
+    try:
+        too_large = _size_fault(text, source)
+        if too_large is not None:
+            return None, [too_large]
+        root = yaml.compose(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        return None, [_syntax(error, source)]
+    if root is None:
+        return None, [
+            finding("MM101", "the file holds no data", Span(source, 1, 1), hint="See `mmbuild schema`")
+        ]
+    reader = _Reader(source)
+    node = reader.read(root)
+    return node, reader.findings
+
+
+def _size_fault(text: str, source: Source) -> Diagnostic | None:
+    # Events come from an iterative parser; composing is recursive and would overflow the C stack.
+    depth = values = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        values += isinstance(event, yaml.NodeEvent)
+        if values > MAX_NODES:
+            return finding(
+                "MM110",
+                f"the document holds more than {MAX_NODES} values",
+                _at(source, event.start_mark),
+                hint="Split the recipe; values that many variants share go into one that they extend",
+            )
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > YAML_TEXT.length:
+            return finding(
+                "MM110",
+                f"the document holds a text of more than {YAML_TEXT.length} characters",
+                _at(source, event.start_mark),
+                hint="Look for a quote that is not closed",
+            )
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return finding(
+                    "MM110",
+                    f"the document is nested deeper than {MAX_DEPTH} levels",
+                    _at(source, event.start_mark),
+                    hint="A recipe needs five levels; look for brackets that are not closed",
+                )
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return None
+
+
+def _at(source: Source, mark: Any) -> Span:
+    if any(line.strip() for line in source.lines[mark.line :]):
+        return Span(source, mark.line + 1, mark.column + 1)
+    # The parser stops behind the end of the text; the last line with something on it can be shown.
+    last = max((number for number, line in enumerate(source.lines, 1) if line.strip()), default=1)
+    return Span(source, last, len(source.lines[last - 1]) + 1)
+
+
+def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
+    mark = getattr(error, "problem_mark", None)
+    problem = str(getattr(error, "problem", None) or str(error).splitlines()[0])
+    span = _at(source, mark) if mark is not None else _bad_character(source)
+    character = span.excerpt[span.column - 1 : span.column]
+    if "but found another document" in problem:
+        return finding(
+            "MM105",
+            "the file holds more than one YAML document",
+            span,
+            hint="Write one recipe to a file; `matrix` makes variants",
+        )
+    if character == "\t" or (mark is None and "\t" in span.excerpt):
+        return finding("MM102", "a tab is used for indentation", span, hint="Indent with spaces")
+    context = getattr(error, "context", None)
+    opened = getattr(error, "context_mark", None)
+    if opened is not None and context in _UNCLOSED:
+        message = f"what is opened here does not end where it should: {problem}"
+        return finding("MM101", message, _at(source, opened), hint=_UNCLOSED[context])
+    message = f"{problem} {context}" if context else problem
+    return finding("MM101", f"not valid YAML: {message}", span, hint=_syntax_hint(problem, character))
+
+
+def _syntax_hint(problem: str, character: str) -> str:
+    if "mapping values are not allowed" in problem:
+        return "Quote a value that holds `: `, and check the indentation of this line"
+    if character in ("@", "`", "%"):
+        return f"Quote a value that begins with `{character}`"
+    if "undefined alias" in problem:
+        return "Quote a value that begins with `*`"
+    return "Check quotes, brackets and indentation here and on the line before"
+
+
+def _bad_character(source: Source) -> Span:
+    for number, line in enumerate(source.lines, 1):
+        for column, character in enumerate(line, 1):
+            if not (character.isprintable() or character == "\t"):
+                return Span(source, number, column)
+    return Span(source, 1, 1)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Turns composed YAML nodes into ours, collecting findings."""
+
+    source: Source
+    findings: list[Diagnostic] = field(default_factory=list)
+    _open: set[int] = field(default_factory=set)
+    _count: int = 0
+
+    def read(self, node: yaml.Node, key: Span | None = None) -> Node:
+        span = self._span(node)
+        self._count += 1
+        if id(node) in self._open or self._count > MAX_NODES:
+            if self._count <= MAX_NODES + 1 or id(node) in self._open:
+                self._tell("MM110", "aliases expand without end", span, "Write the data out instead")
+            self._count = max(self._count, MAX_NODES + 1)
+            return Node(None, span, key)
+        self._open.add(id(node))
+        try:
+            return Node(self._value(node, span), span, key)
+        finally:
+            self._open.discard(id(node))
+
+    def _value(self, node: yaml.Node, span: Span) -> Any:
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
+            return self._mapping(node)
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
+            return tuple(self.read(child) for child in node.value)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, span)
+        return self._not_plain(node.tag, span)
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
+        own: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            at = self._span(key_node)
+            if key_node.tag == f"{_TAG}merge":
+                self._merge(value_node, merged)
+            elif not isinstance(key_node, yaml.ScalarNode):
+                self._tell("MM106", "a key must be a word, not a list or a mapping", at, "Write `key: value`")
+            elif key_node.value in own:
+                first = own[key_node.value].key
+                line = first.line if first is not None else 0
+                message = f"key `{key_node.value}` is written twice, first on line {line}"
+                self._tell("MM104", message, at, "Keep one of the two", path=key_node.value)
+            else:
+                own[key_node.value] = self.read(value_node, at)
+        return {**merged, **own}
+
+    def _merge(self, node: yaml.Node, merged: dict[str, Node]) -> None:
+        # `<<: [*a, *b]`: the first mapping that has a key wins (yaml.org/type/merge.html).
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for child in nodes:
+            value = self.read(child)
+            if isinstance(value.value, dict):
+                for key, entry in value.value.items():
+                    merged.setdefault(key, entry)
+            else:
+                self._tell("MM106", "`<<` merges mappings only", value.span, "Name an anchored mapping")
+
+    def _scalar(self, node: yaml.ScalarNode, span: Span) -> Any:
+        text: str = node.value
+        kind = node.tag.removeprefix(_TAG)
+        if kind in ("str", "timestamp", "value"):
+            return text
+        if kind == "null":
+            return None
+        if kind == "bool" and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if kind == "bool":
+            return self._surprise(text, "true" if text.lower() in ("yes", "on", "y") else "false", span)
+        if kind == "int":
+            return self._integer(text, span)
+        if kind == "float":
+            return self._real(text, span)
+        return self._not_plain(node.tag, span)
+
+    def _integer(self, text: str, span: Span) -> int | None:
+        if not _DECIMAL.fullmatch(text):
+            self._tell(
+                _NOT_DECIMAL,
+                f"YAML 1.1 does not read `{text}` as the decimal number or text it looks like",
+                span,
+                f"Write a plain decimal number, or quote it: `'{text}'`",
+            )
+            return None
+        if len(text.lstrip("+-")) > MAX_DIGITS:
+            hint = f"Quote it where text is meant: `'{text[:20]}...'`"
+            self._tell(
+                "MM113", f"the number has {len(text)} digits, no number here has more than 18", span, hint
+            )
+            return None
+        return int(text.replace("_", ""))
+
+    def _real(self, text: str, span: Span) -> float | None:
+        try:
+            number = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
+        except ValueError:
+            self._tell(_NOT_DECIMAL, f"YAML 1.1 reads `{text}` as base 60", span, f"Quote it: `'{text}'`")
+            return None
+        if not isfinite(number):
+            self._tell(
+                "MM107", f"`{text}` is not a finite number", span, "Write a number, or leave the key out"
+            )
+            return None
+        return number
+
+    def _surprise(self, text: str, meaning: str, span: Span) -> None:
+        self._tell(
+            "MM108",
+            f"YAML 1.1 reads `{text}` as `{meaning}`",
+            span,
+            f"Write `{meaning}` for a switch, or quote it for text: `'{text}'`",
+        )
+
+    def _not_plain(self, tag: str, span: Span) -> None:
+        name = tag.replace(_TAG, "!!")
+        self._tell(
+            "MM106", f"`{name}` is not plain data", span, "Remove the tag; recipes hold plain data only"
+        )
+
+    def _tell(self, code: str, message: str, span: Span, hint: str, *, path: str = "") -> None:
+        self.findings.append(finding(code, message, span, path=path, hint=hint))
+
+    def _span(self, node: yaml.Node) -> Span:
+        start, end = node.start_mark, node.end_mark
+        width = (
+            end.column - start.column if isinstance(node, yaml.ScalarNode) and end.line == start.line else 1
+        )
+        return Span(self.source, start.line + 1, start.column + 1, max(width, 1))

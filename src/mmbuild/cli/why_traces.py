@@ -1,0 +1,134 @@
+"""A recipe held against its engine directories: what ``mmbuild why`` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.core.graph.action import Action, RecipeGraph
+from mmbuild.core.graph.keys import action_key
+from mmbuild.core.graph.plan import Build, Planned
+from mmbuild.core.store.layout import Store, open_store
+from mmbuild.core.store.roots import read_root
+from mmbuild.inspect.diff.blame import Edit, edits
+from mmbuild.inspect.diff.trace import Trace, trace
+from mmbuild.schema.resolved import ResolvedRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which recipe, and how it is planned; as ``mmbuild plan`` has it."""
+
+    recipe: Path
+    overrides: tuple[str, ...] = ()
+    offline: bool = False
+    allow_outside: bool | None = None
+    store: Path | None = None
+    build_dir: Path = Path("build")
+    locked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """One variant.
+
+    Attributes:
+        build: Its build in the plan.
+        planned: The plan's actions by definition key.
+        trace: What changed.
+        edits: Lines that it comes from.
+    """
+
+    build: Build
+    planned: Mapping[str, Planned]
+    trace: Trace
+    edits: Sequence[Edit]
+
+    def matches(self, step: str) -> bool:
+        """Whether it has ``step``, with or without the variant's name before it."""
+        return self.label(step) in self.build.actions
+
+    def label(self, step: str) -> str:
+        return step if "/" in step else f"{self.build.recipe}/{step}"
+
+    def keys(self, label: str) -> tuple[Action, Mapping[str, str], str | None]:
+        """An action, the artifact digests of its inputs as far as known, and its action key, if all are."""
+        action = self.planned[self.build.actions[label]].action
+        records = {name: self.planned[key].record for name, key in action.inputs.items()}
+        inputs = {name: record.digest for name, record in records.items() if record is not None}
+        return action, inputs, action_key(action, inputs) if len(inputs) == len(records) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Lowering:
+    """How the recipe is lowered: under which target and pins."""
+
+    store: Store
+    offline: bool
+    target: Mapping[str, Any] | None = None
+    pins: Any = None
+
+    def __call__(self, variant: ResolvedRecipe) -> RecipeGraph:
+        from mmbuild.pipeline.planning import lower_all
+
+        with self.pinning():
+            return lower_all((variant,), self.store, target=self.target, offline=self.offline)[0]
+
+    def pinning(self) -> AbstractContextManager[None]:
+        from mmbuild.base.pins import pinned
+
+        return nullcontext() if self.pins is None else pinned(self.pins)
+
+
+def look(asked: Question) -> list[Looked]:
+    """Plan the recipe and trace every variant of it.
+
+    Raises:
+        RecipeError: The recipe has errors.
+        MmbuildError: As planning does.
+    """
+    from mmbuild.api import plan_graphs
+
+    store = open_store(asked.store)
+    variants, graphs, lower = _load(asked, store)
+    plan = plan_graphs(graphs, store, asked.build_dir)
+    planned = {one.action.definition_key: one for one in plan.actions}
+    found = []
+    for variant, build in zip(variants, plan.builds, strict=True):
+        traced = trace(build, planned, read_root(store, build.directory), store)
+        found.append(Looked(build, planned, traced, edits(variant, traced, lower, offline=asked.offline)))
+    return found
+
+
+def _load(asked: Question, store: Store) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
+    from mmbuild.base.diagnostics import RecipeError
+    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.planning import lower_all
+
+    if asked.locked:
+        return _load_locked(asked, store)
+    loaded = load_recipes(
+        [asked.recipe],
+        overrides=asked.overrides,
+        offline=asked.offline,
+        allow_outside=asked.allow_outside,
+    )
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    graphs = lower_all(loaded.variants, store, offline=asked.offline)
+    return loaded.variants, graphs, _Lowering(store, asked.offline)
+
+
+def _load_locked(
+    asked: Question, store: Store
+) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
+    from mmbuild.base.pins import Pins
+    from mmbuild.team.lockfile.apply import planned
+    from mmbuild.team.lockfile.make import Asked
+
+    found = planned(asked.recipe, store, Asked(asked.offline, asked.allow_outside))
+    pins = Pins(commits=found.lock.commits, packages=found.lock.packages)
+    return found.variants, found.graphs, _Lowering(store, asked.offline, found.lock.target, pins)

@@ -1,0 +1,172 @@
+"""What the user configured about a shared store: the section ``store`` and a few variables.
+
+Asked for by every plan that has something to do, so that without a shared store it costs one look at one file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import YAML_TEXT
+from mmbuild.config.remote_warnings import RemoteError
+
+if TYPE_CHECKING:
+    from mmbuild.config.model import SharedStoreConfig
+
+URL = "MMBUILD_REMOTE"
+PUSH = "MMBUILD_PUSH"
+SIGNING_KEY = "MMBUILD_SIGNING_KEY"
+"""Variables that stand above the configuration: the URL or `off`, when to push, and the key (a path, or PEM text)."""
+
+_NOT_CI = ("", "0", "false")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A shared store as one run uses it.
+
+    Attributes:
+        url: Of fsspec; may hold a password, and is told only as :attr:`shown`.
+        options: For fsspec's file system.
+        pull: Whether results are taken from there.
+        push: Whether results are brought there.
+        timeout: Seconds that a request without much to carry may take, and all questions of a plan together.
+        transfers: Requests at once while files are carried.
+        require_signatures: Whether an entry counts only with the signature of a trusted key.
+        trusted_keys: Public keys, 32 bytes each.
+        signing_key: Path of a private key or its PEM text; empty for none.
+    """
+
+    url: str
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    pull: bool = True
+    push: bool = False
+    timeout: float = 10.0
+    transfers: int = 8
+    require_signatures: bool = False
+    trusted_keys: tuple[bytes, ...] = ()
+    signing_key: str = field(default="", repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The URL without user, password and query."""
+        return shown_url(self.url)
+
+    def redact(self, text: str) -> str:
+        """``text`` without what must not be told: userinfo and query of the URL, values of options."""
+        text = text.replace(self.url, self.shown)
+        parts = urlsplit(self.url)
+        secrets = {parts.query, parts.password or "", *_texts(self.options)}
+        for secret in sorted((item for item in secrets if len(item) >= 6), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+
+def settings(url: str | None = None) -> Settings | None:
+    """The shared store that is configured, None where there is none.
+
+    Args:
+        url: In place of the configured one (``cache push --remote URL``).
+
+    Raises:
+        RemoteError: MM820, a URL or variable that means nothing.
+        RecipeError, MmbuildError: The configuration has faults.
+    """
+    given = url if url is not None else os.environ.get(URL)
+    if given == "off" or (given is None and not _may_be_configured()):
+        return None
+    config = _configured()
+    chosen = given or (config.remote if config is not None else None)
+    if not chosen:
+        return None
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", chosen):
+        raise RemoteError(
+            f"`{shown_url(chosen)}` is no URL of a shared store",
+            code="MM820",
+            hint="write it like file:///srv/mmbuild, s3://bucket/path or https://host/path",
+        )
+    return _settings(chosen, config)
+
+
+def shown_url(url: str) -> str:
+    """``url`` without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _settings(url: str, config: SharedStoreConfig | None) -> Settings:
+    push = os.environ.get(PUSH) or (config.push if config is not None else "auto")
+    if push not in ("auto", "always", "never"):
+        raise RemoteError(f"{PUSH} is `{push}`", code="MM820", hint="it can be `auto`, `always` or `never`")
+    pushes = push == "always" or (push == "auto" and os.environ.get("CI", "").lower() not in _NOT_CI)
+    key = os.environ.get(SIGNING_KEY, "")
+    if config is None:
+        return Settings(url, push=pushes, signing_key=key)
+    from mmbuild.base.public_keys import public_bytes
+
+    return Settings(
+        url,
+        options=_expanded(config.options),
+        pull=config.pull == "always",
+        push=pushes,
+        timeout=config.timeout,
+        transfers=config.transfers,
+        require_signatures=config.require_signatures,
+        trusted_keys=tuple(public_bytes(text) for text in config.trusted_keys),
+        signing_key=key or (str(config.signing_key) if config.signing_key else ""),
+    )
+
+
+def _may_be_configured() -> bool:
+    """Whether the configuration file could hold the section: a look that imports no YAML."""
+    from mmbuild.config.load import config_path
+
+    try:
+        return b"store" in read_file(config_path(), YAML_TEXT)
+    except OSError:
+        return False
+    except FileRefusedError:
+        return True  # reading it says what is wrong
+
+
+def _configured() -> SharedStoreConfig | None:
+    from mmbuild.config.load import load
+
+    return load().store if _may_be_configured() else None
+
+
+def _expanded(value: Any) -> Any:
+    """``${NAME}`` in texts stands for a variable, so that a token need not be written into the file."""
+    if isinstance(value, Mapping):
+        return {key: _expanded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_expanded(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"\$\{(\w+)\}", lambda match: _variable(match[1]), value)
+    return value
+
+
+def _variable(name: str) -> str:
+    try:
+        return os.environ[name]
+    except KeyError:
+        raise RemoteError(
+            f"the configuration's store.options name the variable `{name}`, which is not set",
+            code="MM820",
+            hint="set it, or set MMBUILD_REMOTE=off to go without the shared store",
+        ) from None
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts within plain data."""
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, (list, tuple)):
+        return [text for item in value for text in _texts(item)]
+    return [value] if isinstance(value, str) else []

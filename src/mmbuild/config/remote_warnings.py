@@ -1,0 +1,37 @@
+"""What is told about a shared store: never a reason for a build to fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mmbuild.base.errors import MmbuildError
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A warning: one sentence without a full stop, its code, and what to do."""
+
+    message: str
+    code: str
+    hint: str = ""
+
+
+Tell = Callable[[Notice], None]
+
+
+class RemoteError(MmbuildError):
+    """The shared store cannot do what was asked (MM820 to MM829)."""
+
+
+def to_stderr(notice: Notice) -> None:
+    """Print a warning."""
+    print(f"warning: {notice.message} [{notice.code}]", file=sys.stderr)
+    if notice.hint:
+        print(f"  hint: {notice.hint}", file=sys.stderr)
+
+
+def notice_of(error: MmbuildError) -> Notice:
+    """An error that is told and not raised."""
+    return Notice(error.message, error.code, error.hint or "")

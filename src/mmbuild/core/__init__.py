@@ -1,0 +1,1 @@
+"""The build engine: graph, store and execution. It knows no recipe and no model."""

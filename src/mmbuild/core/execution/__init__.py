@@ -1,0 +1,1 @@
+"""Runs a plan: scheduler, workers, resources, and the build directories."""

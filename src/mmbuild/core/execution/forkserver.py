@@ -1,0 +1,218 @@
+"""A process that forks workers.
+
+Not ``multiprocessing``'s: that one runs the user's main module again in each worker, which a script without
+a main guard does not survive, and it gives no resource usage of the workers it reaped.
+
+It stays single-threaded, so that forking is safe, and imports while it is idle what the coming steps need.
+Jobs arrive on standard input, one a line: its name, its directory as JSON text, the job, with tabs between.
+Messages leave on the file descriptor given as the first argument, one JSON object a line (a pipe: lines
+below PIPE_BUF from several workers never mix). When its input ends (the orchestrator finished or died) it ends its
+workers with everything they started.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from mmbuild.core.execution.job import parse_job
+from mmbuild.core.execution.memory_sampler import SAMPLE_SECONDS, Peak, new_peak
+from mmbuild.core.execution.worker import run_job
+
+_PR_SET_PDEATHSIG = 1
+_NEEDED_BY_ALL = (
+    "mmbuild.core.store.publish",
+    "blake3",
+    "mmbuild.base.canonical_json",
+    "mmbuild.models.sources.resolve",
+    "sqlite3",
+    "concurrent.futures.thread",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spare:
+    """A worker that was forked ahead: its process id, and the pipe on which it waits for a job."""
+
+    worker: int
+    jobs: int
+    peak: Peak
+
+
+@dataclass(slots=True)
+class _Server:
+    """The workers by process id, with the names of their jobs, and where messages go."""
+
+    events: int
+    prctl: Callable[..., int]
+    workers: dict[int, tuple[str, Peak]] = field(default_factory=dict)
+    sampled: float = 0.0
+    spare: _Spare | None = None
+
+
+def main(events: int, preload: list[str]) -> None:
+    """Serve until standard input ends.
+
+    Other inherited descriptors are left open: among them is the orchestrator's hold on the store, which so
+    lasts until the last worker has ended.
+    """
+    server = _Server(events, ctypes.CDLL(None).prctl)
+    wake = _wake_on_child()
+    _import_all(_NEEDED_BY_ALL)
+    gc.freeze()  # what is collected never is copied for a worker
+    pending = b""
+    open_input = True
+    while open_input:
+        if not preload and server.spare is None:
+            server.spare = _fork(server)
+        ready, _, _ = select.select([0, wake], [], [], _patience(server, preload))
+        if not ready and preload:
+            _import_all([preload.pop(0)])
+            gc.freeze()
+        if wake in ready:
+            os.read(wake, 4096)
+        _reap(server)
+        _sample(server)
+        if 0 in ready:
+            chunk = os.read(0, 65536)
+            open_input = bool(chunk)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                _serve(server, line)
+    _end(server)
+
+
+def _wake_on_child() -> int:
+    """A descriptor that becomes readable when a worker ends; Ctrl-C is the orchestrator's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    os.set_blocking(reader, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return reader
+
+
+def _patience(server: _Server, preload: list[str]) -> float | None:
+    """How long to wait for something to happen."""
+    if preload:
+        return 0
+    return SAMPLE_SECONDS if server.workers else None
+
+
+def _sample(server: _Server) -> None:
+    now = time.monotonic()
+    if now - server.sampled < SAMPLE_SECONDS:
+        return
+    server.sampled = now
+    for worker, (_, peak) in server.workers.items():
+        peak.sample(worker)
+
+
+def _serve(server: _Server, line: bytes) -> None:
+    """Give the job to the worker that waits for one, or to a new one."""
+    name = line.partition(b"\t")[0].decode()
+    chosen, server.spare = server.spare or _fork(server), None
+    server.workers[chosen.worker] = name, chosen.peak
+    try:
+        with open(chosen.jobs, "wb") as jobs:
+            jobs.write(line)
+    except BrokenPipeError:  # it was killed; its exit is reported as that of any worker
+        return
+
+
+def _fork(server: _Server) -> _Spare:
+    """A worker that waits for a job: a fork takes a third of the time of a short action."""
+    reader, writer = os.pipe()
+    peak = new_peak()
+    worker = os.fork()
+    if worker == 0:
+        os.close(writer)
+        _become_worker(server, lambda: _await_job(server, reader, peak))
+    os.close(reader)
+    return _Spare(worker, writer, peak)
+
+
+def _await_job(server: _Server, reader: int, peak: Peak) -> int:
+    with open(reader, "rb") as jobs:
+        line = jobs.read()
+    if not line:  # no job is left
+        return 0
+    _, where, text = line.split(b"\t", 2)
+    return run_job(Path(json.loads(where)), parse_job(text), peak, partial(_send, server.events))
+
+
+def _become_worker(server: _Server, body: Callable[[], int]) -> None:
+    """Never returns. A session of its own, so that it can be ended with all that it starts."""
+    status = 1
+    try:
+        server.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.set_inheritable(server.events, False)
+        status = body()
+    finally:
+        os._exit(status)
+
+
+def _send(events: int, message: dict[str, object]) -> None:
+    os.write(events, json.dumps(message).encode() + b"\n")
+
+
+def _reap(server: _Server) -> None:
+    while server.workers or server.spare:
+        worker, status = os.waitpid(-1, os.WNOHANG)
+        if worker == 0:
+            return
+        if server.spare is not None and server.spare.worker == worker:
+            _drop_spare(server)
+        name, peak = server.workers.pop(worker, (None, None))
+        if name is None or peak is None:
+            continue
+        peak.close()
+        _kill(worker)  # what it started and left behind
+        message = {"job": name, "event": "exit", "status": os.waitstatus_to_exitcode(status)}
+        _send(server.events, message)
+
+
+def _end(server: _Server) -> None:
+    """The orchestrator is gone or done: nothing that is unfinished will count."""
+    for worker in server.workers:
+        _kill(worker)
+    if server.spare is not None:
+        _kill(server.spare.worker)
+        _drop_spare(server)
+
+
+def _drop_spare(server: _Server) -> None:
+    if server.spare is not None:
+        os.close(server.spare.jobs)
+        server.spare.peak.close()
+        server.spare = None
+
+
+def _kill(worker: int) -> None:
+    try:
+        os.killpg(worker, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _import_all(names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # the step that needs it says so in its own words
+            continue

@@ -1,0 +1,167 @@
+"""Running a plan: one process for each action, on this machine unless another executor is given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.execution.apply_state import Outcome
+from mmbuild.core.execution.build_dir import check_replaceable
+from mmbuild.core.execution.events import Event, Kind, Sink
+from mmbuild.core.execution.executor import Executor, Running
+from mmbuild.core.execution.gpus import try_take
+from mmbuild.core.execution.priorities import Pool, priorities
+from mmbuild.core.execution.ready_queue import State, builds_to_restore, state_of
+from mmbuild.core.execution.resources import Capacity, check_fits, grant
+from mmbuild.core.execution.result import Options, Result
+from mmbuild.core.execution.scheduler import Loop
+from mmbuild.core.execution.staging import staging, sweep
+from mmbuild.core.execution.worker_pool import start_workers
+from mmbuild.core.graph.action import Action, Resources
+from mmbuild.core.graph.keys import is_sound
+from mmbuild.core.graph.plan import Plan, Verdict
+from mmbuild.core.steps.registry import DIRECTORIES, StepSpec
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.core.store.locks import Lock, using
+
+__all__ = ["Local", "Options", "Result", "run_plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The executor that runs actions on this machine, forked from one process."""
+
+    capacity: Capacity
+
+    def check(self, plan: Plan, actions: Sequence[Action], options: Options) -> None:
+        """See :func:`mmbuild.core.execution.resources.check_fits`."""
+        check_fits(actions, self.capacity, plan.store.root, ignore_estimates=options.ignore_estimates)
+
+    def grant(self, action: Action) -> Resources:
+        return grant(action.resources, self.capacity)
+
+    def take_gpus(self, count: int) -> Mapping[str, Lock] | None:
+        return try_take(self.capacity.gpus, count) if count else {}
+
+    def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
+        return start_workers(place, preload(specs), hold)
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    specs: Mapping[str, StepSpec],
+    options: Options,
+    sink: Sink,
+    executor: Executor | None = None,
+) -> Result:
+    """Do what ``plan`` says; ``executor`` None means this machine.
+
+    Raises:
+        MmbuildError: nothing could start (MM203, MM305, MM312 to MM316, MM840 to MM844), or the disk is full
+            (MM302). Failures of single actions are in the result.
+        KeyboardInterrupt: after all workers have ended; finished work is kept.
+    """
+    started = time.monotonic()
+    state = state_of(plan)
+    where = executor or Local(options.capacity)
+    _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
+    sink(Event(Kind.PLAN, data=_counts(plan)))
+    outcome = Outcome(plan.store, state, sink, options.paranoid)
+    with using(plan.store) as hold:
+        sweep(plan.store)
+        for build in builds_to_restore(plan, state):
+            outcome.lay_out(build)
+        if state.waiting:
+            _build(plan, state, outcome, specs, options, hold, where)
+    result = outcome.result(time.monotonic() - started)
+    sink(Event(Kind.SUMMARY, data=_summary(result)))
+    return result
+
+
+def _build(
+    plan: Plan,
+    state: State,
+    outcome: Outcome,
+    specs: Mapping[str, StepSpec],
+    options: Options,
+    hold: Lock,
+    executor: Executor,
+) -> None:
+    """Run what has no result. ``hold`` keeps gc away until the last worker has ended."""
+    actions = [planned.action for planned in state.waiting.values()]
+    needed = list(dict.fromkeys(specs[action.step] for action in actions))
+    pool = Pool(executor.capacity, priorities(actions))
+    cache = load_cache(plan.store)
+    with staging(plan.store) as place, executor.running(place, needed, hold.descriptor) as running:
+        Loop(
+            plan.store,
+            specs,
+            options,
+            cache,
+            state,
+            outcome,
+            pool,
+            executor,
+            running,
+            elsewhere=plan.elsewhere,
+        ).run()
+
+
+def _check(
+    plan: Plan,
+    actions: Sequence[Action],
+    specs: Mapping[str, StepSpec],
+    options: Options,
+    executor: Executor,
+) -> None:
+    for action in actions:
+        if action.step not in specs:
+            raise MmbuildError(
+                f"`{action.label}` needs the step `{action.step}`, which this mmbuild lacks",
+                code="MM203",
+                hint="that part of the recipe is not built yet; see `mmbuild explain MM203`",
+            )
+        if not is_sound(action):
+            raise MmbuildError(
+                f"the plan is damaged: the key of `{action.label}` is not that of its content",
+                code="MM326",
+                hint="plan again; if that does not help, remove the directory `plans` of the store",
+            )
+    for build in plan.builds:
+        check_replaceable(plan.store, build.directory)
+    executor.check(plan, actions, options)
+
+
+def preload(specs: Iterable[StepSpec]) -> list[str]:
+    """What a fork server imports: light step modules first, so that the first action need not wait."""
+    once = list(dict.fromkeys(specs))
+    entries = [spec.entry.partition(":")[0] for spec in once]
+    # Compares a model's directory with the plan once more (mmbuild.core.execution.publish_check).
+    sources = [DIRECTORIES] if any(spec.name == "download" for spec in once) else []
+    return list(dict.fromkeys([*sources, *entries, *(name for spec in once for name in spec.preload)]))
+
+
+def _counts(plan: Plan) -> dict[str, Any]:
+    return {
+        "hash": plan.hash,
+        "run": plan.count(Verdict.RUN),
+        "unknown": plan.count(Verdict.UNKNOWN),
+        "restore": plan.count(Verdict.RESTORE),
+        "up_to_date": plan.count(Verdict.UP_TO_DATE),
+    }
+
+
+def _summary(result: Result) -> dict[str, Any]:
+    return {
+        "ran": len(result.ran),
+        "reused": len(result.reused),
+        "failed": len(result.failed),
+        "laid_out": [str(path) for path in result.laid_out],
+        "seconds": round(result.seconds, 3),
+    }

@@ -1,0 +1,96 @@
+"""The last look before a result is published: is it still the result of what its key says?"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from types import MappingProxyType
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.field_checks import DIGEST_LENGTH
+from mmbuild.base.files import FileRefusedError
+from mmbuild.core.execution.job import Job
+from mmbuild.core.graph.keys import job_key
+from mmbuild.core.steps.registry import DIRECTORIES
+from mmbuild.core.store.integrity import changed_source
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.manifest import Seen
+from mmbuild.core.store.roots import seen_of
+from mmbuild.core.store.stat_cache import Index
+
+_SOURCES = importlib.import_module(DIRECTORIES)
+
+
+def seen_sources(job: Job) -> dict[str, Seen]:
+    """Stat of the user's files that a step is about to read, by path, without those that cannot be read."""
+    found: dict[str, Seen] = {}
+    for path, _ in _sources(job):
+        with suppress(OSError, MmbuildError):  # what is wrong is found by the digest
+            found.update(_seen(path, _names(job, path)))
+    return found
+
+
+def confirm(store: Store, job: Job, before: Mapping[str, Seen] = MappingProxyType({})) -> None:
+    """Compare the key with what the step was given, and the user's files with what was planned.
+
+    Args:
+        store: Where the result goes.
+        job: What made it.
+        before: :func:`seen_sources` from before the step ran. A file that was changed and changed back holds what was
+            planned, but the step may have read something else.
+
+    Raises:
+        MmbuildError: MM326 the key is of something else, MM319 a file of the user changed while the step ran.
+    """
+    if job.key != job_key(job):
+        raise MmbuildError(
+            f"the key of `{job.label}` is not that of its parameters and inputs",
+            code="MM326",
+            hint="nothing was published; apply again, and check the memory of this machine if it happens again",
+        )
+    now: dict[str, Seen] = {}
+    with closing(Index(store)) as index:
+        for path, expected in _sources(job):
+            now.update(_confirm_source(job, path, expected, index))
+    for file, seen in before.items():
+        if now.get(file) != seen:
+            raise changed_source(file, "was written to while the step read it")
+
+
+def _sources(job: Job) -> Iterator[tuple[Path, str]]:
+    """The user's files and directories that the step reads, with their digests."""
+    for name, expected in job.sources.items():
+        locator = job.locators.get(name, "")
+        if locator.startswith("/") and len(expected) == DIGEST_LENGTH:
+            yield Path(locator), expected
+
+
+def _confirm_source(job: Job, path: Path, expected: str, index: Index) -> dict[str, Seen]:
+    """The stat of the files, taken after their contents were compared."""
+    try:
+        names = _names(job, path)
+        found = index.content(path) if names is None else _SOURCES.files_digest(path, names, index.content)
+        if found == expected:
+            return _seen(path, names)
+    except (OSError, FileRefusedError) as error:
+        raise changed_source(str(path), f"cannot be read any more ({error})") from error
+    raise changed_source(str(path), "changed after it was planned")
+
+
+def _names(job: Job, path: Path) -> list[str] | None:
+    """Files of a model's directory, as its download action is keyed; None for a path that is no directory."""
+    if not path.is_dir():
+        return None
+    weights = job.params.get("kind") == "path"
+    found: list[str] = _SOURCES.source_files(
+        path, weights=weights, directories=job.params.get("directories", ())
+    )
+    return found
+
+
+def _seen(path: Path, names: Iterable[str] | None) -> dict[str, Seen]:
+    files = [str(path)] if names is None else [f"{path}/{name}" for name in names]
+    return {file: seen_of(os.stat(file)) for file in files}

@@ -1,0 +1,230 @@
+"""The scheduling loop: start what is ready and fits, receive what the workers say, until nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmbuild.core.execution.apply_state import Outcome
+from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.executor import Executor, Running
+from mmbuild.core.execution.failures import explain_failure
+from mmbuild.core.execution.job import Failure, Job, read_failure
+from mmbuild.core.execution.priorities import NOTHING, Pool
+from mmbuild.core.execution.ready_queue import State
+from mmbuild.core.execution.result import Options
+from mmbuild.core.graph.action import Action, Resources
+from mmbuild.core.graph.keys import action_key, body_key
+from mmbuild.core.graph.plan import Planned
+from mmbuild.core.graph.rebuild_reasons import remember_definition
+from mmbuild.core.graph.remote_lookup import Elsewhere, adapted
+from mmbuild.core.steps.registry import StepSpec
+from mmbuild.core.store.action_cache import ActionCache, Record, append
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.lock_holder import holder_text
+from mmbuild.core.store.locks import try_lock
+from mmbuild.core.store.wait_notices import Patience
+
+_POLL_SECONDS = 0.05
+"""How often a lock that another process holds is tried again, and a pull looked after."""
+
+_TOLD = {
+    "progress": (Kind.PROGRESS, ("message", "fraction")),
+    "waiting": (Kind.WAITING, ("why",)),
+    "warning": (Kind.WARNING, ("message", "code", "hint")),
+}
+"""Messages of jobs that are passed on as events, with their fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    action: Action
+    key: str
+    directory: Path
+    taken: Resources
+    held: ExitStack
+
+
+@dataclass(slots=True)
+class Loop:
+    """One apply at work. ``pool`` holds the ready actions; see :meth:`run`."""
+
+    store: Store
+    specs: Mapping[str, StepSpec]
+    options: Options
+    cache: ActionCache
+    state: State
+    outcome: Outcome
+    pool: Pool
+    executor: Executor
+    workers: Running
+    running: dict[str, _Running] = field(default_factory=dict)
+    contended: dict[str, Patience] = field(default_factory=dict)
+    fetches: set[str] = field(default_factory=set)
+    told: dict[str, Failure] = field(default_factory=dict)
+    started: int = 0
+    elsewhere: Elsewhere | None = None
+
+    def run(self) -> None:
+        """Start and receive until nothing runs and nothing more can start."""
+        self._queue(self.state.ready())
+        try:
+            while True:
+                self.pool.take(self._start)
+                self.outcome.lay_out_whole()  # while the workers that were just started are at work
+                if not self.running and not self.pool.waiting:
+                    return
+                polls = self.contended or self.fetches
+                for message in self.workers.messages(_POLL_SECONDS if polls else None):
+                    self._receive(message)
+        finally:  # interrupted or failed: this process may go on, and apply again
+            for running in self.running.values():
+                running.held.close()
+
+    def _queue(self, keys: Iterable[str]) -> None:
+        if self.outcome.failed and not self.options.keep_going:
+            return
+        for key in keys:
+            self.pool.add(key)
+
+    def _start(self, key: str) -> Resources | None:
+        """For the pool: start the action, or find that its result is there."""
+        planned = self.state.waiting[key]
+        asked = self.executor.grant(planned.action)
+        if not self.pool.fits(asked):
+            return None
+        name = action_key(planned.action, self.state.digests(planned.action))
+        if self._reuse(planned.action, name, "its inputs came out as before"):
+            return NOTHING
+        if self.elsewhere is not None:
+            if self.elsewhere.fetching(name):
+                self.fetches.add(key)
+                return None
+            self.fetches.discard(key)
+            if self._adopt(planned.action, name, self.elsewhere):
+                return NOTHING
+        lock = try_lock(self.store.lock(name))
+        if lock is None:
+            self._wait_for_other(planned.action, self.store.lock(name))
+            return None
+        with ExitStack() as held:
+            held.callback(lock.remove)
+            self.contended.pop(key, None)
+            self.cache.refresh()
+            if self._reuse(planned.action, name, "another process built it"):
+                return NOTHING
+            return self._launch(planned, name, asked, held)
+
+    def _launch(self, planned: Planned, name: str, asked: Resources, held: ExitStack) -> Resources | None:
+        """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
+        gpus = self.executor.take_gpus(asked.gpus)
+        if gpus is None:
+            if self.contended.setdefault(planned.action.definition_key, Patience()).due():
+                why = f"{asked.gpus} GPUs are wanted, and other processes of this machine hold too many"
+                self.outcome.tell(Kind.WAITING, planned.action, why=why)
+            return None
+        for gpu in gpus.values():
+            held.callback(gpu.release)
+        job = self._job(planned.action, name, asked, tuple(gpus))
+        directory = self.workers.start(job, replace(planned.action, resources=asked))
+        self.running[job.name] = _Running(planned.action, name, directory, asked, held.pop_all())
+        remember_definition(self.store, planned.action)
+        told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
+        self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
+        return asked
+
+    def _wait_for_other(self, action: Action, lock: Path) -> None:
+        """Without a limit: the other process may have hours of work. Says who, and how long."""
+        patience = self.contended.get(action.definition_key)
+        if patience is None:
+            self.contended[action.definition_key] = Patience()
+            self.outcome.tell(Kind.WAITING, action, why=f"{holder_text(lock)} builds the same")
+        elif patience.due():
+            why = f"{holder_text(lock)} builds the same; waiting for {patience.seconds:.0f} s"
+            self.outcome.tell(Kind.WAITING, action, why=why)
+
+    def _reuse(self, action: Action, name: str, why: str) -> bool:
+        record = self.cache.by_key.get(name)
+        if record is None or not self.store.has(record.digest):
+            return False
+        if record.definition != action.definition_key:
+            # The next plan then finds it by its definition, without computing an action key.
+            record = replace(record, definition=action.definition_key, label=action.label)
+            append(self.store, record)
+            remember_definition(self.store, action)
+        self.contended.pop(action.definition_key, None)
+        self._queue(self.outcome.found(action, record, why))
+        return True
+
+    def _adopt(self, action: Action, name: str, elsewhere: Elsewhere) -> bool:
+        """Whether the result of an action came from elsewhere."""
+        record = elsewhere.fetched(name)
+        if record is None or not self.store.has(record.digest):
+            return False
+        append(self.store, adapted(record, action, self.state.digests(action)))
+        remember_definition(self.store, action)
+        self.cache.refresh()
+        return self._reuse(action, name, "the shared store has it")
+
+    def _job(self, action: Action, name: str, granted: Resources, gpus: tuple[str, ...]) -> Job:
+        self.started += 1
+        return Job(
+            name=f"{self.started}-{name[:16]}",
+            label=action.label,
+            step=action.step,
+            entry=self.specs[action.step].entry,
+            key=name,
+            definition=action.definition_key,
+            body=body_key(action),
+            version=action.version,
+            toolchain=action.toolchain,
+            paranoid=self.options.paranoid,
+            params=action.params,
+            target=action.target,
+            inputs=self.state.digests(action),
+            sources=action.sources,
+            locators=action.locators,
+            cores=granted.cores,
+            gpus=gpus,
+            store=str(self.store.root),
+            log=str(self.store.log(name)),
+        )
+
+    def _receive(self, message: Mapping[str, Any]) -> None:
+        running = self.running.get(message["job"])
+        if running is None:  # the exit of a worker whose result is already here
+            return
+        if message["event"] in _TOLD:
+            kind, fields = _TOLD[message["event"]]
+            self.outcome.tell(kind, running.action, **{name: message[name] for name in fields})
+            return
+        if message["event"] == "failed":  # its exit follows
+            self.told[message["job"]] = Failure(message["message"], message["code"], message["hint"], (), "")
+            return
+        self._release(message["job"], running)
+        if message["event"] == "done":
+            if "record" in message:
+                append(self.store, Record(**message["record"]))
+            self.cache.refresh()
+            self._queue(self.outcome.finished(running.action, self.cache.by_key[running.key]))
+        else:
+            running = replace(running, directory=Path(message.get("directory", running.directory)))
+            failure = read_failure(running.directory) or self.told.get(message["job"])
+            self._fail(running, failure, message["status"])
+
+    def _release(self, name: str, running: _Running) -> None:
+        del self.running[name]
+        self.pool.give_back(running.taken)
+        running.held.close()
+
+    def _fail(self, running: _Running, failure: Failure | None, status: int) -> None:
+        action, log = running.action, self.store.log(running.key)
+        failed = explain_failure(action.label, action.step, failure, status, log)
+        self.outcome.broke(action, failed, running.directory / "work" / "out")
+        if not self.options.keep_going:
+            self.pool.clear()
+            self.contended.clear()
+            self.fetches.clear()

@@ -1,0 +1,1 @@
+"""Actions, their keys, and the plan that says which of them run."""

@@ -1,0 +1,82 @@
+"""Actions: one step with its parameters, and the definition key that names it.
+
+The definition key is known before anything runs. The action key, which names a *result*, replaces the
+definition keys of the inputs by the digests of what they produced (``mmbuild.core.graph.keys``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an action needs while it runs. Estimates; never part of a key.
+
+    Attributes:
+        cores: CPU cores.
+        memory: Peak of anonymous host memory, bytes.
+        disk: Bytes the output and its staging take.
+        gpus: Number of GPUs; the scheduler grants that many ids.
+        gpu_memory: Peak of memory on each of them, bytes; 0 where unknown.
+        seconds: Expected wall time, for the critical path; 0 where unknown.
+    """
+
+    cores: int = 1
+    memory: int = 0
+    disk: int = 0
+    gpus: int = 0
+    gpu_memory: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step with inputs and parameters.
+
+    Attributes:
+        label: What a person calls it, ``<recipe>/<step>``; not part of any key.
+        step: Name in the step registry.
+        version: The step's version at planning time.
+        params: Plain JSON data, in the key.
+        target: Plain JSON data (device, sm, isa), in the key; empty where the result does not depend on it.
+        toolchain: Versions of the software that shapes the result (``{"torch": "2.13.0+cpu"}``), in the key.
+        inputs: Definition keys of the producing actions by input name, in the key.
+        sources: Digests of user files and remote sources by name, in the key.
+        locators: Where those are; not in the key.
+        resources: Estimates; not in the key.
+        definition_key: BLAKE3, hex, of the canonical JSON of everything that is in the key.
+    """
+
+    label: str
+    step: str
+    version: str
+    params: Mapping[str, Json]
+    definition_key: str
+    target: Mapping[str, Json] = field(default_factory=dict)
+    toolchain: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    locators: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeGraph:
+    """One variant of a recipe as actions.
+
+    Attributes:
+        recipe: The variant's name; its engine is assembled into ``build/<recipe>``.
+        actions: All actions, producers before consumers.
+        engine: Definition key of the assemble action; empty where actions are wanted and no engine directory.
+        settings: What the recipe's files say of the variant, by dotted key: in no key, kept with the build.
+    """
+
+    recipe: str
+    actions: tuple[Action, ...]
+    engine: str
+    settings: Mapping[str, Json] = field(default_factory=dict, compare=False)

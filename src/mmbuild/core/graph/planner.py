@@ -1,0 +1,162 @@
+"""Deciding: which actions of some recipes run, and why.
+
+``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. It reads the journal and
+the stat of build directories, and no artifact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.graph.action import Action, RecipeGraph
+from mmbuild.core.graph.plan import Build, Plan, Planned, Verdict
+from mmbuild.core.graph.remote_lookup import Find
+from mmbuild.core.graph.verdicts import State, find_results, settle
+from mmbuild.core.store.action_cache import ActionCache
+from mmbuild.core.store.build_check import intact, undigested
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.roots import Root, read_root
+
+Why = Callable[[Action, str | None], str]
+"""``why(action, definition key of the last build of the same label)``: the reason that it runs."""
+
+
+def make_plan(
+    graphs: Sequence[RecipeGraph],
+    store: Store,
+    cache: ActionCache,
+    build_dir: Path,
+    why: Why,
+    elsewhere: Find | None = None,
+) -> Plan:
+    """Decide for every action of ``graphs``. ``elsewhere`` is called when something is missing here, and not before.
+
+    Raises:
+        MmbuildError: MM204 two recipes have one name, MM205 an input that nothing makes.
+    """
+    merged = _merge(graphs)
+    roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
+    builds = tuple(_build(graph, build_dir, roots[graph.recipe], store) for graph in graphs if graph.engine)
+    state = State(merged, {}, {}, store, cache, elsewhere)
+    find_results(state)
+    restored = _wanted_restores(state, builds, roots)
+    settle(state, restored)
+    last = _last_definitions(cache, roots.values())
+
+    def reason(action: Action) -> str:
+        return why(action, last.get(action.label))
+
+    actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
+    return Plan(actions, builds, store, state.elsewhere)
+
+
+def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, ...]]]:
+    """Each definition key once, with the recipes that need it."""
+    actions: dict[str, Action] = {}
+    users: dict[str, list[str]] = {}
+    names: set[str] = set()
+    for graph in graphs:
+        if graph.recipe in names:
+            raise MmbuildError(
+                f"two recipes are named `{graph.recipe}`",
+                code="MM204",
+                hint="give each a `name` of its own: it names the engine directory",
+            )
+        names.add(graph.recipe)
+        for action in graph.actions:
+            key = action.definition_key
+            for name, producer in action.inputs.items():
+                if producer not in actions:
+                    raise MmbuildError(
+                        f"nothing before `{action.label}` makes its input `{name}`",
+                        code="MM205",
+                        hint="this is a bug in mmbuild; please report it",
+                    )
+            actions.setdefault(key, action)
+            users.setdefault(key, []).append(graph.recipe)
+    return {key: (action, tuple(dict.fromkeys(users[key]))) for key, action in actions.items()}
+
+
+def _build(graph: RecipeGraph, build_dir: Path, root: Root | None, store: Store) -> Build:
+    consumed = {key for action in graph.actions for key in action.inputs.values()}
+    targets = {"": graph.engine}
+    for action in graph.actions:
+        if action.definition_key not in consumed and action.definition_key != graph.engine:
+            # One place for the same kind of work, whichever backend it is of.
+            targets[action.step.removeprefix("toolchain_")] = action.definition_key
+    labels = {action.label: action.definition_key for action in graph.actions}
+    whole = root is not None and intact(store, root)
+    return Build(graph.recipe, build_dir / graph.recipe, targets, labels, whole, graph.settings)
+
+
+def _wanted_restores(
+    state: State, builds: Iterable[Build], roots: Mapping[str, Root | None]
+) -> dict[str, str]:
+    """Known results that are not where they belong: definition key -> reason."""
+    wanted: dict[str, str] = {}
+    for build in builds:
+        root = roots[build.recipe]
+        for place, key in build.targets.items():
+            if key not in state.records:
+                continue
+            reason = _restore_reason(build, root, place, state.records[key].digest)
+            if reason is not None:
+                wanted.setdefault(key, reason)
+    return wanted
+
+
+def _restore_reason(build: Build, root: Root | None, place: str, digest: str) -> str | None:
+    name = f"{build.directory.parent.name}/{build.recipe}"
+    if root is None or not root.files:
+        return f"`{name}` has not been laid out yet"
+    if root.targets.get(place) != digest:
+        return f"`{name}` holds another build"
+    if root.void:
+        return f"`{name}` {root.void}"
+    if undigested(root):
+        return f"`{name}` was laid out by an earlier version, without digests"
+    if not build.intact:
+        return f"`{name}` is missing or was altered"
+    return None
+
+
+def _last_definitions(cache: ActionCache, roots: Iterable[Root | None]) -> dict[str, str]:
+    """Definition key by label: of the last named build, else of the last action that finished."""
+    last = dict(cache.last_definition)
+    for root in roots:
+        if root is not None:
+            last.update(root.definitions)
+    return last
+
+
+def _planned(
+    state: State,
+    key: str,
+    users: tuple[str, ...],
+    restored: Mapping[str, str],
+    reason: Callable[[Action], str],
+) -> Planned:
+    action, verdict = state.action(key), state.verdicts[key]
+    record = state.records.get(key)
+    if verdict is Verdict.PULL:
+        why = f"the shared store has it, and {restored.get(key) or 'what runs needs it'}"
+        return Planned(action, users, verdict, why, record)
+    if verdict is Verdict.UP_TO_DATE and key in restored:
+        return Planned(action, users, Verdict.RESTORE, restored[key], record)
+    if verdict is Verdict.UP_TO_DATE:
+        why = "the shared store has it, and nothing here needs its files"
+        return Planned(
+            action, users, verdict, why if key in state.shared else "nothing it depends on changed", record
+        )
+    if verdict is Verdict.UNKNOWN:
+        return Planned(action, users, verdict, _waits_for(state, action))
+    return Planned(action, users, verdict, state.evicted.get(key) or reason(action))
+
+
+def _waits_for(state: State, action: Action) -> str:
+    for name, producer in action.inputs.items():
+        if state.verdicts[producer] in (Verdict.RUN, Verdict.UNKNOWN):
+            return f"depends on what `{state.action(producer).label}` makes (input `{name}`)"
+    return "an input may change"

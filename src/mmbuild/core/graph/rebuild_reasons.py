@@ -1,0 +1,70 @@
+"""Why an action runs: what is different from the last build of the same label."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import STORE_NOTE
+from mmbuild.core.graph.action import Action
+from mmbuild.core.graph.differences import WORDS, changes
+from mmbuild.core.graph.planner import Why
+from mmbuild.core.store.atomic_files import write_whole
+from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.record_fields import OBJECT, TEXT, Kind, require_fields
+
+_DEFINITION: Mapping[str, Kind] = {"step": TEXT, "version": TEXT, **dict.fromkeys(WORDS, OBJECT)}
+
+
+def definition_of(action: Action) -> dict[str, Any]:
+    """The content of the definition key as plain data."""
+    return {
+        "step": action.step,
+        "version": action.version,
+        **{part: dict(getattr(action, part)) for part in WORDS},
+    }
+
+
+def remember_definition(store: Store, action: Action) -> None:
+    """Keep what a definition key stands for, so that a later plan can say what changed."""
+    path = store.definition(action.definition_key)
+    if not os.path.lexists(path):
+        with disk_errors(path):
+            write_whole(path, json.dumps(definition_of(action)).encode())
+
+
+def reasons_from(store: Store) -> Why:
+    """A function that tells why an action runs, reading earlier definitions from the store."""
+
+    def why(action: Action, last: str | None) -> str:
+        if last is None:
+            return "never built"
+        if last == action.definition_key:
+            return "an input came out different from the last build"
+        earlier = read_definition(store, last)
+        if earlier is None:
+            return "its definition changed"
+        return difference(earlier, definition_of(action))
+
+    return why
+
+
+def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first difference of two definitions in one sentence, with a count of the others."""
+    found = changes(earlier, now)
+    if not found:
+        return "its definition changed"
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return found[0].text + more
+
+
+def read_definition(store: Store, key: str) -> Mapping[str, Any] | None:
+    """What a definition key stands for; None where the store does not know it (any more)."""
+    try:
+        return require_fields(read_object(store.definition(key), STORE_NOTE), _DEFINITION)
+    except (OSError, ValueError, FileRefusedError):
+        return None

@@ -1,0 +1,1 @@
+"""The content-addressed store: artifacts, the action cache, named builds, garbage collection."""

@@ -1,0 +1,194 @@
+"""The action cache: an append-only file with one line for each finished action.
+
+A line is written with one ``write`` at the end of the file as soon as its artifact is published, so that
+``kill -9`` costs only what was running. The last line of a key counts. A torn line (a kill in the middle of
+the write) is skipped, and the next writer starts on a line of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.json_reader import parse_json
+from mmbuild.base.limits import JOURNAL, STORE_RECORD
+from mmbuild.core.store.atomic_files import append_line, discard
+from mmbuild.core.store.disk_errors import disk_errors, fault_point
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.record_fields import COUNT, DIGEST, NUMBER, TEXT, Kind, mapping_of, require_fields
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished action.
+
+    Attributes:
+        key: Action key.
+        definition: Definition key.
+        inputs: Artifact digests of the inputs by name.
+        digest: Digest of the artifact it made.
+        label: What it was called when it was built.
+        body: Body key (step, version, parameters, target, toolchain and sources, without the inputs).
+        size: Bytes of the artifact in the store.
+        seconds: Wall time.
+        memory: Peak of anonymous memory of the worker, bytes.
+        at: Seconds since the epoch when it finished.
+        host: Name of the machine.
+    """
+
+    key: str
+    definition: str
+    inputs: Mapping[str, str]
+    digest: str
+    label: str
+    body: str
+    size: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+    at: float = 0.0
+    host: str = ""
+
+
+_CHUNK = 64 << 20
+"""Bytes that are read at once."""
+
+_RECORD: Mapping[str, Kind] = {
+    "key": DIGEST,
+    "definition": DIGEST,
+    "inputs": mapping_of(DIGEST),
+    "digest": DIGEST,
+    "label": TEXT,
+    "body": DIGEST,
+    "size": COUNT,
+    "seconds": NUMBER,
+    "memory": COUNT,
+    "at": NUMBER,
+    "host": TEXT,
+}
+
+
+_D = rb'"[0-9a-f]{64}"'
+_T = rb'"[ !#-\[\]-~]*"'
+_N = rb"[0-9]{1,17}"
+_AS_WRITTEN = re.compile(
+    rb'\{"key":%b,"definition":%b,"inputs":\{(?:%b:%b(?:,%b:%b)*)?\},"digest":%b,"label":%b,"body":%b,'
+    rb'"size":%b,"seconds":%b(?:\.%b)?,"memory":%b,"at":%b(?:\.%b)?,"host":%b\}'
+    % (_D, _D, _T, _D, _T, _D, _D, _T, _D, _N, _N, _N, _N, _N, _N, _T)
+)
+"""A line just as :func:`append` writes it, with plain text in it: checking its fields again would take longer than
+all the rest of reading it, and every apply reads every line."""
+
+
+@dataclass(slots=True)
+class ActionCache:
+    """The journal in memory; :meth:`refresh` reads what was appended since."""
+
+    store: Store
+    by_key: dict[str, Record] = field(default_factory=dict)
+    by_definition: dict[tuple[str, tuple[tuple[str, str], ...]], Record] = field(default_factory=dict)
+    last_definition: dict[str, str] = field(default_factory=dict)
+    bodies: set[str] = field(default_factory=set)
+    torn: int = 0
+    _offset: int = 0
+
+    def refresh(self) -> None:
+        """Read the lines appended since the last call.
+
+        Raises:
+            MmbuildError: MM322 the file is larger than any journal.
+        """
+        while text := _read_from(self.store.journal, self._offset):
+            end = text.rfind(b"\n") + 1
+            if not end and len(text) == _CHUNK:  # longer than any line: not ours
+                end = _CHUNK
+            self._offset += end
+            for line in text[:end].splitlines():
+                record = parse_record(line)
+                if record is None:
+                    self.torn += bool(line.strip())
+                else:
+                    self._add(record)
+            if len(text) < _CHUNK:
+                return
+
+    def find(self, definition: str, inputs: Mapping[str, str]) -> Record | None:
+        """The result of an action with these inputs, without computing its action key."""
+        return self.by_definition.get((definition, tuple(sorted(inputs.items()))))
+
+    def _add(self, record: Record) -> None:
+        self.by_key[record.key] = record
+        self.by_definition[record.definition, tuple(sorted(record.inputs.items()))] = record
+        self.bodies.add(record.body)
+        self.last_definition[record.label] = record.definition
+
+
+def load_cache(store: Store) -> ActionCache:
+    """Read the whole journal."""
+    cache = ActionCache(store)
+    cache.refresh()
+    return cache
+
+
+def append(store: Store, record: Record) -> None:
+    """Add a line.
+
+    Raises:
+        MmbuildError: MM301, MM302.
+    """
+    fault_point("journal-before")
+    line = json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n"
+    with disk_errors(store.journal):
+        if os.environ.get("MMBUILD_FAULT") == "journal-torn":
+            append_line(store.journal, line[: len(line) // 2])
+            fault_point("journal-torn")
+        append_line(store.journal, line)
+    fault_point("journal-after")
+
+
+def rewrite(store: Store, records: Iterable[Record]) -> None:
+    """Replace the journal by ``records`` (gc, which holds the store alone)."""
+    fresh = store.journal.with_suffix(".new")
+    with disk_errors(fresh):
+        discard(fresh)
+        with open(fresh, "xb") as stream:
+            for record in records:
+                stream.write(json.dumps(asdict(record), separators=(",", ":")).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(fresh, store.journal)
+
+
+def parse_record(line: bytes) -> Record | None:
+    """One line of the journal, or None where it is damaged."""
+    try:
+        if len(line) <= STORE_RECORD.size and _AS_WRITTEN.fullmatch(line):
+            return Record(**json.loads(line))
+        return Record(**require_fields(parse_json(line, STORE_RECORD), _RECORD))
+    except (ValueError, TypeError):
+        return None
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    """The next part of the file; nothing at its end, and where there is no file. Called for every action."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return b""
+    try:
+        size = os.fstat(descriptor).st_size
+        if size <= offset:
+            return b""
+        if size > JOURNAL:
+            raise MmbuildError(
+                f"the journal `{path}` has {size:,} bytes, more than {JOURNAL:,}",
+                code="MM322",
+                hint="look at what wrote it; move it away, and the next apply builds what it needs",
+            )
+        return os.pread(descriptor, _CHUNK, offset)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,120 @@
+"""``history.jsonl``: one line for each apply that had something to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.json_reader import parse_json
+from mmbuild.base.limits import STORE_HISTORY
+from mmbuild.core.store.atomic_files import append_line, write_whole
+from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.locks import wait_lock
+from mmbuild.core.store.record_fields import COUNT, NUMBER, TEXT, Kind, list_of, require_fields, tuple_of
+
+MOST_BYTES = 8_000_000
+"""A longer file loses its older half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One apply.
+
+    Attributes:
+        at: Seconds since the epoch when it began.
+        seconds: Wall time.
+        ended: ``done``, ``failed`` or ``interrupted``.
+        builds: Names of the variants it was asked for.
+        ran: (label, seconds) of what ran, in the order of their ends.
+        failed: (label, code) of what failed.
+        cached: Results that were there, or turned out to be when inputs came out as before.
+        pulled: Results whose files came from the shared store.
+        saved: Seconds that ``cached`` and ``pulled`` took when they were built, wherever that was.
+        host: Name of the machine.
+        mmbuild: Its version.
+    """
+
+    at: float
+    seconds: float
+    ended: str
+    builds: tuple[str, ...]
+    ran: tuple[tuple[str, float], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
+    cached: int = 0
+    pulled: int = 0
+    saved: float = 0.0
+    host: str = ""
+    mmbuild: str = ""
+
+
+_ENTRY: Mapping[str, Kind] = {
+    "at": NUMBER,
+    "seconds": NUMBER,
+    "ended": TEXT,
+    "builds": list_of(TEXT),
+    "ran": list_of(tuple_of(TEXT, NUMBER)),
+    "failed": list_of(tuple_of(TEXT, TEXT)),
+    "cached": COUNT,
+    "pulled": COUNT,
+    "saved": NUMBER,
+    "host": TEXT,
+    "mmbuild": TEXT,
+}
+_READ_BYTES = 4 * MOST_BYTES
+"""A file that grew beyond this was not written by mmbuild."""
+
+
+def history_path(store: Store) -> Path:
+    """The file."""
+    return store.root / "history.jsonl"
+
+
+def append_entry(store: Store, entry: Entry) -> None:
+    """Add a line.
+
+    Raises:
+        MmbuildError: MM301, MM302.
+    """
+    path = history_path(store)
+    with disk_errors(path):
+        append_line(path, json.dumps(asdict(entry), separators=(",", ":")).encode() + b"\n")
+        if path.stat().st_size > MOST_BYTES:
+            _shorten(store, path)
+
+
+def read_history(store: Store) -> list[Entry]:
+    """All entries, oldest first; damaged lines are left out."""
+    try:
+        lines = read_file(history_path(store), _READ_BYTES).splitlines()
+    except (OSError, FileRefusedError):
+        return []
+    return [entry for line in lines if (entry := _parse(line)) is not None]
+
+
+def only(entries: Iterable[Entry], names: Iterable[str]) -> list[Entry]:
+    """Entries that were asked for one of ``names``; all where there are no names."""
+    wanted = set(names)
+    return [entry for entry in entries if not wanted or wanted & set(entry.builds)]
+
+
+def _shorten(store: Store, path: Path) -> None:
+    with wait_lock(store.lock("history"), "the lock of the history"):
+        if path.stat().st_size <= MOST_BYTES:  # another process did it
+            return
+        # A line that another process adds at this very moment is lost: this is a diary, not the journal.
+        content = read_file(path, _READ_BYTES)
+        middle = content.find(b"\n", len(content) // 2) + 1
+        write_whole(path, content[middle:])
+
+
+def _parse(line: bytes) -> Entry | None:
+    try:
+        data = require_fields(parse_json(line, STORE_HISTORY), _ENTRY)
+        pairs = {name: tuple(map(tuple, data[name])) for name in ("ran", "failed")}
+        return Entry(**{**data, **pairs, "builds": tuple(data["builds"])})
+    except (ValueError, TypeError, KeyError):
+        return None

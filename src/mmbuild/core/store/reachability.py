@@ -1,0 +1,75 @@
+"""What lies in a store, and who needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.store.action_cache import ActionCache
+from mmbuild.core.store.atomic_files import names_in
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.manifest import Tree
+from mmbuild.core.store.manifest_reader import read_tree
+from mmbuild.core.store.roots import Root, all_roots
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An artifact in the store.
+
+    Attributes:
+        digest: Its digest.
+        tree: Its files; None where the manifest is damaged.
+        label: What it was called when it was last built; empty where the journal does not know it.
+        used: Seconds since the epoch of its last use as an input, or of its making.
+        recipes: Named builds that reach it.
+    """
+
+    digest: str
+    tree: Tree | None
+    label: str
+    used: float
+    recipes: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the store; files that it shares with other artifacts count here too."""
+        return self.tree.size if self.tree is not None else 0
+
+
+def held_artifacts(store: Store, cache: ActionCache) -> list[Held]:
+    """Every artifact, last used first."""
+    labels = {record.digest: record.label for record in cache.by_key.values()}
+    reached = reached_by(live_roots(store))
+    found = []
+    for path in names_in(store.root / "manifests"):
+        if path.name.startswith(".") or path.suffix != ".json":
+            continue
+        digest = path.stem
+        used = path.lstat().st_mtime
+        recipes = tuple(reached.get(digest, ()))
+        found.append(Held(digest, _tree(store, digest), labels.get(digest, ""), used, recipes))
+    return sorted(found, key=lambda held: (-held.used, held.digest))
+
+
+def live_roots(store: Store) -> list[Root]:
+    """Named builds whose engine directory still exists."""
+    return [root for root in all_roots(store) if Path(root.directory).is_dir()]
+
+
+def reached_by(roots: Iterable[Root]) -> dict[str, list[str]]:
+    """Names of the builds by the digest of each artifact they were made from."""
+    reached: dict[str, list[str]] = {}
+    for root in roots:
+        for digest in {*root.artifacts.values(), *root.targets.values()}:
+            reached.setdefault(digest, []).append(root.recipe)
+    return reached
+
+
+def _tree(store: Store, digest: str) -> Tree | None:
+    try:
+        return read_tree(store, digest)
+    except MmbuildError:
+        return None

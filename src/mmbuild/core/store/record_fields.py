@@ -1,0 +1,122 @@
+"""Plain data from the store's files, checked against a table of its fields before it becomes a dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mmbuild.base.field_checks import DIGEST_LENGTH, fits, is_digest, is_hexadecimal, is_inner_path
+
+_MOST = 1 << 62
+"""Of a number that counts bytes or nanoseconds: SQLite and the file systems' interfaces take 63 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a field may hold.
+
+    Attributes:
+        words: What such a value is called in messages.
+        holds: Whether a value is one.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < _MOST
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MOST
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def _is_location(value: Any) -> bool:
+    """An absolute path that the file system takes."""
+    return type(value) is str and value.startswith("/") and fits(value)
+
+
+NUMBER = Kind("a number", _is_number)
+COUNT = Kind("a number of bytes", _is_count)
+FLAG = Kind("true or false", lambda value: type(value) is bool)
+TEXT = Kind("text", _is_text)
+DIGEST = Kind("64 hexadecimal digits", is_digest)
+LOCATION = Kind("an absolute path", _is_location)
+INNER_PATH = Kind("a path inside a directory", is_inner_path)
+OBJECT = Kind("an object", lambda value: type(value) is dict)
+
+
+def _all_hold(kind: Kind, values: Iterable[Any]) -> bool:
+    return all(map(kind.holds, values))
+
+
+def _are_digests(values: Collection[Any]) -> bool:
+    """All at once: each apply reads thousands."""
+    if {*map(type, values)} - {str} or {*map(len, values)} - {DIGEST_LENGTH}:
+        return False
+    return not values or is_hexadecimal("".join(values))
+
+
+def mapping_of(kind: Kind, keys: Kind = TEXT) -> Kind:
+    """An object whose keys are ``keys`` and whose values are ``kind``."""
+    values_hold = _are_digests if kind is DIGEST else partial(_all_hold, kind)
+
+    def holds(value: Any) -> bool:
+        if type(value) is not dict or not values_hold(value.values()):
+            return False
+        return keys is TEXT or all(map(keys.holds, value))  # JSON has no other keys
+
+    return Kind(f"an object with {kind.words} for each key", holds)
+
+
+def list_of(kind: Kind) -> Kind:
+    """An array of ``kind``."""
+    return Kind(
+        f"an array of {kind.words}", lambda value: type(value) is list and all(map(kind.holds, value))
+    )
+
+
+def tuple_of(*kinds: Kind) -> Kind:
+    """An array with one value of each of ``kinds``."""
+
+    def holds(value: Any) -> bool:
+        if type(value) is not list or len(value) != len(kinds):
+            return False
+        return all(kind.holds(item) for kind, item in zip(kinds, value, strict=True))
+
+    return Kind(f"[{', '.join(kind.words for kind in kinds)}]", holds)
+
+
+def either(*kinds: Kind) -> Kind:
+    """One of ``kinds``."""
+    words = " or ".join(kind.words for kind in kinds)
+    return Kind(words, lambda value: any(kind.holds(value) for kind in kinds))
+
+
+def or_null(kind: Kind) -> Kind:
+    """``kind``, or null."""
+    return Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
+
+
+def require_fields(data: Any, table: Mapping[str, Kind]) -> dict[str, Any]:
+    """``data``, whose fields are all in ``table`` and hold what it says; missing ones are the dataclass's affair.
+
+    Raises:
+        ValueError: Something else is there; the message names the field.
+    """
+    if type(data) is not dict:
+        raise ValueError("it is not an object")
+    for name, value in data.items():
+        kind = table.get(name)
+        if kind is None:
+            raise ValueError(f"it has an unknown field `{name[:60]}`")
+        if not kind.holds(value):
+            raise ValueError(f"its `{name}` is not {kind.words}")
+    return data

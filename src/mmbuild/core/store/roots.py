@@ -1,0 +1,157 @@
+"""Named builds: what each build directory holds, so that gc keeps it and plans can say what changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import STORE_NOTE
+from mmbuild.core.store.atomic_files import write_whole
+from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.manifest import Seen
+from mmbuild.core.store.record_fields import (
+    COUNT,
+    DIGEST,
+    INNER_PATH,
+    LOCATION,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Kind,
+    either,
+    mapping_of,
+    require_fields,
+    tuple_of,
+)
+
+Laid = tuple[Any, ...]
+"""(inode, size, mtime_ns, ctime_ns, content) of a file that was laid out: see
+:func:`mmbuild.core.store.build_check.laid`.
+
+Older roots have the first three numbers alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One named build.
+
+    Attributes:
+        directory: Absolute path of the engine directory.
+        recipe: Name of the variant.
+        targets: Artifact digest by place in the directory (``""`` is the engine itself).
+        definitions: Definition key by action label, of everything the build needed.
+        artifacts: Artifact digest by action label.
+        files: Each file laid out, by path: :data:`Laid`.
+        settings: What the recipe's files said, by dotted key.
+        at: Seconds since the epoch when it was laid out; 0 where that was not noted.
+        previous: ``definitions``, ``settings`` and ``at`` of what was there before, where other actions made that.
+        void: Why the files are not to be trusted; empty for a build that is whole as far as is known.
+    """
+
+    directory: str
+    recipe: str
+    targets: Mapping[str, str] = field(default_factory=dict)
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, Laid] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    at: float = 0.0
+    previous: Mapping[str, Any] = field(default_factory=dict)
+    void: str = ""
+
+
+_LAID = either(tuple_of(COUNT, COUNT, COUNT, COUNT, TEXT), tuple_of(COUNT, COUNT, COUNT))
+_PLACE = either(Kind("the empty text", lambda value: value == ""), INNER_PATH)
+_ROOT: Mapping[str, Kind] = {
+    "directory": LOCATION,
+    "recipe": TEXT,
+    "targets": mapping_of(DIGEST, keys=_PLACE),
+    "definitions": mapping_of(DIGEST),
+    "artifacts": mapping_of(DIGEST),
+    "files": mapping_of(_LAID, keys=INNER_PATH),
+    "settings": OBJECT,
+    "at": NUMBER,
+    "previous": OBJECT,
+    "void": TEXT,
+}
+_PREVIOUS: Mapping[str, Kind] = {"definitions": mapping_of(DIGEST), "settings": OBJECT, "at": NUMBER}
+
+
+def root_path(store: Store, directory: Path | str) -> Path:
+    """Where the root of a build directory lies in the store."""
+    import hashlib  # not for workers: each fork would pay for OpenSSL's pages
+
+    name = hashlib.blake2b(os.fsencode(directory), digest_size=16).hexdigest()
+    return store.root / "roots" / f"{name}.json"
+
+
+def read_root(store: Store, directory: Path | str) -> Root | None:
+    """What ``directory`` was built from, or None where nothing (readable) is known."""
+    path = root_path(store, directory)
+    root = _parse(path)
+    return root if root is not None and root.directory == str(directory) else None
+
+
+def all_roots(store: Store) -> list[Root]:
+    """Every named build that this store knows."""
+    paths = sorted((store.root / "roots").glob("*.json"))
+    roots = [(path, _parse(path)) for path in paths]
+    return [root for path, root in roots if root is not None and root_path(store, root.directory) == path]
+
+
+def write_root(store: Store, root: Root) -> None:
+    """Record a named build."""
+    with disk_errors(store.root):
+        write_whole(root_path(store, root.directory), json.dumps(asdict(root)).encode(), owned=True)
+
+
+def before(root: Root | None, definitions: Mapping[str, str]) -> Mapping[str, Any]:
+    """``previous`` of what takes the place of ``root`` and is made by ``definitions``."""
+    if root is None:
+        return {}
+    if root.definitions == definitions:  # laid out again
+        return root.previous
+    return {"definitions": root.definitions, "settings": root.settings, "at": root.at}
+
+
+def scan_files(directory: Path | str) -> dict[str, Seen]:
+    """Stat of every file below ``directory``, links not followed; empty where it does not exist."""
+    found: dict[str, Seen] = {}
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        try:
+            entries = os.scandir(os.path.join(directory, prefix))
+        except (OSError, ValueError):
+            continue
+        with entries:
+            for entry in entries:
+                name = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(name + "/")
+                else:
+                    with suppress(OSError):  # gone meanwhile
+                        found[name] = seen_of(entry.stat(follow_symlinks=False))
+    return found
+
+
+def seen_of(found: os.stat_result) -> Seen:
+    """What is compared of a file's stat."""
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _parse(path: Path) -> Root | None:
+    """What a file says, whatever its name; None for one that is damaged."""
+    try:
+        data = require_fields(read_object(path, STORE_NOTE), _ROOT)
+        require_fields(data.get("previous", {}), _PREVIOUS)
+        return Root(**{**data, "files": {name: tuple(item) for name, item in data.get("files", {}).items()}})
+    except (OSError, ValueError, TypeError, FileRefusedError):
+        return None

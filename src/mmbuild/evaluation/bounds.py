@@ -1,0 +1,53 @@
+"""The bounds an engine is held to: what a recipe states, and what holds where it states nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
+
+NAMES = ("min_answer_agreement", "max_kl", "max_perplexity_ratio", "min_greedy_prefix")
+"""Gates, in the order in which they are told."""
+
+RECIPE, DEFAULT = "recipe", "default"
+
+# Of engines whose recipe is not known: what the checkpoint calls the algorithm.
+_ALGORITHM: Mapping[str, str] = MappingProxyType(
+    {"W8A16": "int8", "W4A16": "int4", **{how.quant_algo: name for name, how in ALGORITHMS.items()}}
+)
+
+
+@cache
+def defaults() -> Mapping[str, Mapping[str, float]]:
+    """``gates.yaml``: bound by gate, by algorithm."""
+    text = (files("mmbuild.evaluation") / "gates.yaml").read_text(encoding="utf-8")
+    return MappingProxyType(yaml.safe_load(text))
+
+
+def bounds(algorithm: str, stated: Mapping[str, float | None], *, dummy: bool = False) -> dict[str, Any]:
+    """The gates of a build as plain data, ``{gate: {"bound", "origin"}}``.
+
+    Args:
+        algorithm: As in recipes; ``none`` has no defaults, it must be identical up to rounding.
+        stated: The recipe's ``gates``; None is as good as absent.
+        dummy: Whether the weights are random: defaults say nothing of those.
+    """
+    usual = {} if dummy else defaults().get(algorithm, {})
+    found: dict[str, Any] = {}
+    for name in NAMES:
+        if stated.get(name) is not None:
+            found[name] = {"bound": stated[name], "origin": RECIPE}
+        elif name in usual:
+            found[name] = {"bound": usual[name], "origin": DEFAULT}
+    return found
+
+
+def usual_bounds(quant_algo: str | None) -> dict[str, Any]:
+    """Default gates of an engine whose recipe is not known, by its checkpoint's ``quant_algo``."""
+    return bounds(_ALGORITHM.get(quant_algo or "", "none"), {})

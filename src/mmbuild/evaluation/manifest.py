@@ -1,0 +1,56 @@
+"""What ``manifest.json`` of a build says: of a published engine, or of one that was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base.field_checks import anything, listing, mapping, number, record, text, word
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import ENGINE_MANIFEST
+
+NAME = "manifest.json"
+
+_OBJECT = mapping(anything, 100_000)
+_ACTION: Mapping[str, Any] = {
+    "label": word,
+    "step": word,
+    "artifact": word,
+    "message": text(1_000_000),
+    "params": _OBJECT,
+    "target": _OBJECT,
+    "toolchain": _OBJECT,
+    "sources": _OBJECT,
+    "locators": mapping(text(100_000), 100_000),
+    "inputs": _OBJECT,
+    "seconds": number(0, 1e12),
+    "peak_memory": number(0, 1e18),
+}
+_ACTIONS = listing(record(_ACTION, may_lack=tuple(_ACTION), closed=False), 100_000)
+_FIELDS = {"actions": _ACTIONS, "refused": _ACTIONS, "settings": _OBJECT}
+_FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
+
+
+def read(build: Path) -> Mapping[str, Any]:
+    """The manifest; empty where there is no readable one."""
+    try:
+        content = read_object(build / NAME, ENGINE_MANIFEST)
+    except (OSError, FileRefusedError):
+        return {}
+    return content if _FORM(content, "") is None else {}
+
+
+def actions(build: Path, step: str) -> list[Mapping[str, Any]]:
+    """The entries of ``step``, the refused one included; none where the manifest is damaged."""
+    content = read(build)
+    found = [*content.get("actions", ()), *content.get("refused", ())]
+    return [action for action in found if action.get("step") == step]
+
+
+def weights(build: Path) -> str | None:
+    """``dummy`` where the weights are random, ``model`` where they are not, None where nobody knows."""
+    kinds = [one.get("params", {}).get("kind") for one in actions(build, "download")]
+    if not kinds:
+        return None
+    return "dummy" if "dummy" in kinds else "model"

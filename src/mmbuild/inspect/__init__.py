@@ -1,0 +1,1 @@
+"""Explains and compares what was built, and checks this host."""

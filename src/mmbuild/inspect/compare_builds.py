@@ -1,0 +1,221 @@
+"""Several builds side by side: precision, size, what building took, quality, speed.
+
+Everything is read from the build directories; no engine is loaded and nothing is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbuild.backends.engine_dir import description as layout
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.field_checks import flag, listing, mapping, number, optional, record, text, whole, word
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MEASUREMENTS
+from mmbuild.evaluation import manifest
+
+REPORT, PROFILE = "report.json", "profile.json"
+REPORT_VERSION = 3
+_WEIGHTS = (".safetensors",)
+_PACKAGES = (".pt2", ".engine", ".plan")
+
+_MANY = 1_000_000
+_QUESTION = record(
+    {"image": whole(1, _MANY), "prompt": optional(text(_MANY)), "max_new_tokens": whole(1, _MANY)},
+    closed=False,
+)
+_REPORT = record(
+    {
+        "engine": optional(word),
+        "quality": mapping(record({"value": optional(number(-1e300, 1e300))}, closed=False), 1_000),
+        "gates": listing(record({"passed": flag}, closed=False), 1_000),
+        "questions": listing(_QUESTION, _MANY),
+        "pictures": listing(text(_MANY), _MANY),
+    },
+    may_lack=("engine",),
+    closed=False,
+)
+_PROFILE = record(
+    {"tokens_per_second": optional(number(0, 1e15)), "peak_bytes": optional(number(0, 1e18))},
+    may_lack=("tokens_per_second", "peak_bytes"),
+    closed=False,
+)
+
+
+class CompareError(MmbuildError):
+    """A build whose report cannot be read."""
+
+
+def compare(builds: Sequence[str | Path]) -> dict[str, Any]:
+    """Look at ``builds``.
+
+    Returns:
+        ``{"version", "builds", "notes"}``, plain data. Of each build: ``name``, ``family``, ``backend``, ``device``,
+        ``ranks``, ``dtype``, ``quant_algo``, ``weights`` (``dummy`` where they are random), ``refused``, ``model``
+        (digests of its sources), ``bytes`` (``weights``, ``packages``), ``building`` (``seconds`` of all its
+        actions, ``peak_memory`` bytes), ``quality`` (value by gate), ``gates`` (passed, of how many),
+        ``questions``, ``asked`` and ``speed`` (of a kept ``profile.json``); None where a build does not say. A note
+        says what is not comparable.
+
+    Raises:
+        LayoutError: A directory is no engine directory.
+        CompareError: MM596, a report or profile is damaged or of another version.
+    """
+    found = [look(Path(build)) for build in builds]
+    return {"version": 1, "builds": found, "notes": notes(found)}
+
+
+def look(build: Path) -> dict[str, Any]:
+    """One build, as :func:`compare` describes it."""
+    description = layout.read(build, whole_llm=False)
+    llm, report = description.llm, _report(build)
+    return {
+        "name": str(build),
+        "family": description.family,
+        "backend": description.backend,
+        "device": _device(description.target),
+        "ranks": llm["tensor_parallel"],
+        **_precision(llm),
+        "weights": manifest.weights(build),
+        "refused": [one.get("message", "") for one in manifest.read(build).get("refused", ())],
+        "model": sorted(str(one.get("artifact")) for one in manifest.actions(build, "download")) or None,
+        "bytes": {"weights": _bytes(build, _WEIGHTS), "packages": _bytes(build, _PACKAGES)},
+        "building": _building(build),
+        **_quality(report),
+        "speed": _speed(build),
+    }
+
+
+def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of ``found`` may not be compared with the first build's, one sentence each."""
+    first, told = found[0], []
+    for other in found[1:]:
+        both = f"`{other['name']}` and `{first['name']}`"
+        if _differ(first["model"], other["model"]) or first["family"] != other["family"]:
+            told.append(f"{both} are of different models: nothing but their own gates says how good they are")
+        elif _differ(first["asked"], other["asked"]):
+            told.append(f"{both} were asked different questions: their quality is not comparable")
+        if first["device"] != other["device"]:
+            told.append(f"{both} are for different devices: times and memory are not comparable")
+    told += [
+        f"the weights of `{one['name']}` are random: its quality means nothing"
+        for one in found
+        if one["weights"] == "dummy"
+    ]
+    return told
+
+
+def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
+    """Of backend tensorrt-llm, what the commands were made from."""
+    if "variables" not in llm:
+        return {"dtype": llm.get("dtype"), "quant_algo": llm.get("quant_algo")}
+    asked = llm["variables"]
+    algorithm = asked.get("algorithm")
+    return {"dtype": asked.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
+
+
+def _differ(one: object, other: object) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def _device(target: Mapping[str, Any]) -> str:
+    if target.get("sm") is not None:
+        return f"{target['device']} sm{target['sm']}"
+    return " ".join(str(target[key]) for key in ("device", "isa") if target.get(key))
+
+
+def _bytes(build: Path, suffixes: tuple[str, ...]) -> int:
+    """Bytes of the files that end so; links count for what they lead to."""
+    files = (path for path in build.rglob("*") if path.suffix in suffixes and path.is_file())
+    return sum(path.stat().st_size for path in files)
+
+
+def _building(build: Path) -> dict[str, float] | None:
+    """Of the actions that made the build, whenever they ran."""
+    try:
+        actions = manifest.read(build)["actions"]
+        return {
+            "seconds": sum(one["seconds"] for one in actions),
+            "peak_memory": max(one["peak_memory"] for one in actions),
+        }
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _report(build: Path) -> Mapping[str, Any] | None:
+    """The newest report of this very engine: of `mmbuild verify`, or else of apply."""
+    engines = manifest.actions(build, "assemble")
+    own = _read(build / REPORT)
+    if own is not None and (not engines or own.get("engine") == engines[0].get("artifact")):
+        return own
+    return _read(build / "verify" / REPORT)
+
+
+def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
+    if report is None:
+        return {"quality": None, "gates": None, "questions": None, "asked": None}
+    questions, pictures = report["questions"], report["pictures"]
+    return {
+        "quality": {name: found["value"] for name, found in report["quality"].items()},
+        "gates": [sum(gate["passed"] for gate in report["gates"]), len(report["gates"])],
+        "questions": len(questions),
+        "asked": [[pictures[one["image"] - 1], one["prompt"], one["max_new_tokens"]] for one in questions],
+    }
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    """A report; None where there is none, or one of backend tensorrt-llm, which compares nothing."""
+    data = _json(path)
+    if data is None:
+        return None
+    summary = data.get("summary", {})
+    if isinstance(summary, dict) and summary.get("compared") is False:
+        return None
+    if data.get("version") != REPORT_VERSION:
+        raise CompareError(
+            f"`{path}` is of version {str(data.get('version'))[:40]}, and this mmbuild reads version "
+            f"{REPORT_VERSION}",
+            code="MM596",
+            hint=f"Run `mmbuild verify {path.parent}`, which writes it again",
+        )
+    _require(path, _REPORT(data, "") or _pictured(data))
+    return data
+
+
+def _pictured(report: Mapping[str, Any]) -> str | None:
+    """Whether every question is about a picture of the report."""
+    count = len(report["pictures"])
+    beyond = next((one["image"] for one in report["questions"] if one["image"] > count), None)
+    return None if beyond is None else f"a question is about picture {beyond}, and there are {count}"
+
+
+def _require(path: Path, problem: str | None) -> None:
+    if problem is not None:
+        raise CompareError(
+            f"`{path}` is damaged: {problem}", code="MM596", hint="Run `mmbuild verify` on the build again"
+        )
+
+
+def _speed(build: Path) -> Mapping[str, Any] | None:
+    """Of what ``mmbuild run BUILD --json`` printed, where somebody kept it as ``profile.json``."""
+    data = _json(build / PROFILE)
+    profile = data.get("profile") if data is not None else None
+    if not isinstance(profile, dict):
+        return None
+    _require(build / PROFILE, _PROFILE(profile, "profile"))
+    return {name: profile.get(name) for name in ("tokens_per_second", "peak_bytes")}
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_object(path, MEASUREMENTS)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except FileRefusedError as error:
+        raise CompareError(f"`{path}` {error.problem}", code="MM596", hint="Remove it") from None
+    except OSError as error:
+        raise CompareError(
+            f"`{path}` cannot be read: {error.strerror}", code="MM596", hint="Remove it"
+        ) from error

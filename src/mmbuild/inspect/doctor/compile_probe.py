@@ -1,0 +1,49 @@
+"""What the compiler check runs in a process of its own: one small package, built, loaded and called.
+
+``python -m mmbuild.inspect.doctor.compile_probe DIRECTORY`` prints one line of JSON. The package is built and loaded
+by the functions that build and load engines, for this host's CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+MARK = "mmbuild-compiled:"
+
+
+def main(directory: Path) -> None:
+    """Build, load and call; raises whatever goes wrong."""
+    import torch
+
+    from mmbuild.backends.torch.aot_package import cpu_isa, load_package
+    from mmbuild.backends.torch.export import compile_package
+    from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX
+
+    torch.manual_seed(0)
+    parts = {"model": torch.nn.Linear(16, 16), "activation": torch.nn.SiLU()}
+    module, x = torch.nn.Sequential(OrderedDict(parts)).eval(), torch.randn(3, 16)
+    started = time.monotonic()
+    with torch.no_grad():
+        program = torch.export.export(module, (x,))
+        wanted = module(x)
+    path = directory / "probe.pt2"
+    compile_package(program, path, {"device": "cpu", "sm": None, "isa": cpu_isa()})
+    compiled = time.monotonic()
+    # Bound by the names of a checkpoint, as an engine's are.
+    constants = {
+        name.removeprefix(PACKAGE_PREFIX): value.detach() for name, value in module.named_parameters()
+    }
+    package = load_package(path, constants, "cpu")
+    got = package(x)
+    if not torch.allclose(got, wanted, atol=1e-5):
+        raise RuntimeError(f"the compiled package is off by {float((got - wanted).abs().max()):.3g}")
+    loaded = time.monotonic()
+    print(f"\n{MARK}" + json.dumps({"compile": compiled - started, "load": loaded - compiled}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,128 @@
+"""Programs and packages of this host: our own Python's, git, MPI, container engines, TensorRT's interpreter."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+
+from mmbuild.backends.environments.probe import ProbeError, interpreter_versions, normalized
+from mmbuild.backends.tensorrt_llm.checks.model import Check, Status
+from mmbuild.backends.tensorrt_llm.checks.requirements import names_for, version_of
+from mmbuild.backends.tensorrt_llm.checks.versions import accepts, own_extra
+from mmbuild.base import host
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.optional_packages import install_hint
+from mmbuild.config.model import Interpreter
+
+_TENSORRT = ">=8.6,<12"
+_TENSORRT_PYTHON = ">=3.10"
+
+
+def python_check() -> Check:
+    """mmbuild's own Python."""
+    return Check("python", "ok", platform.python_version())
+
+
+def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
+    """What an extra of ours asks for, held against what is installed.
+
+    Args:
+        extra: ``torch``, ``mpi``, ...
+        needed: Whether a build needs it.
+    """
+    wanted = own_extra(extra)
+    installed = _installed(wanted)
+    for name, specifier in wanted.items():
+        found = installed.get(normalized(name))
+        if found is not None and accepts(specifier, found):
+            yield Check(name, "ok", found, specifier)
+            continue
+        status: Status = "fail" if needed or found is not None else "warn"
+        why = (
+            f"mmbuild was written for these versions of {name}"
+            if found
+            else f"extra `{extra}` is not installed"
+        )
+        yield Check(name, status, found or "not installed", specifier, why, install_hint(extra))
+
+
+def _installed(names: Iterable[str]) -> Mapping[str, str]:
+    """Versions of what our own Python has of ``names``, by normalized name."""
+    return {normalized(name): text for name, text in host.installed_versions(names).items()}
+
+
+def program_check(name: str, *, needed: bool, why: str, way: str) -> Check:
+    """Whether a program is on PATH."""
+    path = shutil.which(name)
+    if path is not None:
+        return Check(name, "ok", path)
+    return Check(name, "fail" if needed else "warn", "not found", "on PATH", why, way)
+
+
+def script_checks() -> Iterator[Check]:
+    """What scripts of ``mmbuild script`` call to fetch models."""
+    why = "scripts of `mmbuild script` fetch models with it"
+    for name, package in (("git", "git"), ("git-lfs", "git-lfs")):
+        yield program_check(name, needed=False, why=why, way=f"Install it (`apt install {package}`)")
+
+
+def mpirun_check(ranks: int) -> Check:
+    """Whether engines over several ranks can be started."""
+    from mmbuild.backends.torch.distributed import mpirun
+
+    try:
+        found = mpirun.find()
+    except MmbuildError as error:
+        why = f"recipes build for {ranks} ranks"
+        return Check("mpirun", "fail", error.message, "Open MPI or MPICH", why, error.hint or "")
+    return Check("mpirun", "ok", f"{found.path} ({found.kind.name})")
+
+
+def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterator[Check]:
+    """The Python that builds and runs TensorRT visual engines; nothing where none is configured and none needed."""
+    if interpreter is None:
+        own = version_of("tensorrt", _installed(names_for("tensorrt")))
+        if own is not None:
+            fits = accepts(_TENSORRT, own) is True
+            why = "" if fits else "TensorRT visual engines are built and run there"
+            yield Check(
+                "tensorrt", "ok" if fits else "fail", f"{own}, in mmbuild's own Python", _TENSORRT, why
+            )
+        elif needed:
+            why = "recipes ask for TensorRT visual engines, which are built and run in a Python of their own"
+            way = "`mmbuild config set-tensorrt --python PYTHON`, or `--set visual.backend=torch`"
+            yield Check(
+                "tensorrt python", "fail", "not configured", "a Python with tensorrt and numpy", why, way
+            )
+        return
+    try:
+        versions = interpreter_versions(interpreter, (*names_for("tensorrt"), "numpy"))
+    except ProbeError as error:
+        yield Check("tensorrt python", "fail", str(interpreter.python), "", error.message, error.hint or "")
+        return
+    yield from (
+        _versioned("tensorrt python", "python", _TENSORRT_PYTHON, versions, interpreter),
+        _versioned("tensorrt", "tensorrt", _TENSORRT, versions, interpreter),
+        _versioned("numpy beside tensorrt", "numpy", "", versions, interpreter),
+    )
+
+
+def _versioned(
+    name: str, distribution: str, specifier: str, versions: Mapping[str, str], interpreter: Interpreter
+) -> Check:
+    found = version_of(distribution, versions)
+    if found is not None and accepts(specifier, found):
+        return Check(name, "ok", found, specifier)
+    way = f"{interpreter.python} -m pip install '{distribution}{specifier}'"
+    if distribution == "python":
+        way = "Make a virtual environment with such a Python, and name it with `mmbuild config set-tensorrt`"
+    why = "TensorRT visual engines are built and run there"
+    return Check(name, "fail", found or "not installed", specifier or "any", why, way)
+
+
+def engine_checks(engines: Iterable[str]) -> Iterator[Check]:
+    """Container engines that the configuration names."""
+    for name in sorted(set(engines)):
+        why = "the configuration runs a toolchain in a container"
+        yield program_check(name, needed=True, why=why, way=f"Install {name}")

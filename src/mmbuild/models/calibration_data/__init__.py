@@ -1,0 +1,1 @@
+"""Calibration data: samples of a file, of a data set on the hub, or synthetic."""

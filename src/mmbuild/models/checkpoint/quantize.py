@@ -1,0 +1,181 @@
+"""From an unquantized checkpoint to a weight-only one, a few tensors in memory at a time.
+
+Scales follow from the weights alone, or suit what calibration saw of each layer's inputs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbuild.base.progress import Progress, silent
+from mmbuild.models.checkpoint import writer
+from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
+from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.checkpoint.hf_weights import row_blocks
+from mmbuild.models.checkpoint.reader import load_config, open_tensors, rank_file
+from mmbuild.models.checkpoint.tensor_table import TensorSpec
+from mmbuild.models.checkpoint.tensor_table import tensors as specified
+from mmbuild.models.checkpoint.threads import in_order
+from mmbuild.models.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmbuild.models.checkpoint.clip_search import Moments
+
+# Bytes of a block that is only copied.
+_BLOCK = 4 << 20
+# Bytes of finished tensors that may wait to be written, over all threads.
+_MEMORY = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """A rank on its way from the unquantized file to the quantized one.
+
+    Attributes:
+        tensors: What is there, views of the mapped file.
+        moments: Of the inputs of this rank's part of each quantizable weight; empty without calibration.
+        entries: What the new file holds, by name.
+        file: The new file.
+    """
+
+    tensors: Mapping[str, Tensor]
+    moments: Mapping[str, Moments]
+    entries: Mapping[str, writer.Entry]
+    file: writer.OpenFile
+
+
+def quantize_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    algorithm: str,
+    progress: Progress = silent,
+    threads: int = 1,
+    moments: Mapping[str, Moments] | None = None,
+) -> CheckpointConfig:
+    """Write the quantized ``config.json`` and rank files into ``out``.
+
+    Args:
+        checkpoint: An unquantized checkpoint of ours.
+        out: An existing directory.
+        algorithm: ``int8`` or ``int4``.
+        progress: Told the tensor and the share done.
+        threads: How many tensors are worked on at once; fewer where they would take more than 512 MiB.
+        moments: Of the inputs of each quantizable weight, before ranks split them; None: absmax scales.
+
+    Raises:
+        CheckpointError: The checkpoint is unreadable, quantized already, or does not pack.
+    """
+    how = ALGORITHMS[algorithm]
+    config = load_config(checkpoint)
+    if config.quant_algo is not None:
+        raise CheckpointError(
+            f"`{checkpoint}` is quantized already ({config.quant_algo})",
+            code="MM438",
+            hint="Quantize the unquantized checkpoint",
+        )
+    _write_ranks(checkpoint, out, how, config, progress, threads, moments or {})
+    made = replace(config, quant_algo=how.quant_algo)
+    (out / "config.json").write_text(json.dumps(to_json(made), indent=2, sort_keys=True) + "\n")
+    return made
+
+
+def scale_name(weight: str) -> str:
+    """Name of the scales of a quantized weight."""
+    return weight.removesuffix("weight") + "per_channel_scale"
+
+
+def _write_ranks(
+    checkpoint: Path,
+    out: Path,
+    how: WeightOnly,
+    config: CheckpointConfig,
+    progress: Progress,
+    threads: int,
+    moments: Mapping[str, Moments],
+) -> None:
+    specs = [spec for spec in specified(config.llm) if spec.quantizable]
+    quantizable = {spec.name for spec in specs}
+    with ExitStack() as files:
+        ranks = [
+            files.enter_context(
+                _rank(
+                    checkpoint, out, rank, quantizable, how, config.dtype, _cut(moments, specs, config, rank)
+                )
+            )
+            for rank in range(config.tensor_parallel)
+        ]
+        tasks = [
+            partial(_quantized, rank, name, how) if name in quantizable else partial(_copied, rank, name)
+            for rank in ranks
+            for name in rank.tensors
+        ]
+        largest = max(rank.entries[name].size for rank in ranks for name in quantizable)
+        workers = max(1, min(threads, _MEMORY // largest))
+        for done, name in enumerate(in_order(tasks, workers), start=1):
+            progress(name, done / len(tasks))
+
+
+def _cut(
+    moments: Mapping[str, Moments], specs: Sequence[TensorSpec], config: CheckpointConfig, rank: int
+) -> dict[str, Moments]:
+    """What a rank sees of the inputs."""
+    cuts = {spec.name: spec.parts[0].rule(config.llm, rank, config.tensor_parallel) for spec in specs}
+    return {name: found.columns(cuts[name].columns) for name, found in moments.items()}
+
+
+@contextmanager
+def _rank(
+    checkpoint: Path,
+    out: Path,
+    rank: int,
+    quantizable: set[str],
+    how: WeightOnly,
+    dtype: str,
+    moments: Mapping[str, Moments],
+) -> Iterator[_Rank]:
+    tensors = open_tensors(checkpoint, rank)
+    entries = writer.layout(_entries(tensors, quantizable, how, dtype))
+    with writer.create(out / rank_file(rank), entries) as file:
+        yield _Rank(tensors, moments, {entry.name: entry for entry in entries}, file)
+
+
+def _entries(
+    tensors: Mapping[str, Tensor], quantizable: set[str], how: WeightOnly, dtype: str
+) -> Iterator[writer.Entry]:
+    for name, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        if name in quantizable:
+            yield writer.Entry(name, "int8", quantized_shape(shape, how, name))
+            yield writer.Entry(scale_name(name), dtype, shape[:1])
+        else:
+            yield writer.Entry(name, dtype, shape)
+
+
+def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:
+    """Write a quantized weight and its scales; its name."""
+    if name in rank.moments:
+        from mmbuild.models.checkpoint import clip_search
+
+        values, scales = clip_search.quantize(rank.tensors[name], how, rank.moments[name])
+    else:
+        values, scales = quantize(rank.tensors[name], how)
+    for entry, tensor in ((name, values), (scale_name(name), scales)):
+        writer.check_filled(rank.entries[entry], rank.file.put(entry, tensor))
+    return name
+
+
+def _copied(rank: _Rank, name: str) -> str:
+    """Write a tensor as it is; its name."""
+    written = 0
+    for block in row_blocks(rank.tensors[name], _BLOCK):
+        written += rank.file.put(name, block, written)
+    writer.check_filled(rank.entries[name], written)
+    return name

@@ -1,0 +1,278 @@
+"""Whether a line of TensorRT-LLM reads a checkpoint, by the keys, algorithms and tensors that its reader knows.
+
+The facts are in ``reader_compatibility.yaml``. They are stricter than the readers themselves: what is not known of a
+line is refused, so that nothing is promised that nobody read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import CHECKPOINT_CONFIG
+from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_header
+from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.checkpoint.reader import rank_file
+
+_ROWS = ("attention.dense", "mlp.proj")
+_LINEARS = ("attention.qkv", *_ROWS, "mlp.fc", "mlp.gate")
+_NORMS = ("input_layernorm", "post_layernorm")
+_PLAIN_BASE = 10000.0
+_UNKNOWN = "not known to be read"
+_MOST_RANKS = 1_000
+
+Header = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Tensors of a rank's file by name: number type (``F16``, ``I8``, ``F8_E4M3``) and shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """What a reader would not take.
+
+    Attributes:
+        key: Of ``config.json``, from the outside in, joined by dots; or the name of a tensor.
+        why: What is wrong with it, without the key.
+    """
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of TensorRT-LLM.
+
+    Attributes:
+        quantization: Keys of ``quantization``; others raise.
+        quant_algos: Values of ``quant_algo``.
+        calibrated: Algorithms whose layers it loads, by architecture.
+        reader_run: Whether that was seen by running its reader; else its sources were read.
+        rotary_kinds: Kinds of rope scaling that it knows.
+        float16_alone: Algorithms that compute in float16, whatever the model's dtype.
+        plain_rotary_alone: Algorithms whose attention ignores rotary base and scaling.
+        derives_head_size: Whether it takes ``hidden_size / num_attention_heads`` for the head size.
+    """
+
+    quantization: Sequence[str]
+    quant_algos: Sequence[str]
+    calibrated: Mapping[str, Sequence[str]]
+    reader_run: bool
+    rotary_kinds: Sequence[str]
+    float16_alone: Sequence[str] = ()
+    plain_rotary_alone: Sequence[str] = ()
+    derives_head_size: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What quantized layers hold.
+
+    Attributes:
+        dtypes: Of the model.
+        tensors: Number types by suffix.
+        rows: The same, of layers whose inputs are split over ranks.
+        norms: The same, of the norms of every layer; one number each.
+        group_sizes: None: the algorithm has no groups.
+    """
+
+    dtypes: Sequence[str]
+    tensors: Mapping[str, Sequence[str]]
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    norms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    group_sizes: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``reader_compatibility.yaml``."""
+
+    required: Sequence[str]
+    read_only: Sequence[str]
+    lines: Mapping[str, Line]
+    layouts: Mapping[str, Layout]
+    permuted: Sequence[str]
+
+
+@cache
+def facts() -> Facts:
+    """The table.
+
+    Raises:
+        TypeError: The file is not of the form (a mistake of ours, found by tests).
+    """
+    text = (files("mmbuild.models.checkpoint") / "reader_compatibility.yaml").read_text(encoding="utf-8")
+    content = yaml.safe_load(text)
+    return Facts(
+        **content
+        | {
+            "lines": {name: Line(**line) for name, line in content["lines"].items()},
+            "layouts": {name: Layout(**layout) for name, layout in content["layouts"].items()},
+        }
+    )
+
+
+def read_config(line: str, config: Mapping[str, Any]) -> tuple[Objection, ...]:
+    """What ``line``'s reader would not take of a ``config.json``; empty where it takes all.
+
+    Args:
+        line: A version of TensorRT-LLM, as toolchains are named.
+        config: The file's content.
+    """
+    known = facts().lines.get(line)
+    if known is None:
+        return (Objection("version", f"TensorRT-LLM {line} is {_UNKNOWN}"),)
+    return tuple(_config(known, config))
+
+
+def _config(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
+    for key in facts().required:
+        if config.get(key) is None:
+            yield Objection(key, "is missing")
+    for key in config:
+        if key in facts().read_only:
+            yield Objection(key, "is a name that its reader cannot set")
+    yield from _positions(line, config)
+    quantization = config.get("quantization") or {}
+    for key in quantization:
+        if key not in line.quantization:
+            yield Objection(
+                f"quantization.{key}", "is a key that its reader does not know, which ends reading"
+            )
+    algorithm = quantization.get("quant_algo")
+    if algorithm is not None:
+        yield from _quantized(line, config, algorithm)
+
+
+def _positions(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
+    scaling = config.get("rotary_scaling")
+    kind = None if scaling is None else scaling.get("type")
+    if scaling is not None and kind not in line.rotary_kinds:
+        known = ", ".join(line.rotary_kinds)
+        yield Objection("rotary_scaling", f"`{kind}` is not a kind that its reader knows ({known})")
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if line.derives_head_size and width and heads and config.get("head_size") not in (None, width // heads):
+        yield Objection(
+            "head_size",
+            f"{config['head_size']} is not hidden_size {width} / num_attention_heads {heads}, which its reader takes",
+        )
+
+
+def _quantized(line: Line, config: Mapping[str, Any], algorithm: str) -> Iterator[Objection]:
+    where = "quantization.quant_algo"
+    if algorithm not in line.quant_algos:
+        yield Objection(where, f"{algorithm} is none that its reader knows")
+        return
+    if algorithm in facts().permuted:
+        if config.get("layout") == "plain":
+            yield Objection(
+                "layout", f"plain weights of {algorithm} are read as permuted ones, and give nonsense"
+            )
+        return
+    architecture = config.get("architecture")
+    layout = facts().layouts.get(algorithm)
+    if layout is None or algorithm not in line.calibrated.get(str(architecture), ()):
+        yield Objection(where, f"{algorithm} of {architecture} is {_UNKNOWN}")
+        return
+    if config.get("dtype") not in layout.dtypes:
+        yield Objection("dtype", f"{config.get('dtype')} with {algorithm} is {_UNKNOWN}")
+    elif algorithm in line.float16_alone and config.get("dtype") != "float16":
+        yield Objection("dtype", f"{algorithm} computes in float16 there, whatever the model's dtype")
+    turned = config.get("rotary_scaling") is not None or config.get("rotary_base") not in (None, _PLAIN_BASE)
+    if algorithm in line.plain_rotary_alone and turned:
+        yield Objection(
+            "rotary_base",
+            f"attention of {algorithm} ignores a base other than {_PLAIN_BASE:g} and any scaling",
+        )
+    group = config["quantization"].get("group_size")
+    if layout.group_sizes is not None and group not in layout.group_sizes:
+        yield Objection("quantization.group_size", f"{group} is none that its kernels exist for")
+
+
+def read_tensors(config: Mapping[str, Any], header: Header) -> tuple[Objection, ...]:
+    """What any line's reader would miss or misread among a rank's tensors, by what ``config`` says of them."""
+    quantization = config.get("quantization") or {}
+    layout = facts().layouts.get(str(quantization.get("quant_algo")))
+    return () if layout is None else tuple(_tensors(layout, quantization.get("group_size"), header))
+
+
+def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Objection]:
+    yield from _norms(layout, header)
+    for weight in header:
+        layer = weight.removesuffix(".weight")
+        if layer == weight or not layer.endswith(_LINEARS):
+            continue
+        wanted = {**layout.tensors, **(layout.rows if layer.endswith(_ROWS) else {})}
+        for suffix, dtypes in wanted.items():
+            dtype = header.get(f"{layer}.{suffix}", ("", ()))[0]
+            if dtype not in dtypes:
+                why = f"is {dtype}, not {' or '.join(dtypes)}" if dtype else "is missing, which ends reading"
+                yield Objection(f"{layer}.{suffix}", why)
+        scales = header.get(f"{layer}.weights_scaling_factor", ("", ()))[1]
+        if (
+            layout.group_sizes is not None
+            and len(scales) == 2
+            and scales[1] * (group or 0) != header[weight][1][1]
+        ):
+            yield Objection(
+                f"{layer}.weights_scaling_factor", f"does not have a column for each {group} inputs"
+            )
+
+
+def _norms(layout: Layout, header: Header) -> Iterator[Objection]:
+    for weight in header:
+        norm = weight.removesuffix(".weight")
+        if norm == weight or not norm.endswith(_NORMS):
+            continue
+        for suffix, dtypes in layout.norms.items():
+            name = f"{norm}.{suffix}"
+            dtype, shape = header.get(name, ("", ()))
+            if not dtype:
+                yield Objection(name, "is missing, which ends reading")
+            elif dtype not in dtypes or shape != (1,):
+                yield Objection(name, f"is {dtype} {list(shape)}, not {' or '.join(dtypes)} [1]")
+
+
+def lines_that_read(checkpoint: Path) -> tuple[tuple[str, ...], Objection | None]:
+    """Lines whose readers take ``checkpoint``; where none does, what the newest objects to first.
+
+    Raises:
+        CheckpointError: MM436, a file cannot be read.
+    """
+    config, headers = _opened(checkpoint)
+    tensors = [item for header in headers for item in read_tensors(config, header)]
+    found = {line: [*read_config(line, config), *tensors] for line in facts().lines}
+    taken = tuple(line for line, objections in found.items() if not objections)
+    return taken, None if taken else found[list(found)[-1]][0]
+
+
+def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:
+    try:
+        config = read_object(checkpoint / "config.json", CHECKPOINT_CONFIG)
+        ranks = int(config["mapping"]["world_size"])
+        if not 1 <= ranks <= _MOST_RANKS:
+            raise ValueError(f"world_size is {ranks}")
+    except (OSError, FileRefusedError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"`{checkpoint / 'config.json'}` is no checkpoint config: {type(error).__name__} {error}",
+            code="MM436",
+            hint="Build the checkpoint again with `mmbuild apply`",
+        ) from error
+    return config, [_header(checkpoint / rank_file(rank)) for rank in range(ranks)]
+
+
+def _header(path: Path) -> Header:
+    try:
+        return {name: (tensor.dtype, tensor.shape) for name, tensor in read_tensor_header(path).items()}
+    except (OSError, FileRefusedError, HeaderProblemError) as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read: {error}",
+            code="MM436",
+            hint="Run `mmbuild cache verify`, then apply again",
+        ) from error

@@ -1,0 +1,55 @@
+"""Keys, defaults and aliases of transformers' config classes, as data: ``fields.yaml`` and ``defaults.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigClass:
+    """One of transformers' config classes; see ``fields.yaml`` for what each table says.
+
+    Attributes:
+        fields: Kinds of values by key: ``int|ints?``.
+        defaults: Values of keys that are left out, null where none is here.
+        aliases: Other names of keys.
+        sections: Sections that are configs, and what stands in for a missing one.
+        multiples: Pairs of a width and a number of heads that divides it.
+        choices: The only texts that a key holds.
+        within: Lower and upper bounds of numbers.
+    """
+
+    fields: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    multiples: Sequence[tuple[str, str]] = ()
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@cache
+def table(name: str) -> Mapping[str, Any]:
+    """A YAML file of this package."""
+    text = files("mmbuild.models.families").joinpath(name).read_text(encoding="utf-8")
+    content: Mapping[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return content
+
+
+@cache
+def config_class(model_type: str) -> ConfigClass:
+    """The class that transformers reads a config of ``model_type`` with.
+
+    Raises:
+        KeyError: No family reads such a config.
+    """
+    rules, every = table("fields.yaml")[model_type], table("fields.yaml")["every"]
+    defaults = {**every["defaults"], **table("defaults.yaml").get(model_type, {})}
+    choices = {**every["choices"], **rules.get("choices", {})}
+    return ConfigClass(**{**rules, "choices": choices}, defaults=defaults)

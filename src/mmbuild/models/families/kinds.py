@@ -1,0 +1,132 @@
+"""Identifies the kind of model that a ``config.json`` describes: the family that builds it, or why none does.
+
+Models are distinguished by ``model_type``, by the classes in ``architectures`` and by the keys of LLaVA's own layout.
+The rows are in ``kinds.yaml``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from mmbuild.models.families.defaults import table
+from mmbuild.models.families.facts import FamilyError
+from mmbuild.models.families.parse import shown
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SOURCE = ("model.source",)
+# Keys that LLaVA's and VILA's own code writes at the root.
+_OWN_KEYS = ("llm_cfg", "mm_vision_tower", "mm_projector_type", "mm_hidden_size", "mm_vision_select_layer")
+# Language models of a whole BLIP-2; one that names none is an OPT.
+_BLIP2 = {"opt": "blip2-opt", "t5": "blip2-t5"}
+
+
+def in_own_layout(config: Mapping[str, Any]) -> bool:
+    """Whether LLaVA's or VILA's own code wrote the config, not transformers."""
+    return not isinstance(config.get("text_config"), Mapping) and any(key in config for key in _OWN_KEYS)
+
+
+def builder(config: Mapping[str, Any]) -> str | None:
+    """The family that builds a model; None if no family does."""
+    kind = config.get("model_type")
+    if kind in ("llava", "llava_llama", "llama") and in_own_layout(config):
+        return "vila"
+    if kind == "llava" and _section_type(config, "text_config", "llama") == "llama":
+        return "llava"
+    if kind == "blip-2":
+        return _BLIP2.get(_section_type(config, "text_config", "opt"))
+    if kind == "vision-encoder-decoder":
+        sections = (_section_type(config, "encoder", ""), _section_type(config, "decoder", ""))
+        return "nougat" if sections == ("donut-swin", "mbart") else None
+    return _BLIP2.get(kind) if isinstance(kind, str) else None
+
+
+def types_of(family: str) -> Collection[str]:
+    """Values of ``model_type`` at the root of configs that ``family`` reads."""
+    types: Collection[str] = table("kinds.yaml")["families"][family]
+    return types
+
+
+def _section_type(config: Mapping[str, Any], key: str, default: str) -> str:
+    section = config.get(key)
+    return str(section.get("model_type", default)) if isinstance(section, Mapping) else default
+
+
+def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
+    """MM410: ``family`` does not build the model; names the family that does, or the reason why none does."""
+    kind = config.get("model_type")
+    right = builder(config)
+    if right is not None and right != family:
+        return _of_another(config, family, right)
+    if kind is None:
+        return _unknown("config.json has no `model_type`", _SOURCE)
+    other = resembling(model_type=kind) if isinstance(kind, str) else None
+    if other is not None:
+        return not_any_family(other, f"model_type {shown(kind)}")
+    if not any(kind in types_of(name) for name in table("kinds.yaml")["families"]):
+        return _unknown(
+            f"config.json says model_type {shown(kind)}, which is not supported: no family builds it", _SOURCE
+        )
+    names = " or ".join(f"`{name}`" for name in types_of(family))
+    return _unknown(f"config.json says model_type {shown(kind)}, and family {family} needs {names}", ())
+
+
+def tower_setting(config: Mapping[str, Any]) -> str:
+    """What to write into a recipe for a model that only names its tower."""
+    tower = config.get("mm_vision_tower")
+    if not (isinstance(tower, str) and REPOSITORY.fullmatch(tower)):
+        tower = "openai/clip-vit-large-patch14-336"
+    return f"`vision: {{source: hf://{tower}}}` below `model`"
+
+
+def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyError:
+    needs = ""
+    if right == "vila" and "llm_cfg" not in config:
+        needs = f" with {tower_setting(config)}"
+    elif config.get("model_type") in _BLIP2:
+        needs = " with a BLIP-2 checkpoint as `model.vision`"
+    layout = "" if right != "vila" else f" in {'VILA' if 'llm_cfg' in config else 'LLaVA'}'s own layout"
+    return FamilyError(
+        f"config.json describes a model of model_type {shown(config.get('model_type'))}{layout}, "
+        f"which family {family} does not read",
+        code="MM410",
+        hint=f"set model.family to `{right}`, which builds it{needs}",
+    )
+
+
+def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
+    rows = table("kinds.yaml")["families"].items()
+    listed = "; ".join(f"{', '.join(f'`{kind}`' for kind in kinds)} (family {name})" for name, kinds in rows)
+    return FamilyError(message, code="MM410", hint=f"supported are {listed}", blame=blame)
+
+
+def resembling(*, model_type: str | None = None, architecture: str | None = None) -> Mapping[str, str] | None:
+    """The row of ``kinds.yaml`` for a model that resembles a family's, by ``model_type`` or by class."""
+    for row in table("kinds.yaml")["others"]:
+        for key, value in (("model_type", model_type), ("architecture", architecture)):
+            if value is not None and re.search(row[key], value):
+                found: Mapping[str, str] = row
+                return found
+    return None
+
+
+def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") -> FamilyError:
+    """A model that resembles a family's and that no family builds."""
+    return FamilyError(
+        f"config.json describes {other['name']} ({told_by}), which is not supported: {other['why']}",
+        code=code,
+        hint=other["instead"],
+        blame=_SOURCE,
+    )
+
+
+def other_section(key: str, model_type: str, family: str, known: Collection[str]) -> FamilyError:
+    """MM410: a section is of a kind that the family does not combine."""
+    names = " and ".join(f"`{name}`" for name in known)
+    message = f"`{key}.model_type` is {shown(model_type)}, and family {family} is built for {names}"
+    right = _BLIP2.get(model_type) if key == "text_config" and family in _BLIP2.values() else None
+    if right is not None:
+        return FamilyError(message, code="MM410", hint=f"set model.family to `{right}`, which builds it")
+    hint = f"use a model whose `{key}` is {names.replace(' and ', ' or ')}; no family builds this combination"
+    return FamilyError(message, code="MM410", hint=hint, blame=_SOURCE)

@@ -1,0 +1,86 @@
+"""LLaVA's prompts and pictures, and a stand-in processor for random models.
+
+Tokenizer, chat template and preprocessing are the model's own, as transformers reads them. How many placeholders a
+picture takes is ``num_visual_features``, which follows from ``config.json``: processor files before transformers 4.45
+state neither ``patch_size`` nor ``num_additional_image_tokens``, and those of today must agree with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmbuild.models.errors import EngineError
+from mmbuild.models.families.llava import facts as read_facts
+from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
+from mmbuild.models.families.shared.chat import load_chat
+from mmbuild.models.families.shared.config_reading import saved_config
+from mmbuild.models.processor import Processor, Request
+
+
+def load(directory: Path) -> Processor:
+    """The processor saved in ``directory``.
+
+    Raises:
+        EngineError: MM516, tokenizer or image processor cannot be read, or the tokenizer lacks the image token.
+        TemplateError: MM730, the chat template cannot ask about a picture.
+    """
+    facts = read_facts(saved_config(directory))
+    loaded = hugging_face.saved_processor(directory)
+    tokenizer, features = loaded.tokenizer, facts.visual.num_visual_features
+    token = image_token(tokenizer, facts.image_token_id)
+    chat = load_chat([directory], tokenizer, token, "mmbuild.models.families.llava", "processor")
+
+    def encode(question: str | None, pictures: Sequence[Any]) -> Request:
+        prompt = chat.prompt(question or "", len(pictures))
+        if prompt.text.count(token) != len(pictures):
+            raise EngineError(
+                f"the prompt names {prompt.text.count(token)} images, and {len(pictures)} are given",
+                code="MM518",
+                hint=f"Name each image in the prompt with one {token}, or none",
+            )
+        text = prompt.text.replace(token, token * features)
+        ids = tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
+        if not pictures:
+            return Request(tuple(ids), torch.empty(0))
+        return Request(tuple(ids), hugging_face.pixels_of(loaded.image_processor, pictures))
+
+    return Processor(tokenizer, encode)
+
+
+def image_token(tokenizer: Any, token_id: int | None) -> str:
+    """The token that ``config.json`` gives to visual features.
+
+    Raises:
+        EngineError: MM516, the tokenizer has no such id.
+    """
+    token = None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)
+    if token is None:
+        raise EngineError(
+            f"config.json gives images the token {token_id}, and the tokenizer has no such token",
+            code="MM516",
+            hint="Take tokenizer and config.json from the same revision of the model",
+        )
+    return str(token)
+
+
+def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
+    """A tokenizer that knows every byte, and the model's image preprocessing."""
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    facts = read_facts(config)
+    assert facts.image_token_id is not None
+    special = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": facts.image_token_id}
+    side = facts.visual.image_size[0]
+    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor = LlavaProcessor(
+        images,
+        dummy_tokenizer.tokenizer(facts.llm.vocab_size, special),
+        patch_size=int(config["vision_config"].get("patch_size", 32)),
+        vision_feature_select_strategy=config.get("vision_feature_select_strategy", "default"),
+        num_additional_image_tokens=1,
+    )
+    processor.save_pretrained(out)

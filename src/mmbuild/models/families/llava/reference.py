@@ -1,0 +1,54 @@
+"""LLaVA as transformers runs it: processor, chat template and model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbuild.models.families.shared import hugging_face
+from mmbuild.models.families.shared.chat import own_template
+from mmbuild.models.families.shared.hugging_face import load_model as load
+from mmbuild.models.families.shared.hugging_face import tensor_shapes
+from mmbuild.models.families.shared.transformers_inputs import Inputs, ask_in_chat
+from mmbuild.models.processor import Request
+
+__all__ = ["load", "load_inputs", "tensor_shapes"]
+
+_CLASS_TOKENS = 1  # CLIP puts one in front of the patches
+
+
+def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
+    """transformers' processor, with what older files leave out filled in from the model's config.
+
+    Args:
+        sources: Model directories.
+        model: What :func:`load` gave.
+
+    Raises:
+        EngineError: MM516, the processor cannot be read.
+    """
+    processor = hugging_face.saved_processor(sources["model"])
+    _fill(processor, sources["model"], model.config)
+
+    def inputs(question: str | None, pictures: Sequence[Any]) -> Request:
+        return ask_in_chat(processor, question or "", pictures)
+
+    return inputs
+
+
+def _fill(processor: Any, directory: Path, config: Any) -> None:
+    """Fields that files before transformers 4.45 to 4.48 do not have, and the chat template of before both."""
+    stated = hugging_face.processor_fields(directory)
+    for name, value in (
+        ("patch_size", config.vision_config.patch_size),
+        ("vision_feature_select_strategy", config.vision_feature_select_strategy),
+        ("num_additional_image_tokens", _CLASS_TOKENS),
+    ):
+        if stated.get(name) is None:
+            setattr(processor, name, value)
+    processor.chat_template = (
+        processor.chat_template
+        or processor.tokenizer.chat_template
+        or own_template("mmbuild.models.families.llava").replace("<image>", processor.image_token)
+    )

@@ -1,0 +1,216 @@
+"""Families whose processor and model are transformers' own classes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbuild.base.directory_listing import entries
+from mmbuild.base.files import require_regular
+from mmbuild.models.errors import EngineError
+from mmbuild.models.files.small_files import read_json
+from mmbuild.models.images import require_pixels
+from mmbuild.models.processor import first_line
+from mmbuild.models.sources.errors import SourceError
+
+
+def saved_processor(directory: Path) -> Any:
+    """transformers' processor in ``directory``; Pillow is enough, torchvision is not needed.
+
+    Raises:
+        EngineError: MM516, tokenizer or image processor cannot be read.
+    """
+    _quietly()
+    from transformers import AutoProcessor
+
+    return _saved(AutoProcessor, directory, backend="pil")
+
+
+def processor_fields(directory: Path) -> Mapping[str, Any]:
+    """What ``processor_config.json`` in ``directory`` states; nothing where there is no such file."""
+    file = directory / "processor_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def saved_tokenizer(directory: Path) -> Any:
+    """transformers' tokenizer in ``directory``.
+
+    Raises:
+        EngineError: MM516, it cannot be read.
+    """
+    _quietly()
+    from transformers import AutoTokenizer
+
+    return _saved(AutoTokenizer, directory)
+
+
+def saved_image_processor(directory: Path) -> Any:
+    """transformers' preprocessing of pictures in ``directory``, on Pillow.
+
+    Raises:
+        EngineError: MM516, it cannot be read.
+    """
+    _quietly()
+    # The name in transformers itself stands for torchvision's classes.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    return _saved(AutoImageProcessor, directory, backend="pil")
+
+
+def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
+    """Preprocessed pictures, float32 [pictures, channels, height, width].
+
+    Raises:
+        EngineError: MM516, the image processor's settings do not go together.
+        PictureError: MM517, a picture would become too large.
+    """
+    for picture in pictures:
+        require_pixels(*_resized(image_processor, picture.width, picture.height))
+    try:
+        pixels: Tensor = image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise EngineError(
+            f"the model's image processor fails: {first_line(f'{type(error).__name__} {error}')}",
+            code="MM516",
+            hint="Compare preprocessor_config.json or processor_config.json with the model's original",
+        ) from error
+    return pixels
+
+
+def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:
+    """The most that a picture can become while it is prepared: its shorter side is the edge, or the least one."""
+    size = getattr(image_processor, "size", None)
+    sides = [side for side in dict(size or {}).values() if isinstance(side, int)]
+    # 12 bytes a pixel while a picture is opened, and ten times as many in transformers' arithmetic.
+    scale = min(sides, default=0) / max(1, min(width, height)) * _ARITHMETIC
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+_ARITHMETIC = math.sqrt(10)
+
+
+def _quietly() -> None:
+    """Before transformers is imported: no advice about packages that are not needed."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def pretrained(kind: Any, directory: Path, **options: Any) -> Any:
+    """``kind.from_pretrained(directory)``: local files alone, and never a class that they bring along.
+
+    Without ``trust_remote_code=False`` transformers asks on the terminal whether to run a model's own code.
+
+    Args:
+        kind: A class of transformers.
+        directory: Regular files alone.
+        options: Passed on.
+
+    Raises:
+        FileRefusedError: MM745, the directory holds a pipe, a device or a socket.
+        Exception: Whatever transformers raises, ValueError where only a class of the model's own would do.
+    """
+    for path in entries(directory):
+        if not path.is_dir():
+            require_regular(path)
+    return kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **options)
+
+
+def _saved(kind: Any, directory: Path, **options: Any) -> Any:
+    try:
+        return pretrained(kind, directory, **options)
+    # Settings that nobody checked fail anywhere in transformers.
+    except _OF_TRANSFORMERS as error:
+        raise EngineError(
+            f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
+            code="MM516",
+            hint=_SENTENCEPIECE
+            if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file()
+            else "The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
+        ) from error
+
+
+_OF_TRANSFORMERS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
+# transformers then talks of tiktoken, which does not read such a file.
+_SENTENCEPIECE = (
+    "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
+    "pip install sentencepiece protobuf"
+)
+
+
+def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
+    """The model in ``sources["model"]`` as transformers runs it.
+
+    Raises:
+        EngineError: MM563, transformers cannot load it.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    return loading(AutoModelForImageTextToText, sources["model"], dtype).to(device)
+
+
+def loading(kind: Any, directory: Path, dtype: torch.dtype) -> Any:
+    """The model in ``directory`` by ``kind``, one of transformers' classes, without its progress bars.
+
+    Raises:
+        EngineError: MM563, transformers cannot load it, or would make up weights that the files do not hold.
+    """
+    from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        model, found = pretrained(kind, directory, dtype=dtype, weights_only=True, output_loading_info=True)
+    except (*_OF_TRANSFORMERS, SafetensorError) as error:
+        raise _unloadable(directory, first_line(error)) from error
+    if found["missing_keys"]:
+        raise _unloadable(directory, f"the weights hold no `{sorted(found['missing_keys'])[0]}`")
+    return model.eval()
+
+
+def _unloadable(directory: Path, why: str) -> EngineError:
+    return EngineError(
+        f"transformers cannot load `{directory}`: {why}",
+        code="MM563",
+        hint="Give the model directory that the engine was built from with --model",
+    )
+
+
+def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the model, from transformers' own modules without their memory.
+
+    Raises:
+        SourceError: MM440, transformers knows no such model.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    return shapes_of(AutoModelForImageTextToText.from_config, config)
+
+
+def shapes_of(from_config: Callable[[Any], Any], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of ``from_config(config)`` that a file would hold.
+
+    Raises:
+        SourceError: MM440, transformers knows no such model.
+    """
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        kind = CONFIG_MAPPING[config["model_type"]]
+        with torch.device("meta"):
+            # Some config classes take their sections apart in place.
+            model = from_config(kind.from_dict(copy.deepcopy(dict(config))))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        why = first_line(f"{type(error).__name__} {error}")
+        raise SourceError(
+            f"transformers makes no model of this config.json: {why}",
+            code="MM440",
+            hint="Check config.json, or use the model's real weights",
+        ) from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}

@@ -1,0 +1,138 @@
+"""VILA's visual side as one module: transformers' tower up to the chosen layer, and the projector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmbuild.models.families.shared.config_reading import saved_config
+from mmbuild.models.families.vila import DOWN_SAMPLING, layout
+from mmbuild.models.families.vila.layout import Layout
+
+
+class DownSample(nn.Module):
+    """Joins 2 x 2 neighbours: [B, side^2, C] -> [B, ceil(side / 2)^2, 4 C].
+
+    Odd sides get a row and a column of zeros. Channels are those of the four neighbours in reading order; the
+    result runs down the columns, the second axis first, as ``DownSampleBlock.flat_square`` of VILA leaves it.
+    """
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """See the class."""
+        batch, count, channels = patches.shape
+        side = math.isqrt(count)
+        half = (side + 1) // 2
+        grid = patches.reshape(batch, side, side, channels)
+        grid = functional.pad(grid, (0, 0, 0, 2 * half - side, 0, 2 * half - side))
+        blocks = grid.reshape(batch, half, 2, half, 2, channels)
+        return blocks.permute(0, 3, 1, 2, 4, 5).reshape(batch, half * half, 4 * channels)
+
+
+class Projector(nn.Module):
+    """[B, patches, tower] -> [B, features, hidden], with the parameter names of VILA's ``MultimodalProjector``."""
+
+    def __init__(self, kind: str, tower: int, hidden: int) -> None:
+        """``kind``: ``mm_projector_type``; ``tower``, ``hidden``: widths of tower and decoder."""
+        super().__init__()
+        if kind == "linear":
+            self.layers: nn.Module = nn.Linear(tower, hidden)
+        elif kind == DOWN_SAMPLING:
+            joined = 4 * tower
+            norm, first = nn.LayerNorm(joined), nn.Linear(joined, hidden)
+            self.layers = nn.Sequential(DownSample(), norm, first, nn.GELU(), nn.Linear(hidden, hidden))
+        else:
+            depth = int(kind.removeprefix("mlp").partition("x")[0])
+            more = [layer for _ in range(depth - 1) for layer in (nn.GELU(), nn.Linear(hidden, hidden))]
+            self.layers = nn.Sequential(nn.Linear(tower, hidden), *more)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """See the class."""
+        projected: Tensor = self.layers(patches)
+        return projected
+
+
+class VilaVisual(nn.Module):
+    """Pixels [B, 3, H, W] -> visual features [B, num_visual_features, hidden] of the decoder."""
+
+    def __init__(self, read: Layout, feature_dtype: torch.dtype) -> None:
+        """``read``: the model's layout; ``feature_dtype``: what the prompt table holds."""
+        super().__init__()
+        self.vision_tower = cut_tower(read)
+        self.mm_projector = make_projector(read)
+        self.skip = 1 if read.feature == "patch" else 0
+        self.feature_dtype = feature_dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """See the class."""
+        tower = self.vision_tower
+        hidden = tower.embeddings(pixels)
+        if hasattr(tower, "pre_layrnorm"):  # CLIP's own spelling; SigLIP has none
+            hidden = tower.pre_layrnorm(hidden)
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, attention_mask=None)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        projected: Tensor = self.mm_projector(hidden[:, self.skip :])
+        return projected.to(self.feature_dtype)
+
+
+def tower_config(read: Layout) -> Any:
+    """transformers' config of the tower."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[read.tower["model_type"]].from_dict(dict(read.tower))
+
+
+def cut_tower(read: Layout) -> Any:
+    """The tower without the layers behind the chosen one, its last norm and its head."""
+    from transformers import AutoModel
+
+    tower = AutoModel.from_config(tower_config(read))
+    layers = tower.encoder.layers
+    tower.encoder.layers = layers[: read.layer % (len(layers) + 1)]
+    tower.post_layernorm = nn.Identity()
+    if hasattr(tower, "head"):
+        tower.head = nn.Identity()
+    return tower
+
+
+def make_projector(read: Layout) -> Projector:
+    """The projector, without its weights."""
+    return Projector(read.projector, int(read.tower["hidden_size"]), int(read.text["hidden_size"]))
+
+
+def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> VilaVisual:
+    """The module for ``sources["model"]``, whose tower may be in ``sources["vision"]``; without its weights."""
+    second = sources.get("vision")
+    read = layout.read(saved_config(sources["model"]), saved_config(second) if second else None)
+    return VilaVisual(read, feature_dtype)
+
+
+# What stands before a tower's or projector's own names: in the three directories, in one directory, in the second
+# source. Checkpoints of one directory hold the tower too where it was trained; transformers 5 dropped the level
+# `vision_model` from its modules.
+_PLACES = (
+    ("vision_tower/vision_tower.vision_model.", "vision_tower."),
+    ("vision_tower/vision_model.", "vision_tower."),
+    ("vision_tower/", "vision_tower."),
+    ("mm_projector/", "mm_projector."),
+    ("model.vision_tower.vision_tower.vision_model.", "vision_tower."),
+    ("model.vision_tower.vision_tower.", "vision_tower."),
+    ("model.mm_projector.", "mm_projector.layers."),
+)
+_SECOND = (("vision_model.", "vision_tower."), ("", "vision_tower."))
+
+
+def canonical(source: str, name: str) -> str | None:
+    """A tensor's name as the module's parameters have it; None where it is not of the visual side."""
+    if source == "module":
+        return name
+    for place, ours in _SECOND if source == "vision" else _PLACES:
+        if name.startswith(place):
+            return ours + name.removeprefix(place)
+    return None

@@ -1,0 +1,395 @@
+"""Chat templates: where a model keeps its own, what it renders, and which form of message it takes.
+
+A template is found and rendered as ``ProcessorMixin.apply_chat_template`` and
+``PreTrainedTokenizerBase.apply_chat_template`` of transformers (5.10 to 5.17) do it, without importing transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Template, TemplateSyntaxError, nodes
+from jinja2 import TemplateError as JinjaError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.sandbox import BoundsExceededError, run_bounded
+from mmbuild.models.files.small_files import read_json, read_text, shown
+
+JINJA_FILE = "chat_template.jinja"
+LEGACY_FILE = "chat_template.json"
+MORE_TEMPLATES = "additional_chat_templates"
+_KEY = "chat_template"
+_DEFAULT = "default"
+
+Holder = Literal["processor", "tokenizer"]
+Form = Literal["parts", "text"]
+Message = Mapping[str, Any]
+
+# Digits survive templates that change letter case. No template holds this number.
+_PROBE = "27182818284590"
+_PARTS: tuple[Message, ...] = (
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _PROBE}]},
+)
+
+
+class TemplateError(MmbuildError):
+    """A chat template that cannot be read or rendered (MM730).
+
+    Attributes:
+        line: Line of the template that is at fault, from 1; None where no line is known.
+    """
+
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """A chat template and the file it comes from.
+
+    Attributes:
+        text: The Jinja source.
+        file: The file that holds it.
+        key: The JSON key that holds it; None where the file is the template.
+    """
+
+    text: str
+    file: Path
+    key: str | None = None
+
+    def place(self, line: int | None = None) -> str:
+        """Where ``line`` is, for messages: ``chat_template.jinja:3``."""
+        file = shown(self.file)
+        if self.key is None:
+            return f"`{file}`" if line is None else f"`{file}:{line}`"
+        return f"`{file}` (" + ("" if line is None else f"line {line} of ") + f"`{self.key}`)"
+
+
+def saved_template(directory: Path, *, holder: Holder = "processor") -> ChatTemplate | None:
+    """The default chat template that is saved in ``directory``.
+
+    Args:
+        directory: A model's small files.
+        holder: ``processor``: what ``AutoProcessor`` uses, and the tokenizer's own template where the processor has
+            none (transformers' processors do not fall back to it). ``tokenizer``: what ``AutoTokenizer`` uses.
+
+    Raises:
+        TemplateError: MM730, several named templates without a default one, or files that exclude each other.
+        SmallFileError: MM731, a file that may hold the template is damaged.
+    """
+    found = _of_processor(directory) if holder == "processor" else None
+    return found or _of_tokenizer(directory)
+
+
+def _of_processor(directory: Path) -> ChatTemplate | None:
+    """As ``ProcessorMixin.get_processor_dict``: config's own key, then the legacy file, then the files of today."""
+    more = _more_templates(directory)
+    legacy = _legacy(directory, more)
+    stated = _stated(directory / "processor_config.json")
+    if stated is not None or (directory / LEGACY_FILE).is_file():
+        return stated or legacy
+    file = directory / JINJA_FILE
+    if file.is_file():
+        text = read_text(file)
+        return ChatTemplate(text, file) if text or more.keys() - {_DEFAULT} else None
+    return _default_file(more, directory)
+
+
+def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
+    """The template in ``chat_template.json``, which allows no further templates."""
+    file = directory / LEGACY_FILE
+    if file.is_file() and more:
+        raise _unusable(
+            f"`{shown(file)}` and `{shown(directory / MORE_TEMPLATES)}` exclude each other",
+            f"remove one of them, or move the template of the first to `{JINJA_FILE}`",
+        )
+    if file.is_file() and _KEY not in read_json(file):
+        raise _unusable(f"`{shown(file)}` has no key `{_KEY}`", "download the file again")
+    return _stated(file)
+
+
+def _of_tokenizer(directory: Path) -> ChatTemplate | None:
+    """As ``PreTrainedTokenizerBase._from_pretrained``: files of their own replace the key of the config."""
+    more = _more_templates(directory)
+    if _DEFAULT in more or (more and not (directory / JINJA_FILE).is_file()):
+        return _default_file(more, directory)
+    file = directory / JINJA_FILE
+    if file.is_file():
+        return ChatTemplate(read_text(file), file)
+    return _stated(directory / "tokenizer_config.json")
+
+
+def _more_templates(directory: Path) -> dict[str, Path]:
+    folder = directory / MORE_TEMPLATES
+    return {file.stem: file for file in sorted(folder.glob("*.jinja"))} if folder.is_dir() else {}
+
+
+def _default_file(files: Mapping[str, Path], directory: Path) -> ChatTemplate | None:
+    if not files:
+        return None
+    if _DEFAULT not in files:
+        raise _without_default(f"`{shown(directory / MORE_TEMPLATES)}`", files)
+    return ChatTemplate(read_text(files[_DEFAULT]), files[_DEFAULT])
+
+
+def _stated(file: Path) -> ChatTemplate | None:
+    """The template under the key of a JSON file: a text, named texts, or a list of ``name`` and ``template``."""
+    value = read_json(file).get(_KEY) if file.is_file() else None
+    try:
+        named = {item["name"]: item["template"] for item in value} if isinstance(value, list) else value
+    except (TypeError, KeyError):
+        raise _wrong_kind(file) from None
+    if isinstance(named, Mapping):
+        if _DEFAULT not in named:
+            raise _without_default(f"`{_KEY}` in `{shown(file)}`", named)
+        named = named[_DEFAULT]
+    if named is None or named == "":
+        return None
+    if not isinstance(named, str):
+        raise _wrong_kind(file)
+    return ChatTemplate(named, file, _KEY)
+
+
+def _without_default(where: str, names: Mapping[str, object]) -> TemplateError:
+    listed = ", ".join(f"`{name}`" for name in sorted(map(str, names)))
+    return _unusable(
+        f"{where} has chat templates named {listed} and none named `{_DEFAULT}`",
+        f"rename the template to use to `{_DEFAULT}`",
+    )
+
+
+def _wrong_kind(file: Path) -> TemplateError:
+    return _unusable(
+        f"`{_KEY}` in `{shown(file)}` is neither text nor a list of `name` and `template`",
+        "download the file again",
+    )
+
+
+def _unusable(message: str, hint: str, line: int | None = None) -> TemplateError:
+    error = TemplateError(message, code="MM730", hint=hint)
+    error.line = line
+    return error
+
+
+_FIX = "correct the template, or remove it to use the family's own prompt form"
+
+
+def render(
+    template: ChatTemplate | str,
+    messages: Sequence[Message],
+    *,
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool = True,
+) -> str:
+    """The prompt that ``template`` makes of ``messages``.
+
+    Args:
+        template: The template or its Jinja source.
+        messages: Turns with ``role`` and ``content``; content is a text or a list of parts.
+        special_tokens: ``bos_token``, ``eos_token`` and so on, as ``tokenizer.special_tokens_map`` names them.
+        add_generation_prompt: Whether the prompt ends with the beginning of the answer.
+
+    Raises:
+        TemplateError: MM730, the template is not valid Jinja, fails on these messages, or runs beyond the bounds of
+            :mod:`mmbuild.base.sandbox`.
+    """
+    asked = {
+        "messages": list(messages),
+        "special_tokens": dict(special_tokens),
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return str(_ask(template, "prompt", asked))
+
+
+def _render(
+    template: ChatTemplate | str,
+    messages: Sequence[Message],
+    special_tokens: Mapping[str, str],
+    add_generation_prompt: bool = True,
+) -> str:
+    text = template.text if isinstance(template, ChatTemplate) else template
+    try:
+        return _compiled(text).render(
+            messages=list(messages),
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **special_tokens,
+        )
+    except Exception as error:
+        # A template is a program: it can fail in any way that Python knows.
+        line = _line(error)
+        where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line}"
+        raise _unusable(f"the chat template fails at {where}: {_said(error)}", _FIX, line) from error
+
+
+def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
+    """Which form of content ``template`` takes for a question about a picture.
+
+    Found by rendering both forms: a prompt must name the picture once and contain the question.
+
+    Args:
+        template: The template or its Jinja source.
+        special_tokens: As for :func:`render`.
+        image_token: What names a picture in a prompt.
+
+    Returns:
+        ``parts``: a list, ``[{"type": "image"}, {"type": "text", "text": ...}]``; ``text``: one string that
+        names the picture with ``image_token``.
+
+    Raises:
+        TemplateError: MM730, neither form gives such a prompt; both failures are quoted. Also as :func:`render`.
+    """
+    found: Form = _ask(template, "form", {"special_tokens": dict(special_tokens), "image_token": image_token})
+    return found
+
+
+def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
+    as_text = ({"role": "user", "content": f"{image_token}\n{_PROBE}"},)
+    attempts: tuple[tuple[Form, Sequence[Message]], ...] = (("parts", _PARTS), ("text", as_text))
+    failures: list[str] = []
+    lines: list[int] = []
+    for form, messages in attempts:
+        try:
+            problem = _problem(_render(template, messages, special_tokens), image_token)
+        except TemplateError as error:
+            if isinstance(error.__cause__, TemplateSyntaxError):
+                raise
+            lines += [] if error.line is None else [error.line]
+            problem = f"line {error.line} fails: {_said(error.__cause__ or error)}"
+        if problem is None:
+            return form
+        failures.append(problem)
+    line = lines[0] if lines else None
+    where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line or 1}"
+    message = f"the chat template in {where} cannot ask about a picture: {_both(*failures)}"
+    raise _unusable(message, _FIX, line)
+
+
+_WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_form}
+
+
+def _ask(template: ChatTemplate | str, work: str, asked: Mapping[str, Any]) -> Any:
+    """What the work comes to, in bounds: a template is a program of whoever wrote it."""
+    # Special tokens of transformers may be objects.
+    value, error = _outcome(template, work, json.dumps(asked, default=str))
+    if error is not None:
+        raise _unusable(*error)
+    return value
+
+
+@lru_cache(maxsize=256)
+def _outcome(template: ChatTemplate | str, work: str, asked: str) -> tuple[Any, Sequence[Any] | None]:
+    """The result and None, or None and what a :class:`TemplateError` is made of."""
+    try:
+        value, error = run_bounded(lambda: _reported(template, work, json.loads(asked)))
+        return value, error
+    except BoundsExceededError as error:
+        where = f" in {template.place()}" if isinstance(template, ChatTemplate) else ""
+        return None, (f"the chat template{where} {error}", _FIX)
+
+
+def _reported(
+    template: ChatTemplate | str, work: str, asked: Mapping[str, Any]
+) -> tuple[str | None, Sequence[Any] | None]:
+    try:
+        return _WORK[work](template, **asked), None
+    except TemplateError as error:
+        return None, (error.message, error.hint, error.line)
+
+
+def _both(parts: str, text: str) -> str:
+    if parts == text:
+        return parts
+    return f"with content as a list, {parts}; with content as text, {text}"
+
+
+def _problem(prompt: str, image_token: str) -> str | None:
+    """What a probe's prompt lacks; None where it is right."""
+    if f"'text': '{_PROBE}'" in prompt or f'"text": "{_PROBE}"' in prompt:
+        return "the prompt shows the list itself"
+    if _PROBE not in prompt:
+        return "the prompt leaves out the question"
+    count = prompt.count(image_token)
+    return None if count == 1 else f"the prompt holds `{image_token}` {count} times for one picture"
+
+
+def _said(error: BaseException, most: int = 200) -> str:
+    """The first line of what Jinja or Python said."""
+    said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    said = said if isinstance(error, JinjaError) else f"{type(error).__name__}: {said}"
+    return said if len(said) <= most else said[: most - 4] + " ..."
+
+
+def _line(error: BaseException) -> int | None:
+    """The line of a template that an exception came from: the innermost frame that Jinja marks as a template's."""
+    if isinstance(error, TemplateSyntaxError):
+        return error.lineno
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+class _Generation(Extension):
+    """``{% generation %}``: marks what an assistant said. Marks do not change the text."""
+
+    tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block as a call that returns its own content, so that it has a scope of its own."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("content", [])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def content(self, caller: Callable[[], str]) -> str:
+        """What the block renders to."""
+        return caller()
+
+
+@cache
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+@lru_cache(maxsize=16)
+def _compiled(text: str) -> Template:
+    return _environment().from_string(text)
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own filter escapes characters of HTML.
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise JinjaError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)

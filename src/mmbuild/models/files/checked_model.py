@@ -1,0 +1,93 @@
+"""A model as it is given to checks: its facts, its configs, and the directories that its sources are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.models.families import part
+from mmbuild.models.families.facts import Config, ModelFacts
+from mmbuild.models.files import chat_template, processor_config
+from mmbuild.models.files import tokenizer as tokenizer_file
+from mmbuild.models.files.chat_template import ChatTemplate
+from mmbuild.models.files.expected_files import ExpectedFiles
+from mmbuild.models.files.small_files import read_text
+from mmbuild.models.files.vocabulary import DEFAULT_IMAGE_TOKEN
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source of a recipe as a directory.
+
+    Attributes:
+        directory: Where its files are.
+        weights: Whether its weight files are to be looked at; otherwise only small files are.
+    """
+
+    directory: Path
+    weights: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model with everything that its files are compared with.
+
+    Attributes:
+        family: The family's name.
+        facts: What config.json says.
+        configs: config.json by source, ``model`` and ``vision``.
+        sources: Sources whose files are here.
+    """
+
+    family: str
+    facts: ModelFacts
+    configs: Mapping[str, Config]
+    sources: Mapping[str, Source]
+
+    def expected(self) -> ExpectedFiles:
+        """What the family keeps next to config.json."""
+        found: ExpectedFiles = part(self.family, "files").expected(
+            self.configs["model"], self.configs.get("vision")
+        )
+        return found
+
+    def directory(self, source: str, below: str = "") -> Path | None:
+        """A directory of a source that is here and has it."""
+        found = self.sources.get(source)
+        path = None if found is None else found.directory / below
+        return path if path is not None and path.is_dir() else None
+
+
+def template_of(model: Model, expected: ExpectedFiles) -> ChatTemplate | None:
+    """The chat template that questions are put into; None where there is none.
+
+    Raises:
+        TemplateError: MM730, as :func:`~mmbuild.models.files.chat_template.saved_template`.
+        SmallFileError: MM731, a file is damaged.
+    """
+    directory = model.directory("model", expected.tokenizer)
+    if directory is None or expected.template is None:
+        return None
+    template = chat_template.saved_template(directory, holder=expected.template)
+    outer = model.sources["model"].directory / chat_template.JINJA_FILE
+    if template is None and outer.is_file():
+        return ChatTemplate(read_text(outer), outer)
+    return template
+
+
+def image_token_of(model: Model, expected: ExpectedFiles) -> str:
+    """What names a picture in a prompt: the tokenizer's own word, the processor's, or ``<image>``.
+
+    Raises:
+        SmallFileError: MM731, a file is damaged.
+    """
+    directory = model.directory("model", expected.tokenizer)
+    # Without a token in config.json, prompts are taken apart at the word.
+    if directory is None or expected.image_token is None:
+        return DEFAULT_IMAGE_TOKEN
+    tokenizer = tokenizer_file.read_tokenizer(directory)
+    if tokenizer is not None and tokenizer.image_token is not None:
+        return tokenizer.image_token
+    stated = processor_config.read_processor(directory).get("image_token", DEFAULT_IMAGE_TOKEN)
+    return str(stated.get("content") if isinstance(stated, dict) else stated)

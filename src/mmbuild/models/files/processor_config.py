@@ -1,0 +1,355 @@
+"""What a model's processor files say about pictures: their size for the tower, and their number of placeholders.
+
+``preprocessor_config.json``, or ``image_processor`` in ``processor_config.json``, which wins; keys and class defaults
+as transformers (4.26 to 5.17) reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.files.small_files import read_json, shown
+
+PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Class:
+    """Defaults of an image processor class.
+
+    Attributes:
+        size: Its ``size``.
+        square: Whether a single number means both sides; otherwise the shorter one.
+        crop: Its ``crop_size`` and whether it crops.
+        pads_first: Whether padding makes pictures square before everything else; otherwise it comes last.
+    """
+
+    size: Mapping[str, int]
+    square: bool = True
+    crop: int | None = None
+    pads_first: bool = False
+
+
+# Pages are fitted into `size` in their own proportions and padded to it.
+_PAGES = _Class({"height": 896, "width": 672})
+_CLASSES: Mapping[str, _Class] = {
+    "CLIP": _Class({"shortest_edge": 224}, square=False, crop=224),
+    "Llava": _Class({"shortest_edge": 224}, square=False, crop=224, pads_first=True),
+    "Siglip": _Class({"height": 224, "width": 224}, square=False),
+    "Blip": _Class({"height": 384, "width": 384}),
+    "Nougat": _PAGES,
+}
+_ENDINGS = ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageProcessor:
+    """A saved image processor.
+
+    Attributes:
+        settings: Its keys.
+        file: The file that holds them.
+    """
+
+    settings: Mapping[str, Any]
+    file: Path
+
+
+def read_image_processor(directory: Path) -> ImageProcessor | None:
+    """The image processor in ``directory``; None where there is none.
+
+    Raises:
+        SmallFileError: MM731, a file is damaged.
+    """
+    file = directory / PROCESSOR
+    if file.is_file():
+        nested = read_json(file).get("image_processor")
+        if isinstance(nested, dict):
+            return ImageProcessor(nested, file)
+    file = directory / PREPROCESSOR
+    return ImageProcessor(read_json(file), file) if file.is_file() else None
+
+
+# What decides pixels, beside the size.
+_PIXELS = (
+    "image_mean",
+    "image_std",
+    "resample",
+    "rescale_factor",
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_center_crop",
+    "do_pad",
+)
+_SIZES = ("size", "crop_size")
+
+
+_OFF = "`null` is a value of its own there, and transformers does not take its default for it"
+# Settings that preprocessing needs, and the switch that it needs them for.
+_NEEDED = (
+    ("size", "do_resize"),
+    ("resample", "do_resize"),
+    ("rescale_factor", "do_rescale"),
+    ("image_mean", "do_normalize"),
+    ("image_std", "do_normalize"),
+    ("crop_size", "do_center_crop"),
+)
+_CHANNELS = 3
+
+
+def require_usable(found: ImageProcessor, default: str) -> None:
+    """Refuse settings with which transformers' image processors fail on every picture.
+
+    Args:
+        found: The image processor.
+        default: Its class where the file names none, as for :func:`require_image_size`.
+
+    Raises:
+        ModelFilesError: MM744, a setting that is needed is null or cannot be used.
+    """
+    settings, kind = found.settings, _class(found.settings, default)
+    if kind is None:
+        return  # a class that is not known here
+    on = {"do_center_crop": kind.crop is not None}
+    for key, switch in _NEEDED:
+        if key in settings and settings.get(switch, on.get(switch, True)):
+            problem = _unusable(key, settings[key])
+            if problem is not None:
+                raise ModelFilesError(
+                    f"`{key}` in `{shown(found.file)}` is {json.dumps(settings[key])}: {problem}",
+                    code="MM744",
+                    hint="take the value from the model's original, or leave the key out",
+                )
+
+
+def _unusable(key: str, value: Any) -> str | None:
+    if value is None:
+        return _OFF
+    if key in ("image_mean", "image_std") and isinstance(value, list) and len(value) != _CHANNELS:
+        return f"pictures have {_CHANNELS} channels"
+    sides = value.values() if isinstance(value, dict) else [value]
+    whole = all(isinstance(side, int) or side is None for side in sides)
+    if key in _SIZES and not isinstance(value, list) and not (whole and any(sides)):
+        return "a size is a whole number of pixels, or names such numbers"
+    return None
+
+
+def require_one_image_processor(directory: Path, default: str) -> None:
+    """Compare two image processors of a directory, of which programs read one or the other.
+
+    Args:
+        directory: Where the files are.
+        default: Class where a file names none, as for :func:`require_image_size`.
+
+    Raises:
+        ModelFilesError: MM743, both state a setting that decides pixels, and differently.
+        SmallFileError: MM731, a file is damaged.
+    """
+    chosen, other = read_image_processor(directory), directory / PREPROCESSOR
+    if chosen is None or chosen.file == other or not other.is_file():
+        return
+    second = read_json(other)
+    kind = _class(chosen.settings, default)
+    square = kind is None or kind.square
+    for key in (*_PIXELS, *_SIZES):
+        if key in chosen.settings and key in second:
+            ours, theirs = chosen.settings[key], second[key]
+            if key in _SIZES:
+                ours, theirs = (_sides(value, square or key == "crop_size") for value in (ours, theirs))
+            if _differ(key, ours, theirs):
+                raise ModelFilesError(
+                    f"`{key}` is {json.dumps(chosen.settings[key])} in `{shown(chosen.file)}` and "
+                    f"{json.dumps(second[key])} in "
+                    f"`{shown(other)}`",
+                    code="MM743",
+                    hint="remove the file that is not the model's: transformers reads the first, older programs the "
+                    "second",
+                )
+
+
+def _differ(key: str, ours: Any, theirs: Any) -> bool:
+    """Whether two values of a setting give other pixels: null switches off, and numbers were rounded on their way."""
+    if key.startswith("do_"):
+        return bool(ours) != bool(theirs)
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        return any(_differ("", one, other) for one, other in zip(ours, theirs, strict=True))
+    if isinstance(ours, int | float) and isinstance(theirs, int | float):
+        return not math.isclose(ours, theirs, rel_tol=1e-6)
+    return bool(ours != theirs)
+
+
+def read_processor(directory: Path) -> Mapping[str, Any]:
+    """Keys of the processor that are not null; empty where there is none.
+
+    Raises:
+        SmallFileError: MM731, the file is damaged.
+    """
+    file = directory / PROCESSOR
+    content = read_json(file) if file.is_file() else {}
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def require_image_size(
+    found: ImageProcessor, default: str, tower: Size, key: str, *, square: bool = False
+) -> None:
+    """Compare the size that the image processor gives pictures with the one that the tower takes.
+
+    Args:
+        found: The image processor.
+        default: Its class where the file names none: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
+        tower: Height and width in pixels, of config.json.
+        key: What config.json calls them.
+        square: Whether pictures are square before the image processor sees them.
+
+    Raises:
+        ModelFilesError: MM739, the sizes differ, or pictures keep sizes of their own.
+    """
+    kind = _class(found.settings, default)
+    if kind is None:
+        return  # a class that is not known here
+    result = _result(found.settings, kind, square=square)
+    if result == tower:
+        return
+    gives = (
+        f"pictures different sizes ({result})"
+        if isinstance(result, str)
+        else f"{result[0]} x {result[1]} pixels"
+    )
+    raise ModelFilesError(
+        f"`{shown(found.file)}` gives {gives}, and the tower takes {tower[0]} x {tower[1]} (`{key}` in config.json)",
+        code="MM739",
+        hint="take the image processor and config.json from the same version of the model",
+    )
+
+
+def _class(settings: Mapping[str, Any], default: str) -> _Class | None:
+    stated = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    if stated is None:
+        return _CLASSES[default]
+    return next((_CLASSES[name] for name in _CLASSES for end in _ENDINGS if stated == name + end), None)
+
+
+def _result(settings: Mapping[str, Any], kind: _Class, *, square: bool) -> Size | str:
+    """Height and width of every picture afterwards, or why they differ from picture to picture."""
+
+    def on(name: str, default: bool = False) -> bool:
+        return bool(settings.get(name, default))  # null is off, as in transformers
+
+    size = _sides(settings.get("size"), kind.square) or kind.size
+    if kind is _PAGES:
+        return (on("do_pad", True) and _fixed(size)) or "`do_pad` is false"
+    pads = on("do_pad")
+    result: Size | str = "`do_resize` is false"
+    if on("do_resize", True):
+        result = _resized(size, square=square or (pads and kind.pads_first))
+    if on("do_center_crop", kind.crop is not None):
+        crop = _sides(settings.get("crop_size"), True) or {"height": kind.crop, "width": kind.crop}
+        result = _fixed(crop) or "`crop_size` has no height and width"
+    if pads and not kind.pads_first:
+        result = _fixed(_sides(settings.get("pad_size"), True) or {}) or result
+    return result
+
+
+def _resized(size: Mapping[str, Any], *, square: bool) -> Size | str:
+    fixed = _fixed(size)
+    if fixed is not None and "shortest_edge" not in size:
+        return fixed
+    edge = size.get("shortest_edge")
+    if isinstance(edge, int) and square:
+        return edge, edge
+    return f"`size` is {_told(size)} and nothing is cropped"
+
+
+def _fixed(size: Mapping[str, Any]) -> Size | None:
+    height, width = size.get("height"), size.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _sides(value: object, square: bool) -> Mapping[str, Any] | None:
+    """A size in any of its spellings as a mapping; None where it is absent."""
+    if isinstance(value, Mapping):
+        return {key: side for key, side in value.items() if side is not None}
+    if isinstance(value, int):
+        return {"height": value, "width": value} if square else {"shortest_edge": value}
+    if isinstance(value, list) and len(value) == 2:
+        return {"height": value[0], "width": value[1]}
+    return None
+
+
+def _told(size: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in size.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Placeholders:
+    """How LLaVA's processor counts the placeholders of a picture, filled in from config.json where a key is absent.
+
+    Attributes:
+        side: Height and width of the picture, pixels.
+        patch: ``patch_size`` of the tower.
+        strategy: ``vision_feature_select_strategy`` of the model.
+        additional: Tokens that the tower puts in front of the patches.
+    """
+
+    side: Size
+    patch: int
+    strategy: str
+    additional: int
+
+
+_COUNTED = ("patch_size", "num_additional_image_tokens", "vision_feature_select_strategy")
+
+
+def require_placeholders(
+    processor: Mapping[str, Any], file: Path, counted: Placeholders, features: int
+) -> None:
+    """Compare the placeholders that ``LlavaProcessor`` writes for a picture with the tower's features.
+
+    Args:
+        processor: :func:`read_processor`.
+        file: Where it comes from.
+        counted: What absent keys stand for.
+        features: Visual features of a picture, ``num_visual_features``.
+
+    Raises:
+        ModelFilesError: MM740, the numbers differ.
+    """
+    said = {key: processor[key] for key in _COUNTED if key in processor}
+    patch = said.get("patch_size", counted.patch)
+    additional = said.get("num_additional_image_tokens", counted.additional)
+    strategy = said.get("vision_feature_select_strategy", counted.strategy)
+    whole = isinstance(patch, int) and isinstance(additional, int) and patch > 0
+    count = None
+    if whole:
+        count = (counted.side[0] // patch) * (counted.side[1] // patch) + additional - (strategy == "default")
+    if count != features:
+        _refuse_count(file, said, "no number of" if count is None else str(count), features)
+
+
+def require_queries(processor: Mapping[str, Any], file: Path, features: int) -> None:
+    """Compare ``num_query_tokens`` of a BLIP-2 processor with the Q-Former's, where the file states it.
+
+    Raises:
+        ModelFilesError: MM740, the numbers differ.
+    """
+    stated = processor.get("num_query_tokens", features)
+    if stated != features:
+        _refuse_count(file, {"num_query_tokens": stated}, str(stated), features)
+
+
+def _refuse_count(file: Path, said: Mapping[str, Any], count: str, features: int) -> None:
+    keys = " and ".join(f"`{key}` {value}" for key, value in said.items())
+    raise ModelFilesError(
+        f"`{shown(file)}` has {keys}, which gives {count} placeholders for a picture, and the tower gives "
+        f"{features} features",
+        code="MM740",
+        hint="correct the keys to those of the tower, or remove them: absent ones follow from config.json",
+    )

@@ -1,0 +1,69 @@
+"""Compares a tokenizer with config.json: ids without an embedding, and the id that stands for a picture."""
+
+from __future__ import annotations
+
+from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.files.tokenizer import SavedTokenizer, Token
+
+DEFAULT_IMAGE_TOKEN = "<image>"
+
+
+def require_embeddings(tokenizer: SavedTokenizer, vocab_size: int, key: str) -> None:
+    """Refuse tokens without a row in the embedding table: an engine takes such ids for visual features.
+
+    Args:
+        tokenizer: The saved tokenizer.
+        vocab_size: Rows of the embedding table, which is also the first id of visual features.
+        key: What config.json calls that number.
+
+    Raises:
+        ModelFilesError: MM736.
+    """
+    beyond = sorted((t for t in tokenizer.tokens.values() if t.id >= vocab_size), key=lambda t: t.id)
+    if beyond:
+        more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise ModelFilesError(
+            f"`{key}` in config.json is {vocab_size}, and the tokenizer has {_told(beyond[0])}{more}: "
+            "the model has no embedding for such an id",
+            code="MM736",
+            hint="call `model.resize_token_embeddings(len(tokenizer))` in transformers and save the model again, "
+            "or remove the tokens that the model does not know",
+        )
+
+
+def require_image_token(
+    tokenizer: SavedTokenizer, token: str, stated: int, key: str, *, added_by_processor: bool
+) -> None:
+    """Compare the image token of config.json with the one that the processor writes into prompts.
+
+    Args:
+        tokenizer: The saved tokenizer.
+        token: What the processor writes for a picture.
+        stated: The id in config.json.
+        key: What config.json calls it.
+        added_by_processor: Whether the processor adds the token to a tokenizer that has none.
+
+    Raises:
+        ModelFilesError: MM737, the ids differ, or the tokenizer does not know the token.
+    """
+    found = tokenizer.tokens.get(token) if token in tokenizer.whole else None
+    if found is None and added_by_processor:
+        return
+    if found is None:
+        raise ModelFilesError(
+            f"the processor writes `{token}` for a picture, and the tokenizer has no such token",
+            code="MM737",
+            hint="take tokenizer and processor files from the same version of the model",
+        )
+    if found.id != stated:
+        name = tokenizer.named(stated)
+        called = f", the tokenizer's `{name}`" if name is not None else ""
+        raise ModelFilesError(
+            f"`{key}` in config.json is {stated}{called}, and the processor's image token is {_told(found)}",
+            code="MM737",
+            hint="take config.json and tokenizer from the same version of the model",
+        )
+
+
+def _told(token: Token) -> str:
+    return f"`{token.text}` with id {token.id} (`{token.file}`)"

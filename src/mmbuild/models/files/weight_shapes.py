@@ -1,0 +1,111 @@
+"""Compares config.json with the shapes in the headers of safetensors files. No tensor is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmbuild.models.checkpoint.config import components
+from mmbuild.models.checkpoint.convert import find_sources
+from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.checkpoint.hf_names import full, naming_of
+from mmbuild.models.checkpoint.hf_weights import StoredTensor
+from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.checkpoint.tensor_table import tensors
+from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.families.facts import ModelFacts
+from mmbuild.models.files.weight_files import Header
+
+_ONE_VERSION = "take config.json and weights from the same version of the model"
+
+
+def stored_tensors(headers: Mapping[str, Header]) -> dict[str, StoredTensor]:
+    """Every tensor of safetensors files by name; those of a directory below the model's own as ``directory/name``.
+
+    Args:
+        headers: Header of each file, by its path below the model's directory.
+
+    Raises:
+        ModelFilesError: MM403, a header gives a tensor no shape.
+    """
+    found: dict[str, StoredTensor] = {}
+    for file, header in headers.items():
+        below = Path(file).parent.name
+        for name, entry in header.items():
+            shape = entry.get("shape")
+            if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+                raise ModelFilesError(
+                    f"the header of `{file}` gives `{name}` no shape",
+                    code="MM403",
+                    hint="download the file again",
+                )
+            found[f"{below}/{name}" if below else name] = StoredTensor(
+                file, tuple(shape), _unread, str(entry.get("dtype"))
+            )
+    return found
+
+
+def _unread(cut: Cut) -> object:
+    raise AssertionError(f"only headers are read: {cut}")
+
+
+def require_shapes(
+    family: str,
+    facts: ModelFacts,
+    stored: Mapping[str, StoredTensor],
+    keys: tuple[str, str],
+    *,
+    whole: bool,
+) -> None:
+    """Compare the language model's tensors with what config.json says.
+
+    Args:
+        family: Whose names the weights have.
+        facts: What config.json says.
+        stored: :func:`stored_tensors`.
+        keys: What config.json calls the rows and the columns of the embedding: ``text_config.vocab_size`` and
+            ``text_config.hidden_size``.
+        whole: Whether ``stored`` holds all tensors of the model; otherwise a missing tensor is no finding.
+
+    Raises:
+        ModelFilesError: MM738, the embedding has another number of rows or columns.
+        CheckpointError: MM430 a tensor is missing, MM431 has another shape, MM434 has no place in the model.
+    """
+    stacks = components(facts.llm, facts.encoder)
+    specs = {where: {spec.name: spec for spec in tensors(stack)} for where, stack in stacks.items()}
+    name = embedding_name(family, facts, stored)
+    if name is not None:
+        _require_embedding(name, stored[name], (facts.llm.vocab_size, facts.llm.hidden_size), keys)
+    if whole:
+        find_sources(family, specs, stored, tied=any(stack.tie_word_embeddings for stack in stacks.values()))
+
+
+def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> str | None:
+    """Full name of the language model's embedding; None where no naming of the family finds it."""
+    source = next(tensors(facts.llm)).parts[0].source
+    try:
+        return full(naming_of(family, stored, source), source)
+    except CheckpointError:
+        return None
+
+
+def layer_names(family: str, facts: ModelFacts, stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Full names of the tensors of the language model's first layer, of which ``stored`` holds the embedding."""
+    parts = [part.source for spec in tensors(facts.llm) for part in spec.parts]
+    naming = naming_of(family, stored, parts[0])
+    return [full(naming, source) for source in dict.fromkeys(parts) if ".0." in source]
+
+
+def _require_embedding(
+    name: str, stored: StoredTensor, stated: tuple[int, ...], keys: tuple[str, str]
+) -> None:
+    if len(stored.shape) != len(stated):
+        return  # a packed tensor, which the comparison of all tensors reports
+    for key, unit, ours, theirs in zip(keys, ("rows", "columns"), stated, stored.shape, strict=True):
+        if ours != theirs:
+            raise ModelFilesError(
+                f"`{key}` in config.json is {ours}, and the embedding `{name}` in `{stored.file}` "
+                f"has {theirs} {unit}",
+                code="MM738",
+                hint=_ONE_VERSION,
+            )

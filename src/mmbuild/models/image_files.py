@@ -1,0 +1,76 @@
+"""Whether a file is a picture that engines can be asked about, found out before anything is built.
+
+By content, never by name. Pillow decodes where it is installed; without it the first bytes have to do.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from mmbuild.base.files import FileRefusedError
+from mmbuild.base.magic_bytes import read_beginning
+
+# What files begin with; WebP has its length in between.
+_BEGINNINGS = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # and BigTIFF
+    "BMP": (b"BM",),
+}
+TAKEN = "PNG, JPEG, WebP, GIF, TIFF or BMP"
+
+
+def problem(path: Path, *, whole: bool = True) -> str | None:
+    """What is wrong with the picture in ``path``, as the end of a sentence; None where nothing is.
+
+    Args:
+        path: The file.
+        whole: Whether to decode all of it, which finds files that are cut off; otherwise only its header is read.
+    """
+    try:
+        found = path.stat()
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    return _problem(path, whole, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=256)
+def _problem(path: Path, whole: bool, stat: tuple[int, ...]) -> str | None:  # noqa: ARG001 (key)
+    try:
+        start = read_beginning(path, 16)
+    except FileRefusedError as error:
+        return error.problem
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    if not start:
+        return "is empty"
+    if _format(start) is None:
+        return f"is not a {TAKEN} file"
+    return _undecodable(path, whole)
+
+
+def _format(start: bytes) -> str | None:
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    return next((name for name, beginnings in _BEGINNINGS.items() if start.startswith(beginnings)), None)
+
+
+def _undecodable(path: Path, whole: bool) -> str | None:
+    """What Pillow finds wrong; None where it is not installed, and the file's beginning has to do."""
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        return None
+    from mmbuild.models.images import PictureError, open_picture, require_header
+
+    try:
+        if whole:
+            open_picture(path)
+        else:
+            require_header(path)
+    except PictureError as error:
+        return f"cannot be read: {error.reason}"
+    return None

@@ -1,0 +1,409 @@
+"""Opens pictures the way a viewer shows them: upright, in 8-bit RGB.
+
+Every picture that reaches a model, a report or a calibration comes through :func:`open_picture`. Formats are
+recognized by content: PNG, JPEG, WebP, GIF, TIFF and BMP. The EXIF (or XMP, or TIFF) orientation is applied first.
+
+Grey, RGB and palette pictures of 8 bits without transparency are then only renamed to RGB, so that their pixels are
+those of ``transformers.image_utils.load_image``. Everything else is converted; :attr:`Picture.conversion` says how:
+
+====================  ==========================================================================================
+transparency          composited on white
+16-bit grey           scaled linearly from the full range to 0..255, rounded (12-bit TIFF: from 0..4095)
+float grey            scaled from 0..1 to 0..255, rounded
+CMYK                  through its ICC profile to sRGB; without a profile by Pillow's formula
+CIE L*a*b*            to sRGB
+several frames        the first one
+====================  ==========================================================================================
+
+Pictures whose numbers have no agreed meaning (32-bit or signed integers, floats outside 0..1, NaN) and pictures that
+would turn almost black by scaling are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import MB
+from mmbuild.base.silence import quiet
+from mmbuild.models import image_headers as headers
+from mmbuild.models.errors import EngineError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
+_HINT = "use a PNG, JPEG, WebP, GIF, TIFF or BMP file, or a uint8 array [height, width, 3]"
+
+PIXELS = 64_000_000
+"""Of a picture: a telephone's camera gives 50 million. In memory, each takes up to 12 bytes while it is converted."""
+ASPECT = 50
+"""Of the longer side by the shorter: models resize by the shorter one, and the longer one grows along."""
+PICTURE_BYTES = 200 * MB
+_MOST_PAGES = 1_000
+# How many times the memory of an RGB pixel those of other modes take while they are converted; others take 2.
+_WEIGHTS = {
+    "1": 1,
+    "L": 1,
+    "P": 1,
+    "RGB": 1,
+    "RGBX": 1,
+    "YCbCr": 1,
+    "I": 3,
+    "F": 3,
+    "I;16": 3,
+    "I;16B": 3,
+    "I;16L": 3,
+}
+
+# A scaled picture that varies and never gets brighter than this is black to an eye: its range is not what it says.
+_DARK = 16  # what 12 bits in 16 reach
+_ROUNDING = 1e-4  # how far floats may leave 0..1 by rounding
+_PLAIN = frozenset({"1", "L", "RGB", "P", "RGBX", "YCbCr"})
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of TIFF 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An opened picture.
+
+    Attributes:
+        image: ``PIL.Image.Image``, mode RGB, upright.
+        conversion: What was done to its values, for a report; None where they are the file's.
+        path: The file, None where the picture was not a file.
+    """
+
+    image: Any
+    conversion: str | None = None
+    path: Path | None = None
+
+    def png(self) -> bytes:
+        """The picture as a PNG file, which another program opens to the same pixels."""
+        held = io.BytesIO()
+        self.image.save(held, "PNG")
+        return held.getvalue()
+
+
+class PictureError(EngineError):
+    """A picture that cannot be opened (MM517).
+
+    Attributes:
+        reason: What is wrong with it, without its name.
+    """
+
+    reason = ""
+
+
+class _RefusedError(Exception):
+    """Why a picture cannot be used; becomes MM517."""
+
+
+def open_picture(source: Any) -> Picture:
+    """Open a picture.
+
+    Args:
+        source: A path, a ``PIL.Image.Image``, a uint8 array [height, width] or [height, width, 1, 3 or 4], or a
+            :class:`Picture`.
+
+    Raises:
+        PictureError: MM517, it is missing, damaged, of another format, or has no agreed look in 8 bits.
+    """
+    from PIL import Image as Pil
+
+    if isinstance(source, Picture):
+        return source
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    try:
+        if path is not None:
+            return _from_file(path)
+        image = source if isinstance(source, Pil.Image) else _from_array(source)
+        return _converted(image, None)
+    except _RefusedError as error:
+        raise _unreadable(source, str(error)) from None
+    except MemoryError:
+        raise _unreadable(source, "it does not fit into memory") from None
+    # On damaged files Pillow's readers raise nearly everything.
+    except Exception as error:
+        raise _unreadable(source, getattr(error, "strerror", None) or _damage(error)) from None
+
+
+def _damage(error: BaseException) -> str:
+    from PIL import Image as Pil
+
+    if isinstance(error, Pil.UnidentifiedImageError):
+        return "it is not a picture in one of these formats"
+    if isinstance(error, (Pil.DecompressionBombError, Pil.DecompressionBombWarning)):
+        return "it has too many pixels"
+    line = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"it is damaged ({line or type(error).__name__})"
+
+
+def _unreadable(source: Any, why: str) -> PictureError:
+    is_file = isinstance(source, (str, os.PathLike))
+    what = f"the image `{os.fspath(source)}`" if is_file else f"an image of type {type(source).__name__}"
+    error = PictureError(f"{what} cannot be read: {why}", code="MM517", hint=_HINT)
+    error.reason = why
+    return error
+
+
+def _from_file(path: Path) -> Picture:
+    from PIL import Image as Pil
+
+    try:
+        data = read_file(path, PICTURE_BYTES)
+    except FileRefusedError as error:
+        raise _RefusedError(f"it {error.problem}") from None
+    _require_header(data)
+    # Pillow remarks on metadata that nothing here depends on, and libtiff on all that it finds.
+    with quiet(native=_is_tiff(data)), Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
+        return _converted(opened, path)
+
+
+def _is_tiff(data: bytes) -> bool:
+    return data.startswith((b"II", b"MM"))
+
+
+def require_header(path: Path) -> None:
+    """Refuse a picture file by what its header states; its pixels are not decoded.
+
+    Raises:
+        PictureError: MM517.
+    """
+    from PIL import Image as Pil
+
+    try:
+        data = read_file(path, PICTURE_BYTES)
+        _require_header(data)
+        with quiet(native=_is_tiff(data)), Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
+            _require_size(opened)
+    except (_RefusedError, FileRefusedError) as error:
+        raise _unreadable(path, getattr(error, "problem", None) or str(error)) from None
+    except Exception as error:
+        raise _unreadable(path, getattr(error, "strerror", None) or _damage(error)) from None
+
+
+def open_as_saved(picture: Picture) -> Any:
+    """``picture`` as another program finds it on disk, not yet turned upright: for a second reader of its pixels.
+
+    Raises:
+        PictureError: MM517, the file is gone, or another one by now.
+    """
+    from PIL import Image as Pil
+
+    own_file = picture.path is not None and picture.conversion is None
+    try:
+        data = read_file(picture.path, PICTURE_BYTES) if own_file and picture.path else picture.png()
+        _require_header(data)
+        opened = Pil.open(io.BytesIO(data), formats=FORMATS)
+        _require_size(opened)
+        return opened
+    except (_RefusedError, FileRefusedError) as error:
+        raise _unreadable(picture.path, str(error)) from None
+    except Exception as error:
+        raise _unreadable(picture.path, getattr(error, "strerror", None) or _damage(error)) from None
+
+
+def require_pixels(width: int, height: int) -> None:
+    """Refuse a picture that takes more memory than any answer needs.
+
+    Raises:
+        PictureError: MM517.
+    """
+    if width * height > PIXELS:
+        error = PictureError(
+            f"an image of {width} x {height} pixels has more than {PIXELS:,}",
+            code="MM517",
+            hint="scale the picture down, or cut out what the question is about",
+        )
+        error.reason = "it has too many pixels"
+        raise error
+
+
+def _require_header(data: bytes) -> None:
+    """Refuse what would take time or memory while it is opened, before its size is known."""
+    too_many = headers.excess(data)
+    if too_many is not None:
+        raise _RefusedError(too_many)
+    size = headers.webp_size(data) if data[:4] == b"RIFF" else None
+    if size is not None and size[0] * size[1] > PIXELS:
+        raise _RefusedError("it has too many pixels")
+
+
+def _require_size(image: Any) -> None:
+    """Refuse by what a header states, before anything is decoded."""
+    if not image.width or not image.height:
+        raise _RefusedError("it has no pixels")
+    if image.width * image.height > PIXELS // _WEIGHTS.get(image.mode, 2):
+        raise _RefusedError(f"it has too many pixels: {image.width} x {image.height}")
+    if max(image.size) > ASPECT * min(image.size):
+        raise _RefusedError(
+            f"it is {image.width} x {image.height} pixels, and one side must be no more than {ASPECT} times the other"
+        )
+
+
+def _frames(image: Any) -> int:
+    """How many frames there are; the directories of a TIFF are read one by one."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    try:
+        for number in range(1, _MOST_PAGES + 1):
+            image.seek(number)
+    except EOFError:
+        image.seek(0)
+        return number
+    raise _RefusedError(f"it has more than {_MOST_PAGES:,} pages")
+
+
+def _from_array(array: Any) -> Any:
+    """uint8 [H, W] or [H, W, channels] as a picture; Pillow alone would take floats and rows of numbers too."""
+    from PIL import Image as Pil
+
+    if str(getattr(array, "dtype", "")) != "uint8" or array.ndim not in (2, 3) or 0 in array.shape:
+        raise _RefusedError("it is not a picture, a path or a uint8 array")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim == 3 and array.shape[2] not in (3, 4):
+        raise _RefusedError(f"an array has 1, 3 or 4 channels, and this one {array.shape[2]}")
+    return Pil.fromarray(array)
+
+
+def _converted(image: Any, path: Path | None) -> Picture:
+    """``image`` upright and in RGB."""
+    _require_size(image)
+    format_name, frames = image.format, _frames(image)
+    tags = dict(getattr(image, "tag_v2", {}))
+    image.load()
+    steps = [] if frames == 1 or format_name == "MPO" else [f"first of {frames} frames"]
+    rgb, step = _to_rgb(upright(image), tags, format_name)
+    if step is not None:
+        steps.append(step)
+    return Picture(_bare(rgb), ", ".join(steps) or None, path)
+
+
+def upright(image: Any) -> Any:
+    """``image`` turned and mirrored as its orientation tag says; EXIF data that cannot be read say nothing."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, ArithmeticError):
+        return image
+    except Exception as error:
+        if type(error).__module__ != "struct":
+            raise
+        return image
+
+
+def _bare(image: Any) -> Any:
+    """RGB pixels without what came along with them (profiles, EXIF data, a file that stays open)."""
+    fresh = image.copy()
+    fresh.info = {}
+    return fresh
+
+
+def _to_rgb(image: Any, tags: Mapping[int, Any], format_name: str | None) -> tuple[Any, str | None]:
+    """``image`` in mode RGB, and what was done to its values."""
+    mode = image.mode
+    if mode.startswith("I;16") or (mode == "I" and format_name == "PNG"):
+        return _from_16_bit(image, tags)
+    if mode in _OTHERS:
+        return _OTHERS[mode](image)
+    if image.has_transparency_data or mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return _on_white(image), "transparency composited on white"
+    if mode in _PLAIN:
+        return image.convert("RGB"), None
+    raise _RefusedError(f"pictures of Pillow's mode `{mode}` have no agreed look in 8 bits")
+
+
+def _on_white(image: Any) -> Any:
+    from PIL import Image as Pil
+
+    # Pillow has no direct way from these to RGBA, and none from a bitmap with a transparent colour.
+    between = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA", "1": "L"}.get(image.mode)
+    if between is not None:
+        transparent = image.info.get("transparency")
+        image = image.convert(between)
+        if image.mode == "L" and transparent is not None:
+            image.info["transparency"] = 255 if transparent else 0
+    layer = image.convert("RGBA")
+    return Pil.alpha_composite(Pil.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _from_16_bit(image: Any, tags: Mapping[int, Any]) -> tuple[Any, str]:
+    import numpy as np
+
+    values = np.asarray(image).astype(np.int64)
+    bits = tags.get(_BITS_PER_SAMPLE, (16,))
+    bits = int(bits[0] if isinstance(bits, tuple) else bits)
+    most = (1 << bits) - 1 if 8 < bits <= 16 else 65535
+    if values.min() < 0 or values.max() > most:
+        raise _RefusedError(f"its values leave 0..{most}")
+    scaled = (values * 255 + most // 2) // most
+    _require_visible(values, scaled, f"0..{most}")
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        scaled = 255 - scaled
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        scaled = np.where(values == transparent, 255, scaled)
+    return _grey(scaled), f"{bits}-bit grey scaled to 8 bits"
+
+
+def _from_float(image: Any) -> tuple[Any, str]:
+    import numpy as np
+
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise _RefusedError("its floats are not all finite")
+    if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
+        raise _RefusedError(
+            f"its floats reach from {values.min():.4g} to {values.max():.4g}, and only 0..1 has an agreed look"
+        )
+    scaled = np.floor(values.clip(0, 1) * 255 + 0.5).astype(np.int64)
+    _require_visible(values, scaled, "0..1")
+    return _grey(scaled), "float grey scaled from 0..1 to 8 bits"
+
+
+def _require_visible(values: Any, scaled: Any, meant: str) -> None:
+    if values.min() != values.max() and scaled.max() <= _DARK:
+        raise _RefusedError(
+            f"it would be of one colour: its values reach {values.max():.4g} of {meant}; save it scaled to 8 bits"
+        )
+
+
+def _grey(values: Any) -> Any:
+    import numpy as np
+    from PIL import Image as Pil
+
+    return Pil.fromarray(values.astype(np.uint8)).convert("RGB")
+
+
+def _from_cmyk(image: Any) -> tuple[Any, str]:
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image.convert("RGB"), "CMYK without a profile converted by Pillow's formula"
+    from PIL import ImageCms
+
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        made = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise _RefusedError("its ICC profile does not fit CMYK") from error
+    return made, "CMYK converted through its ICC profile"
+
+
+def _from_lab(image: Any) -> tuple[Any, str]:
+    from PIL import ImageCms
+
+    made = ImageCms.profileToProfile(
+        image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+    return made, "L*a*b* converted to sRGB"
+
+
+_OTHERS: Mapping[str, Callable[[Any], tuple[Any, str]]] = {
+    "F": _from_float,
+    "CMYK": _from_cmyk,
+    "LAB": _from_lab,
+}

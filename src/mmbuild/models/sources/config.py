@@ -1,0 +1,211 @@
+"""The model's own ``config.json``, found without its weights.
+
+Planning needs only numbers. A directory holds them; models of the mission have theirs recorded as data in
+``families/recorded``; any other hub model's file is fetched alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from mmbuild.base.directory_listing import entries
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.json_reader import JsonProblemError, parse_json
+from mmbuild.base.limits import MODEL_JSON
+from mmbuild.models.sources import hf_layout
+from mmbuild.models.sources.model_addresses import hub_address
+
+Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+class ConfigError(MmbuildError):
+    """A source that cannot be understood, or whose ``config.json`` cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """A ``source`` taken apart.
+
+    Attributes:
+        kind: ``hub``, ``directory``, or the same with ``dummy-`` for random weights of those shapes.
+        value: ``owner/name``, or the directory as written.
+    """
+
+    kind: Kind
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """A ``config.json`` and where it was found.
+
+    Attributes:
+        config: Its content.
+        origin: ``file``, ``recorded`` or ``hub``.
+        files: Local files that were read; a plan cache depends on them.
+    """
+
+    config: Mapping[str, Any]
+    origin: Literal["file", "recorded", "hub"]
+    files: tuple[Path, ...] = ()
+
+
+def parse_source(source: str) -> SourceRef:
+    """Take a ``source`` apart.
+
+    ``hf://owner/name``; ``dummy://owner/name``; ``dummy://`` and a directory that begins with ``/``, ``./``, ``../``
+    or ``~``; anything without ``://`` is a directory.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    scheme, mark, rest = source.partition("://")
+    if not mark:
+        return SourceRef("directory", source)
+    if scheme == "dummy" and re.match(r"(/|~|\.{1,2}(/|$))", rest):
+        return SourceRef("dummy-directory", rest)
+    if scheme in ("hf", "dummy") and _REPO.fullmatch(rest):
+        return SourceRef("hub" if scheme == "hf" else "dummy-hub", rest)
+    raise ConfigError(
+        f"source `{source}` is not understood",
+        code="MM131",
+        hint=hub_address(source)
+        or "Write hf://owner/name, a directory, dummy://owner/name or dummy://./directory",
+    )
+
+
+def read_config(source: str, revision: str | None, root: Path, *, offline: bool = False) -> SourceConfig:
+    """Find the ``config.json`` of ``source``.
+
+    Args:
+        source: As :func:`parse_source` takes it.
+        revision: Branch, tag or commit of a hub source; None is ``main``.
+        root: What a relative directory is relative to.
+        offline: Ask no hub.
+
+    Raises:
+        ConfigError: No config can be had, or it is not JSON.
+    """
+    ref = parse_source(source)
+    if ref.kind in ("directory", "dummy-directory"):
+        return _from_directory(root / ref.value)
+    recorded = _recorded(ref.value)
+    if recorded is not None:
+        return SourceConfig(recorded, "recorded")
+    if ref.kind == "dummy-hub" or offline:
+        raise ConfigError(
+            f"the config.json of `{ref.value}` is not recorded in mmbuild"
+            + (", and the hub is not asked offline" if ref.kind == "hub" else ""),
+            code="MM133",
+            hint=f"Recorded: {', '.join(recorded_models())}; or name a directory that holds config.json",
+        )
+    from mmbuild.models.sources.hub import fetch_config
+
+    return SourceConfig(fetch_config(ref.value, revision), "hub")
+
+
+def require_directories(source: str, root: Path, directories: Iterable[str]) -> None:
+    """Look for the directories that a model's files lie in, where the model is a directory itself.
+
+    Args:
+        source: As :func:`parse_source` takes it.
+        root: What a relative directory is relative to.
+        directories: Names below the model's own directory, each with a ``config.json`` and weights.
+
+    Raises:
+        ConfigError: MM417, one is not there.
+    """
+    ref = parse_source(source)
+    if ref.kind != "directory":
+        return
+    for name in directories:
+        lacks = _lacking(root / ref.value, name)
+        if lacks is not None:
+            raise ConfigError(
+                f"`{_shown(root / ref.value)}` lacks {lacks}, which its config.json tells of",
+                code="MM417",
+                hint="Download the model again, whole",
+            )
+
+
+def _lacking(model: Path, name: str) -> str | None:
+    """What of a model's directory ``name`` is not there; None where all is. Weights may lie above it too."""
+    if not (model / name / "config.json").is_file():
+        return f"`{name}/config.json`"
+    places = (model, model / name)
+    files = [path.name for place in places for path in entries(place)]
+    return None if any(hf_layout.is_weights(file) for file in files) else f"weights in `{name}/`"
+
+
+def recorded_models() -> tuple[str, ...]:
+    """Hub models whose config is recorded, ``owner/name``."""
+    names = (item.name for item in files("mmbuild.models.families").joinpath("recorded").iterdir())
+    return tuple(sorted(name[:-5].replace("--", "/", 1) for name in names if name.endswith(".json")))
+
+
+def _recorded(repo: str) -> Mapping[str, Any] | None:
+    """The recorded config of ``repo`` in any letter case: upstream's vila-7B is VILA-7b on its own page."""
+    known = {name.lower(): name for name in recorded_models()}.get(repo.lower())
+    if known is None:
+        return None
+    file = files("mmbuild.models.families").joinpath("recorded", f"{known.replace('/', '--', 1)}.json")
+    config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config
+
+
+def _from_directory(directory: Path) -> SourceConfig:
+    path = directory / "config.json"
+    if not os.path.isdir(directory):  # unlike Path.is_dir, false for a name too long to exist
+        raise ConfigError(
+            f"model directory `{_shown(directory)}` does not exist",
+            code="MM130",
+            hint="Check the path; it is relative to the file that names it",
+        )
+    try:
+        data = read_file(path, MODEL_JSON)
+    except FileRefusedError as error:
+        raise _no_config(path, error.problem, error.hint) from None
+    except OSError as error:
+        # Late: most directories have a config.json.
+        from mmbuild.models.files.wrong_directory import instead_of_model
+
+        another = instead_of_model(directory)
+        if another is not None:
+            raise another from None
+        raise ConfigError(
+            f"`{_shown(path)}` cannot be read: {error.strerror or error}",
+            code="MM130",
+            hint="A model directory needs its config.json",
+        ) from None
+    return SourceConfig(_parse(data, path), "file", (path.absolute(),))
+
+
+def _parse(data: bytes, path: Path) -> Mapping[str, Any]:
+    if data.startswith(b"version https://git-lfs"):
+        raise _no_config(path, "is a git-LFS pointer, not the file itself")
+    try:
+        config = parse_json(data, MODEL_JSON)
+    except JsonProblemError as error:
+        raise _no_config(path, str(error)) from None
+    if not isinstance(config, dict):
+        raise _no_config(path, "is not a JSON object")
+    return config
+
+
+def _no_config(path: Path, problem: str, hint: str | None = None) -> ConfigError:
+    hint = hint or "Fetch the model's config.json again"
+    return ConfigError(f"`{_shown(path)}` {problem}", code="MM132", hint=hint)
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -1,0 +1,146 @@
+"""A model of real shapes with random weights, for builds and benchmarks that need no download.
+
+Values are a stand-in: one block of normal numbers (standard deviation 0.02) drawn from the seed, read over and
+over from another place for every tensor. Norms are ones and biases zeros, as in a fresh model. That keeps
+activations finite and is as fast as writing; the answers of such a model mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbuild.base.files import open_regular
+from mmbuild.base.progress import Progress
+from mmbuild.models.checkpoint import writer
+from mmbuild.models.sources.allowed_places import Places
+from mmbuild.models.sources.resolve import source_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARD = 4 << 30
+# Not a multiple of any row, so that rows of one tensor differ.
+_BLOCK = 8_388_593
+_STEP = 1_299_709
+_DEVIATION = 0.02
+
+
+def copy_small_files(
+    model: Path, out: Path, directories: Sequence[str] = (), places: Places | None = None
+) -> None:
+    """Config, tokenizer and processor of a directory.
+
+    Raises:
+        FileRefusedError: MM745, a file is not a regular one; MM747, a link leaves ``places``.
+    """
+    for name in source_files(model, weights=False, directories=directories):
+        (out / name).parent.mkdir(exist_ok=True)
+        with (
+            os.fdopen(open_regular(model / name, within=places), "rb") as file,
+            (out / name).open("wb") as copy,
+        ):
+            shutil.copyfileobj(file, copy)
+
+
+def write_weights(
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    out: Path,
+    seed: int,
+    dtype: str,
+    progress: Progress,
+    *,
+    shard: int = SHARD,
+) -> None:
+    """Write all tensors of the model, shard by shard, and their index; ``config.json`` where it is not there.
+
+    Args:
+        config: The model's ``config.json``.
+        shapes: Shape of every tensor by name; one called ``directory/name`` goes into that directory.
+        out: An existing directory.
+        seed: Of the block of numbers.
+        dtype: ``float32``, ``float16`` or ``bfloat16``.
+        progress: Told the shard and the share done.
+        shard: Bytes of a shard at most, one tensor at least.
+    """
+    import torch
+
+    if not (out / "config.json").exists():
+        (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    block = torch.empty(_BLOCK).normal_(0, _DEVIATION, generator=torch.Generator().manual_seed(seed))
+    block = block.to(getattr(torch, dtype))
+    place = {name: i for i, name in enumerate(shapes)}
+    for directory in sorted({name.rpartition("/")[0] for name in shapes}):
+        prefix = f"{directory}/" if directory else ""
+        own = {name.removeprefix(prefix): name for name in shapes if name.rpartition("/")[0] == directory}
+        entries = [writer.Entry(short, dtype, shapes[name]) for short, name in own.items()]
+        places = {short: place[name] for short, name in own.items()}
+        (out / directory).mkdir(exist_ok=True)
+        _write_shards(out / directory, list(_shards(entries, shard)), block, places, progress)
+    progress("random weights written", 1.0)
+
+
+def _write_shards(
+    out: Path,
+    shards: list[list[writer.Entry]],
+    block: Tensor,
+    places: Mapping[str, int],
+    progress: Progress,
+) -> None:
+    names = _names(len(shards))
+    for i, (file, entries) in enumerate(zip(names, shards, strict=True)):
+        progress(f"writing {file}", i / len(shards))
+        ordered = writer.layout(entries)
+        parts = ((entry.name, _values(entry, block, places[entry.name])) for entry in ordered)
+        writer.write(out / file, ordered, parts)
+    if len(shards) > 1:
+        _write_index(out, dict(zip(names, shards, strict=True)))
+
+
+def _shards(entries: list[writer.Entry], limit: int) -> Iterator[list[writer.Entry]]:
+    shard: list[writer.Entry] = []
+    size = 0
+    for entry in entries:
+        if shard and size + entry.size > limit:
+            yield shard
+            shard, size = [], 0
+        shard.append(entry)
+        size += entry.size
+    yield shard
+
+
+def _names(count: int) -> list[str]:
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+
+
+def _values(entry: writer.Entry, block: Tensor, index: int) -> Iterator[Tensor]:
+    """The values of one tensor, in pieces that are views of the block."""
+    import torch
+
+    count = 1
+    for size in entry.shape:
+        count *= size
+    if len(entry.shape) <= 1 and ("norm" in entry.name or entry.name.endswith("bias")):
+        yield torch.full(entry.shape, 0.0 if entry.name.endswith("bias") else 1.0, dtype=block.dtype)
+        return
+    start = index * _STEP % len(block)
+    while count:
+        piece = block[start : start + count]
+        yield piece
+        count -= len(piece)
+        start = 0
+
+
+def _write_index(out: Path, shards: Mapping[str, list[writer.Entry]]) -> None:
+    content = {
+        "metadata": {"total_size": sum(entry.size for shard in shards.values() for entry in shard)},
+        "weight_map": {entry.name: file for file, shard in shards.items() for entry in shard},
+    }
+    (out / "model.safetensors.index.json").write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,63 @@
+"""The action that fetches a source of a variant, the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmbuild.core.graph.action import Action, Resources
+from mmbuild.core.graph.keys import make_action
+from mmbuild.core.steps.registry import steps
+from mmbuild.models.families import family
+from mmbuild.models.sources.config import parse_source
+from mmbuild.models.sources.integrity import require_files
+from mmbuild.models.sources.resolve import identify
+from mmbuild.pipeline import estimate, step_params
+from mmbuild.schema.resolved import ResolvedRecipe
+
+_BYTES_PER_SECOND = 50e6
+
+
+def download(
+    variant: ResolvedRecipe, name: str, size: int, digest: Callable[[Path], str], *, offline: bool
+) -> Action:
+    """Fetch a source, or refer to it where it is a directory.
+
+    Args:
+        variant: The recipe.
+        name: The source, ``model`` or ``vision``.
+        size: Bytes of its weights, an estimate.
+        digest: BLAKE3 of a user's file, hex.
+        offline: Ask no hub for the commit of a branch.
+
+    Raises:
+        MmbuildError: The source cannot be identified.
+    """
+    model = variant.recipe.model
+    source = model if name == "model" else model.vision
+    assert source is not None
+    directories = family(variant.facts.family).TRAITS.directories
+    if parse_source(source.source).kind == "directory":
+        place = variant.root / source.source
+        require_files(place, name, len(variant.configs), variant.facts.directories)
+    identity = identify(
+        source.source,
+        source.revision,
+        variant.root,
+        config=variant.configs[name],
+        digest=digest,
+        directories=directories,
+        offline=offline,
+        places=variant.places,
+    )
+    planned = step_params.download(variant.facts, name, variant.configs, directories)
+    disk = 0 if identity.kind == "path" else size
+    return make_action(
+        label=f"{variant.name}/{'download' if name == 'model' else f'download-{name}'}",
+        step="download",
+        version=steps()["download"].version,
+        params={**identity.params, **planned},
+        sources=identity.sources,
+        locators=identity.locators,
+        resources=Resources(memory=estimate.DOWNLOAD_MEMORY, disk=disk, seconds=disk / _BYTES_PER_SECOND),
+    )

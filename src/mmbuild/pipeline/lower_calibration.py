@@ -1,0 +1,216 @@
+"""The action that fits a quantization on data and writes the checkpoint.
+
+Calibrated algorithms write it from the model itself, in place of convert and quantize; int8 and int4 with calibration
+from the converted checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base import pins
+from mmbuild.base.gpu import gpus, least_memory
+from mmbuild.base.optional_packages import install_hint
+from mmbuild.core.graph.action import Action, Resources
+from mmbuild.core.graph.keys import make_action
+from mmbuild.core.steps.registry import steps
+from mmbuild.models.calibration_data import hub_dataset
+from mmbuild.models.calibration_data import samples as data
+from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES, CalibrationError
+from mmbuild.models.sources import hub
+from mmbuild.models.sources.errors import SourceError
+from mmbuild.pipeline import estimate, local_environment, step_params
+from mmbuild.pipeline.estimate import Sizes
+from mmbuild.schema.model import WEIGHT_ONLY
+from mmbuild.schema.resolved import ResolvedRecipe
+
+# Besides the packages that the model itself needs.
+OPTIMIZER = "nvidia-modelopt"
+# Bytes of a picture, and seconds to fetch one: guesses.
+_PICTURE, _PICTURE_SECONDS = 500_000, 0.2
+
+
+def optimizer_version() -> str:
+    """Version of Model Optimizer: what is installed here, or what a lock in force says.
+
+    Raises:
+        CalibrationError: MM462, it is not installed.
+    """
+    try:
+        return pins.package(OPTIMIZER) or metadata.version(OPTIMIZER)
+    except metadata.PackageNotFoundError:
+        raise CalibrationError(
+            f"the recipe's quantization is fitted by `{OPTIMIZER}`, which is not installed",
+            code="MM462",
+            hint=install_hint("quantize"),
+        ) from None
+
+
+def fitted(
+    variant: ResolvedRecipe,
+    inputs: Mapping[str, str],
+    size: Sizes,
+    target: Mapping[str, Any],
+    digest: Callable[[Path], str],
+    *,
+    offline: bool,
+) -> tuple[Action, ...]:
+    """What makes the quantized checkpoint, last, and before it what fetches its data from a hub.
+
+    It runs in mmbuild's own environment whatever backend reads the checkpoint, so that backends share it.
+
+    Args:
+        variant: A recipe with a quantization that is fitted on data.
+        inputs: Definition keys of ``model``, perhaps ``vision``, and ``checkpoint`` of int8 and int4.
+        size: Of the model.
+        target: What mmbuild's torch runs on; it is in the key.
+        digest: BLAKE3 of a user's file, hex.
+        offline: Ask no hub.
+
+    Raises:
+        MissingPackageError: MM230, torch or transformers is missing.
+        CalibrationError: As :func:`fetch_data` and :func:`quantize`.
+        SourceError: As :func:`fetch_data`.
+    """
+    used = {package: local_environment.version(package) for package in local_environment.PACKAGES}
+    fetched = fetch_data(variant, offline=offline)
+    if fetched is None:
+        return (quantize(variant, inputs, size, target, digest, used),)
+    inputs = {**inputs, "data": fetched.definition_key}
+    return (fetched, quantize(variant, inputs, size, target, digest, used))
+
+
+def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
+    """Fetch the samples of a data set on the hub; None where the recipe names none.
+
+    Args:
+        variant: A recipe with a quantization that is fitted on data.
+        offline: Ask no hub: a branch is what it was when it was last asked for.
+
+    Raises:
+        CalibrationError: MM464, the data set's layout is not read, as far as that can be known here.
+        SourceError: The hub cannot say what the revision is.
+    """
+    wanted = variant.recipe.engine.quantization.calibration
+    if wanted is None or not hub_dataset.is_data_set(wanted.data):
+        return None
+    asked = hub_dataset.parse(wanted.data)
+    commit = _commit(asked.repo, wanted.revision, offline=offline)
+    if commit is not None:
+        _check_layout(asked, commit, offline=offline)
+    return make_action(
+        label=f"{variant.name}/calibration_data",
+        step="calibration_data",
+        version=steps()["calibration_data"].version,
+        params={
+            "repo": asked.repo,
+            "commit": commit,
+            "file": asked.file,
+            "samples": wanted.samples,
+            "seed": wanted.seed,
+            "text_only": wanted.text_only,
+            **({"revision": wanted.revision or "main"} if commit is None else {}),
+        },
+        resources=Resources(
+            memory=estimate.DOWNLOAD_MEMORY,
+            disk=wanted.samples * _PICTURE,
+            seconds=1 + wanted.samples * _PICTURE_SECONDS,
+        ),
+    )
+
+
+def _commit(repo: str, revision: str | None, *, offline: bool) -> str | None:
+    try:
+        return hub.resolve_revision(repo, revision, offline=offline)
+    except SourceError as error:
+        if not offline or error.code != "MM422":
+            raise
+        # Enough to plan with; the step refuses to guess which commit was meant.
+        return None
+
+
+def _check_layout(asked: hub_dataset.DataSet, commit: str, *, offline: bool) -> None:
+    try:
+        names = hub.listed(asked.repo, commit, offline=offline)
+    except SourceError as error:
+        if error.code != "MM422":
+            raise
+        return  # told when the data are fetched
+    hub_dataset.sample_file(asked, names)
+
+
+def quantize(
+    variant: ResolvedRecipe,
+    inputs: Mapping[str, str],
+    size: Sizes,
+    target: Mapping[str, Any],
+    digest: Callable[[Path], str],
+    toolchain: Mapping[str, str],
+) -> Action:
+    """Calibrate the model and write the quantized checkpoint.
+
+    Args:
+        variant: A recipe with a quantization that is fitted on data.
+        inputs: Definition keys of ``model``, perhaps ``vision``, ``data`` where :func:`fetch_data` gave one, and
+            ``checkpoint`` of int8 and int4.
+        size: Of the model.
+        target: What it is built for; the model runs on that kind of device.
+        digest: BLAKE3 of a user's file, hex.
+        toolchain: Versions of torch and transformers.
+
+    Raises:
+        CalibrationError: The data cannot be used (MM164 to MM167), or MM462.
+    """
+    engine, quantization = variant.recipe.engine, variant.recipe.engine.quantization
+    wanted = quantization.calibration
+    files = _files(variant)
+    on_gpu = target["device"] == "cuda"
+    split = on_gpu and 0 < least_memory(gpus()) < estimate.calibration_gpu_memory(size)
+    asked: dict[str, Any] = {"samples": wanted.samples if wanted else DEFAULT_SAMPLES, "seed": 0}
+    if wanted is not None:
+        asked |= {"seed": wanted.seed, "text_only": wanted.text_only}
+    else:
+        asked["prompts"] = list(variant.recipe.verify.prompts) if variant.recipe.verify else []
+    return make_action(
+        label=f"{variant.name}/quantize",
+        step="quantize",
+        version=steps()["quantize"].version,
+        params={
+            **step_params.convert(variant.facts, engine.dtype.value, engine.tensor_parallel),
+            "algorithm": quantization.algorithm.value,
+            "group_size": quantization.group_size,
+            "image_size": list(variant.facts.visual.image_size),
+            "calibration": asked,
+        },
+        inputs=inputs,
+        sources={name: digest(path) for name, path in files.items()},
+        locators={name: str(path) for name, path in files.items()},
+        target=target,
+        toolchain=toolchain
+        if quantization.algorithm in WEIGHT_ONLY
+        else {**toolchain, OPTIMIZER: optimizer_version()},
+        resources=Resources(
+            cores=estimate.weight_cores(size.checkpoint),
+            memory=estimate.calibration_memory(size, on_gpu=on_gpu, split=split),
+            disk=size.quantized,
+            gpus=1 if on_gpu else 0,
+            gpu_memory=estimate.calibration_gpu_memory(size, split=split) if on_gpu else 0,
+            seconds=estimate.calibration_seconds(
+                size, quantization.algorithm.value, asked["samples"], on_gpu=on_gpu
+            ),
+        ),
+    )
+
+
+def _files(variant: ResolvedRecipe) -> dict[str, Path]:
+    """The data and the pictures of the samples that will be taken, by name."""
+    wanted = variant.recipe.engine.quantization.calibration
+    if wanted is None or hub_dataset.is_data_set(wanted.data):
+        return {}
+    path = Path(wanted.data)
+    samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
+    pictures = {f"image{number}": image for number, image in enumerate(data.images(samples))}
+    return {"data": path, **pictures}

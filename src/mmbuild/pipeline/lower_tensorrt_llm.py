@@ -1,0 +1,273 @@
+"""A resolved recipe to actions for backend tensorrt-llm: downloads, the toolchain's commands, engine directory.
+
+Each group of commands that makes one thing is an action (:mod:`mmbuild.backends.tensorrt_llm.toolchains.tasks`). Its
+parameters are the commands themselves and what they must leave, so its key changes exactly where a command does:
+convert knows nothing of lengths, and one visual engine serves all precisions of a model.
+
+Where a recipe names calibration data, mmbuild's own action makes the checkpoint in place of the version's quantizer,
+which would calibrate on text: the same action, with the same key, as for backend torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.backends.tensorrt_llm.output_checks.expectations import expect
+from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.backends.tensorrt_llm.toolchains.memory_model import predict
+from mmbuild.backends.tensorrt_llm.toolchains.model import Step
+from mmbuild.backends.tensorrt_llm.toolchains.tasks import Task, places_of, shared, tasks
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
+from mmbuild.base import host
+from mmbuild.core.graph.action import Action, RecipeGraph, Resources
+from mmbuild.core.graph.keys import make_action
+from mmbuild.core.steps.registry import steps
+from mmbuild.pipeline import estimate, local_environment, lower_calibration
+from mmbuild.pipeline.downloads import download
+from mmbuild.schema.model import WEIGHT_ONLY
+from mmbuild.schema.resolved import ResolvedRecipe
+
+# Names of `variables` that say where things came from, and are of no use to a built engine.
+_OF_SOURCES = frozenset(
+    {
+        "source",
+        "source_url",
+        "source_path",
+        "revision",
+        "vision_source",
+        "visual_sources",
+        "code_url",
+        "code_revision",
+        "inner_directories",
+    }
+)
+_ENGINE_PARTS = ("model", "code", "llm", "visual")
+_SECONDS: Mapping[str, float] = {
+    "prepare": 30,
+    "convert": 120,
+    "quantize": 900,
+    "build_llm": 300,
+    "build_visual": 300,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where a toolchain's commands run, as far as a plan depends on it.
+
+    Attributes:
+        locator: :class:`~mmbuild.config.model.ToolchainEnvironment` as JSON; in no key. None where only its
+            versions are known, from a lock.
+        installed: Versions of what is installed there; in the keys, since an engine loads only in the TensorRT that
+            built it.
+    """
+
+    locator: str | None
+    installed: Mapping[str, str]
+
+
+def lower_toolchain(
+    variant: ResolvedRecipe,
+    *,
+    sm: int | None,
+    environment: Environment | None,
+    digest: Callable[[Path], str],
+    offline: bool,
+    own: Mapping[str, Any] | None = None,
+) -> RecipeGraph:
+    """The actions of one variant with backend tensorrt-llm.
+
+    Args:
+        variant: A validated recipe with all numbers solved.
+        sm: Compute capability of this host's GPU; what the recipe's ``target`` states goes before it.
+        environment: Of the recipe's toolchain; None where the user has configured none: such a plan can be read,
+            and not applied.
+        digest: BLAKE3 of a user's file, hex.
+        offline: Ask no hub for the commit of a branch.
+        own: What mmbuild's own torch runs on, ``{"device", "sm", "isa"}``; None asks this host. Calibration runs
+            there, whatever GPU the engine is for.
+
+    Raises:
+        ToolchainError: The toolchain cannot build the recipe.
+        MmbuildError: The source cannot be identified, or what calibrates is missing or cannot.
+    """
+    return _Lowering(variant, sm, environment).graph(digest, offline, own)
+
+
+class _Lowering:
+    """One variant on its way to a graph."""
+
+    def __init__(self, variant: ResolvedRecipe, sm: int | None, environment: Environment | None) -> None:
+        self.variant, self.engine, self.facts = variant, variant.recipe.engine, variant.facts
+        self.toolchain = load_toolchain(self.engine.tensorrt_llm.toolchain)
+        self.building = shared(self.toolchain)
+        stated = variant.recipe.target
+        self.sm = stated.sm if stated is not None and stated.sm else sm
+        self.target = {"device": "cuda", "sm": self.sm, "isa": None}
+        self.versions = {
+            "tensorrt-llm": self.toolchain.version,
+            **(environment.installed if environment else {}),
+        }
+        self.locators = {"environment": environment.locator} if environment and environment.locator else {}
+        stacks = [self.facts.llm] + ([self.facts.encoder] if self.facts.encoder else [])
+        self.size = estimate.sizes(stacks, self.engine.dtype.value, self.engine.quantization.algorithm.value)
+        self.known = variables(variant, self.toolchain)
+        self.actions: list[Action] = []
+
+    def graph(
+        self, digest: Callable[[Path], str], offline: bool, own: Mapping[str, Any] | None
+    ) -> RecipeGraph:
+        # The GPU is known here even where the recipe does not state it.
+        for refusal in refusals(self.variant, self.toolchain, sm=self.sm):
+            raise refusal
+        sources = {
+            name: self.add(download(self.variant, name, self.size.model, digest, offline=offline))
+            for name in self._sources()
+        }
+        made = {"model": sources[self._read()]}
+        if self.known["calibrated"]:
+            made["checkpoint"] = self.fitted(sources, own or host.default_target(), digest, offline)
+        for task in tasks(self.variant, self.building):
+            made[task.makes] = self.task(task, made)
+        engine = self.assemble(made)
+        if self.variant.recipe.verify is not None:
+            self.verify(engine, digest)
+        return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
+
+    def _sources(self) -> tuple[str, ...]:
+        """What is fetched: calibration runs the whole model, commands read one source."""
+        return tuple(self.variant.configs) if self.known["calibrated"] else (self._read(),)
+
+    def _read(self) -> str:
+        """The source that the commands read: BLIP-2's whole checkpoint is the second one of a recipe."""
+        whole = self.toolchain.families[self.variant.recipe.model.family].weights == "whole"
+        return "vision" if whole and "vision" in self.variant.configs else "model"
+
+    def fitted(
+        self,
+        sources: Mapping[str, Action],
+        own: Mapping[str, Any],
+        digest: Callable[[Path], str],
+        offline: bool,
+    ) -> Action:
+        """The checkpoint that mmbuild fits on the recipe's data, in its own environment."""
+        inputs = {name: action.definition_key for name, action in sources.items()}
+        target = local_environment.target(own)
+        found = lower_calibration.fitted(self.variant, inputs, self.size, target, digest, offline=offline)
+        self.actions += found
+        return found[-1]
+
+    def add(self, action: Action) -> Action:
+        self.actions.append(action)
+        return action
+
+    def action(self, label: str, step: str, params: Mapping[str, Any], **rest: Any) -> Action:
+        return self.add(
+            make_action(
+                label=f"{self.variant.name}/{label}",
+                step=step,
+                version=steps()[step].version,
+                params=params,
+                **rest,
+            )
+        )
+
+    def task(self, task: Task, made: Mapping[str, Action]) -> Action:
+        # Integers are packed for one architecture while weights are converted, and engines are for one.
+        packed = task.step == "convert" and self.engine.quantization.algorithm in WEIGHT_ONLY
+        bound = packed or task.step in ("build_llm", "build_visual")
+        host = task.step == "prepare"
+        return self.action(
+            task.step,
+            "toolchain",
+            self.task_params(task),
+            inputs={name: made[name].definition_key for name in task.reads},
+            target=self.target if bound else {},
+            toolchain={} if host else self.versions,
+            locators=self.locators,
+            resources=self.resources(task.step),
+        )
+
+    def task_params(self, task: Task) -> dict[str, Any]:
+        return {
+            "toolchain": self.toolchain.version,
+            "workdir": self.toolchain.workdir,
+            "commands": [self.command(command) for command in task.commands],
+            "reads": dict(task.reads),
+            "place": task.place,
+            "files": {name: dict(content) for name, content in task.files.items()},
+        }
+
+    def command(self, command: Command) -> dict[str, Any]:
+        expected = expect(command, self.variant, self.building)
+        return {
+            "name": command.name,
+            "argv": list(command.argv),
+            "environment": dict(command.environment),
+            "edit": command.edit and command.edit.model_dump(mode="json"),
+            "expected": expected.model_dump(mode="json"),
+        }
+
+    def resources(self, step: Step) -> Resources:
+        if step == "prepare":
+            return Resources(memory=estimate.GIB, disk=estimate.GIB, seconds=_SECONDS[step])
+        memory = predict(step, self.variant, self.toolchain)
+        disk = estimate.GIB if step == "build_visual" else self.size.quantized
+        # Converters load a model onto a GPU as well, and none of the programs can be imported without a driver.
+        # A converter that finds too little memory on its GPU goes on in the host's.
+        gpu_memory = 0 if step == "convert" else memory.gpu
+        return Resources(memory=memory.host, disk=disk, gpus=1, gpu_memory=gpu_memory, seconds=_SECONDS[step])
+
+    def assemble(self, made: Mapping[str, Action]) -> Action:
+        return self.action(
+            "assemble",
+            "toolchain_engine",
+            self.description(),
+            inputs={name: made[name].definition_key for name in _ENGINE_PARTS if name in made},
+            target=self.target,
+            toolchain=self.versions,
+            resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),
+        )
+
+    def description(self) -> dict[str, Any]:
+        """What ``engine.json`` says: enough to ask the engine without its recipe."""
+        family = self.variant.recipe.model.family
+        known = {name: value for name, value in self.known.items() if name not in _OF_SOURCES}
+        return {
+            "family": self.facts.family,
+            "tensor_parallel": self.engine.tensor_parallel,
+            "variables": known,
+            "places": {name: place for name, place in places_of(known).items() if name in _ENGINE_PARTS},
+            "versions": self.versions,
+            "generation_config": self.engine.generation_config.value,
+            "files": {
+                f"model/{name}": content
+                for name, content in self.toolchain.families[family].model_files.items()
+            },
+        }
+
+    def verify(self, engine: Action, digest: Callable[[Path], str]) -> Action:
+        wanted = self.variant.recipe.verify
+        assert wanted is not None
+        images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
+        return self.action(
+            "verify",
+            "toolchain_verify",
+            {
+                "prompts": list(wanted.prompts),
+                "max_new_tokens": min(wanted.max_new_tokens, self.engine.max_output_len),
+            },
+            inputs={"engine": engine.definition_key},
+            sources={name: digest(path) for name, path in images.items()},
+            locators={**self.locators, **{name: str(path) for name, path in images.items()}},
+            target=self.target,
+            toolchain=self.versions,
+            resources=Resources(
+                memory=estimate.GIB + self.size.quantized, gpus=self.engine.tensor_parallel, seconds=120.0
+            ),
+        )

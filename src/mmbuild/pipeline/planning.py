@@ -1,0 +1,250 @@
+"""From a request (recipe files and overrides) to graphs, through the plan cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbuild._version import __version__
+from mmbuild.base import host, pins
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.graph.serialize import graph_from_json, graph_to_json
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
+from mmbuild.core.store.stat_cache import Index
+
+if TYPE_CHECKING:
+    from mmbuild.pipeline.lower_tensorrt_llm import Environment
+    from mmbuild.schema.resolved import ResolvedRecipe
+
+_ENVIRONMENT = re.compile(
+    r"(MMBUILD_(?!STORE|FAULT|TEST|REMOTE|PUSH|SIGNING)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"
+)
+"""Variables that loading or lowering may look at. Tokens change no plan and are written nowhere."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# In keys, beside the packages that are always looked at.
+_CALIBRATES = ("nvidia-modelopt",)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asked for.
+
+    Attributes:
+        paths: Recipe files.
+        overrides: ``dotted.key=value`` as given to ``--set``.
+        offline: Ask no hub.
+        allow_outside: Accept paths outside the project's root; None asks the environment.
+    """
+
+    paths: tuple[Path, ...]
+    overrides: tuple[str, ...] = ()
+    offline: bool = False
+    allow_outside: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Validated and lowered recipes.
+
+    Attributes:
+        graphs: One for each variant.
+        derivations: Lines that tell how each derived number follows, by variant.
+        warnings: Findings that are no errors, as text.
+        cached: Whether the plan cache had it.
+        entry: Its name there.
+    """
+
+    graphs: tuple[RecipeGraph, ...]
+    derivations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: str = ""
+    cached: bool = False
+    entry: str = ""
+
+
+def prepare(request: Request, store: Store, *, again: bool = False) -> Prepared:
+    """Load, validate and lower; from the cache when nothing that made the plan has changed, unless ``again``.
+
+    Raises:
+        RecipeError: the recipes have errors, or ask for parts that are not built yet.
+        MmbuildError: a source cannot be identified.
+    """
+    name = cache_name(_facts(request))
+    value = None if again else read_entry(store, name)
+    if value is not None:
+        try:
+            return replace(_from_json(value), entry=name)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            pass  # of another version or damaged: made again below
+    return _load(request, store, name)
+
+
+def _load(request: Request, store: Store, name: str) -> Prepared:
+    from mmbuild.base.diagnostics import RecipeError, render_text
+    from mmbuild.pipeline.load import load_recipes
+
+    loaded = load_recipes(
+        request.paths,
+        overrides=request.overrides,
+        offline=request.offline,
+        allow_outside=request.allow_outside,
+    )
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    seen: dict[Path, None] = dict.fromkeys(loaded.files)
+    graphs = lower_all(loaded.variants, store, seen, offline=request.offline)
+    prepared = Prepared(
+        graphs,
+        {variant.name: derivation_lines(variant) for variant in loaded.variants},
+        render_text(loaded.diagnostics) if loaded.diagnostics else "",
+    )
+    if all(_pinned(variant) for variant in loaded.variants):
+        write_entry(store, name, seen, _to_json(prepared))
+    return prepared
+
+
+def lower_all(
+    variants: tuple[ResolvedRecipe, ...],
+    store: Store,
+    seen: dict[Path, None] | None = None,
+    *,
+    target: Mapping[str, Any] | None = None,
+    offline: bool = False,
+    digests: dict[Path, str] | None = None,
+) -> tuple[RecipeGraph, ...]:
+    """Graphs of ``variants`` for ``target`` (None: this host).
+
+    ``seen`` collects each user file that was hashed and its directory: a file that is added to a source
+    changes the directory's times. ``digests`` collects their digests.
+
+    Raises:
+        MmbuildError: a source cannot be identified.
+    """
+    from mmbuild.schema.explicit_values import settings
+
+    def digest(path: Path) -> str:
+        if seen is not None:
+            seen[path] = None
+            seen[path.parent] = None
+        found = index.digest(path)
+        if digests is not None:
+            digests[path] = found
+        return found
+
+    wanted = host.default_target() if target is None else target
+    if target is None and wanted["sm"] is None:
+        # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
+        from mmbuild.base import gpu
+
+        wanted = {**wanted, "sm": gpu.first_sm()}
+    environment = cache(_environment)  # each is asked once
+    with closing(Index(store)) as index:
+        graphs = [_lower(variant, wanted, environment, digest, offline) for variant in variants]
+    return tuple(
+        replace(graph, settings=settings(variant.node)) if variant.node is not None else graph
+        for graph, variant in zip(graphs, variants, strict=True)
+    )
+
+
+def _lower(
+    variant: ResolvedRecipe,
+    target: Mapping[str, Any],
+    environment: Callable[[str], Environment | None],
+    digest: Callable[[Path], str],
+    offline: bool,
+) -> RecipeGraph:
+    from mmbuild.schema.model import Backend
+
+    if variant.recipe.engine.backend is Backend.TORCH:
+        from mmbuild.pipeline.lower import lower
+
+        return lower(variant, target=target, digest=digest, offline=offline)
+    from mmbuild.pipeline.lower_tensorrt_llm import lower_toolchain
+
+    found = environment(variant.recipe.engine.tensorrt_llm.toolchain)
+    return lower_toolchain(
+        variant, sm=target["sm"], environment=found, digest=digest, offline=offline, own=target
+    )
+
+
+def _environment(version: str) -> Environment | None:
+    """What the user configured for a toolchain, with the versions that a lock in force says.
+
+    One that does not answer counts as empty: apply tells why.
+    """
+    from mmbuild.backends.environments.probe import installed
+    from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned
+    from mmbuild.base.errors import MmbuildError
+    from mmbuild.config.load import load
+    from mmbuild.pipeline.lower_tensorrt_llm import Environment
+
+    found = load().toolchains.get(version)
+    settled = pins.packages(f"tensorrt-llm {version}")
+    if settled:
+        return Environment(found.model_dump_json() if found else None, dict(settled))
+    if found is None:
+        return None
+    try:
+        versions = dict(installed(found, pinned()))
+    except MmbuildError:
+        versions = {}
+    # A name that the toolchain itself does not have: `tensorrt-llm` is its version.
+    return Environment(
+        found.model_dump_json(), {name.replace("-", "_"): text for name, text in versions.items()}
+    )
+
+
+def _facts(request: Request) -> dict[str, Any]:
+    return {
+        "mmbuild": __version__,
+        "code": host.code_fingerprint(),
+        "versions": host.installed_versions() | host.installed_versions(_CALIBRATES),
+        "machine": host.fingerprint(),
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if _ENVIRONMENT.match(name)},
+        "directory": os.getcwd(),
+        "paths": [str(path) for path in request.paths],
+        "overrides": list(request.overrides),
+        "offline": request.offline,
+        "allow_outside": request.allow_outside,
+    }
+
+
+def _pinned(variant: ResolvedRecipe) -> bool:
+    """Whether the plan depends on files and commits alone.
+
+    A branch may move without any file changing, and so may what is installed in a toolchain's environment.
+    """
+    if variant.recipe.visual.backend == "tensorrt":  # of either engine backend
+        return False
+    model, data = variant.recipe.model, variant.recipe.engine.quantization.calibration
+    named = [(model.source, model.revision), *([(data.data, data.revision)] if data is not None else [])]
+    return all(_COMMIT.fullmatch(revision or "") for source, revision in named if source.startswith("hf://"))
+
+
+def derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
+    """How each derived number of ``variant`` follows, a line for each."""
+    return tuple(f"{item.name} = {item.value}: {item.arithmetic}" for item in variant.derivations)
+
+
+def _to_json(prepared: Prepared) -> dict[str, Any]:
+    return {
+        "graphs": [graph_to_json(graph) for graph in prepared.graphs],
+        "derivations": {name: list(lines) for name, lines in prepared.derivations.items()},
+        "warnings": prepared.warnings,
+    }
+
+
+def _from_json(value: Mapping[str, Any]) -> Prepared:
+    return Prepared(
+        tuple(graph_from_json(item) for item in value["graphs"]),
+        {name: tuple(lines) for name, lines in value["derivations"].items()},
+        value["warnings"],
+        cached=True,
+    )

@@ -1,0 +1,83 @@
+"""The generation settings of a recipe's model, checked while the recipe is validated.
+
+Only where the files are at hand, in a local directory or fetched from the hub; of other models the assemble step
+reports what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base.violation import Fault, touches
+from mmbuild.models.families import family
+from mmbuild.models.families.facts import ModelFacts
+from mmbuild.models.files.small_files import shown
+from mmbuild.models.generation_settings import (
+    Load,
+    Reader,
+    SettingsError,
+    existing,
+    files_of,
+    read_settings,
+    runner_findings,
+)
+from mmbuild.schema.model import Backend, GenerationConfig, Recipe
+
+_SOURCE = "model.source"
+
+
+def reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
+    """How the engine of ``recipe`` reads generation settings."""
+    return Reader(
+        vocab_size=facts.llm.vocab_size,
+        encoder_decoder=facts.llm.cross_attention,
+        beams=recipe.engine.max_beam_width > 1,
+        obey=recipe.engine.generation_config is GenerationConfig.OBEY,
+    )
+
+
+def generation_faults(
+    recipe: Recipe,
+    facts: ModelFacts,
+    config: Mapping[str, Any],
+    directory: Path | None,
+    faulty: Collection[str],
+) -> tuple[list[Fault], tuple[Path, ...]]:
+    """What is wrong with a model's settings, and the files that were read.
+
+    Args:
+        recipe: The recipe.
+        facts: Of its model.
+        config: The model's ``config.json``.
+        directory: Where the model's small files are; None where they are not here.
+        faulty: Keys that are at fault already.
+    """
+    if directory is None or touches((_SOURCE,), faulty):
+        return [], ()
+    found = settings_faults(recipe, facts, config, files_of(directory), shown(directory))
+    return found, existing(directory, family(recipe.model.family).settings_place(config))
+
+
+def settings_faults(
+    recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], load: Load, label: str
+) -> list[Fault]:
+    """What is wrong with a model's settings, wherever its files are.
+
+    Args:
+        recipe: The recipe.
+        facts: Of its model.
+        config: The model's ``config.json``.
+        load: Gives the model's small files as parsed JSON.
+        label: What the model is called in messages.
+    """
+    place = family(recipe.model.family).settings_place(config)
+    try:
+        reading = read_settings(load, place, reader_of(recipe, facts), label)
+    except SettingsError as error:
+        return [Fault(error.code, (_SOURCE,), error.message, error.hint)]
+    found = list(reading.findings)
+    if recipe.engine.backend is Backend.TENSORRT_LLM:
+        found += runner_findings(reading, beams=recipe.engine.max_beam_width > 1)
+    return [Fault(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in found]

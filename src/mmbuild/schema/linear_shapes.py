@@ -1,0 +1,63 @@
+"""Linear layers of a stack, as a rank holds them: what quantization in groups and packed formats must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from mmbuild.models.checkpoint.tensor_table import tensors
+from mmbuild.models.families.facts import LlmFacts, ModelFacts
+
+GROUP_SIZES = (128, 64)
+"""Input features that may share a scale, the one preferred first: TensorRT-LLM's kernels take these two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer on one rank.
+
+    Attributes:
+        name: Within a layer: ``attention.qkv``, ``mlp.proj``.
+        outputs: Rows of its weight.
+        inputs: Columns of its weight.
+    """
+
+    name: str
+    outputs: int
+    inputs: int
+
+
+def stacks(facts: ModelFacts) -> tuple[LlmFacts, ...]:
+    """The decoder, and the encoder where there is one."""
+    return (facts.llm,) if facts.encoder is None else (facts.llm, facts.encoder)
+
+
+def linears(llm: LlmFacts, ranks: int) -> Iterator[Linear]:
+    """Linear layers of one layer of ``llm``, split over ``ranks``; all layers and ranks are alike.
+
+    The number of ranks must divide heads and MLP.
+    """
+    for spec in tensors(replace(llm, num_hidden_layers=1)):
+        if spec.quantizable:
+            outputs, inputs = spec.shape(llm, 0, ranks)
+            yield Linear(spec.name.partition(".0.")[2].removesuffix(".weight"), outputs, inputs)
+
+
+def divides(llm: LlmFacts, ranks: int) -> bool:
+    """Whether heads and MLP of ``llm`` can be split over ``ranks``."""
+    heads = llm.num_key_value_heads
+    shared = heads % ranks == 0 or ranks % heads == 0
+    return llm.num_attention_heads % ranks == 0 and llm.intermediate_size % ranks == 0 and shared
+
+
+def unfit_for_groups(facts: ModelFacts, ranks: int, group: int) -> tuple[Linear, ...]:
+    """Linear layers whose inputs on a rank are no whole number of groups."""
+    found = (layer for llm in stacks(facts) for layer in linears(llm, ranks) if layer.inputs % group)
+    return tuple(dict.fromkeys(found))
+
+
+def group_size(facts: ModelFacts, ranks: int) -> int | None:
+    """The preferred group size that fits; None where none does."""
+    if not all(divides(llm, ranks) for llm in stacks(facts)):
+        return None
+    return next((group for group in GROUP_SIZES if not unfit_for_groups(facts, ranks, group)), None)

@@ -1,0 +1,99 @@
+"""What is wrong with the files of a recipe's model, found while the recipe is validated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.violation import Fault
+from mmbuild.models.families.facts import Config, ModelFacts
+from mmbuild.models.sources.config import parse_source
+from mmbuild.models.sources.errors import SourceError
+from mmbuild.schema.model import Model
+
+if TYPE_CHECKING:
+    from mmbuild.models.files.checked_model import Model as GivenModel
+
+_KEYS = {"model": "model.source", "vision": "model.vision.source"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What came of looking at a model's files.
+
+    Attributes:
+        faults: What is wrong.
+        files: Files and directories that were looked at.
+        given: The model as checks take it; None where none of its files are here.
+    """
+
+    faults: tuple[Fault, ...] = ()
+    files: tuple[Path, ...] = ()
+    given: GivenModel | None = None
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the small files of ``model.source`` are; None where they are not here."""
+        source = None if self.given is None else self.given.sources.get("model")
+        return None if source is None else source.directory
+
+
+def look_at_files(
+    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
+) -> ModelFiles:
+    """Compare the files of a model with each other and with config.json.
+
+    Args:
+        model: The recipe's ``model``.
+        root: What a relative directory is relative to.
+        facts: What config.json says.
+        configs: config.json by source, ``model`` and ``vision``.
+        fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. What
+            the hub refuses is left to the download, which says it.
+    """
+    faults: list[Fault] = []
+    places: dict[str, tuple[Path, bool]] = {}
+    for name, place, weights in _places(model, root, facts, fetched, faults):
+        if name in configs:
+            places[name] = (place, weights)
+    if not places:
+        return ModelFiles(tuple(faults))
+    # Late: Jinja costs 20 ms to import, and many recipes name no directory.
+    from mmbuild.models.files import checked_model as given
+    from mmbuild.models.files.consistency import findings, looked_at
+
+    sources = {name: given.Source(place, weights=weights) for name, (place, weights) in places.items()}
+    asked = given.Model(model.family, facts, configs, sources)
+    try:
+        found = findings(asked)
+    except MmbuildError as error:  # config.json states too little to know which files belong to it
+        blame = getattr(error, "blame", ()) or (_KEYS["model"],)
+        return ModelFiles((*faults, Fault(error.code, blame, error.message, error.hint)))
+    faults += [
+        Fault(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint) for item in found
+    ]
+    return ModelFiles(tuple(faults), tuple(looked_at(asked)), asked)
+
+
+def _places(
+    model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Fault]
+) -> Iterator[tuple[str, Path, bool]]:
+    """Sources by name, where their files are, and whether weights are among them."""
+    for name, source in (("model", model), ("vision", model.vision)):
+        ref = None if source is None else parse_source(source.source)
+        if source is None or ref is None:
+            continue
+        if ref.kind in ("directory", "dummy-directory"):
+            yield name, root / ref.value, ref.kind == "directory"
+        elif name in fetched:
+            from mmbuild.models.sources.hub import fetch_small_files
+
+            try:
+                yield name, fetch_small_files(ref.value, source.revision, facts.directories), False
+            except SourceError:
+                continue
+            except MmbuildError as error:
+                faults.append(Fault(error.code, (_KEYS[name],), error.message, error.hint))

@@ -1,0 +1,86 @@
+"""Nodes to a :class:`Recipe`, and what pydantic objects to as findings in the user's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from mmbuild.base import pydantic_errors
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.pydantic_errors import Path
+from mmbuild.base.yaml_nodes import SHORT, Node, dotted, drop, find, finding, has, plain, put
+from mmbuild.models.families import MODULES
+from mmbuild.schema.model import Algorithm, Recipe
+
+FORM = pydantic_errors.Form(
+    Recipe, "recipe", short={key: tuple(item.value for item in Algorithm) for key in SHORT}
+)
+
+# Stand for required values that are missing or faulty; no rule that reads one of those speaks.
+_STAND_INS = {
+    "version": 1,
+    "name": "unnamed",
+    "model.family": next(iter(MODULES)),
+    "model.source": "unknown",
+    "engine.backend": "torch",
+    "engine.max_input_len": 1,
+    "engine.max_output_len": 1,
+}
+
+
+def check(root: Node) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
+    """Validate ``root`` as a recipe.
+
+    Returns:
+        The recipe (None where it has findings that cannot be set aside), the findings, and the dotted paths
+        at fault. Where faulty entries can be left out, the recipe without them is returned, so that rules
+        that do not read them can still speak.
+    """
+    recipe, errors = pydantic_errors.validate(root, FORM)
+    if recipe is not None:
+        return recipe, [], set()
+    findings, faulty = [], set()
+    pruned = root
+    for path, group in pydantic_errors.by_path(root, errors).items():
+        findings.append(_diagnose(root, path, group))
+        faulty.add(dotted(path))
+        pruned = drop(pruned, path)
+    recipe, _ = pydantic_errors.validate(_whole(pruned), FORM)
+    return recipe, findings, faulty
+
+
+def _whole(root: Node) -> Node:
+    for key, value in _STAND_INS.items():
+        if not has(root, key):
+            root = put(root, key.split("."), Node(value, root.span))
+    return root
+
+
+def _diagnose(root: Node, path: Path, group: list[Any]) -> Diagnostic:
+    kind = group[0]["type"]
+    if path == ("version",) and kind not in ("missing", "extra_forbidden"):
+        return _version(find(root, path)[0])
+    return pydantic_errors.diagnose(root, path, group, FORM)
+
+
+def _version(node: Node) -> Diagnostic:
+    return finding(
+        "MM115",
+        f"recipe version `{plain(node)}` is not known",
+        node.span,
+        path="version",
+        allowed=("1",),
+        hint="Write `version: 1`; a newer format needs a newer mmbuild",
+    )
+
+
+def section_at(path: Path) -> type[BaseModel] | None:
+    """The model that describes the mapping at ``path`` of a recipe, or None where there is none."""
+    return pydantic_errors.section_at(path, FORM)
+
+
+def every_key() -> Iterator[str]:
+    """Dotted paths of all keys of a recipe."""
+    return pydantic_errors.every_key(Recipe)

@@ -1,0 +1,105 @@
+"""Commands of a TensorRT-LLM version: run in a fresh directory, and what they leave held against the plan.
+
+One function for every step of backend tensorrt-llm that makes something: which commands run is in the parameters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmbuild.backends.environments.launch import Launch, launch
+from mmbuild.backends.tensorrt_llm.output_checks.check import check
+from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
+from mmbuild.backends.tensorrt_llm.output_checks.model import Expected
+from mmbuild.backends.tensorrt_llm.runner.command import run_command
+from mmbuild.backends.tensorrt_llm.runner.workdir import add_files, linked_directories, make_workplace, put
+from mmbuild.backends.tensorrt_llm.toolchains.model import Edit
+from mmbuild.backends.tensorrt_llm.toolchains.patches import apply_edit
+from mmbuild.config.model import ToolchainEnvironment
+from mmbuild.core.steps.context import StepContext
+
+_TREE = "tree"
+_HISTORY = ".git"
+
+
+def run(context: StepContext) -> None:
+    """``params``: ``{"toolchain", "workdir", "commands", "reads", "place", "files"}`` as
+    :func:`mmbuild.pipeline.lower_tensorrt_llm` makes them; inputs by the names of ``reads``; locator
+    ``environment``: a :class:`~mmbuild.config.model.ToolchainEnvironment` as JSON.
+
+    Raises:
+        CommandError: A command failed, MM670 to MM690 or MM700.
+        ProductError: MM650 to MM662, a command left something that the plan does not say.
+        ToolchainError: MM701, code to be edited is not as it was.
+    """
+    params = context.params
+    environment = ToolchainEnvironment.model_validate_json(context.locators["environment"])
+    reads: Mapping[str, str] = params["reads"]
+    root = Path.cwd() / _TREE
+    cwd = make_workplace(root, environment.examples, params["workdir"], [*reads.values(), params["place"]])
+    filled = {name: cwd / place for name, place in reads.items()}
+    for name, place in filled.items():
+        put(context.inputs[name], place)
+    add_files(params["files"], cwd)
+    mounts = linked_directories(filled)
+    for number, command in enumerate(params["commands"]):
+        context.progress(command["name"], number / len(params["commands"]))
+        if command["edit"] is not None:
+            apply_edit(Edit.model_validate(command["edit"]), cwd)
+            continue
+        started = _launch(command, environment, root, cwd, mounts, context.gpus)
+        run_command(command["name"], started, cwd, params["toolchain"], print)
+        _judge(command, cwd)
+    _publish(cwd / params["place"], context.out)
+
+
+def _launch(
+    command: Mapping[str, Any],
+    environment: ToolchainEnvironment,
+    root: Path,
+    cwd: Path,
+    mounts: Sequence[Path],
+    gpus: Sequence[str],
+) -> Launch:
+    argv = tuple(command["argv"])
+    if argv[0] == "git":  # the host's, which knows the user's proxies and certificates
+        return Launch(argv, dict(os.environ))
+    return launch(
+        environment,
+        argv,
+        workdir=cwd,
+        mounts=mounts,
+        writable=(root,),
+        variables=command["environment"],
+        gpus=gpus,
+    )
+
+
+def _judge(command: Mapping[str, Any], cwd: Path) -> None:
+    findings = check(Expected.model_validate(command["expected"]), cwd)
+    for finding in findings:
+        print(f"{finding.code}: {finding.message}")
+    if findings:
+        first, more = findings[0], len(findings) - 1
+        also = f"; and {more} more in the log" if more else ""
+        raise ProductError(
+            f"{command['name']} ended with 0, and what it made is not what was planned: "
+            f"{_short(first.message, cwd)}{also}",
+            code=first.code,
+            hint=first.hint,
+        )
+
+
+def _short(message: str, cwd: Path) -> str:
+    """Without the staging directory, which is gone when a person reads this."""
+    return message.replace(f"{cwd}{os.sep}", "")
+
+
+def _publish(result: Path, out: Path) -> None:
+    """Move what was made into the output."""
+    for path in sorted(result.iterdir()):
+        if path.name != _HISTORY:
+            path.rename(out / path.name)

@@ -1,0 +1,59 @@
+"""verify for backend tensorrt-llm: the recipe's questions, asked through upstream's runner.
+
+What can be told without running the model a second time is told: that the engine loads, runs on its ranks and
+answers. Nothing is compared: that takes the other side's tokens, and the runner gives text.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mmbuild.backends.engine_dir import description as layout
+from mmbuild.backends.tensorrt_llm.runner.infer import Question, ask, takes_images
+from mmbuild.config.model import ToolchainEnvironment
+from mmbuild.core.steps.context import StepContext
+
+REPORT = "report.json"
+
+
+def run(context: StepContext) -> None:
+    """``params``: ``{"prompts", "max_new_tokens"}``; input ``engine``; locators: ``environment`` and images.
+
+    Raises:
+        CommandError: The runner failed, or gave no answer.
+    """
+    environment = ToolchainEnvironment.model_validate_json(context.locators["environment"])
+    description = layout.read(context.inputs["engine"])
+    named = sorted(
+        (item for item in context.locators.items() if item[0] != "environment"),
+        key=lambda item: (len(item[0]), item[0]),
+    )
+    images: list[Path | None] = [Path(path) for _, path in named] if takes_images(description) else []
+    entries = []
+    asked = [(image, prompt) for image in images or [None] for prompt in context.params["prompts"] or [None]]
+    for number, (image, prompt) in enumerate(asked):
+        context.progress(prompt or "the runner's own question", number / len(asked))
+        question = Question(prompt, (image,) if image else (), context.params["max_new_tokens"])
+        answered = ask(
+            context.inputs["engine"],
+            description,
+            environment,
+            question,
+            Path.cwd() / f"tree{number}",
+            gpus=context.gpus,
+        )
+        entries.append(
+            {
+                "image": image.name if image else None,
+                "prompt": prompt,
+                "answer": answered.texts[0],
+            }
+        )
+    report = {
+        "version": 1,
+        "summary": {"questions": len(entries), "compared": False, "toolchain": dict(description.toolchain)},
+        "questions": entries,
+    }
+    text = json.dumps(report, indent=2, sort_keys=True) + "\n"
+    (context.out / REPORT).write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""What several machines and people share: lock files, a remote cache, a cluster, CI."""

@@ -1,0 +1,163 @@
+"""What a change of recipes costs: variants that differ, by which line or version, and the actions to build for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.core.graph.action import Action
+from mmbuild.core.graph.differences import Change, changes
+from mmbuild.core.graph.rebuild_reasons import definition_of
+from mmbuild.core.store.layout import Store
+from mmbuild.inspect.diff.blame import explains, step_of
+from mmbuild.team.ci.changed_values import Line, Side, changed_lines
+from mmbuild.team.ci.merged_graph import union_of
+from mmbuild.team.ci.variant_pairs import Pair, State, pairs
+from mmbuild.team.ci.variants import Asked, Variants
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One of the two states.
+
+    Attributes:
+        name: What it is called.
+        tree: The directory that files are seen from.
+        variants: What its recipes are.
+    """
+
+    name: str
+    tree: Path
+    variants: Variants
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A variant that is not the same, or whose files are not.
+
+    Attributes:
+        name: Of the variant.
+        state: ``same`` where only what is written changed, which costs nothing.
+        file: Its recipe.
+        lines: Values that are written differently.
+        reasons: What else its actions' definitions have differently: versions, targets, sources.
+        build: Actions that the earlier state did not have, in any of its variants.
+        keep: Actions that it had.
+    """
+
+    name: str
+    state: State
+    file: str
+    lines: tuple[Line, ...] = ()
+    reasons: tuple[str, ...] = ()
+    build: tuple[Action, ...] = ()
+    keep: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Everything.
+
+    Attributes:
+        before: Name of the earlier state.
+        after: Name of the later one.
+        variants: Of both states, those that differ in anything.
+        unchanged: How many differ in nothing.
+        build: Distinct actions to build for all of them.
+        keep: Distinct actions that both states have.
+        only_text: Files with other comments, other order of keys or the like, and nothing else.
+        faults: Why recipes of the earlier state could not be planned, by file.
+    """
+
+    before: str
+    after: str
+    variants: tuple[Difference, ...]
+    unchanged: int
+    build: tuple[Action, ...]
+    keep: tuple[Action, ...]
+    only_text: tuple[str, ...]
+    faults: Mapping[str, str]
+
+
+def differences(before: Snapshot, after: Snapshot, store: Store, asked: Asked) -> Differences:
+    """Compare two states of the same recipes."""
+    known = {action.definition_key for variant in before.variants.planned for action in variant.graph.actions}
+    found = [
+        _difference(pair, before.tree, after.tree, known, store, asked)
+        for pair in pairs(before.variants, after.variants)
+    ]
+    union = union_of([variant.graph for variant in after.variants.planned])
+    told = tuple(one for one in found if one.state != "same" or one.lines)
+    cited = {line.file for one in found for line in one.lines}
+    return Differences(
+        before.name,
+        after.name,
+        told,
+        len(found) - len(told),
+        tuple(action for key, action in union.actions.items() if key not in known),
+        tuple(action for key, action in union.actions.items() if key in known),
+        tuple(file for file in _changed_files(before, after) if file not in cited),
+        {_seen(Path(name), before.tree): why for name, why in before.variants.faults.items()},
+    )
+
+
+def _difference(
+    pair: Pair, before: Path, after: Path, known: set[str], store: Store, asked: Asked
+) -> Difference:
+    if pair.after is None:
+        assert pair.before is not None
+        return Difference(pair.name, pair.state, _seen(pair.before.file, before))
+    actions = pair.after.graph.actions
+    lines: tuple[Line, ...] = ()
+    reasons: tuple[str, ...] = ()
+    if pair.before is not None:
+        lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, asked)
+        reasons = _reasons(pair, lines)
+    return Difference(
+        pair.name,
+        pair.state,
+        _seen(pair.after.file, after),
+        lines,
+        reasons,
+        tuple(action for action in actions if action.definition_key not in known),
+        tuple(action for action in actions if action.definition_key in known),
+    )
+
+
+def _reasons(pair: Pair, lines: Sequence[Line]) -> tuple[str, ...]:
+    """Changes of definitions that come from no line, each once."""
+    assert pair.before is not None
+    assert pair.after is not None
+    earlier = {step_of(action.label): action for action in pair.before.graph.actions}
+    found: dict[str, None] = {}
+    for action in pair.after.graph.actions:
+        step = step_of(action.label)
+        if step not in earlier or earlier[step].definition_key == action.definition_key:
+            continue
+        for change in changes(definition_of(earlier[step]), definition_of(action)):
+            # A line that could not be put back alone may be behind everything.
+            behind = (line.reaches is None or explains(line.reaches, step, change) for line in lines)
+            if change.part != "inputs" and not any(behind):
+                found[_told(change, action)] = None
+    return tuple(found)
+
+
+def _told(change: Change, action: Action) -> str:
+    place = action.locators.get(change.path) if change.part == "sources" else None
+    return f"{change.text} ({Path(place).name})" if place else change.text
+
+
+def _changed_files(before: Snapshot, after: Snapshot) -> list[str]:
+    then = {_seen(path, before.tree): path for path in before.variants.files}
+    now = {_seen(path, after.tree): path for path in after.variants.files}
+    return sorted(
+        name
+        for name in then.keys() & now.keys()
+        if name.endswith((".yaml", ".yml")) and then[name].read_bytes() != now[name].read_bytes()
+    )
+
+
+def _seen(path: Path, tree: Path) -> str:
+    absolute = path.absolute()
+    return absolute.relative_to(tree).as_posix() if absolute.is_relative_to(tree) else str(path)

@@ -1,0 +1,71 @@
+"""How long actions take: as they took before, else as estimated from the model's sizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.limits import MEASUREMENTS
+from mmbuild.core.graph.action import Action
+from mmbuild.core.graph.keys import body_key
+from mmbuild.core.store.action_cache import ActionCache
+from mmbuild.core.store.atomic_files import write_whole
+from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.team.ci.errors import CiError
+
+VERSION = 1
+GUESS = 1.0
+"""Of an action that nothing is known of, as in :func:`mmbuild.core.execution.priorities.priorities`."""
+
+
+def estimated(action: Action) -> float:
+    """Seconds from the model's sizes; the same on every machine."""
+    return action.resources.seconds or GUESS
+
+
+def measured(actions: Iterable[Action], cache: ActionCache) -> dict[str, float]:
+    """Seconds by label of those that were built here before, from whatever inputs."""
+    known = {record.body: record.seconds for record in cache.by_key.values() if record.seconds}
+    found: dict[str, float] = {}
+    for action in actions:
+        seconds = known.get(body_key(action)) if known else None
+        if seconds:
+            found[action.label] = round(seconds, 3)
+    return found
+
+
+def seconds_of(actions: Iterable[Action], times: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by definition key: of ``times`` (by label), else estimated."""
+    return {action.definition_key: times.get(action.label) or estimated(action) for action in actions}
+
+
+def write_times(path: Path, times: Mapping[str, float]) -> None:
+    """Keep measured times, so that every machine cuts the same shards.
+
+    Raises:
+        MmbuildError: MM301, MM302 the file cannot be written.
+    """
+    text = json.dumps({"version": VERSION, "seconds": dict(sorted(times.items()))}, indent=1) + "\n"
+    with disk_errors(path):
+        write_whole(path, text.encode())
+
+
+def read_times(path: Path) -> dict[str, float]:
+    """Read :func:`write_times`'s file.
+
+    Raises:
+        CiError: MM816, it is none.
+    """
+    try:
+        data = read_object(path, MEASUREMENTS)
+        if data["version"] != VERSION:
+            raise ValueError(f"version {data['version']!r}, this mmbuild knows {VERSION}")
+        return {str(label): float(seconds) for label, seconds in data["seconds"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, FileRefusedError) as error:
+        raise CiError(
+            f"`{path}` holds no times of actions: {getattr(error, 'problem', None) or error}",
+            code="MM816",
+            hint="Write it with `mmbuild ci RECIPE... --save-times FILE` where the recipes were built",
+        ) from error

@@ -1,0 +1,38 @@
+"""What the events of an apply add up to, action by action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmbuild.core.execution.events import Event, Kind, Sink
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the events of an apply told, by label.
+
+    Attributes:
+        built: Seconds of actions that ran.
+        pulled: Results whose files came from the shared store.
+        warnings: Data of warnings.
+    """
+
+    built: dict[str, float] = field(default_factory=dict)
+    pulled: set[str] = field(default_factory=set)
+    warnings: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def watching(self, sink: Sink) -> Sink:
+        """``sink``, with what it hears counted."""
+
+        def watch(event: Event) -> None:
+            if event.kind is Kind.FINISHED:
+                self.built[event.label] = event.data["seconds"]
+            elif event.kind is Kind.PULLED and not event.data["why"]:
+                self.pulled.add(event.label)
+            elif event.kind is Kind.WARNING:
+                self.warnings.append(event.data)
+            sink(event)
+
+        return watch

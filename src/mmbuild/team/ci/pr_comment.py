@@ -1,0 +1,171 @@
+"""Differences as Markdown for a pull request, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mmbuild._version import __version__
+from mmbuild.base.formatting import estimate_text
+from mmbuild.base.templates import code, render
+from mmbuild.core.graph.action import Action
+from mmbuild.core.graph.differences import ABSENT, shown
+from mmbuild.inspect.diff.blame import step_of
+from mmbuild.team.ci.changed_values import Line
+from mmbuild.team.ci.differences import Difference, Differences
+
+VERSION = 1
+_CAUSES = 4
+"""Lines and reasons told of one variant; a table of a pull request is read, not searched."""
+
+_NAMES = 12
+"""Variants named in one row; JSON has all."""
+
+
+def document(found: Differences, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The versioned JSON form.
+
+    Args:
+        found: What differs.
+        seconds: By definition key.
+
+    Returns:
+        ``{"version", "mmbuild", "before", "after", "variants", "unchanged", "build", "keep", "seconds", "only_text",
+        "faults"}``. ``build`` and ``keep`` are actions (``label``, ``step``, ``seconds``) of all variants together,
+        each once; of a variant ``build`` and ``keep`` are labels.
+    """
+    return {
+        "version": VERSION,
+        "mmbuild": __version__,
+        "before": found.before,
+        "after": found.after,
+        "variants": [_variant(one, seconds) for one in found.variants],
+        "unchanged": found.unchanged,
+        "build": [_action(action, seconds) for action in found.build],
+        "keep": [_action(action, seconds) for action in found.keep],
+        "seconds": _sum(found.build, seconds),
+        "only_text": list(found.only_text),
+        "faults": dict(found.faults),
+    }
+
+
+def markdown(found: Differences, seconds: Mapping[str, float]) -> str:
+    """A comment for a pull request: what is built, for which variants, why, and what is free."""
+    values = {
+        "found": found,
+        "headline": _headline(found),
+        "rows": _rows([one for one in found.variants if one.state != "same"], seconds),
+        "cost": _cost(found, seconds),
+        "free": _free(found),
+    }
+    return render("mmbuild.team.ci", "differences.md.j2", values)
+
+
+def _headline(found: Differences) -> str:
+    differing = [one for one in found.variants if one.state != "same"]
+    total = len(found.variants) + found.unchanged
+    states = {state: sum(one.state == state for one in differing) for state in ("new", "changed", "gone")}
+    counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    if not differing:
+        return f"mmbuild: nothing to build, {total} variants as before"
+    return f"mmbuild: {counts} of {total} variants"
+
+
+_Cell = tuple[str, ...]
+"""Lines of a table's cell."""
+
+
+def _rows(differing: Iterable[Difference], seconds: Mapping[str, float]) -> list[list[_Cell]]:
+    """A row for variants that differ in the same way: a line of a base recipe changes many alike."""
+    alike: dict[tuple[_Cell, ...], list[str]] = {}
+    for one in differing:
+        alike.setdefault(_cells(one, seconds), []).append(code(one.name))
+    return [
+        [_at_most(_NAMES, names), *cells, (f"{time} each" if time and len(names) > 1 else time,)]
+        for (*cells, (time,)), names in alike.items()
+    ]
+
+
+def _cells(one: Difference, seconds: Mapping[str, float]) -> tuple[_Cell, ...]:
+    builds = ", ".join(dict.fromkeys(step_of(action.label) for action in one.build)) or "nothing"
+    causes = [*(_line(line) for line in one.lines if not line.free), *one.reasons]
+    return (
+        (one.state,),
+        _at_most(_CAUSES, causes) or (code(one.file),),
+        (builds if one.state != "gone" else "",),
+        (str(len(one.keep)) if one.state != "gone" else "",),
+        (estimate_text(_sum(one.build, seconds)) if one.build else "",),
+    )
+
+
+def _at_most(most: int, texts: Sequence[str]) -> _Cell:
+    return (*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else []))
+
+
+def _line(line: Line) -> str:
+    place = f"{code(f'{line.file}:{line.line}')} {code(line.key)}"
+    if line.old is ABSENT:
+        return f"{place} was added: {code(shown(line.new))}"
+    if line.new is ABSENT:
+        return f"{place} is gone, it was {code(shown(line.old))}"
+    return f"{place} from {code(shown(line.old))} to {code(shown(line.new))}"
+
+
+def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
+    built, kept = len(found.build), len(found.keep)
+    time = (
+        f", about {estimate_text(_sum(found.build, seconds))} one after the other (estimated)"
+        if built
+        else ""
+    )
+    return f"{_counted(built, 'action')} to build{time}; {_counted(kept, 'action')} as before."
+
+
+def _free(found: Differences) -> list[str]:
+    told = [
+        f"{_line(line)}: no action depends on it"
+        for one in found.variants
+        for line in one.lines
+        if line.free or one.state == "same"
+    ]
+    told += [f"{code(file)}: nothing but comments or layout" for file in found.only_text]
+    return list(dict.fromkeys(told))
+
+
+def _variant(one: Difference, seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "state": one.state,
+        "file": one.file,
+        "lines": [
+            {
+                "file": line.file,
+                "line": line.line,
+                "key": line.key,
+                "before": None if line.old is ABSENT else line.old,
+                "after": None if line.new is ABSENT else line.new,
+                "free": line.free or one.state == "same",
+            }
+            for line in one.lines
+        ],
+        "reasons": list(one.reasons),
+        "build": [action.label for action in one.build],
+        "keep": [action.label for action in one.keep],
+        "seconds": _sum(one.build, seconds),
+    }
+
+
+def _action(action: Action, seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "label": action.label,
+        "step": action.step,
+        "seconds": round(seconds[action.definition_key], 1),
+    }
+
+
+def _sum(actions: Iterable[Action], seconds: Mapping[str, float]) -> float:
+    return round(sum(seconds[action.definition_key] for action in actions), 1)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

@@ -1,0 +1,83 @@
+"""The end of an apply as Markdown, for the summary page of a GitHub job.
+
+Source: "Workflow commands for GitHub Actions", adding a job summary: a file that ``$GITHUB_STEP_SUMMARY`` names, at
+most 1 MiB for each step.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.formatting import estimate_text, size_text
+from mmbuild.base.templates import render
+from mmbuild.core.execution.result import Result
+from mmbuild.core.graph.plan import Build, Plan
+from mmbuild.core.store.disk_errors import disk_errors
+from mmbuild.team.ci.event_stats import Tally
+
+VARIABLE = "GITHUB_STEP_SUMMARY"
+_MOST_BYTES = 1_000_000
+
+
+def summary(plan: Plan, tally: Tally, result: Result) -> str:
+    """A table of the engines, and what failed."""
+    labels = {planned.action.definition_key: planned.action.label for planned in plan.actions}
+    broken = {item.label for item in result.failed}
+    values = {
+        "built": len(result.ran),
+        "pulled": len(tally.pulled),
+        "rows": [
+            _row(build, {labels[key] for key in build.actions.values()}, tally, broken)
+            for build in plan.builds
+        ],
+        "failed": result.failed,
+    }
+    return render("mmbuild.team.ci", "summary.md.j2", values)
+
+
+def append_summary(text: str) -> bool:
+    """Add to the job's page; False where there is none, outside of GitHub.
+
+    Raises:
+        MmbuildError: MM301, MM302 the file cannot be written.
+    """
+    path = os.environ.get(VARIABLE)
+    if not path:
+        return False
+    with disk_errors(Path(path)), open(path, "a", encoding="utf-8") as stream:
+        stream.write(text if len(text.encode()) <= _MOST_BYTES else text.partition("\n")[0] + "\n")
+    return True
+
+
+def _row(build: Build, own: set[str], tally: Tally, broken: set[str]) -> tuple[str, ...]:
+    built, pulled = own & tally.built.keys(), own & tally.pulled
+    told = _looked_at(build) if not own & broken else {}
+    failed = ", ".join(sorted(label.rpartition("/")[2] for label in own & broken))
+    return (
+        build.recipe,
+        told.get("precision", ""),
+        told.get("size", ""),
+        str(len(built)),
+        str(len(pulled)),
+        str(len(own - built - pulled)) if not failed else "",
+        estimate_text(sum(tally.built[label] for label in built)) if built else "",
+        f"failed: {failed}" if failed else told.get("gates", ""),
+    )
+
+
+def _looked_at(build: Build) -> dict[str, str]:
+    """What the engine directory says of itself; nothing where it is none (yet)."""
+    from mmbuild.inspect.compare_builds import look
+
+    try:
+        found = look(build.directory)
+    except (MmbuildError, OSError, KeyError, TypeError, ValueError):
+        return {}
+    gates = found["gates"]
+    return {
+        "precision": " ".join(str(found[key]) for key in ("dtype", "quant_algo") if found[key]),
+        "size": size_text(sum(found["bytes"].values())),
+        "gates": f"{gates[0]} of {gates[1]}" if gates else "",
+    }

@@ -1,0 +1,273 @@
+"""Finding out what a lock holds: a recipe is planned, and what the plan had to ask is written down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbuild.base import gpu, host, pins
+from mmbuild.base.canonical_json import hash_json
+from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.files import read_file
+from mmbuild.base.limits import YAML_TEXT
+from mmbuild.base.pins import EMBEDDED, Pins, pinned
+from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.store.layout import Store
+from mmbuild.models.calibration_data.hub_dataset import DataSet, sample_file
+from mmbuild.models.sources.hub_index import HubFile
+from mmbuild.schema.resolved import ResolvedRecipe
+from mmbuild.team.lockfile.images import image_of
+from mmbuild.team.lockfile.model import Lock, lock_path
+
+PARTS = ("model", "packages", "target")
+"""What a lock keeps until it is told to move on. Recipes and files lie in the team's repository: that is where they
+are kept, and a lock follows them."""
+
+# Not all of them are in keys; an environment that has others is another environment.
+_EMBEDDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "Pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A recipe file, loaded and lowered, with the lock that describes that.
+
+    Attributes:
+        lock: What it follows from.
+        variants: Validated recipes.
+        graphs: One for each variant.
+        findings: Warnings.
+    """
+
+    lock: Lock
+    variants: tuple[ResolvedRecipe, ...]
+    graphs: tuple[RecipeGraph, ...]
+    findings: tuple[Diagnostic, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How a recipe is loaded; as :class:`mmbuild.pipeline.planning.Request` says it."""
+
+    offline: bool = False
+    allow_outside: bool | None = None
+
+
+def make(
+    recipe: Path,
+    store: Store,
+    asked: Asked,
+    known: Lock | None = None,
+    update: Collection[str] = (),
+) -> Planned:
+    """Plan ``recipe`` and describe what the plan follows from.
+
+    Args:
+        recipe: A recipe file.
+        store: For the digests of user files.
+        asked: How to load it.
+        known: Its present lock: what that says of a part stands, except for parts in ``update``.
+        update: Of :data:`PARTS`.
+
+    Raises:
+        RecipeError: The recipe has errors.
+        MmbuildError: A source cannot be identified.
+    """
+    keep = {part: known for part in PARTS if known is not None and part not in update}
+    stated = Pins(
+        commits=keep["model"].commits if "model" in keep else {},
+        packages=keep["packages"].packages if "packages" in keep else {},
+    )
+    target = dict(keep["target"].target) if "target" in keep else this_target()
+    with pinned(stated):
+        return _plan(recipe, store, asked, target, keep.get("packages"), keep.get("model"))
+
+
+def this_target() -> dict[str, Any]:
+    """This host, for a lock: the GPU also where the host's torch is one for CPUs, as TensorRT-LLM brings its own."""
+    target = host.default_target()
+    return {**target, "sm": target["sm"] if target["sm"] is not None else gpu.first_sm()}
+
+
+def _plan(
+    recipe: Path,
+    store: Store,
+    asked: Asked,
+    target: dict[str, Any],
+    environments: Lock | None,
+    models: Lock | None,
+) -> Planned:
+    from mmbuild.base.diagnostics import RecipeError
+    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.planning import lower_all
+
+    loaded = load_recipes([recipe], offline=asked.offline, allow_outside=asked.allow_outside)
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    digests: dict[Path, str] = {}
+    graphs = lower_all(loaded.variants, store, target=target, offline=asked.offline, digests=digests)
+    base = lock_path(recipe).absolute().parent
+    hashes = {graph.recipe: _hash([graph]) for graph in graphs}
+    lock = Lock(
+        target=target,
+        recipe={_name(path, base): _said(path) for path in loaded.files if path.suffix in (".yaml", ".yml")},
+        models=_models(loaded.variants, graphs, asked.offline, models),
+        files={_name(path, base): digest for path, digest in sorted(digests.items())},
+        code=_code(loaded.variants),
+        environments=_environments(loaded.variants, graphs, environments),
+        variants=hashes,
+        plan=_hash(graphs),
+    )
+    return Planned(lock, loaded.variants, graphs, loaded.diagnostics)
+
+
+def _hash(graphs: Sequence[RecipeGraph]) -> str:
+    """Over all definition keys and what each engine is called; no machine's paths are in it."""
+    keys = sorted({action.definition_key for graph in graphs for action in graph.actions})
+    return hash_json({"actions": keys, "engines": {graph.recipe: graph.engine for graph in graphs}})
+
+
+def _name(path: Path, base: Path) -> str:
+    return Path(os.path.relpath(path.absolute(), base)).as_posix()
+
+
+def _said(path: Path) -> str:
+    """Digest of a recipe's data: comments and order of keys say nothing."""
+    text = read_file(path, YAML_TEXT)
+    try:
+        return hash_json(parse_yaml(text, YAML_TEXT))
+    except YamlProblemError:  # a text that looks like a date and is none: a recipe all the same
+        return hash_json({"text": text.decode("utf-8", "backslashreplace")})
+
+
+def _models(
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], offline: bool, known: Lock | None
+) -> dict[str, dict[str, Any]]:
+    """Hub sources by revision: their commits, as the download actions have them, and the files of these."""
+    found: dict[str, dict[str, Any]] = {}
+    for variant, graph in zip(variants, graphs, strict=True):
+        commits = {
+            action.params["repo"]: action
+            for action in graph.actions
+            if action.step == "download" and action.params.get("commit")
+        }
+        for source in (variant.recipe.model, variant.recipe.model.vision):
+            if source is None or source.source.removeprefix("hf://") not in commits:
+                continue
+            action = commits[source.source.removeprefix("hf://")]
+            revision = source.revision or "main"
+            commit = action.params["commit"]
+            old = known.models.get(source.source, {}).get(revision) if known is not None else None
+            files = (
+                old["files"]
+                if old is not None and old["commit"] == commit and old.get("files")
+                else _files(action.params["repo"], commit, action.params.get("directories", ()), offline)
+            )
+            found.setdefault(source.source, {})[revision] = {"commit": commit, "files": files}
+        for source_name, revision, entry in _data_sets(variant, graph, offline):
+            found.setdefault(source_name, {})[revision] = entry
+    return found
+
+
+def _data_sets(
+    variant: ResolvedRecipe, graph: RecipeGraph, offline: bool
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Source, revision, commit and sample file of the data sets that quantizations are fitted on; pictures are those
+    of the commit."""
+    wanted = variant.recipe.engine.quantization.calibration
+    for action in graph.actions:
+        if action.step == "calibration_data" and action.params["commit"] and wanted is not None:
+            repo, commit = action.params["repo"], action.params["commit"]
+            names = _sample_files(DataSet(repo, action.params["file"]), commit, offline)
+            yield f"hf://{repo}", wanted.revision or "main", {"commit": commit, "files": names}
+
+
+def _sample_files(asked: DataSet, commit: str, offline: bool) -> dict[str, dict[str, Any]]:
+    from mmbuild.models.sources import hub
+    from mmbuild.models.sources.errors import SourceError
+
+    try:
+        listing = hub.listed(asked.repo, commit, offline=offline)
+    except SourceError:
+        if not offline:
+            raise
+        return {}
+    name = sample_file(asked, listing)
+    return {name: _stated(listing[name])}
+
+
+def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
+    """What the hub says of the files that a build takes; nothing where it cannot be asked and never was."""
+    from mmbuild.models.sources import hf_layout, hub
+    from mmbuild.models.sources.errors import SourceError
+
+    try:
+        listing = hub.listed(repo, commit, offline=offline)
+    except SourceError:
+        if not offline:
+            raise
+        return {}
+    return {name: _stated(listing[name]) for name in sorted(hf_layout.needed(listing, directories))}
+
+
+def _stated(file: HubFile) -> dict[str, Any]:
+    return {"sha256" if len(file.digest) == 64 else "git": file.digest, "size": file.size}
+
+
+def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
+    named = [variant.recipe.model.code for variant in variants if variant.recipe.model.code is not None]
+    return {code.source: code.revision for code in named}
+
+
+def _environments(
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lock | None
+) -> dict[str, dict[str, Any]]:
+    """Versions in the keys, and what else says which environment it was.
+
+    A recipe for TensorRT-LLM that mmbuild calibrates has two.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for variant, graph in zip(variants, graphs, strict=True):
+        main = environment_name(variant)
+        found.setdefault(main, {"packages": {}})
+        for action in graph.actions:
+            if action.toolchain:
+                name = main if action.step.startswith("toolchain") else EMBEDDED
+                found.setdefault(name, {"packages": {}})["packages"].update(action.toolchain)
+        if main == EMBEDDED:
+            if variant.recipe.visual.backend == "tensorrt":
+                built = next(action for action in graph.actions if action.step == "build_visual")
+                found[main]["packages"]["tensorrt"] = built.params["tensorrt"]["version"]
+        else:
+            version = variant.recipe.engine.tensorrt_llm.toolchain
+            found[main].update(_kept(known, main) or {"tag": _tag(version), **image_of(version)})
+    if EMBEDDED in found:
+        here = host.installed_versions(_EMBEDDED_PACKAGES)
+        stated = {key: pins.package(key) or here.get(key) for key in _EMBEDDED_PACKAGES}
+        found[EMBEDDED]["packages"].update({key: version for key, version in stated.items() if version})
+    return found
+
+
+def environment_name(variant: ResolvedRecipe) -> str:
+    """What the environment that builds ``variant`` is called in a lock."""
+    from mmbuild.schema.model import Backend
+
+    engine = variant.recipe.engine
+    if engine.backend is Backend.TORCH:
+        return EMBEDDED
+    return f"tensorrt-llm {engine.tensorrt_llm.toolchain}"
+
+
+def _kept(known: Lock | None, name: str) -> dict[str, Any] | None:
+    if known is None or name not in known.environments:
+        return None
+    return {key: value for key, value in known.environments[name].items() if key != "packages"}
+
+
+def _tag(version: str) -> str:
+    from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+
+    return load_toolchain(version).source.revision

@@ -1,0 +1,171 @@
+"""The lock file: its form, reading and writing it.
+
+YAML with sorted keys, one fact a line, so that two locks can be compared with ``diff`` and merged by git. No path of
+a machine is in it: files are named as seen from the lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.version import InvalidVersion, Version
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.field_checks import (
+    digest,
+    inner_path,
+    mapping,
+    one_of,
+    optional,
+    record,
+    whole,
+    word,
+    wrong,
+)
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.limits import LOCK_TEXT
+from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
+from mmbuild.core.store.atomic_files import write_whole
+from mmbuild.core.store.disk_errors import disk_errors
+
+FORMAT = 1
+SUFFIX = ".lock"
+_HEAD = """\
+# Made by `mmbuild lock`, for `mmbuild apply --locked`. Commit it beside its recipe; do not edit it by hand.
+# `mmbuild lock --update PART` moves one part on: model, packages, target or all.
+"""
+
+
+class LockError(MmbuildError):
+    """A lock that is missing, damaged, or at odds with what is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What the plan of one recipe file follows from, besides the file.
+
+    Attributes:
+        target: ``{"device", "sm", "isa"}`` that stand for recipes that state none.
+        recipe: Digest by file, of the recipe and what it extends: of what they say, not of how it is written.
+        models: By source (``hf://owner/name``) and revision as the recipe asks for it: ``commit``, and ``files`` with
+            the hub's own digest (``sha256``, or git's blob id as ``git``) and ``size``.
+        files: BLAKE3 of each local file that is read, by path.
+        code: Commit by repository of model code.
+        environments: By name (``torch``, ``tensorrt-llm 1.2``): ``packages`` with versions, ``tag`` of the examples,
+            ``image`` and its ``digest``.
+        variants: Hash of all definition keys, by variant.
+        plan: Hash of all of them.
+    """
+
+    target: Mapping[str, Any]
+    recipe: Mapping[str, str]
+    models: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, str] = field(default_factory=dict)
+    plan: str = ""
+
+    @property
+    def commits(self) -> dict[tuple[str, str], str]:
+        """Commit by (repository, revision), for :class:`mmbuild.base.pins.Pins`."""
+        return {
+            (source.removeprefix("hf://"), revision): str(known["commit"])
+            for source, revisions in self.models.items()
+            for revision, known in revisions.items()
+        }
+
+    @property
+    def packages(self) -> dict[str, Mapping[str, str]]:
+        """Versions by environment."""
+        return {name: dict(known.get("packages", {})) for name, known in self.environments.items()}
+
+
+def lock_path(recipe: Path) -> Path:
+    """Where the lock of a recipe file lies: beside it."""
+    return recipe.with_suffix(SUFFIX)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write it, whole or not at all.
+
+    Raises:
+        MmbuildError: MM301, MM302 the file cannot be written.
+    """
+    content = {"lock": FORMAT, **{key: value for key, value in asdict(lock).items() if value}}
+    text = yaml.safe_dump(content, sort_keys=True, default_flow_style=False, width=1000, allow_unicode=True)
+    with disk_errors(path):
+        write_whole(path, (_HEAD + text).encode())
+
+
+def read_lock(path: Path) -> Lock:
+    """Read the lock at ``path``.
+
+    Raises:
+        LockError: MM800 there is none, MM801 it is damaged or of another version.
+    """
+    try:
+        content = parse_yaml(read_file(path, LOCK_TEXT), LOCK_TEXT)
+    except FileNotFoundError:
+        raise LockError(
+            f"there is no lock `{path}`", code="MM800", hint="Make it with `mmbuild lock`, and commit it"
+        ) from None
+    except FileRefusedError as error:
+        raise _damaged(path, f"it {error.problem}") from None
+    except YamlProblemError as error:
+        raise _damaged(path, f"it {error}") from None
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is no mapping")
+    version = content.pop("lock", None)
+    if version != FORMAT:
+        raise _damaged(path, f"it has format {version!r}, this mmbuild knows {FORMAT}")
+    problem = _LOCK(content, "")
+    if problem:
+        raise _damaged(path, problem)
+    return Lock(**content)
+
+
+def _version(value: Any, name: str) -> str | None:
+    """A version of a package (PEP 440)."""
+    try:
+        Version(value)
+    except (InvalidVersion, TypeError):
+        return wrong(value, name, "a version")
+    return None
+
+
+_MOST = 100_000
+_FILE = record({"sha256": word, "git": word, "size": whole(0, 1 << 50)}, may_lack=("sha256", "git"))
+_MODEL = record({"commit": word, "files": mapping(_FILE, _MOST, key=inner_path)}, may_lack=("files",))
+_ENVIRONMENT = record(
+    {"packages": mapping(_version, _MOST, key=word), "tag": word, "image": word, "digest": word},
+    may_lack=("packages", "tag", "image", "digest"),
+)
+_TARGET = record({"device": one_of("cpu", "cuda"), "sm": optional(whole(0, 9_999)), "isa": optional(word)})
+_LOCK = record(
+    {
+        "target": _TARGET,
+        "recipe": mapping(digest, _MOST),
+        "models": mapping(mapping(_MODEL, _MOST), _MOST),
+        "files": mapping(digest, _MOST),
+        "code": mapping(word, _MOST),
+        "environments": mapping(_ENVIRONMENT, _MOST),
+        "variants": mapping(word, _MOST),
+        "plan": word,
+    },
+    may_lack=("models", "files", "code", "environments", "variants", "plan"),
+)
+
+
+def _damaged(path: Path, why: str) -> LockError:
+    return LockError(
+        f"the lock `{path}` cannot be read: {why}",
+        code="MM801",
+        hint="Where two branches changed it, take either side and run `mmbuild lock` again",
+    )

@@ -1,0 +1,148 @@
+"""Which nodes of a cluster can run which actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mmbuild.base import host
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.graph.action import Action
+from mmbuild.team.ray.protocol import Answer, Question
+from mmbuild.team.ray.remote_worker import look
+
+_ANSWER_SECONDS = 90.0
+"""For a node to start a process and answer; one that does not is left out."""
+
+_PART = 0.001
+"""How much of a resource like ``sm90`` an action takes: it says where, not how many at once."""
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One that is alive.
+
+    Attributes:
+        id: Ray's.
+        name: For people: host and address.
+        resources: Ray's, in whole: ``CPU``, ``GPU``, ``memory`` (bytes), and what it was started with.
+        answer: What it said; None while it has not been asked.
+    """
+
+    id: str
+    name: str
+    resources: Mapping[str, float]
+    answer: Answer | None = None
+
+    @property
+    def cores(self) -> int:
+        return int(self.resources.get("CPU", 0))
+
+    @property
+    def memory(self) -> int:
+        return int(self.resources.get("memory", 0))
+
+    @property
+    def sees(self) -> bool:
+        """Whether it sees the driver's store."""
+        return self.answer is not None and self.answer.root is not None
+
+    @property
+    def gpus(self) -> int:
+        return int(self.resources.get("GPU", 0))
+
+
+def alive(ray: Any) -> dict[str, Node]:
+    """The nodes of the cluster by id, not asked yet."""
+    return {
+        row["NodeID"]: Node(
+            row["NodeID"],
+            f"{row['NodeManagerHostname']} ({row['NodeManagerAddress']}, {row['NodeID'][:8]})",
+            row["Resources"],
+        )
+        for row in ray.nodes()
+        if row["Alive"]
+    }
+
+
+def ask(ray: Any, nodes: Iterable[Node], question: Question) -> tuple[list[Node], dict[str, str]]:
+    """Nodes with their answers, and by name why others gave none."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        remote.options(
+            name="mmbuild: what a node is",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        ).remote(question): node
+        for node in nodes
+    }
+    answered: list[Node] = []
+    silent: dict[str, str] = {}
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    for reference in ready:
+        node = asked[reference]
+        try:
+            answered.append(replace(node, answer=ray.get(reference)))
+        except Exception as error:  # most likely mmbuild is not installed there
+            silent[node.name] = str(error).strip().splitlines()[-1][:300]
+    for reference in late:
+        ray.cancel(reference, force=True)
+        silent[asked[reference].name] = f"it gave no answer within {_ANSWER_SECONDS:.0f} seconds"
+    return answered, silent
+
+
+def resources(action: Action) -> dict[str, Any]:
+    """What Ray is asked for: cores, GPUs, bytes of memory, and the SM as a resource like ``sm90``."""
+    sm, granted = action.target.get("sm"), action.resources
+    return {
+        "num_cpus": granted.cores,
+        "num_gpus": granted.gpus,
+        "memory": granted.memory,
+        "resources": {f"sm{sm}": _PART} if sm is not None and granted.gpus else {},
+    }
+
+
+def lacks(node: Node, action: Action, *, ignore_estimates: bool = False, carries: bool = False) -> str:
+    """Why ``node`` cannot run ``action``; empty where it can. ``carries``: there is a shared store to carry by."""
+    wanted, answer = action.resources, node.answer
+    sm, isa = action.target.get("sm"), action.target.get("isa")
+    if node.cores < 1:
+        return "no CPUs"
+    if node.gpus < wanted.gpus:
+        return f"{node.gpus} GPUs of {wanted.gpus}"
+    if wanted.gpus and sm is not None and node.resources.get(f"sm{sm}", 0) < _PART:
+        return f"no resource `sm{sm}`"
+    if not ignore_estimates and node.memory < wanted.memory:
+        return f"{node.memory / 1e9:.1f} GB of memory of {wanted.memory / 1e9:.1f} GB"
+    if answer is None:
+        return ""
+    if isa is not None and not host.runs_on(isa, answer.isa):
+        return f"its CPU has {answer.isa}, not {isa}"
+    if answer.root is None and not carries:
+        return "it does not see the store"
+    missing = sorted(answer.missing.intersection(action.locators.values()))
+    return f"`{missing[0]}` is not there" if missing else ""
+
+
+def able(nodes: Iterable[Node], action: Action, **how: bool) -> list[Node]:
+    """Those of ``nodes`` that can run ``action``; ``how`` as for :func:`lacks`."""
+    return [node for node in nodes if not lacks(node, action, **how)]
+
+
+def refuse(nodes: Sequence[Node], action: Action, **how: bool) -> MmbuildError:
+    """MM843: why none of ``nodes`` can run ``action``."""
+    told = [f"{node.name}: {lacks(node, action, **how)}" for node in nodes[:_SHOWN]]
+    told += [f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []
+    sm = action.target.get("sm")
+    hint = "start a node that has it, and keep it up: nodes that would come later are not waited for"
+    if action.resources.gpus and sm is not None:
+        hint += f"; a GPU node says its SM with `ray start --resources='{{\"sm{sm}\": 1}}'`"
+    return MmbuildError(
+        f"no node of the cluster can run `{action.label}`: {'; '.join(told) or 'there is none'}",
+        code="MM843",
+        hint=hint,
+    )

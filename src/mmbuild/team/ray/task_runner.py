@@ -1,0 +1,299 @@
+"""Actions from the driver's side: each is submitted, followed and carried by a thread of its own.
+
+An action is tried again only where the node that ran it was lost, never where it failed.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.local import preload
+from mmbuild.core.graph.action import Action
+from mmbuild.core.steps.registry import StepSpec
+from mmbuild.team.ray.node_selection import Node, alive, resources
+from mmbuild.team.ray.protocol import Order
+from mmbuild.team.ray.remote_worker import work
+
+if TYPE_CHECKING:
+    from mmbuild.team.ray.executor import Cluster
+
+_LOSSES = 3
+"""Nodes that one action may lose before it counts as failed."""
+
+_WAITING_SECONDS = 5.0
+"""How long an action may be without a node before that is told, and looked into."""
+
+_DEATH_SECONDS = 40.0
+"""How long Ray may take to notice that a node is gone; its own default is five missed checks, 3 s apart."""
+
+_POLITE_SECONDS = 10.0
+"""For a cancelled action to end on its node before Ray's process there is killed."""
+
+
+class _LostError(Exception):
+    """The node that ran an action is gone."""
+
+
+class _UnfitError(Exception):
+    """A node turned an action down before it began."""
+
+    def __init__(self, node: str, why: str) -> None:
+        super().__init__(why)
+        self.node = node
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The actions that run now; see :class:`mmbuild.core.execution.executor.Running`."""
+
+    ray: Any
+    cluster: Cluster
+    place: Path
+    specs: Mapping[str, StepSpec]
+    _said: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    _threads: dict[str, threading.Thread] = field(default_factory=dict)
+    _streams: dict[str, Any] = field(default_factory=dict)
+    _ending: threading.Event = field(default_factory=threading.Event)
+
+    def start(self, job: Job, action: Action) -> Path:
+        """Submit ``job``; returns the directory of its first attempt."""
+        directory = self.place / job.name
+        thread = threading.Thread(target=self._follow, args=(job, action, directory), daemon=True)
+        self._threads[job.name] = thread
+        thread.start()
+        return directory
+
+    def messages(self, timeout: float | None) -> list[dict[str, Any]]:
+        """What the jobs said; waits up to ``timeout`` seconds for something."""
+        try:
+            found = [self._said.get(timeout=timeout)]
+        except queue.Empty:
+            return []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._said.get_nowait())
+        return found
+
+    def end(self) -> None:
+        """Cancel what still runs, and wait until it has ended on its node."""
+        self._ending.set()
+        for force in (False, True):
+            for stream in list(self._streams.values()):
+                with suppress(self.ray.exceptions.RayError, ValueError):  # it has just ended
+                    self.ray.cancel(stream, force=force)
+            deadline = time.monotonic() + _POLITE_SECONDS
+            for thread in self._threads.values():
+                thread.join(max(0.0, deadline - time.monotonic()))
+            if not any(thread.is_alive() for thread in self._threads.values()):
+                return
+
+    def _follow(self, job: Job, action: Action, directory: Path) -> None:
+        """All attempts of one action; the last message ends it."""
+        turned_down: set[str] = set()
+        losses = 0
+        left = directory
+        try:
+            while True:
+                try:
+                    return self._attempt(job, action, left, turned_down)
+                except _UnfitError as unfit:
+                    turned_down.add(unfit.node)
+                    self._warn(job, f"a node turned `{job.label}` down: {unfit}", "MM849")
+                except _LostError as lost:
+                    losses += 1
+                    if losses == _LOSSES:
+                        raise _given_up(job, f"it was lost with its node {losses} times") from lost
+                    self._warn(job, f"`{job.label}` was lost with {lost}; it runs elsewhere", "MM845")
+                    left = directory.with_name(f"{directory.name}-{losses + 1}")
+        except MmbuildError as error:
+            self._fail(job, error.message, error.code, error.hint)
+        except Exception as error:
+            if not self._ending.is_set():
+                self._fail(job, f"{type(error).__name__}: {' '.join(str(error).split())[-500:]}", None, None)
+
+    def _attempt(self, job: Job, action: Action, left: Path, turned_down: set[str]) -> None:
+        """One submission. Returns when the action has ended, however it did.
+
+        Raises:
+            _LostError, _UnfitError: It did not, and can be tried again.
+            MmbuildError: MM846 there is no node for it, MM847, MM848.
+        """
+        nodes = self._supplied(job, self._nodes(job, action, turned_down))
+        Path(job.log).write_bytes(b"")
+        stream = self._streams[job.name] = self._submit(job, action, left, nodes)
+        if self._ending.is_set():  # too late to be cancelled by end()
+            self.ray.cancel(stream)
+        try:
+            self._hear(job, action, left, stream, turned_down)
+        finally:
+            del self._streams[job.name]
+
+    def _supplied(self, job: Job, nodes: list[Node]) -> list[Node]:
+        """Those of ``nodes`` that have the inputs, or can take them from the shared store.
+
+        Raises:
+            MmbuildError: MM848 that is none of them.
+        """
+        seeing = [node for node in nodes if node.sees]
+        if self.cluster.carrier is None or len(seeing) == len(nodes):
+            return nodes
+        try:
+            for digest in job.inputs.values():
+                self.cluster.carrier.push(digest)
+        except MmbuildError as error:
+            if not seeing:
+                raise
+            self._warn(job, error.message, error.code)
+            return seeing
+        return nodes
+
+    def _hear(self, job: Job, action: Action, left: Path, stream: Any, turned_down: set[str]) -> None:
+        """What the node says, until the action has ended there."""
+        where, told = "", False
+        while True:
+            ready, _ = self.ray.wait([stream], timeout=_WAITING_SECONDS)
+            if not ready:
+                if not where:
+                    self._nodes(job, action, turned_down)
+                    if not told:
+                        self._say(job, event="waiting", why="no node of the cluster is free")
+                    told = True
+                continue
+            message = self._next(job, stream, where)
+            if message["event"] == "unfit":
+                raise _UnfitError(message["node"], message["why"])
+            if message["event"] == "placed":
+                where = message["node"]
+            if self._take(job, left, message):
+                return
+
+    def _take(self, job: Job, left: Path, message: dict[str, Any]) -> bool:
+        """One message; whether it was the last."""
+        event = message["event"]
+        if event == "placed":
+            gpus = f", GPU {','.join(message['gpus'])}" if message["gpus"] else ""
+            self._say(
+                job,
+                event="progress",
+                message=f"on {message['host']}, node {message['node'][:8]}{gpus}",
+                fraction=None,
+            )
+        elif event == "log":
+            with open(job.log, "ab") as stream:
+                stream.write(message["data"])
+        elif event == "left":
+            target = left / message["name"]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(message["data"])
+        elif event == "done":
+            if message.pop("carried", False) and self.cluster.carrier is not None:
+                self.cluster.carrier.pull((message["digest"],))
+            self._say(job, **message)
+        elif event == "exit":
+            self._say(job, **message, directory=str(left))
+        else:
+            self._say(job, **message)
+        return event in ("done", "exit")
+
+    def _submit(self, job: Job, action: Action, left: Path, nodes: list[Node]) -> Any:
+        carrier = self.cluster.carrier
+        order = Order(
+            self.cluster.question,
+            job,
+            str(left.relative_to(job.store)),
+            tuple(preload([self.specs[job.step]])),
+            carrier.shared.settings if carrier is not None else None,
+        )
+        remote = self.ray.remote(num_returns="streaming", max_retries=0)(work)
+        return remote.options(
+            name=f"mmbuild {job.label}", scheduling_strategy=self._where(nodes), **resources(action)
+        ).remote(order)
+
+    def _where(self, nodes: list[Node]) -> Any:
+        """Ray's choice among ``nodes``; of those that see the store first, since there nothing is carried."""
+        from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
+
+        chosen, seeing = [node.id for node in nodes], [node.id for node in nodes if node.sees]
+        if len(seeing) == len(chosen) and self.cluster.asked.intersection(alive(self.ray)) <= set(chosen):
+            return "DEFAULT"  # also a node that has joined since
+        soft = {"ray.io/node-id": In(*seeing)} if seeing else {}
+        return NodeLabelSchedulingStrategy(hard={"ray.io/node-id": In(*chosen)}, soft=soft)
+
+    def _nodes(self, job: Job, action: Action, turned_down: set[str]) -> list[Node]:
+        """Nodes that are up and can run ``action``.
+
+        Raises:
+            MmbuildError: MM846, there is none any more.
+        """
+        up = alive(self.ray)
+        found = [node for node in self.cluster.able(action) if node.id in up and node.id not in turned_down]
+        if not found:
+            raise _given_up(job, "no node that could run it is left")
+        return found
+
+    def _next(self, job: Job, stream: Any, where: str) -> dict[str, Any]:
+        """The next message of a stream that has one, or why there is none."""
+        errors = self.ray.exceptions
+        try:
+            message: dict[str, Any] = self.ray.get(next(stream))
+            return message
+        except (errors.RayTaskError, errors.TaskCancelledError, StopIteration):
+            raise
+        except errors.OutOfMemoryError as error:
+            raise _process_ended(job, "Ray ended it because the node's memory ran out") from error
+        except errors.RayError as error:
+            if not where or self._is_gone(where):
+                raise _LostError(f"node {where[:8]}" if where else "a node, before it began") from error
+            raise _process_ended(job, " ".join(str(error).split())[:300]) from error
+
+    def _is_gone(self, where: str) -> bool:
+        """Whether a node is lost; Ray takes a while to know."""
+        deadline = time.monotonic() + _DEATH_SECONDS
+        while where in alive(self.ray):
+            if time.monotonic() > deadline or self._ending.wait(0.2):
+                return False
+        return True
+
+    def _say(self, this: Job, **message: Any) -> None:
+        self._said.put({**message, "job": this.name})
+
+    def _warn(self, job: Job, message: str, code: str) -> None:
+        self._say(job, event="warning", message=message, code=code, hint="")
+
+    def _fail(self, job: Job, message: str, code: str | None, hint: str | None) -> None:
+        self._say(job, event="failed", message=message, code=code, hint=hint)
+        self._say(job, event="exit", status=1)
+
+
+@contextmanager
+def attempts(running: Attempts) -> Iterator[None]:
+    """Whatever still runs on leaving is ended, with everything it started."""
+    try:
+        yield
+    finally:
+        running.end()
+
+
+def _given_up(job: Job, why: str) -> MmbuildError:
+    return MmbuildError(
+        f"`{job.label}` was given up: {why}",
+        code="MM846",
+        hint="look at why nodes go away (`ray status`, their memory); apply again goes on from here",
+    )
+
+
+def _process_ended(job: Job, why: str) -> MmbuildError:
+    return MmbuildError(
+        f"Ray's process that ran `{job.label}` ended: {why}",
+        code="MM847",
+        hint="if memory ran out, use fewer `--jobs` or larger nodes; the logs of Ray on that node tell more",
+    )

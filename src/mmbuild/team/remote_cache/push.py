@@ -1,0 +1,240 @@
+"""Results from here to the shared store: contents first, the entry last, and the first published result stands."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.core.graph.remote_lookup import Shared
+from mmbuild.core.store.action_cache import Record, append
+from mmbuild.core.store.hashing import hash_file
+from mmbuild.core.store.manifest import Entry, Tree, tree_json, without_references
+from mmbuild.core.store.manifest_reader import read_tree
+from mmbuild.team.remote_cache import multipart
+from mmbuild.team.remote_cache import object_store as names
+from mmbuild.team.remote_cache.object_store import refusal
+from mmbuild.team.remote_cache.records import entry_json, entry_text, signed_text
+
+if TYPE_CHECKING:
+    from mmbuild.team.remote_cache.remote_cache import SharedStore
+
+_FILES = 4
+"""Files at once."""
+
+_PROBE = "exclusive"
+
+
+class Outcome(StrEnum):
+    """What became of a result that was to be published."""
+
+    PUBLISHED = "published"
+    THERE = "was there"
+    ADOPTED = "another machine's result stands"
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """A result that is in the shared store now; bytes of files that were carried."""
+
+    outcome: Outcome
+    carried: int = 0
+
+
+def check_writable(shared: SharedStore) -> None:
+    """Refuse a place that cannot be published to, before anything is carried there.
+
+    Raises:
+        RemoteError: MM824, it is read-only, or the first writer would not win there, or entries could not be signed
+            that must be; MM820, MM821, MM825.
+    """
+    place, where = shared.place, shared.settings.shown
+    if not place.writable:
+        raise RemoteError(
+            f"nothing can be published to `{where}`: {refusal(place.protocol)}",
+            code="MM824",
+            hint="publish to s3:// or file://; any place can be read from",
+        )
+    if shared.settings.require_signatures and not shared.settings.signing_key:
+        raise RemoteError(
+            f"nothing is published to `{where}`: store.require_signatures asks for signatures,"
+            " and there is no signing key",
+            code="MM824",
+            hint="set store.signing_key or MMBUILD_SIGNING_KEY, or leave publishing to CI with `push: auto`",
+        )
+    try:
+        _create_twice(shared)
+    except FileNotFoundError as error:
+        raise RemoteError(
+            f"`{where}` is not there",
+            code="MM824",
+            hint="make the directory or the bucket, or mount the disk",
+        ) from error
+
+
+def push(shared: SharedStore, record: Record) -> Pushed:
+    """Publish the result of an action.
+
+    Where another machine was first, its result stands: it is noted in the journal, and the next plan uses it.
+
+    Raises:
+        RemoteError: MM821, MM825, MM830 the local files are damaged.
+        MmbuildError: MM304, the artifact is not here.
+    """
+    store = shared.store
+    tree = read_tree(store, record.digest)
+    published = shared.entry(record.key)
+    if published is not None and published.record.digest not in shared.bad:
+        return _give_way(shared, record, published)
+    replaces = published is not None or record.key in shared.damaged
+    reference = all(entry.ref is not None for entry in tree.entries)
+    carried = 0 if reference else _carry(shared, record.digest, tree)
+    text = _entry(shared, record, reference)
+    try:
+        if replaces:
+            shared.calls.do(lambda: shared.place.write(names.action(record.key), text))
+        else:
+            _create(shared, names.action(record.key), text)
+    except FileExistsError:
+        published = shared.entry(record.key)
+        if published is not None:
+            return _give_way(shared, record, published, carried)
+    shared.bad.pop(record.digest, None)
+    return Pushed(Outcome.PUBLISHED, carried)
+
+
+def carry(shared: SharedStore, digest: str) -> int:
+    """Bring the files and the manifest of an artifact there, and no entry: only who knows its digest finds it.
+
+    Returns:
+        Bytes that were carried.
+
+    Raises:
+        RemoteError: MM821, MM830 the local files are damaged.
+        MmbuildError: MM304, the artifact is not here.
+    """
+    return _carry(shared, digest, read_tree(shared.store, digest))
+
+
+def _give_way(shared: SharedStore, record: Record, published: Shared, carried: int = 0) -> Pushed:
+    """The result that was published first stands."""
+    if published.record.digest == record.digest:
+        return Pushed(Outcome.THERE, carried)
+    first = published.record
+    append(
+        shared.store,
+        Record(
+            key=record.key,
+            definition=record.definition,
+            inputs=record.inputs,
+            digest=first.digest,
+            label=record.label,
+            body=record.body,
+            size=first.size,
+            seconds=first.seconds,
+            memory=first.memory,
+            at=first.at,
+            host=first.host,
+        ),
+    )
+    return Pushed(Outcome.ADOPTED, carried)
+
+
+def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:
+    """Contents and the manifest, as far as they are not there; bytes that were carried."""
+    entries = list({entry.digest: entry for entry in tree.entries}.values())
+    with ThreadPoolExecutor(_FILES) as files:
+        tasks = [files.submit(_carry_file, shared, digest, entry) for entry in entries]
+        try:
+            carried = sum(task.result() for task in tasks)
+        except BaseException:
+            files.shutdown(wait=False, cancel_futures=True)
+            raise
+    text, name = tree_json(without_references(tree)), names.manifest(digest)
+    if digest in shared.bad or shared.calls.do(lambda: shared.place.size(name)) != len(text):
+        shared.calls.do(lambda: shared.place.write(name, text))
+    return carried
+
+
+def _carry_file(shared: SharedStore, digest: str, entry: Entry) -> int:
+    """One file, unless it is there; where the place's copy of the artifact was found damaged, in any case."""
+    name = names.blob(entry.digest)
+    if digest not in shared.bad and shared.calls.do(lambda: shared.place.size(name)) == entry.size:
+        return 0
+    source = shared.store.tree(digest) / entry.path
+    if hash_file(source, 1) != entry.digest:
+        raise RemoteError(
+            f"`{source}` holds other bytes than it did when it was built; it is not published",
+            code="MM830",
+            hint="run `mmbuild cache verify`, and look at what changes files of the store",
+        )
+    if entry.size > multipart.PART and shared.place.in_parts:
+        return multipart.upload(shared, name, source, entry.size)
+    shared.calls.do(lambda: shared.place.put(name, source), entry.size)
+    return entry.size
+
+
+def _entry(shared: SharedStore, record: Record, reference: bool) -> bytes:
+    entry = entry_json(record, reference=reference)
+    if not shared.settings.signing_key:
+        return entry_text(entry)
+    from mmbuild.team.remote_cache.signatures import read_key, sign
+
+    return entry_text(entry, (sign(signed_text(entry), read_key(shared.settings.signing_key)),))
+
+
+def _create(shared: SharedStore, name: str, content: bytes) -> None:
+    """Create a file exclusively, although the answer to an attempt may get lost.
+
+    Raises:
+        FileExistsError: Somebody else was first.
+    """
+    try:
+        shared.calls.do(lambda: shared.place.create(name, content))
+    except FileExistsError:
+        if shared.calls.do(lambda: shared.place.read(name, 0, len(content) + 1)) != content:
+            raise
+
+
+def _create_twice(shared: SharedStore) -> None:
+    """See that the place refuses to create a file again: some that speak S3 do not."""
+    content = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}\n".encode()
+    for attempt in range(2):
+        try:
+            shared.calls.do(lambda: shared.place.create(_PROBE, content))
+        except FileExistsError:
+            return
+        if attempt == 1:
+            raise RemoteError(
+                f"`{shared.settings.shown}` writes over a file that it was asked to create only where there is none",
+                code="MM824",
+                hint="results of several machines would mix; use a store that knows `If-None-Match: *`",
+            )
+
+
+def push_all(
+    shared: SharedStore, records: Sequence[Record], told: Callable[[Record, Pushed | MmbuildError], None]
+) -> int:
+    """Publish results one after the other; how many failed. ``told`` hears of each.
+
+    Raises:
+        RemoteError: See :func:`check_writable`.
+    """
+    check_writable(shared)
+    failed = 0
+    for record in records:
+        try:
+            told(record, push(shared, record))
+        except MmbuildError as error:
+            failed += 1
+            told(record, error)
+            if shared.calls.down:
+                break
+    return failed

@@ -1,0 +1,164 @@
+"""What is published for an action: its result, what it cost, where it was made, and signatures over that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmbuild.base.canonical_json import canonical_json
+from mmbuild.base.field_checks import digest, flag, inner_path, listing, mapping, number, record, text, whole
+from mmbuild.base.json_reader import JsonProblemError, parse_json
+from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
+from mmbuild.core.graph.remote_lookup import Shared
+from mmbuild.core.store.action_cache import Record
+from mmbuild.core.store.manifest import Entry, Tree, make_tree, tree_json
+
+ENTRY = 1
+"""Version of the form below; raised when a field changes its meaning."""
+
+_BYTES = number(0, 1 << 50)
+_ENTRY = record(
+    {
+        "key": digest,
+        "definition": digest,
+        "artifact": digest,
+        "body": digest,
+        "inputs": mapping(digest, 10_000, key=text(300)),
+        "label": text(300),
+        "host": text(300),
+        "size": _BYTES,
+        "seconds": number(0, 1e9),
+        "memory": _BYTES,
+        "at": number(0, 1e11),
+        "reference": flag,
+        "signatures": listing(record({"key": text(300), "signature": text(300)}, closed=False), 100),
+    },
+    may_lack=("signatures",),
+    closed=False,
+)
+_FILE = record(
+    {"path": inner_path, "digest": digest, "size": whole(0, 1 << 50), "executable": flag},
+    may_lack=("executable",),
+)
+_TREE = record({"tree": whole(1, 1), "entries": listing(_FILE, 1_000_000)})
+
+
+class EntryError(ValueError):
+    """An entry or a manifest of a shared store that is damaged, or made to do harm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who vouches: the public key and the signature, both as text (see
+    :mod:`mmbuild.team.remote_cache.signatures`)."""
+
+    key: str
+    signature: str
+
+
+def entry_json(made: Record, *, reference: bool) -> dict[str, Any]:
+    """``made`` as it is published, without signatures.
+
+    ``{"entry": 1, "key", "definition", "body", "artifact": digests, "inputs": {name: digest}, "label", "host",
+    "size": bytes, "seconds", "memory": bytes, "at": seconds since the epoch, "reference"}``; ``reference`` says that
+    the artifact is made of files of the user, which are not published.
+    """
+    return {
+        "entry": ENTRY,
+        "key": made.key,
+        "definition": made.definition,
+        "body": made.body,
+        "artifact": made.digest,
+        "inputs": dict(made.inputs),
+        "label": made.label,
+        "host": made.host,
+        "size": made.size,
+        "seconds": made.seconds,
+        "memory": made.memory,
+        "at": made.at,
+        "reference": reference,
+    }
+
+
+def entry_text(entry: Mapping[str, Any], signatures: tuple[Signature, ...] = ()) -> bytes:
+    """The file: canonical JSON of the entry with its signatures."""
+    signed = [{"key": item.key, "signature": item.signature} for item in signatures]
+    return canonical_json({**entry, "signatures": signed}) + b"\n"
+
+
+def signed_text(entry: Mapping[str, Any]) -> bytes:
+    """What signatures are over: canonical JSON of all but them."""
+    return canonical_json({key: value for key, value in entry.items() if key != "signatures"})
+
+
+def parse_entry(content: bytes, key: str) -> tuple[Shared, dict[str, Any], tuple[Signature, ...]]:
+    """Read a published entry.
+
+    Args:
+        content: The file.
+        key: The action key that was asked for.
+
+    Returns:
+        The result, the entry as it stands without its signatures, and those.
+
+    Raises:
+        EntryError: It is damaged, of another version, or for another key.
+    """
+    try:
+        data = parse_json(content, SHARED_ENTRY)
+    except JsonProblemError as error:
+        raise EntryError(str(error)) from None
+    if not isinstance(data, dict) or type(data.get("entry")) is not int or data["entry"] != ENTRY:
+        raise EntryError("it is no entry of a version that this mmbuild knows")
+    if data.get("key") != key:
+        raise EntryError("it is the entry of another action")
+    problem = _ENTRY(data, "")
+    if problem is not None:
+        raise EntryError(problem)
+    signatures = tuple(Signature(item["key"], item["signature"]) for item in data.get("signatures", ()))
+    entry = {name: value for name, value in data.items() if name != "signatures"}
+    made = Record(
+        key=key,
+        definition=data["definition"],
+        inputs=data["inputs"],
+        digest=data["artifact"],
+        label=data["label"],
+        body=data["body"],
+        size=int(data["size"]),
+        seconds=float(data["seconds"]),
+        memory=int(data["memory"]),
+        at=float(data["at"]),
+        host=data["host"],
+    )
+    return Shared(made, reference=data["reference"]), entry, signatures
+
+
+def parse_manifest(content: bytes, name: str) -> Tree:
+    """The files of a published artifact: of strangers, so that every name and size is checked.
+
+    Args:
+        content: The manifest.
+        name: The artifact that was asked for.
+
+    Raises:
+        EntryError: What is wrong, as the end of a sentence that begins with the manifest.
+    """
+    from blake3 import blake3
+
+    if blake3(content).hexdigest() != name:
+        raise EntryError("is damaged")
+    try:
+        data = parse_json(content, STORE_TREE)
+    except JsonProblemError as error:
+        raise EntryError(str(error)) from None
+    problem = _TREE(data, "")
+    if problem is not None:
+        raise EntryError(f"makes no sense: {problem}")
+    try:
+        tree = make_tree(Entry(**item) for item in data["entries"])
+    except ValueError as error:
+        raise EntryError(f"makes no sense: {error}") from None
+    if tree_json(tree) != content:
+        raise EntryError("is not in canonical form, so that its digest is not that of its files")
+    return tree

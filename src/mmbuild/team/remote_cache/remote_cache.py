@@ -1,0 +1,294 @@
+"""One run's view of a shared store: which results and manifests it has, and which of them can be believed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE, Limit
+from mmbuild.config.remote_cache import Settings, settings
+from mmbuild.config.remote_warnings import Notice, notice_of
+from mmbuild.core.graph.remote_lookup import Shared
+from mmbuild.core.store.action_cache import Record
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.manifest import Tree
+from mmbuild.team.remote_cache import object_store as names
+from mmbuild.team.remote_cache.object_store import Place, connect
+from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest, signed_text
+from mmbuild.team.remote_cache.retrying_client import Calls, MalformedError, UnreachableError, describe
+
+_LATE_AT_ONCE = 2
+_FIRST = 256 << 10
+"""Bytes that are asked for of a small file at once."""
+
+
+@dataclass(slots=True)
+class SharedStore:
+    """A shared store in one run. Made by :func:`open_shared`.
+
+    Attributes:
+        store: The local one.
+        settings: What was configured.
+        calls: All requests.
+        bad: Artifacts that are not what their digests say, or not whole: not taken in this run, and replaced by
+            whoever builds them; with the reason.
+        damaged: Action keys whose entries cannot be used.
+        answers: Results by action key; None where there is none.
+    """
+
+    store: Store
+    settings: Settings
+    calls: Calls
+    bad: dict[str, str] = field(default_factory=dict)
+    damaged: set[str] = field(default_factory=set)
+    answers: dict[str, Shared | None] = field(default_factory=dict)
+    _place: Place | None = None
+    _trees: dict[str, Tree] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+    _late: dict[str, threading.Thread] = field(default_factory=dict)
+    _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_LATE_AT_ONCE))
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def place(self) -> Place:
+        """The place; connected when it is first needed.
+
+        Raises:
+            RemoteError: MM820.
+        """
+        with self._lock:
+            if self._place is None:
+                self._place = connect(self.settings)
+            return self._place
+
+    @property
+    def asks(self) -> bool:
+        """Whether results are taken from there, and it has not been given up."""
+        return self.settings.pull and not self.calls.down
+
+    def results(self, keys: Sequence[str]) -> Mapping[str, Shared]:
+        """Results of actions that are published and can be believed, by action key."""
+        unknown = [key for key in keys if key not in self.answers]
+        if unknown and self.asks and self._connected():
+            self._ask(unknown)
+        found = {key: self.answers.get(key) for key in keys}
+        return {
+            key: shared
+            for key, shared in found.items()
+            if shared is not None and shared.record.digest not in self.bad
+        }
+
+    def artifacts(self, digests: Collection[str]) -> Collection[str]:
+        """Those of ``digests`` whose manifests are there: their files can be pulled."""
+        wanted = [digest for digest in digests if digest not in self.bad]
+        if not wanted or not self.asks or not self._connected():
+            return ()
+        return self.trees(wanted).keys()
+
+    def trees(self, digests: Iterable[str]) -> dict[str, Tree]:
+        """Manifests that are there and hold what their names say."""
+        wanted = list(dict.fromkeys(digests))
+        fresh = [digest for digest in wanted if digest not in self._trees]
+        for digest, tree in self.calls.each(fresh, self._tree).items():
+            if isinstance(tree, Tree):
+                self._trees[digest] = tree
+            elif isinstance(tree, UnreachableError):
+                self.lose(digest, tree)
+            elif isinstance(tree, Exception):
+                self.spoil(digest, f"its manifest cannot be used: {describe(tree)}")
+        return {digest: self._trees[digest] for digest in wanted if digest in self._trees}
+
+    def fetching(self, key: str) -> bool:
+        """Ask for a result and pull it, on the side: True as long as that goes on."""
+        thread = self._late.get(key)
+        if thread is None:
+            if not self.asks or (key in self.answers and self.answers[key] is None):
+                return False
+            thread = threading.Thread(target=self._fetch, args=(key,), daemon=True)
+            self._late[key] = thread
+            thread.start()
+        return thread.is_alive()
+
+    def fetched(self, key: str) -> Record | None:
+        """The result of an action whose artifact has been pulled, as far as this run knows."""
+        shared = self.answers.get(key)
+        return shared.record if shared is not None else None
+
+    def entry(self, key: str) -> Shared | None:
+        """Read the entry of an action now.
+
+        Raises:
+            UnreachableError: MM821.
+        """
+        try:
+            text = self.read_whole(names.action(key), SHARED_ENTRY)
+            shared, entry, signatures = parse_entry(text, key)
+        except FileNotFoundError:
+            return None
+        except (MalformedError, EntryError) as error:
+            self.damaged.add(key)
+            self.tell(
+                Notice(
+                    f"the shared store's entry for action `{key[:16]}` is damaged ({error}); it counts as not there",
+                    "MM822",
+                    "whoever builds the action and may push replaces it",
+                )
+            )
+            return None
+        if self.settings.require_signatures and not self._trusted(entry, signatures):
+            self.damaged.add(key)
+            return None
+        return shared
+
+    def read_part(self, name: str, start: int, end: int) -> bytes:
+        """Bytes ``start`` to ``end`` of a file of the place; fewer where it ends before.
+
+        Raises:
+            FileNotFoundError, MalformedError: As :meth:`Place.read`.
+            UnreachableError: MM821.
+        """
+        place, flow = self.place, self.calls.flow
+        if place.streams:
+            return self.calls.do(lambda: place.read(name, start, end, flow.add), watched=True)
+        return self.calls.read(lambda: place.read(name, start, end, flow.add), end - start)
+
+    def read_whole(self, name: str, limit: Limit) -> bytes:
+        """A file of the place of a kind that is never large.
+
+        Raises:
+            MalformedError: It is larger than ``limit``, or not a file.
+            FileNotFoundError: There is none.
+            UnreachableError: MM821.
+        """
+        place = self.place
+        data = self.calls.do(lambda: place.read(name, 0, _FIRST))
+        if len(data) < _FIRST:
+            return data
+        whole = bytearray(data)
+        while data and len(whole) <= limit.size:
+            data = self.read_part(name, len(whole), min(2 * len(whole), limit.size + 1))
+            whole += data
+        if len(whole) > limit.size:
+            raise MalformedError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+        return bytes(whole)
+
+    def spoil(self, digest: str, why: str) -> None:
+        """Note that the place's copy of an artifact cannot be used; told, and never asked for again in this run."""
+        self.bad[digest] = why
+        self.tell(
+            Notice(
+                f"artifact `{digest[:16]}` of the shared store cannot be used: {why}",
+                "MM822",
+                "it is built here instead; whoever builds it and may push replaces it",
+            )
+        )
+
+    def lose(self, digest: str, error: UnreachableError) -> None:
+        """Note that an artifact did not come although it may be there: this run goes without it."""
+        self.bad[digest] = error.message
+        if not self.calls.down:  # else that was told
+            self.tell(notice_of(error))
+
+    def tell(self, notice: Notice) -> None:
+        """A warning, once."""
+        with self._lock:
+            fresh = notice.message not in self._told
+            self._told.add(notice.message)
+        if fresh:
+            self.calls.tell(notice)
+
+    def _connected(self) -> bool:
+        if _open_to_all(self.settings):
+            self.tell(
+                Notice(
+                    f"results come from `{self.settings.shown}` over plain http and without signatures: whoever "
+                    "is on the way there can exchange them, and run code here",
+                    "MM767",
+                    "use https, or set store.require_signatures and store.trusted_keys in the configuration",
+                )
+            )
+        try:
+            return self.place is not None
+        except MmbuildError as error:
+            self.calls.tell(notice_of(error))
+            self.calls.down = error.message
+            return False
+
+    def _ask(self, keys: Sequence[str]) -> None:
+        answers = self.calls.each(keys, self.entry)
+        for key in keys:
+            answer = answers.get(key)
+            self.answers[key] = answer if isinstance(answer, Shared) else None
+            if isinstance(answer, UnreachableError):
+                if not self.calls.down:
+                    self.tell(notice_of(answer))
+            elif isinstance(answer, MmbuildError):
+                raise answer  # of this machine: a package or a key is missing
+            elif isinstance(answer, Exception):
+                self.tell(_unusable(key, answer))
+
+    def _tree(self, digest: str) -> Tree | None:
+        try:
+            return parse_manifest(self.read_whole(names.manifest(digest), STORE_TREE), digest)
+        except FileNotFoundError:
+            return None
+        except (MalformedError, EntryError) as error:
+            self.spoil(digest, f"its manifest {error}")
+            return None
+
+    def _trusted(self, entry: Mapping[str, Any], signatures: Any) -> bool:
+        from mmbuild.team.remote_cache.signatures import is_signed
+
+        if is_signed(signed_text(entry), signatures, self.settings.trusted_keys):
+            return True
+        why = "is not signed by a trusted key" if signatures else "is not signed"
+        self.tell(
+            Notice(
+                f"an entry of the shared store {why} and counts as not there, and so do all others like it",
+                "MM823",
+                "store.trusted_keys in the configuration lists whom to believe",
+            )
+        )
+        return False
+
+    def _fetch(self, key: str) -> None:
+        from mmbuild.team.remote_cache.pull import pull
+
+        with self._turns:
+            try:
+                shared = self.results([key]).get(key)
+                if shared is None or shared.reference or self.store.has(shared.record.digest):
+                    return
+                pull(self, [shared.record.digest])
+            except MmbuildError as error:
+                self.tell(notice_of(error))
+
+
+def _unusable(key: str, error: Exception) -> Notice:
+    return Notice(
+        f"the shared store's entry for action `{key[:16]}` cannot be used ({describe(error)}); "
+        "it counts as not there",
+        "MM822",
+        "whoever builds the action and may push replaces it",
+    )
+
+
+def _open_to_all(settings: Settings) -> bool:
+    """Whether what comes from the place could be exchanged on its way."""
+    return settings.url.partition("://")[0].lower() == "http" and not settings.require_signatures
+
+
+def open_shared(store: Store, url: str | None = None) -> SharedStore | None:
+    """The shared store that is configured, or the one at ``url``; None where there is none. Asks nothing yet.
+
+    Raises:
+        RemoteError: MM820, it is configured wrongly.
+        RecipeError, MmbuildError: The configuration has faults.
+    """
+    chosen = settings(url)
+    if chosen is None:
+        return None
+    return SharedStore(store, chosen, Calls(chosen.shown, chosen.timeout, redact=chosen.redact))

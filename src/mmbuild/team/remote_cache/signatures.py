@@ -1,0 +1,127 @@
+"""Signatures of published entries: ed25519 (RFC 8032) over the canonical JSON of an entry.
+
+Public keys are written as :mod:`mmbuild.base.public_keys` reads them. Private keys are PEM (PKCS #8, not encrypted),
+as ``openssl genpkey -algorithm ed25519`` writes them too. The package ``cryptography`` is imported only to sign and
+to verify.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.optional_packages import install_hint
+from mmbuild.base.public_keys import public_bytes, public_text
+from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.team.remote_cache.records import Signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+_KEY_FILE_BYTES = 65_536
+_NEW_KEY = "`mmbuild cache keygen FILE` writes a new one"
+
+
+def make_key(path: Path) -> str:
+    """Write a new private key to ``path``, for its owner alone; returns the public key.
+
+    Raises:
+        RemoteError: MM825, ``cryptography`` is not installed, or the file exists or cannot be written.
+    """
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as Private
+    except ImportError as error:
+        raise _not_installed() from error
+    key = Private.generate()
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RemoteError(
+            f"the key cannot be written to `{path}`: {error.strerror}",
+            code="MM825",
+            hint="name a file that does not exist yet, in a directory of your own",
+        ) from error
+    with open(descriptor, "wb") as stream:
+        stream.write(text)
+    return _public(key)
+
+
+def read_key(given: str) -> Ed25519PrivateKey:
+    """The private key at a path, or in PEM text itself.
+
+    Raises:
+        RemoteError: MM825, it cannot be read or is of another kind.
+    """
+    try:
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as Private
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    except ImportError as error:
+        raise _not_installed() from error
+    inline = "PRIVATE KEY" in given
+    shown = "in MMBUILD_SIGNING_KEY" if inline else f"`{given}`"
+    try:
+        text = given.encode() if inline else read_file(Path(given).expanduser(), _KEY_FILE_BYTES)
+        key = load_pem_private_key(text, password=None)
+    except (OSError, ValueError, TypeError, RuntimeError, FileRefusedError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no unencrypted PEM key"
+        if isinstance(error, FileRefusedError):
+            why = f"it {error.problem}"
+        raise RemoteError(
+            f"the signing key {shown} cannot be used: {why}",
+            code="MM825",
+            hint=_NEW_KEY,
+        ) from None
+    if not isinstance(key, Private):
+        raise RemoteError(
+            f"the signing key {shown} is not of ed25519",
+            code="MM825",
+            hint=_NEW_KEY,
+        )
+    return key
+
+
+def sign(text: bytes, key: Ed25519PrivateKey) -> Signature:
+    """The signature of ``text``."""
+    return Signature(_public(key), base64.b64encode(key.sign(text)).decode("ascii"))
+
+
+def is_signed(text: bytes, signatures: Iterable[Signature], trusted: Collection[bytes]) -> bool:
+    """Whether one of ``signatures`` is of a trusted key and right.
+
+    Raises:
+        RemoteError: MM825, ``cryptography`` is not installed.
+    """
+    try:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    except ImportError as error:
+        raise _not_installed() from error
+    for item in signatures:
+        try:
+            key = public_bytes(item.key)
+            if key in trusted:
+                Ed25519PublicKey.from_public_bytes(key).verify(base64.b64decode(item.signature), text)
+                return True
+        except (InvalidSignature, ValueError):
+            continue
+    return False
+
+
+def _public(key: Ed25519PrivateKey) -> str:
+    return public_text(key.public_key().public_bytes_raw())
+
+
+def _not_installed() -> RemoteError:
+    return RemoteError(
+        "signatures need the package `cryptography`, which is not installed",
+        code="MM825",
+        hint=install_hint("remote"),
+    )

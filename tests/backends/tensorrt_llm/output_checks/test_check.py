@@ -1,0 +1,26 @@
+"""What commands leave, read by mmbuild and written by programs that stand in for TensorRT-LLM's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmbuild.models.families import MODULES
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.toolchain.cases import rendered
+from support.toolchain.products import executed, fetchable
+
+
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_right_products_of_every_recipe_have_no_finding(version: str, tmp_path: Path) -> None:
+    made: dict[str, set[str]] = {}
+    for number, (variant, steps) in enumerate(rendered(version)):
+        if not fetchable(variant):
+            continue
+        for name, findings in executed(variant, steps, version, tmp_path / str(number)):
+            assert [str(item) for item in findings] == [], (variant.name, name)
+            made.setdefault(variant.facts.family, set()).add(name)
+    assert set(made) == set(MODULES)
+    for names in made.values():
+        assert len(names) >= 3

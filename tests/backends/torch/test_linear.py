@@ -1,0 +1,77 @@
+"""Quantized linear layers multiply by what the stored integers and scales stand for."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbuild.backends.torch import weight_layouts
+from mmbuild.backends.torch.linear import block_rows
+from mmbuild.backends.torch.linear_factory import linear_maker
+from mmbuild.models.errors import EngineError
+from support.errors import refused
+from support.models.engine_config import CONFIG
+
+
+def layer(quant_algo, layout, inputs, outputs, dtype="float32"):
+    """A layer with random weights, and the matrix [out, in] it stands for, float64."""
+    config = dataclasses.replace(CONFIG, quant_algo=quant_algo, dtype=dtype)
+    made = linear_maker(config, layout)(inputs, outputs)
+    generator = torch.Generator().manual_seed(inputs * 1000 + outputs)
+    if quant_algo is None:
+        made.weight.data.normal_(generator=generator)
+        return made, made.weight.double()
+    integer = torch.iinfo(made.weight.dtype)
+    made.weight.data.random_(integer.min, integer.max, generator=generator)
+    made.per_channel_scale.data.uniform_(0.001, 0.01, generator=generator)
+    if layout == "rows":
+        values = weight_layouts.widen_rows(made.weight.data, quant_algo)
+    else:
+        values = weight_layouts.widen_plain(made.weight.data, quant_algo).t()
+    return made, values.double() * made.per_channel_scale.double()[:, None]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 1), (2, 5)])
+@pytest.mark.parametrize("quant_algo", [None, "W8A16", "W4A16"])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 6), (192, 48), (130, 10)])
+def test_a_layer_multiplies_by_what_its_weights_stand_for(quant_algo, shape, inputs, outputs):
+    made, matrix = layer(quant_algo, "plain", inputs, outputs)
+    x = torch.randn(*shape, inputs, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(made(x).double(), x.double() @ matrix.t(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("quant_algo", ["W8A16", "W4A16"])
+def test_rows_widened_for_many_tokens_give_the_same(quant_algo):
+    made, matrix = layer(quant_algo, "rows", 64, 10)
+    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(made(x).double(), x.double() @ matrix.t(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("quant_algo", ["W8A16", "W4A16"])
+def test_one_row_in_half_precision_is_summed_in_single(quant_algo):
+    made, matrix = layer(quant_algo, "plain", 4096, 8, dtype="float16")
+    x = torch.randn(1, 1, 4096, generator=torch.Generator().manual_seed(3)).half()
+    exact = x.double() @ matrix.t()
+    # Half a unit of the result's last place, and nothing that 4096 additions in half precision would add.
+    assert ((made(x).double() - exact).abs() <= exact.abs() * 2**-10).all()
+
+
+@given(st.integers(1, 20_000))
+def test_blocks_divide_the_inputs_and_are_64_or_more(inputs):
+    rows = block_rows(inputs)
+    assert inputs % rows == 0
+    assert rows >= 64 or rows == inputs
+
+
+def test_an_algorithm_without_a_layer_is_refused():
+    error = refused(
+        EngineError, "MM502", linear_maker, dataclasses.replace(CONFIG, quant_algo="W4A8_AWQ"), "plain"
+    )
+    assert "`W4A8_AWQ`" in error.message
+
+
+def test_rows_that_do_not_fill_words_are_refused():
+    make = linear_maker(dataclasses.replace(CONFIG, quant_algo="W4A16"), "rows")
+    assert "12 inputs" in refused(EngineError, "MM537", make, 12, 4).message

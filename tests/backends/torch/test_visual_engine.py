@@ -1,0 +1,102 @@
+"""Visual engines give the features of transformers' LLaVA."""
+
+import pytest
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from mmbuild.backends.torch.visual_engine import VisualConfig, build
+from mmbuild.backends.visual.tensors import fill
+from mmbuild.models.errors import EngineError
+from mmbuild.models.families.llava.visual import LlavaVisual, canonical
+from mmbuild.models.reference import load_reference
+from support.engines import build as build_engine
+from support.engines.loaded import DEMO, demo_engine, demo_reference, random_engine, random_model
+from support.errors import refused
+from support.models import tiny_llava
+
+# Engines that the tests of the LLM compile anyway: other image sizes, layers and strategies.
+SEEDS = (2, 3, 5, 11)
+
+
+def features_of(reference, pixels):
+    """What transformers puts in the place of the image tokens: [images, features, hidden]."""
+    with torch.inference_mode():
+        found = reference.model.get_image_features(pixel_values=pixels)
+    return torch.stack(list(getattr(found, "pooler_output", found)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_features_of_random_shapes(seed):
+    visual = random_engine(seed).visual
+    reference = load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
+    for images in (1, 3):
+        pixels = torch.randn(images, 3, *visual.config.image_size)
+        expected = features_of(reference, pixels)
+        assert expected.shape[1] == visual.config.num_visual_features
+        torch.testing.assert_close(visual(pixels), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_s_features_do_not_depend_on_the_others():
+    visual = demo_engine().visual
+    pixels = torch.randn(4, 3, 64, 64)
+    together = visual(pixels)
+    for image in range(4):
+        torch.testing.assert_close(
+            visual(pixels[image : image + 1])[0], together[image], rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_features_are_near_those_of_transformers(dtype):
+    visual = demo_engine(dtype).visual
+    pixels = torch.randn(2, 3, 64, 64)
+    mine = visual(pixels)
+    assert str(mine.dtype) == f"torch.{dtype}"
+    exact = features_of(demo_reference(), pixels)
+    theirs = features_of(demo_reference(dtype), pixels.to(mine.dtype)).float()
+    error, allowed = ((x - exact).norm() / exact.norm() for x in (mine.float(), theirs))
+    assert error <= 2 * allowed + 1e-3
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_more_images_than_the_engine_takes_are_refused(count):
+    error = refused(EngineError, "MM534", demo_engine().visual, torch.zeros(count, 3, 64, 64))
+    assert f"{count} images" in error.message
+    assert "1 to 4" in error.message
+
+
+def test_pictures_of_another_size_are_refused():
+    assert (
+        "[3, 32, 64]"
+        in refused(EngineError, "MM535", demo_engine().visual, torch.zeros(1, 3, 32, 64)).message
+    )
+
+
+@pytest.mark.parametrize("layers", [-1, -2, 1, [-2, -1], [1, -2]])
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_every_choice_of_layers_before_it_is_compiled(tmp_path, layers, strategy):
+    torch.manual_seed(5)
+    config = tiny_llava.random_config(3, vision_feature_layer=layers, vision_feature_select_strategy=strategy)
+    reference = LlavaForConditionalGeneration(config).float().eval()
+    reference.save_pretrained(tmp_path)
+    module = LlavaVisual(config, torch.float32)
+    fill(module, {"model": tmp_path}, canonical)
+    size = config.vision_config.image_size
+    pixels = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(pixels), features_of(reference, pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_another_number_of_features_than_planned_is_refused_before_compiling(tmp_path):
+    config = tiny_llava.random_config(3)
+    planned = VisualConfig("float32", "float32", 2, 99, (42, 42))
+    module = LlavaVisual(config, torch.float32)
+    error = refused(EngineError, "MM533", build, module, planned, tmp_path, build_engine.TARGET)
+    assert "99" in error.message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_visual_engine_holds_only_the_tower_and_the_projector():
+    weights = sum(path.stat().st_size for path in demo_engine().directory.glob("visual/*.safetensors"))
+    whole = (DEMO / "model.safetensors").stat().st_size * 2  # stored as float16
+    assert 0 < weights < whole

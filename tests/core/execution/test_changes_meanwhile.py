@@ -1,0 +1,338 @@
+"""What changes while a build runs: sources, keys, locks, logs. Nothing wrong is published under a right key."""
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.execution.events import Event, Kind
+from mmbuild.core.execution.job import Failure, Job, read_failure, write_failure
+from mmbuild.core.execution.local import run_plan
+from mmbuild.core.execution.progress import PlainLines, lenient
+from mmbuild.core.execution.publish_check import confirm, seen_sources
+from mmbuild.core.execution.worker import _take_over_streams
+from mmbuild.core.graph.action import RecipeGraph
+from mmbuild.core.graph.keys import action_key, is_sound, job_key
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.core.store.hashing import hash_file
+from mmbuild.core.store.locks import try_lock
+from mmbuild.core.store.verify import check_store
+from mmbuild.models.sources.resolve import tree_digest
+from support.projects.workshop import Workshop
+from support.steps.trivial import action, chain
+from support.waiting import wait_for
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "models" / "llava-shapes"
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Workshop(tmp_path)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "weights"
+    path.write_text("as planned")
+    return path
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "other")
+    return tmp_path / "pipe"
+
+
+def referring(source):
+    """A recipe that refers to a file of the user, and whose next step takes as long as the test wants."""
+    sources, locators = {"file": hash_file(source)}, {"file": str(source)}
+    return action("refer", "r/refer", sources=sources, locators=locators)
+
+
+def changed(path, how):
+    """Change `path` so that its size stays, and in the end its time too."""
+    times = path.stat()
+    if how == "gone":
+        path.unlink()
+    elif how == "and changed back":
+        text = path.read_text()
+        path.write_text("other text")
+        path.write_text(text)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif how == "replaced":
+        path.with_name("new").write_text("other text")
+        path.with_name("new").replace(path)
+    else:
+        path.write_text("other text")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+CHANGES = ("in place", "replaced", "gone", "pipe")
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_source_that_changed_before_its_action_runs_is_not_published(shop, source, how):
+    only = referring(source)
+    graph = RecipeGraph("r", (only,), only.definition_key)
+    plan = shop.plan(graph)
+    changed(source, how)
+    (failed,) = run(shop, plan).failed
+    if how in ("in place", "replaced"):
+        assert failed.code == "MM319"
+        assert str(source) in failed.message
+        assert "apply again" in failed.hint
+    assert load_cache(shop.store).by_key == {}
+    assert list((shop.store.root / "manifests").iterdir()) == []
+    assert not (shop.build / "r").exists()
+
+
+def run(shop, plan):
+    from mmbuild.core.execution.local import Options
+    from mmbuild.core.execution.resources import Capacity
+    from support.steps.trivial import TABLE
+
+    return run_plan(plan, specs=TABLE, options=Options(Capacity(2, 1 << 50, (), 2)), sink=shop.events.append)
+
+
+@pytest.mark.parametrize("how", [*CHANGES, "and changed back"])
+def test_a_source_that_changes_while_a_step_reads_it_is_not_published(shop, source, pipe, tmp_path, how):
+    """The step that reads it is not the one that refers to it: it sees the file through its input."""
+    first = referring(source)
+    slow = action("held", "r/slow", {"x": first}, pipe=str(pipe), file=str(tmp_path / "pids"))
+    graph = RecipeGraph("r", (first, slow), slow.definition_key)
+
+    def meanwhile():
+        wait_for((tmp_path / "pids").exists)
+        changed(source, how)
+        pipe.write_text("go on")
+
+    helper = threading.Thread(target=meanwhile)
+    helper.start()
+    (failed,) = shop.apply(graph).failed
+    helper.join(60)
+    assert failed.code == "MM319"
+    assert str(source) in failed.message
+    assert {record.label for record in load_cache(shop.store).by_key.values()} == {"r/refer"}
+    assert not (shop.build / "r").exists()
+    assert check_store(shop.store).faults == ()
+
+
+def test_a_changed_reference_is_not_laid_out(shop, source):
+    only = referring(source)
+    graph = RecipeGraph("r", (only,), only.definition_key)
+    shop.apply(graph)
+    (shop.build / "r" / "text").unlink()
+    changed(source, "in place")
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(graph)
+    assert caught.value.code == "MM319"
+
+
+def job(shop, **change):
+    planned = action("write", "r/x", text="a")
+    made = Job(
+        name="1",
+        label="r/x",
+        step=planned.step,
+        entry="",
+        key=action_key(planned, {}),
+        definition=planned.definition_key,
+        body="",
+        params=planned.params,
+        target={},
+        inputs={},
+        sources={},
+        locators={},
+        cores=1,
+        gpus=(),
+        store=str(shop.store.root),
+        log="",
+        version=planned.version,
+    )
+    return replace(made, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": {"name": "r/x", "text": "b"}},
+        {"step": "copy"},
+        {"version": "trivial-2"},
+        {"target": {"sm": 90}},
+        {"toolchain": {"torch": "1"}},
+        {"inputs": {"x": "0" * 64}},
+        {"sources": {"x": "0" * 64}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_result_is_not_published_under_the_key_of_something_else(shop, change):
+    confirm(shop.store, job(shop))
+    with pytest.raises(MmbuildError) as caught:
+        confirm(shop.store, job(shop, **change))
+    assert caught.value.code == "MM326"
+
+
+def test_a_model_directory_is_compared_as_it_was_planned(shop, tmp_path):
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(EXAMPLE, model)
+    for kind in ("dummy", "path"):
+        weights = kind == "path"
+        if weights:
+            (model / "model.safetensors").write_bytes(b"weights")
+        given = job(
+            shop,
+            params={"kind": kind, "directories": []},
+            locators={"model": str(model)},
+            sources={"model": tree_digest(model, hash_file, weights=weights)},
+        )
+        given = replace(given, key=job_key(given))
+        confirm(shop.store, given)
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+        with pytest.raises(MmbuildError) as caught:
+            confirm(shop.store, given)
+        assert caught.value.code == "MM319"
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_source_that_was_changed_and_changed_back_may_have_been_read(shop, source, tmp_path, kind):
+    import shutil
+
+    place, file, digest = source, source, hash_file(source)
+    if kind == "directory":
+        place, file = tmp_path / "model", tmp_path / "model" / "config.json"
+        shutil.copytree(EXAMPLE, place)
+        digest = tree_digest(place, hash_file, weights=True)
+    given = job(
+        shop,
+        params={"kind": "path", "directories": []},
+        locators={"x": str(place)},
+        sources={"x": digest},
+    )
+    given = replace(given, key=job_key(given))
+    before = seen_sources(given)
+    confirm(shop.store, given, before)
+    changed(file, "and changed back")
+    confirm(shop.store, given)
+    with pytest.raises(MmbuildError) as caught:
+        confirm(shop.store, given, before)
+    assert caught.value.code == "MM319"
+    assert str(file) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"params": {"text": "b"}}, {"version": "trivial-2"}, {"step": "copy"}, {"definition_key": "0" * 64}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_action_whose_key_is_not_that_of_its_content_does_not_run(shop, change):
+    good = chain("r", links=1)
+    assert is_sound(good.actions[0])
+    bad = replace(good.actions[0], **change)
+    with pytest.raises(MmbuildError) as caught:
+        shop.apply(RecipeGraph("r", (bad,), bad.definition_key))
+    assert caught.value.code in ("MM326",)
+    assert load_cache(shop.store).by_key == {}
+
+
+def test_who_waits_for_an_action_says_for_whom(shop):
+    graph = chain("r", links=1)
+    held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
+    said = []
+
+    def sink(event):
+        if event.kind is Kind.WAITING:
+            said.append(event.data["why"])
+            held.release()
+
+    shop.events = type("Sink", (), {"append": staticmethod(sink)})()
+    assert shop.apply(graph).ok
+    assert said == [f"process {os.getpid()} builds the same"]
+
+
+def test_who_waits_for_long_says_so_again(shop, monkeypatch):
+    from mmbuild.core.store import wait_notices
+
+    graph = chain("r", links=1)
+    held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
+    said = []
+    monkeypatch.setattr(wait_notices.Patience, "due", lambda _: True)
+
+    def sink(event):
+        if event.kind is Kind.WAITING:
+            said.append(event.data["why"])
+            if len(said) == 3:
+                held.release()
+
+    shop.events = type("Sink", (), {"append": staticmethod(sink)})()
+    assert shop.apply(graph).ok
+    assert said[2] == f"process {os.getpid()} builds the same; waiting for 0 s"
+
+
+def test_locks_of_finished_actions_go(shop):
+    shop.apply(chain("r"), chain("s", text="b"))
+    names = {path.name for path in (shop.store.root / "locks").iterdir()}
+    assert not names & set(load_cache(shop.store).by_key)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "link", "full"])
+def test_a_log_that_cannot_be_written_stops_no_action(shop, tmp_path, kind):
+    graph = RecipeGraph("r", (noisy := action("noisy", "r/noisy", text="x"),), noisy.definition_key)
+    log = shop.store.log(action_key(noisy, {}))
+    if kind == "pipe":
+        os.mkfifo(log)
+    elif kind == "directory":
+        log.mkdir()
+    else:
+        log.symlink_to("/dev/full" if kind == "full" else tmp_path / "victim")
+    assert shop.apply(graph).ok
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_full_disk_under_the_log_stops_no_action(tmp_path):
+    """In a process of its own, whose streams it takes over."""
+    import subprocess
+    import sys
+
+    program = (
+        "import os, resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from mmbuild.core.execution.worker import _take_over_streams\n"
+        f"_take_over_streams(Path({str(tmp_path / 'log')!r}))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
+        "print('more than ten bytes', flush=True)\n"
+        "print('and more', file=sys.stderr)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert (tmp_path / "log").read_text() == "more than "
+    assert callable(_take_over_streams)
+
+
+@pytest.mark.parametrize("stream", ["closed", "full", "none"])
+def test_a_display_that_cannot_be_written_stops_no_build(shop, monkeypatch, stream):
+    target = None if stream == "none" else os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
+    if stream == "closed":
+        target.close()
+    monkeypatch.setattr("sys.stderr", target)
+    lenient(PlainLines(shop.plan(chain("r"))))(Event(Kind.LAID_OUT, "r", {"directory": "/b/r"}))
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"message": 7}', '{"causes": 7}', "[" * 100_000])
+def test_a_failure_that_cannot_be_read_is_none(tmp_path, text):
+    (tmp_path / "failure.json").write_text(text)
+    assert read_failure(tmp_path) is None
+
+
+def test_a_failure_comes_back(tmp_path):
+    failure = Failure("m", "MM310", "h", ("c",), "t")
+    write_failure(tmp_path, failure)
+    assert read_failure(tmp_path) == failure

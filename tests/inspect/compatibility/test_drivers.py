@@ -1,0 +1,44 @@
+"""The lowest driver for a build's CUDA."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.inspect.compatibility.drivers import _table, cuda_of, lowest_driver
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("versions", "cuda"),
+    [
+        ({"torch": "2.11.0+cu130"}, 13),
+        ({"torch": "2.6.0+cu118"}, 11),
+        ({"torch": "2.3.0a0+40ec155e58.nv24.3"}, None),
+        ({"torch": "2.13.0+cpu"}, None),
+        ({"tensorrt-llm": "0.10.0", "tensorrt_cu12": "10.0.1"}, 12),
+        ({"tensorrt-llm": "0.10.0"}, None),
+        ({"tensorrt-llm": "0.9.0"}, 12),
+        ({"tensorrt-llm": "1.2", "torch": "2.9.0"}, 13),
+        ({"tensorrt-llm": "1.2", "torch": "2.9.0+cu128"}, 12),
+        ({"a_cu12": "1", "b_cu13": "1"}, None),
+        ({}, None),
+    ],
+)
+def test_cuda_of_a_build(versions: dict[str, str], cuda: int | None) -> None:
+    found = cuda_of(versions)
+    assert (found and found[0]) == cuda
+
+
+def test_floors_rise_and_unknown_stays_unknown() -> None:
+    floors = [lowest_driver(cuda) for cuda in (11, 12, 13)]
+    assert floors == ["450", "525", "580"]
+    assert lowest_driver(14) is None
+
+
+def test_the_table_names_supported_versions_and_what_their_pins_say() -> None:
+    for version, entry in _table()["toolchains"].items():
+        assert version in SUPPORTED
+        named = {name for name in load_toolchain(version).pins if "-cu" in name}
+        assert all(name.endswith(f"-cu{entry['cuda']}") for name in named)
+        assert entry["evidence"]

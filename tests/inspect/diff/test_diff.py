@@ -1,0 +1,141 @@
+"""Two builds side by side: what they were made from, and what came of it."""
+
+import json
+import os
+import random
+import shutil
+
+import pytest
+
+from mmbuild.api import apply, load_recipe, plan
+from mmbuild.inspect.diff.build_diff import DiffError, compare_builds
+from mmbuild.inspect.diff.diff_report import as_json, lines
+from mmbuild.inspect.diff.files import FileChange, file_changes
+from support.projects.demo_project import NAME, RECIPE, Project
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    project = Project(tmp_path)
+    monkeypatch.chdir(project.root)
+    for name in ("MMBUILD_STORE", "MMBUILD_STEPS"):
+        monkeypatch.setenv(name, project.environment[name])
+    return project
+
+
+def build(place, *overrides):
+    apply(plan(load_recipe(RECIPE, overrides), build_dir=place))
+    return place / NAME
+
+
+def test_a_build_is_the_same_as_itself_laid_out_elsewhere(project):
+    found = compare_builds(build(project.root / "a"), build(project.root / "b"))
+    assert found.same
+    assert [found.recipe, found.versions, found.steps, found.files] == [{}, {}, (), ()]
+    assert "the same engine" in "\n".join(lines(found))
+
+
+def test_recipe_steps_and_files_that_differ_are_told_and_nothing_else(project):
+    one, other = build(project.root / "a"), build(project.root / "b", "engine.max_batch_size=2")
+    found = compare_builds(one, other)
+    assert found.recipe == {"engine.max_batch_size": (4, 2)}
+    steps = {step.step: step for step in found.steps}
+    assert {change.path for change in steps["build_llm"].own} == {"max_batch_size", "max_multimodal_len"}
+    assert steps["assemble"].follows == {"llm": "build_llm", "visual": "build_visual"}
+    assert "convert" not in steps
+    assert [item.path for item in found.files] == ["result.json", "verify/result.json"]
+    assert not any(step.unexplained for step in found.steps)
+    assert not found.same
+
+
+def test_versions_and_hosts_come_from_the_manifests_alone(project):
+    one, other = build(project.root / "a"), build(project.root / "b")
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    manifest["made_by"]["mmbuild"] = "0.0.1"
+    for action in manifest["actions"]:
+        action["toolchain"] = dict.fromkeys(action["toolchain"], "9.9")
+        if action["step"] == "convert":
+            action["version"] = "77"
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    found = compare_builds(one, other)
+    assert {name: new for name, (_, new) in found.versions.items()} == {
+        "mmbuild": "0.0.1",
+        "torch": "9.9",
+        "transformers": "9.9",
+        "step convert": "77",
+    }
+    assert found.same
+
+
+def test_a_step_that_makes_something_else_of_the_same_is_pointed_out(project):
+    one, other = build(project.root / "a"), build(project.root / "b")
+    manifest = json.loads((other / "manifest.json").read_bytes())
+    manifest["actions"][0]["artifact"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    (step,) = compare_builds(one, other).steps
+    assert step.unexplained
+    assert "does not make the same thing twice" in "\n".join(lines(compare_builds(one, other)))
+
+
+def test_steps_of_one_build_alone(project):
+    one, other = build(project.root / "a"), build(project.root / "b", "engine.quantization=none")
+    told = as_json(compare_builds(one, other))
+    assert told["only"] == {"quantize": str(one)}
+    assert told["recipe"]["engine.quantization.algorithm"] == {"old": "int4", "new": "none"}
+
+
+def test_files_are_compared_by_content(tmp_path):
+    source = random.Random(5)
+    one, other = tmp_path / "one", tmp_path / "other"
+    (one / "sub").mkdir(parents=True)
+    for name in ("linked", "same", "altered", "gone", "sub/longer", "apart"):
+        (one / name).write_bytes(source.randbytes(source.randrange(1, 5000)))
+    shutil.copytree(one, other)
+    (other / "linked").unlink()
+    os.link(one / "linked", other / "linked")
+    content = bytearray((one / "altered").read_bytes())
+    content[source.randrange(len(content))] ^= 1
+    (other / "altered").write_bytes(content)
+    (other / "gone").unlink()
+    with open(other / "sub/longer", "ab") as stream:
+        stream.write(b"x")
+    (other / "new").write_bytes(b"123")
+    (other / "apart").write_bytes(b"")
+    sizes = {name: (one / name).stat().st_size for name in ("altered", "gone", "sub/longer")}
+    assert file_changes(one, other, {"apart"}) == [
+        FileChange("altered", sizes["altered"], sizes["altered"]),
+        FileChange("gone", sizes["gone"], None),
+        FileChange("new", None, 3),
+        FileChange("sub/longer", sizes["sub/longer"], sizes["sub/longer"] + 1),
+    ]
+
+
+def test_what_is_no_build_or_cannot_be_read_is_refused(project):
+    one = build(project.root / "a")
+    with pytest.raises(DiffError, match="no engine directory") as caught:
+        compare_builds(one, project.root)
+    assert caught.value.code == "MM851"
+    assert caught.value.__cause__ is not None
+
+
+def test_a_file_that_cannot_be_read_is_told(project, monkeypatch):
+    one, other = build(project.root / "a"), build(project.root / "b")
+    copied = project.root / "c"
+    shutil.copytree(other, copied)  # not the same files any more: they have to be read
+
+    def broken(paths):
+        raise OSError(5, "Input/output error", str(paths[0]))
+
+    monkeypatch.setattr("mmbuild.inspect.diff.files.hash_files", broken)
+    with pytest.raises(DiffError, match="Input/output error") as caught:
+        compare_builds(one, copied)
+    assert caught.value.code == "MM852"
+
+
+def test_the_verb_ends_like_git_diff(project):
+    build(project.root / "a"), build(project.root / "b", "engine.max_batch_size=2")
+    pair = (f"a/{NAME}", f"b/{NAME}")
+    assert "engine.max_batch_size  4 -> 2" in project.run("diff", *pair).stdout
+    assert not json.loads(project.run("diff", *pair, "--json", "--exit-code", status=1).stdout)["same"]
+    project.run("diff", pair[0], pair[0], "--exit-code")
+    assert "[MM851]" in project.run("diff", "recipes", pair[0], status=1).stderr

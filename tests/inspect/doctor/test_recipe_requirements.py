@@ -1,0 +1,89 @@
+"""What recipes need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbuild.config.model import UserConfig
+from mmbuild.core.graph.action import Action, Resources
+from mmbuild.inspect.doctor import compiler
+from mmbuild.inspect.doctor.recipe_requirements import ToolchainNeed, needs
+from mmbuild.inspect.doctor.report import report
+from mmbuild.pipeline.load import load_recipes
+from mmbuild.schema.resolved import ResolvedRecipe
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+
+
+def variants(name: str, *overrides: str) -> tuple[ResolvedRecipe, ...]:
+    loaded = load_recipes([RECIPES / f"{name}.yaml"], overrides=overrides, offline=True)
+    assert not [item for item in loaded.diagnostics if item.severity == "error"]
+    return loaded.variants
+
+
+def action(memory: int, disk: int) -> Action:
+    return Action("x", "convert", "1", {}, "key", resources=Resources(memory=memory, disk=disk))
+
+
+def test_resources_are_the_largest_memory_and_all_disk() -> None:
+    found = needs(variants("demo/llava-int4"), [action(5, 1), action(7, 2), action(6, 4)], "cpu")
+    assert (found.memory, found.disk) == (7, 7)
+    assert needs(variants("demo/llava-int4"), [], "cpu").memory == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "device", "gpus", "sms"),
+    [
+        ((), "cpu", 0, frozenset()),
+        ((), "cuda", 1, frozenset()),
+        (("target.device=cpu",), "cuda", 0, frozenset()),
+        (("target={device: cuda, sm: 90}",), "cpu", 1, frozenset({90})),
+        (("target={device: cuda, sm: 90}", "engine.tensor_parallel=2"), "cpu", 2, frozenset({90})),
+    ],
+)
+def test_gpus_of_the_embedded_engine(
+    overrides: tuple[str, ...], device: str, gpus: int, sms: frozenset[int]
+) -> None:
+    found = needs(variants("demo/llava-int4", *overrides), [], device)
+    assert found.torch
+    assert (found.gpus, found.sms, found.toolchains) == (gpus, sms, {})
+    assert found.torch_ranks == max(gpus, 1)
+
+
+def test_toolchains_with_their_families_and_largest_ranks() -> None:
+    trtllm: Any = ("engine.backend=tensorrt-llm", "engine.tensorrt_llm.toolchain='1.2'")
+    first = variants("llava-int4", *trtllm, "engine.tensor_parallel=2")
+    found = needs((*first, *variants("nougat-base", *trtllm)), [], "cpu")
+    assert found.toolchains == {"1.2": ToolchainNeed(("llava", "nougat"), 2)}
+    assert (found.torch, found.gpus) == (False, 0)
+
+
+def test_what_calibrates_is_needed_whatever_engine_is_built() -> None:
+    trtllm = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
+    of = {
+        name: needs(variants(name, *overrides), [], "cpu")
+        for name, overrides in {"demo/llava-awq": trtllm, "demo/llava-int4": (), "llava-int4": trtllm}.items()
+    }
+    assert {name: (found.torch, found.fitted, found.optimizer) for name, found in of.items()} == {
+        "demo/llava-awq": (False, True, True),
+        "demo/llava-int4": (True, False, False),
+        "llava-int4": (False, False, False),
+    }
+    assert "1.2" in of["demo/llava-awq"].toolchains
+    data = RECIPES.parent / "examples/calibration/llava.jsonl"
+    asked = f"engine.quantization={{algorithm: int4, calibration: {{data: {data}}}}}"
+    plain = needs(variants("demo/llava-int4", asked), [], "cpu")
+    assert (plain.fitted, plain.optimizer) == (True, False), "integers are fitted by mmbuild alone"
+
+
+def test_doctor_looks_for_model_optimizer_where_a_recipe_is_calibrated(tmp_path: Path) -> None:
+    found = needs(
+        variants("demo/llava-awq", "engine.backend=tensorrt-llm", "engine.dtype=float16"), [], "cpu"
+    )
+    host, toolchain = report(UserConfig(), store=tmp_path, build_dir=tmp_path, needed=found, quick=True)
+    assert {"torch", "transformers", "nvidia-modelopt"} <= {check.name for check in host.checks}
+    assert compiler.untried().name not in {check.name for check in host.checks}
+    assert toolchain.title == "TensorRT-LLM 1.2"

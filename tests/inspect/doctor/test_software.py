@@ -1,0 +1,86 @@
+"""Packages and programs of this host, and TensorRT's interpreter."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mmbuild.backends.tensorrt_llm.checks.model import failing
+from mmbuild.base import host
+from mmbuild.config.model import Interpreter
+from mmbuild.inspect.doctor import software
+from support.toolchain.environments import make_program, make_python
+
+
+def versions(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
+    monkeypatch.setattr(host, "installed_versions", lambda names: {n: found[n] for n in names if n in found})
+
+
+def test_our_extra_as_it_is_installed_here() -> None:
+    found = {item.name: item for item in software.extra_checks("torch", needed=True)}
+    assert set(found) == {"torch", "transformers", "tokenizers", "pillow"}
+    assert failing(found.values()) == ()
+
+
+def test_another_torch_than_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {"torch": "2.6.0", "transformers": "5.17.0", "tokenizers": "1", "pillow": "11"})
+    (item,) = failing(software.extra_checks("torch", needed=False))
+    assert (item.name, item.found) == ("torch", "2.6.0")
+    assert "[torch]'" in item.way
+
+
+def test_what_is_missing_is_a_fault_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {})
+    assert {item.status for item in software.extra_checks("torch", needed=True)} == {"fail"}
+    assert {item.status for item in software.extra_checks("torch", needed=False)} == {"warn"}
+
+
+def test_programs_of_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_program(tmp_path / "git", "#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [item.status for item in software.script_checks()] == ["ok", "warn"]
+
+
+def test_container_engines_that_are_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_program(tmp_path / "docker", "#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [item.status for item in software.engine_checks(["podman", "docker", "docker"])] == ["ok", "fail"]
+
+
+def test_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBUILD_MPIRUN", str(tmp_path / "mpirun"))
+    assert software.mpirun_check(2).status == "fail"
+    make_program(tmp_path / "mpirun", "#!/bin/sh\necho 'mpirun (Open MPI) 5.0.8'\n")
+    assert software.mpirun_check(2).found == f"{tmp_path / 'mpirun'} (Open MPI)"
+
+
+@pytest.mark.parametrize(
+    ("distributions", "faulty"),
+    [
+        ({"tensorrt": "8.6.0", "numpy": "1.26.4"}, set()),
+        ({"tensorrt": "11.4.1", "numpy": "2.1.0"}, set()),
+        ({"tensorrt": "12.0.0", "numpy": "2.1.0"}, {"tensorrt"}),
+        ({"tensorrt": "8.5.3.1", "numpy": "2.1.0"}, {"tensorrt"}),
+        ({"numpy": "2.1.0"}, {"tensorrt"}),
+        ({"tensorrt": "10.13.3.9"}, {"numpy beside tensorrt"}),
+    ],
+)
+def test_tensorrts_interpreter(tmp_path: Path, distributions: dict[str, str], faulty: set[str]) -> None:
+    interpreter = Interpreter(python=make_python(tmp_path, distributions))
+    found = list(software.tensorrt_checks(interpreter, needed=False))
+    assert {item.name for item in failing(found)} == faulty
+
+
+def test_tensorrts_interpreter_that_is_missing(tmp_path: Path) -> None:
+    (item,) = software.tensorrt_checks(Interpreter(python=tmp_path / "gone"), needed=False)
+    assert item.status == "fail"
+    assert list(software.tensorrt_checks(None, needed=False)) == []
+    (item,) = software.tensorrt_checks(None, needed=True)
+    assert "set-tensorrt" in item.way
+
+
+def test_a_program_that_is_there() -> None:
+    item = software.program_check("sh", needed=True, why="", way="")
+    assert (item.status, item.found) == ("ok", shutil.which("sh"))

@@ -1,0 +1,160 @@
+"""Builds side by side, from what lies in their directories."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import mmbuild
+from mmbuild.backends.engine_dir.description import LayoutError
+from mmbuild.cli import main
+from mmbuild.evaluation.bounds import bounds
+from mmbuild.inspect.compare_builds import CompareError, compare
+from mmbuild.steps import verify
+from support import reports
+from support.engines.build import with_manifest
+from support.engines.loaded import demo_directory, drawn
+from support.errors import refused
+
+
+def make(directory, quantization="none", kls=(0.01, 0.02), *, model="m" * 64, kind="path", **same):
+    """A demo engine's directory with a manifest and a report as apply leaves them."""
+    shutil.copytree(demo_directory("float32", quantization), directory)
+    actions = [
+        {
+            "step": "download",
+            "artifact": model,
+            "params": {"kind": kind},
+            "seconds": 1.0,
+            "peak_memory": 10**6,
+        },
+        {"step": "assemble", "artifact": "e" * 64, "seconds": 2.5, "peak_memory": 3 * 10**8},
+    ]
+    with_manifest(directory, actions=actions)
+    (directory / "verify").mkdir()
+    keep(directory / "verify", kls, **same)
+    return directory
+
+
+def keep(directory, kls, engine=None, **same):
+    measures = reports.measures(kls, **same)
+    report = verify.report_of(measures, bounds("int4", {}), "model", engine)
+    verify.write(report, {}, directory / "report.json")
+
+
+def rows(text):
+    """Title -> cells of a printed table."""
+    found = [line.split("  ") for line in text.splitlines() if line]
+    return {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in found}
+
+
+def test_a_table_has_a_column_for_each_build(tmp_path, capsys):
+    whole, int4 = make(tmp_path / "whole"), make(tmp_path / "int4", "int4", (0.2, 0.4))
+    assert main(["compare", str(whole), str(int4)]) == 0
+    text = capsys.readouterr().out
+    told = rows(text)
+    assert told["quantization"] == ["none", "W4A16"]
+    assert told["mean KL, nats"] == ["0.015", "0.3"]
+    assert told["gates passed"] == ["2 of 2", "1 of 2"]
+    assert told["building took"] == ["3.5 s", "3.5 s"]
+    assert told["building's peak memory"] == ["300.0 MB", "300.0 MB"]
+    assert "tokens/s" not in told
+    assert "note:" not in text
+    assert "\x1b" not in text
+
+
+def test_sizes_are_those_of_the_files(tmp_path):
+    whole, int4 = make(tmp_path / "whole"), make(tmp_path / "int4", "int4")
+    first, second = compare([whole, int4])["builds"]
+    assert first["bytes"]["weights"] == sum(p.stat().st_size for p in whole.rglob("*.safetensors"))
+    assert first["bytes"]["packages"] == sum(p.stat().st_size for p in whole.rglob("*.pt2"))
+    assert second["bytes"]["weights"] < first["bytes"]["weights"]
+
+
+def test_a_kept_profile_tells_speed(tmp_path, capsys):
+    build = make(tmp_path / "whole")
+    ((picture, _),) = drawn(3, 1)
+    picture.save(tmp_path / "a.png")
+    asked = ["--image", str(tmp_path / "a.png"), "--prompt", "how many ?"]
+    assert main(["run", str(build), *asked, "--json"]) == 0
+    (build / "profile.json").write_text(capsys.readouterr().out)
+    (found,) = compare([build])["builds"]
+    assert found["speed"]["tokens_per_second"] > 0
+    assert found["speed"]["peak_bytes"] > 0
+    assert main(["compare", str(build), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["builds"] == [found]
+
+
+def test_different_models_and_different_questions_are_not_comparable(tmp_path):
+    first = make(tmp_path / "first")
+    other = make(tmp_path / "other", model="n" * 64)
+    asked = make(tmp_path / "asked", prompt="what colour ?")
+    told = compare([first, other, asked])["notes"]
+    assert len(told) == 2
+    assert "different models" in told[0]
+    assert str(other) in told[0]
+    assert "different questions" in told[1]
+    assert str(asked) in told[1]
+
+
+def test_random_weights_have_no_quality(tmp_path):
+    (note,) = compare([make(tmp_path / "dummy", kind="dummy")])["notes"]
+    assert "random" in note
+
+
+def test_a_later_verify_of_the_same_engine_goes_before_apply_s_report(tmp_path):
+    build = make(tmp_path / "build", kls=(0.1, 0.1))
+    keep(build, (0.5, 0.5), engine="e" * 64)
+    assert compare([build])["builds"][0]["quality"]["max_kl"] == pytest.approx(0.5)
+
+
+def test_a_report_of_the_engine_that_was_here_before_does_not(tmp_path):
+    build = make(tmp_path / "build", kls=(0.1, 0.1))
+    keep(build, (0.5, 0.5), engine="f" * 64)
+    assert compare([build])["builds"][0]["quality"]["max_kl"] == pytest.approx(0.1)
+
+
+def test_an_engine_without_manifest_and_report_has_its_precision_and_size(tmp_path, capsys):
+    build = Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "bare"))
+    (build / "manifest.json").unlink()
+    assert main(["compare", str(build)]) == 0
+    told = rows(capsys.readouterr().out)
+    assert told["quantization"] == ["W4A16"]
+    assert "mean KL, nats" not in told
+    assert "building took" not in told
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 2}'])
+def test_a_report_that_cannot_be_read_is_told(tmp_path, text):
+    build = make(tmp_path / "build")
+    (build / "verify" / "report.json").write_text(text)
+    refused(CompareError, "MM596", compare, [build])
+
+
+def test_answers_of_upstream_s_runner_are_no_quality(tmp_path):
+    build = make(tmp_path / "build")
+    told = {"version": 1, "summary": {"questions": 1, "compared": False}, "questions": []}
+    (build / "verify" / "report.json").write_text(json.dumps(told))
+    assert compare([build])["builds"][0]["quality"] is None
+
+
+def test_an_engine_of_tensorrt_llm_has_the_precision_that_was_asked_for(tmp_path):
+    build = make(tmp_path / "build")
+    description = json.loads((build / "engine.json").read_text())
+    variables = {"dtype": "float16", "algorithm": "int4_awq"}
+    description |= {"backend": "tensorrt-llm", "llm": {"tensor_parallel": 2, "variables": variables}}
+    description["toolchain"] = {"tensorrt-llm": "0.9.0"}
+    (build / "engine.json").unlink()
+    (build / "engine.json").write_text(json.dumps(description))
+    (found,) = compare([build])["builds"]
+    assert (found["dtype"], found["quant_algo"], found["ranks"]) == ("float16", "int4_awq", 2)
+
+
+def test_what_is_no_engine_is_told(tmp_path):
+    refused(LayoutError, "MM540", compare, [tmp_path])
+
+
+def test_python_has_it_too(tmp_path):
+    build = make(tmp_path / "build")
+    assert mmbuild.compare([build]) == compare([build])

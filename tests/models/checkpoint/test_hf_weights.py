@@ -1,0 +1,129 @@
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.checkpoint.hf_weights import open_weights, weight_files
+from mmbuild.models.checkpoint.tensor_parallel import Cut
+from support.models import weights_on_disk as disk
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_parts_are_read_by_rows_and_columns(tmp_path: Path, kind: str) -> None:
+    matrix = np.arange(30, dtype=np.float32).reshape(5, 6)
+    if kind == "bin":
+        torch.save({"w": torch.from_numpy(matrix)}, tmp_path / "pytorch_model.bin")
+    else:
+        save_file({"w": matrix}, tmp_path / "model.safetensors")
+    with open_weights(tmp_path) as stored:
+        tensor = stored["w"]
+        assert tensor.shape == (5, 6)
+        assert np.array_equal(tensor.read(Cut()), matrix)
+        assert np.array_equal(tensor.read(Cut(rows=(1, 3))), matrix[1:3])
+        assert np.array_equal(tensor.read(Cut(columns=(2, 5))), matrix[:, 2:5])
+        assert np.array_equal(tensor.read(Cut(rows=(0, 2), columns=(1, 2))), matrix[:2, 1:2])
+
+
+def test_safetensors_go_before_pickles(tmp_path: Path) -> None:
+    save_file({"w": np.zeros(1)}, tmp_path / "model.safetensors")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert weight_files(tmp_path) == ["model.safetensors"]
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no weights") as caught:
+        weight_files(tmp_path)
+    assert caught.value.code == "MM402"
+
+
+@pytest.mark.parametrize("name", ["model-2.safetensors", "../outside.safetensors"])
+def test_an_index_that_names_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+    (tmp_path.parent / "outside.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(CheckpointError, match="which is not in") as caught:
+        weight_files(tmp_path)
+    assert caught.value.code == "MM405"
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', "{}"])
+def test_a_broken_index(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError) as caught:
+        weight_files(tmp_path)
+    assert caught.value.code == "MM403"
+
+
+def test_truncated_safetensors(tmp_path: Path) -> None:
+    save_file({"w": np.zeros(100)}, tmp_path / "model.safetensors")
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as caught, open_weights(tmp_path):
+        pass
+    assert caught.value.code == "MM403"
+
+
+class Evil:
+    """A pickle that would write a file when it is opened the careless way."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.write_text, (Path("/tmp/mmbuild-evil"), "run"))
+
+
+def pickles(path: Path) -> dict[str, object]:
+    torch.save({"w": torch.zeros(3)}, path / "whole")
+    return {
+        "code in a zip": lambda file: torch.save({"w": Evil()}, file),
+        "code in a plain pickle": lambda file: file.write_bytes(pickle.dumps(Evil())),
+        "a list": lambda file: torch.save([torch.zeros(3)], file),
+        "a number among tensors": lambda file: torch.save({"w": torch.zeros(3), "step": 3}, file),
+        "truncated": lambda file: file.write_bytes((path / "whole").read_bytes()[:200]),
+        "empty": lambda file: file.write_bytes(b""),
+    }
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["code in a zip", "code in a plain pickle", "a list", "a number among tensors", "truncated", "empty"],
+)
+def test_pickles_that_are_not_plain_tensors_are_refused_and_not_run(tmp_path: Path, case: str) -> None:
+    pickles(tmp_path)[case](tmp_path / "pytorch_model.bin")  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin") as caught, open_weights(tmp_path):
+        pass
+    assert caught.value.code == "MM406"
+    assert "\n" not in caught.value.message
+    assert not Path("/tmp/mmbuild-evil").exists()
+
+
+def older(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """As torch before 1.6 saved it."""
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+def test_small_pickles_from_before_torch_1_6_are_read_whole(tmp_path: Path) -> None:
+    weight = torch.randn(4, 6).half()
+    older(tmp_path / "pytorch_model.bin", {"w": weight})
+    with open_weights(tmp_path) as stored:
+        assert stored["w"].read(Cut(rows=(1, 3))).equal(weight[1:3])
+
+
+def test_large_ones_are_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmbuild.models.checkpoint.hf_weights._READ_WHOLE", 5_000)
+    names = ["pytorch_model-1.bin", "pytorch_model-2.bin"]
+    for name in names:
+        older(tmp_path / name, {name: torch.zeros(1000)})
+    index = {"weight_map": {name: name for name in names}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="2 such files") as caught, open_weights(tmp_path):
+        pass
+    assert caught.value.code == "MM407"
+    assert "torch.save(torch.load(" in (caught.value.hint or "")
+
+
+def test_the_demo_model_opens() -> None:
+    with open_weights(disk.DEMO) as stored:
+        assert "language_model.lm_head.weight" in stored

@@ -1,0 +1,72 @@
+"""The plan cache gives back no plan that what it asked would answer otherwise now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmbuild.base import host
+from mmbuild.core.store import plan_cache
+from mmbuild.core.store.layout import Store, open_store
+from mmbuild.pipeline.planning import Prepared, Request, prepare
+from support.projects.recipe_project import RECIPE, load, write_parts
+from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
+from support.servers.hub import Hub
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """One that takes files for unchanged which were written a moment ago."""
+    monkeypatch.setattr(plan_cache, "settled", lambda _: True)
+    return open_store(tmp_path / "store")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(image_folder(6), tmp_path / "cache", monkeypatch) as state:
+        state.commits[SECOND] = image_folder(6) | {"train/images/0.png": picture(77)}
+        yield state
+
+
+def planned(root: Path, store: Store, **calibration: Any) -> Prepared:
+    """The small recipe in fp8, with data of the hub."""
+    asked = {"algorithm": "fp8", "calibration": {"data": f"hf://{REPO}", "samples": 3} | calibration}
+    path = root / "recipe.yaml"
+    if not path.exists():
+        load(root, RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}"))
+        write_parts(root / "model")
+    return prepare(Request((path,)), store)
+
+
+def commit(found: Prepared) -> object:
+    (graph,) = found.graphs
+    return next(action.params["commit"] for action in graph.actions if action.step == "calibration_data")
+
+
+def test_a_branch_of_a_data_set_is_asked_for_each_time(tmp_path: Path, store: Store, hub: Hub) -> None:
+    assert commit(planned(tmp_path, store)) == FIRST
+    hub.branches["main"] = SECOND
+    moved = planned(tmp_path, store)
+    assert (commit(moved), moved.cached) == (SECOND, False)
+
+
+def test_a_commit_of_a_data_set_is_planned_from_the_cache_until_what_calibrates_is_another(
+    tmp_path: Path, store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = planned(tmp_path, store, revision=FIRST)
+    assert hub.url
+    again = planned(tmp_path, store, revision=FIRST)
+    assert (first.cached, again.cached) == (False, True)
+    assert [graph.engine for graph in again.graphs] == [graph.engine for graph in first.graphs]
+    real = host.installed_versions
+
+    def other(*names: tuple[str, ...]) -> dict[str, str]:
+        asked = names and "nvidia-modelopt" in names[0]
+        return real(*names) | ({"nvidia-modelopt": "0.0.1"} if asked else {})
+
+    monkeypatch.setattr(host, "installed_versions", other)
+    assert not planned(tmp_path, store, revision=FIRST).cached

@@ -1,0 +1,112 @@
+"""What pydantic objects to, told in the user's words at the user's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmbuild.schema.validation import every_key, section_at
+from support.projects.recipe_project import RECIPE, load, only, pointed
+
+
+@pytest.mark.parametrize(
+    ("line", "faulty", "expected", "caret"),
+    [
+        ("  max_batch_size: 2", "  max_batch_sise: 2", ("MM103", "max_batch_size"), "max_batch_sise"),
+        ("engine:", "quantization: int4\nengine:", ("MM103", "engine.quantization"), "quantization"),
+        ("  family: llava", "  family: lava", ("MM112", "llava"), "lava"),
+        ("  backend: torch", "  backend: tensorrt_llm", ("MM112", "tensorrt-llm"), "tensorrt_llm"),
+        ("  quantization: int8", "  quantization: int_4", ("MM112", "int4"), "int_4"),
+        ("  quantization: int8", "  quantization: {algorithm: awq}", ("MM112", "int4_awq"), "awq"),
+        ("  dtype: float32", "  dtype: flaot16", ("MM112", "float16"), "flaot16"),
+        ("  quantization: int8", "  quantization: [int8]", ("MM114", None), "["),
+        ("  max_batch_size: 2", "  max_batch_size: 0", ("MM113", None), "0"),
+        ("  max_batch_size: 2", "  max_batch_size: '2'", ("MM114", None), "'2'"),
+        ("  max_batch_size: 2", "  max_batch_size: 2.5", ("MM114", None), "2.5"),
+        ("  max_batch_size: 2", "  max_batch_size: true", ("MM114", None), "true"),
+        ("  max_batch_size: 2", "  max_batch_size:", ("MM114", None), ""),
+        ("  max_batch_size: 2", "  max_batch_size: [2]", ("MM114", None), "["),
+        ("engine:", "verify: {prompts: [1]}\nengine:", ("MM114", None), "1"),
+        ("engine:", "verify: {prompts: why}\nengine:", ("MM114", None), "why"),
+        ("engine:", "visual: []\nengine:", ("MM114", None), "["),
+        ("engine:", "target: {isa: 'AVX 2'}\nengine:", ("MM116", None), "'AVX 2'"),
+        ("version: 1", "version: 2", ("MM115", None), "2"),
+        ("version: 1", "version: '1'", ("MM115", None), "'1'"),
+        ("name: small", "name: a/b", ("MM116", None), "a/b"),
+        ("name: small", "name: ''", ("MM116", None), "''"),
+        (
+            "  max_output_len: 64",
+            "  max_output_len: 64\n  tensorrt_llm: {toolchain: 1.2}",
+            ("MM114", None),
+            "1.2",
+        ),
+        (
+            "  max_output_len: 64",
+            "  max_output_len: 64\n  tensorrt_llm: {fused_mlp: atuo}",
+            ("MM112", "auto"),
+            "atuo",
+        ),
+    ],
+)
+def test_a_wrong_value_is_underlined(
+    tmp_path: Path, line: str, faulty: str, expected: tuple[str, str | None], caret: str
+) -> None:
+    found = only(load(tmp_path, RECIPE.replace(line, faulty)))
+    assert (found.code, found.suggestion) == expected
+    assert pointed(found) == caret or not caret
+    assert found.file.endswith("recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "anchor"),
+    [
+        ("name: small\n", "name", ""),
+        ("  family: llava\n", "model.family", "model"),
+        ("  source: model\n", "model.source", "model"),
+        ("  max_input_len: 128\n", "engine.max_input_len", "engine"),
+        ("  backend: torch\n", "engine.backend", "engine"),
+        ("version: 1\n", "version", ""),
+    ],
+)
+def test_a_missing_key_points_at_the_mapping_that_lacks_it(
+    tmp_path: Path, line: str, key: str, anchor: str
+) -> None:
+    found = only(load(tmp_path, RECIPE.replace(line, "")))
+    assert (found.code, found.path) == ("MM111", key)
+    if anchor:
+        assert pointed(found) == anchor
+    assert found.hint
+    assert key.rpartition(".")[2] in found.hint
+
+
+def test_a_missing_section_is_one_finding(tmp_path: Path) -> None:
+    found = only(load(tmp_path, RECIPE[: RECIPE.index("engine:")]))
+    assert (found.code, found.path) == ("MM111", "engine")
+
+
+def test_a_number_for_text_says_to_quote_it(tmp_path: Path) -> None:
+    recipe = RECIPE + "  tensorrt_llm: {toolchain: 0.9}\n"
+    assert only(load(tmp_path, recipe)).hint == "Quote it: `'0.9'`"
+
+
+def test_all_faults_are_told_at_once_and_rules_still_speak(tmp_path: Path) -> None:
+    recipe = RECIPE.replace("torch", "tocrh").replace("float32", "f32").replace("max_batch_size: 2", "tp: 1")
+    recipe += "  tensor_parallel: 3\n  max_multimodal_len: 5\n"
+    result = load(tmp_path, recipe)
+    # 1 x 3 x 16 = 48: max_batch_size is not at fault, it has its default.
+    assert sorted(item.code for item in result.diagnostics) == ["MM103", "MM112", "MM112", "MM141", "MM147"]
+    assert result.variants == ()
+
+
+def test_what_the_yaml_reader_told_is_not_told_again(tmp_path: Path) -> None:
+    found = only(load(tmp_path, RECIPE.replace("max_batch_size: 2", "max_batch_size: yes")))
+    assert found.code == "MM108"
+
+
+def test_every_key_of_the_schema_has_a_description() -> None:
+    for key in every_key():
+        *parents, name = key.split(".")
+        section = section_at(tuple(parents))
+        assert section is not None
+        assert section.model_fields[name].description, key

@@ -1,0 +1,411 @@
+"""Actions on the nodes of a real cluster: three raylets on this machine, of which one has a store of its own."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.local import Options, run_plan
+from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.graph.action import RecipeGraph, Resources
+from mmbuild.core.graph.keys import make_action
+from mmbuild.core.store.action_cache import load_cache
+from mmbuild.core.store.layout import Store
+from mmbuild.core.store.locks import alone
+from mmbuild.core.store.verify import check_store
+from mmbuild.team.ray import task_runner
+from mmbuild.team.ray.executor import carrier_to, on_cluster
+from mmbuild.team.ray.node_selection import Node
+from mmbuild.team.ray.protocol import Answer
+from support import TESTS
+from support.projects.demo_project import RECIPE, Project
+from support.projects.workshop import Workshop
+from support.steps import apply_on_ray
+from support.steps.trivial import TABLE, action
+from support.waiting import gone, wait_for
+
+pytest.importorskip("ray")
+from support.projects.cluster import raylets
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with raylets() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def steps_of_the_tests(monkeypatch):
+    monkeypatch.setenv("MMBUILD_STEPS", "support.steps.trivial:TABLE")
+
+
+@pytest.fixture
+def shop(cluster, tmp_path):
+    return cluster.shop(tmp_path / "driver")
+
+
+@pytest.fixture
+def carrying(cluster, tmp_path):
+    """A shop with a shared store, so that also the node with a store of its own takes part."""
+    (tmp_path / "shared").mkdir()
+    return cluster.shop(tmp_path / "driver", f"file://{tmp_path / 'shared'}")
+
+
+def on_gpu(sm, step, label, inputs=None, **params):
+    """An action of a trivial step for a GPU of that SM."""
+    plain = action(step, label, inputs, **params)
+    return make_action(
+        label=label,
+        step=step,
+        version=plain.version,
+        params=plain.params,
+        inputs=plain.inputs,
+        locators=plain.locators,
+        target={"device": "cuda", "sm": sm, "isa": None},
+        resources=Resources(gpus=1),
+    )
+
+
+class Held:
+    """An action that waits until it is released, and the ids of the processes that it started."""
+
+    def __init__(self, directory, sm, label="r/held"):
+        place = directory / label
+        place.mkdir(parents=True)
+        self.pipe, self.file = place / "pipe", place / "started"
+        os.mkfifo(self.pipe)
+        self.graph = recipe(on_gpu(sm, "held", label, file=str(self.file), pipe=str(self.pipe)))
+
+    def started(self, count):
+        """Processes, once there are ``count``."""
+
+        def enough():
+            found = self.file.read_text().split() if self.file.exists() else []
+            return found if len(found) >= count else None
+
+        return [int(process) for process in wait_for(enough)]
+
+    def release(self):
+        self.pipe.write_text("released")
+
+    def meanwhile(self, act):
+        """Have ``act`` called with the processes when the action has begun."""
+        thread = threading.Thread(target=lambda: act(self.started(1)), daemon=True)
+        thread.start()
+
+
+def recipe(*actions):
+    return RecipeGraph("r", actions, actions[-1].definition_key)
+
+
+def wide():
+    """Six actions in two ranks and one that joins them."""
+    first = [action("write", f"r/first{i}", text=f"a{i}") for i in range(3)]
+    second = [action("copy", f"r/second{i}", {"a": first[i], "b": first[i - 1]}) for i in range(3)]
+    return recipe(
+        *first, *second, action("write", "r/last", dict(zip("abc", second, strict=True)), text="end")
+    )
+
+
+def records(shop):
+    return {key: record.digest for key, record in load_cache(shop.store).by_key.items()}
+
+
+def test_results_keys_and_artifacts_are_those_of_one_machine_and_then_all_is_up_to_date(shop, tmp_path):
+    local = Workshop(tmp_path / "local")
+    local.apply(wide())
+    result = shop.apply(wide())
+    assert result.ok
+    assert len(result.ran) == 7
+    assert records(shop) == records(local)
+    assert shop.text("r") == local.text("r")
+    assert set(shop.verdicts(wide()).values()) == {"up to date"}
+    assert shop.warnings() == ["MM849"]  # the node that does not see the store
+    assert list(shop.store.staging.iterdir()) == []
+    assert check_store(shop.store).faults == ()
+
+
+def test_a_gpu_action_runs_where_its_sm_is_and_sees_the_gpu_that_ray_chose(shop):
+    assert shop.apply(recipe(on_gpu(77, "environment", "r/seen"))).ok
+    seen = dict(line.split("=", 1) for line in (shop.build / "r" / "environment").read_text().splitlines())
+    assert seen["CUDA_VISIBLE_DEVICES"] == "0"
+    assert seen["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_no_node_can_run_is_refused_at_once_with_what_each_lacks(shop):
+    begin = time.monotonic()
+    with pytest.raises(MmbuildError, match=r"r/big.*no resource `sm90`") as refused:
+        shop.apply(recipe(on_gpu(90, "write", "r/big", text="x")))
+    assert refused.value.code == "MM843"
+    assert '{"sm90": 1}' in refused.value.hint
+    assert time.monotonic() - begin < 30
+    with pytest.raises(MmbuildError, match="0 GPUs of 2") as refused:
+        shop.apply(recipe(action("write", "r/many", text="x", resources=Resources(gpus=2))))
+    with pytest.raises(MmbuildError, match="GB of memory of 9000000") as refused:
+        shop.apply(recipe(action("write", "r/large", text="x", resources=Resources(memory=9 * 10**15))))
+    assert load_cache(shop.store).by_key == {}
+
+
+@pytest.mark.parametrize("how", ["told", "bug", "killed", "exit"])
+@pytest.mark.parametrize("sm", [77, 55])
+def test_a_failure_is_told_as_on_one_machine_wherever_it_happened(carrying, tmp_path, how, sm):
+    def graph(make):
+        first = action("write", "r/first", text="x")
+        return recipe(first, make("fail", "r/bad", {"x": first}, how=how))
+
+    local = Workshop(tmp_path / "local")
+    (here,) = local.apply(graph(action)).failed
+    (there,) = carrying.apply(graph(lambda *args, **params: on_gpu(sm, *args, **params))).failed
+    assert (there.message, there.code, there.hint, there.causes, there.tail) == (
+        here.message,
+        here.code,
+        here.hint,
+        here.causes,
+        here.tail,
+    )
+    assert carrying.log("r/bad").startswith("about to fail\n")
+    assert "MM845" not in carrying.warnings()  # it ran once
+    assert len(carrying.placed("r/bad")) == 1
+
+
+@pytest.mark.parametrize("sm", [77, 55])
+def test_an_engine_that_its_last_action_refuses_is_kept_aside_with_its_report(carrying, sm):
+    engine = action("write", "r/engine", text="x")
+    judge = on_gpu(sm, "judge", "r/judge", {"engine": engine})
+    actions = (engine, judge)
+    graph = RecipeGraph("r", actions, engine.definition_key)
+    result = carrying.apply(graph)
+    assert [failed.code for failed in result.failed] == ["MM998"]
+    assert [Path(path).name for path in result.failed[0].aside] == ["r.refused"]
+    found = {path.name for path in (carrying.build / "r.refused").rglob("*")}
+    assert {"text", "paper"} <= found
+
+
+def test_a_node_with_a_store_of_its_own_gets_inputs_and_gives_results_through_the_shared_store(
+    cluster, carrying, tmp_path
+):
+    def graph(make):
+        first = action("write", "r/first", text="before")
+        there = make("copy", "r/there", {"x": first})
+        return recipe(first, there, action("write", "r/last", {"x": there}, text="after"))
+
+    mine = graph(lambda *args, **params: on_gpu(55, *args, **params))
+    local = Workshop(tmp_path / "local")
+    local.apply(mine, capacity=Capacity(2, 1 << 50, ("GPU-of-this-test",), 2))
+    assert carrying.apply(mine).ok
+    assert records(carrying) == records(local)
+    assert carrying.text("r") == local.text("r")
+    assert carrying.warnings() == []
+    digest = carrying.digest("r/there")
+    assert (cluster.own_store / "manifests" / f"{digest}.json").exists()
+    assert load_cache(carrying.store).by_key.keys() == {
+        path.stem for path in (tmp_path / "shared").rglob("v1/actions/*/*.json")
+    }
+    assert check_store(carrying.store).faults == ()
+
+
+def test_a_node_that_sees_the_store_under_another_path_works_in_it(cluster, shop, tmp_path):
+    mount = tmp_path / "mount"
+    mount.symlink_to(shop.store.root)
+    first = action("write", "r/first", text="x")
+    there = on_gpu(44, "copy", "r/there", {"a": first})
+    elsewhere = {"MMBUILD_NODE_STORE": str(mount)}
+    with cluster.more(num_gpus=1, resources={"sm44": 1}, env_vars=elsewhere) as (node,):
+        assert shop.apply(recipe(first, there, action("write", "r/last", {"a": there}, text="y"))).ok
+        assert shop.placed("r/there") == [node.node_id[:8]]
+    assert check_store(shop.store).faults == ()
+
+
+def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_told(cluster, shop, tmp_path, capfd):
+    held = Held(tmp_path, 66)
+    with cluster.more(2, num_gpus=1, resources={"sm66": 1}) as nodes:
+
+        def lose_the_node(_):
+            (first,) = wait_for(lambda: shop.placed("r/held"))
+            cluster.kill(next(node for node in nodes if node.node_id.startswith(first)))
+            held.started(2)
+            held.release()
+
+        held.meanwhile(lose_the_node)
+        result = shop.apply(held.graph)
+    assert result.ok
+    assert shop.text("r") == "released"
+    assert shop.warnings().count("MM845") == 1
+    first, second = shop.placed("r/held")
+    assert first != second
+    assert all(wait_for(lambda process=process: gone(process)) for process in held.started(2))
+    assert shop.log("r/held") == "held\n"
+    assert list(shop.store.staging.iterdir()) == []
+    wait_for(lambda: not in_use(shop.store))
+    assert check_store(shop.store).faults == ()
+    assert capfd.readouterr().out == ""
+
+
+def in_use(store):
+    """Whether somebody builds in it: also the process of Ray on a node that was just lost, until it notices."""
+    try:
+        with alone(store):
+            return False
+    except MmbuildError:
+        return True
+
+
+@pytest.mark.parametrize("sm", [77, 55])
+def test_an_interrupt_ends_an_action_on_its_node_with_all_it_started(carrying, tmp_path, sm):
+    held = Held(tmp_path, sm)
+    held.meanwhile(lambda _: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        carrying.apply(held.graph)
+    assert [gone(process) for process in held.started(1)] == [True]
+    assert list(carrying.store.staging.iterdir()) == []
+    assert carrying.apply(recipe(on_gpu(sm, "write", "r/next", text="x"))).ok  # the node takes part as before
+
+
+def test_a_process_of_ray_that_is_killed_is_a_failure_and_not_tried_again(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(task_runner, "_DEATH_SECONDS", 2.0)
+    held = Held(tmp_path, 77, "r/killed")
+
+    def kill_the_process(_):
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and b"ray::mmbuild r/killed" in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+    held.meanwhile(kill_the_process)
+    (failed,) = shop.apply(held.graph).failed
+    assert failed.code == "MM847"
+    assert len(held.started(1)) == 1
+    assert wait_for(lambda: gone(held.started(1)[0]))
+
+
+def test_nodes_with_other_versions_take_no_part_and_both_versions_are_named(shop):
+    shop.specs = {name: replace(spec, version="trivial-2") for name, spec in TABLE.items()}
+    with pytest.raises(MmbuildError, match=r"step write trivial-1 \(the driver has trivial-2\)") as refused:
+        shop.apply(recipe(action("write", "r/one", text="x")))
+    assert refused.value.code == "MM842"
+
+
+def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster, shop, tmp_path):
+    (tmp_path / "lacking" / "mmbuild").mkdir(parents=True)
+    (tmp_path / "lacking" / "mmbuild" / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'mmbuild'\")\n"
+    )
+    with cluster.more(env_vars={"PYTHONPATH": str(tmp_path / "lacking")}) as (node,):
+        assert shop.apply(wide()).ok
+    told = [event.data["message"] for event in shop.events if event.kind is Kind.WARNING]
+    (about,) = (message for message in told if node.node_id[:8] in message)
+    assert "No module named 'mmbuild'" in about
+
+
+def test_nodes_that_see_no_store_are_refused_with_the_two_ways_there_are(shop):
+    blind = Node("1", "blind", {"CPU": 2.0}, Answer("blind", None, (), frozenset(), "generic"))
+    with pytest.raises(MmbuildError, match="no node of the cluster sees the store") as refused:
+        carrier_to([blind], shop_plan(shop))
+    assert "no shared store is configured" in refused.value.message
+    assert refused.value.code == "MM844"
+    assert "`--store`" in refused.value.hint
+    assert "`store.remote`" in refused.value.hint
+
+
+def shop_plan(shop):
+    return Workshop.plan(shop, recipe(action("write", "r/one", text="x")))
+
+
+def test_a_node_looks_again_before_it_begins(shop):
+    plan = shop_plan(shop)
+    with on_cluster(plan, TABLE, shop.events.append) as found:
+        (plan.store.root / found.question.token[0]).unlink()  # as if the disk were mounted no more
+        options = Options(found.capacity)
+        (failed,) = run_plan(
+            plan, specs=TABLE, options=options, sink=shop.events.append, executor=found
+        ).failed
+    assert failed.code == "MM846"
+    assert shop.warnings().count("MM849") == 3  # one at first, two now
+    assert shop.placed("r/one") == []
+
+
+@pytest.mark.parametrize("sm", [77, 55])
+def test_actions_have_the_tokens_they_may_have_and_ray_writes_none_of_them(
+    cluster, carrying, monkeypatch, sm
+):
+    token, key = secrets.token_hex(16), secrets.token_hex(16)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setenv("MMBUILD_SIGNING_KEY", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
+    assert carrying.apply(recipe(on_gpu(sm, "environment", "r/seen"))).ok
+    seen = (carrying.build / "r" / "environment").read_text()
+    assert f"HF_TOKEN={token}" in seen
+    assert key not in seen
+    for path in cluster.logs():
+        content = path.read_bytes()
+        assert token.encode() not in content, path
+        assert key.encode() not in content, path
+
+
+def test_the_command_reaches_the_cluster_by_its_address(cluster, tmp_path):
+    project = Project(tmp_path / "project")
+    told = project.run("apply", RECIPE, "--executor", "ray", "--address", cluster.cluster.address)
+    assert "8 ran" in told.stderr
+    assert told.stderr.count("MM849") == 1
+
+
+def test_an_action_that_waits_for_a_node_says_so(shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
+    both = [Held(tmp_path, 77, name) for name in ("r/one", "r/other")]  # of one GPU
+
+    def release_when_told(event):
+        if event.kind is Kind.WAITING:
+            for held in both:
+                threading.Thread(target=held.release, daemon=True).start()
+
+    shop.on_event = release_when_told
+    result = shop.apply(recipe(*(held.graph.actions[0] for held in both)))
+    assert set(result.ran) == {"r/one", "r/other"}
+    waiting = {event.label: event.data["why"] for event in shop.events if event.kind is Kind.WAITING}
+    assert waiting[result.ran[1]] == "no node of the cluster is free"
+
+
+def test_when_the_last_node_that_could_run_them_is_lost_actions_fail_rather_than_wait(
+    cluster, shop, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
+    both = [Held(tmp_path, 88, name) for name in ("r/one", "r/other")]
+    with cluster.more(num_gpus=1, resources={"sm88": 1}) as (only,):
+        for held in both:  # whichever begins
+            held.meanwhile(lambda _: cluster.kill(only))
+        result = shop.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
+    assert {(failed.label, failed.code) for failed in result.failed} == {
+        ("r/one", "MM846"),
+        ("r/other", "MM846"),
+    }
+
+
+def test_a_killed_driver_takes_its_actions_on_nodes_with_it(cluster, tmp_path):
+    file = tmp_path / "pid"
+    command = [
+        sys.executable,
+        apply_on_ray.__file__,
+        str(tmp_path / "store"),
+        str(tmp_path / "build"),
+        str(file),
+    ]
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": cluster.cluster.address,
+        "PYTHONPATH": str(TESTS),
+    }
+    driver = subprocess.Popen(command, env=environment)
+    child = int(wait_for(lambda: driver.poll() is not None or (file.exists() and file.read_text())))
+    assert not gone(child)
+    driver.kill()
+    driver.wait()
+    assert wait_for(lambda: gone(child))
+    assert wait_for(lambda: not in_use(Store(tmp_path / "store")))
