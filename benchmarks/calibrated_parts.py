@@ -163,7 +163,7 @@ def data_free(setting: Setting, variant: str) -> None:
     import torch
 
     from mmbuild.backends.torch.calibration.fitted_layers import source_names
-    from mmbuild.backends.torch.calibration.modelopt import Observed
+    from mmbuild.backends.torch.calibration.modelopt import LayerFit
     from mmbuild.backends.torch.calibration.write import write
     from mmbuild.models.checkpoint.config import CheckpointConfig
     from mmbuild.models.checkpoint.tensor_table import tensors
@@ -173,7 +173,7 @@ def data_free(setting: Setting, variant: str) -> None:
     out.mkdir()
     llm, group = setting.facts().llm, GROUP if variant == "int4_awq" else None
     found = {
-        name: Observed(None, _ASSUMED_AMAX) if variant == "fp8" else Observed(torch.ones(part.shape[1]), None)
+        name: LayerFit(None, _ASSUMED_AMAX) if variant == "fp8" else LayerFit(torch.ones(part.shape[1]), None)
         for spec in tensors(llm)
         if spec.quantizable
         for part, name in zip(spec.parts, source_names(spec), strict=True)

@@ -244,7 +244,7 @@ def main() -> None:
         return
     import torch
 
-    from mmbuild.backends.torch.distributed.launch import spread
+    from mmbuild.backends.torch.distributed.launch import run_on_ranks
 
     for number, forced in ((1, None), (ranks, str(room / "measured-1.pt"))):
         out = room / f"measured-{number}.pt"
@@ -253,7 +253,7 @@ def main() -> None:
             code = f"from benchmarks.tensor_parallel_cuda import measure; measure(**{named!r})"
             subprocess.run([sys.executable, "-c", code], check=True)
         else:
-            spread(number, "benchmarks.tensor_parallel_cuda:measure", named)
+            run_on_ranks(number, "benchmarks.tensor_parallel_cuda:measure", named)
         found = torch.load(out, weights_only=True)
         shown = {key: value for key, value in found.items() if key not in ("tokens", "logits")}
         print(json.dumps({"ranks": number, **shown}), flush=True)

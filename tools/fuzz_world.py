@@ -146,13 +146,13 @@ def _pictures(place: Path) -> None:
 
 def _weights(place: Path) -> None:
     from mmbuild.models.checkpoint.hf_weights import open_weights
-    from mmbuild.models.checkpoint.tensor_parallel import Cut
+    from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
     from mmbuild.models.sources.integrity import read_header
 
     read_header(place / "weights" / "model.safetensors")
     with open_weights(place / "weights") as tensors:
         for tensor in tensors.values():
-            tensor.read(Cut())
+            tensor.read(TensorSlice())
 
 
 def _picture(name: str) -> Probe:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Sink, nowhere
-from mmbuild.core.execution.history_sink import noted
+from mmbuild.core.execution.history_sink import record_history
 from mmbuild.core.graph.plan import Plan
 
 if TYPE_CHECKING:
     from mmbuild.core.execution.result import Options, Result
     from mmbuild.core.graph.action import RecipeGraph
-    from mmbuild.core.graph.remote_lookup import Elsewhere, Find
+    from mmbuild.core.graph.remote_lookup import Find, RemoteLookup
     from mmbuild.core.store.layout import Store
     from mmbuild.schema.resolved import ResolvedRecipe
 
@@ -90,7 +90,7 @@ def plan_graphs(
     from mmbuild.core.graph.rebuild_reasons import reasons_from
     from mmbuild.core.store.action_cache import load_cache
 
-    def configured() -> Elsewhere | None:
+    def configured() -> RemoteLookup | None:
         from mmbuild.team.remote_cache.remote_cache import open_shared
 
         return open_shared(store)
@@ -142,7 +142,7 @@ def apply(
     return result
 
 
-@noted
+@record_history
 def run(
     plan: Plan,
     *,

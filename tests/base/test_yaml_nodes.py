@@ -7,18 +7,18 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.base.yaml_nodes import Node, Source, Span, dotted, drop, find, has, keys, merge, plain, put
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, dotted, drop, find, has, keys, merge, plain, put
 
 HERE = Span(Source("a.yaml", ("",)), 1, 1)
 THERE = Span(Source("b.yaml", ("",)), 1, 1)
 
 
-def node(data: Any, span: Span = HERE) -> Node:
+def node(data: Any, span: Span = HERE) -> YamlNode:
     if isinstance(data, dict):
-        return Node({key: node(value, span) for key, value in data.items()}, span)
+        return YamlNode({key: node(value, span) for key, value in data.items()}, span)
     if isinstance(data, list):
-        return Node(tuple(node(value, span) for value in data), span)
-    return Node(data, span)
+        return YamlNode(tuple(node(value, span) for value in data), span)
+    return YamlNode(data, span)
 
 
 words = st.sampled_from("abcd")

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.base.diagnostics import Diagnostic
-from mmbuild.base.yaml_nodes import Node, Source, keys, plain
+from mmbuild.base.yaml_nodes import Source, YamlNode, keys, plain
 from mmbuild.base.yaml_parser import MAX_DEPTH, parse, split_lines
 
 
-def read(text: str) -> tuple[Node | None, list[Diagnostic]]:
+def read(text: str) -> tuple[YamlNode | None, list[Diagnostic]]:
     return parse(Source("a.yaml", split_lines(text)))
 
 

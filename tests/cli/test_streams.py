@@ -10,7 +10,7 @@ import click
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.cli.output import guarded, say
+from mmbuild.cli.output import guarded, print_status
 
 
 def shell(line, **environment):
@@ -75,7 +75,7 @@ def test_characters_that_the_encoding_lacks_are_escaped(encoding):
 
 def test_escape_sequences_of_others_do_not_reach_the_terminal(capsys):
     def body():
-        say("label \x1b[2J\u202e")
+        print_status("label \x1b[2J\u202e")
         click.echo("answer \x1b]0;title\x07")
         print(json.dumps({"text": "\x9b31m\u2066"}, ensure_ascii=False))
         raise MmbuildError("bad \x1b[31m\nerror: forged", code="MM1", hint="do \x07\nhint: forged")

@@ -9,7 +9,7 @@ import pytest
 
 from mmbuild.base.diagnostics import RecipeError
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.edit import drop, put, shown
+from mmbuild.config.edit import display, drop, put
 from mmbuild.config.load import load
 
 OLD = {"python": "/old/bin/python", "examples": "/old"}
@@ -31,7 +31,7 @@ def test_entries_are_set_one_by_one_and_others_stay(path: Path) -> None:
     assert config.toolchains["0.9.0"].container is not None
     assert config.tensorrt is not None
     assert config.tensorrt.variables == {"A": "1"}
-    assert "~/new" in shown(path), "kept as it was written"
+    assert "~/new" in display(path), "kept as it was written"
 
 
 def test_an_entry_is_replaced_whole(path: Path) -> None:
@@ -89,7 +89,7 @@ def test_entries_are_dropped(path: Path) -> None:
     assert load(path).toolchains == {}
     assert load(path).tensorrt is not None
     drop(path, ("tensorrt",))
-    assert shown(path) == ""
+    assert display(path) == ""
 
 
 @pytest.mark.parametrize("keys", [("toolchains", "1.2"), ("tensorrt",)])

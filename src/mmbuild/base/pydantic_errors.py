@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.suggestions import nearest
-from mmbuild.base.yaml_nodes import Node, Span, dotted, find, finding, plain
+from mmbuild.base.yaml_nodes import Span, YamlNode, dotted, find, finding, plain
 
 Path = tuple[str | int, ...]
 
@@ -39,7 +39,7 @@ _FORM = ("string_pattern_mismatch", "string_too_short", "string_too_long")
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class DocumentKind:
     """A kind of file.
 
     Attributes:
@@ -55,7 +55,7 @@ class Form:
     short: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def validate(root: Node, form: Form) -> tuple[Any | None, Sequence[Any]]:
+def validate(root: YamlNode, form: DocumentKind) -> tuple[Any | None, Sequence[Any]]:
     """``root`` as an instance of the form's model, or None and pydantic's errors."""
     try:
         # JSON mode is strict about types and still takes words for enums and lists for tuples.
@@ -64,7 +64,7 @@ def validate(root: Node, form: Form) -> tuple[Any | None, Sequence[Any]]:
         return None, error.errors(include_url=False)
 
 
-def by_path(root: Node, errors: Sequence[Any]) -> dict[Path, list[Any]]:
+def by_path(root: YamlNode, errors: Sequence[Any]) -> dict[Path, list[Any]]:
     """Errors by the path that exists in the data; a missing key counts as a path of its own."""
     groups: dict[Path, list[Any]] = {}
     for error in errors:
@@ -75,7 +75,7 @@ def by_path(root: Node, errors: Sequence[Any]) -> dict[Path, list[Any]]:
     return groups
 
 
-def diagnose(root: Node, path: Path, group: Sequence[Any], form: Form) -> Diagnostic:
+def diagnose(root: YamlNode, path: Path, group: Sequence[Any], form: DocumentKind) -> Diagnostic:
     """The errors at one path as one finding."""
     node, _ = find(root, path)
     kinds = [error["type"] for error in group]
@@ -93,7 +93,7 @@ def diagnose(root: Node, path: Path, group: Sequence[Any], form: Form) -> Diagno
     return _out_of_bounds(path, node, group[0], form)
 
 
-def _missing(root: Node, path: Path, form: Form) -> Diagnostic:
+def _missing(root: YamlNode, path: Path, form: DocumentKind) -> Diagnostic:
     parent, reached = find(root, path[:-1])
     where = f"`{dotted(reached)}`" if reached else f"the {form.name}"
     return finding(
@@ -105,11 +105,11 @@ def _missing(root: Node, path: Path, form: Form) -> Diagnostic:
     )
 
 
-def _head(node: Node) -> Span:
+def _head(node: YamlNode) -> Span:
     return Span(node.span.source, node.span.line, node.span.column)
 
 
-def unknown_key(path: Path, span: Span, form: Form) -> Diagnostic:
+def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
     """The finding for a key that no section has."""
     section = section_at(path[:-1], form)
     known = tuple(section.model_fields) if section is not None else ()
@@ -127,13 +127,13 @@ def unknown_key(path: Path, span: Span, form: Form) -> Diagnostic:
     )
 
 
-def _broken_rule(path: Path, node: Node, error: Any, form: Form) -> Diagnostic:
+def _broken_rule(path: Path, node: YamlNode, error: Any, form: DocumentKind) -> Diagnostic:
     where = f"`{dotted(path)}`" if path else f"the {form.name}"
     at = node.span if not isinstance(node.value, Mapping) else node.key or _head(node)
     return finding(form.rule, f"{where} {error['ctx']['error']}", at, path=dotted(path))
 
 
-def _not_allowed(path: Path, node: Node, allowed: tuple[str, ...]) -> Diagnostic:
+def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...]) -> Diagnostic:
     value = plain(node)
     return finding(
         "MM112",
@@ -145,7 +145,7 @@ def _not_allowed(path: Path, node: Node, allowed: tuple[str, ...]) -> Diagnostic
     )
 
 
-def _wrong_type(path: Path, node: Node, wanted: str, form: Form) -> Diagnostic:
+def _wrong_type(path: Path, node: YamlNode, wanted: str, form: DocumentKind) -> Diagnostic:
     value = plain(node)
     hint: str | None = None
     allowed: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ def _wrong_type(path: Path, node: Node, wanted: str, form: Form) -> Diagnostic:
     )
 
 
-def _out_of_bounds(path: Path, node: Node, error: Any, form: Form) -> Diagnostic:
+def _out_of_bounds(path: Path, node: YamlNode, error: Any, form: DocumentKind) -> Diagnostic:
     kind, context = error["type"], error.get("ctx", {})
     if kind in _RANGE:
         words, bound = _RANGE[kind]
@@ -198,7 +198,7 @@ def _show(value: Any) -> str:
     return f"`{text[:60]}`" if value is not None else "empty"
 
 
-def section_at(path: Path, form: Form) -> type[BaseModel] | None:
+def section_at(path: Path, form: DocumentKind) -> type[BaseModel] | None:
     """The model that describes the mapping at ``path``, or None where there is none."""
     section: Any = form.model
     for part in path:
@@ -224,7 +224,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def description(path: Path, form: Form) -> str | None:
+def description(path: Path, form: DocumentKind) -> str | None:
     """What the form says about the key at ``path``."""
     section = section_at(path[:-1], form) if path else None
     entry = section.model_fields.get(str(path[-1])) if section is not None else None

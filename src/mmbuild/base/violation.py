@@ -9,7 +9,7 @@ from mmbuild.base.diagnostics import Severity
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Violation:
     """What a rule objects to.
 
     Attributes:

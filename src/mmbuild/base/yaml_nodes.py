@@ -46,7 +46,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class YamlNode:
     """A value and its place.
 
     Attributes:
@@ -60,7 +60,7 @@ class Node:
     key: Span | None = field(default=None)
 
 
-def plain(node: Node) -> Any:
+def plain(node: YamlNode) -> Any:
     """The data alone: dicts, lists and scalars."""
     if isinstance(node.value, Mapping):
         return {key: plain(child) for key, child in node.value.items()}
@@ -69,14 +69,14 @@ def plain(node: Node) -> Any:
     return node.value
 
 
-def find(node: Node, path: Sequence[str | int]) -> tuple[Node, tuple[str | int, ...]]:
+def find(node: YamlNode, path: Sequence[str | int]) -> tuple[YamlNode, tuple[str | int, ...]]:
     """The deepest node along ``path``, and the part of ``path`` that exists.
 
     Components that name no key of the data (pydantic puts type names into its paths) are skipped.
     """
     reached: list[str | int] = []
     for part in path:
-        child: Node | None = None
+        child: YamlNode | None = None
         if isinstance(node.value, Mapping):
             child = node.value.get(part)
         elif isinstance(node.value, tuple) and isinstance(part, int) and part < len(node.value):
@@ -87,7 +87,7 @@ def find(node: Node, path: Sequence[str | int]) -> tuple[Node, tuple[str | int, 
     return node, tuple(reached)
 
 
-def has(node: Node, dotted: str) -> bool:
+def has(node: YamlNode, dotted: str) -> bool:
     """Whether the user wrote the key ``dotted`` with a value that is not null, or a word short for it."""
     parts = parts_of(dotted)
     found, reached = find(node, parts)
@@ -96,19 +96,19 @@ def has(node: Node, dotted: str) -> bool:
     return reached == tuple(parts) or not isinstance(found.value, Mapping)
 
 
-def put(node: Node, parts: Sequence[str], value: Node) -> Node:
+def put(node: YamlNode, parts: Sequence[str], value: YamlNode) -> YamlNode:
     """``node`` with ``value`` at the key path ``parts``; mappings on the way are made where absent."""
     if not parts:
         return value
     children = dict(node.value) if isinstance(node.value, Mapping) else {}
     below = _widen(parts[0], children.get(parts[0]))
     if len(parts) > 1 and (below is None or not isinstance(below.value, Mapping)):
-        below = Node({}, value.span, value.key)
+        below = YamlNode({}, value.span, value.key)
     children[parts[0]] = value if len(parts) == 1 or below is None else put(below, parts[1:], value)
-    return Node(children, node.span, node.key)
+    return YamlNode(children, node.span, node.key)
 
 
-def drop(node: Node, path: Sequence[str | int]) -> Node:
+def drop(node: YamlNode, path: Sequence[str | int]) -> YamlNode:
     """``node`` without the mapping entry or whole list that ``path`` leads into."""
     if not path or not isinstance(node.value, Mapping):
         return node
@@ -121,10 +121,10 @@ def drop(node: Node, path: Sequence[str | int]) -> Node:
         children[str(head)] = drop(child, rest)
     else:
         del children[str(head)]
-    return Node(children, node.span, node.key)
+    return YamlNode(children, node.span, node.key)
 
 
-def merge(base: Node, over: Node) -> Node:
+def merge(base: YamlNode, over: YamlNode) -> YamlNode:
     """``over`` laid on ``base``: mappings merge key by key, everything else is replaced."""
     if not (isinstance(base.value, Mapping) and isinstance(over.value, Mapping)):
         return over
@@ -132,16 +132,16 @@ def merge(base: Node, over: Node) -> Node:
     for key, child in over.value.items():
         below = _widen(key, children.get(key))
         children[key] = merge(below, child) if below is not None else child
-    return Node(children, over.span, over.key)
+    return YamlNode(children, over.span, over.key)
 
 
-def _widen(key: str, node: Node | None) -> Node | None:
+def _widen(key: str, node: YamlNode | None) -> YamlNode | None:
     if node is not None and key in SHORT and isinstance(node.value, str):
-        return Node({SHORT[key]: node}, node.span, node.key)
+        return YamlNode({SHORT[key]: node}, node.span, node.key)
     return node
 
 
-def keys(node: Node, prefix: str = "") -> Iterator[str]:
+def keys(node: YamlNode, prefix: str = "") -> Iterator[str]:
     """Dotted paths of all mapping keys, depth first."""
     if isinstance(node.value, Mapping):
         for key, child in node.value.items():

@@ -15,7 +15,7 @@ import yaml
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.yaml_nodes import Node, Source, Span, finding
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, finding
 
 MAX_DEPTH = YAML_TEXT.depth
 MAX_NODES = YAML_TEXT.values
@@ -38,7 +38,7 @@ def split_lines(text: str) -> tuple[str, ...]:
     return tuple(_BREAK.split(text))
 
 
-def parse(source: Source, text: str | None = None) -> tuple[Node | None, list[Diagnostic]]:
+def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, list[Diagnostic]]:
     """Read the YAML document of ``source``.
 
     Args:
@@ -156,17 +156,17 @@ class _Reader:
     _open: set[int] = field(default_factory=set)
     _count: int = 0
 
-    def read(self, node: yaml.Node, key: Span | None = None) -> Node:
+    def read(self, node: yaml.Node, key: Span | None = None) -> YamlNode:
         span = self._span(node)
         self._count += 1
         if id(node) in self._open or self._count > MAX_NODES:
             if self._count <= MAX_NODES + 1 or id(node) in self._open:
                 self._tell("MM110", "aliases expand without end", span, "Write the data out instead")
             self._count = max(self._count, MAX_NODES + 1)
-            return Node(None, span, key)
+            return YamlNode(None, span, key)
         self._open.add(id(node))
         try:
-            return Node(self._value(node, span), span, key)
+            return YamlNode(self._value(node, span), span, key)
         finally:
             self._open.discard(id(node))
 
@@ -179,9 +179,9 @@ class _Reader:
             return self._scalar(node, span)
         return self._not_plain(node.tag, span)
 
-    def _mapping(self, node: yaml.MappingNode) -> dict[str, Node]:
-        own: dict[str, Node] = {}
-        merged: dict[str, Node] = {}
+    def _mapping(self, node: yaml.MappingNode) -> dict[str, YamlNode]:
+        own: dict[str, YamlNode] = {}
+        merged: dict[str, YamlNode] = {}
         for key_node, value_node in node.value:
             at = self._span(key_node)
             if key_node.tag == f"{_TAG}merge":
@@ -197,7 +197,7 @@ class _Reader:
                 own[key_node.value] = self.read(value_node, at)
         return {**merged, **own}
 
-    def _merge(self, node: yaml.Node, merged: dict[str, Node]) -> None:
+    def _merge(self, node: yaml.Node, merged: dict[str, YamlNode]) -> None:
         # `<<: [*a, *b]`: the first mapping that has a key wins (yaml.org/type/merge.html).
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for child in nodes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmbuild.cli.planning import Planning
     from mmbuild.core.execution.events import Event
     from mmbuild.core.execution.result import Result
-    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.event_stats import EventStats
 
 _TIMES_SHOWN = 40
 """More lines than this fill a screen and say nothing."""
@@ -104,7 +104,7 @@ def command(
         if layout == "github":
             github.report(planning.plan)
         return
-    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.event_stats import EventStats
 
     debug = bool(context.obj and context.obj.get("debug"))
     how = {
@@ -115,7 +115,7 @@ def command(
         "executor": executor,
         "address": address,
     }
-    tally = Tally()
+    tally = EventStats()
     result = _run(planning, how, tally, as_json=as_json, live=not no_progress and layout == "text")
     _tell(planning, result, debug=debug, quiet=as_json)
     if layout == "github":
@@ -137,7 +137,9 @@ def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
     return planning
 
 
-def _run(planning: Planning, how: Mapping[str, Any], tally: Tally, *, as_json: bool, live: bool) -> Result:
+def _run(
+    planning: Planning, how: Mapping[str, Any], tally: EventStats, *, as_json: bool, live: bool
+) -> Result:
     """``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
     from mmbuild.core.execution.progress import display
@@ -177,20 +179,20 @@ class _Outlet:
 
 def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
     """Failures in any case; the end in words unless the events on standard output tell it."""
-    from mmbuild.cli.output import say, tell_failed
+    from mmbuild.cli.output import print_status, report_failed
 
     for failed in result.failed:
         if not quiet:
-            say()
-        tell_failed(failed, debug=debug)
+            print_status()
+        report_failed(failed, debug=debug)
     if quiet:
         return
     if not result.ok:
-        say(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
+        print_status(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
         return
-    say(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+    print_status(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
     for line in _times(result):
-        say(line)
+        print_status(line)
     for build in planning.plan.builds:
         click.echo(_shown(build.directory))
 
@@ -207,10 +209,10 @@ def _times(result: Result) -> list[str]:
 
 
 def _say_up_to_date(planning: Planning) -> None:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.graph.text import summary
 
-    say(summary(planning.plan))
+    print_status(summary(planning.plan))
     click.echo("\n".join(_shown(build.directory) for build in planning.plan.builds))
 
 

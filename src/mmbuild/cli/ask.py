@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from mmbuild.backends.engine_dir.description import Description
-    from mmbuild.backends.tensorrt_llm.runner.infer import Answered, Question
+    from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, InferenceResult
     from mmbuild.backends.tensorrt_llm.toolchains.model import Mode
     from mmbuild.config.model import ToolchainEnvironment
 
@@ -49,13 +49,13 @@ def answer(
     build: Path, description: Description, pairs: Sequence[Pair], max_new_tokens: int | None, show: str
 ) -> None:
     """Ask each pair and print the answers; ``show``: ``text``, ``profile`` or ``json``."""
-    from mmbuild.backends.tensorrt_llm.runner.infer import Question
+    from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest
 
     mode: Mode = "profile" if show == "profile" else "run"
     environment = environment_of(description)
     found = []
     for images, prompt in pairs:
-        question = Question(prompt, tuple(Path(image) for image in images), max_new_tokens, mode)
+        question = InferenceRequest(prompt, tuple(Path(image) for image in images), max_new_tokens, mode)
         answered = _ask(build, description, environment, question)
         found.append({"images": list(images), "prompt": prompt, "text": "\n".join(answered.texts)})
         if show != "json":
@@ -67,13 +67,13 @@ def answer(
 
 def check_accuracy(build: Path, description: Description) -> None:
     """Upstream's own check: its question about its picture, compared with the answer that it knows."""
-    from mmbuild.backends.tensorrt_llm.runner.infer import Question
-    from mmbuild.cli.output import say
+    from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest
+    from mmbuild.cli.output import print_status
 
-    answered = _ask(build, description, environment_of(description), Question(mode="check_accuracy"))
+    answered = _ask(build, description, environment_of(description), InferenceRequest(mode="check_accuracy"))
     for text in answered.texts:
         click.echo(text)
-    say("the accuracy check of TensorRT-LLM's runner passed; nothing was compared with transformers")
+    print_status("the accuracy check of TensorRT-LLM's runner passed; nothing was compared with transformers")
 
 
 def environment_of(description: Description) -> ToolchainEnvironment:
@@ -98,19 +98,19 @@ def environment_of(description: Description) -> ToolchainEnvironment:
 
 
 def _ask(
-    build: Path, description: Description, environment: ToolchainEnvironment, question: Question
-) -> Answered:
-    from mmbuild.backends.tensorrt_llm.runner.infer import ask
+    build: Path, description: Description, environment: ToolchainEnvironment, question: InferenceRequest
+) -> InferenceResult:
+    from mmbuild.backends.tensorrt_llm.runner.infer import infer
     from mmbuild.base.gpu import visible_gpus
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-") as root:
-        return ask(
+        return infer(
             build.absolute(),
             description,
             environment,
             question,
             Path(root) / "tree",
             gpus=tuple(gpu.uuid for gpu in visible_gpus() or ())[: description.llm["tensor_parallel"]],
-            tell=say,
+            tell=print_status,
         )

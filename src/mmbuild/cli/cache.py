@@ -16,7 +16,7 @@ from mmbuild.cli import options
 if TYPE_CHECKING:
     from mmbuild.core.store.action_cache import Record
     from mmbuild.core.store.layout import Store
-    from mmbuild.core.store.reachability import Held
+    from mmbuild.core.store.reachability import Reachable
     from mmbuild.team.remote_cache.remote_cache import SharedStore
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -65,7 +65,7 @@ def ls(*, store: Path | None, as_json: bool) -> None:
       mmbuild cache ls --json
     """
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.reachability import held_artifacts
@@ -79,7 +79,7 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     for item in held:
         users = ", ".join(item.recipes) or "-"
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label:<{width}}  {users}")
-    say(f"{len(held)} artifacts in `{opened.root}`")
+    print_status(f"{len(held)} artifacts in `{opened.root}`")
 
 
 @command.command("verify")
@@ -93,7 +93,7 @@ def verify(*, store: Path | None) -> None:
     Example:
       mmbuild cache verify
     """
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.verify import check_store
 
@@ -105,10 +105,12 @@ def verify(*, store: Path | None) -> None:
     for build in found.builds:
         click.echo(f"voided: {build}")
     if found.leftovers:
-        say(f"{found.leftovers} leftovers of killed builds (no damage)")
-    say(f"{found.objects} objects and {found.artifacts} artifacts checked, {len(found.faults)} faults")
+        print_status(f"{found.leftovers} leftovers of killed builds (no damage)")
+    print_status(
+        f"{found.objects} objects and {found.artifacts} artifacts checked, {len(found.faults)} faults"
+    )
     if found.faults or found.builds:
-        say("the next apply builds again what was removed, and lays out again what was voided")
+        print_status("the next apply builds again what was removed, and lays out again what was voided")
         sys.exit(1)
 
 
@@ -143,7 +145,7 @@ def gc(
       mmbuild cache gc --remote --older-than 60d --max-size 2TB
     """
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.store.gc import collect
     from mmbuild.core.store.layout import open_store
 
@@ -159,9 +161,13 @@ def gc(
     for item in swept.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
-    say(f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts stay ({size_text(swept.kept_size)})")
+    print_status(
+        f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts stay ({size_text(swept.kept_size)})"
+    )
     if limit is not None and swept.kept_size > limit:
-        say("what is left is used by named builds; remove an engine directory to let its artifacts go")
+        print_status(
+            "what is left is used by named builds; remove an engine directory to let its artifacts go"
+        )
 
 
 _REMOTE = click.option(
@@ -185,27 +191,29 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
     """
     from mmbuild.base.errors import MmbuildError
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.locks import using
-    from mmbuild.team.remote_cache.push import Pushed, push_all
+    from mmbuild.team.remote_cache.push import PushResult, push_all
 
     opened = open_store(store)
     shared = _shared(opened, remote)
     carried = 0
 
-    def told(record: Record, done: Pushed | MmbuildError) -> None:
+    def told(record: Record, done: PushResult | MmbuildError) -> None:
         nonlocal carried
         if isinstance(done, MmbuildError):
-            say(f"failed  {record.label}: {done.message} [{done.code}]")
+            print_status(f"failed  {record.label}: {done.message} [{done.code}]")
             return
         carried += done.carried
-        say(f"{done.outcome:<10}  {record.label}  {size_text(done.carried)}")
+        print_status(f"{done.outcome:<10}  {record.label}  {size_text(done.carried)}")
 
     with using(opened):
         records = _built(opened, recipes)
         failed = push_all(shared, records, told)
-    say(f"{len(records)} results, {size_text(carried)} carried to `{shared.settings.shown}`, {failed} failed")
+    print_status(
+        f"{len(records)} results, {size_text(carried)} carried to `{shared.settings.shown}`, {failed} failed"
+    )
     if failed:
         sys.exit(1)
 
@@ -231,13 +239,13 @@ def pull(
       mmbuild cache pull recipes/llava-int4.yaml
     """
     from mmbuild.api import plan_graphs
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.execution.progress import display
     from mmbuild.core.graph.text import summary
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.locks import using
     from mmbuild.pipeline.planning import Request, prepare
-    from mmbuild.team.remote_cache.sync import bring
+    from mmbuild.team.remote_cache.sync import pull_planned
 
     opened = open_store(store)
     shared = _shared(opened, remote)
@@ -245,8 +253,8 @@ def pull(
     prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir, elsewhere=lambda: shared)
     with using(opened), display(plan) as sink:
-        plan = bring(plan, shared, sink)
-    say(f"left for apply: {summary(plan)}")
+        plan = pull_planned(plan, shared, sink)
+    print_status(f"left for apply: {summary(plan)}")
 
 
 @command.command("keygen")
@@ -258,11 +266,13 @@ def keygen(*, file: Path) -> None:
     Example:
       mmbuild cache keygen ~/.config/mmbuild/signing.pem
     """
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.team.remote_cache.signatures import make_key
 
     public = make_key(file.expanduser())
-    say(f"wrote `{file}`; keep it to yourself, and name it as store.signing_key or in MMBUILD_SIGNING_KEY")
+    print_status(
+        f"wrote `{file}`; keep it to yourself, and name it as store.signing_key or in MMBUILD_SIGNING_KEY"
+    )
     click.echo(public)
 
 
@@ -301,7 +311,7 @@ def _gc_remote(
     store: Store, remote: str, limit: int | None, older_than: float | None, *, dry_run: bool
 ) -> None:
     from mmbuild.base.formatting import size_text
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.store.reachability import live_roots, reached_by
     from mmbuild.team.remote_cache.gc import collect
 
@@ -311,10 +321,10 @@ def _gc_remote(
     for item in done.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
-    say(f"{verb} {size_text(done.freed)}; {done.kept} artifacts stay ({size_text(done.kept_size)})")
+    print_status(f"{verb} {size_text(done.freed)}; {done.kept} artifacts stay ({size_text(done.kept_size)})")
 
 
-def _row(item: Held) -> dict[str, Any]:
+def _row(item: Reachable) -> dict[str, Any]:
     return {
         "digest": item.digest,
         "label": item.label,

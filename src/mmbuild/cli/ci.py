@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mmbuild.core.graph.action import Action, RecipeGraph
     from mmbuild.core.graph.plan import Plan
     from mmbuild.core.store.layout import Store
-    from mmbuild.team.ci.event_stats import Tally
-    from mmbuild.team.ci.shards import Cut
+    from mmbuild.team.ci.event_stats import EventStats
+    from mmbuild.team.ci.shards import ShardPlan
     from mmbuild.team.ci.variants import Asked, Variants
 
 
@@ -144,7 +144,7 @@ def _job(planned: Variants, name: str) -> _Chosen:
 
 def _cut(
     planned: Variants, count: int, times: Path | None, at_once: int
-) -> tuple[Cut, Mapping[str, Action], Mapping[str, float]]:
+) -> tuple[ShardPlan, Mapping[str, Action], Mapping[str, float]]:
     from mmbuild.team.ci.durations import read_times, seconds_of
     from mmbuild.team.ci.merged_graph import union_of
     from mmbuild.team.ci.shards import cut
@@ -155,10 +155,12 @@ def _cut(
 
 
 def _shard(planned: Variants, count: int, index: int, times: Path | None, at_once: int) -> _Chosen:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
 
     names = _cut(planned, count, times, at_once)[0].shards[index - 1].variants
-    say(f"shard {index} of {count}: {', '.join(names) or 'nothing, there are more shards than variants'}")
+    print_status(
+        f"shard {index} of {count}: {', '.join(names) or 'nothing, there are more shards than variants'}"
+    )
     return _Chosen(tuple(variant.graph for variant in planned.planned if variant.name in names), names)
 
 
@@ -173,7 +175,7 @@ def _tell_shards(planned: Variants, count: int, times: Path | None, at_once: int
 
 
 def _save_times(planned: Variants, store: Store, path: Path) -> None:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.team.ci.durations import measured, write_times
     from mmbuild.team.ci.merged_graph import union_of
@@ -181,7 +183,7 @@ def _save_times(planned: Variants, store: Store, path: Path) -> None:
     actions = union_of([variant.graph for variant in planned.planned]).actions
     found = measured(actions.values(), load_cache(store))
     write_times(path, found)
-    say(f"{path}: times of {len(found)} of {len(actions)} actions; the others are estimated")
+    print_status(f"{path}: times of {len(found)} of {len(actions)} actions; the others are estimated")
 
 
 def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
@@ -202,23 +204,23 @@ def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:
     return plan_graphs(graphs, store, build_dir)
 
 
-def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[Tally, Result]:
+def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[EventStats, Result]:
     """Do what ``plan`` says, with plain lines; ``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
-    from mmbuild.cli.output import say, tell_failed
+    from mmbuild.cli.output import print_status, report_failed
     from mmbuild.core.execution.progress import display
-    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.event_stats import EventStats
 
-    tally = Tally()
+    tally = EventStats()
     with display(plan, live=False) as sink:
         result = run(plan, sink=tally.watching(sink), **how)
     for failed in result.failed:
-        say()
-        tell_failed(failed, debug=debug)
+        print_status()
+        report_failed(failed, debug=debug)
     if not result.ok:
-        say(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
+        print_status(f"{len(result.failed)} failed, {len(result.ran)} ran; finished actions are kept")
         return tally, result
-    say(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
+    print_status(f"done in {result.seconds:.1f} s: {len(result.ran)} ran, {len(result.reused)} reused")
     for build in plan.builds:
         click.echo(str(build.directory))
     return tally, result

@@ -47,7 +47,7 @@ def show(*, as_json: bool) -> None:
     Example:
       mmbuild config show --json
     """
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.config import edit
     from mmbuild.config.load import config_path, load
 
@@ -55,11 +55,11 @@ def show(*, as_json: bool) -> None:
     if as_json:
         click.echo(load(where).model_dump_json(indent=2))
         return
-    text = edit.shown(where)
+    text = edit.display(where)
     if text:
         click.echo(text, nl=False)
     else:
-        say(f"nothing is configured; `{where}` is made by `mmbuild config set-toolchain`")
+        print_status(f"nothing is configured; `{where}` is made by `mmbuild config set-toolchain`")
 
 
 @command.command("set-toolchain")
@@ -171,7 +171,7 @@ def _place(path: Path) -> str:
 
 
 def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...]) -> None:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.config import edit
     from mmbuild.config.load import config_path
 
@@ -179,7 +179,7 @@ def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...
         entry["variables"] = dict(_variable(word) for word in variables)
     where = config_path()
     edit.put(where, keys, entry)
-    say(f"wrote `{where}`; `mmbuild doctor` says whether it is complete")
+    print_status(f"wrote `{where}`; `mmbuild doctor` says whether it is complete")
 
 
 def _variable(word: str) -> tuple[str, str]:
@@ -190,10 +190,10 @@ def _variable(word: str) -> tuple[str, str]:
 
 
 def _drop(keys: tuple[str, ...]) -> None:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.config import edit
     from mmbuild.config.load import config_path
 
     where = config_path()
     edit.drop(where, keys)
-    say(f"wrote `{where}`")
+    print_status(f"wrote `{where}`")

@@ -69,7 +69,7 @@ def _needs(
     from mmbuild.api import plan_graphs
     from mmbuild.base import host
     from mmbuild.base.diagnostics import render_text
-    from mmbuild.cli.output import say, use_color
+    from mmbuild.cli.output import print_status, use_color
     from mmbuild.core.graph.plan import Verdict
     from mmbuild.core.store.layout import open_store
     from mmbuild.inspect.doctor.recipe_requirements import needs
@@ -78,7 +78,7 @@ def _needs(
 
     loaded = load_recipes(recipes, overrides=overrides, offline=offline)
     if loaded.diagnostics:
-        say(render_text(loaded.diagnostics, color=use_color()).rstrip())
+        print_status(render_text(loaded.diagnostics, color=use_color()).rstrip())
     if any(item.severity == "error" for item in loaded.diagnostics):
         sys.exit(1)
     opened = open_store(store)

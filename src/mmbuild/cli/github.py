@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from mmbuild.core.execution.result import Result
     from mmbuild.core.graph.plan import Plan
-    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.event_stats import EventStats
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ def reported(function: F) -> F:
 
 
 def report(
-    plan: Plan, tally: Tally | None = None, result: Result | None = None, recipes: Iterable[Path] = ()
+    plan: Plan, tally: EventStats | None = None, result: Result | None = None, recipes: Iterable[Path] = ()
 ) -> None:
     """Annotations on standard output, and the summary where GitHub wants it; without a result nothing had to be done.
 
@@ -53,11 +53,11 @@ def report(
     """
     from mmbuild.core.execution.result import Result
     from mmbuild.team.ci import annotate
-    from mmbuild.team.ci.event_stats import Tally
+    from mmbuild.team.ci.event_stats import EventStats
     from mmbuild.team.ci.recipe_locations import places
     from mmbuild.team.ci.summary import append_summary, summary
 
-    tally, result = tally or Tally(), result or Result()
+    tally, result = tally or EventStats(), result or Result()
     found = places(recipes, [failed.label for failed in result.failed])
     for failed in result.failed:
         click.echo(annotate.failure(failed, found.get(failed.label)))

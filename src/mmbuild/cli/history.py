@@ -14,7 +14,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.core.store.history import Entry
+    from mmbuild.core.store.history import HistoryEntry
 
 _NAMES_SHOWN = 3
 
@@ -48,7 +48,7 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
         click.echo(line)
 
 
-def _table(entries: Sequence[Entry], count: int) -> Iterator[str]:
+def _table(entries: Sequence[HistoryEntry], count: int) -> Iterator[str]:
     from mmbuild.base.formatting import time_text
 
     if not entries:
@@ -68,7 +68,7 @@ def _table(entries: Sequence[Entry], count: int) -> Iterator[str]:
     )
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _row(entry: HistoryEntry) -> tuple[str, ...]:
     from mmbuild.base.formatting import time_text
 
     more = len(entry.builds) - _NAMES_SHOWN

@@ -67,7 +67,7 @@ def command(
 
 def _check(recipe: Path, store: Store, asked: Asked) -> bool:
     from mmbuild.base.errors import MmbuildError
-    from mmbuild.cli.output import say, tell_error
+    from mmbuild.cli.output import print_status, report_error
     from mmbuild.team.lockfile import apply
     from mmbuild.team.lockfile.compare import refuse
     from mmbuild.team.lockfile.model import lock_path
@@ -77,15 +77,15 @@ def _check(recipe: Path, store: Store, asked: Asked) -> bool:
         if apart:
             raise refuse(lock_path(recipe), apart, hint="Run `mmbuild lock`, look at what changed, commit it")
     except MmbuildError as error:
-        tell_error(error)
+        report_error(error)
         return False
-    say(f"{lock_path(recipe)}: as it should be")
+    print_status(f"{lock_path(recipe)}: as it should be")
     return True
 
 
 def _write(recipe: Path, store: Store, asked: Asked, update: tuple[str, ...]) -> None:
     from mmbuild.base.diagnostics import render_text
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.team.lockfile.compare import differences
     from mmbuild.team.lockfile.make import PARTS, make
     from mmbuild.team.lockfile.model import lock_path, read_lock, write_lock
@@ -95,12 +95,12 @@ def _write(recipe: Path, store: Store, asked: Asked, update: tuple[str, ...]) ->
     moved = PARTS if "all" in update else update
     made = make(recipe, store, asked, known=known, update=moved)
     if made.findings:
-        say(render_text(made.findings).rstrip())
+        print_status(render_text(made.findings).rstrip())
     apart = differences(known, made.lock) if known is not None else ()
     if known is not None and not apart:
-        say(f"{path}: nothing changed")
+        print_status(f"{path}: nothing changed")
     else:
         write_lock(path, made.lock)
         for item in apart:
-            say(f"  {item}")
+            print_status(f"  {item}")
     click.echo(str(path))

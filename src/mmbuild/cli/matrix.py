@@ -88,23 +88,23 @@ def command(
 def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: Asked) -> Variants:
     """Plan what the command line names; warnings go to standard error."""
     from mmbuild.base.diagnostics import render_text
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.team.ci.variants import plan_variants, recipe_files
 
     planned = plan_variants(recipe_files(recipes), store, asked)
     if planned.warnings:
-        say(render_text(planned.warnings).rstrip())
+        print_status(render_text(planned.warnings).rstrip())
     return planned
 
 
 def _changed(
     revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: Asked
 ) -> frozenset[str]:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.team.ci.variant_pairs import changed_since
 
     names = changed_since(revision, recipes, planned, store, asked)
-    say(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
+    print_status(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
     return names
 
 
@@ -122,8 +122,10 @@ def _arguments(recipes: tuple[Path, ...], asked: Asked) -> list[str]:
 
 
 def _warn_without_shared_store() -> None:
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.config.remote_cache import settings
 
     if settings() is None:
-        say("no shared store is configured here: without one every job builds what it needs (docs/ci.md)")
+        print_status(
+            "no shared store is configured here: without one every job builds what it needs (docs/ci.md)"
+        )

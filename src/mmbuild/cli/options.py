@@ -103,13 +103,13 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
     """
     from mmbuild.backends.engine_dir import contents
     from mmbuild.backends.engine_dir import description as layout
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
 
     if check:
         doubt = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
         if doubt is not None:
-            say(f"warning: {doubt.message} [{doubt.code}]")
-            say(f"  hint: {doubt.hint}")
+            print_status(f"warning: {doubt.message} [{doubt.code}]")
+            print_status(f"  hint: {doubt.hint}")
     description = layout.read(build, whole_llm=runs)
     if runs:
         layout.require_ranks(build, description)

@@ -27,7 +27,7 @@ _FURTHER = "\n  | "
 _STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
 
 
-def say(text: str = "") -> None:
+def print_status(text: str = "") -> None:
     """A line for people: to standard error."""
     print(text, file=sys.stderr)
 
@@ -54,10 +54,10 @@ def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
             out.flush()
             err.flush()
         except KeyboardInterrupt:  # while an error was reported
-            say("interrupted")
+            print_status("interrupted")
             return INTERRUPTED
         if out.lost:
-            tell_error(unwritten(out.lost))
+            report_error(unwritten(out.lost))
             return status if status not in (0, _CHANGES) else 1
         return status
 
@@ -72,22 +72,22 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
-        say("interrupted; finished actions are kept, run the same command to go on")
+        print_status("interrupted; finished actions are kept, run the same command to go on")
         return INTERRUPTED
     except click.ClickException as error:
-        tell_usage(error)
+        report_usage(error)
         return OUR_BUG
     except MmbuildError as error:
         _tell_traceback(debug)
-        tell_error(error)
+        report_error(error)
         return error.exit_status
     except (OSError, MemoryError) as error:
         _tell_traceback(debug)
-        tell_error(_of_the_machine(error))
+        report_error(_of_the_machine(error))
         return 1
     except Exception as error:
         _tell_traceback(debug)
-        tell_bug(error)
+        report_bug(error)
         return OUR_BUG
     return _status(status)
 
@@ -108,42 +108,42 @@ def _of_the_machine(error: OSError | MemoryError) -> MmbuildError:
     )
 
 
-def tell_error(error: MmbuildError) -> None:
+def report_error(error: MmbuildError) -> None:
     """``error:``, the causes, a blank line, ``hint:``."""
     diagnostics = getattr(error, "diagnostics", None)
     if diagnostics:
         from mmbuild.base.diagnostics import render_text
 
-        say(render_text(diagnostics, color=use_color()).rstrip())
+        print_status(render_text(diagnostics, color=use_color()).rstrip())
         return
     _head(error.message, error.code)
     for line in getattr(error, "details", ()):
-        say(f"  {_lines(line)}".rstrip())
+        print_status(f"  {_lines(line)}".rstrip())
     cause = error.__cause__
     while cause is not None:
-        say(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
+        print_status(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
         cause = cause.__cause__
     _tell_hint(error.hint)
 
 
-def tell_failed(failed: Failed, *, debug: bool = False) -> None:
+def report_failed(failed: Failed, *, debug: bool = False) -> None:
     """A failed action: what happened, what it came from, the log."""
     _head(failed.message, failed.code)
     for cause in failed.causes:
-        say(f"  caused by: {_lines(cause)}")
+        print_status(f"  caused by: {_lines(cause)}")
     for line in failed.tail:
-        say(f"  | {_lines(line)}")
+        print_status(f"  | {_lines(line)}")
     if debug and failed.traceback:
-        say(clean(failed.traceback.rstrip()))
-    say(f"  log: {failed.log}")
+        print_status(clean(failed.traceback.rstrip()))
+    print_status(f"  log: {failed.log}")
     for place in failed.aside:
-        say(f"  the refused engine: {place}")
+        print_status(f"  the refused engine: {place}")
         if (page := Path(place) / "verify" / "report.html").is_file():
-            say(f"  what was found of it: {page}")
+            print_status(f"  what was found of it: {page}")
     _tell_hint(failed.hint)
 
 
-def tell_usage(error: Any) -> None:
+def report_usage(error: Any) -> None:
     """A wrong command line: click's message in our form."""
     _head(error.format_message())
     context = getattr(error, "ctx", None)
@@ -151,7 +151,7 @@ def tell_usage(error: Any) -> None:
     _tell_hint(f"`{command} --help` shows how it is used")
 
 
-def tell_bug(error: Exception) -> None:
+def report_bug(error: Exception) -> None:
     """Anything that nobody foresaw."""
     _head(f"{type(error).__name__}: {_first_line(error)}")
     _tell_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
@@ -161,7 +161,7 @@ def _head(message: str, code: str = "") -> None:
     """The line that says what is wrong: on standard output where nothing can be written to standard error."""
     shown = _lines(message)
     coded = f" {styled('dim', f'[{code}]')}" if code else ""
-    say(f"{styled('error', 'error:')} {shown}{coded}")
+    print_status(f"{styled('error', 'error:')} {shown}{coded}")
     if getattr(sys.stderr, "lost", ""):
         print(f"error: {shown} [{code}]" if code else f"error: {shown}")
 
@@ -173,8 +173,8 @@ def _lines(text: str) -> str:
 
 def _tell_hint(hint: str | None) -> None:
     if hint:
-        say()
-        say(f"{styled('hint', 'hint:')} {_lines(hint)}")
+        print_status()
+        print_status(f"{styled('hint', 'hint:')} {_lines(hint)}")
 
 
 def _tell_traceback(debug: bool) -> None:

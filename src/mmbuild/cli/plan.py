@@ -48,7 +48,7 @@ def command(
       mmbuild plan recipes/llava-int4.yaml --explain
       mmbuild plan recipes/llava-int4.yaml -o llava.plan && mmbuild apply llava.plan
     """
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.cli.planning import plan_request
     from mmbuild.core.graph.plan_file import save_plan
     from mmbuild.core.graph.text import derivation_text, plan_text
@@ -64,7 +64,7 @@ def command(
     )
     if output is not None:
         save_plan(output, planning.plan, planning.request)
-        say(f"saved `{output}`; `mmbuild apply {output}` does exactly this")
+        print_status(f"saved `{output}`; `mmbuild apply {output}` does exactly this")
     if as_json:
         from mmbuild.core.graph.serialize import plan_to_json
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.cli.output import say
+from mmbuild.cli.output import print_status
 from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.store.layout import Store, open_store
@@ -54,7 +54,7 @@ def plan_request(
         prepared = prepare(asked, opened, again=True)
         plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.warnings:
-        say(prepared.warnings.rstrip())
+        print_status(prepared.warnings.rstrip())
     request = {
         "recipes": [str(path.absolute()) for path in recipes],
         "overrides": list(overrides),

@@ -116,7 +116,7 @@ def command(
         click.echo(f"note: {remark}", err=True)
     from mmbuild.backends.torch.distributed import launch
 
-    launch.spread(
+    launch.run_on_ranks(
         description.llm["tensor_parallel"],
         "mmbuild.cli.run:answer",
         {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbuild.cli import options
-from mmbuild.cli.output import say, use_color
+from mmbuild.cli.output import print_status, use_color
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def command(
     if loaded.diagnostics:
         from mmbuild.base.diagnostics import render_text
 
-        say(render_text(loaded.diagnostics, color=use_color()).rstrip())
+        print_status(render_text(loaded.diagnostics, color=use_color()).rstrip())
     if any(item.severity == "error" for item in loaded.diagnostics):
         sys.exit(1)
     from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
@@ -73,7 +73,7 @@ def command(
         return
     output.write_text(text, encoding="utf-8")
     output.chmod(0o755)
-    say(f"wrote `{output}`")
+    print_status(f"wrote `{output}`")
 
 
 def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Toolchain:
@@ -95,4 +95,4 @@ def _tell(refused: Sequence[ToolchainError]) -> None:
     from mmbuild.base.diagnostics import Diagnostic, render_text
 
     findings = [Diagnostic(error.code, error.message, hint=error.hint) for error in refused]
-    say(render_text(findings, color=use_color()).rstrip())
+    print_status(render_text(findings, color=use_color()).rstrip())

@@ -85,7 +85,7 @@ def command(
     from mmbuild.backends.torch.distributed import launch
 
     sources = {"model": model} if model else sources_of(build, store)
-    launch.spread(
+    launch.run_on_ranks(
         description.llm["tensor_parallel"],
         "mmbuild.cli.verify:compare",
         {
@@ -116,7 +116,7 @@ def compare(
         VerifyError, GateError: As :func:`mmbuild.steps.verify.judge`.
     """
     from mmbuild.backends.torch.engine import Engine
-    from mmbuild.cli.output import say
+    from mmbuild.cli.output import print_status
     from mmbuild.evaluation import thumbnails
     from mmbuild.steps import measure, verify
 
@@ -138,7 +138,7 @@ def compare(
     small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}
     verify.write(report, small, Path(out))
     click.echo(json.dumps(report, indent=2) if as_json else render(report))
-    say(f"report: {out}, {verify.page_path(Path(out))}")
+    print_status(f"report: {out}, {verify.page_path(Path(out))}")
     verify.judge(report)
 
 

@@ -12,7 +12,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.cli.why_traces import Looked
+    from mmbuild.cli.why_traces import VariantTrace
 
 
 @click.command("why")
@@ -49,13 +49,13 @@ def command(
       mmbuild why recipes/llava-int4.yaml
       mmbuild why recipes/llava-int4.yaml build_llm --key
     """
-    from mmbuild.cli.why_traces import Question, look
+    from mmbuild.cli.why_traces import Question, trace_variants
     from mmbuild.team.lockfile.apply import refuse_overrides
 
     if locked:
         refuse_overrides(overrides)
     asked = Question(recipe, overrides, offline, allow_outside, store, build_dir, locked)
-    variants = look(asked)
+    variants = trace_variants(asked)
     found = [one for one in variants if step is None or one.matches(step)]
     if not found and step is not None:
         raise _no_step(recipe, step, variants)
@@ -66,7 +66,7 @@ def command(
     click.echo("\n\n".join(blocks))
 
 
-def _text(one: Looked, step: str | None, with_key: bool) -> Iterator[str]:
+def _text(one: VariantTrace, step: str | None, with_key: bool) -> Iterator[str]:
     from mmbuild.inspect.diff.why_report import chain, key_lines, overview
 
     if step is None:
@@ -79,10 +79,10 @@ def _text(one: Looked, step: str | None, with_key: bool) -> Iterator[str]:
         yield from key_lines(*one.keys(label))
 
 
-def _data(one: Looked, step: str | None, with_key: bool) -> dict[str, Any]:
-    from mmbuild.inspect.diff.why_report import as_json
+def _data(one: VariantTrace, step: str | None, with_key: bool) -> dict[str, Any]:
+    from mmbuild.inspect.diff.why_report import why_json
 
-    data = as_json(one.trace, one.edits)
+    data = why_json(one.trace, one.edits)
     if step is None:
         return data
     label = one.label(step)
@@ -93,7 +93,7 @@ def _data(one: Looked, step: str | None, with_key: bool) -> dict[str, Any]:
     return data
 
 
-def _no_step(recipe: Path, step: str, found: list[Looked]) -> Exception:
+def _no_step(recipe: Path, step: str, found: list[VariantTrace]) -> Exception:
     from mmbuild.base.errors import UsageError
     from mmbuild.base.suggestions import nearest
 

@@ -32,7 +32,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class VariantTrace:
     """One variant.
 
     Attributes:
@@ -83,7 +83,7 @@ class _Lowering:
         return nullcontext() if self.pins is None else pinned(self.pins)
 
 
-def look(asked: Question) -> list[Looked]:
+def trace_variants(asked: Question) -> list[VariantTrace]:
     """Plan the recipe and trace every variant of it.
 
     Raises:
@@ -99,7 +99,9 @@ def look(asked: Question) -> list[Looked]:
     found = []
     for variant, build in zip(variants, plan.builds, strict=True):
         traced = trace(build, planned, read_root(store, build.directory), store)
-        found.append(Looked(build, planned, traced, edits(variant, traced, lower, offline=asked.offline)))
+        found.append(
+            VariantTrace(build, planned, traced, edits(variant, traced, lower, offline=asked.offline))
+        )
     return found
 
 

@@ -54,7 +54,7 @@ def drop(path: Path, keys: tuple[str, ...]) -> None:
     _write(path, {key: child for key, child in data.items() if child != {}})
 
 
-def shown(path: Path) -> str:
+def display(path: Path) -> str:
     """The configuration as YAML, judged; empty where nothing is configured.
 
     Raises:

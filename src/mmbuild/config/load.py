@@ -13,7 +13,7 @@ from mmbuild.base.limits import YAML_TEXT
 
 if TYPE_CHECKING:
     from mmbuild.base.diagnostics import Diagnostic
-    from mmbuild.base.yaml_nodes import Node
+    from mmbuild.base.yaml_nodes import YamlNode
     from mmbuild.config.model import UserConfig
 
 
@@ -97,16 +97,16 @@ def parse_with_data(text: str, label: str) -> tuple[UserConfig, dict[str, Any]]:
     return config, plain(root)
 
 
-def _judged(root: Node) -> tuple[UserConfig | None, list[Diagnostic]]:
-    from mmbuild.base.pydantic_errors import Form, by_path, diagnose, validate
+def _judged(root: YamlNode) -> tuple[UserConfig | None, list[Diagnostic]]:
+    from mmbuild.base.pydantic_errors import DocumentKind, by_path, diagnose, validate
     from mmbuild.config.model import UserConfig
 
-    form = Form(UserConfig, "configuration", rule="MM611")
+    form = DocumentKind(UserConfig, "configuration", rule="MM611")
     config, errors = validate(root, form)
     return config, [diagnose(root, path, group, form) for path, group in by_path(root, errors).items()]
 
 
-def _unknown_versions(root: Node) -> Iterator[Diagnostic]:
+def _unknown_versions(root: YamlNode) -> Iterator[Diagnostic]:
     """Versions that have no toolchain: nothing would ever run there."""
     from mmbuild.base.yaml_nodes import find, finding
     from mmbuild.schema.tensorrt_llm_versions import ToolchainError, require

@@ -30,13 +30,13 @@ Variables = dict[
 ]
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """Base of all parts: closed and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Container(Part):
+class Container(Section):
     """A container image with a toolchain in it."""
 
     engine: Literal["docker", "podman"] = Field(description="Program that runs containers")
@@ -50,7 +50,7 @@ class Container(Part):
     )
 
 
-class ToolchainEnvironment(Part):
+class ToolchainEnvironment(Section):
     """Where one TensorRT-LLM version runs: a Python of this host, or a container image."""
 
     python: Place | None = Field(default=None, description="Interpreter with the toolchain installed")
@@ -68,7 +68,7 @@ class ToolchainEnvironment(Part):
         return self
 
 
-class Interpreter(Part):
+class Interpreter(Section):
     """A Python of this host that has what mmbuild's own has not."""
 
     python: Place = Field(description="Interpreter, 3.10 or newer, with tensorrt and numpy")
@@ -82,7 +82,7 @@ def _public_key(text: str) -> str:
     return text
 
 
-class SharedStoreConfig(Part):
+class SharedStoreConfig(Section):
     """A store that several machines share: what is taken from it, and what is brought there."""
 
     remote: str | None = Field(
@@ -122,7 +122,7 @@ class SharedStoreConfig(Part):
     )
 
 
-class UserConfig(Part):
+class UserConfig(Section):
     """The whole file."""
 
     toolchains: dict[str, ToolchainEnvironment] = Field(

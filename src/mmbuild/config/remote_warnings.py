@@ -18,7 +18,7 @@ class Notice:
     hint: str = ""
 
 
-Tell = Callable[[Notice], None]
+WarningHandler = Callable[[Notice], None]
 
 
 class RemoteError(MmbuildError):

@@ -63,11 +63,11 @@ def compare(builds: Sequence[str | Path]) -> dict[str, Any]:
         LayoutError: A directory is no engine directory.
         CompareError: MM596, a report or profile is damaged or of another version.
     """
-    found = [look(Path(build)) for build in builds]
+    found = [inspect_builds(Path(build)) for build in builds]
     return {"version": 1, "builds": found, "notes": notes(found)}
 
 
-def look(build: Path) -> dict[str, Any]:
+def inspect_builds(build: Path) -> dict[str, Any]:
     """One build, as :func:`compare` describes it."""
     description = layout.read(build, whole_llm=False)
     llm, report = description.llm, _report(build)

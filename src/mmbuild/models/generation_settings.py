@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.models.files.small_files import SmallFileError, read_json, shown
+from mmbuild.models.files.small_files import SmallFileError, display, read_json
 from mmbuild.models.generation_fields import dropped_by_config_classes, fields
 from mmbuild.models.generation_values import FORMS
 
@@ -136,7 +136,7 @@ def read_directory(directory: Path, place: SettingsPlace, reader: Reader) -> Set
     Raises:
         SettingsError: MM722, a file that counts cannot be read or holds no JSON object.
     """
-    return read_settings(files_of(directory), place, reader, shown(directory))
+    return read_settings(files_of(directory), place, reader, display(directory))
 
 
 def files_of(directory: Path) -> Load:

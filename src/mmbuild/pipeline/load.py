@@ -12,8 +12,8 @@ from typing import Any
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
-from mmbuild.base.violation import Fault, touches
-from mmbuild.base.yaml_nodes import Node, dotted, find, has, parts_of, put
+from mmbuild.base.violation import Violation, touches
+from mmbuild.base.yaml_nodes import YamlNode, dotted, find, has, parts_of, put
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.families.sanity_checks import require_sound
@@ -112,7 +112,7 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
     return [] if blocked else [variant for variant in loaded if variant is not None]
 
 
-def with_node(variant: ResolvedRecipe, node: Node, *, offline: bool = False) -> ResolvedRecipe | None:
+def with_node(variant: ResolvedRecipe, node: YamlNode, *, offline: bool = False) -> ResolvedRecipe | None:
     """``variant`` as if its files said ``node``; None where that is no valid recipe."""
     session = _Session([], offline, allow_outside=True)
     loaded = _load_variant(variant.path, variant.root, "", node, session)
@@ -120,7 +120,7 @@ def with_node(variant: ResolvedRecipe, node: Node, *, offline: bool = False) -> 
 
 
 def _load_variant(
-    path: Path, root: Path, suffix: str, node: Node, session: _Session
+    path: Path, root: Path, suffix: str, node: YamlNode, session: _Session
 ) -> ResolvedRecipe | None:
     recipe, findings, faulty = check(node)
     # What the YAML reader found at a place is not told again as a wrong type.
@@ -180,7 +180,9 @@ def _resolved(
     )
 
 
-def _not_by_the_toolchain(variant: ResolvedRecipe, faulty: set[str], told: Sequence[Fault]) -> list[Fault]:
+def _not_by_the_toolchain(
+    variant: ResolvedRecipe, faulty: set[str], told: Sequence[Violation]
+) -> list[Violation]:
     """What the chosen version of TensorRT-LLM cannot build; a key that a rule objects to has its cause already."""
     engine = variant.recipe.engine
     version = engine.tensorrt_llm.toolchain
@@ -208,7 +210,7 @@ _BLAME = {
 
 def _model(
     recipe: Recipe, faulty: set[str], root: Path, session: _Session
-) -> tuple[ModelFacts | None, _Configs, list[Fault]]:
+) -> tuple[ModelFacts | None, _Configs, list[Violation]]:
     """The model's facts and configs, or what stands in the way."""
     model = recipe.model
     if any(path.split(".")[0] == "model" for path in faulty):
@@ -221,7 +223,7 @@ def _model(
             continue
         found = _known_config(source.source, source.revision, root, session)
         if isinstance(found, MmbuildError):
-            return None, {}, [Fault(found.code, (f"{key}.source",), found.message, found.hint)]
+            return None, {}, [Violation(found.code, (f"{key}.source",), found.message, found.hint)]
         session.files += found.files
         configs[name] = found.config
     try:
@@ -231,10 +233,10 @@ def _model(
         return facts, configs, []
     except MmbuildError as error:
         blame = getattr(error, "blame", ()) or _BLAME.get(error.code, ("model.source",))
-        return None, configs, [Fault(error.code, blame, error.message, error.hint)]
+        return None, configs, [Violation(error.code, blame, error.message, error.hint)]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"
-        return None, configs, [Fault("MM132", ("model.source",), message, "Fetch config.json again")]
+        return None, configs, [Violation("MM132", ("model.source",), message, "Fetch config.json again")]
 
 
 def _model_files(
@@ -276,14 +278,14 @@ def _read_config(source: str, revision: str | None, root: Path, offline: bool) -
         return error
 
 
-def _point(node: Node, fault: Fault) -> Diagnostic:
+def _point(node: YamlNode, fault: Violation) -> Diagnostic:
     written = next((path for path in fault.blame if has(node, path)), fault.blame[0])
     hint = (_hub_hint(node, written) if fault.code == "MM130" else None) or fault.hint
     bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=hint)
     return _locate(node, bare)
 
 
-def _hub_hint(node: Node, key: str) -> str | None:
+def _hub_hint(node: YamlNode, key: str) -> str | None:
     """What to write where a directory that does not exist is called like a model on the hub."""
     at, _ = find(node, parts_of(key))
     if not isinstance(at.value, str):
@@ -291,7 +293,7 @@ def _hub_hint(node: Node, key: str) -> str | None:
     return missing_directory(at.value, Path(at.span.source.directory) / at.value)
 
 
-def _locate(node: Node, item: Diagnostic) -> Diagnostic:
+def _locate(node: YamlNode, item: Diagnostic) -> Diagnostic:
     """``item`` with the place of its path, or of the nearest mapping that the user wrote."""
     at, reached = find(node, parts_of(item.path))
     span = at.key or at.span if isinstance(at.value, Mapping) else at.span

@@ -123,7 +123,7 @@ class _Lowering:
 
     def fitted(self, inputs: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
         """Quantization that is fitted on data, and what fetches them."""
-        found = lower_calibration.fitted(
+        found = lower_calibration.lower_calibration(
             self.variant, inputs, self.size, self.target, digest, offline=offline
         )
         self.actions += found

@@ -49,7 +49,7 @@ def optimizer_version() -> str:
         ) from None
 
 
-def fitted(
+def lower_calibration(
     variant: ResolvedRecipe,
     inputs: Mapping[str, str],
     size: Sizes,

@@ -158,7 +158,9 @@ class _Lowering:
         """The checkpoint that mmbuild fits on the recipe's data, in its own environment."""
         inputs = {name: action.definition_key for name, action in sources.items()}
         target = local_environment.target(own)
-        found = lower_calibration.fitted(self.variant, inputs, self.size, target, digest, offline=offline)
+        found = lower_calibration.lower_calibration(
+            self.variant, inputs, self.size, target, digest, offline=offline
+        )
         self.actions += found
         return found[-1]
 

@@ -127,7 +127,7 @@ def lower_all(
     Raises:
         MmbuildError: a source cannot be identified.
     """
-    from mmbuild.schema.explicit_values import settings
+    from mmbuild.schema.explicit_values import explicit_values
 
     def digest(path: Path) -> str:
         if seen is not None:
@@ -148,7 +148,7 @@ def lower_all(
     with closing(Index(store)) as index:
         graphs = [_lower(variant, wanted, environment, digest, offline) for variant in variants]
     return tuple(
-        replace(graph, settings=settings(variant.node)) if variant.node is not None else graph
+        replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph
         for graph, variant in zip(graphs, variants, strict=True)
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from mmbuild.base.violation import Fault, touches
+from mmbuild.base.violation import Violation, touches
 from mmbuild.models.calibration_data import hub_dataset
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.samples import CalibrationError
@@ -20,7 +20,7 @@ _SAMPLES = "engine.quantization.calibration.samples"
 # What is blamed before the data itself.
 _BLAME = {"MM165": (_SAMPLES, _DATA)}
 
-_REVISION = Fault(
+_REVISION = Violation(
     "MM173",
     ("engine.quantization.calibration.revision",),
     "calibration.revision says a commit of a data set on the hub, and calibration.data is a file",
@@ -42,13 +42,18 @@ def fitted_here(engine: Engine) -> bool:
     return quantization.algorithm is not Algorithm.NONE
 
 
-def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     """A model with real weights that would be fitted on pictures of discs and bars, which is enough for demos."""
     quantization = recipe.engine.quantization
     fitted = recipe.engine.backend is Backend.TORCH and quantization.algorithm in CALIBRATED
     # Encoder-decoders are refused by a rule of their own.
-    if fitted and real(recipe, facts) and quantization.calibration is None and facts.encoder is None:
-        yield Fault(
+    if (
+        fitted
+        and is_production_model(recipe, facts)
+        and quantization.calibration is None
+        and facts.encoder is None
+    ):
+        yield Violation(
             "MM168",
             (_ALGORITHM,),
             f"{quantization.algorithm} of `{recipe.model.source}` would be fitted on generated pictures, "
@@ -58,19 +63,19 @@ def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
         )
 
 
-def real(recipe: Recipe, facts: ModelFacts) -> bool:
+def is_production_model(recipe: Recipe, facts: ModelFacts) -> bool:
     """Whether the model is one that somebody would use: not of random weights, and larger than the demo models."""
     return facts.llm.hidden_size >= _REAL_WIDTH and not is_dummy(recipe)
 
 
-def float8_gpu(recipe: Recipe) -> Iterator[Fault]:
+def float8_gpu(recipe: Recipe) -> Iterator[Violation]:
     """A GPU that the recipe names and that does not multiply float8; TensorRT-LLM has findings of its own."""
     target, algorithm = recipe.target, recipe.engine.quantization.algorithm
     if target is None or recipe.engine.backend is not Backend.TORCH or algorithm is not Algorithm.FP8:
         return
     # On a CPU the number means nothing, which another finding says.
     if target.sm is not None and target.device is not Device.CPU and target.sm < FLOAT8_FROM_SM:
-        yield Fault(
+        yield Violation(
             "MM545",
             (_SM, _ALGORITHM),
             f"fp8 needs a GPU of SM {FLOAT8_FROM_SM} or later, and target.sm is {target.sm}",
@@ -78,15 +83,15 @@ def float8_gpu(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _form(named: str) -> list[Fault]:
+def _form(named: str) -> list[Violation]:
     try:
         hub_dataset.parse(named)
     except CalibrationError as error:
-        return [Fault(error.code, (_DATA,), error.message, error.hint)]
+        return [Violation(error.code, (_DATA,), error.message, error.hint)]
     return []
 
 
-def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fault], list[Path]]:
+def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Violation], list[Path]]:
     """Faults of the calibration data that mmbuild would be given, and the files that were read.
 
     Args:
@@ -106,11 +111,11 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Fa
     try:
         samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
     except CalibrationError as error:
-        return [Fault(error.code, _BLAME.get(error.code, (_DATA,)), error.message, error.hint)], [path]
+        return [Violation(error.code, _BLAME.get(error.code, (_DATA,)), error.message, error.hint)], [path]
     return list(_pictures(path, samples)), [path, *data.images(samples)]
 
 
-def _pictures(path: Path, samples: Sequence[data.Sample]) -> Iterator[Fault]:
+def _pictures(path: Path, samples: Sequence[data.Sample]) -> Iterator[Violation]:
     """The first picture that is none; headers are read, since there may be hundreds."""
     # Late: most recipes calibrate nothing.
     from mmbuild.models.image_files import TAKEN, problem
@@ -118,7 +123,7 @@ def _pictures(path: Path, samples: Sequence[data.Sample]) -> Iterator[Fault]:
     for sample in samples:
         found = None if sample.image is None else problem(sample.image, whole=False)
         if found is not None:
-            yield Fault(
+            yield Violation(
                 "MM517",
                 (_DATA,),
                 f"calibration data {path}:{sample.line}: the image `{sample.image}` {found}",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from mmbuild.base.diagnostics import Severity
-from mmbuild.base.violation import Fault
+from mmbuild.base.violation import Violation
 from mmbuild.schema.model import Recipe
 
 GIVEN: Literal["given"] = "given"
@@ -36,14 +36,14 @@ class Combination:
     hint: str
     severity: Severity = "error"
 
-    def judge(self, recipe: Recipe) -> Iterator[Fault]:
+    def judge(self, recipe: Recipe) -> Iterator[Violation]:
         """The fault, where ``recipe`` has the combination."""
         found = {key: _value(recipe, key) for key in self.when}
         if all(_meets(found[key], wanted) for key, wanted in self.when.items()):
             message = self.message
             for key, value in found.items():
                 message = message.replace(f"{{{key}}}", str(value))
-            yield Fault(self.code, tuple(self.when), message, self.hint, self.severity)
+            yield Violation(self.code, tuple(self.when), message, self.hint, self.severity)
 
 
 def _value(recipe: Recipe, key: str) -> Any:

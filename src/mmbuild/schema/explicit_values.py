@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmbuild.base.yaml_nodes import SHORT, Node, Span, plain, put
+from mmbuild.base.yaml_nodes import SHORT, Span, YamlNode, plain, put
 
 
-def written(node: Node) -> dict[str, Node]:
+def explicit_nodes(node: YamlNode) -> dict[str, YamlNode]:
     """The values that were written, by dotted key; lists are values, and so are empty mappings.
 
     A word that is short for a mapping (``quantization: int8``) stands under the key that it is short for.
@@ -16,32 +16,32 @@ def written(node: Node) -> dict[str, Node]:
     return _leaves(node, "")
 
 
-def settings(node: Node) -> dict[str, Any]:
-    """:func:`written` as plain data, which is kept with a build."""
-    return {key: plain(leaf) for key, leaf in written(node).items()}
+def explicit_values(node: YamlNode) -> dict[str, Any]:
+    """:func:`explicit_nodes` as plain data, which is kept with a build."""
+    return {key: plain(leaf) for key, leaf in explicit_nodes(node).items()}
 
 
-def place(node: Node, key: str) -> Span | None:
+def span_of(node: YamlNode, key: str) -> Span | None:
     """Where the value of a dotted key stands; None where nobody wrote it."""
-    leaf = written(node).get(key)
+    leaf = explicit_nodes(node).get(key)
     return leaf.span if leaf is not None else None
 
 
-def as_if(node: Node, key: str, value: Any) -> Node:
+def with_value(node: YamlNode, key: str, value: Any) -> YamlNode:
     """``node`` with plain data at a dotted key."""
-    return put(node, key.split("."), _node(value, place(node, key) or node.span))
+    return put(node, key.split("."), _node(value, span_of(node, key) or node.span))
 
 
-def _node(value: Any, span: Span) -> Node:
+def _node(value: Any, span: Span) -> YamlNode:
     if isinstance(value, Mapping):
-        return Node({key: _node(item, span) for key, item in value.items()}, span, span)
+        return YamlNode({key: _node(item, span) for key, item in value.items()}, span, span)
     if isinstance(value, (list, tuple)):
-        return Node(tuple(_node(item, span) for item in value), span)
-    return Node(value, span)
+        return YamlNode(tuple(_node(item, span) for item in value), span)
+    return YamlNode(value, span)
 
 
-def _leaves(node: Node, prefix: str) -> dict[str, Node]:
-    leaves: dict[str, Node] = {}
+def _leaves(node: YamlNode, prefix: str) -> dict[str, YamlNode]:
+    leaves: dict[str, YamlNode] = {}
     for key, child in node.value.items():
         if isinstance(child.value, Mapping) and child.value:
             leaves.update(_leaves(child, f"{prefix}{key}."))

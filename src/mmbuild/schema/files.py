@@ -11,7 +11,7 @@ from mmbuild.base.directory_listing import entries
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.suggestions import nearest
-from mmbuild.base.yaml_nodes import Node, Source, Span, finding, merge, printable
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, finding, merge, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 
 MAX_CHAIN = 16
@@ -33,7 +33,7 @@ class Document:
 
     root: Path
     allow_outside: bool = False
-    node: Node | None = None
+    node: YamlNode | None = None
     findings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
 
@@ -60,7 +60,9 @@ def read_document(path: Path, *, allow_outside: bool = False) -> Document:
     return document
 
 
-def _read(path: Path, reference: Node | None, chain: tuple[Path, ...], document: Document) -> Node | None:
+def _read(
+    path: Path, reference: YamlNode | None, chain: tuple[Path, ...], document: Document
+) -> YamlNode | None:
     refusal = _refuse(path, reference, chain, document)
     if refusal is not None:
         document.findings.append(refusal)
@@ -92,7 +94,7 @@ def _read(path: Path, reference: Node | None, chain: tuple[Path, ...], document:
     return _extended(path, node, (*chain, Path(os.path.realpath(path))), document)
 
 
-def _extended(path: Path, node: Node, chain: tuple[Path, ...], document: Document) -> Node | None:
+def _extended(path: Path, node: YamlNode, chain: tuple[Path, ...], document: Document) -> YamlNode | None:
     base = node.value.get("extends")
     if base is None or base.value is None:
         return node
@@ -102,13 +104,13 @@ def _extended(path: Path, node: Node, chain: tuple[Path, ...], document: Documen
         )
         return node
     below = _read(path.parent / os.path.expanduser(base.value), base, chain, document)
-    own = Node({key: child for key, child in node.value.items() if key != "extends"}, node.span, node.key)
+    own = YamlNode({key: child for key, child in node.value.items() if key != "extends"}, node.span, node.key)
     # Without its base the rest would only yield findings that follow from the missing base.
     return merge(below, own) if below is not None else None
 
 
 def _refuse(
-    path: Path, reference: Node | None, chain: tuple[Path, ...], document: Document
+    path: Path, reference: YamlNode | None, chain: tuple[Path, ...], document: Document
 ) -> Diagnostic | None:
     if reference is None:
         return None
@@ -138,7 +140,7 @@ def _refuse(
     return None
 
 
-def _text(path: Path, reference: Node | None, document: Document) -> str | None:
+def _text(path: Path, reference: YamlNode | None, document: Document) -> str | None:
     try:
         inside = None if reference is None or document.allow_outside else [document.root]
         return read_file(path, YAML_TEXT, within=inside).decode("utf-8-sig")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmbuild.base.violation import Fault
+from mmbuild.base.violation import Violation
 from mmbuild.schema.model import Backend, Recipe
 
 
@@ -13,19 +13,19 @@ def is_dummy(recipe: Recipe) -> bool:
     return recipe.model.source.startswith("dummy://")
 
 
-def unjudged(recipe: Recipe) -> Iterator[Fault]:
+def gates_without_verify(recipe: Recipe) -> Iterator[Violation]:
     """Gates without anything that judges them."""
     if recipe.gates is None:
         return
     if recipe.engine.backend is Backend.TENSORRT_LLM:
-        yield Fault(
+        yield Violation(
             "MM593",
             ("gates", "engine.backend"),
             "gates are given for engine.backend tensorrt-llm, whose runner shows no logits to judge",
             "Remove gates; or hold the same weights to them with engine.backend torch",
         )
     elif recipe.verify is None:
-        yield Fault(
+        yield Violation(
             "MM592",
             ("gates",),
             "gates are given, and nothing is verified: no question is asked that they could judge",
@@ -33,14 +33,14 @@ def unjudged(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def unreachable(recipe: Recipe) -> Iterator[Fault]:
+def gates_beyond_length(recipe: Recipe) -> Iterator[Violation]:
     """More equal tokens than are compared."""
     if recipe.gates is None or recipe.verify is None or recipe.gates.min_greedy_prefix is None:
         return
     asked, output = recipe.verify.max_new_tokens, recipe.engine.max_output_len
     compared = min(asked, output)
     if recipe.gates.min_greedy_prefix > compared:
-        yield Fault(
+        yield Violation(
             "MM594",
             ("gates.min_greedy_prefix", "verify.max_new_tokens"),
             f"min_greedy_prefix is {recipe.gates.min_greedy_prefix}, and {compared} tokens are compared: "
@@ -49,10 +49,10 @@ def unreachable(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def meaningless(recipe: Recipe) -> Iterator[Fault]:
+def gates_on_random_weights(recipe: Recipe) -> Iterator[Violation]:
     """Quality of random weights."""
     if recipe.gates is not None and is_dummy(recipe):
-        yield Fault(
+        yield Violation(
             "MM595",
             ("gates", "model.source"),
             f"gates are given for `{recipe.model.source}`, whose weights are random: "

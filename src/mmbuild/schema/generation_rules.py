@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.violation import Fault, touches
+from mmbuild.base.violation import Violation, touches
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
-from mmbuild.models.files.small_files import shown
+from mmbuild.models.files.small_files import display
 from mmbuild.models.generation_settings import (
     Load,
     Reader,
@@ -44,7 +44,7 @@ def generation_faults(
     config: Mapping[str, Any],
     directory: Path | None,
     faulty: Collection[str],
-) -> tuple[list[Fault], tuple[Path, ...]]:
+) -> tuple[list[Violation], tuple[Path, ...]]:
     """What is wrong with a model's settings, and the files that were read.
 
     Args:
@@ -56,13 +56,13 @@ def generation_faults(
     """
     if directory is None or touches((_SOURCE,), faulty):
         return [], ()
-    found = settings_faults(recipe, facts, config, files_of(directory), shown(directory))
+    found = settings_faults(recipe, facts, config, files_of(directory), display(directory))
     return found, existing(directory, family(recipe.model.family).settings_place(config))
 
 
 def settings_faults(
     recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], load: Load, label: str
-) -> list[Fault]:
+) -> list[Violation]:
     """What is wrong with a model's settings, wherever its files are.
 
     Args:
@@ -76,8 +76,8 @@ def settings_faults(
     try:
         reading = read_settings(load, place, reader_of(recipe, facts), label)
     except SettingsError as error:
-        return [Fault(error.code, (_SOURCE,), error.message, error.hint)]
+        return [Violation(error.code, (_SOURCE,), error.message, error.hint)]
     found = list(reading.findings)
     if recipe.engine.backend is Backend.TENSORRT_LLM:
         found += runner_findings(reading, beams=recipe.engine.max_beam_width > 1)
-    return [Fault(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in found]
+    return [Violation(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in found]

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.suggestions import nearest
-from mmbuild.base.yaml_nodes import Node, find, finding, plain, put
+from mmbuild.base.yaml_nodes import YamlNode, find, finding, plain, put
 from mmbuild.schema.model import Axis, Engine
 from mmbuild.schema.validation import every_key
 
@@ -22,10 +22,12 @@ MAX_VARIANTS = 1000
 class _Axis:
     name: str
     key: str
-    values: tuple[Node, ...]
+    values: tuple[YamlNode, ...]
 
 
-def expand(root: Node, pinned: Collection[str] = ()) -> tuple[list[tuple[str, Node]], list[Diagnostic]]:
+def expand(
+    root: YamlNode, pinned: Collection[str] = ()
+) -> tuple[list[tuple[str, YamlNode]], list[Diagnostic]]:
     """The variants of ``root``: name suffix (empty without a matrix) and node, and what is wrong.
 
     Args:
@@ -33,7 +35,7 @@ def expand(root: Node, pinned: Collection[str] = ()) -> tuple[list[tuple[str, No
         pinned: Dotted keys given by ``--set``; an axis over one of them keeps only that value.
     """
     matrix = root.value.get("matrix")
-    bare = Node({key: child for key, child in root.value.items() if key != "matrix"}, root.span, root.key)
+    bare = YamlNode({key: child for key, child in root.value.items() if key != "matrix"}, root.span, root.key)
     if matrix is None or matrix.value is None:
         return [("", bare)], []
     if not isinstance(matrix.value, Mapping):
@@ -57,7 +59,7 @@ def expand(root: Node, pinned: Collection[str] = ()) -> tuple[list[tuple[str, No
     return _variants(bare, axes, findings), findings
 
 
-def _axis(name: str, node: Node, root: Node, pinned: Collection[str]) -> _Axis | Diagnostic:
+def _axis(name: str, node: YamlNode, root: YamlNode, pinned: Collection[str]) -> _Axis | Diagnostic:
     key, values, fault = _parts(name, node)
     if fault is not None:
         return fault
@@ -77,7 +79,7 @@ def _axis(name: str, node: Node, root: Node, pinned: Collection[str]) -> _Axis |
     return _Axis(name, resolved, values)
 
 
-def _parts(name: str, node: Node) -> tuple[str, tuple[Node, ...], Diagnostic | None]:
+def _parts(name: str, node: YamlNode) -> tuple[str, tuple[YamlNode, ...], Diagnostic | None]:
     if isinstance(node.value, tuple) and node.value:
         return name, node.value, None
     if isinstance(node.value, Mapping) and set(node.value) == set(Axis.model_fields):
@@ -93,15 +95,15 @@ def _parts(name: str, node: Node) -> tuple[str, tuple[Node, ...], Diagnostic | N
     return name, (), fault
 
 
-def _variants(root: Node, axes: list[_Axis], findings: list[Diagnostic]) -> list[tuple[str, Node]]:
-    variants: dict[str, Node] = {}
+def _variants(root: YamlNode, axes: list[_Axis], findings: list[Diagnostic]) -> list[tuple[str, YamlNode]]:
+    variants: dict[str, YamlNode] = {}
     for values in product(*(axis.values for axis in axes)):
         suffix, node = "", root
         for axis, value in zip(axes, values, strict=True):
             suffix += f"-{_word(axis, value)}"
             parts = axis.key.split(".")
             key = find(root, parts)[0].key if find(root, parts)[1] == tuple(parts) else value.span
-            node = put(node, parts, Node(value.value, value.span, key))
+            node = put(node, parts, YamlNode(value.value, value.span, key))
         if suffix in variants:
             message = f"two variants are called `{suffix[1:]}`"
             findings.append(finding("MM126", message, values[-1].span, path=f"matrix.{axes[-1].name}"))
@@ -109,7 +111,7 @@ def _variants(root: Node, axes: list[_Axis], findings: list[Diagnostic]) -> list
     return list(variants.items())
 
 
-def _word(axis: _Axis, node: Node) -> str:
+def _word(axis: _Axis, node: YamlNode) -> str:
     """What a value adds to the variant's name: the word itself, or key and number."""
     value: Any = plain(node)
     if isinstance(value, Mapping):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.violation import Fault
+from mmbuild.base.violation import Violation
 from mmbuild.models.families.facts import Config, ModelFacts
 from mmbuild.models.sources.config import parse_source
 from mmbuild.models.sources.errors import SourceError
@@ -30,7 +30,7 @@ class ModelFiles:
         given: The model as checks take it; None where none of its files are here.
     """
 
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Violation, ...] = ()
     files: tuple[Path, ...] = ()
     given: GivenModel | None = None
 
@@ -54,7 +54,7 @@ def look_at_files(
         fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. What
             the hub refuses is left to the download, which says it.
     """
-    faults: list[Fault] = []
+    faults: list[Violation] = []
     places: dict[str, tuple[Path, bool]] = {}
     for name, place, weights in _places(model, root, facts, fetched, faults):
         if name in configs:
@@ -71,15 +71,16 @@ def look_at_files(
         found = findings(asked)
     except MmbuildError as error:  # config.json states too little to know which files belong to it
         blame = getattr(error, "blame", ()) or (_KEYS["model"],)
-        return ModelFiles((*faults, Fault(error.code, blame, error.message, error.hint)))
+        return ModelFiles((*faults, Violation(error.code, blame, error.message, error.hint)))
     faults += [
-        Fault(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint) for item in found
+        Violation(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
+        for item in found
     ]
     return ModelFiles(tuple(faults), tuple(looked_at(asked)), asked)
 
 
 def _places(
-    model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Fault]
+    model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Violation]
 ) -> Iterator[tuple[str, Path, bool]]:
     """Sources by name, where their files are, and whether weights are among them."""
     for name, source in (("model", model), ("vision", model.vision)):
@@ -96,4 +97,4 @@ def _places(
             except SourceError:
                 continue
             except MmbuildError as error:
-                faults.append(Fault(error.code, (_KEYS[name],), error.message, error.hint))
+                faults.append(Violation(error.code, (_KEYS[name],), error.message, error.hint))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.yaml_nodes import Node, Source, Span, finding, printable
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, finding, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 
 _NAME_IT = "Write a recipe of a few lines that extends the other"
@@ -27,7 +27,7 @@ class Override:
     """
 
     key: str
-    value: Node
+    value: YamlNode
 
 
 def parse_overrides(arguments: Sequence[str]) -> tuple[list[Override], list[Diagnostic]]:
@@ -70,9 +70,9 @@ def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
             finding("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)
         ]
     if not text.strip():
-        return Override(key, Node(None, at, at)), []
+        return Override(key, YamlNode(None, at, at)), []
     # Blanks in place of the key keep the columns of the argument.
     node, findings = parse(source, " " * (len(key) + 1) + text)
     if node is None:
         return None, findings
-    return Override(key, Node(node.value, node.span, at)), findings
+    return Override(key, YamlNode(node.value, node.span, at)), findings

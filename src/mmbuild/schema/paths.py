@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.yaml_nodes import Node, dotted, find, finding
+from mmbuild.base.yaml_nodes import YamlNode, dotted, find, finding
 from mmbuild.models.sources.allowed_places import hub_cache
 from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.files import confined
@@ -22,7 +22,7 @@ Key = tuple[str | int, ...]
 
 
 def resolve_paths(
-    recipe: Recipe, node: Node, root: Path, allow_outside: bool
+    recipe: Recipe, node: YamlNode, root: Path, allow_outside: bool
 ) -> tuple[Recipe, list[Diagnostic]]:
     """``recipe`` with every local path absolute, and a finding for each that leaves ``root``.
 
@@ -47,7 +47,7 @@ def resolve_paths(
 class _Paths:
     """Where paths are written, and what is wrong with them."""
 
-    node: Node
+    node: YamlNode
     root: Path
     allow_outside: bool
     findings: list[Diagnostic] = field(default_factory=list)
@@ -102,7 +102,7 @@ def _calibration(calibration: Calibration, paths: _Paths) -> Calibration:
     return calibration.model_copy(update={"data": data})
 
 
-def _outside(text: str, at: Node, root: Path, key: Key) -> Diagnostic:
+def _outside(text: str, at: YamlNode, root: Path, key: Key) -> Diagnostic:
     return finding(
         "MM122",
         f"`{text}` lies outside the project's root {root}",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError
-from mmbuild.base.violation import Fault
-from mmbuild.base.yaml_nodes import Node, find, parts_of
+from mmbuild.base.violation import Violation
+from mmbuild.base.yaml_nodes import YamlNode, find, parts_of
 from mmbuild.models.families import family
 from mmbuild.models.files.chat_template import MORE_TEMPLATES
 from mmbuild.models.sources.allowed_places import Places, cache_of, require_inside
@@ -18,7 +18,7 @@ from mmbuild.schema.model import Recipe
 _SOURCES = {"model": "model.source", "vision": "model.vision.source"}
 
 
-def places_of(recipe: Recipe, node: Node, root: Path, *, allow_outside: bool) -> Places | None:
+def places_of(recipe: Recipe, node: YamlNode, root: Path, *, allow_outside: bool) -> Places | None:
     """Directories that hold everything that the recipe's models may consist of; None: any.
 
     Args:
@@ -40,14 +40,14 @@ def places_of(recipe: Recipe, node: Node, root: Path, *, allow_outside: bool) ->
     return tuple(dict.fromkeys([*found, *caches[:1]]))
 
 
-def outside_faults(recipe: Recipe, places: Places | None) -> Iterator[Fault]:
+def outside_faults(recipe: Recipe, places: Places | None) -> Iterator[Violation]:
     """Model directories with files that are not regular, or that are links out of ``places``."""
     inner = (*family(recipe.model.family).TRAITS.directories, MORE_TEMPLATES)
     for key, directory in _directories(recipe):
         try:
             require_inside(directory, inner, places)
         except FileRefusedError as error:
-            yield Fault(error.code, (key,), error.message, error.hint)
+            yield Violation(error.code, (key,), error.message, error.hint)
         except OSError:
             continue  # what cannot be read is reported by those who read it
 

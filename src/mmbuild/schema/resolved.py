@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.yaml_nodes import Node
+from mmbuild.base.yaml_nodes import YamlNode
 from mmbuild.models.families.facts import Derivation, ModelFacts
 from mmbuild.models.sources.allowed_places import Places
 from mmbuild.schema.model import Recipe
@@ -36,5 +36,5 @@ class ResolvedRecipe:
     facts: ModelFacts
     derivations: tuple[Derivation, ...]
     configs: Mapping[str, Mapping[str, Any]]
-    node: Node | None = field(default=None, compare=False, repr=False)
+    node: YamlNode | None = field(default=None, compare=False, repr=False)
     places: Places | None = field(default=None, compare=False)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.violation import Fault, touches
+from mmbuild.base.violation import Violation, touches
 from mmbuild.models.families.facts import LlmFacts, ModelFacts
 from mmbuild.schema import tensorrt_llm_versions
 from mmbuild.schema.calibration_rules import float8_gpu, generated_pictures
 from mmbuild.schema.exclusive_settings import combinations
-from mmbuild.schema.gate_rules import meaningless, unjudged, unreachable
+from mmbuild.schema.gate_rules import gates_beyond_length, gates_on_random_weights, gates_without_verify
 from mmbuild.schema.linear_shapes import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
 from mmbuild.schema.model import CALIBRATED, MOST_RANKS, WEIGHT_ONLY, Algorithm, Backend, Recipe
 from mmbuild.schema.solver import multimodal_len, sequence_len, traits, visual_batch
@@ -29,7 +29,7 @@ class RecipeRule:
     """A rule that reads the recipe alone. Where it objects, rules that read what it ``settles`` stay silent."""
 
     reads: tuple[str, ...]
-    judge: Callable[[Recipe], Iterator[Fault]]
+    judge: Callable[[Recipe], Iterator[Violation]]
     settles: tuple[str, ...] = ()
 
 
@@ -38,13 +38,13 @@ class ModelRule:
     """A rule that reads the recipe and the model's facts."""
 
     reads: tuple[str, ...]
-    judge: Callable[[Recipe, ModelFacts], Iterator[Fault]]
+    judge: Callable[[Recipe, ModelFacts], Iterator[Violation]]
 
 
-def _features(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def _features(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     stated, derivation = recipe.engine.num_visual_features, facts.visual.derivation
     if stated is not None and stated != derivation.value:
-        yield Fault(
+        yield Violation(
             "MM140",
             ("engine.num_visual_features",),
             f"num_visual_features is {stated} in the recipe, and {derivation.value} by the config.json of "
@@ -53,7 +53,7 @@ def _features(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
         )
 
 
-def _multimodal_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def _multimodal_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     engine = recipe.engine
     stated, right = engine.max_multimodal_len, multimodal_len(recipe, facts.visual.num_visual_features)
     follows_stated_features = (
@@ -61,7 +61,7 @@ def _multimodal_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
         and stated == multimodal_len(recipe, engine.num_visual_features or 0).value
     )
     if stated is not None and stated != right.value and not follows_stated_features:
-        yield Fault(
+        yield Violation(
             "MM141",
             ("engine.max_multimodal_len",),
             f"max_multimodal_len is {stated}, and {right.arithmetic}",
@@ -69,10 +69,10 @@ def _multimodal_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
         )
 
 
-def _visual_batch(recipe: Recipe) -> Iterator[Fault]:
+def _visual_batch(recipe: Recipe) -> Iterator[Violation]:
     stated, right = recipe.visual.max_batch_size, visual_batch(recipe)
     if stated is not None and stated != right.value:
-        yield Fault(
+        yield Violation(
             "MM142",
             ("visual.max_batch_size",),
             f"visual.max_batch_size is {stated}, and {right.arithmetic}",
@@ -80,13 +80,13 @@ def _visual_batch(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _input_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def _input_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     engine, features = recipe.engine, facts.visual.num_visual_features
     if traits(recipe).cross_attention:
         return
     images = engine.max_images_per_prompt * features
     if engine.max_input_len < images + MIN_TEXT:
-        yield Fault(
+        yield Violation(
             "MM143",
             ("engine.max_input_len", "engine.max_images_per_prompt"),
             f"max_input_len {engine.max_input_len} leaves no room for text: max_images_per_prompt "
@@ -95,7 +95,7 @@ def _input_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
         )
 
 
-def _positions(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def _positions(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     length, limit = sequence_len(recipe), facts.llm.max_position_embeddings
     if facts.llm.position_embedding_type == "relative" or length.value <= limit:
         return
@@ -105,7 +105,7 @@ def _positions(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
     else:
         longest = sorted(_LENGTHS, key=lambda key: -int(getattr(recipe.engine, key.partition(".")[2])))
         blame, cure = tuple(longest), f"Lower the two to {limit} together"
-    yield Fault(
+    yield Violation(
         "MM144",
         blame,
         f"{length.arithmetic}, more than the model's max_position_embeddings {limit}",
@@ -113,7 +113,7 @@ def _positions(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
     )
 
 
-def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     stacks = [("the model's", facts.llm)]
     if facts.encoder is not None and _parts(facts.encoder) != _parts(facts.llm):
         stacks.append(("its encoder's", facts.encoder))
@@ -126,14 +126,14 @@ def _parts(llm: LlmFacts) -> tuple[int, int, int]:
     return llm.num_attention_heads, llm.intermediate_size, llm.num_key_value_heads
 
 
-def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Fault]:
+def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Violation]:
     blame = ("engine.tensor_parallel",)
     sizes = {name: getattr(llm, name) for name in ("num_attention_heads", "intermediate_size")}
     wrong = [f"{name} {value}" for name, value in sizes.items() if value % ranks]
     if wrong:
         both = math.gcd(*sizes.values())
         possible = [str(ways) for ways in range(1, MOST_RANKS + 1) if both % ways == 0]
-        yield Fault(
+        yield Violation(
             "MM147",
             blame,
             f"tensor_parallel {ranks} does not divide {whose} {' and '.join(wrong)}",
@@ -142,7 +142,7 @@ def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Fault]:
     heads = llm.num_key_value_heads
     root_cause_told = llm.num_attention_heads % ranks != 0
     if heads % ranks and ranks % heads and not root_cause_told:
-        yield Fault(
+        yield Violation(
             "MM148",
             blame,
             f"tensor_parallel {ranks} neither divides {whose} num_key_value_heads {heads} "
@@ -151,7 +151,7 @@ def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Fault]:
         )
 
 
-def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
+def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     quantization, ranks = recipe.engine.quantization, recipe.engine.tensor_parallel
     stated = quantization.group_size
     group = stated or group_size(facts, ranks) or GROUP_SIZES[-1]
@@ -160,7 +160,7 @@ def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Fault]:
     wrong = unfit_for_groups(facts, ranks, group)
     if wrong:
         layers = ", ".join(f"{layer.name} {layer.inputs}" for layer in wrong)
-        yield Fault(
+        yield Violation(
             "MM162",
             ("engine.quantization.group_size",)
             if stated
@@ -188,14 +188,14 @@ def _split(facts: ModelFacts, ranks: int) -> bool:
     return all(divides(llm, ranks) for llm in stacks(facts))
 
 
-def _encoder_decoder(recipe: Recipe) -> Iterator[Fault]:
+def _encoder_decoder(recipe: Recipe) -> Iterator[Violation]:
     algorithm = recipe.engine.quantization.algorithm
     # What TensorRT-LLM cannot calibrate, its toolchains say.
     refused = algorithm in (
         WEIGHT_ONLY | CALIBRATED if recipe.engine.backend is Backend.TORCH else WEIGHT_ONLY
     )
     if traits(recipe).encoder_decoder and refused:
-        yield Fault(
+        yield Violation(
             "MM145",
             ("engine.quantization.algorithm", "model.family"),
             f"{algorithm} is refused for family {recipe.model.family}: "
@@ -204,10 +204,10 @@ def _encoder_decoder(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _dtype(recipe: Recipe) -> Iterator[Fault]:
+def _dtype(recipe: Recipe) -> Iterator[Violation]:
     dtypes = traits(recipe).dtypes
     if recipe.engine.dtype not in dtypes:
-        yield Fault(
+        yield Violation(
             "MM156",
             ("engine.dtype", "model.family"),
             f"dtype {recipe.engine.dtype} is refused for family {recipe.model.family}: "
@@ -220,10 +220,10 @@ def _choice(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _start_token(recipe: Recipe) -> Iterator[Fault]:
+def _start_token(recipe: Recipe) -> Iterator[Violation]:
     given = recipe.engine.max_input_len
     if traits(recipe).cross_attention and given != 1:
-        yield Fault(
+        yield Violation(
             "MM155",
             ("engine.max_input_len",),
             f"max_input_len is {given}, and family {recipe.model.family} takes no text: "
@@ -232,10 +232,10 @@ def _start_token(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _images(recipe: Recipe) -> Iterator[Fault]:
+def _images(recipe: Recipe) -> Iterator[Violation]:
     most, given = traits(recipe).most_images_per_prompt, recipe.engine.max_images_per_prompt
     if most is not None and given > most:
-        yield Fault(
+        yield Violation(
             "MM157",
             ("engine.max_images_per_prompt",),
             f"max_images_per_prompt is {given}, and a prompt of family {recipe.model.family} holds {most}",
@@ -243,17 +243,17 @@ def _images(recipe: Recipe) -> Iterator[Fault]:
         )
 
 
-def _toolchain(recipe: Recipe) -> Iterator[Fault]:
+def _toolchain(recipe: Recipe) -> Iterator[Violation]:
     try:
         tensorrt_llm_versions.require(recipe.engine.tensorrt_llm.toolchain)
     except MmbuildError as error:
-        yield Fault(error.code, ("engine.tensorrt_llm.toolchain",), error.message, error.hint)
+        yield Violation(error.code, ("engine.tensorrt_llm.toolchain",), error.message, error.hint)
 
 
-def _revision(recipe: Recipe) -> Iterator[Fault]:
+def _revision(recipe: Recipe) -> Iterator[Violation]:
     for key, part in (("model", recipe.model), ("model.vision", recipe.model.vision)):
         if part is not None and part.revision is not None and not part.source.startswith("hf://"):
-            yield Fault(
+            yield Violation(
                 "MM153",
                 (f"{key}.revision",),
                 f"{key}.revision means something for hf:// sources only, and is not used",
@@ -262,10 +262,10 @@ def _revision(recipe: Recipe) -> Iterator[Fault]:
             )
 
 
-def _second_sources(recipe: Recipe) -> Iterator[Fault]:
+def _second_sources(recipe: Recipe) -> Iterator[Violation]:
     for key in ("vision", "code"):
         if key not in traits(recipe).second_sources and getattr(recipe.model, key) is not None:
-            yield Fault(
+            yield Violation(
                 "MM154",
                 (f"model.{key}.source", f"model.{key}"),
                 f"family {recipe.model.family} takes nothing from a second source of this kind; "
@@ -288,9 +288,11 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("model",), _second_sources),
     RecipeRule(("model.family", "engine.dtype"), _dtype),
     RecipeRule(("model.family", "engine.max_input_len"), _start_token),
-    RecipeRule(("gates", "verify", "engine.backend"), unjudged),
-    RecipeRule(("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"), unreachable),
-    RecipeRule(("gates", "model.source"), meaningless),
+    RecipeRule(("gates", "verify", "engine.backend"), gates_without_verify),
+    RecipeRule(
+        ("gates.min_greedy_prefix", "verify.max_new_tokens", "engine.max_output_len"), gates_beyond_length
+    ),
+    RecipeRule(("gates", "model.source"), gates_on_random_weights),
     RecipeRule(("engine.quantization", "target"), float8_gpu),
 )
 
@@ -305,7 +307,7 @@ MODEL_RULES: tuple[ModelRule, ...] = (
 )
 
 
-def judge(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterator[Fault]:
+def judge(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterator[Violation]:
     """All faults of ``recipe``, by every rule that reads nothing in ``faulty`` (dotted paths)."""
     faulty = set(faulty)
     for rule in RECIPE_RULES:

@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from mmbuild.base import pydantic_errors
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.pydantic_errors import Path
-from mmbuild.base.yaml_nodes import SHORT, Node, dotted, drop, find, finding, has, plain, put
+from mmbuild.base.yaml_nodes import SHORT, YamlNode, dotted, drop, find, finding, has, plain, put
 from mmbuild.models.families import MODULES
 from mmbuild.schema.model import Algorithm, Recipe
 
-FORM = pydantic_errors.Form(
+FORM = pydantic_errors.DocumentKind(
     Recipe, "recipe", short={key: tuple(item.value for item in Algorithm) for key in SHORT}
 )
 
@@ -30,7 +30,7 @@ _STAND_INS = {
 }
 
 
-def check(root: Node) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
+def check(root: YamlNode) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
     """Validate ``root`` as a recipe.
 
     Returns:
@@ -51,21 +51,21 @@ def check(root: Node) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
     return recipe, findings, faulty
 
 
-def _whole(root: Node) -> Node:
+def _whole(root: YamlNode) -> YamlNode:
     for key, value in _STAND_INS.items():
         if not has(root, key):
-            root = put(root, key.split("."), Node(value, root.span))
+            root = put(root, key.split("."), YamlNode(value, root.span))
     return root
 
 
-def _diagnose(root: Node, path: Path, group: list[Any]) -> Diagnostic:
+def _diagnose(root: YamlNode, path: Path, group: list[Any]) -> Diagnostic:
     kind = group[0]["type"]
     if path == ("version",) and kind not in ("missing", "extra_forbidden"):
         return _version(find(root, path)[0])
     return pydantic_errors.diagnose(root, path, group, FORM)
 
 
-def _version(node: Node) -> Diagnostic:
+def _version(node: YamlNode) -> Diagnostic:
     return finding(
         "MM115",
         f"recipe version `{plain(node)}` is not known",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.base.violation import Fault, touches
+from mmbuild.base.violation import Violation, touches
 from mmbuild.schema.model import Backend, Recipe
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SHOWN = 40
 
 def verify_faults(
     recipe: Recipe, model: GivenModel | None, faulty: Collection[str]
-) -> tuple[list[Fault], list[Path]]:
+) -> tuple[list[Violation], list[Path]]:
     """Faults of ``verify``, and the files that were read.
 
     Args:
@@ -39,25 +39,25 @@ def verify_faults(
     return faults, [path for _, path in images if path.is_file()]
 
 
-def _pictures(images: list[tuple[int, Path]]) -> Iterator[Fault]:
+def _pictures(images: list[tuple[int, Path]]) -> Iterator[Violation]:
     # Late: most recipes name no pictures.
-    from mmbuild.models.files.small_files import shown
+    from mmbuild.models.files.small_files import display
     from mmbuild.models.image_files import TAKEN, problem
 
     for number, path in images:
         found = problem(path)
         if found is not None:
-            yield Fault(
+            yield Violation(
                 "MM517",
                 (f"{_IMAGES}[{number}]",),
-                f"the image `{shown(path)}` {found}",
+                f"the image `{display(path)}` {found}",
                 "check the path; it is relative to the file that names it"
                 if "exist" in found
                 else f"give a {TAKEN} file",
             )
 
 
-def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Fault]:
+def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Violation]:
     """Questions that are longer than the engine takes; TensorRT-LLM's runner has a chat form of its own."""
     verify, limit = recipe.verify, recipe.engine.max_input_len
     if verify is None or recipe.engine.backend is not Backend.TORCH:
@@ -72,7 +72,7 @@ def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Fault]:
             model.facts.visual.num_visual_features,
         )
         if count is not None:
-            yield Fault(
+            yield Violation(
                 "MM512",
                 (f"{_PROMPTS}[{number}]", _LIMIT),
                 f"the prompt `{_short(prompt)}` takes {count} tokens, {features} of them "

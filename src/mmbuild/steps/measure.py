@@ -56,7 +56,7 @@ def run(context: StepContext) -> None:
         "locators": dict(context.locators),
         "out": str(context.out),
     }
-    launch.spread(ranks, "mmbuild.steps.measure:check_in_rank", plain)
+    launch.run_on_ranks(ranks, "mmbuild.steps.measure:check_in_rank", plain)
 
 
 def check_in_rank(

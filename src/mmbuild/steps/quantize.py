@@ -146,8 +146,10 @@ def _requests(
         progress(f"{asked['samples']} generated pictures: the recipe names no calibration.data", None)
         height, width = params["image_size"]
         prompts = asked["prompts"] or DEFAULT_PROMPTS
-        return list(loop.generated(processor, (height, width), prompts, asked["samples"], asked["seed"]))
+        return list(
+            loop.synthetic_requests(processor, (height, width), prompts, asked["samples"], asked["seed"])
+        )
     path = Path(locators["data"])
     samples = data.load(path, asked["samples"], asked["seed"], text_only=asked["text_only"])
     positions = params["llm"]["max_position_embeddings"]
-    return list(loop.sampled(processor, samples, params["family"], positions))
+    return list(loop.calibration_requests(processor, samples, params["family"], positions))

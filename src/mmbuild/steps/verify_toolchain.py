@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from mmbuild.backends.engine_dir import description as layout
-from mmbuild.backends.tensorrt_llm.runner.infer import Question, ask, takes_images
+from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, infer, takes_images
 from mmbuild.config.model import ToolchainEnvironment
 from mmbuild.core.steps.context import StepContext
 
@@ -34,8 +34,8 @@ def run(context: StepContext) -> None:
     asked = [(image, prompt) for image in images or [None] for prompt in context.params["prompts"] or [None]]
     for number, (image, prompt) in enumerate(asked):
         context.progress(prompt or "the runner's own question", number / len(asked))
-        question = Question(prompt, (image,) if image else (), context.params["max_new_tokens"])
-        answered = ask(
+        question = InferenceRequest(prompt, (image,) if image else (), context.params["max_new_tokens"])
+        answered = infer(
             context.inputs["engine"],
             description,
             environment,

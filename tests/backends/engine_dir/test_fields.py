@@ -13,7 +13,7 @@ from mmbuild.backends.engine_dir import description, fields
 from mmbuild.base.errors import MmbuildError
 from mmbuild.evaluation import manifest
 from mmbuild.inspect.compare_builds import compare
-from mmbuild.inspect.compatibility.host_facts import Here, tensorrt_visual
+from mmbuild.inspect.compatibility.host_facts import HostFacts, tensorrt_visual
 from mmbuild.inspect.compatibility.rules import compatibility
 from mmbuild.models.families import family as family_of
 from mmbuild.pipeline import step_params
@@ -114,7 +114,7 @@ FILES = {
     "profile.json": {"profile": {"tokens_per_second": 10.0, "peak_bytes": 1000}},
     "manifest.json": MANIFEST,
 }
-HERE = Here(gpus=(), isa="avx2", torch="2.13.0", environment={}, tensorrt="10.1.0")
+HERE = HostFacts(gpus=(), isa="avx2", torch="2.13.0", environment={}, tensorrt="10.1.0")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 
 from mmbuild.backends.torch import Sampling
 from mmbuild.backends.torch.beam_search import Beams
-from mmbuild.backends.torch.generate import Stopping, collect, stream, without_circles
+from mmbuild.backends.torch.generate import Stopping, collect, stream, trim_repetition
 from mmbuild.models.errors import EngineError
 from mmbuild.models.repetition_detector import Repetition
 from support.engines.loaded import demo_engine, drawn
@@ -156,7 +156,7 @@ def test_what_repeats_is_cut_off_unless_the_sequence_ended_by_itself():
     kept = numbers.kept(steady, ended=False)
     assert 400 < kept < 800
     tokens = list(range(len(steady)))
-    cut, whole = without_circles([tokens, tokens], [steady, [*steady, 50.0]], numbers)
+    cut, whole = trim_repetition([tokens, tokens], [steady, [*steady, 50.0]], numbers)
     assert cut == tokens[:kept]
     assert whole == tokens
 

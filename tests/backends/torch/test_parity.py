@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.torch.parity import TIE, Difference, compare, is_tie, kl_divergence
+from mmbuild.backends.torch.parity import TIE, TokenDifference, compare, is_tie, kl_divergence
 from mmbuild.models.errors import EngineError
 from mmbuild.models.reference import answer_greedily, continue_greedily
 from support.engines.loaded import demo_engine, demo_reference, drawn
@@ -32,7 +32,7 @@ def test_kl_is_0_for_logits_that_differ_by_a_constant(p, shift):
 @pytest.mark.parametrize("dtype", TIE)
 def test_a_tie_is_a_margin_within_rounding(dtype):
     def margin(value):
-        return Difference(0, 1, 2, (3.0, 3.0 - value), (3.0, 3.1))
+        return TokenDifference(0, 1, 2, (3.0, 3.0 - value), (3.0, 3.1))
 
     assert is_tie(margin(0.0), dtype)
     assert is_tie(margin(TIE[dtype] * 0.9), dtype)

@@ -9,7 +9,7 @@ import pytest
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Event, Kind
-from mmbuild.core.execution.job import Failure, Job, read_failure, write_failure
+from mmbuild.core.execution.job import Failure, WorkerJob, read_failure, write_failure
 from mmbuild.core.execution.local import run_plan
 from mmbuild.core.execution.progress import PlainLines, lenient
 from mmbuild.core.execution.publish_check import confirm, seen_sources
@@ -137,7 +137,7 @@ def test_a_changed_reference_is_not_laid_out(shop, source):
 
 def job(shop, **change):
     planned = action("write", "r/x", text="a")
-    made = Job(
+    made = WorkerJob(
         name="1",
         label="r/x",
         step=planned.step,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.worker_pool import start_workers
 from mmbuild.core.graph.keys import action_key, body_key
 from mmbuild.core.store.layout import open_store
@@ -37,7 +37,7 @@ def children(workers):
 def job(store, name="1-job", text="a"):
     written = action("write", "r/write", text=text)
     key = action_key(written, {})
-    return Job(
+    return WorkerJob(
         name=name,
         label=written.label,
         step=written.step,

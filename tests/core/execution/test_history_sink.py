@@ -3,7 +3,7 @@
 import pytest
 
 from mmbuild.core.execution.failures import Failed
-from mmbuild.core.execution.history_sink import noted
+from mmbuild.core.execution.history_sink import record_history
 from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import action_key, body_key, make_action
@@ -48,7 +48,7 @@ def plan(store, tmp_path):
 def test_what_ran_and_what_was_there(store, tmp_path):
     built(store, FIRST, {}, "1" * 64, 100.0)
 
-    @noted
+    @record_history
     def apply(_, jobs):
         assert jobs == 2
         built(
@@ -64,7 +64,7 @@ def test_what_ran_and_what_was_there(store, tmp_path):
 
 def test_failures_are_told_with_their_codes(store, tmp_path):
     failed = Failed("r/first", "it broke", "MM999", None, (), "log")
-    noted(lambda _: Result(failed=(failed,)))(plan(store, tmp_path))
+    record_history(lambda _: Result(failed=(failed,)))(plan(store, tmp_path))
     (entry,) = read_history(store)
     assert (entry.ended, entry.failed) == ("failed", (("r/first", "MM999"),))
 
@@ -72,7 +72,7 @@ def test_failures_are_told_with_their_codes(store, tmp_path):
 def test_an_interrupted_one_has_what_the_journal_has(store, tmp_path):
     built(store, FIRST, {}, "1" * 64, 100.0)
 
-    @noted
+    @record_history
     def apply(_):
         built(store, SECOND, {"i": "1" * 64}, "2" * 64, 7.0, at=9e9)
         raise KeyboardInterrupt
@@ -84,17 +84,17 @@ def test_an_interrupted_one_has_what_the_journal_has(store, tmp_path):
 
 
 def test_nothing_is_noted_where_nothing_was_to_do_or_nothing_could_start(store, tmp_path):
-    @noted
+    @record_history
     def refused(_):
         raise ValueError("no toolchain")
 
     with pytest.raises(ValueError, match="no toolchain"):
         refused(plan(store, tmp_path))
     empty = make_plan([], store, load_cache(store), tmp_path / "build", lambda *_: "why")
-    noted(lambda _: Result())(empty)
+    record_history(lambda _: Result())(empty)
     assert read_history(store) == []
 
 
 def test_a_history_that_cannot_be_written_fails_nothing(store, tmp_path):
     history_path(store).mkdir()
-    assert noted(lambda _: Result())(plan(store, tmp_path)).ok
+    assert record_history(lambda _: Result())(plan(store, tmp_path)).ok

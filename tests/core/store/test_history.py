@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.core.store import history
-from mmbuild.core.store.history import Entry, append_entry, history_path, only, read_history
+from mmbuild.core.store.history import HistoryEntry, append_entry, history_path, only, read_history
 from mmbuild.core.store.layout import open_store
 
-ENTRY = Entry(12.5, 3.0, "failed", ("a", "b"), (("a/x", 1.0),), (("b/y", "MM999"),), 2, 1, 9.5, "h", "1")
+ENTRY = HistoryEntry(
+    12.5, 3.0, "failed", ("a", "b"), (("a/x", 1.0),), (("b/y", "MM999"),), 2, 1, 9.5, "h", "1"
+)
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_what_is_written_is_read_in_order(store):
 
 @given(
     st.builds(
-        Entry,
+        HistoryEntry,
         at=st.floats(0, 1e10),
         seconds=st.floats(0, 1e6),
         ended=st.sampled_from(["done", "failed", "interrupted"]),

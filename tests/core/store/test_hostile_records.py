@@ -15,7 +15,7 @@ from mmbuild.core.graph.rebuild_reasons import read_definition
 from mmbuild.core.store import action_cache, stat_cache
 from mmbuild.core.store.action_cache import Record, append, load_cache, parse_record
 from mmbuild.core.store.hashing import hash_file
-from mmbuild.core.store.history import Entry, append_entry, history_path, read_history
+from mmbuild.core.store.history import HistoryEntry, append_entry, history_path, read_history
 from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.manifest import parse_manifest
 from mmbuild.core.store.manifest_reader import read_tree
@@ -153,10 +153,10 @@ def test_a_history_of_anything_is_read(store, kind):
     assert read_history(store) == []
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Entry)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(HistoryEntry)])
 @pytest.mark.parametrize("value", VALUES)
 def test_an_entry_of_the_history_holds_what_its_fields_say_or_is_left_out(store, field, value):
-    entry = Entry(1.0, 2.0, "done", ("r",), (("r/x", 1.0),), (("r/y", "MM310"),))
+    entry = HistoryEntry(1.0, 2.0, "done", ("r",), (("r/x", 1.0),), (("r/y", "MM310"),))
     append_entry(store, entry)
     data = {**dataclasses.asdict(entry), field: VALUES[value]}
     with open(history_path(store), "ab") as stream:

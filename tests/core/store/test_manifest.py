@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.manifest import (
-    Entry,
+    ManifestEntry,
     make_tree,
     parse_manifest,
     tree_digest,
@@ -21,7 +21,7 @@ parts = st.text("abcxyz019-_. é", min_size=1, max_size=6).filter(lambda part: p
 paths = st.lists(parts, min_size=1, max_size=3).map("/".join)
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 entries = st.builds(
-    Entry,
+    ManifestEntry,
     path=paths,
     digest=digests,
     size=st.integers(0, 1 << 40),
@@ -68,13 +68,13 @@ def test_where_a_referenced_file_lies_is_no_part_of_the_digest(found):
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/"])
 def test_paths_that_leave_the_artifact_are_refused(path):
     with pytest.raises(ValueError, match="no path inside"):
-        make_tree([Entry(path, "0" * 64, 1)])
+        make_tree([ManifestEntry(path, "0" * 64, 1)])
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a", "a/b"), ("a/b", "a/b/c/d")])
 def test_clashing_paths_are_refused(names):
     with pytest.raises(ValueError, match=r"twice|a file and a directory"):
-        make_tree([Entry(name, "0" * 64, 1) for name in names])
+        make_tree([ManifestEntry(name, "0" * 64, 1) for name in names])
 
 
 @given(trees, st.data())

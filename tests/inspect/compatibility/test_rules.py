@@ -11,7 +11,7 @@ import pytest
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.tensorrt_llm.checks.model import Check
 from mmbuild.base.gpu import Gpu
-from mmbuild.inspect.compatibility.host_facts import Here
+from mmbuild.inspect.compatibility.host_facts import HostFacts
 from mmbuild.inspect.compatibility.rules import compatibility
 
 CPU = Description(
@@ -44,7 +44,9 @@ def gpu(number: int, sm: int = 90, driver: str = "580.95.05") -> Gpu:
     return Gpu(f"GPU-{number}", "NVIDIA", sm, driver, 1 << 20)
 
 
-def checks(description: Description, here: Here, visual: Mapping[str, Any] | None = None) -> dict[str, Check]:
+def checks(
+    description: Description, here: HostFacts, visual: Mapping[str, Any] | None = None
+) -> dict[str, Check]:
     return {item.name: item for item in compatibility(description, here, visual)}
 
 
@@ -66,51 +68,51 @@ def statuses(found: Mapping[str, Check]) -> dict[str, str]:
 )
 def test_code_for_a_cpu(isa: str, here: str, status: str) -> None:
     description = replace(CPU, target={"device": "cpu", "sm": None, "isa": isa})
-    assert checks(description, Here(None, here, "2.13.0"))["cpu"].status == status
+    assert checks(description, HostFacts(None, here, "2.13.0"))["cpu"].status == status
 
 
 @pytest.mark.parametrize(
     ("torch", "status"), [("2.13.0+cpu", "ok"), ("2.13.0+cu130", "ok"), ("2.13.1", "fail"), (None, "fail")]
 )
 def test_a_package_loads_in_the_torch_that_compiled_it(torch: str | None, status: str) -> None:
-    found = checks(CPU, Here(None, "avx512", torch))
+    found = checks(CPU, HostFacts(None, "avx512", torch))
     assert found["torch"].status == status
     assert set(found) == {"torch", "cpu"}
 
 
 def test_an_engine_for_cuda_needs_its_sm_and_a_driver() -> None:
-    assert statuses(checks(CUDA, Here((gpu(0),), "avx2", "2.11.0"))) == {
+    assert statuses(checks(CUDA, HostFacts((gpu(0),), "avx2", "2.11.0"))) == {
         "torch": "ok",
         "gpu": "ok",
         "driver": "ok",
     }
-    other = checks(CUDA, Here((gpu(0, sm=89),), "avx2", "2.11.0"))
+    other = checks(CUDA, HostFacts((gpu(0, sm=89),), "avx2", "2.11.0"))
     assert (other["gpu"].status, other["gpu"].wanted, other["gpu"].found) == (
         "fail",
         "SM 90, exactly",
         "SM 89",
     )
-    old = checks(CUDA, Here((gpu(0, driver="575.57.08"),), "avx2", "2.11.0"))
+    old = checks(CUDA, HostFacts((gpu(0, driver="575.57.08"),), "avx2", "2.11.0"))
     assert (old["driver"].status, old["driver"].wanted) == ("fail", "580 or newer")
     assert "CUDA 13" in old["driver"].why
-    none = checks(CUDA, Here(None, "avx2", "2.11.0"))
+    none = checks(CUDA, HostFacts(None, "avx2", "2.11.0"))
     assert (none["gpu"].found, none["driver"].status) == ("no driver", "fail")
 
 
 def test_cuda_that_was_not_written_down_stays_unknown() -> None:
     description = replace(CUDA, toolchain={"torch": "2.11.0"})
-    assert checks(description, Here((gpu(0),), "avx2", "2.11.0"))["driver"].status == "unknown"
+    assert checks(description, HostFacts((gpu(0),), "avx2", "2.11.0"))["driver"].status == "unknown"
 
 
 def test_a_toolchains_build_on_its_own_host() -> None:
-    here = Here((gpu(0), gpu(1)), "avx2", None, INSIDE)
+    here = HostFacts((gpu(0), gpu(1)), "avx2", None, INSIDE)
     found = checks(TRTLLM, here)
     assert statuses(found) == dict.fromkeys(["tensorrt-llm", "tensorrt", "gpu", "ranks", "driver"], "ok")
     assert found["driver"].wanted == "525 or newer"
 
 
 def test_too_few_gpus_of_that_kind_for_its_ranks() -> None:
-    found = checks(TRTLLM, Here((gpu(0), gpu(1, sm=80)), "avx2", None, INSIDE))
+    found = checks(TRTLLM, HostFacts((gpu(0), gpu(1, sm=80)), "avx2", None, INSIDE))
     assert (found["gpu"].status, found["ranks"].status) == ("ok", "fail")
     assert found["ranks"].found == "1 of that kind"
 
@@ -125,14 +127,14 @@ def test_too_few_gpus_of_that_kind_for_its_ranks() -> None:
     ],
 )
 def test_another_environment(inside: Mapping[str, str] | None, expected: tuple[str, str]) -> None:
-    found = checks(TRTLLM, Here((gpu(0), gpu(1)), "avx2", None, inside))
+    found = checks(TRTLLM, HostFacts((gpu(0), gpu(1)), "avx2", None, inside))
     assert (found["tensorrt-llm"].status, found["tensorrt"].status) == expected
 
 
 def test_tensorrt_under_its_other_name() -> None:
     toolchain = {"tensorrt-llm": "0.12.0", "tensorrt_llm": "0.12.0", "tensorrt_cu12": "10.1.0"}
     inside = {"tensorrt-llm": "0.12.0", "tensorrt": "10.1.0"}
-    found = checks(replace(TRTLLM, toolchain=toolchain), Here((gpu(0),), "avx2", None, inside))
+    found = checks(replace(TRTLLM, toolchain=toolchain), HostFacts((gpu(0),), "avx2", None, inside))
     assert found["tensorrt"].status == "ok"
 
 
@@ -140,7 +142,7 @@ def test_versions_that_were_not_written_down_stay_unknown() -> None:
     bare = replace(
         TRTLLM, toolchain={"tensorrt-llm": "1.2"}, target={"device": "cuda", "sm": None, "isa": None}
     )
-    found = checks(bare, Here((gpu(0), gpu(1)), "avx2", None, INSIDE))
+    found = checks(bare, HostFacts((gpu(0), gpu(1)), "avx2", None, INSIDE))
     assert statuses(found) == {
         "tensorrt-llm": "unknown",
         "tensorrt": "unknown",
@@ -162,6 +164,6 @@ def test_versions_that_were_not_written_down_stay_unknown() -> None:
 def test_a_tensorrt_visual_engine_beside_torch(
     tensorrt: str | None, sm: int, expected: tuple[str, str]
 ) -> None:
-    here = Here((gpu(0, sm=sm),), "avx2", "2.11.0", None, tensorrt)
+    here = HostFacts((gpu(0, sm=sm),), "avx2", "2.11.0", None, tensorrt)
     found = checks(CUDA, here, {"version": "8.6.0", "sm": 90})
     assert (found["tensorrt (visual)"].status, found["gpu (visual)"].status) == expected

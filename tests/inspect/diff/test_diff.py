@@ -9,7 +9,7 @@ import pytest
 
 from mmbuild.api import apply, load_recipe, plan
 from mmbuild.inspect.diff.build_diff import DiffError, compare_builds
-from mmbuild.inspect.diff.diff_report import as_json, lines
+from mmbuild.inspect.diff.diff_report import diff_json, lines
 from mmbuild.inspect.diff.files import FileChange, file_changes
 from support.projects.demo_project import NAME, RECIPE, Project
 
@@ -79,7 +79,7 @@ def test_a_step_that_makes_something_else_of_the_same_is_pointed_out(project):
 
 def test_steps_of_one_build_alone(project):
     one, other = build(project.root / "a"), build(project.root / "b", "engine.quantization=none")
-    told = as_json(compare_builds(one, other))
+    told = diff_json(compare_builds(one, other))
     assert told["only"] == {"quantize": str(one)}
     assert told["recipe"]["engine.quantization.algorithm"] == {"old": "int4", "new": "none"}
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mmbuild.api import apply, plan_graphs
-from mmbuild.cli.why_traces import Question, look
+from mmbuild.cli.why_traces import Question, trace_variants
 from mmbuild.core.store.layout import open_store
 from mmbuild.inspect.diff.blame import causes
 from mmbuild.inspect.diff.why_report import overview
@@ -42,7 +42,7 @@ def write(project, name, *pairs):
 
 
 def why(project, *overrides):
-    (found,) = look(
+    (found,) = trace_variants(
         Question(project.root / RECIPE, overrides, offline=True, build_dir=project.root / "build")
     )
     return found

@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.hf_weights import open_weights, weight_files
-from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from support.models import weights_on_disk as disk
 
 
@@ -23,10 +23,10 @@ def test_parts_are_read_by_rows_and_columns(tmp_path: Path, kind: str) -> None:
     with open_weights(tmp_path) as stored:
         tensor = stored["w"]
         assert tensor.shape == (5, 6)
-        assert np.array_equal(tensor.read(Cut()), matrix)
-        assert np.array_equal(tensor.read(Cut(rows=(1, 3))), matrix[1:3])
-        assert np.array_equal(tensor.read(Cut(columns=(2, 5))), matrix[:, 2:5])
-        assert np.array_equal(tensor.read(Cut(rows=(0, 2), columns=(1, 2))), matrix[:2, 1:2])
+        assert np.array_equal(tensor.read(TensorSlice()), matrix)
+        assert np.array_equal(tensor.read(TensorSlice(rows=(1, 3))), matrix[1:3])
+        assert np.array_equal(tensor.read(TensorSlice(columns=(2, 5))), matrix[:, 2:5])
+        assert np.array_equal(tensor.read(TensorSlice(rows=(0, 2), columns=(1, 2))), matrix[:2, 1:2])
 
 
 def test_safetensors_go_before_pickles(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_small_pickles_from_before_torch_1_6_are_read_whole(tmp_path: Path) -> N
     weight = torch.randn(4, 6).half()
     older(tmp_path / "pytorch_model.bin", {"w": weight})
     with open_weights(tmp_path) as stored:
-        assert stored["w"].read(Cut(rows=(1, 3))).equal(weight[1:3])
+        assert stored["w"].read(TensorSlice(rows=(1, 3))).equal(weight[1:3])
 
 
 def test_large_ones_are_refused_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

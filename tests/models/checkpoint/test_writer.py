@@ -13,7 +13,7 @@ DTYPES = ("float32", "float16", "bfloat16", "int8")
 shapes = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=6)
 
 
-def make(entries: list[writer.Entry]) -> dict[str, torch.Tensor]:
+def make(entries: list[writer.TensorEntry]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(len(entries))
     return {
         entry.name: torch.randint(-100, 100, entry.shape, generator=generator).to(getattr(torch, entry.dtype))
@@ -26,7 +26,7 @@ def make(entries: list[writer.Entry]) -> dict[str, torch.Tensor]:
 def test_safetensors_reads_back_what_was_written(shapes: list[tuple[int, ...]], dtype: str) -> None:
     import tempfile
 
-    entries = writer.layout(writer.Entry(f"t{i}", dtype, shape) for i, shape in enumerate(shapes))
+    entries = writer.layout(writer.TensorEntry(f"t{i}", dtype, shape) for i, shape in enumerate(shapes))
     tensors = make(entries)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "file.safetensors")
@@ -39,7 +39,7 @@ def test_safetensors_reads_back_what_was_written(shapes: list[tuple[int, ...]], 
 
 def test_data_and_every_tensor_of_a_fitting_size_begin_on_64_bytes(tmp_path: Path) -> None:
     sizes = [(3,), (64,), (5, 7), (32, 64), (1,), (128,)]
-    entries = writer.layout(writer.Entry(f"t{i}", "float16", shape) for i, shape in enumerate(sizes))
+    entries = writer.layout(writer.TensorEntry(f"t{i}", "float16", shape) for i, shape in enumerate(sizes))
     path = tmp_path / "file.safetensors"
     writer.write(path, entries, ((name, [tensor]) for name, tensor in make(entries).items()))
     length = int.from_bytes(path.read_bytes()[:8], "little")
@@ -53,7 +53,7 @@ def test_data_and_every_tensor_of_a_fitting_size_begin_on_64_bytes(tmp_path: Pat
 def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     path.write_bytes(b"old")
-    entries = [writer.Entry("a", "float32", (4,)), writer.Entry("b", "float32", (4,))]
+    entries = [writer.TensorEntry("a", "float32", (4,)), writer.TensorEntry("b", "float32", (4,))]
 
     def broken():  # type: ignore[no-untyped-def]
         yield "a", [torch.zeros(4)]
@@ -67,4 +67,6 @@ def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path: Path) -> None:
 
 def test_bytes_that_do_not_fill_the_promised_shape_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="12 bytes"):
-        writer.write(tmp_path / "f", [writer.Entry("a", "float32", (4,))], iter([("a", [torch.zeros(3)])]))
+        writer.write(
+            tmp_path / "f", [writer.TensorEntry("a", "float32", (4,))], iter([("a", [torch.zeros(3)])])
+        )

@@ -11,7 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.models.families import FamilyError
 from mmbuild.models.families.defaults import config_class
-from mmbuild.models.families.parse import MISSING, is_kind, is_number, parse, shown, wrong_value
+from mmbuild.models.families.parse import MISSING, display, is_kind, is_number, parse, wrong_value
 from support.errors import refused
 
 # Read by other modules (positions, sections), kept by T5 as the file says it, or not read at all.
@@ -124,12 +124,12 @@ def test_a_missing_key_is_not_called_null() -> None:
     ],
 )
 def test_values_are_shown_in_one_printable_line(value: object, text: str) -> None:
-    assert shown(value) == text
+    assert display(value) == text
 
 
 def test_long_values_are_cut() -> None:
-    assert shown("x" * 1000).endswith("...")
-    assert shown(10**5000) == "a number of thousands of digits"
+    assert display("x" * 1000).endswith("...")
+    assert display(10**5000) == "a number of thousands of digits"
 
 
 def test_whole_numbers_are_no_numbers_with_a_decimal_point() -> None:

@@ -18,7 +18,7 @@ from mmbuild.backends.torch import decoder_only
 from mmbuild.backends.torch.build_module import make_model
 from mmbuild.backends.torch.config import EngineConfig, from_json
 from mmbuild.backends.torch.distributed.process_group import connect
-from mmbuild.backends.torch.distributed.rank_worker import obey
+from mmbuild.backends.torch.distributed.rank_worker import serve_commands
 from mmbuild.backends.torch.session import Session
 from mmbuild.backends.torch.weight_check import check_weights
 from mmbuild.backends.torch.weights import rank_files
@@ -64,4 +64,4 @@ def answers(jobs: Sequence[Mapping[str, Any]]) -> None:
     if world.rank == 0:
         print(json.dumps(told))
     else:
-        obey(world, None)
+        serve_commands(world, None)

@@ -1,5 +1,5 @@
-"""What tests run in every rank, by ``mmbuild.backends.torch.distributed.launch.spread``: a session small enough to
-start in seconds.
+"""What tests run in every rank, by ``mmbuild.backends.torch.distributed.launch.run_on_ranks``: a session small enough
+to start in seconds.
 
 The session really sums over ranks: its logits depend on every rank having done every call.
 """
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from mmbuild.backends.torch import collectives
-from mmbuild.backends.torch.distributed.leader import LeadSession
-from mmbuild.backends.torch.distributed.process_group import World, connect
-from mmbuild.backends.torch.distributed.rank_worker import obey
+from mmbuild.backends.torch.distributed.leader import LeaderSession
+from mmbuild.backends.torch.distributed.process_group import ProcessGroup, connect
+from mmbuild.backends.torch.distributed.rank_worker import serve_commands
 from mmbuild.base.errors import MmbuildError
 
 
@@ -27,7 +27,7 @@ class Tally:
 
     device = "cpu"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: ProcessGroup) -> None:
         self._share = world.rank + 1
         self._ranks = world.size
         self._state = torch.zeros(1, 1)
@@ -57,13 +57,13 @@ class TallyEngine:
         return [ids for ids, _ in requests], 2 * torch.stack([pixels for _, pixels in requests])
 
 
-def start(ranks: int = 2) -> tuple[World, TallyEngine, LeadSession]:
+def start(ranks: int = 2) -> tuple[ProcessGroup, TallyEngine, LeaderSession]:
     """In rank 0: the engine and its session. In the other ranks: obey."""
     world = connect(ranks, "cpu")
     engine = world.agree(lambda: TallyEngine(Tally(world)))
     if world.rank != 0:
-        obey(world, engine)
-    return world, engine, LeadSession(world, engine.session)
+        serve_commands(world, engine)
+    return world, engine, LeaderSession(world, engine.session)
 
 
 def tally(steps: int) -> None:
@@ -102,7 +102,7 @@ def reductions(count: int) -> None:
     if world.rank == 0:
         print(json.dumps(everywhere))
     else:
-        obey(world, None)
+        serve_commands(world, None)
 
 
 def packaged(path: str) -> None:
@@ -127,7 +127,7 @@ def packaged(path: str) -> None:
     if world.rank == 0:
         print(json.dumps(everywhere))
     else:
-        obey(world, None)
+        serve_commands(world, None)
 
 
 def failing(rank: int, how: str) -> None:
@@ -162,7 +162,7 @@ def outlived() -> None:
     world = connect(2, "cpu")
     pids = world.comm.gather(os.getpid())
     if world.rank != 0:
-        obey(world, None)
+        serve_commands(world, None)
     print(json.dumps(pids), flush=True)
     signal.alarm(60)  # bounds a test that fails
     signal.pause()

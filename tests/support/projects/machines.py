@@ -18,9 +18,9 @@ from mmbuild.core.graph.plan import Plan
 from mmbuild.core.graph.planner import make_plan
 from mmbuild.core.graph.rebuild_reasons import reasons_from
 from mmbuild.core.store.action_cache import load_cache
-from mmbuild.team.remote_cache.object_store import Place
+from mmbuild.team.remote_cache.object_store import ObjectStore
 from mmbuild.team.remote_cache.remote_cache import SharedStore
-from mmbuild.team.remote_cache.retrying_client import Calls
+from mmbuild.team.remote_cache.retrying_client import RetryingClient
 from mmbuild.team.remote_cache.sync import sharing
 from support.projects.workshop import Workshop
 from support.steps.trivial import TABLE
@@ -34,11 +34,13 @@ class Machine(Workshop):
     push: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     notices: list[Notice] = field(default_factory=list)
-    broken: Callable[[Place], Any] = lambda place: place
+    broken: Callable[[ObjectStore], Any] = lambda place: place
 
     def shared(self) -> SharedStore:
         settings = Settings(self.url, **{"push": self.push, "timeout": 10.0, **self.settings})
-        calls = Calls(settings.shown, settings.timeout, self.notices.append, settings.redact, pause=0.001)
+        calls = RetryingClient(
+            settings.shown, settings.timeout, self.notices.append, settings.redact, pause=0.001
+        )
         shared = SharedStore(self.store, settings, calls)
         shared._place = self.broken(shared.place)
         return shared
@@ -72,7 +74,7 @@ class Machine(Workshop):
 class Unreliable:
     """A place where a share of all operations fails: before they are done, or after, when only the answer is lost."""
 
-    def __init__(self, place: Place, share: float, seed: int) -> None:
+    def __init__(self, place: ObjectStore, share: float, seed: int) -> None:
         self._place, self._share, self._random = place, share, random.Random(seed)
         self.faults = 0
 
@@ -100,7 +102,7 @@ class Hanging:
 
     protocol, writable = "file", True
 
-    def __init__(self, _: Place) -> None:
+    def __init__(self, _: ObjectStore) -> None:
         self.asked = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -116,7 +118,7 @@ class Down:
 
     protocol, writable = "file", True
 
-    def __init__(self, _: Place) -> None:
+    def __init__(self, _: ObjectStore) -> None:
         self.asked = 0
 
     def __getattr__(self, name: str) -> Any:

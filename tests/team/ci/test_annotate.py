@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmbuild.base.diagnostics import workflow_command
 from mmbuild.core.execution.failures import Failed
 from mmbuild.team.ci import annotate
-from mmbuild.team.ci.recipe_locations import Place
+from mmbuild.team.ci.recipe_locations import RecipeLocation
 
 TEXT = st.text(alphabet="a%:,\r\n=é ", max_size=20)
 
@@ -38,7 +38,7 @@ def test_whatever_is_in_a_message_comes_back_from_one_line(message, properties):
 
 
 def test_places_are_properties_and_hints_follow_the_message():
-    line = annotate.error_command("MM1 a/b", "it is odd", "make it even", Place("r/x.yaml", 3, 5))
+    line = annotate.error_command("MM1 a/b", "it is odd", "make it even", RecipeLocation("r/x.yaml", 3, 5))
     assert read(line) == (
         "error",
         {"file": "r/x.yaml", "line": "3", "col": "5", "title": "MM1 a/b"},

@@ -14,7 +14,7 @@ from mmbuild.core.graph.keys import make_action
 from mmbuild.core.store.layout import open_store
 from mmbuild.evaluation.bounds import bounds
 from mmbuild.steps import verify
-from mmbuild.team.ci.event_stats import Tally
+from mmbuild.team.ci.event_stats import EventStats
 from mmbuild.team.ci.summary import append_summary, summary
 from support import reports
 
@@ -48,7 +48,7 @@ def plan(tmp_path, *names):
 
 
 def heard(*events):
-    tally, passed = Tally(), []
+    tally, passed = EventStats(), []
     for event in events:
         tally.watching(passed.append)(event)
     assert passed == list(events)

@@ -11,7 +11,7 @@ import yaml
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.team.lockfile import apply, make
 from mmbuild.team.lockfile.make import Asked
-from mmbuild.team.lockfile.model import Lock, lock_path, read_lock, write_lock
+from mmbuild.team.lockfile.model import Lockfile, lock_path, read_lock, write_lock
 from support.projects.recipe_project import RECIPE, load, write_parts
 from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from support.servers.hub import Hub, digest
@@ -46,7 +46,7 @@ def recipe(tmp_path: Path, hub: Hub) -> Path:
     return tmp_path / "recipe.yaml"
 
 
-def lock(recipe: Path, store: Store, *update: str) -> Lock:
+def lock(recipe: Path, store: Store, *update: str) -> Lockfile:
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
     write_lock(path, make.make(recipe, store, Asked(), known, update).lock)

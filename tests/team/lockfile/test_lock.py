@@ -22,7 +22,7 @@ from mmbuild.core.store.layout import Store, open_store
 from mmbuild.team.lockfile import apply, make
 from mmbuild.team.lockfile.compare import differences
 from mmbuild.team.lockfile.make import Asked
-from mmbuild.team.lockfile.model import Lock, LockError, lock_path, read_lock, write_lock
+from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock, write_lock
 from support.projects.demo_project import REPOSITORY
 from support.servers.hub import Hub, commit_id, digest, model_files, running
 
@@ -50,7 +50,7 @@ def clone(root: Path) -> Path:
     return root / "recipes/demo/llava-int4.yaml"
 
 
-def lock(recipe: Path, store: Store, *update: str) -> Lock:
+def lock(recipe: Path, store: Store, *update: str) -> Lockfile:
     """``mmbuild lock``."""
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
@@ -146,11 +146,11 @@ def test_other_versions_are_refused_for_applying_and_fine_for_checking(project, 
 def test_a_mmbuild_that_plans_other_actions_is_told_by_the_hash_alone(project, store) -> None:
     made = lock(project, store)
     altered = {**made.variants, "llava-shapes-int4": "0" * 64}
-    found = differences(Lock(**{**vars_of(made), "variants": altered}), made)
+    found = differences(Lockfile(**{**vars_of(made), "variants": altered}), made)
     assert [(item.part, item.name) for item in found] == [("variants", "llava-shapes-int4")]
 
 
-def vars_of(lock: Lock) -> dict:
+def vars_of(lock: Lockfile) -> dict:
     return {name: getattr(lock, name) for name in lock.__dataclass_fields__}
 
 
@@ -255,13 +255,13 @@ MODELS = st.dictionaries(
 @given(files=st.dictionaries(WORD, DIGEST), models=MODELS, plan=DIGEST)
 def test_what_is_written_is_read_back_and_two_writings_are_the_same(tmp_path_factory, files, models, plan):
     target = {"device": "cpu", "sm": None, "isa": "avx2"}
-    one = Lock(target=target, recipe={"a.yaml": plan}, files=files, models=models, plan=plan)
+    one = Lockfile(target=target, recipe={"a.yaml": plan}, files=files, models=models, plan=plan)
     path = tmp_path_factory.mktemp("lock") / "a.lock"
     write_lock(path, one)
     text = path.read_bytes()
     found = read_lock(path)
-    assert found == Lock(**{**vars_of(one), "models": models or {}, "files": files or {}})
-    write_lock(path, Lock(**{**vars_of(found), "files": dict(reversed(files.items()))}))
+    assert found == Lockfile(**{**vars_of(one), "models": models or {}, "files": files or {}})
+    write_lock(path, Lockfile(**{**vars_of(found), "files": dict(reversed(files.items()))}))
     assert path.read_bytes() == text
 
 

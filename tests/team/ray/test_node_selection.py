@@ -24,8 +24,8 @@ from mmbuild.core.store.locks import alone
 from mmbuild.core.store.verify import check_store
 from mmbuild.team.ray import task_runner
 from mmbuild.team.ray.executor import carrier_to, on_cluster
-from mmbuild.team.ray.node_selection import Node
-from mmbuild.team.ray.protocol import Answer
+from mmbuild.team.ray.node_selection import ClusterNode
+from mmbuild.team.ray.protocol import NodeInfo
 from support import TESTS
 from support.projects.demo_project import RECIPE, Project
 from support.projects.workshop import Workshop
@@ -306,7 +306,7 @@ def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster
 
 
 def test_nodes_that_see_no_store_are_refused_with_the_two_ways_there_are(shop):
-    blind = Node("1", "blind", {"CPU": 2.0}, Answer("blind", None, (), frozenset(), "generic"))
+    blind = ClusterNode("1", "blind", {"CPU": 2.0}, NodeInfo("blind", None, (), frozenset(), "generic"))
     with pytest.raises(MmbuildError, match="no node of the cluster sees the store") as refused:
         carrier_to([blind], shop_plan(shop))
     assert "no shared store is configured" in refused.value.message

@@ -14,7 +14,7 @@ from mmbuild.base.canonical_json import canonical_json
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.team.remote_cache import pull as pulling
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest
-from mmbuild.team.remote_cache.retrying_client import Calls, UnreachableError
+from mmbuild.team.remote_cache.retrying_client import RetryingClient, UnreachableError
 from mmbuild.team.remote_cache.throughput import LEAST_RATE, Flow
 from support.projects.machines import Machine
 from support.steps.trivial import chain
@@ -327,7 +327,7 @@ def test_no_more_is_read_than_was_asked_for(tmp_path):
 
 
 def test_a_request_that_is_never_answered_ends_with_the_window():
-    calls = Calls("there", 0.05, lambda _: None, pause=0.0, flow=Flow(0.1))
+    calls = RetryingClient("there", 0.05, lambda _: None, pause=0.0, flow=Flow(0.1))
     calls.do(lambda: None)
     begin = time.monotonic()
     with pytest.raises(UnreachableError):
@@ -338,7 +338,7 @@ def test_a_request_that_is_never_answered_ends_with_the_window():
 
 def test_small_pieces_are_asked_for_where_nothing_is_known_of_their_progress():
     now = [0.0]
-    calls = Calls("there", 1.0, lambda _: None, flow=Flow(30.0, lambda: now[0]))
+    calls = RetryingClient("there", 1.0, lambda _: None, flow=Flow(30.0, lambda: now[0]))
     small = calls.piece
     calls.read(lambda: b"", small)
     assert calls.piece == 2 * small

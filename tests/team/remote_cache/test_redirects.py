@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mmbuild.config.remote_cache import Settings
-from mmbuild.team.remote_cache.object_store import Place, connect
+from mmbuild.team.remote_cache.object_store import ObjectStore, connect
 from mmbuild.team.remote_cache.retrying_client import MalformedError
 
 Serve = Callable[[str], tuple[str, list[dict[str, str]]]]
@@ -45,7 +45,7 @@ def serve() -> Iterator[Serve]:
         server.server_close()
 
 
-def place_at(url: str) -> Place:
+def place_at(url: str) -> ObjectStore:
     return connect(Settings(url, options={"headers": {"X-Token": "secret"}}))
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mmbuild.team.remote_cache.retrying_client import ATTEMPTS, Calls, UnreachableError, bounded
+from mmbuild.team.remote_cache.retrying_client import ATTEMPTS, RetryingClient, UnreachableError, bounded
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def notices():
 
 @pytest.fixture
 def calls(notices):
-    return Calls("there", 0.2, notices.append, pause=0.0)
+    return RetryingClient("there", 0.2, notices.append, pause=0.0)
 
 
 def failing(times, error=ConnectionResetError):

@@ -51,7 +51,7 @@ _TOOLCHAIN = "tensorrt-llm"
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class InstalledPackages:
     """What an environment says about itself.
 
     Attributes:
@@ -85,18 +85,18 @@ def installed(
         seconds: Time limit.
 
     Raises:
-        ProbeError: As :func:`ask`.
+        ProbeError: As :func:`query`.
     """
-    return ask(environment, names, seconds=seconds).versions
+    return query(environment, names, seconds=seconds).versions
 
 
-def ask(
+def query(
     environment: ToolchainEnvironment,
     names: Iterable[str],
     programs: Iterable[str] = (),
     *,
     seconds: float = SECONDS,
-) -> Inside:
+) -> InstalledPackages:
     """What is inside ``environment``, in one process.
 
     Args:
@@ -194,12 +194,12 @@ def _output(started: Launch, directory: str, seconds: float) -> subprocess.Compl
     return done
 
 
-def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> Inside:
+def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> InstalledPackages:
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     try:
         found = parse_json(lines[-1].removeprefix(_MARK).encode(), MESSAGE)
         if done.returncode == 0 and _SAID(found, "") is None and found["versions"].get("python"):
-            return Inside(found["versions"], tuple(found["requires"]), found["programs"])
+            return InstalledPackages(found["versions"], tuple(found["requires"]), found["programs"])
     except (IndexError, KeyError, TypeError, ValueError):
         pass
     engine = Path(started.argv[0]).name

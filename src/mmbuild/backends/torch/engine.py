@@ -18,7 +18,7 @@ from mmbuild.backends.engine_dir import description as layout
 from mmbuild.backends.torch import aot_package, weights
 from mmbuild.backends.torch.beam_search import Beams, search
 from mmbuild.backends.torch.config import EngineConfig, from_json
-from mmbuild.backends.torch.generate import Stopping, collect, stream, without_circles
+from mmbuild.backends.torch.generate import Stopping, collect, stream, trim_repetition
 from mmbuild.backends.torch.logits_processors import LogitsRules
 from mmbuild.backends.torch.outputs import Answer, Generation, Profile
 from mmbuild.backends.torch.sampling import Sampling
@@ -86,9 +86,9 @@ class Engine:
                 hint="`mmbuild run` asks it through TensorRT-LLM's runner",
             )
         if description.llm["tensor_parallel"] > 1:
-            from mmbuild.backends.torch.distributed.load import enter
+            from mmbuild.backends.torch.distributed.load import load_distributed
 
-            return enter(directory, description, check=check)
+            return load_distributed(directory, description, check=check)
         if check:
             contents.require(directory)
         return cls(directory, description)
@@ -314,7 +314,7 @@ class Engine:
             steps.append(step)
         sequences = collect(iter(steps), len(prompts))
         if stopping.repetition is not None:
-            sequences = without_circles(sequences, largest, stopping.repetition)
+            sequences = trim_repetition(sequences, largest, stopping.repetition)
         return sequences, len(steps)
 
     def stream_text(

@@ -183,7 +183,7 @@ def collect(steps: Iterator[list[int | None]], batch: int) -> list[list[int]]:
     return sequences
 
 
-def without_circles(
+def trim_repetition(
     sequences: Sequence[list[int]], largest: Sequence[list[float]], repetition: Repetition
 ) -> list[list[int]]:
     """``sequences`` without what repeats at their ends; ``largest`` as :func:`stream` filled it."""

@@ -21,7 +21,7 @@ TIE: Mapping[str, float] = {"float32": 1e-3, "float16": 6e-2, "bfloat16": 5e-1}
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TokenDifference:
     """Where greedy tokens first part, with both sides' logits of both tokens (teacher-forced context).
 
     Attributes:
@@ -66,7 +66,7 @@ class Comparison:
     reference_tokens: tuple[int, ...]
     engine_tokens: tuple[int, ...]
     equal_prefix: int
-    difference: Difference | None
+    difference: TokenDifference | None
     mean_kl: float
     max_kl: float
     top1_agreement: float
@@ -156,17 +156,17 @@ def kl_divergence(reference: Tensor, engine: Tensor) -> Tensor:
     return (p.exp() * (p - q)).sum(-1).clamp_min(0)
 
 
-def _difference(position: int, reference: Continuation, free: list[int], forced: Tensor) -> Difference:
+def _difference(position: int, reference: Continuation, free: list[int], forced: Tensor) -> TokenDifference:
     theirs, ours = (
         tokens[position] if position < len(tokens) else None for tokens in (reference.tokens, free)
     )
     if theirs is None or ours is None:
-        return Difference(position, theirs, ours, None, None)
+        return TokenDifference(position, theirs, ours, None, None)
     pair = [theirs, ours]
     scores, logits = reference.scores[position, pair].tolist(), forced[position, pair].tolist()
-    return Difference(position, theirs, ours, (scores[0], scores[1]), (logits[0], logits[1]))
+    return TokenDifference(position, theirs, ours, (scores[0], scores[1]), (logits[0], logits[1]))
 
 
-def is_tie(difference: Difference, dtype: str) -> bool:
+def is_tie(difference: TokenDifference, dtype: str) -> bool:
     """Whether the reference preferred its token by no more than rounding in ``dtype``."""
     return difference.reference_margin <= TIE[dtype]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats
-from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.errors import EngineError
 
 Canonical = Callable[[str, str], str | None]
@@ -55,4 +55,4 @@ def _copy(name: str, stored: StoredTensor, parameter: Tensor) -> None:
             hint="config.json and weights are of different models",
         )
     with torch.no_grad():
-        parameter.copy_(stored.read(Cut()))
+        parameter.copy_(stored.read(TensorSlice()))

@@ -9,11 +9,11 @@ from typing import Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.host import facts
-from mmbuild.core.execution.build_dir import lay_out
+from mmbuild.core.execution.build_dir import install_build
 from mmbuild.core.execution.events import Event, Kind, Sink
 from mmbuild.core.execution.failures import Failed
-from mmbuild.core.execution.ready_queue import State
-from mmbuild.core.execution.rejected_build import forget, lay_aside, refuses
+from mmbuild.core.execution.ready_queue import SchedulerState
+from mmbuild.core.execution.rejected_build import discard_rejected, is_rejected_by, keep_rejected
 from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.plan import Build
@@ -22,11 +22,11 @@ from mmbuild.core.store.layout import Store
 
 
 @dataclass(slots=True)
-class Outcome:
+class ApplyState:
     """The results of one apply so far."""
 
     store: Store
-    state: State
+    state: SchedulerState
     sink: Sink
     paranoid: bool = False
     ran: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Outcome:
     def broke(self, action: Action, failed: Failed, left: Path) -> None:
         """``action`` failed; nothing that needs it will start. ``left`` is what it wrote until then."""
         for build in self.state.builds.get(action.definition_key, ()):
-            if refuses(build, action, self.state.done):
+            if is_rejected_by(build, action, self.state.done):
                 failed = self._aside(build, action, failed, left)
         self.failed.append(failed)
         told = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
@@ -76,7 +76,7 @@ class Outcome:
         """``failed`` with the place where the engine is that it refused."""
         actions = [self.state.actions[key] for key in build.actions.values()]
         try:
-            place = lay_aside(
+            place = keep_rejected(
                 self.store,
                 build,
                 actions,
@@ -98,8 +98,8 @@ class Outcome:
     def lay_out(self, build: Build) -> None:
         """Fill the engine directory of ``build``, all of whose results are there."""
         actions = [self.state.actions[key] for key in build.actions.values()]
-        lay_out(self.store, build, actions, self.state.done, self._facts(), paranoid=self.paranoid)
-        forget(self.store, build.directory)
+        install_build(self.store, build, actions, self.state.done, self._facts(), paranoid=self.paranoid)
+        discard_rejected(self.store, build.directory)
         self.laid_out.append(build.directory)
         self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
 

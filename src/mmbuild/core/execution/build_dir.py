@@ -61,7 +61,7 @@ def check_replaceable(store: Store, directory: Path) -> None:
     )
 
 
-def lay_out(
+def install_build(
     store: Store,
     build: Build,
     actions: Sequence[Action],

@@ -7,19 +7,19 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.execution.result import Options
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.core.store.locks import Lock
+from mmbuild.core.store.locks import FileLock
 
 
 class Running(Protocol):
     """Starts actions and hears of them."""
 
-    def start(self, job: Job, action: Action) -> Path:
+    def start(self, job: WorkerJob, action: Action) -> Path:
         """Start ``job``, which is ``action`` with the resources that it was granted.
 
         Returns:
@@ -53,7 +53,7 @@ class Executor(Protocol):
     def grant(self, action: Action) -> Resources:
         """What ``action`` gets: its wishes, cut to what exists."""
 
-    def take_gpus(self, count: int) -> Mapping[str, Lock] | None:
+    def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:
         """GPUs for an action, by id, with the locks that hold them; None where too few are free now.
 
         Empty where whoever places the action also chooses its GPUs.

@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmbuild.core.store.locks import Lock, try_lock
+from mmbuild.core.store.locks import FileLock, try_lock
 
 
-def try_take(uuids: Sequence[str], count: int, directory: Path | None = None) -> dict[str, Lock] | None:
+def try_take(uuids: Sequence[str], count: int, directory: Path | None = None) -> dict[str, FileLock] | None:
     """Lock ``count`` of ``uuids`` across processes; None, and nothing held, where fewer are free."""
-    held: dict[str, Lock] = {}
+    held: dict[str, FileLock] = {}
     for uuid in uuids:
         if len(held) == count:
             break

@@ -14,13 +14,13 @@ from mmbuild.core.graph.plan import Plan, Verdict
 if TYPE_CHECKING:
     from mmbuild.core.execution.result import Result
     from mmbuild.core.store.action_cache import Record
-    from mmbuild.core.store.history import Entry
+    from mmbuild.core.store.history import HistoryEntry
 
 Apply = TypeVar("Apply", bound=Callable[..., Any])
 """Takes a plan first, and returns a Result."""
 
 
-def noted(apply: Apply) -> Apply:
+def record_history(apply: Apply) -> Apply:
     """``apply``, which is then noted when it has given its result, or is interrupted.
 
     A plan without anything to do is not noted, nor what could not start. A history that cannot be written is no
@@ -49,11 +49,11 @@ def _write(plan: Plan, result: Result, begin: float, ended: str) -> None:
         append_entry(plan.store, _entry(plan, result, begin, ended))
 
 
-def _entry(plan: Plan, result: Result, begin: float, ended: str) -> Entry:
+def _entry(plan: Plan, result: Result, begin: float, ended: str) -> HistoryEntry:
     import platform
 
     from mmbuild._version import __version__
-    from mmbuild.core.store.history import Entry
+    from mmbuild.core.store.history import HistoryEntry
 
     worked = {*result.ran, *(failed.label for failed in result.failed)}
     there = [planned for planned in plan.actions if planned.verdict not in (Verdict.RUN, Verdict.UNKNOWN)]
@@ -61,7 +61,7 @@ def _entry(plan: Plan, result: Result, begin: float, ended: str) -> Entry:
     pulled = [planned for planned in kept.values() if planned.verdict is Verdict.PULL]
     cut_off = [label for label in result.reused if label not in kept]
     records = {label: planned.record for label, planned in kept.items()} | _last(plan, cut_off)
-    return Entry(
+    return HistoryEntry(
         at=begin,
         seconds=round(time.time() - begin, 3),
         ended=ended,

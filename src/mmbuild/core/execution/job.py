@@ -13,7 +13,7 @@ from mmbuild.base.limits import MESSAGE
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerJob:
     """Everything a worker needs; plain data.
 
     Attributes:
@@ -69,16 +69,16 @@ class Failure:
     traceback: str
 
 
-def job_line(job: Job) -> bytes:
+def job_line(job: WorkerJob) -> bytes:
     """``job`` as one line. Its parameters are plain JSON data already, so nothing is copied first."""
-    data = {name: getattr(job, name) for name in Job.__slots__}
+    data = {name: getattr(job, name) for name in WorkerJob.__slots__}
     return json.dumps(data, default=dict).encode() + b"\n"
 
 
-def parse_job(line: bytes) -> Job:
+def parse_job(line: bytes) -> WorkerJob:
     """Read :func:`job_line`'s form."""
     data = json.loads(line)
-    return Job(**{**data, "gpus": tuple(data["gpus"])})
+    return WorkerJob(**{**data, "gpus": tuple(data["gpus"])})
 
 
 def write_failure(directory: Path, failure: Failure) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.apply_state import Outcome
+from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.build_dir import check_replaceable
 from mmbuild.core.execution.events import Event, Kind, Sink
 from mmbuild.core.execution.executor import Executor, Running
 from mmbuild.core.execution.gpus import try_take
 from mmbuild.core.execution.priorities import Pool, priorities
-from mmbuild.core.execution.ready_queue import State, builds_to_restore, state_of
+from mmbuild.core.execution.ready_queue import SchedulerState, builds_to_restore, state_of
 from mmbuild.core.execution.resources import Capacity, check_fits, grant
 from mmbuild.core.execution.result import Options, Result
 from mmbuild.core.execution.scheduler import Loop
@@ -27,7 +27,7 @@ from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan, Verdict
 from mmbuild.core.steps.registry import DIRECTORIES, StepSpec
 from mmbuild.core.store.action_cache import load_cache
-from mmbuild.core.store.locks import Lock, using
+from mmbuild.core.store.locks import FileLock, using
 
 __all__ = ["Local", "Options", "Result", "run_plan"]
 
@@ -45,7 +45,7 @@ class Local:
     def grant(self, action: Action) -> Resources:
         return grant(action.resources, self.capacity)
 
-    def take_gpus(self, count: int) -> Mapping[str, Lock] | None:
+    def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:
         return try_take(self.capacity.gpus, count) if count else {}
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
@@ -72,7 +72,7 @@ def run_plan(
     where = executor or Local(options.capacity)
     _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
     sink(Event(Kind.PLAN, data=_counts(plan)))
-    outcome = Outcome(plan.store, state, sink, options.paranoid)
+    outcome = ApplyState(plan.store, state, sink, options.paranoid)
     with using(plan.store) as hold:
         sweep(plan.store)
         for build in builds_to_restore(plan, state):
@@ -86,11 +86,11 @@ def run_plan(
 
 def _build(
     plan: Plan,
-    state: State,
-    outcome: Outcome,
+    state: SchedulerState,
+    outcome: ApplyState,
     specs: Mapping[str, StepSpec],
     options: Options,
-    hold: Lock,
+    hold: FileLock,
     executor: Executor,
 ) -> None:
     """Run what has no result. ``hold`` keeps gc away until the last worker has ended."""

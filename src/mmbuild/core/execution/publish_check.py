@@ -12,7 +12,7 @@ from types import MappingProxyType
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import DIGEST_LENGTH
 from mmbuild.base.files import FileRefusedError
-from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.graph.keys import job_key
 from mmbuild.core.steps.registry import DIRECTORIES
 from mmbuild.core.store.integrity import changed_source
@@ -24,7 +24,7 @@ from mmbuild.core.store.stat_cache import Index
 _SOURCES = importlib.import_module(DIRECTORIES)
 
 
-def seen_sources(job: Job) -> dict[str, Seen]:
+def seen_sources(job: WorkerJob) -> dict[str, Seen]:
     """Stat of the user's files that a step is about to read, by path, without those that cannot be read."""
     found: dict[str, Seen] = {}
     for path, _ in _sources(job):
@@ -33,7 +33,7 @@ def seen_sources(job: Job) -> dict[str, Seen]:
     return found
 
 
-def confirm(store: Store, job: Job, before: Mapping[str, Seen] = MappingProxyType({})) -> None:
+def confirm(store: Store, job: WorkerJob, before: Mapping[str, Seen] = MappingProxyType({})) -> None:
     """Compare the key with what the step was given, and the user's files with what was planned.
 
     Args:
@@ -60,7 +60,7 @@ def confirm(store: Store, job: Job, before: Mapping[str, Seen] = MappingProxyTyp
             raise changed_source(file, "was written to while the step read it")
 
 
-def _sources(job: Job) -> Iterator[tuple[Path, str]]:
+def _sources(job: WorkerJob) -> Iterator[tuple[Path, str]]:
     """The user's files and directories that the step reads, with their digests."""
     for name, expected in job.sources.items():
         locator = job.locators.get(name, "")
@@ -68,7 +68,7 @@ def _sources(job: Job) -> Iterator[tuple[Path, str]]:
             yield Path(locator), expected
 
 
-def _confirm_source(job: Job, path: Path, expected: str, index: Index) -> dict[str, Seen]:
+def _confirm_source(job: WorkerJob, path: Path, expected: str, index: Index) -> dict[str, Seen]:
     """The stat of the files, taken after their contents were compared."""
     try:
         names = _names(job, path)
@@ -80,7 +80,7 @@ def _confirm_source(job: Job, path: Path, expected: str, index: Index) -> dict[s
     raise changed_source(str(path), "changed after it was planned")
 
 
-def _names(job: Job, path: Path) -> list[str] | None:
+def _names(job: WorkerJob, path: Path) -> list[str] | None:
     """Files of a model's directory, as its download action is keyed; None for a path that is no directory."""
     if not path.is_dir():
         return None

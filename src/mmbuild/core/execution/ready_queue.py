@@ -11,7 +11,7 @@ from mmbuild.core.store.action_cache import Record
 
 
 @dataclass(slots=True)
-class State:
+class SchedulerState:
     """One apply so far; every mapping is by definition key unless it says otherwise.
 
     Attributes:
@@ -52,9 +52,9 @@ class State:
         return free, [build for build in self.builds.get(key, ()) if self.missing[build.recipe] == 0]
 
 
-def state_of(plan: Plan) -> State:
+def state_of(plan: Plan) -> SchedulerState:
     """The state before anything ran."""
-    state = State()
+    state = SchedulerState()
     for planned in plan.actions:
         key = planned.action.definition_key
         state.actions[key] = planned.action
@@ -75,7 +75,7 @@ def state_of(plan: Plan) -> State:
     return state
 
 
-def builds_to_restore(plan: Plan, state: State) -> Iterator[Build]:
+def builds_to_restore(plan: Plan, state: SchedulerState) -> Iterator[Build]:
     """Engine directories whose results are all there, but not where they belong."""
     restored = {p.action.definition_key for p in plan.actions if p.verdict is Verdict.RESTORE}
     for build in plan.builds:

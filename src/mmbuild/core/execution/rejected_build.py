@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmbuild.core.execution.build_dir import lay_out, our_files, remove_leftovers
+from mmbuild.core.execution.build_dir import install_build, our_files, remove_leftovers
 from mmbuild.core.execution.failures import Failed
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.plan import Build
@@ -30,7 +30,7 @@ def aside_of(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.refused")
 
 
-def refuses(build: Build, action: Action, records: Mapping[str, Record]) -> bool:
+def is_rejected_by(build: Build, action: Action, records: Mapping[str, Record]) -> bool:
     """Whether ``action``, which failed, judged a whole engine: nothing needs its result but the directory."""
     place = _place(build, action)
     return bool(place) and all(
@@ -38,7 +38,7 @@ def refuses(build: Build, action: Action, records: Mapping[str, Record]) -> bool
     )
 
 
-def lay_aside(
+def keep_rejected(
     store: Store,
     build: Build,
     actions: Sequence[Action],
@@ -62,7 +62,7 @@ def lay_aside(
         left: Directory with what it wrote; may be empty or absent.
 
     Raises:
-        MmbuildError: As :func:`mmbuild.core.execution.build_dir.lay_out`.
+        MmbuildError: As :func:`mmbuild.core.execution.build_dir.install_build`.
         OSError: What the action wrote cannot be copied.
     """
     known = {label: key for label, key in build.actions.items() if key in records}
@@ -76,7 +76,7 @@ def lay_aside(
         "code": why.code,
     }
     try:
-        lay_out(
+        install_build(
             store,
             replace(build, directory=directory, targets=targets, actions=known, intact=False),
             [action for action in actions if action.definition_key in records],
@@ -91,7 +91,7 @@ def lay_aside(
     return directory
 
 
-def forget(store: Store, directory: Path) -> None:
+def discard_rejected(store: Store, directory: Path) -> None:
     """Remove what was put aside of ``directory``, unless somebody put a file of their own there."""
     aside = aside_of(directory)
     if not aside.is_dir():

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmbuild.core.execution.apply_state import Outcome
+from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.events import Kind
 from mmbuild.core.execution.executor import Executor, Running
 from mmbuild.core.execution.failures import explain_failure
-from mmbuild.core.execution.job import Failure, Job, read_failure
+from mmbuild.core.execution.job import Failure, WorkerJob, read_failure
 from mmbuild.core.execution.priorities import NOTHING, Pool
-from mmbuild.core.execution.ready_queue import State
+from mmbuild.core.execution.ready_queue import SchedulerState
 from mmbuild.core.execution.result import Options
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import action_key, body_key
 from mmbuild.core.graph.plan import Planned
 from mmbuild.core.graph.rebuild_reasons import remember_definition
-from mmbuild.core.graph.remote_lookup import Elsewhere, adapted
+from mmbuild.core.graph.remote_lookup import RemoteLookup, rebind
 from mmbuild.core.steps.registry import StepSpec
 from mmbuild.core.store.action_cache import ActionCache, Record, append
 from mmbuild.core.store.layout import Store
@@ -56,8 +56,8 @@ class Loop:
     specs: Mapping[str, StepSpec]
     options: Options
     cache: ActionCache
-    state: State
-    outcome: Outcome
+    state: SchedulerState
+    outcome: ApplyState
     pool: Pool
     executor: Executor
     workers: Running
@@ -66,7 +66,7 @@ class Loop:
     fetches: set[str] = field(default_factory=set)
     told: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
-    elsewhere: Elsewhere | None = None
+    elsewhere: RemoteLookup | None = None
 
     def run(self) -> None:
         """Start and receive until nothing runs and nothing more can start."""
@@ -159,19 +159,19 @@ class Loop:
         self._queue(self.outcome.found(action, record, why))
         return True
 
-    def _adopt(self, action: Action, name: str, elsewhere: Elsewhere) -> bool:
+    def _adopt(self, action: Action, name: str, elsewhere: RemoteLookup) -> bool:
         """Whether the result of an action came from elsewhere."""
         record = elsewhere.fetched(name)
         if record is None or not self.store.has(record.digest):
             return False
-        append(self.store, adapted(record, action, self.state.digests(action)))
+        append(self.store, rebind(record, action, self.state.digests(action)))
         remember_definition(self.store, action)
         self.cache.refresh()
         return self._reuse(action, name, "the shared store has it")
 
-    def _job(self, action: Action, name: str, granted: Resources, gpus: tuple[str, ...]) -> Job:
+    def _job(self, action: Action, name: str, granted: Resources, gpus: tuple[str, ...]) -> WorkerJob:
         self.started += 1
-        return Job(
+        return WorkerJob(
             name=f"{self.started}-{name[:16]}",
             label=action.label,
             step=action.step,

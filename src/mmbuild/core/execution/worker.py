@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.job import Failure, Job, write_failure
+from mmbuild.core.execution.job import Failure, WorkerJob, write_failure
 from mmbuild.core.execution.memory_sampler import Peak
 from mmbuild.core.execution.publish_check import confirm, seen_sources
 from mmbuild.core.execution.worker_environment import granted_environment
@@ -36,7 +36,7 @@ Send = Callable[[dict[str, object]], None]
 """Sends one message to the orchestrator."""
 
 
-def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
+def run_job(directory: Path, job: WorkerJob, peak: Peak, send: Send) -> int:
     """Run ``job`` in ``directory``; returns the exit status and never raises."""
     try:
         _take_over_streams(Path(job.log))
@@ -55,7 +55,7 @@ def run_job(directory: Path, job: Job, peak: Peak, send: Send) -> int:
             sys.stderr.flush()
 
 
-def _leave_failure(directory: Path, job: Job, error: BaseException, send: Send) -> None:
+def _leave_failure(directory: Path, job: WorkerJob, error: BaseException, send: Send) -> None:
     """In a file, since it may be long; where the disk takes no file, in short through the pipe."""
     failure = describe(error, Path(job.store))
     try:
@@ -88,7 +88,7 @@ def _causes(error: BaseException) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
+def _build(job: WorkerJob, directory: Path, peak: Peak, send: Send) -> Record:
     store = Store(Path(job.store))
     used = take_inputs(store, job.inputs.values(), paranoid=job.paranoid)
     context = _context(job, directory, store, send)
@@ -118,7 +118,7 @@ def _build(job: Job, directory: Path, peak: Peak, send: Send) -> Record:
     return record
 
 
-def _context(job: Job, directory: Path, store: Store, send: Send) -> StepContext:
+def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepContext:
     """Lay the staging out and enter it: the step sees ``in/<name>`` and ``out``, and no other name."""
     work = directory / "work"
     _make_empty(work)

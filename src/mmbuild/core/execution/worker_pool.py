@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.job import Job, job_line
+from mmbuild.core.execution.job import WorkerJob, job_line
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.core.graph.action import Action
 
@@ -47,7 +47,7 @@ class Workers:
     _used: dict[str, Path] = field(default_factory=dict)
     _free: list[Path] = field(default_factory=list)
 
-    def start(self, job: Job, action: Action | None = None) -> Path:  # noqa: ARG002 (the job says it all)
+    def start(self, job: WorkerJob, action: Action | None = None) -> Path:  # noqa: ARG002 (the job says it all)
         """Fork a worker for ``job``; returns its directory."""
         directory = self._free.pop() if self._free else self._make_directory()
         self._used[job.name] = directory

@@ -50,12 +50,12 @@ class Change:
             return f"step `{self.path}` changed from version {self.old} to {self.new}"
         name = f"{WORDS[self.part]} `{self.path}`"
         if self.old is ABSENT:
-            return f"{name} was added" + ("" if self.part in _DIGESTS else f": {shown(self.new)}")
+            return f"{name} was added" + ("" if self.part in _DIGESTS else f": {display(self.new)}")
         if self.new is ABSENT:
             return f"{name} was removed"
         if self.part in _DIGESTS:
             return f"{name} changed"
-        return f"{name} changed from {shown(self.old)} to {shown(self.new)}"
+        return f"{name} changed from {display(self.old)} to {display(self.new)}"
 
 
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -125,7 +125,7 @@ def _options(argv: Sequence[str]) -> dict[str, str]:
     return {name: " ".join(values) for name, values in options.items()}
 
 
-def shown(value: Any) -> str:
+def display(value: Any) -> str:
     """A value for a person, cut where it is long."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.core.graph.action import Action, Json, RecipeGraph
-from mmbuild.core.graph.remote_lookup import Elsewhere
+from mmbuild.core.graph.remote_lookup import RemoteLookup
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.layout import Store
 
@@ -78,7 +78,7 @@ class Plan:
     actions: tuple[Planned, ...]
     builds: tuple[Build, ...]
     store: Store
-    elsewhere: Elsewhere | None = field(default=None, compare=False, repr=False)
+    elsewhere: RemoteLookup | None = field(default=None, compare=False, repr=False)
 
     @property
     def hash(self) -> str:

@@ -13,7 +13,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.plan import Build, Plan, Planned, Verdict
 from mmbuild.core.graph.remote_lookup import Find
-from mmbuild.core.graph.verdicts import State, find_results, settle
+from mmbuild.core.graph.verdicts import PlanningState, find_results, require_inputs
 from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.build_check import intact, undigested
 from mmbuild.core.store.layout import Store
@@ -39,10 +39,10 @@ def make_plan(
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
     builds = tuple(_build(graph, build_dir, roots[graph.recipe], store) for graph in graphs if graph.engine)
-    state = State(merged, {}, {}, store, cache, elsewhere)
+    state = PlanningState(merged, {}, {}, store, cache, elsewhere)
     find_results(state)
     restored = _wanted_restores(state, builds, roots)
-    settle(state, restored)
+    require_inputs(state, restored)
     last = _last_definitions(cache, roots.values())
 
     def reason(action: Action) -> str:
@@ -92,7 +92,7 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None, store: Store)
 
 
 def _wanted_restores(
-    state: State, builds: Iterable[Build], roots: Mapping[str, Root | None]
+    state: PlanningState, builds: Iterable[Build], roots: Mapping[str, Root | None]
 ) -> dict[str, str]:
     """Known results that are not where they belong: definition key -> reason."""
     wanted: dict[str, str] = {}
@@ -132,7 +132,7 @@ def _last_definitions(cache: ActionCache, roots: Iterable[Root | None]) -> dict[
 
 
 def _planned(
-    state: State,
+    state: PlanningState,
     key: str,
     users: tuple[str, ...],
     restored: Mapping[str, str],
@@ -155,7 +155,7 @@ def _planned(
     return Planned(action, users, verdict, state.evicted.get(key) or reason(action))
 
 
-def _waits_for(state: State, action: Action) -> str:
+def _waits_for(state: PlanningState, action: Action) -> str:
     for name, producer in action.inputs.items():
         if state.verdicts[producer] in (Verdict.RUN, Verdict.UNKNOWN):
             return f"depends on what `{state.action(producer).label}` makes (input `{name}`)"

@@ -12,7 +12,7 @@ from mmbuild.core.store.action_cache import Record
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
+class RemoteResult:
     """A result that another machine published.
 
     Attributes:
@@ -25,10 +25,10 @@ class Shared:
     reference: bool = False
 
 
-class Elsewhere(Protocol):
+class RemoteLookup(Protocol):
     """Where results may be that this store lacks (:class:`mmbuild.team.remote_cache.remote_cache.SharedStore`)."""
 
-    def results(self, keys: Sequence[str]) -> Mapping[str, Shared]:
+    def results(self, keys: Sequence[str]) -> Mapping[str, RemoteResult]:
         """Results by action key, of those that are there."""
 
     def artifacts(self, digests: Collection[str]) -> Collection[str]:
@@ -41,11 +41,11 @@ class Elsewhere(Protocol):
         """The result, once that has ended."""
 
 
-Find = Callable[[], Elsewhere | None]
+Find = Callable[[], RemoteLookup | None]
 """Finds out whether there is a shared store: reading a configuration costs more than an up-to-date plan."""
 
 
-def adapted(record: Record, action: Action, digests: Mapping[str, str]) -> Record:
+def rebind(record: Record, action: Action, digests: Mapping[str, str]) -> Record:
     """A published result as one of ``action`` here, whatever else its publisher said."""
     return replace(
         record,

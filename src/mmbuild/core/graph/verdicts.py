@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.keys import action_key, body_key
 from mmbuild.core.graph.plan import Verdict
-from mmbuild.core.graph.remote_lookup import Elsewhere, Find, Shared, adapted
+from mmbuild.core.graph.remote_lookup import Find, RemoteLookup, RemoteResult, rebind
 from mmbuild.core.store.action_cache import ActionCache, Record
 from mmbuild.core.store.layout import Store
 
 
 @dataclass(slots=True)
-class State:
+class PlanningState:
     """Work in progress: results known before the start, and the verdicts that follow from what is missing.
 
     Attributes:
@@ -35,14 +35,14 @@ class State:
     store: Store
     cache: ActionCache
     find: Find | None = None
-    elsewhere: Elsewhere | None = None
-    shared: dict[str, Shared] = field(default_factory=dict)
+    elsewhere: RemoteLookup | None = None
+    shared: dict[str, RemoteResult] = field(default_factory=dict)
     evicted: dict[str, str] = field(default_factory=dict)
 
     def action(self, key: str) -> Action:
         return self.merged[key][0]
 
-    def look_elsewhere(self) -> Elsewhere | None:
+    def look_elsewhere(self) -> RemoteLookup | None:
         """Where else to ask; found out once."""
         if self.find is not None:
             self.elsewhere, self.find = self.find(), None
@@ -53,7 +53,7 @@ class State:
         return bool(self.cache.bodies) and body_key(self.action(key)) in self.cache.bodies
 
 
-def find_results(state: State) -> None:
+def find_results(state: PlanningState) -> None:
     """Follow what is known from the sources down: a result is known when those of its inputs are.
 
     What this store does not know is asked for elsewhere, all actions whose inputs are known at once, until nothing
@@ -71,12 +71,12 @@ def find_results(state: State) -> None:
             for key in missing[name]:
                 action = state.action(key)
                 digests = {item: state.records[producer].digest for item, producer in action.inputs.items()}
-                state.records[key] = adapted(shared.record, action, digests)
+                state.records[key] = rebind(shared.record, action, digests)
                 state.verdicts[key] = Verdict.UP_TO_DATE
                 state.shared[key] = shared
 
 
-def _follow(state: State) -> dict[str, list[str]]:
+def _follow(state: PlanningState) -> dict[str, list[str]]:
     """One pass over the journal; what could be asked for elsewhere: definition keys by action key."""
     cache, missing = state.cache, dict[str, list[str]]()
     for key, (action, _) in state.merged.items():
@@ -102,14 +102,14 @@ def _follow(state: State) -> dict[str, list[str]]:
     return missing
 
 
-def _verdict_of_missing(state: State, action: Action) -> Verdict:
+def _verdict_of_missing(state: PlanningState, action: Action) -> Verdict:
     """An action without a result runs; only one that was built from other inputs may yet be cut off."""
     if all(producer in state.records for producer in action.inputs.values()):
         return Verdict.RUN
     return Verdict.UNKNOWN if state.built_before(action.definition_key) else Verdict.RUN
 
 
-def settle(state: State, restored: Mapping[str, str]) -> None:
+def require_inputs(state: PlanningState, restored: Mapping[str, str]) -> None:
     """Bring in the producers whose files are needed but not here, until nothing changes.
 
     Files are needed of what is laid out anew and of the inputs of everything that may run. They are pulled where they
@@ -134,7 +134,7 @@ def settle(state: State, restored: Mapping[str, str]) -> None:
                 pending += _make_again(state, key, consumers)
 
 
-def _lacks_files(state: State, key: str) -> bool:
+def _lacks_files(state: PlanningState, key: str) -> bool:
     return (
         state.verdicts[key] is Verdict.UP_TO_DATE
         and key in state.records
@@ -142,7 +142,7 @@ def _lacks_files(state: State, key: str) -> bool:
     )
 
 
-def _can_be_pulled(state: State, keys: Sequence[str]) -> set[str]:
+def _can_be_pulled(state: PlanningState, keys: Sequence[str]) -> set[str]:
     """Those whose files are elsewhere. Who publishes a result has published its files before."""
     elsewhere = state.look_elsewhere() if keys else None
     if elsewhere is None:
@@ -154,7 +154,7 @@ def _can_be_pulled(state: State, keys: Sequence[str]) -> set[str]:
     return there
 
 
-def _make_again(state: State, key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
+def _make_again(state: PlanningState, key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
     """An action runs for the sake of its files; returns what may now be needed."""
     state.verdicts[key] = Verdict.RUN
     pending = list(state.action(key).inputs.values())

@@ -10,7 +10,7 @@ from mmbuild.core.store.action_cache import load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import alone
-from mmbuild.core.store.reachability import Held, held_artifacts
+from mmbuild.core.store.reachability import Reachable, held_artifacts
 from mmbuild.core.store.roots import all_roots, root_path
 
 _LOG_SECONDS = 30 * 86400.0
@@ -21,7 +21,7 @@ _PARTIAL_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class GcResult:
     """What gc removed, or would remove.
 
     Attributes:
@@ -31,7 +31,7 @@ class Swept:
         kept_size: Bytes in the store afterwards.
     """
 
-    removed: tuple[Held, ...]
+    removed: tuple[Reachable, ...]
     freed: int
     kept: int
     kept_size: int
@@ -44,7 +44,7 @@ def collect(
     older_than: float | None = None,
     dry_run: bool = False,
     now: float | None = None,
-) -> Swept:
+) -> GcResult:
     """Remove artifacts that no named build reaches.
 
     A named build is an engine directory that exists; everything it was made from is kept, so that its next
@@ -66,13 +66,15 @@ def collect(
         removed = _choose(held, max_size, older_than, moment)
         gone = {item.digest for item in removed}
         kept = [item for item in held if item.digest not in gone]
-        swept = Swept(tuple(removed), _contents(held) - _contents(kept), len(kept), _contents(kept))
+        swept = GcResult(tuple(removed), _contents(held) - _contents(kept), len(kept), _contents(kept))
         if not dry_run:
             _remove(store, removed, kept, moment)
     return swept
 
 
-def _choose(held: list[Held], max_size: int | None, older_than: float | None, now: float) -> list[Held]:
+def _choose(
+    held: list[Reachable], max_size: int | None, older_than: float | None, now: float
+) -> list[Reachable]:
     """Longest unused first."""
     free = [item for item in reversed(held) if not item.recipes]
     if older_than is not None:
@@ -81,7 +83,7 @@ def _choose(held: list[Held], max_size: int | None, older_than: float | None, no
         return free
     owners = _owners(held)
     size = _contents(held)
-    chosen: list[Held] = []
+    chosen: list[Reachable] = []
     for item in free:
         if size <= max_size:
             break
@@ -92,7 +94,7 @@ def _choose(held: list[Held], max_size: int | None, older_than: float | None, no
     return chosen
 
 
-def _owners(held: list[Held]) -> dict[str, int]:
+def _owners(held: list[Reachable]) -> dict[str, int]:
     owners: dict[str, int] = {}
     for item in held:
         for name, _ in _files(item):
@@ -100,18 +102,18 @@ def _owners(held: list[Held]) -> dict[str, int]:
     return owners
 
 
-def _files(item: Held) -> set[tuple[str, int]]:
+def _files(item: Reachable) -> set[tuple[str, int]]:
     """Objects of an artifact, each once: (name, bytes)."""
     entries = item.tree.entries if item.tree is not None else ()
     return {(entry.digest + "x" * entry.executable, entry.size) for entry in entries if entry.ref is None}
 
 
-def _contents(held: list[Held]) -> int:
+def _contents(held: list[Reachable]) -> int:
     """Bytes of distinct file contents."""
     return sum(size for _, size in {file for item in held for file in _files(item)})
 
 
-def _remove(store: Store, removed: list[Held], kept: list[Held], now: float) -> None:
+def _remove(store: Store, removed: list[Reachable], kept: list[Reachable], now: float) -> None:
     for item in removed:  # the manifest first: without it the artifact does not exist
         discard(store.manifest(item.digest))
         discard(store.tree(item.digest))

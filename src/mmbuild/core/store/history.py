@@ -21,7 +21,7 @@ MOST_BYTES = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class HistoryEntry:
     """One apply.
 
     Attributes:
@@ -73,7 +73,7 @@ def history_path(store: Store) -> Path:
     return store.root / "history.jsonl"
 
 
-def append_entry(store: Store, entry: Entry) -> None:
+def append_entry(store: Store, entry: HistoryEntry) -> None:
     """Add a line.
 
     Raises:
@@ -86,7 +86,7 @@ def append_entry(store: Store, entry: Entry) -> None:
             _shorten(store, path)
 
 
-def read_history(store: Store) -> list[Entry]:
+def read_history(store: Store) -> list[HistoryEntry]:
     """All entries, oldest first; damaged lines are left out."""
     try:
         lines = read_file(history_path(store), _READ_BYTES).splitlines()
@@ -95,7 +95,7 @@ def read_history(store: Store) -> list[Entry]:
     return [entry for line in lines if (entry := _parse(line)) is not None]
 
 
-def only(entries: Iterable[Entry], names: Iterable[str]) -> list[Entry]:
+def only(entries: Iterable[HistoryEntry], names: Iterable[str]) -> list[HistoryEntry]:
     """Entries that were asked for one of ``names``; all where there are no names."""
     wanted = set(names)
     return [entry for entry in entries if not wanted or wanted & set(entry.builds)]
@@ -111,10 +111,10 @@ def _shorten(store: Store, path: Path) -> None:
         write_whole(path, content[middle:])
 
 
-def _parse(line: bytes) -> Entry | None:
+def _parse(line: bytes) -> HistoryEntry | None:
     try:
         data = require_fields(parse_json(line, STORE_HISTORY), _ENTRY)
         pairs = {name: tuple(map(tuple, data[name])) for name in ("ran", "failed")}
-        return Entry(**{**data, **pairs, "builds": tuple(data["builds"])})
+        return HistoryEntry(**{**data, **pairs, "builds": tuple(data["builds"])})
     except (ValueError, TypeError, KeyError):
         return None

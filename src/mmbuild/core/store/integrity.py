@@ -17,7 +17,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError
 from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.manifest import Entry, Seen, Tree
+from mmbuild.core.store.manifest import ManifestEntry, Seen, Tree
 from mmbuild.core.store.manifest_reader import read_tree
 from mmbuild.core.store.roots import seen_of
 from mmbuild.core.store.stat_cache import SMALL, Index, stat_of
@@ -34,7 +34,7 @@ class Used:
     """
 
     path: str
-    entry: Entry
+    entry: ManifestEntry
     found: os.stat_result
 
 
@@ -87,7 +87,7 @@ def require_unchanged(store: Store, inputs: Iterable[Used]) -> None:
                 raise _changed_by_step(used.path)
 
 
-def _check(path: str, entry: Entry, was: Seen | None, index: Index, paranoid: bool) -> Used:
+def _check(path: str, entry: ManifestEntry, was: Seen | None, index: Index, paranoid: bool) -> Used:
     if entry.ref is not None:
         return Used(entry.ref, entry, _check_reference(entry.ref, entry, index, paranoid=paranoid))
     try:
@@ -100,14 +100,16 @@ def _check(path: str, entry: Entry, was: Seen | None, index: Index, paranoid: bo
     return Used(path, entry, found)
 
 
-def _digest(path: str, entry: Entry, index: Index, paranoid: bool) -> str:
+def _digest(path: str, entry: ManifestEntry, index: Index, paranoid: bool) -> str:
     """Of a file with the size that it should have; empty for any other."""
     if os.lstat(path).st_size != entry.size or os.path.islink(path):
         return ""
     return hash_file(path) if paranoid else index.content(path)
 
 
-def _check_reference(path: str, entry: Entry, index: Index, *, paranoid: bool = False) -> os.stat_result:
+def _check_reference(
+    path: str, entry: ManifestEntry, index: Index, *, paranoid: bool = False
+) -> os.stat_result:
     try:
         found = os.stat(path)
         if found.st_size == entry.size:

@@ -23,7 +23,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
+class FileLock:
     """A held lock; :meth:`release` ends it, and so does the end of the process."""
 
     descriptor: int
@@ -43,7 +43,7 @@ class Lock:
         os.close(self.descriptor)
 
 
-def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
+def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
     """Take the lock at ``path`` if nobody else holds it; the file is made when absent.
 
     Raises:
@@ -63,7 +63,7 @@ def try_lock(path: Path, *, shared: bool = False) -> Lock | None:
         if _is_current(path, descriptor):
             break
         os.close(descriptor)  # its last holder removed it
-    return Lock(descriptor, path)
+    return FileLock(descriptor, path)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
     Raises:
         MmbuildError: MM325 it was not to be had within :data:`LIMIT_SECONDS`; see also :func:`try_lock`.
     """
-    taken: list[Lock] = []
+    taken: list[FileLock] = []
 
     def done() -> bool:
         lock = try_lock(path)
@@ -101,7 +101,7 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
 
 
 @contextmanager
-def using(store: Store) -> Iterator[Lock]:
+def using(store: Store) -> Iterator[FileLock]:
     """Hold the store as a build does: any number of builds at once, but no gc.
 
     Raises:

@@ -27,7 +27,7 @@ Seen = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ManifestEntry:
     """One file of an artifact.
 
     Attributes:
@@ -55,7 +55,7 @@ class Tree:
             the artifact, only of the manifest that a store keeps.
     """
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ManifestEntry, ...]
     seen: tuple[Seen, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -73,7 +73,7 @@ _ENTRY = {
 }
 
 
-def make_tree(entries: Iterable[Entry]) -> Tree:
+def make_tree(entries: Iterable[ManifestEntry]) -> Tree:
     """Sort ``entries``.
 
     Raises:
@@ -150,12 +150,12 @@ def _parse(text: bytes, name: str) -> tuple[Tree, Any]:
         entries = data["entries"]
         if type(entries) is not list:
             raise ValueError("`entries` is not an array")
-        return make_tree(Entry(**require_fields(item, _ENTRY)) for item in entries), data.get("seen")
+        return make_tree(ManifestEntry(**require_fields(item, _ENTRY)) for item in entries), data.get("seen")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged_manifest(name, error) from error
 
 
-def _entry_json(entry: Entry) -> dict[str, Any]:
+def _entry_json(entry: ManifestEntry) -> dict[str, Any]:
     data: dict[str, Any] = {"path": entry.path, "digest": entry.digest, "size": entry.size}
     if entry.executable:
         data["executable"] = True

@@ -32,7 +32,7 @@ from mmbuild.core.store.integrity import (
 )
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
-from mmbuild.core.store.manifest import Entry, Seen, Tree, make_tree, manifest_json, tree_digest
+from mmbuild.core.store.manifest import ManifestEntry, Seen, Tree, make_tree, manifest_json, tree_digest
 from mmbuild.core.store.manifest_reader import read_tree
 from mmbuild.core.store.ownership import require_directory
 from mmbuild.core.store.roots import seen_of
@@ -44,7 +44,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLIN
 _MUCH = 64 << 20
 """Bytes that a slow disk writes in a second or so."""
 
-Inodes = Mapping[tuple[int, int], Entry]
+Inodes = Mapping[tuple[int, int], ManifestEntry]
 """Files of the input artifacts by (device, inode): a hard link to one of them needs no hashing."""
 
 
@@ -190,7 +190,7 @@ def _files(out: Path) -> list[Path]:
     return found
 
 
-def _take_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[Entry]:
+def _take_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[ManifestEntry]:
     """All files of ``out``; those with new bytes are hashed together."""
     paths = _files(out)
     found = [_take_entry(store, out, path, known) for path in paths]
@@ -199,7 +199,7 @@ def _take_entries(store: Store, out: Path, known: Inodes, threads: int | None) -
     return [entry if entry.digest else replace(entry, digest=next(digests)) for entry in found]
 
 
-def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> Entry:
+def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> ManifestEntry:
     """One file; its digest is left empty where its bytes have to be read."""
     name = path.relative_to(out).as_posix()
     if path.is_symlink():
@@ -209,10 +209,10 @@ def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> Entry:
         raise _unfit(name, "is neither a file nor a directory")
     twin = known.get((info.st_dev, info.st_ino))
     if twin is not None:
-        return Entry(name, twin.digest, twin.size, twin.executable)
+        return ManifestEntry(name, twin.digest, twin.size, twin.executable)
     if info.st_nlink > 1:
         _own(path)
-    return Entry(name, "", info.st_size, bool(info.st_mode & 0o100))
+    return ManifestEntry(name, "", info.st_size, bool(info.st_mode & 0o100))
 
 
 def _own(path: Path) -> None:
@@ -223,7 +223,7 @@ def _own(path: Path) -> None:
     os.replace(fresh, path)
 
 
-def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> Entry:
+def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> ManifestEntry:
     """A symbolic link: into an input it stands for that file, else for a file of the user, by reference."""
     target = Path(os.path.realpath(path))
     if not target.exists():
@@ -235,13 +235,15 @@ def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> Entry:
     if twin is not None:
         path.unlink()
         os.link(target, path)
-        return Entry(name, twin.digest, twin.size, twin.executable)
+        return ManifestEntry(name, twin.digest, twin.size, twin.executable)
     if target.is_relative_to(os.path.realpath(store.root)):
         raise _unfit(name, "links into the store, but to nothing that the step was given")
-    return Entry(name, digest_file(store, target), info.st_size, bool(info.st_mode & 0o100), str(target))
+    return ManifestEntry(
+        name, digest_file(store, target), info.st_size, bool(info.st_mode & 0o100), str(target)
+    )
 
 
-def _link_object(store: Store, path: Path, entry: Entry) -> None:
+def _link_object(store: Store, path: Path, entry: ManifestEntry) -> None:
     """Make ``path`` and the object the same file; the first to arrive gives the bytes."""
     target = store.object(entry.digest, entry.executable)
     require_directory(target.parent)
@@ -257,7 +259,7 @@ def _link_object(store: Store, path: Path, entry: Entry) -> None:
             raise
 
 
-def _join_object(store: Store, path: Path, target: Path, entry: Entry) -> None:
+def _join_object(store: Store, path: Path, target: Path, entry: ManifestEntry) -> None:
     """Make ``path`` a link to the object ``target``; a damaged object is replaced by ``path``."""
     fresh = path.with_name(f".link-{os.getpid()}")
     try:
@@ -274,7 +276,7 @@ def _join_object(store: Store, path: Path, target: Path, entry: Entry) -> None:
             raise
 
 
-def _holds(store: Store, target: Path, entry: Entry) -> bool:
+def _holds(store: Store, target: Path, entry: ManifestEntry) -> bool:
     found = os.lstat(target)
     if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
         return False

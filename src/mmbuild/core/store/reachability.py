@@ -16,7 +16,7 @@ from mmbuild.core.store.roots import Root, all_roots
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Reachable:
     """An artifact in the store.
 
     Attributes:
@@ -39,7 +39,7 @@ class Held:
         return self.tree.size if self.tree is not None else 0
 
 
-def held_artifacts(store: Store, cache: ActionCache) -> list[Held]:
+def held_artifacts(store: Store, cache: ActionCache) -> list[Reachable]:
     """Every artifact, last used first."""
     labels = {record.digest: record.label for record in cache.by_key.values()}
     reached = reached_by(live_roots(store))
@@ -50,7 +50,7 @@ def held_artifacts(store: Store, cache: ActionCache) -> list[Held]:
         digest = path.stem
         used = path.lstat().st_mtime
         recipes = tuple(reached.get(digest, ()))
-        found.append(Held(digest, _tree(store, digest), labels.get(digest, ""), used, recipes))
+        found.append(Reachable(digest, _tree(store, digest), labels.get(digest, ""), used, recipes))
     return sorted(found, key=lambda held: (-held.used, held.digest))
 
 

@@ -28,7 +28,7 @@ from mmbuild.core.store.roots import all_roots, scan_files, write_root
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class VerifyResult:
     """What a check found.
 
     Attributes:
@@ -48,7 +48,7 @@ class Checked:
     builds: tuple[str, ...] = ()
 
 
-def check_store(store: Store) -> Checked:
+def check_store(store: Store) -> VerifyResult:
     """Hash everything again; remove what is damaged and what was built from it.
 
     Raises:
@@ -71,7 +71,7 @@ def check_store(store: Store) -> Checked:
         *map(_object_fault, damaged),
         *(f"artifact `{path.stem}` {fault}" for path, fault in artifacts.items()),
     ]
-    return Checked(objects, len(manifests), tuple(faults), len(leftovers) + torn, labels, builds)
+    return VerifyResult(objects, len(manifests), tuple(faults), len(leftovers) + torn, labels, builds)
 
 
 def remove_damaged(store: Store, digests: Collection[str]) -> int:

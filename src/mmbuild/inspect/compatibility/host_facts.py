@@ -23,7 +23,7 @@ _VISUAL = "visual.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Here:
+class HostFacts:
     """What this host has.
 
     Attributes:
@@ -42,14 +42,14 @@ class Here:
     tensorrt: str | None = None
 
 
-def look(description: Description, visual: Mapping[str, Any] | None) -> Here:
+def probe_host(description: Description, visual: Mapping[str, Any] | None) -> HostFacts:
     """This host, as far as a build of ``description`` may ask for it; ``visual`` is from :func:`tensorrt_visual`.
 
     Raises:
         MmbuildError: The user's configuration cannot be read.
     """
     config = load()
-    return Here(
+    return HostFacts(
         visible_gpus(),
         host.cpu_isa(),
         host.installed_versions(("torch",)).get("torch"),

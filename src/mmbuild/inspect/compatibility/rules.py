@@ -16,7 +16,7 @@ from mmbuild.backends.tensorrt_llm.checks.versions import accepts
 from mmbuild.base import host
 from mmbuild.base.gpu import Gpu
 from mmbuild.inspect.compatibility.drivers import cuda_of, lowest_driver
-from mmbuild.inspect.compatibility.host_facts import Here
+from mmbuild.inspect.compatibility.host_facts import HostFacts
 
 _REBUILD = "Apply its recipe on a machine like that, or build it for this one"
 _UNRECORDED = "a version that was not recorded"
@@ -29,13 +29,13 @@ _TENSORRT_RULE = (
 
 
 def compatibility(
-    description: Description, here: Here, visual: Mapping[str, Any] | None = None
+    description: Description, here: HostFacts, visual: Mapping[str, Any] | None = None
 ) -> tuple[Check, ...]:
     """What the build of ``description`` needs, held against ``here``.
 
     Args:
         description: What ``engine.json`` says.
-        here: From :func:`mmbuild.inspect.compatibility.host_facts.look`.
+        here: From :func:`mmbuild.inspect.compatibility.host_facts.probe_host`.
         visual: From :func:`mmbuild.inspect.compatibility.host_facts.tensorrt_visual`.
     """
     if description.backend == "tensorrt-llm":
@@ -43,7 +43,7 @@ def compatibility(
     return (*_torch_build(description, here), *_visual(visual, here))
 
 
-def _visual(visual: Mapping[str, Any] | None, here: Here) -> Iterator[Check]:
+def _visual(visual: Mapping[str, Any] | None, here: HostFacts) -> Iterator[Check]:
     """A TensorRT visual engine beside the embedded engine."""
     if visual is None:
         return
@@ -57,7 +57,7 @@ def _visual(visual: Mapping[str, Any] | None, here: Here) -> Iterator[Check]:
     )
 
 
-def _torch_build(description: Description, here: Here) -> Iterator[Check]:
+def _torch_build(description: Description, here: HostFacts) -> Iterator[Check]:
     wanted, found = description.toolchain.get("torch", _UNRECORDED), here.torch
     # The part behind the plus says how torch was built; packages do not depend on it.
     fits = found is not None and _public(found) == _public(wanted)
@@ -73,7 +73,7 @@ def _torch_build(description: Description, here: Here) -> Iterator[Check]:
     yield from _ranks(description)
 
 
-def _toolchain_build(description: Description, here: Here) -> Iterator[Check]:
+def _toolchain_build(description: Description, here: HostFacts) -> Iterator[Check]:
     # `tensorrt-llm` is the toolchain; what was installed is named with underscores.
     line = description.toolchain.get("tensorrt-llm", _UNRECORDED)
     built = {normalized(name): version for name, version in description.toolchain.items() if "-" not in name}
@@ -106,7 +106,7 @@ def _tensorrt(built: str | None, inside: Mapping[str, str] | None) -> Check:
     return _judged("tensorrt", found == built, found or "not installed", built, _TENSORRT_RULE, _REBUILD)
 
 
-def _on_gpus(description: Description, here: Here) -> Iterator[Check]:
+def _on_gpus(description: Description, here: HostFacts) -> Iterator[Check]:
     gpus, sm = here.gpus or (), description.target.get("sm")
     found = ", ".join(f"SM {gpu.sm}" for gpu in gpus) or ("no GPU" if here.gpus is not None else "no driver")
     ranks = _tensor_parallel(description)

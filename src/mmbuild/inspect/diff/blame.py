@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmbuild.base.yaml_nodes import Node, Span, drop, find
+from mmbuild.base.yaml_nodes import Span, YamlNode, drop, find
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.differences import ABSENT, Change, different, flat
 from mmbuild.core.graph.rebuild_reasons import definition_of
@@ -57,7 +57,7 @@ def edits(variant: ResolvedRecipe, found: Trace, lower: Lower, *, offline: bool 
     if variant.node is None or not found.settings:
         return []
     now = leaves(one.planned.action for one in found.actions)
-    changed = different(found.settings, explicit_values.settings(variant.node))
+    changed = different(found.settings, explicit_values.explicit_values(variant.node))
     return [
         Edit(
             key,
@@ -105,7 +105,9 @@ def reach(
     """
     assert variant.node is not None  # of every recipe that was read from files
     back = (
-        drop(variant.node, key.split(".")) if old is ABSENT else explicit_values.as_if(variant.node, key, old)
+        drop(variant.node, key.split("."))
+        if old is ABSENT
+        else explicit_values.with_value(variant.node, key, old)
     )
     other = with_node(variant, back, offline=offline)
     if other is None:
@@ -131,9 +133,9 @@ def step_of(label: str) -> str:
     return label.rpartition("/")[2]
 
 
-def _place(node: Node, key: str) -> Span | None:
+def _place(node: YamlNode, key: str) -> Span | None:
     """Of the value; of one that is gone, of the mapping that it stood in."""
-    exact = explicit_values.place(node, key)
+    exact = explicit_values.span_of(node, key)
     if exact is not None:
         return exact
     nearest, reached = find(node, key.split("."))

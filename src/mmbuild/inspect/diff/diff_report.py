@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mmbuild.base.formatting import size_text
-from mmbuild.core.graph.differences import ABSENT, shown
+from mmbuild.core.graph.differences import ABSENT, display
 from mmbuild.inspect.diff.build_diff import BuildDiff, StepChange
 
 DIFF_SCHEMA = 1
@@ -29,7 +29,7 @@ def lines(found: BuildDiff) -> Iterator[str]:
     yield from _files(found)
 
 
-def as_json(found: BuildDiff) -> dict[str, Any]:
+def diff_json(found: BuildDiff) -> dict[str, Any]:
     """``{"schema", "same", "builds", "recipe", "versions", "target", "steps", "only", "files"}``; a pair of values is
     ``{"old", "new"}`` and lacks the side that has none."""
     return {
@@ -63,7 +63,7 @@ def _pairs(title: str, pairs: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    return "(not there)" if value is ABSENT else shown(value)
+    return "(not there)" if value is ABSENT else display(value)
 
 
 def _steps(found: BuildDiff) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.differences import ABSENT, Change, flat, shown
+from mmbuild.core.graph.differences import ABSENT, Change, display, flat
 from mmbuild.core.graph.plan import Verdict
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.inspect.diff.blame import Edit, causes
@@ -57,12 +57,12 @@ def key_lines(action: Action, inputs: Mapping[str, str], key: str | None) -> Ite
     yield f"  step          {action.step}, version {action.version}"
     for part in ("params", "target", "toolchain", "sources"):
         for name, value in sorted(flat(definition[part]).items()):
-            yield f"  {part:<12}  {name} = {shown(value)}"
+            yield f"  {part:<12}  {name} = {display(value)}"
     for name, producer in sorted(action.inputs.items()):
         yield f"  inputs        {name} = {inputs.get(name, f'not built yet (definition {producer[:12]})')}"
 
 
-def as_json(found: Trace, edits: Sequence[Edit]) -> dict[str, Any]:
+def why_json(found: Trace, edits: Sequence[Edit]) -> dict[str, Any]:
     """``{"schema", "recipe", "since", "past", "actions": [{"label", "verdict", "reason", "known", "changes",
     "follows"}]}``; of each change ``part``, ``path``, ``old``, ``new`` and ``because``: the recipe's values that it
     comes from, with their places."""
@@ -114,9 +114,9 @@ def _edit(edit: Edit) -> str:
     span = edit.span
     where = "" if span is None else f"{span.source.label}:{span.line}:{span.column}: "
     if edit.new is ABSENT:
-        return f"{where}`{edit.key}: {shown(edit.old)}` is no longer there"
-    said = "is new" if edit.old is ABSENT else f"was {shown(edit.old)}"
-    return f"{where}`{edit.key}: {shown(edit.new)}` {said}"
+        return f"{where}`{edit.key}: {display(edit.old)}` is no longer there"
+    said = "is new" if edit.old is ABSENT else f"was {display(edit.old)}"
+    return f"{where}`{edit.key}: {display(edit.new)}` {said}"
 
 
 def _without_line(one: Traced, change: Change, edits: Sequence[Edit], indent: str) -> Iterator[str]:

@@ -23,8 +23,8 @@ from mmbuild.models.checkpoint.hf_names import full, naming_of, unused
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats, row_blocks
 from mmbuild.models.checkpoint.reader import rank_file
 from mmbuild.models.checkpoint.tensor_parallel import check_ranks
-from mmbuild.models.checkpoint.tensor_table import HEAD, Part, TensorSpec, tensors
-from mmbuild.models.checkpoint.threads import in_order
+from mmbuild.models.checkpoint.tensor_table import HEAD, SourceTensor, TensorSpec, tensors
+from mmbuild.models.checkpoint.threads import map_ordered
 from mmbuild.models.families.facts import Naming
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _Rank:
     """
 
     number: int
-    entries: Mapping[str, writer.Entry]
+    entries: Mapping[str, writer.TensorEntry]
     file: writer.OpenFile
 
 
@@ -149,7 +149,7 @@ def _nothing_left(naming: Naming, stored: Mapping[str, StoredTensor], used: list
         )
 
 
-def _checked(full: str, part: Part, stored: Mapping[str, StoredTensor]) -> StoredTensor:
+def _checked(full: str, part: SourceTensor, stored: Mapping[str, StoredTensor]) -> StoredTensor:
     tensor = stored.get(full)
     if tensor is None:
         files = sorted({other.file for other in stored.values()})
@@ -187,14 +187,14 @@ def _write_ranks(
             partial(_write_tensor, rank, specs[name], sources, config) for name in names for rank in ranks
         )
         count = len(names) * len(ranks)
-        for done, name in enumerate(in_order(tasks, threads), start=1):
+        for done, name in enumerate(map_ordered(tasks, threads), start=1):
             progress(name, done / count)
 
 
 @contextmanager
 def _rank(out: Path, rank: int, specs: Mapping[str, TensorSpec], config: CheckpointConfig) -> Iterator[_Rank]:
     entries = writer.layout(
-        writer.Entry(name, config.dtype, spec.shape(config.llm, rank, config.tensor_parallel))
+        writer.TensorEntry(name, config.dtype, spec.shape(config.llm, rank, config.tensor_parallel))
         for name, spec in specs.items()
     )
     with writer.create(out / rank_file(rank), entries) as file:
@@ -211,7 +211,9 @@ def _write_tensor(rank: _Rank, spec: TensorSpec, sources: Sources, config: Check
     return spec.name
 
 
-def rank_blocks(part: Part, rank: int, sources: Sources, config: CheckpointConfig) -> Iterator[Tensor]:
+def rank_blocks(
+    part: SourceTensor, rank: int, sources: Sources, config: CheckpointConfig
+) -> Iterator[Tensor]:
     """A rank's part in the checkpoint's dtype, block by block of whole rows.
 
     Raises:

@@ -20,7 +20,7 @@ from mmbuild.base.limits import SHARD_INDEX
 from mmbuild.base.magic_bytes import read_beginning
 from mmbuild.base.safetensors_header import FLOATS, HeaderProblemError, require_header
 from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,14 +51,14 @@ class StoredTensor:
     Attributes:
         file: The file's name.
         shape: Its shape.
-        read: Gives the part that a :class:`Cut` names (padding left out); a view of the mapped file where
+        read: Gives the part that a :class:`TensorSlice` names (padding left out); a view of the mapped file where
             its bytes are contiguous.
         dtype: Its number format, by the name that safetensors has for it.
     """
 
     file: str
     shape: tuple[int, ...]
-    read: Callable[[Cut], Tensor]
+    read: Callable[[TensorSlice], Tensor]
     dtype: str = "F32"
 
 
@@ -186,7 +186,7 @@ def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
     def stored(name: str) -> StoredTensor:
         view = file.get_slice(name)
 
-        def read(cut: Cut) -> Tensor:
+        def read(cut: TensorSlice) -> Tensor:
             return view[tuple(slice(*edges) for edges in (cut.rows or (None,), cut.columns) if edges)]
 
         return StoredTensor(path.name, tuple(view.get_shape()), read, view.get_dtype())

@@ -21,7 +21,7 @@ from mmbuild.models.checkpoint.hf_weights import row_blocks
 from mmbuild.models.checkpoint.reader import load_config, open_tensors, rank_file
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
 from mmbuild.models.checkpoint.tensor_table import tensors as specified
-from mmbuild.models.checkpoint.threads import in_order
+from mmbuild.models.checkpoint.threads import map_ordered
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class _Rank:
 
     tensors: Mapping[str, Tensor]
     moments: Mapping[str, Moments]
-    entries: Mapping[str, writer.Entry]
+    entries: Mapping[str, writer.TensorEntry]
     file: writer.OpenFile
 
 
@@ -119,7 +119,7 @@ def _write_ranks(
         ]
         largest = max(rank.entries[name].size for rank in ranks for name in quantizable)
         workers = max(1, min(threads, _MEMORY // largest))
-        for done, name in enumerate(in_order(tasks, workers), start=1):
+        for done, name in enumerate(map_ordered(tasks, workers), start=1):
             progress(name, done / len(tasks))
 
 
@@ -149,14 +149,14 @@ def _rank(
 
 def _entries(
     tensors: Mapping[str, Tensor], quantizable: set[str], how: WeightOnly, dtype: str
-) -> Iterator[writer.Entry]:
+) -> Iterator[writer.TensorEntry]:
     for name, tensor in tensors.items():
         shape = tuple(tensor.shape)
         if name in quantizable:
-            yield writer.Entry(name, "int8", quantized_shape(shape, how, name))
-            yield writer.Entry(scale_name(name), dtype, shape[:1])
+            yield writer.TensorEntry(name, "int8", quantized_shape(shape, how, name))
+            yield writer.TensorEntry(scale_name(name), dtype, shape[:1])
         else:
-            yield writer.Entry(name, dtype, shape)
+            yield writer.TensorEntry(name, dtype, shape)
 
 
 def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:

@@ -46,7 +46,7 @@ class Objection:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReleaseLine:
     """A line of TensorRT-LLM.
 
     Attributes:
@@ -95,7 +95,7 @@ class Facts:
 
     required: Sequence[str]
     read_only: Sequence[str]
-    lines: Mapping[str, Line]
+    lines: Mapping[str, ReleaseLine]
     layouts: Mapping[str, Layout]
     permuted: Sequence[str]
 
@@ -112,7 +112,7 @@ def facts() -> Facts:
     return Facts(
         **content
         | {
-            "lines": {name: Line(**line) for name, line in content["lines"].items()},
+            "lines": {name: ReleaseLine(**line) for name, line in content["lines"].items()},
             "layouts": {name: Layout(**layout) for name, layout in content["layouts"].items()},
         }
     )
@@ -131,7 +131,7 @@ def read_config(line: str, config: Mapping[str, Any]) -> tuple[Objection, ...]:
     return tuple(_config(known, config))
 
 
-def _config(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
+def _config(line: ReleaseLine, config: Mapping[str, Any]) -> Iterator[Objection]:
     for key in facts().required:
         if config.get(key) is None:
             yield Objection(key, "is missing")
@@ -150,7 +150,7 @@ def _config(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
         yield from _quantized(line, config, algorithm)
 
 
-def _positions(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
+def _positions(line: ReleaseLine, config: Mapping[str, Any]) -> Iterator[Objection]:
     scaling = config.get("rotary_scaling")
     kind = None if scaling is None else scaling.get("type")
     if scaling is not None and kind not in line.rotary_kinds:
@@ -164,7 +164,7 @@ def _positions(line: Line, config: Mapping[str, Any]) -> Iterator[Objection]:
         )
 
 
-def _quantized(line: Line, config: Mapping[str, Any], algorithm: str) -> Iterator[Objection]:
+def _quantized(line: ReleaseLine, config: Mapping[str, Any], algorithm: str) -> Iterator[Objection]:
     where = "quantization.quant_algo"
     if algorithm not in line.quant_algos:
         yield Objection(where, f"{algorithm} is none that its reader knows")

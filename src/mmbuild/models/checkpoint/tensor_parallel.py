@@ -1,6 +1,6 @@
 """Rank splitting of TensorRT-LLM's unified checkpoints: which part of a weight a rank holds.
 
-A rule maps sizes and a rank to a :class:`Cut`. Weights are ``[out, in]``. Rows are split where each rank
+A rule maps sizes and a rank to a :class:`TensorSlice`. Weights are ``[out, in]``. Rows are split where each rank
 computes some outputs (qkv, fc, gate, head), columns where each rank sums some inputs and an all-reduce
 follows (dense, proj). Key and value heads that are fewer than the ranks are duplicated: neighbours share one.
 """
@@ -19,7 +19,7 @@ POSITION_OFFSET = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class TensorSlice:
     """Part of a matrix or vector.
 
     Attributes:
@@ -40,56 +40,56 @@ class Cut:
         return (first, *whole[1:])
 
 
-Rule = Callable[[LlmFacts, int, int], Cut]
+Rule = Callable[[LlmFacts, int, int], TensorSlice]
 
 
-def replicated(llm: LlmFacts, rank: int, ranks: int) -> Cut:  # noqa: ARG001 (all rules have one signature)
+def replicated(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:  # noqa: ARG001 (all rules have one signature)
     """Every rank holds it all."""
-    return Cut()
+    return TensorSlice()
 
 
-def query_heads(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def query_heads(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Rows of this rank's query heads."""
-    return Cut(rows=_range(llm.num_attention_heads * llm.head_size, rank, ranks))
+    return TensorSlice(rows=_range(llm.num_attention_heads * llm.head_size, rank, ranks))
 
 
-def key_value_heads(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def key_value_heads(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Rows of this rank's key or value heads; a head of its neighbours where there are fewer than ranks."""
     heads = max(1, llm.num_key_value_heads // ranks)
     first = rank * llm.num_key_value_heads // ranks
-    return Cut(rows=(first * llm.head_size, (first + heads) * llm.head_size))
+    return TensorSlice(rows=(first * llm.head_size, (first + heads) * llm.head_size))
 
 
-def head_columns(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def head_columns(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Columns that this rank's query heads feed."""
-    return Cut(columns=_range(llm.num_attention_heads * llm.head_size, rank, ranks))
+    return TensorSlice(columns=_range(llm.num_attention_heads * llm.head_size, rank, ranks))
 
 
-def mlp_rows(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def mlp_rows(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Rows of this rank's part of the MLP."""
-    return Cut(rows=_range(llm.intermediate_size, rank, ranks))
+    return TensorSlice(rows=_range(llm.intermediate_size, rank, ranks))
 
 
-def mlp_columns(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def mlp_columns(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Columns that this rank's part of the MLP feeds."""
-    return Cut(columns=_range(llm.intermediate_size, rank, ranks))
+    return TensorSlice(columns=_range(llm.intermediate_size, rank, ranks))
 
 
-def positions(llm: LlmFacts, rank: int, ranks: int) -> Cut:  # noqa: ARG001
+def positions(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:  # noqa: ARG001
     """The position table without the rows of its offset; every rank holds it all."""
-    return Cut(rows=(POSITION_OFFSET, POSITION_OFFSET + llm.max_position_embeddings))
+    return TensorSlice(rows=(POSITION_OFFSET, POSITION_OFFSET + llm.max_position_embeddings))
 
 
-def table_heads(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def table_heads(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Columns of this rank's heads in a table of relative positions [buckets, heads]."""
-    return Cut(columns=_range(llm.num_attention_heads, rank, ranks))
+    return TensorSlice(columns=_range(llm.num_attention_heads, rank, ranks))
 
 
-def vocabulary_rows(llm: LlmFacts, rank: int, ranks: int) -> Cut:
+def vocabulary_rows(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
     """Rows of this rank's part of the vocabulary, rounded up to a multiple of the ranks with zeros."""
     share = -(-llm.vocab_size // ranks)
     first, last = (min(edge, llm.vocab_size) for edge in (rank * share, (rank + 1) * share))
-    return Cut(rows=(first, last), padding=share - (last - first))
+    return TensorSlice(rows=(first, last), padding=share - (last - first))
 
 
 def check_ranks(llm: LlmFacts, ranks: int) -> None:

@@ -19,7 +19,7 @@ from mmbuild.models.families.facts import LlmFacts
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SourceTensor:
     """One Hugging Face tensor that a checkpoint tensor is made of.
 
     Attributes:
@@ -51,7 +51,7 @@ class TensorSpec:
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[SourceTensor, ...]
     quantizable: bool = False
 
     def shape(self, llm: LlmFacts, rank: int, ranks: int) -> tuple[int, ...]:
@@ -283,7 +283,9 @@ def tensors(llm: LlmFacts) -> Iterator[TensorSpec]:
 
     def spec(row: _Row, layer: int = 0) -> TensorSpec:
         parts = (
-            Part(source.format(i=layer), rule, tuple(sizes[letter] for letter in shape), row.transposed)
+            SourceTensor(
+                source.format(i=layer), rule, tuple(sizes[letter] for letter in shape), row.transposed
+            )
             for source, rule, shape in row.sources
         )
         return TensorSpec(row.name.format(i=layer), tuple(parts), row.linear)

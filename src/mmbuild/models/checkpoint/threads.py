@@ -13,7 +13,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def in_order(tasks: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:
+def map_ordered(tasks: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:
     """Results in the order of the tasks, of which ``threads`` run at once.
 
     The first failure, in that order, is raised; what has not begun by then never does. Nothing runs any more

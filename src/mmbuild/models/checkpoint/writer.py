@@ -39,7 +39,7 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """A tensor to be written: its name, torch dtype by name (``float16``) and shape."""
 
     name: str
@@ -52,7 +52,7 @@ class Entry:
         return math.prod(self.shape) * _DTYPES[self.dtype][1]
 
 
-def layout(entries: Iterable[Entry]) -> list[Entry]:
+def layout(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
     """The order in which the entries are written: the best aligned first, otherwise as given."""
     return sorted(entries, key=lambda entry: -math.gcd(entry.size, ALIGNMENT))
 
@@ -76,7 +76,7 @@ class OpenFile:
 
 @contextmanager
 def create(
-    path: Path, entries: Sequence[Entry], metadata: Mapping[str, str] | None = None
+    path: Path, entries: Sequence[TensorEntry], metadata: Mapping[str, str] | None = None
 ) -> Iterator[OpenFile]:
     """A file to be filled inside the ``with`` block; it takes its name at the end, and only without an error.
 
@@ -99,7 +99,7 @@ def create(
 
 def write(
     path: Path,
-    entries: Sequence[Entry],
+    entries: Sequence[TensorEntry],
     tensors: Iterator[tuple[str, Iterable[Tensor]]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -122,7 +122,7 @@ def write(
             check_filled(entry, written, name)
 
 
-def check_filled(entry: Entry, written: int, name: str | None = None) -> None:
+def check_filled(entry: TensorEntry, written: int, name: str | None = None) -> None:
     """Refuse a tensor that is not the one promised.
 
     Raises:
@@ -132,7 +132,7 @@ def check_filled(entry: Entry, written: int, name: str | None = None) -> None:
         raise ValueError(f"{entry}: got {written} bytes of {name or entry.name}")
 
 
-def _header(entries: Sequence[Entry], metadata: Mapping[str, str] | None) -> bytes:
+def _header(entries: Sequence[TensorEntry], metadata: Mapping[str, str] | None) -> bytes:
     content: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     offset = 0
     for entry in entries:

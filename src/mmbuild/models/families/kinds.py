@@ -12,7 +12,7 @@ from typing import Any
 
 from mmbuild.models.families.defaults import table
 from mmbuild.models.families.facts import FamilyError
-from mmbuild.models.families.parse import shown
+from mmbuild.models.families.parse import display
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SOURCE = ("model.source",)
@@ -63,13 +63,14 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
         return _unknown("config.json has no `model_type`", _SOURCE)
     other = resembling(model_type=kind) if isinstance(kind, str) else None
     if other is not None:
-        return not_any_family(other, f"model_type {shown(kind)}")
+        return not_any_family(other, f"model_type {display(kind)}")
     if not any(kind in types_of(name) for name in table("kinds.yaml")["families"]):
         return _unknown(
-            f"config.json says model_type {shown(kind)}, which is not supported: no family builds it", _SOURCE
+            f"config.json says model_type {display(kind)}, which is not supported: no family builds it",
+            _SOURCE,
         )
     names = " or ".join(f"`{name}`" for name in types_of(family))
-    return _unknown(f"config.json says model_type {shown(kind)}, and family {family} needs {names}", ())
+    return _unknown(f"config.json says model_type {display(kind)}, and family {family} needs {names}", ())
 
 
 def tower_setting(config: Mapping[str, Any]) -> str:
@@ -88,7 +89,7 @@ def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyErr
         needs = " with a BLIP-2 checkpoint as `model.vision`"
     layout = "" if right != "vila" else f" in {'VILA' if 'llm_cfg' in config else 'LLaVA'}'s own layout"
     return FamilyError(
-        f"config.json describes a model of model_type {shown(config.get('model_type'))}{layout}, "
+        f"config.json describes a model of model_type {display(config.get('model_type'))}{layout}, "
         f"which family {family} does not read",
         code="MM410",
         hint=f"set model.family to `{right}`, which builds it{needs}",
@@ -124,7 +125,7 @@ def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") 
 def other_section(key: str, model_type: str, family: str, known: Collection[str]) -> FamilyError:
     """MM410: a section is of a kind that the family does not combine."""
     names = " and ".join(f"`{name}`" for name in known)
-    message = f"`{key}.model_type` is {shown(model_type)}, and family {family} is built for {names}"
+    message = f"`{key}.model_type` is {display(model_type)}, and family {family} is built for {names}"
     right = _BLIP2.get(model_type) if key == "text_config" and family in _BLIP2.values() else None
     if right is not None:
         return FamilyError(message, code="MM410", hint=f"set model.family to `{right}`, which builds it")

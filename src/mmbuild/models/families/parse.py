@@ -53,13 +53,13 @@ def wrong_value(where: str, key: str, value: object, wanted: str, default: objec
     """MM411: the value of a key cannot be used, null included, or the key is :data:`MISSING`."""
     hint = "compare config.json with the model's original"
     if default is not None:
-        hint += f", or remove the key to use transformers' default, {shown(default)}"
-    says = f"`{where}{key}` in config.json is {shown(value)}, and" if value is not MISSING else ""
+        hint += f", or remove the key to use transformers' default, {display(default)}"
+    says = f"`{where}{key}` in config.json is {display(value)}, and" if value is not MISSING else ""
     lacks = f"config.json has no `{where}{key}`, which"
     return FamilyError(f"{says or lacks} must be {wanted}", code="MM411", hint=hint)
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """A value of ``config.json`` in one short line, as JSON."""
     if isinstance(value, Mapping):
         return "a section"

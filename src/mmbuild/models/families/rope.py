@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.models.families.facts import FamilyError
-from mmbuild.models.families.parse import is_kind, is_number, shown, wrong_value
+from mmbuild.models.families.parse import display, is_kind, is_number, wrong_value
 
 DEFAULT = "default"
 # Supported kinds and the numbers that each needs; mmbuild.backends.torch.rope has a function for each.
@@ -82,7 +82,7 @@ def _kind(written: Mapping[str, Any], inside: str) -> str:
         raise wrong_value(inside, key, kind, "the name of a kind of scaling", DEFAULT)
     if kind not in BUILT:
         raise FamilyError(
-            f"`{inside}{key}` in config.json is {shown(kind)}, a kind of rotary scaling that is not supported",
+            f"`{inside}{key}` in config.json is {display(kind)}, a kind of rotary scaling that is not supported",
             code="MM503",
             hint=f"use a model with one of {', '.join(BUILT)}, such as the model before its context was extended",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmbuild.models.families.facts import FamilyError, LlmFacts, ModelFacts
-from mmbuild.models.families.parse import shown
+from mmbuild.models.families.parse import display
 
 # Activations that engines are built with, by the names of transformers' ACT2FN.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
@@ -56,7 +56,7 @@ def _of_stack(llm: LlmFacts) -> Iterator[str]:
     if not llm.norm_epsilon >= 0:  # NaN too
         yield f"norm_epsilon is {llm.norm_epsilon}"
     if llm.hidden_act not in ACTIVATIONS:
-        yield f"activation is `{shown(llm.hidden_act)[1:-1]}`, and {', '.join(ACTIVATIONS)} are built"
+        yield f"activation is `{display(llm.hidden_act)[1:-1]}`, and {', '.join(ACTIVATIONS)} are built"
     if wrong:
         return
     heads, shared = llm.num_attention_heads, llm.num_key_value_heads

@@ -21,7 +21,7 @@ from mmbuild.models.families.kinds import (
     types_of,
     wrong_family,
 )
-from mmbuild.models.families.parse import is_kind, shown, wrong_value
+from mmbuild.models.families.parse import display, is_kind, wrong_value
 
 _VISION = ("model.vision.source",)
 _TILES = "only towers that see each picture once, at one size, are supported"
@@ -98,7 +98,7 @@ def _require_json(config: Config) -> None:
             prefix = f"{where}." if where else ""
             for key, item in value.items():
                 if isinstance(key, str) and not _is_unicode(key):
-                    raise wrong_value(prefix, shown(key), item, "a key that is valid Unicode")
+                    raise wrong_value(prefix, display(key), item, "a key that is valid Unicode")
                 todo.append((f"{prefix}{key}", item, depth + 1))
         elif isinstance(value, list | tuple):
             todo += ((where, item, depth + 1) for item in value)
@@ -128,16 +128,16 @@ def _require_unquantized(config: Config) -> None:
 def _method(written: object) -> str | None:
     """How the weights are quantized, in a few words; None if they are not."""
     if isinstance(written, str) and written:
-        return shown(written)
+        return display(written)
     if not isinstance(written, Mapping) or all(
         value in (None, False, "", {}, []) for value in written.values()
     ):
         return None
     if written.get("load_in_8bit") or written.get("load_in_4bit"):
-        return shown("bitsandbytes")
+        return display("bitsandbytes")
     for key in ("quant_method", "quant_algo", "format", "kv_cache_quant_algo"):
         if isinstance(written.get(key), str):
-            return shown(written[key])
+            return display(written[key])
     bits = written.get("bits", written.get("w_bit"))
     if is_kind(bits, "int"):
         return f"{bits} bits"
@@ -179,7 +179,7 @@ def _require_one_picture(config: Config) -> None:
 
 def _tiles(key: str, value: object, meaning: str) -> FamilyError:
     return FamilyError(
-        f"`{key}` in config.json is {shown(value)}: {meaning}; {_TILES}",
+        f"`{key}` in config.json is {display(value)}: {meaning}; {_TILES}",
         code="MM411",
         hint="use a model that takes whole pictures: LLaVA 1.5, VILA or VILA-1.5",
     )
@@ -196,9 +196,9 @@ def _require_task(config: Config, family: str) -> None:
         return
     other = resembling(architecture=classes[0])
     if other is not None:
-        raise not_any_family(other, f"`architectures` says {shown(classes[0])}", code="MM711")
+        raise not_any_family(other, f"`architectures` says {display(classes[0])}", code="MM711")
     raise FamilyError(
-        f"`architectures` in config.json is {shown(classes[0])}, a model for another task; "
+        f"`architectures` in config.json is {display(classes[0])}, a model for another task; "
         f"family {family} needs {' or '.join(f'`{name}`' for name in whole)}",
         code="MM711",
         hint=f"use a checkpoint that was saved as `{whole[0]}`",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmbuild.base.directory_listing import entries
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.small_files import SmallFileError, read_json, shown
+from mmbuild.models.files.small_files import SmallFileError, display, read_json
 from mmbuild.models.sources import hf_layout
 
 CONFIG = "adapter_config.json"
@@ -29,13 +29,13 @@ def require_merged(directory: Path, *, has_weights: bool) -> None:
     peft = [name for name in _PEFT if name in names]
     if has_weights and peft:
         raise ModelFilesError(
-            f"`{shown(directory)}` holds full weights and an adapter (`{peft[-1]}`){_base(directory)}: "
+            f"`{display(directory)}` holds full weights and an adapter (`{peft[-1]}`){_base(directory)}: "
             "transformers would apply the adapter to its base model, an engine would be built without it",
             code="MM734",
             hint="remove the adapter if it is merged into the weights, or merge it first",
         )
     if not has_weights:
-        refuse_alone(shown(directory), names, directory)
+        refuse_alone(display(directory), names, directory)
 
 
 def refuse_alone(shown_as: str, names: Set[str], directory: Path) -> None:

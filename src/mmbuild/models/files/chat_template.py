@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.sandbox import BoundsExceededError, run_bounded
-from mmbuild.models.files.small_files import read_json, read_text, shown
+from mmbuild.models.files.small_files import display, read_json, read_text
 
 JINJA_FILE = "chat_template.jinja"
 LEGACY_FILE = "chat_template.json"
@@ -67,7 +67,7 @@ class ChatTemplate:
 
     def place(self, line: int | None = None) -> str:
         """Where ``line`` is, for messages: ``chat_template.jinja:3``."""
-        file = shown(self.file)
+        file = display(self.file)
         if self.key is None:
             return f"`{file}`" if line is None else f"`{file}:{line}`"
         return f"`{file}` (" + ("" if line is None else f"line {line} of ") + f"`{self.key}`)"
@@ -108,11 +108,11 @@ def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
     file = directory / LEGACY_FILE
     if file.is_file() and more:
         raise _unusable(
-            f"`{shown(file)}` and `{shown(directory / MORE_TEMPLATES)}` exclude each other",
+            f"`{display(file)}` and `{display(directory / MORE_TEMPLATES)}` exclude each other",
             f"remove one of them, or move the template of the first to `{JINJA_FILE}`",
         )
     if file.is_file() and _KEY not in read_json(file):
-        raise _unusable(f"`{shown(file)}` has no key `{_KEY}`", "download the file again")
+        raise _unusable(f"`{display(file)}` has no key `{_KEY}`", "download the file again")
     return _stated(file)
 
 
@@ -136,7 +136,7 @@ def _default_file(files: Mapping[str, Path], directory: Path) -> ChatTemplate | 
     if not files:
         return None
     if _DEFAULT not in files:
-        raise _without_default(f"`{shown(directory / MORE_TEMPLATES)}`", files)
+        raise _without_default(f"`{display(directory / MORE_TEMPLATES)}`", files)
     return ChatTemplate(read_text(files[_DEFAULT]), files[_DEFAULT])
 
 
@@ -149,7 +149,7 @@ def _stated(file: Path) -> ChatTemplate | None:
         raise _wrong_kind(file) from None
     if isinstance(named, Mapping):
         if _DEFAULT not in named:
-            raise _without_default(f"`{_KEY}` in `{shown(file)}`", named)
+            raise _without_default(f"`{_KEY}` in `{display(file)}`", named)
         named = named[_DEFAULT]
     if named is None or named == "":
         return None
@@ -168,7 +168,7 @@ def _without_default(where: str, names: Mapping[str, object]) -> TemplateError:
 
 def _wrong_kind(file: Path) -> TemplateError:
     return _unusable(
-        f"`{_KEY}` in `{shown(file)}` is neither text nor a list of `name` and `template`",
+        f"`{_KEY}` in `{display(file)}` is neither text nor a list of `name` and `template`",
         "download the file again",
     )
 

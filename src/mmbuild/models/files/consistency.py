@@ -21,7 +21,7 @@ from mmbuild.models.files import adapters, chat_template, pickles, processor_con
 from mmbuild.models.files import tokenizer as tokenizer_file
 from mmbuild.models.files.checked_model import Model, image_token_of, template_of
 from mmbuild.models.files.expected_files import ExpectedFiles
-from mmbuild.models.files.small_files import read_json, shown
+from mmbuild.models.files.small_files import display, read_json
 from mmbuild.models.files.vocabulary import require_embeddings, require_image_token
 from mmbuild.models.files.weight_files import WeightSet, require_agreement, require_one_place, weight_set
 
@@ -62,7 +62,7 @@ def _caught(source: str, check: Callable[[], None]) -> list[Finding]:
     except MmbuildError as error:
         return [Finding(source, error)]
     except OSError as error:
-        name = shown(Path(str(error.filename)))
+        name = display(Path(str(error.filename)))
         failure = ModelFilesError(
             f"`{name}` cannot be read: {error.strerror}",
             code="MM401",
@@ -238,7 +238,7 @@ def _generation(model: Model, expected: ExpectedFiles) -> None:
     ends = [end for end in (stated if isinstance(stated, list) else [stated]) if isinstance(end, int)]
     if ends and not any(0 <= end < size for end in ends):
         raise ModelFilesError(
-            f"`eos_token_id` in `{shown(file)}` is {stated}, and `{expected.vocab_size}` in config.json is {size}",
+            f"`eos_token_id` in `{display(file)}` is {stated}, and `{expected.vocab_size}` in config.json is {size}",
             code="MM742",
             hint="take both files from the same version of the model",
         )
@@ -264,7 +264,7 @@ def _copies(model: Model, expected: ExpectedFiles) -> None:
 
 def _two_configs(file: Path, section: str, why: str) -> ModelFilesError:
     return ModelFilesError(
-        f"`{shown(file)}` and `{section}` in the outer config.json describe different models: {why}",
+        f"`{display(file)}` and `{section}` in the outer config.json describe different models: {why}",
         code="MM741",
         hint="download the model again, whole",
     )

@@ -18,7 +18,7 @@ from typing import Any
 from mmbuild.base.files import require_regular
 from mmbuild.base.limits import MB
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.small_files import shown
+from mmbuild.models.files.small_files import display
 
 Header = Mapping[str, Any]
 _Record = tuple[Path, int, int]  # file, bytes, offset
@@ -81,7 +81,7 @@ def _differs(directory: Path, name: str, entry: Mapping[str, Any], records: list
 
 def _another(directory: Path, what: str, pickle: str) -> ModelFilesError:
     return ModelFilesError(
-        f"`{shown(directory)}` holds two sets of weights: {what}, and no tensor of `{pickle}` is like it",
+        f"`{display(directory)}` holds two sets of weights: {what}, and no tensor of `{pickle}` is like it",
         code="MM732",
         hint="remove the set that is not the model; safetensors files are the ones that are taken",
     )

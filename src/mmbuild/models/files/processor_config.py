@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.small_files import read_json, shown
+from mmbuild.models.files.small_files import display, read_json
 
 PROCESSOR, PREPROCESSOR = "processor_config.json", "preprocessor_config.json"
 Size = tuple[int, int]
@@ -124,7 +124,7 @@ def require_usable(found: ImageProcessor, default: str) -> None:
             problem = _unusable(key, settings[key])
             if problem is not None:
                 raise ModelFilesError(
-                    f"`{key}` in `{shown(found.file)}` is {json.dumps(settings[key])}: {problem}",
+                    f"`{key}` in `{display(found.file)}` is {json.dumps(settings[key])}: {problem}",
                     code="MM744",
                     hint="take the value from the model's original, or leave the key out",
                 )
@@ -166,9 +166,9 @@ def require_one_image_processor(directory: Path, default: str) -> None:
                 ours, theirs = (_sides(value, square or key == "crop_size") for value in (ours, theirs))
             if _differ(key, ours, theirs):
                 raise ModelFilesError(
-                    f"`{key}` is {json.dumps(chosen.settings[key])} in `{shown(chosen.file)}` and "
+                    f"`{key}` is {json.dumps(chosen.settings[key])} in `{display(chosen.file)}` and "
                     f"{json.dumps(second[key])} in "
-                    f"`{shown(other)}`",
+                    f"`{display(other)}`",
                     code="MM743",
                     hint="remove the file that is not the model's: transformers reads the first, older programs the "
                     "second",
@@ -224,7 +224,8 @@ def require_image_size(
         else f"{result[0]} x {result[1]} pixels"
     )
     raise ModelFilesError(
-        f"`{shown(found.file)}` gives {gives}, and the tower takes {tower[0]} x {tower[1]} (`{key}` in config.json)",
+        f"`{display(found.file)}` gives {gives}, and the tower takes {tower[0]} x {tower[1]} "
+        f"(`{key}` in config.json)",
         code="MM739",
         hint="take the image processor and config.json from the same version of the model",
     )
@@ -348,7 +349,7 @@ def require_queries(processor: Mapping[str, Any], file: Path, features: int) -> 
 def _refuse_count(file: Path, said: Mapping[str, Any], count: str, features: int) -> None:
     keys = " and ".join(f"`{key}` {value}" for key, value in said.items())
     raise ModelFilesError(
-        f"`{shown(file)}` has {keys}, which gives {count} placeholders for a picture, and the tower gives "
+        f"`{display(file)}` has {keys}, which gives {count} placeholders for a picture, and the tower gives "
         f"{features} features",
         code="MM740",
         hint="correct the keys to those of the tower, or remove them: absent ones follow from config.json",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.small_files import read_json, shown
+from mmbuild.models.files.small_files import display, read_json
 
 # File, the key that names a class, and the entry of `auto_map` for it.
 _FILES = (
@@ -53,7 +53,7 @@ def require_no_code(directory: Path) -> None:
             stated = settings.get(key)
             if entry and stated and not _OWN[auto].fullmatch(str(stated)):
                 raise ModelFilesError(
-                    f"`{shown(file)}` names the class `{str(stated)[:80]}`, which comes with the model as code in "
+                    f"`{display(file)}` names the class `{str(stated)[:80]}`, which comes with the model as code in "
                     f"`{_first(entry)}`; mmbuild runs no code of a model",
                     code="MM750",
                     hint="take a version of the model whose files name classes of transformers",

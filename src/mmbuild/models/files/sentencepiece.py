@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmbuild.models.files.small_files import SmallFileError, read_small, shown
+from mmbuild.models.files.small_files import SmallFileError, display, read_small
 
 _PIECE = 1 << 3 | 2  # field 1, length-delimited
 _WIDTHS = {1: 8, 5: 4}  # bytes of fixed-width values, by wire type
@@ -76,4 +76,4 @@ def _text(piece: bytes) -> str:
 
 
 def _damaged(path: Path, problem: str) -> SmallFileError:
-    return SmallFileError(f"`{shown(path)}` {problem}", code="MM731", hint="download the file again")
+    return SmallFileError(f"`{display(path)}` {problem}", code="MM731", hint="download the file again")

@@ -82,11 +82,11 @@ def _limit(path: Path) -> Limit:
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
 
 
-def shown(path: Path) -> str:
+def display(path: Path) -> str:
     """``path`` as messages print it: relative to the current directory where it is below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def _damaged(path: Path, problem: str, hint: str = _AGAIN) -> SmallFileError:
-    return SmallFileError(f"`{shown(path)}` {problem}", code="MM731", hint=hint)
+    return SmallFileError(f"`{display(path)}` {problem}", code="MM731", hint=hint)

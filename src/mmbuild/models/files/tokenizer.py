@@ -15,7 +15,7 @@ from typing import Any
 
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files.sentencepiece import pieces
-from mmbuild.models.files.small_files import SmallFileError, read_json, shown
+from mmbuild.models.files.small_files import SmallFileError, display, read_json
 
 # The named special tokens, in the order in which transformers adds missing ones.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -186,7 +186,7 @@ def _listed(file: Path, item: object) -> str:
 
 def _no_tokenizer(file: Path, why: str) -> SmallFileError:
     return SmallFileError(
-        f"`{shown(file)}` is not a tokenizer: {why}", code="MM731", hint="download the file again"
+        f"`{display(file)}` is not a tokenizer: {why}", code="MM731", hint="download the file again"
     )
 
 
@@ -210,7 +210,7 @@ def _require_one_id(directory: Path, known: Mapping[str, Token], stated: list[To
         other = known.get(token.text)
         if other is not None and other.id != token.id:
             raise ModelFilesError(
-                f"in `{shown(directory)}`, `{token.text}` is {other.id} in `{other.file}` and {token.id} in "
+                f"in `{display(directory)}`, `{token.text}` is {other.id} in `{other.file}` and {token.id} in "
                 f"`{token.file}`",
                 code="MM737",
                 hint="take all tokenizer files from the same version of the model",

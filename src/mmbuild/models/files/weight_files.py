@@ -16,7 +16,7 @@ from mmbuild.base.directory_listing import entries
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.magic_bytes import read_beginning
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.small_files import LFS_POINTER, read_json, shown
+from mmbuild.models.files.small_files import LFS_POINTER, display, read_json
 
 Header = Mapping[str, Any]
 _REMOVE = "remove the set that is not the model"
@@ -98,7 +98,7 @@ def _of_kind(kind: Kind, directory: Path, names: list[str]) -> WeightSet | None:
         return WeightSet((kind.single,), None, {})
     if shards:
         raise ModelFilesError(
-            f"`{shown(directory)}` holds {_listed(shards)} without `{kind.index}`",
+            f"`{display(directory)}` holds {_listed(shards)} without `{kind.index}`",
             code="MM733",
             hint="download the index too, or remove the shards",
         )
@@ -114,13 +114,13 @@ def _indexed(kind: Kind, directory: Path, names: list[str], shards: list[str]) -
         raise _two_sets(directory, f"`{kind.single}`", f"`{kind.index}`, which names {_listed(files)}")
     if left:
         raise ModelFilesError(
-            f"`{shown(directory)}` holds {_listed(left)}, and `{kind.index}` names {_listed(files)}",
+            f"`{display(directory)}` holds {_listed(left)}, and `{kind.index}` names {_listed(files)}",
             code="MM733",
             hint="remove the shards that the index does not name, or download the index that belongs to them",
         )
     if missing:
         raise ModelFilesError(
-            f"`{kind.index}` names `{missing[0]}`, which is not in `{shown(directory)}`",
+            f"`{kind.index}` names `{missing[0]}`, which is not in `{display(directory)}`",
             code="MM405",
             hint="complete the download; every shard that the index names is needed",
         )
@@ -132,7 +132,7 @@ def _placed(index: Path) -> Mapping[str, str]:
     names = placed.values() if isinstance(placed, dict) else [None]
     if not placed or not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise ModelFilesError(
-            f"`{shown(index)}` is not an index of weight files: `weight_map` does not name a file for each tensor",
+            f"`{display(index)}` is not an index of weight files: `weight_map` does not name a file for each tensor",
             code="MM403",
             hint="download the file again",
         )
@@ -141,7 +141,7 @@ def _placed(index: Path) -> Mapping[str, str]:
 
 def _two_sets(directory: Path, one: str, other: str) -> ModelFilesError:
     return ModelFilesError(
-        f"`{shown(directory)}` holds two sets of weights: {one}, and {other}", code="MM732", hint=_REMOVE
+        f"`{display(directory)}` holds two sets of weights: {one}, and {other}", code="MM732", hint=_REMOVE
     )
 
 
@@ -168,7 +168,7 @@ def _weight_files(directory: Path) -> list[str]:
 def _refuse_pointer(path: Path) -> None:
     if read_beginning(path, len(LFS_POINTER)) == LFS_POINTER:
         raise ModelFilesError(
-            f"`{shown(path)}` is a git-LFS pointer, not the file itself",
+            f"`{display(path)}` is a git-LFS pointer, not the file itself",
             code="MM404",
             hint="run `git lfs pull` in the model's repository",
         )
@@ -205,7 +205,7 @@ def require_agreement(directory: Path, found: WeightSet, headers: Mapping[str, H
 
 def _disagrees(directory: Path, what: str) -> ModelFilesError:
     return ModelFilesError(
-        f"in `{shown(directory)}`, {what}",
+        f"in `{display(directory)}`, {what}",
         code="MM733",
         hint="download the weights again; index and shards are of different versions",
     )

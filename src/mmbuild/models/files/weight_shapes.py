@@ -10,7 +10,7 @@ from mmbuild.models.checkpoint.convert import find_sources
 from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.hf_names import full, naming_of
 from mmbuild.models.checkpoint.hf_weights import StoredTensor
-from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.checkpoint.tensor_table import tensors
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.families.facts import ModelFacts
@@ -45,7 +45,7 @@ def stored_tensors(headers: Mapping[str, Header]) -> dict[str, StoredTensor]:
     return found
 
 
-def _unread(cut: Cut) -> object:
+def _unread(cut: TensorSlice) -> object:
     raise AssertionError(f"only headers are read: {cut}")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmbuild.base.directory_listing import entries
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files import adapters
-from mmbuild.models.files.small_files import shown
+from mmbuild.models.files.small_files import display
 
 _CACHED = "models--"
 # Where models are below a directory of the hub's cache, or of a training run.
@@ -62,10 +62,10 @@ def _cached_name(directory: Path) -> str | None:
 
 
 def _above(what: str, directory: Path, models: list[Path], address: str | None) -> ModelFilesError:
-    named = [f"`{shown(model)}`" for model in models[:_MOST]] + ([f"`{address}`"] if address else [])
+    named = [f"`{display(model)}`" for model in models[:_MOST]] + ([f"`{address}`"] if address else [])
     more = f" ({len(models) - _MOST} more are there)" if len(models) > _MOST else ""
     return ModelFilesError(
-        f"`{shown(directory)}` is {what}, not a model itself",
+        f"`{display(directory)}` is {what}, not a model itself",
         code="MM735",
         hint=f"set model.source to {' or '.join(named)}{more}",
     )

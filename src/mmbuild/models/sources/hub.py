@@ -20,7 +20,7 @@ from mmbuild.base.progress import Progress
 from mmbuild.models.files import adapters
 from mmbuild.models.sources import hf_layout, hub_index
 from mmbuild.models.sources.errors import SourceError
-from mmbuild.models.sources.hub_download import LOCAL_FAULTS, Wanted, fetch
+from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fetch
 
 # The largest file that is fetched to look at it: a tokenizer of several hundred thousand tokens.
 _SMALL_BYTES = 20_000_000
@@ -70,7 +70,7 @@ def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str
     disable_progress_bars()  # seconds at most, in the middle of what a verb prints
     commit = resolve_revision(repo, revision)
     with _explained(repo, commit):
-        files = hub_index.ask(repo, commit)
+        files = hub_index.query(repo, commit)
         wanted = [name for name in hf_layout.needed(files, directories) if hf_layout.is_small(name)]
         wanted += [adapters.CONFIG] if adapters.CONFIG in files else []
         for name in wanted:
@@ -193,7 +193,7 @@ def fetch_files(
 
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         with _explained(repo, commit):
-            fetch(Wanted(repo, commit, files[name]), out / name, tell)
+            fetch(HubFileRequest(repo, commit, files[name]), out / name, tell)
         done += files[name].size
     progress("downloaded", 1.0)
 
@@ -222,7 +222,7 @@ def _listing(repo: str, commit: str) -> hub_index.Listing:
     """What the hub says of the commit's files; where it cannot be asked, what is known of them."""
     try:
         with _explained(repo, commit):
-            return hub_index.ask(repo, commit)
+            return hub_index.query(repo, commit)
     except SourceError as error:
         known = hub_index.remembered(repo, commit) if error.code == "MM422" else None
         if known is None:

@@ -30,7 +30,7 @@ _CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class HubFileRequest:
     """A file and where it is.
 
     Attributes:
@@ -59,7 +59,7 @@ class Wanted:
 class _Sink:
     """What ``http_get`` writes into: a file and the hash of its content."""
 
-    def __init__(self, file: BinaryIO, wanted: Wanted, received: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, wanted: HubFileRequest, received: Callable[[int], None]) -> None:
         self.file, self.wanted, self.received = file, wanted, received
         self.hash = wanted.hasher()
         file.seek(0)
@@ -84,7 +84,7 @@ class _Sink:
         self.hash = self.wanted.hasher()
 
 
-def fetch(wanted: Wanted, destination: Path, received: Callable[[int], None]) -> None:
+def fetch(wanted: HubFileRequest, destination: Path, received: Callable[[int], None]) -> None:
     """Put a file into ``destination``, from the cache or the hub.
 
     Args:
@@ -109,12 +109,12 @@ def fetch(wanted: Wanted, destination: Path, received: Callable[[int], None]) ->
     _take(blob, destination)
 
 
-def _blob(wanted: Wanted) -> Path:
+def _blob(wanted: HubFileRequest) -> Path:
     """Where the hub's cache keeps the content."""
     return repo_folder(wanted.repo) / "blobs" / wanted.file.digest
 
 
-def _receive(wanted: Wanted, blob: Path, received: Callable[[int], None]) -> bool:
+def _receive(wanted: HubFileRequest, blob: Path, received: Callable[[int], None]) -> bool:
     """Fetch into the cache; False where what arrived is not what the hub states."""
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(blob.name + ".mmbuild.incomplete")
@@ -132,7 +132,7 @@ def _receive(wanted: Wanted, blob: Path, received: Callable[[int], None]) -> boo
     return True
 
 
-def _get(wanted: Wanted, sink: _Sink) -> None:
+def _get(wanted: HubFileRequest, sink: _Sink) -> None:
     """Receive what is not there yet."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -150,7 +150,7 @@ def _get(wanted: Wanted, sink: _Sink) -> None:
     http_get(location, sink, resume_size=start, headers=headers, displayed_filename=wanted.name)
 
 
-def _register(wanted: Wanted) -> None:
+def _register(wanted: HubFileRequest) -> None:
     """Let the hub's cache know the blob under its name; fetches nothing."""
     from huggingface_hub import hf_hub_download
 
@@ -182,7 +182,7 @@ def _retried(work: Callable[[], None]) -> None:
     return None
 
 
-def _file_digest(path: Path, wanted: Wanted) -> str | None:
+def _file_digest(path: Path, wanted: HubFileRequest) -> str | None:
     if path.stat().st_size != wanted.file.size:
         return None
     hasher = wanted.hasher()

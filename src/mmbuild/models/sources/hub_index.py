@@ -61,7 +61,7 @@ def repo_folder(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type=kind))
 
 
-def ask(repo: str, commit: str) -> Listing:
+def query(repo: str, commit: str) -> Listing:
     """What the hub says, remembered for :func:`remembered`.
 
     Raises:

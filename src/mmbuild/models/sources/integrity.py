@@ -113,13 +113,13 @@ def read_header(path: Path) -> Mapping[str, Any]:
 
 def _damaged(path: Path, reason: str) -> SourceError:
     return SourceError(
-        f"`{shown(path)}` is truncated or damaged: {reason}",
+        f"`{display(path)}` is truncated or damaged: {reason}",
         code="MM403",
         hint="Download the file again",
     )
 
 
-def shown(path: Path) -> str:
+def display(path: Path) -> str:
     """The user's own path of a file that a step sees through a link."""
     return os.path.realpath(path) if path.is_symlink() else str(path)
 
@@ -127,7 +127,7 @@ def shown(path: Path) -> str:
 def _not_a_pointer(path: Path) -> None:
     if read_beginning(path, len(_LFS)) == _LFS:
         raise SourceError(
-            f"`{shown(path)}` is a git-LFS pointer, not the file itself",
+            f"`{display(path)}` is a git-LFS pointer, not the file itself",
             code="MM404",
             hint="Run `git lfs pull` in the model's repository",
         )
@@ -153,7 +153,7 @@ def _check_config(
     except (OSError, FileRefusedError) as error:
         problem = getattr(error, "problem", "") or f"cannot be read: {error}"
         raise SourceError(
-            f"`{shown(path)}` {problem}", code="MM411", hint="Download the file again"
+            f"`{display(path)}` {problem}", code="MM411", hint="Download the file again"
         ) from error
     found = {**configs, source: config}
     facts = family(family_name).facts(found["model"], found.get("vision"))
@@ -163,7 +163,7 @@ def _check_config(
 
     for name, theirs, ours in differences(plain, json.loads(json.dumps(planned))):
         raise SourceError(
-            f"`{shown(path)}` makes {_CALLED.get(name, name)} {theirs}, and the build was planned with {ours}",
+            f"`{display(path)}` makes {_CALLED.get(name, name)} {theirs}, and the build was planned with {ours}",
             code="MM412",
             hint="The model changed since it was planned, or its recorded config is not this model's: plan again "
             "with model.source set to a directory that holds this config.json",

@@ -78,7 +78,7 @@ def write_weights(
     for directory in sorted({name.rpartition("/")[0] for name in shapes}):
         prefix = f"{directory}/" if directory else ""
         own = {name.removeprefix(prefix): name for name in shapes if name.rpartition("/")[0] == directory}
-        entries = [writer.Entry(short, dtype, shapes[name]) for short, name in own.items()]
+        entries = [writer.TensorEntry(short, dtype, shapes[name]) for short, name in own.items()]
         places = {short: place[name] for short, name in own.items()}
         (out / directory).mkdir(exist_ok=True)
         _write_shards(out / directory, list(_shards(entries, shard)), block, places, progress)
@@ -87,7 +87,7 @@ def write_weights(
 
 def _write_shards(
     out: Path,
-    shards: list[list[writer.Entry]],
+    shards: list[list[writer.TensorEntry]],
     block: Tensor,
     places: Mapping[str, int],
     progress: Progress,
@@ -102,8 +102,8 @@ def _write_shards(
         _write_index(out, dict(zip(names, shards, strict=True)))
 
 
-def _shards(entries: list[writer.Entry], limit: int) -> Iterator[list[writer.Entry]]:
-    shard: list[writer.Entry] = []
+def _shards(entries: list[writer.TensorEntry], limit: int) -> Iterator[list[writer.TensorEntry]]:
+    shard: list[writer.TensorEntry] = []
     size = 0
     for entry in entries:
         if shard and size + entry.size > limit:
@@ -120,7 +120,7 @@ def _names(count: int) -> list[str]:
     return [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
 
 
-def _values(entry: writer.Entry, block: Tensor, index: int) -> Iterator[Tensor]:
+def _values(entry: writer.TensorEntry, block: Tensor, index: int) -> Iterator[Tensor]:
     """The values of one tensor, in pieces that are views of the block."""
     import torch
 
@@ -138,7 +138,7 @@ def _values(entry: writer.Entry, block: Tensor, index: int) -> Iterator[Tensor]:
         start = 0
 
 
-def _write_index(out: Path, shards: Mapping[str, list[writer.Entry]]) -> None:
+def _write_index(out: Path, shards: Mapping[str, list[writer.TensorEntry]]) -> None:
     content = {
         "metadata": {"total_size": sum(entry.size for shard in shards.values() for entry in shard)},
         "weight_map": {entry.name: file for file, shard in shards.items() for entry in shard},

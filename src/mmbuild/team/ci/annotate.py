@@ -14,7 +14,7 @@ from pathlib import Path
 from mmbuild.base.diagnostics import RecipeError, render_github, workflow_command
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.failures import Failed
-from mmbuild.team.ci.recipe_locations import Place
+from mmbuild.team.ci.recipe_locations import RecipeLocation
 
 _LOG_BYTES = 200_000
 """The end of a log; a step's output has its limits, and the file keeps all of it."""
@@ -33,7 +33,7 @@ def annotated_errors() -> Iterator[None]:
         raise
 
 
-def failure(failed: Failed, place: Place | None) -> str:
+def failure(failed: Failed, place: RecipeLocation | None) -> str:
     """An annotation for a failed action, and its log, folded."""
     message = "\n".join([failed.message, *(f"caused by: {cause}" for cause in failed.causes)])
     title = f"{failed.code} {failed.label}"
@@ -47,7 +47,7 @@ def warning(event: Mapping[str, object]) -> str:
     return workflow_command("warning", message, {"title": event.get("code")})
 
 
-def error_command(title: str, message: str, hint: str | None, place: Place | None = None) -> str:
+def error_command(title: str, message: str, hint: str | None, place: RecipeLocation | None = None) -> str:
     """One ``::error`` line; with ``place`` it stands beside that line of the recipe."""
     told = f"{message}\nhint: {hint}" if hint else message
     where = {"file": place.file, "line": place.line, "col": place.column} if place else {}

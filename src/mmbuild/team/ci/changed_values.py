@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.yaml_nodes import Node, Span
+from mmbuild.base.yaml_nodes import Span, YamlNode
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.differences import ABSENT, different
 from mmbuild.core.store.layout import Store
 from mmbuild.inspect.diff.blame import MOST, Reach, leaves, reach
-from mmbuild.schema.explicit_values import place, settings
+from mmbuild.schema.explicit_values import explicit_values, span_of
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.ci.variants import Asked, Variant
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChangedValue:
     """A value that is written differently.
 
     Attributes:
@@ -55,7 +55,7 @@ class Side:
     tree: Path
 
     @property
-    def node(self) -> Node:
+    def node(self) -> YamlNode:
         assert self.variant.recipe.node is not None  # every recipe that was read from files has one
         return self.variant.recipe.node
 
@@ -65,9 +65,9 @@ class Side:
         return path.relative_to(self.tree).as_posix() if path.is_relative_to(self.tree) else span.source.label
 
 
-def changed_lines(before: Side, after: Side, store: Store, asked: Asked) -> tuple[Line, ...]:
+def changed_lines(before: Side, after: Side, store: Store, asked: Asked) -> tuple[ChangedValue, ...]:
     """Values that the two say differently, by key."""
-    changed = different(settings(before.node), settings(after.node))
+    changed = different(explicit_values(before.node), explicit_values(after.node))
     now = leaves(after.variant.graph.actions)
 
     def lower(recipe: ResolvedRecipe) -> RecipeGraph:
@@ -76,10 +76,10 @@ def changed_lines(before: Side, after: Side, store: Store, asked: Asked) -> tupl
     lines = []
     for key, (old, new) in changed.items():
         side = before if new is ABSENT else after
-        span = place(side.node, key) or side.node.span
+        span = span_of(side.node, key) or side.node.span
         known = len(changed) <= MOST
         reaches = reach(after.variant.recipe, key, old, now, lower, offline=asked.offline) if known else None
-        lines.append(Line(side.where(span), span.line, key, old, new, reaches))
+        lines.append(ChangedValue(side.where(span), span.line, key, old, new, reaches))
     return tuple(lines)
 
 

@@ -11,7 +11,7 @@ from mmbuild.core.graph.differences import Change, changes
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.core.store.layout import Store
 from mmbuild.inspect.diff.blame import explains, step_of
-from mmbuild.team.ci.changed_values import Line, Side, changed_lines
+from mmbuild.team.ci.changed_values import ChangedValue, Side, changed_lines
 from mmbuild.team.ci.merged_graph import union_of
 from mmbuild.team.ci.variant_pairs import Pair, State, pairs
 from mmbuild.team.ci.variants import Asked, Variants
@@ -33,7 +33,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class VariantDifference:
     """A variant that is not the same, or whose files are not.
 
     Attributes:
@@ -49,7 +49,7 @@ class Difference:
     name: str
     state: State
     file: str
-    lines: tuple[Line, ...] = ()
+    lines: tuple[ChangedValue, ...] = ()
     reasons: tuple[str, ...] = ()
     build: tuple[Action, ...] = ()
     keep: tuple[Action, ...] = ()
@@ -72,7 +72,7 @@ class Differences:
 
     before: str
     after: str
-    variants: tuple[Difference, ...]
+    variants: tuple[VariantDifference, ...]
     unchanged: int
     build: tuple[Action, ...]
     keep: tuple[Action, ...]
@@ -104,17 +104,17 @@ def differences(before: Snapshot, after: Snapshot, store: Store, asked: Asked) -
 
 def _difference(
     pair: Pair, before: Path, after: Path, known: set[str], store: Store, asked: Asked
-) -> Difference:
+) -> VariantDifference:
     if pair.after is None:
         assert pair.before is not None
-        return Difference(pair.name, pair.state, _seen(pair.before.file, before))
+        return VariantDifference(pair.name, pair.state, _seen(pair.before.file, before))
     actions = pair.after.graph.actions
-    lines: tuple[Line, ...] = ()
+    lines: tuple[ChangedValue, ...] = ()
     reasons: tuple[str, ...] = ()
     if pair.before is not None:
         lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, asked)
         reasons = _reasons(pair, lines)
-    return Difference(
+    return VariantDifference(
         pair.name,
         pair.state,
         _seen(pair.after.file, after),
@@ -125,7 +125,7 @@ def _difference(
     )
 
 
-def _reasons(pair: Pair, lines: Sequence[Line]) -> tuple[str, ...]:
+def _reasons(pair: Pair, lines: Sequence[ChangedValue]) -> tuple[str, ...]:
     """Changes of definitions that come from no line, each once."""
     assert pair.before is not None
     assert pair.after is not None

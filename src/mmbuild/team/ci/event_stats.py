@@ -10,7 +10,7 @@ from mmbuild.core.execution.events import Event, Kind, Sink
 
 
 @dataclass(slots=True)
-class Tally:
+class EventStats:
     """What the events of an apply told, by label.
 
     Attributes:

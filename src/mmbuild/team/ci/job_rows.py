@@ -7,14 +7,14 @@ from typing import Any
 
 from mmbuild._version import __version__
 from mmbuild.base.formatting import estimate_text
-from mmbuild.team.ci.jobs import Job
+from mmbuild.team.ci.jobs import CiJob
 from mmbuild.team.ci.runners import labels, machine_for
 
 VERSION = 1
 
 
 def rows(
-    jobs: Sequence[Job], seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]
+    jobs: Sequence[CiJob], seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """One for each job.
 
@@ -26,7 +26,7 @@ def rows(
     return [_row(job, seconds, runners) for job in jobs]
 
 
-def _row(job: Job, seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _row(job: CiJob, seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     machine = machine_for(job.actions)
     return {
         "name": job.name,

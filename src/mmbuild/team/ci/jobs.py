@@ -24,7 +24,7 @@ Kind = Literal["source", "shared", "engine"]
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class CiJob:
     """One job.
 
     Attributes:
@@ -46,7 +46,7 @@ class Job:
     needs: tuple[str, ...] = ()
 
 
-def jobs_of(variants: Sequence[Variant]) -> tuple[Job, ...]:
+def jobs_of(variants: Sequence[Variant]) -> tuple[CiJob, ...]:
     """All jobs in the order of their stages. Each action belongs to exactly one.
 
     Directories of the user's own, which are referred to and not copied, make no job by themselves: their action
@@ -57,19 +57,19 @@ def jobs_of(variants: Sequence[Variant]) -> tuple[Job, ...]:
     shared = _shared_jobs(union, files, {variant.name for variant in variants})
     maker = {action.definition_key: job.name for job in shared for action in job.actions}
     owned = set(maker)
-    engines: list[Job] = []
+    engines: list[CiJob] = []
     for variant in variants:
         keys = [action.definition_key for action in variant.graph.actions]
         own = tuple(union.actions[key] for key in dict.fromkeys(keys) if key not in owned)
         needs = tuple(dict.fromkeys(maker[key] for key in keys if key in maker))
         owned.update(action.definition_key for action in own)
         engines.append(
-            Job(variant.name, "engine", (variant.name,), (files[variant.name],), own, variant.graph, needs)
+            CiJob(variant.name, "engine", (variant.name,), (files[variant.name],), own, variant.graph, needs)
         )
     return (*shared, *engines)
 
 
-def select(jobs: Sequence[Job], variants: Collection[str]) -> tuple[Job, ...]:
+def select(jobs: Sequence[CiJob], variants: Collection[str]) -> tuple[CiJob, ...]:
     """The jobs that build ``variants``, with what they need."""
     wanted: set[str] = set()
     for job in reversed(jobs):  # whoever needs a job stands behind it
@@ -78,7 +78,7 @@ def select(jobs: Sequence[Job], variants: Collection[str]) -> tuple[Job, ...]:
     return tuple(job for job in jobs if job.name in wanted)
 
 
-def job_named(jobs: Sequence[Job], name: str) -> Job:
+def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:
     """The job called ``name``.
 
     Raises:
@@ -151,8 +151,8 @@ class _Groups:
         return len({self.root(key) for key in keys}) == 1
 
 
-def _shared_jobs(union: Union, files: Mapping[str, str], taken: set[str]) -> tuple[Job, ...]:
-    jobs: list[Job] = []
+def _shared_jobs(union: Union, files: Mapping[str, str], taken: set[str]) -> tuple[CiJob, ...]:
+    jobs: list[CiJob] = []
     maker: dict[str, str] = {}
     for kind, keys in _groups(union):
         users = tuple(dict.fromkeys(name for key in keys for name in union.users[key]))
@@ -164,7 +164,7 @@ def _shared_jobs(union: Union, files: Mapping[str, str], taken: set[str]) -> tup
         maker.update(dict.fromkeys(keys, name))
         recipes = tuple(dict.fromkeys(files[user] for user in users))
         graph = RecipeGraph(name, closure(union.actions, keys), "")
-        jobs.append(Job(name, kind, users, recipes, actions, graph, needs))
+        jobs.append(CiJob(name, kind, users, recipes, actions, graph, needs))
     return tuple(jobs)
 
 

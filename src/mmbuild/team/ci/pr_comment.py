@@ -9,10 +9,10 @@ from mmbuild._version import __version__
 from mmbuild.base.formatting import estimate_text
 from mmbuild.base.templates import code, render
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.differences import ABSENT, shown
+from mmbuild.core.graph.differences import ABSENT, display
 from mmbuild.inspect.diff.blame import step_of
-from mmbuild.team.ci.changed_values import Line
-from mmbuild.team.ci.differences import Difference, Differences
+from mmbuild.team.ci.changed_values import ChangedValue
+from mmbuild.team.ci.differences import Differences, VariantDifference
 
 VERSION = 1
 _CAUSES = 4
@@ -75,7 +75,7 @@ _Cell = tuple[str, ...]
 """Lines of a table's cell."""
 
 
-def _rows(differing: Iterable[Difference], seconds: Mapping[str, float]) -> list[list[_Cell]]:
+def _rows(differing: Iterable[VariantDifference], seconds: Mapping[str, float]) -> list[list[_Cell]]:
     """A row for variants that differ in the same way: a line of a base recipe changes many alike."""
     alike: dict[tuple[_Cell, ...], list[str]] = {}
     for one in differing:
@@ -86,7 +86,7 @@ def _rows(differing: Iterable[Difference], seconds: Mapping[str, float]) -> list
     ]
 
 
-def _cells(one: Difference, seconds: Mapping[str, float]) -> tuple[_Cell, ...]:
+def _cells(one: VariantDifference, seconds: Mapping[str, float]) -> tuple[_Cell, ...]:
     builds = ", ".join(dict.fromkeys(step_of(action.label) for action in one.build)) or "nothing"
     causes = [*(_line(line) for line in one.lines if not line.free), *one.reasons]
     return (
@@ -102,13 +102,13 @@ def _at_most(most: int, texts: Sequence[str]) -> _Cell:
     return (*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else []))
 
 
-def _line(line: Line) -> str:
+def _line(line: ChangedValue) -> str:
     place = f"{code(f'{line.file}:{line.line}')} {code(line.key)}"
     if line.old is ABSENT:
-        return f"{place} was added: {code(shown(line.new))}"
+        return f"{place} was added: {code(display(line.new))}"
     if line.new is ABSENT:
-        return f"{place} is gone, it was {code(shown(line.old))}"
-    return f"{place} from {code(shown(line.old))} to {code(shown(line.new))}"
+        return f"{place} is gone, it was {code(display(line.old))}"
+    return f"{place} from {code(display(line.old))} to {code(display(line.new))}"
 
 
 def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
@@ -132,7 +132,7 @@ def _free(found: Differences) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _variant(one: Difference, seconds: Mapping[str, float]) -> dict[str, Any]:
+def _variant(one: VariantDifference, seconds: Mapping[str, float]) -> dict[str, Any]:
     return {
         "name": one.name,
         "state": one.state,

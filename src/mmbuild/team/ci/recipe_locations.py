@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from mmbuild.base.yaml_nodes import Node, find
+from mmbuild.base.yaml_nodes import YamlNode, find
 from mmbuild.schema.files import read_document
 from mmbuild.schema.matrix import expand
 
@@ -29,7 +29,7 @@ _KEYS: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RecipeLocation:
     """A file as seen from the working directory, line and column from 1."""
 
     file: str
@@ -37,10 +37,10 @@ class Place:
     column: int
 
 
-def places(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, Place]:
+def places(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, RecipeLocation]:
     """The place of each label (``<variant>/<step>``) that one of ``recipes`` asks for."""
     wanted = {label: label.rpartition("/")[::2] for label in labels}
-    found: dict[str, Place] = {}
+    found: dict[str, RecipeLocation] = {}
     for recipe in recipes if wanted else ():
         for name, node in _variants(recipe).items():
             for label, (variant, step) in wanted.items():
@@ -49,7 +49,7 @@ def places(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, Place]:
     return found
 
 
-def _variants(recipe: Path) -> dict[str, Node]:
+def _variants(recipe: Path) -> dict[str, YamlNode]:
     """What a file says of each of its variants; nothing where it cannot be read (any more)."""
     node = read_document(recipe, allow_outside=True).node
     if node is None or "name" not in node.value:
@@ -57,10 +57,10 @@ def _variants(recipe: Path) -> dict[str, Node]:
     return {f"{node.value['name'].value}{suffix}": variant for suffix, variant in expand(node)[0]}
 
 
-def _place(node: Node, step: str) -> Place:
+def _place(node: YamlNode, step: str) -> RecipeLocation:
     parts = _KEYS.get(step.removeprefix("toolchain_"), "name").split(".")
     at, reached = find(node, parts)
     if not reached:
         at = node.value["name"]
     span = at.key or at.span
-    return Place(span.source.label, span.line, span.column)
+    return RecipeLocation(span.source.label, span.line, span.column)

@@ -13,7 +13,7 @@ from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.team.ci.differences import Snapshot
 from mmbuild.team.ci.errors import CiError
-from mmbuild.team.ci.variants import Asked, Variants, plan_variants, plan_what_can_be, recipe_files
+from mmbuild.team.ci.variants import Asked, Variants, plan_valid_variants, plan_variants, recipe_files
 from mmbuild.team.ci.worktrees import files_there, repository, tree_of
 
 WORKING_TREE = "working tree"
@@ -43,7 +43,7 @@ def snapshots(
             raise _unusable(given)
         one, other = with_trees
         yield (
-            Snapshot(given[0], one, plan_what_can_be(_files_below(one, recipes), store, asked)),
+            Snapshot(given[0], one, plan_valid_variants(_files_below(one, recipes), store, asked)),
             Snapshot(given[1], other, _strict(_files_below(other, recipes), other, store, asked)),
         )
         return
@@ -53,7 +53,7 @@ def snapshots(
     before, after = _revisions(given[0], top)
     with ExitStack() as trees:
         old = trees.enter_context(tree_of(before, top))
-        known = plan_what_can_be(files_there(recipes, top, old), store, asked)
+        known = plan_valid_variants(files_there(recipes, top, old), store, asked)
         if after is None:
             place, files = top, recipe_files(recipes)
         else:

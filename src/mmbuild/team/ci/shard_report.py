@@ -8,12 +8,12 @@ from typing import Any
 from mmbuild._version import __version__
 from mmbuild.base.formatting import estimate_text
 from mmbuild.core.graph.action import Action
-from mmbuild.team.ci.shards import Cut
+from mmbuild.team.ci.shards import ShardPlan
 
 VERSION = 1
 
 
-def document(found: Cut, actions: Mapping[str, Action], seconds: Mapping[str, float]) -> dict[str, Any]:
+def document(found: ShardPlan, actions: Mapping[str, Action], seconds: Mapping[str, float]) -> dict[str, Any]:
     """The versioned JSON form.
 
     Returns:
@@ -45,7 +45,7 @@ def document(found: Cut, actions: Mapping[str, Action], seconds: Mapping[str, fl
     }
 
 
-def text(found: Cut, actions: Mapping[str, Action], seconds: Mapping[str, float]) -> str:
+def text(found: ShardPlan, actions: Mapping[str, Action], seconds: Mapping[str, float]) -> str:
     """Shards with their variants, the end they are predicted to have, and what is done more than once."""
     lines = []
     for index, shard in enumerate(found.shards, 1):

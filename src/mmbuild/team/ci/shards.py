@@ -31,7 +31,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class ShardPlan:
     """All shards.
 
     Attributes:
@@ -51,7 +51,7 @@ class Cut:
     repeated: Mapping[str, tuple[int, ...]]
 
 
-def cut(variants: Sequence[Variant], seconds: Mapping[str, float], count: int, at_once: int = 1) -> Cut:
+def cut(variants: Sequence[Variant], seconds: Mapping[str, float], count: int, at_once: int = 1) -> ShardPlan:
     """Split ``variants`` into ``count`` shards, in one pass over the variants, the longest first.
 
     A variant goes to the shard where the end of all grows least beyond the bound, of these to the one where it adds
@@ -80,7 +80,7 @@ def cut(variants: Sequence[Variant], seconds: Mapping[str, float], count: int, a
         bins[place].put(item)
     shards = tuple(one.shard(union.actions) for one in bins)
     places = {key: tuple(at for at, one in enumerate(bins) if key in one.keys) for key in union.actions}
-    return Cut(
+    return ShardPlan(
         shards,
         max((shard.seconds for shard in shards), default=0.0),
         critical / 1000,

@@ -15,13 +15,13 @@ from mmbuild.base.templates import render
 from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.plan import Build, Plan
 from mmbuild.core.store.disk_errors import disk_errors
-from mmbuild.team.ci.event_stats import Tally
+from mmbuild.team.ci.event_stats import EventStats
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 _MOST_BYTES = 1_000_000
 
 
-def summary(plan: Plan, tally: Tally, result: Result) -> str:
+def summary(plan: Plan, tally: EventStats, result: Result) -> str:
     """A table of the engines, and what failed."""
     labels = {planned.action.definition_key: planned.action.label for planned in plan.actions}
     broken = {item.label for item in result.failed}
@@ -51,7 +51,7 @@ def append_summary(text: str) -> bool:
     return True
 
 
-def _row(build: Build, own: set[str], tally: Tally, broken: set[str]) -> tuple[str, ...]:
+def _row(build: Build, own: set[str], tally: EventStats, broken: set[str]) -> tuple[str, ...]:
     built, pulled = own & tally.built.keys(), own & tally.pulled
     told = _looked_at(build) if not own & broken else {}
     failed = ", ".join(sorted(label.rpartition("/")[2] for label in own & broken))
@@ -69,10 +69,10 @@ def _row(build: Build, own: set[str], tally: Tally, broken: set[str]) -> tuple[s
 
 def _looked_at(build: Build) -> dict[str, str]:
     """What the engine directory says of itself; nothing where it is none (yet)."""
-    from mmbuild.inspect.compare_builds import look
+    from mmbuild.inspect.compare_builds import inspect_builds
 
     try:
-        found = look(build.directory)
+        found = inspect_builds(build.directory)
     except (MmbuildError, OSError, KeyError, TypeError, ValueError):
         return {}
     gates = found["gates"]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
-from mmbuild.team.ci.variants import Asked, Variant, Variants, plan_what_can_be
+from mmbuild.team.ci.variants import Asked, Variant, Variants, plan_valid_variants
 from mmbuild.team.ci.worktrees import files_there, repository, tree_of
 
 State = Literal["new", "gone", "changed", "same"]
@@ -52,7 +52,7 @@ def changed_since(
     """
     top = repository(paths[0])
     with tree_of(revision, top) as tree:
-        before = plan_what_can_be(files_there(paths, top, tree), store, asked)
+        before = plan_valid_variants(files_there(paths, top, tree), store, asked)
     return frozenset(pair.name for pair in pairs(before, now) if pair.state in ("new", "changed"))
 
 

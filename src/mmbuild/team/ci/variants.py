@@ -113,7 +113,7 @@ def plan_variants(files: Sequence[Path], store: Store, asked: Asked) -> Variants
     return Variants(_variants(loaded.variants, graphs), loaded.files, loaded.diagnostics)
 
 
-def plan_what_can_be(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
+def plan_valid_variants(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
     """As :func:`plan_variants`, without those that have errors: an earlier state of recipes need not have been right.
 
     A recipe without a lock is planned without one, also with ``asked.locked``.

@@ -11,14 +11,14 @@ from mmbuild.base.diagnostics import render_text
 from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.planning import Prepared, derivation_lines
-from mmbuild.team.lockfile.compare import Difference, differences, refuse
-from mmbuild.team.lockfile.make import Asked, Planned, make, this_target
-from mmbuild.team.lockfile.model import Lock, LockError, lock_path, read_lock
+from mmbuild.team.lockfile.compare import LockDifference, differences, refuse
+from mmbuild.team.lockfile.make import Asked, LockedPlan, make, this_target
+from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock
 
 _REFUSED = "Bring this environment to what is locked, or move the lock on: `mmbuild lock --update PART`"
 
 
-def check(recipe: Path, store: Store, asked: Asked) -> tuple[Lock, tuple[Difference, ...]]:
+def check(recipe: Path, store: Store, asked: Asked) -> tuple[Lockfile, tuple[LockDifference, ...]]:
     """The lock of ``recipe``, and where the recipe and its files say something else.
 
     The lock's own word is taken for versions, commits and target: no machine of the team has to be this one.
@@ -61,7 +61,7 @@ def refuse_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def planned(recipe: Path, store: Store, asked: Asked) -> Planned:
+def planned(recipe: Path, store: Store, asked: Asked) -> LockedPlan:
     """``recipe`` lowered as its lock says, on a machine that builds the same.
 
     Raises:

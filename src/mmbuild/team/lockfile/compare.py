@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.team.lockfile.model import Lock, LockError
+from mmbuild.team.lockfile.model import LockError, Lockfile
 
 _SHOWN = 12
 _ABSENT = "nothing"
@@ -16,7 +16,7 @@ _DERIVED = ("variants", "plan")
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class LockDifference:
     """One fact.
 
     Attributes:
@@ -35,7 +35,7 @@ class Difference:
         return f"{self.part}: {self.name}: locked {_short(self.locked)}, now {_short(self.here)}"
 
 
-def differences(locked: Lock, here: Lock) -> tuple[Difference, ...]:
+def differences(locked: Lockfile, here: Lockfile) -> tuple[LockDifference, ...]:
     """All facts that are not the same, by part and name; hashes only where nothing else explains them."""
     then, now = asdict(locked), asdict(here)
     found = [item for part in then for item in _differences(part, then[part], now[part])]
@@ -43,7 +43,7 @@ def differences(locked: Lock, here: Lock) -> tuple[Difference, ...]:
     return tuple(causes or found)
 
 
-def refuse(path: Path, found: Iterable[Difference], *, hint: str) -> LockError:
+def refuse(path: Path, found: Iterable[LockDifference], *, hint: str) -> LockError:
     """The error that tells them.
 
     Returns:
@@ -55,10 +55,10 @@ def refuse(path: Path, found: Iterable[Difference], *, hint: str) -> LockError:
     return LockError(f"what is here is not what `{path}` says:{told}", code="MM802", hint=hint)
 
 
-def _differences(part: str, then: Any, now: Any) -> list[Difference]:
+def _differences(part: str, then: Any, now: Any) -> list[LockDifference]:
     one, other = _flat(then), _flat(now)
     return [
-        Difference(part, " ".join(name) or part, one.get(name), other.get(name))
+        LockDifference(part, " ".join(name) or part, one.get(name), other.get(name))
         for name in sorted({**one, **other})
         if one.get(name) != other.get(name)
     ]

@@ -21,7 +21,7 @@ from mmbuild.models.calibration_data.hub_dataset import DataSet, sample_file
 from mmbuild.models.sources.hub_index import HubFile
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.images import image_of
-from mmbuild.team.lockfile.model import Lock, lock_path
+from mmbuild.team.lockfile.model import Lockfile, lock_path
 
 PARTS = ("model", "packages", "target")
 """What a lock keeps until it is told to move on. Recipes and files lie in the team's repository: that is where they
@@ -32,7 +32,7 @@ _EMBEDDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "Pil
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class LockedPlan:
     """A recipe file, loaded and lowered, with the lock that describes that.
 
     Attributes:
@@ -42,7 +42,7 @@ class Planned:
         findings: Warnings.
     """
 
-    lock: Lock
+    lock: Lockfile
     variants: tuple[ResolvedRecipe, ...]
     graphs: tuple[RecipeGraph, ...]
     findings: tuple[Diagnostic, ...] = ()
@@ -60,9 +60,9 @@ def make(
     recipe: Path,
     store: Store,
     asked: Asked,
-    known: Lock | None = None,
+    known: Lockfile | None = None,
     update: Collection[str] = (),
-) -> Planned:
+) -> LockedPlan:
     """Plan ``recipe`` and describe what the plan follows from.
 
     Args:
@@ -97,9 +97,9 @@ def _plan(
     store: Store,
     asked: Asked,
     target: dict[str, Any],
-    environments: Lock | None,
-    models: Lock | None,
-) -> Planned:
+    environments: Lockfile | None,
+    models: Lockfile | None,
+) -> LockedPlan:
     from mmbuild.base.diagnostics import RecipeError
     from mmbuild.pipeline.load import load_recipes
     from mmbuild.pipeline.planning import lower_all
@@ -111,7 +111,7 @@ def _plan(
     graphs = lower_all(loaded.variants, store, target=target, offline=asked.offline, digests=digests)
     base = lock_path(recipe).absolute().parent
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
-    lock = Lock(
+    lock = Lockfile(
         target=target,
         recipe={_name(path, base): _said(path) for path in loaded.files if path.suffix in (".yaml", ".yml")},
         models=_models(loaded.variants, graphs, asked.offline, models),
@@ -121,7 +121,7 @@ def _plan(
         variants=hashes,
         plan=_hash(graphs),
     )
-    return Planned(lock, loaded.variants, graphs, loaded.diagnostics)
+    return LockedPlan(lock, loaded.variants, graphs, loaded.diagnostics)
 
 
 def _hash(graphs: Sequence[RecipeGraph]) -> str:
@@ -144,7 +144,7 @@ def _said(path: Path) -> str:
 
 
 def _models(
-    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], offline: bool, known: Lock | None
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], offline: bool, known: Lockfile | None
 ) -> dict[str, dict[str, Any]]:
     """Hub sources by revision: their commits, as the download actions have them, and the files of these."""
     found: dict[str, dict[str, Any]] = {}
@@ -223,7 +223,7 @@ def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
 
 
 def _environments(
-    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lock | None
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lockfile | None
 ) -> dict[str, dict[str, Any]]:
     """Versions in the keys, and what else says which environment it was.
 
@@ -261,7 +261,7 @@ def environment_name(variant: ResolvedRecipe) -> str:
     return f"tensorrt-llm {engine.tensorrt_llm.toolchain}"
 
 
-def _kept(known: Lock | None, name: str) -> dict[str, Any] | None:
+def _kept(known: Lockfile | None, name: str) -> dict[str, Any] | None:
     if known is None or name not in known.environments:
         return None
     return {key: value for key, value in known.environments[name].items() if key != "packages"}

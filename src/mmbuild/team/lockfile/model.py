@@ -45,7 +45,7 @@ class LockError(MmbuildError):
 
 
 @dataclass(frozen=True, slots=True)
-class Lock:
+class Lockfile:
     """What the plan of one recipe file follows from, besides the file.
 
     Attributes:
@@ -90,7 +90,7 @@ def lock_path(recipe: Path) -> Path:
     return recipe.with_suffix(SUFFIX)
 
 
-def write_lock(path: Path, lock: Lock) -> None:
+def write_lock(path: Path, lock: Lockfile) -> None:
     """Write it, whole or not at all.
 
     Raises:
@@ -102,7 +102,7 @@ def write_lock(path: Path, lock: Lock) -> None:
         write_whole(path, (_HEAD + text).encode())
 
 
-def read_lock(path: Path) -> Lock:
+def read_lock(path: Path) -> Lockfile:
     """Read the lock at ``path``.
 
     Raises:
@@ -128,7 +128,7 @@ def read_lock(path: Path) -> Lock:
     problem = _LOCK(content, "")
     if problem:
         raise _damaged(path, problem)
-    return Lock(**content)
+    return Lockfile(**content)
 
 
 def _version(value: Any, name: str) -> str | None:

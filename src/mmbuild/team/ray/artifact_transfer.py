@@ -14,9 +14,9 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.config.remote_cache import Settings
 from mmbuild.core.store.layout import Store
 from mmbuild.team.remote_cache.pull import pull
-from mmbuild.team.remote_cache.push import carry
+from mmbuild.team.remote_cache.push import upload_artifact
 from mmbuild.team.remote_cache.remote_cache import SharedStore
-from mmbuild.team.remote_cache.retrying_client import Calls
+from mmbuild.team.remote_cache.retrying_client import RetryingClient
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Carrier:
     @classmethod
     def of(cls, store: Store, settings: Settings) -> Carrier:
         """For ``store``, by the driver's settings."""
-        calls = Calls(settings.shown, settings.timeout, redact=settings.redact)
+        calls = RetryingClient(settings.shown, settings.timeout, redact=settings.redact)
         return cls(SharedStore(store, settings, calls))
 
     def push(self, digest: str) -> None:
@@ -43,7 +43,7 @@ class Carrier:
             if digest in self._there:
                 return
             try:
-                carry(self.shared, digest)
+                upload_artifact(self.shared, digest)
             except MmbuildError as error:
                 raise _not_carried(self.shared, digest, error.message) from error
             self._there.add(digest)

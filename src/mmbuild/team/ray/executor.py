@@ -18,11 +18,11 @@ from mmbuild.core.execution.staging import staging
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.core.store.locks import Lock
+from mmbuild.core.store.locks import FileLock
 from mmbuild.team.ray.artifact_transfer import Carrier
 from mmbuild.team.ray.connect import connected
-from mmbuild.team.ray.node_selection import Node, able, alive, ask, refuse
-from mmbuild.team.ray.protocol import Question, carried_environment, versions_of
+from mmbuild.team.ray.node_selection import ClusterNode, able, alive, query_nodes, refuse
+from mmbuild.team.ray.protocol import NodeProbe, carried_environment, versions_of
 from mmbuild.team.ray.task_runner import Attempts, attempts
 from mmbuild.team.remote_cache.push import check_writable
 from mmbuild.team.remote_cache.remote_cache import SharedStore
@@ -45,9 +45,9 @@ class Cluster:
     """
 
     ray: Any
-    nodes: tuple[Node, ...]
+    nodes: tuple[ClusterNode, ...]
     asked: frozenset[str]
-    question: Question
+    question: NodeProbe
     carrier: Carrier | None
     ignore_estimates: bool
     jobs: int
@@ -59,7 +59,7 @@ class Cluster:
         memory = sum(node.memory for node in self.nodes)
         return Capacity(max(1, cores), memory, (), self.jobs or max(1, cores))
 
-    def able(self, action: Action) -> list[Node]:
+    def able(self, action: Action) -> list[ClusterNode]:
         """Nodes that can run ``action``."""
         return able(self.nodes, action, **self._how)
 
@@ -84,7 +84,7 @@ class Cluster:
             memory=min(wanted.memory, max((node.memory for node in nodes), default=0)),
         )
 
-    def take_gpus(self, count: int) -> Mapping[str, Lock] | None:  # noqa: ARG002 (Ray chooses them)
+    def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:  # noqa: ARG002 (Ray chooses them)
         return {}
 
     @contextmanager
@@ -129,7 +129,7 @@ def on_cluster(
     with connected(address) as ray, staging(plan.store) as place:
         token = place / "token"
         token.write_text(secrets.token_hex(16), encoding="ascii")
-        question = Question(
+        question = NodeProbe(
             str(plan.store.root),
             (str(token.relative_to(plan.store.root)), token.read_text(encoding="ascii")),
             versions_of(needed, {name for action in waiting for name in action.toolchain}),
@@ -137,7 +137,7 @@ def on_cluster(
             carried_environment(),
         )
         everyone = alive(ray)
-        nodes, silent = ask(ray, everyone.values(), question)
+        nodes, silent = query_nodes(ray, everyone.values(), question)
         told = {**silent, **_differing(nodes)}
         fit = [node for node in nodes if node.name not in told]
         if not fit:
@@ -152,7 +152,7 @@ def on_cluster(
         yield Cluster(ray, tuple(fit), asked, question, carrier, ignore_estimates, jobs or 0)
 
 
-def _differing(nodes: Sequence[Node]) -> dict[str, str]:
+def _differing(nodes: Sequence[ClusterNode]) -> dict[str, str]:
     return {
         node.name: ", ".join(node.answer.differences)
         for node in nodes
@@ -160,7 +160,7 @@ def _differing(nodes: Sequence[Node]) -> dict[str, str]:
     }
 
 
-def carrier_to(nodes: Sequence[Node], plan: Plan) -> tuple[Carrier | None, str]:
+def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[Carrier | None, str]:
     """What carries artifacts to those of ``nodes`` that do not see the store; None where all do, or there is no way.
 
     Returns:

@@ -9,8 +9,8 @@ from typing import Any
 from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action
-from mmbuild.team.ray.protocol import Answer, Question
-from mmbuild.team.ray.remote_worker import look
+from mmbuild.team.ray.protocol import NodeInfo, NodeProbe
+from mmbuild.team.ray.remote_worker import inspect_node
 
 _ANSWER_SECONDS = 90.0
 """For a node to start a process and answer; one that does not is left out."""
@@ -22,7 +22,7 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ClusterNode:
     """One that is alive.
 
     Attributes:
@@ -35,7 +35,7 @@ class Node:
     id: str
     name: str
     resources: Mapping[str, float]
-    answer: Answer | None = None
+    answer: NodeInfo | None = None
 
     @property
     def cores(self) -> int:
@@ -55,10 +55,10 @@ class Node:
         return int(self.resources.get("GPU", 0))
 
 
-def alive(ray: Any) -> dict[str, Node]:
+def alive(ray: Any) -> dict[str, ClusterNode]:
     """The nodes of the cluster by id, not asked yet."""
     return {
-        row["NodeID"]: Node(
+        row["NodeID"]: ClusterNode(
             row["NodeID"],
             f"{row['NodeManagerHostname']} ({row['NodeManagerAddress']}, {row['NodeID'][:8]})",
             row["Resources"],
@@ -68,11 +68,13 @@ def alive(ray: Any) -> dict[str, Node]:
     }
 
 
-def ask(ray: Any, nodes: Iterable[Node], question: Question) -> tuple[list[Node], dict[str, str]]:
+def query_nodes(
+    ray: Any, nodes: Iterable[ClusterNode], question: NodeProbe
+) -> tuple[list[ClusterNode], dict[str, str]]:
     """Nodes with their answers, and by name why others gave none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remote = ray.remote(num_cpus=0, max_retries=0)(look)
+    remote = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
     asked = {
         remote.options(
             name="mmbuild: what a node is",
@@ -80,7 +82,7 @@ def ask(ray: Any, nodes: Iterable[Node], question: Question) -> tuple[list[Node]
         ).remote(question): node
         for node in nodes
     }
-    answered: list[Node] = []
+    answered: list[ClusterNode] = []
     silent: dict[str, str] = {}
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
     for reference in ready:
@@ -106,7 +108,7 @@ def resources(action: Action) -> dict[str, Any]:
     }
 
 
-def lacks(node: Node, action: Action, *, ignore_estimates: bool = False, carries: bool = False) -> str:
+def lacks(node: ClusterNode, action: Action, *, ignore_estimates: bool = False, carries: bool = False) -> str:
     """Why ``node`` cannot run ``action``; empty where it can. ``carries``: there is a shared store to carry by."""
     wanted, answer = action.resources, node.answer
     sm, isa = action.target.get("sm"), action.target.get("isa")
@@ -128,12 +130,12 @@ def lacks(node: Node, action: Action, *, ignore_estimates: bool = False, carries
     return f"`{missing[0]}` is not there" if missing else ""
 
 
-def able(nodes: Iterable[Node], action: Action, **how: bool) -> list[Node]:
+def able(nodes: Iterable[ClusterNode], action: Action, **how: bool) -> list[ClusterNode]:
     """Those of ``nodes`` that can run ``action``; ``how`` as for :func:`lacks`."""
     return [node for node in nodes if not lacks(node, action, **how)]
 
 
-def refuse(nodes: Sequence[Node], action: Action, **how: bool) -> MmbuildError:
+def refuse(nodes: Sequence[ClusterNode], action: Action, **how: bool) -> MmbuildError:
     """MM843: why none of ``nodes`` can run ``action``."""
     told = [f"{node.name}: {lacks(node, action, **how)}" for node in nodes[:_SHOWN]]
     told += [f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []

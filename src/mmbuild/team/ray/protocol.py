@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from mmbuild._version import __version__
 from mmbuild.base import host
 from mmbuild.config.remote_cache import Settings
-from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.core.steps.registry import StepSpec
 
@@ -29,7 +29,7 @@ _PLACES = frozenset({"MMBUILD_STORE", "MMBUILD_CONFIG", NODE_STORE})
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class NodeProbe:
     """What a node has to fit to.
 
     Attributes:
@@ -48,7 +48,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class NodeInfo:
     """What a node is.
 
     Attributes:
@@ -67,7 +67,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class TaskSpec:
     """One action for a node.
 
     Attributes:
@@ -78,8 +78,8 @@ class Order:
         shared: The shared store, for a node that does not see the driver's; None where there is none.
     """
 
-    question: Question
-    job: Job
+    question: NodeProbe
+    job: WorkerJob
     directory: str
     preload: tuple[str, ...]
     shared: Settings | None = field(default=None, repr=False)
@@ -118,7 +118,7 @@ def differences(wanted: Mapping[str, str], here: Mapping[str, str]) -> tuple[str
     )
 
 
-def seen_root(question: Question) -> str | None:
+def seen_root(question: NodeProbe) -> str | None:
     """The driver's store as this machine sees it: the directory that holds the file with the token."""
     name, content = question.token
     root = os.environ.get(NODE_STORE) or question.store

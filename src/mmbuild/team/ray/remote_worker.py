@@ -16,13 +16,21 @@ from typing import Any
 
 from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.staging import staging
 from mmbuild.core.execution.worker_pool import Workers, start_workers
 from mmbuild.core.steps.registry import steps
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.core.store.locks import using
-from mmbuild.team.ray.protocol import NODE_STORE, Answer, Order, Question, differences, seen_root, versions_of
+from mmbuild.team.ray.protocol import (
+    NODE_STORE,
+    NodeInfo,
+    NodeProbe,
+    TaskSpec,
+    differences,
+    seen_root,
+    versions_of,
+)
 
 Messages = Iterator[dict[str, Any]]
 
@@ -37,10 +45,10 @@ _LEFT = 16 << 20
 """Bytes of a file that a failed action left and that is brought to the driver."""
 
 
-def look(question: Question) -> Answer:
+def inspect_node(question: NodeProbe) -> NodeInfo:
     """What this node is, by the driver's question."""
     _wear(question.environment)
-    return Answer(
+    return NodeInfo(
         host=os.uname().nodename,
         root=seen_root(question),
         differences=differences(question.versions, _versions(question.versions)),
@@ -49,7 +57,7 @@ def look(question: Question) -> Answer:
     )
 
 
-def work(order: Order) -> Messages:
+def work(order: TaskSpec) -> Messages:
     """Run an action; yields the messages of :class:`mmbuild.core.execution.executor.Running`, and besides
 
     ``unfit`` (why, node) the node cannot do it, nothing has been done; ``placed`` (node, host, gpus) it begins;
@@ -58,7 +66,7 @@ def work(order: Order) -> Messages:
     """
     import ray
 
-    answer, node = look(order.question), ray.get_runtime_context().get_node_id()
+    answer, node = inspect_node(order.question), ray.get_runtime_context().get_node_id()
     why = _unfit(order, answer)
     if why:
         yield {"event": "unfit", "why": why, "node": node}
@@ -107,7 +115,7 @@ def _versions(packages: Iterable[str]) -> dict[str, str]:
         return versions_of((), packages)
 
 
-def _unfit(order: Order, answer: Answer) -> str:
+def _unfit(order: TaskSpec, answer: NodeInfo) -> str:
     if answer.differences:
         return ", ".join(answer.differences)
     if answer.root is None and order.shared is None:
@@ -116,7 +124,7 @@ def _unfit(order: Order, answer: Answer) -> str:
     return f"`{missing[0]}` is not there" if missing else ""
 
 
-def _in_driver_store(order: Order, job: Job, store: Store) -> Messages:
+def _in_driver_store(order: TaskSpec, job: WorkerJob, store: Store) -> Messages:
     """Everything lies where the driver sees it too."""
     place = store.root / order.directory
     place.parent.mkdir(exist_ok=True)
@@ -126,7 +134,7 @@ def _in_driver_store(order: Order, job: Job, store: Store) -> Messages:
         yield from _messages(workers, _at(job, store), follow=False)
 
 
-def _in_own_store(order: Order, job: Job) -> Messages:
+def _in_own_store(order: TaskSpec, job: WorkerJob) -> Messages:
     """Inputs come from the shared store, and the result goes there."""
     from mmbuild.team.ray.artifact_transfer import Carrier
 
@@ -149,7 +157,7 @@ def _in_own_store(order: Order, job: Job) -> Messages:
                 yield message
 
 
-def _forking(place: Path, order: Order, hold: int) -> Any:
+def _forking(place: Path, order: TaskSpec, hold: int) -> Any:
     return start_workers(place, order.preload, hold, path=_modules(), detached=True)
 
 
@@ -161,12 +169,12 @@ def _modules() -> list[str]:
     return [entry or os.getcwd() for entry in sys.path if not entry.startswith(inside)]
 
 
-def _at(job: Job, store: Store) -> Job:
+def _at(job: WorkerJob, store: Store) -> WorkerJob:
     """``job`` with paths of this node."""
     return replace(job, store=str(store.root), log=str(store.log(job.key)))
 
 
-def _messages(workers: Workers, job: Job, *, follow: bool) -> Messages:
+def _messages(workers: Workers, job: WorkerJob, *, follow: bool) -> Messages:
     """What the worker says until it has ended with all that it started; with the log where nobody else sees it."""
     log = _Tail(Path(job.log)) if follow else None
     if log is not None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.job import Job
+from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.local import preload
 from mmbuild.core.graph.action import Action
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.team.ray.node_selection import Node, alive, resources
-from mmbuild.team.ray.protocol import Order
+from mmbuild.team.ray.node_selection import ClusterNode, alive, resources
+from mmbuild.team.ray.protocol import TaskSpec
 from mmbuild.team.ray.remote_worker import work
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Attempts:
     _streams: dict[str, Any] = field(default_factory=dict)
     _ending: threading.Event = field(default_factory=threading.Event)
 
-    def start(self, job: Job, action: Action) -> Path:
+    def start(self, job: WorkerJob, action: Action) -> Path:
         """Submit ``job``; returns the directory of its first attempt."""
         directory = self.place / job.name
         thread = threading.Thread(target=self._follow, args=(job, action, directory), daemon=True)
@@ -96,7 +96,7 @@ class Attempts:
             if not any(thread.is_alive() for thread in self._threads.values()):
                 return
 
-    def _follow(self, job: Job, action: Action, directory: Path) -> None:
+    def _follow(self, job: WorkerJob, action: Action, directory: Path) -> None:
         """All attempts of one action; the last message ends it."""
         turned_down: set[str] = set()
         losses = 0
@@ -120,7 +120,7 @@ class Attempts:
             if not self._ending.is_set():
                 self._fail(job, f"{type(error).__name__}: {' '.join(str(error).split())[-500:]}", None, None)
 
-    def _attempt(self, job: Job, action: Action, left: Path, turned_down: set[str]) -> None:
+    def _attempt(self, job: WorkerJob, action: Action, left: Path, turned_down: set[str]) -> None:
         """One submission. Returns when the action has ended, however it did.
 
         Raises:
@@ -137,7 +137,7 @@ class Attempts:
         finally:
             del self._streams[job.name]
 
-    def _supplied(self, job: Job, nodes: list[Node]) -> list[Node]:
+    def _supplied(self, job: WorkerJob, nodes: list[ClusterNode]) -> list[ClusterNode]:
         """Those of ``nodes`` that have the inputs, or can take them from the shared store.
 
         Raises:
@@ -156,7 +156,7 @@ class Attempts:
             return seeing
         return nodes
 
-    def _hear(self, job: Job, action: Action, left: Path, stream: Any, turned_down: set[str]) -> None:
+    def _hear(self, job: WorkerJob, action: Action, left: Path, stream: Any, turned_down: set[str]) -> None:
         """What the node says, until the action has ended there."""
         where, told = "", False
         while True:
@@ -176,7 +176,7 @@ class Attempts:
             if self._take(job, left, message):
                 return
 
-    def _take(self, job: Job, left: Path, message: dict[str, Any]) -> bool:
+    def _take(self, job: WorkerJob, left: Path, message: dict[str, Any]) -> bool:
         """One message; whether it was the last."""
         event = message["event"]
         if event == "placed":
@@ -204,9 +204,9 @@ class Attempts:
             self._say(job, **message)
         return event in ("done", "exit")
 
-    def _submit(self, job: Job, action: Action, left: Path, nodes: list[Node]) -> Any:
+    def _submit(self, job: WorkerJob, action: Action, left: Path, nodes: list[ClusterNode]) -> Any:
         carrier = self.cluster.carrier
-        order = Order(
+        order = TaskSpec(
             self.cluster.question,
             job,
             str(left.relative_to(job.store)),
@@ -218,7 +218,7 @@ class Attempts:
             name=f"mmbuild {job.label}", scheduling_strategy=self._where(nodes), **resources(action)
         ).remote(order)
 
-    def _where(self, nodes: list[Node]) -> Any:
+    def _where(self, nodes: list[ClusterNode]) -> Any:
         """Ray's choice among ``nodes``; of those that see the store first, since there nothing is carried."""
         from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
 
@@ -228,7 +228,7 @@ class Attempts:
         soft = {"ray.io/node-id": In(*seeing)} if seeing else {}
         return NodeLabelSchedulingStrategy(hard={"ray.io/node-id": In(*chosen)}, soft=soft)
 
-    def _nodes(self, job: Job, action: Action, turned_down: set[str]) -> list[Node]:
+    def _nodes(self, job: WorkerJob, action: Action, turned_down: set[str]) -> list[ClusterNode]:
         """Nodes that are up and can run ``action``.
 
         Raises:
@@ -240,7 +240,7 @@ class Attempts:
             raise _given_up(job, "no node that could run it is left")
         return found
 
-    def _next(self, job: Job, stream: Any, where: str) -> dict[str, Any]:
+    def _next(self, job: WorkerJob, stream: Any, where: str) -> dict[str, Any]:
         """The next message of a stream that has one, or why there is none."""
         errors = self.ray.exceptions
         try:
@@ -263,13 +263,13 @@ class Attempts:
                 return False
         return True
 
-    def _say(self, this: Job, **message: Any) -> None:
+    def _say(self, this: WorkerJob, **message: Any) -> None:
         self._said.put({**message, "job": this.name})
 
-    def _warn(self, job: Job, message: str, code: str) -> None:
+    def _warn(self, job: WorkerJob, message: str, code: str) -> None:
         self._say(job, event="warning", message=message, code=code, hint="")
 
-    def _fail(self, job: Job, message: str, code: str | None, hint: str | None) -> None:
+    def _fail(self, job: WorkerJob, message: str, code: str | None, hint: str | None) -> None:
         self._say(job, event="failed", message=message, code=code, hint=hint)
         self._say(job, event="exit", status=1)
 
@@ -283,7 +283,7 @@ def attempts(running: Attempts) -> Iterator[None]:
         running.end()
 
 
-def _given_up(job: Job, why: str) -> MmbuildError:
+def _given_up(job: WorkerJob, why: str) -> MmbuildError:
     return MmbuildError(
         f"`{job.label}` was given up: {why}",
         code="MM846",
@@ -291,7 +291,7 @@ def _given_up(job: Job, why: str) -> MmbuildError:
     )
 
 
-def _process_ended(job: Job, why: str) -> MmbuildError:
+def _process_ended(job: WorkerJob, why: str) -> MmbuildError:
     return MmbuildError(
         f"Ray's process that ran `{job.label}` ended: {why}",
         code="MM847",

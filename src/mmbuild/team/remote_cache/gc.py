@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.config.remote_warnings import RemoteError
 from mmbuild.team.remote_cache import object_store as names
-from mmbuild.team.remote_cache.object_store import Found, refusal
+from mmbuild.team.remote_cache.object_store import FileInfo, refusal
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest
 from mmbuild.team.remote_cache.remote_cache import SharedStore
 from mmbuild.team.remote_cache.retrying_client import MalformedError
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class GcCandidate:
     """An artifact of the place.
 
     Attributes:
@@ -55,10 +55,10 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class RemoteGcResult:
     """What was removed, or would be; bytes freed, artifacts and bytes that stay."""
 
-    removed: tuple[Kept, ...]
+    removed: tuple[GcCandidate, ...]
     freed: int
     kept: int
     kept_size: int
@@ -71,7 +71,7 @@ def collect(
     older_than: float | None = None,
     keep: Collection[str] = (),
     dry_run: bool = False,
-) -> Collected:
+) -> RemoteGcResult:
     """Remove artifacts, longest unused first.
 
     Args:
@@ -96,7 +96,7 @@ def collect(
             _end_uploads(shared, now - _YOUNG_SECONDS)
     size = sum(found.size for found in objects.values())
     freed = sum(objects[name].size for name in dead)
-    return Collected(tuple(removed), freed, len(kept), size - freed)
+    return RemoteGcResult(tuple(removed), freed, len(kept), size - freed)
 
 
 def _end_uploads(shared: SharedStore, before: float) -> None:
@@ -106,7 +106,7 @@ def _end_uploads(shared: SharedStore, before: float) -> None:
         shared.calls.do(lambda: place.abort_older(before))
 
 
-def _held(shared: SharedStore) -> list[Kept]:
+def _held(shared: SharedStore) -> list[GcCandidate]:
     """Every artifact that an entry names or that has a manifest, last used first. Damaged ones have no files."""
     entries = shared.calls.do(lambda: shared.place.walk("actions"))
     manifests = shared.calls.do(lambda: shared.place.walk("manifests"))
@@ -121,7 +121,7 @@ def _held(shared: SharedStore) -> list[Kept]:
         used[digest] = max(entries[name].changed, used.get(digest, 0.0))
     files = _each(shared, [digest for digest in named if names.is_digest(digest)], partial(_files, shared))
     held = [
-        Kept(
+        GcCandidate(
             digest,
             tuple(key for key, _ in users),
             next((label for _, label in users), ""),
@@ -135,8 +135,8 @@ def _held(shared: SharedStore) -> list[Kept]:
 
 
 def _choose(
-    held: list[Kept], max_size: int | None, older_than: float | None, keep: frozenset[str], now: float
-) -> list[Kept]:
+    held: list[GcCandidate], max_size: int | None, older_than: float | None, keep: frozenset[str], now: float
+) -> list[GcCandidate]:
     free = [item for item in reversed(held) if item.digest not in keep]
     if older_than is not None:
         free = [item for item in free if item.used < now - older_than]
@@ -149,7 +149,7 @@ def _choose(
         for digest in item.contents:
             owners[digest] = owners.get(digest, 0) + 1
     size = sum(sizes.values())
-    chosen: list[Kept] = []
+    chosen: list[GcCandidate] = []
     for item in free:
         if size <= max_size:
             break
@@ -161,7 +161,7 @@ def _choose(
 
 
 def _dead(
-    objects: Mapping[str, Found], kept: Iterable[Kept], now: float, released: Collection[str]
+    objects: Mapping[str, FileInfo], kept: Iterable[GcCandidate], now: float, released: Collection[str]
 ) -> list[str]:
     """Contents that no artifact which stays has: those of removed ones, and old ones that nothing names."""
     alive = {digest for item in kept for digest in item.contents}
@@ -173,7 +173,7 @@ def _dead(
     return dead
 
 
-def _remove(shared: SharedStore, removed: Sequence[Kept], dead: Sequence[str]) -> None:
+def _remove(shared: SharedStore, removed: Sequence[GcCandidate], dead: Sequence[str]) -> None:
     entries = [names.action(key) for item in removed for key in item.keys]
     manifests = [names.manifest(item.digest) for item in removed]
     marks = [names.used(item.digest) for item in removed]

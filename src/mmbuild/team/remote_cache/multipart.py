@@ -12,7 +12,7 @@ from mmbuild.team.remote_cache.retrying_client import UnreachableError
 
 if TYPE_CHECKING:
     from mmbuild.team.remote_cache.remote_cache import SharedStore
-    from mmbuild.team.remote_cache.s3 import Part
+    from mmbuild.team.remote_cache.s3 import UploadPart
 
 PART = 16 << 20
 """Bytes of a part, except the last; S3 wants 5 MiB at least."""
@@ -71,7 +71,7 @@ def _send(
     begun: str,
     source: Path,
     lengths: tuple[int, int],
-    there: dict[int, Part],
+    there: dict[int, UploadPart],
 ) -> tuple[list[str], int]:
     """ETags of all parts, and the bytes that were sent."""
     size, length = lengths

@@ -67,7 +67,7 @@ def is_digest(text: object) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FileInfo:
     """A file of the place: bytes, and seconds since the epoch by the place's own clock."""
 
     size: int
@@ -75,7 +75,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ObjectStore:
     """The directory ``root`` of the fsspec file system ``files``."""
 
     files: Any
@@ -151,7 +151,7 @@ class Place:
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self._path(name))
 
-    def walk(self, below: str) -> dict[str, Found]:
+    def walk(self, below: str) -> dict[str, FileInfo]:
         """All files below the directory ``below``, by name."""
         base = self._path(below)
         try:
@@ -159,7 +159,7 @@ class Place:
         except FileNotFoundError:
             return {}
         return {
-            name[len(self.root) + 1 :]: Found(int(info["size"]), _when(info))
+            name[len(self.root) + 1 :]: FileInfo(int(info["size"]), _when(info))
             for name, info in found.items()
             if info["type"] == "file" and "/.tmp-" not in name
         }
@@ -168,7 +168,7 @@ class Place:
         return f"{self.root}/{name}"
 
 
-class Directory(Place):
+class Directory(ObjectStore):
     """A directory of this machine or of a mounted disk: files appear whole, and as writable as the directory is."""
 
     @property
@@ -177,7 +177,8 @@ class Directory(Place):
         return True
 
     def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
-        """As :meth:`Place.read`; whoever may write there must not make this machine read other files or devices."""
+        """As :meth:`ObjectStore.read`; whoever may write there must not make this machine read other files or
+        devices."""
         path = self._path(name)
         if os.path.islink(path):
             raise MalformedError("is a link")
@@ -244,7 +245,7 @@ class Directory(Place):
                 os.chmod(directory, os.stat(parent).st_mode & 0o7777)
 
 
-class Web(Place):
+class Web(ObjectStore):
     """A directory behind a web server. No more is read than was asked for, whatever the server sends."""
 
     @property
@@ -253,7 +254,7 @@ class Web(Place):
         return True
 
     def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
-        """As :meth:`Place.read`."""
+        """As :meth:`ObjectStore.read`."""
         from fsspec.asyn import sync
 
         data: bytes = sync(self.files.loop, self._get, self._path(name), start, end, arrived)
@@ -322,7 +323,7 @@ async def _followed(session: Any, address: Any, options: Mapping[str, Any]) -> A
     raise MalformedError(f"is redirected more than {_REDIRECTS} times")
 
 
-def connect(settings: Settings) -> Place:
+def connect(settings: Settings) -> ObjectStore:
     """The place that ``settings`` name. Mostly nothing is asked of it yet.
 
     Raises:
@@ -360,7 +361,7 @@ def connect(settings: Settings) -> Place:
         files.retries = 1  # s3fs's own
     from mmbuild.team.remote_cache.s3 import Bucket
 
-    kinds: Mapping[str, type[Place]] = {
+    kinds: Mapping[str, type[ObjectStore]] = {
         "file": Directory,
         "local": Directory,
         "http": Web,
@@ -368,7 +369,7 @@ def connect(settings: Settings) -> Place:
         "s3": Bucket,
         "s3a": Bucket,
     }
-    return kinds.get(protocol, Place)(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
+    return kinds.get(protocol, ObjectStore)(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
 
 
 def refusal(protocol: str) -> str:

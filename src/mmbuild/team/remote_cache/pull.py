@@ -25,7 +25,7 @@ from mmbuild.core.store.atomic_files import remove_tree
 from mmbuild.core.store.disk_errors import disk_errors, fault_point
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import try_lock, wait_lock
-from mmbuild.core.store.manifest import Entry, Tree
+from mmbuild.core.store.manifest import ManifestEntry, Tree
 from mmbuild.core.store.publish import publish_known
 from mmbuild.team.remote_cache import object_store as names
 from mmbuild.team.remote_cache.retrying_client import MalformedError, UnreachableError
@@ -119,7 +119,7 @@ class _Count:
                 self.progress(self.done, self.total)
 
 
-def _missing(store: Store, tree: Tree) -> Iterator[Entry]:
+def _missing(store: Store, tree: Tree) -> Iterator[ManifestEntry]:
     """Files of ``tree`` whose bytes are not in the local store."""
     for entry in tree.entries:
         if not (store.object(entry.digest).exists() or store.object(entry.digest, executable=True).exists()):
@@ -144,7 +144,7 @@ def _too_large(store: Store, trees: Mapping[str, Tree]) -> dict[str, DamagedErro
     return found
 
 
-def _bring(shared: SharedStore, entries: Sequence[Entry], count: _Count) -> dict[str, Exception]:
+def _bring(shared: SharedStore, entries: Sequence[ManifestEntry], count: _Count) -> dict[str, Exception]:
     """Contents into the partial directory, several at once; what is wrong with some, by digest.
 
     Raises:
@@ -175,7 +175,11 @@ def _bring(shared: SharedStore, entries: Sequence[Entry], count: _Count) -> dict
 
 
 def _bring_one(
-    shared: SharedStore, entry: Entry, count: _Count, requests: ThreadPoolExecutor, stop: threading.Event
+    shared: SharedStore,
+    entry: ManifestEntry,
+    count: _Count,
+    requests: ThreadPoolExecutor,
+    stop: threading.Event,
 ) -> None:
     """One file. What an earlier run left of it may be damaged: then once more from the beginning."""
     path = partial_directory(shared.store) / entry.digest
@@ -192,7 +196,7 @@ def _bring_one(
 
 def _complete(
     shared: SharedStore,
-    entry: Entry,
+    entry: ManifestEntry,
     descriptor: int,
     count: _Count,
     requests: ThreadPoolExecutor,
@@ -221,7 +225,9 @@ def _complete(
     return False
 
 
-def _chunks(shared: SharedStore, entry: Entry, start: int, requests: ThreadPoolExecutor) -> Iterator[bytes]:
+def _chunks(
+    shared: SharedStore, entry: ManifestEntry, start: int, requests: ThreadPoolExecutor
+) -> Iterator[bytes]:
     """The bytes from ``start`` on, in order, asked for ahead."""
 
     def read(begin: int, end: int) -> bytes:
@@ -305,7 +311,7 @@ def _put_together(store: Store, out: Path, tree: Tree) -> DamagedError | None:
     return None
 
 
-def _lay(store: Store, entry: Entry, target: Path) -> bool:
+def _lay(store: Store, entry: ManifestEntry, target: Path) -> bool:
     """Make ``target`` the file of ``entry``: a link where the rights are the same, else a copy."""
     fresh = partial_directory(store) / entry.digest
     same, twin = (

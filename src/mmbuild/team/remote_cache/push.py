@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.config.remote_warnings import RemoteError
-from mmbuild.core.graph.remote_lookup import Shared
+from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record, append
 from mmbuild.core.store.hashing import hash_file
-from mmbuild.core.store.manifest import Entry, Tree, tree_json, without_references
+from mmbuild.core.store.manifest import ManifestEntry, Tree, tree_json, without_references
 from mmbuild.core.store.manifest_reader import read_tree
 from mmbuild.team.remote_cache import multipart
 from mmbuild.team.remote_cache import object_store as names
@@ -41,7 +41,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class PushResult:
     """A result that is in the shared store now; bytes of files that were carried."""
 
     outcome: Outcome
@@ -79,7 +79,7 @@ def check_writable(shared: SharedStore) -> None:
         ) from error
 
 
-def push(shared: SharedStore, record: Record) -> Pushed:
+def push(shared: SharedStore, record: Record) -> PushResult:
     """Publish the result of an action.
 
     Where another machine was first, its result stands: it is noted in the journal, and the next plan uses it.
@@ -107,10 +107,10 @@ def push(shared: SharedStore, record: Record) -> Pushed:
         if published is not None:
             return _give_way(shared, record, published, carried)
     shared.bad.pop(record.digest, None)
-    return Pushed(Outcome.PUBLISHED, carried)
+    return PushResult(Outcome.PUBLISHED, carried)
 
 
-def carry(shared: SharedStore, digest: str) -> int:
+def upload_artifact(shared: SharedStore, digest: str) -> int:
     """Bring the files and the manifest of an artifact there, and no entry: only who knows its digest finds it.
 
     Returns:
@@ -123,10 +123,10 @@ def carry(shared: SharedStore, digest: str) -> int:
     return _carry(shared, digest, read_tree(shared.store, digest))
 
 
-def _give_way(shared: SharedStore, record: Record, published: Shared, carried: int = 0) -> Pushed:
+def _give_way(shared: SharedStore, record: Record, published: RemoteResult, carried: int = 0) -> PushResult:
     """The result that was published first stands."""
     if published.record.digest == record.digest:
-        return Pushed(Outcome.THERE, carried)
+        return PushResult(Outcome.THERE, carried)
     first = published.record
     append(
         shared.store,
@@ -144,7 +144,7 @@ def _give_way(shared: SharedStore, record: Record, published: Shared, carried: i
             host=first.host,
         ),
     )
-    return Pushed(Outcome.ADOPTED, carried)
+    return PushResult(Outcome.ADOPTED, carried)
 
 
 def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:
@@ -163,7 +163,7 @@ def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:
     return carried
 
 
-def _carry_file(shared: SharedStore, digest: str, entry: Entry) -> int:
+def _carry_file(shared: SharedStore, digest: str, entry: ManifestEntry) -> int:
     """One file, unless it is there; where the place's copy of the artifact was found damaged, in any case."""
     name = names.blob(entry.digest)
     if digest not in shared.bad and shared.calls.do(lambda: shared.place.size(name)) == entry.size:
@@ -220,7 +220,7 @@ def _create_twice(shared: SharedStore) -> None:
 
 
 def push_all(
-    shared: SharedStore, records: Sequence[Record], told: Callable[[Record, Pushed | MmbuildError], None]
+    shared: SharedStore, records: Sequence[Record], told: Callable[[Record, PushResult | MmbuildError], None]
 ) -> int:
     """Publish results one after the other; how many failed. ``told`` hears of each.
 

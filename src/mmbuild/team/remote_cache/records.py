@@ -10,9 +10,9 @@ from mmbuild.base.canonical_json import canonical_json
 from mmbuild.base.field_checks import digest, flag, inner_path, listing, mapping, number, record, text, whole
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
-from mmbuild.core.graph.remote_lookup import Shared
+from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record
-from mmbuild.core.store.manifest import Entry, Tree, make_tree, tree_json
+from mmbuild.core.store.manifest import ManifestEntry, Tree, make_tree, tree_json
 
 ENTRY = 1
 """Version of the form below; raised when a field changes its meaning."""
@@ -92,7 +92,7 @@ def signed_text(entry: Mapping[str, Any]) -> bytes:
     return canonical_json({key: value for key, value in entry.items() if key != "signatures"})
 
 
-def parse_entry(content: bytes, key: str) -> tuple[Shared, dict[str, Any], tuple[Signature, ...]]:
+def parse_entry(content: bytes, key: str) -> tuple[RemoteResult, dict[str, Any], tuple[Signature, ...]]:
     """Read a published entry.
 
     Args:
@@ -131,7 +131,7 @@ def parse_entry(content: bytes, key: str) -> tuple[Shared, dict[str, Any], tuple
         at=float(data["at"]),
         host=data["host"],
     )
-    return Shared(made, reference=data["reference"]), entry, signatures
+    return RemoteResult(made, reference=data["reference"]), entry, signatures
 
 
 def parse_manifest(content: bytes, name: str) -> Tree:
@@ -156,7 +156,7 @@ def parse_manifest(content: bytes, name: str) -> Tree:
     if problem is not None:
         raise EntryError(f"makes no sense: {problem}")
     try:
-        tree = make_tree(Entry(**item) for item in data["entries"])
+        tree = make_tree(ManifestEntry(**item) for item in data["entries"])
     except ValueError as error:
         raise EntryError(f"makes no sense: {error}") from None
     if tree_json(tree) != content:

@@ -11,14 +11,19 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE, Limit
 from mmbuild.config.remote_cache import Settings, settings
 from mmbuild.config.remote_warnings import Notice, notice_of
-from mmbuild.core.graph.remote_lookup import Shared
+from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import Tree
 from mmbuild.team.remote_cache import object_store as names
-from mmbuild.team.remote_cache.object_store import Place, connect
+from mmbuild.team.remote_cache.object_store import ObjectStore, connect
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest, signed_text
-from mmbuild.team.remote_cache.retrying_client import Calls, MalformedError, UnreachableError, describe
+from mmbuild.team.remote_cache.retrying_client import (
+    MalformedError,
+    RetryingClient,
+    UnreachableError,
+    describe,
+)
 
 _LATE_AT_ONCE = 2
 _FIRST = 256 << 10
@@ -41,11 +46,11 @@ class SharedStore:
 
     store: Store
     settings: Settings
-    calls: Calls
+    calls: RetryingClient
     bad: dict[str, str] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
-    answers: dict[str, Shared | None] = field(default_factory=dict)
-    _place: Place | None = None
+    answers: dict[str, RemoteResult | None] = field(default_factory=dict)
+    _place: ObjectStore | None = None
     _trees: dict[str, Tree] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
     _late: dict[str, threading.Thread] = field(default_factory=dict)
@@ -53,7 +58,7 @@ class SharedStore:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ObjectStore:
         """The place; connected when it is first needed.
 
         Raises:
@@ -69,7 +74,7 @@ class SharedStore:
         """Whether results are taken from there, and it has not been given up."""
         return self.settings.pull and not self.calls.down
 
-    def results(self, keys: Sequence[str]) -> Mapping[str, Shared]:
+    def results(self, keys: Sequence[str]) -> Mapping[str, RemoteResult]:
         """Results of actions that are published and can be believed, by action key."""
         unknown = [key for key in keys if key not in self.answers]
         if unknown and self.asks and self._connected():
@@ -117,7 +122,7 @@ class SharedStore:
         shared = self.answers.get(key)
         return shared.record if shared is not None else None
 
-    def entry(self, key: str) -> Shared | None:
+    def entry(self, key: str) -> RemoteResult | None:
         """Read the entry of an action now.
 
         Raises:
@@ -147,7 +152,7 @@ class SharedStore:
         """Bytes ``start`` to ``end`` of a file of the place; fewer where it ends before.
 
         Raises:
-            FileNotFoundError, MalformedError: As :meth:`Place.read`.
+            FileNotFoundError, MalformedError: As :meth:`ObjectStore.read`.
             UnreachableError: MM821.
         """
         place, flow = self.place, self.calls.flow
@@ -221,7 +226,7 @@ class SharedStore:
         answers = self.calls.each(keys, self.entry)
         for key in keys:
             answer = answers.get(key)
-            self.answers[key] = answer if isinstance(answer, Shared) else None
+            self.answers[key] = answer if isinstance(answer, RemoteResult) else None
             if isinstance(answer, UnreachableError):
                 if not self.calls.down:
                     self.tell(notice_of(answer))
@@ -291,4 +296,4 @@ def open_shared(store: Store, url: str | None = None) -> SharedStore | None:
     chosen = settings(url)
     if chosen is None:
         return None
-    return SharedStore(store, chosen, Calls(chosen.shown, chosen.timeout, redact=chosen.redact))
+    return SharedStore(store, chosen, RetryingClient(chosen.shown, chosen.timeout, redact=chosen.redact))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mmbuild.config.remote_warnings import Notice, RemoteError, Tell, to_stderr
+from mmbuild.config.remote_warnings import Notice, RemoteError, WarningHandler, to_stderr
 from mmbuild.team.remote_cache.throughput import LEAST_RATE, Flow
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class UnreachableError(RemoteError):
 
 
 @dataclass(slots=True)
-class Calls:
+class RetryingClient:
     """All requests of one run to one place.
 
     Attributes:
@@ -62,7 +62,7 @@ class Calls:
 
     shown: str
     timeout: float
-    tell: Tell = to_stderr
+    tell: WarningHandler = to_stderr
     redact: Callable[[str], str] = str
     pause: float = _PAUSE
     flow: Flow = field(default_factory=Flow)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmbuild.team.remote_cache.object_store import Place
+from mmbuild.team.remote_cache.object_store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class UploadPart:
     """One part of an upload that has arrived: its number from 1, bytes, and what the server says of its content."""
 
     number: int
@@ -18,7 +18,7 @@ class Part:
     etag: str
 
 
-class Bucket(Place):
+class Bucket(ObjectStore):
     """Multipart uploads as in the S3 API (CreateMultipartUpload, ListParts, UploadPart, CompleteMultipartUpload).
 
     An upload stays on the server until it is completed or aborted; nothing of it is visible before.
@@ -31,18 +31,18 @@ class Bucket(Place):
             return str(max(begun, key=lambda item: item["Initiated"])["UploadId"])
         return str(self._call("create_multipart_upload", Key=self._key(name))["UploadId"])
 
-    def parts(self, name: str, upload: str) -> list[Part]:
+    def parts(self, name: str, upload: str) -> list[UploadPart]:
         """What has arrived.
 
         Raises:
             FileNotFoundError: The upload was completed or aborted.
         """
-        found: list[Part] = []
+        found: list[UploadPart] = []
         marker: Mapping[str, Any] = {}
         while True:
             page = self._call("list_parts", Key=self._key(name), UploadId=upload, **marker)
             found += [
-                Part(item["PartNumber"], item["Size"], item["ETag"].strip('"'))
+                UploadPart(item["PartNumber"], item["Size"], item["ETag"].strip('"'))
                 for item in page.get("Parts", ())
             ]
             if not page.get("IsTruncated"):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.remote_warnings import Notice, Tell, notice_of
+from mmbuild.config.remote_warnings import Notice, WarningHandler, notice_of
 from mmbuild.core.execution.events import Event, Kind, Sink
 from mmbuild.core.graph.plan import Plan, Planned, Verdict, graphs_of
 from mmbuild.core.graph.planner import make_plan
@@ -43,12 +43,12 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
         return
     with using(plan.store):
         shared.calls.tell = _teller(sink)
-        plan = bring(plan, shared, sink)
+        plan = pull_planned(plan, shared, sink)
         with _pushing(shared, sink) as pushing:
             yield plan, pushing
 
 
-def bring(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
+def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
     """Pull until the plan wants nothing more; the plan that is then left."""
     while wanted := [planned for planned in plan.actions if planned.verdict is Verdict.PULL]:
         _pull(shared, wanted, sink)
@@ -108,7 +108,7 @@ def _note(plan: Plan, shared: SharedStore) -> None:
         remember_definition(plan.store, planned.action)
 
 
-def _teller(sink: Sink) -> Tell:
+def _teller(sink: Sink) -> WarningHandler:
     def tell(notice: Notice) -> None:
         sink(Event(Kind.WARNING, data={"message": notice.message, "code": notice.code, "hint": notice.hint}))
 

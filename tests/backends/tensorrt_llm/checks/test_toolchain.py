@@ -12,7 +12,7 @@ import pytest
 
 from mmbuild.backends.tensorrt_llm.checks import toolchain as checked
 from mmbuild.backends.tensorrt_llm.checks.model import Check, failing
-from mmbuild.backends.tensorrt_llm.checks.requirements import programs, wanted
+from mmbuild.backends.tensorrt_llm.checks.requirements import programs, requirements
 from mmbuild.backends.tensorrt_llm.checks.toolchain import toolchain_checks
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.config.model import Container, ToolchainEnvironment
@@ -223,12 +223,12 @@ def test_an_unknown_version() -> None:
 
 def test_what_one_family_asks_for_goes_before_the_versions_own_pin() -> None:
     toolchain = load_toolchain("0.12.0")
-    own = {item.name: item for item in wanted(toolchain, ["vila"])}
+    own = {item.name: item for item in requirements(toolchain, ["vila"])}
     assert (own["transformers"].specifier, own["transformers"].families) == ("==4.36.2", ("vila",))
     assert own["s2wrapper"].families == ("vila",)
-    both = [item for item in wanted(toolchain, ["llava", "vila"]) if item.name == "transformers"]
+    both = [item for item in requirements(toolchain, ["llava", "vila"]) if item.name == "transformers"]
     assert [(item.specifier, item.families) for item in both] == [(">=4.38.2", ()), ("==4.36.2", ("vila",))]
-    none = [item for item in wanted(toolchain, ["llava"]) if item.families]
+    none = [item for item in requirements(toolchain, ["llava"]) if item.families]
     assert none == []
 
 

@@ -64,7 +64,9 @@ def test_inputs_that_are_not_finite_or_zero_throughout_are_told_by_the_layers_na
 def shown(family: str) -> tuple[dict[str, Path], list[Request]]:
     sources = {"model": EXAMPLES / "models" / demo_worlds.MODELS[family]}
     samples = data.load(EXAMPLES / "calibration" / f"{family}.jsonl", 12, 0, text_only=False)
-    return sources, list(calibrate.sampled(load_processor(sources["model"], family), samples, family))
+    return sources, list(
+        calibrate.calibration_requests(load_processor(sources["model"], family), samples, family)
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmbuild.backends.torch.calibration import fitted_layers, modelopt
-from mmbuild.backends.torch.calibration.modelopt import Observed
+from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.models.calibration_data.samples import CalibrationError
 
 INPUTS, GROUP = 128, 64
@@ -23,7 +23,7 @@ def net(seed: int) -> tuple[dict[str, nn.Linear], torch.Tensor]:
     return {"layers.0.a": first, "layers.0.b": second}, x
 
 
-def fit(linears: dict[str, nn.Linear], x: torch.Tensor, algorithm: str) -> dict[str, Observed]:
+def fit(linears: dict[str, nn.Linear], x: torch.Tensor, algorithm: str) -> dict[str, LayerFit]:
     first, second = linears.values()
     return modelopt.fit(linears, algorithm, GROUP, lambda: second(first(x).relu()).sum().item())
 
@@ -48,7 +48,7 @@ def test_awq_lowers_the_error_that_plain_rounding_makes() -> None:
     found = fit(linears, x, "int4_awq")["layers.0.a"]
 
     def error(scale: torch.Tensor) -> float:
-        made = fitted_layers.awq("a", [weight], Observed(scale, None), GROUP, torch.float32)
+        made = fitted_layers.awq("a", [weight], LayerFit(scale, None), GROUP, torch.float32)
         back = made.values * made.tensors["weights_scaling_factor"].repeat_interleave(GROUP, dim=1)
         return float(((x * scale) @ back.T - x @ weight.T).square().mean())
 

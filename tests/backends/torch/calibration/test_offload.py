@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import demo_worlds
 from mmbuild.backends.torch.calibration import activation_stats, calibrate, modelopt, offload
-from mmbuild.backends.torch.calibration.modelopt import Observed
+from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.processor import Request, load_processor
 from mmbuild.models.reference import load_reference
@@ -29,7 +29,9 @@ def model(family: str) -> dict[str, Path]:
 
 def requests(family: str) -> list[Request]:
     samples = data.load(EXAMPLES / "calibration" / f"{family}.jsonl", 2, 0, text_only=False)
-    return list(calibrate.sampled(load_processor(model(family)["model"], family), samples, family))
+    return list(
+        calibrate.calibration_requests(load_processor(model(family)["model"], family), samples, family)
+    )
 
 
 class Split:
@@ -42,7 +44,7 @@ class Split:
         self.devices.settle(iter(self.reference.state_dict().values()), HOST)
         self.away: list[int] = []
 
-    def fit(self, fit: calibrate.Fit[Any]) -> Mapping[str, Any]:
+    def fit(self, fit: calibrate.LayerFitter[Any]) -> Mapping[str, Any]:
         def there(tensor: Tensor) -> Tensor:
             return self.devices.put(tensor, GPU)
 
@@ -61,11 +63,11 @@ class Split:
         return sum(self.devices.place_of(next(layer.parameters())) == GPU for layer in self.layers)
 
 
-def whole(family: str, fit: calibrate.Fit[Any]) -> Mapping[str, Any]:
+def whole(family: str, fit: calibrate.LayerFitter[Any]) -> Mapping[str, Any]:
     return calibrate.observe(fit, model(family), family, requests(family), dtype="float32", device="cpu")
 
 
-def same(one: Observed, other: Observed) -> bool:
+def same(one: LayerFit, other: LayerFit) -> bool:
     if one.input_amax != other.input_amax:
         return False
     return one.prescale is other.prescale or torch.equal(*(found.prescale for found in (one, other)))  # type: ignore[arg-type]
@@ -76,7 +78,7 @@ def same(one: Observed, other: Observed) -> bool:
     [*(("llava", name) for name in ALGORITHMS), ("vila", "fp8"), ("blip2-opt", "int4_awq")],
 )
 def test_layers_that_come_one_by_one_are_fitted_as_in_a_whole_model(family: str, algorithm: str) -> None:
-    def fit(linears: Mapping[str, nn.Linear], *, forward: Any) -> dict[str, Observed]:
+    def fit(linears: Mapping[str, nn.Linear], *, forward: Any) -> dict[str, LayerFit]:
         return modelopt.fit(linears, algorithm, 64, forward)
 
     split = Split(family)
@@ -114,7 +116,7 @@ def test_the_devices_that_are_played_refuse_to_be_mixed() -> None:
 
 
 def test_an_error_in_a_layer_leaves_it_at_home() -> None:
-    def fails(linears: Mapping[str, nn.Linear], *, forward: Any) -> dict[str, Observed]:
+    def fails(linears: Mapping[str, nn.Linear], *, forward: Any) -> dict[str, LayerFit]:
         def stop(*_: object) -> None:
             raise ValueError("stop")
 
@@ -139,5 +141,5 @@ def test_weights_are_counted_by_the_headers_of_their_files(family: str) -> None:
 
 def test_a_model_is_split_where_it_and_its_activations_leave_too_little() -> None:
     gigabyte = 1 << 30
-    assert not offload.wanted(13 * gigabyte, 80 * gigabyte)
-    assert offload.wanted(13 * gigabyte, 14 * gigabyte)
+    assert not offload.needs_offload(13 * gigabyte, 80 * gigabyte)
+    assert offload.needs_offload(13 * gigabyte, 14 * gigabyte)

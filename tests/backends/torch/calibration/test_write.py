@@ -16,8 +16,8 @@ from safetensors import safe_open
 
 import demo_worlds
 from mmbuild.backends.torch.calibration import modelopt
-from mmbuild.backends.torch.calibration.calibrate import calibrate, sampled
-from mmbuild.backends.torch.calibration.modelopt import Observed
+from mmbuild.backends.torch.calibration.calibrate import calibrate, calibration_requests
+from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.backends.torch.calibration.write import write
 from mmbuild.models.calibration_data.samples import CalibrationError, Sample
 from mmbuild.models.checkpoint import weight_only
@@ -47,7 +47,7 @@ def llm(family: str) -> LlmFacts:
 
 
 @cache
-def observed(family: str, algorithm: str) -> dict[str, Observed]:
+def observed(family: str, algorithm: str) -> dict[str, LayerFit]:
     processor = load_processor(model(family), family)
     asked = demo_worlds.ask(family, 5, 4, held_out=False)
     requests = [encode(processor, one.prompt, list(one.pictures)) for one in asked]
@@ -348,7 +348,7 @@ def test_answers_are_seen_after_their_prompts(tmp_path: Path) -> None:
     (asked,) = demo_worlds.ask("llava", 1, 1, held_out=False)
     asked.pictures[0].save(picture)
     assert asked.prompt is not None
-    bare, answered = sampled(
+    bare, answered = calibration_requests(
         processor, [Sample(1, picture, asked.prompt), Sample(2, picture, asked.prompt, "three")], "llava"
     )
     assert answered.ids[: len(bare.ids)] == bare.ids
@@ -361,23 +361,23 @@ def test_a_damaged_picture_is_told_with_its_line(tmp_path: Path, content: bytes)
     picture.write_bytes(content)
     processor: Any = load_processor(model("llava"), "llava")
     with pytest.raises(CalibrationError, match="line 7") as caught:
-        list(sampled(processor, [Sample(7, picture, "question: what ? answer:")], "llava"))
+        list(calibration_requests(processor, [Sample(7, picture, "question: what ? answer:")], "llava"))
     assert caught.value.code == "MM460"
 
 
 def test_a_sample_that_is_longer_than_the_models_positions_is_told_with_its_line() -> None:
     processor: Any = load_processor(model("llava"), "llava")
-    (request,) = sampled(processor, [Sample(3, None, "how many ?")], "llava")
+    (request,) = calibration_requests(processor, [Sample(3, None, "how many ?")], "llava")
     length = len(request.ids)
-    (again,) = sampled(processor, [Sample(3, None, "how many ?")], "llava", length + 1)
+    (again,) = calibration_requests(processor, [Sample(3, None, "how many ?")], "llava", length + 1)
     assert again.ids == request.ids
     with pytest.raises(CalibrationError, match=f"line 3: it has {length} tokens") as caught:
-        list(sampled(processor, [Sample(3, None, "how many ?")], "llava", length))
+        list(calibration_requests(processor, [Sample(3, None, "how many ?")], "llava", length))
     assert caught.value.code == "MM460"
 
 
 def test_a_model_that_cannot_do_without_a_picture_says_so() -> None:
     processor: Any = load_processor(model("blip2-opt"), "blip2-opt")
     with pytest.raises(CalibrationError, match=r"line 4: .* without a picture") as caught:
-        list(sampled(processor, [Sample(4, None, "how many ?")], "blip2-opt"))
+        list(calibration_requests(processor, [Sample(4, None, "how many ?")], "blip2-opt"))
     assert caught.value.code == "MM460"

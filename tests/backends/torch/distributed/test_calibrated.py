@@ -6,10 +6,10 @@ import json
 import pytest
 import torch
 
-from mmbuild.backends.torch.calibration.calibrate import calibrate, generated
+from mmbuild.backends.torch.calibration.calibrate import calibrate, synthetic_requests
 from mmbuild.backends.torch.calibration.write import write
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.distributed.launch import spread
+from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.checkpoint.config import CheckpointConfig
 from mmbuild.models.families import family
@@ -41,7 +41,7 @@ def engine_config(algorithm, ranks):
 
 def checkpoints(algorithm, root):
     """The demo LLaVA, fitted once on drawn pictures, written for one rank and for two."""
-    requests = list(generated(load_processor(DEMO, "llava"), (64, 64), ["what ?"], 3, 0))
+    requests = list(synthetic_requests(load_processor(DEMO, "llava"), (64, 64), ["what ?"], 3, 0))
     found = calibrate(
         {"model": DEMO}, "llava", requests,
         algorithm=algorithm, group_size=GROUP, dtype="float32", device="cpu",
@@ -65,7 +65,7 @@ def test_two_ranks_answer_as_one_does(tmp_path, capfd):
         config = dataclasses.asdict(engine_config(algorithm, 2))
         jobs.append({"config": config, "checkpoint": str(made[2]), "prompt": PROMPT, "forced": FORCED})
     capfd.readouterr()
-    spread(2, "support.engines.rank_calibrated:answers", {"jobs": jobs})
+    run_on_ranks(2, "support.engines.rank_calibrated:answers", {"jobs": jobs})
     split = map(torch.tensor, json.loads(capfd.readouterr().out.splitlines()[-1]))
     for algorithm, one, two in zip(ALGORITHMS, whole, split, strict=True):
         differ = float((one - two).abs().max())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import shapes_world
-from mmbuild.backends.torch.distributed.launch import spread
+from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from mmbuild.backends.torch.parity import TIE
 from mmbuild.cli import main
 from support import TESTS
@@ -35,7 +35,7 @@ def test_a_split_engine_gives_the_tokens_of_the_whole_one(family, seed, ranks, c
     split = family_engines.directory(family, seed, tensor_parallel=ranks)
     capfd.readouterr()
     arguments = {"build": str(split), "lengths": lengths, "seed": seed, "tokens": tokens}
-    spread(ranks, "support.engines.rank_programs:answers", arguments)
+    run_on_ranks(ranks, "support.engines.rank_programs:answers", arguments)
     assert json.loads(capfd.readouterr().out) == rank_programs.answers_of(whole, lengths, seed, tokens)
 
 
@@ -44,7 +44,7 @@ def over_ranks(ranks, family, dtype, capfd, **arguments):
     split = demo_engines.directory(family, dtype, tensor_parallel=ranks)
     capfd.readouterr()
     given = {"build": str(split), "family": family, "seed": SEED, "tokens": TOKENS, **arguments}
-    spread(ranks, "support.engines.rank_programs:demo_answers", given)
+    run_on_ranks(ranks, "support.engines.rank_programs:demo_answers", given)
     return json.loads(capfd.readouterr().out)
 
 

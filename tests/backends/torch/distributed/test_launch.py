@@ -16,7 +16,7 @@ from torch import nn
 from mmbuild.backends.torch import collectives
 from mmbuild.backends.torch.distributed import mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
-from mmbuild.backends.torch.distributed.launch import spread
+from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from support import TESTS
 from support.errors import refused
 
@@ -56,7 +56,7 @@ def left_over(directory):
 
 
 def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
-    spread(2, "support.engines.rank_programs:tally", {"steps": 3})
+    run_on_ranks(2, "support.engines.rank_programs:tally", {"steps": 3})
     told = capfd.readouterr()
     # Rank 1 counts twice: every number is three times what rank 0 alone would have.
     assert json.loads(told.out) == [
@@ -72,7 +72,7 @@ def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
 
 
 def test_sums_and_gathered_vocabularies_are_those_of_all_ranks(capfd):
-    spread(2, "support.engines.rank_programs:reductions", {"count": 30})
+    run_on_ranks(2, "support.engines.rank_programs:reductions", {"count": 30})
     # float32 sums of two are exact in any order; float16 and bfloat16 are rounded once on both sides.
     assert json.loads(capfd.readouterr().out) == [0.0, 0.0]
 
@@ -99,7 +99,7 @@ def test_a_compiled_package_gives_what_the_unsplit_network_gives(capfd, tmp_path
         torch._inductor.aoti_compile_and_package(
             program, package_path=path, inductor_configs={"aot_inductor.package_constants_in_so": False}
         )
-    spread(2, "support.engines.rank_programs:packaged", {"path": path})
+    run_on_ranks(2, "support.engines.rank_programs:packaged", {"path": path})
     assert max(json.loads(capfd.readouterr().out.splitlines()[-1])) < 1e-5
 
 
@@ -112,7 +112,7 @@ def test_one_rank_has_no_collective():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, place):
     how = {"rank": rank, "how": "told"}
-    error = refused(RankError, "MM504", spread, 2, "support.engines.rank_programs:failing", how)
+    error = refused(RankError, "MM504", run_on_ranks, 2, "support.engines.rank_programs:failing", how)
     assert error.message == ("rank 1: " if rank else "") + "the weights are damaged"
     assert capfd.readouterr() == ("", "")
     assert left_over(place) == []
@@ -120,7 +120,12 @@ def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, place):
 
 def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
     error = refused(
-        RankError, "MM585", spread, 2, "support.engines.rank_programs:failing", {"rank": 1, "how": "bug"}
+        RankError,
+        "MM585",
+        run_on_ranks,
+        2,
+        "support.engines.rank_programs:failing",
+        {"rank": 1, "how": "bug"},
     )
     assert "rank 1 failed: KeyError" in error.message
     (logs,) = left_over(place)
@@ -129,14 +134,16 @@ def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
 
 
 def test_a_follower_that_fails_at_work_is_the_cause_that_is_told():
-    error = refused(RankError, "MM585", spread, 2, "support.engines.rank_programs:failing_later", {"rank": 1})
+    error = refused(
+        RankError, "MM585", run_on_ranks, 2, "support.engines.rank_programs:failing_later", {"rank": 1}
+    )
     assert error.message == "rank 1 failed: OutOfMemoryError: no memory for the step"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, place):
     monkeypatch.setenv("MMBUILD_FAULT", f"rank{rank}.decode")
-    error = refused(RankError, "MM580", spread, 2, "support.engines.rank_programs:tally", {"steps": 1})
+    error = refused(RankError, "MM580", run_on_ranks, 2, "support.engines.rank_programs:tally", {"steps": 1})
     assert f"rank {rank} was ended by SIGKILL" in error.message
     (logs,) = left_over(place)
     pids = [int(path.read_text()) for path in logs.glob("*.pid")]
@@ -171,7 +178,7 @@ def test_a_program_alone_is_told_how_to_start_it():
 def test_without_mpi4py_the_extra_is_named(monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mpi4py" else found(name))
-    error = refused(RankError, "MM583", spread, 2, "support.engines.rank_programs:tally", {"steps": 1})
+    error = refused(RankError, "MM583", run_on_ranks, 2, "support.engines.rank_programs:tally", {"steps": 1})
     assert "[mpi]'" in error.hint
 
 
@@ -182,7 +189,7 @@ def test_a_launcher_that_fails_is_quoted(tmp_path, monkeypatch):
     )
     path.chmod(0o755)
     monkeypatch.setenv(mpirun.OVERRIDE, str(path))
-    error = refused(RankError, "MM584", spread, 2, "support.engines.rank_programs:tally", {"steps": 1})
+    error = refused(RankError, "MM584", run_on_ranks, 2, "support.engines.rank_programs:tally", {"steps": 1})
     assert "status 3" in error.message
     assert "no slots available" in error.message
 

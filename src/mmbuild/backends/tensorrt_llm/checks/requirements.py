@@ -21,7 +21,7 @@ _FROM_ELSEWHERE = ("python", "python3", *_HOST_PROGRAMS)
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class RequiredPackage:
     """A distribution that the version asks for, or some ``families`` alone."""
 
     name: str
@@ -29,7 +29,7 @@ class Wanted:
     families: tuple[str, ...] = ()
 
 
-def wanted(toolchain: Toolchain, families: Iterable[str]) -> Iterator[Wanted]:
+def requirements(toolchain: Toolchain, families: Iterable[str]) -> Iterator[RequiredPackage]:
     """Every distribution with each specifier that is asked of it: a family's own goes before the version's."""
     own = {str(name): entry.requirements for name, entry in toolchain.families.items()}
     special: dict[tuple[str, str], list[str]] = {}
@@ -42,9 +42,9 @@ def wanted(toolchain: Toolchain, families: Iterable[str]) -> Iterator[Wanted]:
             user for (other, _), users in special.items() if other == normalized(name) for user in users
         }
         if chosen - overriding:
-            yield Wanted(normalized(name), specifier)
+            yield RequiredPackage(normalized(name), specifier)
     for (name, specifier), users in special.items():
-        yield Wanted(name, specifier, tuple(users))
+        yield RequiredPackage(name, specifier, tuple(users))
 
 
 def _requirement(line: str) -> tuple[str, str]:
@@ -60,7 +60,7 @@ def _requirement(line: str) -> tuple[str, str]:
 
 
 def distributions(toolchain: Toolchain) -> set[str]:
-    """Names of everything that :func:`wanted` can ask for, and what any other version pins."""
+    """Names of everything that :func:`requirements` can ask for, and what any other version pins."""
     lines = [line for entry in toolchain.families.values() for line in entry.requirements]
     return {*pinned(), *(_requirement(line)[0] for line in lines)}
 

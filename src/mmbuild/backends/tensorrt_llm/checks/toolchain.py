@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mmbuild.backends.environments import probe
-from mmbuild.backends.environments.probe import Inside, ProbeError
+from mmbuild.backends.environments.probe import InstalledPackages, ProbeError
 from mmbuild.backends.tensorrt_llm.checks.examples import examples_check
 from mmbuild.backends.tensorrt_llm.checks.model import Check, Status
 from mmbuild.backends.tensorrt_llm.checks.requirements import (
-    Wanted,
+    RequiredPackage,
     distributions,
     names_for,
     programs,
+    requirements,
     version_of,
-    wanted,
 )
 from mmbuild.backends.tensorrt_llm.checks.versions import accepts, specifiers
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
@@ -38,7 +38,7 @@ class _Asked:
 
     toolchain: Toolchain
     environment: ToolchainEnvironment
-    inside: Inside
+    inside: InstalledPackages
     families: tuple[str, ...]
     chosen: bool
 
@@ -71,7 +71,7 @@ def toolchain_checks(
         return (_unconfigured(version), _gpu(sm))
     place = _place(environment)
     try:
-        inside = probe.ask(environment, distributions(toolchain), programs(toolchain, chosen, ranks))
+        inside = probe.query(environment, distributions(toolchain), programs(toolchain, chosen, ranks))
     except ProbeError as error:
         broken = Check("environment", "fail", place, "one that answers", error.message, error.hint or "")
         return (broken, examples_check(toolchain, environment.examples, {}), _gpu(sm))
@@ -112,11 +112,11 @@ def _python(asked: _Asked) -> Iterator[Check]:
 
 
 def _pins(asked: _Asked) -> Iterator[Check]:
-    for item in wanted(asked.toolchain, asked.families):
+    for item in requirements(asked.toolchain, asked.families):
         yield _pin(item, asked)
 
 
-def _pin(item: Wanted, asked: _Asked) -> Check:
+def _pin(item: RequiredPackage, asked: _Asked) -> Check:
     found = version_of(item.name, asked.inside.versions)
     label = f"{item.name} ({', '.join(item.families)})" if item.families else item.name
     asking = item.specifier or "any"
@@ -139,14 +139,14 @@ def _pin(item: Wanted, asked: _Asked) -> Check:
     return Check(label, status, found or "not installed", asking, why, way)
 
 
-def _own_accepts(name: str, version: str, inside: Inside) -> bool:
+def _own_accepts(name: str, version: str, inside: InstalledPackages) -> bool:
     """Whether the installed tensorrt_llm itself asks for what is installed: it knows better than our notes."""
     own = specifiers(inside.requires, python=inside.versions["python"])
     specifier = next((own[other] for other in names_for(name) if other in own), None)
     return specifier is not None and accepts(specifier, version) is True
 
 
-def _install(item: Wanted, asked: _Asked) -> str:
+def _install(item: RequiredPackage, asked: _Asked) -> str:
     if asked.environment.container is not None:
         return "Use the image that was released for this version, or one made from it"
     index = " --extra-index-url https://pypi.nvidia.com" if item.name in (_OWN, "tensorrt") else ""

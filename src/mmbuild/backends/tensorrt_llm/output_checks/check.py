@@ -8,7 +8,7 @@ from pathlib import Path
 from mmbuild.backends.tensorrt_llm.output_checks.config import differences, value_at
 from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.files import read_header, read_json
-from mmbuild.backends.tensorrt_llm.output_checks.model import Expected, Place
+from mmbuild.backends.tensorrt_llm.output_checks.model import Expected, OutputPath
 from mmbuild.backends.tensorrt_llm.output_checks.ranks import lacking, missing, stale
 from mmbuild.backends.tensorrt_llm.output_checks.tensors import packed, raw, tensors
 
@@ -38,7 +38,7 @@ def _findings(expected: Expected, directory: Path) -> Iterator[ProductError]:
         yield from _place(place, expected, directory)
 
 
-def _place(place: Place, expected: Expected, directory: Path) -> Iterator[ProductError]:
+def _place(place: OutputPath, expected: Expected, directory: Path) -> Iterator[ProductError]:
     where = directory / place.directory
     if place.checkpoint is not None:
         source = directory / place.checkpoint
@@ -63,7 +63,7 @@ def _place(place: Place, expected: Expected, directory: Path) -> Iterator[Produc
 
 
 def _checkpoint_file(
-    path: Path, place: Place, expected: Expected, algorithm: object
+    path: Path, place: OutputPath, expected: Expected, algorithm: object
 ) -> Iterator[ProductError]:
     if path.suffix != ".safetensors" or not path.is_file() or path.stat().st_size == 0:
         return

@@ -8,10 +8,12 @@ from typing import Any
 
 from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.load import rules
-from mmbuild.backends.tensorrt_llm.output_checks.model import Code, Wanted
+from mmbuild.backends.tensorrt_llm.output_checks.model import Code, ExpectedOutput
 
 
-def differences(path: Path, content: Mapping[str, Any], expected: Sequence[Wanted]) -> Iterator[ProductError]:
+def differences(
+    path: Path, content: Mapping[str, Any], expected: Sequence[ExpectedOutput]
+) -> Iterator[ProductError]:
     """One finding for each code whose values differ (MM653 to MM658, MM662); it names all of them.
 
     Args:
@@ -39,7 +41,7 @@ def value_at(content: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def _fits(item: Wanted, there: Any) -> bool:
+def _fits(item: ExpectedOutput, there: Any) -> bool:
     if item.begins and isinstance(there, str):
         return any(there == value or there.startswith((f"{value}.", f"{value}rc")) for value in item.values)
     return there in item.values

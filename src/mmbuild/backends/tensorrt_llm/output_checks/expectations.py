@@ -8,12 +8,12 @@ from typing import Any
 from mmbuild.backends.tensorrt_llm.output_checks.load import rules
 from mmbuild.backends.tensorrt_llm.output_checks.model import (
     Expected,
+    ExpectedOutput,
     Group,
-    Part,
+    OutputPart,
+    OutputPath,
     PartName,
-    Place,
     Rule,
-    Wanted,
 )
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
@@ -58,17 +58,17 @@ def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> E
         products=command.products,
         places=places,
         parts={
-            name: Part(num_hidden_layers=part.num_hidden_layers, mlp_type=part.mlp_type)
+            name: OutputPart(num_hidden_layers=part.num_hidden_layers, mlp_type=part.mlp_type)
             for name, part in parts.items()
         },
         ranks=ranks,
     )
 
 
-def _place(rule: Rule, known: Mapping[str, Any]) -> Place:
+def _place(rule: Rule, known: Mapping[str, Any]) -> OutputPath:
     names = {**known, **{name: evaluate(text, known) for name, text in rule.names.items()}}
     ranks = range(names["tensor_parallel"]) if rule.ranks is not None else ()
-    return Place(
+    return OutputPath(
         directory=fill(rule.directory, names),
         ranks=tuple(fill(rule.ranks or "", {**names, "rank": rank}) for rank in ranks),
         checkpoint=rule.checkpoint and fill(rule.checkpoint, names),
@@ -78,10 +78,10 @@ def _place(rule: Rule, known: Mapping[str, Any]) -> Place:
     )
 
 
-def _wanted(group: Group, names: Mapping[str, Any]) -> Iterator[Wanted]:
+def _wanted(group: Group, names: Mapping[str, Any]) -> Iterator[ExpectedOutput]:
     for item in rules().expectations[group.group]:
         value = evaluate(item.value, names)
-        yield Wanted(
+        yield ExpectedOutput(
             key=f"{group.below}.{item.key}" if group.below else item.key,
             values=value if isinstance(value, tuple) else (value,),
             begins=item.begins,

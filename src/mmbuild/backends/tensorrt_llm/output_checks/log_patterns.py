@@ -46,7 +46,7 @@ class KnownLine(Entry):
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class LogFinding:
     """A known line that was found.
 
     Attributes:
@@ -66,7 +66,7 @@ def known_lines() -> tuple[KnownLine, ...]:
     return TypeAdapter(tuple[KnownLine, ...]).validate_python(table("log_patterns.yaml"))
 
 
-def scan(lines: Iterable[str], version: str) -> tuple[Remark, ...]:
+def scan(lines: Iterable[str], version: str) -> tuple[LogFinding, ...]:
     """The known lines in a command's output, each code once, in the order in which they came.
 
     Args:
@@ -74,7 +74,7 @@ def scan(lines: Iterable[str], version: str) -> tuple[Remark, ...]:
         version: The toolchain's version.
     """
     waiting = [(re.compile(row.pattern), row) for row in known_lines() if version in row.toolchains]
-    found: dict[LogCode, Remark] = {}
+    found: dict[LogCode, LogFinding] = {}
     for number, line in enumerate(lines, start=1):
         for pattern, row in waiting:
             if row.code not in found and pattern.search(line.strip()):
@@ -82,10 +82,10 @@ def scan(lines: Iterable[str], version: str) -> tuple[Remark, ...]:
     return tuple(found.values())
 
 
-def _remark(number: int, line: str, row: KnownLine) -> Remark:
+def _remark(number: int, line: str, row: KnownLine) -> LogFinding:
     entry = codes()[row.code]
     shown = line.strip()[:_LONGEST_SHOWN]
     message = f"line {number} of the log, `{shown}`: {entry.cause.removesuffix('.')}"
-    return Remark(
+    return LogFinding(
         number, row.severity, ProductError(message, code=row.code, hint=entry.cure.removesuffix("."))
     )

@@ -84,7 +84,7 @@ class Rule(Entry):
     names: dict[str, str] = {}
 
 
-class Telling(Entry):
+class LogPattern(Entry):
     """What a code means for whoever reads a finding: why it matters, and what to do. No full stops."""
 
     why: str
@@ -102,7 +102,7 @@ class Rules(Entry):
     """
 
     quant_algos: dict[Algorithm, tuple[str | None, ...]]
-    tellings: dict[Code, Telling]
+    tellings: dict[Code, LogPattern]
     expectations: dict[str, tuple[Expectation, ...]]
     rules: tuple[Rule, ...]
 
@@ -139,7 +139,7 @@ class Tables(Entry):
     tables: dict[str, tuple[Names, ...]]
 
 
-class Wanted(Entry):
+class ExpectedOutput(Entry):
     """One value of a config.json: :class:`Expectation` with its value worked out.
 
     Attributes:
@@ -155,7 +155,7 @@ class Wanted(Entry):
     code: Code
 
 
-class Place(Entry):
+class OutputPath(Entry):
     """One directory that a command must leave, all names filled in.
 
     Attributes:
@@ -170,12 +170,12 @@ class Place(Entry):
     directory: str
     ranks: tuple[str, ...] = ()
     checkpoint: str | None = None
-    config: tuple[Wanted, ...] = ()
+    config: tuple[ExpectedOutput, ...] = ()
     tensors: str | None = None
     raw: str | None = None
 
 
-class Part(Entry):
+class OutputPart(Entry):
     """What the names of tensors depend on in one part of a model."""
 
     num_hidden_layers: int
@@ -193,6 +193,6 @@ class Expected(Entry):
     """
 
     products: tuple[str, ...]
-    places: tuple[Place, ...]
-    parts: dict[PartName, Part]
+    places: tuple[OutputPath, ...]
+    parts: dict[PartName, OutputPart]
     ranks: int

@@ -8,11 +8,11 @@ from pathlib import Path
 from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.files import Stored
 from mmbuild.backends.tensorrt_llm.output_checks.load import tables
-from mmbuild.backends.tensorrt_llm.output_checks.model import Names, Part, PartName
+from mmbuild.backends.tensorrt_llm.output_checks.model import Names, OutputPart, PartName
 
 _SHOWN = 3
 
-Parts = Mapping[PartName, Part]
+Parts = Mapping[PartName, OutputPart]
 
 
 def tensors(path: Path, header: Mapping[str, Stored], table: str, parts: Parts) -> Iterator[ProductError]:

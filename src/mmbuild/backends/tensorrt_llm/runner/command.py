@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mmbuild.backends.environments.launch import Launch
-from mmbuild.backends.tensorrt_llm.output_checks.log_patterns import Remark, scan
+from mmbuild.backends.tensorrt_llm.output_checks.log_patterns import LogFinding, scan
 from mmbuild.base.errors import MmbuildError
 
 _KEPT = 12
@@ -81,7 +81,7 @@ def _passed_on(process: subprocess.Popen[str], tell: Callable[[str], None]) -> I
 
 
 def _failed(
-    name: str, argv: Sequence[str], status: int, lines: Sequence[str], remarks: Sequence[Remark]
+    name: str, argv: Sequence[str], status: int, lines: Sequence[str], remarks: Sequence[LogFinding]
 ) -> CommandError:
     how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
     # The first cause that a line names; what is said after it mostly follows from it.

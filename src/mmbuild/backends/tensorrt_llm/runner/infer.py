@@ -28,7 +28,7 @@ _ANSWER = re.compile(r"^\[A\]:? (?P<texts>\[.*\])$")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class InferenceRequest:
     """What is asked.
 
     Attributes:
@@ -45,23 +45,23 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class InferenceResult:
     """What the runner said: answers, the best beam of each, and all of its lines."""
 
     texts: tuple[str, ...]
     lines: tuple[str, ...]
 
 
-def ask(
+def infer(
     engine: Path,
     description: Description,
     environment: ToolchainEnvironment,
-    question: Question,
+    question: InferenceRequest,
     root: Path,
     *,
     gpus: Sequence[str] = (),
     tell: Callable[[str], None] = print,
-) -> Answered:
+) -> InferenceResult:
     """Run upstream's runner on an engine directory.
 
     Args:
@@ -118,7 +118,7 @@ def ask(
             code="MM706",
             hint="Look at its output; the form of its answers is told in docs/toolchains.md",
         )
-    return Answered(texts, lines)
+    return InferenceResult(texts, lines)
 
 
 def takes_images(description: Description) -> bool:

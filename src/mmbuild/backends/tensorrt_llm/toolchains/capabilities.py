@@ -9,14 +9,14 @@ from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import gpu_objection, 
 from mmbuild.backends.tensorrt_llm.toolchains.model import Note, Toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template import fill, holds
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
-from mmbuild.base.violation import Fault
+from mmbuild.base.violation import Violation
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.reader_compatibility import facts as accepted
 from mmbuild.models.checkpoint.reader_compatibility import read_config
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.schema import tensorrt_llm_versions
-from mmbuild.schema.calibration_rules import real
+from mmbuild.schema.calibration_rules import is_production_model
 from mmbuild.schema.linear_shapes import divides, stacks
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -33,7 +33,7 @@ _BLAMED = {
 _WAYS = (1, 2, 4, 8)
 
 
-def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None) -> tuple[Fault, ...]:
+def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None) -> tuple[Violation, ...]:
     """Why ``toolchain`` cannot build ``variant``, and the keys to blame; empty where it can.
 
     Args:
@@ -48,7 +48,7 @@ def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = No
     if not found:
         found += [*_unread(variant, toolchain), *_permuted(variant), *_rotary(variant, toolchain, known)]
     return tuple(
-        Fault(
+        Violation(
             item.code,
             (*item.blame, _TOOLCHAIN),
             f"TensorRT-LLM {toolchain.version}: {item.message}",
@@ -73,32 +73,32 @@ def refusals(
     )
 
 
-def _unsupported(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Fault]:
+def _unsupported(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Violation]:
     family, algorithm = known["family"], known["algorithm"]
     for entry in toolchain.unsupported:
         if entry.of_quantizer and known["calibrated"]:
             continue
         if family in entry.families and algorithm in entry.algorithms and holds(entry.when, known):
-            yield Fault(entry.code, entry.blame, fill(entry.reason, known), fill(entry.way, known))
+            yield Violation(entry.code, entry.blame, fill(entry.reason, known), fill(entry.way, known))
 
 
-def _gpu(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Fault]:
+def _gpu(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Violation]:
     sm, formats = known["sm"], (known["algorithm"], known["dtype"])
     objection = gpu_objection(toolchain.version, formats, sm) if sm is not None else None
     if objection is not None:
         reason, way, culprit = objection
         blame = {None: (), known["dtype"]: ("engine.dtype",)}.get(culprit, (_ALGORITHM,))
-        yield Fault("MM640", ("target.sm", *blame), f"{reason}, and the engine is for SM {sm}", way)
+        yield Violation("MM640", ("target.sm", *blame), f"{reason}, and the engine is for SM {sm}", way)
 
 
-def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Fault]:
+def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Violation]:
     facts, algorithm, ranks = variant.facts, known["algorithm"], known["tensor_parallel"]
     wrong = unpackable(facts, algorithm, ranks)
     if not wrong:
         return
     sizes = ", ".join(f"{layer.name} {layer.outputs} x {layer.inputs}" for layer in wrong)
     possible = [str(ways) for ways in _WAYS if _whole(facts, ways) and not unpackable(facts, algorithm, ways)]
-    yield Fault(
+    yield Violation(
         "MM641",
         ("engine.tensor_parallel", _ALGORITHM),
         f"{algorithm} weights are packed in blocks of {multiple_of(algorithm)} rows and columns, which on "
@@ -109,7 +109,7 @@ def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Faul
     )
 
 
-def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
+def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation]:
     """What the version's reader of checkpoints would not take of a calibrated one."""
     engine = variant.recipe.engine
     how = ALGORITHMS.get(engine.quantization.algorithm)
@@ -122,7 +122,7 @@ def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
     config = to_json(planned)
     others = [line for line in accepted().lines if not read_config(line, config)]
     for item in read_config(toolchain.version, config):
-        yield Fault(
+        yield Violation(
             "MM169",
             _BLAMED.get(item.key, (_ALGORITHM,)),
             f"its reader of checkpoints does not take `{item.key}`: {item.why}",
@@ -134,7 +134,7 @@ def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
         )
 
 
-def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, Any]) -> Iterator[Fault]:
+def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, Any]) -> Iterator[Violation]:
     """Rotary positions that the version's own converter would read otherwise; it reads config.json itself.
 
     Its transformers is of before 5: it takes the base from ``rope_theta`` alone and knows no ``rope_parameters``.
@@ -145,7 +145,7 @@ def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, A
     text = _decoder_config(variant.configs["model"])
     base = float(text.get("rope_theta") or _OLD_BASE)
     if base != llm.rotary_base:
-        yield Fault(
+        yield Violation(
             "MM604",
             ("model.source",),
             f"its converter reads the rotary base from `rope_theta` alone, which gives {base:g}, "
@@ -159,9 +159,9 @@ def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, A
     kind = scaling["rope_type"]
     if kind not in kinds:
         reason = f"it knows rope scaling of the kinds {', '.join(kinds)}, and the model's is `{kind}`"
-        yield Fault("MM604", ("model.source",), reason, "Set engine.backend to torch")
+        yield Violation("MM604", ("model.source",), reason, "Set engine.backend to torch")
     elif "type" not in written and toolchain.version != tensorrt_llm_versions.SUPPORTED[-1]:
-        yield Fault(
+        yield Violation(
             "MM604",
             ("model.source",),
             "its converter looks up the kind of rope scaling as `rope_scaling.type`, which config.json does not have",
@@ -181,12 +181,12 @@ def _decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _permuted(variant: ResolvedRecipe) -> Iterator[Fault]:
+def _permuted(variant: ResolvedRecipe) -> Iterator[Violation]:
     """Data for weights that the version's converters alone can lay out."""
     quantization = variant.recipe.engine.quantization
     if quantization.calibration is not None and quantization.algorithm in WEIGHT_ONLY:
         name = quantization.algorithm.value
-        yield Fault(
+        yield Violation(
             "MM606",
             (_CALIBRATION,),
             f"its converter permutes {name} weights for one GPU, and the plain ones that mmbuild calibrates would be "
@@ -199,10 +199,10 @@ def _whole(facts: ModelFacts, ranks: int) -> bool:
     return all(divides(llm, ranks) for llm in stacks(facts))
 
 
-def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Fault, ...]:
+def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Violation, ...]:
     """What should be told before anything runs: warnings, MM642 (notes), MM175 (calibration on text)."""
     noted = tuple(
-        Fault(
+        Violation(
             "MM642",
             (note.warn,),
             f"TensorRT-LLM {toolchain.version}: {text.removesuffix('.')}",
@@ -214,13 +214,13 @@ def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Fault, ...]
     return (*noted, *_text_alone(variant, toolchain))
 
 
-def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Fault]:
+def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation]:
     """The version's own quantizer, which shows a vision-language model no picture."""
     recipe, quantization = variant.recipe, variant.recipe.engine.quantization
     if quantization.algorithm not in ALGORITHMS or quantization.calibration is not None:
         return
-    if real(recipe, variant.facts) and not faults(variant, toolchain):
-        yield Fault(
+    if is_production_model(recipe, variant.facts) and not faults(variant, toolchain):
+        yield Violation(
             "MM175",
             (_ALGORITHM,),
             f"TensorRT-LLM {toolchain.version}: its own quantizer calibrates {quantization.algorithm} on texts, and "

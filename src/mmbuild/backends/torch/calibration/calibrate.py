@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mmbuild.backends.torch.calibration import modelopt, offload
-from mmbuild.backends.torch.calibration.modelopt import Observed
+from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.base.progress import Progress, silent
 from mmbuild.models.calibration_data import synthetic_images
 from mmbuild.models.calibration_data.samples import CalibrationError, Sample
@@ -29,7 +29,7 @@ Found = TypeVar("Found")
 Found_co = TypeVar("Found_co", covariant=True)
 
 
-class Fit(Protocol[Found_co]):
+class LayerFitter(Protocol[Found_co]):
     """What looks at linear layers while ``forward`` runs the model that they are part of."""
 
     def __call__(
@@ -50,7 +50,7 @@ DECODERS: Mapping[str, str] = {
 NEED_PICTURES = frozenset({"blip2-opt"})
 
 
-def sampled(
+def calibration_requests(
     processor: Processor, samples: Sequence[Sample], family: str, longest: int | None = None
 ) -> Iterator[Request]:
     """Requests of samples, answers appended to prompts.
@@ -94,7 +94,7 @@ def _answered(processor: Processor, request: Request, answer: str | None) -> Req
     return replace(request, ids=(*request.ids, *ids))
 
 
-def generated(
+def synthetic_requests(
     processor: Processor, size: tuple[int, int], prompts: Sequence[str], count: int, seed: int
 ) -> Iterator[Request]:
     """Requests of pictures that are drawn for the purpose
@@ -113,7 +113,7 @@ def calibrate(
     dtype: str,
     device: str,
     progress: Progress = silent,
-) -> dict[str, Observed]:
+) -> dict[str, LayerFit]:
     """Fit the decoder's linear layers on ``requests``.
 
     Args:
@@ -138,7 +138,7 @@ def calibrate(
 
 
 def observe(
-    fit: Fit[Found],
+    fit: LayerFitter[Found],
     sources: Mapping[str, Path],
     family: str,
     requests: Sequence[Request],
@@ -166,7 +166,7 @@ def observe(
         reference = load_reference(family, sources, dtype, "cpu" if split else device)
         linears, forward = decoder_linears(reference, family), _Passes(reference, requests, progress)
         away = (
-            layer_by_layer(reference, family, offload.on(device), offload.on("cpu"))
+            layer_by_layer(reference, family, offload.on_device(device), offload.on_device("cpu"))
             if split
             else nullcontext()
         )
@@ -193,7 +193,7 @@ def decoder_linears(reference: nn.Module, family: str) -> dict[str, nn.Linear]:
 def _does_not_fit(sources: Mapping[str, Path], dtype: str) -> bool:
     """Whether the GPU's free memory does not hold the model, which the log is told."""
     needed, free = offload.weights_bytes(sources, dtype), offload.free_bytes()
-    split = offload.wanted(needed, free)
+    split = offload.needs_offload(needed, free)
     if split:
         print(
             f"{needed / 1e9:.1f} GB of weights do not fit into {free / 1e9:.1f} GB of free GPU memory: "
@@ -214,7 +214,7 @@ def layer_by_layer(
         home: The host.
     """
     decoder: Any = reference.get_submodule(DECODERS[family])
-    return offload.by_layers(reference, list(decoder.layers), there, home)
+    return offload.layerwise_offload(reference, list(decoder.layers), there, home)
 
 
 class _Passes:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmbuild.backends.torch.calibration.modelopt import Observed, unusable
+from mmbuild.backends.torch.calibration.modelopt import LayerFit, unusable
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
 
 INT4_MAX, INT8_MAX, FP8_MAX = 7, 127, 448.0
@@ -48,9 +48,9 @@ def source_names(spec: TensorSpec) -> list[str]:
 
 
 def merged(
-    specs: Sequence[TensorSpec], observed: Mapping[str, Observed], algorithm: str, *, foldable: bool = True
-) -> dict[str, Observed]:
-    """One :class:`Observed` for each quantizable weight of the checkpoint, by the weight's name.
+    specs: Sequence[TensorSpec], observed: Mapping[str, LayerFit], algorithm: str, *, foldable: bool = True
+) -> dict[str, LayerFit]:
+    """One :class:`LayerFit` for each quantizable weight of the checkpoint, by the weight's name.
 
     Args:
         specs: Quantizable weights.
@@ -67,15 +67,15 @@ def merged(
     for key, group in together.items():
         common = _common([observed[name] for spec in group for name in source_names(spec)])
         if common.prescale is not None and key != group[0].name and not foldable:
-            common = Observed(torch.ones_like(common.prescale), None)
+            common = LayerFit(torch.ones_like(common.prescale), None)
         found.update({spec.name: common for spec in group})
     return found
 
 
-def _common(parts: Sequence[Observed]) -> Observed:
+def _common(parts: Sequence[LayerFit]) -> LayerFit:
     prescales = [part.prescale for part in parts if part.prescale is not None]
     largest = [part.input_amax for part in parts if part.input_amax is not None]
-    return Observed(
+    return LayerFit(
         torch.stack(prescales).mean(dim=0) if prescales else None, max(largest) if largest else None
     )
 
@@ -94,7 +94,7 @@ class Quantized:
     tensors: Mapping[str, Tensor]
 
 
-def awq(name: str, weights: Sequence[Tensor], found: Observed, group: int, dtype: torch.dtype) -> Quantized:
+def awq(name: str, weights: Sequence[Tensor], found: LayerFit, group: int, dtype: torch.dtype) -> Quantized:
     """int4 in groups. Scales are rounded to ``dtype`` first, so that values are fitted to those that are stored.
 
     Raises:
@@ -113,7 +113,7 @@ def awq(name: str, weights: Sequence[Tensor], found: Observed, group: int, dtype
     )
 
 
-def smoothquant(name: str, weights: Sequence[Tensor], found: Observed) -> Quantized:
+def smoothquant(name: str, weights: Sequence[Tensor], found: LayerFit) -> Quantized:
     """int8 with one scale a row; ``smoother`` is what inputs are divided by, wherever that happens.
 
     Raises:
@@ -128,7 +128,7 @@ def smoothquant(name: str, weights: Sequence[Tensor], found: Observed) -> Quanti
     return Quantized(values, {"per_channel_scale": scales[None], "smoother": smoother[None]})
 
 
-def fp8(name: str, weights: Sequence[Tensor], found: Observed) -> Quantized:
+def fp8(name: str, weights: Sequence[Tensor], found: LayerFit) -> Quantized:
     """float8 with one scale for the weight and one for the inputs.
 
     Raises:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class LayerFit:
     """What was fitted for one linear layer.
 
     Attributes:
@@ -80,7 +80,7 @@ def fit(
     algorithm: str,
     group_size: int | None,
     forward: Callable[[], None],
-) -> dict[str, Observed]:
+) -> dict[str, LayerFit]:
     """Measure ``linears`` while ``forward`` runs the model that they are part of.
 
     Args:
@@ -141,21 +141,21 @@ def _modelopt() -> ModuleType:
     return module
 
 
-def _observed(name: str, linear: Any, algorithm: str) -> Observed:
+def _observed(name: str, linear: Any, algorithm: str) -> LayerFit:
     """What the quantizers of one layer hold."""
     quantizer = linear.input_quantizer
     if algorithm == "fp8":
         amax = float(quantizer.amax)
         if not 0 < amax < float("inf"):
             raise unusable(name, f"the scale of its inputs comes from a largest magnitude of {amax}")
-        return Observed(None, amax)
+        return LayerFit(None, amax)
     prescale: Tensor | None = getattr(quantizer, "pre_quant_scale", None)
     if prescale is None:
         raise unusable(name, "Model Optimizer left it unfitted")
     prescale = prescale.detach().float().reshape(-1).cpu()
     if not bool(torch.isfinite(prescale).all()) or bool((prescale <= 0).any()):
         raise unusable(name, "scales of its inputs are zero or not finite")
-    return Observed(prescale, None)
+    return LayerFit(prescale, None)
 
 
 def unusable(name: str, why: str) -> CalibrationError:

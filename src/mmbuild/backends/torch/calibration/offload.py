@@ -24,7 +24,7 @@ Place = Callable[[Tensor], Tensor]
 _BESIDE = 2 << 30
 
 
-def on(device: str) -> Place:
+def on_device(device: str) -> Place:
     """The place ``device``."""
     return lambda tensor: tensor.to(device)
 
@@ -48,13 +48,15 @@ def free_bytes() -> int:
     return int(free)
 
 
-def wanted(needed: int, free: int) -> bool:
+def needs_offload(needed: int, free: int) -> bool:
     """Whether weights of ``needed`` bytes leave too little of ``free``."""
     return needed + _BESIDE > free
 
 
 @contextmanager
-def by_layers(model: nn.Module, layers: Sequence[nn.Module], there: Place, home: Place) -> Iterator[None]:
+def layerwise_offload(
+    model: nn.Module, layers: Sequence[nn.Module], there: Place, home: Place
+) -> Iterator[None]:
     """Keep ``layers`` at home, each but for its own forward, and everything else of ``model`` there.
 
     Args:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmbuild.backends.torch.calibration import fitted_layers
 from mmbuild.backends.torch.calibration.fitted_layers import Quantized
-from mmbuild.backends.torch.calibration.modelopt import Observed
+from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.base.progress import Progress, silent
 from mmbuild.models.checkpoint import tensor_parallel, weight_only, writer
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS, StoredTensor, norm_tensors, stored_tensors
@@ -25,7 +25,7 @@ from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.convert import Sources, find_sources, rank_blocks
 from mmbuild.models.checkpoint.hf_weights import open_weights
 from mmbuild.models.checkpoint.reader import rank_file
-from mmbuild.models.checkpoint.tensor_parallel import Cut, check_ranks
+from mmbuild.models.checkpoint.tensor_parallel import TensorSlice, check_ranks
 from mmbuild.models.checkpoint.tensor_table import TensorSpec, tensors
 
 _INPUTS_SPLIT = (tensor_parallel.head_columns, tensor_parallel.mlp_columns)
@@ -44,7 +44,7 @@ class _Job:
 
     config: CheckpointConfig
     algorithm: str
-    found: Mapping[str, Observed]
+    found: Mapping[str, LayerFit]
     sources: Sources
 
 
@@ -53,7 +53,7 @@ def write(
     out: Path,
     family: str,
     config: CheckpointConfig,
-    observed: Mapping[str, Observed],
+    observed: Mapping[str, LayerFit],
     progress: Progress = silent,
 ) -> None:
     """Write ``config.json`` and ``rank<R>.safetensors``.
@@ -96,14 +96,14 @@ def write(
     (out / "config.json").write_text(json.dumps(to_json(config), indent=2, sort_keys=True) + "\n")
 
 
-def _entries(job: _Job, specs: Mapping[str, TensorSpec], rank: int) -> Iterator[writer.Entry]:
+def _entries(job: _Job, specs: Mapping[str, TensorSpec], rank: int) -> Iterator[writer.TensorEntry]:
     config = job.config
     for spec in specs.values():
         shape = spec.shape(config.llm, rank, config.tensor_parallel)
         if not spec.quantizable:
-            yield writer.Entry(spec.name, config.dtype, shape)
+            yield writer.TensorEntry(spec.name, config.dtype, shape)
             for constant in norm_tensors(ALGORITHMS[job.algorithm], spec.name):
-                yield writer.Entry(_below(spec, constant.suffix), constant.dtype, constant.shape)
+                yield writer.TensorEntry(_below(spec, constant.suffix), constant.dtype, constant.shape)
             continue
         layer, (outputs, inputs) = spec.name.removesuffix(".weight"), shape
         for suffix, (dtype, stored) in stored_tensors(
@@ -115,7 +115,7 @@ def _entries(job: _Job, specs: Mapping[str, TensorSpec], rank: int) -> Iterator[
             group_size=config.group_size,
             inputs_split=_inputs_split(spec),
         ).items():
-            yield writer.Entry(f"{layer}.{suffix}", dtype, stored)
+            yield writer.TensorEntry(f"{layer}.{suffix}", dtype, stored)
 
 
 def _below(spec: TensorSpec, suffix: str) -> str:
@@ -127,7 +127,7 @@ def _inputs_split(spec: TensorSpec) -> bool:
 
 
 def _quantize(job: _Job, spec: TensorSpec) -> Quantized:
-    weights = [job.sources[part.source][1].read(Cut()) for part in spec.parts]
+    weights = [job.sources[part.source][1].read(TensorSlice()) for part in spec.parts]
     layer, found, config = spec.name.removesuffix(".weight"), job.found[spec.name], job.config
     if job.algorithm == "smoothquant":
         return fitted_layers.smoothquant(layer, weights, found)
@@ -172,7 +172,7 @@ def _cut_for(job: _Job, spec: TensorSpec, whole: Quantized, stored: StoredTensor
 
 
 def _sliced(
-    tensor: Tensor, axes: tuple[str, ...], cut: Cut, start: int, group: int | None, outputs: int = 0
+    tensor: Tensor, axes: tuple[str, ...], cut: TensorSlice, start: int, group: int | None, outputs: int = 0
 ) -> Tensor:
     """The rows (from ``start`` on, of ``outputs``) and columns that ``cut`` names, on whichever axes have them."""
     for number, axis in enumerate(axes):

@@ -20,7 +20,7 @@ def main(directory: Path) -> int:
     """Run the call that lies in ``directory``; a failure is left there."""
     rank = mpirun.rank_here() or 0
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # mpirun is gone: so are we
-    launch.sign_in(directory, rank)
+    launch.register_pid(directory, rank)
     _to_log(directory / f"rank{rank}.log")
     if rank == 0:
         stdio.take(directory)
@@ -32,7 +32,7 @@ def main(directory: Path) -> int:
             if out.lost:
                 raise unwritten(out.lost)
     except Exception as error:
-        failures.leave(failures.describe(error, rank), directory)
+        failures.write_failure(failures.describe(error, rank), directory)
         if rank != 0:
             os._exit(1)  # leaving MPI in good order would wait for the others, which wait for this rank
         return 1

@@ -61,14 +61,14 @@ def describe(error: BaseException, rank: int) -> Failure:
     )
 
 
-def leave(failure: Failure, directory: Path) -> None:
+def write_failure(failure: Failure, directory: Path) -> None:
     """Leave ``failure`` in ``directory``, whole or not at all."""
     fresh = directory / f"rank{failure.rank}.failure.new"
     fresh.write_text(json.dumps(asdict(failure)), encoding="utf-8")
     fresh.replace(directory / f"rank{failure.rank}.failure")
 
 
-def first(directory: Path) -> Failure | None:
+def first_failure(directory: Path) -> Failure | None:
     """The earliest failure that was left in ``directory``."""
     found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failure")]
     return min(found, key=lambda failure: failure.time, default=None)

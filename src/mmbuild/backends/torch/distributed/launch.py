@@ -27,7 +27,7 @@ CALL, LOG = "call.json", "mpirun.log"
 _GRACE_SECONDS, _OBEY_SECONDS, _LOOK_SECONDS = 15.0, 5.0, 0.5
 
 
-def spread(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
+def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     """Call ``target`` (``module:function``) with ``arguments`` in every one of ``ranks`` ranks.
 
     One rank, and a process that mpirun started, call it themselves. In ranks other than 0 the function gets as far as
@@ -56,7 +56,7 @@ def spread(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     directory = _private_directory()
     (directory / CALL).write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
     status = _run(launcher, ranks, directory)
-    if status != 0 or failures.first(directory) is not None:
+    if status != 0 or failures.first_failure(directory) is not None:
         raise _failure(launcher, directory, status)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -111,7 +111,7 @@ def _wait(process: subprocess.Popen[bytes], directory: Path) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_LOOK_SECONDS)
             return
-        if failed_at is None and failures.first(directory) is not None:
+        if failed_at is None and failures.first_failure(directory) is not None:
             failed_at = time.monotonic()
 
 
@@ -130,7 +130,7 @@ def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
         process.wait()
 
 
-def sign_in(directory: Path, rank: int) -> None:
+def register_pid(directory: Path, rank: int) -> None:
     """In a rank: leave its process id for the parent."""
     (directory / f"rank{rank}.pid").write_text(str(os.getpid()))
 
@@ -164,7 +164,7 @@ def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
             code="MM580",
             hint=f"SIGKILL is often the kernel, short of memory (`dmesg` says so); logs of the ranks: {directory}",
         )
-    failure = failures.first(directory)
+    failure = failures.first_failure(directory)
     if failure is not None:
         if failure.code != "MM585":
             shutil.rmtree(directory, ignore_errors=True)

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.torch.distributed.failures import RankError
-from mmbuild.backends.torch.distributed.process_group import World
+from mmbuild.backends.torch.distributed.process_group import ProcessGroup
 from mmbuild.backends.torch.engine import Engine
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.disk_errors import fault_point
 from mmbuild.models.processor import Request
 
 
-class LeadEngine(Engine):
+class LeaderEngine(Engine):
     """:class:`Engine` of rank 0: what it asks of its parts, the other ranks do too."""
 
-    def __init__(self, directory: Path, description: Description, world: World) -> None:
+    def __init__(self, directory: Path, description: Description, world: ProcessGroup) -> None:
         super().__init__(directory, description, world.rank)
-        self._lead = LeadSession(world, self.session)
+        self._lead = LeaderSession(world, self.session)
         self.session = self._lead  # type: ignore[assignment]  # the same calls
 
     def inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
@@ -30,13 +30,13 @@ class LeadEngine(Engine):
         return self._lead.inputs(super().inputs, requests)
 
 
-class LeadSession:
+class LeaderSession:
     """:class:`Session` of rank 0: same calls, same results; the other ranks do them at the same time.
 
     What is no call to the packages (``config``, ``device``, ...) is the session's own.
     """
 
-    def __init__(self, world: World, session: Any) -> None:
+    def __init__(self, world: ProcessGroup, session: Any) -> None:
         self._world = world
         self._session = session
         self._shared: tuple[Any, Tensor] | None = None

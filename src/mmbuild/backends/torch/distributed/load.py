@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mmbuild.backends.engine_dir import contents
 from mmbuild.backends.engine_dir.description import Description
-from mmbuild.backends.torch.distributed.leader import LeadEngine
+from mmbuild.backends.torch.distributed.leader import LeaderEngine
 from mmbuild.backends.torch.distributed.process_group import connect
-from mmbuild.backends.torch.distributed.rank_worker import obey
+from mmbuild.backends.torch.distributed.rank_worker import serve_commands
 from mmbuild.backends.torch.engine import Engine
 
 
-def enter(directory: Path, description: Description, *, check: bool = True) -> Engine:
+def load_distributed(directory: Path, description: Description, *, check: bool = True) -> Engine:
     """Load the engine in ``directory`` in each of its ranks; every process of an mpirun calls this.
 
     Args:
@@ -31,5 +31,5 @@ def enter(directory: Path, description: Description, *, check: bool = True) -> E
     if check:
         world.agree(lambda: contents.require(directory) if world.rank == 0 else None)
     if world.rank != 0:
-        obey(world, world.agree(lambda: Engine(directory, description, world.rank)))
-    return world.agree(lambda: LeadEngine(directory, description, world))
+        serve_commands(world, world.agree(lambda: Engine(directory, description, world.rank)))
+    return world.agree(lambda: LeaderEngine(directory, description, world))

@@ -34,7 +34,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 @dataclass(slots=True)
-class World:
+class ProcessGroup:
     """The ranks of one engine, seen from one of them.
 
     Attributes:
@@ -108,10 +108,10 @@ class World:
         self.send(END)
 
 
-_worlds: list[World] = []
+_worlds: list[ProcessGroup] = []
 
 
-def connect(ranks: int, device: str) -> World:
+def connect(ranks: int, device: str) -> ProcessGroup:
     """Join the other ranks of an engine of ``ranks`` ranks on ``device``; every rank calls this, once.
 
     Raises:
@@ -127,7 +127,7 @@ def connect(ranks: int, device: str) -> World:
     if mpirun.rank_here() is None:
         raise _wrong_number(ranks, 1)  # without asking MPI, which would start a daemon for a process alone
     comm = _communicator()
-    world = World(comm.rank, comm.size, comm)
+    world = ProcessGroup(comm.rank, comm.size, comm)
     _worlds.append(world)
     if world.rank == 0:
         atexit.register(world.close)
@@ -167,7 +167,7 @@ def _wrong_number(wanted: int, found: int) -> RankError:
     )
 
 
-def _open_group(world: World, device: str) -> Any:
+def _open_group(world: ProcessGroup, device: str) -> Any:
     """torch's process group over these ranks; the default one, unless the program has its own."""
     from mpi4py import MPI
 
@@ -205,7 +205,7 @@ def _own_gpu(local_rank: int, local_size: int) -> torch.device:
     return device
 
 
-def _store(world: World, one_host: bool) -> dist.TCPStore:
+def _store(world: ProcessGroup, one_host: bool) -> dist.TCPStore:
     """torch's meeting place, at a port that rank 0 gets from the system."""
     import socket
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from mmbuild.backends.torch.distributed import failures
-from mmbuild.backends.torch.distributed.process_group import END, World
+from mmbuild.backends.torch.distributed.process_group import END, ProcessGroup
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.disk_errors import fault_point
 
 
-class Follower:
+class RankWorker:
     """An engine that does what it is told, under the names that :class:`LeadSession` sends."""
 
     def __init__(self, engine: Any) -> None:
@@ -47,12 +47,12 @@ class Follower:
         return torch.tensor(values, dtype=torch.int64, device=self._engine.session.device)
 
 
-def obey(world: World, engine: Any) -> NoReturn:
+def serve_commands(world: ProcessGroup, engine: Any) -> NoReturn:
     """Do what rank 0 says, then end this process: with status 0 where all went well.
 
     A failure is left for the parent, or told on stderr where mpirun was started by somebody else, and ends all ranks.
     """
-    verbs = Follower(engine).verbs
+    verbs = RankWorker(engine).verbs
     try:
         while True:
             verb, *arguments = world.receive()
@@ -72,6 +72,6 @@ def obey(world: World, engine: Any) -> NoReturn:
 def _tell(failure: failures.Failure) -> None:
     directory = os.environ.get(failures.PLACE)
     if directory:
-        failures.leave(failure, Path(directory))
+        failures.write_failure(failure, Path(directory))
     else:
         sys.stderr.write(f"{failure.trace}error: {failure.message} [{failure.code}]\n")

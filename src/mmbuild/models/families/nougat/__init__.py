@@ -14,7 +14,7 @@ from typing import Any
 
 from mmbuild.models.families.facts import Config, Derivation, LlmFacts, ModelFacts, Traits, VisualFacts
 from mmbuild.models.families.kinds import types_of
-from mmbuild.models.families.parse import is_number, parse, shown, wrong_value
+from mmbuild.models.families.parse import display, is_number, parse, wrong_value
 from mmbuild.models.families.screen import screen
 from mmbuild.models.families.shared.config_reading import (
     first_token,
@@ -65,14 +65,16 @@ def _require_joined(encoder: Mapping[str, Any], decoder: Mapping[str, Any]) -> N
     width, features = decoder["d_model"], encoder["embed_dim"] * 2 ** (len(encoder["depths"]) - 1)
     if encoder["hidden_size"] != features:
         raise not_built(
-            f"`encoder.hidden_size` is {shown(encoder['hidden_size'])}, and `embed_dim` and `depths` make {features}",
+            f"`encoder.hidden_size` is {display(encoder['hidden_size'])}, and `embed_dim` and `depths` "
+            f"make {features}",
             "compare config.json with the model's original, or leave the key out",
         )
     given = decoder.get("cross_attention_hidden_size")
     if given is not None and not given == features == width:
         raise not_built(
-            f"`decoder.cross_attention_hidden_size` is {shown(given)}, `decoder.d_model` {width}, and the encoder's "
-            f"features are of width {features}; mBART's cross-attention needs features of the decoder's width",
+            f"`decoder.cross_attention_hidden_size` is {display(given)}, `decoder.d_model` {width}, and the "
+            f"encoder's features are of width {features}; mBART's cross-attention needs features of the "
+            f"decoder's width",
             "remove the key; features of another width are then projected",
         )
     require_value(

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmbuild.models.families.defaults import config_class
 from mmbuild.models.families.facts import Config, Derivation, FamilyError, VisualFacts
-from mmbuild.models.families.parse import parse, shown, wrong_value
+from mmbuild.models.families.parse import display, parse, wrong_value
 from mmbuild.models.families.screen import about_second_source, screen
 from mmbuild.models.families.shared.config_reading import (
     not_built,
@@ -126,7 +126,7 @@ def _require_decoder(root: Mapping[str, Any], text_type: str) -> None:
     key = "use_decoder_only_language_model"
     if bool(root.get(key, text_type == "opt")) != (text_type == "opt"):
         raise not_built(
-            f"`{key}` in config.json is {shown(root[key])}, and the language model is `{text_type}`",
+            f"`{key}` in config.json is {display(root[key])}, and the language model is `{text_type}`",
             "remove the key, or compare config.json with the model's original",
         )
 
@@ -134,12 +134,14 @@ def _require_decoder(root: Mapping[str, Any], text_type: str) -> None:
 def _require_kind(vision: Config, family: str, text_type: str) -> None:
     if vision.get("model_type") != WHOLE:
         raise _misfit(
-            f"a {shown(vision.get('model_type'))} model, and family {family} needs a BLIP-2 checkpoint"
+            f"a {display(vision.get('model_type'))} model, and family {family} needs a BLIP-2 checkpoint"
         )
     made_for = vision.get("text_config")
     other = made_for.get("model_type", "opt") if isinstance(made_for, Mapping) else "opt"
     if other != text_type:
-        raise _misfit(f"made for a language model of kind {shown(other)}, and model.source is `{text_type}`")
+        raise _misfit(
+            f"made for a language model of kind {display(other)}, and model.source is `{text_type}`"
+        )
 
 
 def _misfit(what: str) -> FamilyError:

@@ -12,7 +12,7 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.families.defaults import table
 from mmbuild.models.families.facts import FamilyError
 from mmbuild.models.families.kinds import other_section, wrong_family
-from mmbuild.models.families.parse import MISSING, is_kind, parse, shown, wrong_value
+from mmbuild.models.families.parse import MISSING, display, is_kind, parse, wrong_value
 
 _UNUSUAL = "use a model without this setting"
 
@@ -75,7 +75,7 @@ def require_value(where: str, values: Mapping[str, Any], key: str, built: object
         FamilyError: MM411, with ``why``.
     """
     if values.get(key) not in (None, built):
-        raise not_built(f"`{where}{key}` in config.json is {shown(values[key])}: {why}", _UNUSUAL)
+        raise not_built(f"`{where}{key}` in config.json is {display(values[key])}: {why}", _UNUSUAL)
 
 
 def token_ids(where: str, value: object) -> tuple[int, ...]:

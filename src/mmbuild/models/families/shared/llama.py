@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.models.families.facts import LlmFacts
-from mmbuild.models.families.parse import shown
+from mmbuild.models.families.parse import display
 from mmbuild.models.families.rope import resolve
 from mmbuild.models.families.shared.config_reading import not_built, require_value
 
@@ -62,6 +62,6 @@ def _require_full_attention(text: Mapping[str, Any], where: str) -> None:
         window = text.get(key)
         if window is not None and not (isinstance(window, int) and window >= text["max_position_embeddings"]):
             raise not_built(
-                f"`{where}{key}` in config.json is {shown(window)}; only decoders without a window are supported",
+                f"`{where}{key}` in config.json is {display(window)}; only decoders without a window are supported",
                 "use a model without a window",
             )

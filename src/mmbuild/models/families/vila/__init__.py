@@ -12,7 +12,7 @@ import re
 from contextlib import nullcontext
 
 from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Traits, VisualFacts
-from mmbuild.models.families.parse import shown
+from mmbuild.models.families.parse import display
 from mmbuild.models.families.sanity_checks import require_layer
 from mmbuild.models.families.screen import about_second_source
 from mmbuild.models.families.shared.config_reading import not_built, require_tower, side, token_ids
@@ -85,7 +85,7 @@ def _projected(projector: str, tokens: int, arithmetic: str) -> tuple[int, str]:
         return tokens, arithmetic
     if projector != DOWN_SAMPLING:
         raise not_built(
-            f"`mm_projector_type` is {shown(projector)}; linear, mlp<n>x_gelu and {DOWN_SAMPLING} are built"
+            f"`mm_projector_type` is {display(projector)}; linear, mlp<n>x_gelu and {DOWN_SAMPLING} are built"
         )
     side = math.isqrt(tokens)
     if side * side != tokens:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from mmbuild.models.families.facts import Config, FamilyError
 from mmbuild.models.families.kinds import builder, in_own_layout, tower_setting, types_of
-from mmbuild.models.families.parse import MISSING, is_kind, parse, shown, wrong_value
+from mmbuild.models.families.parse import MISSING, display, is_kind, parse, wrong_value
 from mmbuild.models.families.screen import about_second_source, screen
 from mmbuild.models.families.shared.config_reading import not_built, require_model_type, section
 
@@ -125,7 +125,7 @@ def _flat(config: Config, vision: Config | None) -> Layout:
         )
     if vision is None:
         raise FamilyError(
-            f"the model lacks its visual tower: config.json only names it, {shown(config.get('mm_vision_tower'))}",
+            f"the model lacks its visual tower: config.json only names it, {display(config.get('mm_vision_tower'))}",
             code="MM414",
             hint=f"add {tower_setting(config)}",
         )
@@ -149,7 +149,7 @@ def _second_source(vision: Config) -> tuple[Mapping[str, Any], str]:
     kind = kinds.get(found) if isinstance(found, str) else None
     if kind is None:
         raise FamilyError(
-            f"model.vision is a {shown(found)} model, and family {NAME} needs CLIP or SigLIP",
+            f"model.vision is a {display(found)} model, and family {NAME} needs CLIP or SigLIP",
             code="MM416",
             hint="take the tower that the model's own config.json names as `mm_vision_tower`",
         )
@@ -197,16 +197,16 @@ def _require_width(config: Config, tower: Mapping[str, Any]) -> None:
     width, resolution = config.get("mm_hidden_size"), config.get("vision_resolution")
     if width is not None and width != tower["hidden_size"]:
         raise FamilyError(
-            f"the projector was trained for a tower of width {shown(width)} (`mm_hidden_size` in config.json), "
+            f"the projector was trained for a tower of width {display(width)} (`mm_hidden_size` in config.json), "
             f"and the tower's `hidden_size` is {tower['hidden_size']}",
             code="MM411" if "llm_cfg" in config else "MM416",
-            hint=f"use the tower that config.json names, {shown(config.get('mm_vision_tower'))}"
+            hint=f"use the tower that config.json names, {display(config.get('mm_vision_tower'))}"
             if config.get("mm_vision_tower")
             else "compare config.json with the model's original",
         )
     if resolution not in (-1, None, tower["image_size"]):
         raise not_built(
-            f"`vision_resolution` in config.json is {shown(resolution)}; only the tower's own size, "
+            f"`vision_resolution` in config.json is {display(resolution)}; only the tower's own size, "
             f"{tower['image_size']}, is supported",
             "use a model whose tower was not enlarged",
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbuild.models.checkpoint.hf_weights import open_weights
-from mmbuild.models.checkpoint.tensor_parallel import Cut
+from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.chat import own_template
@@ -190,7 +190,7 @@ def _visual_tensors(source: str, directory: Path) -> dict[str, Tensor]:
     """Everything of the visual side that a source holds, by canonical name."""
     with open_weights(directory) as stored:
         named = ((canonical(source, name), tensor) for name, tensor in stored.items())
-        return {name: tensor.read(Cut()).clone() for name, tensor in named if name is not None}
+        return {name: tensor.read(TensorSlice()).clone() for name, tensor in named if name is not None}
 
 
 def _fill(module: nn.Module, prefix: str, state: Mapping[str, Tensor], directory: Path) -> None:
