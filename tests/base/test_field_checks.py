@@ -6,19 +6,19 @@ from mmbuild.base.field_checks import (
     digest,
     flag,
     inner_path,
-    listing,
-    mapping,
+    integer,
+    list_of,
+    mapping_of,
     number,
     one_of,
     optional,
     record,
     text,
-    whole,
     word,
 )
 
 WRONG = [
-    (whole(0, 9), [-1, 10, 1.0, True, "1", None, [], {}, 10**40]),
+    (integer(0, 9), [-1, 10, 1.0, True, "1", None, [], {}, 10**40]),
     (number(0, 1), [-0.1, 1.1, float("nan"), float("inf"), True, "0", None]),
     (flag, [0, 1, "true", None]),
     (text(3), ["four", "a\0", "\ud800", 1, None, ["a"]]),
@@ -43,8 +43,8 @@ WRONG = [
             7,
         ],
     ),
-    (listing(flag, 2, least=1), [[], [True] * 3, [1], {}, "ab", None]),
-    (mapping(flag, 1, key=text(2)), [{"a": 1}, {"abc": True}, {"a": True, "b": True}, [], None]),
+    (list_of(flag, 2, least=1), [[], [True] * 3, [1], {}, "ab", None]),
+    (mapping_of(flag, 1, key=text(2)), [{"a": 1}, {"abc": True}, {"a": True, "b": True}, [], None]),
     (optional(flag), [0, ""]),
     (record({"a": flag}), [{}, {"a": 1}, {"a": True, "b": 1}, [], None, "a"]),
 ]
@@ -62,13 +62,13 @@ def test_a_wrong_value_is_named(check, values):
 @pytest.mark.parametrize(
     ("check", "value"),
     [
-        (whole(0, 9), 9),
+        (integer(0, 9), 9),
         (number(0, 1), 0.5),
         (text(3), "abc"),
         (word, "llava-1.5"),
         (inner_path, "llm/encoder/rank0.safetensors"),
         (inner_path, "..a/b.."),
-        (listing(flag, 2), [True]),
+        (list_of(flag, 2), [True]),
         (optional(flag), None),
         (record({"a": flag, "b": flag}, may_lack=("b",)), {"a": True}),
         (record({"a": flag}, closed=False), {"a": True, "other": 1}),
@@ -79,6 +79,6 @@ def test_a_right_value_is_none(check, value):
 
 
 def test_the_place_of_a_field_is_its_path():
-    check = record({"a": listing(record({"b": whole(0, 1)}), 9)})
+    check = record({"a": list_of(record({"b": integer(0, 1)}), 9)})
     assert check({"a": [{"b": 0}, {"b": 2}]}, "x") == "`x.a[1].b` is 2, not an integer from 0 to 1"
     assert check({"a": [{}]}, "") == "`a[0].b` is missing"

@@ -12,7 +12,7 @@ import pytest
 from mmbuild.base.directory_listing import entries
 from mmbuild.base.files import (
     FileRefusedError,
-    lies_within,
+    is_within,
     open_regular,
     read_file,
     read_json,
@@ -124,8 +124,8 @@ def test_a_link_that_stays_inside_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_directory_whose_name_begins_alike_is_another_place(tmp_path: Path) -> None:
-    assert not lies_within(tmp_path / "home-2/a", [tmp_path / "home"])
-    assert lies_within(tmp_path / "home/a", [tmp_path / "home"])
+    assert not is_within(tmp_path / "home-2/a", [tmp_path / "home"])
+    assert is_within(tmp_path / "home/a", [tmp_path / "home"])
 
 
 def test_nothing_stays_open_where_a_file_is_refused(tmp_path: Path) -> None:

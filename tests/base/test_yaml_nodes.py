@@ -7,7 +7,19 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.base.yaml_nodes import Source, Span, YamlNode, dotted, drop, find, has, keys, merge, plain, put
+from mmbuild.base.yaml_nodes import (
+    Source,
+    Span,
+    YamlNode,
+    dotted,
+    drop,
+    find,
+    has,
+    keys,
+    merge,
+    plain,
+    replace_at,
+)
 
 HERE = Span(Source("a.yaml", ("",)), 1, 1)
 THERE = Span(Source("b.yaml", ("",)), 1, 1)
@@ -59,7 +71,7 @@ def test_merging_with_nothing_changes_nothing(data: dict[str, Any]) -> None:
 @given(mappings, st.lists(words, min_size=1, max_size=3), trees)
 def test_what_is_put_is_found_and_dropped_again(data: dict[str, Any], path: list[str], value: Any) -> None:
     root = node(data)
-    changed = put(root, path, node(value))
+    changed = replace_at(root, path, node(value))
     found, reached = find(changed, path)
     assert (plain(found), reached) == (value, tuple(path))
     assert plain(root) == data
@@ -69,7 +81,7 @@ def test_what_is_put_is_found_and_dropped_again(data: dict[str, Any], path: list
 def test_a_word_for_a_mapping_is_widened_when_an_option_joins_it() -> None:
     base = node({"quantization": "int4_awq"})
     for changed in (
-        put(base, ["quantization", "group_size"], node(64)),
+        replace_at(base, ["quantization", "group_size"], node(64)),
         merge(base, node({"quantization": {"group_size": 64}})),
     ):
         assert plain(changed) == {"quantization": {"algorithm": "int4_awq", "group_size": 64}}

@@ -8,7 +8,7 @@ import pytest
 from mmbuild import __version__
 from mmbuild.base.errors import MmbuildError, StalePlanError, UsageError
 from mmbuild.cli import VERBS, main
-from mmbuild.cli.output import guarded
+from mmbuild.cli.output import run_guarded
 
 
 def test_version(capsys):
@@ -72,21 +72,21 @@ def raising(error):
     ],
 )
 def test_exit_statuses(error, status, capsys):
-    assert guarded(raising(error)) == status
+    assert run_guarded(raising(error)) == status
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_error_is_told_with_causes_and_hint(capsys):
     error = MmbuildError("the file is odd", code="MM9", hint="make it even")
     error.__cause__ = OSError("disk on fire")
-    guarded(raising(error))
+    run_guarded(raising(error))
     assert capsys.readouterr().err == (
         "error: the file is odd [MM9]\n  caused by: OSError: disk on fire\n\nhint: make it even\n"
     )
 
 
 def test_debug_shows_the_traceback(capsys):
-    guarded(raising(ValueError("m")), debug=True)
+    run_guarded(raising(ValueError("m")), debug=True)
     assert "Traceback" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import pytest
 from demo_worlds import ask
 from mmbuild.base.errors import UsageError
 from mmbuild.cli import main
-from mmbuild.cli.run import emulated, pair
+from mmbuild.cli.run import emulation_note, pair
 from support.engines import demo as demo_engines
 from support.engines.build import relaid
 from support.engines.loaded import demo_directory, drawn
@@ -223,4 +223,4 @@ def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, caps
 
 @pytest.mark.parametrize(("quant_algo", "device"), [("FP8", "cuda"), ("W4A16_AWQ", "cpu"), (None, "cpu")])
 def test_what_is_computed_as_asked_needs_no_remark(quant_algo, device):
-    assert emulated({"quant_algo": quant_algo}, {"device": device}) is None
+    assert emulation_note({"quant_algo": quant_algo}, {"device": device}) is None

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.cli.output import guarded, print_status
+from mmbuild.cli.output import print_status, run_guarded
 
 
 def shell(line, **environment):
@@ -80,7 +80,7 @@ def test_escape_sequences_of_others_do_not_reach_the_terminal(capsys):
         print(json.dumps({"text": "\x9b31m\u2066"}, ensure_ascii=False))
         raise MmbuildError("bad \x1b[31m\nerror: forged", code="MM1", hint="do \x07\nhint: forged")
 
-    assert guarded(body) == 1
+    assert run_guarded(body) == 1
     captured = capsys.readouterr()
     for stream in captured:
         assert not set(stream) & set("\x1b\x07\x9b\u202e\u2066")
@@ -98,7 +98,7 @@ def test_an_interrupt_while_an_error_is_reported_is_one_line(capsys):
     def body():
         raise HeldError("m", code="MM1")
 
-    assert guarded(body) == 130
+    assert run_guarded(body) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
@@ -109,5 +109,5 @@ def test_warnings_of_libraries_are_in_our_form_or_silent(capsys):
         warnings.warn("old", DeprecationWarning, stacklevel=1)
 
     with warnings.catch_warnings():
-        guarded(body)
+        run_guarded(body)
     assert capsys.readouterr().err == "warning: look here\n"

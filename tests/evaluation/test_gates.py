@@ -15,7 +15,7 @@ from support.reports import question
 
 
 def verdicts(questions, **stated):
-    return gates.judged(gates.measured(questions), bounds("none", stated))
+    return gates.gate_verdicts(gates.measure_quantities(questions), bounds("none", stated))
 
 
 def fails(questions, **stated):
@@ -63,7 +63,7 @@ def test_every_failed_gate_is_told_and_no_other():
 
 def test_an_answer_that_is_equal_to_its_end_counts_for_the_whole_length():
     one = question(0.01, lost=0.01, prefix=2, tokens=2, asked=30)
-    found = gates.measured([one])
+    found = gates.measure_quantities([one])
     assert found["max_kl"]["value"] == pytest.approx(0.01)
     assert found["max_perplexity_ratio"]["value"] == pytest.approx(math.exp(0.01))
     assert found["min_greedy_prefix"]["value"] == 30
@@ -71,7 +71,7 @@ def test_an_answer_that_is_equal_to_its_end_counts_for_the_whole_length():
 
 def test_a_token_weighs_the_same_in_a_long_answer_and_in_a_short_one():
     short, long = question(1.0, tokens=1), question(0.0, tokens=3)
-    assert gates.measured([short, long])["max_kl"]["value"] == pytest.approx(0.25)
+    assert gates.measure_quantities([short, long])["max_kl"]["value"] == pytest.approx(0.25)
 
 
 def test_a_bound_within_the_noise_is_not_settled_and_the_hint_asks_for_more():
@@ -93,7 +93,7 @@ def test_one_question_is_judged_and_said_to_be_too_few():
 
 
 def test_a_loss_beyond_every_float_still_has_a_value():
-    assert gates.measured([question(1.0, lost=1e5)])["max_perplexity_ratio"]["value"] > 1e300
+    assert gates.measure_quantities([question(1.0, lost=1e5)])["max_perplexity_ratio"]["value"] > 1e300
 
 
 def test_gates_of_recipes_are_those_that_are_judged():

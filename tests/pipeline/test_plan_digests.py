@@ -17,7 +17,7 @@ from unittest import mock
 import pytest
 
 from mmbuild.base.canonical_json import hash_json
-from mmbuild.base.pins import Pins, pinned
+from mmbuild.base.pins import Pins, use_pins
 from mmbuild.pipeline.load import load_recipes
 from mmbuild.pipeline.lower import lower
 from mmbuild.pipeline.lower_tensorrt_llm import Environment, lower_toolchain
@@ -75,7 +75,7 @@ def everything() -> dict[str, dict[str, dict[str, str]]]:
 @pytest.fixture(autouse=True)
 def _settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pinned(Pins(OneCommit(), {"torch": PACKAGES})):
+    with use_pins(Pins(OneCommit(), {"torch": PACKAGES})):
         yield
 
 
@@ -89,6 +89,6 @@ def test_the_keys_of_a_recipe_are_what_they_were(recipe: Path, backend: str) -> 
 if __name__ == "__main__":
     with (
         mock.patch.dict(os.environ, HF_HUB_CACHE="/nonexistent"),
-        pinned(Pins(OneCommit(), {"torch": PACKAGES})),
+        use_pins(Pins(OneCommit(), {"torch": PACKAGES})),
     ):
         TABLE.write_text(json.dumps(everything(), indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 from mmbuild.base import host
 from mmbuild.core.store import plan_cache
 from mmbuild.core.store.layout import Store, open_store
-from mmbuild.pipeline.planning import Prepared, Request, prepare
+from mmbuild.pipeline.planning import PlanOptions, Prepared, prepare
 from support.projects.recipe_project import RECIPE, load, write_parts
 from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from support.servers.hub import Hub
@@ -21,7 +21,7 @@ from support.servers.hub import Hub
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """One that takes files for unchanged which were written a moment ago."""
-    monkeypatch.setattr(plan_cache, "settled", lambda _: True)
+    monkeypatch.setattr(plan_cache, "is_settled", lambda _: True)
     return open_store(tmp_path / "store")
 
 
@@ -39,7 +39,7 @@ def planned(root: Path, store: Store, **calibration: Any) -> Prepared:
     if not path.exists():
         load(root, RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}"))
         write_parts(root / "model")
-    return prepare(Request((path,)), store)
+    return prepare(PlanOptions((path,)), store)
 
 
 def commit(found: Prepared) -> object:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmbuild.base.yaml_nodes import YamlNode, put
+from mmbuild.base.yaml_nodes import YamlNode, replace_at
 from mmbuild.pipeline.load import load_recipes, with_node
 from mmbuild.schema.explicit_values import explicit_nodes, explicit_values, span_of
 
@@ -49,8 +49,11 @@ def test_a_variant_can_be_had_as_if_a_line_were_another(load):
     variant = load()
     span = span_of(variant.node, "engine.quantization.algorithm")
     other = with_node(
-        variant, put(variant.node, ["engine", "quantization"], YamlNode("int8", span)), offline=True
+        variant, replace_at(variant.node, ["engine", "quantization"], YamlNode("int8", span)), offline=True
     )
     assert other.name == variant.name
     assert other.recipe.engine.quantization.algorithm.value == "int8"
-    assert with_node(variant, put(variant.node, ["engine", "quantization"], YamlNode("int7", span))) is None
+    assert (
+        with_node(variant, replace_at(variant.node, ["engine", "quantization"], YamlNode("int7", span)))
+        is None
+    )

@@ -8,7 +8,7 @@ from mmbuild.core.steps.context import StepContext
 from mmbuild.evaluation.gates import GateError
 from mmbuild.evaluation.html import page
 from mmbuild.steps import measure, verify
-from mmbuild.steps.verify import VerifyError, judge
+from mmbuild.steps.verify import VerifyError, require_agreement
 from support import reports
 from support.engines.loaded import DEMO, demo_engine, drawn
 from support.errors import refused
@@ -40,15 +40,15 @@ def parted(report, *, tie, quant_algo=None):
 
 
 def test_an_identical_engine_passes(report):
-    judge(report)
+    require_agreement(report)
 
 
 def test_a_tie_passes(report):
-    judge(parted(report, tie=True))
+    require_agreement(parted(report, tie=True))
 
 
 def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(report):
-    error = refused(VerifyError, "MM560", judge, parted(report, tie=False))
+    error = refused(VerifyError, "MM560", require_agreement, parted(report, tie=False))
     assert error.message == (
         "the engine disagrees with transformers: image 1, prompt `how many ?`, token 3: after `two red` transformers "
         "has `circles` (token 11, logits 5.0000 over 4.0000), the engine has `squares` (token 12, logits 4.7500 over "
@@ -75,7 +75,7 @@ def test_a_long_prompt_is_not_printed_whole(report):
 
 
 def test_a_quantized_engine_may_part_where_its_gates_let_it(report):
-    judge(parted(report, tie=False, quant_algo="W4A16"))
+    require_agreement(parted(report, tie=False, quant_algo="W4A16"))
 
 
 def run(tmp_path, measures, gates, weights="model"):

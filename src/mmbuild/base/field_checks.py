@@ -33,12 +33,12 @@ _SHOWN = 60
 """Characters of a wrong value that a message shows."""
 
 
-def anything(value: Any, name: str) -> str | None:  # noqa: ARG001
+def any_value(value: Any, name: str) -> str | None:  # noqa: ARG001
     """Any value."""
     return None
 
 
-def whole(low: int, high: int) -> Check:
+def integer(low: int, high: int) -> Check:
     """An integer from ``low`` to ``high``; a boolean is none."""
 
     def check(value: Any, name: str) -> str | None:
@@ -132,7 +132,7 @@ def optional(check: Check) -> Check:
     return lambda value, name: None if value is None else check(value, name)
 
 
-def listing(check: Check, most: int, *, least: int = 0) -> Check:
+def list_of(check: Check, most: int, *, least: int = 0) -> Check:
     """An array of ``least`` to ``most`` values that ``check`` accepts."""
 
     def every(value: Any, name: str) -> str | None:
@@ -144,7 +144,7 @@ def listing(check: Check, most: int, *, least: int = 0) -> Check:
     return every
 
 
-def mapping(check: Check, most: int, *, key: Check | None = None) -> Check:
+def mapping_of(check: Check, most: int, *, key: Check | None = None) -> Check:
     """An object of up to ``most`` values that ``check`` accepts, under names that ``key`` accepts."""
 
     def every(value: Any, name: str) -> str | None:

@@ -134,7 +134,7 @@ def read_object(
     return value
 
 
-def lies_within(path: Path | str, roots: Iterable[Path | str]) -> bool:
+def is_within(path: Path | str, roots: Iterable[Path | str]) -> bool:
     """Whether ``path``, links followed, is one of ``roots`` or below one."""
     real = Path(os.path.realpath(path))
     return any(real.is_relative_to(os.path.realpath(root)) for root in roots)
@@ -148,7 +148,7 @@ def _refuse_special(path: Path | str, found: os.stat_result) -> None:
 
 
 def _refuse_outside(path: Path | str, real: str, roots: Iterable[Path | str]) -> None:
-    if not lies_within(real, roots):
+    if not is_within(real, roots):
         raise FileRefusedError.of(
             path,
             f"leads to `{real}`, outside of the places that this build may read",

@@ -60,10 +60,10 @@ def require(*packages: str, needed_by: str, extra: str = "torch") -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise missing(package, needed_by, extra)
+            raise missing_package_error(package, needed_by, extra)
 
 
-def missing(package: str, needed_by: str, extra: str = "torch") -> MissingPackageError:
+def missing_package_error(package: str, needed_by: str, extra: str = "torch") -> MissingPackageError:
     """The error of :func:`require`."""
     return MissingPackageError(
         f"{needed_by} needs `{package}` in mmbuild's own environment, where it is not installed",

@@ -156,7 +156,7 @@ def guarded_streams() -> Iterator[tuple[Output, Output]]:
         warnings.showwarning = shown
 
 
-def unwritten(why: str) -> MmbuildError:
+def output_lost_error(why: str) -> MmbuildError:
     """The error for standard output that was lost."""
     return MmbuildError(
         f"standard output could not be written: {why}",

@@ -1,7 +1,7 @@
 """What a lock says instead of this machine and the hub, while it is in force.
 
 Planning asks two things outside the recipe's files: what is installed here, and which commit a branch is. Whoever
-plans for a lock states both with :func:`pinned`; nobody else notices.
+plans for a lock states both with :func:`use_pins`; nobody else notices.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CURRENT: ContextVar[Pins | None] = ContextVar("pins", default=None)
 
 
 @contextmanager
-def pinned(pins: Pins) -> Iterator[None]:
+def use_pins(pins: Pins) -> Iterator[None]:
     """Let ``pins`` hold in this context."""
     token = _CURRENT.set(pins)
     try:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.suggestions import nearest
-from mmbuild.base.yaml_nodes import Span, YamlNode, dotted, find, finding, plain
+from mmbuild.base.yaml_nodes import Span, YamlNode, diagnostic_at, dotted, find, plain
 
 Path = tuple[str | int, ...]
 
@@ -96,7 +96,7 @@ def diagnose(root: YamlNode, path: Path, group: Sequence[Any], form: DocumentKin
 def _missing(root: YamlNode, path: Path, form: DocumentKind) -> Diagnostic:
     parent, reached = find(root, path[:-1])
     where = f"`{dotted(reached)}`" if reached else f"the {form.name}"
-    return finding(
+    return diagnostic_at(
         "MM111",
         f"{where} lacks `{path[-1]}`",
         parent.key or _head(parent),
@@ -117,7 +117,7 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
     near = nearest(key, known)
     elsewhere = [item for item in every_key(form.model) if item.rpartition(".")[2] == key]
     where = f"`{dotted(path[:-1])}`" if len(path) > 1 else f"a {form.name}"
-    return finding(
+    return diagnostic_at(
         "MM103",
         f"{where} has no key `{key}`",
         span,
@@ -130,12 +130,12 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
 def _broken_rule(path: Path, node: YamlNode, error: Any, form: DocumentKind) -> Diagnostic:
     where = f"`{dotted(path)}`" if path else f"the {form.name}"
     at = node.span if not isinstance(node.value, Mapping) else node.key or _head(node)
-    return finding(form.rule, f"{where} {error['ctx']['error']}", at, path=dotted(path))
+    return diagnostic_at(form.rule, f"{where} {error['ctx']['error']}", at, path=dotted(path))
 
 
 def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...]) -> Diagnostic:
     value = plain(node)
-    return finding(
+    return diagnostic_at(
         "MM112",
         f"`{dotted(path)}` cannot be {_show(value)}",
         node.span,
@@ -157,7 +157,7 @@ def _wrong_type(path: Path, node: YamlNode, wanted: str, form: DocumentKind) -> 
         hint = f"Quote it: `'{node.span.excerpt[node.span.column - 1 :][: node.span.width]}'`"
     elif wanted.endswith("number") and isinstance(value, str) and value.isdigit():
         hint = "Remove the quotes"
-    return finding(
+    return diagnostic_at(
         "MM114",
         f"`{dotted(path) or f'the {form.name}'}` must be {wanted}, not {_show(value)}",
         node.span,
@@ -172,10 +172,10 @@ def _out_of_bounds(path: Path, node: YamlNode, error: Any, form: DocumentKind) -
     if kind in _RANGE:
         words, bound = _RANGE[kind]
         message = f"`{dotted(path)}` must be {words} {context[bound]}, not {_show(plain(node))}"
-        return finding("MM113", message, node.span, path=dotted(path))
+        return diagnostic_at("MM113", message, node.span, path=dotted(path))
     code = "MM116" if kind in _FORM else "MM114"
     message = f"`{dotted(path)}` cannot be {_show(plain(node))}"
-    return finding(code, message, node.span, path=dotted(path), hint=description(path, form))
+    return diagnostic_at(code, message, node.span, path=dotted(path), hint=description(path, form))
 
 
 def _allowed(group: Sequence[Any]) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def has(node: YamlNode, dotted: str) -> bool:
     return reached == tuple(parts) or not isinstance(found.value, Mapping)
 
 
-def put(node: YamlNode, parts: Sequence[str], value: YamlNode) -> YamlNode:
+def replace_at(node: YamlNode, parts: Sequence[str], value: YamlNode) -> YamlNode:
     """``node`` with ``value`` at the key path ``parts``; mappings on the way are made where absent."""
     if not parts:
         return value
@@ -104,7 +104,7 @@ def put(node: YamlNode, parts: Sequence[str], value: YamlNode) -> YamlNode:
     below = _widen(parts[0], children.get(parts[0]))
     if len(parts) > 1 and (below is None or not isinstance(below.value, Mapping)):
         below = YamlNode({}, value.span, value.key)
-    children[parts[0]] = value if len(parts) == 1 or below is None else put(below, parts[1:], value)
+    children[parts[0]] = value if len(parts) == 1 or below is None else replace_at(below, parts[1:], value)
     return YamlNode(children, node.span, node.key)
 
 
@@ -168,7 +168,7 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def finding(
+def diagnostic_at(
     code: str,
     message: str,
     span: Span,

@@ -15,7 +15,7 @@ import yaml
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.yaml_nodes import Source, Span, YamlNode, finding
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at
 
 MAX_DEPTH = YAML_TEXT.depth
 MAX_NODES = YAML_TEXT.values
@@ -58,7 +58,7 @@ def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, lis
         return None, [_syntax(error, source)]
     if root is None:
         return None, [
-            finding("MM101", "the file holds no data", Span(source, 1, 1), hint="See `mmbuild schema`")
+            diagnostic_at("MM101", "the file holds no data", Span(source, 1, 1), hint="See `mmbuild schema`")
         ]
     reader = _Reader(source)
     node = reader.read(root)
@@ -71,14 +71,14 @@ def _size_fault(text: str, source: Source) -> Diagnostic | None:
     for event in yaml.parse(text, Loader=_LOADER):
         values += isinstance(event, yaml.NodeEvent)
         if values > MAX_NODES:
-            return finding(
+            return diagnostic_at(
                 "MM110",
                 f"the document holds more than {MAX_NODES} values",
                 _at(source, event.start_mark),
                 hint="Split the recipe; values that many variants share go into one that they extend",
             )
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > YAML_TEXT.length:
-            return finding(
+            return diagnostic_at(
                 "MM110",
                 f"the document holds a text of more than {YAML_TEXT.length} characters",
                 _at(source, event.start_mark),
@@ -87,7 +87,7 @@ def _size_fault(text: str, source: Source) -> Diagnostic | None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                return finding(
+                return diagnostic_at(
                     "MM110",
                     f"the document is nested deeper than {MAX_DEPTH} levels",
                     _at(source, event.start_mark),
@@ -112,21 +112,21 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
     span = _at(source, mark) if mark is not None else _bad_character(source)
     character = span.excerpt[span.column - 1 : span.column]
     if "but found another document" in problem:
-        return finding(
+        return diagnostic_at(
             "MM105",
             "the file holds more than one YAML document",
             span,
             hint="Write one recipe to a file; `matrix` makes variants",
         )
     if character == "\t" or (mark is None and "\t" in span.excerpt):
-        return finding("MM102", "a tab is used for indentation", span, hint="Indent with spaces")
+        return diagnostic_at("MM102", "a tab is used for indentation", span, hint="Indent with spaces")
     context = getattr(error, "context", None)
     opened = getattr(error, "context_mark", None)
     if opened is not None and context in _UNCLOSED:
         message = f"what is opened here does not end where it should: {problem}"
-        return finding("MM101", message, _at(source, opened), hint=_UNCLOSED[context])
+        return diagnostic_at("MM101", message, _at(source, opened), hint=_UNCLOSED[context])
     message = f"{problem} {context}" if context else problem
-    return finding("MM101", f"not valid YAML: {message}", span, hint=_syntax_hint(problem, character))
+    return diagnostic_at("MM101", f"not valid YAML: {message}", span, hint=_syntax_hint(problem, character))
 
 
 def _syntax_hint(problem: str, character: str) -> str:
@@ -270,7 +270,7 @@ class _Reader:
         )
 
     def _tell(self, code: str, message: str, span: Span, hint: str, *, path: str = "") -> None:
-        self.findings.append(finding(code, message, span, path=path, hint=hint))
+        self.findings.append(diagnostic_at(code, message, span, path=path, hint=hint))
 
     def _span(self, node: yaml.Node) -> Span:
         start, end = node.start_mark, node.end_mark

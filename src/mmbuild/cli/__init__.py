@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--version"]:
         return _print_version()
-    from mmbuild.cli.output import guarded
+    from mmbuild.cli.output import run_guarded
 
     given = [
         text.replace("\0", "\\0") for text in given
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given and not _after_separator(given)
     if debug:
         given.remove("--debug")
-    return guarded(
+    return run_guarded(
         lambda: _group().main(given, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
         debug=debug,
     )
@@ -79,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_version() -> int:
     """Without what the verbs need, which takes longer to import than to run."""
     from mmbuild._version import __version__
-    from mmbuild.base.output_streams import guarded_streams, unwritten
+    from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
     with guarded_streams() as (out, _):
         print(f"mmbuild {__version__}")
         out.flush()
         if out.lost:
-            print(f"error: {unwritten(out.lost).message} [MM780]", file=sys.stderr)
+            print(f"error: {output_lost_error(out.lost).message} [MM780]", file=sys.stderr)
         return 1 if out.lost else 0
 
 

@@ -24,8 +24,8 @@ _TIMES_SHOWN = 40
 
 @click.command("apply")
 @options.recipes
-@options.places
-@options.locked
+@options.location_options
+@options.locked_option
 @click.option(
     "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
 )
@@ -48,7 +48,7 @@ _TIMES_SHOWN = 40
     metavar="HOST:PORT",
     help="Of the cluster, or `auto` (default: $RAY_ADDRESS, else a Ray of this machine for this run).",
 )
-@github.reported
+@github.annotate_errors
 @click.pass_context
 def command(
     context: click.Context,
@@ -100,7 +100,7 @@ def command(
             locked=locked,
         )
     if not planning.plan.changes and not as_json:
-        _say_up_to_date(planning)
+        _print_up_to_date(planning)
         if layout == "github":
             github.report(planning.plan)
         return
@@ -117,7 +117,7 @@ def command(
     }
     tally = EventStats()
     result = _run(planning, how, tally, as_json=as_json, live=not no_progress and layout == "text")
-    _tell(planning, result, debug=debug, quiet=as_json)
+    _report(planning, result, debug=debug, quiet=as_json)
     if layout == "github":
         github.report(planning.plan, tally, result, map(Path, planning.request["recipes"]))
     if not result.ok:
@@ -177,7 +177,7 @@ class _Outlet:
             raise self._failure
 
 
-def _tell(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
+def _report(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
     """Failures in any case; the end in words unless the events on standard output tell it."""
     from mmbuild.cli.output import print_status, report_failed
 
@@ -208,7 +208,7 @@ def _times(result: Result) -> list[str]:
     return [*lines, f"  and {more} shorter ones"] if more else lines
 
 
-def _say_up_to_date(planning: Planning) -> None:
+def _print_up_to_date(planning: Planning) -> None:
     from mmbuild.cli.output import print_status
     from mmbuild.core.graph.text import summary
 

@@ -56,7 +56,7 @@ def answer(
     found = []
     for images, prompt in pairs:
         question = InferenceRequest(prompt, tuple(Path(image) for image in images), max_new_tokens, mode)
-        answered = _ask(build, description, environment, question)
+        answered = _run_inference(build, description, environment, question)
         found.append({"images": list(images), "prompt": prompt, "text": "\n".join(answered.texts)})
         if show != "json":
             for text in answered.texts:
@@ -70,7 +70,9 @@ def check_accuracy(build: Path, description: Description) -> None:
     from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest
     from mmbuild.cli.output import print_status
 
-    answered = _ask(build, description, environment_of(description), InferenceRequest(mode="check_accuracy"))
+    answered = _run_inference(
+        build, description, environment_of(description), InferenceRequest(mode="check_accuracy")
+    )
     for text in answered.texts:
         click.echo(text)
     print_status("the accuracy check of TensorRT-LLM's runner passed; nothing was compared with transformers")
@@ -97,7 +99,7 @@ def environment_of(description: Description) -> ToolchainEnvironment:
     return found
 
 
-def _ask(
+def _run_inference(
     build: Path, description: Description, environment: ToolchainEnvironment, question: InferenceRequest
 ) -> InferenceResult:
     from mmbuild.backends.tensorrt_llm.runner.infer import infer

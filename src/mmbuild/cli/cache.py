@@ -68,10 +68,10 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     from mmbuild.cli.output import print_status
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
-    from mmbuild.core.store.reachability import held_artifacts
+    from mmbuild.core.store.reachability import reachable_artifacts
 
     opened = open_store(store)
-    held = held_artifacts(opened, load_cache(opened))
+    held = reachable_artifacts(opened, load_cache(opened))
     if as_json:
         click.echo(json.dumps({"schema": 1, "store": str(opened.root), "artifacts": [_row(i) for i in held]}))
         return
@@ -193,7 +193,7 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
     from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import print_status
     from mmbuild.core.store.layout import open_store
-    from mmbuild.core.store.locks import using
+    from mmbuild.core.store.locks import shared_lock
     from mmbuild.team.remote_cache.push import PushResult, push_all
 
     opened = open_store(store)
@@ -208,7 +208,7 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
         carried += done.carried
         print_status(f"{done.outcome:<10}  {record.label}  {size_text(done.carried)}")
 
-    with using(opened):
+    with shared_lock(opened):
         records = _built(opened, recipes)
         failed = push_all(shared, records, told)
     print_status(
@@ -220,7 +220,7 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
 
 @command.command("pull")
 @options.recipes
-@options.places
+@options.location_options
 @_REMOTE
 def pull(
     *,
@@ -243,16 +243,16 @@ def pull(
     from mmbuild.core.execution.progress import display
     from mmbuild.core.graph.text import summary
     from mmbuild.core.store.layout import open_store
-    from mmbuild.core.store.locks import using
-    from mmbuild.pipeline.planning import Request, prepare
+    from mmbuild.core.store.locks import shared_lock
+    from mmbuild.pipeline.planning import PlanOptions, prepare
     from mmbuild.team.remote_cache.sync import pull_planned
 
     opened = open_store(store)
     shared = _shared(opened, remote)
     shared.settings = replace(shared.settings, pull=True)
-    prepared = prepare(Request(recipes, overrides, offline, allow_outside), opened)
+    prepared = prepare(PlanOptions(recipes, overrides, offline, allow_outside), opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir, elsewhere=lambda: shared)
-    with using(opened), display(plan) as sink:
+    with shared_lock(opened), display(plan) as sink:
         plan = pull_planned(plan, shared, sink)
     print_status(f"left for apply: {summary(plan)}")
 
@@ -299,9 +299,9 @@ def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
     if not recipes:
         return records
     from mmbuild.api import plan_graphs
-    from mmbuild.pipeline.planning import Request, prepare
+    from mmbuild.pipeline.planning import PlanOptions, prepare
 
-    graphs = prepare(Request(recipes), store).graphs
+    graphs = prepare(PlanOptions(recipes), store).graphs
     plan = plan_graphs(graphs, store, elsewhere=lambda: None)
     wanted = {planned.record.key for planned in plan.actions if planned.record is not None}
     return [record for record in records if record.key in wanted]

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
     from mmbuild.team.ci.event_stats import EventStats
     from mmbuild.team.ci.shards import ShardPlan
-    from mmbuild.team.ci.variants import Asked, Variants
+    from mmbuild.team.ci.variants import VariantOptions, Variants
 
 
 @click.command("ci")
 @options.recipes
-@options.places
-@options.locked
+@options.location_options
+@options.locked_option
 @click.option("--job", "name", metavar="NAME", help="Run a job that `mmbuild matrix` listed.")
 @click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Cut the recipes into N shards.")
 @click.option("--index", type=click.IntRange(min=1), metavar="I", help="Run this shard, from 1.")
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 )
 @click.option("-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it.")
 @click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
-@github.reported
+@github.annotate_errors
 @click.pass_context
 def command(
     context: click.Context,
@@ -81,16 +81,16 @@ def command(
     """
     from mmbuild.cli.matrix import plan_and_warn
     from mmbuild.core.store.layout import open_store
-    from mmbuild.team.ci.variants import Asked
+    from mmbuild.team.ci.variants import VariantOptions
 
     _require_one_task(name, shards, index, times, save_times, as_json=as_json)
-    opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
+    opened, asked = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
     planned = plan_and_warn(recipes, opened, asked)
     if save_times is not None:
         _save_times(planned, opened, save_times)
         return
     if shards is not None and index is None:
-        _tell_shards(planned, shards, times, jobs or 1, as_json=as_json)
+        _print_shards(planned, shards, times, jobs or 1, as_json=as_json)
         return
     chosen = (
         _job(planned, name)
@@ -147,11 +147,11 @@ def _cut(
 ) -> tuple[ShardPlan, Mapping[str, Action], Mapping[str, float]]:
     from mmbuild.team.ci.durations import read_times, seconds_of
     from mmbuild.team.ci.merged_graph import union_of
-    from mmbuild.team.ci.shards import cut
+    from mmbuild.team.ci.shards import plan_shards
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
     seconds = seconds_of(actions.values(), read_times(times) if times is not None else {})
-    return cut(planned.planned, seconds, count, at_once), actions, seconds
+    return plan_shards(planned.planned, seconds, count, at_once), actions, seconds
 
 
 def _shard(planned: Variants, count: int, index: int, times: Path | None, at_once: int) -> _Chosen:
@@ -164,7 +164,7 @@ def _shard(planned: Variants, count: int, index: int, times: Path | None, at_onc
     return _Chosen(tuple(variant.graph for variant in planned.planned if variant.name in names), names)
 
 
-def _tell_shards(planned: Variants, count: int, times: Path | None, at_once: int, *, as_json: bool) -> None:
+def _print_shards(planned: Variants, count: int, times: Path | None, at_once: int, *, as_json: bool) -> None:
     from mmbuild.team.ci import shard_report
 
     found = _cut(planned, count, times, at_once)
@@ -177,11 +177,11 @@ def _tell_shards(planned: Variants, count: int, times: Path | None, at_once: int
 def _save_times(planned: Variants, store: Store, path: Path) -> None:
     from mmbuild.cli.output import print_status
     from mmbuild.core.store.action_cache import load_cache
-    from mmbuild.team.ci.durations import measured, write_times
+    from mmbuild.team.ci.durations import measured_seconds, write_times
     from mmbuild.team.ci.merged_graph import union_of
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
-    found = measured(actions.values(), load_cache(store))
+    found = measured_seconds(actions.values(), load_cache(store))
     write_times(path, found)
     print_status(f"{path}: times of {len(found)} of {len(actions)} actions; the others are estimated")
 
@@ -190,12 +190,12 @@ def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
     return {variant.file for variant in planned.planned if variant.name in chosen.variants}
 
 
-def _require_locked(planned: Variants, chosen: _Chosen, store: Store, asked: Asked) -> None:
+def _require_locked(planned: Variants, chosen: _Chosen, store: Store, asked: VariantOptions) -> None:
     """What this machine builds must be what the locks say, also of versions and of the target."""
     from mmbuild.team.lockfile import apply, make
 
     for file in sorted(_files(planned, chosen)):
-        apply.planned(file, store, make.Asked(asked.offline, asked.allow_outside))
+        apply.plan_locked(file, store, make.LockOptions(asked.offline, asked.allow_outside))
 
 
 def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:

@@ -16,7 +16,7 @@ from mmbuild.cli import options
 @click.command("compare")
 @click.argument("builds", nargs=-1, required=True, metavar="BUILD...", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@options.checked
+@options.check_option
 def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     """Put precision, size, building, quality and speed of builds side by side.
 

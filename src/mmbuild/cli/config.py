@@ -178,7 +178,7 @@ def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...
     if variables:
         entry["variables"] = dict(_variable(word) for word in variables)
     where = config_path()
-    edit.put(where, keys, entry)
+    edit.set_entry(where, keys, entry)
     print_status(f"wrote `{where}`; `mmbuild doctor` says whether it is complete")
 
 
@@ -195,5 +195,5 @@ def _drop(keys: tuple[str, ...]) -> None:
     from mmbuild.config.load import config_path
 
     where = config_path()
-    edit.drop(where, keys)
+    edit.remove_entry(where, keys)
     print_status(f"wrote `{where}`")

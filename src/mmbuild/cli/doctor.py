@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "--quick", is_flag=True, help="Build no package to try the compiler (it takes 10 to 20 seconds)."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@options.places
+@options.location_options
 def command(
     *,
     recipes: tuple[Path, ...],
@@ -43,7 +43,7 @@ def command(
       mmbuild doctor --quick
       mmbuild doctor recipes/llava-int4.yaml --json
     """
-    from mmbuild.backends.tensorrt_llm.checks.model import failing
+    from mmbuild.backends.tensorrt_llm.checks.model import failed_checks
     from mmbuild.config.load import load
     from mmbuild.core.store.layout import default_root
     from mmbuild.inspect.doctor import render
@@ -59,7 +59,7 @@ def command(
         render.print_table(groups)
     else:
         click.echo(render.text(groups), nl=False)
-    if any(failing(group.checks) for group in groups):
+    if any(failed_checks(group.checks) for group in groups):
         sys.exit(1)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def reported(function: F) -> F:
+def annotate_errors(function: F) -> F:
     """Add ``--format`` as ``layout``; with ``github``, what ends the command is annotated."""
 
     @wraps(function)
@@ -54,11 +54,11 @@ def report(
     from mmbuild.core.execution.result import Result
     from mmbuild.team.ci import annotate
     from mmbuild.team.ci.event_stats import EventStats
-    from mmbuild.team.ci.recipe_locations import places
+    from mmbuild.team.ci.recipe_locations import recipe_locations
     from mmbuild.team.ci.summary import append_summary, summary
 
     tally, result = tally or EventStats(), result or Result()
-    found = places(recipes, [failed.label for failed in result.failed])
+    found = recipe_locations(recipes, [failed.label for failed in result.failed])
     for failed in result.failed:
         click.echo(annotate.failure(failed, found.get(failed.label)))
     for event in tally.warnings:

@@ -11,7 +11,7 @@ from mmbuild.cli import options
 
 @click.command("graph")
 @options.recipes
-@options.places
+@options.location_options
 @click.option(
     "--format",
     "layout",

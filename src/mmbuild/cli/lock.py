@@ -12,7 +12,7 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
-    from mmbuild.team.lockfile.make import Asked
+    from mmbuild.team.lockfile.make import LockOptions
 
 _PARTS = ("model", "packages", "target", "all")
 
@@ -51,11 +51,11 @@ def command(
       mmbuild apply --locked recipes/llava-int4.yaml
     """
     from mmbuild.core.store.layout import open_store
-    from mmbuild.team.lockfile.make import Asked
+    from mmbuild.team.lockfile.make import LockOptions
 
     if check and update:
         raise click.UsageError("--check writes nothing, so --update has nothing to move")
-    opened, asked = open_store(store), Asked(offline, allow_outside)
+    opened, asked = open_store(store), LockOptions(offline, allow_outside)
     if check:
         same = [_check(recipe, opened, asked) for recipe in recipes]
         if not all(same):
@@ -65,7 +65,7 @@ def command(
         _write(recipe, opened, asked, update)
 
 
-def _check(recipe: Path, store: Store, asked: Asked) -> bool:
+def _check(recipe: Path, store: Store, asked: LockOptions) -> bool:
     from mmbuild.base.errors import MmbuildError
     from mmbuild.cli.output import print_status, report_error
     from mmbuild.team.lockfile import apply
@@ -83,7 +83,7 @@ def _check(recipe: Path, store: Store, asked: Asked) -> bool:
     return True
 
 
-def _write(recipe: Path, store: Store, asked: Asked, update: tuple[str, ...]) -> None:
+def _write(recipe: Path, store: Store, asked: LockOptions, update: tuple[str, ...]) -> None:
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
     from mmbuild.team.lockfile.compare import differences

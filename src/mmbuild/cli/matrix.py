@@ -12,14 +12,14 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
-    from mmbuild.team.ci.variants import Asked, Variants
+    from mmbuild.team.ci.variants import VariantOptions, Variants
 
 _FORMATS = ("text", "github", "gitlab", "json")
 
 
 @click.command("matrix")
 @options.recipes
-@options.locked
+@options.locked_option
 @options.store
 @click.option(
     "--changed-since", metavar="REV", help="Only variants that are not what they were at a revision."
@@ -60,19 +60,19 @@ def command(
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.team.ci import github, gitlab, job_rows
-    from mmbuild.team.ci.durations import measured, seconds_of
+    from mmbuild.team.ci.durations import measured_seconds, seconds_of
     from mmbuild.team.ci.jobs import jobs_of, select
     from mmbuild.team.ci.runners import GITHUB, GITLAB, parse_runners
-    from mmbuild.team.ci.variants import Asked
+    from mmbuild.team.ci.variants import VariantOptions
 
     labels = parse_runners(runners, GITLAB if layout == "gitlab" else GITHUB)
-    opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
+    opened, asked = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
     planned = plan_and_warn(recipes, opened, asked)
     jobs = jobs_of(planned.planned)
     if changed_since is not None:
         jobs = select(jobs, _changed(changed_since, recipes, planned, opened, asked))
     actions = [action for job in jobs for action in job.actions]
-    found = job_rows.rows(jobs, seconds_of(actions, measured(actions, load_cache(opened))), labels)
+    found = job_rows.rows(jobs, seconds_of(actions, measured_seconds(actions, load_cache(opened))), labels)
     if layout == "json":
         click.echo(json.dumps(job_rows.document(found), indent=1))
     elif layout == "github":
@@ -85,7 +85,7 @@ def command(
         _warn_without_shared_store()
 
 
-def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: Asked) -> Variants:
+def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: VariantOptions) -> Variants:
     """Plan what the command line names; warnings go to standard error."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
@@ -98,7 +98,7 @@ def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: Asked) -> Vari
 
 
 def _changed(
-    revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: Asked
+    revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: VariantOptions
 ) -> frozenset[str]:
     from mmbuild.cli.output import print_status
     from mmbuild.team.ci.variant_pairs import changed_since
@@ -108,7 +108,7 @@ def _changed(
     return names
 
 
-def _arguments(recipes: tuple[Path, ...], asked: Asked) -> list[str]:
+def _arguments(recipes: tuple[Path, ...], asked: VariantOptions) -> list[str]:
     """What `mmbuild ci` has to be told to plan the same."""
     words = [str(path) for path in recipes]
     for override in asked.overrides:

@@ -26,7 +26,7 @@ _CHANGES = 3
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
 @click.option("--offline", is_flag=True, help="Ask no hub for anything.")
 @click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
-@options.locked
+@options.locked_option
 @options.store
 @click.option(
     "--format", "layout", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True
@@ -59,15 +59,15 @@ def command(
     from mmbuild.core.store.layout import open_store
     from mmbuild.team.ci import pr_comment
     from mmbuild.team.ci.differences import differences
-    from mmbuild.team.ci.durations import measured, seconds_of
+    from mmbuild.team.ci.durations import measured_seconds, seconds_of
     from mmbuild.team.ci.revisions import snapshots
-    from mmbuild.team.ci.variants import Asked
+    from mmbuild.team.ci.variants import VariantOptions
 
-    opened, asked = open_store(store), Asked(overrides, offline, allow_outside, locked)
+    opened, asked = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
     with snapshots(states, recipes, opened, asked) as (before, after):
         found = differences(before, after, opened, asked)
     actions = [*found.build, *found.keep, *(action for one in found.variants for action in one.build)]
-    seconds = seconds_of(actions, measured(actions, load_cache(opened)))
+    seconds = seconds_of(actions, measured_seconds(actions, load_cache(opened)))
     if layout == "json":
         click.echo(json.dumps(pr_comment.document(found, seconds), indent=1))
     else:

@@ -22,13 +22,13 @@ _REDRAW_SECONDS = 0.2
 
 
 def recipes(function: F) -> F:
-    """The recipe files and how to load them: ``recipes``, and :func:`loading`."""
+    """The recipe files and how to load them: ``recipes``, and :func:`loading_options`."""
     return click.argument(
         "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
-    )(loading(function))
+    )(loading_options(function))
 
 
-def loading(function: F) -> F:
+def loading_options(function: F) -> F:
     """How recipes are loaded: ``overrides``, ``offline``, ``allow_outside``."""
     for add in reversed(
         (
@@ -49,14 +49,14 @@ def loading(function: F) -> F:
     return function
 
 
-def locked(function: F) -> F:
+def locked_option(function: F) -> F:
     """Whether recipes are built as their locks say: ``locked``."""
     return click.option(
         "--locked", is_flag=True, help="Refuse whatever is not as RECIPE.lock says (`mmbuild lock`)."
     )(function)
 
 
-def places(function: F) -> F:
+def location_options(function: F) -> F:
     """Where things go: ``store``, ``build_dir``."""
     function = click.option(
         "--build-dir",
@@ -77,7 +77,7 @@ def store(function: F) -> F:
     )(function)
 
 
-def checked(function: F) -> F:
+def check_option(function: F) -> F:
     """Whether an engine directory is compared with its manifest: ``check``."""
     return click.option(
         "--check/--no-check",
@@ -138,7 +138,7 @@ def _hashing(build: Path) -> Progress:
     return progress
 
 
-def given(context: click.Context) -> tuple[str, ...]:
+def given_options(context: click.Context) -> tuple[str, ...]:
     """Options that were written on the command line, by their long names."""
     written = click.core.ParameterSource.COMMANDLINE
     return tuple(

@@ -44,9 +44,9 @@ def use_color() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
+def run_guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
     """Run ``body`` with cleaned streams, report what it raises, and return the exit status."""
-    from mmbuild.base.output_streams import guarded_streams, unwritten
+    from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
     with guarded_streams() as (out, err):
         try:
@@ -57,7 +57,7 @@ def guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
             print_status("interrupted")
             return INTERRUPTED
         if out.lost:
-            report_error(unwritten(out.lost))
+            report_error(output_lost_error(out.lost))
             return status if status not in (0, _CHANGES) else 1
         return status
 
@@ -78,15 +78,15 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         report_usage(error)
         return OUR_BUG
     except MmbuildError as error:
-        _tell_traceback(debug)
+        _print_traceback(debug)
         report_error(error)
         return error.exit_status
     except (OSError, MemoryError) as error:
-        _tell_traceback(debug)
+        _print_traceback(debug)
         report_error(_of_the_machine(error))
         return 1
     except Exception as error:
-        _tell_traceback(debug)
+        _print_traceback(debug)
         report_bug(error)
         return OUR_BUG
     return _status(status)
@@ -123,7 +123,7 @@ def report_error(error: MmbuildError) -> None:
     while cause is not None:
         print_status(f"  caused by: {type(cause).__name__}: {_first_line(cause)}")
         cause = cause.__cause__
-    _tell_hint(error.hint)
+    _print_hint(error.hint)
 
 
 def report_failed(failed: Failed, *, debug: bool = False) -> None:
@@ -140,7 +140,7 @@ def report_failed(failed: Failed, *, debug: bool = False) -> None:
         print_status(f"  the refused engine: {place}")
         if (page := Path(place) / "verify" / "report.html").is_file():
             print_status(f"  what was found of it: {page}")
-    _tell_hint(failed.hint)
+    _print_hint(failed.hint)
 
 
 def report_usage(error: Any) -> None:
@@ -148,13 +148,13 @@ def report_usage(error: Any) -> None:
     _head(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mmbuild"
-    _tell_hint(f"`{command} --help` shows how it is used")
+    _print_hint(f"`{command} --help` shows how it is used")
 
 
 def report_bug(error: Exception) -> None:
     """Anything that nobody foresaw."""
     _head(f"{type(error).__name__}: {_first_line(error)}")
-    _tell_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
+    _print_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
 
 
 def _head(message: str, code: str = "") -> None:
@@ -171,13 +171,13 @@ def _lines(text: str) -> str:
     return clean(text, newline=_FURTHER).replace(f"{_FURTHER}  | ", _FURTHER)
 
 
-def _tell_hint(hint: str | None) -> None:
+def _print_hint(hint: str | None) -> None:
     if hint:
         print_status()
         print_status(f"{styled('hint', 'hint:')} {_lines(hint)}")
 
 
-def _tell_traceback(debug: bool) -> None:
+def _print_traceback(debug: bool) -> None:
     if debug:
         import traceback
 

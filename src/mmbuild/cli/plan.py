@@ -15,8 +15,8 @@ _CHANGES = 3
 
 @click.command("plan")
 @options.recipes
-@options.places
-@options.locked
+@options.location_options
+@options.locked_option
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON (its schema has a version).")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Save the plan for `mmbuild apply FILE`."

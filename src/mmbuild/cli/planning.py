@@ -12,7 +12,7 @@ from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.core.store.plan_cache import forget_entry
-from mmbuild.pipeline.planning import Prepared, Request, prepare
+from mmbuild.pipeline.planning import PlanOptions, Prepared, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def plan_request(
     from mmbuild.api import plan_graphs
 
     opened = open_store(store)
-    asked = Request(recipes, overrides, offline, allow_outside)
+    asked = PlanOptions(recipes, overrides, offline, allow_outside)
     if locked:
         prepared = _prepare_locked(recipes, overrides, offline, allow_outside, opened)
     else:
@@ -97,7 +97,7 @@ def _prepare_locked(
     store: Store,
 ) -> Prepared:
     from mmbuild.team.lockfile.apply import prepare_locked, refuse_overrides
-    from mmbuild.team.lockfile.make import Asked
+    from mmbuild.team.lockfile.make import LockOptions
 
     refuse_overrides(overrides)
-    return prepare_locked(recipes, store, Asked(offline, allow_outside))
+    return prepare_locked(recipes, store, LockOptions(offline, allow_outside))

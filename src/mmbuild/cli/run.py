@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")
 @click.option("--profile", is_flag=True, help="Times, tokens per second and peak memory, on stderr.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, profile included.")
-@options.checked
+@options.check_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -101,7 +101,7 @@ def command(
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
-        ask.refuse_others(options.given(context), ask.RUN)
+        ask.refuse_others(options.given_options(context), ask.RUN)
         warn_of_settings(description, not_passed_text, "MM725")
         show = "json" if as_json else "profile" if profile else "text"
         pairs = pair(images, prompts, together=together) if images or prompts else [((), None)]
@@ -111,7 +111,7 @@ def command(
         warn_of_settings(description, not_applied_text, "MM720")
     pairs = pair(images, prompts, together=together)
     check_stream(stream, pairs, profile or as_json or num_beams > 1)
-    remark = emulated(description.llm, description.target)
+    remark = emulation_note(description.llm, description.target)
     if remark:
         click.echo(f"note: {remark}", err=True)
     from mmbuild.backends.torch.distributed import launch
@@ -180,7 +180,7 @@ def warn_of_settings(description: Description, text: Callable[[str, Any], str], 
         click.echo(f"warning: the model sets {text(name, value)} [{code}]", err=True)
 
 
-def emulated(llm: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+def emulation_note(llm: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
     """What an engine for ``target`` does not do as its quantization says; None where it does all of it."""
     if llm["quant_algo"] == "FP8" and target["device"] == "cpu":
         return "fp8 on a CPU is emulated: weights are rounded to float8, activations are not"

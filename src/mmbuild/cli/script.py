@@ -65,7 +65,7 @@ def command(
     toolchain = _toolchain(loaded.variants, version)
     refused = [error for variant in loaded.variants for error in refusals(variant, toolchain)]
     if refused:
-        _tell(refused)
+        _report_refused(refused)
         sys.exit(1)
     text = script(loaded.variants, toolchain)
     if output is None:
@@ -90,7 +90,7 @@ def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Too
     return load_toolchain(asked.pop())
 
 
-def _tell(refused: Sequence[ToolchainError]) -> None:
+def _report_refused(refused: Sequence[ToolchainError]) -> None:
     """All that stands in the way, at once."""
     from mmbuild.base.diagnostics import Diagnostic, render_text
 

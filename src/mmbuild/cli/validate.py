@@ -49,7 +49,7 @@ def command(
 
     result = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
     result = replace(result, diagnostics=(*result.diagnostics, *_store_findings()))
-    _tell(result, layout)
+    _print_findings(result, layout)
     if any(item.severity == "error" for item in result.diagnostics):
         sys.exit(1)
 
@@ -65,7 +65,7 @@ def _store_findings() -> tuple[Diagnostic, ...]:
     return (Diagnostic(problem.code, problem.message, "warning", hint=problem.hint),)
 
 
-def _tell(result: LoadResult, layout: str) -> None:
+def _print_findings(result: LoadResult, layout: str) -> None:
     from mmbuild.base import diagnostics as told
 
     if layout == "json":

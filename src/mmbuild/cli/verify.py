@@ -10,18 +10,28 @@ from typing import Any
 import click
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.field_checks import digest, listing, mapping, number, optional, record, text, whole, word
+from mmbuild.base.field_checks import (
+    digest,
+    integer,
+    list_of,
+    mapping_of,
+    number,
+    optional,
+    record,
+    text,
+    word,
+)
 from mmbuild.cli import options
 from mmbuild.evaluation import manifest
 
 _MEASURED = record(
-    {"prompts": listing(text(1_000_000), 100_000), "max_new_tokens": whole(1, 1 << 22)},
+    {"prompts": list_of(text(1_000_000), 100_000), "max_new_tokens": integer(1, 1 << 22)},
     may_lack=("prompts", "max_new_tokens"),
     closed=False,
 )
 _GATE = record({"bound": number(-1e300, 1e300), "origin": word}, may_lack=("origin",), closed=False)
 _JUDGED = record(
-    {"gates": mapping(_GATE, 100), "weights": optional(word)},
+    {"gates": mapping_of(_GATE, 100), "weights": optional(word)},
     may_lack=("gates", "weights"),
     closed=False,
 )
@@ -42,7 +52,7 @@ _JUDGED = record(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report.")
 @options.store
-@options.checked
+@options.check_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -79,7 +89,7 @@ def command(
     if description.backend == "tensorrt-llm":
         from mmbuild.cli import ask
 
-        ask.refuse_others(options.given(context), ask.VERIFY)
+        ask.refuse_others(options.given_options(context), ask.VERIFY)
         ask.check_accuracy(build, description)
         return
     from mmbuild.backends.torch.distributed import launch
@@ -113,7 +123,7 @@ def compare(
     """Load the engine, compare, report and judge: the verb within one process, or one rank.
 
     Raises:
-        VerifyError, GateError: As :func:`mmbuild.steps.verify.judge`.
+        VerifyError, GateError: As :func:`mmbuild.steps.verify.require_agreement`.
     """
     from mmbuild.backends.torch.engine import Engine
     from mmbuild.cli.output import print_status
@@ -122,7 +132,7 @@ def compare(
 
     asked = recorded_questions(Path(build))
     engine = Engine.load(build, check=False)  # the verb did, before ranks were started
-    shown = measure.opened(list(images) or asked.get("images") or (), engine)
+    shown = measure.open_images(list(images) or asked.get("images") or (), engine)
     measures = measure.measure(
         engine,
         {name: Path(path) for name, path in sources.items()},
@@ -139,7 +149,7 @@ def compare(
     verify.write(report, small, Path(out))
     click.echo(json.dumps(report, indent=2) if as_json else render(report))
     print_status(f"report: {out}, {verify.page_path(Path(out))}")
-    verify.judge(report)
+    verify.require_agreement(report)
 
 
 def recorded_questions(build: Path) -> dict[str, Any]:

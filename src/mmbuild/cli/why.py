@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.command("why")
 @click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE")
 @click.argument("step", required=False, metavar="[STEP]")
-@options.loading
-@options.places
-@options.locked
+@options.loading_options
+@options.location_options
+@options.locked_option
 @click.option("--key", "with_key", is_flag=True, help="Show the parts of the step's keys, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
 def command(
@@ -49,12 +49,12 @@ def command(
       mmbuild why recipes/llava-int4.yaml
       mmbuild why recipes/llava-int4.yaml build_llm --key
     """
-    from mmbuild.cli.why_traces import Question, trace_variants
+    from mmbuild.cli.why_traces import WhyOptions, trace_variants
     from mmbuild.team.lockfile.apply import refuse_overrides
 
     if locked:
         refuse_overrides(overrides)
-    asked = Question(recipe, overrides, offline, allow_outside, store, build_dir, locked)
+    asked = WhyOptions(recipe, overrides, offline, allow_outside, store, build_dir, locked)
     variants = trace_variants(asked)
     found = [one for one in variants if step is None or one.matches(step)]
     if not found and step is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.keys import action_key
-from mmbuild.core.graph.plan import Build, Planned
+from mmbuild.core.graph.plan import Build, PlannedAction
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.core.store.roots import read_root
 from mmbuild.inspect.diff.blame import Edit, edits
@@ -19,7 +19,7 @@ from mmbuild.schema.resolved import ResolvedRecipe
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class WhyOptions:
     """Which recipe, and how it is planned; as ``mmbuild plan`` has it."""
 
     recipe: Path
@@ -43,7 +43,7 @@ class VariantTrace:
     """
 
     build: Build
-    planned: Mapping[str, Planned]
+    planned: Mapping[str, PlannedAction]
     trace: Trace
     edits: Sequence[Edit]
 
@@ -78,12 +78,12 @@ class _Lowering:
             return lower_all((variant,), self.store, target=self.target, offline=self.offline)[0]
 
     def pinning(self) -> AbstractContextManager[None]:
-        from mmbuild.base.pins import pinned
+        from mmbuild.base.pins import use_pins
 
-        return nullcontext() if self.pins is None else pinned(self.pins)
+        return nullcontext() if self.pins is None else use_pins(self.pins)
 
 
-def trace_variants(asked: Question) -> list[VariantTrace]:
+def trace_variants(asked: WhyOptions) -> list[VariantTrace]:
     """Plan the recipe and trace every variant of it.
 
     Raises:
@@ -105,7 +105,9 @@ def trace_variants(asked: Question) -> list[VariantTrace]:
     return found
 
 
-def _load(asked: Question, store: Store) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
+def _load(
+    asked: WhyOptions, store: Store
+) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
     from mmbuild.base.diagnostics import RecipeError
     from mmbuild.pipeline.load import load_recipes
     from mmbuild.pipeline.planning import lower_all
@@ -125,12 +127,12 @@ def _load(asked: Question, store: Store) -> tuple[Sequence[ResolvedRecipe], Sequ
 
 
 def _load_locked(
-    asked: Question, store: Store
+    asked: WhyOptions, store: Store
 ) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
     from mmbuild.base.pins import Pins
-    from mmbuild.team.lockfile.apply import planned
-    from mmbuild.team.lockfile.make import Asked
+    from mmbuild.team.lockfile.apply import plan_locked
+    from mmbuild.team.lockfile.make import LockOptions
 
-    found = planned(asked.recipe, store, Asked(asked.offline, asked.allow_outside))
+    found = plan_locked(asked.recipe, store, LockOptions(asked.offline, asked.allow_outside))
     pins = Pins(commits=found.lock.commits, packages=found.lock.packages)
     return found.variants, found.graphs, _Lowering(store, asked.offline, found.lock.target, pins)

@@ -18,7 +18,7 @@ _HEAD = (
 )
 
 
-def put(path: Path, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
+def set_entry(path: Path, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
     """Set the entry at ``keys`` (such as ``("toolchains", "0.9.0")``); all others stay. Comments are lost.
 
     Raises:
@@ -33,11 +33,11 @@ def put(path: Path, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
     _write(path, data)
 
 
-def drop(path: Path, keys: tuple[str, ...]) -> None:
+def remove_entry(path: Path, keys: tuple[str, ...]) -> None:
     """Remove the entry at ``keys``.
 
     Raises:
-        MmbuildError: MM612, there is none; and as :func:`put`.
+        MmbuildError: MM612, there is none; and as :func:`set_entry`.
     """
     data = _read(path)
     parent: Any = data

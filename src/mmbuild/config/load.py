@@ -87,7 +87,7 @@ def parse_with_data(text: str, label: str) -> tuple[UserConfig, dict[str, Any]]:
         if findings:
             raise RecipeError(findings)
         return UserConfig(), {}
-    config, objections = _judged(root)
+    config, objections = _validated(root)
     # What the YAML reader found at a place is not told again as a wrong type.
     told = {(item.line, item.column) for item in findings}
     findings += [item for item in objections if (item.line, item.column) not in told]
@@ -97,7 +97,7 @@ def parse_with_data(text: str, label: str) -> tuple[UserConfig, dict[str, Any]]:
     return config, plain(root)
 
 
-def _judged(root: YamlNode) -> tuple[UserConfig | None, list[Diagnostic]]:
+def _validated(root: YamlNode) -> tuple[UserConfig | None, list[Diagnostic]]:
     from mmbuild.base.pydantic_errors import DocumentKind, by_path, diagnose, validate
     from mmbuild.config.model import UserConfig
 
@@ -108,7 +108,7 @@ def _judged(root: YamlNode) -> tuple[UserConfig | None, list[Diagnostic]]:
 
 def _unknown_versions(root: YamlNode) -> Iterator[Diagnostic]:
     """Versions that have no toolchain: nothing would ever run there."""
-    from mmbuild.base.yaml_nodes import find, finding
+    from mmbuild.base.yaml_nodes import diagnostic_at, find
     from mmbuild.schema.tensorrt_llm_versions import ToolchainError, require
 
     toolchains, reached = find(root, ("toolchains",))
@@ -119,7 +119,7 @@ def _unknown_versions(root: YamlNode) -> Iterator[Diagnostic]:
             require(version)
         except ToolchainError as error:
             path = f"toolchains.{version}"
-            yield finding(error.code, error.message, node.key or node.span, path=path, hint=error.hint)
+            yield diagnostic_at(error.code, error.message, node.key or node.span, path=path, hint=error.hint)
 
 
 def _unreadable(path: Path, problem: str) -> MmbuildError:

@@ -53,12 +53,12 @@ def _tokens(questions: Questions) -> list[int]:
 
 def _kl(questions: Questions) -> Estimate:
     found = statistics.ratio([sum(one["kl"]) for one in questions], _tokens(questions))
-    return statistics.mapped(found, lambda value: max(value, 0.0))
+    return statistics.transform(found, lambda value: max(value, 0.0))
 
 
 def _perplexity_ratio(questions: Questions) -> Estimate:
     parts = [sum(one["reference_log_probs"]) - sum(one["engine_log_probs"]) for one in questions]
-    return statistics.mapped(statistics.ratio(parts, _tokens(questions)), _exp)
+    return statistics.transform(statistics.ratio(parts, _tokens(questions)), _exp)
 
 
 def _exp(value: float) -> float:
@@ -82,7 +82,7 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
 )
 
 
-def measured(questions: Questions) -> dict[str, Any]:
+def measure_quantities(questions: Questions) -> dict[str, Any]:
     """Every quantity of a report's questions, whether a gate bounds it or not.
 
     Each mean over tokens is over the tokens of the reference's answers, up to and including the end token.
@@ -90,11 +90,11 @@ def measured(questions: Questions) -> dict[str, Any]:
     return {name: _plain(QUANTITIES[name].measure(questions)) for name in NAMES}
 
 
-def judged(quality: Mapping[str, Any], bounds: Mapping[str, Any]) -> list[dict[str, Any]]:
+def gate_verdicts(quality: Mapping[str, Any], bounds: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A verdict for each gate of ``bounds``, as plain data.
 
     Args:
-        quality: Of :func:`measured`.
+        quality: Of :func:`measure_quantities`.
         bounds: Of :func:`mmbuild.evaluation.bounds.bounds`.
     """
     return [

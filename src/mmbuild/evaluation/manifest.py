@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.field_checks import anything, listing, mapping, number, record, text, word
+from mmbuild.base.field_checks import any_value, list_of, mapping_of, number, record, text, word
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import ENGINE_MANIFEST
 
 NAME = "manifest.json"
 
-_OBJECT = mapping(anything, 100_000)
+_OBJECT = mapping_of(any_value, 100_000)
 _ACTION: Mapping[str, Any] = {
     "label": word,
     "step": word,
@@ -22,12 +22,12 @@ _ACTION: Mapping[str, Any] = {
     "target": _OBJECT,
     "toolchain": _OBJECT,
     "sources": _OBJECT,
-    "locators": mapping(text(100_000), 100_000),
+    "locators": mapping_of(text(100_000), 100_000),
     "inputs": _OBJECT,
     "seconds": number(0, 1e12),
     "peak_memory": number(0, 1e18),
 }
-_ACTIONS = listing(record(_ACTION, may_lack=tuple(_ACTION), closed=False), 100_000)
+_ACTIONS = list_of(record(_ACTION, may_lack=tuple(_ACTION), closed=False), 100_000)
 _FIELDS = {"actions": _ACTIONS, "refused": _ACTIONS, "settings": _OBJECT}
 _FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
 

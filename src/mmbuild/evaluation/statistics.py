@@ -74,7 +74,7 @@ def share(hits: Sequence[bool]) -> Estimate:
     return Estimate(value, error, (max(0.0, centre - half), min(1.0, centre + half)), count)
 
 
-def mapped(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
+def transform(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
     """``estimate`` through a growing ``function``; the error goes with the interval's upper half."""
     value = function(estimate.value)
     if estimate.interval is None:

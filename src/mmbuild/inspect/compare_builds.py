@@ -11,7 +11,7 @@ from typing import Any
 
 from mmbuild.backends.engine_dir import description as layout
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.field_checks import flag, listing, mapping, number, optional, record, text, whole, word
+from mmbuild.base.field_checks import flag, integer, list_of, mapping_of, number, optional, record, text, word
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.evaluation import manifest
@@ -23,16 +23,16 @@ _PACKAGES = (".pt2", ".engine", ".plan")
 
 _MANY = 1_000_000
 _QUESTION = record(
-    {"image": whole(1, _MANY), "prompt": optional(text(_MANY)), "max_new_tokens": whole(1, _MANY)},
+    {"image": integer(1, _MANY), "prompt": optional(text(_MANY)), "max_new_tokens": integer(1, _MANY)},
     closed=False,
 )
 _REPORT = record(
     {
         "engine": optional(word),
-        "quality": mapping(record({"value": optional(number(-1e300, 1e300))}, closed=False), 1_000),
-        "gates": listing(record({"passed": flag}, closed=False), 1_000),
-        "questions": listing(_QUESTION, _MANY),
-        "pictures": listing(text(_MANY), _MANY),
+        "quality": mapping_of(record({"value": optional(number(-1e300, 1e300))}, closed=False), 1_000),
+        "gates": list_of(record({"passed": flag}, closed=False), 1_000),
+        "questions": list_of(_QUESTION, _MANY),
+        "pictures": list_of(text(_MANY), _MANY),
     },
     may_lack=("engine",),
     closed=False,

@@ -144,7 +144,7 @@ def files_of(directory: Path) -> Load:
     return lambda name: _load(directory / name)
 
 
-def existing(directory: Path, place: SettingsPlace) -> tuple[Path, ...]:
+def settings_files(directory: Path, place: SettingsPlace) -> tuple[Path, ...]:
     """The files of a model directory that its settings depend on."""
     return tuple(path for name in place.names if (path := (directory / name).absolute()).is_file())
 

@@ -13,7 +13,7 @@ from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
 from mmbuild.base.violation import Violation, touches
-from mmbuild.base.yaml_nodes import YamlNode, dotted, find, has, parts_of, put
+from mmbuild.base.yaml_nodes import YamlNode, dotted, find, has, parts_of, replace_at
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.families.sanity_checks import require_sound
@@ -25,12 +25,12 @@ from mmbuild.schema.files import read_document
 from mmbuild.schema.generation_rules import generation_faults
 from mmbuild.schema.matrix import expand
 from mmbuild.schema.model import Backend, Recipe
-from mmbuild.schema.model_file_rules import ModelFiles, look_at_files
+from mmbuild.schema.model_file_rules import ModelFiles, check_files
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
 from mmbuild.schema.places import outside_faults, places_of
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.schema.rules import judge
+from mmbuild.schema.rules import check_rules
 from mmbuild.schema.solver import derivations, solve
 from mmbuild.schema.validation import check
 from mmbuild.schema.verification_rules import verify_faults
@@ -104,7 +104,7 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
         return []
     node = document.node
     for override in session.overrides:
-        node = put(node, override.key.split("."), override.value)
+        node = replace_at(node, override.key.split("."), override.value)
     variants, findings = expand(node, {override.key for override in session.overrides})
     session.findings += findings
     blocked = bool(document.findings) or any(item.severity == "error" for item in findings)
@@ -140,7 +140,7 @@ def _load_variant(
     fault = [*outside_places, *fault, *model.faults]
     # Whatever follows from a family that may be the wrong one is no root cause.
     doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
-    faults = [*fault, *judge(recipe, facts, faulty | doubtful)]
+    faults = [*fault, *check_rules(recipe, facts, faulty | doubtful)]
     variant = None
     if facts is not None:
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
@@ -189,12 +189,12 @@ def _not_by_the_toolchain(
     if engine.backend is not Backend.TENSORRT_LLM or version not in tensorrt_llm_versions.SUPPORTED:
         return []
     # Templates cost 20 ms to import, and other backends need none.
-    from mmbuild.backends.tensorrt_llm.toolchains.capabilities import cautions, faults
+    from mmbuild.backends.tensorrt_llm.toolchains.capabilities import cautions, violations
     from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 
     known = faulty | {item.blame[0] for item in told if item.severity == "error"}
     toolchain = load_toolchain(version)
-    found = (*faults(variant, toolchain), *cautions(variant, toolchain))
+    found = (*violations(variant, toolchain), *cautions(variant, toolchain))
     return [item for item in found if not touches(item.blame, known)]
 
 
@@ -257,7 +257,7 @@ def _model_files(
             for name, found in configs_read.items()
             if isinstance(found, SourceConfig) and found.origin == "hub"
         ]
-        session.models[known] = look_at_files(model, root, facts, configs, fetched)
+        session.models[known] = check_files(model, root, facts, configs, fetched)
     session.files += session.models[known].files
     return session.models[known]
 

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from mmbuild.base import pins
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.optional_packages import missing
+from mmbuild.base.optional_packages import missing_package_error
 
 PACKAGES = ("torch", "transformers")
 """What runs a model."""
@@ -35,7 +35,7 @@ def _installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise missing(package, "the recipe") from None
+        raise missing_package_error(package, "the recipe") from None
 
 
 FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}

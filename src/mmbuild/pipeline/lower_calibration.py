@@ -134,7 +134,7 @@ def _commit(repo: str, revision: str | None, *, offline: bool) -> str | None:
 
 def _check_layout(asked: hub_dataset.DataSet, commit: str, *, offline: bool) -> None:
     try:
-        names = hub.listed(asked.repo, commit, offline=offline)
+        names = hub.list_files(asked.repo, commit, offline=offline)
     except SourceError as error:
         if error.code != "MM422":
             raise

@@ -17,7 +17,7 @@ from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.serialize import graph_from_json, graph_to_json
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
-from mmbuild.core.store.stat_cache import Index
+from mmbuild.core.store.stat_cache import StatCache
 
 if TYPE_CHECKING:
     from mmbuild.pipeline.lower_tensorrt_llm import Environment
@@ -34,7 +34,7 @@ _CALIBRATES = ("nvidia-modelopt",)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PlanOptions:
     """What a person asked for.
 
     Attributes:
@@ -69,7 +69,7 @@ class Prepared:
     entry: str = ""
 
 
-def prepare(request: Request, store: Store, *, again: bool = False) -> Prepared:
+def prepare(request: PlanOptions, store: Store, *, again: bool = False) -> Prepared:
     """Load, validate and lower; from the cache when nothing that made the plan has changed, unless ``again``.
 
     Raises:
@@ -86,7 +86,7 @@ def prepare(request: Request, store: Store, *, again: bool = False) -> Prepared:
     return _load(request, store, name)
 
 
-def _load(request: Request, store: Store, name: str) -> Prepared:
+def _load(request: PlanOptions, store: Store, name: str) -> Prepared:
     from mmbuild.base.diagnostics import RecipeError, render_text
     from mmbuild.pipeline.load import load_recipes
 
@@ -145,7 +145,7 @@ def lower_all(
 
         wanted = {**wanted, "sm": gpu.first_sm()}
     environment = cache(_environment)  # each is asked once
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         graphs = [_lower(variant, wanted, environment, digest, offline) for variant in variants]
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph
@@ -180,7 +180,7 @@ def _environment(version: str) -> Environment | None:
     One that does not answer counts as empty: apply tells why.
     """
     from mmbuild.backends.environments.probe import installed
-    from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned
+    from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
     from mmbuild.base.errors import MmbuildError
     from mmbuild.config.load import load
     from mmbuild.pipeline.lower_tensorrt_llm import Environment
@@ -192,7 +192,7 @@ def _environment(version: str) -> Environment | None:
     if found is None:
         return None
     try:
-        versions = dict(installed(found, pinned()))
+        versions = dict(installed(found, pinned_distributions()))
     except MmbuildError:
         versions = {}
     # A name that the toolchain itself does not have: `tensorrt-llm` is its version.
@@ -201,7 +201,7 @@ def _environment(version: str) -> Environment | None:
     )
 
 
-def _facts(request: Request) -> dict[str, Any]:
+def _facts(request: PlanOptions) -> dict[str, Any]:
     return {
         "mmbuild": __version__,
         "code": host.code_fingerprint(),

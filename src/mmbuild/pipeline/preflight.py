@@ -58,7 +58,7 @@ def require_toolchains(plan: Plan) -> None:
     needs = _needs(plan)
     if not needs:
         return
-    from mmbuild.backends.tensorrt_llm.checks.model import failing
+    from mmbuild.backends.tensorrt_llm.checks.model import failed_checks
     from mmbuild.backends.tensorrt_llm.checks.toolchain import toolchain_checks
     from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
     from mmbuild.config.load import load
@@ -67,7 +67,7 @@ def require_toolchains(plan: Plan) -> None:
     for version, need in needs.items():
         environment = environments.get(version)
         checks = toolchain_checks(version, environment, sm=sm, ranks=need.ranks, families=need.families)
-        missing = [*failing(checks), *_other_architectures(need, sm)]
+        missing = [*failed_checks(checks), *_other_architectures(need, sm)]
         if missing:
             raise _missing(load_toolchain(version), need, missing, configured=environment is not None)
 

@@ -31,7 +31,7 @@ _SM = "target.sm"
 _REAL_WIDTH = 1024
 
 
-def fitted_here(engine: Engine) -> bool:
+def is_fitted_by_mmbuild(engine: Engine) -> bool:
     """Whether mmbuild fits the quantization on data; the other quantizers of TensorRT-LLM do without it."""
     quantization = engine.quantization
     if quantization.calibration is None:
@@ -101,7 +101,7 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Vi
     quantization = recipe.engine.quantization
     # Of `none` another finding says that it takes no calibration.
     wanted = quantization.calibration
-    if wanted is None or not fitted_here(recipe.engine) or touches((_ALGORITHM, _DATA), set(faulty)):
+    if wanted is None or not is_fitted_by_mmbuild(recipe.engine) or touches((_ALGORITHM, _DATA), set(faulty)):
         return [], []
     if hub_dataset.is_data_set(wanted.data):
         return _form(wanted.data), []

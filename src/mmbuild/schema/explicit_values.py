@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmbuild.base.yaml_nodes import SHORT, Span, YamlNode, plain, put
+from mmbuild.base.yaml_nodes import SHORT, Span, YamlNode, plain, replace_at
 
 
 def explicit_nodes(node: YamlNode) -> dict[str, YamlNode]:
@@ -29,7 +29,7 @@ def span_of(node: YamlNode, key: str) -> Span | None:
 
 def with_value(node: YamlNode, key: str, value: Any) -> YamlNode:
     """``node`` with plain data at a dotted key."""
-    return put(node, key.split("."), _node(value, span_of(node, key) or node.span))
+    return replace_at(node, key.split("."), _node(value, span_of(node, key) or node.span))
 
 
 def _node(value: Any, span: Span) -> YamlNode:

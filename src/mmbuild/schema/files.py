@@ -11,7 +11,7 @@ from mmbuild.base.directory_listing import entries
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.suggestions import nearest
-from mmbuild.base.yaml_nodes import Source, Span, YamlNode, finding, merge, printable
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, merge, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 
 MAX_CHAIN = 16
@@ -48,7 +48,7 @@ def project_root(recipe: Path) -> Path:
     return directory
 
 
-def confined(path: Path, root: Path) -> bool:
+def is_confined(path: Path, root: Path) -> bool:
     """Whether ``path`` lies within ``root``, symbolic links followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
@@ -78,12 +78,14 @@ def _read(
         return None
     if not isinstance(node.value, dict):
         document.findings.append(
-            finding("MM114", "a recipe must be a mapping of keys", node.span, hint="Begin with `version: 1`")
+            diagnostic_at(
+                "MM114", "a recipe must be a mapping of keys", node.span, hint="Begin with `version: 1`"
+            )
         )
         return None
     if "version" not in node.value:
         document.findings.append(
-            finding(
+            diagnostic_at(
                 "MM111",
                 "the recipe lacks `version`",
                 Span(source, 1, 1),
@@ -100,7 +102,7 @@ def _extended(path: Path, node: YamlNode, chain: tuple[Path, ...], document: Doc
         return node
     if not isinstance(base.value, str) or base.value in ("", ".", "..") or "\0" in base.value:
         document.findings.append(
-            finding("MM114", "`extends` must be the path of one recipe file", base.span, path="extends")
+            diagnostic_at("MM114", "`extends` must be the path of one recipe file", base.span, path="extends")
         )
         return node
     below = _read(path.parent / os.path.expanduser(base.value), base, chain, document)
@@ -118,19 +120,19 @@ def _refuse(
     if real in chain:
         names = " -> ".join(_label(item) for item in (*chain[chain.index(real) :], real))
         hint = "Move what both need into a third recipe"
-        return finding(
+        return diagnostic_at(
             "MM120", f"`extends` goes in a circle: {names}", reference.span, path="extends", hint=hint
         )
     if len(chain) >= MAX_CHAIN:
-        return finding(
+        return diagnostic_at(
             "MM751",
             f"more than {MAX_CHAIN} recipes extend one another",
             reference.span,
             path="extends",
             hint="Extend one recipe that holds what the others share",
         )
-    if not document.allow_outside and not confined(path, document.root):
-        return finding(
+    if not document.allow_outside and not is_confined(path, document.root):
+        return diagnostic_at(
             "MM122",
             f"`{reference.value}` lies outside the project's root {document.root}",
             reference.span,
@@ -156,7 +158,7 @@ def _text(path: Path, reference: YamlNode | None, document: Document) -> str | N
         problem, hint = "is not a usable path", "Remove the NUL character"
     message = f"recipe `{_label(path)}` {problem}"
     if reference is not None:
-        document.findings.append(finding("MM121", message, reference.span, path="extends", hint=hint))
+        document.findings.append(diagnostic_at("MM121", message, reference.span, path="extends", hint=hint))
     else:
         document.findings.append(Diagnostic("MM100", message, file=_label(path), hint=hint))
     return None

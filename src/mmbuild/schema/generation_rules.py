@@ -18,10 +18,10 @@ from mmbuild.models.generation_settings import (
     Load,
     Reader,
     SettingsError,
-    existing,
     files_of,
     read_settings,
     runner_findings,
+    settings_files,
 )
 from mmbuild.schema.model import Backend, GenerationConfig, Recipe
 
@@ -57,7 +57,7 @@ def generation_faults(
     if directory is None or touches((_SOURCE,), faulty):
         return [], ()
     found = settings_faults(recipe, facts, config, files_of(directory), display(directory))
-    return found, existing(directory, family(recipe.model.family).settings_place(config))
+    return found, settings_files(directory, family(recipe.model.family).settings_place(config))
 
 
 def settings_faults(

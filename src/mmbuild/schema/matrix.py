@@ -11,7 +11,7 @@ from typing import Any
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.suggestions import nearest
-from mmbuild.base.yaml_nodes import YamlNode, find, finding, plain, put
+from mmbuild.base.yaml_nodes import YamlNode, diagnostic_at, find, plain, replace_at
 from mmbuild.schema.model import Axis, Engine
 from mmbuild.schema.validation import every_key
 
@@ -40,7 +40,7 @@ def expand(
         return [("", bare)], []
     if not isinstance(matrix.value, Mapping):
         message, hint = "`matrix` must be a mapping of axes", "Write `matrix: {quantization: [none, int8]}`"
-        return [("", bare)], [finding("MM124", message, matrix.span, path="matrix", hint=hint)]
+        return [("", bare)], [diagnostic_at("MM124", message, matrix.span, path="matrix", hint=hint)]
     axes: list[_Axis] = []
     findings: list[Diagnostic] = []
     for name, node in matrix.value.items():
@@ -53,7 +53,7 @@ def expand(
     if count > MAX_VARIANTS:
         message = f"the matrix has {count} variants, the limit is {MAX_VARIANTS}"
         findings.append(
-            finding("MM125", message, matrix.key or matrix.span, path="matrix", hint="Split the recipe")
+            diagnostic_at("MM125", message, matrix.key or matrix.span, path="matrix", hint="Split the recipe")
         )
         return [], findings
     return _variants(bare, axes, findings), findings
@@ -66,7 +66,7 @@ def _axis(name: str, node: YamlNode, root: YamlNode, pinned: Collection[str]) ->
     resolved = key if "." in key else f"engine.{key}" if key in Engine.model_fields else None
     known = [item for item in every_key() if "." in item or item in ("visual", "target")]
     if resolved is None or resolved not in known:
-        return finding(
+        return diagnostic_at(
             "MM124",
             f"axis `{name}` is over `{key}`, which is no key of the recipe",
             node.key or node.span,
@@ -86,7 +86,7 @@ def _parts(name: str, node: YamlNode) -> tuple[str, tuple[YamlNode, ...], Diagno
         key, values = node.value["key"].value, node.value["values"].value
         if isinstance(key, str) and isinstance(values, tuple) and values:
             return key, values, None
-    fault = finding(
+    fault = diagnostic_at(
         "MM124",
         f"axis `{name}` must be a list of values, or `{{key: dotted.key, values: [...]}}`",
         node.span,
@@ -103,10 +103,10 @@ def _variants(root: YamlNode, axes: list[_Axis], findings: list[Diagnostic]) -> 
             suffix += f"-{_word(axis, value)}"
             parts = axis.key.split(".")
             key = find(root, parts)[0].key if find(root, parts)[1] == tuple(parts) else value.span
-            node = put(node, parts, YamlNode(value.value, value.span, key))
+            node = replace_at(node, parts, YamlNode(value.value, value.span, key))
         if suffix in variants:
             message = f"two variants are called `{suffix[1:]}`"
-            findings.append(finding("MM126", message, values[-1].span, path=f"matrix.{axes[-1].name}"))
+            findings.append(diagnostic_at("MM126", message, values[-1].span, path=f"matrix.{axes[-1].name}"))
         variants[suffix] = node
     return list(variants.items())
 

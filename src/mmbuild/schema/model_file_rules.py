@@ -41,7 +41,7 @@ class ModelFiles:
         return None if source is None else source.directory
 
 
-def look_at_files(
+def check_files(
     model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
 ) -> ModelFiles:
     """Compare the files of a model with each other and with config.json.
@@ -63,7 +63,7 @@ def look_at_files(
         return ModelFiles(tuple(faults))
     # Late: Jinja costs 20 ms to import, and many recipes name no directory.
     from mmbuild.models.files import checked_model as given
-    from mmbuild.models.files.consistency import findings, looked_at
+    from mmbuild.models.files.consistency import findings, inspected_paths
 
     sources = {name: given.Source(place, weights=weights) for name, (place, weights) in places.items()}
     asked = given.Model(model.family, facts, configs, sources)
@@ -76,7 +76,7 @@ def look_at_files(
         Violation(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
         for item in found
     ]
-    return ModelFiles(tuple(faults), tuple(looked_at(asked)), asked)
+    return ModelFiles(tuple(faults), tuple(inspected_paths(asked)), asked)
 
 
 def _places(

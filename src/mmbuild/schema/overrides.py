@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.yaml_nodes import Source, Span, YamlNode, finding, printable
+from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 
 _NAME_IT = "Write a recipe of a few lines that extends the other"
@@ -51,7 +51,9 @@ def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
     if clean != argument:
         at = Span(Source(f"--set {_short(clean)}", (clean,)), 1, 1)
         return None, [
-            finding("MM123", f"`{_short(clean)}` is not UTF-8 text", at, hint="Set the terminal to UTF-8")
+            diagnostic_at(
+                "MM123", f"`{_short(clean)}` is not UTF-8 text", at, hint="Set the terminal to UTF-8"
+            )
         ]
     key, equals, text = argument.partition("=")
     source = Source(f"--set {_short(argument)}", split_lines(argument), str(Path.cwd()), trusted=True)
@@ -59,15 +61,15 @@ def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
     if not equals or not _KEY.fullmatch(key):
         hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"
         return None, [
-            finding("MM123", f"`{_short(argument)}` is not KEY=VALUE with a dotted key", at, hint=hint)
+            diagnostic_at("MM123", f"`{_short(argument)}` is not KEY=VALUE with a dotted key", at, hint=hint)
         ]
     if key.count(".") >= _MOST_PARTS or len(argument) > YAML_TEXT.length:
         what = f"has more than {_MOST_PARTS} parts" if key.count(".") >= _MOST_PARTS else "is too long"
         hint = "Write --set KEY=VALUE with a key of the recipe; `mmbuild schema` lists them"
-        return None, [finding("MM123", f"`{key[:60]} ...` {what}", at, hint=hint)]
+        return None, [diagnostic_at("MM123", f"`{key[:60]} ...` {what}", at, hint=hint)]
     if key == "extends":
         return None, [
-            finding("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)
+            diagnostic_at("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)
         ]
     if not text.strip():
         return Override(key, YamlNode(None, at, at)), []

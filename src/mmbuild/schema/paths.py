@@ -12,10 +12,10 @@ from pathlib import Path
 
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.yaml_nodes import YamlNode, dotted, find, finding
+from mmbuild.base.yaml_nodes import YamlNode, diagnostic_at, dotted, find
 from mmbuild.models.sources.allowed_places import hub_cache
 from mmbuild.models.sources.config import parse_source
-from mmbuild.schema.files import confined
+from mmbuild.schema.files import is_confined
 from mmbuild.schema.model import Calibration, Model, Recipe, Verify
 
 Key = tuple[str | int, ...]
@@ -56,7 +56,9 @@ class _Paths:
         at, _ = find(self.node, key)
         source = at.span.source
         full = Path(os.path.normpath(Path(source.directory) / os.path.expanduser(text)))
-        if not (self.allow_outside or source.trusted or confined(full, self.root) or _is_cached(full, key)):
+        if not (
+            self.allow_outside or source.trusted or is_confined(full, self.root) or _is_cached(full, key)
+        ):
             self.findings.append(_outside(text, at, self.root, key))
         return str(full)
 
@@ -103,7 +105,7 @@ def _calibration(calibration: Calibration, paths: _Paths) -> Calibration:
 
 
 def _outside(text: str, at: YamlNode, root: Path, key: Key) -> Diagnostic:
-    return finding(
+    return diagnostic_at(
         "MM122",
         f"`{text}` lies outside the project's root {root}",
         at.span,

@@ -307,7 +307,7 @@ MODEL_RULES: tuple[ModelRule, ...] = (
 )
 
 
-def judge(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterator[Violation]:
+def check_rules(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterator[Violation]:
     """All faults of ``recipe``, by every rule that reads nothing in ``faulty`` (dotted paths)."""
     faulty = set(faulty)
     for rule in RECIPE_RULES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import Derivation, ModelFacts, Traits
-from mmbuild.schema.calibration_rules import fitted_here
+from mmbuild.schema.calibration_rules import is_fitted_by_mmbuild
 from mmbuild.schema.linear_shapes import group_size
 from mmbuild.schema.model import Algorithm, Backend, Quantization, Recipe, VisualBackend
 
@@ -74,7 +74,7 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
     ]
     if recipe.engine.tensor_parallel > 1:
         found.append(padded_vocab(recipe, facts))
-    if fitted_here(recipe.engine):
+    if is_fitted_by_mmbuild(recipe.engine):
         found.append(calibration_samples(recipe))
     return tuple(found)
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from mmbuild.base import pydantic_errors
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.pydantic_errors import Path
-from mmbuild.base.yaml_nodes import SHORT, YamlNode, dotted, drop, find, finding, has, plain, put
+from mmbuild.base.yaml_nodes import SHORT, YamlNode, diagnostic_at, dotted, drop, find, has, plain, replace_at
 from mmbuild.models.families import MODULES
 from mmbuild.schema.model import Algorithm, Recipe
 
@@ -54,7 +54,7 @@ def check(root: YamlNode) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
 def _whole(root: YamlNode) -> YamlNode:
     for key, value in _STAND_INS.items():
         if not has(root, key):
-            root = put(root, key.split("."), YamlNode(value, root.span))
+            root = replace_at(root, key.split("."), YamlNode(value, root.span))
     return root
 
 
@@ -66,7 +66,7 @@ def _diagnose(root: YamlNode, path: Path, group: list[Any]) -> Diagnostic:
 
 
 def _version(node: YamlNode) -> Diagnostic:
-    return finding(
+    return diagnostic_at(
         "MM115",
         f"recipe version `{plain(node)}` is not known",
         node.span,

@@ -8,7 +8,7 @@ without its recipe.
 from __future__ import annotations
 
 from mmbuild.backends.engine_dir import description
-from mmbuild.backends.tensorrt_llm.runner.workdir import add_files, put
+from mmbuild.backends.tensorrt_llm.runner.workdir import add_files, link_tree
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.generation_settings import Reader, not_passed, runner_findings
 from mmbuild.steps.assemble import log_findings, read_logged
@@ -23,7 +23,7 @@ def run(context: StepContext) -> None:
     """
     params = context.params
     for name, source in context.inputs.items():
-        put(source, context.out / name)
+        link_tree(source, context.out / name)
     add_files(params["files"], context.out)
     variables = params["variables"]
     beams = variables["max_beam_width"] > 1

@@ -74,7 +74,7 @@ def check(context: StepContext) -> None:
     # `image2` goes before `image10`.
     named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
     engine = Engine.load(context.inputs["engine"], check=False)  # an artifact of the store
-    images = opened([path for _, path in named], engine)
+    images = open_images([path for _, path in named], engine)
     found = measure(
         engine,
         {name: path for name, path in context.inputs.items() if name != "engine"},
@@ -88,7 +88,7 @@ def check(context: StepContext) -> None:
     thumbnails.save(images, context.out / PICTURES)
 
 
-def opened(images: Sequence[Any], engine: Engine) -> list[Picture]:
+def open_images(images: Sequence[Any], engine: Engine) -> list[Picture]:
     """``images`` opened; two generated ones where there are none.
 
     Raises:
@@ -140,7 +140,7 @@ def measure(
     if not engine.description.obeys_generation_config:
         ignore_generation_config(reference)
     prepare = load_inputs(engine.description.family, sources, reference)
-    images = opened(images, engine)
+    images = open_images(images, engine)
     questions = [(number, image, prompt) for number, image in enumerate(images, 1) for prompt in prompts]
     entries = []
     for done, (number, image, prompt) in enumerate(questions):

@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def run(context: StepContext) -> None:
-    """Quantize ``inputs["checkpoint"]``; or, without one, calibrate ``inputs["model"]`` (:func:`calibrated`).
+    """Quantize ``inputs["checkpoint"]``; or, without one, calibrate ``inputs["model"]`` (:func:`run_calibrated`).
 
     Params: ``algorithm``, ``int8`` or ``int4``. Where there is ``calibration`` as well, with the other parameters of
-    :func:`calibrated`, the model is shown its samples, and scales suit what its layers saw.
+    :func:`run_calibrated`, the model is shown its samples, and scales suit what its layers saw.
 
     Raises:
         CheckpointError: The checkpoint is unreadable, quantized already, or its outputs do not pack.
         CalibrationError: The data cannot be used, or a layer's inputs were not finite.
     """
     if "checkpoint" not in context.inputs:
-        calibrated(context)
+        run_calibrated(context)
         return
     quantize_checkpoint(
         context.inputs["checkpoint"],
@@ -49,11 +49,11 @@ def _moments(context: StepContext) -> dict[str, Moments]:
 
     llm = read_llm(context.params["llm"])
     assert llm is not None
-    found = observe(activation_stats.measure, **_shown(context), progress=context.progress)
+    found = observe(activation_stats.measure, **_calibration_inputs(context), progress=context.progress)
     return activation_stats.of_checkpoint(tensors(llm), found)
 
 
-def calibrated(context: StepContext) -> None:
+def run_calibrated(context: StepContext) -> None:
     """Fit the quantization of ``inputs["model"]`` (and ``inputs["vision"]``) on data, and write the checkpoint.
 
     Where data come from a data set, ``inputs["data"]`` holds what step ``calibration_data`` left.
@@ -73,7 +73,7 @@ def calibrated(context: StepContext) -> None:
 
     params = context.params
     observed = calibrate(
-        **_shown(context),
+        **_calibration_inputs(context),
         algorithm=params["algorithm"],
         group_size=params["group_size"],
         progress=context.progress,
@@ -88,10 +88,10 @@ def calibrated(context: StepContext) -> None:
         group_size=params["group_size"],
     )
     write(context.inputs["model"], context.out, params["family"], config, observed, context.progress)
-    _tell_readers(context.out)
+    _log_readers(context.out)
 
 
-def _shown(context: StepContext) -> dict[str, Any]:
+def _calibration_inputs(context: StepContext) -> dict[str, Any]:
     """The model, what it is shown, and how it runs: arguments of
     :mod:`mmbuild.backends.torch.calibration.calibrate`."""
     from mmbuild.models.calibration_data.hub_dataset import FILE as DATA_FILE
@@ -114,7 +114,7 @@ def _shown(context: StepContext) -> dict[str, Any]:
     }
 
 
-def _tell_readers(checkpoint: Path) -> None:
+def _log_readers(checkpoint: Path) -> None:
     """Into the log: which lines of TensorRT-LLM read what was really written."""
     from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read
 

@@ -15,7 +15,12 @@ from mmbuild.backends.tensorrt_llm.output_checks.check import check
 from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.model import Expected
 from mmbuild.backends.tensorrt_llm.runner.command import run_command
-from mmbuild.backends.tensorrt_llm.runner.workdir import add_files, linked_directories, make_workplace, put
+from mmbuild.backends.tensorrt_llm.runner.workdir import (
+    add_files,
+    link_tree,
+    linked_directories,
+    make_workplace,
+)
 from mmbuild.backends.tensorrt_llm.toolchains.model import Edit
 from mmbuild.backends.tensorrt_llm.toolchains.patches import apply_edit
 from mmbuild.config.model import ToolchainEnvironment
@@ -42,7 +47,7 @@ def run(context: StepContext) -> None:
     cwd = make_workplace(root, environment.examples, params["workdir"], [*reads.values(), params["place"]])
     filled = {name: cwd / place for name, place in reads.items()}
     for name, place in filled.items():
-        put(context.inputs[name], place)
+        link_tree(context.inputs[name], place)
     add_files(params["files"], cwd)
     mounts = linked_directories(filled)
     for number, command in enumerate(params["commands"]):
@@ -52,7 +57,7 @@ def run(context: StepContext) -> None:
             continue
         started = _launch(command, environment, root, cwd, mounts, context.gpus)
         run_command(command["name"], started, cwd, params["toolchain"], print)
-        _judge(command, cwd)
+        _check_outputs(command, cwd)
     _publish(cwd / params["place"], context.out)
 
 
@@ -78,7 +83,7 @@ def _launch(
     )
 
 
-def _judge(command: Mapping[str, Any], cwd: Path) -> None:
+def _check_outputs(command: Mapping[str, Any], cwd: Path) -> None:
     findings = check(Expected.model_validate(command["expected"]), cwd)
     for finding in findings:
         print(f"{finding.code}: {finding.message}")

@@ -42,7 +42,7 @@ def run(context: StepContext) -> None:
         read_object(measures / MEASURES, MEASUREMENTS), context.params["gates"], context.params["weights"]
     )
     write(report, thumbnails.load(measures / PICTURES), context.out / REPORT)
-    judge(report)
+    require_agreement(report)
 
 
 def report_of(
@@ -56,13 +56,13 @@ def report_of(
         weights: ``model``, or ``dummy`` where they are random and quality means nothing; None: not known.
         engine: Digest of the engine artifact, where it is known.
     """
-    quality = gates.measured(measures["questions"])
+    quality = gates.measure_quantities(measures["questions"])
     return {
         "version": VERSION,
         "weights": weights,
         "engine": engine,
         "quality": quality,
-        "gates": gates.judged(quality, bounds),
+        "gates": gates.gate_verdicts(quality, bounds),
         **measures,
     }
 
@@ -80,8 +80,8 @@ def write(report: Mapping[str, Any], small: Mapping[int, bytes], path: Path) -> 
     """
     text = json.dumps(report, indent=2, sort_keys=True) + "\n"
     try:
-        _write_whole(page_path(path), page(report, small))
-        _write_whole(path, text)
+        _write_text(page_path(path), page(report, small))
+        _write_text(path, text)
     except OSError as error:
         raise VerifyError(
             f"the report `{path}` cannot be written: {error.strerror}",
@@ -95,13 +95,13 @@ def page_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".json") + ".html")
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str) -> None:
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
 
 
-def judge(report: Mapping[str, Any]) -> None:
+def require_agreement(report: Mapping[str, Any]) -> None:
     """Fail an engine that is not what the model is.
 
     Raises:

@@ -10,7 +10,7 @@ from blake3 import blake3
 from mmbuild.backends.engine_dir import contents
 from mmbuild.backends.engine_dir.contents import ContentsError, check
 from mmbuild.backends.engine_dir.description import LayoutError
-from mmbuild.backends.engine_dir.digest_cache import Remembered
+from mmbuild.backends.engine_dir.digest_cache import DigestCache
 
 FILES = {
     "engine.json": b"{}",
@@ -233,7 +233,7 @@ def test_where_nothing_is_loaded_large_files_are_compared_by_size(build, large):
 def test_a_file_that_changed_just_now_is_not_remembered(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"x")
-    known = Remembered(tmp_path / "hashed.json")
+    known = DigestCache(tmp_path / "hashed.json")
     known.add(path.stat(), path.stat(), "0" * 64)
     known.save()
-    assert Remembered(tmp_path / "hashed.json").digest(path.stat()) is None
+    assert DigestCache(tmp_path / "hashed.json").digest(path.stat()) is None

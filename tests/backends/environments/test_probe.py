@@ -16,7 +16,7 @@ from mmbuild.backends.environments.probe import (
     normalized,
     revision_of,
 )
-from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned
+from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
 from mmbuild.config.model import Container, Interpreter, ToolchainEnvironment
 from support.toolchain.environments import (
     git,
@@ -47,12 +47,12 @@ def in_container(image: str, engine: str = "docker") -> ToolchainEnvironment:
 
 def failure(environment: ToolchainEnvironment, **more: float) -> ProbeError:
     with pytest.raises(ProbeError) as caught:
-        installed(environment, pinned(), **more)
+        installed(environment, pinned_distributions(), **more)
     return caught.value
 
 
 def test_pinned_distributions_and_python_by_normalized_name(tmp_path: Path) -> None:
-    found = installed(hosted(make_python(tmp_path, TRTLLM)), pinned())
+    found = installed(hosted(make_python(tmp_path, TRTLLM)), pinned_distributions())
     assert found == {
         "python": HERE,
         "tensorrt-llm": "0.9.0",
@@ -62,7 +62,7 @@ def test_pinned_distributions_and_python_by_normalized_name(tmp_path: Path) -> N
 
 
 def test_an_environment_without_any_of_them(tmp_path: Path) -> None:
-    assert installed(hosted(make_python(tmp_path, {})), pinned()) == {"python": HERE}
+    assert installed(hosted(make_python(tmp_path, {})), pinned_distributions()) == {"python": HERE}
 
 
 def test_a_real_environment() -> None:
@@ -79,7 +79,7 @@ def test_everything_that_a_toolchain_pins_is_asked_for() -> None:
         "nvidia-ammo",
         "nvidia-modelopt",
         "mpi4py",
-    } <= set(pinned())
+    } <= set(pinned_distributions())
     assert normalized("Tensorrt__LLM.x") == "tensorrt-llm-x"
 
 
@@ -89,7 +89,7 @@ def test_a_container_is_asked_through_its_engine_and_may_print_a_banner(
 ) -> None:
     program = make_engine(tmp_path / "bin", engine, make_python(tmp_path / "image", TRTLLM))
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    assert installed(in_container("image:tag", engine), pinned())["tensorrt-llm"] == "0.9.0"
+    assert installed(in_container("image:tag", engine), pinned_distributions())["tensorrt-llm"] == "0.9.0"
     argv, _ = recorded(program)
     assert argv[:2] == ["run", "--rm"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Event, Kind
+from mmbuild.core.execution.events import Event, EventKind
 from mmbuild.core.execution.job import Failure, WorkerJob, read_failure, write_failure
 from mmbuild.core.execution.local import run_plan
 from mmbuild.core.execution.progress import PlainLines, lenient
 from mmbuild.core.execution.publish_check import confirm, seen_sources
-from mmbuild.core.execution.worker import _take_over_streams
+from mmbuild.core.execution.worker import _redirect_streams
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import action_key, is_sound, job_key
 from mmbuild.core.store.action_cache import load_cache
@@ -249,7 +249,7 @@ def test_who_waits_for_an_action_says_for_whom(shop):
     said = []
 
     def sink(event):
-        if event.kind is Kind.WAITING:
+        if event.kind is EventKind.WAITING:
             said.append(event.data["why"])
             held.release()
 
@@ -267,7 +267,7 @@ def test_who_waits_for_long_says_so_again(shop, monkeypatch):
     monkeypatch.setattr(wait_notices.Patience, "due", lambda _: True)
 
     def sink(event):
-        if event.kind is Kind.WAITING:
+        if event.kind is EventKind.WAITING:
             said.append(event.data["why"])
             if len(said) == 3:
                 held.release()
@@ -305,8 +305,8 @@ def test_a_full_disk_under_the_log_stops_no_action(tmp_path):
     program = (
         "import os, resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from mmbuild.core.execution.worker import _take_over_streams\n"
-        f"_take_over_streams(Path({str(tmp_path / 'log')!r}))\n"
+        "from mmbuild.core.execution.worker import _redirect_streams\n"
+        f"_redirect_streams(Path({str(tmp_path / 'log')!r}))\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))\n"
         "print('more than ten bytes', flush=True)\n"
@@ -314,7 +314,7 @@ def test_a_full_disk_under_the_log_stops_no_action(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
     assert (tmp_path / "log").read_text() == "more than "
-    assert callable(_take_over_streams)
+    assert callable(_redirect_streams)
 
 
 @pytest.mark.parametrize("stream", ["closed", "full", "none"])
@@ -323,7 +323,7 @@ def test_a_display_that_cannot_be_written_stops_no_build(shop, monkeypatch, stre
     if stream == "closed":
         target.close()
     monkeypatch.setattr("sys.stderr", target)
-    lenient(PlainLines(shop.plan(chain("r"))))(Event(Kind.LAID_OUT, "r", {"directory": "/b/r"}))
+    lenient(PlainLines(shop.plan(chain("r"))))(Event(EventKind.LAID_OUT, "r", {"directory": "/b/r"}))
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"message": 7}', '{"causes": 7}', "[" * 100_000])

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.gc import collect
-from mmbuild.core.store.locks import alone
+from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.verify import check_store
 from support.projects.workshop import Workshop
 from support.steps.trivial import action, chain
@@ -90,7 +90,7 @@ def test_wherever_the_disk_gets_full_it_is_told_and_the_next_apply_goes_on(small
 
 def test_a_worker_that_the_kernel_kills_is_told_and_the_store_stays_good(shop):
     def kill(event):
-        if event.kind is Kind.PROGRESS:
+        if event.kind is EventKind.PROGRESS:
             os.kill(int(event.data["message"].split()[0]), signal.SIGKILL)
 
     shop.events = type("Sink", (), {"append": staticmethod(kill)})()
@@ -108,7 +108,7 @@ def test_a_killed_fork_server_is_told_and_takes_its_workers_along(shop):
     workers = []
 
     def kill(event):
-        if event.kind is Kind.PROGRESS:
+        if event.kind is EventKind.PROGRESS:
             worker, server = map(int, event.data["message"].split())
             workers.append(worker)
             os.kill(server, signal.SIGKILL)
@@ -143,7 +143,7 @@ def test_after_an_interrupt_the_same_process_can_apply_again(shop):
     """A notebook goes on after Ctrl-C: no lock of the interrupted apply may be left."""
 
     def interrupt(event):
-        if event.kind is Kind.PROGRESS:
+        if event.kind is EventKind.PROGRESS:
             raise KeyboardInterrupt
 
     graph = one("sleepy", seconds=0.2)
@@ -158,7 +158,7 @@ def test_gc_and_verify_keep_away_from_a_running_build(shop):
     refused = []
 
     def sweep(event):
-        if event.kind in (Kind.STARTED, Kind.FINISHED):
+        if event.kind in (EventKind.STARTED, EventKind.FINISHED):
             for tool in (collect, check_store):
                 with pytest.raises(MmbuildError, match="a build is using the store") as caught:
                     tool(shop.store)
@@ -171,7 +171,7 @@ def test_gc_and_verify_keep_away_from_a_running_build(shop):
 
 
 def test_a_build_keeps_away_from_a_running_gc(shop):
-    with alone(shop.store), pytest.raises(MmbuildError, match="cache gc") as caught:
+    with exclusive_lock(shop.store), pytest.raises(MmbuildError, match="cache gc") as caught:
         shop.apply(chain("r"))
     assert caught.value.code == "MM305"
     assert "try again" in caught.value.hint

@@ -10,7 +10,7 @@ import pytest
 
 from mmbuild.api import BuildError
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph, Resources
 from mmbuild.core.store.action_cache import load_cache
@@ -155,8 +155,8 @@ def test_independent_actions_run_at_once_and_jobs_limits_them(shop):
         graph = beside(*(action("sleepy", f"r/{tag}{i}", seconds=0.3, text=f"{tag}{i}") for i in range(2)))
         shop.events.clear()
         shop.apply(graph, capacity=Capacity(2, 1 << 50, (), jobs))
-        kinds = [e.kind for e in shop.events if e.kind in (Kind.STARTED, Kind.FINISHED)]
-        return kinds[:2] == [Kind.STARTED, Kind.STARTED]
+        kinds = [e.kind for e in shop.events if e.kind in (EventKind.STARTED, EventKind.FINISHED)]
+        return kinds[:2] == [EventKind.STARTED, EventKind.STARTED]
 
     assert len(sleepers) == 2
     assert overlap(2, "x")
@@ -168,15 +168,15 @@ def test_memory_estimates_keep_large_actions_apart(shop):
         action("sleepy", f"r/{i}", seconds=0.1, text=str(i), resources=Resources(memory=60)) for i in range(2)
     ]
     shop.apply(beside(*large), capacity=Capacity(4, 100, (), 4))
-    kinds = [e.kind for e in shop.events if e.kind in (Kind.STARTED, Kind.FINISHED)]
-    assert kinds[:3] == [Kind.STARTED, Kind.FINISHED, Kind.STARTED]
+    kinds = [e.kind for e in shop.events if e.kind in (EventKind.STARTED, EventKind.FINISHED)]
+    assert kinds[:3] == [EventKind.STARTED, EventKind.FINISHED, EventKind.STARTED]
 
 
 def test_the_longest_path_starts_first(shop):
     short = action("write", "r/short", text="s", resources=Resources(seconds=1))
     long = action("write", "r/long", text="l", resources=Resources(seconds=50))
     shop.apply(beside(short, long), capacity=Capacity(1, 1 << 50, (), 1))
-    started = [e.label for e in shop.events if e.kind is Kind.STARTED]
+    started = [e.label for e in shop.events if e.kind is EventKind.STARTED]
     assert started == ["r/long", "r/short", "r/engine"]
 
 
@@ -202,8 +202,8 @@ def test_gpus_are_granted_by_id_and_at_once_only_as_many_as_there_are(shop, monk
     shop.apply(beside(*users), capacity=Capacity(4, 1 << 50, ("GPU-a", "GPU-b", "GPU-c"), 4))
     text = (shop.store.tree(shop.digest("r/0")) / "environment").read_text()
     assert "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b\n" in text
-    kinds = [e.kind for e in shop.events if e.kind in (Kind.STARTED, Kind.FINISHED)]
-    assert kinds == [Kind.STARTED, Kind.FINISHED] * 3
+    kinds = [e.kind for e in shop.events if e.kind in (EventKind.STARTED, EventKind.FINISHED)]
+    assert kinds == [EventKind.STARTED, EventKind.FINISHED] * 3
 
 
 def test_a_directory_that_mmbuild_did_not_make_is_not_replaced(shop):
@@ -235,7 +235,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(shop, tmp_path):
     graph = RecipeGraph("r", (first, slow), slow.definition_key)
 
     def interrupt(event):
-        if event.kind is Kind.STARTED and event.label == "r/slow":
+        if event.kind is EventKind.STARTED and event.label == "r/slow":
             threading.Thread(target=when_written, args=(tmp_path / "pid",)).start()
 
     def when_written(path):
@@ -261,12 +261,12 @@ def test_an_action_that_another_process_holds_is_waited_for(shop):
 
     def sink(event):
         seen.append(event.kind)
-        if event.kind is Kind.WAITING:
+        if event.kind is EventKind.WAITING:
             held.release()
 
     shop.events = type("Sink", (), {"append": staticmethod(sink)})()
     assert shop.apply(graph).ok
-    assert seen.index(Kind.WAITING) < seen.index(Kind.STARTED)
+    assert seen.index(EventKind.WAITING) < seen.index(EventKind.STARTED)
 
 
 def test_the_api_raises_what_failed(shop, monkeypatch):

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.base.gpu import select
-from mmbuild.core.execution.gpus import try_take
-from mmbuild.core.execution.priorities import NOTHING, Pool, priorities
+from mmbuild.core.execution.gpus import try_lock
+from mmbuild.core.execution.priorities import NOTHING, ReadyPool, priorities
 from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory
 from mmbuild.core.execution.worker_environment import granted_environment, listed_environment
 from mmbuild.core.graph.action import Resources
@@ -93,14 +93,14 @@ def test_cuda_visible_devices_is_honoured(visible, expected):
 
 
 def test_a_gpu_is_taken_once_across_processes(tmp_path):
-    first = try_take(GPUS, 2, tmp_path)
+    first = try_lock(GPUS, 2, tmp_path)
     assert list(first) == ["GPU-aa1", "GPU-ab2"]
-    assert try_take(GPUS, 2, tmp_path) is None
-    second = try_take(GPUS, 1, tmp_path)
+    assert try_lock(GPUS, 2, tmp_path) is None
+    second = try_lock(GPUS, 1, tmp_path)
     assert list(second) == ["GPU-c3"]
     for lock in [*first.values(), *second.values()]:
         lock.release()
-    assert list(try_take(GPUS, 3, tmp_path)) == list(GPUS)
+    assert list(try_lock(GPUS, 3, tmp_path)) == list(GPUS)
 
 
 def test_the_critical_path_counts_what_waits():
@@ -119,7 +119,7 @@ requests = st.lists(
 @given(requests, st.integers(1, 4))
 def test_the_pool_never_hands_out_more_than_there_is_and_serves_everybody(asked, jobs):
     capacity = Capacity(4, 100, (), jobs)
-    pool = Pool(capacity, {})
+    pool = ReadyPool(capacity, {})
     for index in range(len(asked)):
         pool.add(str(index))
     running, served = [], []
@@ -143,7 +143,7 @@ def test_the_pool_never_hands_out_more_than_there_is_and_serves_everybody(asked,
 
 
 def test_an_action_whose_result_is_there_takes_nothing():
-    pool = Pool(Capacity(1, 1, (), 1), {})
+    pool = ReadyPool(Capacity(1, 1, (), 1), {})
     pool.add("a")
     pool.add("b")
     pool.take(lambda _: NOTHING)

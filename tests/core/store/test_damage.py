@@ -8,15 +8,15 @@ import pytest
 
 from mmbuild.api import run
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import graphs_of
 from mmbuild.core.store import integrity, materialize, publish
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.layout import open_store
-from mmbuild.core.store.locks import using
+from mmbuild.core.store.locks import shared_lock
 from mmbuild.core.store.manifest_reader import read_tree
-from mmbuild.core.store.materialize import lay_file
+from mmbuild.core.store.materialize import materialize_file
 from mmbuild.core.store.plan_cache import read_entry, write_entry
 from mmbuild.core.store.roots import read_root, root_path
 from mmbuild.core.store.verify import check_store
@@ -99,7 +99,7 @@ def test_across_file_systems_a_large_file_is_a_symbolic_link(tmp_path, monkeypat
     source = tmp_path / "source"
     source.write_text("x")
     monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "cross-device link")))
-    lay_file(source, tmp_path / "target", 0o444, materialize.COPIED + 1)
+    materialize_file(source, tmp_path / "target", 0o444, materialize.COPIED + 1)
     assert (tmp_path / "target").readlink() == source
 
 
@@ -109,7 +109,7 @@ def test_where_nothing_can_be_linked_a_large_file_is_not_copied(tmp_path, monkey
     for name in ("link", "symlink"):
         monkeypatch.setattr(os, name, lambda *_: (_ for _ in ()).throw(OSError(1, "not permitted")))
     with pytest.raises(MmbuildError) as caught:
-        lay_file(source, tmp_path / "target", 0o444, materialize.COPIED + 1)
+        materialize_file(source, tmp_path / "target", 0o444, materialize.COPIED + 1)
     assert caught.value.code == "MM324"
     assert not (tmp_path / "target").exists()
 
@@ -222,10 +222,10 @@ def test_paranoid_reads_what_its_stat_says_is_unchanged(shop, monkeypatch):
     digest = shop.digest("r/1")
     read = []
     monkeypatch.setattr(integrity, "hash_file", lambda path: read.append(path) or "other")
-    integrity.take_inputs(shop.store, [digest])
+    integrity.check_inputs(shop.store, [digest])
     assert read == []
     with pytest.raises(MmbuildError, match="other bytes"):
-        integrity.take_inputs(shop.store, [digest], paranoid=True)
+        integrity.check_inputs(shop.store, [digest], paranoid=True)
 
 
 def test_a_copied_store_is_read_once_more_and_then_used(shop, tmp_path):
@@ -276,7 +276,7 @@ def test_links_that_mmbuild_makes_cost_no_second_reading(tmp_path, monkeypatch):
     materialize.materialize(store, first.digest, tmp_path / "laid")
     monkeypatch.setattr("mmbuild.core.store.stat_cache.hash_file", lambda *_: pytest.fail("read again"))
     materialize.materialize(store, first.digest, tmp_path / "again")
-    integrity.take_inputs(store, [first.digest])
+    integrity.check_inputs(store, [first.digest])
 
 
 # What a check removes.
@@ -466,7 +466,7 @@ def apply_alone(shop, graph, monkeypatch, **options):
     monkeypatch.setenv("MMBUILD_STEPS", "support.steps.trivial:TABLE")
     events = []
     result = run(shop.plan(graph), sink=events.append, **options)
-    return result, [event.data["code"] for event in events if event.kind is Kind.WARNING]
+    return result, [event.data["code"] for event in events if event.kind is EventKind.WARNING]
 
 
 @pytest.mark.parametrize("how", SOME)
@@ -496,7 +496,7 @@ def test_a_damaged_input_is_built_again_with_all_that_was_built_from_it(shop, mo
 def test_nothing_is_repaired_while_another_process_uses_the_store(shop, monkeypatch):
     shop.apply(chain("r"))
     harm(stored(shop, "r/1"), "grow")
-    with using(shop.store):
+    with shared_lock(shop.store):
         result, warned = apply_alone(shop, longer(), monkeypatch)
     assert ([failed.code for failed in result.failed], warned) == (["MM323"], [])
 

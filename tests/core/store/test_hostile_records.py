@@ -343,7 +343,7 @@ def test_an_index_that_another_process_holds_is_not_waited_for(store, indexed):
     holder = sqlite3.connect(store.root / "stat.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     begin = time.monotonic()
-    with stat_cache.closing(stat_cache.Index(store)) as index:
+    with stat_cache.closing(stat_cache.StatCache(store)) as index:
         for _ in range(20):
             assert index.digest(indexed) == hash_file(indexed)
     assert time.monotonic() - begin < 2

@@ -11,7 +11,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store import locks, wait_notices
 from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.lock_holder import holder_text
-from mmbuild.core.store.locks import alone, try_lock, using, wait_lock
+from mmbuild.core.store.locks import exclusive_lock, shared_lock, try_lock, wait_lock
 from mmbuild.core.store.wait_notices import Patience
 from support.waiting import wait_for
 
@@ -132,13 +132,13 @@ def test_a_patience_is_due_once_for_each_time(monkeypatch):
 
 def test_gc_names_the_build_that_uses_the_store(store, held):
     pid = held(store.root / "in-use", shared=True)
-    with pytest.raises(MmbuildError, match=f"a build is using .*process {pid}"), alone(store):
+    with pytest.raises(MmbuildError, match=f"a build is using .*process {pid}"), exclusive_lock(store):
         pytest.fail("both hold the store")
 
 
 def test_a_build_names_the_gc_that_is_at_work(store, held):
     pid = held(store.root / "in-use")
-    with pytest.raises(MmbuildError, match=f"gc.*process {pid}"), using(store):
+    with pytest.raises(MmbuildError, match=f"gc.*process {pid}"), shared_lock(store):
         pytest.fail("both hold the store")
 
 

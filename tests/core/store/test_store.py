@@ -16,7 +16,7 @@ from mmbuild.core.store.action_cache import Record, append, load_cache, parse_re
 from mmbuild.core.store.gc import collect
 from mmbuild.core.store.hashing import hash_file, hash_files
 from mmbuild.core.store.layout import default_root, open_store
-from mmbuild.core.store.locks import alone, try_lock, using
+from mmbuild.core.store.locks import exclusive_lock, shared_lock, try_lock
 from mmbuild.core.store.materialize import materialize
 from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.core.store.publish import read_tree
@@ -347,14 +347,14 @@ def test_a_lock_is_held_by_one_and_ends_with_its_release(store):
 
 def test_gc_and_builds_exclude_each_other(store):
     with (
-        using(store),
-        using(store),
+        shared_lock(store),
+        shared_lock(store),
         pytest.raises(MmbuildError, match="a build is using") as caught,
-        alone(store),
+        exclusive_lock(store),
     ):
         pytest.fail("both hold the store")
     assert caught.value.code == "MM305"
-    with alone(store), pytest.raises(MmbuildError, match="gc"), using(store):
+    with exclusive_lock(store), pytest.raises(MmbuildError, match="gc"), shared_lock(store):
         pytest.fail("both hold the store")
 
 
@@ -382,7 +382,7 @@ def test_gc_keeps_what_named_builds_reach(shop):
 def test_gc_removes_replaced_builds_longest_unused_first(shop):
     for text in "abc":
         shop.apply(chain("r", text * 1000, links=1))
-    held = gc.held_artifacts(shop.store, load_cache(shop.store))
+    held = gc.reachable_artifacts(shop.store, load_cache(shop.store))
     for index, item in enumerate(sorted(held, key=lambda h: h.used)):
         os.utime(shop.store.manifest(item.digest), (1000 + index, 1000 + index))
     swept = collect(shop.store, max_size=2500)
@@ -428,10 +428,10 @@ def test_verify_finds_and_removes_damage_and_apply_repairs_it(shop, harm):
 
 
 def test_a_build_that_has_ended_leaves_the_store_to_others_though_a_worker_still_has_its_descriptor(store):
-    with using(store) as hold:
+    with shared_lock(store) as hold:
         worker = os.dup(hold.descriptor)
     try:
-        with alone(store):
+        with exclusive_lock(store):
             pass
     finally:
         os.close(worker)

@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 from mmbuild.api import apply, plan_graphs
-from mmbuild.cli.why_traces import Question, trace_variants
+from mmbuild.cli.why_traces import WhyOptions, trace_variants
 from mmbuild.core.store.layout import open_store
 from mmbuild.inspect.diff.blame import causes
 from mmbuild.inspect.diff.why_report import overview
-from mmbuild.pipeline.planning import Request, prepare
+from mmbuild.pipeline.planning import PlanOptions, prepare
 from support.projects.demo_project import NAME, RECIPE, Project
 
 
@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch):
 
 def build(project):
     store = open_store(None)
-    graphs = prepare(Request((project.root / RECIPE,), offline=True), store).graphs
+    graphs = prepare(PlanOptions((project.root / RECIPE,), offline=True), store).graphs
     apply(plan_graphs(graphs, store, project.root / "build"))
 
 
@@ -43,7 +43,7 @@ def write(project, name, *pairs):
 
 def why(project, *overrides):
     (found,) = trace_variants(
-        Question(project.root / RECIPE, overrides, offline=True, build_dir=project.root / "build")
+        WhyOptions(project.root / RECIPE, overrides, offline=True, build_dir=project.root / "build")
     )
     return found
 

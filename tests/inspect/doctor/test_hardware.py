@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, failing
+from mmbuild.backends.tensorrt_llm.checks.model import Check, failed_checks
 from mmbuild.base.gpu import Gpu
 from mmbuild.inspect.doctor.hardware import disk_check, gpu_checks, memory_check
 
@@ -26,8 +26,8 @@ def test_no_driver_is_a_fault_where_one_is_needed() -> None:
 
 
 def test_too_few_gpus() -> None:
-    assert failing(checks((H200,), needed=1)) == ()
-    (item,) = failing(checks((H200,), needed=2))
+    assert failed_checks(checks((H200,), needed=1)) == ()
+    (item,) = failed_checks(checks((H200,), needed=2))
     assert (item.found, item.wanted) == ("1", "2 GPUs")
 
 

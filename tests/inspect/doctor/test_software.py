@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.backends.tensorrt_llm.checks.model import failing
+from mmbuild.backends.tensorrt_llm.checks.model import failed_checks
 from mmbuild.base import host
 from mmbuild.config.model import Interpreter
 from mmbuild.inspect.doctor import software
@@ -21,12 +21,12 @@ def versions(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
 def test_our_extra_as_it_is_installed_here() -> None:
     found = {item.name: item for item in software.extra_checks("torch", needed=True)}
     assert set(found) == {"torch", "transformers", "tokenizers", "pillow"}
-    assert failing(found.values()) == ()
+    assert failed_checks(found.values()) == ()
 
 
 def test_another_torch_than_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, {"torch": "2.6.0", "transformers": "5.17.0", "tokenizers": "1", "pillow": "11"})
-    (item,) = failing(software.extra_checks("torch", needed=False))
+    (item,) = failed_checks(software.extra_checks("torch", needed=False))
     assert (item.name, item.found) == ("torch", "2.6.0")
     assert "[torch]'" in item.way
 
@@ -70,7 +70,7 @@ def test_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorrts_interpreter(tmp_path: Path, distributions: dict[str, str], faulty: set[str]) -> None:
     interpreter = Interpreter(python=make_python(tmp_path, distributions))
     found = list(software.tensorrt_checks(interpreter, needed=False))
-    assert {item.name for item in failing(found)} == faulty
+    assert {item.name for item in failed_checks(found)} == faulty
 
 
 def test_tensorrts_interpreter_that_is_missing(tmp_path: Path) -> None:

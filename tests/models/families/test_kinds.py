@@ -9,7 +9,7 @@ import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.models.families import MODULES, FamilyError, family
-from mmbuild.models.families.kinds import builder, in_own_layout, resembling, types_of
+from mmbuild.models.families.kinds import builder, is_original_layout, similar_kind, types_of
 from mmbuild.models.sources.config import read_config, recorded_models
 from support.errors import refused
 
@@ -72,7 +72,7 @@ def test_a_tower_that_is_no_repository_is_not_recommended(tower: object) -> None
 
 
 def test_transformers_layout_is_not_taken_for_llava_s_own() -> None:
-    assert not in_own_layout({**OWN, "text_config": {}})
+    assert not is_original_layout({**OWN, "text_config": {}})
     error = refused(FamilyError, "MM411", family("vila").facts, {"model_type": "llava", "text_config": {}})
     assert error.blame == ("model.family", "model.source")
     assert error.hint == "set model.family to `llava`, which builds this model"
@@ -89,7 +89,7 @@ UNBUILT = [
 @pytest.mark.parametrize("kind", UNBUILT)
 def test_models_that_resemble_a_family_s_are_refused_with_the_reason(kind: str, name: str) -> None:
     error = refused(FamilyError, "MM410", family(name).facts, {"model_type": kind, "text_config": {}})
-    row = resembling(model_type=kind)
+    row = similar_kind(model_type=kind)
     assert row is not None
     assert f"not supported: {row['why']}" in error.message
     assert error.hint == row["instead"]
@@ -141,11 +141,11 @@ def test_a_section_of_another_kind_says_whether_any_family_builds_it(
 
 def test_no_model_that_a_family_builds_resembles_one_that_none_does() -> None:
     for config, _ in MODELS:
-        assert resembling(model_type=config["model_type"]) is None
+        assert similar_kind(model_type=config["model_type"]) is None
 
 
 def test_rows_of_transformers_models_name_kinds_that_exist() -> None:
-    known = [kind for kind in CONFIG_MAPPING if resembling(model_type=kind) is not None]
+    known = [kind for kind in CONFIG_MAPPING if similar_kind(model_type=kind) is not None]
     assert {
         "llava_next",
         "llava_onevision",

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from mmbuild.base.codes import lookup
 from mmbuild.models.families import family
 from mmbuild.models.files.checked_model import Model, Source
-from mmbuild.models.files.consistency import Finding, findings, looked_at
+from mmbuild.models.files.consistency import Finding, findings, inspected_paths
 from support.models import tiny_families as tiny
 from support.models.directories import edit, save_llava
 
@@ -677,7 +677,7 @@ def test_pages_of_another_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_was_found_depends_on_every_file_and_on_the_directory(model: Path) -> None:
-    names = {path.name for path in looked_at(model_of("llava", {"model": model}))}
+    names = {path.name for path in inspected_paths(model_of("llava", {"model": model}))}
     assert {"m", "config.json", "model.safetensors", "tokenizer.json", PROCESSOR} <= names
 
 

@@ -168,7 +168,7 @@ def test_a_damaged_listing_of_the_hub_is_as_good_as_none(
     monkeypatch.setattr(hub_index, "repo_folder", lambda _: tmp_path)
     (tmp_path / "mmbuild").mkdir()
     (tmp_path / "mmbuild/abc.json").write_text(text)
-    assert hub_index.remembered("a/b", "abc") is None
+    assert hub_index.cached_listing("a/b", "abc") is None
 
 
 def test_a_pipe_next_to_a_tokenizer_is_found_before_transformers_opens_it(tmp_path: Path) -> None:

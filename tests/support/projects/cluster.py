@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.api import plan_graphs
-from mmbuild.core.execution.events import Event, Kind
+from mmbuild.core.execution.events import Event, EventKind
 from mmbuild.core.execution.local import Options, Result, run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.steps.registry import StepSpec
@@ -123,11 +123,11 @@ class Shop(Machine):
             self.on_event(event)
 
     def warnings(self) -> list[str]:
-        return [event.data["code"] for event in self.events if event.kind is Kind.WARNING]
+        return [event.data["code"] for event in self.events if event.kind is EventKind.WARNING]
 
     def log(self, label: str) -> str:
         """Of the last action of that label that started."""
-        started = [e for e in self.events if e.kind is Kind.STARTED and e.label == label]
+        started = [e for e in self.events if e.kind is EventKind.STARTED and e.label == label]
         return Path(started[-1].data["log"]).read_text()
 
     def placed(self, label: str) -> list[str]:
@@ -135,7 +135,7 @@ class Shop(Machine):
         return [
             event.data["message"].partition("node ")[2][:8]
             for event in self.events
-            if event.kind is Kind.PROGRESS
+            if event.kind is EventKind.PROGRESS
             and event.label == label
             and event.data["message"].startswith("on ")
         ]

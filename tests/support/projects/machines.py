@@ -10,7 +10,7 @@ from typing import Any
 
 from mmbuild.config.remote_cache import Settings
 from mmbuild.config.remote_warnings import Notice
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.local import Options, Result, run_plan
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph
@@ -57,7 +57,7 @@ class Machine(Workshop):
         with sharing(plan, self.events.append) as (here, sink):
             result = run_plan(here, specs=TABLE, options=Options(capacity, **options), sink=sink)
         for event in self.events:
-            if event.kind is Kind.WARNING:
+            if event.kind is EventKind.WARNING:
                 self.notices.append(Notice(**event.data))
         return result
 
@@ -67,7 +67,7 @@ class Machine(Workshop):
     def bytes(self, recipe: str) -> bytes:
         return (self.build / recipe / "text").read_bytes()
 
-    def told(self, kind: Kind) -> list[str]:
+    def told(self, kind: EventKind) -> list[str]:
         return [event.label for event in self.events if event.kind is kind]
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mmbuild.api import plan_graphs
-from mmbuild.cli.output import guarded
+from mmbuild.cli.output import run_guarded
 from mmbuild.core.execution.events import Event
 from mmbuild.core.execution.local import Options, run_plan
 from mmbuild.core.execution.resources import Capacity
@@ -60,4 +60,4 @@ def apply(store: Path, build: Path, text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: apply(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]), debug=True))
+    sys.exit(run_guarded(lambda: apply(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]), debug=True))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mmbuild.api import plan_graphs, run
-from mmbuild.cli.output import guarded
+from mmbuild.cli.output import run_guarded
 from mmbuild.core.store.layout import open_store
 from support.steps.apply_chains import graphs
 
@@ -25,4 +25,4 @@ def main(store: str, build: str, text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(*sys.argv[1:])))
+    sys.exit(run_guarded(lambda: main(*sys.argv[1:])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.graph.plan import Verdict, graphs_of
@@ -37,7 +37,7 @@ def test_jobs_on_machines_of_their_own_take_what_others_made(machines):
     one, two, three = machines
     assert one.apply(loose(SOURCE)).ran == ("m/source",)
     assert sorted(two.apply(loose(VISUAL, CONVERT)).ran) == ["m/convert", "m/visual"]
-    assert two.told(Kind.PULLED) == ["m/source"]
+    assert two.told(EventKind.PULLED) == ["m/source"]
     assert three.apply(RecipeGraph("m", tuple(ALL.values()), ENGINE.definition_key)).ran == ("m/engine",)
     assert three.bytes("m") == b"engine+convert+source+visual+source"
     assert [list(machine.build.glob("*")) for machine in (one, two)] == [[], []]
@@ -47,7 +47,7 @@ def test_a_job_that_others_have_done_pulls_and_runs_nothing(machines):
     one, two, _ = machines
     one.apply(loose(VISUAL, CONVERT))
     result = two.apply(loose(VISUAL, CONVERT))
-    assert (result.ran, result.failed, two.told(Kind.PULLED)) == ((), (), [])
+    assert (result.ran, result.failed, two.told(EventKind.PULLED)) == ((), (), [])
 
 
 def test_what_could_not_be_pulled_is_made_again(machines, tmp_path):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mmbuild.core.graph.action import Resources
 from mmbuild.core.graph.keys import make_action
-from mmbuild.team.ci.durations import estimated
+from mmbuild.team.ci.durations import estimated_seconds
 from mmbuild.team.ci.merged_graph import union_of
-from mmbuild.team.ci.shards import cut
+from mmbuild.team.ci.shards import plan_shards
 from support.projects.variants import variant, variants
 
 COUNTS = st.integers(1, 5)
@@ -21,7 +21,7 @@ AT_ONCE = st.integers(1, 3)
 
 def times(found):
     union = union_of([one.graph for one in found])
-    return {key: estimated(action) for key, action in union.actions.items()}
+    return {key: estimated_seconds(action) for key, action in union.actions.items()}
 
 
 def alone(one, seconds):
@@ -42,7 +42,7 @@ def single(name, seconds):
 
 @given(variants(), COUNTS, AT_ONCE)
 def test_every_variant_is_in_one_shard_with_all_that_it_is_made_from(found, count, at_once):
-    result = cut(found, times(found), count, at_once)
+    result = plan_shards(found, times(found), count, at_once)
     assert sorted(name for shard in result.shards for name in shard.variants) == sorted(
         one.name for one in found
     )
@@ -58,7 +58,7 @@ def test_every_variant_is_in_one_shard_with_all_that_it_is_made_from(found, coun
 
 @given(variants(), COUNTS)
 def test_actions_of_several_shards_are_told_with_them(found, count):
-    result = cut(found, times(found), count)
+    result = plan_shards(found, times(found), count)
     for key in union_of([one.graph for one in found]).actions:
         places = tuple(at for at, shard in enumerate(result.shards) if key in shard.actions)
         assert result.repeated.get(key, places if len(places) == 1 else ()) == places
@@ -66,11 +66,11 @@ def test_actions_of_several_shards_are_told_with_them(found, count):
 
 @given(variants(), COUNTS, AT_ONCE, st.randoms())
 def test_the_cut_follows_from_recipes_and_times_alone(found, count, at_once, shuffler):
-    result = cut(found, times(found), count, at_once)
-    assert cut(list(found), times(found), count, at_once) == result
+    result = plan_shards(found, times(found), count, at_once)
+    assert plan_shards(list(found), times(found), count, at_once) == result
     mixed = list(found)
     shuffler.shuffle(mixed)
-    again = cut(mixed, times(mixed), count, at_once)
+    again = plan_shards(mixed, times(mixed), count, at_once)
     assert [shard.variants for shard in again.shards] == [shard.variants for shard in result.shards]
 
 
@@ -78,7 +78,7 @@ def test_the_cut_follows_from_recipes_and_times_alone(found, count, at_once, shu
 def test_the_makespan_is_within_its_bounds(found, count):
     """Above: what placing the largest first guarantees, each with its own copy of what it shares."""
     seconds = times(found)
-    result = cut(found, seconds, count)
+    result = plan_shards(found, seconds, count)
     costs = [alone(one, seconds) for one in found]
     assert result.makespan >= result.bound - 1e-6
     assert result.bound >= max(result.critical, result.total / count) - 1e-6
@@ -91,7 +91,7 @@ def test_the_makespan_is_within_its_bounds(found, count):
 @given(variants(), COUNTS, st.integers(2, 4))
 def test_machines_that_run_several_actions_at_once_are_scheduled(found, count, at_once):
     seconds = times(found)
-    result = cut(found, seconds, count, at_once)
+    result = plan_shards(found, seconds, count, at_once)
     assert result.makespan >= result.bound - 1e-6
     for shard in result.shards:
         work = sum(seconds[key] for key in shard.actions)
@@ -104,7 +104,7 @@ def test_machines_that_run_several_actions_at_once_are_scheduled(found, count, a
 def test_without_anything_shared_the_cut_is_as_good_as_largest_first(lengths, count):
     """Graham 1969: at most 4/3 - 1/(3 N) of the best, which is found by trying all."""
     found = [single(f"v{number}", float(length)) for number, length in enumerate(lengths)]
-    result = cut(found, times(found), count)
+    result = plan_shards(found, times(found), count)
     assert result.makespan <= (4 / 3 - 1 / (3 * count)) * best(lengths, count) + 1e-6
 
 
@@ -133,7 +133,7 @@ def test_variants_of_one_model_stay_together_where_that_costs_no_time():
         pool = {base.definition_key: base}
         found += [variant(f"{model}-{number}", pool, [base.definition_key]) for number in range(4)]
     random.Random(3).shuffle(found)
-    result = cut(found, times(found), 3)
+    result = plan_shards(found, times(found), 3)
     assert result.repeated == {}
     assert {frozenset(name[0] for name in shard.variants) for shard in result.shards} == {
         frozenset("a"),
@@ -159,12 +159,12 @@ def test_a_shared_action_is_repeated_where_waiting_would_take_longer():
             resources=Resources(seconds=100),
         )
         found.append(variant(f"m{number}", {**pool, work.definition_key: work}, [work.definition_key]))
-    result = cut(found, times(found), 2)
+    result = plan_shards(found, times(found), 2)
     assert result.repeated == {base.definition_key: (0, 1)}
     assert result.makespan == 207
 
 
 def test_shards_beyond_the_variants_are_empty():
-    result = cut([single("a", 5.0)], times([single("a", 5.0)]), 3)
+    result = plan_shards([single("a", 5.0)], times([single("a", 5.0)]), 3)
     assert [shard.variants for shard in result.shards] == [("a",), (), ()]
-    assert cut([], {}, 2).makespan == 0
+    assert plan_shards([], {}, 2).makespan == 0

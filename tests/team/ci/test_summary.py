@@ -6,7 +6,7 @@ import json
 
 from mmbuild.api import plan_graphs
 from mmbuild.backends.engine_dir import description
-from mmbuild.core.execution.events import Event, Kind
+from mmbuild.core.execution.events import Event, EventKind
 from mmbuild.core.execution.failures import Failed
 from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.action import RecipeGraph
@@ -64,9 +64,9 @@ def test_each_engine_has_its_precision_size_counts_and_gates(tmp_path):
     found = plan(tmp_path, "one", "other")
     engine(tmp_path / "build" / "one")
     tally = heard(
-        Event(Kind.PULLED, "one/convert", {"why": "", "seconds": 1}),
-        Event(Kind.FINISHED, "one/assemble", {"seconds": 100.0}),
-        Event(Kind.PULLED, "other/assemble", {"why": "it was damaged"}),
+        Event(EventKind.PULLED, "one/convert", {"why": "", "seconds": 1}),
+        Event(EventKind.FINISHED, "one/assemble", {"seconds": 100.0}),
+        Event(EventKind.PULLED, "other/assemble", {"why": "it was damaged"}),
     )
     text = summary(found, tally, Result(ran=("one/assemble",)))
     assert text.startswith("### mmbuild: 1 built, 1 pulled\n")

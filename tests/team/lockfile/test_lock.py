@@ -21,14 +21,14 @@ from mmbuild.base import pins
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.team.lockfile import apply, make
 from mmbuild.team.lockfile.compare import differences
-from mmbuild.team.lockfile.make import Asked
+from mmbuild.team.lockfile.make import LockOptions
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock, write_lock
 from support.projects.demo_project import REPOSITORY
 from support.servers.hub import Hub, commit_id, digest, model_files, running
 
 FIRST, SECOND = commit_id(1), commit_id(2)
 MODEL = REPOSITORY / "examples/models/llava-shapes"
-ASKED = Asked()
+ASKED = LockOptions()
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def lock(recipe: Path, store: Store, *update: str) -> Lockfile:
 def told(recipe: Path, store: Store) -> str:
     """What a locked plan refuses with MM802."""
     with pytest.raises(LockError) as caught:
-        apply.planned(recipe, store, ASKED)
+        apply.plan_locked(recipe, store, ASKED)
     assert caught.value.code == "MM802"
     return caught.value.message
 
@@ -89,7 +89,7 @@ def test_two_clones_with_one_lock_plan_the_same_hash(project: Path, store: Store
     here = lock(project, store)
     other = clone(tmp_path / "elsewhere/deeper")
     shutil.copy(lock_path(project), lock_path(other))
-    there = apply.planned(other, open_store(tmp_path / "other"), ASKED)
+    there = apply.plan_locked(other, open_store(tmp_path / "other"), ASKED)
     assert there.lock == here
     assert str(tmp_path) not in lock_path(project).read_text()
 
@@ -101,7 +101,7 @@ def test_the_locked_target_stands_for_this_host(project, store, monkeypatch) -> 
     _, apart = apply.check(project, store, ASKED)
     assert apart == ()
     with pytest.raises(LockError) as caught:
-        apply.planned(project, store, ASKED)
+        apply.plan_locked(project, store, ASKED)
     assert caught.value.code == "MM803"
     moved = lock(project, store, "target")
     assert moved.target["isa"] == "neon"
@@ -196,7 +196,7 @@ def test_a_branch_that_moved_builds_what_is_locked_until_the_model_is_updated(fr
     hub.branches["main"] = SECOND
     (download,) = (
         action
-        for graph in apply.planned(from_hub, store, ASKED).graphs
+        for graph in apply.plan_locked(from_hub, store, ASKED).graphs
         for action in graph.actions
         if action.step == "download"
     )
@@ -211,7 +211,7 @@ def test_a_branch_that_moved_builds_what_is_locked_until_the_model_is_updated(fr
 def test_a_branch_that_is_gone_builds_what_is_locked(from_hub, hub, store) -> None:
     made = lock(from_hub, store)
     hub.branches.clear()
-    assert apply.planned(from_hub, store, ASKED).lock == made
+    assert apply.plan_locked(from_hub, store, ASKED).lock == made
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_field_of_another_kind_is_named(tmp_path: Path, place: str, value: obj
 
 
 def test_pins_hold_in_their_context_alone() -> None:
-    with pins.pinned(pins.Pins({("a/b", "main"): FIRST}, {"torch": {"torch": "1"}})):
+    with pins.use_pins(pins.Pins({("a/b", "main"): FIRST}, {"torch": {"torch": "1"}})):
         assert pins.commit("a/b", None) == FIRST
         assert pins.package("torch") == "1"
         assert pins.package("torch", "tensorrt-llm 1.2") is None

@@ -9,11 +9,11 @@ import pytest
 
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.team.lockfile import apply
-from mmbuild.team.lockfile.make import Asked, make
+from mmbuild.team.lockfile.make import LockOptions, make
 from mmbuild.team.lockfile.model import LockError, lock_path, write_lock
 from support.projects.recipe_project import RECIPE, load, png, write_parts
 
-TENSORRT, ASKED = "tensorrt-llm 1.2", Asked()
+TENSORRT, ASKED = "tensorrt-llm 1.2", LockOptions()
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_another_model_optimizer_is_refused(
     path = recipe(tmp_path, data=True)
     made = make(path, store, ASKED)
     write_lock(lock_path(path), made.lock)
-    assert apply.planned(path, store, ASKED).graphs == made.graphs
+    assert apply.plan_locked(path, store, ASKED).graphs == made.graphs
     from mmbuild.pipeline import lower_calibration
 
     real = lower_calibration.metadata.version
@@ -62,5 +62,5 @@ def test_another_model_optimizer_is_refused(
         lambda name: "0.0.1" if name == lower_calibration.OPTIMIZER else real(name),
     )
     with pytest.raises(LockError, match="torch packages nvidia-modelopt: locked") as caught:
-        apply.planned(path, store, ASKED)
+        apply.plan_locked(path, store, ASKED)
     assert caught.value.code == "MM802"

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.local import Options, run_plan
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.locks import alone
+from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.verify import check_store
 from mmbuild.team.ray import task_runner
 from mmbuild.team.ray.executor import carrier_to, on_cluster
@@ -253,7 +253,7 @@ def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_told(cluster, s
 def in_use(store):
     """Whether somebody builds in it: also the process of Ray on a node that was just lost, until it notices."""
     try:
-        with alone(store):
+        with exclusive_lock(store):
             return False
     except MmbuildError:
         return True
@@ -300,7 +300,7 @@ def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster
     )
     with cluster.more(env_vars={"PYTHONPATH": str(tmp_path / "lacking")}) as (node,):
         assert shop.apply(wide()).ok
-    told = [event.data["message"] for event in shop.events if event.kind is Kind.WARNING]
+    told = [event.data["message"] for event in shop.events if event.kind is EventKind.WARNING]
     (about,) = (message for message in told if node.node_id[:8] in message)
     assert "No module named 'mmbuild'" in about
 
@@ -362,14 +362,14 @@ def test_an_action_that_waits_for_a_node_says_so(shop, tmp_path, monkeypatch):
     both = [Held(tmp_path, 77, name) for name in ("r/one", "r/other")]  # of one GPU
 
     def release_when_told(event):
-        if event.kind is Kind.WAITING:
+        if event.kind is EventKind.WAITING:
             for held in both:
                 threading.Thread(target=held.release, daemon=True).start()
 
     shop.on_event = release_when_told
     result = shop.apply(recipe(*(held.graph.actions[0] for held in both)))
     assert set(result.ran) == {"r/one", "r/other"}
-    waiting = {event.label: event.data["why"] for event in shop.events if event.kind is Kind.WAITING}
+    waiting = {event.label: event.data["why"] for event in shop.events if event.kind is EventKind.WAITING}
     assert waiting[result.ran[1]] == "no node of the cluster is free"
 
 

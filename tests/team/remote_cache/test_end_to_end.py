@@ -2,7 +2,7 @@
 
 import shutil
 
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.verify import check_store
@@ -20,7 +20,7 @@ def test_what_one_machine_built_another_pulls_and_lays_out(one, other):
     result = other.apply(chain("r", links=4))
     assert (result.ran, result.ok) == ((), True)
     assert other.text("r") == one.text("r")
-    assert other.told(Kind.PULLED) == ["r/3"]
+    assert other.told(EventKind.PULLED) == ["r/3"]
     assert check_store(other.store).faults == ()
     assert other.notices == []
 

@@ -13,7 +13,7 @@ import pytest
 from blake3 import blake3
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Verdict
 from mmbuild.core.store.action_cache import load_cache
@@ -321,7 +321,7 @@ def test_nothing_of_the_shared_store_is_lost_when_a_machine_is(one, other, tmp_p
     remove_tree(tmp_path / "one")
     shutil.rmtree(tmp_path / "one", ignore_errors=True)
     assert other.apply(chain("r")).ran == ()
-    assert other.told(Kind.PULLED) == ["r/2"]
+    assert other.told(EventKind.PULLED) == ["r/2"]
 
 
 @pytest.mark.parametrize(

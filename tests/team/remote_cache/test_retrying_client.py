@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mmbuild.team.remote_cache.retrying_client import ATTEMPTS, RetryingClient, UnreachableError, bounded
+from mmbuild.team.remote_cache.retrying_client import ATTEMPTS, RetryingClient, UnreachableError, with_timeout
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_who_is_refused_is_not_asked_again(calls):
 def test_a_request_that_hangs_is_left_to_itself():
     begin = time.monotonic()
     with pytest.raises(TimeoutError):
-        bounded(threading.Event().wait, 0.05)
+        with_timeout(threading.Event().wait, 0.05)
     assert time.monotonic() - begin < 2
 
 

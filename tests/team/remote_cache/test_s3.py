@@ -9,12 +9,12 @@ import s3fs
 from moto.server import ThreadedMotoServer
 
 from mmbuild.config.remote_warnings import RemoteError
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.verify import check_store
 from mmbuild.team.remote_cache.gc import collect
-from mmbuild.team.remote_cache.push import Outcome, push
+from mmbuild.team.remote_cache.push import PushOutcome, push
 from support.projects.machines import Machine, Unreliable
 from support.steps.trivial import action, chain
 
@@ -59,7 +59,7 @@ def test_what_one_machine_built_another_pulls(machines):
     assert other.text("s") == one.text("s")
     assert one.notices == other.notices == []
     assert check_store(other.store).faults == ()
-    assert set(other.told(Kind.PULLED)) == {"r/0", "s/2"}
+    assert set(other.told(EventKind.PULLED)) == {"r/0", "s/2"}
 
 
 def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(machines):
@@ -128,7 +128,7 @@ def test_an_upload_that_broke_off_goes_on_with_the_parts_that_lack(machines, par
     assert 0 < first.taken <= 2
     shared = one.shared()
     shared._place = second = Counting(shared.place, 99)
-    assert push(shared, record).outcome is Outcome.PUBLISHED
+    assert push(shared, record).outcome is PushOutcome.PUBLISHED
     assert first.taken + second.taken == 5
     assert other.apply(parts).ran == ()
     assert other.bytes("r") == one.bytes("r")
@@ -141,7 +141,7 @@ def test_an_upload_in_parts_survives_errors_and_lost_answers(machines, parts):
     (record,) = load_cache(one.store).by_key.values()
     shared = one.shared()
     shared._place = unreliable = Unreliable(shared.place, 0.2, 3)
-    assert push(shared, record).outcome is Outcome.PUBLISHED
+    assert push(shared, record).outcome is PushOutcome.PUBLISHED
     assert unreliable.faults > 0
     assert other.apply(parts).ran == ()
     assert other.bytes("r") == one.bytes("r")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmbuild.backends.engine_dir import description
-from mmbuild.backends.engine_dir.digest_cache import Remembered
+from mmbuild.backends.engine_dir.digest_cache import DigestCache
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.field_checks import digest, inner_path, mapping, record, whole
+from mmbuild.base.field_checks import digest, inner_path, integer, mapping_of, record
 from mmbuild.base.files import FileRefusedError, open_regular, read_object
 from mmbuild.base.limits import ENGINE_MANIFEST
 
@@ -32,7 +32,7 @@ _SHOWN = 3
 _REPORTS = "verify"
 """The one directory of a build that holds no part of the engine."""
 
-_FILES = mapping(record({"size": whole(0, 1 << 50), "blake3": digest}), 1_000_000, key=inner_path)
+_FILES = mapping_of(record({"size": integer(0, 1 << 50), "blake3": digest}), 1_000_000, key=inner_path)
 
 Progress = Callable[[int, int], None]
 """``progress(bytes hashed, bytes to hash)``, of large files that are hashed."""
@@ -52,7 +52,7 @@ class ContentsError(MmbuildError):
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class ContentsWarning:
     """Why a directory could not be checked although it is accepted: message, code and hint of a warning."""
 
     message: str
@@ -60,7 +60,7 @@ class Doubt:
     hint: str
 
 
-def check(directory: Path, *, loads: bool = True, progress: Progress | None = None) -> Doubt | None:
+def check(directory: Path, *, loads: bool = True, progress: Progress | None = None) -> ContentsWarning | None:
     """Compare the files of an engine directory with its manifest.
 
     Args:
@@ -80,10 +80,12 @@ def check(directory: Path, *, loads: bool = True, progress: Progress | None = No
     """
     if not loads and not os.path.lexists(directory / MANIFEST):
         description.require_description(directory)
-        return Doubt(f"`{directory}` has no {MANIFEST}, so its files are not checked", "MM760", _APPLY)
+        return ContentsWarning(
+            f"`{directory}` has no {MANIFEST}, so its files are not checked", "MM760", _APPLY
+        )
     files = _listed(directory)
     if files is None:
-        return Doubt(
+        return ContentsWarning(
             f"`{directory}` was built by a version that wrote no digests into {MANIFEST}; its files are not checked",
             "MM762",
             f"{_APPLY}, with digests",
@@ -133,7 +135,7 @@ def _differing(
     directory: Path, files: Mapping[str, Mapping[str, Any]], hash_large: bool, progress: Progress | None
 ) -> Iterator[str]:
     """What is wrong with the files that the manifest lists."""
-    known = Remembered()
+    known = DigestCache()
     large: list[tuple[str, str, int]] = []
     for name, wanted in sorted(files.items()):
         problem = None
@@ -160,7 +162,7 @@ def _differing(
 
 
 def _hash_large(
-    directory: Path, files: list[tuple[str, str, int]], known: Remembered, progress: Progress | None
+    directory: Path, files: list[tuple[str, str, int]], known: DigestCache, progress: Progress | None
 ) -> Iterator[str]:
     """What is wrong with large files; their digests are remembered."""
     total = sum(size for _, _, size in files)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmbuild.base.canonical_json import canonical_json, hash_json
-from mmbuild.base.field_checks import digest, mapping, record, text
+from mmbuild.base.field_checks import digest, mapping_of, record, text
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import HASHED_FILES
 
@@ -23,10 +23,10 @@ _MOST = 4_096
 _SETTLED_NS = 2_000_000_000
 """A file that changed less than this ago could change again within one tick of its file system's clock."""
 
-_FORM = record({"checksum": digest, "files": mapping(digest, _MOST, key=text(120))})
+_FORM = record({"checksum": digest, "files": mapping_of(digest, _MOST, key=text(120))})
 
 
-class Remembered:
+class DigestCache:
     """The digests of this user. Reads the file when it is first asked."""
 
     def __init__(self, path: Path | None = None) -> None:

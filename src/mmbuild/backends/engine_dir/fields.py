@@ -12,46 +12,46 @@ from typing import Any
 
 from mmbuild.base.field_checks import (
     Check,
-    anything,
+    any_value,
     digest,
     flag,
     inner_path,
-    listing,
-    mapping,
+    integer,
+    list_of,
+    mapping_of,
     number,
     one_of,
     optional,
     record,
     text,
-    whole,
     word,
     wrong,
 )
 
 _SHOWN = 60
 _DTYPE = one_of("float32", "float16", "bfloat16")
-_TOKENS = whole(1, 1 << 22)
-_TOKEN_ID = whole(0, 1 << 24)
-_ANY_ID = whole(-(1 << 31), 1 << 31)
+_TOKENS = integer(1, 1 << 22)
+_TOKEN_ID = integer(0, 1 << 24)
+_ANY_ID = integer(-(1 << 31), 1 << 31)
 """An id that need not be of the vocabulary: VILA marks pictures with -200."""
 
-_RANKS = whole(1, 1_024)
+_RANKS = integer(1, 1_024)
 
 _LLM: Mapping[str, Check] = {
     "architecture": word,
-    "vocab_size": whole(1, 1 << 24),
-    "hidden_size": whole(1, 1 << 18),
-    "num_hidden_layers": whole(1, 1_024),
-    "num_attention_heads": whole(1, 1 << 14),
-    "num_key_value_heads": whole(1, 1 << 14),
-    "head_size": whole(1, 1 << 14),
-    "intermediate_size": whole(1, 1 << 20),
+    "vocab_size": integer(1, 1 << 24),
+    "hidden_size": integer(1, 1 << 18),
+    "num_hidden_layers": integer(1, 1_024),
+    "num_attention_heads": integer(1, 1 << 14),
+    "num_key_value_heads": integer(1, 1 << 14),
+    "head_size": integer(1, 1 << 14),
+    "intermediate_size": integer(1, 1 << 20),
     "hidden_act": word,
     "norm_epsilon": number(0, 1),
-    "max_position_embeddings": whole(0, 1 << 28),
+    "max_position_embeddings": integer(0, 1 << 28),
     "position_embedding_type": one_of("rope_gpt_neox", "learned_absolute", "relative"),
     "rotary_base": optional(number(1e-6, 1e15)),
-    "rotary_scaling": optional(mapping(anything, 32)),
+    "rotary_scaling": optional(mapping_of(any_value, 32)),
     "tie_word_embeddings": flag,
     "layernorm_type": one_of("RmsNorm", "LayerNorm"),
     "layernorm_position": one_of("pre_layernorm", "post_layernorm"),
@@ -62,8 +62,8 @@ _LLM: Mapping[str, Check] = {
     "has_mlp_bias": flag,
     "mlp_type": one_of("GatedMLP", "MLP"),
     "q_scaling": number(1e-9, 1e9),
-    "num_buckets": whole(0, 1 << 16),
-    "max_distance": whole(0, 1 << 24),
+    "num_buckets": integer(0, 1 << 16),
+    "max_distance": integer(0, 1 << 24),
     "cross_attention": flag,
     "rescale_before_lm_head": flag,
     "decoder_start_token_id": optional(_TOKEN_ID),
@@ -80,12 +80,12 @@ _TORCH_LLM = record(
         "dtype": _DTYPE,
         "quant_algo": optional(word),
         "tensor_parallel": _RANKS,
-        "max_batch_size": whole(1, 1 << 16),
-        "max_beam_width": whole(1, 1_024),
+        "max_batch_size": integer(1, 1 << 16),
+        "max_beam_width": integer(1, 1_024),
         "max_input_len": _TOKENS,
         "max_output_len": _TOKENS,
-        "max_multimodal_len": whole(0, 1 << 22),
-        "group_size": optional(whole(1, 1 << 16)),
+        "max_multimodal_len": integer(0, 1 << 22),
+        "group_size": optional(integer(1, 1 << 16)),
     },
     may_lack=("group_size",),
 )
@@ -104,7 +104,7 @@ _TOOLCHAIN_LLM = record(
     {
         "tensor_parallel": _RANKS,
         "variables": _VARIABLE,
-        "places": mapping(inner_path, 16, key=inner_path),
+        "places": mapping_of(inner_path, 16, key=inner_path),
     }
 )
 
@@ -118,20 +118,20 @@ _SHORT: Mapping[str, Check] = {
 }
 _SPLIT = record(_SHORT, may_lack=("dtype", "quant_algo", "variables"), closed=False)
 
-_IMAGE_SIDE = whole(1, 1 << 14)
+_IMAGE_SIDE = integer(1, 1 << 14)
 _VISUAL: Mapping[str, Check] = {
     "dtype": _DTYPE,
     "feature_dtype": _DTYPE,
-    "max_batch_size": whole(1, 1 << 16),
-    "num_visual_features": whole(1, 1 << 20),
-    "image_size": listing(_IMAGE_SIDE, 2, least=2),
+    "max_batch_size": integer(1, 1 << 16),
+    "num_visual_features": integer(1, 1 << 20),
+    "image_size": list_of(_IMAGE_SIDE, 2, least=2),
 }
-_SM = whole(1, 10_000)
+_SM = integer(1, 10_000)
 _TENSORRT: Mapping[str, Check] = {
     "version": text(40, least=1),
     "sm": _SM,
-    "hidden_size": whole(1, 1 << 18),
-    "engine_bytes": whole(0, 1 << 50),
+    "hidden_size": integer(1, 1 << 18),
+    "engine_bytes": integer(0, 1 << 50),
     "timing_cache": digest,
     "timing_cache_changed": flag,
 }
@@ -150,15 +150,15 @@ _TARGET = record(
 _DESCRIPTION: Mapping[str, Check] = {
     "family": word,
     "backend": one_of("torch", "tensorrt-llm"),
-    "llm": mapping(anything, 64),
-    "visual": mapping(anything, 64),
+    "llm": mapping_of(any_value, 64),
+    "visual": mapping_of(any_value, 64),
     "target": _TARGET,
-    "toolchain": mapping(word, 1_000, key=word),
+    "toolchain": mapping_of(word, 1_000, key=word),
     "image_token_id": optional(_ANY_ID),
-    "eos_token_ids": listing(_ANY_ID, 1_000),
-    "version": whole(0, 1_000),
-    "generation_settings": mapping(anything, 200),
-    "settings_not_applied": mapping(anything, 200),
+    "eos_token_ids": list_of(_ANY_ID, 1_000),
+    "version": integer(0, 1_000),
+    "generation_settings": mapping_of(any_value, 200),
+    "settings_not_applied": mapping_of(any_value, 200),
     "obeys_generation_config": flag,
 }
 _LATER = ("generation_settings", "settings_not_applied", "obeys_generation_config")

@@ -72,7 +72,7 @@ def launch(
     wanted = {**environment.variables, **(variables or {})}
     if environment.container is not None:
         readable = (environment.examples, *mounts)
-        places = _places(readable, (workdir, *writable))
+        places = _mounts(readable, (workdir, *writable))
         return _contained(environment.container, argv, workdir, places, wanted, gpus, given, user)
     assert environment.python is not None  # the model has one of the two
     return _hosted(environment.python, argv, wanted, gpus, given)
@@ -165,7 +165,7 @@ def _devices(container: Container, gpus: Sequence[str]) -> Iterator[str]:
         yield from ("--gpus", f'"device={",".join(gpus)}"')
 
 
-def _places(readable: Sequence[Path], writable: Sequence[Path]) -> dict[Path, bool]:
+def _mounts(readable: Sequence[Path], writable: Sequence[Path]) -> dict[Path, bool]:
     """Paths to mount, outer ones first, and whether each may be written to."""
     found = {**dict.fromkeys(readable, False), **dict.fromkeys(writable, True)}
     for path in found:

@@ -14,7 +14,7 @@ from pathlib import Path
 from mmbuild.backends.environments.launch import Launch, launch
 from mmbuild.backends.environments.process import run
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.field_checks import listing, mapping, optional, record, text, word
+from mmbuild.base.field_checks import list_of, mapping_of, optional, record, text, word
 from mmbuild.base.json_reader import parse_json
 from mmbuild.base.limits import MESSAGE
 from mmbuild.config.model import Interpreter, ToolchainEnvironment
@@ -41,9 +41,9 @@ print("\\n{_MARK}" + json.dumps(found))
 """
 _SAID = record(
     {
-        "versions": mapping(optional(word), 10_000),
-        "requires": listing(text(10_000), 10_000),
-        "programs": mapping(optional(text(10_000)), 1_000),
+        "versions": mapping_of(optional(word), 10_000),
+        "requires": list_of(text(10_000), 10_000),
+        "programs": mapping_of(optional(text(10_000)), 1_000),
     },
     closed=False,
 )

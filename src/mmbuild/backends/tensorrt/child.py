@@ -12,13 +12,13 @@ from typing import IO, Any, cast
 
 from mmbuild.backends.tensorrt import interpreter as interpreters
 from mmbuild.backends.tensorrt.errors import TensorRTError, refusal
-from mmbuild.base.field_checks import anything, mapping, record, word
+from mmbuild.base.field_checks import any_value, mapping_of, record, word
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import MESSAGE
 from mmbuild.config.model import Interpreter
 
-_OBJECT = mapping(anything, 1_000)
-_ERROR = record({"kind": word, "message": anything}, closed=False)
+_OBJECT = mapping_of(any_value, 1_000)
+_ERROR = record({"kind": word, "message": any_value}, closed=False)
 _ANSWER = record({"ok": _OBJECT, "error": _ERROR}, may_lack=("ok", "error"), closed=False)
 
 _TOLD = 300

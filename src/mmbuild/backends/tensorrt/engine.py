@@ -24,7 +24,7 @@ from mmbuild.backends.visual.config import (
     CONFIG,
     VisualConfig,
     check_pixels,
-    damaged,
+    damaged_file_error,
     make_config,
     read_description,
 )
@@ -153,7 +153,7 @@ class VisualEngine:
         """
         data = read_description(directory)
         if data.get("backend") != BACKEND:
-            raise damaged(directory / CONFIG, f"is not of backend {BACKEND}")
+            raise damaged_file_error(directory / CONFIG, f"is not of backend {BACKEND}")
         built = Built(**data["tensorrt"])
         self.config = make_config(data)
         with suppress(FileNotFoundError):  # the program reports that

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.linear import MakeLinear, frozen
+from mmbuild.backends.torch.linear import MakeLinear, frozen_parameter
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.facts import LlmFacts
 
@@ -20,7 +20,7 @@ class Weight(nn.Module):
 
     def __init__(self, config: EngineConfig, *shape: int) -> None:
         super().__init__()
-        self.weight = frozen(torch.empty(*shape, dtype=config.torch_dtype))
+        self.weight = frozen_parameter(torch.empty(*shape, dtype=config.torch_dtype))
 
 
 class RmsNorm(Weight):
@@ -42,7 +42,7 @@ class LayerNorm(Weight):
 
     def __init__(self, config: EngineConfig, llm: LlmFacts) -> None:
         super().__init__(config, llm.hidden_size)
-        self.bias = frozen(torch.empty(llm.hidden_size, dtype=config.torch_dtype))
+        self.bias = frozen_parameter(torch.empty(llm.hidden_size, dtype=config.torch_dtype))
         self.epsilon = llm.norm_epsilon
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mmbuild.backends.torch import weight_layouts
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.linear import RankLinear, frozen, is_one_row
+from mmbuild.backends.torch.linear import RankLinear, frozen_parameter, is_one_row
 from mmbuild.models.checkpoint import calibrated_layout as stored
 from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.errors import EngineError
@@ -51,9 +51,9 @@ class AwqLinear(RankLinear):
     ) -> None:
         super().__init__(config, outputs, bias=bias, reduce=reduce)
         groups, pairs = _awq_sizes(config, inputs, outputs)
-        self.weight = frozen(torch.empty(pairs, inputs, dtype=torch.int8))
-        self.weights_scaling_factor = frozen(torch.empty(outputs, groups, dtype=config.torch_dtype))
-        self.prequant_scaling_factor = frozen(torch.empty(inputs, dtype=config.torch_dtype))
+        self.weight = frozen_parameter(torch.empty(pairs, inputs, dtype=torch.int8))
+        self.weights_scaling_factor = frozen_parameter(torch.empty(outputs, groups, dtype=config.torch_dtype))
+        self.prequant_scaling_factor = frozen_parameter(torch.empty(inputs, dtype=config.torch_dtype))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -109,9 +109,9 @@ class SmoothQuantLinear(RankLinear):
         super().__init__(config, outputs, bias=bias, reduce=reduce)
         aligned = inputs % _INT_MM_ALIGNED == 0 and outputs % _INT_MM_ALIGNED == 0
         self.matrix_product = layout == "plain" or aligned
-        self.weight = frozen(torch.empty(outputs, inputs, dtype=torch.int8))
-        self.per_channel_scale = frozen(torch.empty(1, outputs, dtype=torch.float32))
-        self.smoother = frozen(torch.empty(1, inputs, dtype=torch.float32)) if reduce else None
+        self.weight = frozen_parameter(torch.empty(outputs, inputs, dtype=torch.int8))
+        self.per_channel_scale = frozen_parameter(torch.empty(1, outputs, dtype=torch.float32))
+        self.smoother = frozen_parameter(torch.empty(1, inputs, dtype=torch.float32)) if reduce else None
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -154,9 +154,9 @@ class Fp8Linear(RankLinear):
     ) -> None:
         super().__init__(config, outputs, bias=bias, reduce=reduce)
         self.rounds_inputs = layout == "rows"
-        self.weight = frozen(torch.empty(outputs, inputs, dtype=torch.float8_e4m3fn))
-        self.weights_scaling_factor = frozen(torch.empty(SCALAR_COPIES, dtype=torch.float32))
-        self.activation_scaling_factor = frozen(torch.empty(SCALAR_COPIES, dtype=torch.float32))
+        self.weight = frozen_parameter(torch.empty(outputs, inputs, dtype=torch.float8_e4m3fn))
+        self.weights_scaling_factor = frozen_parameter(torch.empty(SCALAR_COPIES, dtype=torch.float32))
+        self.activation_scaling_factor = frozen_parameter(torch.empty(SCALAR_COPIES, dtype=torch.float32))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""

@@ -61,7 +61,7 @@ def stream(
     """
     check_room(session, prompts, stopping.max_new_tokens)
     sampler = Sampler(sampling or Sampling(), len(prompts), session.device)
-    going = _Going(stopping, len(prompts), largest)
+    going = _LiveSequences(stopping, len(prompts), largest)
     rules = _Rules(stopping, prompts, session.device)
     logits = rules.shaped(require_numbers(session.prefill(prompts, visual), stopping))
     for step in range(stopping.max_new_tokens):
@@ -102,7 +102,7 @@ class _Rules:
         return [rules.stopped([answer])[0] for rules, answer in pairs]
 
 
-class _Going:
+class _LiveSequences:
     """Which sequences of a batch still go on."""
 
     def __init__(self, stopping: Stopping, count: int, largest: Sequence[list[float]]) -> None:

@@ -29,7 +29,7 @@ class MakeLinear(Protocol):
     ) -> RankLinear: ...
 
 
-def frozen(tensor: Tensor) -> nn.Parameter:
+def frozen_parameter(tensor: Tensor) -> nn.Parameter:
     """A weight. Not a buffer: Inductor copies the values of buffers, which are meaningless here, and large."""
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -46,7 +46,7 @@ class RankLinear(nn.Module, ABC):
     def __init__(self, config: EngineConfig, outputs: int, *, bias: bool, reduce: bool) -> None:
         super().__init__()
         self.ranks = config.tensor_parallel if reduce else 1
-        self.bias = frozen(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
+        self.bias = frozen_parameter(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
 
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Linear(RankLinear):
     ) -> None:
         super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
         self.layout = layout
-        self.weight = frozen(torch.empty(outputs, inputs, dtype=config.torch_dtype))
+        self.weight = frozen_parameter(torch.empty(outputs, inputs, dtype=config.torch_dtype))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -94,8 +94,8 @@ class PlainLinear(RankLinear):
         super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
         self.quant_algo = quant_algo
         columns = outputs if quant_algo == "W8A16" else outputs // 2
-        self.weight = frozen(torch.empty(inputs, columns, dtype=torch.int8))
-        self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
+        self.weight = frozen_parameter(torch.empty(inputs, columns, dtype=torch.int8))
+        self.per_channel_scale = frozen_parameter(torch.empty(outputs, dtype=config.torch_dtype))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -123,8 +123,8 @@ class RowLinear(RankLinear):
                 code="MM537",
                 hint="On CUDA, int8 needs inputs divisible by 4 and int4 by 8; use another quantization",
             )
-        self.weight = frozen(torch.empty(outputs, words, dtype=torch.int32))
-        self.per_channel_scale = frozen(torch.empty(outputs, dtype=config.torch_dtype))
+        self.weight = frozen_parameter(torch.empty(outputs, words, dtype=torch.int32))
+        self.per_channel_scale = frozen_parameter(torch.empty(outputs, dtype=config.torch_dtype))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""

@@ -50,13 +50,13 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
     """
     stored = {prefix: _stored(path) for prefix, path in files.items()}
     _check_layers(stored, files, config)
-    for name, wanted in expected(config).items():
+    for name, wanted in expected_tensors(config).items():
         prefix = next(prefix for prefix in files if name.startswith(prefix))
         found = stored[prefix].get(name.removeprefix(prefix))
         if found is None or found != wanted:
-            has = "is missing" if found is None else f"is {_told(found)}"
+            has = "is missing" if found is None else f"is {_describe(found)}"
             raise EngineError(
-                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_told(wanted)}",
+                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_describe(wanted)}",
                 code="MM505",
                 hint="The engine directory mixes files of two builds; apply its recipe again",
             )
@@ -95,7 +95,7 @@ def check_caches(directory: Path, config: EngineConfig) -> None:
         check_input(packages[0], _TABLE, config.max_multimodal_len)
 
 
-def expected(config: EngineConfig) -> dict[str, Kind]:
+def expected_tensors(config: EngineConfig) -> dict[str, Kind]:
     """dtype and shape of every tensor of a rank, by its name in the module.
 
     Raises:
@@ -148,6 +148,6 @@ def _stored(path: Path) -> dict[str, Kind]:
         raise unreadable(path, error) from error
 
 
-def _told(kind: Kind) -> str:
+def _describe(kind: Kind) -> str:
     dtype, shape = kind
     return f"{dtype} {list(shape)}"

@@ -47,12 +47,12 @@ def read_description(directory: Path) -> dict[str, Any]:
     try:
         data = read_object(path, ENGINE_JSON)
     except FileRefusedError as error:
-        raise damaged(path, error.problem) from None
+        raise damaged_file_error(path, error.problem) from None
     except OSError as error:
-        raise damaged(path, f"cannot be read: {error.strerror}") from None
+        raise damaged_file_error(path, f"cannot be read: {error.strerror}") from None
     problem = fields.visual_config(data)
     if problem is not None:
-        raise damaged(path, f"is damaged: {problem}")
+        raise damaged_file_error(path, f"is damaged: {problem}")
     return data
 
 
@@ -62,7 +62,7 @@ def make_config(data: Mapping[str, Any]) -> VisualConfig:
     return VisualConfig(**{**known, "image_size": tuple(data["image_size"])})
 
 
-def damaged(path: Path, problem: str) -> EngineError:
+def damaged_file_error(path: Path, problem: str) -> EngineError:
     """The error for a file that cannot be used; ``problem`` ends a sentence that begins with its name."""
     return EngineError(
         f"`{path}` {problem}",

@@ -10,7 +10,7 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.host import facts
 from mmbuild.core.execution.build_dir import install_build
-from mmbuild.core.execution.events import Event, Kind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.execution.failures import Failed
 from mmbuild.core.execution.ready_queue import SchedulerState
 from mmbuild.core.execution.rejected_build import discard_rejected, is_rejected_by, keep_rejected
@@ -37,7 +37,7 @@ class ApplyState:
     _whole: list[Build] = field(default_factory=list)
     _host: Mapping[str, Any] = field(default_factory=dict)
 
-    def tell(self, kind: Kind, action: Action, **data: Any) -> None:
+    def tell(self, kind: EventKind, action: Action, **data: Any) -> None:
         """Send an event about ``action``."""
         self.sink(Event(kind, action.label, data))
 
@@ -46,7 +46,7 @@ class ApplyState:
         self.ran.append(action.label)
         self.times.append((action.label, record.seconds))
         self.tell(
-            Kind.FINISHED,
+            EventKind.FINISHED,
             action,
             key=record.key,
             digest=record.digest,
@@ -59,7 +59,7 @@ class ApplyState:
     def found(self, action: Action, record: Record, why: str) -> list[str]:
         """The result of ``action`` was there; returns the definition keys of what can start now."""
         self.reused.append(action.label)
-        self.tell(Kind.REUSED, action, digest=record.digest, why=why)
+        self.tell(EventKind.REUSED, action, digest=record.digest, why=why)
         return self._complete(action, record)
 
     def broke(self, action: Action, failed: Failed, left: Path) -> None:
@@ -69,7 +69,7 @@ class ApplyState:
                 failed = self._aside(build, action, failed, left)
         self.failed.append(failed)
         told = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
-        self.tell(Kind.FAILED, action, **told, aside=list(failed.aside))
+        self.tell(EventKind.FAILED, action, **told, aside=list(failed.aside))
         del self.state.waiting[action.definition_key]
 
     def _aside(self, build: Build, action: Action, failed: Failed, left: Path) -> Failed:
@@ -101,7 +101,7 @@ class ApplyState:
         install_build(self.store, build, actions, self.state.done, self._facts(), paranoid=self.paranoid)
         discard_rejected(self.store, build.directory)
         self.laid_out.append(build.directory)
-        self.sink(Event(Kind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
+        self.sink(Event(EventKind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
 
     def result(self, seconds: float) -> Result:
         """Everything, once nothing runs any more."""

@@ -20,10 +20,10 @@ from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.plan import Build
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard
-from mmbuild.core.store.build_check import added, laid
+from mmbuild.core.store.build_check import added_files, record_files
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.hashing import hash_file
-from mmbuild.core.store.integrity import take_inputs
+from mmbuild.core.store.integrity import check_inputs
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.manifest_reader import read_tree
@@ -92,7 +92,7 @@ def install_build(
     targets = {place: records[key].digest for place, key in build.targets.items()}
     what = f"the lock of `{directory}`"
     if paranoid:  # before the lock, for which others may wait
-        take_inputs(store, targets.values(), paranoid=True)
+        check_inputs(store, targets.values(), paranoid=True)
     with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem), what):
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def install_build(
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
         digests = {name: file["blake3"] for name, file in files.items()}
-        stats = laid(store, directory, [*files, MANIFEST], digests)
+        stats = record_files(store, directory, [*files, MANIFEST], digests)
         write_root(store, _root(store, build, records, targets, stats))
 
 
@@ -137,11 +137,11 @@ def manifest_of(
         "recipe": build.recipe,
         "settings": dict(build.settings),
         "host": dict(host),
-        "actions": [_told(action, records[action.definition_key], records) for action in actions],
+        "actions": [_action_facts(action, records[action.definition_key], records) for action in actions],
     }
 
 
-def _told(action: Action, record: Record, records: Mapping[str, Record]) -> dict[str, Any]:
+def _action_facts(action: Action, record: Record, records: Mapping[str, Record]) -> dict[str, Any]:
     return {
         "label": action.label,
         "step": action.step,
@@ -168,15 +168,15 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
     if ours is None:
         return
     found, made = scan_files(directory), scan_files(fresh)
-    misplaced = frozenset(added({**found, **made}, made))
+    misplaced = frozenset(added_files({**found, **made}, made))
     for name in found:
-        target = _free_place(fresh, name, name in misplaced)
+        target = _free_path(fresh, name, name in misplaced)
         if name not in ours and target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             (directory / name).rename(target)
 
 
-def _free_place(fresh: Path, name: str, misplaced: bool) -> Path | None:
+def _free_path(fresh: Path, name: str, misplaced: bool) -> Path | None:
     """Where a file that is not ours goes; None where the new engine has one of its name.
 
     What was put into a directory that is loaded from, or that took the place of one of our files, goes into one of

@@ -12,7 +12,7 @@ SCHEMA = 1
 """Version of the JSON form; raised when a field changes its meaning."""
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """Kinds of events with the fields of their ``data``."""
 
     PLAN = "plan"  # hash, run, restore, unknown, up_to_date: counts
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 class Event:
     """One event; ``label`` is the action or recipe it is about."""
 
-    kind: Kind
+    kind: EventKind
     label: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     at: float = field(default_factory=time.time)

@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from mmbuild.core.execution.job import parse_job
-from mmbuild.core.execution.memory_sampler import SAMPLE_SECONDS, Peak, new_peak
+from mmbuild.core.execution.memory_sampler import SAMPLE_SECONDS, MemorySampler, new_peak
 from mmbuild.core.execution.worker import run_job
 
 _PR_SET_PDEATHSIG = 1
@@ -46,7 +46,7 @@ class _Spare:
 
     worker: int
     jobs: int
-    peak: Peak
+    peak: MemorySampler
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class _Server:
 
     events: int
     prctl: Callable[..., int]
-    workers: dict[int, tuple[str, Peak]] = field(default_factory=dict)
+    workers: dict[int, tuple[str, MemorySampler]] = field(default_factory=dict)
     sampled: float = 0.0
     spare: _Spare | None = None
 
@@ -143,7 +143,7 @@ def _fork(server: _Server) -> _Spare:
     return _Spare(worker, writer, peak)
 
 
-def _await_job(server: _Server, reader: int, peak: Peak) -> int:
+def _await_job(server: _Server, reader: int, peak: MemorySampler) -> int:
     with open(reader, "rb") as jobs:
         line = jobs.read()
     if not line:  # no job is left

@@ -9,7 +9,9 @@ from pathlib import Path
 from mmbuild.core.store.locks import FileLock, try_lock
 
 
-def try_take(uuids: Sequence[str], count: int, directory: Path | None = None) -> dict[str, FileLock] | None:
+def try_lock_gpus(
+    uuids: Sequence[str], count: int, directory: Path | None = None
+) -> dict[str, FileLock] | None:
     """Lock ``count`` of ``uuids`` across processes; None, and nothing held, where fewer are free."""
     held: dict[str, FileLock] = {}
     for uuid in uuids:

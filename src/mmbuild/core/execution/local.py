@@ -12,14 +12,14 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.build_dir import check_replaceable
-from mmbuild.core.execution.events import Event, Kind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.execution.executor import Executor, Running
-from mmbuild.core.execution.gpus import try_take
-from mmbuild.core.execution.priorities import Pool, priorities
+from mmbuild.core.execution.gpus import try_lock_gpus
+from mmbuild.core.execution.priorities import ReadyPool, priorities
 from mmbuild.core.execution.ready_queue import SchedulerState, builds_to_restore, state_of
 from mmbuild.core.execution.resources import Capacity, check_fits, grant
 from mmbuild.core.execution.result import Options, Result
-from mmbuild.core.execution.scheduler import Loop
+from mmbuild.core.execution.scheduler import Scheduler
 from mmbuild.core.execution.staging import staging, sweep
 from mmbuild.core.execution.worker_pool import start_workers
 from mmbuild.core.graph.action import Action, Resources
@@ -27,7 +27,7 @@ from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan, Verdict
 from mmbuild.core.steps.registry import DIRECTORIES, StepSpec
 from mmbuild.core.store.action_cache import load_cache
-from mmbuild.core.store.locks import FileLock, using
+from mmbuild.core.store.locks import FileLock, shared_lock
 
 __all__ = ["Local", "Options", "Result", "run_plan"]
 
@@ -46,7 +46,7 @@ class Local:
         return grant(action.resources, self.capacity)
 
     def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:
-        return try_take(self.capacity.gpus, count) if count else {}
+        return try_lock_gpus(self.capacity.gpus, count) if count else {}
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
         return start_workers(place, preload(specs), hold)
@@ -71,16 +71,16 @@ def run_plan(
     state = state_of(plan)
     where = executor or Local(options.capacity)
     _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
-    sink(Event(Kind.PLAN, data=_counts(plan)))
+    sink(Event(EventKind.PLAN, data=_counts(plan)))
     outcome = ApplyState(plan.store, state, sink, options.paranoid)
-    with using(plan.store) as hold:
+    with shared_lock(plan.store) as hold:
         sweep(plan.store)
         for build in builds_to_restore(plan, state):
             outcome.lay_out(build)
         if state.waiting:
             _build(plan, state, outcome, specs, options, hold, where)
     result = outcome.result(time.monotonic() - started)
-    sink(Event(Kind.SUMMARY, data=_summary(result)))
+    sink(Event(EventKind.SUMMARY, data=_summary(result)))
     return result
 
 
@@ -96,10 +96,10 @@ def _build(
     """Run what has no result. ``hold`` keeps gc away until the last worker has ended."""
     actions = [planned.action for planned in state.waiting.values()]
     needed = list(dict.fromkeys(specs[action.step] for action in actions))
-    pool = Pool(executor.capacity, priorities(actions))
+    pool = ReadyPool(executor.capacity, priorities(actions))
     cache = load_cache(plan.store)
     with staging(plan.store) as place, executor.running(place, needed, hold.descriptor) as running:
-        Loop(
+        Scheduler(
             plan.store,
             specs,
             options,

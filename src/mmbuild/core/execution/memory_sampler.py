@@ -16,7 +16,7 @@ _COUNT = struct.Struct("=Q")
 
 
 @dataclass(frozen=True, slots=True)
-class Peak:
+class MemorySampler:
     """A number of bytes that a process shares with those it forks. Made by :func:`new_peak`."""
 
     memory: mmap.mmap
@@ -38,9 +38,9 @@ class Peak:
         self.memory.close()
 
 
-def new_peak() -> Peak:
+def new_peak() -> MemorySampler:
     """Zero, in a page of memory that survives a fork as shared."""
-    return Peak(mmap.mmap(-1, mmap.PAGESIZE))
+    return MemorySampler(mmap.mmap(-1, mmap.PAGESIZE))
 
 
 def anonymous(process: int | str = "self") -> int:

@@ -28,7 +28,7 @@ def priorities(actions: Sequence[Action]) -> dict[str, float]:
 
 
 @dataclass(slots=True)
-class Pool:
+class ReadyPool:
     """What is free of a :class:`Capacity`, and the ready actions in the order of their priority."""
 
     capacity: Capacity

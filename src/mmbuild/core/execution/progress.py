@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from mmbuild.base.terminal_text import one_line, raw
-from mmbuild.core.execution.events import Event, Kind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.graph.plan import Plan, Verdict
 
 
@@ -41,9 +41,9 @@ class PlainLines:
         self.ended = 0
 
     def __call__(self, event: Event) -> None:
-        if event.kind is Kind.PLAN:  # what could not be pulled runs
+        if event.kind is EventKind.PLAN:  # what could not be pulled runs
             self.total = event.data["run"] + event.data["unknown"]
-        if event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
+        if event.kind in (EventKind.FINISHED, EventKind.REUSED, EventKind.FAILED):
             self.ended += 1
         line = _shown(event)
         if line:
@@ -58,25 +58,25 @@ def _shown(event: Event) -> str:
 def event_line(event: Event) -> str:
     """An event as one line; empty for those that only a live display shows."""
     data = event.data
-    if event.kind is Kind.STARTED:
+    if event.kind is EventKind.STARTED:
         return f"run    {event.label}: {data['reason']}"
-    if event.kind is Kind.FINISHED:
+    if event.kind is EventKind.FINISHED:
         return f"done   {event.label}: {cost(data)}"
-    if event.kind is Kind.REUSED:
+    if event.kind is EventKind.REUSED:
         return f"reuse  {event.label}: {data['why']}"
-    if event.kind is Kind.WAITING:
+    if event.kind is EventKind.WAITING:
         return f"wait   {event.label}: {data['why']}"
-    if event.kind is Kind.FAILED:
+    if event.kind is EventKind.FAILED:
         return f"FAILED {event.label}: {data['message']}"
-    if event.kind is Kind.PULLING:
+    if event.kind is EventKind.PULLING:
         return f"pull   {event.label}: {data['reason']}"
-    if event.kind is Kind.PULLED and not data["why"]:
+    if event.kind is EventKind.PULLED and not data["why"]:
         return f"done   {event.label}: pulled in {data['seconds']:.1f} s"
-    if event.kind is Kind.PUSHED:
+    if event.kind is EventKind.PUSHED:
         return f"push   {event.label}: {data['outcome']}, {data['carried'] / 1e6:.1f} MB"
-    if event.kind is Kind.WARNING:
+    if event.kind is EventKind.WARNING:
         return f"warning: {data['message']} [{data['code']}]"
-    if event.kind is Kind.LAID_OUT:
+    if event.kind is EventKind.LAID_OUT:
         return f"engine {event.label}: {data['directory']}"
     return ""
 
@@ -118,21 +118,21 @@ def _live(plan: Plan) -> Iterator[Sink]:
     with Live(get_renderable=table, console=console, refresh_per_second=4, transient=True) as live:
 
         def sink(event: Event) -> None:
-            if event.kind in (Kind.STARTED, Kind.PULLING):
+            if event.kind in (EventKind.STARTED, EventKind.PULLING):
                 started[event.label] = event.at
-            elif event.kind is Kind.PROGRESS:
+            elif event.kind is EventKind.PROGRESS:
                 fraction = event.data.get("fraction")
                 percent = f" {fraction:.0%}" if fraction is not None else ""
                 messages[event.label] = one_line(f"{event.data['message']}{percent}")
-            elif event.kind in (Kind.FINISHED, Kind.REUSED, Kind.FAILED):
+            elif event.kind in (EventKind.FINISHED, EventKind.REUSED, EventKind.FAILED):
                 plain.ended += 1
                 started.pop(event.label, None)
-            elif event.kind is Kind.PULLED:
+            elif event.kind is EventKind.PULLED:
                 started.pop(event.label, None)
-            elif event.kind is Kind.PLAN:
+            elif event.kind is EventKind.PLAN:
                 plain(event)
             line = _shown(event)
-            if line and event.kind not in (Kind.STARTED, Kind.PULLING):
+            if line and event.kind not in (EventKind.STARTED, EventKind.PULLING):
                 live.console.print(escape(line), highlight=False)
 
         yield sink

@@ -19,7 +19,7 @@ from mmbuild.core.store.integrity import changed_source
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import Seen
 from mmbuild.core.store.roots import seen_of
-from mmbuild.core.store.stat_cache import Index
+from mmbuild.core.store.stat_cache import StatCache
 
 _SOURCES = importlib.import_module(DIRECTORIES)
 
@@ -52,7 +52,7 @@ def confirm(store: Store, job: WorkerJob, before: Mapping[str, Seen] = MappingPr
             hint="nothing was published; apply again, and check the memory of this machine if it happens again",
         )
     now: dict[str, Seen] = {}
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         for path, expected in _sources(job):
             now.update(_confirm_source(job, path, expected, index))
     for file, seen in before.items():
@@ -68,7 +68,7 @@ def _sources(job: WorkerJob) -> Iterator[tuple[Path, str]]:
             yield Path(locator), expected
 
 
-def _confirm_source(job: WorkerJob, path: Path, expected: str, index: Index) -> dict[str, Seen]:
+def _confirm_source(job: WorkerJob, path: Path, expected: str, index: StatCache) -> dict[str, Seen]:
     """The stat of the files, taken after their contents were compared."""
     try:
         names = _names(job, path)

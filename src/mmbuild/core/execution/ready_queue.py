@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.plan import Build, Plan, Planned, Verdict
+from mmbuild.core.graph.plan import Build, Plan, PlannedAction, Verdict
 from mmbuild.core.store.action_cache import Record
 
 
@@ -26,7 +26,7 @@ class SchedulerState:
 
     actions: dict[str, Action] = field(default_factory=dict)
     done: dict[str, Record] = field(default_factory=dict)
-    waiting: dict[str, Planned] = field(default_factory=dict)
+    waiting: dict[str, PlannedAction] = field(default_factory=dict)
     blocked: dict[str, int] = field(default_factory=dict)
     consumers: dict[str, list[str]] = field(default_factory=dict)
     builds: dict[str, list[Build]] = field(default_factory=dict)

@@ -25,7 +25,7 @@ _REPORTS = frozenset({"report.json", "report.html"})
 """What ``mmbuild verify`` writes beside an engine: no reason to keep one."""
 
 
-def aside_of(directory: Path) -> Path:
+def rejected_path(directory: Path) -> Path:
     """Where a refused engine of ``directory`` goes."""
     return directory.with_name(f"{directory.name}.refused")
 
@@ -67,7 +67,7 @@ def keep_rejected(
     """
     known = {label: key for label, key in build.actions.items() if key in records}
     targets = {place: key for place, key in build.targets.items() if key in records}
-    directory = aside_of(build.directory)
+    directory = rejected_path(build.directory)
     told = {
         "label": refused.label,
         "step": refused.step,
@@ -93,7 +93,7 @@ def keep_rejected(
 
 def discard_rejected(store: Store, directory: Path) -> None:
     """Remove what was put aside of ``directory``, unless somebody put a file of their own there."""
-    aside = aside_of(directory)
+    aside = rejected_path(directory)
     if not aside.is_dir():
         return
     with wait_lock(store.lock(root_path(store, aside).stem), f"the lock of `{aside}`"):

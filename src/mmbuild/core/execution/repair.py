@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from contextlib import closing
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Event, Kind, Sink
-from mmbuild.core.graph.plan import Plan, Planned, Verdict, graphs_of
+from mmbuild.core.execution.events import Event, EventKind, Sink
+from mmbuild.core.graph.plan import Plan, PlannedAction, Verdict, graphs_of
 from mmbuild.core.graph.planner import make_plan
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.integrity import check_artifact
-from mmbuild.core.store.stat_cache import Index
+from mmbuild.core.store.stat_cache import StatCache
 from mmbuild.core.store.verify import remove_damaged
 
 _DAMAGED = ("MM304", "MM323")
@@ -46,10 +46,10 @@ def without_damage(plan: Plan, sink: Sink, *, paranoid: bool = False) -> Plan:
     return plan
 
 
-def _damaged(plan: Plan, paranoid: bool) -> list[tuple[Planned, str]]:
+def _damaged(plan: Plan, paranoid: bool) -> list[tuple[PlannedAction, str]]:
     """Results whose files are used and are not what was published, with what is wrong."""
     found = []
-    with closing(Index(plan.store)) as index:
+    with closing(StatCache(plan.store)) as index:
         for planned in _used(plan):
             digest = _digest(planned)
             if plan.store.has(digest):
@@ -61,7 +61,7 @@ def _damaged(plan: Plan, paranoid: bool) -> list[tuple[Planned, str]]:
     return found
 
 
-def _used(plan: Plan) -> Iterable[Planned]:
+def _used(plan: Plan) -> Iterable[PlannedAction]:
     """Finished actions whose files are laid out, or are inputs of what may run."""
     finished = {p.action.definition_key: p for p in plan.actions if p.record is not None}
     used = {key: None for key, planned in finished.items() if planned.verdict is Verdict.RESTORE}
@@ -71,18 +71,18 @@ def _used(plan: Plan) -> Iterable[Planned]:
     return [finished[key] for key in used if key in finished]
 
 
-def _digest(planned: Planned) -> str:
+def _digest(planned: PlannedAction) -> str:
     return planned.record.digest if planned.record is not None else ""
 
 
-def _report(planned: Planned, why: str, sink: Sink) -> None:
+def _report(planned: PlannedAction, why: str, sink: Sink) -> None:
     told = {
         "message": f"the result of `{planned.action.label}` is damaged: {why}",
         "code": "MM327",
         "hint": "it was removed with everything built from it, and is built again now; "
         "`mmbuild cache verify` checks the rest of the store",
     }
-    sink(Event(Kind.WARNING, planned.action.label, told))
+    sink(Event(EventKind.WARNING, planned.action.label, told))
 
 
 def _again(plan: Plan) -> Plan:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.core.execution.apply_state import ApplyState
-from mmbuild.core.execution.events import Kind
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.executor import Executor, Running
 from mmbuild.core.execution.failures import explain_failure
 from mmbuild.core.execution.job import Failure, WorkerJob, read_failure
-from mmbuild.core.execution.priorities import NOTHING, Pool
+from mmbuild.core.execution.priorities import NOTHING, ReadyPool
 from mmbuild.core.execution.ready_queue import SchedulerState
 from mmbuild.core.execution.result import Options
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import action_key, body_key
-from mmbuild.core.graph.plan import Planned
+from mmbuild.core.graph.plan import PlannedAction
 from mmbuild.core.graph.rebuild_reasons import remember_definition
 from mmbuild.core.graph.remote_lookup import RemoteLookup, rebind
 from mmbuild.core.steps.registry import StepSpec
@@ -32,9 +32,9 @@ _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again, and a pull looked after."""
 
 _TOLD = {
-    "progress": (Kind.PROGRESS, ("message", "fraction")),
-    "waiting": (Kind.WAITING, ("why",)),
-    "warning": (Kind.WARNING, ("message", "code", "hint")),
+    "progress": (EventKind.PROGRESS, ("message", "fraction")),
+    "waiting": (EventKind.WAITING, ("why",)),
+    "warning": (EventKind.WARNING, ("message", "code", "hint")),
 }
 """Messages of jobs that are passed on as events, with their fields."""
 
@@ -49,7 +49,7 @@ class _Running:
 
 
 @dataclass(slots=True)
-class Loop:
+class Scheduler:
     """One apply at work. ``pool`` holds the ready actions; see :meth:`run`."""
 
     store: Store
@@ -58,7 +58,7 @@ class Loop:
     cache: ActionCache
     state: SchedulerState
     outcome: ApplyState
-    pool: Pool
+    pool: ReadyPool
     executor: Executor
     workers: Running
     running: dict[str, _Running] = field(default_factory=dict)
@@ -118,13 +118,15 @@ class Loop:
                 return NOTHING
             return self._launch(planned, name, asked, held)
 
-    def _launch(self, planned: Planned, name: str, asked: Resources, held: ExitStack) -> Resources | None:
+    def _launch(
+        self, planned: PlannedAction, name: str, asked: Resources, held: ExitStack
+    ) -> Resources | None:
         """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
         gpus = self.executor.take_gpus(asked.gpus)
         if gpus is None:
             if self.contended.setdefault(planned.action.definition_key, Patience()).due():
                 why = f"{asked.gpus} GPUs are wanted, and other processes of this machine hold too many"
-                self.outcome.tell(Kind.WAITING, planned.action, why=why)
+                self.outcome.tell(EventKind.WAITING, planned.action, why=why)
             return None
         for gpu in gpus.values():
             held.callback(gpu.release)
@@ -133,7 +135,7 @@ class Loop:
         self.running[job.name] = _Running(planned.action, name, directory, asked, held.pop_all())
         remember_definition(self.store, planned.action)
         told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
-        self.outcome.tell(Kind.STARTED, planned.action, **told, gpus=list(gpus))
+        self.outcome.tell(EventKind.STARTED, planned.action, **told, gpus=list(gpus))
         return asked
 
     def _wait_for_other(self, action: Action, lock: Path) -> None:
@@ -141,10 +143,10 @@ class Loop:
         patience = self.contended.get(action.definition_key)
         if patience is None:
             self.contended[action.definition_key] = Patience()
-            self.outcome.tell(Kind.WAITING, action, why=f"{holder_text(lock)} builds the same")
+            self.outcome.tell(EventKind.WAITING, action, why=f"{holder_text(lock)} builds the same")
         elif patience.due():
             why = f"{holder_text(lock)} builds the same; waiting for {patience.seconds:.0f} s"
-            self.outcome.tell(Kind.WAITING, action, why=why)
+            self.outcome.tell(EventKind.WAITING, action, why=why)
 
     def _reuse(self, action: Action, name: str, why: str) -> bool:
         record = self.cache.by_key.get(name)

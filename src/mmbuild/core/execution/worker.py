@@ -20,14 +20,14 @@ from typing import Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.job import Failure, WorkerJob, write_failure
-from mmbuild.core.execution.memory_sampler import Peak
+from mmbuild.core.execution.memory_sampler import MemorySampler
 from mmbuild.core.execution.publish_check import confirm, seen_sources
 from mmbuild.core.execution.worker_environment import granted_environment
 from mmbuild.core.steps.context import StepContext
 from mmbuild.core.steps.registry import StepSpec, load
 from mmbuild.core.store.action_cache import Record, append
 from mmbuild.core.store.disk_errors import translate
-from mmbuild.core.store.integrity import take_inputs
+from mmbuild.core.store.integrity import check_inputs
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.publish import publish
 from mmbuild.core.store.wait_notices import report_to
@@ -36,10 +36,10 @@ Send = Callable[[dict[str, object]], None]
 """Sends one message to the orchestrator."""
 
 
-def run_job(directory: Path, job: WorkerJob, peak: Peak, send: Send) -> int:
+def run_job(directory: Path, job: WorkerJob, peak: MemorySampler, send: Send) -> int:
     """Run ``job`` in ``directory``; returns the exit status and never raises."""
     try:
-        _take_over_streams(Path(job.log))
+        _redirect_streams(Path(job.log))
         report_to(lambda text: send({"job": job.name, "event": "waiting", "why": text[:500]}))
         os.environ.update(granted_environment(job.cores, job.gpus))  # the rest is listed already
         record = _build(job, directory, peak, send)
@@ -47,7 +47,7 @@ def run_job(directory: Path, job: WorkerJob, peak: Peak, send: Send) -> int:
         send({"job": job.name, "event": "done", "digest": record.digest, **told})
         return 0
     except BaseException as error:
-        _leave_failure(directory, job, error, send)
+        _write_failure(directory, job, error, send)
         return 1
     finally:
         with suppress(OSError):  # the disk of the log may be full
@@ -55,7 +55,7 @@ def run_job(directory: Path, job: WorkerJob, peak: Peak, send: Send) -> int:
             sys.stderr.flush()
 
 
-def _leave_failure(directory: Path, job: WorkerJob, error: BaseException, send: Send) -> None:
+def _write_failure(directory: Path, job: WorkerJob, error: BaseException, send: Send) -> None:
     """In a file, since it may be long; where the disk takes no file, in short through the pipe."""
     failure = describe(error, Path(job.store))
     try:
@@ -88,9 +88,9 @@ def _causes(error: BaseException) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _build(job: WorkerJob, directory: Path, peak: Peak, send: Send) -> Record:
+def _build(job: WorkerJob, directory: Path, peak: MemorySampler, send: Send) -> Record:
     store = Store(Path(job.store))
-    used = take_inputs(store, job.inputs.values(), paranoid=job.paranoid)
+    used = check_inputs(store, job.inputs.values(), paranoid=job.paranoid)
     context = _context(job, directory, store, send)
     _limit_threads(job.cores)
     before = seen_sources(job)
@@ -160,7 +160,7 @@ def _make_empty(work: Path) -> None:
     (work / "out").mkdir()
 
 
-def _take_over_streams(log: Path) -> None:
+def _redirect_streams(log: Path) -> None:
     """Standard output and error become the action's log; there is no input."""
     target = _open_log(log)
     os.dup2(target, 1)

@@ -31,7 +31,7 @@ is the one that steps see."""
 
 
 @dataclass(slots=True)
-class Workers:
+class WorkerPool:
     """A fork server with its pipes. Made by :func:`start_workers`.
 
     Jobs that end well leave their directory to a later one: making and removing directories costs more than
@@ -104,7 +104,7 @@ class Workers:
 @contextmanager
 def start_workers(
     staging: Path, preload: Iterable[str], hold: int, *, path: Sequence[str] = (), detached: bool = False
-) -> Iterator[Workers]:
+) -> Iterator[WorkerPool]:
     """Start a fork server; on leaving, it and all workers are ended.
 
     Args:
@@ -127,7 +127,7 @@ def start_workers(
         start_new_session=True,
     )
     os.close(writer)
-    workers = Workers(staging, process, reader)
+    workers = WorkerPool(staging, process, reader)
     workers._selector.register(reader, selectors.EVENT_READ)
     try:
         yield workers

@@ -25,7 +25,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedAction:
     """One action of a plan.
 
     Attributes:
@@ -75,7 +75,7 @@ class Plan:
         elsewhere: Where else results may be; None for nowhere.
     """
 
-    actions: tuple[Planned, ...]
+    actions: tuple[PlannedAction, ...]
     builds: tuple[Build, ...]
     store: Store
     elsewhere: RemoteLookup | None = field(default=None, compare=False, repr=False)

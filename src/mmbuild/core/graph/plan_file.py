@@ -20,7 +20,7 @@ from mmbuild.core.store.record_fields import (
     FLAG,
     LOCATION,
     TEXT,
-    Kind,
+    FieldKind,
     list_of,
     or_null,
     require_fields,
@@ -76,7 +76,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     return data
 
 
-_REQUEST: Mapping[str, Kind] = {
+_REQUEST: Mapping[str, FieldKind] = {
     "recipes": list_of(LOCATION),
     "overrides": list_of(TEXT),
     "offline": FLAG,

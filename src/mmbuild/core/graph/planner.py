@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action, RecipeGraph
-from mmbuild.core.graph.plan import Build, Plan, Planned, Verdict
+from mmbuild.core.graph.plan import Build, Plan, PlannedAction, Verdict
 from mmbuild.core.graph.remote_lookup import Find
 from mmbuild.core.graph.verdicts import PlanningState, find_results, require_inputs
 from mmbuild.core.store.action_cache import ActionCache
-from mmbuild.core.store.build_check import intact, undigested
+from mmbuild.core.store.build_check import has_no_digests, intact
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.roots import Root, read_root
 
@@ -41,7 +41,7 @@ def make_plan(
     builds = tuple(_build(graph, build_dir, roots[graph.recipe], store) for graph in graphs if graph.engine)
     state = PlanningState(merged, {}, {}, store, cache, elsewhere)
     find_results(state)
-    restored = _wanted_restores(state, builds, roots)
+    restored = _required_restores(state, builds, roots)
     require_inputs(state, restored)
     last = _last_definitions(cache, roots.values())
 
@@ -91,7 +91,7 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None, store: Store)
     return Build(graph.recipe, build_dir / graph.recipe, targets, labels, whole, graph.settings)
 
 
-def _wanted_restores(
+def _required_restores(
     state: PlanningState, builds: Iterable[Build], roots: Mapping[str, Root | None]
 ) -> dict[str, str]:
     """Known results that are not where they belong: definition key -> reason."""
@@ -115,7 +115,7 @@ def _restore_reason(build: Build, root: Root | None, place: str, digest: str) ->
         return f"`{name}` holds another build"
     if root.void:
         return f"`{name}` {root.void}"
-    if undigested(root):
+    if has_no_digests(root):
         return f"`{name}` was laid out by an earlier version, without digests"
     if not build.intact:
         return f"`{name}` is missing or was altered"
@@ -137,22 +137,22 @@ def _planned(
     users: tuple[str, ...],
     restored: Mapping[str, str],
     reason: Callable[[Action], str],
-) -> Planned:
+) -> PlannedAction:
     action, verdict = state.action(key), state.verdicts[key]
     record = state.records.get(key)
     if verdict is Verdict.PULL:
         why = f"the shared store has it, and {restored.get(key) or 'what runs needs it'}"
-        return Planned(action, users, verdict, why, record)
+        return PlannedAction(action, users, verdict, why, record)
     if verdict is Verdict.UP_TO_DATE and key in restored:
-        return Planned(action, users, Verdict.RESTORE, restored[key], record)
+        return PlannedAction(action, users, Verdict.RESTORE, restored[key], record)
     if verdict is Verdict.UP_TO_DATE:
         why = "the shared store has it, and nothing here needs its files"
-        return Planned(
+        return PlannedAction(
             action, users, verdict, why if key in state.shared else "nothing it depends on changed", record
         )
     if verdict is Verdict.UNKNOWN:
-        return Planned(action, users, verdict, _waits_for(state, action))
-    return Planned(action, users, verdict, state.evicted.get(key) or reason(action))
+        return PlannedAction(action, users, verdict, _waits_for(state, action))
+    return PlannedAction(action, users, verdict, state.evicted.get(key) or reason(action))
 
 
 def _waits_for(state: PlanningState, action: Action) -> str:

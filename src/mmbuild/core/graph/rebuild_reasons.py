@@ -15,9 +15,9 @@ from mmbuild.core.graph.planner import Why
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.record_fields import OBJECT, TEXT, Kind, require_fields
+from mmbuild.core.store.record_fields import OBJECT, TEXT, FieldKind, require_fields
 
-_DEFINITION: Mapping[str, Kind] = {"step": TEXT, "version": TEXT, **dict.fromkeys(WORDS, OBJECT)}
+_DEFINITION: Mapping[str, FieldKind] = {"step": TEXT, "version": TEXT, **dict.fromkeys(WORDS, OBJECT)}
 
 
 def definition_of(action: Action) -> dict[str, Any]:

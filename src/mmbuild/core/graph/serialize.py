@@ -8,7 +8,7 @@ from typing import Any
 
 from mmbuild._version import __version__
 from mmbuild.core.graph.action import Action, RecipeGraph, Resources
-from mmbuild.core.graph.plan import Build, Plan, Planned
+from mmbuild.core.graph.plan import Build, Plan, PlannedAction
 
 PLAN_SCHEMA = 1
 """Version of the printed and saved form; raised when a field changes its meaning or goes away."""
@@ -72,7 +72,7 @@ def _action_to_json(action: Action) -> dict[str, Any]:
     }
 
 
-def _planned_to_json(planned: Planned) -> dict[str, Any]:
+def _planned_to_json(planned: PlannedAction) -> dict[str, Any]:
     action = planned.action
     return {
         "label": action.label,

@@ -124,7 +124,7 @@ def require_inputs(state: PlanningState, restored: Mapping[str, str]) -> None:
     ]
     consumers = _consumers(state.merged)
     while pending:
-        lacking = [key for key in dict.fromkeys(pending) if _lacks_files(state, key)]
+        lacking = [key for key in dict.fromkeys(pending) if _is_missing_files(state, key)]
         there = _can_be_pulled(state, lacking)
         pending = []
         for key in lacking:
@@ -134,7 +134,7 @@ def require_inputs(state: PlanningState, restored: Mapping[str, str]) -> None:
                 pending += _make_again(state, key, consumers)
 
 
-def _lacks_files(state: PlanningState, key: str) -> bool:
+def _is_missing_files(state: PlanningState, key: str) -> bool:
     return (
         state.verdicts[key] is Verdict.UP_TO_DATE
         and key in state.records

@@ -20,7 +20,15 @@ from mmbuild.base.limits import JOURNAL, STORE_RECORD
 from mmbuild.core.store.atomic_files import append_line, discard
 from mmbuild.core.store.disk_errors import disk_errors, fault_point
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.record_fields import COUNT, DIGEST, NUMBER, TEXT, Kind, mapping_of, require_fields
+from mmbuild.core.store.record_fields import (
+    COUNT,
+    DIGEST,
+    NUMBER,
+    TEXT,
+    FieldKind,
+    mapping_of,
+    require_fields,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Record:
 _CHUNK = 64 << 20
 """Bytes that are read at once."""
 
-_RECORD: Mapping[str, Kind] = {
+_RECORD: Mapping[str, FieldKind] = {
     "key": DIGEST,
     "definition": DIGEST,
     "inputs": mapping_of(DIGEST),

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmbuild.base.files import FileRefusedError
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.roots import Laid, Root, scan_files, seen_of
-from mmbuild.core.store.stat_cache import Index
+from mmbuild.core.store.stat_cache import StatCache
 
 _LINK = "link to "
 _STORED = "stored "
@@ -20,13 +20,15 @@ REPORTS = "verify"
 """The directory of a build that nothing is loaded from."""
 
 
-def laid(store: Store, directory: Path, names: Iterable[str], known: dict[str, str]) -> dict[str, Laid]:
+def record_files(
+    store: Store, directory: Path, names: Iterable[str], known: dict[str, str]
+) -> dict[str, Laid]:
     """What to record of the files ``names`` below ``directory``; those without a ``known`` digest are read.
 
     Raises:
         OSError: One cannot be read.
     """
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         return {
             name: (*seen_of(os.lstat(path)), _content(store, path, known.get(name), index))
             for name in names
@@ -39,15 +41,15 @@ def intact(store: Store, root: Root) -> bool:
 
     A build whose files were recorded without digests is not: laid out again, it gets them, and so does its manifest.
     """
-    return not root.void and not undigested(root) and not altered(store, root, exact=True)
+    return not root.void and not has_no_digests(root) and not altered_files(store, root, exact=True)
 
 
-def undigested(root: Root) -> bool:
+def has_no_digests(root: Root) -> bool:
     """Whether an earlier version laid the build out, which recorded no digests."""
     return any(len(then) == _OLD_NUMBERS for then in root.files.values())
 
 
-def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
+def altered_files(store: Store, root: Root, *, exact: bool = False) -> list[str]:
     """Files of a build that are gone, were added, or are not what was laid out: by stat, and by content where that
     differs.
 
@@ -57,10 +59,10 @@ def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
         exact: Stop at the first one, and read nothing whose size, inode or time of the content differs.
     """
     found = scan_files(root.directory)
-    wrong = added(found, root.files)
+    wrong = added_files(found, root.files)
     if wrong and exact:
         return wrong
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         for name, then in root.files.items():
             now = found.get(name)
             if now is None or (exact and now[:_OLD_NUMBERS] != then[:_OLD_NUMBERS]):
@@ -76,19 +78,19 @@ def altered(store: Store, root: Root, *, exact: bool = False) -> list[str]:
     return wrong
 
 
-def added(found: Iterable[str], ours: Iterable[str]) -> list[str]:
+def added_files(found: Iterable[str], ours: Iterable[str]) -> list[str]:
     """Files of ``found`` that are not ``ours``, in directories that engines are loaded from: all but the reports."""
     names = frozenset(ours)
     places = {name.partition("/")[0] for name in names if "/" in name} - {REPORTS}
     return sorted(name for name in found if name not in names and name.partition("/")[0] in places)
 
 
-def void(root: Root, why: str) -> Root:
+def invalidate(root: Root, why: str) -> Root:
     """``root`` whose files are not to be trusted: the next apply lays the build out again."""
     return replace(root, void=why)
 
 
-def _content(store: Store, path: str, digest: str | None, index: Index) -> str:
+def _content(store: Store, path: str, digest: str | None, index: StatCache) -> str:
     """What identifies a file's content: a digest, or where a link leads to."""
     if os.path.islink(path):
         target = os.readlink(path)
@@ -97,7 +99,7 @@ def _content(store: Store, path: str, digest: str | None, index: Index) -> str:
     return digest or index.content(path)
 
 
-def _differs(store: Store, path: str, same_stat: bool, content: str, index: Index) -> bool:
+def _differs(store: Store, path: str, same_stat: bool, content: str, index: StatCache) -> bool:
     if same_stat and not content.startswith(
         _STORED
     ):  # a link to a file of the store stays while that one changes

@@ -9,8 +9,8 @@ from pathlib import Path
 from mmbuild.core.store.action_cache import load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.locks import alone
-from mmbuild.core.store.reachability import Reachable, held_artifacts
+from mmbuild.core.store.locks import exclusive_lock
+from mmbuild.core.store.reachability import Reachable, reachable_artifacts
 from mmbuild.core.store.roots import all_roots, root_path
 
 _LOG_SECONDS = 30 * 86400.0
@@ -61,8 +61,8 @@ def collect(
         MmbuildError: MM305 a build is using the store.
     """
     moment = time.time() if now is None else now
-    with alone(store):
-        held = held_artifacts(store, load_cache(store))
+    with exclusive_lock(store):
+        held = reachable_artifacts(store, load_cache(store))
         removed = _choose(held, max_size, older_than, moment)
         gone = {item.digest for item in removed}
         kept = [item for item in held if item.digest not in gone]

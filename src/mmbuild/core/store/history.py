@@ -14,7 +14,7 @@ from mmbuild.core.store.atomic_files import append_line, write_whole
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
-from mmbuild.core.store.record_fields import COUNT, NUMBER, TEXT, Kind, list_of, require_fields, tuple_of
+from mmbuild.core.store.record_fields import COUNT, NUMBER, TEXT, FieldKind, list_of, require_fields, tuple_of
 
 MOST_BYTES = 8_000_000
 """A longer file loses its older half."""
@@ -51,7 +51,7 @@ class HistoryEntry:
     mmbuild: str = ""
 
 
-_ENTRY: Mapping[str, Kind] = {
+_ENTRY: Mapping[str, FieldKind] = {
     "at": NUMBER,
     "seconds": NUMBER,
     "ended": TEXT,

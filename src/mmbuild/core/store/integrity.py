@@ -20,11 +20,11 @@ from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import ManifestEntry, Seen, Tree
 from mmbuild.core.store.manifest_reader import read_tree
 from mmbuild.core.store.roots import seen_of
-from mmbuild.core.store.stat_cache import SMALL, Index, stat_of
+from mmbuild.core.store.stat_cache import SMALL, StatCache, stat_of
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class ArtifactFile:
     """A file of an artifact that is about to be used.
 
     Attributes:
@@ -38,7 +38,7 @@ class Used:
     found: os.stat_result
 
 
-def take_inputs(store: Store, digests: Iterable[str], *, paranoid: bool = False) -> list[Used]:
+def check_inputs(store: Store, digests: Iterable[str], *, paranoid: bool = False) -> list[ArtifactFile]:
     """The files of some artifacts, each compared with what was published.
 
     Args:
@@ -49,16 +49,16 @@ def take_inputs(store: Store, digests: Iterable[str], *, paranoid: bool = False)
     Raises:
         MmbuildError: MM304 an artifact is missing, MM323 a file of the store changed, MM319 one of the user.
     """
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         return [
             used for digest in digests for used in check_artifact(store, digest, index, paranoid=paranoid)
         ]
 
 
 def check_artifact(
-    store: Store, digest: str, index: Index, *, tree: Tree | None = None, paranoid: bool = False
-) -> list[Used]:
-    """:func:`take_inputs` of one artifact; ``tree`` None means that its manifest is read."""
+    store: Store, digest: str, index: StatCache, *, tree: Tree | None = None, paranoid: bool = False
+) -> list[ArtifactFile]:
+    """:func:`check_inputs` of one artifact; ``tree`` None means that its manifest is read."""
     found = read_tree(store, digest) if tree is None else tree
     root = store.tree(digest)
     seen: Sequence[Seen | None] = found.seen or [None] * len(found.entries)
@@ -68,7 +68,7 @@ def check_artifact(
     ]
 
 
-def require_unchanged(store: Store, inputs: Iterable[Used]) -> None:
+def require_unchanged(store: Store, inputs: Iterable[ArtifactFile]) -> None:
     """Check once more, after a step ran, what it was given.
 
     Hard links that the step made change the inode's time and nothing else, so for files of the store that one does
@@ -77,7 +77,7 @@ def require_unchanged(store: Store, inputs: Iterable[Used]) -> None:
     Raises:
         MmbuildError: MM307 the step changed a file of the store, MM319 a file of the user changed meanwhile.
     """
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         for used in inputs:
             if used.entry.ref is not None:
                 now = _check_reference(used.path, used.entry, index)
@@ -87,9 +87,11 @@ def require_unchanged(store: Store, inputs: Iterable[Used]) -> None:
                 raise _changed_by_step(used.path)
 
 
-def _check(path: str, entry: ManifestEntry, was: Seen | None, index: Index, paranoid: bool) -> Used:
+def _check(
+    path: str, entry: ManifestEntry, was: Seen | None, index: StatCache, paranoid: bool
+) -> ArtifactFile:
     if entry.ref is not None:
-        return Used(entry.ref, entry, _check_reference(entry.ref, entry, index, paranoid=paranoid))
+        return ArtifactFile(entry.ref, entry, _check_reference(entry.ref, entry, index, paranoid=paranoid))
     try:
         found = os.lstat(path)
         same = not paranoid and seen_of(found) == was
@@ -97,10 +99,10 @@ def _check(path: str, entry: ManifestEntry, was: Seen | None, index: Index, para
             raise damaged_file(path, "holds other bytes than it did when it was published")
     except (OSError, FileRefusedError) as error:
         raise damaged_file(path, f"cannot be read ({error})") from error
-    return Used(path, entry, found)
+    return ArtifactFile(path, entry, found)
 
 
-def _digest(path: str, entry: ManifestEntry, index: Index, paranoid: bool) -> str:
+def _digest(path: str, entry: ManifestEntry, index: StatCache, paranoid: bool) -> str:
     """Of a file with the size that it should have; empty for any other."""
     if os.lstat(path).st_size != entry.size or os.path.islink(path):
         return ""
@@ -108,7 +110,7 @@ def _digest(path: str, entry: ManifestEntry, index: Index, paranoid: bool) -> st
 
 
 def _check_reference(
-    path: str, entry: ManifestEntry, index: Index, *, paranoid: bool = False
+    path: str, entry: ManifestEntry, index: StatCache, *, paranoid: bool = False
 ) -> os.stat_result:
     try:
         found = os.stat(path)
@@ -121,7 +123,7 @@ def _check_reference(
     raise changed_source(path, "changed after it was planned")
 
 
-def _same_content(used: Used) -> bool:
+def _same_content(used: ArtifactFile) -> bool:
     try:
         now = os.lstat(used.path)
     except OSError:
@@ -137,7 +139,7 @@ def remember_large(store: Store, files: Iterable[tuple[str, str]]) -> None:
 
     Making a hard link changes the inode's time; without this each link would cost a reading of the whole file.
     """
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         for path, digest in files:
             found = os.lstat(path)
             if found.st_size >= SMALL:

@@ -27,7 +27,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
-from mmbuild.core.store.ownership import check_places, require_directory
+from mmbuild.core.store.ownership import check_layout, require_directory
 
 VERSION = "1"
 _DIRECTORIES = (
@@ -156,7 +156,7 @@ def _open(store: Store) -> None:
         )
     if not os.access(store.root, os.W_OK | os.X_OK):
         raise _foreign(store.root)
-    check_places(store.root, _DIRECTORIES, _FILES)
+    check_layout(store.root, _DIRECTORIES, _FILES)
 
 
 def _read_version(store: Store) -> str | None:

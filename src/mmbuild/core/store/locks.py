@@ -101,7 +101,7 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
 
 
 @contextmanager
-def using(store: Store) -> Iterator[FileLock]:
+def shared_lock(store: Store) -> Iterator[FileLock]:
     """Hold the store as a build does: any number of builds at once, but no gc.
 
     Raises:
@@ -119,7 +119,7 @@ def using(store: Store) -> Iterator[FileLock]:
 
 
 @contextmanager
-def alone(store: Store) -> Iterator[None]:
+def exclusive_lock(store: Store) -> Iterator[None]:
     """Hold the store as gc does: nobody else.
 
     Raises:

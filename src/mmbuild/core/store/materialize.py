@@ -18,7 +18,7 @@ from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.integrity import check_artifact, remember_large
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest_reader import read_tree
-from mmbuild.core.store.stat_cache import Index
+from mmbuild.core.store.stat_cache import StatCache
 
 COPIED = 16 << 20
 """Bytes up to which a file is copied: what a disk writes in the time that a person does not notice."""
@@ -36,20 +36,20 @@ def materialize(store: Store, digest: str, destination: Path) -> None:
     """
     tree = read_tree(store, digest)
     linked: list[tuple[str, str]] = []
-    with disk_errors(destination), closing(Index(store)) as index:
+    with disk_errors(destination), closing(StatCache(store)) as index:
         destination.mkdir(parents=True, exist_ok=True)
         for used in check_artifact(store, digest, index, tree=tree):
             entry, target = used.entry, destination / used.entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if entry.ref is not None:
                 os.symlink(entry.ref, target)
-            elif lay_file(Path(used.path), target, 0o555 if entry.executable else 0o444, entry.size):
+            elif materialize_file(Path(used.path), target, 0o555 if entry.executable else 0o444, entry.size):
                 linked.append((used.path, entry.digest))
     if linked:
         remember_large(store, linked)
 
 
-def lay_file(source: Path, target: Path, mode: int, size: int) -> bool:
+def materialize_file(source: Path, target: Path, mode: int, size: int) -> bool:
     """Make ``target`` hold the bytes of ``source``; whether it is now the same file, as a hard link is.
 
     Raises:

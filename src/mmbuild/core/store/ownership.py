@@ -16,7 +16,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.disk_errors import disk_errors
 
 
-def check_places(root: Path, directories: Iterable[str], files: Iterable[str]) -> None:
+def check_layout(root: Path, directories: Iterable[str], files: Iterable[str]) -> None:
     """Check what a store consists of; make again what is missing of its ``directories``.
 
     Args:

@@ -20,7 +20,7 @@ from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import STORE_NOTE
 from mmbuild.core.store.atomic_files import discard, write_whole
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.stat_cache import file_stat, settled
+from mmbuild.core.store.stat_cache import file_stat, is_settled
 
 
 def cache_name(facts: Mapping[str, Any]) -> str:
@@ -54,7 +54,7 @@ def write_entry(store: Store, name: str, files: Iterable[Path], value: Any) -> b
     """
     try:
         stats = {os.path.abspath(path): file_stat(path) for path in files}  # noqa: PTH100 (keeps links)
-        if not all(settled(stat) for stat in stats.values()):
+        if not all(is_settled(stat) for stat in stats.values()):
             return False
         text = json.dumps({"files": stats, "value": value}, separators=(",", ":")).encode()
         write_whole(_path(store, name), _checksum(name, text) + b"\n" + text, owned=True)

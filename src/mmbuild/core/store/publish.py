@@ -23,12 +23,12 @@ from mmbuild.core.store.atomic_files import discard, remove_tree, write_whole
 from mmbuild.core.store.disk_errors import disk_errors, fault_point
 from mmbuild.core.store.hashing import hash_files
 from mmbuild.core.store.integrity import (
-    Used,
+    ArtifactFile,
     check_artifact,
+    check_inputs,
     damaged_file,
     remember_large,
     require_unchanged,
-    take_inputs,
 )
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
@@ -36,7 +36,7 @@ from mmbuild.core.store.manifest import ManifestEntry, Seen, Tree, make_tree, ma
 from mmbuild.core.store.manifest_reader import read_tree
 from mmbuild.core.store.ownership import require_directory
 from mmbuild.core.store.roots import seen_of
-from mmbuild.core.store.stat_cache import SMALL, Index, digest_file
+from mmbuild.core.store.stat_cache import SMALL, StatCache, digest_file
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 """What link(2) says on file systems that have no hard links, or no more of them for one file."""
@@ -62,7 +62,7 @@ def publish(
     inputs: tuple[str, ...] = (),
     threads: int | None = None,
     *,
-    used: Sequence[Used] | None = None,
+    used: Sequence[ArtifactFile] | None = None,
     confirm: Callable[[], None] = lambda: None,
 ) -> Artifact:
     """Move the directory ``out`` (on the store's file system) into the store.
@@ -81,11 +81,11 @@ def publish(
             is full, MM307 an input was changed by the step, MM319 a file of the user changed meanwhile.
     """
     with disk_errors(store.root):
-        read = take_inputs(store, inputs) if used is None else used
+        read = check_inputs(store, inputs) if used is None else used
         known = {
             (item.found.st_dev, item.found.st_ino): item.entry for item in read if item.entry.ref is None
         }
-        entries = _take_entries(store, out, known, threads)
+        entries = _collect_entries(store, out, known, threads)
         if not entries:
             raise MmbuildError(
                 "the step wrote no output", code="MM306", hint="this is a bug in the step; please report it"
@@ -143,7 +143,7 @@ def _seen(store: Store, digest: str, tree: Tree) -> tuple[Seen, ...]:
 
 def _require_objects(store: Store, out: Path, tree: Tree) -> None:
     """Check those files of ``out`` that are links to objects."""
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         for entry in tree.entries:
             path, target = out / entry.path, store.object(entry.digest, entry.executable)
             if target.exists() and target.samefile(path) and index.content(path) != entry.digest:
@@ -156,7 +156,7 @@ def _is_whole(store: Store, digest: str) -> bool:
     That includes the files of the user that it refers to: they may have gone, or changed.
     """
     try:
-        with closing(Index(store)) as index:
+        with closing(StatCache(store)) as index:
             check_artifact(store, digest, index, tree=read_tree(store, digest))
     except MmbuildError:
         return False
@@ -190,16 +190,16 @@ def _files(out: Path) -> list[Path]:
     return found
 
 
-def _take_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[ManifestEntry]:
+def _collect_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[ManifestEntry]:
     """All files of ``out``; those with new bytes are hashed together."""
     paths = _files(out)
-    found = [_take_entry(store, out, path, known) for path in paths]
+    found = [_collect_entry(store, out, path, known) for path in paths]
     fresh = [path for path, entry in zip(paths, found, strict=True) if not entry.digest]
     digests = iter(hash_files(fresh, threads))
     return [entry if entry.digest else replace(entry, digest=next(digests)) for entry in found]
 
 
-def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> ManifestEntry:
+def _collect_entry(store: Store, out: Path, path: Path, known: Inodes) -> ManifestEntry:
     """One file; its digest is left empty where its bytes have to be read."""
     name = path.relative_to(out).as_posix()
     if path.is_symlink():
@@ -211,11 +211,11 @@ def _take_entry(store: Store, out: Path, path: Path, known: Inodes) -> ManifestE
     if twin is not None:
         return ManifestEntry(name, twin.digest, twin.size, twin.executable)
     if info.st_nlink > 1:
-        _own(path)
+        _unshare(path)
     return ManifestEntry(name, "", info.st_size, bool(info.st_mode & 0o100))
 
 
-def _own(path: Path) -> None:
+def _unshare(path: Path) -> None:
     """Give ``path`` bytes of its own: a hard link to a file of the user would let an edit of that file
     change the store, and would make the user's file read-only."""
     fresh = path.with_name(f".own-{os.getpid()}")
@@ -280,7 +280,7 @@ def _holds(store: Store, target: Path, entry: ManifestEntry) -> bool:
     found = os.lstat(target)
     if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
         return False
-    with closing(Index(store)) as index:
+    with closing(StatCache(store)) as index:
         return index.content(target) == entry.digest
 
 

@@ -39,7 +39,7 @@ class Reachable:
         return self.tree.size if self.tree is not None else 0
 
 
-def held_artifacts(store: Store, cache: ActionCache) -> list[Reachable]:
+def reachable_artifacts(store: Store, cache: ActionCache) -> list[Reachable]:
     """Every artifact, last used first."""
     labels = {record.digest: record.label for record in cache.by_key.values()}
     reached = reached_by(live_roots(store))

@@ -14,7 +14,7 @@ _MOST = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FieldKind:
     """What a field may hold.
 
     Attributes:
@@ -43,17 +43,17 @@ def _is_location(value: Any) -> bool:
     return type(value) is str and value.startswith("/") and fits(value)
 
 
-NUMBER = Kind("a number", _is_number)
-COUNT = Kind("a number of bytes", _is_count)
-FLAG = Kind("true or false", lambda value: type(value) is bool)
-TEXT = Kind("text", _is_text)
-DIGEST = Kind("64 hexadecimal digits", is_digest)
-LOCATION = Kind("an absolute path", _is_location)
-INNER_PATH = Kind("a path inside a directory", is_inner_path)
-OBJECT = Kind("an object", lambda value: type(value) is dict)
+NUMBER = FieldKind("a number", _is_number)
+COUNT = FieldKind("a number of bytes", _is_count)
+FLAG = FieldKind("true or false", lambda value: type(value) is bool)
+TEXT = FieldKind("text", _is_text)
+DIGEST = FieldKind("64 hexadecimal digits", is_digest)
+LOCATION = FieldKind("an absolute path", _is_location)
+INNER_PATH = FieldKind("a path inside a directory", is_inner_path)
+OBJECT = FieldKind("an object", lambda value: type(value) is dict)
 
 
-def _all_hold(kind: Kind, values: Iterable[Any]) -> bool:
+def _all_hold(kind: FieldKind, values: Iterable[Any]) -> bool:
     return all(map(kind.holds, values))
 
 
@@ -64,7 +64,7 @@ def _are_digests(values: Collection[Any]) -> bool:
     return not values or is_hexadecimal("".join(values))
 
 
-def mapping_of(kind: Kind, keys: Kind = TEXT) -> Kind:
+def mapping_of(kind: FieldKind, keys: FieldKind = TEXT) -> FieldKind:
     """An object whose keys are ``keys`` and whose values are ``kind``."""
     values_hold = _are_digests if kind is DIGEST else partial(_all_hold, kind)
 
@@ -73,17 +73,17 @@ def mapping_of(kind: Kind, keys: Kind = TEXT) -> Kind:
             return False
         return keys is TEXT or all(map(keys.holds, value))  # JSON has no other keys
 
-    return Kind(f"an object with {kind.words} for each key", holds)
+    return FieldKind(f"an object with {kind.words} for each key", holds)
 
 
-def list_of(kind: Kind) -> Kind:
+def list_of(kind: FieldKind) -> FieldKind:
     """An array of ``kind``."""
-    return Kind(
+    return FieldKind(
         f"an array of {kind.words}", lambda value: type(value) is list and all(map(kind.holds, value))
     )
 
 
-def tuple_of(*kinds: Kind) -> Kind:
+def tuple_of(*kinds: FieldKind) -> FieldKind:
     """An array with one value of each of ``kinds``."""
 
     def holds(value: Any) -> bool:
@@ -91,21 +91,21 @@ def tuple_of(*kinds: Kind) -> Kind:
             return False
         return all(kind.holds(item) for kind, item in zip(kinds, value, strict=True))
 
-    return Kind(f"[{', '.join(kind.words for kind in kinds)}]", holds)
+    return FieldKind(f"[{', '.join(kind.words for kind in kinds)}]", holds)
 
 
-def either(*kinds: Kind) -> Kind:
+def either(*kinds: FieldKind) -> FieldKind:
     """One of ``kinds``."""
     words = " or ".join(kind.words for kind in kinds)
-    return Kind(words, lambda value: any(kind.holds(value) for kind in kinds))
+    return FieldKind(words, lambda value: any(kind.holds(value) for kind in kinds))
 
 
-def or_null(kind: Kind) -> Kind:
+def or_null(kind: FieldKind) -> FieldKind:
     """``kind``, or null."""
-    return Kind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
+    return FieldKind(f"{kind.words} or null", lambda value: value is None or kind.holds(value))
 
 
-def require_fields(data: Any, table: Mapping[str, Kind]) -> dict[str, Any]:
+def require_fields(data: Any, table: Mapping[str, FieldKind]) -> dict[str, Any]:
     """``data``, whose fields are all in ``table`` and hold what it says; missing ones are the dataclass's affair.
 
     Raises:

@@ -24,7 +24,7 @@ from mmbuild.core.store.record_fields import (
     NUMBER,
     OBJECT,
     TEXT,
-    Kind,
+    FieldKind,
     either,
     mapping_of,
     require_fields,
@@ -33,7 +33,7 @@ from mmbuild.core.store.record_fields import (
 
 Laid = tuple[Any, ...]
 """(inode, size, mtime_ns, ctime_ns, content) of a file that was laid out: see
-:func:`mmbuild.core.store.build_check.laid`.
+:func:`mmbuild.core.store.build_check.record_files`.
 
 Older roots have the first three numbers alone."""
 
@@ -68,8 +68,8 @@ class Root:
 
 
 _LAID = either(tuple_of(COUNT, COUNT, COUNT, COUNT, TEXT), tuple_of(COUNT, COUNT, COUNT))
-_PLACE = either(Kind("the empty text", lambda value: value == ""), INNER_PATH)
-_ROOT: Mapping[str, Kind] = {
+_PLACE = either(FieldKind("the empty text", lambda value: value == ""), INNER_PATH)
+_ROOT: Mapping[str, FieldKind] = {
     "directory": LOCATION,
     "recipe": TEXT,
     "targets": mapping_of(DIGEST, keys=_PLACE),
@@ -81,7 +81,7 @@ _ROOT: Mapping[str, Kind] = {
     "previous": OBJECT,
     "void": TEXT,
 }
-_PREVIOUS: Mapping[str, Kind] = {"definitions": mapping_of(DIGEST), "settings": OBJECT, "at": NUMBER}
+_PREVIOUS: Mapping[str, FieldKind] = {"definitions": mapping_of(DIGEST), "settings": OBJECT, "at": NUMBER}
 
 
 def root_path(store: Store, directory: Path | str) -> Path:

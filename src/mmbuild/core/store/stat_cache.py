@@ -49,12 +49,12 @@ def stat_of(found: os.stat_result) -> Stat:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def settled(stat: Stat, now_ns: int | None = None) -> bool:
+def is_settled(stat: Stat, now_ns: int | None = None) -> bool:
     """Whether the file's times are old enough to tell the next change apart."""
     return max(stat[3], stat[4]) < (now_ns or time.time_ns()) - SETTLED_NS
 
 
-class Index:
+class StatCache:
     """The index of one store, over one connection; a cache: damaged, or in use for long, it knows nothing."""
 
     def __init__(self, store: Store) -> None:
@@ -72,7 +72,7 @@ class Index:
         if found := self._lookup(stat):
             return found
         digest = hash_file(path, threads)
-        if file_stat(path) == stat and settled(stat):
+        if file_stat(path) == stat and is_settled(stat):
             self.remember(stat, digest)
         return digest
 
@@ -150,8 +150,8 @@ class Index:
 
 
 def digest_file(store: Store, path: Path | str, threads: int | None = None) -> str:
-    """:meth:`Index.digest` of one file."""
-    with closing(Index(store)) as index:
+    """:meth:`StatCache.digest` of one file."""
+    with closing(StatCache(store)) as index:
         return index.digest(path, threads)
 
 

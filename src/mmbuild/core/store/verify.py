@@ -17,11 +17,11 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import is_digest
 from mmbuild.core.store.action_cache import ActionCache, load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
-from mmbuild.core.store.build_check import altered, void
+from mmbuild.core.store.build_check import altered_files, invalidate
 from mmbuild.core.store.disk_errors import fault_point
 from mmbuild.core.store.hashing import hash_file, hash_files
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.locks import alone
+from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.manifest import Tree
 from mmbuild.core.store.manifest_reader import read_tree
 from mmbuild.core.store.roots import all_roots, scan_files, write_root
@@ -54,11 +54,11 @@ def check_store(store: Store) -> VerifyResult:
     Raises:
         MmbuildError: MM305 a build is using the store.
     """
-    with alone(store):
+    with exclusive_lock(store):
         objects, damaged = _check_objects(store)
         manifests = [path for path in names_in(store.root / "manifests") if not path.name.startswith(".")]
         artifacts = _artifact_faults(store, manifests, {path.name for path in damaged})
-        labels, builds, torn = _void_users(store, {path.stem for path in artifacts})
+        labels, builds, torn = _invalidate_users(store, {path.stem for path in artifacts})
         fault_point("verify-forgotten")
         for path in damaged:
             discard(path)
@@ -83,15 +83,15 @@ def remove_damaged(store: Store, digests: Collection[str]) -> int:
     Raises:
         MmbuildError: MM305 another process is using the store.
     """
-    with alone(store):
-        _void_users(store, set(digests))
+    with exclusive_lock(store):
+        _invalidate_users(store, set(digests))
         paths = [store.manifest(digest) for digest in digests if store.has(digest)]
         for path in paths:
             _remove_artifact(store, path)
     return len(paths)
 
 
-def _void_users(store: Store, gone: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
+def _invalidate_users(store: Store, gone: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     """Forget what was built from artifacts in ``gone``, and mark builds.
 
     Returns:
@@ -227,10 +227,10 @@ def _check_builds(store: Store, voided: Collection[str]) -> tuple[str, ...]:
         why = ""
         if not set(voided).isdisjoint([*root.targets.values(), *root.artifacts.values()]):
             why = "was built from something that was damaged"
-        elif names := altered(store, root):
+        elif names := altered_files(store, root):
             why = f"was altered: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         if why:
-            write_root(store, void(root, why))
+            write_root(store, invalidate(root, why))
             found.append(f"`{root.directory}` {why}")
     return tuple(found)
 

@@ -11,7 +11,7 @@ from mmbuild.backends.engine_dir.description import VISUAL, Description, LayoutE
 from mmbuild.backends.engine_dir.fields import tied
 from mmbuild.backends.environments.probe import ProbeError, installed, interpreter_versions, normalized
 from mmbuild.backends.tensorrt_llm.checks.requirements import names_for, version_of
-from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned
+from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
 from mmbuild.base import host
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.gpu import Gpu, visible_gpus
@@ -82,7 +82,7 @@ def tensorrt_visual(build: Path) -> Mapping[str, Any] | None:
 def _environment(config: UserConfig, description: Description) -> Mapping[str, str] | None:
     found = config.toolchains.get(description.toolchain.get("tensorrt-llm", ""))
     try:
-        return None if found is None else installed(found, pinned())
+        return None if found is None else installed(found, pinned_distributions())
     except ProbeError:
         return None
 

@@ -49,12 +49,10 @@ def _visual(visual: Mapping[str, Any] | None, here: HostFacts) -> Iterator[Check
         return
     found, wanted = here.tensorrt, str(visual["version"])
     fits = found is not None and found.partition(".post")[0] == wanted
-    yield _judged("tensorrt (visual)", fits, found or "not configured", wanted, _TENSORRT_RULE, _TENSORRT_WAY)
+    yield _check("tensorrt (visual)", fits, found or "not configured", wanted, _TENSORRT_RULE, _TENSORRT_WAY)
     sms = [gpu.sm for gpu in here.gpus or ()]
     text = ", ".join(f"SM {sm}" for sm in sms) or "no GPU"
-    yield _judged(
-        "gpu (visual)", visual["sm"] in sms, text, f"SM {visual['sm']}, exactly", _SM_RULE, _REBUILD
-    )
+    yield _check("gpu (visual)", visual["sm"] in sms, text, f"SM {visual['sm']}, exactly", _SM_RULE, _REBUILD)
 
 
 def _torch_build(description: Description, here: HostFacts) -> Iterator[Check]:
@@ -63,13 +61,13 @@ def _torch_build(description: Description, here: HostFacts) -> Iterator[Check]:
     fits = found is not None and _public(found) == _public(wanted)
     why = "compiled packages load in the torch that compiled them"
     way = f"pip install 'torch=={_public(wanted)}', or apply its recipe again"
-    yield _judged("torch", fits, found or "not installed", wanted, why, way)
+    yield _check("torch", fits, found or "not installed", wanted, why, way)
     if description.target["device"] == "cuda":
         yield from _on_gpus(description, here)
         return
     isa = str(description.target["isa"])
     fits = host.runs_on(isa, here.isa)
-    yield _judged("cpu", fits, here.isa, f"{isa} instructions", "its code was compiled for them", _REBUILD)
+    yield _check("cpu", fits, here.isa, f"{isa} instructions", "its code was compiled for them", _REBUILD)
     yield from _ranks(description)
 
 
@@ -94,7 +92,7 @@ def _installed(name: str, exact: str | None, line: str, inside: Mapping[str, str
     found = inside.get(name, "not installed")
     if exact is None:
         return Check(name, "unknown", found, wanted, "an engine names the release that built it")
-    return _judged(name, found == exact, found, wanted, "the runtime refuses engines of another release", way)
+    return _check(name, found == exact, found, wanted, "the runtime refuses engines of another release", way)
 
 
 def _tensorrt(built: str | None, inside: Mapping[str, str] | None) -> Check:
@@ -103,7 +101,7 @@ def _tensorrt(built: str | None, inside: Mapping[str, str] | None) -> Check:
         return Check("tensorrt", "unknown", found or "not known", "not written down", _TENSORRT_RULE)
     if inside is None:
         return Check("tensorrt", "unknown", "not known", built, _TENSORRT_RULE)
-    return _judged("tensorrt", found == built, found or "not installed", built, _TENSORRT_RULE, _REBUILD)
+    return _check("tensorrt", found == built, found or "not installed", built, _TENSORRT_RULE, _REBUILD)
 
 
 def _on_gpus(description: Description, here: HostFacts) -> Iterator[Check]:
@@ -114,10 +112,10 @@ def _on_gpus(description: Description, here: HostFacts) -> Iterator[Check]:
     if sm is None:
         yield Check("gpu", "unknown", found, "an SM that was not written down", _SM_RULE)
     else:
-        yield _judged("gpu", bool(fitting), found, f"SM {sm}, exactly", _SM_RULE, _REBUILD)
+        yield _check("gpu", bool(fitting), found, f"SM {sm}, exactly", _SM_RULE, _REBUILD)
     if ranks > 1:
         text = f"{len(fitting)} of that kind"
-        yield _judged("ranks", len(fitting) >= ranks, text, f"{ranks} GPUs", "each rank takes one", _REBUILD)
+        yield _check("ranks", len(fitting) >= ranks, text, f"{ranks} GPUs", "each rank takes one", _REBUILD)
     yield _driver(cuda_of(description.toolchain), gpus)
 
 
@@ -130,7 +128,7 @@ def _driver(cuda: tuple[int, str] | None, gpus: tuple[Gpu, ...]) -> Check:
         )
     why = f"the lowest for CUDA {cuda[0]} ({cuda[1]})"
     way = "Install a newer driver; older CUDA runs on it as well"
-    return _judged(
+    return _check(
         "driver", bool(gpus) and accepts(f">={lowest}", found) is True, found, f"{lowest} or newer", why, way
     )
 
@@ -145,7 +143,7 @@ def _tensor_parallel(description: Description) -> int:
     return int(description.llm.get("tensor_parallel", 1))
 
 
-def _judged(name: str, fits: bool, found: str, wanted: str, why: str, way: str) -> Check:
+def _check(name: str, fits: bool, found: str, wanted: str, why: str, way: str) -> Check:
     return Check(name, "ok", found, wanted) if fits else Check(name, "fail", found, wanted, why, way)
 
 

@@ -14,7 +14,7 @@ from mmbuild.base.yaml_nodes import Span, YamlNode, drop, find
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.differences import ABSENT, Change, different, flat
 from mmbuild.core.graph.rebuild_reasons import definition_of
-from mmbuild.inspect.diff.trace import Trace, Traced
+from mmbuild.inspect.diff.trace import ActionTrace, Trace
 from mmbuild.pipeline.load import with_node
 from mmbuild.schema import explicit_values
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -63,14 +63,14 @@ def edits(variant: ResolvedRecipe, found: Trace, lower: Lower, *, offline: bool 
             key,
             old,
             new,
-            _place(variant.node, key),
+            _span(variant.node, key),
             reach(variant, key, old, now, lower, offline=offline) if len(changed) <= MOST else None,
         )
         for key, (old, new) in changed.items()
     ]
 
 
-def causes(one: Traced, change: Change, found: Sequence[Edit]) -> list[Edit]:
+def causes(one: ActionTrace, change: Change, found: Sequence[Edit]) -> list[Edit]:
     """Edits that ``change`` of an action comes from."""
     return [edit for edit in found if edit.reaches and explains(edit.reaches, step_of(one.label), change)]
 
@@ -133,7 +133,7 @@ def step_of(label: str) -> str:
     return label.rpartition("/")[2]
 
 
-def _place(node: YamlNode, key: str) -> Span | None:
+def _span(node: YamlNode, key: str) -> Span | None:
     """Of the value; of one that is gone, of the mapping that it stood in."""
     exact = explicit_values.span_of(node, key)
     if exact is not None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmbuild.core.graph.differences import Change, changes
-from mmbuild.core.graph.plan import Build, Planned
+from mmbuild.core.graph.plan import Build, PlannedAction
 from mmbuild.core.graph.rebuild_reasons import definition_of, read_definition
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.roots import Root
 
 
 @dataclass(frozen=True, slots=True)
-class Traced:
+class ActionTrace:
     """One action of a build, and what became different in it.
 
     Attributes:
@@ -24,7 +24,7 @@ class Traced:
         known: Whether there was an earlier definition to compare with.
     """
 
-    planned: Planned
+    planned: PlannedAction
     own: tuple[Change, ...] = ()
     follows: Mapping[str, str] = field(default_factory=dict)
     known: bool = True
@@ -52,13 +52,13 @@ class Trace:
     """
 
     recipe: str
-    actions: tuple[Traced, ...]
+    actions: tuple[ActionTrace, ...]
     settings: Mapping[str, Any]
     at: float
     since: float
     past: bool
 
-    def causes(self) -> list[Traced]:
+    def causes(self) -> list[ActionTrace]:
         """Actions that changed by themselves, not only by what they are fed."""
         return [one for one in self.actions if one.own or not one.known]
 
@@ -71,7 +71,7 @@ class Trace:
         return [one.label for one in self.actions if one.label in reached and one.label != label]
 
 
-def trace(build: Build, planned: Mapping[str, Planned], root: Root | None, store: Store) -> Trace:
+def trace(build: Build, planned: Mapping[str, PlannedAction], root: Root | None, store: Store) -> Trace:
     """Compare ``build`` with what its directory holds, or, where that is the same, with what it held before.
 
     Args:
@@ -101,16 +101,16 @@ def _as_before(root: Root) -> Mapping[str, Any]:
 
 
 def _traced(
-    planned: Planned, label: str, last: str | None, labels: Mapping[str, str], store: Store
-) -> Traced:
+    planned: PlannedAction, label: str, last: str | None, labels: Mapping[str, str], store: Store
+) -> ActionTrace:
     # One that several recipes share is told under the name that it has in this one.
     action = replace(planned.action, label=label)
     planned = replace(planned, action=action)
     if last == action.definition_key:
-        return Traced(planned)
+        return ActionTrace(planned)
     old = read_definition(store, last) if last is not None else None
     if old is None:
-        return Traced(planned, known=False)
+        return ActionTrace(planned, known=False)
     found = changes(old, definition_of(action))
     follows = {
         change.path: labels[action.inputs[change.path]]
@@ -118,4 +118,4 @@ def _traced(
         if change.part == "inputs" and change.path in action.inputs
     }
     own = tuple(change for change in found if change.part != "inputs" or change.path not in action.inputs)
-    return Traced(planned, own, follows)
+    return ActionTrace(planned, own, follows)

@@ -11,7 +11,7 @@ from mmbuild.core.graph.differences import ABSENT, Change, display, flat
 from mmbuild.core.graph.plan import Verdict
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.inspect.diff.blame import Edit, causes
-from mmbuild.inspect.diff.trace import Trace, Traced
+from mmbuild.inspect.diff.trace import ActionTrace, Trace
 
 TRACE_SCHEMA = 1
 _NOTES = {
@@ -88,18 +88,18 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _head(one: Traced) -> str:
+def _head(one: ActionTrace) -> str:
     return f"{one.label} ({one.planned.verdict})"
 
 
-def _cause(one: Traced, edits: Sequence[Edit], indent: str) -> Iterator[str]:
+def _cause(one: ActionTrace, edits: Sequence[Edit], indent: str) -> Iterator[str]:
     yield f"{indent}{_head(one)}"
     if not one.known:
         yield f"{indent}  never built before, or its definition is no longer in the store"
     yield from _changes(one, edits, f"{indent}  ")
 
 
-def _changes(one: Traced, edits: Sequence[Edit], indent: str) -> Iterator[str]:
+def _changes(one: ActionTrace, edits: Sequence[Edit], indent: str) -> Iterator[str]:
     """What changed, with the lines that it comes from; neighbours that come from the same are told together."""
     blamed = [(change, causes(one, change, edits)) for change in one.own]
     for position, (change, lines) in enumerate(blamed):
@@ -119,7 +119,7 @@ def _edit(edit: Edit) -> str:
     return f"{where}`{edit.key}: {display(edit.new)}` {said}"
 
 
-def _without_line(one: Traced, change: Change, edits: Sequence[Edit], indent: str) -> Iterator[str]:
+def _without_line(one: ActionTrace, change: Change, edits: Sequence[Edit], indent: str) -> Iterator[str]:
     locator = one.planned.action.locators.get(change.path) if change.part == "sources" else None
     if locator:
         yield f"{indent}the file is {locator}"
@@ -131,8 +131,8 @@ def _without_line(one: Traced, change: Change, edits: Sequence[Edit], indent: st
 
 
 def _back(
-    one: Traced,
-    actions: Mapping[str, Traced],
+    one: ActionTrace,
+    actions: Mapping[str, ActionTrace],
     found: Trace,
     edits: Sequence[Edit],
     indent: str,
@@ -152,7 +152,7 @@ def _back(
         yield from _back(actions[producer], actions, found, edits, f"{indent}    ", told)
 
 
-def _action(one: Traced, edits: Sequence[Edit]) -> dict[str, Any]:
+def _action(one: ActionTrace, edits: Sequence[Edit]) -> dict[str, Any]:
     return {
         "label": one.label,
         "verdict": str(one.planned.verdict),

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmbuild.schema.calibration_rules import fitted_here
+from mmbuild.schema.calibration_rules import is_fitted_by_mmbuild
 from mmbuild.schema.model import CALIBRATED, Backend, Device, VisualBackend
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def needs(variants: Sequence[ResolvedRecipe], todo: Iterable[Action], device: st
     """
     actions = list(todo)
     embedded = [item for item in variants if item.recipe.engine.backend is Backend.TORCH]
-    fitted = [item for item in variants if fitted_here(item.recipe.engine)]
+    fitted = [item for item in variants if is_fitted_by_mmbuild(item.recipe.engine)]
     on_gpus = [item for item in embedded if _on_gpu(item, device)]
     stated = [item.recipe.target for item in variants if item.recipe.target is not None]
     return Needs(

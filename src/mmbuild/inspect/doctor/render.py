@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, Group, failing
+from mmbuild.backends.tensorrt_llm.checks.model import Check, Group, failed_checks
 from mmbuild.base.terminal_text import clean, raw
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}
@@ -74,7 +74,7 @@ def as_json(groups: Iterable[Group]) -> str:
     listed = list(groups)
     document = {
         "version": 1,
-        "ok": not any(failing(group.checks) for group in listed),
+        "ok": not any(failed_checks(group.checks) for group in listed),
         "groups": [
             {"title": group.title, "checks": [asdict(check) for check in group.checks]} for group in listed
         ],

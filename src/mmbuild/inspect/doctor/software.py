@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from mmbuild.backends.environments.probe import ProbeError, interpreter_versions, normalized
 from mmbuild.backends.tensorrt_llm.checks.model import Check, Status
 from mmbuild.backends.tensorrt_llm.checks.requirements import names_for, version_of
-from mmbuild.backends.tensorrt_llm.checks.versions import accepts, own_extra
+from mmbuild.backends.tensorrt_llm.checks.versions import accepts, extra_requirements
 from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.optional_packages import install_hint
@@ -31,7 +31,7 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
         extra: ``torch``, ``mpi``, ...
         needed: Whether a build needs it.
     """
-    wanted = own_extra(extra)
+    wanted = extra_requirements(extra)
     installed = _installed(wanted)
     for name, specifier in wanted.items():
         found = installed.get(normalized(name))

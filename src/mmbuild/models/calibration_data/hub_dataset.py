@@ -141,12 +141,12 @@ def fetch(
         CalibrationError: MM164 to MM167 as of a local file, MM464.
         SourceError: The hub cannot be asked, refuses, or sends something else.
     """
-    listing = hub.listed(asked.repo, commit)
+    listing = hub.list_files(asked.repo, commit)
     name = sample_file(asked, listing)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         hub.fetch_files(asked.repo, commit, listing, [name], Path(scratch), progress)
         shown = f"hf://{asked.repo}/{name}"
-        samples = data.parsed(Path(scratch, name), shown)
+        samples = data.parse_samples(Path(scratch, name), shown)
         chosen = data.pick(samples, shown, count, seed, text_only=text_only)
     places = {sample.line: _place(sample, posixpath.dirname(name), listing, shown) for sample in chosen}
     pictures = sorted({place for place in places.values() if place is not None})

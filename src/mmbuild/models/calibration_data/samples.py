@@ -39,7 +39,8 @@ class Sample:
 
     Attributes:
         line: Its number, from 1.
-        image: Absolute path of the picture, by :func:`parsed` as the line names it; None where the line has none.
+        image: Absolute path of the picture, by :func:`parse_samples` as the line names it; None where the line has
+            none.
         prompt: The question.
         answer: What the model should say, which it then sees too; None: the prompt alone.
     """
@@ -54,9 +55,9 @@ def read(path: Path) -> list[Sample]:
     """All samples of a file; blank lines are skipped.
 
     Raises:
-        CalibrationError: As :func:`parsed`; MM167, a picture is missing or lies outside the file's directory.
+        CalibrationError: As :func:`parse_samples`; MM167, a picture is missing or lies outside the file's directory.
     """
-    found = parsed(path)
+    found = parse_samples(path)
     return [
         sample
         if sample.image is None
@@ -65,7 +66,7 @@ def read(path: Path) -> list[Sample]:
     ]
 
 
-def parsed(path: Path, shown: str | None = None) -> list[Sample]:
+def parse_samples(path: Path, shown: str | None = None) -> list[Sample]:
     """The lines of a file, whose pictures need not be there.
 
     Args:

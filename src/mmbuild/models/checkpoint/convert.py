@@ -19,7 +19,7 @@ from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.finite import require_finite
-from mmbuild.models.checkpoint.hf_names import full, naming_of, unused
+from mmbuild.models.checkpoint.hf_names import full_name, naming_of, unused_tensors
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats, row_blocks
 from mmbuild.models.checkpoint.reader import rank_file
 from mmbuild.models.checkpoint.tensor_parallel import check_ranks
@@ -131,14 +131,14 @@ def find_sources(
     for part in parts:
         # A tied head is stored all the same where it differs; transformers 5 takes it then, whatever the config says.
         shared = part.source == HEAD and tied and naming.head not in stored
-        name = full(naming, embedding if shared else part.source)
+        name = full_name(naming, embedding if shared else part.source)
         found[part.source] = (name, _checked(name, part, stored))
-    _nothing_left(naming, stored, [name for name, _ in found.values()])
+    _require_all_used(naming, stored, [name for name, _ in found.values()])
     return found
 
 
-def _nothing_left(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:
-    extra = unused(naming, stored, used)
+def _require_all_used(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:
+    extra = unused_tensors(naming, stored, used)
     if extra:
         raise CheckpointError(
             f"`{stored[extra[0]].file}` holds `{extra[0]}`"

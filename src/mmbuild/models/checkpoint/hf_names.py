@@ -13,7 +13,7 @@ from mmbuild.models.families.facts import Naming
 DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attention.bias")
 
 
-def full(naming: Naming, source: str) -> str:
+def full_name(naming: Naming, source: str) -> str:
     """Full name of a tensor of :mod:`mmbuild.models.checkpoint.tensor_table`."""
     return naming.head if source == HEAD else naming.prefix + source
 
@@ -26,9 +26,9 @@ def naming_of(family: str, names: Collection[str], first: str) -> Naming:
     """
     candidates: tuple[Naming, ...] = part(family, "weights").NAMINGS
     for naming in candidates:
-        if full(naming, first) in names:
+        if full_name(naming, first) in names:
             return naming
-    wanted = " nor ".join(f"`{full(naming, first)}`" for naming in candidates)
+    wanted = " nor ".join(f"`{full_name(naming, first)}`" for naming in candidates)
     raise CheckpointError(
         f"the weights hold neither {wanted}",
         code="MM430",
@@ -36,7 +36,7 @@ def naming_of(family: str, names: Collection[str], first: str) -> Naming:
     )
 
 
-def unused(naming: Naming, names: Collection[str], used: Collection[str]) -> list[str]:
+def unused_tensors(naming: Naming, names: Collection[str], used: Collection[str]) -> list[str]:
     """Tensors of the language model that no part of the checkpoint is made of (biases, adapters)."""
     return sorted(
         name

@@ -22,7 +22,7 @@ _OWN_KEYS = ("llm_cfg", "mm_vision_tower", "mm_projector_type", "mm_hidden_size"
 _BLIP2 = {"opt": "blip2-opt", "t5": "blip2-t5"}
 
 
-def in_own_layout(config: Mapping[str, Any]) -> bool:
+def is_original_layout(config: Mapping[str, Any]) -> bool:
     """Whether LLaVA's or VILA's own code wrote the config, not transformers."""
     return not isinstance(config.get("text_config"), Mapping) and any(key in config for key in _OWN_KEYS)
 
@@ -30,7 +30,7 @@ def in_own_layout(config: Mapping[str, Any]) -> bool:
 def builder(config: Mapping[str, Any]) -> str | None:
     """The family that builds a model; None if no family does."""
     kind = config.get("model_type")
-    if kind in ("llava", "llava_llama", "llama") and in_own_layout(config):
+    if kind in ("llava", "llava_llama", "llama") and is_original_layout(config):
         return "vila"
     if kind == "llava" and _section_type(config, "text_config", "llama") == "llama":
         return "llava"
@@ -61,7 +61,7 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
         return _of_another(config, family, right)
     if kind is None:
         return _unknown("config.json has no `model_type`", _SOURCE)
-    other = resembling(model_type=kind) if isinstance(kind, str) else None
+    other = similar_kind(model_type=kind) if isinstance(kind, str) else None
     if other is not None:
         return not_any_family(other, f"model_type {display(kind)}")
     if not any(kind in types_of(name) for name in table("kinds.yaml")["families"]):
@@ -102,7 +102,9 @@ def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
     return FamilyError(message, code="MM410", hint=f"supported are {listed}", blame=blame)
 
 
-def resembling(*, model_type: str | None = None, architecture: str | None = None) -> Mapping[str, str] | None:
+def similar_kind(
+    *, model_type: str | None = None, architecture: str | None = None
+) -> Mapping[str, str] | None:
     """The row of ``kinds.yaml`` for a model that resembles a family's, by ``model_type`` or by class."""
     for row in table("kinds.yaml")["others"]:
         for key, value in (("model_type", model_type), ("architecture", architecture)):

@@ -35,7 +35,7 @@ def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[
         values[key] = section.get(key, rules.defaults.get(key))
         _require_kind(where, key, values[key], kind, rules.defaults.get(key))
     _require_choices(rules, values, where)
-    _DERIVED.get(model_type, _nothing)(values, section, where)
+    _DERIVED.get(model_type, _derive_nothing)(values, section, where)
     for key, value in section.items():
         if key in rules.fields or (model_type, key) in _TAKEN:
             continue
@@ -118,7 +118,7 @@ def is_kind(value: object, kind: str) -> bool:
     return any(_KINDS[word][0](value) for word in kind.removesuffix("?").split("|"))
 
 
-def called(kind: str) -> str:
+def describe_kind(kind: str) -> str:
     """A kind in words."""
     names = kind.removesuffix("?")
     words = ["a number"] if names == "int|float" else [_KINDS[word][1] for word in names.split("|")]
@@ -129,7 +129,9 @@ def _require_kind(where: str, key: str, value: object, kind: str, default: objec
     if is_kind(value, kind):
         return
     large = isinstance(value, int) and not isinstance(value, bool) and not _is_int(value)
-    raise wrong_value(where, key, value, "a number of at most 64 bits" if large else called(kind), default)
+    raise wrong_value(
+        where, key, value, "a number of at most 64 bits" if large else describe_kind(kind), default
+    )
 
 
 def _require_choices(rules: ConfigClass, values: Mapping[str, Any], where: str) -> None:
@@ -185,7 +187,7 @@ def _is_whole(text: str) -> bool:
     return True
 
 
-def _nothing(_values: dict[str, Any], _section: Mapping[str, Any], _where: str) -> None:
+def _derive_nothing(_values: dict[str, Any], _section: Mapping[str, Any], _where: str) -> None:
     """A class that derives nothing."""
 
 

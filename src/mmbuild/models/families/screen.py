@@ -15,9 +15,9 @@ from mmbuild.models.families.defaults import table
 from mmbuild.models.families.facts import Config, FamilyError
 from mmbuild.models.families.kinds import (
     REPOSITORY,
-    in_own_layout,
+    is_original_layout,
     not_any_family,
-    resembling,
+    similar_kind,
     types_of,
     wrong_family,
 )
@@ -190,11 +190,11 @@ def _require_task(config: Config, family: str) -> None:
     classes, kind = config.get("architectures"), config.get("model_type")
     if not is_kind(classes, "strs?"):
         raise wrong_value("", "architectures", classes, "a list of names of classes, or null")
-    kind = "llava_llama" if in_own_layout(config) else kind
+    kind = "llava_llama" if is_original_layout(config) else kind
     whole = table("kinds.yaml")["architectures"].get(kind) if isinstance(kind, str) else None
     if not classes or whole is None or any(_fits(name, whole) for name in classes):
         return
-    other = resembling(architecture=classes[0])
+    other = similar_kind(architecture=classes[0])
     if other is not None:
         raise not_any_family(other, f"`architectures` says {display(classes[0])}", code="MM711")
     raise FamilyError(
@@ -208,4 +208,4 @@ def _require_task(config: Config, family: str) -> None:
 def _fits(name: str, whole: list[str]) -> bool:
     if name in whole:
         return True
-    return resembling(architecture=name) is None and bool(re.search(table("kinds.yaml")["generates"], name))
+    return similar_kind(architecture=name) is None and bool(re.search(table("kinds.yaml")["generates"], name))

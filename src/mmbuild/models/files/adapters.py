@@ -35,10 +35,10 @@ def require_merged(directory: Path, *, has_weights: bool) -> None:
             hint="remove the adapter if it is merged into the weights, or merge it first",
         )
     if not has_weights:
-        refuse_alone(display(directory), names, directory)
+        refuse_adapter_only(display(directory), names, directory)
 
 
-def refuse_alone(shown_as: str, names: Set[str], directory: Path) -> None:
+def refuse_adapter_only(shown_as: str, names: Set[str], directory: Path) -> None:
     """Refuse a model of adapter files without weights.
 
     Args:

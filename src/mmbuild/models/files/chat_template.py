@@ -206,7 +206,7 @@ def render(
         "special_tokens": dict(special_tokens),
         "add_generation_prompt": add_generation_prompt,
     }
-    return str(_ask(template, "prompt", asked))
+    return str(_run_bounded(template, "prompt", asked))
 
 
 def _render(
@@ -228,7 +228,7 @@ def _render(
         # A template is a program: it can fail in any way that Python knows.
         line = _line(error)
         where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line}"
-        raise _unusable(f"the chat template fails at {where}: {_said(error)}", _FIX, line) from error
+        raise _unusable(f"the chat template fails at {where}: {_first_line(error)}", _FIX, line) from error
 
 
 def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
@@ -248,7 +248,9 @@ def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str]
     Raises:
         TemplateError: MM730, neither form gives such a prompt; both failures are quoted. Also as :func:`render`.
     """
-    found: Form = _ask(template, "form", {"special_tokens": dict(special_tokens), "image_token": image_token})
+    found: Form = _run_bounded(
+        template, "form", {"special_tokens": dict(special_tokens), "image_token": image_token}
+    )
     return found
 
 
@@ -264,7 +266,7 @@ def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str
             if isinstance(error.__cause__, TemplateSyntaxError):
                 raise
             lines += [] if error.line is None else [error.line]
-            problem = f"line {error.line} fails: {_said(error.__cause__ or error)}"
+            problem = f"line {error.line} fails: {_first_line(error.__cause__ or error)}"
         if problem is None:
             return form
         failures.append(problem)
@@ -277,7 +279,7 @@ def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str
 _WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_form}
 
 
-def _ask(template: ChatTemplate | str, work: str, asked: Mapping[str, Any]) -> Any:
+def _run_bounded(template: ChatTemplate | str, work: str, asked: Mapping[str, Any]) -> Any:
     """What the work comes to, in bounds: a template is a program of whoever wrote it."""
     # Special tokens of transformers may be objects.
     value, error = _outcome(template, work, json.dumps(asked, default=str))
@@ -290,14 +292,14 @@ def _ask(template: ChatTemplate | str, work: str, asked: Mapping[str, Any]) -> A
 def _outcome(template: ChatTemplate | str, work: str, asked: str) -> tuple[Any, Sequence[Any] | None]:
     """The result and None, or None and what a :class:`TemplateError` is made of."""
     try:
-        value, error = run_bounded(lambda: _reported(template, work, json.loads(asked)))
+        value, error = run_bounded(lambda: _run_reported(template, work, json.loads(asked)))
         return value, error
     except BoundsExceededError as error:
         where = f" in {template.place()}" if isinstance(template, ChatTemplate) else ""
         return None, (f"the chat template{where} {error}", _FIX)
 
 
-def _reported(
+def _run_reported(
     template: ChatTemplate | str, work: str, asked: Mapping[str, Any]
 ) -> tuple[str | None, Sequence[Any] | None]:
     try:
@@ -322,7 +324,7 @@ def _problem(prompt: str, image_token: str) -> str | None:
     return None if count == 1 else f"the prompt holds `{image_token}` {count} times for one picture"
 
 
-def _said(error: BaseException, most: int = 200) -> str:
+def _first_line(error: BaseException, most: int = 200) -> str:
     """The first line of what Jinja or Python said."""
     said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     said = said if isinstance(error, JinjaError) else f"{type(error).__name__}: {said}"

@@ -72,7 +72,7 @@ def _caught(source: str, check: Callable[[], None]) -> list[Finding]:
     return []
 
 
-def looked_at(model: Model) -> Iterator[Path]:
+def inspected_paths(model: Model) -> Iterator[Path]:
     """Every directory and file that :func:`findings` may read: what it found depends on them."""
     for source in model.sources.values():
         inner = (*model.facts.directories, chat_template.MORE_TEMPLATES)

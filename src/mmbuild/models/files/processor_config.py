@@ -266,7 +266,7 @@ def _resized(size: Mapping[str, Any], *, square: bool) -> Size | str:
     edge = size.get("shortest_edge")
     if isinstance(edge, int) and square:
         return edge, edge
-    return f"`size` is {_told(size)} and nothing is cropped"
+    return f"`size` is {_size_text(size)} and nothing is cropped"
 
 
 def _fixed(size: Mapping[str, Any]) -> Size | None:
@@ -285,7 +285,7 @@ def _sides(value: object, square: bool) -> Mapping[str, Any] | None:
     return None
 
 
-def _told(size: Mapping[str, Any]) -> str:
+def _size_text(size: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in size.items())
 
 

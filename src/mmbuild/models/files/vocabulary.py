@@ -23,7 +23,7 @@ def require_embeddings(tokenizer: SavedTokenizer, vocab_size: int, key: str) -> 
     if beyond:
         more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
         raise ModelFilesError(
-            f"`{key}` in config.json is {vocab_size}, and the tokenizer has {_told(beyond[0])}{more}: "
+            f"`{key}` in config.json is {vocab_size}, and the tokenizer has {_token_text(beyond[0])}{more}: "
             "the model has no embedding for such an id",
             code="MM736",
             hint="call `model.resize_token_embeddings(len(tokenizer))` in transformers and save the model again, "
@@ -59,11 +59,11 @@ def require_image_token(
         name = tokenizer.named(stated)
         called = f", the tokenizer's `{name}`" if name is not None else ""
         raise ModelFilesError(
-            f"`{key}` in config.json is {stated}{called}, and the processor's image token is {_told(found)}",
+            f"`{key}` in config.json is {stated}{called}, and the processor's image token is {_token_text(found)}",
             code="MM737",
             hint="take config.json and tokenizer from the same version of the model",
         )
 
 
-def _told(token: Token) -> str:
+def _token_text(token: Token) -> str:
     return f"`{token.text}` with id {token.id} (`{token.file}`)"

@@ -23,7 +23,7 @@ _REMOVE = "remove the set that is not the model"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class WeightFileKind:
     """A kind of weight files, by the names that ``save_pretrained`` gives them.
 
     Attributes:
@@ -39,8 +39,12 @@ class Kind:
 
 # The preferred kind first. Both kinds side by side are common on hubs, as two forms of the same weights.
 KINDS = (
-    Kind("model.safetensors", "model.safetensors.index.json", re.compile(r"model-\d+-of-\d+\.safetensors")),
-    Kind("pytorch_model.bin", "pytorch_model.bin.index.json", re.compile(r"pytorch_model-\d+-of-\d+\.bin")),
+    WeightFileKind(
+        "model.safetensors", "model.safetensors.index.json", re.compile(r"model-\d+-of-\d+\.safetensors")
+    ),
+    WeightFileKind(
+        "pytorch_model.bin", "pytorch_model.bin.index.json", re.compile(r"pytorch_model-\d+-of-\d+\.bin")
+    ),
 )
 
 
@@ -88,7 +92,7 @@ def pickled_set(directory: Path) -> WeightSet | None:
         return None  # incomplete, and nobody reads them
 
 
-def _of_kind(kind: Kind, directory: Path, names: list[str]) -> WeightSet | None:
+def _of_kind(kind: WeightFileKind, directory: Path, names: list[str]) -> WeightSet | None:
     shards = [name for name in names if kind.shard.fullmatch(name)]
     if kind.index in names:
         return _indexed(kind, directory, names, shards)
@@ -105,7 +109,7 @@ def _of_kind(kind: Kind, directory: Path, names: list[str]) -> WeightSet | None:
     return None
 
 
-def _indexed(kind: Kind, directory: Path, names: list[str], shards: list[str]) -> WeightSet:
+def _indexed(kind: WeightFileKind, directory: Path, names: list[str], shards: list[str]) -> WeightSet:
     placed = _placed(directory / kind.index)
     files = sorted(set(placed.values()))
     missing = [name for name in files if name not in names]

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmbuild.models.checkpoint.config import components
 from mmbuild.models.checkpoint.convert import find_sources
 from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.checkpoint.hf_names import full, naming_of
+from mmbuild.models.checkpoint.hf_names import full_name, naming_of
 from mmbuild.models.checkpoint.hf_weights import StoredTensor
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.checkpoint.tensor_table import tensors
@@ -84,7 +84,7 @@ def embedding_name(family: str, facts: ModelFacts, stored: Mapping[str, StoredTe
     """Full name of the language model's embedding; None where no naming of the family finds it."""
     source = next(tensors(facts.llm)).parts[0].source
     try:
-        return full(naming_of(family, stored, source), source)
+        return full_name(naming_of(family, stored, source), source)
     except CheckpointError:
         return None
 
@@ -93,7 +93,7 @@ def layer_names(family: str, facts: ModelFacts, stored: Mapping[str, StoredTenso
     """Full names of the tensors of the language model's first layer, of which ``stored`` holds the embedding."""
     parts = [part.source for spec in tensors(facts.llm) for part in spec.parts]
     naming = naming_of(family, stored, parts[0])
-    return [full(naming, source) for source in dict.fromkeys(parts) if ".0." in source]
+    return [full_name(naming, source) for source in dict.fromkeys(parts) if ".0." in source]
 
 
 def _require_embedding(

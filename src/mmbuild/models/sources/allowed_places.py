@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import FileRefusedError, lies_within, open_regular, require_regular
+from mmbuild.base.files import FileRefusedError, is_within, open_regular, require_regular
 
 Places = tuple[str, ...]
 LOCATOR = "places"
@@ -92,7 +92,7 @@ def from_locators(locators: Mapping[str, str]) -> Places | None:
 
 
 def _require_place(path: Path, places: Places | None) -> None:
-    if places is not None and not lies_within(path, places):
+    if places is not None and not is_within(path, places):
         raise FileRefusedError.of(
             path,
             f"leads to `{os.path.realpath(path)}`, outside of the places that this build may read",

@@ -128,7 +128,7 @@ def require_directories(source: str, root: Path, directories: Iterable[str]) -> 
     if ref.kind != "directory":
         return
     for name in directories:
-        lacks = _lacking(root / ref.value, name)
+        lacks = _missing_part(root / ref.value, name)
         if lacks is not None:
             raise ConfigError(
                 f"`{_shown(root / ref.value)}` lacks {lacks}, which its config.json tells of",
@@ -137,7 +137,7 @@ def require_directories(source: str, root: Path, directories: Iterable[str]) -> 
             )
 
 
-def _lacking(model: Path, name: str) -> str | None:
+def _missing_part(model: Path, name: str) -> str | None:
     """What of a model's directory ``name`` is not there; None where all is. Weights may lie above it too."""
     if not (model / name / "config.json").is_file():
         return f"`{name}/config.json`"

@@ -33,7 +33,7 @@ _KINDS_OF_WEIGHTS = [re.compile("|".join(map(translate, kind))) for kind in (SAF
 TOKENIZER_CORES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
-def needed(names: Iterable[str], directories: Iterable[str] = ()) -> list[str]:
+def required_files(names: Iterable[str], directories: Iterable[str] = ()) -> list[str]:
     """The files to take out of those a model has, sorted.
 
     Args:

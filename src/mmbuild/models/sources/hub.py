@@ -71,13 +71,13 @@ def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str
     commit = resolve_revision(repo, revision)
     with _explained(repo, commit):
         files = hub_index.query(repo, commit)
-        wanted = [name for name in hf_layout.needed(files, directories) if hf_layout.is_small(name)]
+        wanted = [name for name in hf_layout.required_files(files, directories) if hf_layout.is_small(name)]
         wanted += [adapters.CONFIG] if adapters.CONFIG in files else []
         for name in wanted:
             if files[name].size <= _SMALL_BYTES:
                 hf_hub_download(repo, name, revision=commit)
     place = hub_index.repo_folder(repo) / "snapshots" / commit
-    adapters.refuse_alone(f"hf://{repo}", set(files), place)
+    adapters.refuse_adapter_only(f"hf://{repo}", set(files), place)
     return place
 
 
@@ -157,7 +157,7 @@ def download(repo: str, commit: str, out: Path, progress: Progress, directories:
         SourceError: The hub cannot be asked, refuses, breaks off again and again, or sends something else.
     """
     files = _listing(repo, commit)
-    names = hf_layout.needed(files, directories)
+    names = hf_layout.required_files(files, directories)
     if not names:
         raise SourceError(
             f"`{repo}` at {commit[:12]} holds no model files",
@@ -175,7 +175,7 @@ def fetch_files(
     Args:
         repo: The repository.
         commit: Its commit.
-        files: :func:`listed`.
+        files: :func:`list_files`.
         names: Which of them.
         out: An existing directory that holds none of them.
         progress: Told the file and the share done.
@@ -198,7 +198,7 @@ def fetch_files(
     progress("downloaded", 1.0)
 
 
-def listed(repo: str, commit: str, *, offline: bool = False) -> hub_index.Listing:
+def list_files(repo: str, commit: str, *, offline: bool = False) -> hub_index.Listing:
     """The files of a commit with their sizes and digests; with ``offline``, as far as they are remembered.
 
     Raises:
@@ -208,7 +208,7 @@ def listed(repo: str, commit: str, *, offline: bool = False) -> hub_index.Listin
 
     if not (offline or constants.HF_HUB_OFFLINE):
         return _listing(repo, commit)
-    known = hub_index.remembered(repo, commit)
+    known = hub_index.cached_listing(repo, commit)
     if known is None:
         raise SourceError(
             f"the files of `{repo}` at {commit[:12]} are not known offline",
@@ -224,7 +224,7 @@ def _listing(repo: str, commit: str) -> hub_index.Listing:
         with _explained(repo, commit):
             return hub_index.query(repo, commit)
     except SourceError as error:
-        known = hub_index.remembered(repo, commit) if error.code == "MM422" else None
+        known = hub_index.cached_listing(repo, commit) if error.code == "MM422" else None
         if known is None:
             raise
         print(f"{error.message}; going on with what the hub's cache holds")

@@ -62,7 +62,7 @@ def repo_folder(repo: str) -> Path:
 
 
 def query(repo: str, commit: str) -> Listing:
-    """What the hub says, remembered for :func:`remembered`.
+    """What the hub says, remembered for :func:`cached_listing`.
 
     Raises:
         Exception: Whatever ``huggingface_hub`` and httpx raise.
@@ -90,7 +90,7 @@ def _stated(sibling: Any) -> HubFile:
     return HubFile(sibling.rfilename, int(sibling.size or 0), str(lfs.sha256 if lfs else sibling.blob_id))
 
 
-def remembered(repo: str, commit: str) -> Listing | None:
+def cached_listing(repo: str, commit: str) -> Listing | None:
     """What is known without a network; None where nothing is."""
     for path in (_own(repo, commit), repo_folder(repo) / "trees" / f"{commit}.json"):
         try:

@@ -122,7 +122,7 @@ def source_files(directory: Path, *, weights: bool, directories: Sequence[str] =
             code="MM401",
             hint="Check model.source; a relative path is relative to the recipe's project",
         ) from None
-    needed = hf_layout.needed(present, directories)
+    needed = hf_layout.required_files(present, directories)
     files = [name for name in needed if weights or hf_layout.is_small(name)]
     if not files:
         raise SourceError(

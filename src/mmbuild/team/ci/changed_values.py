@@ -18,7 +18,7 @@ from mmbuild.core.store.layout import Store
 from mmbuild.inspect.diff.blame import MOST, Reach, leaves, reach
 from mmbuild.schema.explicit_values import explicit_values, span_of
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.team.ci.variants import Asked, Variant
+from mmbuild.team.ci.variants import Variant, VariantOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Side:
         return path.relative_to(self.tree).as_posix() if path.is_relative_to(self.tree) else span.source.label
 
 
-def changed_lines(before: Side, after: Side, store: Store, asked: Asked) -> tuple[ChangedValue, ...]:
+def changed_lines(before: Side, after: Side, store: Store, asked: VariantOptions) -> tuple[ChangedValue, ...]:
     """Values that the two say differently, by key."""
     changed = different(explicit_values(before.node), explicit_values(after.node))
     now = leaves(after.variant.graph.actions)
@@ -83,15 +83,15 @@ def changed_lines(before: Side, after: Side, store: Store, asked: Asked) -> tupl
     return tuple(lines)
 
 
-def _lower(recipe: ResolvedRecipe, store: Store, asked: Asked) -> RecipeGraph:
+def _lower(recipe: ResolvedRecipe, store: Store, asked: VariantOptions) -> RecipeGraph:
     """As it was planned: under its lock, where that is so."""
-    from mmbuild.base.pins import Pins, pinned
+    from mmbuild.base.pins import Pins, use_pins
     from mmbuild.pipeline.planning import lower_all
     from mmbuild.team.lockfile.model import lock_path, read_lock
 
     path = lock_path(recipe.path)
     lock = read_lock(path) if asked.locked and path.exists() else None
-    pins = pinned(Pins(lock.commits, lock.packages)) if lock is not None else nullcontext()
+    pins = use_pins(Pins(lock.commits, lock.packages)) if lock is not None else nullcontext()
     with pins:
         target = lock.target if lock is not None else None
         return lower_all((recipe,), store, target=target, offline=asked.offline)[0]

@@ -14,7 +14,7 @@ from mmbuild.inspect.diff.blame import explains, step_of
 from mmbuild.team.ci.changed_values import ChangedValue, Side, changed_lines
 from mmbuild.team.ci.merged_graph import union_of
 from mmbuild.team.ci.variant_pairs import Pair, State, pairs
-from mmbuild.team.ci.variants import Asked, Variants
+from mmbuild.team.ci.variants import VariantOptions, Variants
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Differences:
     faults: Mapping[str, str]
 
 
-def differences(before: Snapshot, after: Snapshot, store: Store, asked: Asked) -> Differences:
+def differences(before: Snapshot, after: Snapshot, store: Store, asked: VariantOptions) -> Differences:
     """Compare two states of the same recipes."""
     known = {action.definition_key for variant in before.variants.planned for action in variant.graph.actions}
     found = [
@@ -103,7 +103,7 @@ def differences(before: Snapshot, after: Snapshot, store: Store, asked: Asked) -
 
 
 def _difference(
-    pair: Pair, before: Path, after: Path, known: set[str], store: Store, asked: Asked
+    pair: Pair, before: Path, after: Path, known: set[str], store: Store, asked: VariantOptions
 ) -> VariantDifference:
     if pair.after is None:
         assert pair.before is not None
@@ -139,11 +139,11 @@ def _reasons(pair: Pair, lines: Sequence[ChangedValue]) -> tuple[str, ...]:
             # A line that could not be put back alone may be behind everything.
             behind = (line.reaches is None or explains(line.reaches, step, change) for line in lines)
             if change.part != "inputs" and not any(behind):
-                found[_told(change, action)] = None
+                found[_describe(change, action)] = None
     return tuple(found)
 
 
-def _told(change: Change, action: Action) -> str:
+def _describe(change: Change, action: Action) -> str:
     place = action.locators.get(change.path) if change.part == "sources" else None
     return f"{change.text} ({Path(place).name})" if place else change.text
 

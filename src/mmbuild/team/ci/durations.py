@@ -20,12 +20,12 @@ GUESS = 1.0
 """Of an action that nothing is known of, as in :func:`mmbuild.core.execution.priorities.priorities`."""
 
 
-def estimated(action: Action) -> float:
+def estimated_seconds(action: Action) -> float:
     """Seconds from the model's sizes; the same on every machine."""
     return action.resources.seconds or GUESS
 
 
-def measured(actions: Iterable[Action], cache: ActionCache) -> dict[str, float]:
+def measured_seconds(actions: Iterable[Action], cache: ActionCache) -> dict[str, float]:
     """Seconds by label of those that were built here before, from whatever inputs."""
     known = {record.body: record.seconds for record in cache.by_key.values() if record.seconds}
     found: dict[str, float] = {}
@@ -38,7 +38,7 @@ def measured(actions: Iterable[Action], cache: ActionCache) -> dict[str, float]:
 
 def seconds_of(actions: Iterable[Action], times: Mapping[str, float]) -> dict[str, float]:
     """Seconds by definition key: of ``times`` (by label), else estimated."""
-    return {action.definition_key: times.get(action.label) or estimated(action) for action in actions}
+    return {action.definition_key: times.get(action.label) or estimated_seconds(action) for action in actions}
 
 
 def write_times(path: Path, times: Mapping[str, float]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmbuild.core.execution.events import Event, Kind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Sink
 
 
 @dataclass(slots=True)
@@ -27,11 +27,11 @@ class EventStats:
         """``sink``, with what it hears counted."""
 
         def watch(event: Event) -> None:
-            if event.kind is Kind.FINISHED:
+            if event.kind is EventKind.FINISHED:
                 self.built[event.label] = event.data["seconds"]
-            elif event.kind is Kind.PULLED and not event.data["why"]:
+            elif event.kind is EventKind.PULLED and not event.data["why"]:
                 self.pulled.add(event.label)
-            elif event.kind is Kind.WARNING:
+            elif event.kind is EventKind.WARNING:
                 self.warnings.append(event.data)
             sink(event)
 

@@ -16,7 +16,7 @@ from typing import Literal
 from mmbuild.base.suggestions import nearest
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.team.ci.errors import CiError
-from mmbuild.team.ci.merged_graph import Union, closure, only_named, union_of
+from mmbuild.team.ci.merged_graph import MergedGraph, closure, only_named, union_of
 from mmbuild.team.ci.variants import Variant
 
 Kind = Literal["source", "shared", "engine"]
@@ -95,7 +95,7 @@ def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:
     )
 
 
-def _groups(union: Union) -> list[tuple[Kind, list[str]]]:
+def _groups(union: MergedGraph) -> list[tuple[Kind, list[str]]]:
     """Definition keys of each job that is no engine's, sources first."""
     shared = [key for key, users in union.users.items() if len(users) > 1]
     groups = _Groups({key: key for key in shared}, {key: set(union.users[key]) for key in shared})
@@ -151,7 +151,7 @@ class _Groups:
         return len({self.root(key) for key in keys}) == 1
 
 
-def _shared_jobs(union: Union, files: Mapping[str, str], taken: set[str]) -> tuple[CiJob, ...]:
+def _shared_jobs(union: MergedGraph, files: Mapping[str, str], taken: set[str]) -> tuple[CiJob, ...]:
     jobs: list[CiJob] = []
     maker: dict[str, str] = {}
     for kind, keys in _groups(union):

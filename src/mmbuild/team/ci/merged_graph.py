@@ -9,7 +9,7 @@ from mmbuild.core.graph.action import Action, RecipeGraph
 
 
 @dataclass(frozen=True, slots=True)
-class Union:
+class MergedGraph:
     """Attributes by definition key.
 
     Attributes:
@@ -21,7 +21,7 @@ class Union:
     users: Mapping[str, tuple[str, ...]]
 
 
-def union_of(graphs: Sequence[RecipeGraph]) -> Union:
+def union_of(graphs: Sequence[RecipeGraph]) -> MergedGraph:
     """Merge ``graphs``, in their order."""
     actions: dict[str, Action] = {}
     users: dict[str, dict[str, None]] = {}
@@ -29,7 +29,7 @@ def union_of(graphs: Sequence[RecipeGraph]) -> Union:
         for action in graph.actions:
             actions.setdefault(action.definition_key, action)
             users.setdefault(action.definition_key, {})[graph.recipe] = None
-    return Union(actions, {key: tuple(names) for key, names in users.items()})
+    return MergedGraph(actions, {key: tuple(names) for key, names in users.items()})
 
 
 def closure(actions: Mapping[str, Action], wanted: Sequence[str]) -> tuple[Action, ...]:

@@ -37,7 +37,7 @@ class RecipeLocation:
     column: int
 
 
-def places(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, RecipeLocation]:
+def recipe_locations(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, RecipeLocation]:
     """The place of each label (``<variant>/<step>``) that one of ``recipes`` asks for."""
     wanted = {label: label.rpartition("/")[::2] for label in labels}
     found: dict[str, RecipeLocation] = {}

@@ -13,15 +13,21 @@ from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.team.ci.differences import Snapshot
 from mmbuild.team.ci.errors import CiError
-from mmbuild.team.ci.variants import Asked, Variants, plan_valid_variants, plan_variants, recipe_files
-from mmbuild.team.ci.worktrees import files_there, repository, tree_of
+from mmbuild.team.ci.variants import (
+    VariantOptions,
+    Variants,
+    plan_valid_variants,
+    plan_variants,
+    recipe_files,
+)
+from mmbuild.team.ci.worktrees import existing_files, repository, tree_of
 
 WORKING_TREE = "working tree"
 
 
 @contextmanager
 def snapshots(
-    given: Sequence[str], recipes: Sequence[Path], store: Store, asked: Asked
+    given: Sequence[str], recipes: Sequence[Path], store: Store, asked: VariantOptions
 ) -> Iterator[tuple[Snapshot, Snapshot]]:
     """Plan both states; their files are there inside of the context.
 
@@ -53,12 +59,12 @@ def snapshots(
     before, after = _revisions(given[0], top)
     with ExitStack() as trees:
         old = trees.enter_context(tree_of(before, top))
-        known = plan_valid_variants(files_there(recipes, top, old), store, asked)
+        known = plan_valid_variants(existing_files(recipes, top, old), store, asked)
         if after is None:
             place, files = top, recipe_files(recipes)
         else:
             place = trees.enter_context(tree_of(after, top))
-            files = files_there(recipes, top, place)
+            files = existing_files(recipes, top, place)
         now = _strict(files, place, store, asked)
         yield Snapshot(before, old, known), Snapshot(after or WORKING_TREE, place, now)
 
@@ -92,7 +98,7 @@ def _files_below(tree: Path, recipes: Sequence[Path]) -> tuple[Path, ...]:
     return recipe_files(there or [tree])
 
 
-def _strict(files: Sequence[Path], tree: Path, store: Store, asked: Asked) -> Variants:
+def _strict(files: Sequence[Path], tree: Path, store: Store, asked: VariantOptions) -> Variants:
     """Findings are told as seen from the tree, which may be a temporary directory."""
     try:
         return plan_variants(files, store, asked)

@@ -51,7 +51,9 @@ class ShardPlan:
     repeated: Mapping[str, tuple[int, ...]]
 
 
-def cut(variants: Sequence[Variant], seconds: Mapping[str, float], count: int, at_once: int = 1) -> ShardPlan:
+def plan_shards(
+    variants: Sequence[Variant], seconds: Mapping[str, float], count: int, at_once: int = 1
+) -> ShardPlan:
     """Split ``variants`` into ``count`` shards, in one pass over the variants, the longest first.
 
     A variant goes to the shard where the end of all grows least beyond the bound, of these to the one where it adds

@@ -53,7 +53,7 @@ def append_summary(text: str) -> bool:
 
 def _row(build: Build, own: set[str], tally: EventStats, broken: set[str]) -> tuple[str, ...]:
     built, pulled = own & tally.built.keys(), own & tally.pulled
-    told = _looked_at(build) if not own & broken else {}
+    told = _engine_facts(build) if not own & broken else {}
     failed = ", ".join(sorted(label.rpartition("/")[2] for label in own & broken))
     return (
         build.recipe,
@@ -67,7 +67,7 @@ def _row(build: Build, own: set[str], tally: EventStats, broken: set[str]) -> tu
     )
 
 
-def _looked_at(build: Build) -> dict[str, str]:
+def _engine_facts(build: Build) -> dict[str, str]:
     """What the engine directory says of itself; nothing where it is none (yet)."""
     from mmbuild.inspect.compare_builds import inspect_builds
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
-from mmbuild.team.ci.variants import Asked, Variant, Variants, plan_valid_variants
-from mmbuild.team.ci.worktrees import files_there, repository, tree_of
+from mmbuild.team.ci.variants import Variant, VariantOptions, Variants, plan_valid_variants
+from mmbuild.team.ci.worktrees import existing_files, repository, tree_of
 
 State = Literal["new", "gone", "changed", "same"]
 
@@ -40,7 +40,7 @@ def pairs(before: Variants, after: Variants) -> tuple[Pair, ...]:
 
 
 def changed_since(
-    revision: str, paths: Sequence[Path], now: Variants, store: Store, asked: Asked
+    revision: str, paths: Sequence[Path], now: Variants, store: Store, asked: VariantOptions
 ) -> frozenset[str]:
     """Names of the variants of ``now`` that are new or changed since ``revision``.
 
@@ -52,7 +52,7 @@ def changed_since(
     """
     top = repository(paths[0])
     with tree_of(revision, top) as tree:
-        before = plan_valid_variants(files_there(paths, top, tree), store, asked)
+        before = plan_valid_variants(existing_files(paths, top, tree), store, asked)
     return frozenset(pair.name for pair in pairs(before, now) if pair.state in ("new", "changed"))
 
 

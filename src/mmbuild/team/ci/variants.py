@@ -18,8 +18,8 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How recipes are planned; the same words as in :class:`mmbuild.pipeline.planning.Request`.
+class VariantOptions:
+    """How recipes are planned; the same words as in :class:`mmbuild.pipeline.planning.PlanOptions`.
 
     Attributes:
         overrides: ``dotted.key=value`` for every recipe.
@@ -93,7 +93,7 @@ def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def plan_variants(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
+def plan_variants(files: Sequence[Path], store: Store, asked: VariantOptions) -> Variants:
     """Load, validate and lower all variants of ``files``.
 
     Raises:
@@ -113,7 +113,7 @@ def plan_variants(files: Sequence[Path], store: Store, asked: Asked) -> Variants
     return Variants(_variants(loaded.variants, graphs), loaded.files, loaded.diagnostics)
 
 
-def plan_valid_variants(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
+def plan_valid_variants(files: Sequence[Path], store: Store, asked: VariantOptions) -> Variants:
     """As :func:`plan_variants`, without those that have errors: an earlier state of recipes need not have been right.
 
     A recipe without a lock is planned without one, also with ``asked.locked``.
@@ -123,7 +123,7 @@ def plan_valid_variants(files: Sequence[Path], store: Store, asked: Asked) -> Va
     faults: dict[str, str] = {}
     for file in files:
         locked = asked.locked and file.with_suffix(".lock").exists()
-        one = Asked(asked.overrides, asked.offline, asked.allow_outside, locked)
+        one = VariantOptions(asked.overrides, asked.offline, asked.allow_outside, locked)
         try:
             found = plan_variants([file], store, one)
         except MmbuildError as error:
@@ -134,7 +134,7 @@ def plan_valid_variants(files: Sequence[Path], store: Store, asked: Asked) -> Va
     return Variants(tuple(planned), tuple(dict.fromkeys(read)), faults=faults)
 
 
-def _plan_locked(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
+def _plan_locked(files: Sequence[Path], store: Store, asked: VariantOptions) -> Variants:
     """Each file under its own lock, whose word is taken for versions, commits and target: planning builds nothing."""
     from mmbuild.team.lockfile import make as locks
     from mmbuild.team.lockfile.apply import refuse_overrides
@@ -147,7 +147,7 @@ def _plan_locked(files: Sequence[Path], store: Store, asked: Asked) -> Variants:
     warnings: dict[Diagnostic, None] = {}
     for file in files:
         lock = read_lock(lock_path(file))
-        made = locks.make(file, store, locks.Asked(asked.offline, asked.allow_outside), known=lock)
+        made = locks.make(file, store, locks.LockOptions(asked.offline, asked.allow_outside), known=lock)
         apart = differences(lock, made.lock)
         if apart:
             raise refuse(lock_path(file), apart, hint="Run `mmbuild lock` and look at what changed in it")

@@ -74,7 +74,7 @@ def tree_of(revision: str, top: Path) -> Iterator[Path]:
         yield place
 
 
-def same_place(path: Path, top: Path, tree: Path) -> Path:
+def path_in_worktree(path: Path, top: Path, tree: Path) -> Path:
     """Where in ``tree`` that is which lies at ``path`` below ``top``.
 
     Raises:
@@ -90,9 +90,9 @@ def same_place(path: Path, top: Path, tree: Path) -> Path:
         ) from None
 
 
-def files_there(paths: Sequence[Path], top: Path, tree: Path) -> tuple[Path, ...]:
+def existing_files(paths: Sequence[Path], top: Path, tree: Path) -> tuple[Path, ...]:
     """The recipe files that ``paths`` stand for in another state of the repository; what is not there is left out."""
-    there = [same_place(path, top, tree) for path in paths]
+    there = [path_in_worktree(path, top, tree) for path in paths]
     found: list[Path] = []
     for path in there:
         try:

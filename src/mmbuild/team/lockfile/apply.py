@@ -12,13 +12,13 @@ from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.planning import Prepared, derivation_lines
 from mmbuild.team.lockfile.compare import LockDifference, differences, refuse
-from mmbuild.team.lockfile.make import Asked, LockedPlan, make, this_target
+from mmbuild.team.lockfile.make import LockedPlan, LockOptions, make, this_target
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock
 
 _REFUSED = "Bring this environment to what is locked, or move the lock on: `mmbuild lock --update PART`"
 
 
-def check(recipe: Path, store: Store, asked: Asked) -> tuple[Lockfile, tuple[LockDifference, ...]]:
+def check(recipe: Path, store: Store, asked: LockOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
     """The lock of ``recipe``, and where the recipe and its files say something else.
 
     The lock's own word is taken for versions, commits and target: no machine of the team has to be this one.
@@ -31,14 +31,14 @@ def check(recipe: Path, store: Store, asked: Asked) -> tuple[Lockfile, tuple[Loc
     return lock, differences(lock, make(recipe, store, asked, known=lock).lock)
 
 
-def prepare_locked(recipes: Sequence[Path], store: Store, asked: Asked) -> Prepared:
+def prepare_locked(recipes: Sequence[Path], store: Store, asked: LockOptions) -> Prepared:
     """All ``recipes`` as their locks say; as :func:`mmbuild.pipeline.planning.prepare`, and never from its cache.
 
     Raises:
         LockError: MM800 to MM803.
         MmbuildError: A recipe has errors.
     """
-    found = [planned(recipe, store, asked) for recipe in recipes]
+    found = [plan_locked(recipe, store, asked) for recipe in recipes]
     findings = tuple(dict.fromkeys(item for one in found for item in one.findings))
     return Prepared(
         tuple(graph for one in found for graph in one.graphs),
@@ -61,7 +61,7 @@ def refuse_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def planned(recipe: Path, store: Store, asked: Asked) -> LockedPlan:
+def plan_locked(recipe: Path, store: Store, asked: LockOptions) -> LockedPlan:
     """``recipe`` lowered as its lock says, on a machine that builds the same.
 
     Raises:

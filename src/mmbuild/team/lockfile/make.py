@@ -13,7 +13,7 @@ from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.files import read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.pins import EMBEDDED, Pins, pinned
+from mmbuild.base.pins import EMBEDDED, Pins, use_pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
@@ -49,8 +49,8 @@ class LockedPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How a recipe is loaded; as :class:`mmbuild.pipeline.planning.Request` says it."""
+class LockOptions:
+    """How a recipe is loaded; as :class:`mmbuild.pipeline.planning.PlanOptions` says it."""
 
     offline: bool = False
     allow_outside: bool | None = None
@@ -59,7 +59,7 @@ class Asked:
 def make(
     recipe: Path,
     store: Store,
-    asked: Asked,
+    asked: LockOptions,
     known: Lockfile | None = None,
     update: Collection[str] = (),
 ) -> LockedPlan:
@@ -82,7 +82,7 @@ def make(
         packages=keep["packages"].packages if "packages" in keep else {},
     )
     target = dict(keep["target"].target) if "target" in keep else this_target()
-    with pinned(stated):
+    with use_pins(stated):
         return _plan(recipe, store, asked, target, keep.get("packages"), keep.get("model"))
 
 
@@ -95,7 +95,7 @@ def this_target() -> dict[str, Any]:
 def _plan(
     recipe: Path,
     store: Store,
-    asked: Asked,
+    asked: LockOptions,
     target: dict[str, Any],
     environments: Lockfile | None,
     models: Lockfile | None,
@@ -113,7 +113,11 @@ def _plan(
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
     lock = Lockfile(
         target=target,
-        recipe={_name(path, base): _said(path) for path in loaded.files if path.suffix in (".yaml", ".yml")},
+        recipe={
+            _name(path, base): _recipe_digest(path)
+            for path in loaded.files
+            if path.suffix in (".yaml", ".yml")
+        },
         models=_models(loaded.variants, graphs, asked.offline, models),
         files={_name(path, base): digest for path, digest in sorted(digests.items())},
         code=_code(loaded.variants),
@@ -134,7 +138,7 @@ def _name(path: Path, base: Path) -> str:
     return Path(os.path.relpath(path.absolute(), base)).as_posix()
 
 
-def _said(path: Path) -> str:
+def _recipe_digest(path: Path) -> str:
     """Digest of a recipe's data: comments and order of keys say nothing."""
     text = read_file(path, YAML_TEXT)
     try:
@@ -190,7 +194,7 @@ def _sample_files(asked: DataSet, commit: str, offline: bool) -> dict[str, dict[
     from mmbuild.models.sources.errors import SourceError
 
     try:
-        listing = hub.listed(asked.repo, commit, offline=offline)
+        listing = hub.list_files(asked.repo, commit, offline=offline)
     except SourceError:
         if not offline:
             raise
@@ -205,12 +209,12 @@ def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) ->
     from mmbuild.models.sources.errors import SourceError
 
     try:
-        listing = hub.listed(repo, commit, offline=offline)
+        listing = hub.list_files(repo, commit, offline=offline)
     except SourceError:
         if not offline:
             raise
         return {}
-    return {name: _stated(listing[name]) for name in sorted(hf_layout.needed(listing, directories))}
+    return {name: _stated(listing[name]) for name in sorted(hf_layout.required_files(listing, directories))}
 
 
 def _stated(file: HubFile) -> dict[str, Any]:

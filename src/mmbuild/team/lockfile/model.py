@@ -18,11 +18,11 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import (
     digest,
     inner_path,
-    mapping,
+    integer,
+    mapping_of,
     one_of,
     optional,
     record,
-    whole,
     word,
     wrong,
 )
@@ -141,22 +141,22 @@ def _version(value: Any, name: str) -> str | None:
 
 
 _MOST = 100_000
-_FILE = record({"sha256": word, "git": word, "size": whole(0, 1 << 50)}, may_lack=("sha256", "git"))
-_MODEL = record({"commit": word, "files": mapping(_FILE, _MOST, key=inner_path)}, may_lack=("files",))
+_FILE = record({"sha256": word, "git": word, "size": integer(0, 1 << 50)}, may_lack=("sha256", "git"))
+_MODEL = record({"commit": word, "files": mapping_of(_FILE, _MOST, key=inner_path)}, may_lack=("files",))
 _ENVIRONMENT = record(
-    {"packages": mapping(_version, _MOST, key=word), "tag": word, "image": word, "digest": word},
+    {"packages": mapping_of(_version, _MOST, key=word), "tag": word, "image": word, "digest": word},
     may_lack=("packages", "tag", "image", "digest"),
 )
-_TARGET = record({"device": one_of("cpu", "cuda"), "sm": optional(whole(0, 9_999)), "isa": optional(word)})
+_TARGET = record({"device": one_of("cpu", "cuda"), "sm": optional(integer(0, 9_999)), "isa": optional(word)})
 _LOCK = record(
     {
         "target": _TARGET,
-        "recipe": mapping(digest, _MOST),
-        "models": mapping(mapping(_MODEL, _MOST), _MOST),
-        "files": mapping(digest, _MOST),
-        "code": mapping(word, _MOST),
-        "environments": mapping(_ENVIRONMENT, _MOST),
-        "variants": mapping(word, _MOST),
+        "recipe": mapping_of(digest, _MOST),
+        "models": mapping_of(mapping_of(_MODEL, _MOST), _MOST),
+        "files": mapping_of(digest, _MOST),
+        "code": mapping_of(word, _MOST),
+        "environments": mapping_of(_ENVIRONMENT, _MOST),
+        "variants": mapping_of(word, _MOST),
         "plan": word,
     },
     may_lack=("models", "files", "code", "environments", "variants", "plan"),

@@ -20,7 +20,7 @@ from mmbuild.team.remote_cache.retrying_client import RetryingClient
 
 
 @dataclass(slots=True)
-class Carrier:
+class ArtifactTransfer:
     """One end of the way. Made by :meth:`of`, or around the shared store of a plan."""
 
     shared: SharedStore
@@ -28,7 +28,7 @@ class Carrier:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, store: Store, settings: Settings) -> Carrier:
+    def of(cls, store: Store, settings: Settings) -> ArtifactTransfer:
         """For ``store``, by the driver's settings."""
         calls = RetryingClient(settings.shown, settings.timeout, redact=settings.redact)
         return cls(SharedStore(store, settings, calls))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Event, Kind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.execution.executor import Running
 from mmbuild.core.execution.resources import Capacity, check_fits
 from mmbuild.core.execution.result import Options
@@ -19,11 +19,11 @@ from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.steps.registry import StepSpec
 from mmbuild.core.store.locks import FileLock
-from mmbuild.team.ray.artifact_transfer import Carrier
+from mmbuild.team.ray.artifact_transfer import ArtifactTransfer
 from mmbuild.team.ray.connect import connected
-from mmbuild.team.ray.node_selection import ClusterNode, able, alive, query_nodes, refuse
+from mmbuild.team.ray.node_selection import ClusterNode, alive, capable_nodes, query_nodes, refuse
 from mmbuild.team.ray.protocol import NodeProbe, carried_environment, versions_of
-from mmbuild.team.ray.task_runner import Attempts, attempts
+from mmbuild.team.ray.task_runner import TaskRunner, attempts
 from mmbuild.team.remote_cache.push import check_writable
 from mmbuild.team.remote_cache.remote_cache import SharedStore
 
@@ -48,7 +48,7 @@ class Cluster:
     nodes: tuple[ClusterNode, ...]
     asked: frozenset[str]
     question: NodeProbe
-    carrier: Carrier | None
+    carrier: ArtifactTransfer | None
     ignore_estimates: bool
     jobs: int
 
@@ -61,7 +61,7 @@ class Cluster:
 
     def able(self, action: Action) -> list[ClusterNode]:
         """Nodes that can run ``action``."""
-        return able(self.nodes, action, **self._how)
+        return capable_nodes(self.nodes, action, **self._how)
 
     def check(self, plan: Plan, actions: Sequence[Action], options: Options) -> None:
         """Refuse what no node can run, or the store's disk has no room for.
@@ -90,7 +90,7 @@ class Cluster:
     @contextmanager
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> Iterator[Running]:  # noqa: ARG002
         """See :func:`mmbuild.team.ray.task_runner.attempts`."""
-        actions = Attempts(self.ray, self, place, {spec.name: spec for spec in specs})
+        actions = TaskRunner(self.ray, self, place, {spec.name: spec for spec in specs})
         with attempts(actions):
             yield actions
 
@@ -160,7 +160,7 @@ def _differing(nodes: Sequence[ClusterNode]) -> dict[str, str]:
     }
 
 
-def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[Carrier | None, str]:
+def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[ArtifactTransfer | None, str]:
     """What carries artifacts to those of ``nodes`` that do not see the store; None where all do, or there is no way.
 
     Returns:
@@ -179,7 +179,7 @@ def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[Carrier | None
     else:
         try:
             check_writable(shared)
-            return Carrier(shared), ""
+            return ArtifactTransfer(shared), ""
         except MmbuildError as error:
             why = error.message
     if any(node.sees for node in nodes):
@@ -203,4 +203,4 @@ def _no_node(told: Mapping[str, str]) -> MmbuildError:
 
 def _warn(sink: Sink, message: str) -> None:
     told = {"message": message, "code": "MM849", "hint": "the others do its work"}
-    sink(Event(Kind.WARNING, data=told))
+    sink(Event(EventKind.WARNING, data=told))

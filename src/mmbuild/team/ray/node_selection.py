@@ -108,7 +108,9 @@ def resources(action: Action) -> dict[str, Any]:
     }
 
 
-def lacks(node: ClusterNode, action: Action, *, ignore_estimates: bool = False, carries: bool = False) -> str:
+def shortfall(
+    node: ClusterNode, action: Action, *, ignore_estimates: bool = False, carries: bool = False
+) -> str:
     """Why ``node`` cannot run ``action``; empty where it can. ``carries``: there is a shared store to carry by."""
     wanted, answer = action.resources, node.answer
     sm, isa = action.target.get("sm"), action.target.get("isa")
@@ -130,14 +132,14 @@ def lacks(node: ClusterNode, action: Action, *, ignore_estimates: bool = False, 
     return f"`{missing[0]}` is not there" if missing else ""
 
 
-def able(nodes: Iterable[ClusterNode], action: Action, **how: bool) -> list[ClusterNode]:
-    """Those of ``nodes`` that can run ``action``; ``how`` as for :func:`lacks`."""
-    return [node for node in nodes if not lacks(node, action, **how)]
+def capable_nodes(nodes: Iterable[ClusterNode], action: Action, **how: bool) -> list[ClusterNode]:
+    """Those of ``nodes`` that can run ``action``; ``how`` as for :func:`shortfall`."""
+    return [node for node in nodes if not shortfall(node, action, **how)]
 
 
 def refuse(nodes: Sequence[ClusterNode], action: Action, **how: bool) -> MmbuildError:
     """MM843: why none of ``nodes`` can run ``action``."""
-    told = [f"{node.name}: {lacks(node, action, **how)}" for node in nodes[:_SHOWN]]
+    told = [f"{node.name}: {shortfall(node, action, **how)}" for node in nodes[:_SHOWN]]
     told += [f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []
     sm = action.target.get("sm")
     hint = "start a node that has it, and keep it up: nodes that would come later are not waited for"

@@ -18,10 +18,10 @@ from mmbuild.base import host
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.staging import staging
-from mmbuild.core.execution.worker_pool import Workers, start_workers
+from mmbuild.core.execution.worker_pool import WorkerPool, start_workers
 from mmbuild.core.steps.registry import steps
 from mmbuild.core.store.layout import Store, open_store
-from mmbuild.core.store.locks import using
+from mmbuild.core.store.locks import shared_lock
 from mmbuild.team.ray.protocol import (
     NODE_STORE,
     NodeInfo,
@@ -47,7 +47,7 @@ _LEFT = 16 << 20
 
 def inspect_node(question: NodeProbe) -> NodeInfo:
     """What this node is, by the driver's question."""
-    _wear(question.environment)
+    _apply_environment(question.environment)
     return NodeInfo(
         host=os.uname().nodename,
         root=seen_root(question),
@@ -84,7 +84,7 @@ def work(order: TaskSpec) -> Messages:
         ran = (
             _in_driver_store(order, job, Store(Path(answer.root)))
             if answer.root is not None
-            else _in_own_store(order, job)
+            else _run_in_own_store(order, job)
         )
         for message in ran:
             if message["event"] in ("done", "exit"):
@@ -96,7 +96,7 @@ def work(order: TaskSpec) -> Messages:
     yield last
 
 
-def _wear(environment: Mapping[str, str]) -> None:
+def _apply_environment(environment: Mapping[str, str]) -> None:
     """Give this process the driver's variables, in the place of those of an earlier apply of the same driver."""
     for name, value in _own.items():
         if value is None:
@@ -128,22 +128,22 @@ def _in_driver_store(order: TaskSpec, job: WorkerJob, store: Store) -> Messages:
     """Everything lies where the driver sees it too."""
     place = store.root / order.directory
     place.parent.mkdir(exist_ok=True)
-    with using(store) as hold, _forking(place.parent, order, hold.descriptor) as workers:
+    with shared_lock(store) as hold, _forking(place.parent, order, hold.descriptor) as workers:
         place.mkdir()
         workers.take(place)
         yield from _messages(workers, _at(job, store), follow=False)
 
 
-def _in_own_store(order: TaskSpec, job: WorkerJob) -> Messages:
+def _run_in_own_store(order: TaskSpec, job: WorkerJob) -> Messages:
     """Inputs come from the shared store, and the result goes there."""
-    from mmbuild.team.ray.artifact_transfer import Carrier
+    from mmbuild.team.ray.artifact_transfer import ArtifactTransfer
 
     assert order.shared is not None
     store = open_store(os.environ.get(NODE_STORE))
-    carrier = Carrier.of(store, order.shared)
+    carrier = ArtifactTransfer.of(store, order.shared)
     if job.inputs:
         yield _progress("bringing inputs to the node")
-    with using(store) as hold:
+    with shared_lock(store) as hold:
         carrier.pull(tuple(job.inputs.values()))
         with staging(store) as place, _forking(place, order, hold.descriptor) as workers:
             for message in _messages(workers, _at(job, store), follow=True):
@@ -153,7 +153,7 @@ def _in_own_store(order: TaskSpec, job: WorkerJob) -> Messages:
                     yield {**message, "carried": True}
                     continue
                 if message["event"] == "exit":
-                    yield from _left(place / "1")
+                    yield from _collect_outputs(place / "1")
                 yield message
 
 
@@ -174,7 +174,7 @@ def _at(job: WorkerJob, store: Store) -> WorkerJob:
     return replace(job, store=str(store.root), log=str(store.log(job.key)))
 
 
-def _messages(workers: Workers, job: WorkerJob, *, follow: bool) -> Messages:
+def _messages(workers: WorkerPool, job: WorkerJob, *, follow: bool) -> Messages:
     """What the worker says until it has ended with all that it started; with the log where nobody else sees it."""
     log = _Tail(Path(job.log)) if follow else None
     if log is not None:
@@ -209,7 +209,7 @@ class _Tail:
                 yield {"event": "log", "data": data}
 
 
-def _left(directory: Path) -> Messages:
+def _collect_outputs(directory: Path) -> Messages:
     """What a failed action leaves for the driver: why, and the files it wrote until then."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)

@@ -52,7 +52,7 @@ class _UnfitError(Exception):
 
 
 @dataclass(slots=True)
-class Attempts:
+class TaskRunner:
     """The actions that run now; see :class:`mmbuild.core.execution.executor.Running`."""
 
     ray: Any
@@ -275,7 +275,7 @@ class Attempts:
 
 
 @contextmanager
-def attempts(running: Attempts) -> Iterator[None]:
+def attempts(running: TaskRunner) -> Iterator[None]:
     """Whatever still runs on leaving is ended, with everything it started."""
     try:
         yield

@@ -84,8 +84,8 @@ def collect(
     Raises:
         RemoteError: MM821; MM824, a lock cannot be taken there; MM828, somebody else is at it.
     """
-    with _alone(shared) as now:
-        held = _held(shared)
+    with _lock(shared) as now:
+        held = _candidates(shared)
         removed = _choose(held, max_size, older_than, frozenset(keep), now)
         gone = {item.digest for item in removed}
         kept = [item for item in held if item.digest not in gone]
@@ -106,7 +106,7 @@ def _end_uploads(shared: SharedStore, before: float) -> None:
         shared.calls.do(lambda: place.abort_older(before))
 
 
-def _held(shared: SharedStore) -> list[GcCandidate]:
+def _candidates(shared: SharedStore) -> list[GcCandidate]:
     """Every artifact that an entry names or that has a manifest, last used first. Damaged ones have no files."""
     entries = shared.calls.do(lambda: shared.place.walk("actions"))
     manifests = shared.calls.do(lambda: shared.place.walk("manifests"))
@@ -216,7 +216,7 @@ def _stem(name: str) -> str:
 
 
 @contextmanager
-def _alone(shared: SharedStore) -> Iterator[float]:
+def _lock(shared: SharedStore) -> Iterator[float]:
     """Hold the place's lock; the moment by the place's clock."""
     place, where = shared.place, shared.settings.shown
     if not place.writable:

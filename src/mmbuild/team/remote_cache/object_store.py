@@ -41,7 +41,7 @@ READ_ONLY = frozenset({"http", "https"})
 Arrived = Callable[[int], None]
 
 
-def nobody(count: int) -> None:
+def ignore_progress(count: int) -> None:
     """An :data:`Arrived` that does nothing."""
 
 
@@ -89,7 +89,7 @@ class ObjectStore:
 
     @property
     def in_parts(self) -> bool:
-        """Whether large files go there in parts (:class:`mmbuild.team.remote_cache.s3.Bucket`)."""
+        """Whether large files go there in parts (:class:`mmbuild.team.remote_cache.s3.S3Store`)."""
         return self.protocol in ("s3", "s3a")
 
     @property
@@ -97,7 +97,7 @@ class ObjectStore:
         """Whether :meth:`read` reports bytes while they come, not only at its end."""
         return False
 
-    def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
         """Bytes ``start`` to ``end`` of a file; fewer where it ends before.
 
         Args:
@@ -176,7 +176,7 @@ class Directory(ObjectStore):
         """Yes."""
         return True
 
-    def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
         """As :meth:`ObjectStore.read`; whoever may write there must not make this machine read other files or
         devices."""
         path = self._path(name)
@@ -253,7 +253,7 @@ class Web(ObjectStore):
         """Yes."""
         return True
 
-    def read(self, name: str, start: int, end: int, arrived: Arrived = nobody) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
         """As :meth:`ObjectStore.read`."""
         from fsspec.asyn import sync
 
@@ -359,15 +359,15 @@ def connect(settings: Settings) -> ObjectStore:
         ) from error
     if hasattr(files, "retries"):
         files.retries = 1  # s3fs's own
-    from mmbuild.team.remote_cache.s3 import Bucket
+    from mmbuild.team.remote_cache.s3 import S3Store
 
     kinds: Mapping[str, type[ObjectStore]] = {
         "file": Directory,
         "local": Directory,
         "http": Web,
         "https": Web,
-        "s3": Bucket,
-        "s3a": Bucket,
+        "s3": S3Store,
+        "s3a": S3Store,
     }
     return kinds.get(protocol, ObjectStore)(files, f"{path.rstrip('/')}/{LAYOUT}", protocol)
 

@@ -87,11 +87,11 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
     total = sum(entry.size for entry in missing.values())
     with disk_errors(store.root):
         partial_directory(store).mkdir(parents=True, exist_ok=True)
-        faults = _bring(shared, list(missing.values()), _Count(total, progress))
-        with _aside(store) as place:
+        faults = _download(shared, list(missing.values()), _Count(total, progress))
+        with _staging(store) as place:
             for digest, tree in trees.items():
                 fault = next((faults[e.digest] for e in tree.entries if e.digest in faults), None)
-                fault = fault or _put_together(store, place / digest, tree)
+                fault = fault or _assemble(store, place / digest, tree)
                 if fault is not None:
                     failed[digest] = fault
     for digest, why in failed.items():
@@ -144,7 +144,7 @@ def _too_large(store: Store, trees: Mapping[str, Tree]) -> dict[str, DamagedErro
     return found
 
 
-def _bring(shared: SharedStore, entries: Sequence[ManifestEntry], count: _Count) -> dict[str, Exception]:
+def _download(shared: SharedStore, entries: Sequence[ManifestEntry], count: _Count) -> dict[str, Exception]:
     """Contents into the partial directory, several at once; what is wrong with some, by digest.
 
     Raises:
@@ -159,7 +159,8 @@ def _bring(shared: SharedStore, entries: Sequence[ManifestEntry], count: _Count)
         ThreadPoolExecutor(_FILES) as files,
     ):
         tasks = {
-            entry.digest: files.submit(_bring_one, shared, entry, count, requests, stop) for entry in ordered
+            entry.digest: files.submit(_download_one, shared, entry, count, requests, stop)
+            for entry in ordered
         }
         try:
             for digest, task in tasks.items():
@@ -174,7 +175,7 @@ def _bring(shared: SharedStore, entries: Sequence[ManifestEntry], count: _Count)
     return faults
 
 
-def _bring_one(
+def _download_one(
     shared: SharedStore,
     entry: ManifestEntry,
     count: _Count,
@@ -280,7 +281,7 @@ def _write_all(descriptor: int, part: bytes, offset: int) -> None:
 
 
 @contextmanager
-def _aside(store: Store) -> Iterator[Path]:
+def _staging(store: Store) -> Iterator[Path]:
     """A staging directory that a later apply sweeps when this process is killed."""
     with wait_lock(store.lock("staging")):
         place = Path(tempfile.mkdtemp(prefix="pull-", dir=store.staging))
@@ -293,13 +294,13 @@ def _aside(store: Store) -> Iterator[Path]:
             lock.release()
 
 
-def _put_together(store: Store, out: Path, tree: Tree) -> DamagedError | None:
+def _assemble(store: Store, out: Path, tree: Tree) -> DamagedError | None:
     """Publish an artifact whose contents are all here; what is wrong, if anything."""
     try:
         for entry in tree.entries:
             target = out / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not _lay(store, entry, target):
+            if not _materialize(store, entry, target):
                 return DamagedError(f"the bytes of `{entry.path}` are gone again")
     except OSError as error:
         if error.errno in _BAD_NAMES:
@@ -311,7 +312,7 @@ def _put_together(store: Store, out: Path, tree: Tree) -> DamagedError | None:
     return None
 
 
-def _lay(store: Store, entry: ManifestEntry, target: Path) -> bool:
+def _materialize(store: Store, entry: ManifestEntry, target: Path) -> bool:
     """Make ``target`` the file of ``entry``: a link where the rights are the same, else a copy."""
     fresh = partial_directory(store) / entry.digest
     same, twin = (

@@ -32,7 +32,7 @@ _FILES = 4
 _PROBE = "exclusive"
 
 
-class Outcome(StrEnum):
+class PushOutcome(StrEnum):
     """What became of a result that was to be published."""
 
     PUBLISHED = "published"
@@ -44,7 +44,7 @@ class Outcome(StrEnum):
 class PushResult:
     """A result that is in the shared store now; bytes of files that were carried."""
 
-    outcome: Outcome
+    outcome: PushOutcome
     carried: int = 0
 
 
@@ -92,7 +92,7 @@ def push(shared: SharedStore, record: Record) -> PushResult:
     tree = read_tree(store, record.digest)
     published = shared.entry(record.key)
     if published is not None and published.record.digest not in shared.bad:
-        return _give_way(shared, record, published)
+        return _adopt_published(shared, record, published)
     replaces = published is not None or record.key in shared.damaged
     reference = all(entry.ref is not None for entry in tree.entries)
     carried = 0 if reference else _carry(shared, record.digest, tree)
@@ -105,9 +105,9 @@ def push(shared: SharedStore, record: Record) -> PushResult:
     except FileExistsError:
         published = shared.entry(record.key)
         if published is not None:
-            return _give_way(shared, record, published, carried)
+            return _adopt_published(shared, record, published, carried)
     shared.bad.pop(record.digest, None)
-    return PushResult(Outcome.PUBLISHED, carried)
+    return PushResult(PushOutcome.PUBLISHED, carried)
 
 
 def upload_artifact(shared: SharedStore, digest: str) -> int:
@@ -123,10 +123,12 @@ def upload_artifact(shared: SharedStore, digest: str) -> int:
     return _carry(shared, digest, read_tree(shared.store, digest))
 
 
-def _give_way(shared: SharedStore, record: Record, published: RemoteResult, carried: int = 0) -> PushResult:
+def _adopt_published(
+    shared: SharedStore, record: Record, published: RemoteResult, carried: int = 0
+) -> PushResult:
     """The result that was published first stands."""
     if published.record.digest == record.digest:
-        return PushResult(Outcome.THERE, carried)
+        return PushResult(PushOutcome.THERE, carried)
     first = published.record
     append(
         shared.store,
@@ -144,7 +146,7 @@ def _give_way(shared: SharedStore, record: Record, published: RemoteResult, carr
             host=first.host,
         ),
     )
-    return PushResult(Outcome.ADOPTED, carried)
+    return PushResult(PushOutcome.ADOPTED, carried)
 
 
 def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.base.canonical_json import canonical_json
-from mmbuild.base.field_checks import digest, flag, inner_path, listing, mapping, number, record, text, whole
+from mmbuild.base.field_checks import (
+    digest,
+    flag,
+    inner_path,
+    integer,
+    list_of,
+    mapping_of,
+    number,
+    record,
+    text,
+)
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.core.graph.remote_lookup import RemoteResult
@@ -24,7 +34,7 @@ _ENTRY = record(
         "definition": digest,
         "artifact": digest,
         "body": digest,
-        "inputs": mapping(digest, 10_000, key=text(300)),
+        "inputs": mapping_of(digest, 10_000, key=text(300)),
         "label": text(300),
         "host": text(300),
         "size": _BYTES,
@@ -32,16 +42,16 @@ _ENTRY = record(
         "memory": _BYTES,
         "at": number(0, 1e11),
         "reference": flag,
-        "signatures": listing(record({"key": text(300), "signature": text(300)}, closed=False), 100),
+        "signatures": list_of(record({"key": text(300), "signature": text(300)}, closed=False), 100),
     },
     may_lack=("signatures",),
     closed=False,
 )
 _FILE = record(
-    {"path": inner_path, "digest": digest, "size": whole(0, 1 << 50), "executable": flag},
+    {"path": inner_path, "digest": digest, "size": integer(0, 1 << 50), "executable": flag},
     may_lack=("executable",),
 )
-_TREE = record({"tree": whole(1, 1), "entries": listing(_FILE, 1_000_000)})
+_TREE = record({"tree": integer(1, 1), "entries": list_of(_FILE, 1_000_000)})
 
 
 class EntryError(ValueError):

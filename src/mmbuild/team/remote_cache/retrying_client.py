@@ -94,7 +94,7 @@ class RetryingClient:
             if attempt:
                 time.sleep(self.pause * 2**attempt * random.uniform(0.5, 1.5))
             try:
-                found = self._watched(request) if watched else bounded(request, self._deadline(size))
+                found = self._watched(request) if watched else with_timeout(request, self._deadline(size))
             except ANSWERS:
                 self._worked()
                 raise
@@ -220,7 +220,7 @@ class RetryingClient:
         )
 
 
-def bounded(function: Callable[[], T], seconds: float) -> T:
+def with_timeout(function: Callable[[], T], seconds: float) -> T:
     """The result of ``function``, waited for so long; the thread of one that hangs is left to itself.
 
     Raises:

@@ -18,7 +18,7 @@ class UploadPart:
     etag: str
 
 
-class Bucket(ObjectStore):
+class S3Store(ObjectStore):
     """Multipart uploads as in the S3 API (CreateMultipartUpload, ListParts, UploadPart, CompleteMultipartUpload).
 
     An upload stays on the server until it is completed or aborted; nothing of it is visible before.

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.config.remote_warnings import Notice, WarningHandler, notice_of
-from mmbuild.core.execution.events import Event, Kind, Sink
-from mmbuild.core.graph.plan import Plan, Planned, Verdict, graphs_of
+from mmbuild.core.execution.events import Event, EventKind, Sink
+from mmbuild.core.graph.plan import Plan, PlannedAction, Verdict, graphs_of
 from mmbuild.core.graph.planner import make_plan
 from mmbuild.core.graph.rebuild_reasons import reasons_from, remember_definition
 from mmbuild.core.store.action_cache import ActionCache, append, load_cache
-from mmbuild.core.store.locks import using
+from mmbuild.core.store.locks import shared_lock
 from mmbuild.team.remote_cache.pull import pull
-from mmbuild.team.remote_cache.push import Outcome, check_writable, push
+from mmbuild.team.remote_cache.push import PushOutcome, check_writable, push
 from mmbuild.team.remote_cache.remote_cache import SharedStore
 from mmbuild.team.remote_cache.retrying_client import UnreachableError, describe
 
@@ -41,7 +41,7 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
     if not isinstance(shared, SharedStore):
         yield plan, sink
         return
-    with using(plan.store):
+    with shared_lock(plan.store):
         shared.calls.tell = _teller(sink)
         plan = pull_planned(plan, shared, sink)
         with _pushing(shared, sink) as pushing:
@@ -52,7 +52,7 @@ def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
     """Pull until the plan wants nothing more; the plan that is then left."""
     while wanted := [planned for planned in plan.actions if planned.verdict is Verdict.PULL]:
         _pull(shared, wanted, sink)
-        _note(plan, shared)
+        _record_remote_results(plan, shared)
         for planned in wanted:  # whatever went wrong: no result is pulled twice
             digest = planned.record.digest if planned.record is not None else ""
             if digest not in shared.bad and not plan.store.has(digest):
@@ -65,17 +65,17 @@ def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
             reasons_from(plan.store),
             lambda: shared,
         )
-    _note(plan, shared)
+    _record_remote_results(plan, shared)
     return plan
 
 
-def _pull(shared: SharedStore, wanted: list[Planned], sink: Sink) -> None:
+def _pull(shared: SharedStore, wanted: list[PlannedAction], sink: Sink) -> None:
     """One round. What does not come is noted in ``shared``, so that the next plan does without it."""
     labels = {planned.record.digest: planned for planned in wanted if planned.record is not None}
     for planned in labels.values():
         assert planned.record is not None
         told = {"reason": planned.reason, "size": planned.record.size}
-        sink(Event(Kind.PULLING, planned.action.label, told))
+        sink(Event(EventKind.PULLING, planned.action.label, told))
     last = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -84,7 +84,7 @@ def _pull(shared: SharedStore, wanted: list[Planned], sink: Sink) -> None:
             last = time.monotonic()
             told = {"message": f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", "fraction": done / max(total, 1)}
             for planned in labels.values():
-                sink(Event(Kind.PROGRESS, planned.action.label, told))
+                sink(Event(EventKind.PROGRESS, planned.action.label, told))
 
     begin = time.monotonic()
     failed = pull(shared, list(labels), progress)
@@ -94,10 +94,10 @@ def _pull(shared: SharedStore, wanted: list[Planned], sink: Sink) -> None:
             "seconds": round(time.monotonic() - begin, 3),
             "why": failed.get(digest, ""),
         }
-        sink(Event(Kind.PULLED, planned.action.label, told))
+        sink(Event(EventKind.PULLED, planned.action.label, told))
 
 
-def _note(plan: Plan, shared: SharedStore) -> None:
+def _record_remote_results(plan: Plan, shared: SharedStore) -> None:
     """Into the journal goes what was learnt from others, so that the next plan need not ask."""
     cache = load_cache(plan.store)
     for planned in plan.actions:
@@ -110,7 +110,11 @@ def _note(plan: Plan, shared: SharedStore) -> None:
 
 def _teller(sink: Sink) -> WarningHandler:
     def tell(notice: Notice) -> None:
-        sink(Event(Kind.WARNING, data={"message": notice.message, "code": notice.code, "hint": notice.hint}))
+        sink(
+            Event(
+                EventKind.WARNING, data={"message": notice.message, "code": notice.code, "hint": notice.hint}
+            )
+        )
 
     return tell
 
@@ -127,7 +131,7 @@ def _pushing(shared: SharedStore, sink: Sink) -> Iterator[Sink]:
         thread.start()
 
     def watching(event: Event) -> None:
-        if event.kind is Kind.FINISHED:
+        if event.kind is EventKind.FINISHED:
             pusher.finished.put((event.label, event.data["key"]))
         sink(event)
 
@@ -184,7 +188,7 @@ class _Pusher:
             return
         begin = time.monotonic()
         done = push(self.shared, record)
-        if done.outcome is Outcome.ADOPTED:
+        if done.outcome is PushOutcome.ADOPTED:
             self.shared.tell(
                 Notice(
                     f"another machine published another result of `{label}` first; that one stands",
@@ -197,7 +201,7 @@ class _Pusher:
             "carried": done.carried,
             "seconds": round(time.monotonic() - begin, 3),
         }
-        self.sink(Event(Kind.PUSHED, label, told))
+        self.sink(Event(EventKind.PUSHED, label, told))
 
     def _check(self) -> None:
         """Once; a place that cannot be published to is told, and left alone."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mmbuild.backends.tensorrt_llm.checks import toolchain as checked
-from mmbuild.backends.tensorrt_llm.checks.model import Check, failing
+from mmbuild.backends.tensorrt_llm.checks.model import Check, failed_checks
 from mmbuild.backends.tensorrt_llm.checks.requirements import programs, requirements
 from mmbuild.backends.tensorrt_llm.checks.toolchain import toolchain_checks
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
@@ -65,7 +65,7 @@ def check(environment: ToolchainEnvironment | None, **more: Any) -> dict[str, Ch
 
 
 def failed(checks: Mapping[str, Check]) -> set[str]:
-    return {item.name for item in failing(checks.values())}
+    return {item.name for item in failed_checks(checks.values())}
 
 
 def test_all_is_well(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmbuild.backends.tensorrt_llm.checks.versions import accepts, own_extra, specifiers
+from mmbuild.backends.tensorrt_llm.checks.versions import accepts, extra_requirements, specifiers
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_requirement_lines_for_a_python_and_an_extra() -> None:
 
 
 def test_our_own_extras_are_those_of_the_installed_metadata() -> None:
-    assert set(own_extra("torch")) == {"torch", "transformers", "tokenizers", "pillow"}
-    assert "pydantic" not in own_extra("torch")
-    assert own_extra("no-such-extra") == {}
+    assert set(extra_requirements("torch")) == {"torch", "transformers", "tokenizers", "pillow"}
+    assert "pydantic" not in extra_requirements("torch")
+    assert extra_requirements("no-such-extra") == {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.backends.tensorrt_llm.runner.workdir import linked_directories, make_workplace, put
+from mmbuild.backends.tensorrt_llm.runner.workdir import link_tree, linked_directories, make_workplace
 
 WORKDIR = "examples/models/core/multimodal"
 
@@ -71,7 +71,7 @@ def test_a_model_is_laid_out_as_real_directories_with_links(tmp_path: Path) -> N
     users.write_text("t", "utf-8")
     (model / "tokenizer.json").symlink_to(users)
     place = tmp_path / "tmp" / "hf" / "m"
-    put(model, place)
+    link_tree(model, place)
     assert (place / "llm").is_dir()
     assert not (place / "llm").is_symlink()
     assert (place / "llm" / "weights").samefile(model / "llm" / "weights")
@@ -84,7 +84,7 @@ def test_symbolic_links_lead_to_the_files_themselves(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "a").write_text("a", "utf-8")
-    put(model, tmp_path / "place", symbolic=True)
+    link_tree(model, tmp_path / "place", symbolic=True)
     assert (tmp_path / "place" / "a").readlink() == model / "a"
     assert linked_directories({"model": tmp_path / "place"}) == (model,)
 
@@ -98,6 +98,6 @@ def test_a_directory_stands_for_all_below_it(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / "object").write_text("o", "utf-8")
     (engine / "code" / "three.py").symlink_to(elsewhere / "object")
-    put(engine, tmp_path / "place", symbolic=True)
+    link_tree(engine, tmp_path / "place", symbolic=True)
     found = linked_directories({"engine": tmp_path / "place"}, (engine,))
     assert sorted(found) == [engine, elsewhere]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.tensorrt_llm.toolchains.capabilities import faults, refusals
+from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals, violations
 from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import multiple_of, tables, unpackable
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.models.families.facts import LlmFacts
@@ -35,7 +35,9 @@ def stated_for(variant: ResolvedRecipe, sm: int) -> ResolvedRecipe:
 
 
 def told(variant: ResolvedRecipe, version: str, sm: int | None = None) -> list[str]:
-    return [fault.code for fault in faults(variant, load_toolchain(version), sm=sm) if fault.code != "MM603"]
+    return [
+        fault.code for fault in violations(variant, load_toolchain(version), sm=sm) if fault.code != "MM603"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_layers_that_cannot_be_packed_are_named(
 
 
 def test_the_hint_lists_ranks_that_work() -> None:
-    (fault,) = faults(shaped("int4", "engine.tensor_parallel=8"), load_toolchain("1.2"))
+    (fault,) = violations(shaped("int4", "engine.tensor_parallel=8"), load_toolchain("1.2"))
     assert (fault.code, fault.blame[0]) == ("MM641", "engine.tensor_parallel")
     assert fault.hint == "Set engine.tensor_parallel to 1, 2, 4"
 

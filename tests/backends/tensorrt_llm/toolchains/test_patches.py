@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, commands
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.model import Edit
-from mmbuild.backends.tensorrt_llm.toolchains.patches import apply_edit, edited
+from mmbuild.backends.tensorrt_llm.toolchains.patches import apply_edit, edited_text
 from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 from support.toolchain.cases import load
 
@@ -118,15 +118,15 @@ PIECE = st.text(alphabet="ab#", min_size=1, max_size=3)
 @given(text=WORDS, find=PIECE, prefix=st.text(alphabet="#", max_size=2))
 def test_commenting_out_twice_is_commenting_out_once(text: str, find: str, prefix: str) -> None:
     edit = Edit(file="f", find=find, replace=prefix + find)
-    once = edited(edit, text)
-    assert edited(edit, once) == once
+    once = edited_text(edit, text)
+    assert edited_text(edit, once) == once
 
 
 @given(text=WORDS, find=PIECE)
 def test_a_line_is_put_after_each_line_that_holds_the_text_once(text: str, find: str) -> None:
     edit = Edit(file="f", find=find, after="+")
-    once = edited(edit, text)
-    assert edited(edit, once) == once
+    once = edited_text(edit, text)
+    assert edited_text(edit, once) == once
     rows = once.split("\n")
     assert [row for row in rows if row != "+"] == text.split("\n")
     for row, following in zip(rows, [*rows[1:], None], strict=True):

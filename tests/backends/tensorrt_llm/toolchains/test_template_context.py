@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.model import ReservedWord
-from mmbuild.backends.tensorrt_llm.toolchains.template_context import asking, directory_name, variables
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import (
+    directory_name,
+    recipe_inference_context,
+    variables,
+)
 from mmbuild.models.families import MODULES
 from mmbuild.schema.model import Verify
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -90,7 +94,7 @@ def with_verify(recipe: str, **verify: Any) -> ResolvedRecipe:
 
 def test_the_recipes_question_and_picture_are_asked_about() -> None:
     variant = with_verify("llava-int4", prompts=("How many?", "Which?"), images=("/a.png",), max_new_tokens=7)
-    asked = asking(variant, load_toolchain("0.12.0").families["llava"], "run")
+    asked = recipe_inference_context(variant, load_toolchain("0.12.0").families["llava"], "run")
     assert asked == {
         "mode": "run",
         "prompt": "How many?",
@@ -98,32 +102,44 @@ def test_the_recipes_question_and_picture_are_asked_about() -> None:
         "max_new_tokens": 7,
         "stated": True,
     }
-    profiled = asking(variant, load_toolchain("0.12.0").families["llava"], "profile")
+    profiled = recipe_inference_context(variant, load_toolchain("0.12.0").families["llava"], "profile")
     assert {**profiled, "mode": "run"} == asked
 
 
 def test_the_accuracy_check_asks_upstreams_own_question() -> None:
     variant = with_verify("llava-int4", prompts=("How many?",), images=("/a.png",), max_new_tokens=7)
     entry = load_toolchain("0.12.0").families["llava"]
-    asked = asking(variant, entry, "check_accuracy")
+    asked = recipe_inference_context(variant, entry, "check_accuracy")
     assert (asked["prompt"], asked["image"], asked["max_new_tokens"]) == (entry.prompt, None, 30)
 
 
 def test_an_answer_is_never_longer_than_the_engine_allows() -> None:
     variant = with_verify("llava-int4", max_new_tokens=4096)
     entry = load_toolchain("1.2").families["llava"]
-    assert asking(variant, entry, "run")["max_new_tokens"] == variant.recipe.engine.max_output_len
+    assert (
+        recipe_inference_context(variant, entry, "run")["max_new_tokens"]
+        == variant.recipe.engine.max_output_len
+    )
     (short,) = load("llava-int4", "engine.max_output_len=5")
-    assert asking(short, entry, "check_accuracy")["max_new_tokens"] == 5
+    assert recipe_inference_context(short, entry, "check_accuracy")["max_new_tokens"] == 5
 
 
 def test_newer_vila_and_llava_get_their_question_after_the_picture() -> None:
     variant = with_verify("vila1.5-3b-fp16", prompts=("How many?",))
-    assert asking(variant, load_toolchain("1.2").families["vila"], "run")["prompt"] == "<image>\n How many?"
-    assert asking(variant, load_toolchain("0.10.0").families["vila"], "run")["prompt"] == "How many?"
+    assert (
+        recipe_inference_context(variant, load_toolchain("1.2").families["vila"], "run")["prompt"]
+        == "<image>\n How many?"
+    )
+    assert (
+        recipe_inference_context(variant, load_toolchain("0.10.0").families["vila"], "run")["prompt"]
+        == "How many?"
+    )
 
 
 def test_nougat_is_asked_nothing() -> None:
     variant = with_verify("nougat-base", prompts=("How many?",))
     for version in SUPPORTED:
-        assert asking(variant, load_toolchain(version).families["nougat"], "run")["prompt"] is None
+        assert (
+            recipe_inference_context(variant, load_toolchain(version).families["nougat"], "run")["prompt"]
+            is None
+        )

@@ -196,8 +196,8 @@ def test_a_launcher_that_fails_is_quoted(tmp_path, monkeypatch):
 
 def test_ranks_do_not_outlive_a_killed_parent():
     program = (
-        "from mmbuild.backends.torch.distributed.launch import spread; "
-        "spread(2, 'support.engines.rank_programs:outlived', {})"
+        "from mmbuild.backends.torch.distributed.launch import run_on_ranks; "
+        "run_on_ranks(2, 'support.engines.rank_programs:outlived', {})"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         watches = [watched(pid) for pid in json.loads(parent.stdout.readline())]

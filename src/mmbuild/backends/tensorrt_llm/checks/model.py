@@ -39,7 +39,7 @@ class Group:
     checks: tuple[Check, ...]
 
 
-def failing(checks: Iterable[Check]) -> tuple[Check, ...]:
+def failed_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Those that stand in the way of a build."""
     return tuple(check for check in checks if check.status == "fail")
 

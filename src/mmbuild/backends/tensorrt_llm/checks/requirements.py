@@ -9,7 +9,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from mmbuild.backends.environments.probe import normalized
 from mmbuild.backends.tensorrt_llm.toolchains.model import CommandEntry, Toolchain, When
-from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned
+from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
 
 # Distributions that bring the same module: the first is a wrapper of the others.
 _SAME = (("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),)
@@ -62,7 +62,7 @@ def _requirement(line: str) -> tuple[str, str]:
 def distributions(toolchain: Toolchain) -> set[str]:
     """Names of everything that :func:`requirements` can ask for, and what any other version pins."""
     lines = [line for entry in toolchain.families.values() for line in entry.requirements]
-    return {*pinned(), *(_requirement(line)[0] for line in lines)}
+    return {*pinned_distributions(), *(_requirement(line)[0] for line in lines)}
 
 
 def names_for(name: str) -> tuple[str, ...]:

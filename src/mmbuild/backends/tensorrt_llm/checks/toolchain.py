@@ -33,7 +33,7 @@ _DECIDE: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _CheckContext:
     """What checks look at; ``chosen`` says whether these families are what somebody wants to build."""
 
     toolchain: Toolchain
@@ -75,7 +75,7 @@ def toolchain_checks(
     except ProbeError as error:
         broken = Check("environment", "fail", place, "one that answers", error.message, error.hint or "")
         return (broken, examples_check(toolchain, environment.examples, {}), _gpu(sm))
-    asked = _Asked(toolchain, environment, inside, chosen, bool(given))
+    asked = _CheckContext(toolchain, environment, inside, chosen, bool(given))
     found = [check for function in _CHECKS for check in function(asked)]
     return (Check("environment", "ok", place), *found, _gpu(sm))
 
@@ -98,7 +98,7 @@ def _place(environment: ToolchainEnvironment) -> str:
     return str(environment.python)
 
 
-def _python(asked: _Asked) -> Iterator[Check]:
+def _python(asked: _CheckContext) -> Iterator[Check]:
     found, range_ = asked.inside.versions["python"], asked.toolchain.python
     fits = accepts(range_, found)
     yield Check(
@@ -111,12 +111,12 @@ def _python(asked: _Asked) -> Iterator[Check]:
     )
 
 
-def _pins(asked: _Asked) -> Iterator[Check]:
+def _pins(asked: _CheckContext) -> Iterator[Check]:
     for item in requirements(asked.toolchain, asked.families):
         yield _pin(item, asked)
 
 
-def _pin(item: RequiredPackage, asked: _Asked) -> Check:
+def _pin(item: RequiredPackage, asked: _CheckContext) -> Check:
     found = version_of(item.name, asked.inside.versions)
     label = f"{item.name} ({', '.join(item.families)})" if item.families else item.name
     asking = item.specifier or "any"
@@ -146,14 +146,14 @@ def _own_accepts(name: str, version: str, inside: InstalledPackages) -> bool:
     return specifier is not None and accepts(specifier, version) is True
 
 
-def _install(item: RequiredPackage, asked: _Asked) -> str:
+def _install(item: RequiredPackage, asked: _CheckContext) -> str:
     if asked.environment.container is not None:
         return "Use the image that was released for this version, or one made from it"
     index = " --extra-index-url https://pypi.nvidia.com" if item.name in (_OWN, "tensorrt") else ""
     return f"{asked.environment.python} -m pip install{index} '{item.name}{item.specifier}'"
 
 
-def _programs(asked: _Asked) -> Iterator[Check]:
+def _programs(asked: _CheckContext) -> Iterator[Check]:
     for name, path in asked.inside.programs.items():
         if path is not None:
             yield Check(name, "ok", path)
@@ -165,7 +165,7 @@ def _programs(asked: _Asked) -> Iterator[Check]:
         yield Check(name, "fail", "not found", "on PATH in the environment", why, way)
 
 
-def _examples(asked: _Asked) -> Iterator[Check]:
+def _examples(asked: _CheckContext) -> Iterator[Check]:
     yield examples_check(asked.toolchain, asked.environment.examples, asked.inside.versions)
 
 
@@ -182,4 +182,4 @@ def _gpu(sm: int | None) -> Check:
     )
 
 
-_CHECKS: tuple[Callable[[_Asked], Iterator[Check]], ...] = (_python, _pins, _programs, _examples)
+_CHECKS: tuple[Callable[[_CheckContext], Iterator[Check]], ...] = (_python, _pins, _programs, _examples)

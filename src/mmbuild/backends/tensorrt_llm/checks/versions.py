@@ -44,7 +44,7 @@ def specifiers(lines: Iterable[str], *, python: str = "", extra: str = "") -> Ma
     return found
 
 
-def own_extra(extra: str) -> Mapping[str, str]:
+def extra_requirements(extra: str) -> Mapping[str, str]:
     """What mmbuild's extra asks for, beyond what mmbuild always does; empty where mmbuild is not installed."""
     try:
         lines = metadata.requires("mmbuild") or []

@@ -9,8 +9,8 @@ from mmbuild.backends.tensorrt_llm.output_checks.config import differences, valu
 from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.files import read_header, read_json
 from mmbuild.backends.tensorrt_llm.output_checks.model import Expected, OutputPath
-from mmbuild.backends.tensorrt_llm.output_checks.ranks import lacking, missing, stale
-from mmbuild.backends.tensorrt_llm.output_checks.tensors import packed, raw, tensors
+from mmbuild.backends.tensorrt_llm.output_checks.ranks import missing_files, missing_source_ranks, stale_ranks
+from mmbuild.backends.tensorrt_llm.output_checks.tensors import check_packed, check_raw, check_tensors
 
 _RANK = "rank{rank}.safetensors"
 
@@ -33,16 +33,18 @@ def check(expected: Expected, directory: Path) -> tuple[ProductError, ...]:
 
 
 def _findings(expected: Expected, directory: Path) -> Iterator[ProductError]:
-    yield from missing(tuple(directory / product for product in expected.products))
+    yield from missing_files(tuple(directory / product for product in expected.products))
     for place in expected.places:
-        yield from _place(place, expected, directory)
+        yield from _check_path(place, expected, directory)
 
 
-def _place(place: OutputPath, expected: Expected, directory: Path) -> Iterator[ProductError]:
+def _check_path(place: OutputPath, expected: Expected, directory: Path) -> Iterator[ProductError]:
     where = directory / place.directory
     if place.checkpoint is not None:
         source = directory / place.checkpoint
-        yield from lacking(source, tuple(source / _RANK.format(rank=rank) for rank in range(expected.ranks)))
+        yield from missing_source_ranks(
+            source, tuple(source / _RANK.format(rank=rank) for rank in range(expected.ranks))
+        )
     algorithm = None
     config = where / "config.json"
     if place.config and config.is_file() and config.stat().st_size > 0:
@@ -55,11 +57,11 @@ def _place(place: OutputPath, expected: Expected, directory: Path) -> Iterator[P
             algorithm = value_at(content, "quantization.quant_algo")
     if place.ranks:
         paths = tuple(where / name for name in place.ranks)
-        yield from stale(where, paths)
+        yield from stale_ranks(where, paths)
         for path in paths:
             yield from _checkpoint_file(path, place, expected, algorithm)
     if place.raw is not None and where.is_dir():
-        yield from raw(where, place.raw, expected.parts, expected.ranks)
+        yield from check_raw(where, place.raw, expected.parts, expected.ranks)
 
 
 def _checkpoint_file(
@@ -73,6 +75,6 @@ def _checkpoint_file(
         yield error
         return
     if place.tensors is not None:
-        yield from tensors(path, header, place.tensors, expected.parts)
+        yield from check_tensors(path, header, place.tensors, expected.parts)
         if isinstance(algorithm, str):
-            yield from packed(path, header, place.tensors, expected.parts, algorithm)
+            yield from check_packed(path, header, place.tensors, expected.parts, algorithm)

@@ -49,7 +49,7 @@ def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> E
         for rule in rules().rules
         if command.name in rule.commands and family in rule.families and toolchain.version in rule.toolchains
     ]
-    places = tuple(_place(rule, known | {"part": parts[rule.part]}) for rule in held)
+    places = tuple(_output_path(rule, known | {"part": parts[rule.part]}) for rule in held)
     ranks = known["tensor_parallel"]
     if not any(rule.ranks or rule.raw or rule.checkpoint for rule in held):  # nothing of the LLM is looked at
         parts.clear()
@@ -65,20 +65,20 @@ def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> E
     )
 
 
-def _place(rule: Rule, known: Mapping[str, Any]) -> OutputPath:
+def _output_path(rule: Rule, known: Mapping[str, Any]) -> OutputPath:
     names = {**known, **{name: evaluate(text, known) for name, text in rule.names.items()}}
     ranks = range(names["tensor_parallel"]) if rule.ranks is not None else ()
     return OutputPath(
         directory=fill(rule.directory, names),
         ranks=tuple(fill(rule.ranks or "", {**names, "rank": rank}) for rank in ranks),
         checkpoint=rule.checkpoint and fill(rule.checkpoint, names),
-        config=tuple(wanted for group in rule.config for wanted in _wanted(group, names)),
+        config=tuple(wanted for group in rule.config for wanted in _expected_outputs(group, names)),
         tensors=rule.tensors,
         raw=rule.raw,
     )
 
 
-def _wanted(group: Group, names: Mapping[str, Any]) -> Iterator[ExpectedOutput]:
+def _expected_outputs(group: Group, names: Mapping[str, Any]) -> Iterator[ExpectedOutput]:
     for item in rules().expectations[group.group]:
         value = evaluate(item.value, names)
         yield ExpectedOutput(

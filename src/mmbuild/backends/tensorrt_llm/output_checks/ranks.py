@@ -8,7 +8,7 @@ from pathlib import Path
 from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 
 
-def stale(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
+def stale_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
     """MM651: files beside ``expected`` that end alike. No command empties its directory."""
     endings = {path.suffix for path in expected}
     others = sorted(
@@ -23,9 +23,9 @@ def stale(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]
         )
 
 
-def lacking(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
+def missing_source_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
     """MM661: ranks that the checkpoint lacked from which an engine was built."""
-    missing = [path.name for path in expected if not _there(path)]
+    missing = [path.name for path in expected if not _has_content(path)]
     if missing:
         yield ProductError(
             f"the engine was built from {directory}, which lacks {', '.join(missing)}: up to 0.10 such ranks get "
@@ -35,10 +35,10 @@ def lacking(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductErro
         )
 
 
-def missing(paths: tuple[Path, ...]) -> Iterator[ProductError]:
+def missing_files(paths: tuple[Path, ...]) -> Iterator[ProductError]:
     """MM650: for each directory, the products that are not there or empty."""
     for directory in dict.fromkeys(path.parent for path in paths):
-        gone = [path.name for path in paths if path.parent == directory and not _there(path)]
+        gone = [path.name for path in paths if path.parent == directory and not _has_content(path)]
         if gone:
             yield ProductError(
                 f"{directory} lacks {', '.join(gone)}, and the command ended without a failure",
@@ -47,5 +47,5 @@ def missing(paths: tuple[Path, ...]) -> Iterator[ProductError]:
             )
 
 
-def _there(path: Path) -> bool:
+def _has_content(path: Path) -> bool:
     return path.is_dir() or (path.is_file() and path.stat().st_size > 0)

@@ -15,7 +15,9 @@ _SHOWN = 3
 Parts = Mapping[PartName, OutputPart]
 
 
-def tensors(path: Path, header: Mapping[str, Stored], table: str, parts: Parts) -> Iterator[ProductError]:
+def check_tensors(
+    path: Path, header: Mapping[str, Stored], table: str, parts: Parts
+) -> Iterator[ProductError]:
     """MM660: what ``table`` lists and a rank's file lacks.
 
     Args:
@@ -24,12 +26,12 @@ def tensors(path: Path, header: Mapping[str, Stored], table: str, parts: Parts) 
         table: Name of a table in ``tensors.yaml``.
         parts: Facts of the model's parts.
     """
-    gone = [name for name in expected(table, parts, 1) if name not in header]
+    gone = [name for name in expected_names(table, parts, 1) if name not in header]
     if gone:
-        yield _lacks(path, gone, "tensors")
+        yield _missing_tensors(path, gone, "tensors")
 
 
-def packed(
+def check_packed(
     path: Path, header: Mapping[str, Stored], table: str, parts: Parts, algorithm: str
 ) -> Iterator[ProductError]:
     """MM657: layers that config.json calls ``algorithm`` and that lie there unpacked or without scales."""
@@ -54,15 +56,15 @@ def packed(
         )
 
 
-def raw(directory: Path, table: str, parts: Parts, ranks: int) -> Iterator[ProductError]:
+def check_raw(directory: Path, table: str, parts: Parts, ranks: int) -> Iterator[ProductError]:
     """MM660: raw files that ``table`` lists and ``directory`` lacks, or that are empty."""
     there = {item.name for item in directory.glob("*.bin") if item.stat().st_size > 0}
-    gone = [name for name in expected(table, parts, ranks) if name not in there]
+    gone = [name for name in expected_names(table, parts, ranks) if name not in there]
     if gone:
-        yield _lacks(directory, gone, "raw tensors")
+        yield _missing_tensors(directory, gone, "raw tensors")
 
 
-def expected(table: str, parts: Parts, ranks: int) -> tuple[str, ...]:
+def expected_names(table: str, parts: Parts, ranks: int) -> tuple[str, ...]:
     """Names that ``table`` lists for a model of these parts, each once."""
     found: dict[str, None] = {}
     for item in tables().tables[table]:
@@ -82,7 +84,7 @@ def _filled(patterns: tuple[str, ...], layers: int, ranks: int) -> Iterator[str]
                 yield pattern.format(layer=layer, rank=rank)
 
 
-def _lacks(path: Path, gone: list[str], what: str) -> ProductError:
+def _missing_tensors(path: Path, gone: list[str], what: str) -> ProductError:
     return ProductError(
         f"{path} lacks {len(gone)} of its {what}: {_some(gone)}; "
         "a converter's worker failed, or it read another model",

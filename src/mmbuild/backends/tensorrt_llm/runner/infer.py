@@ -16,11 +16,11 @@ from jinja2 import TemplateError
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.environments.launch import launch
 from mmbuild.backends.tensorrt_llm.runner.command import CommandError, run_command
-from mmbuild.backends.tensorrt_llm.runner.workdir import linked_directories, make_workplace, put
-from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, asking_command
+from mmbuild.backends.tensorrt_llm.runner.workdir import link_tree, linked_directories, make_workplace
+from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, inference_command
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.model import Mode, Toolchain
-from mmbuild.backends.tensorrt_llm.toolchains.template_context import DEFAULT_NEW_TOKENS, asked
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import DEFAULT_NEW_TOKENS, inference_context
 from mmbuild.config.model import ToolchainEnvironment
 
 # `logger.info(f"\n[A] {texts}")` up to 0.10, `[A]: ...` for each prompt later: a list with one text for each beam.
@@ -91,15 +91,17 @@ def infer(
     cwd = make_workplace(root, environment.examples, toolchain.workdir, places.values())
     filled = {name: cwd / place for name, place in places.items() if (engine / name).is_dir()}
     for name, place in filled.items():
-        put(engine / name, place, symbolic=True)
+        link_tree(engine / name, place, symbolic=True)
     entry = toolchain.families[known["family"]]
     limit = known["max_output_len"]
     tokens = min(question.max_new_tokens or DEFAULT_NEW_TOKENS, limit)
     stated = question.prompt is not None or bool(question.images) or question.max_new_tokens is not None
-    command = _asking(
+    command = _inference_command(
         toolchain,
         known,
-        asked(entry, question.mode, question.prompt, _pictures(question.images, cwd), tokens, stated=stated),
+        inference_context(
+            entry, question.mode, question.prompt, _pictures(question.images, cwd), tokens, stated=stated
+        ),
     )
     started = launch(
         environment,
@@ -128,8 +130,8 @@ def takes_images(description: Description) -> bool:
     entry = toolchain.families[known["family"]]
     marks = {}
     for image in (None, "picture"):
-        what = asked(entry, "run", None, image, 1, stated=True)
-        marks[image] = _asking(toolchain, known, what).argv
+        what = inference_context(entry, "run", None, image, 1, stated=True)
+        marks[image] = _inference_command(toolchain, known, what).argv
     return marks[None] != marks["picture"]
 
 
@@ -150,14 +152,14 @@ def _toolchain(description: Description) -> Toolchain:
     return toolchain
 
 
-def _asking(toolchain: Toolchain, known: Mapping[str, Any], what: Mapping[str, Any]) -> Command:
+def _inference_command(toolchain: Toolchain, known: Mapping[str, Any], what: Mapping[str, Any]) -> Command:
     """The runner's command.
 
     Raises:
         CommandError: MM768, engine.json lacks a value that the command is made from, or has one of another type.
     """
     try:
-        return asking_command(toolchain, known, what)
+        return inference_command(toolchain, known, what)
     except (KeyError, TypeError, ValueError, TemplateError) as error:
         raise _unknown(
             f"lacks what the runner's command is made from: {type(error).__name__}: {error}"

@@ -41,7 +41,7 @@ def make_workplace(root: Path, checkout: Path, workdir: str, places: Iterable[st
     return root / workdir
 
 
-def put(source: Path, place: Path, *, symbolic: bool = False) -> None:
+def link_tree(source: Path, place: Path, *, symbolic: bool = False) -> None:
     """Lay the directory ``source`` at ``place``, file by file, without copying what need not be copied.
 
     ``place`` is a directory of its own and no link: scripts look for things beside it, by ``..``.
@@ -74,7 +74,7 @@ def linked_directories(places: Mapping[str, Path], around: Sequence[Path] = ()) 
     """Directories outside that links below ``places`` lead to, for whoever must mount them: absolute, each once.
 
     Args:
-        places: Directories that were filled by :func:`put`.
+        places: Directories that were filled by :func:`link_tree`.
         around: Directories that stand for everything below them.
     """
     found: dict[Path, None] = {}

@@ -33,7 +33,9 @@ _BLAMED = {
 _WAYS = (1, 2, 4, 8)
 
 
-def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None) -> tuple[Violation, ...]:
+def violations(
+    variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None
+) -> tuple[Violation, ...]:
     """Why ``toolchain`` cannot build ``variant``, and the keys to blame; empty where it can.
 
     Args:
@@ -61,7 +63,7 @@ def faults(variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = No
 def refusals(
     variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None
 ) -> tuple[ToolchainError, ...]:
-    """:func:`faults` as errors that name the variant.
+    """:func:`violations` as errors that name the variant.
 
     The errors are MM603 (quantization), MM604 (a model in this form), MM605 (a number beyond a limit of the version),
     MM606 (int8 or int4 with calibration data), MM169 (a quantized checkpoint that the version is not known to read),
@@ -69,7 +71,7 @@ def refusals(
     """
     return tuple(
         ToolchainError(f"{variant.name} with {fault.message}", code=fault.code, hint=fault.hint)
-        for fault in faults(variant, toolchain, sm=sm)
+        for fault in violations(variant, toolchain, sm=sm)
     )
 
 
@@ -208,7 +210,7 @@ def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Violation, 
             f"TensorRT-LLM {toolchain.version}: {text.removesuffix('.')}",
             severity="warning",
         )
-        for note, text in _noted(variant, toolchain)
+        for note, text in _matching_notes(variant, toolchain)
         if note.warn is not None
     )
     return (*noted, *_text_alone(variant, toolchain))
@@ -219,7 +221,7 @@ def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Viola
     recipe, quantization = variant.recipe, variant.recipe.engine.quantization
     if quantization.algorithm not in ALGORITHMS or quantization.calibration is not None:
         return
-    if is_production_model(recipe, variant.facts) and not faults(variant, toolchain):
+    if is_production_model(recipe, variant.facts) and not violations(variant, toolchain):
         yield Violation(
             "MM175",
             (_ALGORITHM,),
@@ -232,10 +234,10 @@ def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Viola
 
 def notes(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[str, ...]:
     """What a reader of the commands for ``variant`` should know."""
-    return tuple(text for _, text in _noted(variant, toolchain))
+    return tuple(text for _, text in _matching_notes(variant, toolchain))
 
 
-def _noted(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[tuple[Note, str]]:
+def _matching_notes(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[tuple[Note, str]]:
     known = variables(variant, toolchain)
     for note in toolchain.notes:
         if known["family"] in note.families and holds(note.when, known):

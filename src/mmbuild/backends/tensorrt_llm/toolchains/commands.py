@@ -21,7 +21,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.model import (
     When,
 )
 from mmbuild.backends.tensorrt_llm.toolchains.template import fill, holds
-from mmbuild.backends.tensorrt_llm.toolchains.template_context import asking, variables
+from mmbuild.backends.tensorrt_llm.toolchains.template_context import recipe_inference_context, variables
 from mmbuild.schema.resolved import ResolvedRecipe
 
 # A flag's value that itself begins like a flag must be joined to it: argparse takes it for another flag.
@@ -74,13 +74,13 @@ def commands(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Command, ..
     return tuple(_commands(variant, toolchain))
 
 
-def asking_command(toolchain: Toolchain, known: Mapping[str, Any], asked: Mapping[str, Any]) -> Command:
+def inference_command(toolchain: Toolchain, known: Mapping[str, Any], asked: Mapping[str, Any]) -> Command:
     """The command that asks a built engine.
 
     Args:
         toolchain: The version that built it.
         known: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.variables`, of the same recipe.
-        asked: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.asked`.
+        asked: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.inference_context`.
     """
     names = {**known, **asked}
     for item in toolchain.commands:
@@ -97,7 +97,7 @@ def _commands(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Command
         if known["family"] not in item.families or algorithm not in item.algorithms:
             continue
         for mode in item.modes or (None,):
-            names = known if mode is None else {**known, **asking(variant, entry, mode)}
+            names = known if mode is None else {**known, **recipe_inference_context(variant, entry, mode)}
             if holds(item.when, names):
                 yield _command(item, mode, names, toolchain.workdir)
 

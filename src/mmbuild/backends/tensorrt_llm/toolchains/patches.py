@@ -28,14 +28,14 @@ def apply_edit(edit: Edit, directory: Path) -> bool:
         raise _moved(edit, f"cannot be read ({error})") from error
     if edit.find not in text and not (edit.replace and edit.replace in text):
         raise _moved(edit, f"has no `{edit.find}`")
-    changed = edited(edit, text)
+    changed = edited_text(edit, text)
     if changed == text:
         return False
     path.write_text(changed, encoding="utf-8")
     return True
 
 
-def edited(edit: Edit, text: str) -> str:
+def edited_text(edit: Edit, text: str) -> str:
     """``text`` after ``edit``; an edit made before is not made again.
 
     A text to look for may be part of what replaces it, as where a word becomes a comment: what lies inside such a

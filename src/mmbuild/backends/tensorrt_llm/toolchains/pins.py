@@ -13,7 +13,7 @@ _FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2
 
 
 @cache
-def pinned() -> tuple[str, ...]:
+def pinned_distributions() -> tuple[str, ...]:
     """Every distribution that a supported toolchain pins, normalized."""
     names = {normalized(name) for version in SUPPORTED for name in load_toolchain(version).pins}
     return tuple(sorted(names | set(_FURTHER)))

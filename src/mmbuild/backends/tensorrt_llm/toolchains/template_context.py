@@ -24,7 +24,8 @@ DEFAULT_SAMPLES = 32
 
 
 def variables(variant: ResolvedRecipe, toolchain: Toolchain) -> dict[str, Any]:
-    """Every name that conditions and templates may use, but for those of :func:`asking` and ``rank``."""
+    """Every name that conditions and templates may use, but for those of :func:`recipe_inference_context` and
+    ``rank``."""
     recipe, facts = variant.recipe, variant.facts
     entry = toolchain.families[recipe.model.family]
     algorithm = recipe.engine.quantization.algorithm
@@ -128,13 +129,14 @@ def directory_name(source: str, family: str, reserved: Sequence[ReservedWord]) -
     return name
 
 
-def asking(variant: ResolvedRecipe, entry: FamilyEntry, mode: Mode) -> Mapping[str, Any]:
-    """What ``run.py`` is asked where the recipe decides: its first question and picture, see :func:`asked`."""
+def recipe_inference_context(variant: ResolvedRecipe, entry: FamilyEntry, mode: Mode) -> Mapping[str, Any]:
+    """What ``run.py`` is asked where the recipe decides: its first question and picture, see
+    :func:`inference_context`."""
     verify = variant.recipe.verify if mode != "check_accuracy" else None
     if verify is None:
         tokens = min(DEFAULT_NEW_TOKENS, variant.recipe.engine.max_output_len)
-        return asked(entry, mode, None, None, tokens, stated=False)
-    return asked(
+        return inference_context(entry, mode, None, None, tokens, stated=False)
+    return inference_context(
         entry,
         mode,
         verify.prompts[0] if verify.prompts else None,
@@ -144,7 +146,7 @@ def asking(variant: ResolvedRecipe, entry: FamilyEntry, mode: Mode) -> Mapping[s
     )
 
 
-def asked(
+def inference_context(
     entry: FamilyEntry,
     mode: Mode,
     question: str | None,

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from mmbuild.backends.torch.distributed import failures, launch, mpirun, stdio
-from mmbuild.base.output_streams import guarded_streams, unwritten
+from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -30,7 +30,7 @@ def main(directory: Path) -> int:
             launch.function_of(call["target"])(**call["arguments"])
             out.flush()
             if out.lost:
-                raise unwritten(out.lost)
+                raise output_lost_error(out.lost)
     except Exception as error:
         failures.write_failure(failures.describe(error, rank), directory)
         if rank != 0:

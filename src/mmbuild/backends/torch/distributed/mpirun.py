@@ -18,7 +18,7 @@ OVERRIDE = "MMBUILD_MPIRUN"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class LauncherKind:
     """One implementation of mpirun.
 
     Attributes:
@@ -43,15 +43,15 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 # Open MPI refuses root, more ranks than cores, and pins a rank to one core, unless told otherwise; its ranks spin
 # while they wait unless told to yield. MPICH's hydra does none of the three, and would look for ssh.
-KINDS: tuple[Kind, ...] = (
-    Kind(
+KINDS: tuple[LauncherKind, ...] = (
+    LauncherKind(
         "Open MPI",
         re.compile(r"\((Open MPI|OpenRTE)\)"),
         ("--allow-run-as-root", "--oversubscribe", "--bind-to", "none"),
         _words(r"process rank \d+ with PID (?P<pid>\d+) on node \S+ exited on signal (?P<signal>\d+)"),
         {"OMPI_MCA_mpi_yield_when_idle": "1"},
     ),
-    Kind(
+    LauncherKind(
         "MPICH",
         re.compile(r"HYDRA build details"),
         ("-launcher", "fork"),
@@ -65,7 +65,7 @@ class Launcher:
     """An mpirun of a known kind."""
 
     path: Path
-    kind: Kind
+    kind: LauncherKind
 
     def argv(self, ranks: int, program: Sequence[str]) -> list[str]:
         """The command line that runs ``program`` as ``ranks`` ranks."""

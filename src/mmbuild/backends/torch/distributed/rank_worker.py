@@ -64,12 +64,12 @@ def serve_commands(world: ProcessGroup, engine: Any) -> NoReturn:
             except MmbuildError:
                 continue  # wrong arguments: rank 0 found the same, and tells it
     except Exception as error:
-        _tell(failures.describe(error, world.rank))
+        _report_failure(failures.describe(error, world.rank))
         world.abort()
     sys.exit(0)
 
 
-def _tell(failure: failures.Failure) -> None:
+def _report_failure(failure: failures.Failure) -> None:
     directory = os.environ.get(failures.PLACE)
     if directory:
         failures.write_failure(failure, Path(directory))

@@ -15,7 +15,7 @@ from typing import Any
 
 from mmbuild.models.families.defaults import config_class, table
 from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Traits, VisualFacts
-from mmbuild.models.families.kinds import in_own_layout, wrong_family
+from mmbuild.models.families.kinds import is_original_layout, wrong_family
 from mmbuild.models.families.parse import parse, wrong_value
 from mmbuild.models.families.sanity_checks import require_layer
 from mmbuild.models.families.screen import screen
@@ -57,7 +57,7 @@ def sections(config: Config) -> Sections:
     """
     screen(config, NAME)
     require_model_type(config, NAME, ("llava",))
-    if in_own_layout(config):
+    if is_original_layout(config):
         raise wrong_family(config, NAME)
     root, absent = parse(NAME, config), config_class(NAME).sections
     text, tower = "llama", "clip_vision_model"

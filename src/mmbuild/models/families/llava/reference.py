@@ -10,7 +10,7 @@ from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.families.shared.hugging_face import load_model as load
 from mmbuild.models.families.shared.hugging_face import tensor_shapes
-from mmbuild.models.families.shared.transformers_inputs import Inputs, ask_in_chat
+from mmbuild.models.families.shared.transformers_inputs import Inputs, encode_chat
 from mmbuild.models.processor import Request
 
 __all__ = ["load", "load_inputs", "tensor_shapes"]
@@ -32,7 +32,7 @@ def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
     _fill(processor, sources["model"], model.config)
 
     def inputs(question: str | None, pictures: Sequence[Any]) -> Request:
-        return ask_in_chat(processor, question or "", pictures)
+        return encode_chat(processor, question or "", pictures)
 
     return inputs
 

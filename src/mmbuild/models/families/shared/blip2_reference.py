@@ -38,9 +38,9 @@ def load(
     from transformers import Blip2ForConditionalGeneration
 
     second = sources.get("vision")
-    model = hugging_face.loading(Blip2ForConditionalGeneration, second or sources["model"], dtype)
+    model = hugging_face.load_quietly(Blip2ForConditionalGeneration, second or sources["model"], dtype)
     if second is not None:
-        model.language_model = hugging_face.loading(text_model, sources["model"], dtype)
+        model.language_model = hugging_face.load_quietly(text_model, sources["model"], dtype)
         model.config.text_config = model.language_model.config
     facts = read_facts(saved_config(sources["model"]), saved_config(second) if second else None)
     # Files of before transformers 4.47 do not say it.

@@ -151,10 +151,10 @@ def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> 
     """
     from transformers import AutoModelForImageTextToText
 
-    return loading(AutoModelForImageTextToText, sources["model"], dtype).to(device)
+    return load_quietly(AutoModelForImageTextToText, sources["model"], dtype).to(device)
 
 
-def loading(kind: Any, directory: Path, dtype: torch.dtype) -> Any:
+def load_quietly(kind: Any, directory: Path, dtype: torch.dtype) -> Any:
     """The model in ``directory`` by ``kind``, one of transformers' classes, without its progress bars.
 
     Raises:

@@ -24,7 +24,7 @@ def request(batch: Any) -> Request:
     )
 
 
-def ask_in_chat(processor: Any, question: str, pictures: Sequence[Any]) -> Request:
+def encode_chat(processor: Any, question: str, pictures: Sequence[Any]) -> Request:
     """``question`` through the chat template of a processor of transformers that knows image tokens.
 
     A question that names its pictures is a complete prompt. Where the template takes text and no list of parts, the

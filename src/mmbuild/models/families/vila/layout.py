@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmbuild.models.families.facts import Config, FamilyError
-from mmbuild.models.families.kinds import builder, in_own_layout, tower_setting, types_of
+from mmbuild.models.families.kinds import builder, is_original_layout, tower_setting, types_of
 from mmbuild.models.families.parse import MISSING, display, is_kind, parse, wrong_value
 from mmbuild.models.families.screen import about_second_source, screen
 from mmbuild.models.families.shared.config_reading import not_built, require_model_type, section
@@ -64,7 +64,7 @@ def read(config: Config, vision: Config | None) -> Layout:
     screen(config, NAME, vision)
     require_model_type(config, NAME, types_of(NAME))
     _require_built(config)
-    if not in_own_layout(config):
+    if not is_original_layout(config):
         right = builder(config)
         raise FamilyError(
             "config.json has neither `llm_cfg`, as VILA-1.5 writes it, nor `mm_vision_tower`, as VILA does",

@@ -101,7 +101,7 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> VilaRe
     read = layout.read(saved_config(model), saved_config(second) if second else None)
     # The outer config of one directory calls itself LLaVA's; its keys are LLaMA's.
     decoder = model / "llm" if read.directories else model
-    llm = hugging_face.loading(LlamaForCausalLM, decoder, dtype)
+    llm = hugging_face.load_quietly(LlamaForCausalLM, decoder, dtype)
     reference = VilaReference(llm, AutoModel.from_config(tower_config(read)), make_projector(read), read)
     # A tower that was trained along goes before the second source's.
     state = {**(_visual_tensors("vision", second) if second else {}), **_visual_tensors("model", model)}
