@@ -51,8 +51,8 @@ def layer_config(setting: Setting, variant: str, group: int | None) -> Any:
 
 def check_layers(setting: Setting, variant: str) -> None:
     """One row for each size: the largest error over both packages (one token; one to many)."""
-    from mmbuild.backends.torch.linear_factory import linear_maker
-    from mmbuild.backends.torch.weight_layouts import layout_of
+    from mmbuild.backends.torch.calibrated_linear import linear_maker
+    from mmbuild.backends.torch.linear import layout_of
 
     layers = []
     for number, (inputs, outputs) in enumerate(SIZES):
@@ -237,9 +237,8 @@ def small_checkpoint(setting: Setting, config: Any) -> tuple[dict[str, Tensor], 
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from mmbuild.backends.torch.build_module import weights_of
-    from mmbuild.backends.torch.calibrated_linear import stored_shape
-    from mmbuild.backends.torch.linear_factory import linear_maker
-    from mmbuild.backends.torch.weight_layouts import layout_of
+    from mmbuild.backends.torch.calibrated_linear import linear_maker, stored_shape
+    from mmbuild.backends.torch.linear import layout_of
 
     llm = config.llm
     tensors = {

@@ -111,7 +111,7 @@ def calibrate(setting: Setting, variant: str) -> None:
 
 def quantize_params(setting: Setting, variant: str) -> dict[str, Any]:
     """Parameters of the step quantize."""
-    from mmbuild.models.prompt_text import DEFAULT_PROMPTS
+    from mmbuild.models.prompts import DEFAULT_PROMPTS
     from mmbuild.pipeline import step_params
 
     facts = setting.facts()
@@ -223,7 +223,7 @@ def exported(config: Any, package: str, device: str) -> Any:
 
     from mmbuild.backends.torch import decoder_only, export
     from mmbuild.backends.torch.build_module import make_model
-    from mmbuild.backends.torch.weight_layouts import layout_of
+    from mmbuild.backends.torch.linear import layout_of
 
     with torch.device(device):
         llm = make_model(config, layout_of(device))

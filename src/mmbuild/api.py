@@ -14,7 +14,7 @@ from mmbuild.core.execution.history_sink import record_history
 from mmbuild.core.graph.plan import Plan
 
 if TYPE_CHECKING:
-    from mmbuild.core.execution.result import Options, Result
+    from mmbuild.core.execution.events import Options, Result
     from mmbuild.core.graph.action import RecipeGraph
     from mmbuild.core.graph.remote_lookup import Find, RemoteLookup
     from mmbuild.core.store.layout import Store
@@ -186,8 +186,8 @@ def _run_on_cluster(
     paranoid: bool = False,
 ) -> Result:
     """:func:`run` with Ray. Toolchains are not looked at: they are on the nodes."""
+    from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.local import run_plan
-    from mmbuild.core.execution.result import Options
     from mmbuild.core.steps.registry import steps
     from mmbuild.team.ray.executor import on_cluster
 
@@ -215,8 +215,8 @@ def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]
 
 def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
     from mmbuild.base.gpu import least_memory, visible_gpus
+    from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.resources import Capacity, machine_cores, machine_memory
-    from mmbuild.core.execution.result import Options
 
     cores = machine_cores()
     wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)

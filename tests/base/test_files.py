@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.base.directory_listing import entries
 from mmbuild.base.files import (
     FileRefusedError,
+    entries,
     is_within,
     open_regular,
+    read_beginning,
     read_file,
     read_json,
+    read_lines,
     read_object,
     require_regular,
 )
 from mmbuild.base.limits import Limit
-from mmbuild.base.line_reader import read_lines
-from mmbuild.base.magic_bytes import read_beginning
 
 SMALL = Limit("a small file", 10, 2, 5, 5, "of these tests")
 READERS: tuple[Callable[[Path], object], ...] = (
@@ -149,7 +149,7 @@ def test_a_directory_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in "cab":
         (tmp_path / name).touch()
     assert [path.name for path in entries(tmp_path)] == ["a", "b", "c"]
-    monkeypatch.setattr("mmbuild.base.directory_listing.ENTRIES", 2)
+    monkeypatch.setattr("mmbuild.base.files.ENTRIES", 2)
     with pytest.raises(FileRefusedError, match="more than 2 files"):
         entries(tmp_path)
 

@@ -60,10 +60,10 @@ OWN = {
     "what mmbuild itself brings": (
         "models/checkpoint/reader_compatibility.py",
         "base/codes/__init__.py",
-        "inspect/compatibility/drivers.py",
+        "inspect/compatibility/rules.py",
         "models/families/defaults.py",
         "models/generation_fields.py",
-        "backends/tensorrt_llm/output_checks/load.py",
+        "backends/tensorrt_llm/output_checks/model.py",
         "evaluation/bounds.py",
         "schema/exclusive_settings.py",
         "models/sources/config.py",

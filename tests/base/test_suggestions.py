@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmbuild.base.suggestions import nearest
+from mmbuild.base.diagnostics import nearest
 
 
 @pytest.mark.parametrize(

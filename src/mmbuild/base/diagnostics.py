@@ -5,8 +5,9 @@ Importing this module is cheap (no pydantic, no YAML), so that every verb can pr
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -189,3 +190,44 @@ def _escape(text: str, more: str) -> str:
     for character in more:
         escaped = escaped.replace(character, f"%{ord(character):02X}")
     return escaped
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What a rule objects to.
+
+    Attributes:
+        code: Its code.
+        blame: Dotted keys, the most likely culprit first.
+        message: One sentence without a full stop.
+        hint: What to do.
+        severity: ``error`` or ``warning``.
+    """
+
+    code: str
+    blame: tuple[str, ...]
+    message: str
+    hint: str | None = None
+    severity: Severity = "error"
+
+
+def touches(keys: Iterable[str], faulty: Iterable[str]) -> bool:
+    """Whether one of ``keys`` is one of ``faulty``, within one, or holds one (dotted paths)."""
+    faulty = tuple(faulty)
+    return any(_within(bad, key) or _within(key, bad) for key in keys for bad in faulty)
+
+
+def _within(inner: str, outer: str) -> bool:
+    return f"{inner}.".startswith(f"{outer}.")
+
+
+def nearest(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The one of ``words`` that looks most like ``word``, else one that holds it, else None.
+
+    ``cutoff`` is difflib's: how alike two words must be, 0 to 1.
+    """
+    found = difflib.get_close_matches(word, words, n=1, cutoff=cutoff)
+    if found:
+        return found[0]
+    holding = (item for item in words if len(word) >= 3 and word.lower() in item.lower())
+    return next(holding, None)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.json_reader import JsonProblemError, parse_json
-from mmbuild.base.limits import Limit
+from mmbuild.base.limits import ENTRIES, Limit
 
 _CHUNK = 1 << 20
 _KINDS = (
@@ -179,3 +180,67 @@ def _called(value: Any) -> str:
         return "a boolean"
     names = {list: "an array", str: "a string", int: "a number", float: "a number", type(None): "null"}
     return names[type(value)]
+
+
+def read_beginning(path: Path | str, count: int) -> bytes:
+    """Up to ``count`` bytes.
+
+    Raises:
+        FileRefusedError: MM745, it is not a regular file.
+        OSError: It cannot be read.
+    """
+    descriptor = open_regular(path)
+    try:
+        return os.read(descriptor, count)
+    finally:
+        os.close(descriptor)
+
+
+_HINT = "check that it is the file that you mean"
+
+
+def read_lines(path: Path, limit: Limit, most: int, size: int) -> Iterator[bytes]:
+    """The lines of ``path`` without their ends, as they are read.
+
+    Args:
+        path: The file.
+        limit: Of one line.
+        most: Lines.
+        size: Bytes of the file.
+
+    Raises:
+        FileRefusedError: MM745, it is not a regular file; MM746, it or a line is larger, or there are more lines.
+        OSError: It cannot be read.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > size:
+            raise FileRefusedError.of(path, f"is larger than {size:,} bytes", "MM746", _HINT)
+        number = 0
+        while line := file.readline(limit.size + 2):
+            number += 1
+            if number > most:
+                raise FileRefusedError.of(path, f"has more than {most:,} lines", "MM746", _HINT)
+            line = line.removesuffix(b"\n").removesuffix(b"\r")
+            if len(line) > limit.size:
+                problem = f"is longer than {limit.size:,} bytes in line {number}"
+                raise FileRefusedError.of(path, problem, "MM746", _HINT)
+            yield line
+
+
+def entries(directory: Path) -> list[Path]:
+    """Everything that is directly in ``directory``, sorted by name; links are not followed.
+
+    Raises:
+        FileRefusedError: MM746, there are more than ENTRIES.
+        OSError: It is not there, is not a directory, or may not be read.
+    """
+    with os.scandir(directory) as found:
+        names = [entry.name for entry in islice(found, ENTRIES + 1)]
+    if len(names) > ENTRIES:
+        raise FileRefusedError.of(
+            directory,
+            f"holds more than {ENTRIES:,} files",
+            "MM746",
+            "check that it is the directory that you mean",
+        )
+    return [directory / name for name in sorted(names)]

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mmbuild.base.diagnostics import Diagnostic
-from mmbuild.base.suggestions import nearest
+from mmbuild.base.diagnostics import Diagnostic, nearest
 from mmbuild.base.yaml_nodes import Span, YamlNode, diagnostic_at, dotted, find, plain
 
 Path = tuple[str | int, ...]

@@ -14,9 +14,8 @@ from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
     from mmbuild.cli.planning import Planning
-    from mmbuild.core.execution.events import Event
-    from mmbuild.core.execution.result import Result
-    from mmbuild.team.ci.event_stats import EventStats
+    from mmbuild.core.execution.events import Event, Result
+    from mmbuild.team.ci.summary import EventStats
 
 _TIMES_SHOWN = 40
 """More lines than this fill a screen and say nothing."""
@@ -104,7 +103,7 @@ def command(
         if layout == "github":
             github.report(planning.plan)
         return
-    from mmbuild.team.ci.event_stats import EventStats
+    from mmbuild.team.ci.summary import EventStats
 
     debug = bool(context.obj and context.obj.get("debug"))
     how = {
@@ -210,7 +209,7 @@ def _times(result: Result) -> list[str]:
 
 def _print_up_to_date(planning: Planning) -> None:
     from mmbuild.cli.output import print_status
-    from mmbuild.core.graph.text import summary
+    from mmbuild.core.graph.plan_text import summary
 
     print_status(summary(planning.plan))
     click.echo("\n".join(_shown(build.directory) for build in planning.plan.builds))

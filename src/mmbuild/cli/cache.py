@@ -241,7 +241,7 @@ def pull(
     from mmbuild.api import plan_graphs
     from mmbuild.cli.output import print_status
     from mmbuild.core.execution.progress import display
-    from mmbuild.core.graph.text import summary
+    from mmbuild.core.graph.plan_text import summary
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.locks import shared_lock
     from mmbuild.pipeline.planning import PlanOptions, prepare

@@ -14,12 +14,12 @@ import click
 from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
-    from mmbuild.core.execution.result import Result
+    from mmbuild.core.execution.events import Result
     from mmbuild.core.graph.action import Action, RecipeGraph
     from mmbuild.core.graph.plan import Plan
     from mmbuild.core.store.layout import Store
-    from mmbuild.team.ci.event_stats import EventStats
     from mmbuild.team.ci.shards import ShardPlan
+    from mmbuild.team.ci.summary import EventStats
     from mmbuild.team.ci.variants import VariantOptions, Variants
 
 
@@ -146,7 +146,7 @@ def _cut(
     planned: Variants, count: int, times: Path | None, at_once: int
 ) -> tuple[ShardPlan, Mapping[str, Action], Mapping[str, float]]:
     from mmbuild.team.ci.durations import read_times, seconds_of
-    from mmbuild.team.ci.merged_graph import union_of
+    from mmbuild.team.ci.jobs import union_of
     from mmbuild.team.ci.shards import plan_shards
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
@@ -165,7 +165,7 @@ def _shard(planned: Variants, count: int, index: int, times: Path | None, at_onc
 
 
 def _print_shards(planned: Variants, count: int, times: Path | None, at_once: int, *, as_json: bool) -> None:
-    from mmbuild.team.ci import shard_report
+    from mmbuild.team.ci import shards as shard_report
 
     found = _cut(planned, count, times, at_once)
     if as_json:
@@ -178,7 +178,7 @@ def _save_times(planned: Variants, store: Store, path: Path) -> None:
     from mmbuild.cli.output import print_status
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.team.ci.durations import measured_seconds, write_times
-    from mmbuild.team.ci.merged_graph import union_of
+    from mmbuild.team.ci.jobs import union_of
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
     found = measured_seconds(actions.values(), load_cache(store))
@@ -209,7 +209,7 @@ def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[EventSta
     from mmbuild.api import run
     from mmbuild.cli.output import print_status, report_failed
     from mmbuild.core.execution.progress import display
-    from mmbuild.team.ci.event_stats import EventStats
+    from mmbuild.team.ci.summary import EventStats
 
     tally = EventStats()
     with display(plan, live=False) as sink:

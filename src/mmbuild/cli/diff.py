@@ -26,8 +26,8 @@ def command(*, one: Path, other: Path, as_json: bool, exit_code: bool) -> None:
       mmbuild diff /mnt/old/llava-int4 build/llava-int4 --exit-code
     """
     from mmbuild.inspect.diff.build_diff import compare_builds
-    from mmbuild.inspect.diff.diff_report import diff_json as data
-    from mmbuild.inspect.diff.diff_report import lines
+    from mmbuild.inspect.diff.reports import diff_json as data
+    from mmbuild.inspect.diff.reports import lines
 
     found = compare_builds(one, other)
     click.echo(json.dumps(data(found), indent=1) if as_json else "\n".join(lines(found)))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from mmbuild.core.execution.result import Result
+    from mmbuild.core.execution.events import Result
     from mmbuild.core.graph.plan import Plan
-    from mmbuild.team.ci.event_stats import EventStats
+    from mmbuild.team.ci.summary import EventStats
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,11 +51,10 @@ def report(
         result: How it ended.
         recipes: Files, for the places of failures.
     """
-    from mmbuild.core.execution.result import Result
+    from mmbuild.core.execution.events import Result
     from mmbuild.team.ci import annotate
-    from mmbuild.team.ci.event_stats import EventStats
-    from mmbuild.team.ci.recipe_locations import recipe_locations
-    from mmbuild.team.ci.summary import append_summary, summary
+    from mmbuild.team.ci.annotate import recipe_locations
+    from mmbuild.team.ci.summary import EventStats, append_summary, summary
 
     tally, result = tally or EventStats(), result or Result()
     found = recipe_locations(recipes, [failed.label for failed in result.failed])

@@ -37,7 +37,7 @@ def command(
       mmbuild graph recipes/demo/llava-int4.yaml --format svg > graph.svg
     """
     from mmbuild.cli.planning import plan_request
-    from mmbuild.core.graph.drawing import FORMATS
+    from mmbuild.core.graph.plan_text import FORMATS
 
     planning = plan_request(
         recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir

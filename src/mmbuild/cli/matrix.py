@@ -59,7 +59,9 @@ def command(
     """
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
-    from mmbuild.team.ci import github, gitlab, job_rows
+    from mmbuild.team.ci import services as github
+    from mmbuild.team.ci import services as gitlab
+    from mmbuild.team.ci import services as job_rows
     from mmbuild.team.ci.durations import measured_seconds, seconds_of
     from mmbuild.team.ci.jobs import jobs_of, select
     from mmbuild.team.ci.runners import GITHUB, GITLAB, parse_runners
@@ -101,7 +103,7 @@ def _changed(
     revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: VariantOptions
 ) -> frozenset[str]:
     from mmbuild.cli.output import print_status
-    from mmbuild.team.ci.variant_pairs import changed_since
+    from mmbuild.team.ci.worktrees import changed_since
 
     names = changed_since(revision, recipes, planned, store, asked)
     print_status(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")

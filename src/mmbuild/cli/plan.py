@@ -51,7 +51,7 @@ def command(
     from mmbuild.cli.output import print_status
     from mmbuild.cli.planning import plan_request
     from mmbuild.core.graph.plan_file import save_plan
-    from mmbuild.core.graph.text import derivation_text, plan_text
+    from mmbuild.core.graph.plan_text import derivation_text, plan_text
 
     planning = plan_request(
         recipes,

@@ -92,7 +92,7 @@ def command(
       mmbuild run build/nougat-base --image page.png --num-beams 4
     """
     from mmbuild.models.generation_settings import not_applied_text, not_passed_text
-    from mmbuild.models.prompt_text import require_unicode
+    from mmbuild.models.prompts import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(

@@ -82,7 +82,7 @@ def command(
       mmbuild verify build/llava-shapes-int4
       mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
     """
-    from mmbuild.models.prompt_text import require_unicode
+    from mmbuild.models.prompts import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(build, check=check)  # first whether it is an engine at all

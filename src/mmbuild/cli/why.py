@@ -67,7 +67,7 @@ def command(
 
 
 def _text(one: VariantTrace, step: str | None, with_key: bool) -> Iterator[str]:
-    from mmbuild.inspect.diff.why_report import chain, key_lines, overview
+    from mmbuild.inspect.diff.reports import chain, key_lines, overview
 
     if step is None:
         yield from overview(one.trace, one.edits)
@@ -80,7 +80,7 @@ def _text(one: VariantTrace, step: str | None, with_key: bool) -> Iterator[str]:
 
 
 def _data(one: VariantTrace, step: str | None, with_key: bool) -> dict[str, Any]:
-    from mmbuild.inspect.diff.why_report import why_json
+    from mmbuild.inspect.diff.reports import why_json
 
     data = why_json(one.trace, one.edits)
     if step is None:
@@ -94,8 +94,8 @@ def _data(one: VariantTrace, step: str | None, with_key: bool) -> dict[str, Any]
 
 
 def _no_step(recipe: Path, step: str, found: list[VariantTrace]) -> Exception:
+    from mmbuild.base.diagnostics import nearest
     from mmbuild.base.errors import UsageError
-    from mmbuild.base.suggestions import nearest
 
     steps = list(dict.fromkeys(label.rpartition("/")[2] for one in found for label in one.build.actions))
     near = nearest(step, steps)

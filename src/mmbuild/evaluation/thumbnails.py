@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import read_file
+from mmbuild.base.files import entries, read_file
 from mmbuild.models.images import PICTURE_BYTES, open_picture
 
 EDGE = 144

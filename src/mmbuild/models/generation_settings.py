@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.models.files.small_files import SmallFileError, display, read_json
-from mmbuild.models.generation_fields import dropped_by_config_classes, fields
-from mmbuild.models.generation_values import FORMS
+from mmbuild.models.generation_fields import FORMS, dropped_by_config_classes, fields
 
 FILE = "generation_config.json"
 CONFIG = "config.json"

@@ -8,8 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from mmbuild.base.files import FileRefusedError
-from mmbuild.base.magic_bytes import read_beginning
+from mmbuild.base.files import FileRefusedError, read_beginning
 
 # What files begin with; WebP has its length in between.
 _BEGINNINGS = {

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.diagnostics import Diagnostic
+from mmbuild.base.diagnostics import Diagnostic, Violation, touches
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
-from mmbuild.base.violation import Violation, touches
 from mmbuild.base.yaml_nodes import YamlNode, dotted, find, has, parts_of, replace_at
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts

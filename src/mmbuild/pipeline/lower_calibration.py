@@ -20,8 +20,8 @@ from mmbuild.core.steps.registry import steps
 from mmbuild.models.calibration_data import hub_dataset
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES, CalibrationError
+from mmbuild.models.errors import SourceError
 from mmbuild.models.sources import hub
-from mmbuild.models.sources.errors import SourceError
 from mmbuild.pipeline import estimate, local_environment, step_params
 from mmbuild.pipeline.estimate import Sizes
 from mmbuild.schema.model import WEIGHT_ONLY

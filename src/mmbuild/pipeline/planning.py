@@ -180,7 +180,7 @@ def _environment(version: str) -> Environment | None:
     One that does not answer counts as empty: apply tells why.
     """
     from mmbuild.backends.environments.probe import installed
-    from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
+    from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
     from mmbuild.base.errors import MmbuildError
     from mmbuild.config.load import load
     from mmbuild.pipeline.lower_tensorrt_llm import Environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from mmbuild.base.violation import Violation, touches
+from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.models.calibration_data import hub_dataset
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.samples import CalibrationError

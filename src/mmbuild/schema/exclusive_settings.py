@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from mmbuild.base.diagnostics import Severity
-from mmbuild.base.violation import Violation
+from mmbuild.base.diagnostics import Severity, Violation
 from mmbuild.schema.model import Recipe
 
 GIVEN: Literal["given"] = "given"

@@ -6,11 +6,9 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmbuild.base.diagnostics import Diagnostic
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.diagnostics import Diagnostic, nearest
+from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.suggestions import nearest
 from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, merge, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmbuild.base.violation import Violation
+from mmbuild.base.diagnostics import Violation
 from mmbuild.schema.model import Backend, Recipe
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.violation import Violation, touches
+from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.files.small_files import display

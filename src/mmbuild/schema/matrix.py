@@ -9,8 +9,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from mmbuild.base.diagnostics import Diagnostic
-from mmbuild.base.suggestions import nearest
+from mmbuild.base.diagnostics import Diagnostic, nearest
 from mmbuild.base.yaml_nodes import YamlNode, diagnostic_at, find, plain, replace_at
 from mmbuild.schema.model import Axis, Engine
 from mmbuild.schema.validation import every_key

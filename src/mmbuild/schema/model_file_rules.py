@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmbuild.base.diagnostics import Violation
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.violation import Violation
+from mmbuild.models.errors import SourceError
 from mmbuild.models.families.facts import Config, ModelFacts
 from mmbuild.models.sources.config import parse_source
-from mmbuild.models.sources.errors import SourceError
 from mmbuild.schema.model import Model
 
 if TYPE_CHECKING:

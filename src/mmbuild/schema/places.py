@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmbuild.base.diagnostics import Violation
 from mmbuild.base.files import FileRefusedError
-from mmbuild.base.violation import Violation
 from mmbuild.base.yaml_nodes import YamlNode, find, parts_of
 from mmbuild.models.families import family
 from mmbuild.models.files.chat_template import MORE_TEMPLATES

@@ -10,8 +10,8 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.violation import Violation, touches
 from mmbuild.models.families.facts import LlmFacts, ModelFacts
 from mmbuild.schema import tensorrt_llm_versions
 from mmbuild.schema.calibration_rules import float8_gpu, generated_pictures

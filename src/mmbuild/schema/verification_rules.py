@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.base.violation import Violation, touches
+from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.schema.model import Backend, Recipe
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Violation]:
     verify, limit = recipe.verify, recipe.engine.max_input_len
     if verify is None or recipe.engine.backend is not Backend.TORCH:
         return
-    from mmbuild.models.prompt_length import tokens_beyond
-    from mmbuild.models.prompt_text import DEFAULT_PROMPTS
+    from mmbuild.models.prompts import DEFAULT_PROMPTS, tokens_beyond
 
     expected = model.expected()
     for number, prompt in enumerate(verify.prompts or DEFAULT_PROMPTS):

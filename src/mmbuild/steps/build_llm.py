@@ -17,10 +17,10 @@ def run(context: StepContext) -> None:
         EngineError: A quantization or rope scaling that the engine or its target does not run, or a compiler that
             fails.
     """
+    from mmbuild.backends.torch.calibrated_linear import check_target
     from mmbuild.backends.torch.collectives import compiling
     from mmbuild.backends.torch.config import from_json
     from mmbuild.backends.torch.export import compile_package, export_llm, outside_names, require_outside
-    from mmbuild.backends.torch.linear_factory import check_target
 
     config = from_json(context.params)
     check_target(config, context.target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmbuild.core.steps.context import StepContext
-from mmbuild.models.sources.errors import SourceError
+from mmbuild.models.errors import SourceError
 
 
 def run(context: StepContext) -> None:

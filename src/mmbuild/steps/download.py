@@ -14,10 +14,10 @@ from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.files import read_object
 from mmbuild.base.limits import MODEL_JSON
 from mmbuild.core.steps.context import StepContext
+from mmbuild.models.errors import SourceError
 from mmbuild.models.families import part
 from mmbuild.models.sources.allowed_places import from_locators, real_path
 from mmbuild.models.sources.config import read_config
-from mmbuild.models.sources.errors import SourceError
 from mmbuild.models.sources.integrity import check_model
 from mmbuild.models.sources.resolve import MODEL, source_files
 

@@ -21,13 +21,50 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.progress import Progress, silent
 from mmbuild.core.steps.context import StepContext
 from mmbuild.evaluation import thumbnails
-from mmbuild.models.prompt_text import DEFAULT_PROMPTS
+from mmbuild.models.prompts import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mmbuild.backends.torch.engine import Engine
     from mmbuild.backends.torch.parity import Comparison
     from mmbuild.models.images import Picture
     from mmbuild.models.processor import Request
+
+
+_SHOWN = 6
+
+
+def ids_differ(ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str | None:
+    """The first difference between two prompts' token ids as a sentence; None where there is none."""
+    if tuple(ours) == tuple(theirs):
+        return None
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    place = next((at for at, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+    return (
+        f"the prompt's {len(ours)} tokens are not transformers' {len(theirs)}: from token {place + 1} on "
+        f"{_around(ours, place, tokenizer)} instead of {_around(theirs, place, tokenizer)}"
+    )
+
+
+def _around(ids: Sequence[int], place: int, tokenizer: Any) -> str:
+    some = list(ids[place : place + _SHOWN])
+    if not some:
+        return "nothing"
+    text = tokenizer.decode([token for token in some if 0 <= token < len(tokenizer)])
+    return f"{some} (`{text}`)"
+
+
+def pixels_differ(ours: Tensor, theirs: Tensor) -> str | None:
+    """How two float32 tensors [images, channels, height, width] differ as a sentence; None where they do not."""
+    if ours.shape != theirs.shape:
+        return f"the pixels' shape is {list(ours.shape)}, and transformers' is {list(theirs.shape)}"
+    apart = (ours.float() - theirs.float()).abs()
+    if not apart.numel() or not bool((apart > 0).any()):
+        return None
+    share = float((apart > 0).float().mean())
+    return f"{share:.1%} of the pixels' values are not transformers', by up to {float(apart.max()):.4g}"
+
 
 MEASURES = "measures.json"
 PICTURES = "pictures"
@@ -179,7 +216,6 @@ def require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
     Raises:
         InputError: MM597, other token ids; MM598, other pixels.
     """
-    from mmbuild.steps.input_differences import ids_differ, pixels_differ
 
     problem = ids_differ(ours.ids, theirs.ids, engine.processor.tokenizer)
     if problem is not None:

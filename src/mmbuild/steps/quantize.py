@@ -138,7 +138,7 @@ def _requests(
     from mmbuild.backends.torch.calibration import calibrate as loop
     from mmbuild.models.calibration_data import samples as data
     from mmbuild.models.processor import load_processor
-    from mmbuild.models.prompt_text import DEFAULT_PROMPTS
+    from mmbuild.models.prompts import DEFAULT_PROMPTS
 
     processor = load_processor(processor_files, params["family"])
     asked = params["calibration"]

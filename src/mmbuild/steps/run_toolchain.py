@@ -12,7 +12,7 @@ from typing import Any
 
 from mmbuild.backends.environments.launch import Launch, launch
 from mmbuild.backends.tensorrt_llm.output_checks.check import check
-from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
+from mmbuild.backends.tensorrt_llm.output_checks.files import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.model import Expected
 from mmbuild.backends.tensorrt_llm.runner.command import run_command
 from mmbuild.backends.tensorrt_llm.runner.workdir import (

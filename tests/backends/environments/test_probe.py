@@ -16,7 +16,7 @@ from mmbuild.backends.environments.probe import (
     normalized,
     revision_of,
 )
-from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
+from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
 from mmbuild.config.model import Container, Interpreter, ToolchainEnvironment
 from support.toolchain.environments import (
     git,

@@ -9,11 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmbuild.backends.torch.session import Session
-from mmbuild.backends.torch.weight_check import check_weights
-from mmbuild.backends.torch.weights import rank_files
+from mmbuild.backends.torch.weights import check_weights, rank_files
 from mmbuild.models.checkpoint.config import CheckpointConfig
-from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.errors import EngineError
+from mmbuild.models.errors import CheckpointError, EngineError
 from mmbuild.steps import build_llm
 from support.errors import refused
 from support.models.calibrated_checkpoints import (

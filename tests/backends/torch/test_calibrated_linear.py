@@ -7,9 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.torch.calibrated_linear import SCALAR_COPIES, bound, stored_shape
+from mmbuild.backends.torch.calibrated_linear import (
+    SCALAR_COPIES,
+    bound,
+    check_target,
+    linear_maker,
+    stored_shape,
+)
 from mmbuild.backends.torch.config import from_json
-from mmbuild.backends.torch.linear_factory import check_target, linear_maker
 from mmbuild.models.checkpoint import weight_only
 from mmbuild.models.checkpoint.calibrated_layout import BY_QUANT_ALGO, stored_tensors
 from mmbuild.models.errors import EngineError

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.torch import weight_layouts
+from mmbuild.backends.torch import linear
+from mmbuild.backends.torch.calibrated_linear import linear_maker
 from mmbuild.backends.torch.linear import block_rows
-from mmbuild.backends.torch.linear_factory import linear_maker
 from mmbuild.models.errors import EngineError
 from support.errors import refused
 from support.models.engine_config import CONFIG
@@ -27,9 +27,9 @@ def layer(quant_algo, layout, inputs, outputs, dtype="float32"):
     made.weight.data.random_(integer.min, integer.max, generator=generator)
     made.per_channel_scale.data.uniform_(0.001, 0.01, generator=generator)
     if layout == "rows":
-        values = weight_layouts.widen_rows(made.weight.data, quant_algo)
+        values = linear.widen_rows(made.weight.data, quant_algo)
     else:
-        values = weight_layouts.widen_plain(made.weight.data, quant_algo).t()
+        values = linear.widen_plain(made.weight.data, quant_algo).t()
     return made, values.double() * made.per_channel_scale.double()[:, None]
 
 

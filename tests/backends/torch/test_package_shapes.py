@@ -11,8 +11,7 @@ from mmbuild.backends.engine_dir import description
 from mmbuild.backends.torch.aot_package import load_package
 from mmbuild.backends.torch.config import EngineConfig, from_json
 from mmbuild.backends.torch.package_shapes import compiled_shapes
-from mmbuild.backends.torch.weight_check import check_caches, check_weights
-from mmbuild.backends.torch.weights import load_rank_file
+from mmbuild.backends.torch.weights import check_caches, check_weights, load_rank_file
 from mmbuild.base.errors import MmbuildError
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "project-9d5f9bf.tar.xz"

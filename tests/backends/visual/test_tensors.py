@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mmbuild.backends.visual.tensors import fill
-from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.errors import EngineError
+from mmbuild.models.errors import CheckpointError, EngineError
 from mmbuild.models.families.llava.visual import canonical
 from support.errors import refused
 

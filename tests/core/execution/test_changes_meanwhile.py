@@ -259,12 +259,12 @@ def test_who_waits_for_an_action_says_for_whom(shop):
 
 
 def test_who_waits_for_long_says_so_again(shop, monkeypatch):
-    from mmbuild.core.store import wait_notices
+    from mmbuild.core.store import locks
 
     graph = chain("r", links=1)
     held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
     said = []
-    monkeypatch.setattr(wait_notices.Patience, "due", lambda _: True)
+    monkeypatch.setattr(locks.Patience, "due", lambda _: True)
 
     def sink(event):
         if event.kind is EventKind.WAITING:

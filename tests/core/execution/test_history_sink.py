@@ -2,9 +2,9 @@
 
 import pytest
 
+from mmbuild.core.execution.events import Result
 from mmbuild.core.execution.failures import Failed
 from mmbuild.core.execution.history_sink import record_history
-from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import action_key, body_key, make_action
 from mmbuild.core.graph.planner import make_plan

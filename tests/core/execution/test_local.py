@@ -197,7 +197,7 @@ def test_what_cannot_fit_is_refused_before_anything_runs(shop, resources, code):
 
 
 def test_gpus_are_granted_by_id_and_at_once_only_as_many_as_there_are(shop, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmbuild.core.execution.gpus._lock_directory", lambda: tmp_path)
+    monkeypatch.setattr("mmbuild.core.execution.resources._lock_directory", lambda: tmp_path)
     users = [action("environment", f"r/{i}", n=i, resources=Resources(gpus=2)) for i in range(2)]
     shop.apply(beside(*users), capacity=Capacity(4, 1 << 50, ("GPU-a", "GPU-b", "GPU-c"), 4))
     text = (shop.store.tree(shop.digest("r/0")) / "environment").read_text()

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.base.gpu import select
-from mmbuild.core.execution.gpus import try_lock
-from mmbuild.core.execution.priorities import NOTHING, ReadyPool, priorities
-from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory
+from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, priorities
+from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory, try_lock
 from mmbuild.core.execution.worker_environment import granted_environment, listed_environment
 from mmbuild.core.graph.action import Resources
 from support.steps.trivial import action

@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.graph import drawing
+from mmbuild.core.graph import plan_text
 from mmbuild.core.graph.action import RecipeGraph
-from mmbuild.core.graph.drawing import dot, mermaid, svg
 from mmbuild.core.graph.plan import Plan
+from mmbuild.core.graph.plan_text import dot, mermaid, svg
 from support.errors import refused
 from support.projects.workshop import Workshop
 from support.steps.trivial import action
@@ -67,6 +67,6 @@ def test_without_graphviz_the_package_and_another_format_are_named(plan, tmp_pat
     ],
 )
 def test_a_graphviz_that_fails_or_hangs_is_reported(plan, tmp_path, monkeypatch, script, says):
-    monkeypatch.setattr(drawing, "_SECONDS", 0.2 if "sleep" in script else 30)
+    monkeypatch.setattr(plan_text, "_SECONDS", 0.2 if "sleep" in script else 30)
     graphviz(tmp_path, monkeypatch, script)
     assert refused(MmbuildError, "MM206", svg, plan).message.endswith(says)

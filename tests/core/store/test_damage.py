@@ -15,7 +15,7 @@ from mmbuild.core.store import integrity, materialize, publish
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.locks import shared_lock
-from mmbuild.core.store.manifest_reader import read_tree
+from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.materialize import materialize_file
 from mmbuild.core.store.plan_cache import read_entry, write_entry
 from mmbuild.core.store.roots import read_root, root_path

@@ -8,11 +8,10 @@ import time
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.store import locks, wait_notices
+from mmbuild.core.store import locks
+from mmbuild.core.store import locks as wait_notices
 from mmbuild.core.store.layout import open_store
-from mmbuild.core.store.lock_holder import holder_text
-from mmbuild.core.store.locks import exclusive_lock, shared_lock, try_lock, wait_lock
-from mmbuild.core.store.wait_notices import Patience
+from mmbuild.core.store.locks import Patience, exclusive_lock, holder_text, shared_lock, try_lock, wait_lock
 from support.waiting import wait_for
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
-from mmbuild.inspect.compatibility.drivers import _table, cuda_of, lowest_driver
+from mmbuild.inspect.compatibility.rules import _table, cuda_of, lowest_driver
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 

@@ -8,9 +8,8 @@ import shutil
 import pytest
 
 from mmbuild.api import apply, load_recipe, plan
-from mmbuild.inspect.diff.build_diff import DiffError, compare_builds
-from mmbuild.inspect.diff.diff_report import diff_json, lines
-from mmbuild.inspect.diff.files import FileChange, file_changes
+from mmbuild.inspect.diff.build_diff import DiffError, FileChange, compare_builds, file_changes
+from mmbuild.inspect.diff.reports import diff_json, lines
 from support.projects.demo_project import NAME, RECIPE, Project
 
 
@@ -126,7 +125,7 @@ def test_a_file_that_cannot_be_read_is_told(project, monkeypatch):
     def broken(paths):
         raise OSError(5, "Input/output error", str(paths[0]))
 
-    monkeypatch.setattr("mmbuild.inspect.diff.files.hash_files", broken)
+    monkeypatch.setattr("mmbuild.inspect.diff.build_diff.hash_files", broken)
     with pytest.raises(DiffError, match="Input/output error") as caught:
         compare_builds(one, copied)
     assert caught.value.code == "MM852"

@@ -9,7 +9,7 @@ from mmbuild.api import apply, plan_graphs
 from mmbuild.cli.why_traces import WhyOptions, trace_variants
 from mmbuild.core.store.layout import open_store
 from mmbuild.inspect.diff.blame import causes
-from mmbuild.inspect.diff.why_report import overview
+from mmbuild.inspect.diff.reports import overview
 from mmbuild.pipeline.planning import PlanOptions, prepare
 from support.projects.demo_project import NAME, RECIPE, Project
 

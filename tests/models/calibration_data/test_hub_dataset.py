@@ -13,7 +13,7 @@ from mmbuild.core.steps.context import StepContext
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.hub_dataset import FILE, DataSet, parse, sample_file
 from mmbuild.models.calibration_data.samples import CalibrationError
-from mmbuild.models.sources.errors import SourceError
+from mmbuild.models.errors import SourceError
 from mmbuild.steps import calibration_data
 from support.errors import refused
 from support.servers.data_set_hub import FIRST, REPO, image_folder, lines, picture, serving

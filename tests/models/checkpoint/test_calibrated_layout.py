@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS, quantization_json, stored_tensors
 from mmbuild.models.checkpoint.config import CheckpointConfig, from_json, to_json
-from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import LlmFacts
 from support.errors import refused
 

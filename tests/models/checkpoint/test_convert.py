@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from mmbuild.models.checkpoint.config import CheckpointConfig
 from mmbuild.models.checkpoint.convert import convert
-from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families import family
 from support.models import weights_on_disk as disk
 

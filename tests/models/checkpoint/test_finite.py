@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.checkpoint.finite import require_finite
+from mmbuild.models.checkpoint.convert import require_finite
+from mmbuild.models.errors import CheckpointError
 
 
 @settings(deadline=None)

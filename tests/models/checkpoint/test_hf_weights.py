@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.hf_weights import open_weights, weight_files
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
+from mmbuild.models.errors import CheckpointError
 from support.models import weights_on_disk as disk
 
 

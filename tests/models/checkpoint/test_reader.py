@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from mmbuild.core.steps.context import StepContext
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.reader import load_config, open_tensors
+from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families import family
 from mmbuild.pipeline import step_params
 from mmbuild.steps import convert, quantize

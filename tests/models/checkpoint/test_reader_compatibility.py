@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.tensorrt_llm.output_checks.load import tables
+from mmbuild.backends.tensorrt_llm.output_checks.model import tables
 from mmbuild.base.safetensors_header import read_tensor_header
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS, stored_tensors
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read, read_config, read_tensors
+from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import LlmFacts
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 from support.errors import refused

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.models.checkpoint import tensor_parallel
-from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import LlmFacts
 
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS, pack, quantize, quantized_shape, unpack
+from mmbuild.models.errors import CheckpointError
 from support.models.weight_only import dequantize
 
 floats = st.floats(-8, 8, width=16)

@@ -13,7 +13,9 @@ from transformers.activations import ACT2FN
 from transformers.models.opt.modeling_opt import OPTDecoder
 from transformers.models.t5.modeling_t5 import T5ForConditionalGeneration
 
-from mmbuild.models.families import FamilyError, ModelFacts, blip2_opt, blip2_t5, family
+from mmbuild.models.families import FamilyError, ModelFacts, family
+from mmbuild.models.families.blip2 import opt as blip2_opt
+from mmbuild.models.families.blip2 import t5 as blip2_t5
 from support.models import tiny_families as tiny
 
 SEEDS = range(6)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmbuild.backends.torch.rope import inverse_frequencies
+from mmbuild.backends.torch.positions import inverse_frequencies
 from mmbuild.models.families import MODULES, FamilyError, ModelFacts, family
 from mmbuild.models.families.sanity_checks import require_sound
 from support.models import config_oracle

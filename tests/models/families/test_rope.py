@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from mmbuild.backends.torch import rope
+from mmbuild.backends.torch import positions
 from mmbuild.models.families import FamilyError, family
 from mmbuild.models.families.rope import BUILT, resolve
 from support.errors import refused
@@ -74,7 +74,7 @@ def test_positions_are_those_of_transformers(
     llm = family("llava" if where is llava else "vila").facts(config, second).llm
     assert (llm.rotary_base, llm.rotary_scaling) == (base, scaling)
     theirs = LlamaRotaryEmbedding(LlamaConfig.from_dict(copy.deepcopy(text)))
-    assert torch.equal(rope.inverse_frequencies(llm), theirs.inv_freq)
+    assert torch.equal(positions.inverse_frequencies(llm), theirs.inv_freq)
     assert theirs.attention_scaling == 1.0
 
 
@@ -122,4 +122,4 @@ def test_numbers_that_transformers_fails_on_are_named(text: dict[str, Any], told
 
 
 def test_the_engine_computes_every_kind_that_is_let_through() -> None:
-    assert set(rope._SCALED) == set(BUILT)
+    assert set(positions._SCALED) == set(BUILT)

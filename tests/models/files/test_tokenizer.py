@@ -13,9 +13,8 @@ from transformers import AutoTokenizer
 
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.families.shared import dummy_tokenizer
-from mmbuild.models.files.sentencepiece import pieces
 from mmbuild.models.files.small_files import SmallFileError
-from mmbuild.models.files.tokenizer import read_tokenizer
+from mmbuild.models.files.vocabulary import pieces, read_tokenizer
 
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 300}
 

@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import constants
 
 from mmbuild.base.progress import silent
+from mmbuild.models.errors import SourceError
 from mmbuild.models.sources import hub as source
 from mmbuild.models.sources import hub_download
-from mmbuild.models.sources.errors import SourceError
 from mmbuild.models.sources.resolve import identify
 from support.models import weights_on_disk as disk
 from support.servers.hub import Hub, commit_id, model_files, running

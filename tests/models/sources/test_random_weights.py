@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mmbuild.base.progress import silent
+from mmbuild.models.errors import SourceError
 from mmbuild.models.families import family, part
 from mmbuild.models.families.shared.hugging_face import tensor_shapes
 from mmbuild.models.sources import random_weights
 from mmbuild.models.sources.config import read_config
-from mmbuild.models.sources.errors import SourceError
 from support.models import weights_on_disk as disk
 
 CONFIG: dict[str, Any] = json.loads((disk.DEMO / "config.json").read_text())

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from mmbuild.backends.torch import collectives
-from mmbuild.backends.torch.distributed.leader import LeaderSession
 from mmbuild.backends.torch.distributed.process_group import ProcessGroup, connect
-from mmbuild.backends.torch.distributed.rank_worker import serve_commands
+from mmbuild.backends.torch.distributed.roles import LeaderSession, serve_commands
 from mmbuild.base.errors import MmbuildError
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mmbuild.core.graph.action import Action, RecipeGraph, Resources
 from mmbuild.core.graph.keys import make_action
-from mmbuild.team.ci.merged_graph import closure
+from mmbuild.team.ci.jobs import closure
 from mmbuild.team.ci.variants import Variant
 
 _NAMES = ("red", "red-int8", "red-int4", "green", "green-int8", "blue", "blue-tp2", "red-tp2")

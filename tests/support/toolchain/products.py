@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmbuild.backends.tensorrt_llm.output_checks.check import check
-from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
 from mmbuild.backends.tensorrt_llm.output_checks.expectations import expect
+from mmbuild.backends.tensorrt_llm.output_checks.files import ProductError
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmbuild.base.diagnostics import workflow_command
 from mmbuild.core.execution.failures import Failed
 from mmbuild.team.ci import annotate
-from mmbuild.team.ci.recipe_locations import RecipeLocation
+from mmbuild.team.ci.annotate import RecipeLocation
 
 TEXT = st.text(alphabet="a%:,\r\n=é ", max_size=20)
 

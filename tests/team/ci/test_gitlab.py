@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from mmbuild.team.ci.gitlab import pipeline
+from mmbuild.team.ci.services import pipeline
 
 
 def row(name, kind="engine", needs=()):

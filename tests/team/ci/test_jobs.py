@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 
 from mmbuild.core.graph.keys import make_action
-from mmbuild.team.ci.errors import CiError
 from mmbuild.team.ci.jobs import job_named, jobs_of, select
+from mmbuild.team.ci.variants import CiError
 from support.projects.variants import variant, variants
 
 STAGES = ["source", "shared", "engine"]

@@ -8,7 +8,7 @@ from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.graph.plan import Verdict, graphs_of
-from mmbuild.team.ci.merged_graph import closure
+from mmbuild.team.ci.jobs import closure
 from support.projects.machines import Machine
 
 

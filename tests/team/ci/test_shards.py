@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmbuild.core.graph.action import Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.team.ci.durations import estimated_seconds
-from mmbuild.team.ci.merged_graph import union_of
+from mmbuild.team.ci.jobs import union_of
 from mmbuild.team.ci.shards import plan_shards
 from support.projects.variants import variant, variants
 

@@ -6,16 +6,14 @@ import json
 
 from mmbuild.api import plan_graphs
 from mmbuild.backends.engine_dir import description
-from mmbuild.core.execution.events import Event, EventKind
+from mmbuild.core.execution.events import Event, EventKind, Result
 from mmbuild.core.execution.failures import Failed
-from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.store.layout import open_store
 from mmbuild.evaluation.bounds import bounds
 from mmbuild.steps import verify
-from mmbuild.team.ci.event_stats import EventStats
-from mmbuild.team.ci.summary import append_summary, summary
+from mmbuild.team.ci.summary import EventStats, append_summary, summary
 from support import reports
 
 

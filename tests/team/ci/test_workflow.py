@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmbuild.team.ci.github import STAGES
-from mmbuild.team.ci.gitlab import BASE
+from mmbuild.team.ci.services import BASE, STAGES
 from support.projects.demo_project import Project
 
 ROOT = Path(__file__).parents[3]

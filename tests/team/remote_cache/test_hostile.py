@@ -14,8 +14,7 @@ from mmbuild.base.canonical_json import canonical_json
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
 from mmbuild.team.remote_cache import pull as pulling
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest
-from mmbuild.team.remote_cache.retrying_client import RetryingClient, UnreachableError
-from mmbuild.team.remote_cache.throughput import LEAST_RATE, Flow
+from mmbuild.team.remote_cache.retrying_client import LEAST_RATE, Flow, RetryingClient, UnreachableError
 from support.projects.machines import Machine
 from support.steps.trivial import chain
 

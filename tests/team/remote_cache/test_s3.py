@@ -95,7 +95,7 @@ def test_a_damaged_blob_is_built_around_and_replaced(machines, options):
 
 @pytest.fixture
 def parts(monkeypatch):
-    monkeypatch.setattr("mmbuild.team.remote_cache.multipart.PART", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr("mmbuild.team.remote_cache.s3.PART", 5 << 20)  # the least that S3 takes
     engine = action("large", "r/0", bytes=(22 << 20) + secrets.randbelow(1 << 20))
     return RecipeGraph("r", (engine,), engine.definition_key)
 

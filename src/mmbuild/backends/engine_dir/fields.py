@@ -216,8 +216,7 @@ def _settings(settings: Mapping[str, Any], vocab_size: int) -> str | None:
     """Generation settings, in the forms that a model's own are checked for."""
     if not settings:
         return None
-    from mmbuild.models.generation_fields import fields
-    from mmbuild.models.generation_values import FORMS
+    from mmbuild.models.generation_fields import FORMS, fields
 
     for name, value in settings.items():
         row = fields().get(name)

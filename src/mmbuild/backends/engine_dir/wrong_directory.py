@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 

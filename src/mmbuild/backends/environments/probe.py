@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.backends.environments.launch import Launch, launch
-from mmbuild.backends.environments.process import run
+from mmbuild.backends.environments.launch import Launch, launch, run
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import list_of, mapping_of, optional, record, text, word
 from mmbuild.base.json_reader import parse_json

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmbuild.backends.torch import rope
+from mmbuild.backends.torch import positions as rope
 from mmbuild.backends.torch.blocks import attention_scale
 from mmbuild.backends.torch.config import EngineConfig, local_heads, local_kv_heads
 from mmbuild.backends.torch.linear import MakeLinear

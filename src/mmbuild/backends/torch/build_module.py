@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmbuild.backends.torch import relative_position, rope
+from mmbuild.backends.torch import positions as relative_position
+from mmbuild.backends.torch import positions as rope
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.decoder_only import CausalLm
 from mmbuild.backends.torch.encoder_decoder import EncoderDecoder
-from mmbuild.backends.torch.weight_layouts import Layout
+from mmbuild.backends.torch.linear import Layout
 
 _CACHES = ("k_cache", "v_cache")
 

@@ -9,16 +9,28 @@ a reduction that Inductor fuses with unpacking and scaling. All other shapes use
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmbuild.backends.torch import weight_layouts
+from mmbuild.backends.torch import linear
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.linear import RankLinear, frozen_parameter, is_one_row
+from mmbuild.backends.torch.linear import (
+    Linear,
+    MakeLinear,
+    PlainLinear,
+    RankLinear,
+    RowLinear,
+    frozen_parameter,
+    is_one_row,
+)
 from mmbuild.models.checkpoint import calibrated_layout as stored
-from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.errors import EngineError
+from mmbuild.models.checkpoint.calibrated_layout import FLOAT8_FROM_SM
+from mmbuild.models.errors import CheckpointError, EngineError
 
 # Copies of a scalar that packages are bound to: Inductor compiles constants of up to 8 elements into the package.
 SCALAR_COPIES = 16
@@ -42,7 +54,7 @@ class AwqLinear(RankLinear):
     def __init__(
         self,
         config: EngineConfig,
-        layout: weight_layouts.Layout,  # noqa: ARG002 (one layout for all devices)
+        layout: linear.Layout,  # noqa: ARG002 (one layout for all devices)
         inputs: int,
         outputs: int,
         *,
@@ -60,12 +72,12 @@ class AwqLinear(RankLinear):
         x = x * self.prequant_scaling_factor
         outputs, groups = self.weights_scaling_factor.shape
         if is_one_row(x) and _has_kernel(x, x.shape[-1] // groups):
-            from mmbuild.backends.torch.calibrated_kernels import awq_rows
+            from mmbuild.backends.torch.kernels import awq_rows
 
             return awq_rows(x.reshape(-1), self.weight, self.weights_scaling_factor).view(*x.shape[:-1], -1)
         # The halves of a byte are neighbouring outputs: [out / 2, 2, groups].
         scale = self.weights_scaling_factor.unflatten(0, (-1, 2))
-        halves = [half.unflatten(1, (groups, -1)) for half in weight_layouts.unpack_int4(self.weight)]
+        halves = [half.unflatten(1, (groups, -1)) for half in linear.unpack_int4(self.weight)]
         if is_one_row(x):
             row, wide = _stored_once(x.float()).reshape(1, groups, -1), scale.float()
             sums = [
@@ -99,7 +111,7 @@ class SmoothQuantLinear(RankLinear):
     def __init__(
         self,
         config: EngineConfig,
-        layout: weight_layouts.Layout,
+        layout: linear.Layout,
         inputs: int,
         outputs: int,
         *,
@@ -123,7 +135,7 @@ class SmoothQuantLinear(RankLinear):
     def _sums(self, values: Tensor) -> Tensor:
         """int8 [..., in] -> int32 [..., out]."""
         if is_one_row(values) and _has_kernel(values, values.shape[-1]):
-            from mmbuild.backends.torch.calibrated_kernels import int8_rows
+            from mmbuild.backends.torch.kernels import int8_rows
 
             return int8_rows(values.reshape(-1), self.weight).view(*values.shape[:-1], -1)
         if is_one_row(values) or not self.matrix_product:
@@ -145,7 +157,7 @@ class Fp8Linear(RankLinear):
     def __init__(
         self,
         config: EngineConfig,
-        layout: weight_layouts.Layout,
+        layout: linear.Layout,
         inputs: int,
         outputs: int,
         *,
@@ -164,7 +176,7 @@ class Fp8Linear(RankLinear):
             unit = self.activation_scaling_factor[0]
             rounded = (x.float() / unit).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
             if is_one_row(x) and _has_kernel(x, x.shape[-1]):
-                from mmbuild.backends.torch.calibrated_kernels import float8_rows
+                from mmbuild.backends.torch.kernels import float8_rows
 
                 scale = unit * self.weights_scaling_factor[0]
                 sums = float8_rows(rounded.half().reshape(-1), self.weight) * scale
@@ -213,3 +225,51 @@ def reads(name: str, config: EngineConfig, device: str) -> bool:
 
 def _is_scalar(name: str, config: EngineConfig) -> bool:
     return config.quant_algo == "FP8" and name.endswith("_scaling_factor")
+
+
+_WEIGHT_ONLY = ("W8A16", "W4A16")
+_CALIBRATED: Mapping[str, Callable[..., RankLinear]] = {
+    "W4A16_AWQ": AwqLinear,
+    "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN": SmoothQuantLinear,
+    "FP8": Fp8Linear,
+}
+
+
+def linear_maker(config: EngineConfig, layout: linear.Layout) -> MakeLinear:
+    """What makes a stack's linear layers for the checkpoint's quantization.
+
+    Raises:
+        EngineError: MM502, no layer here runs that quantization.
+    """
+    algorithm = config.quant_algo
+    if algorithm is None:
+        return partial(Linear, config, layout)
+    if algorithm in _CALIBRATED:
+        return partial(_CALIBRATED[algorithm], config, layout)
+    if algorithm not in _WEIGHT_ONLY:
+        raise EngineError(
+            f"the torch backend has no linear layer for `{algorithm}`",
+            code="MM502",
+            hint=f"It runs {', '.join(['none', *_WEIGHT_ONLY, *_CALIBRATED])}",
+        )
+    kind = RowLinear if layout == "rows" else PlainLinear
+    return partial(kind, config, algorithm)
+
+
+def check_target(config: EngineConfig, target: Mapping[str, Any]) -> None:
+    """Refuse a GPU that does not multiply what the checkpoint holds.
+
+    Args:
+        config: Of the engine.
+        target: ``{"device", "sm", ...}``; an SM that is not stated is not judged.
+
+    Raises:
+        EngineError: MM545, FP8 below SM 89.
+    """
+    sm = target.get("sm")
+    if config.quant_algo == "FP8" and target["device"] == "cuda" and sm is not None and sm < FLOAT8_FROM_SM:
+        raise EngineError(
+            f"FP8 needs a GPU of SM {FLOAT8_FROM_SM} or later, and the target is SM {sm}",
+            code="MM545",
+            hint="Use int4_awq or int8 there, or name another GPU in target",
+        )

@@ -24,12 +24,12 @@ from mmbuild.backends.torch.outputs import Answer, Generation, Profile
 from mmbuild.backends.torch.sampling import Sampling
 from mmbuild.backends.torch.session import Session
 from mmbuild.backends.torch.visual_loading import load_visual
-from mmbuild.backends.torch.weight_check import check_caches, check_memory, check_weights
+from mmbuild.backends.torch.weights import check_caches, check_memory, check_weights
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family
 from mmbuild.models.generation_settings import START
 from mmbuild.models.processor import Image, Request, encode, load_processor
-from mmbuild.models.prompt_text import require_unicode
+from mmbuild.models.prompts import require_unicode
 
 
 class Engine:
@@ -65,7 +65,7 @@ class Engine:
         manifest that ``mmbuild apply`` wrote; a warning says where that lists no digests.
 
         An engine of several ranks is loaded by a program that mpirun runs; only rank 0 comes back from here
-        (``backends/torch/distributed/load.py``).
+        (``backends/torch/distributed/roles.py``).
 
         Args:
             path: The engine directory.
@@ -86,7 +86,7 @@ class Engine:
                 hint="`mmbuild run` asks it through TensorRT-LLM's runner",
             )
         if description.llm["tensor_parallel"] > 1:
-            from mmbuild.backends.torch.distributed.load import load_distributed
+            from mmbuild.backends.torch.distributed.roles import load_distributed
 
             return load_distributed(directory, description, check=check)
         if check:

@@ -22,8 +22,8 @@ from mmbuild.backends.torch.calibrated_linear import reads
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.decoder_only import CausalLm
 from mmbuild.backends.torch.encoder_decoder import EncodeFeatures, EncodePrompts
+from mmbuild.backends.torch.linear import layout_of
 from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX
-from mmbuild.backends.torch.weight_layouts import layout_of
 from mmbuild.models.errors import EngineError
 
 # Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.

@@ -9,13 +9,12 @@ the weights first and use a matrix product.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmbuild.backends.torch import weight_layouts
 from mmbuild.backends.torch.collectives import all_reduce
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.models.errors import EngineError
@@ -61,9 +60,7 @@ class RankLinear(nn.Module, ABC):
 class Linear(RankLinear):
     """``y = x @ weight.T``; weight [out, in] in the engine's dtype."""
 
-    def __init__(
-        self, config: EngineConfig, layout: weight_layouts.Layout, inputs: int, outputs: int, **rest: bool
-    ) -> None:
+    def __init__(self, config: EngineConfig, layout: Layout, inputs: int, outputs: int, **rest: bool) -> None:
         super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
         self.layout = layout
         self.weight = frozen_parameter(torch.empty(outputs, inputs, dtype=config.torch_dtype))
@@ -103,7 +100,7 @@ class PlainLinear(RankLinear):
             y = _product(x, self.weight)
         else:
             # Even and odd columns by themselves: interleaving results is cheaper than interleaving weights.
-            halves = [_product(x, half) for half in weight_layouts.unpack_int4(self.weight)]
+            halves = [_product(x, half) for half in unpack_int4(self.weight)]
             y = torch.stack(halves, dim=-1).flatten(-2)
         return (y * self.per_channel_scale.to(y.dtype)).to(x.dtype)
 
@@ -116,7 +113,7 @@ class RowLinear(RankLinear):
     ) -> None:
         super().__init__(config, outputs, **{"bias": False, "reduce": False, **rest})
         self.quant_algo = quant_algo
-        words = weight_layouts.words_per_row(inputs, quant_algo)
+        words = words_per_row(inputs, quant_algo)
         if not words:
             raise EngineError(
                 f"a linear layer of {inputs} inputs does not fill whole 32-bit words in {quant_algo}",
@@ -133,7 +130,7 @@ class RowLinear(RankLinear):
 
             y = kernels.integer_rows(x.reshape(-1), self.weight, self.per_channel_scale, self.quant_algo)
             return y.view(*x.shape[:-1], -1)
-        weight = weight_layouts.widen_rows(self.weight, self.quant_algo).to(x.dtype)
+        weight = widen_rows(self.weight, self.quant_algo).to(x.dtype)
         return F.linear(x, weight) * self.per_channel_scale
 
 
@@ -161,3 +158,52 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 def block_rows(inputs: int) -> int:
     """Inputs summed together: the smallest divisor of ``inputs`` that is 64 or more, or all of them."""
     return next((rows for rows in range(64, inputs) if inputs % rows == 0), inputs)
+
+
+Layout = Literal["plain", "rows"]
+
+
+def layout_of(device: str) -> Layout:
+    """The layout that packages for ``device`` are compiled for."""
+    return "rows" if device == "cuda" else "plain"
+
+
+def unpack_int4(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Plain int4 [in, out / 2] -> its even and its odd columns, int32 [in, out / 2] each, in [-8, 7].
+
+    Arithmetic shifts extend the sign of either nibble. In 32 bits: CPUs have no vector shifts of bytes.
+    """
+    wide = packed.int()
+    return (wide << 28) >> 28, wide >> 4
+
+
+def widen_plain(weight: Tensor, quant_algo: str) -> Tensor:
+    """Plain integers of ``W8A16`` or ``W4A16`` -> int8 [in, out]."""
+    if quant_algo == "W8A16":
+        return weight
+    return torch.stack([half.to(torch.int8) for half in unpack_int4(weight)], dim=-1).flatten(-2)
+
+
+def pack_rows(values: Tensor, quant_algo: str) -> Tensor:
+    """int8 [in, out] -> rows, int32 [out, in / 4] (``W8A16``) or [out, in / 8] (``W4A16``)."""
+    bits = _BITS[quant_algo]
+    words = torch.zeros_like(values[: values.shape[0] * bits // 32], dtype=torch.int32)
+    for part, chunk in enumerate(values.chunk(32 // bits)):
+        words |= (chunk.int() & ((1 << bits) - 1)) << (bits * part)
+    return words.t().contiguous()
+
+
+def widen_rows(words: Tensor, quant_algo: str) -> Tensor:
+    """Rows -> int8 [out, in], the inverse of :func:`pack_rows` up to the transposition."""
+    bits = _BITS[quant_algo]
+    parts = [(words << (32 - bits * (part + 1))) >> (32 - bits) for part in range(32 // bits)]
+    return torch.cat([part.to(torch.int8) for part in parts], dim=-1)
+
+
+_BITS = {"W8A16": 8, "W4A16": 4}
+
+
+def words_per_row(inputs: int, quant_algo: str) -> int:
+    """int32 words that hold a row of ``inputs`` weights, or 0 where they do not fill whole words."""
+    per_word = 32 // _BITS[quant_algo]
+    return 0 if inputs % per_word else inputs // per_word

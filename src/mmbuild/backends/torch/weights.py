@@ -10,11 +10,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmbuild.backends.torch import weight_layouts
-from mmbuild.backends.torch.calibrated_linear import bound
+from mmbuild.backends.engine_dir import description
+from mmbuild.backends.torch import linear
+from mmbuild.backends.torch.build_module import buffers_of, weights_of
+from mmbuild.backends.torch.calibrated_linear import bound, stored_shape
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX
+from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX, check_input, check_shapes
 from mmbuild.base.files import FileRefusedError, open_regular
+from mmbuild.base.formatting import size_text
 from mmbuild.base.limits import TENSOR_HEADER
 from mmbuild.models.checkpoint.calibrated_layout import BY_QUANT_ALGO, check_scales
 from mmbuild.models.errors import EngineError
@@ -78,10 +81,10 @@ def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) ->
     if algorithm in BY_QUANT_ALGO:
         check_scales(tensors)
         return {name: bound(name, tensor, config) for name, tensor in tensors.items()}
-    if algorithm is None or weight_layouts.layout_of(device) == "plain":
+    if algorithm is None or linear.layout_of(device) == "plain":
         return dict(tensors)
     return {
-        name: weight_layouts.pack_rows(weight_layouts.widen_plain(tensor, algorithm), algorithm)
+        name: linear.pack_rows(linear.widen_plain(tensor, algorithm), algorithm)
         if tensor.dtype == torch.int8
         else tensor
         for name, tensor in tensors.items()
@@ -114,3 +117,134 @@ def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -
             hint="The engine directory mixes files of two builds; apply its recipe again",
         )
     return {name: constants[plain] for name, plain in names.items()}
+
+
+_TOLD = 200
+_TABLE = 2
+"""Which input of the package that starts a batch is the prompt table."""
+
+Kind = tuple[str, tuple[int, ...]]
+
+# How safetensors spells dtypes.
+_SPELLINGS: Mapping[torch.dtype, str] = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
+}
+
+
+def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
+    """Compare the headers of a rank's files with what ``config`` makes every tensor; reads no weight.
+
+    Args:
+        files: By the prefix that their names have in the module (:func:`~mmbuild.backends.torch.weights.rank_files`).
+        config: What the packages were compiled for.
+
+    Raises:
+        EngineError: A file is missing or truncated, or a tensor is missing or of another dtype or shape.
+    """
+    stored = {prefix: _stored(path) for prefix, path in files.items()}
+    _check_layers(stored, files, config)
+    for name, wanted in expected_tensors(config).items():
+        prefix = next(prefix for prefix in files if name.startswith(prefix))
+        found = stored[prefix].get(name.removeprefix(prefix))
+        if found is None or found != wanted:
+            has = "is missing" if found is None else f"is {_describe(found)}"
+            raise EngineError(
+                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_describe(wanted)}",
+                code="MM505",
+                hint="The engine directory mixes files of two builds; apply its recipe again",
+            )
+
+
+def _check_layers(
+    stored: Mapping[str, Mapping[str, Kind]], files: Mapping[str, Path], config: EngineConfig
+) -> None:
+    """Refuse more layers than there are tensors, before a module of so many layers is put together."""
+    tensors, layers = sum(map(len, stored.values())), config.llm.num_hidden_layers
+    if layers > tensors:
+        raise EngineError(
+            f"`{next(iter(files.values()))}` has {tensors} tensors, and the engine was built for {layers} layers",
+            code="MM505",
+            hint="The engine directory mixes files of two builds; apply its recipe again",
+        )
+
+
+def check_caches(directory: Path, config: EngineConfig) -> None:
+    """Compare the caches and the prompt table of ``config`` with those that the packages were compiled for.
+
+    Nothing is allocated.
+
+    Args:
+        directory: Where the packages are.
+        config: What engine.json says.
+
+    Raises:
+        EngineError: MM786.
+    """
+    packages = [directory / f"{name}.pt2" for name in description.packages(config.to_json())]
+    shapes = {name: tuple(buffer.shape) for name, buffer in buffers_of(config).items()}
+    for package in packages:
+        check_shapes(package, shapes)
+    if not config.llm.cross_attention:
+        check_input(packages[0], _TABLE, config.max_multimodal_len)
+
+
+def expected_tensors(config: EngineConfig) -> dict[str, Kind]:
+    """dtype and shape of every tensor of a rank, by its name in the module.
+
+    Raises:
+        EngineError: MM766, there is no such module.
+    """
+    try:
+        return {
+            name: (_SPELLINGS[tensor.dtype], stored_shape(name, tensor, config))
+            for name, tensor in weights_of(config).items()
+        }
+    except EngineError:
+        raise
+    except Exception as error:  # whatever a module raises whose sizes contradict each other
+        raise EngineError(
+            f"engine.json describes a model that cannot be put together: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0][:_TOLD]}",
+            code="MM766",
+            hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        ) from error
+
+
+def check_memory(config: EngineConfig, device: str) -> None:
+    """Refuse limits whose caches this machine has no memory for, before they are allocated.
+
+    Raises:
+        EngineError: MM765.
+    """
+    slots = config.max_seq_len + config.cross_len
+    needed = config.sequences * slots * config.kv_bytes_per_token
+    if device == "cuda":
+        memory = int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise EngineError(
+            f"the engine's caches take {size_text(needed)} for {config.sequences:,} sequences of {slots:,} tokens, "
+            f"and there are {size_text(memory)} of memory here",
+            code="MM765",
+            hint="Load it on a machine with more memory, or build with smaller limits",
+        )
+
+
+def _stored(path: Path) -> dict[str, Kind]:
+    require_weights(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from error
+
+
+def _describe(kind: Kind) -> str:
+    dtype, shape = kind
+    return f"{dtype} {list(shape)}"

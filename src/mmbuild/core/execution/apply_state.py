@@ -10,11 +10,10 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.host import facts
 from mmbuild.core.execution.build_dir import install_build
-from mmbuild.core.execution.events import Event, EventKind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Result, Sink
 from mmbuild.core.execution.failures import Failed
 from mmbuild.core.execution.ready_queue import SchedulerState
 from mmbuild.core.execution.rejected_build import discard_rejected, is_rejected_by, keep_rejected
-from mmbuild.core.execution.result import Result
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.plan import Build
 from mmbuild.core.store.action_cache import Record

@@ -1,4 +1,4 @@
-"""What happens during an apply, as data. Progress displays and ``--json`` are two readers of it."""
+"""Events of an apply, its options and its result."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
+
+from mmbuild.core.execution.failures import Failed
+from mmbuild.core.execution.resources import Capacity
 
 SCHEMA = 1
 """Version of the JSON form; raised when a field changes its meaning."""
@@ -49,3 +53,45 @@ Sink = Callable[[Event], None]
 
 def nowhere(event: Event) -> None:
     """A sink for callers that want no events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to apply.
+
+    Attributes:
+        capacity: What the scheduler may hand out.
+        keep_going: After a failure, still run what does not depend on it.
+        ignore_estimates: Do not compare estimates of memory and disk with the machine.
+        paranoid: Read every file of the store before it is used, whatever its stat.
+    """
+
+    capacity: Capacity
+    keep_going: bool = False
+    ignore_estimates: bool = False
+    paranoid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an apply did.
+
+    Attributes:
+        ran: Labels of the actions that ran, in the order of their ends.
+        reused: Labels of actions whose result turned out to be there.
+        failed: What failed.
+        laid_out: Engine directories that were filled anew.
+        seconds: Wall time.
+        times: Seconds of each action that ran, by label.
+    """
+
+    ran: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    laid_out: tuple[Path, ...] = ()
+    seconds: float = 0.0
+    times: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed

@@ -12,7 +12,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.plan import Plan, Verdict
 
 if TYPE_CHECKING:
-    from mmbuild.core.execution.result import Result
+    from mmbuild.core.execution.events import Result
     from mmbuild.core.store.action_cache import Record
     from mmbuild.core.store.history import HistoryEntry
 
@@ -88,7 +88,7 @@ def _last(plan: Plan, labels: list[str]) -> dict[str, Record | None]:
 
 def _interrupted(plan: Plan, begin: float) -> Result:
     """What had been finished, from the journal: nobody is left to tell."""
-    from mmbuild.core.execution.result import Result
+    from mmbuild.core.execution.events import Result
     from mmbuild.core.store.action_cache import load_cache
 
     labels = {planned.action.label for planned in plan.actions if planned.record is None}

@@ -12,13 +12,16 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.build_dir import check_replaceable
-from mmbuild.core.execution.events import Event, EventKind, Sink
+from mmbuild.core.execution.events import Event, EventKind, Options, Result, Sink
 from mmbuild.core.execution.executor import Executor, Running
-from mmbuild.core.execution.gpus import try_lock_gpus
-from mmbuild.core.execution.priorities import ReadyPool, priorities
-from mmbuild.core.execution.ready_queue import SchedulerState, builds_to_restore, state_of
-from mmbuild.core.execution.resources import Capacity, check_fits, grant
-from mmbuild.core.execution.result import Options, Result
+from mmbuild.core.execution.ready_queue import (
+    ReadyPool,
+    SchedulerState,
+    builds_to_restore,
+    priorities,
+    state_of,
+)
+from mmbuild.core.execution.resources import Capacity, check_fits, grant, try_lock_gpus
 from mmbuild.core.execution.scheduler import Scheduler
 from mmbuild.core.execution.staging import staging, sweep
 from mmbuild.core.execution.worker_pool import start_workers

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.core.execution.apply_state import ApplyState
-from mmbuild.core.execution.events import EventKind
+from mmbuild.core.execution.events import EventKind, Options
 from mmbuild.core.execution.executor import Executor, Running
 from mmbuild.core.execution.failures import explain_failure
 from mmbuild.core.execution.job import Failure, WorkerJob, read_failure
-from mmbuild.core.execution.priorities import NOTHING, ReadyPool
-from mmbuild.core.execution.ready_queue import SchedulerState
-from mmbuild.core.execution.result import Options
+from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, SchedulerState
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import action_key, body_key
 from mmbuild.core.graph.plan import PlannedAction
@@ -24,9 +22,7 @@ from mmbuild.core.graph.remote_lookup import RemoteLookup, rebind
 from mmbuild.core.steps.registry import StepSpec
 from mmbuild.core.store.action_cache import ActionCache, Record, append
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.lock_holder import holder_text
-from mmbuild.core.store.locks import try_lock
-from mmbuild.core.store.wait_notices import Patience
+from mmbuild.core.store.locks import Patience, holder_text, try_lock
 
 _POLL_SECONDS = 0.05
 """How often a lock that another process holds is tried again, and a pull looked after."""

@@ -29,8 +29,8 @@ from mmbuild.core.store.action_cache import Record, append
 from mmbuild.core.store.disk_errors import translate
 from mmbuild.core.store.integrity import check_inputs
 from mmbuild.core.store.layout import Store
+from mmbuild.core.store.locks import report_to
 from mmbuild.core.store.publish import publish
-from mmbuild.core.store.wait_notices import report_to
 
 Send = Callable[[dict[str, object]], None]
 """Sends one message to the orchestrator."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError, StalePlanError
-from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.files import FileRefusedError, read_beginning, read_object
 from mmbuild.base.limits import SAVED_PLAN
-from mmbuild.base.magic_bytes import read_beginning
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.graph.serialize import PLAN_SCHEMA, plan_to_json
 from mmbuild.core.store.disk_errors import disk_errors

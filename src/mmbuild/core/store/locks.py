@@ -5,16 +5,133 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.lock_holder import holder_text
-from mmbuild.core.store.wait_notices import wait_until
+
+_STATES = {
+    "T": "which is stopped (`kill -CONT {pid}` lets it go on)",
+    "t": "which a debugger has stopped",
+    "Z": "which has ended, though its parent has not noticed",
+    "X": "which has ended",
+}
+_ENDED = "which has ended, though something that it started has not"
+_NOBODY = "another process"
+_FIELDS = 6
+
+
+def holder_text(path: os.PathLike[str] | str) -> str:
+    """The process that holds the lock at ``path``, with its state where that is unusual.
+
+    Of a process of another machine (a store on NFS) or of another container the number is not known.
+    """
+    try:
+        inode = os.lstat(path).st_ino
+    except OSError:
+        return _NOBODY
+    pids = _listed(inode)
+    if not pids:
+        return _NOBODY
+    state = _state(pids[0])
+    return f"process {pids[0]}" + (f", {state}" if state else "")
+
+
+def _listed(inode: int) -> list[int]:
+    """Processes of this machine that hold a ``flock`` on a file with this inode."""
+    try:
+        with open("/proc/locks", encoding="ascii") as stream:
+            rows = [line.split() for line in stream]
+    except (OSError, ValueError):
+        return []
+    # 1: FLOCK ADVISORY WRITE 4711 fe:00:123 0 EOF; who waits has an arrow before the kind, and 0 is no process.
+    held = [row for row in rows if len(row) >= _FIELDS and row[1] == "FLOCK" and row[5].endswith(f":{inode}")]
+    return [int(row[4]) for row in held if row[4].isdigit() and row[4] != "0"]
+
+
+def _state(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:
+            letter = stream.read().rpartition(b")")[2].split()[0].decode("ascii")
+    except FileNotFoundError:
+        return _ENDED
+    except (OSError, IndexError, ValueError):
+        return ""
+    return _STATES.get(letter, "").format(pid=pid)
+
+
+FIRST_SECONDS = 2.0
+AGAIN_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Patience:
+    """When to say something about one wait.
+
+    Attributes:
+        begin: When it began, by the monotonic clock.
+    """
+
+    begin: float = field(default_factory=time.monotonic)
+    _due: float = FIRST_SECONDS
+
+    @property
+    def seconds(self) -> float:
+        """How long this goes on."""
+        return time.monotonic() - self.begin
+
+    def due(self) -> bool:
+        """Whether it is time to say something; true once for each time."""
+        if self.seconds < self._due:
+            return False
+        self._due = max(self._due, self.seconds) + AGAIN_SECONDS
+        return True
+
+
+def to_stderr(text: str) -> None:
+    """A line on standard error, which may be closed or full."""
+    with suppress(OSError, ValueError, AttributeError):
+        print(text, file=sys.stderr, flush=True)
+
+
+_reporters: list[Callable[[str], None]] = [to_stderr]
+
+
+def report_to(reporter: Callable[[str], None]) -> None:
+    """From now on have ``reporter`` called with each line: in a worker, whose standard error is a log."""
+    _reporters[:] = [reporter]
+
+
+def report(text: str) -> None:
+    """Say ``text`` where a person sees it."""
+    for reporter in _reporters:
+        reporter(text)
+
+
+def wait_until(done: Callable[[], bool], what: Callable[[float], str], limit: float) -> bool:
+    """Call ``done`` until it is true; False where ``limit`` seconds were not enough.
+
+    Args:
+        done: What is waited for; called about every 50 ms.
+        what: The line to report after so many seconds of waiting.
+        limit: Seconds.
+    """
+    patience, pause = Patience(), 0.001
+    while not done():
+        if patience.seconds >= limit:
+            return False
+        if patience.due():
+            report(what(patience.seconds))
+        time.sleep(pause)
+        pause = min(0.05, pause * 2)
+    return True
+
 
 LIMIT_SECONDS = 10.0
 """For locks that are held for the time of some file operations: who holds one longer is stopped, or hangs."""

@@ -17,7 +17,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.integrity import check_artifact, remember_large
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.manifest_reader import read_tree
+from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.stat_cache import StatCache
 
 COPIED = 16 << 20

@@ -32,8 +32,15 @@ from mmbuild.core.store.integrity import (
 )
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
-from mmbuild.core.store.manifest import ManifestEntry, Seen, Tree, make_tree, manifest_json, tree_digest
-from mmbuild.core.store.manifest_reader import read_tree
+from mmbuild.core.store.manifest import (
+    ManifestEntry,
+    Seen,
+    Tree,
+    make_tree,
+    manifest_json,
+    read_tree,
+    tree_digest,
+)
 from mmbuild.core.store.ownership import require_directory
 from mmbuild.core.store.roots import seen_of
 from mmbuild.core.store.stat_cache import SMALL, StatCache, digest_file

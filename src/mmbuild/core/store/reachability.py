@@ -10,8 +10,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.atomic_files import names_in
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.manifest import Tree
-from mmbuild.core.store.manifest_reader import read_tree
+from mmbuild.core.store.manifest import Tree, read_tree
 from mmbuild.core.store.roots import Root, all_roots
 
 

@@ -1,6 +1,5 @@
 """Where a built engine loads, from its description alone, compared with this host.
 
-``drivers``     the lowest driver for a build's CUDA
 ``host_facts``  what this host has
 ``rules``       what a build needs, and whether this host has it
 

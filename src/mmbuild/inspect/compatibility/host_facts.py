@@ -11,7 +11,7 @@ from mmbuild.backends.engine_dir.description import VISUAL, Description, LayoutE
 from mmbuild.backends.engine_dir.fields import tied
 from mmbuild.backends.environments.probe import ProbeError, installed, interpreter_versions, normalized
 from mmbuild.backends.tensorrt_llm.checks.requirements import names_for, version_of
-from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
+from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
 from mmbuild.base import host
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.gpu import Gpu, visible_gpus

@@ -2,8 +2,6 @@
 
 ``trace``        why actions run, or last ran, back to what changed
 ``blame``        which lines of a recipe a change comes from
-``why_report``   both as text and JSON
+``reports``      both as text and JSON
 ``build_diff``   two engine directories compared
-``diff_report``  that as text and JSON
-``files``        which of their files differ
 """

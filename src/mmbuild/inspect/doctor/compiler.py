@@ -8,8 +8,7 @@ import shutil
 import sys
 import tempfile
 
-from mmbuild.backends.environments.launch import Launch
-from mmbuild.backends.environments.process import run
+from mmbuild.backends.environments.launch import Launch, run
 from mmbuild.backends.tensorrt_llm.checks.model import Check
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.inspect.doctor.compile_probe import MARK

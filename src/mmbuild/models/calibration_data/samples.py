@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.files import FileRefusedError
+from mmbuild.base.files import FileRefusedError, read_lines
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import CALIBRATION_BYTES, CALIBRATION_LINE, CALIBRATION_LINES, NAME, PATH
-from mmbuild.base.line_reader import read_lines
 
 DEFAULT_SAMPLES = 32
 CAPTION_PROMPT = "Describe the picture."

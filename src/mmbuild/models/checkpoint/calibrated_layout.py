@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

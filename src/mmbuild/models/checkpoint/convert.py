@@ -7,7 +7,7 @@ memory to read and one to write, as ``cp`` does, and no memory that grows with t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,20 +15,97 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbuild.base.progress import Progress, silent
+from mmbuild.models import families
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.checkpoint.finite import require_finite
-from mmbuild.models.checkpoint.hf_names import full_name, naming_of, unused_tensors
 from mmbuild.models.checkpoint.hf_weights import StoredTensor, open_weights, require_floats, row_blocks
 from mmbuild.models.checkpoint.reader import rank_file
 from mmbuild.models.checkpoint.tensor_parallel import check_ranks
 from mmbuild.models.checkpoint.tensor_table import HEAD, SourceTensor, TensorSpec, tensors
 from mmbuild.models.checkpoint.threads import map_ordered
+from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import Naming
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
+
+
+# Buffers that older transformers saved though they follow from the config.
+DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attention.bias")
+
+
+def full_name(naming: Naming, source: str) -> str:
+    """Full name of a tensor of :mod:`mmbuild.models.checkpoint.tensor_table`."""
+    return naming.head if source == HEAD else naming.prefix + source
+
+
+def naming_of(family: str, names: Collection[str], first: str) -> Naming:
+    """The naming that the model uses: the one that finds ``first``, a source of its tables.
+
+    Raises:
+        CheckpointError: MM430, no naming of the family fits.
+    """
+    candidates = families.family(family).NAMINGS
+    for naming in candidates:
+        if full_name(naming, first) in names:
+            return naming
+    wanted = " nor ".join(f"`{full_name(naming, first)}`" for naming in candidates)
+    raise CheckpointError(
+        f"the weights hold neither {wanted}",
+        code="MM430",
+        hint=f"Check that the weights are of family {family}",
+    )
+
+
+def unused_tensors(naming: Naming, names: Collection[str], used: Collection[str]) -> list[str]:
+    """Tensors of the language model that no part of the checkpoint is made of (biases, adapters)."""
+    return sorted(
+        name
+        for name in set(names) - set(used)
+        if (name.startswith(naming.prefix) or name == naming.head)
+        and not name.removeprefix(naming.prefix).startswith(naming.others)
+        and not name.endswith((*DERIVED, *naming.ignored))
+    )
+
+
+# Unsigned integer of the same width, and the bits of the exponent: all set in NaN and infinity.
+_EXPONENTS = {
+    "float16": ("uint16", 0x7C00),
+    "bfloat16": ("uint16", 0x7F80),
+    "float32": ("uint32", 0x7F800000),
+}
+_CHUNK = 1 << 18  # elements; stays in the second-level cache
+
+
+def require_finite(tensor: Tensor, name: str, file: str, dtype: str) -> None:
+    """Refuse NaN and infinity in a contiguous CPU tensor.
+
+    Looks at the bits, chunk by chunk, because numpy's ``isfinite`` on float16 takes ten times as long as
+    copying the data.
+
+    Raises:
+        CheckpointError: MM432, with the tensor's name and file.
+    """
+    if not _all_finite(tensor, dtype):
+        raise CheckpointError(
+            f"tensor `{name}` in `{file}` holds NaN or infinity (as {dtype})",
+            code="MM432",
+            hint="The weights are damaged, or their values do not fit: try engine.dtype bfloat16",
+        )
+
+
+def _all_finite(tensor: Tensor, dtype: str) -> bool:
+    import torch
+
+    integer, exponent = _EXPONENTS[dtype]
+    bits: np.ndarray = tensor.reshape(-1).view(torch.uint8).numpy().view(integer)
+    mask = bits.dtype.type(exponent)
+    return all(
+        int((bits[start : start + _CHUNK] & mask).max(initial=0)) < exponent
+        for start in range(0, len(bits), _CHUNK)
+    )
+
 
 # Full name and stored tensor of every part, by the part's name.
 Sources = Mapping[str, tuple[str, StoredTensor]]

@@ -14,13 +14,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import FileRefusedError, read_object, require_regular
+from mmbuild.base.files import FileRefusedError, entries, read_beginning, read_object, require_regular
 from mmbuild.base.limits import SHARD_INDEX
-from mmbuild.base.magic_bytes import read_beginning
 from mmbuild.base.safetensors_header import FLOATS, HeaderProblemError, require_header
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
+from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

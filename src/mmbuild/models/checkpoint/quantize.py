@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from mmbuild.base.progress import Progress, silent
 from mmbuild.models.checkpoint import writer
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.hf_weights import row_blocks
 from mmbuild.models.checkpoint.reader import load_config, open_tensors, rank_file
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
 from mmbuild.models.checkpoint.tensor_table import tensors as specified
 from mmbuild.models.checkpoint.threads import map_ordered
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS, WeightOnly, quantize, quantized_shape
+from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import CHECKPOINT_CONFIG
 from mmbuild.base.safetensors_header import HeaderProblemError, require_header
 from mmbuild.models.checkpoint.config import LAYOUT, PRODUCER, CheckpointConfig, from_json
-from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,8 +18,8 @@ import yaml
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import CHECKPOINT_CONFIG
 from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_header
-from mmbuild.models.checkpoint.errors import CheckpointError
 from mmbuild.models.checkpoint.reader import rank_file
+from mmbuild.models.errors import CheckpointError
 
 _ROWS = ("attention.dense", "mlp.proj")
 _LINEARS = ("attention.qkv", *_ROWS, "mlp.fc", "mlp.gate")

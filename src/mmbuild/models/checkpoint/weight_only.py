@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmbuild.models.checkpoint.errors import CheckpointError
+from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     import numpy as np

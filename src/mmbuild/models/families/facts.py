@@ -190,6 +190,7 @@ class Family(Protocol):
     """What a family's package offers, as module-level names."""
 
     TRAITS: Traits
+    NAMINGS: tuple[Naming, ...]
 
     def facts(self, config: Config, vision: Config | None = None) -> ModelFacts:
         """Read a ``config.json``, and that of the second source where the recipe names one.

@@ -14,7 +14,7 @@ from mmbuild.models.families.facts import FamilyError
 from mmbuild.models.families.parse import display, is_kind, is_number, wrong_value
 
 DEFAULT = "default"
-# Supported kinds and the numbers that each needs; mmbuild.backends.torch.rope has a function for each.
+# Supported kinds and the numbers that each needs; mmbuild.backends.torch.positions has a function for each.
 BUILT: Mapping[str, tuple[str, ...]] = {
     DEFAULT: (),
     "linear": ("factor",),

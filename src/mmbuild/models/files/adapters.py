@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from pathlib import Path
 
-from mmbuild.base.directory_listing import entries
+from mmbuild.base.files import entries
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files.small_files import SmallFileError, display, read_json
 from mmbuild.models.sources import hf_layout

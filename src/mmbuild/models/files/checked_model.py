@@ -9,7 +9,7 @@ from pathlib import Path
 from mmbuild.models.families import part
 from mmbuild.models.families.facts import Config, ModelFacts
 from mmbuild.models.files import chat_template, processor_config
-from mmbuild.models.files import tokenizer as tokenizer_file
+from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files.chat_template import ChatTemplate
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import read_text

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.directory_listing import entries
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.files import entries
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import FamilyError, ModelFacts
-from mmbuild.models.files import adapters, chat_template, pickles, processor_config, remote_code, weight_files
-from mmbuild.models.files import tokenizer as tokenizer_file
+from mmbuild.models.files import adapters, chat_template, processor_config, remote_code, weight_files
+from mmbuild.models.files import vocabulary as tokenizer_file
+from mmbuild.models.files import weight_files as pickles
 from mmbuild.models.files.checked_model import Model, image_token_of, template_of
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import display, read_json

@@ -1,9 +1,312 @@
-"""Compares a tokenizer with config.json: ids without an embedding, and the id that stands for a picture."""
+"""Tokenizers and config.json: ids without an embedding, the id of the image token, and SentencePiece files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
 from mmbuild.models.errors import ModelFilesError
-from mmbuild.models.files.tokenizer import SavedTokenizer, Token
+from mmbuild.models.files.small_files import SmallFileError, display, read_json, read_small
+
+_PIECE = 1 << 3 | 2  # field 1, length-delimited
+_WIDTHS = {1: 8, 5: 4}  # bytes of fixed-width values, by wire type
+
+
+def pieces(path: Path) -> list[str]:
+    """Texts of the pieces of ``path``, in the order of their ids.
+
+    Raises:
+        SmallFileError: MM731, the file cannot be read or holds no pieces.
+    """
+    data = read_small(path)
+    try:
+        found = [_piece_text(piece) for piece in _messages(data)]
+    except (IndexError, UnicodeDecodeError):
+        found = []
+    if not found:
+        raise _damaged(path, "is not a SentencePiece model")
+    return found
+
+
+def _messages(data: bytes) -> list[bytes]:
+    """The messages in field 1 of ``data``.
+
+    Raises:
+        IndexError: ``data`` is not a protocol buffer.
+    """
+    found, at = [], 0
+    while at < len(data):
+        key, at = _number(data, at)
+        kind = key & 7
+        if kind == 2:
+            size, at = _number(data, at)
+            if at + size > len(data):
+                raise IndexError(at)
+            if key == _PIECE:
+                found.append(data[at : at + size])
+            at += size
+        elif kind == 0:
+            _, at = _number(data, at)
+        else:
+            if kind not in _WIDTHS:
+                raise IndexError(at)
+            at += _WIDTHS[kind]
+    return found
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """A variable-length number at ``at``, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise IndexError(at)
+
+
+def _piece_text(piece: bytes) -> str:
+    texts = _messages(piece)
+    return texts[0].decode("utf-8") if texts else ""
+
+
+def _damaged(path: Path, problem: str) -> SmallFileError:
+    return SmallFileError(f"`{display(path)}` {problem}", code="MM731", hint="download the file again")
+
+
+# The named special tokens, in the order in which transformers adds missing ones.
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+IMAGE_TOKEN = "image_token"
+_JSON, _CONFIG, _ADDED, _NAMES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+_PIECES = ("tokenizer.model", "spiece.model")
+FILES = (_JSON, _CONFIG, _ADDED, _NAMES, *_PIECES, "vocab.json")
+
+# Beginnings of classes that keep the ids of a SentencePiece model.
+_BY_POSITION = ("Llama", "T5")
+# What LLaMA's classes call their tokens where no file does; others have none.
+_LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and where its id comes from.
+
+    Attributes:
+        text: The token.
+        id: Its id.
+        file: Name of the file that holds it.
+    """
+
+    text: str
+    id: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTokenizer:
+    """A saved tokenizer.
+
+    Attributes:
+        tokens: Every token by its text.
+        whole: Texts of the tokens that are found anywhere in a text and never split.
+        special: Special tokens by name (``bos_token``), as chat templates get them.
+    """
+
+    tokens: Mapping[str, Token]
+    whole: frozenset[str]
+    special: Mapping[str, str]
+
+    @property
+    def image_token(self) -> str | None:
+        """What the tokenizer itself calls its image token; None where it names none."""
+        return self.special.get(IMAGE_TOKEN)
+
+    def named(self, token_id: int) -> str | None:
+        """The text of the token with this id."""
+        return next((token.text for token in self.tokens.values() if token.id == token_id), None)
+
+
+def read_tokenizer(directory: Path) -> SavedTokenizer | None:
+    """The tokenizer in ``directory``; None where no file holds a vocabulary that can be read without its library.
+
+    Raises:
+        SmallFileError: MM731, a file is damaged or not what its name says.
+        ModelFilesError: MM737, two files give a token different ids.
+    """
+    stats = tuple(_stat(directory / name) for name in FILES)
+    return _read(directory, stats)
+
+
+def _stat(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _read(directory: Path, stats: tuple[tuple[int, ...] | None, ...]) -> SavedTokenizer | None:  # noqa: ARG001 (key)
+    vocabulary = _vocabulary(directory)
+    if vocabulary is None:
+        return None
+    config = _optional(directory / _CONFIG)
+    known, whole = vocabulary
+    stated = list(_added(directory, config))
+    _require_one_id(directory, known, [*stated, *_second_vocabulary(directory, config)])
+    if "added_tokens_decoder" not in config:
+        names = _optional(directory / _NAMES)
+        config = {**config, **{key: _text(value) or value for key, value in names.items()}}
+    tokens = dict(known)
+    more = [token.text for token in stated] + list(_special_texts(config))
+    file = _CONFIG if (directory / _CONFIG).is_file() else _ADDED
+    new = [text for text in dict.fromkeys(more) if text not in known]
+    first = max((token.id for token in known.values()), default=-1) + 1
+    tokens |= {text: Token(text, number, file) for number, text in enumerate(new, start=first)}
+    special = dict(_named(config))
+    if _class(config).startswith(_BY_POSITION[0]):
+        special = {name: text for name, text in _LLAMA.items() if name not in config} | special
+    return SavedTokenizer(tokens, whole | frozenset(more), special)
+
+
+def _optional(path: Path) -> Mapping[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _vocabulary(directory: Path) -> tuple[dict[str, Token], frozenset[str]] | None:
+    """Tokens by text, and those that are never split: of the first file that holds a vocabulary."""
+    file = directory / _JSON
+    if file.is_file():
+        return _of_json(file)
+    for name in _PIECES:
+        if (directory / name).is_file():
+            texts = pieces(directory / name)
+            return {text: Token(text, number, name) for number, text in enumerate(texts)}, frozenset()
+    file = directory / "vocab.json"
+    if file.is_file():
+        return {
+            text: Token(text, number, file.name) for text, number in _ids(file, read_json(file))
+        }, frozenset()
+    return None
+
+
+def _second_vocabulary(directory: Path, config: Mapping[str, Any]) -> list[Token]:
+    """The pieces next to a ``tokenizer.json``, for tokenizers whose ids are the positions of pieces."""
+    if not (directory / _JSON).is_file() or not _class(config).startswith(_BY_POSITION):
+        return []
+    found = [name for name in _PIECES if (directory / name).is_file()]
+    return [
+        Token(text, number, name) for name in found for number, text in enumerate(pieces(directory / name))
+    ]
+
+
+def _class(config: Mapping[str, Any]) -> str:
+    # Files from before there was a class name are of LLaMA's.
+    return str(config.get("tokenizer_class") or _BY_POSITION[0])
+
+
+def _of_json(file: Path) -> tuple[dict[str, Token], frozenset[str]]:
+    content = read_json(file)
+    model = content.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        ids = _ids(file, vocabulary)
+    elif isinstance(vocabulary, list):
+        ids = [(_listed(file, item), number) for number, item in enumerate(vocabulary)]
+    else:
+        raise _no_tokenizer(file, "it has no `model` with a `vocab`")
+    added = content.get("added_tokens") or []
+    try:
+        whole = [(str(item["content"]), int(item["id"])) for item in added]
+    except (TypeError, KeyError, ValueError):
+        raise _no_tokenizer(file, "its `added_tokens` are not a list of `id` and `content`") from None
+    tokens = {text: Token(text, number, file.name) for text, number in [*ids, *whole]}
+    return tokens, frozenset(text for text, _ in whole)
+
+
+def _ids(file: Path, vocabulary: Mapping[str, Any]) -> list[tuple[str, int]]:
+    if not all(isinstance(number, int) for number in vocabulary.values()):
+        raise _no_tokenizer(file, "its vocabulary does not give every token a number")
+    return list(vocabulary.items())
+
+
+def _listed(file: Path, item: object) -> str:
+    if isinstance(item, list) and item and isinstance(item[0], str):
+        return item[0]
+    raise _no_tokenizer(file, "its vocabulary is not a list of tokens and scores")
+
+
+def _no_tokenizer(file: Path, why: str) -> SmallFileError:
+    return SmallFileError(
+        f"`{display(file)}` is not a tokenizer: {why}", code="MM731", hint="download the file again"
+    )
+
+
+def _added(directory: Path, config: Mapping[str, Any]) -> Iterator[Token]:
+    """Tokens with ids that files next to the vocabulary state, in the order of their ids."""
+    decoder = config.get("added_tokens_decoder")
+    if isinstance(decoder, dict):
+        file, entries = directory / _CONFIG, [(_text(value), number) for number, value in decoder.items()]
+    else:
+        file = directory / _ADDED
+        entries = list(_optional(file).items())
+    try:
+        tokens = [Token(str(text), int(number), file.name) for text, number in entries if text is not None]
+    except (TypeError, ValueError):
+        raise _no_tokenizer(file, "its added tokens have ids that are not numbers") from None
+    return iter(sorted(tokens, key=lambda token: token.id))
+
+
+def _require_one_id(directory: Path, known: Mapping[str, Token], stated: list[Token]) -> None:
+    for token in stated:
+        other = known.get(token.text)
+        if other is not None and other.id != token.id:
+            raise ModelFilesError(
+                f"in `{display(directory)}`, `{token.text}` is {other.id} in `{other.file}` and {token.id} in "
+                f"`{token.file}`",
+                code="MM737",
+                hint="take all tokenizer files from the same version of the model",
+            )
+
+
+def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Special tokens by name: the usual ones, then the model's own, of which ``extra_special_tokens`` win."""
+    for name in NAMED:
+        text = _text(config.get(name))
+        if text is not None:
+            yield name, text
+    extra = config.get("extra_special_tokens")
+    own = {key: value for key, value in config.items() if key.endswith("_token") and isinstance(value, str)}
+    own |= extra if isinstance(extra, dict) else {}
+    for name, value in own.items():
+        text = _text(value)
+        if name not in NAMED and text is not None:
+            yield name, text
+
+
+def _special_texts(config: Mapping[str, Any]) -> Iterator[str]:
+    """Special tokens by text: those with a name, then the others."""
+    yield from (text for _, text in _named(config))
+    more = config.get("extra_special_tokens", config.get("additional_special_tokens"))
+    yield from filter(None, map(_text, more if isinstance(more, list) else ()))
+
+
+def _text(value: object) -> str | None:
+    """The text of a token, which is written alone or as ``content`` with its options."""
+    found = value.get("content") if isinstance(value, dict) else value
+    return found if isinstance(found, str) else None
+
 
 DEFAULT_IMAGE_TOKEN = "<image>"
 

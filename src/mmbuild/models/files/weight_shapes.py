@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmbuild.models.checkpoint.config import components
-from mmbuild.models.checkpoint.convert import find_sources
-from mmbuild.models.checkpoint.errors import CheckpointError
-from mmbuild.models.checkpoint.hf_names import full_name, naming_of
+from mmbuild.models.checkpoint.convert import find_sources, full_name, naming_of
 from mmbuild.models.checkpoint.hf_weights import StoredTensor
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.checkpoint.tensor_table import tensors
-from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.errors import CheckpointError, ModelFilesError
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.files.weight_files import Header
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbuild.base.directory_listing import entries
+from mmbuild.base.files import entries
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files import adapters
 from mmbuild.models.files.small_files import display

@@ -11,8 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import FileRefusedError, is_within, open_regular, require_regular
+from mmbuild.base.files import FileRefusedError, entries, is_within, open_regular, require_regular
 
 Places = tuple[str, ...]
 LOCATOR = "places"

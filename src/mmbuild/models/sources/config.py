@@ -15,9 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from mmbuild.base.directory_listing import entries
 from mmbuild.base.errors import MmbuildError
-from mmbuild.base.files import FileRefusedError, read_file
+from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import MODEL_JSON
 from mmbuild.models.sources import hf_layout

@@ -17,9 +17,9 @@ from mmbuild.base import pins
 from mmbuild.base.files import FileRefusedError, read_file, read_object
 from mmbuild.base.limits import MODEL_JSON
 from mmbuild.base.progress import Progress
+from mmbuild.models.errors import SourceError
 from mmbuild.models.files import adapters
 from mmbuild.models.sources import hf_layout, hub_index
-from mmbuild.models.sources.errors import SourceError
 from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fetch
 
 # The largest file that is fetched to look at it: a tokenizer of several hundred thousand tokens.

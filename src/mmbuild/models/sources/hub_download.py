@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
-from mmbuild.models.sources.errors import SourceError
+from mmbuild.models.errors import SourceError
 from mmbuild.models.sources.hub_index import HubFile, repo_folder, repo_kind
 
 # Faults of this machine's file system: asking the hub again is useless.

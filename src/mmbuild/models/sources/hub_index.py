@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.files import FileRefusedError, entries, read_object
 from mmbuild.base.limits import HUB_LISTING
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

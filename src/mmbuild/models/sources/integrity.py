@@ -12,13 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base.files import FileRefusedError, read_object
+from mmbuild.base.files import FileRefusedError, read_beginning, read_object
 from mmbuild.base.limits import MODEL_JSON
-from mmbuild.base.magic_bytes import read_beginning
 from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_header
+from mmbuild.models.errors import SourceError
 from mmbuild.models.families import ModelFacts, family
 from mmbuild.models.sources import hf_layout
-from mmbuild.models.sources.errors import SourceError
 from mmbuild.models.sources.resolve import source_files
 
 _LFS = b"version https://git-lfs.github.com/spec/"

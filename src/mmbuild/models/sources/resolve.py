@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbuild.base.canonical_json import hash_json
-from mmbuild.base.directory_listing import entries
+from mmbuild.base.files import entries
+from mmbuild.models.errors import SourceError
 from mmbuild.models.sources import hf_layout
 from mmbuild.models.sources.allowed_places import Places, as_locator
 from mmbuild.models.sources.config import parse_source
-from mmbuild.models.sources.errors import SourceError
 
 SEED = 0
 _DTYPES = ("float32", "float16", "bfloat16")

@@ -13,11 +13,11 @@ from mmbuild.core.graph.keys import body_key
 from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
-from mmbuild.team.ci.errors import CiError
+from mmbuild.team.ci.variants import CiError
 
 VERSION = 1
 GUESS = 1.0
-"""Of an action that nothing is known of, as in :func:`mmbuild.core.execution.priorities.priorities`."""
+"""Of an action that nothing is known of, as in :func:`mmbuild.core.execution.ready_queue.priorities`."""
 
 
 def estimated_seconds(action: Action) -> float:

@@ -11,8 +11,7 @@ from mmbuild.base.templates import code, render
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.differences import ABSENT, display
 from mmbuild.inspect.diff.blame import step_of
-from mmbuild.team.ci.changed_values import ChangedValue
-from mmbuild.team.ci.differences import Differences, VariantDifference
+from mmbuild.team.ci.differences import ChangedValue, Differences, VariantDifference
 
 VERSION = 1
 _CAUSES = 4

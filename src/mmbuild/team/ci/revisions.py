@@ -12,8 +12,8 @@ from mmbuild.base.diagnostics import RecipeError
 from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.team.ci.differences import Snapshot
-from mmbuild.team.ci.errors import CiError
 from mmbuild.team.ci.variants import (
+    CiError,
     VariantOptions,
     Variants,
     plan_valid_variants,

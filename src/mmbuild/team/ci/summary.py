@@ -7,15 +7,47 @@ most 1 MiB for each step.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.formatting import estimate_text, size_text
 from mmbuild.base.templates import render
-from mmbuild.core.execution.result import Result
+from mmbuild.core.execution.events import Event, EventKind, Result, Sink
 from mmbuild.core.graph.plan import Build, Plan
 from mmbuild.core.store.disk_errors import disk_errors
-from mmbuild.team.ci.event_stats import EventStats
+
+
+@dataclass(slots=True)
+class EventStats:
+    """What the events of an apply told, by label.
+
+    Attributes:
+        built: Seconds of actions that ran.
+        pulled: Results whose files came from the shared store.
+        warnings: Data of warnings.
+    """
+
+    built: dict[str, float] = field(default_factory=dict)
+    pulled: set[str] = field(default_factory=set)
+    warnings: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def watching(self, sink: Sink) -> Sink:
+        """``sink``, with what it hears counted."""
+
+        def watch(event: Event) -> None:
+            if event.kind is EventKind.FINISHED:
+                self.built[event.label] = event.data["seconds"]
+            elif event.kind is EventKind.PULLED and not event.data["why"]:
+                self.pulled.add(event.label)
+            elif event.kind is EventKind.WARNING:
+                self.warnings.append(event.data)
+            sink(event)
+
+        return watch
+
 
 VARIABLE = "GITHUB_STEP_SUMMARY"
 _MOST_BYTES = 1_000_000

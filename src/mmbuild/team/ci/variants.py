@@ -12,7 +12,11 @@ from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.team.ci.errors import CiError
+
+
+class CiError(MmbuildError):
+    """Recipes, revisions or jobs that cannot be told to a CI service."""
+
 
 _SUFFIXES = (".yaml", ".yml")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,49 @@ from mmbuild.base.files import read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.pins import EMBEDDED, Pins, use_pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
+from mmbuild.config.load import load
+from mmbuild.config.model import Container
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.models.calibration_data.hub_dataset import DataSet, sample_file
 from mmbuild.models.sources.hub_index import HubFile
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.team.lockfile.images import image_of
 from mmbuild.team.lockfile.model import Lockfile, lock_path
+
+_SECONDS = 30
+
+
+def image_of(version: str) -> dict[str, str]:
+    """``image`` and its ``digest`` where the user configured a container for toolchain ``version``; else nothing.
+
+    The digest is the registry's where the image came from one, else the id of the image on this host.
+    """
+    configured = load().toolchains.get(version)
+    if configured is None or configured.container is None:
+        return {}
+    digest = image_digest(configured.container)
+    return {"image": configured.container.image, **({"digest": digest} if digest else {})}
+
+
+def image_digest(container: Container) -> str | None:
+    """``sha256:...`` of an image; None where the engine does not know it."""
+    if "@sha256:" in container.image:
+        return container.image.partition("@")[2]
+    form = "{{range .RepoDigests}}{{println .}}{{end}}{{.Id}}"
+    try:
+        shown = subprocess.run(
+            [container.engine, "image", "inspect", "--format", form, container.image],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    first = next(iter(shown.split()), "")
+    digest = first.rpartition("@")[2]
+    return digest if digest.startswith("sha256:") else f"sha256:{digest}" if digest else None
+
 
 PARTS = ("model", "packages", "target")
 """What a lock keeps until it is told to move on. Recipes and files lie in the team's repository: that is where they
@@ -190,8 +227,8 @@ def _data_sets(
 
 
 def _sample_files(asked: DataSet, commit: str, offline: bool) -> dict[str, dict[str, Any]]:
+    from mmbuild.models.errors import SourceError
     from mmbuild.models.sources import hub
-    from mmbuild.models.sources.errors import SourceError
 
     try:
         listing = hub.list_files(asked.repo, commit, offline=offline)
@@ -205,8 +242,8 @@ def _sample_files(asked: DataSet, commit: str, offline: bool) -> dict[str, dict[
 
 def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
     """What the hub says of the files that a build takes; nothing where it cannot be asked and never was."""
+    from mmbuild.models.errors import SourceError
     from mmbuild.models.sources import hf_layout, hub
-    from mmbuild.models.sources.errors import SourceError
 
     try:
         listing = hub.list_files(repo, commit, offline=offline)

@@ -3,13 +3,11 @@
 ``object_store``     minimal operations on a file system, and the layout there
 ``s3``               what S3 can do besides
 ``retrying_client``  deadlines, retries, and giving up on a place for the rest of a run
-``throughput``       whether a transfer still progresses
 ``records``          what is published for an action, as JSON
 ``signatures``       ed25519 over records
 ``remote_cache``     one run's view of the place: looks up results and manifests
 ``pull``             artifacts from there to here
 ``push``             results from here to there
-``multipart``        large files in parts
 ``sync``             an apply with a shared store: pulls first, pushes what is built
 ``gc``               shrinks the place
 

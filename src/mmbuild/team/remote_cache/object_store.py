@@ -20,8 +20,7 @@ from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.config.remote_cache import Settings
 from mmbuild.config.remote_warnings import RemoteError
-from mmbuild.team.remote_cache.retrying_client import MalformedError, describe
-from mmbuild.team.remote_cache.throughput import WINDOW_SECONDS
+from mmbuild.team.remote_cache.retrying_client import WINDOW_SECONDS, MalformedError, describe
 
 LAYOUT = "v1"
 _PIECE = 256 << 10

@@ -16,10 +16,9 @@ from mmbuild.config.remote_warnings import RemoteError
 from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record, append
 from mmbuild.core.store.hashing import hash_file
-from mmbuild.core.store.manifest import ManifestEntry, Tree, tree_json, without_references
-from mmbuild.core.store.manifest_reader import read_tree
-from mmbuild.team.remote_cache import multipart
+from mmbuild.core.store.manifest import ManifestEntry, Tree, read_tree, tree_json, without_references
 from mmbuild.team.remote_cache import object_store as names
+from mmbuild.team.remote_cache import s3
 from mmbuild.team.remote_cache.object_store import refusal
 from mmbuild.team.remote_cache.records import entry_json, entry_text, signed_text
 
@@ -177,8 +176,8 @@ def _carry_file(shared: SharedStore, digest: str, entry: ManifestEntry) -> int:
             code="MM830",
             hint="run `mmbuild cache verify`, and look at what changes files of the store",
         )
-    if entry.size > multipart.PART and shared.place.in_parts:
-        return multipart.upload(shared, name, source, entry.size)
+    if entry.size > s3.PART and shared.place.in_parts:
+        return s3.upload(shared, name, source, entry.size)
     shared.calls.do(lambda: shared.place.put(name, source), entry.size)
     return entry.size
 

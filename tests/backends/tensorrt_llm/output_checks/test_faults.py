@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.backends.tensorrt_llm.output_checks.load import rules
 from mmbuild.backends.tensorrt_llm.output_checks.log_patterns import scan
+from mmbuild.backends.tensorrt_llm.output_checks.model import rules
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED

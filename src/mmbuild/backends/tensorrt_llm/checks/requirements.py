@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from packaging.requirements import InvalidRequirement, Requirement
 
 from mmbuild.backends.environments.probe import normalized
+from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
 from mmbuild.backends.tensorrt_llm.toolchains.model import CommandEntry, Toolchain, When
-from mmbuild.backends.tensorrt_llm.toolchains.pins import pinned_distributions
 
 # Distributions that bring the same module: the first is a wrapper of the others.
 _SAME = (("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmbuild.backends.tensorrt_llm.output_checks.load import rules
 from mmbuild.backends.tensorrt_llm.output_checks.model import (
     Expected,
     ExpectedOutput,
@@ -14,6 +13,7 @@ from mmbuild.backends.tensorrt_llm.output_checks.model import (
     OutputPath,
     PartName,
     Rule,
+    rules,
 )
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
+from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import CHECKPOINT_CONFIG
 from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_header
+
+
+class ProductError(MmbuildError):
+    """A file that a command should have left is missing, or says something else than the recipe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from mmbuild.backends.tensorrt_llm.output_checks.errors import ProductError
-from mmbuild.backends.tensorrt_llm.output_checks.load import table
-from mmbuild.backends.tensorrt_llm.output_checks.model import Entry
+from mmbuild.backends.tensorrt_llm.output_checks.files import ProductError
+from mmbuild.backends.tensorrt_llm.output_checks.model import Entry, table
 from mmbuild.base.codes import codes
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 

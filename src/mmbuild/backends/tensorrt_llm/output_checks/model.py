@@ -8,8 +8,11 @@ Strings marked *template* are Jinja2, those marked *expression* are Jinja2 expre
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from mmbuild.schema.model import Algorithm, Family
@@ -196,3 +199,21 @@ class Expected(Entry):
     places: tuple[OutputPath, ...]
     parts: dict[PartName, OutputPart]
     ranks: int
+
+
+def table(name: str) -> Any:
+    """Content of a YAML file of this package."""
+    text = (files("mmbuild.backends.tensorrt_llm.output_checks") / name).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+@cache
+def rules() -> Rules:
+    """What each command must leave."""
+    return Rules.model_validate(table("rules.yaml"))
+
+
+@cache
+def tables() -> Tables:
+    """Names of tensors."""
+    return Tables.model_validate(table("tensors.yaml"))

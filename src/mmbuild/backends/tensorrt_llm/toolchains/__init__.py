@@ -2,7 +2,6 @@
 
 ``model``             the form of a file
 ``load``              reads and checks a file
-``pins``              the distributions whose versions matter in an environment
 ``template``          fills in its templates
 ``template_context``  what a template may name: numbers of the recipe, facts of the model
 ``capabilities``      what a version cannot build, and why

@@ -9,7 +9,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import gpu_objection, 
 from mmbuild.backends.tensorrt_llm.toolchains.model import Note, Toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template import fill, holds
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
-from mmbuild.base.violation import Violation
+from mmbuild.base.diagnostics import Violation
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.checkpoint.reader_compatibility import facts as accepted

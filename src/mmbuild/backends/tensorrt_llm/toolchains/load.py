@@ -7,8 +7,9 @@ from importlib.resources import files
 
 import yaml
 
+from mmbuild.backends.environments.probe import normalized
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
-from mmbuild.schema.tensorrt_llm_versions import require
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, require
 
 
 @cache
@@ -24,3 +25,14 @@ def load_toolchain(version: str) -> Toolchain:
     )
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return Toolchain.model_validate(yaml.load(text, Loader=loader))
+
+
+# Besides what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
+_FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2wrapper", "cuda-python")
+
+
+@cache
+def pinned_distributions() -> tuple[str, ...]:
+    """Every distribution that a supported toolchain pins, normalized."""
+    names = {normalized(name) for version in SUPPORTED for name in load_toolchain(version).pins}
+    return tuple(sorted(names | set(_FURTHER)))

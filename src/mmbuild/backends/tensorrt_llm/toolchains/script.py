@@ -6,18 +6,38 @@ directory is there already is not repeated for downloads; everything else runs a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from mmbuild._version import __version__
 from mmbuild.backends.tensorrt_llm.toolchains.capabilities import notes
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, commands
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
-from mmbuild.backends.tensorrt_llm.toolchains.shell import line, quote
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
 from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import ToolchainError
+
+_BARE = re.compile(r"[A-Za-z0-9_./:=,+@%-]+")
+_SPECIAL = re.compile(r'([\\"$`])')
+
+
+def quote(argument: str) -> str:
+    """``argument`` for bash: bare where that is safe, else in double quotes with everything special escaped.
+
+    Double quotes are what people write, and what shellcheck finds nothing in; bash has no other special characters
+    in them outside an interactive shell.
+    """
+    if _BARE.fullmatch(argument):
+        return argument
+    return '"' + _SPECIAL.sub(r"\\\1", argument) + '"'
+
+
+def line(arguments: Iterable[str]) -> str:
+    """``arguments`` quoted, in one line."""
+    return " ".join(quote(argument) for argument in arguments)
+
 
 _WIDTH = 110
 _MODES = ("run", "profile", "check_accuracy")

@@ -10,9 +10,7 @@ launch        the parent: starts the ranks, waits, reports the first failure
 stdio         rank 0 writes to the parent's terminal itself
 __main__      one rank of a command that the parent started
 process_group inside a rank: its number, the process group, agreeing on failures
-load          how an engine of several ranks is loaded
-leader        rank 0: every call is sent to the others, then executed here
-rank_worker   the other ranks: execute what rank 0 sends
+roles         loads an engine of several ranks: rank 0 broadcasts calls, the other ranks execute them
 failures      a rank's failure as data
 ============= ================================================================================
 """

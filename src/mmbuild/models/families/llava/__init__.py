@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.models.families.defaults import config_class, table
-from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Traits, VisualFacts
+from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Naming, Traits, VisualFacts
 from mmbuild.models.families.kinds import is_original_layout, wrong_family
 from mmbuild.models.families.parse import parse, wrong_value
 from mmbuild.models.families.sanity_checks import require_layer
@@ -32,6 +32,12 @@ from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "llava"
 TRAITS = Traits()
+# transformers moved the decoder from ``language_model.model.`` to ``model.language_model.``; both are on the hub, and
+# transformers 5 still writes the older one.
+NAMINGS = (
+    Naming("language_model.model.", "language_model.lm_head.weight"),
+    Naming("model.language_model.", "lm_head.weight"),
+)
 
 
 @dataclass(frozen=True, slots=True)

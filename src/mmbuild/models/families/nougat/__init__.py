@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmbuild.models.families.facts import Config, Derivation, LlmFacts, ModelFacts, Traits, VisualFacts
+from mmbuild.models.families.facts import (
+    Config,
+    Derivation,
+    LlmFacts,
+    ModelFacts,
+    Naming,
+    Traits,
+    VisualFacts,
+)
 from mmbuild.models.families.kinds import types_of
 from mmbuild.models.families.parse import display, is_number, parse, wrong_value
 from mmbuild.models.families.screen import screen
@@ -30,6 +38,8 @@ from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)
+# ``VisionEncoderDecoderModel.decoder`` is an ``MBartForCausalLM``.
+NAMINGS = (Naming("decoder.model.decoder.", "decoder.lm_head.weight"),)
 
 # Each stage halves the page; after this many nothing is left to halve.
 _MOST_STAGES = 16

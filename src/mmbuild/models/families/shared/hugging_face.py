@@ -12,13 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.base.directory_listing import entries
-from mmbuild.base.files import require_regular
-from mmbuild.models.errors import EngineError
+from mmbuild.base.files import entries, require_regular
+from mmbuild.models.errors import EngineError, SourceError
 from mmbuild.models.files.small_files import read_json
 from mmbuild.models.images import require_pixels
 from mmbuild.models.processor import first_line
-from mmbuild.models.sources.errors import SourceError
 
 
 def saved_processor(directory: Path) -> Any:

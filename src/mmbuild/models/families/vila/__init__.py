@@ -11,7 +11,7 @@ import math
 import re
 from contextlib import nullcontext
 
-from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Traits, VisualFacts
+from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Naming, Traits, VisualFacts
 from mmbuild.models.families.parse import display
 from mmbuild.models.families.sanity_checks import require_layer
 from mmbuild.models.families.screen import about_second_source
@@ -23,6 +23,11 @@ from mmbuild.models.generation_settings import SettingsPlace
 
 TRAITS = Traits(
     second_sources=("vision", "code"), directories=layout.DIRECTORIES, generates_from="embeddings"
+)
+# The decoder is in ``llm/`` since VILA-1.5, before that among the tensors of one directory.
+NAMINGS = (
+    Naming("llm/model.", "llm/lm_head.weight"),
+    Naming("model.", "lm_head.weight", others=("mm_projector.", "vision_tower.")),
 )
 
 IMAGE_TOKEN_ID = -200

@@ -1,0 +1,153 @@
+"""Plans and graphs as text: for a terminal, as Mermaid, DOT and SVG."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.core.graph.plan import Plan, Verdict
+
+_SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.PULL, Verdict.RESTORE)
+
+
+def plan_text(plan: Plan) -> str:
+    """One line for each action: verdict, label, reason; then a summary line."""
+    width = max((len(p.action.label) for p in plan.actions), default=0)
+    verdicts = max((len(p.verdict) for p in plan.actions), default=0)
+    lines = [
+        f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}  {p.reason}{_shared(p.recipes)}"
+        for p in plan.actions
+    ]
+    return "\n".join([*lines, summary(plan)]) + "\n"
+
+
+def summary(plan: Plan) -> str:
+    """Counts in one line: ``3 to run, 1 unknown until built, 4 up to date``."""
+    if not plan.changes:
+        return f"everything is up to date ({len(plan.actions)} actions)"
+    names = {Verdict.RUN: "to run", Verdict.PULL: "to pull", Verdict.RESTORE: "to restore"}
+    counts = {verdict: plan.count(verdict) for verdict in (*_SHOWN_FIRST, Verdict.UP_TO_DATE)}
+    return ", ".join(f"{count} {names.get(verdict, verdict)}" for verdict, count in counts.items() if count)
+
+
+def derivation_text(derivations: Mapping[str, Sequence[str]]) -> str:
+    """How each derived number follows, by variant."""
+    return "\n".join(_derivation_lines(derivations)) + "\n"
+
+
+def _derivation_lines(derivations: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name, lines in derivations.items():
+        yield f"{name}:"
+        for line in lines:
+            yield f"  {line}"
+
+
+def _shared(recipes: tuple[str, ...]) -> str:
+    return f" (shared by {len(recipes)} recipes)" if len(recipes) > 1 else ""
+
+
+_FILL = {
+    Verdict.RUN: "#fde7c7",
+    Verdict.UNKNOWN: "#fdf6d8",
+    Verdict.PULL: "#e4defa",
+    Verdict.RESTORE: "#d9e8fb",
+    Verdict.UP_TO_DATE: "#dff2df",
+}
+"""Fill by verdict: what works is warm, what is done is green."""
+
+_SECONDS = 60
+"""Limit for one run of Graphviz."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An action as drawn: its name is its place in the plan."""
+
+    name: str
+    label: str
+    verdict: Verdict
+
+
+def mermaid(plan: Plan) -> str:
+    """A Mermaid flowchart."""
+    nodes, edges = _drawn(plan)
+    lines = ["flowchart TD"]
+    lines += [f'  {node.name}["{_mermaid_text(node.label)}"]:::{_slug(node.verdict)}' for node in nodes]
+    lines += [f"  {one} -->|{_mermaid_text(name)}| {other}" for one, other, name in edges]
+    lines += [
+        f"  classDef {_slug(verdict)} fill:{fill},stroke:#555,color:#222" for verdict, fill in _FILL.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def dot(plan: Plan) -> str:
+    """A Graphviz digraph."""
+    nodes, edges = _drawn(plan)
+    lines = ["digraph plan {", '  node [shape=box, style="filled,rounded", fontname="sans-serif"];']
+    lines += [
+        f'  {node.name} [label="{_dot_text(node.label)}", fillcolor="{_FILL[node.verdict]}"];'
+        for node in nodes
+    ]
+    lines += [f'  {one} -> {other} [label="{_dot_text(name)}"];' for one, other, name in edges]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def svg(plan: Plan) -> str:
+    """:func:`dot` as drawn by Graphviz.
+
+    Raises:
+        MmbuildError: MM206, Graphviz is not installed or fails.
+    """
+    program = shutil.which("dot")
+    if program is None:
+        raise _not_drawn("`dot` of Graphviz is not on PATH", "install the package `graphviz`")
+    try:
+        drawn = subprocess.run(
+            [program, "-Tsvg"], input=dot(plan).encode(), capture_output=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _not_drawn(f"it takes more than {_SECONDS} seconds", "draw fewer recipes") from None
+    except OSError as error:
+        raise _not_drawn(f"`{program}` cannot be run: {error.strerror}", "reinstall `graphviz`") from None
+    if drawn.returncode != 0:
+        said = drawn.stderr.decode(errors="replace").strip().splitlines()
+        why = f"`{program}` ended with status {drawn.returncode}" + (f": {said[0][:200]}" if said else "")
+        raise _not_drawn(why, "reinstall `graphviz`")
+    return drawn.stdout.decode(errors="replace")
+
+
+def _not_drawn(why: str, hint: str) -> MmbuildError:
+    return MmbuildError(
+        f"cannot draw the graph as SVG: {why}", code="MM206", hint=f"{hint}, or use `--format mermaid`"
+    )
+
+
+FORMATS: Mapping[str, Callable[[Plan], str]] = {"mermaid": mermaid, "dot": dot, "svg": svg}
+
+
+def _drawn(plan: Plan) -> tuple[list[Node], list[tuple[str, str, str]]]:
+    names = {p.action.definition_key: f"a{index}" for index, p in enumerate(plan.actions)}
+    nodes = [Node(names[p.action.definition_key], p.action.label, p.verdict) for p in plan.actions]
+    edges = [
+        (names[producer], names[p.action.definition_key], name)
+        for p in plan.actions
+        for name, producer in p.action.inputs.items()
+    ]
+    return nodes, edges
+
+
+def _slug(verdict: Verdict) -> str:
+    return verdict.name.lower()
+
+
+def _mermaid_text(text: str) -> str:
+    """Mermaid reads entities by number; quotes and brackets would end the label."""
+    return "".join(c if c.isalnum() or c in " /-_." else f"#{ord(c)};" for c in text)
+
+
+def _dot_text(text: str) -> str:
+    """Graphviz decodes HTML entities in labels, and escapes that begin with a backslash."""
+    return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

@@ -1,0 +1,201 @@
+"""BLIP-2: a ViT and a Q-Former in front of OPT (:mod:`~mmbuild.models.families.blip2.opt`) or Flan-T5
+(:mod:`~mmbuild.models.families.blip2.t5`). Both families share what is here: tower, Q-Former and projection.
+
+A model is one BLIP-2 checkpoint that holds everything, or a text model and, as second source, a BLIP-2
+checkpoint that gives the visual side. The Q-Former asks ``num_query_tokens`` learned questions of the picture,
+so that an image fills that many rows whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from mmbuild.models.families.defaults import config_class
+from mmbuild.models.families.facts import Config, Derivation, FamilyError, VisualFacts
+from mmbuild.models.families.parse import display, parse, wrong_value
+from mmbuild.models.families.screen import about_second_source, screen
+from mmbuild.models.families.shared.config_reading import (
+    not_built,
+    require_model_type,
+    require_tower,
+    section,
+    side,
+)
+from mmbuild.models.generation_settings import SettingsPlace
+
+WHOLE = "blip-2"
+
+
+# The widths of language models, by kind.
+_WIDTHS = {"opt": "hidden_size", "t5": "d_model"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A BLIP-2 model taken apart, each section as transformers parses it.
+
+    Attributes:
+        text: The language model's config.
+        where: What that section of ``config.json`` is called in messages.
+        blip2: ``Blip2Config``, which the visual side is read from.
+        tower: ``Blip2VisionConfig``.
+    """
+
+    text: Mapping[str, Any]
+    where: str
+    blip2: Config
+    tower: Mapping[str, Any]
+
+
+def parts(config: Config, vision: Config | None, family: str, text_type: str) -> Parts:
+    """Take apart ``config.json`` of the model and of the second source.
+
+    Args:
+        config: Of a whole BLIP-2 checkpoint, or of a text model.
+        vision: Of the second source.
+        family: Who asks.
+        text_type: ``model_type`` of the language model, ``opt`` or ``t5``.
+
+    Raises:
+        FamilyError: MM410, another kind of model; MM411, something that is not built; MM414, a text model without a
+            second source; MM415, a second source beside a whole model; MM416, a second source that is no BLIP-2 or
+            made for another language model; MM710, quantized already; MM711, made for another task.
+    """
+    screen(config, family, vision)
+    if require_model_type(config, family, (WHOLE, text_type)) == WHOLE:
+        if vision is not None:
+            raise FamilyError(
+                "model.source is a whole BLIP-2 checkpoint, so that model.vision has nothing to add",
+                code="MM415",
+                hint="remove model.vision, or set model.source to the text model alone",
+            )
+        root, text, tower = _whole(config, family, text_type)
+        return Parts(text, "text_config.", root, tower)
+    if vision is None:
+        raise FamilyError(
+            f"the model is a text-only `{text_type}` checkpoint, and has no visual tower",
+            code="MM414",
+            hint="add `vision: {source: hf://Salesforce/blip2-...}` below `model`, "
+            "or set model.source to a whole BLIP-2 checkpoint",
+        )
+    text = {**parse(text_type, config), "model_type": text_type}
+    _require_kind(vision, family, text_type)
+    with about_second_source():
+        root, made_for, tower = _whole(vision, family, text_type)
+    key = _WIDTHS[text_type]
+    if made_for[key] != text[key]:
+        raise _misfit(
+            f"made for a language model of {key} {made_for[key]}, and the one of model.source has {text[key]}"
+        )
+    return Parts(text, "", root, tower)
+
+
+def language_model(config: Config) -> ModuleType:
+    """The module of the language model that ``config`` describes: a text model's own, or a whole checkpoint's."""
+    from mmbuild.models.families.blip2 import opt, t5
+
+    text = config.get("text_config") if config.get("model_type") == WHOLE else config
+    return t5 if isinstance(text, Mapping) and text.get("model_type") == "t5" else opt
+
+
+def settings_place(config: Config, text_type: str) -> SettingsPlace:
+    """A text model's own file; none in a whole checkpoint, where ``Blip2ForConditionalGeneration`` makes its language
+    model from ``text_config`` and lets that generate (transformers 5.10 to 5.17)."""
+    if config.get("model_type") != WHOLE:
+        return SettingsPlace()
+    tokens = {
+        key: value for key, value in config_class(text_type).defaults.items() if key.endswith("_token_id")
+    }
+    return SettingsPlace(file=None, section="text_config", class_defaults=tokens)
+
+
+def _whole(
+    config: Config, family: str, text_type: str
+) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
+    """``Blip2Config``, its language model's config and its tower's."""
+    root, absent = parse(WHOLE, config), config_class(WHOLE).sections
+    text = section(
+        root, "text_config", family, (text_type,), default_type="opt", absent=absent["text_config"]
+    )
+    _require_decoder(root, text_type)
+    vision, former = ("vision_config", "blip_2_vision_model"), ("qformer_config", "blip_2_qformer")
+    tower, questions = (
+        section(root, key, family, (kind,), default_type=kind, absent=absent[key])
+        for key, kind in (vision, former)
+    )
+    require_tower("vision_config.", tower)
+    require_tower("qformer_config.", questions)
+    return root, text, tower
+
+
+def _require_decoder(root: Mapping[str, Any], text_type: str) -> None:
+    """transformers builds a decoder or an encoder-decoder as this key says, whatever the language model is."""
+    key = "use_decoder_only_language_model"
+    if bool(root.get(key, text_type == "opt")) != (text_type == "opt"):
+        raise not_built(
+            f"`{key}` in config.json is {display(root[key])}, and the language model is `{text_type}`",
+            "remove the key, or compare config.json with the model's original",
+        )
+
+
+def _require_kind(vision: Config, family: str, text_type: str) -> None:
+    if vision.get("model_type") != WHOLE:
+        raise _misfit(
+            f"a {display(vision.get('model_type'))} model, and family {family} needs a BLIP-2 checkpoint"
+        )
+    made_for = vision.get("text_config")
+    other = made_for.get("model_type", "opt") if isinstance(made_for, Mapping) else "opt"
+    if other != text_type:
+        raise _misfit(
+            f"made for a language model of kind {display(other)}, and model.source is `{text_type}`"
+        )
+
+
+def _misfit(what: str) -> FamilyError:
+    return FamilyError(
+        f"model.vision is {what}",
+        code="MM416",
+        hint="take the BLIP-2 checkpoint that was trained with this language model",
+    )
+
+
+def visual_facts(parts: Parts) -> VisualFacts:
+    """Sizes of tower and Q-Former.
+
+    Raises:
+        FamilyError: MM411, a size is no number of pixels, or there are no questions.
+    """
+    tower, count = parts.tower, parts.blip2["num_query_tokens"]
+    image, patch = (side("vision_config.", key, tower[key]) for key in ("image_size", "patch_size"))
+    if patch > image:
+        raise not_built(f"`vision_config` has image_size {image} and patch_size {patch}: no patch fits")
+    if count < 1:
+        raise wrong_value("", "num_query_tokens", count, "at least 1", 32)
+    return VisualFacts(
+        num_visual_features=count,
+        image_size=(image, image),
+        derivation=Derivation("num_visual_features", count, f"num_query_tokens {count} = {count}"),
+        num_hidden_layers=tower["num_hidden_layers"],
+        hidden_size=tower["hidden_size"],
+        intermediate_size=tower["intermediate_size"],
+    )
+
+
+def image_token_id(blip2: Config, tokenizer_size: int, vocab_size: int) -> int:
+    """Id of ``<image>``.
+
+    Files before transformers 4.47 have no ``image_token_index``, or null. Then it is the id that ``Blip2Processor``
+    gives the token when it adds it: the first one behind the text tokenizer's.
+
+    Args:
+        blip2: The BLIP-2 config, parsed.
+        tokenizer_size: Tokens of the language model's own tokenizer.
+        vocab_size: Rows of its embedding table; an id beyond them becomes -1, which no text can hold.
+    """
+    stated: int | None = blip2["image_token_index"]
+    if stated is not None:
+        return stated
+    return tokenizer_size if tokenizer_size < vocab_size else -1

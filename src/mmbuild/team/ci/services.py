@@ -1,0 +1,176 @@
+"""Jobs as GitHub and GitLab read them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from mmbuild._version import __version__
+from mmbuild.base.formatting import estimate_text
+from mmbuild.team.ci.jobs import CiJob
+from mmbuild.team.ci.runners import labels, machine_for
+from mmbuild.team.ci.variants import CiError
+
+VERSION = 1
+
+
+def rows(
+    jobs: Sequence[CiJob], seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """One for each job.
+
+    Returns:
+        ``name``, ``kind`` (``source``, ``shared`` or ``engine``), ``recipes`` (files), ``variants``, ``needs``
+        (names of jobs), ``runner`` (labels), ``gpus``, ``sm`` (or None), ``memory_gib``, ``seconds`` (one action
+        after the other, estimated), ``actions`` (labels).
+    """
+    return [_row(job, seconds, runners) for job in jobs]
+
+
+def _row(job: CiJob, seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    machine = machine_for(job.actions)
+    return {
+        "name": job.name,
+        "kind": job.kind,
+        "recipes": list(job.files),
+        "variants": list(job.variants),
+        "needs": list(job.needs),
+        "runner": labels(machine, runners),
+        "gpus": machine.gpus,
+        "sm": machine.sm,
+        "memory_gib": machine.memory_gib,
+        "seconds": round(sum(seconds[action.definition_key] for action in job.actions), 1),
+        "actions": [action.label for action in job.actions],
+    }
+
+
+def document(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The versioned JSON form: ``{"version", "mmbuild", "jobs"}``."""
+    return {"version": VERSION, "mmbuild": __version__, "jobs": [dict(row) for row in found]}
+
+
+def text(found: Sequence[Mapping[str, Any]]) -> str:
+    """A table for people."""
+    if not found:
+        return "no jobs\n"
+    cells = [("job", "runner", "time", "actions", "needs")]
+    cells += [
+        (
+            row["name"],
+            ",".join(row["runner"]),
+            estimate_text(row["seconds"]),
+            str(len(row["actions"])),
+            " ".join(row["needs"]),
+        )
+        for row in found
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+MAX_JOBS = 256
+STAGES: Mapping[str, str] = {"sources": "source", "shared": "shared", "engines": "engine"}
+"""Name of the output -> kind of its jobs, in the order of running."""
+
+
+def outputs(found: Sequence[Mapping[str, Any]]) -> str:
+    """Lines for ``$GITHUB_OUTPUT``: for each stage ``NAME={"include": [...]}`` and ``has_NAME=true|false``.
+
+    Recipes are text with blanks between, which is what a shell takes; ``runner`` stays a list, for ``runs-on``.
+
+    Raises:
+        CiError: MM814, more jobs than GitHub makes of a matrix.
+    """
+    lines: list[str] = []
+    for name, kind in STAGES.items():
+        stage = [row for row in found if row["kind"] == kind]
+        if len(stage) > MAX_JOBS:
+            raise CiError(
+                f"the matrix `{name}` has {len(stage)} jobs, and GitHub makes at most {MAX_JOBS} of one",
+                code="MM814",
+                hint="Name fewer recipes for each workflow, or use --changed-since",
+            )
+        include = [_entry(row) for row in stage]
+        lines.append(f"{name}={json.dumps({'include': include}, separators=(',', ':'))}")
+        lines.append(f"has_{name}={'true' if stage else 'false'}")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": row["name"],
+        "recipes": " ".join(row["recipes"]),
+        "runner": row["runner"],
+        "gpus": row["gpus"],
+        "sm": row["sm"],
+        "memory_gib": row["memory_gib"],
+        "minutes": max(1, round(row["seconds"] / 60)),
+    }
+
+
+BASE = ".mmbuild"
+"""The hidden job that all jobs extend, where a file that has it is included."""
+
+_RESERVED = frozenset(
+    (
+        "after_script",
+        "before_script",
+        "cache",
+        "default",
+        "false",
+        "image",
+        "include",
+        "nil",
+        "pages",
+        "pages:deploy",
+        "services",
+        "spec",
+        "stages",
+        "true",
+        "variables",
+        "workflow",
+    )
+)
+"""Names that no job can have ("CI/CD YAML syntax reference", unavailable names for jobs, and global keywords)."""
+
+_HEAD = "# Made by `mmbuild matrix --format gitlab`: a child pipeline.\n"
+_STAGES = {"source": "sources", "shared": "shared", "engine": "engines"}
+
+
+def pipeline(found: Sequence[Mapping[str, Any]], arguments: Sequence[str], include: str | None = None) -> str:
+    """The child pipeline as YAML.
+
+    Args:
+        found: Jobs, from :func:`mmbuild.team.ci.services.rows`.
+        arguments: What each job says to ``mmbuild ci`` besides its name: recipes and options.
+        include: A file of the repository with the hidden job ``.mmbuild`` (image, installation, variables).
+    """
+    content: dict[str, Any] = {}
+    if include is not None:
+        content["include"] = [{"local": include}]
+    content["stages"] = list(_STAGES.values())
+    for row in found:
+        content[_name(row["name"])] = _job(row, arguments, extends=include is not None)
+    if not found:  # a pipeline without a job is an error
+        content["nothing to build"] = {"stage": "engines", "script": ["echo 'no variant changed'"]}
+    return _HEAD + yaml.safe_dump(content, sort_keys=False, default_flow_style=False, width=1000)
+
+
+def _job(row: Mapping[str, Any], arguments: Sequence[str], *, extends: bool) -> dict[str, Any]:
+    job: dict[str, Any] = {"extends": BASE} if extends else {}
+    job["stage"] = _STAGES[row["kind"]]
+    if row["runner"]:
+        job["tags"] = row["runner"]
+    job["needs"] = [_name(name) for name in row["needs"]]
+    job["script"] = [shlex.join(["mmbuild", "ci", *arguments, "--job", row["name"]])]
+    return job
+
+
+def _name(name: str) -> str:
+    """What the job is called there; ``mmbuild ci`` is told its own name."""
+    return f"engine {name}" if name in _RESERVED else name
