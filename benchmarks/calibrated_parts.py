@@ -61,7 +61,7 @@ def model(setting: Setting) -> None:
 
 def convert(setting: Setting) -> None:
     """The unquantized checkpoint."""
-    from mmbuild.pipeline import step_params
+    from mmbuild.backends.lowering import step_params
 
     params = step_params.convert(setting.facts(), setting.dtype, 1)
     with host_peak() as peak:
@@ -111,8 +111,8 @@ def calibrate(setting: Setting, variant: str) -> None:
 
 def quantize_params(setting: Setting, variant: str) -> dict[str, Any]:
     """Parameters of the step quantize."""
+    from mmbuild.backends.lowering import step_params
     from mmbuild.models.prompts import DEFAULT_PROMPTS
-    from mmbuild.pipeline import step_params
 
     facts = setting.facts()
     return {
@@ -184,7 +184,7 @@ def data_free(setting: Setting, variant: str) -> None:
 
 def visual(setting: Setting) -> None:
     """Tower and projector."""
-    from mmbuild.pipeline import step_params
+    from mmbuild.backends.lowering import step_params
 
     params = step_params.build_visual(setting.facts(), setting.dtype, setting.dtype, 1)
     say(row="visual", seconds=setting.step("build_visual", "visual", params, inputs={"model": "model"}))
@@ -241,8 +241,8 @@ def engine(setting: Setting, variant: str) -> None:
     started = time.perf_counter()
     torch.zeros(1, device=setting.device)
     device_ready = time.perf_counter() - started
+    from mmbuild.backends.lowering import step_params
     from mmbuild.backends.torch import Engine
-    from mmbuild.pipeline import step_params
 
     params = step_params.assemble(setting.facts(), {"torch": torch.__version__})
     inputs = {

@@ -87,7 +87,7 @@ class Setting:
 
     def engine_params(self, variant: str) -> dict[str, Any]:
         """Parameters of build_llm."""
-        from mmbuild.pipeline import step_params
+        from mmbuild.backends.lowering import step_params
 
         group = GROUP if variant == "int4_awq" else None
         return step_params.build_llm(self.facts(), self.dtype, VARIANTS[variant], 1, LIMITS, group)

@@ -138,10 +138,10 @@ def measure() -> list[Row]:
 
 def measure_7b(directory: Path | None) -> list[Row]:
     """The rows for LLaVA-1.5-7B, the writing of its random weights first."""
+    from mmbuild.backends.lowering import step_params
     from mmbuild.base.canonical_json import hash_json
     from mmbuild.models.families import family
     from mmbuild.models.sources.config import read_config
-    from mmbuild.pipeline import step_params
 
     config = read_config(f"dummy://{SEVEN_B}", None, Path()).config
     params = {"kind": "dummy", "seed": 0, "dtype": "float16", "config": hash_json(config)}
@@ -159,8 +159,8 @@ def measure_7b(directory: Path | None) -> list[Row]:
 
 def rows(config: Mapping[str, Any], model: Path, room: Path, rounds: int) -> list[Row]:
     """One row for each way to convert and to quantize ``model``; works in ``room``."""
+    from mmbuild.backends.lowering import step_params
     from mmbuild.models.families import family
-    from mmbuild.pipeline import step_params
 
     facts = family("llava").facts(config)
     found = []

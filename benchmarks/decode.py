@@ -114,9 +114,9 @@ def build(room: Path, algorithm: str) -> Path:
     """The steps of a recipe, one after the other; returns the engine directory."""
     import torch
 
+    from mmbuild.backends.lowering import step_params
     from mmbuild.backends.torch.aot_package import cpu_isa
     from mmbuild.models.families import family
-    from mmbuild.pipeline import step_params
 
     facts = family("llava").facts(CONFIG)
     target = {"device": "cpu", "sm": None, "isa": cpu_isa()}

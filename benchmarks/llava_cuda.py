@@ -54,7 +54,7 @@ def facts() -> Any:
 
 def engine_params(variant: str) -> dict[str, Any]:
     """Parameters of build_llm."""
-    from mmbuild.pipeline import step_params
+    from mmbuild.backends.lowering import step_params
 
     return step_params.build_llm(facts(), "float16", VARIANTS[variant], 1, LIMITS)
 
@@ -79,7 +79,7 @@ def compile_one(room: Path, variant: str, package: str) -> None:
 
 def visual_params() -> dict[str, Any]:
     """Parameters of build_visual."""
-    from mmbuild.pipeline import step_params
+    from mmbuild.backends.lowering import step_params
 
     return step_params.build_visual(facts(), "float16", "float16", 1)
 
@@ -120,11 +120,11 @@ def timed(what: str, call: Callable[[], Any]) -> Any:
 
 def build(room: Path) -> None:
     """All steps; compilations beside conversion."""
+    from mmbuild.backends.lowering import step_params
     from mmbuild.base.progress import silent
     from mmbuild.models.families import part
     from mmbuild.models.sources import random_weights
     from mmbuild.models.sources.config import read_config
-    from mmbuild.pipeline import step_params
 
     jobs = {
         (variant, package): start(room, variant, package)
@@ -158,7 +158,7 @@ def assemble(room: Path, variant: str) -> Path:
     """One engine directory."""
     import torch
 
-    from mmbuild.pipeline import step_params
+    from mmbuild.backends.lowering import step_params
 
     params = step_params.assemble(facts(), {"torch": torch.__version__})
     parts = {

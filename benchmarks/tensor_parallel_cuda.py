@@ -77,10 +77,10 @@ def step(name: str, room: Path, out: str, params: dict[str, Any], **inputs: str)
 
 def compile_part(room: Path, ranks: int, package: str) -> None:
     """Compile one package of one engine, or the visual engine (in a process of its own)."""
+    from mmbuild.backends.lowering import step_params
     from mmbuild.backends.torch.collectives import compiling
     from mmbuild.backends.torch.config import from_json
     from mmbuild.backends.torch.export import compile_package, export_llm
-    from mmbuild.pipeline import step_params
 
     facts = model_facts(room)
     if package == "visual":
@@ -116,7 +116,7 @@ def build(room: Path, given: Path | None, ranks: int) -> None:
     """Both engines; compilations beside conversions."""
     import torch
 
-    from mmbuild.pipeline import step_params
+    from mmbuild.backends.lowering import step_params
 
     started = time.perf_counter()
     make_model(room, given)

@@ -84,7 +84,7 @@ OWN = {
     ),
     "what was JSON a moment ago": (
         "base/sandbox.py",
-        "pipeline/step_params.py",
+        "backends/lowering/step_params.py",
         "models/files/chat_template.py",
         "models/files/consistency.py",
         "models/sources/integrity.py",

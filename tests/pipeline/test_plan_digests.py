@@ -16,11 +16,11 @@ from unittest import mock
 
 import pytest
 
+from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
+from mmbuild.backends.torch.lower import lower
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.pins import Pins, use_pins
 from mmbuild.pipeline.load import load_recipes
-from mmbuild.pipeline.lower import lower
-from mmbuild.pipeline.lower_tensorrt_llm import Environment, lower_toolchain
 
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[2]

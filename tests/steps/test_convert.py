@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.lowering import step_params
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint.reader import load_config
-from mmbuild.pipeline import step_params
 from mmbuild.steps import convert
 from support.engines.build import facts_of
 from support.models import tiny_families

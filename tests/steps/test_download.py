@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.lowering import step_params
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.families import ModelFacts, family
 from mmbuild.models.sources.config import read_config
 from mmbuild.models.sources.resolve import identify
-from mmbuild.pipeline import step_params
 from mmbuild.steps import convert, download
 from support.engines.build import facts_of
 from support.models import weights_on_disk as disk

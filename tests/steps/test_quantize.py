@@ -5,10 +5,10 @@ from types import MappingProxyType
 import pytest
 import torch
 
+from mmbuild.backends.lowering import step_params
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint import clip_search, weight_only
 from mmbuild.models.checkpoint.reader import load_config, open_tensors
-from mmbuild.pipeline import step_params
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 from mmbuild.steps import calibration_data, convert, quantize
 from support.engines.build import facts_of

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from mmbuild.backends.engine_dir import description as layout
+from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.steps.context import StepContext
 from mmbuild.core.steps.registry import load as load_step
 from mmbuild.models.sources.config import read_config
-from mmbuild.pipeline.lower_tensorrt_llm import Environment, lower_toolchain
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 from mmbuild.steps.table import BUILT_IN

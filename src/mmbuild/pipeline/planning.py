@@ -20,7 +20,7 @@ from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.core.store.stat_cache import StatCache
 
 if TYPE_CHECKING:
-    from mmbuild.pipeline.lower_tensorrt_llm import Environment
+    from mmbuild.backends.tensorrt_llm.lower import Environment
     from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
@@ -163,10 +163,10 @@ def _lower(
     from mmbuild.schema.model import Backend
 
     if variant.recipe.engine.backend is Backend.TORCH:
-        from mmbuild.pipeline.lower import lower
+        from mmbuild.backends.torch.lower import lower
 
         return lower(variant, target=target, digest=digest, offline=offline)
-    from mmbuild.pipeline.lower_tensorrt_llm import lower_toolchain
+    from mmbuild.backends.tensorrt_llm.lower import lower_toolchain
 
     found = environment(variant.recipe.engine.tensorrt_llm.toolchain)
     return lower_toolchain(
@@ -180,10 +180,10 @@ def _environment(version: str) -> Environment | None:
     One that does not answer counts as empty: apply tells why.
     """
     from mmbuild.backends.environments.probe import installed
+    from mmbuild.backends.tensorrt_llm.lower import Environment
     from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
     from mmbuild.base.errors import MmbuildError
     from mmbuild.config.load import load
-    from mmbuild.pipeline.lower_tensorrt_llm import Environment
 
     found = load().toolchains.get(version)
     settled = pins.packages(f"tensorrt-llm {version}")

@@ -32,7 +32,7 @@ _HISTORY = ".git"
 
 def run(context: StepContext) -> None:
     """``params``: ``{"toolchain", "workdir", "commands", "reads", "place", "files"}`` as
-    :func:`mmbuild.pipeline.lower_tensorrt_llm` makes them; inputs by the names of ``reads``; locator
+    :func:`mmbuild.backends.tensorrt_llm.lower` makes them; inputs by the names of ``reads``; locator
     ``environment``: a :class:`~mmbuild.config.model.ToolchainEnvironment` as JSON.
 
     Raises:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from mmbuild.backends.engine_dir import description, fields
+from mmbuild.backends.lowering import step_params
 from mmbuild.base.errors import MmbuildError
 from mmbuild.evaluation import manifest
 from mmbuild.inspect.compare_builds import compare
 from mmbuild.inspect.compatibility.host_facts import HostFacts, tensorrt_visual
 from mmbuild.inspect.compatibility.rules import compatibility
 from mmbuild.models.families import family as family_of
-from mmbuild.pipeline import step_params
 
 LLM = {
     "architecture": "LlamaForCausalLM",

@@ -13,9 +13,9 @@ from mmbuild.backends.environments.probe import ProbeError
 from mmbuild.backends.tensorrt import interpreter, plan
 from mmbuild.backends.tensorrt.errors import TensorRTError
 from mmbuild.backends.tensorrt.plan import plan_tensorrt
+from mmbuild.backends.torch.lower import lower
 from mmbuild.config.model import Interpreter
 from mmbuild.core.graph.action import Action
-from mmbuild.pipeline.lower import lower
 from support.errors import refused
 from support.projects.recipe_project import RECIPE, load, write_parts
 from support.toolchain import fake_tensorrt as fake

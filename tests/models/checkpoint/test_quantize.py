@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmbuild.backends.lowering import step_params
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint.quantize import quantize_checkpoint, scale_name
 from mmbuild.models.checkpoint.reader import load_config, open_tensors
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS, quantize
 from mmbuild.models.errors import CheckpointError
-from mmbuild.pipeline import step_params
 from mmbuild.steps import convert
 from support.engines.build import facts_of
 from support.models import weights_on_disk as disk

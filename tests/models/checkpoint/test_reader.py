@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.lowering import step_params
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint.reader import load_config, open_tensors
 from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families import family
-from mmbuild.pipeline import step_params
 from mmbuild.steps import convert, quantize
 from support.models import weights_on_disk as disk
 

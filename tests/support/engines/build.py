@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from mmbuild.backends.lowering import step_params
+from mmbuild.backends.torch.lower import QUANT_ALGO
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.hashing import hash_file
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.families import ModelFacts
 from mmbuild.models.families import family as family_of
-from mmbuild.pipeline import step_params
-from mmbuild.pipeline.lower import QUANT_ALGO
 from mmbuild.schema.linear_shapes import group_size
 from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
 from support.steps import cache as step_cache

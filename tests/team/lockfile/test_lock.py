@@ -68,7 +68,7 @@ def told(recipe: Path, store: Store) -> str:
 
 def other_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
     """An environment with other packages: in keys (metadata) and beside them (the host's list)."""
-    from mmbuild.pipeline import local_environment
+    from mmbuild.backends.lowering import local_environment
 
     real, listed = local_environment._installed, make.host.installed_versions
     monkeypatch.setattr(local_environment, "_installed", lambda name: versions.get(name) or real(name))

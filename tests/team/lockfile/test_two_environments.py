@@ -53,7 +53,7 @@ def test_another_model_optimizer_is_refused(
     made = make(path, store, ASKED)
     write_lock(lock_path(path), made.lock)
     assert apply.plan_locked(path, store, ASKED).graphs == made.graphs
-    from mmbuild.pipeline import lower_calibration
+    from mmbuild.backends.lowering import calibration as lower_calibration
 
     real = lower_calibration.metadata.version
     monkeypatch.setattr(

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.lowering import calibration as lower_calibration
+from mmbuild.backends.lowering import estimate, local_environment
+from mmbuild.backends.lowering.downloads import download
 from mmbuild.backends.tensorrt_llm.output_checks.expectations import expect
 from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
@@ -27,8 +30,6 @@ from mmbuild.base import host
 from mmbuild.core.graph.action import Action, RecipeGraph, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
-from mmbuild.pipeline import estimate, local_environment, lower_calibration
-from mmbuild.pipeline.downloads import download
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 

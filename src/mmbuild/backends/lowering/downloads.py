@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mmbuild.backends.lowering import estimate, step_params
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
@@ -12,7 +13,6 @@ from mmbuild.models.families import family
 from mmbuild.models.sources.config import parse_source
 from mmbuild.models.sources.integrity import require_files
 from mmbuild.models.sources.resolve import identify
-from mmbuild.pipeline import estimate, step_params
 from mmbuild.schema.resolved import ResolvedRecipe
 
 _BYTES_PER_SECOND = 50e6

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmbuild.pipeline import local_environment
+from mmbuild.backends.lowering import local_environment
 from support.errors import refused
 
 

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.lowering import estimate, local_environment, step_params
+from mmbuild.backends.lowering.estimate import Sizes
 from mmbuild.base import pins
 from mmbuild.base.gpu import gpus, least_memory
 from mmbuild.base.optional_packages import install_hint
@@ -22,8 +24,6 @@ from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES, CalibrationError
 from mmbuild.models.errors import SourceError
 from mmbuild.models.sources import hub
-from mmbuild.pipeline import estimate, local_environment, step_params
-from mmbuild.pipeline.estimate import Sizes
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 

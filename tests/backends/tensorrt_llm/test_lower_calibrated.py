@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from mmbuild.backends.lowering import calibration as lower_calibration
+from mmbuild.backends.lowering import local_environment
+from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.backends.tensorrt_llm.output_checks.model import Expected
+from mmbuild.backends.torch.lower import lower
 from mmbuild.base.optional_packages import MissingPackageError, install_hint
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.models.calibration_data.samples import CalibrationError
-from mmbuild.pipeline import local_environment, lower_calibration
-from mmbuild.pipeline.lower import lower
-from mmbuild.pipeline.lower_tensorrt_llm import Environment, lower_toolchain
 from mmbuild.schema.model import Calibration
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, ToolchainError
 from support.errors import refused

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.lowering import local_environment
+from mmbuild.backends.torch.lower import lower
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.optional_packages import MissingPackageError
-from mmbuild.pipeline import local_environment
-from mmbuild.pipeline.lower import lower
 from support.errors import refused
 from support.projects.recipe_project import CONFIG, FEATURES, PARTS, RECIPE, load, png, write_parts
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 import mmbuild
-from mmbuild.models.families import family
-from mmbuild.pipeline.estimate import (
+from mmbuild.backends.lowering.estimate import (
     GIB,
     cache_memory,
     calibration_gpu_memory,
@@ -17,6 +16,7 @@ from mmbuild.pipeline.estimate import (
     sizes,
     visual_memory,
 )
+from mmbuild.models.families import family
 
 RECORDED = Path(mmbuild.__file__).parent / "models" / "families" / "recorded"
 

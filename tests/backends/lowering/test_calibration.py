@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from mmbuild.backends.lowering import calibration as lower_calibration
+from mmbuild.backends.torch.lower import lower
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.models.calibration_data.samples import CalibrationError
-from mmbuild.pipeline import lower_calibration
-from mmbuild.pipeline.lower import lower
 from support.models import calibration_files
 from support.projects.recipe_project import RECIPE, load, png
 from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.core.graph.action import Action, RecipeGraph
-from mmbuild.pipeline.lower_tensorrt_llm import Environment, lower_toolchain
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, ToolchainError
 from support.errors import refused
 from support.toolchain.cases import MODELS, load

@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.lowering import calibration as lower_calibration
+from mmbuild.backends.lowering import estimate, local_environment, step_params
+from mmbuild.backends.lowering.downloads import download
 from mmbuild.backends.tensorrt.plan import plan_tensorrt
 from mmbuild.base.optional_packages import require
 from mmbuild.core.graph.action import Action, RecipeGraph, Resources
@@ -20,8 +23,6 @@ from mmbuild.evaluation.bounds import bounds
 from mmbuild.models.checkpoint import calibrated_layout as calibrated_layouts
 from mmbuild.models.families import family
 from mmbuild.models.sources.config import parse_source
-from mmbuild.pipeline import estimate, local_environment, lower_calibration, step_params
-from mmbuild.pipeline.downloads import download
 from mmbuild.schema.gate_rules import is_dummy
 from mmbuild.schema.model import VisualBackend
 from mmbuild.schema.resolved import ResolvedRecipe

@@ -1,0 +1,1 @@
+"""What backends share to turn recipes into actions: parameters of steps, estimates, downloads and calibration."""
