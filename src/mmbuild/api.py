@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmbuild.core.execution.events import Options, Result
     from mmbuild.core.graph.action import RecipeGraph
     from mmbuild.core.graph.remote_lookup import Find, RemoteLookup
+    from mmbuild.core.steps.registry import StepSpec
     from mmbuild.core.store.layout import Store
     from mmbuild.schema.resolved import ResolvedRecipe
 
@@ -156,8 +157,7 @@ def run(
 ) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
     from mmbuild.core.execution.local import run_plan
-    from mmbuild.core.steps.registry import steps
-    from mmbuild.pipeline.preflight import require_toolchains
+    from mmbuild.pipeline.preflight import require_ready
 
     if plan.changes:
         from mmbuild.core.execution.repair import without_damage
@@ -167,12 +167,12 @@ def run(
         return _run_on_cluster(plan, jobs, keep_going, ignore_estimates, sink, address, paranoid=paranoid)
     if executor != "local" or address is not None:
         raise ValueError("executor is `local` or `ray`, and only `ray` has an address")
-    require_toolchains(plan)
+    require_ready(plan)
     with _sharing(plan, sink) as (here, tell):
         if here is not plan:  # something could not be pulled, and now runs
-            require_toolchains(here)
+            require_ready(here)
         options = replace(_options(here, jobs, keep_going, ignore_estimates), paranoid=paranoid)
-        return run_plan(here, specs=steps(), options=options, sink=tell)
+        return run_plan(here, specs=_steps_of(here), options=options, sink=tell)
 
 
 def _run_on_cluster(
@@ -188,7 +188,6 @@ def _run_on_cluster(
     """:func:`run` with Ray. Toolchains are not looked at: they are on the nodes."""
     from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.local import run_plan
-    from mmbuild.core.steps.registry import steps
     from mmbuild.team.ray.executor import on_cluster
 
     with _sharing(plan, sink) as (here, tell):
@@ -196,12 +195,19 @@ def _run_on_cluster(
             planned.record is not None for planned in here.actions
         ):  # nothing is left to run: no Ray is started
             local = replace(_options(here, jobs, keep_going, ignore_estimates), paranoid=paranoid)
-            return run_plan(here, specs=steps(), options=local, sink=tell)
+            return run_plan(here, specs=_steps_of(here), options=local, sink=tell)
         with on_cluster(
-            here, steps(), tell, address=address, jobs=jobs, ignore_estimates=ignore_estimates
+            here, _steps_of(here), tell, address=address, jobs=jobs, ignore_estimates=ignore_estimates
         ) as cluster:
             options = Options(cluster.capacity, keep_going, ignore_estimates, paranoid)
-            return run_plan(here, specs=steps(), options=options, sink=tell, executor=cluster)
+            return run_plan(here, specs=_steps_of(here), options=options, sink=tell, executor=cluster)
+
+
+def _steps_of(plan: Plan) -> Mapping[str, StepSpec]:
+    """The steps of ``plan``: mmbuild's, and those that its backend adds."""
+    from mmbuild.backends.table import step_table
+
+    return step_table({planned.action.step for planned in plan.actions})
 
 
 def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]]:

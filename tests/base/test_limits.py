@@ -60,7 +60,7 @@ OWN = {
     "what mmbuild itself brings": (
         "models/checkpoint/reader_compatibility.py",
         "base/codes/__init__.py",
-        "inspect/compatibility/rules.py",
+        "backends/compatibility.py",
         "models/families/defaults.py",
         "models/generation_fields.py",
         "backends/tensorrt_llm/output_checks/model.py",

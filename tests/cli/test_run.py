@@ -5,9 +5,10 @@ import json
 import pytest
 
 from demo_worlds import ask
+from mmbuild.backends.torch.runner import emulation_note
 from mmbuild.base.errors import UsageError
 from mmbuild.cli import main
-from mmbuild.cli.run import emulation_note, pair
+from mmbuild.cli.run import pair
 from support.engines import demo as demo_engines
 from support.engines.build import relaid
 from support.engines.loaded import demo_directory, drawn

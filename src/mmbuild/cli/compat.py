@@ -29,14 +29,12 @@ def command(*, build: Path, as_json: bool, check: bool, no_check: bool) -> None:
       mmbuild compat build/llava-1.5-7b-int4
       mmbuild compat build/llava-1.5-7b-int4 --check && mmbuild run build/llava-1.5-7b-int4 --image a.png
     """
-    from mmbuild.backends.tensorrt_llm.checks.model import Group, failed_checks
-    from mmbuild.inspect.compatibility.host_facts import probe_host, tensorrt_visual
-    from mmbuild.inspect.compatibility.rules import compatibility
+    from mmbuild.backends.table import backend
+    from mmbuild.base.checks import Group, failed_checks
     from mmbuild.inspect.doctor import render
 
     description = options.checked_engine(build, check=not no_check, runs=False)
-    visual = tensorrt_visual(build)
-    checks = compatibility(description, probe_host(description, visual), visual)
+    checks = tuple(backend(description.backend).compatibility(build, description))
     fits = not failed_checks(checks)
     title = f"{build}: {description.family}, backend {description.backend}"
     if as_json:

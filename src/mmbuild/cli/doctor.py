@@ -43,7 +43,7 @@ def command(
       mmbuild doctor --quick
       mmbuild doctor recipes/llava-int4.yaml --json
     """
-    from mmbuild.backends.tensorrt_llm.checks.model import failed_checks
+    from mmbuild.base.checks import failed_checks
     from mmbuild.config.load import load
     from mmbuild.core.store.layout import default_root
     from mmbuild.inspect.doctor import render

@@ -138,6 +138,23 @@ def _hashing(build: Path) -> Progress:
     return progress
 
 
+def refuse_others(context: click.Context, taken: frozenset[str] | None, verb: str) -> None:
+    """Refuse options that the backend of an engine has no counterpart for; ``taken`` None means that it has all.
+
+    Raises:
+        UsageError: MM705.
+    """
+    from mmbuild.base.errors import UsageError
+
+    others = [name for name in given_options(context) if taken is not None and name not in taken]
+    if others:
+        raise UsageError(
+            f"{', '.join(others)}: `mmbuild {verb}` has no such options for engines of this backend",
+            code="MM705",
+            hint="leave them out",
+        )
+
+
 def given_options(context: click.Context) -> tuple[str, ...]:
     """Options that were written on the command line, by their long names."""
     written = click.core.ParameterSource.COMMANDLINE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
-    from mmbuild.backends.engine_dir.description import Description
-    from mmbuild.backends.torch import Generation, Profile
+    from mmbuild.backends.base import Answer, Answers, Pair
     from mmbuild.base.errors import MmbuildError
 
 
@@ -91,116 +90,61 @@ def command(
       mmbuild run build/vila-shapes --together --image a.png --image b.png --prompt "which has more shapes ?"
       mmbuild run build/nougat-base --image page.png --num-beams 4
     """
-    from mmbuild.models.generation_settings import not_applied_text, not_passed_text
+    from mmbuild.backends.base import RunRequest
+    from mmbuild.backends.table import backend
+    from mmbuild.cli.output import print_status
     from mmbuild.models.prompts import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(
         build, check=check
     )  # a wrong path is reported before seconds of imports
-    if description.backend == "tensorrt-llm":
-        from mmbuild.cli import ask
-
-        ask.refuse_others(options.given_options(context), ask.RUN)
-        warn_of_settings(description, not_passed_text, "MM725")
-        show = "json" if as_json else "profile" if profile else "text"
-        pairs = pair(images, prompts, together=together) if images or prompts else [((), None)]
-        ask.answer(build, description, pairs, max_new_tokens, show)
-        return
-    if not ignore_generation_config:
-        warn_of_settings(description, not_applied_text, "MM720")
-    pairs = pair(images, prompts, together=together)
+    runner = backend(description.backend).open(build, description, print_status)
+    options.refuse_others(context, runner.run_options, "run")
+    for remark in runner.remarks(ignore_generation_config=ignore_generation_config):
+        click.echo(remark, err=True)
+    asked = bool(images or prompts)
+    pairs = pair(images, prompts, together=together) if asked or not runner.has_own_question else [((), None)]
     check_stream(stream, pairs, profile or as_json or num_beams > 1)
-    remark = emulation_note(description.llm, description.target)
-    if remark:
-        click.echo(f"note: {remark}", err=True)
-    from mmbuild.backends.torch.distributed import launch
-
-    launch.run_on_ranks(
-        description.llm["tensor_parallel"],
-        "mmbuild.cli.run:answer",
-        {
-            "build": str(build),
-            "pairs": pairs,
-            "max_new_tokens": max_new_tokens,
-            "sampling": {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
-            "beams": {"width": num_beams, "length_penalty": length_penalty},
-            "ignore_generation_config": ignore_generation_config,
-            "show": "stream" if stream else "json" if as_json else "profile" if profile else "text",
-        },
+    request = RunRequest(
+        pairs,
+        max_new_tokens,
+        sampling={"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed},
+        beams={"width": num_beams, "length_penalty": length_penalty},
+        ignore_generation_config=ignore_generation_config,
+        show="stream" if stream else "json" if as_json else "profile" if profile else "text",
     )
+    runner.run(request, "mmbuild.cli.run:show")
 
 
-# One prompt, perhaps none, and its images.
-Pair = tuple[tuple[str, ...], str | None]
-
-
-def answer(
-    build: str,
-    pairs: Sequence[tuple[Sequence[str], str | None]],
-    max_new_tokens: int | None,
-    sampling: Mapping[str, Any],
-    beams: Mapping[str, Any],
-    show: str,
-    ignore_generation_config: bool = False,
-) -> None:
-    """Load the engine, ask it ``pairs`` (:func:`pair`) and print: the verb within one process, or one rank.
-
-    Args:
-        show: ``text``, ``stream``, ``profile`` or ``json``.
-        ignore_generation_config: As for :meth:`Engine.stopping`.
-    """
-    from mmbuild.backends.torch import Beams, Engine, Sampling
-
-    drawing, searching = Sampling(**sampling), Beams(**beams)
-    check_choice(drawing.temperature > 0, searching.width > 1)
-    engine = Engine.load(build, check=False)  # the verb did, before ranks were started
-    requests = engine.encode([list(images) for images, _ in pairs], [prompt for _, prompt in pairs])
-    for conversion in dict.fromkeys(how for request in requests for how in request.conversions):
-        click.echo(f"note: {conversion}", err=True)
-    stopping = engine.stopping(max_new_tokens, ignore_generation_config=ignore_generation_config)
-    if show == "stream":
-        for piece in engine.stream_text(requests[0], stopping, drawing):
+def show(answers: Answers, form: str) -> None:
+    """Print what an engine said; ``form`` is ``text``, ``stream``, ``profile`` or ``json``."""
+    for note in answers.notes:
+        click.echo(f"note: {note}", err=True)
+    if answers.pieces is not None:
+        for piece in answers.pieces:
             click.echo(piece, nl=False)
         click.echo()
         return
-    generation = engine.run(requests, stopping, drawing, searching)
-    if show == "json":
-        click.echo(json.dumps(_plain(pairs, generation), indent=2))
+    if form == "json":
+        document = {"answers": [_as_json(item) for item in answers.answers], **answers.facts}
+        click.echo(json.dumps(document, indent=2))
         return
-    for one in generation.answers:
-        click.echo(one.text)
-    if show == "profile":
-        click.echo(render_profile(generation.profile), err=True)
+    for item in answers.answers:
+        for text in item.texts:
+            click.echo(text)
+    if form == "profile":
+        for line in answers.profile:
+            click.echo(line, err=True)
 
 
-def warn_of_settings(description: Description, text: Callable[[str, Any], str], code: str) -> None:
-    """Warn of the model's generation settings that answers do not follow; ``text`` words a field and its value."""
-    for name, value in description.settings_not_applied.items():
-        click.echo(f"warning: the model sets {text(name, value)} [{code}]", err=True)
-
-
-def emulation_note(llm: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
-    """What an engine for ``target`` does not do as its quantization says; None where it does all of it."""
-    if llm["quant_algo"] == "FP8" and target["device"] == "cpu":
-        return "fp8 on a CPU is emulated: weights are rounded to float8, activations are not"
-    return None
-
-
-def check_choice(drawn: bool, searched: bool) -> None:
-    """Refuse to draw tokens and to search beams at once.
-
-    Raises:
-        UsageError: Both are asked for.
-    """
-    if drawn and searched:
-        from mmbuild.base.errors import UsageError
-
-        raise UsageError(
-            "--temperature draws tokens, and --num-beams searches the likeliest sequence",
-            code="MM520",
-            hint="Give one of them",
-        )
+def _as_json(answer: Answer) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "images": list(answer.images),
+        "prompt": answer.prompt,
+        "text": "\n".join(answer.texts),
+    }
+    return shown if answer.token_ids is None else {**shown, "token_ids": list(answer.token_ids)}
 
 
 def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
@@ -257,30 +201,3 @@ def _no_pairs(message: str, hint: str) -> MmbuildError:
     from mmbuild.base.errors import UsageError
 
     return UsageError(message, code="MM518", hint=hint)
-
-
-def render_profile(profile: Profile) -> str:
-    """A profile as lines of a terminal."""
-    per_step = profile.decode_seconds / profile.steps * 1e3 if profile.steps else 0.0
-    return "\n".join(
-        (
-            f"visual       {profile.visual_seconds * 1e3:9.2f} ms",
-            f"prefill      {profile.prefill_seconds * 1e3:9.2f} ms for {profile.prompt_tokens} tokens",
-            f"per token    {per_step:9.2f} ms over {profile.steps} steps",
-            f"throughput   {profile.tokens_per_second:9.1f} tokens/s, prefill included",
-            f"peak memory  {profile.peak_bytes / (1 << 20):9.0f} MiB",
-        )
-    )
-
-
-def _plain(pairs: Sequence[tuple[Sequence[str], str | None]], generation: Generation) -> dict[str, Any]:
-    profile = generation.profile
-    names = ("visual_seconds", "prefill_seconds", "decode_seconds", "prompt_tokens", "new_tokens", "steps")
-    return {
-        "answers": [
-            {"images": list(images), "prompt": prompt, "text": one.text, "token_ids": list(one.token_ids)}
-            for (images, prompt), one in zip(pairs, generation.answers, strict=True)
-        ],
-        "profile": {name: getattr(profile, name) for name in names}
-        | {"tokens_per_second": profile.tokens_per_second, "peak_bytes": profile.peak_bytes},
-    }

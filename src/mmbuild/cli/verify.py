@@ -82,32 +82,26 @@ def command(
       mmbuild verify build/llava-shapes-int4
       mmbuild verify build/llava-1.5-7b-int4 --image a.png --prompt "What is this?" --json
     """
+    from mmbuild.backends.base import VerifyRequest
+    from mmbuild.backends.table import backend
+    from mmbuild.cli.output import print_status
     from mmbuild.models.prompts import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(build, check=check)  # first whether it is an engine at all
-    if description.backend == "tensorrt-llm":
-        from mmbuild.cli import ask
-
-        ask.refuse_others(options.given_options(context), ask.VERIFY)
-        ask.check_accuracy(build, description)
-        return
-    from mmbuild.backends.torch.distributed import launch
-
-    sources = {"model": model} if model else sources_of(build, store)
-    launch.run_on_ranks(
-        description.llm["tensor_parallel"],
-        "mmbuild.cli.verify:compare",
-        {
-            "build": str(build),
-            "sources": {name: str(path) for name, path in sources.items()},
-            "images": images,
-            "prompts": prompts,
-            "max_new_tokens": max_new_tokens,
-            "out": str(out or build / "report.json"),
-            "as_json": as_json,
-        },
+    runner = backend(description.backend).open(build, description, print_status)
+    options.refuse_others(context, runner.verify_options, "verify")
+    sources = {"model": model} if model else sources_of(build, store) if runner.compares else {}
+    request = VerifyRequest(
+        sources={name: str(path) for name, path in sources.items()},
+        images=images,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        out=str(out or build / "report.json"),
+        as_json=as_json,
     )
+    for line in runner.verify(request, "mmbuild.cli.verify:compare"):
+        click.echo(line)
 
 
 def compare(

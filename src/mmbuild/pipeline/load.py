@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.table import backend
 from mmbuild.base.diagnostics import Diagnostic, Violation, touches
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
@@ -18,12 +19,11 @@ from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.families.sanity_checks import require_sound
 from mmbuild.models.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.models.sources.model_addresses import missing_directory
-from mmbuild.schema import tensorrt_llm_versions
 from mmbuild.schema.calibration_rules import calibration_faults
 from mmbuild.schema.files import read_document
 from mmbuild.schema.generation_rules import generation_faults
 from mmbuild.schema.matrix import expand
-from mmbuild.schema.model import Backend, Recipe
+from mmbuild.schema.model import Recipe
 from mmbuild.schema.model_file_rules import ModelFiles, check_files
 from mmbuild.schema.overrides import Override, parse_overrides
 from mmbuild.schema.paths import resolve_paths
@@ -150,7 +150,7 @@ def _load_variant(
         known = {item.message for item in about_settings}
         faults = [*(item for item in faults if item.message not in known), *about_settings]
         session.files += settings_files
-        faults += _not_by_the_toolchain(variant, faulty, faults)
+        faults += _not_by_the_backend(variant, faulty, faults)
     told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
     for about, read in (
         calibration_faults(recipe, told_of),
@@ -179,21 +179,12 @@ def _resolved(
     )
 
 
-def _not_by_the_toolchain(
-    variant: ResolvedRecipe, faulty: set[str], told: Sequence[Violation]
+def _not_by_the_backend(
+    variant: ResolvedRecipe, faulty: set[str], reported: Sequence[Violation]
 ) -> list[Violation]:
-    """What the chosen version of TensorRT-LLM cannot build; a key that a rule objects to has its cause already."""
-    engine = variant.recipe.engine
-    version = engine.tensorrt_llm.toolchain
-    if engine.backend is not Backend.TENSORRT_LLM or version not in tensorrt_llm_versions.SUPPORTED:
-        return []
-    # Templates cost 20 ms to import, and other backends need none.
-    from mmbuild.backends.tensorrt_llm.toolchains.capabilities import cautions, violations
-    from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
-
-    known = faulty | {item.blame[0] for item in told if item.severity == "error"}
-    toolchain = load_toolchain(version)
-    found = (*violations(variant, toolchain), *cautions(variant, toolchain))
+    """What the backend cannot build; a key that a rule objects to has its cause already."""
+    known = faulty | {item.blame[0] for item in reported if item.severity == "error"}
+    found = backend(variant.recipe.engine.backend).check(variant)
     return [item for item in found if not touches(item.blame, known)]
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild._version import __version__
-from mmbuild.base import host, pins
+from mmbuild.base import host
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.serialize import graph_from_json, graph_to_json
 from mmbuild.core.store.layout import Store
@@ -20,7 +19,6 @@ from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.core.store.stat_cache import StatCache
 
 if TYPE_CHECKING:
-    from mmbuild.backends.tensorrt_llm.lower import Environment
     from mmbuild.schema.resolved import ResolvedRecipe
 
 _ENVIRONMENT = re.compile(
@@ -127,6 +125,8 @@ def lower_all(
     Raises:
         MmbuildError: a source cannot be identified.
     """
+    from mmbuild.backends.base import PlanContext
+    from mmbuild.backends.table import backend
     from mmbuild.schema.explicit_values import explicit_values
 
     def digest(path: Path) -> str:
@@ -144,60 +144,12 @@ def lower_all(
         from mmbuild.base import gpu
 
         wanted = {**wanted, "sm": gpu.first_sm()}
-    environment = cache(_environment)  # each is asked once
     with closing(StatCache(store)) as index:
-        graphs = [_lower(variant, wanted, environment, digest, offline) for variant in variants]
+        context = PlanContext(wanted, digest, offline)
+        graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph
         for graph, variant in zip(graphs, variants, strict=True)
-    )
-
-
-def _lower(
-    variant: ResolvedRecipe,
-    target: Mapping[str, Any],
-    environment: Callable[[str], Environment | None],
-    digest: Callable[[Path], str],
-    offline: bool,
-) -> RecipeGraph:
-    from mmbuild.schema.model import Backend
-
-    if variant.recipe.engine.backend is Backend.TORCH:
-        from mmbuild.backends.torch.lower import lower
-
-        return lower(variant, target=target, digest=digest, offline=offline)
-    from mmbuild.backends.tensorrt_llm.lower import lower_toolchain
-
-    found = environment(variant.recipe.engine.tensorrt_llm.toolchain)
-    return lower_toolchain(
-        variant, sm=target["sm"], environment=found, digest=digest, offline=offline, own=target
-    )
-
-
-def _environment(version: str) -> Environment | None:
-    """What the user configured for a toolchain, with the versions that a lock in force says.
-
-    One that does not answer counts as empty: apply tells why.
-    """
-    from mmbuild.backends.environments.probe import installed
-    from mmbuild.backends.tensorrt_llm.lower import Environment
-    from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
-    from mmbuild.base.errors import MmbuildError
-    from mmbuild.config.load import load
-
-    found = load().toolchains.get(version)
-    settled = pins.packages(f"tensorrt-llm {version}")
-    if settled:
-        return Environment(found.model_dump_json() if found else None, dict(settled))
-    if found is None:
-        return None
-    try:
-        versions = dict(installed(found, pinned_distributions()))
-    except MmbuildError:
-        versions = {}
-    # A name that the toolchain itself does not have: `tensorrt-llm` is its version.
-    return Environment(
-        found.model_dump_json(), {name.replace("-", "_"): text for name, text in versions.items()}
     )
 
 
@@ -221,7 +173,9 @@ def _pinned(variant: ResolvedRecipe) -> bool:
 
     A branch may move without any file changing, and so may what is installed in a toolchain's environment.
     """
-    if variant.recipe.visual.backend == "tensorrt":  # of either engine backend
+    from mmbuild.backends.table import backend
+
+    if not backend(variant.recipe.engine.backend).cacheable(variant):
         return False
     model, data = variant.recipe.model, variant.recipe.engine.quantization.calibration
     named = [(model.source, model.revision), *([(data.data, data.revision)] if data is not None else [])]

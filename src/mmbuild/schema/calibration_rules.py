@@ -35,9 +35,9 @@ def is_fitted_by_mmbuild(engine: Engine) -> bool:
     """Whether mmbuild fits the quantization on data; the other quantizers of TensorRT-LLM do without it."""
     quantization = engine.quantization
     if quantization.calibration is None:
-        return engine.backend is Backend.TORCH and quantization.algorithm in CALIBRATED
+        return engine.backend == Backend.TORCH and quantization.algorithm in CALIBRATED
     # Weights of 8 and 4 bits are the converters' own with TensorRT-LLM; `none` takes no calibration.
-    if engine.backend is not Backend.TORCH:
+    if engine.backend != Backend.TORCH:
         return quantization.algorithm in CALIBRATED
     return quantization.algorithm is not Algorithm.NONE
 
@@ -45,7 +45,7 @@ def is_fitted_by_mmbuild(engine: Engine) -> bool:
 def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     """A model with real weights that would be fitted on pictures of discs and bars, which is enough for demos."""
     quantization = recipe.engine.quantization
-    fitted = recipe.engine.backend is Backend.TORCH and quantization.algorithm in CALIBRATED
+    fitted = recipe.engine.backend == Backend.TORCH and quantization.algorithm in CALIBRATED
     # Encoder-decoders are refused by a rule of their own.
     if (
         fitted
@@ -71,7 +71,7 @@ def is_production_model(recipe: Recipe, facts: ModelFacts) -> bool:
 def float8_gpu(recipe: Recipe) -> Iterator[Violation]:
     """A GPU that the recipe names and that does not multiply float8; TensorRT-LLM has findings of its own."""
     target, algorithm = recipe.target, recipe.engine.quantization.algorithm
-    if target is None or recipe.engine.backend is not Backend.TORCH or algorithm is not Algorithm.FP8:
+    if target is None or recipe.engine.backend != Backend.TORCH or algorithm is not Algorithm.FP8:
         return
     # On a CPU the number means nothing, which another finding says.
     if target.sm is not None and target.device is not Device.CPU and target.sm < FLOAT8_FROM_SM:

@@ -17,7 +17,7 @@ def gates_without_verify(recipe: Recipe) -> Iterator[Violation]:
     """Gates without anything that judges them."""
     if recipe.gates is None:
         return
-    if recipe.engine.backend is Backend.TENSORRT_LLM:
+    if recipe.engine.backend == Backend.TENSORRT_LLM:
         yield Violation(
             "MM593",
             ("gates", "engine.backend"),

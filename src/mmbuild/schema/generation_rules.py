@@ -78,6 +78,6 @@ def settings_faults(
     except SettingsError as error:
         return [Violation(error.code, (_SOURCE,), error.message, error.hint)]
     found = list(reading.findings)
-    if recipe.engine.backend is Backend.TENSORRT_LLM:
+    if recipe.engine.backend == Backend.TENSORRT_LLM:
         found += runner_findings(reading, beams=recipe.engine.max_beam_width > 1)
     return [Violation(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in found]

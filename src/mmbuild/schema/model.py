@@ -11,11 +11,21 @@ import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES
 from mmbuild.models.families import MODULES
 from mmbuild.schema import tensorrt_llm_versions
+from mmbuild.schema.backend_names import added
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
@@ -44,6 +54,19 @@ class Backend(StrEnum):
 
     TENSORRT_LLM = "tensorrt-llm"
     TORCH = "torch"
+
+
+def _or_added(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    """A backend of mmbuild, or one that an installed distribution adds."""
+    try:
+        return handler(value)
+    except ValidationError:
+        if isinstance(value, str) and value in added():
+            return value
+        raise
+
+
+BackendName = Annotated[Backend, WrapValidator(_or_added), PlainSerializer(str, return_type=str)]
 
 
 class VisualBackend(StrEnum):
@@ -203,7 +226,9 @@ class Torch(Section):
 class Engine(Section):
     """The LLM engine. Lengths count tokens."""
 
-    backend: Backend = Field(description="`torch` needs nothing but pip; `tensorrt-llm` needs its toolchain")
+    backend: BackendName = Field(
+        description="`torch` needs nothing but pip; `tensorrt-llm` needs its toolchain"
+    )
     dtype: Dtype = Field(default=Dtype.FLOAT16, description="Number format of the LLM")
     quantization: Annotated[
         Quantization, BeforeValidator(_from_word, json_schema_input_type=Algorithm | Quantization)

@@ -192,7 +192,7 @@ def _encoder_decoder(recipe: Recipe) -> Iterator[Violation]:
     algorithm = recipe.engine.quantization.algorithm
     # What TensorRT-LLM cannot calibrate, its toolchains say.
     refused = algorithm in (
-        WEIGHT_ONLY | CALIBRATED if recipe.engine.backend is Backend.TORCH else WEIGHT_ONLY
+        WEIGHT_ONLY | CALIBRATED if recipe.engine.backend == Backend.TORCH else WEIGHT_ONLY
     )
     if traits(recipe).encoder_decoder and refused:
         yield Violation(

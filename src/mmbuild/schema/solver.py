@@ -102,7 +102,11 @@ def _quantization(recipe: Recipe, facts: ModelFacts) -> Quantization:
 def solve(recipe: Recipe, facts: ModelFacts | None) -> Recipe:
     """``recipe`` with every derived value filled in; without facts, all but what needs them."""
     engine, visual = recipe.engine, recipe.visual
-    backend = _FOLLOWS[engine.backend] if visual.backend is VisualBackend.AUTO else visual.backend
+    backend = (
+        _FOLLOWS.get(engine.backend, VisualBackend.TORCH)
+        if visual.backend is VisualBackend.AUTO
+        else visual.backend
+    )
     visual = visual.model_copy(
         update={
             "backend": backend,

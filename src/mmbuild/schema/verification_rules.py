@@ -60,7 +60,7 @@ def _pictures(images: list[tuple[int, Path]]) -> Iterator[Violation]:
 def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Violation]:
     """Questions that are longer than the engine takes; TensorRT-LLM's runner has a chat form of its own."""
     verify, limit = recipe.verify, recipe.engine.max_input_len
-    if verify is None or recipe.engine.backend is not Backend.TORCH:
+    if verify is None or recipe.engine.backend != Backend.TORCH:
         return
     from mmbuild.models.prompts import DEFAULT_PROMPTS, tokens_beyond
 

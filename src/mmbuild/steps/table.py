@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from mmbuild.core.steps.registry import StepSpec
 
+_TENSORRT_LLM = "tensorrt-llm"
 _TORCH = ("torch",)
 _EXPORT = ("torch", "torch._inductor", "torch.export")
 
@@ -22,8 +23,8 @@ BUILT_IN: Mapping[str, StepSpec] = {
         StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
         StepSpec("verify", "3", "mmbuild.steps.verify:run"),
         # Of backend tensorrt-llm: all commands alike, and what upstream's runner needs around its engines.
-        StepSpec("toolchain", "1", "mmbuild.steps.run_toolchain:run"),
-        StepSpec("toolchain_engine", "2", "mmbuild.steps.assemble_toolchain:run"),
-        StepSpec("toolchain_verify", "1", "mmbuild.steps.verify_toolchain:run"),
+        StepSpec("toolchain", "1", "mmbuild.steps.run_toolchain:run", backend=_TENSORRT_LLM),
+        StepSpec("toolchain_engine", "2", "mmbuild.steps.assemble_toolchain:run", backend=_TENSORRT_LLM),
+        StepSpec("toolchain_verify", "1", "mmbuild.steps.verify_toolchain:run", backend=_TENSORRT_LLM),
     )
 }

@@ -11,11 +11,11 @@ import pytest
 
 from mmbuild.backends.engine_dir import description, fields
 from mmbuild.backends.lowering import step_params
+from mmbuild.backends.tensorrt_llm import compatibility as tensorrt_llm
+from mmbuild.backends.torch.compatibility import HostFacts, compatibility, tensorrt_visual
 from mmbuild.base.errors import MmbuildError
 from mmbuild.evaluation import manifest
 from mmbuild.inspect.compare_builds import compare
-from mmbuild.inspect.compatibility.host_facts import HostFacts, tensorrt_visual
-from mmbuild.inspect.compatibility.rules import compatibility
 from mmbuild.models.families import family as family_of
 
 LLM = {
@@ -114,7 +114,7 @@ FILES = {
     "profile.json": {"profile": {"tokens_per_second": 10.0, "peak_bytes": 1000}},
     "manifest.json": MANIFEST,
 }
-HERE = HostFacts(gpus=(), isa="avx2", torch="2.13.0", environment={}, tensorrt="10.1.0")
+HERE = HostFacts(gpus=(), isa="avx2", torch="2.13.0", tensorrt="10.1.0")
 
 
 @pytest.fixture
@@ -130,8 +130,11 @@ def everything(build):
     found = compare([build])
     visual = tensorrt_visual(build)
     manifest.weights(build)
+    described = description.read(build, whole_llm=False)
     return (
-        compatibility(description.read(build, whole_llm=False), HERE, visual),
+        compatibility(described, HERE, visual)
+        if described.backend == "torch"
+        else tuple(tensorrt_llm.compatibility(described, HERE.gpus, {})),
         found,
         description.read(build),
     )
@@ -273,7 +276,7 @@ def test_no_mutant_ends_in_anything_but_an_error_with_a_code(build, name):
             everything(build)
 
 
-_RECORDED = Path(step_params.__file__).parents[1] / "models" / "families" / "recorded"
+_RECORDED = Path(step_params.__file__).parents[2] / "models" / "families" / "recorded"
 _DEMOS = Path(__file__).parents[3] / "examples" / "models"
 _MODELS = {
     "llava": ("llava-shapes", "llava-hf--llava-1.5-13b-hf"),

@@ -28,7 +28,7 @@ from support.servers.hub import Hub
 from support.toolchain.cases import load as load_variants
 
 HERE = Environment('{"python": "/opt/venv/bin/python"}', {"tensorrt": "10.13.3"})
-PICTURES = Path(__file__).parents[2] / "examples/calibration/vila.jsonl"
+PICTURES = Path(__file__).parents[3] / "examples/calibration/vila.jsonl"
 # A torch for CPUs beside a GPU of SM 90.
 BESIDE = {"device": "cpu", "sm": 90, "isa": "avx2"}
 ON_GPU = {"device": "cuda", "sm": 90, "isa": "avx2"}

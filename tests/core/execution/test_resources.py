@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mmbuild.base.gpu import select
 from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, priorities
-from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory, try_lock
+from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory, try_lock_gpus
 from mmbuild.core.execution.worker_environment import granted_environment, listed_environment
 from mmbuild.core.graph.action import Resources
 from support.steps.trivial import action
@@ -92,14 +92,14 @@ def test_cuda_visible_devices_is_honoured(visible, expected):
 
 
 def test_a_gpu_is_taken_once_across_processes(tmp_path):
-    first = try_lock(GPUS, 2, tmp_path)
+    first = try_lock_gpus(GPUS, 2, tmp_path)
     assert list(first) == ["GPU-aa1", "GPU-ab2"]
-    assert try_lock(GPUS, 2, tmp_path) is None
-    second = try_lock(GPUS, 1, tmp_path)
+    assert try_lock_gpus(GPUS, 2, tmp_path) is None
+    second = try_lock_gpus(GPUS, 1, tmp_path)
     assert list(second) == ["GPU-c3"]
     for lock in [*first.values(), *second.values()]:
         lock.release()
-    assert list(try_lock(GPUS, 3, tmp_path)) == list(GPUS)
+    assert list(try_lock_gpus(GPUS, 3, tmp_path)) == list(GPUS)
 
 
 def test_the_critical_path_counts_what_waits():

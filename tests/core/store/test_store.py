@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import RecipeGraph
-from mmbuild.core.store import gc, publish, stat_cache
+from mmbuild.core.store import gc, layout, publish, stat_cache
 from mmbuild.core.store.action_cache import Record, append, load_cache, parse_record
 from mmbuild.core.store.gc import collect
 from mmbuild.core.store.hashing import hash_file, hash_files
@@ -464,3 +464,19 @@ def test_a_file_system_without_hard_links_keeps_a_copy_for_each_artifact(store, 
         artifact = publish.publish(store, out)
         assert (store.tree(artifact.digest) / "same").read_bytes() == b"same"
     assert check_store(store).faults == ()
+
+
+def test_a_store_that_another_process_creates_meanwhile_is_opened(tmp_path, monkeypatch):
+    """It had no VERSION when this process looked, and is complete when it looks again."""
+    read, calls = layout._read_version, []
+
+    def late(store):
+        calls.append(store)
+        if len(calls) == 1:
+            monkeypatch.setattr(layout, "_read_version", read)
+            open_store(store.root)
+            return None
+        return read(store)
+
+    monkeypatch.setattr(layout, "_read_version", late)
+    assert open_store(tmp_path / "store").root == tmp_path / "store"

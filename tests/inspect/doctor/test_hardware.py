@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, failed_checks
+from mmbuild.base.checks import Check, failed_checks
 from mmbuild.base.gpu import Gpu
 from mmbuild.inspect.doctor.hardware import disk_check, gpu_checks, memory_check
 

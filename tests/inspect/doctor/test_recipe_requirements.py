@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from mmbuild.backends.base import Requirements
+from mmbuild.backends.tensorrt_llm.backend import VersionUse, version_uses
 from mmbuild.config.model import UserConfig
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.inspect.doctor import compiler
-from mmbuild.inspect.doctor.recipe_requirements import ToolchainNeed, needs
+from mmbuild.inspect.doctor.recipe_requirements import needs
 from mmbuild.inspect.doctor.report import report
 from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.resolved import ResolvedRecipe
@@ -48,17 +50,18 @@ def test_gpus_of_the_embedded_engine(
     overrides: tuple[str, ...], device: str, gpus: int, sms: frozenset[int]
 ) -> None:
     found = needs(variants("demo/llava-int4", *overrides), [], device)
-    assert found.torch
-    assert (found.gpus, found.sms, found.toolchains) == (gpus, sms, {})
-    assert found.torch_ranks == max(gpus, 1)
+    assert found.software.extras == ("torch",)
+    assert found.software.compiler
+    assert (found.software.gpus, found.sms) == (gpus, sms)
+    assert found.software.ranks == max(gpus, 1)
 
 
 def test_toolchains_with_their_families_and_largest_ranks() -> None:
     trtllm: Any = ("engine.backend=tensorrt-llm", "engine.tensorrt_llm.toolchain='1.2'")
     first = variants("llava-int4", *trtllm, "engine.tensor_parallel=2")
     found = needs((*first, *variants("nougat-base", *trtllm)), [], "cpu")
-    assert found.toolchains == {"1.2": ToolchainNeed(("llava", "nougat"), 2)}
-    assert (found.torch, found.gpus) == (False, 0)
+    assert version_uses(found.variants) == {"1.2": VersionUse(("llava", "nougat"), 2)}
+    assert found.software == Requirements(gpus_if_any=2)
 
 
 def test_what_calibrates_is_needed_whatever_engine_is_built() -> None:
@@ -67,16 +70,15 @@ def test_what_calibrates_is_needed_whatever_engine_is_built() -> None:
         name: needs(variants(name, *overrides), [], "cpu")
         for name, overrides in {"demo/llava-awq": trtllm, "demo/llava-int4": (), "llava-int4": trtllm}.items()
     }
-    assert {name: (found.torch, found.fitted, found.optimizer) for name, found in of.items()} == {
-        "demo/llava-awq": (False, True, True),
-        "demo/llava-int4": (True, False, False),
-        "llava-int4": (False, False, False),
+    assert {name: (found.software.compiler, found.software.extras) for name, found in of.items()} == {
+        "demo/llava-awq": (False, ("torch", "quantize")),
+        "demo/llava-int4": (True, ("torch",)),
+        "llava-int4": (False, ()),
     }
-    assert "1.2" in of["demo/llava-awq"].toolchains
     data = RECIPES.parent / "examples/calibration/llava.jsonl"
     asked = f"engine.quantization={{algorithm: int4, calibration: {{data: {data}}}}}"
     plain = needs(variants("demo/llava-int4", asked), [], "cpu")
-    assert (plain.fitted, plain.optimizer) == (True, False), "integers are fitted by mmbuild alone"
+    assert plain.software.extras == ("torch",), "integers are fitted by mmbuild alone"
 
 
 def test_doctor_looks_for_model_optimizer_where_a_recipe_is_calibrated(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, Group
+from mmbuild.base.checks import Check, Group
 from mmbuild.inspect.doctor.render import as_json, text
 
 GROUPS = (

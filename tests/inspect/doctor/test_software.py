@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbuild.backends.tensorrt_llm.checks.model import failed_checks
 from mmbuild.base import host
+from mmbuild.base.checks import failed_checks
 from mmbuild.config.model import Interpreter
 from mmbuild.inspect.doctor import software
 from support.toolchain.environments import make_program, make_python
@@ -41,12 +41,6 @@ def test_programs_of_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     make_program(tmp_path / "git", "#!/bin/sh\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert [item.status for item in software.script_checks()] == ["ok", "warn"]
-
-
-def test_container_engines_that_are_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_program(tmp_path / "docker", "#!/bin/sh\n")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert [item.status for item in software.engine_checks(["podman", "docker", "docker"])] == ["ok", "fail"]
 
 
 def test_mpirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from mmbuild.models.families import family as find_family
 from mmbuild.models.families import part
 from mmbuild.models.families.facts import Naming
 from support.models import tiny_families as tiny
@@ -26,7 +27,7 @@ def stored(directory: Path) -> set[str]:
 
 def naming(family: str, names: Collection[str], first: str) -> Naming:
     """The naming under which the table's tensor ``first`` is there."""
-    return next(item for item in part(family, "weights").NAMINGS if item.prefix + first in names)
+    return next(item for item in find_family(family).NAMINGS if item.prefix + first in names)
 
 
 FIRST = {
@@ -98,7 +99,7 @@ def test_every_tensor_is_of_the_language_model_or_of_the_visual_side(
 
 
 def test_t5_ignores_copies_and_a_table_that_was_never_used() -> None:
-    ignored = part("blip2-t5", "weights").NAMINGS[0].ignored
+    ignored = find_family("blip2-t5").NAMINGS[0].ignored
     for name in (
         "language_model.encoder.embed_tokens.weight",
         "language_model.decoder.embed_tokens.weight",

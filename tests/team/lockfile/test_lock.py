@@ -315,8 +315,8 @@ def test_pins_hold_in_their_context_alone() -> None:
 
 def test_an_image_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the registry where the image came from one, else of this host; none where the engine does not know it."""
+    from mmbuild.backends.tensorrt_llm.images import image_digest
     from mmbuild.config.model import Container
-    from mmbuild.team.lockfile.make import image_digest
 
     engine = tmp_path / "podman"
     engine.write_text(

@@ -138,7 +138,7 @@ def require_ranks(directory: Path, description: Description) -> None:
     Raises:
         LayoutError: MM787.
     """
-    ranks = description.llm["tensor_parallel"]
+    ranks = description.llm.get("tensor_parallel", 1)
     if description.backend != "torch" or ranks == 1:
         return
     for part in components(description.llm):

@@ -27,6 +27,7 @@ from mmbuild.base.field_checks import (
     word,
     wrong,
 )
+from mmbuild.schema.backend_names import added
 
 _SHOWN = 60
 _DTYPE = one_of("float32", "float16", "bfloat16")
@@ -149,7 +150,7 @@ _TARGET = record(
 
 _DESCRIPTION: Mapping[str, Check] = {
     "family": word,
-    "backend": one_of("torch", "tensorrt-llm"),
+    "backend": word,
     "llm": mapping_of(any_value, 64),
     "visual": mapping_of(any_value, 64),
     "target": _TARGET,
@@ -175,6 +176,8 @@ def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | Non
     problem = record(_DESCRIPTION, may_lack=_LATER)(data, "")
     if problem is not None:
         return problem
+    if data["backend"] not in _BACKENDS:
+        return _of_added_backend(data)
     llm, required = _BACKENDS[data["backend"]]
     if whole_llm and required not in data["toolchain"]:
         return f"`toolchain.{required}` is missing"
@@ -186,6 +189,12 @@ def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | Non
     if problem is not None or data["backend"] != "torch" or not whole_llm:
         return problem
     return _settings(data.get("generation_settings", {}), data["llm"]["llm"]["vocab_size"])
+
+
+def _of_added_backend(data: Mapping[str, Any]) -> str | None:
+    """What is wrong with the description of an engine whose backend checks the rest itself."""
+    names = (*_BACKENDS, *added())
+    return one_of(*names)(data["backend"], "backend") or _family(data["family"])
 
 
 def engine_config(data: Mapping[str, Any]) -> str | None:

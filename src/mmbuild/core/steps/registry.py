@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from mmbuild.base.entries import load_entry
 
 if TYPE_CHECKING:
     from mmbuild.core.steps.context import StepContext
@@ -22,12 +23,14 @@ class StepSpec:
             inputs, so that results of the older code are left alone.
         entry: ``module:function`` of a callable that takes one :class:`~mmbuild.core.steps.context.StepContext`.
         preload: Modules that the fork server imports once, before it forks workers for this step.
+        backend: The backend whose own environment the step runs in; empty for mmbuild's environment.
     """
 
     name: str
     version: str
     entry: str
     preload: tuple[str, ...] = ()
+    backend: str = ""
 
 
 _BUILT_IN = "mmbuild.steps.table:BUILT_IN"
@@ -42,13 +45,11 @@ def steps() -> Mapping[str, StepSpec]:
     ``MMBUILD_STEPS=module:NAME`` replaces it; benchmarks and fault tests use this to drive the whole tool
     with trivial step bodies. Such a table must carry versions of its own, so its results never mix with real ones.
     """
-    module, _, name = (os.environ.get("MMBUILD_STEPS") or _BUILT_IN).partition(":")
-    table: Mapping[str, StepSpec] = getattr(importlib.import_module(module), name)
+    table: Mapping[str, StepSpec] = load_entry(os.environ.get("MMBUILD_STEPS") or _BUILT_IN)
     return table
 
 
 def load(spec: StepSpec) -> Callable[[StepContext], None]:
     """Import the step's module and return its function."""
-    module, _, name = spec.entry.partition(":")
-    function: Callable[[StepContext], None] = getattr(importlib.import_module(module), name)
+    function: Callable[[StepContext], None] = load_entry(spec.entry)
     return function

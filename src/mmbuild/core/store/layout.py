@@ -146,9 +146,10 @@ def _open(store: Store) -> None:
     version = _read_version(store)
     if version is None:
         _create(store)
-    elif not version.isdigit():
+        version = _read_version(store)
+    if version is None or not version.isdigit():
         raise _no_store(store.root)
-    elif version != VERSION:
+    if version != VERSION:
         raise MmbuildError(
             f"the store `{store.root}` has layout {version!r}, this mmbuild knows {VERSION!r}",
             code="MM303",
@@ -172,6 +173,8 @@ def _read_version(store: Store) -> str | None:
 
 def _create(store: Store) -> None:
     if store.root.exists() and (not store.root.is_dir() or _holds_other_files(store.root)):
+        if _read_version(store) is not None:  # another process has created it just now
+            return
         raise _no_store(store.root)
     with disk_errors(store.root):
         store.root.mkdir(0o775, parents=True, exist_ok=True)

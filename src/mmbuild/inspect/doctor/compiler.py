@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 from mmbuild.backends.environments.launch import Launch, run
-from mmbuild.backends.tensorrt_llm.checks.model import Check
+from mmbuild.base.checks import Check
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.inspect.doctor.compile_probe import MARK
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, size_text
+from mmbuild.base.checks import Check, size_text
 from mmbuild.base.gpu import Gpu
 from mmbuild.core.execution.resources import machine_memory
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, Group, failed_checks
+from mmbuild.base.checks import Check, Group, failed_checks
 from mmbuild.base.terminal_text import clean, raw
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}

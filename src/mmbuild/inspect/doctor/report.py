@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbuild.backends.tensorrt_llm.checks.model import Check, Group
+from mmbuild.backends.table import backend, names
+from mmbuild.base.checks import Check, Group
 from mmbuild.base.gpu import Gpu, visible_gpus
-from mmbuild.config.model import ToolchainEnvironment, UserConfig
+from mmbuild.config.model import UserConfig
 from mmbuild.inspect.doctor import compiler, hardware, software
-from mmbuild.inspect.doctor.recipe_requirements import Needs, ToolchainNeed
+from mmbuild.inspect.doctor.recipe_requirements import Needs, by_backend
 
 
 def report(
@@ -27,7 +28,7 @@ def report(
     gpus = visible_gpus()
     groups = [Group("host", tuple(_host(config, gpus, store, build_dir, needed, quick)))]
     sm = gpus[0].sm if gpus else None
-    return (*groups, *_toolchains(config, needed, sm))
+    return (*groups, *_environments(config, needed, sm))
 
 
 def _host(
@@ -39,41 +40,32 @@ def _host(
     quick: bool,
 ) -> Iterator[Check]:
     yield software.python_check()
-    wanted = needed or Needs(())
-    # Where there is no GPU at all, a toolchain's own checks say so.
-    ranks = max((need.ranks for need in wanted.toolchains.values()), default=0) if gpus else 0
-    yield from hardware.gpu_checks(gpus, needed=max(wanted.gpus, ranks), sms=wanted.sms)
+    every, wanted = needed is None, needed or Needs()
+    software_needs = wanted.software
+    # Where there is no GPU at all, the backend's own checks say so.
+    ranks = software_needs.gpus_if_any if gpus else 0
+    yield from hardware.gpu_checks(gpus, needed=max(software_needs.gpus, ranks), sms=wanted.sms)
     yield hardware.memory_check(wanted.memory)
     yield hardware.disk_check("store", store, wanted.disk)
     yield hardware.disk_check("build directory", build_dir, 0)
-    if needed is None or needed.torch or needed.fitted:
-        yield from software.extra_checks("torch", needed=needed is not None)
-    if wanted.optimizer:
-        yield from software.extra_checks("quantize", needed=True)
-    if needed is None or needed.torch:
+    for extra in ("torch",) if every else software_needs.extras:
+        yield from software.extra_checks(extra, needed=not every)
+    if every or software_needs.compiler:
         yield compiler.untried() if quick else compiler.compiler_check()
-    if wanted.torch_ranks > 1:
+    if software_needs.ranks > 1:
         yield from software.extra_checks("mpi", needed=True)
-        yield software.mpirun_check(wanted.torch_ranks)
+        yield software.mpirun_check(software_needs.ranks)
     if needed is None:
         yield from software.script_checks()
-    if needed is None or needed.tensorrt:
-        yield from software.tensorrt_checks(config.tensorrt, needed=wanted.tensorrt)
+    if every or software_needs.tensorrt:
+        yield from software.tensorrt_checks(config.tensorrt, needed=software_needs.tensorrt)
 
 
-def _toolchains(config: UserConfig, needed: Needs | None, sm: int | None) -> Iterator[Group]:
-    from mmbuild.backends.tensorrt_llm.checks.toolchain import toolchain_checks
-
+def _environments(config: UserConfig, needed: Needs | None, sm: int | None) -> Iterator[Group]:
+    """Of the backends that the recipes use, or of all."""
     if needed is None:
-        asked = [(version, ToolchainNeed((), 1)) for version in config.toolchains]
-    else:
-        asked = list(needed.toolchains.items())
-    for version, need in asked:
-        environment = config.toolchains.get(version)
-        checks = toolchain_checks(version, environment, sm=sm, ranks=need.ranks, families=need.families)
-        yield Group(f"TensorRT-LLM {version}", (*_engine(environment), *checks))
-
-
-def _engine(environment: ToolchainEnvironment | None) -> Iterator[Check]:
-    if environment is not None and environment.container is not None:
-        yield from software.engine_checks([environment.container.engine])
+        for name in names():
+            yield from backend(name).host_checks(None, sm, config)
+        return
+    for name, variants in by_backend(needed.variants).items():
+        yield from backend(name).host_checks(variants, sm, config)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 
 from mmbuild.backends.environments.probe import ProbeError, interpreter_versions, normalized
-from mmbuild.backends.tensorrt_llm.checks.model import Check, Status
-from mmbuild.backends.tensorrt_llm.checks.requirements import names_for, version_of
-from mmbuild.backends.tensorrt_llm.checks.versions import accepts, extra_requirements
+from mmbuild.backends.environments.programs import program_check
+from mmbuild.backends.environments.versions import accepts, extra_requirements, names_for, version_of
 from mmbuild.base import host
+from mmbuild.base.checks import Check, Status
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.config.model import Interpreter
@@ -50,14 +49,6 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
 def _installed(names: Iterable[str]) -> Mapping[str, str]:
     """Versions of what our own Python has of ``names``, by normalized name."""
     return {normalized(name): text for name, text in host.installed_versions(names).items()}
-
-
-def program_check(name: str, *, needed: bool, why: str, way: str) -> Check:
-    """Whether a program is on PATH."""
-    path = shutil.which(name)
-    if path is not None:
-        return Check(name, "ok", path)
-    return Check(name, "fail" if needed else "warn", "not found", "on PATH", why, way)
 
 
 def script_checks() -> Iterator[Check]:
@@ -119,10 +110,3 @@ def _versioned(
         way = "Make a virtual environment with such a Python, and name it with `mmbuild config set-tensorrt`"
     why = "TensorRT visual engines are built and run there"
     return Check(name, "fail", found or "not installed", specifier or "any", why, way)
-
-
-def engine_checks(engines: Iterable[str]) -> Iterator[Check]:
-    """Container engines that the configuration names."""
-    for name in sorted(set(engines)):
-        why = "the configuration runs a toolchain in a container"
-        yield program_check(name, needed=True, why=why, way=f"Install {name}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.table import backend
 from mmbuild.base import gpu, host, pins
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.diagnostics import Diagnostic
@@ -16,49 +16,13 @@ from mmbuild.base.files import read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.pins import EMBEDDED, Pins, use_pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
-from mmbuild.config.load import load
-from mmbuild.config.model import Container
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.models.calibration_data.hub_dataset import DataSet, sample_file
 from mmbuild.models.sources.hub_index import HubFile
+from mmbuild.pipeline.preflight import backend_of_step
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.model import Lockfile, lock_path
-
-_SECONDS = 30
-
-
-def image_of(version: str) -> dict[str, str]:
-    """``image`` and its ``digest`` where the user configured a container for toolchain ``version``; else nothing.
-
-    The digest is the registry's where the image came from one, else the id of the image on this host.
-    """
-    configured = load().toolchains.get(version)
-    if configured is None or configured.container is None:
-        return {}
-    digest = image_digest(configured.container)
-    return {"image": configured.container.image, **({"digest": digest} if digest else {})}
-
-
-def image_digest(container: Container) -> str | None:
-    """``sha256:...`` of an image; None where the engine does not know it."""
-    if "@sha256:" in container.image:
-        return container.image.partition("@")[2]
-    form = "{{range .RepoDigests}}{{println .}}{{end}}{{.Id}}"
-    try:
-        shown = subprocess.run(
-            [container.engine, "image", "inspect", "--format", form, container.image],
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    first = next(iter(shown.split()), "")
-    digest = first.rpartition("@")[2]
-    return digest if digest.startswith("sha256:") else f"sha256:{digest}" if digest else None
-
 
 PARTS = ("model", "packages", "target")
 """What a lock keeps until it is told to move on. Recipes and files lie in the team's repository: that is where they
@@ -272,19 +236,15 @@ def _environments(
     """
     found: dict[str, dict[str, Any]] = {}
     for variant, graph in zip(variants, graphs, strict=True):
-        main = environment_name(variant)
+        chosen = backend(variant.recipe.engine.backend)
+        main = chosen.environment(variant)
         found.setdefault(main, {"packages": {}})
         for action in graph.actions:
             if action.toolchain:
-                name = main if action.step.startswith("toolchain") else EMBEDDED
+                name = main if backend_of_step(action.step) else EMBEDDED
                 found.setdefault(name, {"packages": {}})["packages"].update(action.toolchain)
-        if main == EMBEDDED:
-            if variant.recipe.visual.backend == "tensorrt":
-                built = next(action for action in graph.actions if action.step == "build_visual")
-                found[main]["packages"]["tensorrt"] = built.params["tensorrt"]["version"]
-        else:
-            version = variant.recipe.engine.tensorrt_llm.toolchain
-            found[main].update(_kept(known, main) or {"tag": _tag(version), **image_of(version)})
+        found[main]["packages"].update(chosen.environment_packages(graph.actions))
+        found[main].update(_kept(known, main) or chosen.environment_facts(variant))
     if EMBEDDED in found:
         here = host.installed_versions(_EMBEDDED_PACKAGES)
         stated = {key: pins.package(key) or here.get(key) for key in _EMBEDDED_PACKAGES}
@@ -292,23 +252,7 @@ def _environments(
     return found
 
 
-def environment_name(variant: ResolvedRecipe) -> str:
-    """What the environment that builds ``variant`` is called in a lock."""
-    from mmbuild.schema.model import Backend
-
-    engine = variant.recipe.engine
-    if engine.backend is Backend.TORCH:
-        return EMBEDDED
-    return f"tensorrt-llm {engine.tensorrt_llm.toolchain}"
-
-
 def _kept(known: Lockfile | None, name: str) -> dict[str, Any] | None:
     if known is None or name not in known.environments:
         return None
     return {key: value for key, value in known.environments[name].items() if key != "packages"}
-
-
-def _tag(version: str) -> str:
-    from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
-
-    return load_toolchain(version).source.revision

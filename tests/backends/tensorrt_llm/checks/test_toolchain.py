@@ -6,15 +6,15 @@ import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from mmbuild.backends.tensorrt_llm.checks import toolchain as checked
-from mmbuild.backends.tensorrt_llm.checks.model import Check, failed_checks
 from mmbuild.backends.tensorrt_llm.checks.requirements import programs, requirements
-from mmbuild.backends.tensorrt_llm.checks.toolchain import toolchain_checks
+from mmbuild.backends.tensorrt_llm.checks.toolchain import container_checks, toolchain_checks
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
+from mmbuild.base.checks import Check, failed_checks
 from mmbuild.config.model import Container, ToolchainEnvironment
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, ToolchainError
 from support.toolchain.environments import git, make_checkout, make_engine, make_program, make_python
@@ -259,3 +259,14 @@ def test_checks_are_immutable() -> None:
     item = check(None)["environment"]
     with pytest.raises(dataclasses.FrozenInstanceError):
         item.status = "ok"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("engine", "status"), [("docker", "ok"), ("podman", "fail")])
+def test_the_program_of_a_configured_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Literal["docker", "podman"], status: str
+) -> None:
+    make_program(tmp_path / "docker", "#!/bin/sh\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    environment = ToolchainEnvironment(container=Container(engine=engine, image="x"), examples=tmp_path)
+    assert [item.status for item in container_checks(environment)] == [status]
+    assert not list(container_checks(None))

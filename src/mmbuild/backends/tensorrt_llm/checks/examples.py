@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmbuild.backends.environments import probe
-from mmbuild.backends.tensorrt_llm.checks.model import Check
-from mmbuild.backends.tensorrt_llm.checks.versions import accepts
+from mmbuild.backends.environments.versions import accepts
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+from mmbuild.base.checks import Check
 
 _WHY = "the commands run scripts of this version's examples, whose flags differ from version to version"
 

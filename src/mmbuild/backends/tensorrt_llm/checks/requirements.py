@@ -11,8 +11,6 @@ from mmbuild.backends.environments.probe import normalized
 from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
 from mmbuild.backends.tensorrt_llm.toolchains.model import CommandEntry, Toolchain, When
 
-# Distributions that bring the same module: the first is a wrapper of the others.
-_SAME = (("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),)
 # Distributions by the repository that pip is given; their names differ.
 _REPOSITORIES: Mapping[str, str] = {"https://github.com/bfshi/scaling_on_scales": "s2wrapper"}
 _HOST_PROGRAMS = ("git",)  # run by mmbuild itself, outside of the environment
@@ -63,16 +61,6 @@ def distributions(toolchain: Toolchain) -> set[str]:
     """Names of everything that :func:`requirements` can ask for, and what any other version pins."""
     lines = [line for entry in toolchain.families.values() for line in entry.requirements]
     return {*pinned_distributions(), *(_requirement(line)[0] for line in lines)}
-
-
-def names_for(name: str) -> tuple[str, ...]:
-    """``name``, and distributions that bring the same module."""
-    return (name, *(other for names in _SAME if name in names for other in names if other != name))
-
-
-def version_of(name: str, versions: Mapping[str, str]) -> str | None:
-    """The version of ``name``, or of what brings the same module; None where there is none."""
-    return next((versions[other] for other in names_for(name) if other in versions), None)
 
 
 def programs(toolchain: Toolchain, families: Iterable[str], ranks: int) -> tuple[str, ...]:

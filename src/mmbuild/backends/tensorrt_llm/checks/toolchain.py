@@ -7,19 +7,18 @@ from dataclasses import dataclass
 
 from mmbuild.backends.environments import probe
 from mmbuild.backends.environments.probe import InstalledPackages, ProbeError
+from mmbuild.backends.environments.programs import program_check
+from mmbuild.backends.environments.versions import accepts, names_for, specifiers, version_of
 from mmbuild.backends.tensorrt_llm.checks.examples import examples_check
-from mmbuild.backends.tensorrt_llm.checks.model import Check, Status
 from mmbuild.backends.tensorrt_llm.checks.requirements import (
     RequiredPackage,
     distributions,
-    names_for,
     programs,
     requirements,
-    version_of,
 )
-from mmbuild.backends.tensorrt_llm.checks.versions import accepts, specifiers
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+from mmbuild.base.checks import Check, Status
 from mmbuild.config.model import ToolchainEnvironment
 
 _OWN = "tensorrt-llm"
@@ -183,3 +182,11 @@ def _gpu(sm: int | None) -> Check:
 
 
 _CHECKS: tuple[Callable[[_CheckContext], Iterator[Check]], ...] = (_python, _pins, _programs, _examples)
+
+
+def container_checks(environment: ToolchainEnvironment | None) -> Iterator[Check]:
+    """The program that runs an environment's container."""
+    if environment is not None and environment.container is not None:
+        engine = environment.container.engine
+        why = "the configuration runs a toolchain in a container"
+        yield program_check(engine, needed=True, why=why, way=f"Install {engine}")

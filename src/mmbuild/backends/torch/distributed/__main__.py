@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from mmbuild.backends.torch.distributed import failures, launch, mpirun, stdio
+from mmbuild.base.entries import load_entry
 from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -27,7 +28,7 @@ def main(directory: Path) -> int:
     call = json.loads((directory / launch.CALL).read_text())
     try:
         with guarded_streams() as (out, _):
-            launch.function_of(call["target"])(**call["arguments"])
+            load_entry(call["target"])(**call["arguments"])
             out.flush()
             if out.lost:
                 raise output_lost_error(out.lost)

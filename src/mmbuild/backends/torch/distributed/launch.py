@@ -20,6 +20,7 @@ from typing import Any
 from mmbuild.backends.torch.distributed import failures, mpirun, stdio
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.mpirun import Launcher
+from mmbuild.base.entries import load_entry
 from mmbuild.base.optional_packages import install_hint, require
 
 CALL, LOG = "call.json", "mpirun.log"
@@ -44,7 +45,7 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     """
     require("torch", "transformers", needed_by="running an engine")
     if ranks == 1 or mpirun.rank_here() is not None:
-        function_of(target)(**arguments)
+        load_entry(target)(**arguments)
         return
     if importlib.util.find_spec("mpi4py") is None:
         raise RankError(
@@ -59,12 +60,6 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     if status != 0 or failures.first_failure(directory) is not None:
         raise _failure(launcher, directory, status)
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def function_of(target: str) -> Any:
-    """``module:function`` as the function."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _private_directory() -> Path:

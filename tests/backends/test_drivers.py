@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mmbuild.backends.compatibility import _table, cuda_of, lowest_driver
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
-from mmbuild.inspect.compatibility.rules import _table, cuda_of, lowest_driver
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mmbuild.backends.engine_dir.description import Description
-from mmbuild.backends.tensorrt_llm.checks.model import Check
+from mmbuild.backends.tensorrt_llm import compatibility as tensorrt_llm
+from mmbuild.backends.torch.compatibility import HostFacts, compatibility
+from mmbuild.base.checks import Check
 from mmbuild.base.gpu import Gpu
-from mmbuild.inspect.compatibility.host_facts import HostFacts
-from mmbuild.inspect.compatibility.rules import compatibility
 
 CPU = Description(
     family="llava",
@@ -48,6 +48,12 @@ def checks(
     description: Description, here: HostFacts, visual: Mapping[str, Any] | None = None
 ) -> dict[str, Check]:
     return {item.name: item for item in compatibility(description, here, visual)}
+
+
+def checks_of_toolchain(
+    description: Description, gpus: tuple[Gpu, ...], inside: Mapping[str, str] | None
+) -> dict[str, Check]:
+    return {item.name: item for item in tensorrt_llm.compatibility(description, gpus, inside)}
 
 
 def statuses(found: Mapping[str, Check]) -> dict[str, str]:
@@ -105,14 +111,13 @@ def test_cuda_that_was_not_written_down_stays_unknown() -> None:
 
 
 def test_a_toolchains_build_on_its_own_host() -> None:
-    here = HostFacts((gpu(0), gpu(1)), "avx2", None, INSIDE)
-    found = checks(TRTLLM, here)
+    found = checks_of_toolchain(TRTLLM, (gpu(0), gpu(1)), INSIDE)
     assert statuses(found) == dict.fromkeys(["tensorrt-llm", "tensorrt", "gpu", "ranks", "driver"], "ok")
     assert found["driver"].wanted == "525 or newer"
 
 
 def test_too_few_gpus_of_that_kind_for_its_ranks() -> None:
-    found = checks(TRTLLM, HostFacts((gpu(0), gpu(1, sm=80)), "avx2", None, INSIDE))
+    found = checks_of_toolchain(TRTLLM, (gpu(0), gpu(1, sm=80)), INSIDE)
     assert (found["gpu"].status, found["ranks"].status) == ("ok", "fail")
     assert found["ranks"].found == "1 of that kind"
 
@@ -127,14 +132,14 @@ def test_too_few_gpus_of_that_kind_for_its_ranks() -> None:
     ],
 )
 def test_another_environment(inside: Mapping[str, str] | None, expected: tuple[str, str]) -> None:
-    found = checks(TRTLLM, HostFacts((gpu(0), gpu(1)), "avx2", None, inside))
+    found = checks_of_toolchain(TRTLLM, (gpu(0), gpu(1)), inside)
     assert (found["tensorrt-llm"].status, found["tensorrt"].status) == expected
 
 
 def test_tensorrt_under_its_other_name() -> None:
     toolchain = {"tensorrt-llm": "0.12.0", "tensorrt_llm": "0.12.0", "tensorrt_cu12": "10.1.0"}
     inside = {"tensorrt-llm": "0.12.0", "tensorrt": "10.1.0"}
-    found = checks(replace(TRTLLM, toolchain=toolchain), HostFacts((gpu(0),), "avx2", None, inside))
+    found = checks_of_toolchain(replace(TRTLLM, toolchain=toolchain), (gpu(0),), inside)
     assert found["tensorrt"].status == "ok"
 
 
@@ -142,7 +147,7 @@ def test_versions_that_were_not_written_down_stay_unknown() -> None:
     bare = replace(
         TRTLLM, toolchain={"tensorrt-llm": "1.2"}, target={"device": "cuda", "sm": None, "isa": None}
     )
-    found = checks(bare, HostFacts((gpu(0), gpu(1)), "avx2", None, INSIDE))
+    found = checks_of_toolchain(bare, (gpu(0), gpu(1)), INSIDE)
     assert statuses(found) == {
         "tensorrt-llm": "unknown",
         "tensorrt": "unknown",
@@ -164,6 +169,6 @@ def test_versions_that_were_not_written_down_stay_unknown() -> None:
 def test_a_tensorrt_visual_engine_beside_torch(
     tensorrt: str | None, sm: int, expected: tuple[str, str]
 ) -> None:
-    here = HostFacts((gpu(0, sm=sm),), "avx2", "2.11.0", None, tensorrt)
+    here = HostFacts((gpu(0, sm=sm),), "avx2", "2.11.0", tensorrt)
     found = checks(CUDA, here, {"version": "8.6.0", "sm": 90})
     assert (found["tensorrt (visual)"].status, found["gpu (visual)"].status) == expected

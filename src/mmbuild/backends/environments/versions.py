@@ -1,4 +1,4 @@
-"""Versions against specifiers (PyPA version specifiers), and what our own extras ask for."""
+"""Versions compared with specifiers (PyPA version specifiers), and the requirements of mmbuild's own extras."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
+
+# Distributions that bring the same module: the first is a wrapper of the others.
+_SAME = (("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),)
 
 
 def accepts(specifier: str, version: str) -> bool | None:
@@ -52,3 +55,13 @@ def extra_requirements(extra: str) -> Mapping[str, str]:
         return {}
     always = specifiers(lines)
     return {name: text for name, text in specifiers(lines, extra=extra).items() if name not in always}
+
+
+def names_for(name: str) -> tuple[str, ...]:
+    """``name``, and distributions that bring the same module."""
+    return (name, *(other for names in _SAME if name in names for other in names if other != name))
+
+
+def version_of(name: str, versions: Mapping[str, str]) -> str | None:
+    """The version of ``name``, or of what brings the same module; None where there is none."""
+    return next((versions[other] for other in names_for(name) if other in versions), None)

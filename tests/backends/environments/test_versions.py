@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmbuild.backends.tensorrt_llm.checks.versions import accepts, extra_requirements, specifiers
+from mmbuild.backends.environments.versions import accepts, extra_requirements, specifiers
 
 
 @pytest.mark.parametrize(

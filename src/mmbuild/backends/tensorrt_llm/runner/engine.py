@@ -1,0 +1,88 @@
+"""Asking an engine of backend tensorrt-llm: upstream's runner, once for each pair."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest
+from mmbuild.backends.engine_dir.description import Description
+from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, InferenceResult, infer
+from mmbuild.backends.tensorrt_llm.toolchains.model import Mode
+from mmbuild.base.entries import load_entry
+from mmbuild.base.errors import MmbuildError
+from mmbuild.base.gpu import visible_gpus
+from mmbuild.config.load import load
+from mmbuild.config.model import ToolchainEnvironment
+from mmbuild.models.generation_settings import not_passed_text
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRunner:
+    """See :class:`mmbuild.backends.base.Runner`. The runner answers greedily, or with as many beams as the engine was
+    built for, and checks its own question."""
+
+    build: Path
+    description: Description
+    report: Callable[[str], None]
+    run_options: frozenset[str] | None = frozenset(
+        ("--image", "--prompt", "--together", "--max-new-tokens", "--profile", "--json")
+    )
+    verify_options: frozenset[str] | None = frozenset(("--store",))
+    has_own_question: bool = True
+    compares: bool = False
+
+    def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
+        """Settings of the model that the runner is not given (MM725)."""
+        for name, value in self.description.settings_not_applied.items():
+            yield f"warning: the model sets {not_passed_text(name, value)} [MM725]"
+
+    def run(self, request: RunRequest, show: str) -> None:
+        """Ask each pair; answers are shown as they come."""
+        facts = {"toolchain": dict(self.description.toolchain)}
+        load_entry(show)(Answers(self._answers(request), facts=facts), request.show)
+
+    def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
+        """Upstream's own check: its question about its picture, compared with the answer that it knows."""
+        result = self._infer(self._environment(), InferenceRequest(mode="check_accuracy"))
+        self.report(
+            "the accuracy check of TensorRT-LLM's runner passed; nothing was compared with transformers"
+        )
+        return result.texts
+
+    def _answers(self, request: RunRequest) -> Iterator[Answer]:
+        mode: Mode = "profile" if request.show == "profile" else "run"
+        environment = self._environment()
+        for images, prompt in request.pairs:
+            question = InferenceRequest(
+                prompt, tuple(Path(image) for image in images), request.max_new_tokens, mode
+            )
+            yield Answer(tuple(images), prompt, self._infer(environment, question).texts)
+
+    def _environment(self) -> ToolchainEnvironment:
+        version = self.description.toolchain["tensorrt-llm"]
+        environment = load().toolchains.get(version)
+        if environment is None:
+            raise MmbuildError(
+                f"the engine runs in TensorRT-LLM {version}, and no environment is configured for it",
+                code="MM704",
+                hint=f"`mmbuild config set-toolchain {version} --python ... --examples ...`; `mmbuild compat` says "
+                "what the engine needs",
+            )
+        return environment
+
+    def _infer(self, environment: ToolchainEnvironment, question: InferenceRequest) -> InferenceResult:
+        with tempfile.TemporaryDirectory(prefix="mmbuild-") as root:
+            return infer(
+                self.build.absolute(),
+                self.description,
+                environment,
+                question,
+                Path(root) / "tree",
+                gpus=tuple(gpu.uuid for gpu in visible_gpus() or ())[
+                    : self.description.llm["tensor_parallel"]
+                ],
+                tell=self.report,
+            )

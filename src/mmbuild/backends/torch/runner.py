@@ -1,0 +1,137 @@
+"""Asking an engine of backend torch: in this process, or in one process for each rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest
+from mmbuild.models.generation_settings import not_applied_text
+
+if TYPE_CHECKING:
+    from mmbuild.backends.engine_dir.description import Description
+    from mmbuild.backends.torch import Generation, Profile
+
+
+@dataclass(frozen=True, slots=True)
+class TorchRunner:
+    """See :class:`mmbuild.backends.base.Runner`."""
+
+    build: Path
+    description: Description
+    run_options: frozenset[str] | None = None
+    verify_options: frozenset[str] | None = None
+    has_own_question: bool = False
+    compares: bool = True
+
+    def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
+        """Settings of the model that are not applied (MM720), and emulated number formats."""
+        if not ignore_generation_config:
+            for name, value in self.description.settings_not_applied.items():
+                yield f"warning: the model sets {not_applied_text(name, value)} [MM720]"
+        note = emulation_note(self.description.llm, self.description.target)
+        if note is not None:
+            yield f"note: {note}"
+
+    def run(self, request: RunRequest, show: str) -> None:
+        """Load the engine, ask it and call ``show``, in rank 0 where there are several."""
+        from mmbuild.backends.torch.distributed import launch
+
+        arguments = {"build": str(self.build), "request": asdict(request), "show": show}
+        launch.run_on_ranks(self._ranks, "mmbuild.backends.torch.runner:answer", arguments)
+
+    def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
+        """Call ``compare`` in every rank."""
+        from mmbuild.backends.torch.distributed import launch
+
+        launch.run_on_ranks(self._ranks, compare, {"build": str(self.build), **asdict(request)})
+        return ()
+
+    @property
+    def _ranks(self) -> int:
+        return int(self.description.llm["tensor_parallel"])
+
+
+def answer(build: str, request: Mapping[str, Any], show: str) -> None:
+    """Load the engine, ask it and call ``show``: what each rank does, of which rank 0 alone gets past loading.
+
+    Args:
+        build: The engine directory.
+        request: :class:`~mmbuild.backends.base.RunRequest` as JSON.
+        show: ``module:function`` of what prints.
+
+    Raises:
+        UsageError: MM520, tokens are drawn and beams searched at once.
+    """
+    from mmbuild.backends.torch import Beams, Engine, Sampling
+    from mmbuild.base.entries import load_entry
+
+    asked = RunRequest(**request)
+    sampling, beams = Sampling(**asked.sampling), Beams(**asked.beams)
+    check_choice(sampling.temperature > 0, beams.width > 1)
+    engine = Engine.load(build, check=False)  # the verb did, before ranks were started
+    requests = engine.encode(
+        [list(images) for images, _ in asked.pairs], [prompt for _, prompt in asked.pairs]
+    )
+    notes = tuple(dict.fromkeys(how for item in requests for how in item.conversions))
+    stopping = engine.stopping(asked.max_new_tokens, ignore_generation_config=asked.ignore_generation_config)
+    if asked.show == "stream":
+        found = Answers(pieces=engine.stream_text(requests[0], stopping, sampling), notes=notes)
+    else:
+        found = _answers(asked.pairs, engine.run(requests, stopping, sampling, beams), notes)
+    load_entry(show)(found, asked.show)
+
+
+def _answers(
+    pairs: Sequence[tuple[Sequence[str], str | None]], generation: Generation, notes: tuple[str, ...]
+) -> Answers:
+    profile = generation.profile
+    names = ("visual_seconds", "prefill_seconds", "decode_seconds", "prompt_tokens", "new_tokens", "steps")
+    measured = {name: getattr(profile, name) for name in names}
+    measured |= {"tokens_per_second": profile.tokens_per_second, "peak_bytes": profile.peak_bytes}
+    return Answers(
+        [
+            Answer(tuple(images), prompt, (item.text,), tuple(item.token_ids))
+            for (images, prompt), item in zip(pairs, generation.answers, strict=True)
+        ],
+        notes=notes,
+        profile=profile_lines(profile),
+        facts={"profile": measured},
+    )
+
+
+def profile_lines(profile: Profile) -> tuple[str, ...]:
+    """A profile for a terminal."""
+    per_step = profile.decode_seconds / profile.steps * 1e3 if profile.steps else 0.0
+    return (
+        f"visual       {profile.visual_seconds * 1e3:9.2f} ms",
+        f"prefill      {profile.prefill_seconds * 1e3:9.2f} ms for {profile.prompt_tokens} tokens",
+        f"per token    {per_step:9.2f} ms over {profile.steps} steps",
+        f"throughput   {profile.tokens_per_second:9.1f} tokens/s, prefill included",
+        f"peak memory  {profile.peak_bytes / (1 << 20):9.0f} MiB",
+    )
+
+
+def emulation_note(llm: Mapping[str, Any], target: Mapping[str, Any]) -> str | None:
+    """What an engine for ``target`` does not do as its quantization says; None where it does all of it."""
+    if llm["quant_algo"] == "FP8" and target["device"] == "cpu":
+        return "fp8 on a CPU is emulated: weights are rounded to float8, activations are not"
+    return None
+
+
+def check_choice(drawn: bool, searched: bool) -> None:
+    """Refuse to draw tokens and to search beams at once.
+
+    Raises:
+        UsageError: MM520, both are requested.
+    """
+    if drawn and searched:
+        from mmbuild.base.errors import UsageError
+
+        raise UsageError(
+            "--temperature draws tokens, and --num-beams searches the likeliest sequence",
+            code="MM520",
+            hint="Give one of them",
+        )
