@@ -28,6 +28,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "seed", "ranks"), [("blip2-t5", 1, 2)])
 def test_a_split_engine_gives_the_tokens_of_the_whole_one(family, seed, ranks, capfd):
     lengths, tokens = [3, 9, 1], 16
@@ -51,7 +52,12 @@ def over_ranks(ranks, family, dtype, capfd, **arguments):
 # Four ranks on two cores take their time, and are once enough.
 @pytest.mark.parametrize(
     ("ranks", "family"),
-    [(2, "llava"), (4, "llava"), pytest.param(2, "blip2-opt", marks=pytest.mark.slow), (2, "blip2-t5")],
+    [
+        (2, "llava"),
+        (2, "blip2-t5"),
+        pytest.param(4, "llava", marks=pytest.mark.slow),
+        pytest.param(2, "blip2-opt", marks=pytest.mark.slow),
+    ],
 )
 def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
     whole = rank_programs.demo_answers_of(demo_engines.engine(family), family, SEED, TOKENS)
