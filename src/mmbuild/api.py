@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Sink, nowhere
 from mmbuild.core.execution.history_sink import record_history
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.graph.plan import Plan
 
 if TYPE_CHECKING:
-    from mmbuild.core.execution.events import Options, Result
+    from mmbuild.core.execution.events import Result
+    from mmbuild.core.execution.resources import Capacity
     from mmbuild.core.graph.action import RecipeGraph
     from mmbuild.core.graph.remote_lookup import Find, RemoteLookup
     from mmbuild.core.steps.registry import StepSpec
@@ -100,107 +102,67 @@ def plan_graphs(
     return make_plan(graphs, store, load_cache(store), place, why, elsewhere or configured)
 
 
-def apply(
-    plan: Plan,
-    *,
-    jobs: int | None = None,
-    keep_going: bool = False,
-    ignore_estimates: bool = False,
-    sink: Sink = nowhere,
-    executor: str = "local",
-    address: str | None = None,
-    paranoid: bool = False,
-) -> Result:
+def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere, **changes: Any) -> Result:
     """Do what ``plan`` says.
 
     Args:
         plan: From :func:`plan`.
-        jobs: Actions at once; None means as many as there are cores.
-        executor: ``local``, or ``ray``: on the nodes of a Ray cluster (docs/cluster.md).
-        address: Of the cluster, ``auto`` or ``host:port``; None means ``$RAY_ADDRESS``, else a Ray of this machine
-            for this run.
-        keep_going: After a failure, still run what does not depend on it.
-        ignore_estimates: Do not compare estimates of memory and disk with the machine first.
+        options: How; None means the defaults.
         sink: Called with each :class:`~mmbuild.core.execution.events.Event`.
-        paranoid: Read every file of the store before it is used, also where its stat says that it did not change.
+        changes: Fields of :class:`~mmbuild.core.execution.options.ApplyOptions`, such as ``jobs=4``, which go before
+            those of ``options``.
 
     Raises:
-        BuildError: an action failed.
-        MmbuildError: nothing could start, or the disk is full.
+        BuildError: An action failed.
+        MmbuildError: Nothing could start, or the disk is full.
+        TypeError: A change is not a field of the options.
     """
-    result = run(
-        plan,
-        jobs=jobs,
-        keep_going=keep_going,
-        ignore_estimates=ignore_estimates,
-        sink=sink,
-        executor=executor,
-        address=address,
-        paranoid=paranoid,
-    )
+    result = run(plan, replace(options or ApplyOptions(), **changes), sink=sink)
     if not result.ok:
         raise BuildError(result)
     return result
 
 
 @record_history
-def run(
-    plan: Plan,
-    *,
-    jobs: int | None = None,
-    keep_going: bool = False,
-    ignore_estimates: bool = False,
-    sink: Sink = nowhere,
-    executor: str = "local",
-    address: str | None = None,
-    paranoid: bool = False,
-) -> Result:
+def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
+    from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.local import run_plan
     from mmbuild.pipeline.preflight import require_ready
 
+    how = options or ApplyOptions()
     if plan.changes:
         from mmbuild.core.execution.repair import without_damage
 
-        plan = without_damage(plan, sink, paranoid=paranoid)
-    if executor == "ray":
-        return _run_on_cluster(plan, jobs, keep_going, ignore_estimates, sink, address, paranoid=paranoid)
-    if executor != "local" or address is not None:
-        raise ValueError("executor is `local` or `ray`, and only `ray` has an address")
+        plan = without_damage(plan, sink, paranoid=how.paranoid)
+    if how.executor == "ray":
+        return _run_on_cluster(plan, how, sink)
     require_ready(plan)
-    with _sharing(plan, sink) as (here, tell):
+    with _sharing(plan, sink) as (here, report):
         if here is not plan:  # something could not be pulled, and now runs
             require_ready(here)
-        options = replace(_options(here, jobs, keep_going, ignore_estimates), paranoid=paranoid)
-        return run_plan(here, specs=_steps_of(here), options=options, sink=tell)
+        return run_plan(
+            here, specs=_steps_of(here), options=Options(_capacity(here, how.jobs), how), sink=report
+        )
 
 
-def _run_on_cluster(
-    plan: Plan,
-    jobs: int | None,
-    keep_going: bool,
-    ignore_estimates: bool,
-    sink: Sink,
-    address: str | None,
-    *,
-    paranoid: bool = False,
-) -> Result:
-    """:func:`run` with Ray. Toolchains are not looked at: they are on the nodes."""
+def _run_on_cluster(plan: Plan, how: ApplyOptions, sink: Sink) -> Result:
+    """:func:`run` with Ray. Environments of backends are not looked at: they are on the nodes."""
     from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.local import run_plan
     from mmbuild.team.ray.executor import on_cluster
 
-    with _sharing(plan, sink) as (here, tell):
+    with _sharing(plan, sink) as (here, report):
+        specs = _steps_of(here)
         if all(
             planned.record is not None for planned in here.actions
         ):  # nothing is left to run: no Ray is started
-            local = replace(_options(here, jobs, keep_going, ignore_estimates), paranoid=paranoid)
-            return run_plan(here, specs=_steps_of(here), options=local, sink=tell)
+            return run_plan(here, specs=specs, options=Options(_capacity(here, how.jobs), how), sink=report)
         with on_cluster(
-            here, _steps_of(here), tell, address=address, jobs=jobs, ignore_estimates=ignore_estimates
+            here, specs, report, address=how.address, jobs=how.jobs, ignore_estimates=how.ignore_estimates
         ) as cluster:
-            options = Options(cluster.capacity, keep_going, ignore_estimates, paranoid)
-            return run_plan(here, specs=_steps_of(here), options=options, sink=tell, executor=cluster)
+            options = Options(cluster.capacity, how)
+            return run_plan(here, specs=specs, options=options, sink=report, executor=cluster)
 
 
 def _steps_of(plan: Plan) -> Mapping[str, StepSpec]:
@@ -219,14 +181,13 @@ def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]
     return sharing(plan, sink)
 
 
-def _options(plan: Plan, jobs: int | None, keep_going: bool, ignore_estimates: bool) -> Options:
+def _capacity(plan: Plan, jobs: int | None) -> Capacity:
+    """What this machine has for ``plan``; its GPUs are asked for where an action wants one."""
     from mmbuild.base.gpu import least_memory, visible_gpus
-    from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.resources import Capacity, machine_cores, machine_memory
 
     cores = machine_cores()
     wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
     gpus = (visible_gpus() or ()) if wanted else ()
     uuids = tuple(gpu.uuid for gpu in gpus)
-    capacity = Capacity(cores, machine_memory(), uuids, max(1, jobs or cores), least_memory(gpus))
-    return Options(capacity, keep_going, ignore_estimates)
+    return Capacity(cores, machine_memory(), uuids, max(1, jobs or cores), least_memory(gpus))

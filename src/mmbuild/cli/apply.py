@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,7 @@ from mmbuild.cli import github, options
 if TYPE_CHECKING:
     from mmbuild.cli.planning import Planning
     from mmbuild.core.execution.events import Event, Result
+    from mmbuild.core.execution.options import ApplyOptions
     from mmbuild.team.ci.summary import EventStats
 
 _TIMES_SHOWN = 40
@@ -25,28 +25,9 @@ _TIMES_SHOWN = 40
 @options.recipes
 @options.location_options
 @options.locked_option
-@click.option(
-    "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
-)
-@click.option("-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it.")
+@options.applying()
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 @click.option("--no-progress", is_flag=True, help="No live display, also on a terminal.")
-@click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
-@click.option(
-    "--paranoid", is_flag=True, help="Read every file of the store before it is used, whatever its times say."
-)
-@click.option(
-    "--executor",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where actions run: this machine, or the nodes of a Ray cluster (docs/cluster.md).",
-)
-@click.option(
-    "--address",
-    metavar="HOST:PORT",
-    help="Of the cluster, or `auto` (default: $RAY_ADDRESS, else a Ray of this machine for this run).",
-)
 @github.annotate_errors
 @click.pass_context
 def command(
@@ -59,14 +40,9 @@ def command(
     store: Path | None,
     build_dir: Path,
     locked: bool,
-    jobs: int | None,
-    keep_going: bool,
+    applied: ApplyOptions,
     as_json: bool,
     no_progress: bool,
-    ignore_estimates: bool,
-    paranoid: bool,
-    executor: str,
-    address: str | None,
     layout: str,
 ) -> None:
     """Build what is missing and lay out the engines as build/<recipe>/.
@@ -84,8 +60,6 @@ def command(
 
     if as_json and layout == "github":
         raise click.UsageError("--json and --format github both want standard output")
-    if address is not None and executor != "ray":
-        raise click.UsageError("--address is for --executor ray")
     if len(recipes) == 1 and looks_saved(recipes[0]):
         planning = _from_saved(recipes[0], overrides)
     else:
@@ -106,16 +80,8 @@ def command(
     from mmbuild.team.ci.summary import EventStats
 
     debug = bool(context.obj and context.obj.get("debug"))
-    how = {
-        "jobs": jobs,
-        "keep_going": keep_going,
-        "ignore_estimates": ignore_estimates,
-        "paranoid": paranoid,
-        "executor": executor,
-        "address": address,
-    }
     tally = EventStats()
-    result = _run(planning, how, tally, as_json=as_json, live=not no_progress and layout == "text")
+    result = _run(planning, applied, tally, as_json=as_json, live=not no_progress and layout == "text")
     _report(planning, result, debug=debug, quiet=as_json)
     if layout == "github":
         github.report(planning.plan, tally, result, map(Path, planning.request["recipes"]))
@@ -137,19 +103,18 @@ def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
 
 
 def _run(
-    planning: Planning, how: Mapping[str, Any], tally: EventStats, *, as_json: bool, live: bool
+    planning: Planning, applied: ApplyOptions, tally: EventStats, *, as_json: bool, live: bool
 ) -> Result:
-    """``how``: arguments of :func:`mmbuild.api.run`."""
     from mmbuild.api import run
     from mmbuild.core.execution.progress import display
 
     if as_json:
         outlet = _Outlet()
-        result = run(planning.plan, sink=outlet, **how)
+        result = run(planning.plan, applied, sink=outlet)
         outlet.raise_failure()
         return result
     with display(planning.plan, live=live) as sink:
-        return run(planning.plan, sink=tally.watching(sink), **how)
+        return run(planning.plan, applied, sink=tally.watching(sink))
 
 
 class _Outlet:

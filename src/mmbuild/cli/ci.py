@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
     from mmbuild.core.execution.events import Result
+    from mmbuild.core.execution.options import ApplyOptions
     from mmbuild.core.graph.action import Action, RecipeGraph
     from mmbuild.core.graph.plan import Plan
     from mmbuild.core.store.layout import Store
@@ -37,11 +38,7 @@ if TYPE_CHECKING:
     help="Write the times that actions took on this machine, for --times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
-@click.option(
-    "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
-)
-@click.option("-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it.")
-@click.option("--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small.")
+@options.applying("jobs", "keep_going", "ignore_estimates")
 @github.annotate_errors
 @click.pass_context
 def command(
@@ -60,9 +57,7 @@ def command(
     times: Path | None,
     save_times: Path | None,
     as_json: bool,
-    jobs: int | None,
-    keep_going: bool,
-    ignore_estimates: bool,
+    applied: ApplyOptions,
     layout: str,
 ) -> None:
     """Run one job of a matrix, or one of several shards.
@@ -90,18 +85,17 @@ def command(
         _save_times(planned, opened, save_times)
         return
     if shards is not None and index is None:
-        _print_shards(planned, shards, times, jobs or 1, as_json=as_json)
+        _print_shards(planned, shards, times, applied.jobs or 1, as_json=as_json)
         return
     chosen = (
         _job(planned, name)
         if name is not None
-        else _shard(planned, shards or 1, index or 1, times, jobs or 1)
+        else _shard(planned, shards or 1, index or 1, times, applied.jobs or 1)
     )
     if locked:
         _require_locked(planned, chosen, opened, asked)
     plan = _plan(chosen.graphs, opened, build_dir)
-    how = {"jobs": jobs, "keep_going": keep_going, "ignore_estimates": ignore_estimates}
-    tally, result = _apply(plan, how, debug=bool(context.obj and context.obj.get("debug")))
+    tally, result = _apply(plan, applied, debug=bool(context.obj and context.obj.get("debug")))
     if layout == "github":
         github.report(plan, tally, result, sorted(_files(planned, chosen)))
     if not result.ok:
@@ -204,8 +198,8 @@ def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:
     return plan_graphs(graphs, store, build_dir)
 
 
-def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[EventStats, Result]:
-    """Do what ``plan`` says, with plain lines; ``how``: arguments of :func:`mmbuild.api.run`."""
+def _apply(plan: Plan, applied: ApplyOptions, *, debug: bool) -> tuple[EventStats, Result]:
+    """Do what ``plan`` says, with plain lines."""
     from mmbuild.api import run
     from mmbuild.cli.output import print_status, report_failed
     from mmbuild.core.execution.progress import display
@@ -213,7 +207,7 @@ def _apply(plan: Plan, how: Mapping[str, Any], *, debug: bool) -> tuple[EventSta
 
     tally = EventStats()
     with display(plan, live=False) as sink:
-        result = run(plan, sink=tally.watching(sink), **how)
+        result = run(plan, applied, sink=tally.watching(sink))
     for failed in result.failed:
         print_status()
         report_failed(failed, debug=debug)

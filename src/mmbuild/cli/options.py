@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -66,6 +67,59 @@ def location_options(function: F) -> F:
         help="Where the engine directories go.",
     )(function)
     return store(function)
+
+
+APPLY_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "jobs": click.option(
+        "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
+    ),
+    "keep_going": click.option(
+        "-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it."
+    ),
+    "ignore_estimates": click.option(
+        "--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small."
+    ),
+    "paranoid": click.option(
+        "--paranoid",
+        is_flag=True,
+        help="Read every file of the store before it is used, whatever its times say.",
+    ),
+    "executor": click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where actions run: this machine, or the nodes of a Ray cluster (docs/cluster.md).",
+    ),
+    "address": click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Address of the cluster, or `auto` (default: $RAY_ADDRESS, else a Ray of this machine for this run).",
+    ),
+}
+"""Command-line options by the field of :class:`~mmbuild.core.execution.options.ApplyOptions` that they set."""
+
+
+def applying(*names: str) -> Callable[[F], F]:
+    """How a plan is applied: ``applied``, an ``ApplyOptions`` from the options ``names`` (none: all of them)."""
+    chosen = {name: APPLY_OPTIONS[name] for name in names or APPLY_OPTIONS}
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            from mmbuild.core.execution.options import ApplyOptions
+
+            fields = {name: kwargs.pop(name) for name in chosen}
+            if fields.get("address") is not None and fields["executor"] != "ray":
+                raise click.UsageError("--address is for --executor ray")
+            return function(*args, applied=ApplyOptions(**fields), **kwargs)
+
+        decorated: Any = wrapped
+        for add in reversed(chosen.values()):
+            decorated = add(decorated)
+        return cast(F, decorated)
+
+    return decorate
 
 
 def store(function: F) -> F:

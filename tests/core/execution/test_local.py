@@ -11,6 +11,7 @@ import pytest
 from mmbuild.api import BuildError
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import EventKind
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph, Resources
 from mmbuild.core.store.action_cache import load_cache
@@ -288,7 +289,7 @@ def test_a_step_without_a_body_is_refused_before_anything_runs(shop):
         run_plan(
             shop.plan(graph),
             specs={},
-            options=Options(Capacity(1, 1, (), 1), ignore_estimates=True),
+            options=Options(Capacity(1, 1, (), 1), ApplyOptions(ignore_estimates=True)),
             sink=print,
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event, EventKind
 from mmbuild.core.execution.local import Options, Result, run_plan
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.steps.registry import StepSpec
 from mmbuild.team.ray.connect import connected
@@ -114,7 +115,7 @@ class Shop(Machine):
     def apply(self, *graphs: RecipeGraph, **options: Any) -> Result:  # type: ignore[override]
         plan = self.plan(*graphs) if self.url else plan_graphs(graphs, self.store, self.build)
         with sharing(plan, self._hear) as (here, sink), on_cluster(here, self.specs, sink) as cluster:
-            how = Options(cluster.capacity, **options)
+            how = Options(cluster.capacity, ApplyOptions(**options))
             return run_plan(here, specs=TABLE, options=how, sink=sink, executor=cluster)
 
     def _hear(self, event: Event) -> None:

@@ -12,6 +12,7 @@ from mmbuild.config.remote_cache import Settings
 from mmbuild.config.remote_warnings import Notice
 from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.local import Options, Result, run_plan
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
@@ -55,7 +56,9 @@ class Machine(Workshop):
         plan = self.plan(*graphs, shared=shared)
         capacity = Capacity(2, 1 << 50, (), 2)
         with sharing(plan, self.events.append) as (here, sink):
-            result = run_plan(here, specs=TABLE, options=Options(capacity, **options), sink=sink)
+            result = run_plan(
+                here, specs=TABLE, options=Options(capacity, ApplyOptions(**options)), sink=sink
+            )
         for event in self.events:
             if event.kind is EventKind.WARNING:
                 self.notices.append(Notice(**event.data))

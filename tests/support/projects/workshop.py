@@ -9,6 +9,7 @@ from pathlib import Path
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event
 from mmbuild.core.execution.local import Options, Result, run_plan
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
@@ -47,7 +48,10 @@ class Workshop:
         keep_going: bool = False,
         ignore_estimates: bool = False,
     ) -> Result:
-        options = Options(capacity or Capacity(2, 1 << 50, (), 2), keep_going, ignore_estimates)
+        options = Options(
+            capacity or Capacity(2, 1 << 50, (), 2),
+            ApplyOptions(keep_going=keep_going, ignore_estimates=ignore_estimates),
+        )
         return run_plan(self.plan(*graphs), specs=TABLE, options=options, sink=self.events.append)
 
     def text(self, recipe: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmbuild.api import plan_graphs, run
 from mmbuild.cli.output import run_guarded
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import open_store
 from support.steps.trivial import action
@@ -20,7 +21,7 @@ def main(store: str, build: str, file: str) -> int:
     os.environ["MMBUILD_STEPS"] = "support.steps.trivial:TABLE"
     only = action("grandchild", "r/held", file=file, seconds=600)
     plan = plan_graphs([RecipeGraph("r", (only,), only.definition_key)], open_store(store), Path(build))
-    return 0 if run(plan, executor="ray").ok else 1
+    return 0 if run(plan, ApplyOptions(executor="ray")).ok else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.core.execution.failures import Failed
+from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.execution.resources import Capacity
 
 SCHEMA = 1
@@ -57,19 +58,15 @@ def nowhere(event: Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to apply.
+    """How to apply, on what.
 
     Attributes:
         capacity: What the scheduler may hand out.
-        keep_going: After a failure, still run what does not depend on it.
-        ignore_estimates: Do not compare estimates of memory and disk with the machine.
-        paranoid: Read every file of the store before it is used, whatever its stat.
+        apply: What the user asked for.
     """
 
     capacity: Capacity
-    keep_going: bool = False
-    ignore_estimates: bool = False
-    paranoid: bool = False
+    apply: ApplyOptions = field(default_factory=ApplyOptions)
 
 
 @dataclass(frozen=True, slots=True)

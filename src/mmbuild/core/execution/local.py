@@ -43,7 +43,7 @@ class Local:
 
     def check(self, plan: Plan, actions: Sequence[Action], options: Options) -> None:
         """See :func:`mmbuild.core.execution.resources.check_fits`."""
-        check_fits(actions, self.capacity, plan.store.root, ignore_estimates=options.ignore_estimates)
+        check_fits(actions, self.capacity, plan.store.root, ignore_estimates=options.apply.ignore_estimates)
 
     def grant(self, action: Action) -> Resources:
         return grant(action.resources, self.capacity)
@@ -75,7 +75,7 @@ def run_plan(
     where = executor or Local(options.capacity)
     _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
     sink(Event(EventKind.PLAN, data=_counts(plan)))
-    outcome = ApplyState(plan.store, state, sink, options.paranoid)
+    outcome = ApplyState(plan.store, state, sink, options.apply.paranoid)
     with shared_lock(plan.store) as hold:
         sweep(plan.store)
         for build in builds_to_restore(plan, state):

@@ -81,7 +81,7 @@ class Scheduler:
                 running.held.close()
 
     def _queue(self, keys: Iterable[str]) -> None:
-        if self.outcome.failed and not self.options.keep_going:
+        if self.outcome.failed and not self.options.apply.keep_going:
             return
         for key in keys:
             self.pool.add(key)
@@ -179,7 +179,7 @@ class Scheduler:
             body=body_key(action),
             version=action.version,
             toolchain=action.toolchain,
-            paranoid=self.options.paranoid,
+            paranoid=self.options.apply.paranoid,
             params=action.params,
             target=action.target,
             inputs=self.state.digests(action),
@@ -222,7 +222,7 @@ class Scheduler:
         action, log = running.action, self.store.log(running.key)
         failed = explain_failure(action.label, action.step, failure, status, log)
         self.outcome.broke(action, failed, running.directory / "work" / "out")
-        if not self.options.keep_going:
+        if not self.options.apply.keep_going:
             self.pool.clear()
             self.contended.clear()
             self.fetches.clear()

@@ -175,6 +175,9 @@ class Traits:
         most_images_per_prompt: Images that one prompt can hold; None where any number.
         generates_from: What transformers' ``generate`` gets of a prompt, and so what its logits processors see: token
             ids, ids and embeddings (ids count as context, not as encoder ids), or embeddings alone.
+        decoder: The decoder's submodule in the model as transformers runs it, whose names below it are those of the
+            checkpoint tables; None for a family that is not calibrated.
+        needs_image: Whether a prompt cannot do without an image.
     """
 
     encoder_decoder: bool = False
@@ -184,6 +187,8 @@ class Traits:
     dtypes: tuple[str, ...] = ("float32", "float16", "bfloat16")
     most_images_per_prompt: int | None = None
     generates_from: Literal["ids", "ids and embeddings", "embeddings"] = "ids"
+    decoder: str | None = None
+    needs_image: bool = False
 
 
 class Family(Protocol):

@@ -72,7 +72,7 @@ class Cluster:
             if not self.able(action):
                 raise refuse(self.nodes, action, **self._how)
         here = Capacity(1, _UNLIMITED, ("",) * max((a.resources.gpus for a in actions), default=0))
-        check_fits(actions, here, plan.store.root, ignore_estimates=options.ignore_estimates)
+        check_fits(actions, here, plan.store.root, ignore_estimates=options.apply.ignore_estimates)
 
     def grant(self, action: Action) -> Resources:
         """Cut to the largest node that can run it."""

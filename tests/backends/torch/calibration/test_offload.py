@@ -14,6 +14,7 @@ import demo_worlds
 from mmbuild.backends.torch.calibration import activation_stats, calibrate, modelopt, offload
 from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.models.calibration_data import samples as data
+from mmbuild.models.families import family as find_family
 from mmbuild.models.processor import Request, load_processor
 from mmbuild.models.reference import load_reference
 from support.engines.two_devices import GPU, HOST, TwoDevices
@@ -40,7 +41,7 @@ class Split:
     def __init__(self, family: str) -> None:
         self.family, self.devices = family, TwoDevices()
         self.reference: Any = load_reference(family, model(family), "float32", "cpu")
-        self.layers = list(self.reference.get_submodule(calibrate.DECODERS[family]).layers)
+        self.layers = list(self.reference.get_submodule(find_family(family).TRAITS.decoder or "").layers)
         self.devices.settle(iter(self.reference.state_dict().values()), HOST)
         self.away: list[int] = []
 

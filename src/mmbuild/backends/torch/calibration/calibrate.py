@@ -22,6 +22,7 @@ from mmbuild.base.progress import Progress, silent
 from mmbuild.models.calibration_data import synthetic_images
 from mmbuild.models.calibration_data.samples import CalibrationError, Sample
 from mmbuild.models.errors import EngineError
+from mmbuild.models.families import family as find_family
 from mmbuild.models.processor import Processor, Request, encode
 from mmbuild.models.reference import continue_greedily, load_reference
 
@@ -36,18 +37,6 @@ class LayerFitter(Protocol[Found_co]):
         self, linears: Mapping[str, nn.Linear], *, forward: Callable[[], None]
     ) -> Mapping[str, Found_co]:
         """What was found, by the layers' names."""
-
-
-# Where the decoder lies in the reference of each family; names below it are those of the checkpoint tables.
-DECODERS: Mapping[str, str] = {
-    "llava": "model.language_model",
-    "vila": "llm.model",
-    "blip2-opt": "language_model.model.decoder",
-}
-
-
-# Families whose prompts cannot do without a picture.
-NEED_PICTURES = frozenset({"blip2-opt"})
 
 
 def calibration_requests(
@@ -66,7 +55,7 @@ def calibration_requests(
             the sample is too long.
     """
     for sample in samples:
-        if sample.image is None and family in NEED_PICTURES:
+        if sample.image is None and find_family(family).TRAITS.needs_image:
             raise _unusable(sample, f"a prompt of family {family} cannot do without a picture")
         pictures = [] if sample.image is None else [sample.image]
         try:
@@ -118,7 +107,7 @@ def calibrate(
 
     Args:
         sources: Model directories, ``model`` and where there is one ``vision``.
-        family: A key of :data:`DECODERS`.
+        family: One that is calibrated (:attr:`~mmbuild.models.families.facts.Traits.decoder`).
         requests: What the model is shown, at least one.
         algorithm: ``int4_awq``, ``smoothquant`` or ``fp8``.
         group_size: For ``int4_awq``.
@@ -180,9 +169,15 @@ def observe(
         ) from error
 
 
+def _decoder(reference: nn.Module, family: str) -> Any:
+    path = find_family(family).TRAITS.decoder
+    assert path is not None, family  # a rule of the schema refuses the others
+    return reference.get_submodule(path)
+
+
 def decoder_linears(reference: nn.Module, family: str) -> dict[str, nn.Linear]:
     """The linear layers of the decoder's layers, by their names below the decoder."""
-    decoder: Any = reference.get_submodule(DECODERS[family])
+    decoder = _decoder(reference, family)
     return {
         name: module
         for name, module in decoder.named_modules()
@@ -209,11 +204,11 @@ def layer_by_layer(
 
     Args:
         reference: The model, on the host.
-        family: A key of :data:`DECODERS`.
+        family: One that is calibrated (:attr:`~mmbuild.models.families.facts.Traits.decoder`).
         there: The device that computes.
         home: The host.
     """
-    decoder: Any = reference.get_submodule(DECODERS[family])
+    decoder = _decoder(reference, family)
     return offload.layerwise_offload(reference, list(decoder.layers), there, home)
 
 

@@ -18,7 +18,13 @@ from mmbuild.models.families.shared.config_reading import not_built, require_val
 from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "blip2-opt"
-TRAITS = Traits(second_sources=("vision",), most_images_per_prompt=1, generates_from="ids and embeddings")
+TRAITS = Traits(
+    second_sources=("vision",),
+    most_images_per_prompt=1,
+    generates_from="ids and embeddings",
+    decoder="language_model.model.decoder",
+    needs_image=True,
+)
 
 # Below ``language_model.`` in a whole checkpoint, bare in a text one. Text checkpoints older than transformers 4.19
 # have no ``model.`` in front.

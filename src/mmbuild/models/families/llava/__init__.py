@@ -31,7 +31,7 @@ from mmbuild.models.families.shared.llama import llama_facts
 from mmbuild.models.generation_settings import SettingsPlace
 
 NAME = "llava"
-TRAITS = Traits()
+TRAITS = Traits(decoder="model.language_model")
 # transformers moved the decoder from ``language_model.model.`` to ``model.language_model.``; both are on the hub, and
 # transformers 5 still writes the older one.
 NAMINGS = (

@@ -22,7 +22,10 @@ from mmbuild.models.families.vila.layout import NAME, Layout
 from mmbuild.models.generation_settings import SettingsPlace
 
 TRAITS = Traits(
-    second_sources=("vision", "code"), directories=layout.DIRECTORIES, generates_from="embeddings"
+    second_sources=("vision", "code"),
+    directories=layout.DIRECTORIES,
+    generates_from="embeddings",
+    decoder="llm.model",
 )
 # The decoder is in ``llm/`` since VILA-1.5, before that among the tensors of one directory.
 NAMINGS = (
