@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Sink, nowhere
 from mmbuild.core.execution.history_sink import record_history
-from mmbuild.core.execution.options import ApplyOptions
 from mmbuild.core.graph.plan import Plan
 
 if TYPE_CHECKING:
     from mmbuild.core.execution.events import Result
+    from mmbuild.core.execution.options import ApplyOptions
     from mmbuild.core.execution.resources import Capacity
     from mmbuild.core.graph.action import RecipeGraph
     from mmbuild.core.graph.remote_lookup import Find, RemoteLookup
@@ -117,6 +117,8 @@ def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhe
         MmbuildError: Nothing could start, or the disk is full.
         TypeError: A change is not a field of the options.
     """
+    from mmbuild.core.execution.options import ApplyOptions
+
     result = run(plan, replace(options or ApplyOptions(), **changes), sink=sink)
     if not result.ok:
         raise BuildError(result)
@@ -126,8 +128,8 @@ def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhe
 @record_history
 def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere) -> Result:
     """:func:`apply`, with failures of actions in the result instead of raised."""
-    from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.local import run_plan
+    from mmbuild.core.execution.options import ApplyOptions, Options
     from mmbuild.pipeline.preflight import require_ready
 
     how = options or ApplyOptions()
@@ -148,8 +150,8 @@ def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere
 
 def _run_on_cluster(plan: Plan, how: ApplyOptions, sink: Sink) -> Result:
     """:func:`run` with Ray. Environments of backends are not looked at: they are on the nodes."""
-    from mmbuild.core.execution.events import Options
     from mmbuild.core.execution.local import run_plan
+    from mmbuild.core.execution.options import Options
     from mmbuild.team.ray.executor import on_cluster
 
     with _sharing(plan, sink) as (here, report):

@@ -7,12 +7,14 @@ are not newlines. The form is JSON's ``\\uXXXX``, so that JSON stays JSON with t
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
-_CONTROL = re.compile(f"[{_CONTROLS}]")
 _COLOR = r"\x1b\[(?:0|2|31;1|32|33;1|36)m"
-_CONTROL_OR_COLOR = re.compile(f"({_COLOR})|[{_CONTROLS}]")
+# Compiled on first use: most output is plain ASCII.
+_control = cache(lambda: re.compile(f"[{_CONTROLS}]"))
+_control_or_color = cache(lambda: re.compile(f"({_COLOR})|[{_CONTROLS}]"))
 
 
 def clean(text: str, *, newline: str | None = None) -> str:
@@ -21,7 +23,7 @@ def clean(text: str, *, newline: str | None = None) -> str:
         text = text.replace("\n", newline)
     if text.isascii() and text.isprintable():
         return text
-    return _CONTROL.sub(_escape, text)
+    return _control().sub(_escape, text)
 
 
 def one_line(text: str) -> str:
@@ -33,7 +35,7 @@ def clean_but_colors(text: str) -> str:
     """``text`` with what could change a terminal escaped, except the colors that mmbuild itself uses."""
     if text.isascii() and text.isprintable():
         return text
-    return _CONTROL_OR_COLOR.sub(lambda match: match[1] or _escape(match), text)
+    return _control_or_color().sub(lambda match: match[1] or _escape(match), text)
 
 
 def encodable(text: str, encoding: str) -> str:

@@ -94,7 +94,7 @@ def test_a_source_that_changed_before_its_action_runs_is_not_published(shop, sou
 
 
 def run(shop, plan):
-    from mmbuild.core.execution.local import Options
+    from mmbuild.core.execution.options import Options
     from mmbuild.core.execution.resources import Capacity
     from support.steps.trivial import TABLE
 

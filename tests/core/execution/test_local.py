@@ -283,7 +283,8 @@ def test_the_api_raises_what_failed(shop, monkeypatch):
 def test_a_step_without_a_body_is_refused_before_anything_runs(shop):
     unknown = action("write", "r/x", text="1")
     graph = RecipeGraph("r", (unknown,), unknown.definition_key)
-    from mmbuild.core.execution.local import Options, run_plan
+    from mmbuild.core.execution.local import run_plan
+    from mmbuild.core.execution.options import Options
 
     with pytest.raises(MmbuildError, match="which this mmbuild lacks"):
         run_plan(

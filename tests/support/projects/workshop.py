@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event
-from mmbuild.core.execution.local import Options, Result, run_plan
-from mmbuild.core.execution.options import ApplyOptions
+from mmbuild.core.execution.local import Result, run_plan
+from mmbuild.core.execution.options import ApplyOptions, Options
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan

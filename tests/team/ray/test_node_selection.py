@@ -14,7 +14,8 @@ import pytest
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import EventKind
-from mmbuild.core.execution.local import Options, run_plan
+from mmbuild.core.execution.local import run_plan
+from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import RecipeGraph, Resources
 from mmbuild.core.graph.keys import make_action

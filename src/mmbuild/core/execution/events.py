@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmbuild.core.execution.failures import Failed
-from mmbuild.core.execution.options import ApplyOptions
-from mmbuild.core.execution.resources import Capacity
+if TYPE_CHECKING:
+    from mmbuild.core.execution.failures import Failed
 
 SCHEMA = 1
 """Version of the JSON form; raised when a field changes its meaning."""
@@ -54,19 +53,6 @@ Sink = Callable[[Event], None]
 
 def nowhere(event: Event) -> None:
     """A sink for callers that want no events."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to apply, on what.
-
-    Attributes:
-        capacity: What the scheduler may hand out.
-        apply: What the user asked for.
-    """
-
-    capacity: Capacity
-    apply: ApplyOptions = field(default_factory=ApplyOptions)
 
 
 @dataclass(frozen=True, slots=True)

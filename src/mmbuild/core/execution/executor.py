@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbuild.core.execution.events import Options
 from mmbuild.core.execution.job import WorkerJob
+from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.plan import Plan

@@ -12,8 +12,9 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.build_dir import check_replaceable
-from mmbuild.core.execution.events import Event, EventKind, Options, Result, Sink
+from mmbuild.core.execution.events import Event, EventKind, Result, Sink
 from mmbuild.core.execution.executor import Executor, Running
+from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.ready_queue import (
     ReadyPool,
     SchedulerState,

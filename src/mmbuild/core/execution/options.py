@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from mmbuild.core.execution.resources import Capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +38,16 @@ class ApplyOptions:
         """
         if self.executor not in ("local", "ray") or (self.executor == "local" and self.address is not None):
             raise ValueError("executor is `local` or `ray`, and only `ray` has an address")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to apply, on what.
+
+    Attributes:
+        capacity: What the scheduler may hand out.
+        apply: What the user asked for.
+    """
+
+    capacity: Capacity
+    apply: ApplyOptions = field(default_factory=ApplyOptions)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.core.execution.apply_state import ApplyState
-from mmbuild.core.execution.events import EventKind, Options
+from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.executor import Executor, Running
 from mmbuild.core.execution.failures import explain_failure
 from mmbuild.core.execution.job import Failure, WorkerJob, read_failure
+from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, SchedulerState
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import action_key, body_key

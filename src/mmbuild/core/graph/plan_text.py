@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -101,6 +99,9 @@ def svg(plan: Plan) -> str:
     Raises:
         MmbuildError: MM206, Graphviz is not installed or fails.
     """
+    import shutil  # not for plans without a drawing
+    import subprocess
+
     program = shutil.which("dot")
     if program is None:
         raise _not_drawn("`dot` of Graphviz is not on PATH", "install the package `graphviz`")

@@ -37,7 +37,7 @@ def read_entry(store: Store, name: str) -> Any | None:
         # Ours, by its checksum: limits would cost more than the rest of an idle apply.
         data = json.loads(text)
         for path, stat in data["files"].items():
-            if list(file_stat(path)) != stat:
+            if [*file_stat(path)] != stat:
                 return None
         return data["value"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

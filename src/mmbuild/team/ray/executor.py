@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.execution.events import Event, EventKind, Options, Sink
+from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.execution.executor import Running
+from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity, check_fits
 from mmbuild.core.execution.staging import staging
 from mmbuild.core.graph.action import Action, Resources
