@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.action_cache import load_cache
 from mmbuild.core.store.verify import check_store
-from support.projects.cluster import Raylets, Shop, raylets
-from support.projects.workshop import Workshop
+from support.projects.cluster import ClusterWorkspace, Raylets, raylets
+from support.projects.workspace import Workspace
 from support.steps.trivial import action
 
 _WIDE = 6
@@ -49,16 +49,16 @@ def graph(text: str) -> RecipeGraph:
     return RecipeGraph("r", (*first, *second, *third, last), last.definition_key)
 
 
-def artifacts(shop: Workshop) -> dict[str, str]:
-    return {key: record.digest for key, record in load_cache(shop.store).by_key.items()}
+def artifacts(workspace: Workspace) -> dict[str, str]:
+    return {key: record.digest for key, record in load_cache(workspace.store).by_key.items()}
 
 
 def one_round(cluster: Raylets, place: Path, chance: random.Random, counts: Counts, *, own: bool) -> None:
     """``own``: the nodes that are killed have a store of their own."""
-    wanted, undisturbed = graph(place.name), Workshop(place / "undisturbed")
+    wanted, undisturbed = graph(place.name), Workspace(place / "undisturbed")
     undisturbed.apply(wanted)
     (place / "shared").mkdir()
-    shop = cluster.shop(place / "driver", f"file://{place / 'shared'}" if own else "")
+    workspace = cluster.workspace(place / "driver", f"file://{place / 'shared'}" if own else "")
     environment = {"MMBUILD_NODE_STORE": str(place / "own")} if own else {}
     with cluster.more(2, env_vars=environment) as nodes:
 
@@ -69,17 +69,17 @@ def one_round(cluster: Raylets, place: Path, chance: random.Random, counts: Coun
 
         killer = threading.Thread(target=kill_them)
         killer.start()
-        result = shop.apply(wanted, keep_going=True)
+        result = workspace.apply(wanted, keep_going=True)
         killer.join()
-    _count(shop, undisturbed, counts, failed=not result.ok)
+    _count(workspace, undisturbed, counts, failed=not result.ok)
     counts.killed += len(nodes)
 
 
-def _count(shop: Shop, undisturbed: Workshop, counts: Counts, *, failed: bool) -> None:
-    counts.lost += shop.warnings().count("MM845")
+def _count(workspace: ClusterWorkspace, undisturbed: Workspace, counts: Counts, *, failed: bool) -> None:
+    counts.lost += workspace.warnings().count("MM845")
     counts.failed += failed
-    counts.differing += artifacts(shop) != artifacts(undisturbed)
-    counts.damaged += bool(check_store(shop.store).faults)
+    counts.differing += artifacts(workspace) != artifacts(undisturbed)
+    counts.damaged += bool(check_store(workspace.store).faults)
 
 
 def main(arguments: list[str]) -> int:

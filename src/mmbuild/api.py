@@ -86,9 +86,9 @@ def plan_graphs(
     store: Store,
     build_dir: str | Path = "build",
     *,
-    elsewhere: Find | None = None,
+    remote: Find | None = None,
 ) -> Plan:
-    """Decide what an apply of ``graphs`` would do; ``elsewhere`` None means the shared store that is configured."""
+    """Decide what an apply of ``graphs`` would do; ``remote`` None means the shared store that is configured."""
     from mmbuild.core.graph.planner import make_plan
     from mmbuild.core.graph.rebuild_reasons import reasons_from
     from mmbuild.core.store.action_cache import load_cache
@@ -99,7 +99,7 @@ def plan_graphs(
         return open_shared(store)
 
     why, place = reasons_from(store), Path(build_dir).absolute()
-    return make_plan(graphs, store, load_cache(store), place, why, elsewhere or configured)
+    return make_plan(graphs, store, load_cache(store), place, why, remote or configured)
 
 
 def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere, **changes: Any) -> Result:
@@ -176,7 +176,7 @@ def _steps_of(plan: Plan) -> Mapping[str, StepSpec]:
 
 def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]]:
     """With the shared store, where there is one: see :func:`mmbuild.team.remote_cache.sync.sharing`."""
-    if plan.elsewhere is None:
+    if plan.remote is None:
         return nullcontext((plan, sink))
     from mmbuild.team.remote_cache.sync import sharing
 
@@ -189,7 +189,7 @@ def _capacity(plan: Plan, jobs: int | None) -> Capacity:
     from mmbuild.core.execution.resources import Capacity, machine_cores, machine_memory
 
     cores = machine_cores()
-    wanted = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
-    gpus = (visible_gpus() or ()) if wanted else ()
+    required = any(planned.record is None and planned.action.resources.gpus for planned in plan.actions)
+    gpus = (visible_gpus() or ()) if required else ()
     uuids = tuple(gpu.uuid for gpu in gpus)
     return Capacity(cores, machine_memory(), uuids, max(1, jobs or cores), least_memory(gpus))

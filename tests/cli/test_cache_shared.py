@@ -39,8 +39,8 @@ def verdicts(text):
 def test_ci_publishes_and_people_read(machines):
     ci, person = machines
     ci.environment["CI"] = "true"
-    told = ci.run("apply", RECIPE).stderr
-    assert told.count("published") == 8
+    reported = ci.run("apply", RECIPE).stderr
+    assert reported.count("published") == 8
     assert verdicts(person.run("plan", RECIPE).stdout)["assemble"] == "pull"
     done = person.run("apply", RECIPE, "--json").stdout
     events = [json.loads(line) for line in done.splitlines()]
@@ -118,6 +118,6 @@ def test_verbs_of_the_shared_store_say_that_none_is_configured(tmp_path):
 def test_faults_of_the_configuration_are_told_with_their_place(machines, tmp_path, text, said):
     one, _ = machines
     (tmp_path / "one.yaml").write_text(text)
-    told = one.run("plan", RECIPE, status=1).stderr
-    assert "one.yaml:1:" in told
-    assert said in told
+    reported = one.run("plan", RECIPE, status=1).stderr
+    assert "one.yaml:1:" in reported
+    assert said in reported

@@ -20,10 +20,10 @@ def project(tmp_path, monkeypatch, capsys):
 
 def test_shards_build_every_variant_once_and_end_as_told(tmp_path):
     machines = Project(tmp_path)
-    told = json.loads(machines.run("ci", *RECIPES, "--shards", 2, "--json").stdout)
-    assert {name for shard in told["shards"] for name in shard["variants"]} == NAMES
-    assert told["makespan"] >= told["bound"] >= told["critical"]
-    for shard in told["shards"]:
+    reported = json.loads(machines.run("ci", *RECIPES, "--shards", 2, "--json").stdout)
+    assert {name for shard in reported["shards"] for name in shard["variants"]} == NAMES
+    assert reported["makespan"] >= reported["bound"] >= reported["critical"]
+    for shard in reported["shards"]:
         at = shard["index"]
         words = ("--shards", 2, "--index", at, "--store", f"store{at}", "--build-dir", f"build{at}")
         machines.run("ci", *RECIPES, *words)
@@ -32,8 +32,8 @@ def test_shards_build_every_variant_once_and_end_as_told(tmp_path):
         assert len(journal) == len(shard["actions"])
     machines.run("ci", *RECIPES, "--save-times", "times.json", "--store", "store1")
     times = json.loads((tmp_path / "times.json").read_text())["seconds"]
-    assert set(times) <= {label for shard in told["shards"] for label in shard["actions"]}
-    assert len(times) >= len(told["shards"][0]["actions"])
+    assert set(times) <= {label for shard in reported["shards"] for label in shard["actions"]}
+    assert len(times) >= len(reported["shards"][0]["actions"])
     text = machines.run("ci", *RECIPES, "--shards", 2, "--times", "times.json").stdout
     assert "all done after" in text
     assert sum(text.count(f"\n  {name}\n") for name in NAMES) == 3

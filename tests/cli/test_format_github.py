@@ -46,9 +46,9 @@ def test_a_failed_action_stands_beside_its_line_with_its_log_folded(project, sum
     assert log[log.index(f"::{token}::") :][:2] == [f"::{token}::", "::endgroup::"]
     assert any("ZeroDivisionError" in line for line in log)
     assert "error: " in done.stderr
-    told = summary.read_text()
-    assert "failed: quantize" in told
-    assert f"- `{LABEL}` MM310: " in told
+    reported = summary.read_text()
+    assert "failed: quantize" in reported
+    assert f"- `{LABEL}` MM310: " in reported
 
 
 def test_an_apply_that_went_well_is_a_row_of_the_summary(project, summary):

@@ -24,8 +24,8 @@ def test_applies_are_listed_with_counts(tmp_path):
         "saved",
         "builds",
     ]
-    told = [[*re.split(r"  +", row)[3:5], re.split(r"  +", row)[7]] for row in rows[1:-1]]
-    assert told[:2] == [["8", "0", NAME], ["5", "3", NAME]]
+    lines = [[*re.split(r"  +", row)[3:5], re.split(r"  +", row)[7]] for row in rows[1:-1]]
+    assert lines[:2] == [["8", "0", NAME], ["5", "3", NAME]]
     assert rows[-1].startswith("3 applies took ")
     assert len(project.run("history", "-n", "1").stdout.splitlines()) == 3
     found = [

@@ -30,7 +30,7 @@ def pictures(tmp_path):
     return found
 
 
-def asked(capsys, *arguments, status=0):
+def run_output(capsys, *arguments, status=0):
     assert main(["run", *arguments]) == status
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
@@ -39,25 +39,25 @@ def asked(capsys, *arguments, status=0):
 
 def test_a_plain_question_is_answered_on_stdout_and_nothing_else_is_said(engine, pictures, capsys):
     (image, answer), _ = pictures
-    told = asked(capsys, engine, "--image", image, "--prompt", "how many ?")
-    assert told.out == answer + "\n"
-    assert told.err == ""
+    reported = run_output(capsys, engine, "--image", image, "--prompt", "how many ?")
+    assert reported.out == answer + "\n"
+    assert reported.err == ""
 
 
 def test_several_images_make_a_batch_with_a_line_each(engine, pictures, capsys):
     images = [word for path, _ in pictures for word in ("--image", path)]
-    told = asked(capsys, engine, *images, "--prompt", "how many ?")
-    assert told.out.splitlines() == [answer for _, answer in pictures]
+    reported = run_output(capsys, engine, *images, "--prompt", "how many ?")
+    assert reported.out.splitlines() == [answer for _, answer in pictures]
 
 
 def test_a_stream_prints_the_same(engine, pictures, capsys):
     arguments = [engine, "--image", pictures[0][0], "--prompt", "describe the picture ."]
-    assert asked(capsys, *arguments, "--stream").out == asked(capsys, *arguments).out
+    assert run_output(capsys, *arguments, "--stream").out == run_output(capsys, *arguments).out
 
 
 def test_json_holds_answers_tokens_and_profile(engine, pictures, capsys):
-    told = asked(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--json")
-    data = json.loads(told.out)
+    reported = run_output(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--json")
+    data = json.loads(reported.out)
     (answer,) = data["answers"]
     assert answer["text"] == pictures[0][1]
     assert answer["prompt"] == "how many ?"
@@ -66,10 +66,10 @@ def test_json_holds_answers_tokens_and_profile(engine, pictures, capsys):
 
 
 def test_a_profile_goes_to_stderr(engine, pictures, capsys):
-    told = asked(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--profile")
-    assert told.out == pictures[0][1] + "\n"
+    reported = run_output(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--profile")
+    assert reported.out == pictures[0][1] + "\n"
     for word in ("visual", "prefill", "per token", "tokens/s", "peak memory"):
-        assert word in told.err
+        assert word in reported.err
 
 
 @pytest.mark.parametrize(
@@ -133,12 +133,12 @@ def places(engine, tmp_path):
     ],
 )
 def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code, words):
-    told = asked(capsys, *(places.get(word, word) for word in arguments), status=status)
-    assert told.out == ""
-    assert told.err.startswith("error: ")
-    assert f"[{code}]" in told.err
-    assert words in told.err
-    assert len(told.err.splitlines()) < 12
+    reported = run_output(capsys, *(places.get(word, word) for word in arguments), status=status)
+    assert reported.out == ""
+    assert reported.err.startswith("error: ")
+    assert f"[{code}]" in reported.err
+    assert words in reported.err
+    assert len(reported.err.splitlines()) < 12
 
 
 def test_a_page_is_read_without_a_question_greedily_and_by_beams(tmp_path, capsys):
@@ -146,10 +146,10 @@ def test_a_page_is_read_without_a_question_greedily_and_by_beams(tmp_path, capsy
     (page,) = ask("nougat", 5, 1, held_out=True)
     path = tmp_path / "page.png"
     page.pictures[0].save(path)
-    told = asked(capsys, built, "--image", str(path))
-    assert told.out.strip() == page.answer
-    assert asked(capsys, built, "--image", str(path), "--num-beams", "2").out == told.out
-    refused = asked(capsys, built, "--image", str(path), "--prompt", "what ?", status=1)
+    reported = run_output(capsys, built, "--image", str(path))
+    assert reported.out.strip() == page.answer
+    assert run_output(capsys, built, "--image", str(path), "--num-beams", "2").out == reported.out
+    refused = run_output(capsys, built, "--image", str(path), "--prompt", "what ?", status=1)
     assert "takes no question" in refused.err
 
 
@@ -161,13 +161,13 @@ def test_a_question_about_two_pictures(tmp_path, capsys):
         path = tmp_path / f"{number}.png"
         picture.save(path)
         words += ["--image", str(path)]
-    told = asked(capsys, built, "--together", *words, "--prompt", asked_about.prompt)
-    assert told.out.strip() == asked_about.answer
+    reported = run_output(capsys, built, "--together", *words, "--prompt", asked_about.prompt)
+    assert reported.out.strip() == asked_about.answer
 
 
 def test_settings_of_the_model_are_obeyed_unless_they_are_to_be_ignored(engine, pictures, tmp_path, capsys):
     question = ("--image", pictures[0][0], "--prompt", "how many ?")
-    (answer,) = json.loads(asked(capsys, engine, *question, "--json").out)["answers"]
+    (answer,) = json.loads(run_output(capsys, engine, *question, "--json").out)["answers"]
     settings = {"suppress_tokens": answer["token_ids"]}
     held = str(
         relaid(
@@ -177,16 +177,16 @@ def test_settings_of_the_model_are_obeyed_unless_they_are_to_be_ignored(engine, 
             settings_not_applied={"guidance_scale": 1.5},
         )
     )
-    told = asked(capsys, held, *question, "--json")
-    (other,) = json.loads(told.out)["answers"]
+    reported = run_output(capsys, held, *question, "--json")
+    (other,) = json.loads(reported.out)["answers"]
     assert not set(other["token_ids"]) & set(answer["token_ids"])
-    assert told.err.startswith(
+    assert reported.err.startswith(
         "warning: the model sets `guidance_scale` to 1.5, which the engine does not apply: "
     )
-    assert "[MM720]" in told.err
-    told = asked(capsys, held, *question, "--ignore-generation-config")
-    assert told.out == asked(capsys, engine, *question).out
-    assert told.err == ""
+    assert "[MM720]" in reported.err
+    reported = run_output(capsys, held, *question, "--ignore-generation-config")
+    assert reported.out == run_output(capsys, engine, *question).out
+    assert reported.err == ""
 
 
 def test_a_model_s_length_penalty_holds_until_another_is_asked_for(tmp_path, capsys):
@@ -197,7 +197,7 @@ def test_a_model_s_length_penalty_holds_until_another_is_asked_for(tmp_path, cap
     # So much that the emptiest answer wins.
     held = str(relaid(built, tmp_path / "held", generation_settings={"length_penalty": -50.0}))
     found = [
-        json.loads(asked(capsys, directory, *question, *more).out)["answers"][0]["text"]
+        json.loads(run_output(capsys, directory, *question, *more).out)["answers"][0]["text"]
         for directory, more in (
             (str(built), ()),
             (held, ()),
@@ -214,10 +214,10 @@ def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, caps
     description = json.loads((demo_directory() / "engine.json").read_text())
     description["llm"]["quant_algo"] = "FP8"
     (tmp_path / "engine.json").write_text(json.dumps(description))
-    told = asked(
+    reported = run_output(
         capsys, str(tmp_path), "--no-check", "--prompt", "how many ?", status=1
     )  # there is nothing but engine.json
-    assert told.err.startswith(
+    assert reported.err.startswith(
         "note: fp8 on a CPU is emulated: weights are rounded to float8, activations are not"
     )
 

@@ -40,31 +40,31 @@ def questions(pictures):
 
 
 def test_an_engine_of_full_precision_gives_the_same_answers(build, pictures, capsys):
-    told = verified(capsys, build, "--model", DEMO, *questions(pictures))
-    assert "4 of 4 answers have the same tokens up to the end token" in told.out
-    assert str(build / "report.json") in told.err
+    reported = verified(capsys, build, "--model", DEMO, *questions(pictures))
+    assert "4 of 4 answers have the same tokens up to the end token" in reported.out
+    assert str(build / "report.json") in reported.err
     report = json.loads((build / "report.json").read_text())
     assert report["summary"]["identical"] == report["summary"]["questions"] == 4
     assert report["summary"]["answer_agreement"] == 1.0
     for entry in report["questions"]:
         assert entry["reference_tokens"] == entry["engine_tokens"]
         count = len(entry["engine_tokens"])
-        assert f"{count}/{count}" in told.out
+        assert f"{count}/{count}" in reported.out
 
 
 def test_without_pictures_and_prompts_it_makes_its_own(build, capsys):
-    told = verified(capsys, build, "--model", DEMO, "--max-new-tokens", 4, "--json")
-    report = json.loads(told.out)
+    reported = verified(capsys, build, "--model", DEMO, "--max-new-tokens", 4, "--json")
+    report = json.loads(reported.out)
     assert {entry["image"] for entry in report["questions"]} == {1, 2}
     assert report["max_new_tokens"] == 4
     assert max(len(entry["reference_tokens"]) for entry in report["questions"]) == 4
 
 
 def test_an_answer_is_compared_up_to_its_end(build, pictures, capsys):
-    told = verified(
+    reported = verified(
         capsys, build, "--model", DEMO, "--image", pictures[0], "--prompt", "how many ?", "--json"
     )
-    (entry,) = json.loads(told.out)["questions"]
+    (entry,) = json.loads(reported.out)["questions"]
     assert len(entry["engine_tokens"]) == 2
     assert len(entry["answers"]["engine"].split()) == 1
 
@@ -80,9 +80,9 @@ def test_the_report_goes_where_it_is_wanted(build, pictures, tmp_path, capsys):
 
 def test_a_report_that_cannot_be_written_is_told(build, pictures, tmp_path, capsys):
     out = tmp_path / "no" / "such" / "directory.json"
-    told = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out, status=1)
-    assert "[MM562]" in told.err
-    assert str(out) in told.err
+    reported = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out, status=1)
+    assert "[MM562]" in reported.err
+    assert str(out) in reported.err
 
 
 def test_an_engine_that_disagrees_fails_and_shows_both_logits(build, pictures, tmp_path, capsys):
@@ -92,11 +92,11 @@ def test_an_engine_that_disagrees_fails_and_shows_both_logits(build, pictures, t
     head = next(name for name in weights if name.endswith("lm_head.weight"))
     # Another row for every word: what was most likely no longer is.
     save_file({**weights, head: weights[head].roll(1, 0).contiguous()}, model / "model.safetensors")
-    told = verified(capsys, build, "--model", model, *questions(pictures), status=1)
-    assert "[MM560]" in told.err
-    assert "transformers has `" in told.err
-    assert "the engine has `" in told.err
-    assert "first difference" in told.out
+    reported = verified(capsys, build, "--model", model, *questions(pictures), status=1)
+    assert "[MM560]" in reported.err
+    assert "transformers has `" in reported.err
+    assert "the engine has `" in reported.err
+    assert "first difference" in reported.out
     assert json.loads((build / "report.json").read_text())["summary"]["identical"] < 4
 
 
@@ -107,8 +107,8 @@ def int4(tmp_path):
 
 
 def test_a_quantized_engine_keeps_to_the_gates_of_its_precision(int4, pictures, capsys):
-    told = verified(capsys, int4, "--model", DEMO, *questions(pictures), "--json")
-    report = json.loads(told.out)
+    reported = verified(capsys, int4, "--model", DEMO, *questions(pictures), "--json")
+    report = json.loads(reported.out)
     summary = report["summary"]
     assert summary["quant_algo"] == "W4A16"
     assert 0 < summary["mean_kl"] <= summary["max_kl"]
@@ -131,11 +131,11 @@ def test_scales_that_went_to_the_wrong_rows_are_refused(int4, pictures, capsys):
     rank.unlink()  # it may be a link to what other tests read
     save_file({**weights, wrong: weights[wrong].flip(0).contiguous() * 8}, rank)
     assert "`llm/rank0.safetensors` has" in verified(capsys, int4, "--model", DEMO, status=1).err
-    told = verified(capsys, int4, "--no-check", "--model", DEMO, *questions(pictures), status=1)
-    assert "[MM590]" in told.err
-    assert "max_kl" in told.err
-    assert "at most 0.06" in told.err
-    assert "gate FAILED: max_kl" in told.out
+    reported = verified(capsys, int4, "--no-check", "--model", DEMO, *questions(pictures), status=1)
+    assert "[MM590]" in reported.err
+    assert "max_kl" in reported.err
+    assert "at most 0.06" in reported.err
+    assert "gate FAILED: max_kl" in reported.out
     assert "failed" in (int4 / "report.html").read_text()
 
 
@@ -146,32 +146,32 @@ def recorded(build, **entry):
 def test_gates_are_those_that_apply_judged_by(int4, pictures, capsys):
     gates = {"max_kl": {"bound": 0.0, "origin": "recipe"}}
     recorded(int4, step="verify", params={"gates": gates, "weights": "model"})
-    told = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]), status=1)
-    assert "at most 0," in told.err
-    assert "max_perplexity_ratio" not in told.err
+    reported = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]), status=1)
+    assert "at most 0," in reported.err
+    assert "max_perplexity_ratio" not in reported.err
 
 
 def test_random_weights_are_measured_and_not_judged(int4, pictures, capsys):
     recorded(int4, step="download", params={"kind": "dummy"})
-    told = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]))
-    assert "the weights are random" in told.out
+    reported = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]))
+    assert "the weights are random" in reported.out
     assert json.loads((int4 / "report.json").read_text())["gates"] == []
 
 
 def test_a_build_whose_manifest_is_gone_is_refused_and_unchecked_needs_a_model(build, tmp_path, capsys):
     (build / "manifest.json").unlink()
     assert "[MM760]" in verified(capsys, build, status=1).err
-    told = verified(capsys, build, "--no-check", "--store", tmp_path / "store", status=1)
-    assert "[MM561]" in told.err
-    assert "--model" in told.err
+    reported = verified(capsys, build, "--no-check", "--store", tmp_path / "store", status=1)
+    assert "[MM561]" in reported.err
+    assert "--model" in reported.err
 
 
 def test_a_model_that_the_store_lost_is_told(build, tmp_path, capsys):
     entry = {"step": "download", "artifact": "0" * 64}
     with_manifest(build, actions=[entry])
-    told = verified(capsys, build, "--store", tmp_path / "store", status=1)
-    assert "[MM561]" in told.err
-    assert str(tmp_path / "store") in told.err
+    reported = verified(capsys, build, "--store", tmp_path / "store", status=1)
+    assert "[MM561]" in reported.err
+    assert str(tmp_path / "store") in reported.err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"actions": 7}', '{"actions": [{}]}'])
@@ -185,9 +185,9 @@ def test_a_damaged_manifest_is_refused_and_unchecked_as_good_as_none(build, tmp_
 
 def test_a_model_directory_without_weights_is_told(build, tmp_path, pictures, capsys):
     (tmp_path / "model").mkdir()
-    told = verified(capsys, build, "--model", tmp_path / "model", *questions(pictures), status=1)
-    assert "[MM563]" in told.err
-    assert str(tmp_path / "model") in told.err
+    reported = verified(capsys, build, "--model", tmp_path / "model", *questions(pictures), status=1)
+    assert "[MM563]" in reported.err
+    assert str(tmp_path / "model") in reported.err
 
 
 def test_what_is_no_engine_is_told(tmp_path, capsys):

@@ -74,8 +74,8 @@ def test_options_may_name_variables(config, monkeypatch):
 def test_nothing_secret_is_shown():
     found = Settings(URL, options={"client_kwargs": {"headers": {"Authorization": "Bearer tok-123456"}}})
     assert found.shown == "https://host/path"
-    told = found.redact(f"cannot reach {URL}: sent Bearer tok-123456 as me:hunter22 with token=abcdef123")
-    assert told == "cannot reach https://host/path: sent *** as me:*** with ***"
+    reported = found.redact(f"cannot reach {URL}: sent Bearer tok-123456 as me:hunter22 with token=abcdef123")
+    assert reported == "cannot reach https://host/path: sent *** as me:*** with ***"
     assert "tok-123456" not in repr(found)
 
 

@@ -20,9 +20,9 @@ def tool(tmp_path_factory):
 @pytest.fixture(scope="module")
 def int4(tool):
     """The recipe as it is, applied: what was planned, what ran, the manifest, the verify report."""
-    told = json.loads((tool.root / "told.json").read_text())
+    reported = json.loads((tool.root / "told.json").read_text())
     report = json.loads((tool.engine / "verify" / "report.json").read_text())
-    return {**told, "manifest": tool.manifest(), "report": report}
+    return {**reported, "manifest": tool.manifest(), "report": report}
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def answers(tool, int4, tmp_path_factory):
     """Questions about two new pictures: (right answer, answer)."""
     assert int4["ran"]
     directory = tmp_path_factory.mktemp("pictures")
-    asked, arguments = [], []
+    requested, arguments = [], []
     for number, (picture, questions) in enumerate(drawn(4711, 2, held_out=True)):
         path = directory / f"{number}.png"
         picture.save(path)
         for question in (questions[0], questions[-1]):
-            asked.append(question.answer)
+            requested.append(question.answer)
             arguments += ["--image", path, "--prompt", question.text]
-    return list(zip(asked, tool.run("run", tool.engine, *arguments).stdout.splitlines(), strict=True))
+    return list(zip(requested, tool.run("run", tool.engine, *arguments).stdout.splitlines(), strict=True))
 
 
 def test_a_first_apply_runs_every_action_once(int4):
@@ -68,8 +68,8 @@ def test_verify_compared_the_recipe_s_questions_about_its_pictures(int4):
 
 
 def test_the_verb_verify_finds_model_and_questions_by_the_manifest(tool, int4):
-    told = tool.run("verify", tool.engine, "--store", tool.root / "store", "--json")
-    report = json.loads(told.stdout)
+    reported = tool.run("verify", tool.engine, "--store", tool.root / "store", "--json")
+    report = json.loads(reported.stdout)
     assert json.loads((tool.engine / "report.json").read_text()) == report
     for name in ("image", "prompt", "answers", "engine_tokens", "reference_tokens"):
         of_step = [entry[name] for entry in int4["report"]["questions"]]
@@ -92,13 +92,13 @@ def test_an_engine_that_fails_a_gate_is_kept_aside_and_other_gates_only_judge(in
     assert int4["ran"]
     there = Tool(tool.root, "elsewhere")
     strict = ["--set", "gates.max_kl=0"]
-    told = there.run("apply", RECIPE, *strict, *there.places, status=1).stderr
-    assert "[MM590]" in told
+    reported = there.run("apply", RECIPE, *strict, *there.places, status=1).stderr
+    assert "[MM590]" in reported
     assert re.search(
-        r"max_kl: mean KL over the answers \S+ nats, at most 0, \S+ too much \(9 questions, ", told
+        r"max_kl: mean KL over the answers \S+ nats, at most 0, \S+ too much \(9 questions, ", reported
     )
     aside = there.engine.with_name(f"{NAME}.refused")
-    assert f"the refused engine: {aside}" in told
+    assert f"the refused engine: {aside}" in reported
     assert "failed" in (aside / "verify" / "report.html").read_text()
     assert not there.engine.exists()
     # What is kept can be judged again and compared.

@@ -80,14 +80,14 @@ def host(tmp_path: Path, toolchains: dict[str, dict[str, object]]) -> Host:
 
 def test_without_tensorrt_llm_apply_stops_before_any_download(tmp_path: Path) -> None:
     host = Host(tmp_path)
-    told = host.apply(status=1).stderr
-    assert "MM702" in told
-    assert "TensorRT-LLM 1.2, which is not ready on this host; nothing was downloaded" in told
-    assert "environment  not configured" in told
-    assert "mmbuild config set-toolchain 1.2" in told
-    assert "--set engine.backend=torch" in told
-    assert len(told.splitlines()) < 24
-    assert max(map(len, told.splitlines())) < 200
+    reported = host.apply(status=1).stderr
+    assert "MM702" in reported
+    assert "TensorRT-LLM 1.2, which is not ready on this host; nothing was downloaded" in reported
+    assert "environment  not configured" in reported
+    assert "mmbuild config set-toolchain 1.2" in reported
+    assert "--set engine.backend=torch" in reported
+    assert len(reported.splitlines()) < 24
+    assert max(map(len, reported.splitlines())) < 200
     assert host.downloaded() == []
 
 
@@ -121,8 +121,8 @@ def test_with_tensorrt_llm_it_is_built_asked_and_left_alone(host: Host, version:
 
     picture = host.root / "a picture.png"
     picture.write_bytes(b"no decoder looks at it")
-    asked = host.run("run", host.engine, "--image", picture, "--prompt", "how many?")
-    assert asked.stdout == "a stand-in has no answer\n"
+    requested = host.run("run", host.engine, "--image", picture, "--prompt", "how many?")
+    assert requested.stdout == "a stand-in has no answer\n"
 
     assert "up to date" in host.apply(*chosen).stderr
     compat = json.loads(host.run("compat", host.engine, "--json").stdout)
@@ -139,11 +139,11 @@ def test_another_precision_keeps_the_visual_engine(host: Host) -> None:
 
 def test_options_of_the_embedded_engine_are_refused_for_engines_of_tensorrt_llm(host: Host) -> None:
     host.apply(*SMALL)
-    told = host.run("run", host.engine, "--prompt", "why", "--temperature", "0.5", status=2).stderr
-    assert "MM705" in told
-    assert "--temperature" in told
-    told = host.run("verify", host.engine, "--prompt", "why", status=2).stderr
-    assert "MM705" in told
+    reported = host.run("run", host.engine, "--prompt", "why", "--temperature", "0.5", status=2).stderr
+    assert "MM705" in reported
+    assert "--temperature" in reported
+    reported = host.run("verify", host.engine, "--prompt", "why", status=2).stderr
+    assert "MM705" in reported
 
 
 def test_an_engine_is_not_asked_where_its_toolchain_is_not(host: Host) -> None:
@@ -153,17 +153,17 @@ def test_an_engine_is_not_asked_where_its_toolchain_is_not(host: Host) -> None:
 
 
 def test_a_gpu_of_another_architecture_is_told_before_anything_runs(host: Host) -> None:
-    told = host.apply(*SMALL, "--set=target={device: cuda, sm: 80}", status=1).stderr
-    assert "MM702" in told
-    assert "target.sm is 80" in told
+    reported = host.apply(*SMALL, "--set=target={device: cuda, sm: 80}", status=1).stderr
+    assert "MM702" in reported
+    assert "target.sm is 80" in reported
     assert host.downloaded() == []
 
 
 def test_a_gpu_that_is_too_small_is_told_before_anything_runs(host: Host) -> None:
     host.variables |= gpus(mib=100)
-    told = host.apply(*SMALL, status=1).stderr
-    assert "MM317" in told
-    assert "of GPU memory, a GPU here has 0.1 GB" in told
+    reported = host.apply(*SMALL, status=1).stderr
+    assert "MM317" in reported
+    assert "of GPU memory, a GPU here has 0.1 GB" in reported
     assert host.downloaded() == []
     host.apply(*SMALL, "--ignore-estimates")
 
@@ -180,10 +180,10 @@ def test_a_wrong_pin_is_told_with_the_command_that_mends_it(
         text.replace(metadata.name.split("-")[1].removesuffix(".dist"), "9.0.0"), "utf-8"
     )
     try:
-        told = host.apply(*SMALL, status=1).stderr
-        assert "tensorrt " in told
-        assert "9.0.0" in told
-        assert "pip install" in told
+        reported = host.apply(*SMALL, status=1).stderr
+        assert "tensorrt " in reported
+        assert "9.0.0" in reported
+        assert "pip install" in reported
     finally:
         wrong.rename(metadata)
         (metadata / "METADATA").write_text(text, "utf-8")
@@ -195,9 +195,9 @@ def test_a_failing_command_ends_apply_with_its_own_words_and_keeps_what_is_done(
     entry = {**toolchains["1.2"], "variables": {"STANDIN_FAULTS": "table"}}
     faulty = configure(tmp_path / "faulty.yaml", {"1.2": entry})
     right, host.variables["MMBUILD_CONFIG"] = host.variables["MMBUILD_CONFIG"], str(faulty)
-    told = host.apply(*SMALL, status=1).stderr
-    assert "MM653" in told
-    assert "max_prompt_embedding_table_size" in told
+    reported = host.apply(*SMALL, status=1).stderr
+    assert "MM653" in reported
+    assert "max_prompt_embedding_table_size" in reported
     host.variables["MMBUILD_CONFIG"] = right
     host.apply(*SMALL)
 
@@ -211,8 +211,8 @@ def test_a_container_sees_what_its_commands_need_and_nothing_more(
     host.variables["MMBUILD_CONFIG"] = str(configured)
     host.variables["PATH"] = f"{tmp_path / 'engines'}{os.pathsep}{host.variables['PATH']}"
     host.apply(*SMALL, "--set=engine.tensor_parallel=2")
-    asked = host.run("run", host.engine, "--prompt", "how many?", "--json")
-    assert json.loads(asked.stdout)["answers"][0]["text"] == "a stand-in has no answer"
+    requested = host.run("run", host.engine, "--prompt", "how many?", "--json")
+    assert json.loads(requested.stdout)["answers"][0]["text"] == "a stand-in has no answer"
     assert host.run("verify", host.engine).stdout == "a stand-in has no answer\n"
 
 

@@ -90,13 +90,13 @@ def descendants(pid):
 def finished(root, killed):
     """Two applies at once after the kill: the events of each."""
     processes = [start(root) for _ in range(2)]
-    told = []
+    lines = []
     for process in processes:
         out, err = process.communicate(timeout=400)
         assert process.returncode == 0, err
-        told.append([json.loads(line) for line in out.splitlines()])
+        lines.append([json.loads(line) for line in out.splitlines()])
     assert killed <= STEPS
-    return told
+    return lines
 
 
 def test_a_kill_during_the_compile_costs_the_compile_only(killed, finished):

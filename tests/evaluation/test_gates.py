@@ -62,7 +62,7 @@ def test_every_failed_gate_is_told_and_no_other():
 
 
 def test_an_answer_that_is_equal_to_its_end_counts_for_the_whole_length():
-    one = question(0.01, lost=0.01, prefix=2, tokens=2, asked=30)
+    one = question(0.01, lost=0.01, prefix=2, tokens=2, requested=30)
     found = gates.measure_quantities([one])
     assert found["max_kl"]["value"] == pytest.approx(0.01)
     assert found["max_perplexity_ratio"]["value"] == pytest.approx(math.exp(0.01))

@@ -54,7 +54,7 @@ def shown(measures, weights="model", small=None, **stated):
 def test_it_is_well_formed_and_says_what_was_found():
     text = shown(reports.measures([0.01, 0.5, 0.3]), max_kl=0.1)
     seen = Page(text)
-    told = " ".join(seen.text)
+    message = " ".join(seen.text)
     for words in (
         "max_kl",
         "0.27",
@@ -64,7 +64,7 @@ def test_it_is_well_formed_and_says_what_was_found():
         "transformers 5.17.0",
         "float32, W4A16",
     ):
-        assert words in told
+        assert words in message
     assert seen.seen.count("svg") == 2
 
 
@@ -91,8 +91,8 @@ def test_what_models_and_people_say_is_text():
 
 def test_a_picture_is_shown_once_small_with_both_answers():
     image = Image.new("RGB", (600, 300), (1, 2, 3))
-    asked = [question(0.1, answers=("a cat", "a dog")), question(0.1, prompt=None)]
-    seen = Page(shown(reports.of(asked), small={1: thumbnails.small(image)}))
+    requested = [question(0.1, answers=("a cat", "a dog")), question(0.1, prompt=None)]
+    seen = Page(shown(reports.of(requested), small={1: thumbnails.small(image)}))
     (source,) = [value for name, value in seen.attributes if name == "src"]
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as small:
         assert small.size == (thumbnails.EDGE, thumbnails.EDGE // 2)

@@ -53,13 +53,13 @@ def test_a_table_has_a_column_for_each_build(tmp_path, capsys):
     whole, int4 = make(tmp_path / "whole"), make(tmp_path / "int4", "int4", (0.2, 0.4))
     assert main(["compare", str(whole), str(int4)]) == 0
     text = capsys.readouterr().out
-    told = rows(text)
-    assert told["quantization"] == ["none", "W4A16"]
-    assert told["mean KL, nats"] == ["0.015", "0.3"]
-    assert told["gates passed"] == ["2 of 2", "1 of 2"]
-    assert told["building took"] == ["3.5 s", "3.5 s"]
-    assert told["building's peak memory"] == ["300.0 MB", "300.0 MB"]
-    assert "tokens/s" not in told
+    reported = rows(text)
+    assert reported["quantization"] == ["none", "W4A16"]
+    assert reported["mean KL, nats"] == ["0.015", "0.3"]
+    assert reported["gates passed"] == ["2 of 2", "1 of 2"]
+    assert reported["building took"] == ["3.5 s", "3.5 s"]
+    assert reported["building's peak memory"] == ["300.0 MB", "300.0 MB"]
+    assert "tokens/s" not in reported
     assert "note:" not in text
     assert "\x1b" not in text
 
@@ -76,8 +76,8 @@ def test_a_kept_profile_tells_speed(tmp_path, capsys):
     build = make(tmp_path / "whole")
     ((picture, _),) = drawn(3, 1)
     picture.save(tmp_path / "a.png")
-    asked = ["--image", str(tmp_path / "a.png"), "--prompt", "how many ?"]
-    assert main(["run", str(build), *asked, "--json"]) == 0
+    requested = ["--image", str(tmp_path / "a.png"), "--prompt", "how many ?"]
+    assert main(["run", str(build), *requested, "--json"]) == 0
     (build / "profile.json").write_text(capsys.readouterr().out)
     (found,) = compare([build])["builds"]
     assert found["speed"]["tokens_per_second"] > 0
@@ -89,13 +89,13 @@ def test_a_kept_profile_tells_speed(tmp_path, capsys):
 def test_different_models_and_different_questions_are_not_comparable(tmp_path):
     first = make(tmp_path / "first")
     other = make(tmp_path / "other", model="n" * 64)
-    asked = make(tmp_path / "asked", prompt="what colour ?")
-    told = compare([first, other, asked])["notes"]
-    assert len(told) == 2
-    assert "different models" in told[0]
-    assert str(other) in told[0]
-    assert "different questions" in told[1]
-    assert str(asked) in told[1]
+    requested = make(tmp_path / "asked", prompt="what colour ?")
+    reported = compare([first, other, requested])["notes"]
+    assert len(reported) == 2
+    assert "different models" in reported[0]
+    assert str(other) in reported[0]
+    assert "different questions" in reported[1]
+    assert str(requested) in reported[1]
 
 
 def test_random_weights_have_no_quality(tmp_path):
@@ -119,10 +119,10 @@ def test_an_engine_without_manifest_and_report_has_its_precision_and_size(tmp_pa
     build = Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "bare"))
     (build / "manifest.json").unlink()
     assert main(["compare", str(build)]) == 0
-    told = rows(capsys.readouterr().out)
-    assert told["quantization"] == ["W4A16"]
-    assert "mean KL, nats" not in told
-    assert "building took" not in told
+    reported = rows(capsys.readouterr().out)
+    assert reported["quantization"] == ["W4A16"]
+    assert "mean KL, nats" not in reported
+    assert "building took" not in reported
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 2}'])
@@ -134,8 +134,8 @@ def test_a_report_that_cannot_be_read_is_told(tmp_path, text):
 
 def test_answers_of_upstream_s_runner_are_no_quality(tmp_path):
     build = make(tmp_path / "build")
-    told = {"version": 1, "summary": {"questions": 1, "compared": False}, "questions": []}
-    (build / "verify" / "report.json").write_text(json.dumps(told))
+    data = {"version": 1, "summary": {"questions": 1, "compared": False}, "questions": []}
+    (build / "verify" / "report.json").write_text(json.dumps(data))
     assert compare([build])["builds"][0]["quality"] is None
 
 

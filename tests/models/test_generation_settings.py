@@ -415,8 +415,8 @@ def test_settings_beside_a_whole_blip_2_are_reported_where_they_differ():
 def test_tensorrt_llm_s_runner_is_not_given_what_the_engine_would_obey():
     written = {"eos_token_id": [2, 7], "repetition_penalty": 1.3, "length_penalty": 2.0}
     reading = read({**written, "decoder_start_token_id": 4}, encoder_decoder=True, beams=True)
-    told = {"eos_token_id": [2, 7], "repetition_penalty": 1.3}
-    assert dict(not_passed(reading.settings, beams=False)) == told
+    data = {"eos_token_id": [2, 7], "repetition_penalty": 1.3}
+    assert dict(not_passed(reading.settings, beams=False)) == data
     found = list(runner_findings(reading, beams=True))
     assert [item.message.split("`")[3] for item in found] == list(written)
     assert {item.code for item in found} == {"MM725"}

@@ -86,22 +86,22 @@ def restated_kept(largest: list[float]) -> int:
 def test_what_repeats_is_cut_as_restated(seed: int) -> None:
     rng = random.Random(seed)
     largest = lively(rng, rng.choice([0, 20, 60, 120, 300])) + circling(rng, rng.choice([5, 100, 400, 900]))
-    assert Repetition().kept(largest, ended=False) == restated_kept(largest)
+    assert Repetition().kept_length(largest, ended=False) == restated_kept(largest)
 
 
 def test_all_three_outcomes_are_among_those_compared() -> None:
     rng = random.Random(0)
     page, circle = lively(rng, 300), circling(rng, 900)
-    assert Repetition().kept(page, ended=False) == 300
-    assert 300 < Repetition().kept(page + circle, ended=False) < 500
-    assert Repetition().kept(circle, ended=False) == 0
+    assert Repetition().kept_length(page, ended=False) == 300
+    assert 300 < Repetition().kept_length(page + circle, ended=False) < 500
+    assert Repetition().kept_length(circle, ended=False) == 0
 
 
 def test_an_answer_that_ended_by_itself_is_kept_whole() -> None:
     largest = circling(random.Random(1), 700)
-    assert Repetition().kept(largest, ended=True) == 700
+    assert Repetition().kept_length(largest, ended=True) == 700
 
 
 @pytest.mark.parametrize("steps", [0, 1, 15, 24, 25, 26])
 def test_short_answers_are_kept(steps: int) -> None:
-    assert Repetition().kept([1.0] * steps, ended=False) == steps
+    assert Repetition().kept_length([1.0] * steps, ended=False) == steps

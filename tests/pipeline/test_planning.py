@@ -34,10 +34,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def planned(root: Path, store: Store, **calibration: Any) -> Prepared:
     """The small recipe in fp8, with data of the hub."""
-    asked = {"algorithm": "fp8", "calibration": {"data": f"hf://{REPO}", "samples": 3} | calibration}
+    request = {"algorithm": "fp8", "calibration": {"data": f"hf://{REPO}", "samples": 3} | calibration}
     path = root / "recipe.yaml"
     if not path.exists():
-        load(root, RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}"))
+        load(root, RECIPE.replace("quantization: int8", f"quantization: {json.dumps(request)}"))
         write_parts(root / "model")
     return prepare(PlanOptions((path,)), store)
 
@@ -65,8 +65,8 @@ def test_a_commit_of_a_data_set_is_planned_from_the_cache_until_what_calibrates_
     real = host.installed_versions
 
     def other(*names: tuple[str, ...]) -> dict[str, str]:
-        asked = names and "nvidia-modelopt" in names[0]
-        return real(*names) | ({"nvidia-modelopt": "0.0.1"} if asked else {})
+        requested = names and "nvidia-modelopt" in names[0]
+        return real(*names) | ({"nvidia-modelopt": "0.0.1"} if requested else {})
 
     monkeypatch.setattr(host, "installed_versions", other)
     assert not planned(tmp_path, store, revision=FIRST).cached

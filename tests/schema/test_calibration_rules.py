@@ -24,8 +24,8 @@ def data(root: Path, samples: int, *, text: bool = False, directory: str = ".") 
 
 
 def recipe(algorithm: str = "fp8", **calibration: object) -> str:
-    asked = json.dumps({"algorithm": algorithm, "calibration": {"data": "data.jsonl"} | calibration})
-    return RECIPE.replace("quantization: int8", f"quantization: {asked}")
+    requested = json.dumps({"algorithm": algorithm, "calibration": {"data": "data.jsonl"} | calibration})
+    return RECIPE.replace("quantization: int8", f"quantization: {requested}")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -35,8 +35,8 @@ def test_a_recipe_with_data_is_built_and_the_data_is_a_file_of_it(tmp_path: Path
     assert codes(result) == []
     (variant,) = result.variants
     assert tmp_path / "data.jsonl" in result.files
-    told = {one.name: one for one in variant.derivations}["calibration.samples"]
-    assert (told.value, "by seed 0" in told.arithmetic) == (32, True)
+    reported = {one.name: one for one in variant.derivations}["calibration.samples"]
+    assert (reported.value, "by seed 0" in reported.arithmetic) == (32, True)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -118,8 +118,8 @@ def test_missing_data_and_a_missing_picture_are_told(tmp_path: Path) -> None:
 
 def test_data_outside_the_project_is_not_read(tmp_path: Path) -> None:
     data(tmp_path, 40, text=True, directory="elsewhere")
-    asked = recipe().replace("data.jsonl", "../elsewhere/data.jsonl")
-    assert codes(load(tmp_path / "project", asked)) == ["MM122"]
+    requested = recipe().replace("data.jsonl", "../elsewhere/data.jsonl")
+    assert codes(load(tmp_path / "project", requested)) == ["MM122"]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -141,12 +141,12 @@ def test_data_that_nothing_would_read_are_not_judged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_data_set_of_the_hub_is_named_and_not_read_to_validate(tmp_path: Path, algorithm: str) -> None:
-    asked = recipe(algorithm, data="hf://datasets/shapes/pictures", revision="main", samples=5)
-    result = load(tmp_path, asked)
+    requested = recipe(algorithm, data="hf://datasets/shapes/pictures", revision="main", samples=5)
+    result = load(tmp_path, requested)
     assert codes(result) == []
     (variant,) = result.variants
-    told = {one.name: one for one in variant.derivations}["calibration.samples"]
-    assert "hf://datasets/shapes/pictures" in told.arithmetic
+    reported = {one.name: one for one in variant.derivations}["calibration.samples"]
+    assert "hf://datasets/shapes/pictures" in reported.arithmetic
 
 
 def test_other_names_of_the_hub_and_revisions_of_files_are_told_at_their_keys(tmp_path: Path) -> None:

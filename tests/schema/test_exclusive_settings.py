@@ -45,26 +45,26 @@ def written(tmp_path: Path, settings: dict[str, Any]) -> Recipe:
 
 
 def every_case(row: Combination) -> list[dict[str, Any]]:
-    values = [[ANY[key]] if wanted == GIVEN else list(wanted) for key, wanted in row.when.items()]
+    values = [[ANY[key]] if required == GIVEN else list(required) for key, required in row.when.items()]
     return [dict(zip(row.when, case, strict=True)) for case in itertools.product(*values)]
 
 
 @pytest.mark.parametrize("row", combinations(), ids=lambda row: row.code)
 def test_it_fires_on_each_combination_and_not_where_one_key_differs(tmp_path: Path, row: Combination) -> None:
     for case in every_case(row):
-        (fault,) = row.judge(written(tmp_path, case))
+        (fault,) = row.check(written(tmp_path, case))
         assert (fault.code, fault.blame) == (row.code, tuple(row.when))
         assert "{" not in fault.message
         for key in case:
             others = {"engine.quantization.algorithm": _other_algorithm(row), **OTHER}
             if key in others and others[key] is not None:
-                assert list(row.judge(written(tmp_path, {**case, key: others[key]}))) == [], key
+                assert list(row.check(written(tmp_path, {**case, key: others[key]}))) == [], key
 
 
 def _other_algorithm(row: Combination) -> str | None:
-    wanted = row.when.get("engine.quantization.algorithm", ())
+    required = row.when.get("engine.quantization.algorithm", ())
     every = ("none", "int8", "int4", "int4_awq", "smoothquant", "fp8")
-    return next((name for name in every if name not in wanted), None)
+    return next((name for name in every if name not in required), None)
 
 
 def test_rows_have_codes_that_are_explained() -> None:

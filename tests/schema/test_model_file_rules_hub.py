@@ -61,10 +61,10 @@ def load(tmp_path: Path, recipe: str = ON_HUB, **options: Any) -> LoadResult:
 def test_small_files_are_fetched_once_and_weights_never(hub: Callable[[], Hub], tmp_path: Path) -> None:
     state = hub()
     assert codes(load(tmp_path)) == []
-    assert state.asked().keys() == SMALL
-    assert set(state.asked().values()) == {1}
+    assert state.fetch_counts().keys() == SMALL
+    assert set(state.fetch_counts().values()) == {1}
     assert codes(load(tmp_path)) == []
-    assert set(state.asked().values()) == {1}
+    assert set(state.fetch_counts().values()) == {1}
 
 
 def test_a_contradiction_is_found_before_the_download(
@@ -102,7 +102,7 @@ def test_a_large_file_is_left_to_the_download(
     edit(files / "config.json", image_token_index=301)  # which only the tokenizer shows
     state = hub()
     assert codes(load(tmp_path)) == []
-    assert state.asked().keys() == SMALL - {"tokenizer.json"}
+    assert state.fetch_counts().keys() == SMALL - {"tokenizer.json"}
 
 
 def test_offline_nothing_is_asked_for(hub: Callable[[], Hub], files: Path, tmp_path: Path) -> None:

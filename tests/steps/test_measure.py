@@ -38,8 +38,8 @@ def test_it_holds_every_question_and_no_time(out, tmp_path):
         locators[f"image{number}"] = str(tmp_path / f"{number}.png")
         picture.save(locators[f"image{number}"])
     report = run(out, locators, ["how many ?", "which shape ?"])
-    asked = [(entry["image"], entry["prompt"]) for entry in report["questions"]]
-    assert asked == [(1, "how many ?"), (1, "which shape ?"), (2, "how many ?"), (2, "which shape ?")]
+    requested = [(entry["image"], entry["prompt"]) for entry in report["questions"]]
+    assert requested == [(1, "how many ?"), (1, "which shape ?"), (2, "how many ?"), (2, "which shape ?")]
     assert report["summary"]["identical"] == 4
     assert "seconds" not in json.dumps(report)
 

@@ -48,7 +48,7 @@ def calibrated(
     algorithm: str,
     data: Path | None,
     inputs: Mapping[str, Path] = MappingProxyType({}),
-    **asked: object,
+    **requested: object,
 ) -> Path:
     out.mkdir()
     facts = facts_of("llava", {"model": disk.DEMO})
@@ -56,7 +56,7 @@ def calibrated(
         "samples": 4,
         "seed": 0,
         **({"text_only": False} if data else {"prompts": ["what ?"]}),
-        **asked,
+        **requested,
     }
     params = {
         **step_params.convert(facts, "float16", 1),
@@ -78,9 +78,9 @@ def test_a_model_and_data_become_a_calibrated_checkpoint(
 ) -> None:
     config = load_config(calibrated(tmp_path / "out", "int4_awq", data))
     assert (config.quant_algo, config.group_size, config.dtype) == ("W4A16_AWQ", 128, "float16")
-    told = capfd.readouterr().out
-    assert f"read by TensorRT-LLM {', '.join(SUPPORTED[:-1])}: their readers were run" in told
-    assert f"taken by TensorRT-LLM {SUPPORTED[-1]} by their sources; their readers were not run" in told
+    reported = capfd.readouterr().out
+    assert f"read by TensorRT-LLM {', '.join(SUPPORTED[:-1])}: their readers were run" in reported
+    assert f"taken by TensorRT-LLM {SUPPORTED[-1]} by their sources; their readers were not run" in reported
     # Nothing but the checkpoint is left behind.
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "rank0.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
@@ -103,8 +103,8 @@ def test_samples_of_a_data_set_give_what_the_same_file_here_gives(
     with serving({"llava.jsonl": ANSWERED.read_bytes(), **pictures}, tmp_path / "cache", monkeypatch):
         fetched = tmp_path / "fetched"
         fetched.mkdir()
-        asked = {"repo": REPO, "commit": FIRST, "file": None, "samples": 4, "seed": 6, "text_only": False}
-        calibration_data.run(StepContext(params=asked, out=fetched))
+        request = {"repo": REPO, "commit": FIRST, "file": None, "samples": 4, "seed": 6, "text_only": False}
+        calibration_data.run(StepContext(params=request, out=fetched))
     here = calibrated(tmp_path / "here", "fp8", ANSWERED, seed=6)
     there = calibrated(tmp_path / "there", "fp8", None, inputs={"data": fetched}, seed=6, text_only=False)
     assert (here / "rank0.safetensors").read_bytes() == (there / "rank0.safetensors").read_bytes()
@@ -120,9 +120,9 @@ def test_weight_only_scales_suit_what_each_rank_sees_of_the_inputs(
     facts = facts_of("llava", {"model": disk.DEMO})
     params = step_params.convert(facts, "float16", ranks)
     convert.run(StepContext(params=params, inputs={"model": disk.DEMO}, out=plain))
-    asked = {"samples": 4, "seed": 0, "text_only": False}
+    request = {"samples": 4, "seed": 0, "text_only": False}
     context = StepContext(
-        params={**params, "algorithm": algorithm, "image_size": [64, 64], "calibration": asked},
+        params={**params, "algorithm": algorithm, "image_size": [64, 64], "calibration": request},
         inputs={"checkpoint": plain, "model": disk.DEMO},
         locators={"data": str(ANSWERED)},
         out=out,

@@ -176,9 +176,9 @@ def failing(
     executed = Executed(recipe, root, monkeypatch)
     for action in lowered(recipe, environment).actions:
         if action.label.endswith(f"/{last}"):
-            told = json.dumps({**entry, "variables": dict(variables)})
+            reported = json.dumps({**entry, "variables": dict(variables)})
             with pytest.raises(MmbuildError) as caught:
-                executed.run(replace(action, locators={**action.locators, "environment": told}))
+                executed.run(replace(action, locators={**action.locators, "environment": reported}))
             return caught.value
         executed.run(action)
     raise AssertionError(last)

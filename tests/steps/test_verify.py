@@ -35,8 +35,8 @@ def parted(report, *, tie, quant_algo=None):
     (entry,) = report["questions"]
     summary = {**report["summary"], "quant_algo": quant_algo}
     context = {"before": "two red", "reference": "circles", "engine": "squares"}
-    asked = {**entry, "tie": tie, "difference": difference, "context": context}
-    return {**report, "summary": summary, "questions": [asked]}
+    request = {**entry, "tie": tie, "difference": difference, "context": context}
+    return {**report, "summary": summary, "questions": [request]}
 
 
 def test_an_identical_engine_passes(report):
@@ -65,8 +65,8 @@ def test_a_side_that_had_ended_is_named(report):
         "reference_logits": None,
     }
     context = {**entry["context"], "engine": None}
-    told = verify.describe({**entry, "difference": difference, "context": context})
-    assert told.endswith("transformers has `circles` (token 11), the engine ends its answer")
+    reported = verify.describe({**entry, "difference": difference, "context": context})
+    assert reported.endswith("transformers has `circles` (token 11), the engine ends its answer")
 
 
 def test_a_long_prompt_is_not_printed_whole(report):

@@ -13,11 +13,11 @@ def question(
     prefix: int = 4,
     answers: tuple[str, str] = ("two", "two"),
     tokens: int = 2,
-    asked: int = 4,
+    requested: int = 4,
     image: int = 1,
     prompt: str | None = "how many ?",
 ) -> dict[str, Any]:
-    """One question of ``asked`` tokens, answered in ``tokens``: ``kl`` and ``lost`` are nats a token.
+    """One question of ``requested`` tokens, answered in ``tokens``: ``kl`` and ``lost`` are nats a token.
 
     It differs from the engine's answer after ``prefix`` tokens where that is less than ``tokens``.
     """
@@ -26,7 +26,7 @@ def question(
         "image": image,
         "prompt": prompt,
         "answers": {"reference": answers[0], "engine": answers[1]},
-        "max_new_tokens": asked,
+        "max_new_tokens": requested,
         "tie": True if apart else None,
         "difference": {
             "position": prefix,

@@ -27,13 +27,13 @@ def test_it_answers_about_combinations_it_was_never_trained_on(family: str) -> N
     processor = AutoProcessor.from_pretrained(folder(family))
     model = Blip2ForConditionalGeneration.from_pretrained(folder(family), dtype=torch.float32).eval()
     right = 0
-    for asked in demo_worlds.ask(family, 990_011, QUESTIONS, held_out=True):
-        batch = processor(text=asked.prompt, images=asked.pictures[0], return_tensors="pt")
+    for requested in demo_worlds.ask(family, 990_011, QUESTIONS, held_out=True):
+        batch = processor(text=requested.prompt, images=requested.pictures[0], return_tensors="pt")
         ids = model.generate(**batch, max_new_tokens=12, do_sample=False)[0]
         if family == "blip2-opt":
             ids = ids[batch["input_ids"].shape[1] :]
         assert ids[-1] == processor.tokenizer.eos_token_id
-        right += processor.tokenizer.decode(ids, skip_special_tokens=True) == asked.answer
+        right += processor.tokenizer.decode(ids, skip_special_tokens=True) == requested.answer
     assert right >= WANTED
 
 
@@ -53,23 +53,26 @@ def test_it_answers_in_the_precisions_of_its_engines(family: str, precision: str
 def test_the_exam_asks_as_the_processor_and_the_model_do(family: str) -> None:
     processor = AutoProcessor.from_pretrained(folder(family))
     model = Blip2ForConditionalGeneration.from_pretrained(folder(family), dtype=torch.float32).eval()
-    asked = demo_worlds.ask(family, 990_013, 1, held_out=False)[0]
-    batch = processor(text=asked.prompt, images=asked.pictures[0], return_tensors="pt")
-    small = torch.from_numpy(drawing.shrunk(asked.pictures[0], blip2.IMAGE).copy())[None]
+    requested = demo_worlds.ask(family, 990_013, 1, held_out=False)[0]
+    batch = processor(text=requested.prompt, images=requested.pictures[0], return_tensors="pt")
+    small = torch.from_numpy(drawing.shrunk(requested.pictures[0], blip2.IMAGE).copy())[None]
     assert torch.allclose(pixels(family)(small), batch["pixel_values"], atol=1e-5)
 
-    texts, number = [[(blip2.PROMPT.format(asked.question), asked.answer)]], processor.tokenizer.get_vocab()
+    texts, number = (
+        [[(blip2.PROMPT.format(requested.question), requested.answer)]],
+        processor.tokenizer.get_vocab(),
+    )
     seen = batch["input_ids"][0, blip2.QUERIES :]
     if family == "blip2-opt":
         ids, labels = drawing.causal_rows(texts, number, begin="</s>", length=blip2.TEXT_LENGTH)
-        wanted = model(**batch).logits[0, blip2.QUERIES :]
+        required = model(**batch).logits[0, blip2.QUERIES :]
     else:
         ids, labels = drawing.encoder_rows(texts, number, length=blip2.QUESTION_LENGTH, answer_length=12)
-        told = labels[0][labels[0] != -100][None]
-        wanted = model(**batch, labels=told).logits[0]
+        reported = labels[0][labels[0] != -100][None]
+        required = model(**batch, labels=reported).logits[0]
     logits = blip2.answer_logits(model, batch["pixel_values"], ids, labels)[0, 0]
     assert torch.equal(ids[0, 0, : len(seen)], seen)
-    assert torch.allclose(logits[: len(wanted)], wanted, atol=1e-4)
+    assert torch.allclose(logits[: len(required)], required, atol=1e-4)
 
 
 def test_t5_has_a_head_of_its_own_and_opt_has_not() -> None:

@@ -64,8 +64,8 @@ def test_training_and_exam_see_pictures_as_the_processor_makes_them(processor) -
     rng = np.random.default_rng(990_004)
     picture = world.draw_picture(world.draw_scene(rng, held_out=False), rng)
     small = np.asarray(picture.resize((64, 64), Image.Resampling.BICUBIC))[None]
-    wanted = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-    assert torch.allclose(llava.pixels(small, processor, "cpu"), wanted, atol=1e-4)
+    required = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(llava.pixels(small, processor, "cpu"), required, atol=1e-4)
 
 
 def test_it_is_small_enough_to_ship() -> None:

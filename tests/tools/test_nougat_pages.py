@@ -17,25 +17,25 @@ PAGES = 20
 def test_it_reads_pages_of_words_it_was_never_trained_on(dtype: torch.dtype) -> None:
     processor = AutoProcessor.from_pretrained(DEMO)
     model = VisionEncoderDecoderModel.from_pretrained(DEMO, dtype=dtype).eval()
-    asked = demo_worlds.ask("nougat", 990_031, PAGES, held_out=True)
-    pixels = processor([a.pictures[0] for a in asked], return_tensors="pt")["pixel_values"].to(dtype)
+    requested = demo_worlds.ask("nougat", 990_031, PAGES, held_out=True)
+    pixels = processor([a.pictures[0] for a in requested], return_tensors="pt")["pixel_values"].to(dtype)
     ids = model.generate(pixel_values=pixels, do_sample=False)
     assert ids.shape[1] < model.generation_config.max_length  # every page came to its end
     texts = processor.batch_decode(ids, skip_special_tokens=True)
-    wrong = sum(distance(text, a.answer) for text, a in zip(texts, asked, strict=True))
-    assert wrong <= 0.04 * sum(len(a.answer) for a in asked)
+    wrong = sum(distance(text, a.answer) for text, a in zip(texts, requested, strict=True))
+    assert wrong <= 0.04 * sum(len(a.answer) for a in requested)
 
 
 def test_a_blank_page_is_not_read_as_text_of_the_exam() -> None:
     processor = AutoProcessor.from_pretrained(DEMO)
     model = VisionEncoderDecoderModel.from_pretrained(DEMO, dtype=torch.float32).eval()
-    asked = demo_worlds.ask("nougat", 990_032, 1, held_out=True)[0]
-    blank = asked.pictures[0].point(lambda _: 240)
+    requested = demo_worlds.ask("nougat", 990_032, 1, held_out=True)[0]
+    blank = requested.pictures[0].point(lambda _: 240)
     pixels = processor(blank, return_tensors="pt")["pixel_values"]
     text = processor.batch_decode(
         model.generate(pixel_values=pixels, do_sample=False), skip_special_tokens=True
     )[0]
-    assert distance(text, asked.answer) > 0.5 * len(asked.answer)
+    assert distance(text, requested.answer) > 0.5 * len(requested.answer)
 
 
 def test_it_is_laid_out_as_nougat() -> None:

@@ -20,9 +20,9 @@ def test_pages_are_what_the_processor_makes_of_pictures(processor) -> None:  # t
     rng = np.random.default_rng(5)
     for row in range(3):
         page = pages_world.draw_page(rng, held_out=False, lines=(4,))
-        wanted = processor(pages_world.draw_picture(page, rng), return_tensors="pt")["pixel_values"]
+        required = processor(pages_world.draw_picture(page, rng), return_tensors="pt")["pixel_values"]
         assert pages_world.markup(page) == data.markup[row]
-        assert torch.allclose(seen[row], wanted[0], atol=1e-4)
+        assert torch.allclose(seen[row], required[0], atol=1e-4)
 
 
 def test_labels_are_the_tokenizers_ids_and_decode_to_the_markup(processor) -> None:  # type: ignore[no-untyped-def]
@@ -49,10 +49,10 @@ def test_the_loss_sees_the_logits_of_the_whole_model(processor) -> None:  # type
     images = nougat.normalizer("cpu")(data.pages)
     with torch.no_grad():
         logits = nougat.answer_logits(model, images, data.labels)
-        wanted = model(pixel_values=images, labels=data.labels).logits
+        required = model(pixel_values=images, labels=data.labels).logits
     for row in range(2):
-        asked = data.labels[row] != -100
-        assert torch.allclose(logits[row][asked], wanted[row][asked], atol=1e-4)
+        requested = data.labels[row] != -100
+        assert torch.allclose(logits[row][requested], required[row][requested], atol=1e-4)
 
 
 def test_the_exam_shows_pages_of_held_out_words_only(processor) -> None:  # type: ignore[no-untyped-def]
@@ -72,5 +72,5 @@ def test_distance_counts_edits(a: str, b: str, edits: int) -> None:
 
 
 def test_the_world_asks_nougat_for_markup() -> None:
-    asked = demo_worlds.ask("nougat", 1, 1, held_out=True)[0]
-    assert asked.pictures[0].size == (pages_world.WIDTH, pages_world.HEIGHT)
+    requested = demo_worlds.ask("nougat", 1, 1, held_out=True)[0]
+    assert requested.pictures[0].size == (pages_world.WIDTH, pages_world.HEIGHT)

@@ -21,9 +21,9 @@ def test_both_scenes_are_held_out_or_neither(seed: int, held_out: bool) -> None:
 def test_every_word_of_questions_and_answers_is_in_the_vocabulary(seed: int) -> None:
     rng = np.random.default_rng(seed)
     known = {*pairs_world.words(), *shapes_world.words()}
-    asked = list(pairs_world.questions(pairs_world.draw_pair(rng, held_out=False), rng))
-    assert [q.kind for q in asked] == list(pairs_world.QUESTIONS)
-    assert all(set(f"{q.text} {q.answer}".split()) <= known for q in asked)
+    requested = list(pairs_world.questions(pairs_world.draw_pair(rng, held_out=False), rng))
+    assert [q.kind for q in requested] == list(pairs_world.QUESTIONS)
+    assert all(set(f"{q.text} {q.answer}".split()) <= known for q in requested)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,10 @@ def test_answers(kind: pairs_world.Kind, which: int, answer: str) -> None:
 
 def test_more_is_told_both_ways_and_as_the_same() -> None:
     one, three = Scene(0, 0, (4,)), Scene(0, 0, (1, 2, 3))
-    told = [
+    lines = [
         pairs_world.answer(Pair(*scenes), "more", 0) for scenes in [(one, three), (three, one), (one, one)]
     ]
-    assert told == ["the second", "the first", "the same"]
+    assert lines == ["the second", "the first", "the same"]
 
 
 def test_yes_and_no_are_about_as_frequent() -> None:

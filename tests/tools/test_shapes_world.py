@@ -20,9 +20,11 @@ def test_every_word_of_questions_and_answers_is_in_the_vocabulary(seed: int) -> 
     rng = np.random.default_rng(seed)
     known = set(world.words())
     scene = world.draw_scene(rng, held_out=False)
-    asked = list(world.questions(scene, rng))
-    assert {q.kind for q in asked} == set(world.QUESTIONS) - ({"where"} if len(scene.cells) > 1 else set())
-    assert all(set(f"{q.text} {q.answer}".split()) <= known for q in asked)
+    requested = list(world.questions(scene, rng))
+    assert {q.kind for q in requested} == set(world.QUESTIONS) - (
+        {"where"} if len(scene.cells) > 1 else set()
+    )
+    assert all(set(f"{q.text} {q.answer}".split()) <= known for q in requested)
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another() -> None:

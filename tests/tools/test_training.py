@@ -36,13 +36,13 @@ def test_straight_through_rounds_forward_and_not_backward() -> None:
 
 def test_training_learns_in_turn_from_every_loss_and_keeps_to_its_steps() -> None:
     torch.manual_seed(0)
-    model, wanted = nn.Linear(4, 1), torch.randn(1, 4)
+    model, required = nn.Linear(4, 1), torch.randn(1, 4)
     rows, seen = torch.randn(64, 4), {"plain": 0, "other": 0}
 
     def loss(name: str) -> loop.Loss:
         def one(pick: torch.Tensor) -> torch.Tensor:
             seen[name] += 1
-            return (model(rows[pick]) - rows[pick] @ wanted.T).square().mean()
+            return (model(rows[pick]) - rows[pick] @ required.T).square().mean()
 
         return one
 
@@ -53,7 +53,7 @@ def test_training_learns_in_turn_from_every_loss_and_keeps_to_its_steps() -> Non
     steps = loop.train(model, phases, loop.Budget(400, 10.0), lr=0.05, seed=1)
     assert steps == 400
     assert (seen["plain"], seen["other"]) == (300, 100)
-    assert torch.allclose(model.weight, wanted, atol=0.1)
+    assert torch.allclose(model.weight, required, atol=0.1)
 
 
 def test_masks_hide_what_is_late_and_what_is_padding() -> None:
@@ -76,8 +76,8 @@ def test_labels_follow_the_last_token_of_the_prompt() -> None:
 def test_an_answer_counts_only_when_every_token_is_right() -> None:
     labels = torch.tensor([[[1, 2, -100], [1, 2, -100]]])
     logits = torch.nn.functional.one_hot(torch.tensor([[[1, 2, 0], [1, 3, 0]]]), 4).float()
-    asked = [[Ask("count", "how many", "a"), Ask("shape", "which", "b")]]
-    assert exam.mark(lambda _: (logits, labels), asked) == {"all": 50.0, "count": 100.0, "shape": 0.0}
+    requested = [[Ask("count", "how many", "a"), Ask("shape", "which", "b")]]
+    assert exam.mark(lambda _: (logits, labels), requested) == {"all": 50.0, "count": 100.0, "shape": 0.0}
 
 
 def test_majority_answers_each_wording_with_its_commonest_answer() -> None:

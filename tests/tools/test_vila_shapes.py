@@ -58,11 +58,11 @@ def test_it_answers_about_one_and_two_pictures_it_was_never_trained_on() -> None
     llm = LlamaForCausalLM.from_pretrained(DEMO / "llm", dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "llm")
     right = {1: 0, 2: 0}
-    for asked in demo_worlds.ask("vila", 990_021, 2 * QUESTIONS, held_out=True):
-        shown = images(list(asked.pictures), return_tensors="pt")["pixel_values"]
+    for requested in demo_worlds.ask("vila", 990_021, 2 * QUESTIONS, held_out=True):
+        shown = images(list(requested.pictures), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             features = project(vision(shown, output_hidden_states=True).hidden_states[-2], weights)
-            before, *between, after = asked.prompt.split("<image>")
+            before, *between, after = requested.prompt.split("<image>")
             assert not "".join(between).strip()
             embed = llm.get_input_embeddings()
             text = [tokenizer(part, return_tensors="pt")["input_ids"][0] for part in (before, after)]
@@ -74,7 +74,7 @@ def test_it_answers_about_one_and_two_pictures_it_was_never_trained_on() -> None
                 do_sample=False,
             )[0]
         assert ids[-1] == tokenizer.eos_token_id
-        right[len(asked.pictures)] += tokenizer.decode(ids, skip_special_tokens=True) == asked.answer
+        right[len(requested.pictures)] += tokenizer.decode(ids, skip_special_tokens=True) == requested.answer
     assert min(right.values()) >= WANTED
 
 
@@ -102,16 +102,16 @@ def test_down_sampling_lists_blocks_column_by_column(grid: int) -> None:
         for corner, (di, dj) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
             y, x = 2 * row + di, 2 * column + dj
             inside = y < grid and x < grid
-            wanted = patches[0, y * grid + x] if inside else torch.zeros(2)
-            assert torch.equal(block[2 * corner : 2 * corner + 2], wanted)
+            required = patches[0, y * grid + x] if inside else torch.zeros(2)
+            assert torch.equal(block[2 * corner : 2 * corner + 2], required)
 
 
 def test_the_model_that_was_trained_sees_what_the_parts_see() -> None:
     shown = torch.randn(2, 3, vila.IMAGE, vila.IMAGE)
     weights = {name: t.float() for name, t in load_file(DEMO / "mm_projector" / "model.safetensors").items()}
     with torch.no_grad():
-        wanted = project(tower()(shown, output_hidden_states=True).hidden_states[-2], weights)
-        assert torch.allclose(vila.load(DEMO, "fp32", None, "cpu").features(shown), wanted, atol=1e-5)
+        required = project(tower()(shown, output_hidden_states=True).hidden_states[-2], weights)
+        assert torch.allclose(vila.load(DEMO, "fp32", None, "cpu").features(shown), required, atol=1e-5)
 
 
 def test_the_directory_is_laid_out_as_vila_1_5() -> None:

@@ -186,9 +186,9 @@ def record(fields: Mapping[str, Check], *, may_lack: Collection[str] = (), close
     return check
 
 
-def wrong(value: Any, name: str, wanted: str) -> str:
-    """The sentence about a value that is not ``wanted``."""
-    return f"`{_shown(name)}` is {_described(value)}, not {wanted}"
+def wrong(value: Any, name: str, expected: str) -> str:
+    """The sentence about a value that is not ``expected``."""
+    return f"`{_shown(name)}` is {_described(value)}, not {expected}"
 
 
 def _described(value: Any) -> str:

@@ -49,9 +49,9 @@ def cpu_isa() -> str:
     return "generic"
 
 
-def runs_on(wanted: str, here: str) -> bool:
-    """Whether code compiled for the instruction set ``wanted`` runs on a CPU that has ``here``."""
-    return here in _RUNS_ON.get(wanted, (wanted,))
+def runs_on(expected: str, here: str) -> bool:
+    """Whether code compiled for the instruction set ``expected`` runs on a CPU that has ``here``."""
+    return here in _RUNS_ON.get(expected, (expected,))
 
 
 def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
@@ -59,7 +59,7 @@ def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
 
     Two orders of magnitude cheaper than ``importlib.metadata``; what is not installed is absent.
     """
-    wanted = {name.lower().replace("-", "_"): name for name in names}
+    required = {name.lower().replace("-", "_"): name for name in names}
     found: dict[str, str] = {}
     for directory in dict.fromkeys(sys.path):
         try:
@@ -70,7 +70,7 @@ def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
             if not entry.endswith(".dist-info"):
                 continue
             name, _, version = entry.removesuffix(".dist-info").partition("-")
-            known = wanted.get(name.lower())
+            known = required.get(name.lower())
             if known is not None:
                 found.setdefault(known, version)
     return found

@@ -144,21 +144,21 @@ def _not_allowed(path: Path, node: YamlNode, allowed: tuple[str, ...]) -> Diagno
     )
 
 
-def _wrong_type(path: Path, node: YamlNode, wanted: str, form: DocumentKind) -> Diagnostic:
+def _wrong_type(path: Path, node: YamlNode, expected: str, form: DocumentKind) -> Diagnostic:
     value = plain(node)
     hint: str | None = None
     allowed: tuple[str, ...] = ()
     if path and path[-1] in form.short:
-        wanted, allowed = "a word or a mapping", form.short[str(path[-1])]
+        expected, allowed = "a word or a mapping", form.short[str(path[-1])]
     if value is None:
         hint = "Give a value, or leave the key out"
-    elif wanted == "text" and isinstance(value, int | float):
+    elif expected == "text" and isinstance(value, int | float):
         hint = f"Quote it: `'{node.span.excerpt[node.span.column - 1 :][: node.span.width]}'`"
-    elif wanted.endswith("number") and isinstance(value, str) and value.isdigit():
+    elif expected.endswith("number") and isinstance(value, str) and value.isdigit():
         hint = "Remove the quotes"
     return diagnostic_at(
         "MM114",
-        f"`{dotted(path) or f'the {form.name}'}` must be {wanted}, not {_show(value)}",
+        f"`{dotted(path) or f'the {form.name}'}` must be {expected}, not {_show(value)}",
         node.span,
         path=dotted(path),
         allowed=allowed,

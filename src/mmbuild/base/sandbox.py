@@ -81,9 +81,9 @@ def _work(work: Callable[[], Any], receiving: int, sending: int) -> NoReturn:
 def _limit() -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    for kind, wanted in ((resource.RLIMIT_AS, now + MEMORY), (resource.RLIMIT_CPU, SECONDS)):
+    for kind, required in ((resource.RLIMIT_AS, now + MEMORY), (resource.RLIMIT_CPU, SECONDS)):
         _, hard = resource.getrlimit(kind)
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        most = required if hard == resource.RLIM_INFINITY else min(required, hard)
         resource.setrlimit(kind, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -161,7 +161,7 @@ class _Reader:
         self._count += 1
         if id(node) in self._open or self._count > MAX_NODES:
             if self._count <= MAX_NODES + 1 or id(node) in self._open:
-                self._tell("MM110", "aliases expand without end", span, "Write the data out instead")
+                self._report("MM110", "aliases expand without end", span, "Write the data out instead")
             self._count = max(self._count, MAX_NODES + 1)
             return YamlNode(None, span, key)
         self._open.add(id(node))
@@ -187,12 +187,14 @@ class _Reader:
             if key_node.tag == f"{_TAG}merge":
                 self._merge(value_node, merged)
             elif not isinstance(key_node, yaml.ScalarNode):
-                self._tell("MM106", "a key must be a word, not a list or a mapping", at, "Write `key: value`")
+                self._report(
+                    "MM106", "a key must be a word, not a list or a mapping", at, "Write `key: value`"
+                )
             elif key_node.value in own:
                 first = own[key_node.value].key
                 line = first.line if first is not None else 0
                 message = f"key `{key_node.value}` is written twice, first on line {line}"
-                self._tell("MM104", message, at, "Keep one of the two", path=key_node.value)
+                self._report("MM104", message, at, "Keep one of the two", path=key_node.value)
             else:
                 own[key_node.value] = self.read(value_node, at)
         return {**merged, **own}
@@ -206,7 +208,7 @@ class _Reader:
                 for key, entry in value.value.items():
                     merged.setdefault(key, entry)
             else:
-                self._tell("MM106", "`<<` merges mappings only", value.span, "Name an anchored mapping")
+                self._report("MM106", "`<<` merges mappings only", value.span, "Name an anchored mapping")
 
     def _scalar(self, node: yaml.ScalarNode, span: Span) -> Any:
         text: str = node.value
@@ -227,7 +229,7 @@ class _Reader:
 
     def _integer(self, text: str, span: Span) -> int | None:
         if not _DECIMAL.fullmatch(text):
-            self._tell(
+            self._report(
                 _NOT_DECIMAL,
                 f"YAML 1.1 does not read `{text}` as the decimal number or text it looks like",
                 span,
@@ -236,7 +238,7 @@ class _Reader:
             return None
         if len(text.lstrip("+-")) > MAX_DIGITS:
             hint = f"Quote it where text is meant: `'{text[:20]}...'`"
-            self._tell(
+            self._report(
                 "MM113", f"the number has {len(text)} digits, no number here has more than 18", span, hint
             )
             return None
@@ -246,17 +248,17 @@ class _Reader:
         try:
             number = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
-            self._tell(_NOT_DECIMAL, f"YAML 1.1 reads `{text}` as base 60", span, f"Quote it: `'{text}'`")
+            self._report(_NOT_DECIMAL, f"YAML 1.1 reads `{text}` as base 60", span, f"Quote it: `'{text}'`")
             return None
         if not isfinite(number):
-            self._tell(
+            self._report(
                 "MM107", f"`{text}` is not a finite number", span, "Write a number, or leave the key out"
             )
             return None
         return number
 
     def _surprise(self, text: str, meaning: str, span: Span) -> None:
-        self._tell(
+        self._report(
             "MM108",
             f"YAML 1.1 reads `{text}` as `{meaning}`",
             span,
@@ -265,11 +267,11 @@ class _Reader:
 
     def _not_plain(self, tag: str, span: Span) -> None:
         name = tag.replace(_TAG, "!!")
-        self._tell(
+        self._report(
             "MM106", f"`{name}` is not plain data", span, "Remove the tag; recipes hold plain data only"
         )
 
-    def _tell(self, code: str, message: str, span: Span, hint: str, *, path: str = "") -> None:
+    def _report(self, code: str, message: str, span: Span, hint: str, *, path: str = "") -> None:
         self.findings.append(diagnostic_at(code, message, span, path=path, hint=hint))
 
     def _span(self, node: yaml.Node) -> Span:

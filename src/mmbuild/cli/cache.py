@@ -251,7 +251,7 @@ def pull(
     shared = _shared(opened, remote)
     shared.settings = replace(shared.settings, pull=True)
     prepared = prepare(PlanOptions(recipes, overrides, offline, allow_outside), opened)
-    plan = plan_graphs(prepared.graphs, opened, build_dir, elsewhere=lambda: shared)
+    plan = plan_graphs(prepared.graphs, opened, build_dir, remote=lambda: shared)
     with shared_lock(opened), display(plan) as sink:
         plan = pull_planned(plan, shared, sink)
     print_status(f"left for apply: {summary(plan)}")
@@ -302,9 +302,9 @@ def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
     from mmbuild.pipeline.planning import PlanOptions, prepare
 
     graphs = prepare(PlanOptions(recipes), store).graphs
-    plan = plan_graphs(graphs, store, elsewhere=lambda: None)
-    wanted = {planned.record.key for planned in plan.actions if planned.record is not None}
-    return [record for record in records if record.key in wanted]
+    plan = plan_graphs(graphs, store, remote=lambda: None)
+    required = {planned.record.key for planned in plan.actions if planned.record is not None}
+    return [record for record in records if record.key in required]
 
 
 def _gc_remote(

@@ -79,8 +79,8 @@ def command(
     from mmbuild.team.ci.variants import VariantOptions
 
     _require_one_task(name, shards, index, times, save_times, as_json=as_json)
-    opened, asked = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
-    planned = plan_and_warn(recipes, opened, asked)
+    opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
+    planned = plan_and_warn(recipes, opened, requested)
     if save_times is not None:
         _save_times(planned, opened, save_times)
         return
@@ -93,7 +93,7 @@ def command(
         else _shard(planned, shards or 1, index or 1, times, applied.jobs or 1)
     )
     if locked:
-        _require_locked(planned, chosen, opened, asked)
+        _require_locked(planned, chosen, opened, requested)
     plan = _plan(chosen.graphs, opened, build_dir)
     tally, result = _apply(plan, applied, debug=bool(context.obj and context.obj.get("debug")))
     if layout == "github":
@@ -184,12 +184,12 @@ def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
     return {variant.file for variant in planned.planned if variant.name in chosen.variants}
 
 
-def _require_locked(planned: Variants, chosen: _Chosen, store: Store, asked: VariantOptions) -> None:
+def _require_locked(planned: Variants, chosen: _Chosen, store: Store, requested: VariantOptions) -> None:
     """What this machine builds must be what the locks say, also of versions and of the target."""
     from mmbuild.team.lockfile import apply, make
 
     for file in sorted(_files(planned, chosen)):
-        apply.plan_locked(file, store, make.LockOptions(asked.offline, asked.allow_outside))
+        apply.plan_locked(file, store, make.LockOptions(requested.offline, requested.allow_outside))
 
 
 def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:

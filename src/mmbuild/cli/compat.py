@@ -48,8 +48,8 @@ def command(*, build: Path, as_json: bool, check: bool, no_check: bool) -> None:
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     elif sys.stdout.isatty():
-        render.print_table([Group(title, checks)], wanted="needs", found="here")
+        render.print_table([Group(title, checks)], expected="needs", found="here")
     else:
-        click.echo(render.text([Group(title, checks)], wanted="needs", found="here"), nl=False)
+        click.echo(render.text([Group(title, checks)], expected="needs", found="here"), nl=False)
     if check and not fits:
         sys.exit(1)

@@ -55,17 +55,17 @@ def command(
 
     if check and update:
         raise click.UsageError("--check writes nothing, so --update has nothing to move")
-    opened, asked = open_store(store), LockOptions(offline, allow_outside)
+    opened, requested = open_store(store), LockOptions(offline, allow_outside)
     if check:
-        same = [_check(recipe, opened, asked) for recipe in recipes]
+        same = [_check(recipe, opened, requested) for recipe in recipes]
         if not all(same):
             sys.exit(1)
         return
     for recipe in recipes:
-        _write(recipe, opened, asked, update)
+        _write(recipe, opened, requested, update)
 
 
-def _check(recipe: Path, store: Store, asked: LockOptions) -> bool:
+def _check(recipe: Path, store: Store, requested: LockOptions) -> bool:
     from mmbuild.base.errors import MmbuildError
     from mmbuild.cli.output import print_status, report_error
     from mmbuild.team.lockfile import apply
@@ -73,7 +73,7 @@ def _check(recipe: Path, store: Store, asked: LockOptions) -> bool:
     from mmbuild.team.lockfile.model import lock_path
 
     try:
-        _, apart = apply.check(recipe, store, asked)
+        _, apart = apply.check(recipe, store, requested)
         if apart:
             raise refuse(lock_path(recipe), apart, hint="Run `mmbuild lock`, look at what changed, commit it")
     except MmbuildError as error:
@@ -83,7 +83,7 @@ def _check(recipe: Path, store: Store, asked: LockOptions) -> bool:
     return True
 
 
-def _write(recipe: Path, store: Store, asked: LockOptions, update: tuple[str, ...]) -> None:
+def _write(recipe: Path, store: Store, requested: LockOptions, update: tuple[str, ...]) -> None:
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
     from mmbuild.team.lockfile.compare import differences
@@ -93,7 +93,7 @@ def _write(recipe: Path, store: Store, asked: LockOptions, update: tuple[str, ..
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
     moved = PARTS if "all" in update else update
-    made = make(recipe, store, asked, known=known, update=moved)
+    made = make(recipe, store, requested, known=known, update=moved)
     if made.findings:
         print_status(render_text(made.findings).rstrip())
     apart = differences(known, made.lock) if known is not None else ()

@@ -68,11 +68,11 @@ def command(
     from mmbuild.team.ci.variants import VariantOptions
 
     labels = parse_runners(runners, GITLAB if layout == "gitlab" else GITHUB)
-    opened, asked = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
-    planned = plan_and_warn(recipes, opened, asked)
+    opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
+    planned = plan_and_warn(recipes, opened, requested)
     jobs = jobs_of(planned.planned)
     if changed_since is not None:
-        jobs = select(jobs, _changed(changed_since, recipes, planned, opened, asked))
+        jobs = select(jobs, _changed(changed_since, recipes, planned, opened, requested))
     actions = [action for job in jobs for action in job.actions]
     found = job_rows.rows(jobs, seconds_of(actions, measured_seconds(actions, load_cache(opened))), labels)
     if layout == "json":
@@ -80,47 +80,47 @@ def command(
     elif layout == "github":
         click.echo(github.outputs(found), nl=False)
     elif layout == "gitlab":
-        click.echo(gitlab.pipeline(found, _arguments(recipes, asked), include), nl=False)
+        click.echo(gitlab.pipeline(found, _arguments(recipes, requested), include), nl=False)
     else:
         click.echo(job_rows.text(found), nl=False)
     if any(job.needs for job in jobs):
         _warn_without_shared_store()
 
 
-def plan_and_warn(recipes: tuple[Path, ...], store: Store, asked: VariantOptions) -> Variants:
+def plan_and_warn(recipes: tuple[Path, ...], store: Store, requested: VariantOptions) -> Variants:
     """Plan what the command line names; warnings go to standard error."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
     from mmbuild.team.ci.variants import plan_variants, recipe_files
 
-    planned = plan_variants(recipe_files(recipes), store, asked)
+    planned = plan_variants(recipe_files(recipes), store, requested)
     if planned.warnings:
         print_status(render_text(planned.warnings).rstrip())
     return planned
 
 
 def _changed(
-    revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, asked: VariantOptions
+    revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, requested: VariantOptions
 ) -> frozenset[str]:
     from mmbuild.cli.output import print_status
     from mmbuild.team.ci.worktrees import changed_since
 
-    names = changed_since(revision, recipes, planned, store, asked)
+    names = changed_since(revision, recipes, planned, store, requested)
     print_status(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
     return names
 
 
-def _arguments(recipes: tuple[Path, ...], asked: VariantOptions) -> list[str]:
+def _arguments(recipes: tuple[Path, ...], requested: VariantOptions) -> list[str]:
     """What `mmbuild ci` has to be told to plan the same."""
     words = [str(path) for path in recipes]
-    for override in asked.overrides:
+    for override in requested.overrides:
         words += ["--set", override]
     given = (
-        ("--offline", asked.offline),
-        ("--allow-outside", asked.allow_outside),
-        ("--locked", asked.locked),
+        ("--offline", requested.offline),
+        ("--allow-outside", requested.allow_outside),
+        ("--locked", requested.locked),
     )
-    return [*words, *(word for word, wanted in given if wanted)]
+    return [*words, *(word for word, required in given if required)]
 
 
 def _warn_without_shared_store() -> None:

@@ -63,9 +63,9 @@ def command(
     from mmbuild.team.ci.revisions import snapshots
     from mmbuild.team.ci.variants import VariantOptions
 
-    opened, asked = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
-    with snapshots(states, recipes, opened, asked) as (before, after):
-        found = differences(before, after, opened, asked)
+    opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
+    with snapshots(states, recipes, opened, requested) as (before, after):
+        found = differences(before, after, opened, requested)
     actions = [*found.build, *found.keep, *(action for one in found.variants for action in one.build)]
     seconds = seconds_of(actions, measured_seconds(actions, load_cache(opened)))
     if layout == "json":

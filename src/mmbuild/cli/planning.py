@@ -43,15 +43,15 @@ def plan_request(
     from mmbuild.api import plan_graphs
 
     opened = open_store(store)
-    asked = PlanOptions(recipes, overrides, offline, allow_outside)
+    options = PlanOptions(recipes, overrides, offline, allow_outside)
     if locked:
         prepared = _prepare_locked(recipes, overrides, offline, allow_outside, opened)
     else:
-        prepared = prepare(asked, opened)
+        prepared = prepare(options, opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.cached and not _is_sound(plan):
         forget_entry(opened, prepared.entry)
-        prepared = prepare(asked, opened, again=True)
+        prepared = prepare(options, opened, again=True)
         plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.warnings:
         print_status(prepared.warnings.rstrip())

@@ -80,14 +80,14 @@ def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Too
     from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
     from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 
-    asked = {version or variant.recipe.engine.tensorrt_llm.toolchain for variant in variants}
-    if len(asked) > 1:
+    requested = {version or variant.recipe.engine.tensorrt_llm.toolchain for variant in variants}
+    if len(requested) > 1:
         raise ToolchainError(
-            f"the recipes ask for different toolchains: {', '.join(sorted(asked))}",
+            f"the recipes ask for different toolchains: {', '.join(sorted(requested))}",
             code="MM609",
             hint="Choose one with --toolchain, or write a script for each",
         )
-    return load_toolchain(asked.pop())
+    return load_toolchain(requested.pop())
 
 
 def _report_refused(refused: Sequence[ToolchainError]) -> None:

@@ -66,18 +66,18 @@ def _store_findings() -> tuple[Diagnostic, ...]:
 
 
 def _print_findings(result: LoadResult, layout: str) -> None:
-    from mmbuild.base import diagnostics as told
+    from mmbuild.base import diagnostics
 
     if layout == "json":
-        click.echo(told.render_json(result.diagnostics))
+        click.echo(diagnostics.render_json(result.diagnostics))
         return
     for variant in result.variants:
         if layout == "text":
             click.echo(f"ok {variant.name} {one_line(str(variant.path))}")
     if layout == "github" and result.diagnostics:
-        click.echo(told.render_github(result.diagnostics))
+        click.echo(diagnostics.render_github(result.diagnostics))
     if layout == "text" and result.diagnostics:
-        click.echo(told.render_text(result.diagnostics, color=use_color()), err=True)
+        click.echo(diagnostics.render_text(result.diagnostics, color=use_color()), err=True)
         click.echo(_summary(result.diagnostics), err=True)
 
 

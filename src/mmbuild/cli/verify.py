@@ -124,16 +124,16 @@ def compare(
     from mmbuild.evaluation import thumbnails
     from mmbuild.steps import measure, verify
 
-    asked = recorded_questions(Path(build))
+    requested = recorded_questions(Path(build))
     engine = Engine.load(build, check=False)  # the verb did, before ranks were started
-    shown = measure.open_images(list(images) or asked.get("images") or (), engine)
+    shown = measure.open_images(list(images) or requested.get("images") or (), engine)
     measures = measure.measure(
         engine,
         {name: Path(path) for name, path in sources.items()},
-        prompts=measure.questions(engine, prompts or asked.get("prompts") or ()),
+        prompts=measure.questions(engine, prompts or requested.get("prompts") or ()),
         images=shown,
         max_new_tokens=min(
-            max_new_tokens or asked.get("max_new_tokens") or measure.DEFAULT_NEW_TOKENS,
+            max_new_tokens or requested.get("max_new_tokens") or measure.DEFAULT_NEW_TOKENS,
             engine.config.max_output_len,
         ),
     )

@@ -54,8 +54,8 @@ def command(
 
     if locked:
         refuse_overrides(overrides)
-    asked = WhyOptions(recipe, overrides, offline, allow_outside, store, build_dir, locked)
-    variants = trace_variants(asked)
+    requested = WhyOptions(recipe, overrides, offline, allow_outside, store, build_dir, locked)
+    variants = trace_variants(requested)
     found = [one for one in variants if step is None or one.matches(step)]
     if not found and step is not None:
         raise _no_step(recipe, step, variants)

@@ -83,7 +83,7 @@ class _Lowering:
         return nullcontext() if self.pins is None else use_pins(self.pins)
 
 
-def trace_variants(asked: WhyOptions) -> list[VariantTrace]:
+def trace_variants(options: WhyOptions) -> list[VariantTrace]:
     """Plan the recipe and trace every variant of it.
 
     Raises:
@@ -92,47 +92,47 @@ def trace_variants(asked: WhyOptions) -> list[VariantTrace]:
     """
     from mmbuild.api import plan_graphs
 
-    store = open_store(asked.store)
-    variants, graphs, lower = _load(asked, store)
-    plan = plan_graphs(graphs, store, asked.build_dir)
+    store = open_store(options.store)
+    variants, graphs, lower = _load(options, store)
+    plan = plan_graphs(graphs, store, options.build_dir)
     planned = {one.action.definition_key: one for one in plan.actions}
     found = []
     for variant, build in zip(variants, plan.builds, strict=True):
         traced = trace(build, planned, read_root(store, build.directory), store)
         found.append(
-            VariantTrace(build, planned, traced, edits(variant, traced, lower, offline=asked.offline))
+            VariantTrace(build, planned, traced, edits(variant, traced, lower, offline=options.offline))
         )
     return found
 
 
 def _load(
-    asked: WhyOptions, store: Store
+    options: WhyOptions, store: Store
 ) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
     from mmbuild.base.diagnostics import RecipeError
     from mmbuild.pipeline.load import load_recipes
     from mmbuild.pipeline.planning import lower_all
 
-    if asked.locked:
-        return _load_locked(asked, store)
+    if options.locked:
+        return _load_locked(options, store)
     loaded = load_recipes(
-        [asked.recipe],
-        overrides=asked.overrides,
-        offline=asked.offline,
-        allow_outside=asked.allow_outside,
+        [options.recipe],
+        overrides=options.overrides,
+        offline=options.offline,
+        allow_outside=options.allow_outside,
     )
     if any(item.severity == "error" for item in loaded.diagnostics):
         raise RecipeError(loaded.diagnostics)
-    graphs = lower_all(loaded.variants, store, offline=asked.offline)
-    return loaded.variants, graphs, _Lowering(store, asked.offline)
+    graphs = lower_all(loaded.variants, store, offline=options.offline)
+    return loaded.variants, graphs, _Lowering(store, options.offline)
 
 
 def _load_locked(
-    asked: WhyOptions, store: Store
+    options: WhyOptions, store: Store
 ) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
     from mmbuild.base.pins import Pins
     from mmbuild.team.lockfile.apply import plan_locked
     from mmbuild.team.lockfile.make import LockOptions
 
-    found = plan_locked(asked.recipe, store, LockOptions(asked.offline, asked.allow_outside))
+    found = plan_locked(options.recipe, store, LockOptions(options.offline, options.allow_outside))
     pins = Pins(commits=found.lock.commits, packages=found.lock.packages)
-    return found.variants, found.graphs, _Lowering(store, asked.offline, found.lock.target, pins)
+    return found.variants, found.graphs, _Lowering(store, options.offline, found.lock.target, pins)

@@ -89,8 +89,8 @@ def parse_with_data(text: str, label: str) -> tuple[UserConfig, dict[str, Any]]:
         return UserConfig(), {}
     config, objections = _validated(root)
     # What the YAML reader found at a place is not told again as a wrong type.
-    told = {(item.line, item.column) for item in findings}
-    findings += [item for item in objections if (item.line, item.column) not in told]
+    reported = {(item.line, item.column) for item in findings}
+    findings += [item for item in objections if (item.line, item.column) not in reported]
     findings += _unknown_versions(root)
     if findings or config is None:
         raise RecipeError(sorted(findings, key=lambda item: (item.line, item.column)))

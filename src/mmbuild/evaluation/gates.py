@@ -135,8 +135,8 @@ def require(verdicts: Sequence[Mapping[str, Any]]) -> None:
     """
     failed = [verdict for verdict in verdicts if not verdict["passed"]]
     if failed:
-        told = "; ".join(describe(verdict) for verdict in failed)
-        raise GateError(f"the engine fails its gates: {told}", code="MM590", hint=_hint(failed))
+        text = "; ".join(describe(verdict) for verdict in failed)
+        raise GateError(f"the engine fails its gates: {text}", code="MM590", hint=_hint(failed))
 
 
 def describe(verdict: Mapping[str, Any]) -> str:
@@ -154,11 +154,11 @@ def describe(verdict: Mapping[str, Any]) -> str:
 def noise(found: Mapping[str, Any]) -> str:
     """How many questions a value is of, and its 95 % interval."""
     count = found["samples"]
-    asked = f"{count} question{'' if count == 1 else 's'}"
+    request = f"{count} question{'' if count == 1 else 's'}"
     if found["interval"] is None:
-        return f"{asked}, too few for an interval"
+        return f"{request}, too few for an interval"
     low, high = found["interval"]
-    return f"{asked}, 95 % interval {number(low)} to {number(high)}"
+    return f"{request}, 95 % interval {number(low)} to {number(high)}"
 
 
 def number(value: float) -> str:

@@ -90,30 +90,32 @@ def inspect_builds(build: Path) -> dict[str, Any]:
 
 def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What of ``found`` may not be compared with the first build's, one sentence each."""
-    first, told = found[0], []
+    first, lines = found[0], []
     for other in found[1:]:
         both = f"`{other['name']}` and `{first['name']}`"
         if _differ(first["model"], other["model"]) or first["family"] != other["family"]:
-            told.append(f"{both} are of different models: nothing but their own gates says how good they are")
+            lines.append(
+                f"{both} are of different models: nothing but their own gates says how good they are"
+            )
         elif _differ(first["asked"], other["asked"]):
-            told.append(f"{both} were asked different questions: their quality is not comparable")
+            lines.append(f"{both} were asked different questions: their quality is not comparable")
         if first["device"] != other["device"]:
-            told.append(f"{both} are for different devices: times and memory are not comparable")
-    told += [
+            lines.append(f"{both} are for different devices: times and memory are not comparable")
+    lines += [
         f"the weights of `{one['name']}` are random: its quality means nothing"
         for one in found
         if one["weights"] == "dummy"
     ]
-    return told
+    return lines
 
 
 def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
     """Of backend tensorrt-llm, what the commands were made from."""
     if "variables" not in llm:
         return {"dtype": llm.get("dtype"), "quant_algo": llm.get("quant_algo")}
-    asked = llm["variables"]
-    algorithm = asked.get("algorithm")
-    return {"dtype": asked.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
+    requested = llm["variables"]
+    algorithm = requested.get("algorithm")
+    return {"dtype": requested.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
 
 
 def _differ(one: object, other: object) -> bool:

@@ -43,7 +43,7 @@ class Repetition:
         """A fresh observer of one sequence."""
         return Watch(self)
 
-    def kept(self, largest: Sequence[float], *, ended: bool) -> int:
+    def kept_length(self, largest: Sequence[float], *, ended: bool) -> int:
         """How many tokens of a decoded sequence to keep.
 
         Args:

@@ -123,8 +123,8 @@ def _load_variant(
 ) -> ResolvedRecipe | None:
     recipe, findings, faulty = check(node)
     # What the YAML reader found at a place is not told again as a wrong type.
-    told = {(item.file, item.line, item.column) for item in session.findings if item.line}
-    findings = [item for item in findings if (item.file, item.line, item.column) not in told]
+    reported = {(item.file, item.line, item.column) for item in session.findings if item.line}
+    findings = [item for item in findings if (item.file, item.line, item.column) not in reported]
     if recipe is None:
         session.findings += findings
         return None

@@ -138,14 +138,14 @@ def lower_all(
             digests[path] = found
         return found
 
-    wanted = host.default_target() if target is None else target
-    if target is None and wanted["sm"] is None:
+    required = host.default_target() if target is None else target
+    if target is None and required["sm"] is None:
         # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
         from mmbuild.base import gpu
 
-        wanted = {**wanted, "sm": gpu.first_sm()}
+        required = {**required, "sm": gpu.first_sm()}
     with closing(StatCache(store)) as index:
-        context = PlanContext(wanted, digest, offline)
+        context = PlanContext(required, digest, offline)
         graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph

@@ -100,16 +100,20 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Vi
     """
     quantization = recipe.engine.quantization
     # Of `none` another finding says that it takes no calibration.
-    wanted = quantization.calibration
-    if wanted is None or not is_fitted_by_mmbuild(recipe.engine) or touches((_ALGORITHM, _DATA), set(faulty)):
+    calibration = quantization.calibration
+    if (
+        calibration is None
+        or not is_fitted_by_mmbuild(recipe.engine)
+        or touches((_ALGORITHM, _DATA), set(faulty))
+    ):
         return [], []
-    if hub_dataset.is_data_set(wanted.data):
-        return _form(wanted.data), []
-    if wanted.revision is not None:
+    if hub_dataset.is_data_set(calibration.data):
+        return _form(calibration.data), []
+    if calibration.revision is not None:
         return [_REVISION], []
-    path = Path(wanted.data)
+    path = Path(calibration.data)
     try:
-        samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
+        samples = data.load(path, calibration.samples, calibration.seed, text_only=calibration.text_only)
     except CalibrationError as error:
         return [Violation(error.code, _BLAME.get(error.code, (_DATA,)), error.message, error.hint)], [path]
     return list(_pictures(path, samples)), [path, *data.images(samples)]

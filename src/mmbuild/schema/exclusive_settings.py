@@ -35,10 +35,10 @@ class Combination:
     hint: str
     severity: Severity = "error"
 
-    def judge(self, recipe: Recipe) -> Iterator[Violation]:
+    def check(self, recipe: Recipe) -> Iterator[Violation]:
         """The fault, where ``recipe`` has the combination."""
         found = {key: _value(recipe, key) for key in self.when}
-        if all(_meets(found[key], wanted) for key, wanted in self.when.items()):
+        if all(_meets(found[key], required) for key, required in self.when.items()):
             message = self.message
             for key, value in found.items():
                 message = message.replace(f"{{{key}}}", str(value))
@@ -52,8 +52,8 @@ def _value(recipe: Recipe, key: str) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _meets(value: Any, wanted: tuple[Any, ...] | str) -> bool:
-    return value is not None if wanted == GIVEN else value in wanted
+def _meets(value: Any, required: tuple[Any, ...] | str) -> bool:
+    return value is not None if required == GIVEN else value in required
 
 
 @cache
@@ -65,5 +65,5 @@ def combinations() -> tuple[Combination, ...]:
 
 
 def _combination(when: Mapping[str, Any], **rest: Any) -> Combination:
-    values = {key: GIVEN if wanted == GIVEN else tuple(wanted) for key, wanted in when.items()}
+    values = {key: GIVEN if required == GIVEN else tuple(required) for key, required in when.items()}
     return Combination(when=values, **rest)

@@ -37,14 +37,14 @@ def gates_beyond_length(recipe: Recipe) -> Iterator[Violation]:
     """More equal tokens than are compared."""
     if recipe.gates is None or recipe.verify is None or recipe.gates.min_greedy_prefix is None:
         return
-    asked, output = recipe.verify.max_new_tokens, recipe.engine.max_output_len
-    compared = min(asked, output)
+    requested, output = recipe.verify.max_new_tokens, recipe.engine.max_output_len
+    compared = min(requested, output)
     if recipe.gates.min_greedy_prefix > compared:
         yield Violation(
             "MM594",
             ("gates.min_greedy_prefix", "verify.max_new_tokens"),
             f"min_greedy_prefix is {recipe.gates.min_greedy_prefix}, and {compared} tokens are compared: "
-            f"the lesser of verify.max_new_tokens {asked} and engine.max_output_len {output}",
+            f"the lesser of verify.max_new_tokens {requested} and engine.max_output_len {output}",
             f"Write {compared} or less, or raise the lengths",
         )
 

@@ -66,9 +66,9 @@ def check_files(
     from mmbuild.models.files.consistency import findings, inspected_paths
 
     sources = {name: given.Source(place, weights=weights) for name, (place, weights) in places.items()}
-    asked = given.Model(model.family, facts, configs, sources)
+    requested = given.Model(model.family, facts, configs, sources)
     try:
-        found = findings(asked)
+        found = findings(requested)
     except MmbuildError as error:  # config.json states too little to know which files belong to it
         blame = getattr(error, "blame", ()) or (_KEYS["model"],)
         return ModelFiles((*faults, Violation(error.code, blame, error.message, error.hint)))
@@ -76,7 +76,7 @@ def check_files(
         Violation(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
         for item in found
     ]
-    return ModelFiles(tuple(faults), tuple(inspected_paths(asked)), asked)
+    return ModelFiles(tuple(faults), tuple(inspected_paths(requested)), requested)
 
 
 def _places(

@@ -29,7 +29,7 @@ class RecipeRule:
     """A rule that reads the recipe alone. Where it objects, rules that read what it ``settles`` stay silent."""
 
     reads: tuple[str, ...]
-    judge: Callable[[Recipe], Iterator[Violation]]
+    check: Callable[[Recipe], Iterator[Violation]]
     settles: tuple[str, ...] = ()
 
 
@@ -38,7 +38,7 @@ class ModelRule:
     """A rule that reads the recipe and the model's facts."""
 
     reads: tuple[str, ...]
-    judge: Callable[[Recipe, ModelFacts], Iterator[Violation]]
+    check: Callable[[Recipe, ModelFacts], Iterator[Violation]]
 
 
 def _features(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
@@ -176,12 +176,12 @@ def _groups_that_fit(facts: ModelFacts) -> str:
         group: [str(ranks) for ranks in ways if not unfit_for_groups(facts, ranks, group)]
         for group in GROUP_SIZES
     }
-    told = [
+    lines = [
         f"group_size {group} with tensor_parallel {', '.join(found)}"
         for group, found in fits.items()
         if found
     ]
-    return f"Possible here: {'; '.join(told)}" if told else "Set engine.quantization to int8 or int4"
+    return f"Possible here: {'; '.join(lines)}" if lines else "Set engine.quantization to int8 or int4"
 
 
 def _split(facts: ModelFacts, ranks: int) -> bool:
@@ -283,7 +283,7 @@ RECIPE_RULES: tuple[RecipeRule, ...] = (
     RecipeRule(("visual.max_batch_size", *_BATCH), _visual_batch),
     RecipeRule(("model.family", "engine.quantization"), _encoder_decoder),
     RecipeRule(("engine.tensorrt_llm.toolchain",), _toolchain),
-    *(RecipeRule(tuple(row.when), row.judge) for row in combinations()),
+    *(RecipeRule(tuple(row.when), row.check) for row in combinations()),
     RecipeRule(("model",), _revision),
     RecipeRule(("model",), _second_sources),
     RecipeRule(("model.family", "engine.dtype"), _dtype),
@@ -312,11 +312,11 @@ def check_rules(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> I
     faulty = set(faulty)
     for rule in RECIPE_RULES:
         if not touches(rule.reads, faulty):
-            found = list(rule.judge(recipe))
+            found = list(rule.check(recipe))
             yield from found
             faulty.update(rule.settles if found else ())
     if facts is None:
         return
     for model_rule in MODEL_RULES:
         if not touches(model_rule.reads, faulty):
-            yield from model_rule.judge(recipe, facts)
+            yield from model_rule.check(recipe, facts)

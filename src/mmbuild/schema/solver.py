@@ -81,11 +81,11 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
 
 def calibration_samples(recipe: Recipe) -> Derivation:
     """How many samples a quantization is fitted on, and where they come from."""
-    wanted = recipe.engine.quantization.calibration
-    count = wanted.samples if wanted else DEFAULT_SAMPLES
+    calibration = recipe.engine.quantization.calibration
+    count = calibration.samples if calibration else DEFAULT_SAMPLES
     what = (
-        f"drawn from `{wanted.data}` by seed {wanted.seed}"
-        if wanted
+        f"drawn from `{calibration.data}` by seed {calibration.seed}"
+        if calibration
         else "generated pictures: no data is named"
     )
     return Derivation("calibration.samples", count, f"{count} {what}")

@@ -141,15 +141,17 @@ def _requests(
     from mmbuild.models.prompts import DEFAULT_PROMPTS
 
     processor = load_processor(processor_files, params["family"])
-    asked = params["calibration"]
+    requested = params["calibration"]
     if "data" not in locators:
-        progress(f"{asked['samples']} generated pictures: the recipe names no calibration.data", None)
+        progress(f"{requested['samples']} generated pictures: the recipe names no calibration.data", None)
         height, width = params["image_size"]
-        prompts = asked["prompts"] or DEFAULT_PROMPTS
+        prompts = requested["prompts"] or DEFAULT_PROMPTS
         return list(
-            loop.synthetic_requests(processor, (height, width), prompts, asked["samples"], asked["seed"])
+            loop.synthetic_requests(
+                processor, (height, width), prompts, requested["samples"], requested["seed"]
+            )
         )
     path = Path(locators["data"])
-    samples = data.load(path, asked["samples"], asked["seed"], text_only=asked["text_only"])
+    samples = data.load(path, requested["samples"], requested["seed"], text_only=requested["text_only"])
     positions = params["llm"]["max_position_embeddings"]
     return list(loop.calibration_requests(processor, samples, params["family"], positions))

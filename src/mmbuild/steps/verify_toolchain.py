@@ -31,9 +31,11 @@ def run(context: StepContext) -> None:
     )
     images: list[Path | None] = [Path(path) for _, path in named] if takes_images(description) else []
     entries = []
-    asked = [(image, prompt) for image in images or [None] for prompt in context.params["prompts"] or [None]]
-    for number, (image, prompt) in enumerate(asked):
-        context.progress(prompt or "the runner's own question", number / len(asked))
+    requested = [
+        (image, prompt) for image in images or [None] for prompt in context.params["prompts"] or [None]
+    ]
+    for number, (image, prompt) in enumerate(requested):
+        context.progress(prompt or "the runner's own question", number / len(requested))
         question = InferenceRequest(prompt, (image,) if image else (), context.params["max_new_tokens"])
         answered = infer(
             context.inputs["engine"],

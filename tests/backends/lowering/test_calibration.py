@@ -36,8 +36,8 @@ def lowered(tmp_path: Path) -> Lowered:
         offline: bool = False,
         **keys: Any,
     ) -> RecipeGraph:
-        asked = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {}), **keys}
-        recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}")
+        request = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {}), **keys}
+        recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(request)}")
         (variant,) = load(tmp_path, recipe).variants
         return lower(variant, target=host, digest=lambda path: path.read_text("latin-1"), offline=offline)
 
@@ -161,7 +161,7 @@ def test_a_data_set_of_the_hub_is_fetched_at_its_commit_for_the_calibration_alon
     assert data.params == {
         "repo": REPO, "commit": FIRST, "file": None, "samples": 3, "seed": 5, "text_only": False,
     }  # fmt: skip
-    assert hub.asked() == {}, "no picture is fetched to plan"
+    assert hub.fetch_counts() == {}, "no picture is fetched to plan"
 
 
 def test_another_commit_or_file_of_a_data_set_is_another_key_and_its_name_for_the_commit_is_not(
@@ -186,9 +186,9 @@ def test_a_branch_that_was_asked_for_is_known_offline_and_others_can_be_planned(
     unknown = fetched(lowered(calibration=ON_HUB, offline=True)).params
     assert (unknown["commit"], unknown["revision"]) == (None, "main")
     online = lowered(calibration=ON_HUB)
-    asked = list(hub.log)
+    requested = list(hub.log)
     assert fetched(lowered(calibration=ON_HUB, offline=True)) == fetched(online)
-    assert hub.log == asked
+    assert hub.log == requested
 
 
 def test_a_data_set_of_tables_is_refused_before_any_work(lowered: Lowered, hub: Hub) -> None:

@@ -187,10 +187,10 @@ def test_timings_are_kept_under_their_digest_and_given_ones_stay_as_they_are(
 def test_a_build_that_had_to_measure_more_says_so(tmp_path: Path) -> None:
     partial = tmp_path / "partial.timings"
     partial.write_text(json.dumps({"Cos": 1, "version": "8.6.0"}))
-    told = build(tmp_path, "8.6.0", timing_cache=known(partial))["timing_cache"]
-    assert told["changed"]
-    assert told["given"] == digest(partial) != told["sha256"]
-    assert (tmp_path / "out" / f"{told['sha256']}.timings").exists()
+    reported = build(tmp_path, "8.6.0", timing_cache=known(partial))["timing_cache"]
+    assert reported["changed"]
+    assert reported["given"] == digest(partial) != reported["sha256"]
+    assert (tmp_path / "out" / f"{reported['sha256']}.timings").exists()
 
 
 @pytest.mark.parametrize(

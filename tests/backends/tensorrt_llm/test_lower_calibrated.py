@@ -54,8 +54,8 @@ def lowered(tmp_path: Path) -> Lowered:
         version: str = "1.2",
         *more: str,
     ) -> RecipeGraph:
-        asked = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {})}
-        recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(asked)}")
+        request = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {})}
+        recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(request)}")
         chosen = (f"engine.backend={backend}", f"engine.tensorrt_llm.toolchain='{version}'", *more)
         (variant,) = load(tmp_path, recipe, "engine.dtype=float16", *chosen).variants
 
@@ -97,8 +97,10 @@ def test_the_builder_reads_what_mmbuild_calibrated(lowered: Lowered, algorithm: 
     argv = command["argv"]
     assert argv[argv.index("--checkpoint_dir") + 1] == build.params["reads"]["checkpoint"]
     # What is expected of the engine is said of the checkpoint that is read, not of one of the version's quantizer.
-    wanted = {item.key: item.values for item in Expected.model_validate(command["expected"]).places[0].config}
-    assert wanted["pretrained_config.quantization.quant_algo"] == (NAMES[algorithm],)
+    required = {
+        item.key: item.values for item in Expected.model_validate(command["expected"]).places[0].config
+    }
+    assert required["pretrained_config.quantization.quant_algo"] == (NAMES[algorithm],)
 
 
 @pytest.mark.parametrize("own", [BESIDE, ON_GPU], ids=["cpu", "gpu"])
@@ -149,10 +151,10 @@ def test_without_data_the_versions_own_quantizer_stays(lowered: Lowered) -> None
 
 def test_a_data_set_of_the_hub_is_fetched_for_it(lowered: Lowered, hub: Hub) -> None:
     assert hub.url
-    asked = {"data": f"hf://{REPO}", "samples": 3}
-    found = labels(lowered("tensorrt-llm", "int4_awq", asked))
+    request = {"data": f"hf://{REPO}", "samples": 3}
+    found = labels(lowered("tensorrt-llm", "int4_awq", request))
     assert found["quantize"].inputs["data"] == found["calibration_data"].definition_key
-    assert found["quantize"] == labels(lowered("torch", "int4_awq", asked))["quantize"]
+    assert found["quantize"] == labels(lowered("torch", "int4_awq", request))["quantize"]
 
 
 def test_a_picture_that_changes_calibrates_anew_and_keeps_the_visual_engine(lowered: Lowered) -> None:
@@ -165,11 +167,11 @@ def test_a_picture_that_changes_calibrates_anew_and_keeps_the_visual_engine(lowe
 
 def test_a_second_source_is_fetched_for_calibration_alone() -> None:
     """VILA's tower is a model of its own: the whole model is shown the data, and commands read the first alone."""
-    asked = json.dumps({"algorithm": "int4_awq", "calibration": {"data": str(PICTURES), "samples": 2}})
+    requested = json.dumps({"algorithm": "int4_awq", "calibration": {"data": str(PICTURES), "samples": 2}})
     (variant,) = load_variants(
         "vila-7b-fp16",
         "engine.backend=tensorrt-llm",
-        f"engine.quantization={asked}",
+        f"engine.quantization={requested}",
         "engine.tensorrt_llm.fused_mlp=auto",
     )
     graph = lower_toolchain(variant, sm=90, environment=HERE, digest=str, offline=True, own=BESIDE)

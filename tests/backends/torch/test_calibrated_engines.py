@@ -113,9 +113,9 @@ def compare_one(engine, model, prompt):
     embedded = torch.stack([table[i - vocab] if i >= vocab else words[i] for i in prompt])[None]
     ours, tokens, worst = session.prefill([prompt], table), [], 0.0
     for _ in range(STEPS):
-        wanted = model(inputs_embeds=embedded).logits[:, -1]
-        worst = max(worst, float((ours - wanted).abs().max() / wanted.std()))
-        tokens.append(int(wanted.argmax()))
+        required = model(inputs_embeds=embedded).logits[:, -1]
+        worst = max(worst, float((ours - required).abs().max() / required.std()))
+        tokens.append(int(required.argmax()))
         embedded = torch.cat([embedded, words[tokens[-1]][None, None]], dim=1)
         ours = session.decode(torch.tensor(tokens[-1:]))
     assert len(set(tokens)) > 1, "a model that says one thing shows nothing"

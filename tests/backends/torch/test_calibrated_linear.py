@@ -165,11 +165,11 @@ def test_fp8_in_float16_does_not_overflow_before_it_is_scaled():
 def test_layers_ask_for_what_the_checkpoints_tables_say(quant_algo, reduce):
     made = layer(quant_algo, 64, 24, dtype="float16", reduce=reduce)
     config = dataclasses.replace(CONFIG, quant_algo=quant_algo)
-    asked = {
+    request = {
         name: (str(value.dtype).removeprefix("torch."), stored_shape(name, value.data, config))
         for name, value in made.named_parameters()
     }
-    assert asked == stored_tensors(
+    assert request == stored_tensors(
         BY_QUANT_ALGO[quant_algo],
         "any",
         24,

@@ -23,8 +23,8 @@ def drawn(family, seed, count=BATCH):
     return demo_worlds.ask(family, seed, count, held_out=True)
 
 
-def encoded(built, asked):
-    return built.encode([list(item.pictures) for item in asked], [item.prompt for item in asked])
+def encoded(built, requested):
+    return built.encode([list(item.pictures) for item in requested], [item.prompt for item in requested])
 
 
 def continued(built, transformers, request, tokens):
@@ -84,9 +84,9 @@ def test_beams_find_the_reference_s_answer(family):
 )
 def test_answers_are_right(family, dtype, quantization):
     built, right = engine(family, dtype, quantization), 0
-    asked = drawn(family, 54, QUESTIONS)
+    requested = drawn(family, 54, QUESTIONS)
     for start in range(0, QUESTIONS, BATCH):
-        some = asked[start : start + BATCH]
+        some = requested[start : start + BATCH]
         answers = built.generate([list(item.pictures) for item in some], [item.prompt for item in some])
         right += sum(answer.text == item.answer for answer, item in zip(answers, some, strict=True))
     assert right >= WANTED
@@ -94,13 +94,13 @@ def test_answers_are_right(family, dtype, quantization):
 
 def test_pages_are_read():
     built = engine("nougat")
-    asked = drawn("nougat", 55, 20)
+    requested = drawn("nougat", 55, 20)
     wrong = 0
-    for start in range(0, len(asked), BATCH):
-        some = asked[start : start + BATCH]
+    for start in range(0, len(requested), BATCH):
+        some = requested[start : start + BATCH]
         answers = built.generate([item.pictures for item in some], [None] * len(some))
         wrong += sum(distance(answer.text, item.answer) for answer, item in zip(answers, some, strict=True))
-    assert wrong <= 0.03 * sum(len(item.answer) for item in asked)
+    assert wrong <= 0.03 * sum(len(item.answer) for item in requested)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_quantized_engines_give_the_tokens_of_transformers_on_rounded_weights(
 
 def test_a_streamed_page_is_the_page():
     built = engine("nougat")
-    (asked,) = drawn("nougat", 57, 1)
-    requests = encoded(built, [asked])
+    (requested,) = drawn("nougat", 57, 1)
+    requests = encoded(built, [requested])
     pieces = list(built.stream_text(requests[0], built.stopping()))
     assert len(pieces) > 10
     assert "".join(pieces) == built.run(requests, built.stopping()).answers[0].text

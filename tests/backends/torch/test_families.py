@@ -28,17 +28,17 @@ models = pytest.mark.parametrize(("family", "seed"), MODELS)
 @models
 def test_greedy_tokens_are_the_reference_s_alone_and_in_a_batch(family, seed):
     built, transformers = engine(family, seed), reference(family, seed)
-    asked = requests(built, [3, 9, 1], seed)
+    requested = requests(built, [3, 9, 1], seed)
     suppressed = built.processor.suppressed_token_ids
-    continued = [continue_greedily(transformers, request, TOKENS, suppressed) for request in asked]
+    continued = [continue_greedily(transformers, request, TOKENS, suppressed) for request in requested]
     expected = [continuation.tokens for continuation in continued]
     apart = [(continued[0].logits - other.logits).abs().max() for other in continued[1:]]
     assert min(apart) > 0.01, "the prompts must lead to different answers"
     stopping = built.stopping(TOKENS, ignore_eos=True)
-    assert [answer.token_ids for answer in built.run(asked, stopping).answers] == expected
-    alone = [built.run([request], stopping).answers[0].token_ids for request in asked]
+    assert [answer.token_ids for answer in built.run(requested, stopping).answers] == expected
+    alone = [built.run([request], stopping).answers[0].token_ids for request in requested]
     assert alone == expected
-    for request, continuation in zip(asked, continued, strict=True):
+    for request, continuation in zip(requested, continued, strict=True):
         assert compare(built, request, continuation).max_kl < 1e-5
 
 
@@ -46,9 +46,9 @@ def test_greedy_tokens_are_the_reference_s_alone_and_in_a_batch(family, seed):
 @pytest.mark.parametrize("penalty", [1.0, 0.0, 2.0])
 def test_beams_find_the_reference_s_sequences(family, seed, penalty):
     built, transformers = engine(family, seed), reference(family, seed)
-    asked = requests(built, [2, 7, 4], seed + 1)
+    requested = requests(built, [2, 7, 4], seed + 1)
     suppressed = built.processor.suppressed_token_ids
-    greedy = [continue_greedily(transformers, request, TOKENS, suppressed).tokens for request in asked]
+    greedy = [continue_greedily(transformers, request, TOKENS, suppressed).tokens for request in requested]
     ends = (greedy[0][5], greedy[1][9])  # so that beams end at different lengths
     found = [
         beam_search(
@@ -60,17 +60,17 @@ def test_beams_find_the_reference_s_sequences(family, seed, penalty):
             suppressed=suppressed,
             penalty=penalty,
         )
-        for request in asked
+        for request in requested
     ]
     stopping = Stopping(TOKENS, ends, suppressed)
-    answers = built.run(asked, stopping, beams=Beams(BEAMS, penalty)).answers
+    answers = built.run(requested, stopping, beams=Beams(BEAMS, penalty)).answers
     assert [list(answer.token_ids) for answer in answers] == found
-    assert len(asked) == BATCH
+    assert len(requested) == BATCH
 
 
 @models
 def test_one_beam_is_greedy(family, seed):
     built = engine(family, seed)
-    asked = requests(built, [4, 4, 2], seed)
-    greedy = built.run(asked, built.stopping(TOKENS)).answers
-    assert built.run(asked, built.stopping(TOKENS), beams=Beams(1)).answers == greedy
+    requested = requests(built, [4, 4, 2], seed)
+    greedy = built.run(requested, built.stopping(TOKENS)).answers
+    assert built.run(requested, built.stopping(TOKENS), beams=Beams(1)).answers == greedy

@@ -59,25 +59,25 @@ def test_more_rows_than_the_engine_has_are_refused(family, seed):
 def test_what_an_overflow_left_reaches_neither_the_next_batch_nor_its_beams(family, seed):
     """Rows that beams fill were no part of the batch that was started; on a GPU more slots are read than live."""
     built = engine(family, seed)
-    asked = requests(built, LENGTHS, seed)
+    requested = requests(built, LENGTHS, seed)
     stopping, beams = built.stopping(6, ignore_eos=True), Beams(BEAMS)
-    clean = [built.run(asked, stopping).answers, built.run(asked, stopping, beams=beams).answers]
+    clean = [built.run(requested, stopping).answers, built.run(requested, stopping, beams=beams).answers]
     for name, constant in built.session._constants.items():
         if "cache" in name:
             constant.fill_(torch.nan)
-    assert built.run(asked, stopping, beams=beams).answers == clean[1]
+    assert built.run(requested, stopping, beams=beams).answers == clean[1]
     for name, constant in built.session._constants.items():
         if "cache" in name:
             constant.fill_(torch.nan)
-    assert built.run(asked, stopping).answers == clean[0]
+    assert built.run(requested, stopping).answers == clean[0]
 
 
 @models
 def test_dead_slots_that_graphs_read_are_cleared(family, seed, monkeypatch):
     """As on a GPU: every step looks at all slots, whatever is live."""
     built = engine(family, seed)
-    asked = requests(built, LENGTHS, seed)
-    expected = built.run(asked, built.stopping(6, ignore_eos=True)).answers
+    requested = requests(built, LENGTHS, seed)
+    expected = built.run(requested, built.stopping(6, ignore_eos=True)).answers
 
     class EverySlot:
         def __call__(self, decode, inputs, views, order):
@@ -88,7 +88,7 @@ def test_dead_slots_that_graphs_read_are_cleared(family, seed, monkeypatch):
     for name, constant in built.session._constants.items():
         if "cache" in name:
             constant.fill_(torch.nan)
-    assert built.run(asked, built.stopping(6, ignore_eos=True)).answers == expected
+    assert built.run(requested, built.stopping(6, ignore_eos=True)).answers == expected
 
 
 @models
@@ -108,11 +108,13 @@ def test_a_short_batch_after_a_long_one_is_answered_as_in_a_fresh_session(family
 def test_the_last_slot_is_used_and_the_one_behind_it_refused(family, seed):
     built = engine(family, seed)
     limit = built.config.max_output_len
-    (asked,) = requests(built, [5], seed)
-    expected = continue_greedily(reference(family, seed), asked, limit, built.processor.suppressed_token_ids)
-    found = built.run([asked], built.stopping(limit, ignore_eos=True)).answers[0]
+    (requested,) = requests(built, [5], seed)
+    expected = continue_greedily(
+        reference(family, seed), requested, limit, built.processor.suppressed_token_ids
+    )
+    found = built.run([requested], built.stopping(limit, ignore_eos=True)).answers[0]
     assert found.token_ids == expected.tokens
-    refused(EngineError, "MM515", built.run, [asked], Stopping(limit + 1))
+    refused(EngineError, "MM515", built.run, [requested], Stopping(limit + 1))
     while built.session._longest < built.config.max_seq_len:
         assert built.session.decode(torch.tensor([5])).isfinite().all()
     error = refused(EngineError, "MM510", built.session.decode, torch.tensor([5]))
@@ -124,15 +126,15 @@ def test_empty_prompts_are_answered_as_by_the_reference(family, seed):
     built = engine(family, seed)
     (shown,) = requests(built, [4], seed)
     picture = torch.rand(3, *built.visual.config.image_size).mul(255).byte().permute(1, 2, 0).numpy()
-    asked = [shown, *built.encode([[picture], []], ["", ""])]
-    assert len({len(request.ids) for request in asked}) == len(asked)
+    requested = [shown, *built.encode([[picture], []], ["", ""])]
+    assert len({len(request.ids) for request in requested}) == len(requested)
     transformers = reference(family, seed)
-    expected = [continue_greedily(transformers, request, 8).tokens for request in asked[:2]]
+    expected = [continue_greedily(transformers, request, 8).tokens for request in requested[:2]]
     # BLIP-2 itself asks for a picture; without one it is its language model.
-    words = torch.tensor([asked[2].ids])
+    words = torch.tensor([requested[2].ids])
     new = transformers.language_model.generate(words, max_new_tokens=8, do_sample=False, eos_token_id=-1)
     expected.append(tuple(new[0, -8:].tolist()))
-    answers = built.run(asked, built.stopping(8, ignore_eos=True)).answers
+    answers = built.run(requested, built.stopping(8, ignore_eos=True)).answers
     assert [answer.token_ids for answer in answers] == expected
 
 
@@ -140,24 +142,28 @@ def test_empty_prompts_are_answered_as_by_the_reference(family, seed):
 @pytest.mark.parametrize("beams", [None, Beams(BEAMS)], ids=["greedy", "beams"])
 def test_numbers_out_of_range_are_told_and_the_engine_goes_on(family, seed, beams):
     built = engine(family, seed)
-    asked = requests(built, LENGTHS, seed)
-    before = built.run(asked, built.stopping(4), beams=beams).answers
-    broken = [asked[0], replace(asked[1], pixels=torch.full_like(asked[1].pixels, torch.inf)), asked[2]]
+    requested = requests(built, LENGTHS, seed)
+    before = built.run(requested, built.stopping(4), beams=beams).answers
+    broken = [
+        requested[0],
+        replace(requested[1], pixels=torch.full_like(requested[1].pixels, torch.inf)),
+        requested[2],
+    ]
     error = refused(EngineError, "MM523", built.run, broken, built.stopping(4), beams=beams)
     assert "prompt 2" in error.message
-    assert built.run(asked, built.stopping(4), beams=beams).answers == before
+    assert built.run(requested, built.stopping(4), beams=beams).answers == before
 
 
 @pytest.mark.parametrize("beams", [None, Beams(BEAMS)], ids=["sampled", "beams"])
 def test_suppressed_tokens_are_never_chosen(beams):
     built = engine("nougat", 1)
-    asked = requests(built, LENGTHS, 1)
+    requested = requests(built, LENGTHS, 1)
     sampling = None if beams else Sampling(temperature=50.0, seed=3)
     for never in (built.processor.suppressed_token_ids, tuple(range(0, built.config.vocab_size, 2))):
         stopping = Stopping(20, (), never)
         chosen = {
             token
-            for answer in built.run(asked, stopping, sampling, beams).answers
+            for answer in built.run(requested, stopping, sampling, beams).answers
             for token in answer.token_ids
         }
         assert chosen

@@ -153,7 +153,7 @@ def test_a_sequence_that_goes_round_in_circles_stops_and_the_others_go_on(engine
 def test_what_repeats_is_cut_off_unless_the_sequence_ended_by_itself():
     steady = [40.0 + (k * 7919 % 23) for k in range(400)] + [50.0] * 1600
     numbers = Repetition()
-    kept = numbers.kept(steady, ended=False)
+    kept = numbers.kept_length(steady, ended=False)
     assert 400 < kept < 800
     tokens = list(range(len(steady)))
     cut, whole = trim_repetition([tokens, tokens], [steady, [*steady, 50.0]], numbers)

@@ -42,8 +42,8 @@ def built_and_reference(name, seed):
         built = engines.random_engine(seed)
         return built, engines.random_reference(seed), engines.random_requests(built, [3, 9, 1], seed)
     built = family_engines.engine(name, seed)
-    asked = family_engines.requests(built, [3, 9, 1], seed)
-    return built, family_engines.reference(name, seed), asked
+    requested = family_engines.requests(built, [3, 9, 1], seed)
+    return built, family_engines.reference(name, seed), requested
 
 
 def obeying(monkeypatch, built, written):
@@ -69,32 +69,32 @@ def asked_of_transformers(built, reference, request, written, **options):
 @models
 @pytest.mark.parametrize("about", SETTINGS)
 def test_greedy_tokens_are_transformers_alone_and_in_a_batch(monkeypatch, name, seed, about):
-    built, reference, asked = built_and_reference(name, seed)
-    endless = built.run(asked, built.stopping(TOKENS, ignore_eos=True)).answers
+    built, reference, requested = built_and_reference(name, seed)
+    endless = built.run(requested, built.stopping(TOKENS, ignore_eos=True)).answers
     # What begins the answers may not, so that every model's change.
     first = sorted({answer.token_ids[0] for answer in endless})
     ends = sorted({2, *(answer.token_ids[9] for answer in endless)} - set(first))
     plain = {"eos_token_id": ends}
     written = {**plain, "begin_suppress_tokens": first, **SETTINGS[about]}
     obeying(monkeypatch, built, written)
-    right = [asked_of_transformers(built, reference, request, written) for request in asked]
-    assert right != [asked_of_transformers(built, reference, request, plain) for request in asked]
+    right = [asked_of_transformers(built, reference, request, written) for request in requested]
+    assert right != [asked_of_transformers(built, reference, request, plain) for request in requested]
     stopping = built.stopping(TOKENS)
-    found = built.run(asked, stopping).answers
+    found = built.run(requested, stopping).answers
     assert [list(answer.token_ids) for answer in found] == right
-    assert list(built.run(asked[1:2], stopping).answers[0].token_ids) == right[1]
+    assert list(built.run(requested[1:2], stopping).answers[0].token_ids) == right[1]
 
 
 # The LLaVA of random shapes is built for one beam.
 @pytest.mark.parametrize(("name", "seed"), MODELS[1:])
 @pytest.mark.parametrize("about", SETTINGS)
 def test_beams_are_transformers(monkeypatch, name, seed, about):
-    built, reference, asked = built_and_reference(name, seed)
-    greedy = built.run(asked, built.stopping(TOKENS, ignore_eos=True)).answers
+    built, reference, requested = built_and_reference(name, seed)
+    greedy = built.run(requested, built.stopping(TOKENS, ignore_eos=True)).answers
     written = {"eos_token_id": [2, greedy[0].token_ids[4]], **SETTINGS[about]}
     obeying(monkeypatch, built, written)
-    right = [asked_of_transformers(built, reference, item, written, num_beams=3) for item in asked]
-    found = built.run(asked, built.stopping(TOKENS), beams=Beams(3)).answers
+    right = [asked_of_transformers(built, reference, item, written, num_beams=3) for item in requested]
+    found = built.run(requested, built.stopping(TOKENS), beams=Beams(3)).answers
     assert [list(answer.token_ids) for answer in found] == right
 
 
@@ -103,13 +103,13 @@ def test_answers_begin_with_the_start_token_of_the_settings(tmp_path, name, seed
     directory = family_engines.directory(name, seed)
     start = {"decoder_start_token_id": 17}
     built = Engine.load(relaid(directory, tmp_path / "engine", generation_settings=start))
-    asked, reference = family_engines.requests(built, [3, 5]), family_engines.reference(name, seed)
+    requested, reference = family_engines.requests(built, [3, 5]), family_engines.reference(name, seed)
     written = {**start, "eos_token_id": None}
-    right = [asked_of_transformers(built, reference, request, written) for request in asked]
+    right = [asked_of_transformers(built, reference, request, written) for request in requested]
     for stopping in (built.stopping(TOKENS), built.stopping(TOKENS, ignore_generation_config=True)):
         endless = dataclasses.replace(stopping, eos_token_ids=())
-        assert [list(answer.token_ids) for answer in built.run(asked, endless).answers] == right
-    before = family_engines.engine(name, seed).run(asked, endless).answers
+        assert [list(answer.token_ids) for answer in built.run(requested, endless).answers] == right
+    before = family_engines.engine(name, seed).run(requested, endless).answers
     assert [list(answer.token_ids) for answer in before] != right
 
 
@@ -120,40 +120,40 @@ def demo_asked():
 
 
 def test_an_answer_ends_with_a_stop_string_of_the_model(monkeypatch):
-    built, reference, asked = built_and_reference("blip2-opt", 10)
-    long = built.run(asked[:1], built.stopping(TOKENS, ignore_eos=True)).answers[0].token_ids
+    built, reference, requested = built_and_reference("blip2-opt", 10)
+    long = built.run(requested[:1], built.stopping(TOKENS, ignore_eos=True)).answers[0].token_ids
     text = built.processor.tokenizer.decode(long[2:4])
     written = {"eos_token_id": 2, "stop_strings": [text, "never"]}
     obeying(monkeypatch, built, written)
-    (answer,) = built.run(asked[:1], built.stopping(TOKENS)).answers
-    right = settled(reference, asked[0], written, TOKENS, tokenizer=built.processor.tokenizer)
+    (answer,) = built.run(requested[:1], built.stopping(TOKENS)).answers
+    right = settled(reference, requested[0], written, TOKENS, tokenizer=built.processor.tokenizer)
     assert list(answer.token_ids) == right
     assert 0 < len(right) < TOKENS
-    assert "".join(built.stream_text(asked[0], built.stopping(TOKENS))) == answer.text
+    assert "".join(built.stream_text(requested[0], built.stopping(TOKENS))) == answer.text
 
 
 def test_of_ignored_settings_the_end_tokens_still_count(monkeypatch):
-    built, asked = demo_asked()
-    plain = built.run(asked, built.stopping()).answers
+    built, requested = demo_asked()
+    plain = built.run(requested, built.stopping()).answers
     ends = list(built.description.eos_token_ids)
     obeying(monkeypatch, built, {"eos_token_id": ends, "suppress_tokens": list(plain[0].token_ids[:2])})
-    assert built.run(asked, built.stopping()).answers != plain
+    assert built.run(requested, built.stopping()).answers != plain
     ignoring = built.stopping(ignore_generation_config=True)
     assert ignoring.rules is None
     assert ignoring.eos_token_ids == tuple(ends)
-    assert built.run(asked, ignoring).answers == plain
+    assert built.run(requested, ignoring).answers == plain
     assert built.generate(
         [engines.drawn(5, 1)[0][0]], ["describe the picture ."], ignore_generation_config=True
     ) == list(plain)
 
 
 def test_nothing_ends_an_answer_where_ends_are_ignored(monkeypatch):
-    built, asked = demo_asked()
+    built, requested = demo_asked()
     written = {"eos_token_id": 2, "forced_eos_token_id": 2, "stop_strings": "e", "repetition_penalty": 1.2}
     obeying(monkeypatch, built, written)
     stopping = built.stopping(20, ignore_eos=True)
     assert set(stopping.rules.fields) == {"repetition_penalty"}
-    assert len(built.run(asked, stopping).answers[0].token_ids) == 20
+    assert len(built.run(requested, stopping).answers[0].token_ids) == 20
 
 
 def test_an_engine_whose_model_has_no_settings_has_no_rules(tmp_path):

@@ -103,16 +103,16 @@ def stopping_of(written: dict[str, Any], seen: str) -> Stopping | None:
     return Stopping(NEW_TOKENS, found.eos_token_ids, rules=rules)
 
 
-def answers(model: Any, asked: list[list[int]], stopping: Stopping) -> list[list[int]]:
+def answers(model: Any, requested: list[list[int]], stopping: Stopping) -> list[list[int]]:
     """Greedy answers of one batch; the image token of prompts is a row of the table, as in engines."""
     session: Any = ModelSession(model)
-    placed = [[VOCABULARY + 5 if token == IMAGE else token for token in prompt] for prompt in asked]
-    return collect(stream(session, placed, session, stopping), len(asked))
+    placed = [[VOCABULARY + 5 if token == IMAGE else token for token in prompt] for prompt in requested]
+    return collect(stream(session, placed, session, stopping), len(requested))
 
 
-def searched(model: Any, asked: list[list[int]], stopping: Stopping, beams: Beams) -> list[list[int]]:
+def searched(model: Any, requested: list[list[int]], stopping: Stopping, beams: Beams) -> list[list[int]]:
     session: Any = ModelSession(model)
-    return search(session, asked, session, stopping, beams)[0]
+    return search(session, requested, session, stopping, beams)[0]
 
 
 def until_end(tokens: list[int], stopping: Stopping) -> list[int]:
@@ -174,9 +174,9 @@ def compare_greedy(written, seen, data):
     stopping = stopping_of(written, seen)
     assume(stopping is not None)
     model = model_of(seen, data.draw(st.integers(0, 2)))
-    asked = data.draw(st.lists(prompts, min_size=1, max_size=3))
-    right = [expected(model, prompt, written, stopping, seen) for prompt in asked]
-    assert answers(model, asked, stopping) == right
+    requested = data.draw(st.lists(prompts, min_size=1, max_size=3))
+    right = [expected(model, prompt, written, stopping, seen) for prompt in requested]
+    assert answers(model, requested, stopping) == right
 
 
 @pytest.mark.parametrize("seen", SEEN)
@@ -188,18 +188,18 @@ def test_settings_give_the_beams_of_transformers(seen, data):
     stopping = stopping_of(written, seen)
     assume(stopping is not None)
     model, width = model_of(seen, data.draw(st.integers(0, 2))), data.draw(st.integers(2, 4))
-    asked = data.draw(st.lists(prompts, min_size=1, max_size=2))
-    right = [expected(model, prompt, written, stopping, seen, num_beams=width) for prompt in asked]
-    assert searched(model, asked, stopping, Beams(width)) == right
+    requested = data.draw(st.lists(prompts, min_size=1, max_size=2))
+    right = [expected(model, prompt, written, stopping, seen, num_beams=width) for prompt in requested]
+    assert searched(model, requested, stopping, Beams(width)) == right
 
 
 def test_options_of_a_search_take_precedence_over_the_model_s():
     model, seen = LLAMAS[0], "ids"
     written = with_ends({"length_penalty": -1.0, "early_stopping": True}, seen)
     stopping, plain = stopping_of(written, seen), stopping_of(with_ends({}, seen), seen)
-    asked = Beams(3, length_penalty=1.0, early_stopping=False)
+    requested = Beams(3, length_penalty=1.0, early_stopping=False)
     assert searched(model, PROMPTS, stopping, Beams(3)) != searched(model, PROMPTS, plain, Beams(3))
-    assert searched(model, PROMPTS, stopping, asked) == searched(model, PROMPTS, plain, Beams(3))
+    assert searched(model, PROMPTS, stopping, requested) == searched(model, PROMPTS, plain, Beams(3))
 
 
 def test_a_batch_changes_no_answer():

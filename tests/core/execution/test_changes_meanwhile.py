@@ -21,7 +21,7 @@ from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.locks import try_lock
 from mmbuild.core.store.verify import check_store
 from mmbuild.models.sources.resolve import tree_digest
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
 from support.waiting import wait_for
 
@@ -29,8 +29,8 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "models" / "llava-shapes"
 
 
 @pytest.fixture
-def shop(tmp_path):
-    return Workshop(tmp_path)
+def workspace(tmp_path):
+    return Workspace(tmp_path)
 
 
 @pytest.fixture
@@ -78,31 +78,33 @@ CHANGES = ("in place", "replaced", "gone", "pipe")
 
 
 @pytest.mark.parametrize("how", CHANGES)
-def test_a_source_that_changed_before_its_action_runs_is_not_published(shop, source, how):
+def test_a_source_that_changed_before_its_action_runs_is_not_published(workspace, source, how):
     only = referring(source)
     graph = RecipeGraph("r", (only,), only.definition_key)
-    plan = shop.plan(graph)
+    plan = workspace.plan(graph)
     changed(source, how)
-    (failed,) = run(shop, plan).failed
+    (failed,) = run(workspace, plan).failed
     if how in ("in place", "replaced"):
         assert failed.code == "MM319"
         assert str(source) in failed.message
         assert "apply again" in failed.hint
-    assert load_cache(shop.store).by_key == {}
-    assert list((shop.store.root / "manifests").iterdir()) == []
-    assert not (shop.build / "r").exists()
+    assert load_cache(workspace.store).by_key == {}
+    assert list((workspace.store.root / "manifests").iterdir()) == []
+    assert not (workspace.build / "r").exists()
 
 
-def run(shop, plan):
+def run(workspace, plan):
     from mmbuild.core.execution.options import Options
     from mmbuild.core.execution.resources import Capacity
     from support.steps.trivial import TABLE
 
-    return run_plan(plan, specs=TABLE, options=Options(Capacity(2, 1 << 50, (), 2)), sink=shop.events.append)
+    return run_plan(
+        plan, specs=TABLE, options=Options(Capacity(2, 1 << 50, (), 2)), sink=workspace.events.append
+    )
 
 
 @pytest.mark.parametrize("how", [*CHANGES, "and changed back"])
-def test_a_source_that_changes_while_a_step_reads_it_is_not_published(shop, source, pipe, tmp_path, how):
+def test_a_source_that_changes_while_a_step_reads_it_is_not_published(workspace, source, pipe, tmp_path, how):
     """The step that reads it is not the one that refers to it: it sees the file through its input."""
     first = referring(source)
     slow = action("held", "r/slow", {"x": first}, pipe=str(pipe), file=str(tmp_path / "pids"))
@@ -115,27 +117,27 @@ def test_a_source_that_changes_while_a_step_reads_it_is_not_published(shop, sour
 
     helper = threading.Thread(target=meanwhile)
     helper.start()
-    (failed,) = shop.apply(graph).failed
+    (failed,) = workspace.apply(graph).failed
     helper.join(60)
     assert failed.code == "MM319"
     assert str(source) in failed.message
-    assert {record.label for record in load_cache(shop.store).by_key.values()} == {"r/refer"}
-    assert not (shop.build / "r").exists()
-    assert check_store(shop.store).faults == ()
+    assert {record.label for record in load_cache(workspace.store).by_key.values()} == {"r/refer"}
+    assert not (workspace.build / "r").exists()
+    assert check_store(workspace.store).faults == ()
 
 
-def test_a_changed_reference_is_not_laid_out(shop, source):
+def test_a_changed_reference_is_not_laid_out(workspace, source):
     only = referring(source)
     graph = RecipeGraph("r", (only,), only.definition_key)
-    shop.apply(graph)
-    (shop.build / "r" / "text").unlink()
+    workspace.apply(graph)
+    (workspace.build / "r" / "text").unlink()
     changed(source, "in place")
     with pytest.raises(MmbuildError) as caught:
-        shop.apply(graph)
+        workspace.apply(graph)
     assert caught.value.code == "MM319"
 
 
-def job(shop, **change):
+def job(workspace, **change):
     planned = action("write", "r/x", text="a")
     made = WorkerJob(
         name="1",
@@ -152,7 +154,7 @@ def job(shop, **change):
         locators={},
         cores=1,
         gpus=(),
-        store=str(shop.store.root),
+        store=str(workspace.store.root),
         log="",
         version=planned.version,
     )
@@ -172,14 +174,14 @@ def job(shop, **change):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_result_is_not_published_under_the_key_of_something_else(shop, change):
-    confirm(shop.store, job(shop))
+def test_a_result_is_not_published_under_the_key_of_something_else(workspace, change):
+    confirm(workspace.store, job(workspace))
     with pytest.raises(MmbuildError) as caught:
-        confirm(shop.store, job(shop, **change))
+        confirm(workspace.store, job(workspace, **change))
     assert caught.value.code == "MM326"
 
 
-def test_a_model_directory_is_compared_as_it_was_planned(shop, tmp_path):
+def test_a_model_directory_is_compared_as_it_was_planned(workspace, tmp_path):
     import shutil
 
     model = tmp_path / "model"
@@ -189,21 +191,21 @@ def test_a_model_directory_is_compared_as_it_was_planned(shop, tmp_path):
         if weights:
             (model / "model.safetensors").write_bytes(b"weights")
         given = job(
-            shop,
+            workspace,
             params={"kind": kind, "directories": []},
             locators={"model": str(model)},
             sources={"model": tree_digest(model, hash_file, weights=weights)},
         )
         given = replace(given, key=job_key(given))
-        confirm(shop.store, given)
+        confirm(workspace.store, given)
         (model / "config.json").write_text((model / "config.json").read_text() + "\n")
         with pytest.raises(MmbuildError) as caught:
-            confirm(shop.store, given)
+            confirm(workspace.store, given)
         assert caught.value.code == "MM319"
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_source_that_was_changed_and_changed_back_may_have_been_read(shop, source, tmp_path, kind):
+def test_a_source_that_was_changed_and_changed_back_may_have_been_read(workspace, source, tmp_path, kind):
     import shutil
 
     place, file, digest = source, source, hash_file(source)
@@ -212,18 +214,18 @@ def test_a_source_that_was_changed_and_changed_back_may_have_been_read(shop, sou
         shutil.copytree(EXAMPLE, place)
         digest = tree_digest(place, hash_file, weights=True)
     given = job(
-        shop,
+        workspace,
         params={"kind": "path", "directories": []},
         locators={"x": str(place)},
         sources={"x": digest},
     )
     given = replace(given, key=job_key(given))
     before = seen_sources(given)
-    confirm(shop.store, given, before)
+    confirm(workspace.store, given, before)
     changed(file, "and changed back")
-    confirm(shop.store, given)
+    confirm(workspace.store, given)
     with pytest.raises(MmbuildError) as caught:
-        confirm(shop.store, given, before)
+        confirm(workspace.store, given, before)
     assert caught.value.code == "MM319"
     assert str(file) in caught.value.message
 
@@ -233,19 +235,19 @@ def test_a_source_that_was_changed_and_changed_back_may_have_been_read(shop, sou
     [{"params": {"text": "b"}}, {"version": "trivial-2"}, {"step": "copy"}, {"definition_key": "0" * 64}],
     ids=lambda change: next(iter(change)),
 )
-def test_an_action_whose_key_is_not_that_of_its_content_does_not_run(shop, change):
+def test_an_action_whose_key_is_not_that_of_its_content_does_not_run(workspace, change):
     good = chain("r", links=1)
     assert is_sound(good.actions[0])
     bad = replace(good.actions[0], **change)
     with pytest.raises(MmbuildError) as caught:
-        shop.apply(RecipeGraph("r", (bad,), bad.definition_key))
+        workspace.apply(RecipeGraph("r", (bad,), bad.definition_key))
     assert caught.value.code in ("MM326",)
-    assert load_cache(shop.store).by_key == {}
+    assert load_cache(workspace.store).by_key == {}
 
 
-def test_who_waits_for_an_action_says_for_whom(shop):
+def test_who_waits_for_an_action_says_for_whom(workspace):
     graph = chain("r", links=1)
-    held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
+    held = try_lock(workspace.store.lock(action_key(graph.actions[0], {})))
     said = []
 
     def sink(event):
@@ -253,16 +255,16 @@ def test_who_waits_for_an_action_says_for_whom(shop):
             said.append(event.data["why"])
             held.release()
 
-    shop.events = type("Sink", (), {"append": staticmethod(sink)})()
-    assert shop.apply(graph).ok
+    workspace.events = type("Sink", (), {"append": staticmethod(sink)})()
+    assert workspace.apply(graph).ok
     assert said == [f"process {os.getpid()} builds the same"]
 
 
-def test_who_waits_for_long_says_so_again(shop, monkeypatch):
+def test_who_waits_for_long_says_so_again(workspace, monkeypatch):
     from mmbuild.core.store import locks
 
     graph = chain("r", links=1)
-    held = try_lock(shop.store.lock(action_key(graph.actions[0], {})))
+    held = try_lock(workspace.store.lock(action_key(graph.actions[0], {})))
     said = []
     monkeypatch.setattr(locks.Patience, "due", lambda _: True)
 
@@ -272,28 +274,28 @@ def test_who_waits_for_long_says_so_again(shop, monkeypatch):
             if len(said) == 3:
                 held.release()
 
-    shop.events = type("Sink", (), {"append": staticmethod(sink)})()
-    assert shop.apply(graph).ok
+    workspace.events = type("Sink", (), {"append": staticmethod(sink)})()
+    assert workspace.apply(graph).ok
     assert said[2] == f"process {os.getpid()} builds the same; waiting for 0 s"
 
 
-def test_locks_of_finished_actions_go(shop):
-    shop.apply(chain("r"), chain("s", text="b"))
-    names = {path.name for path in (shop.store.root / "locks").iterdir()}
-    assert not names & set(load_cache(shop.store).by_key)
+def test_locks_of_finished_actions_go(workspace):
+    workspace.apply(chain("r"), chain("s", text="b"))
+    names = {path.name for path in (workspace.store.root / "locks").iterdir()}
+    assert not names & set(load_cache(workspace.store).by_key)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "link", "full"])
-def test_a_log_that_cannot_be_written_stops_no_action(shop, tmp_path, kind):
+def test_a_log_that_cannot_be_written_stops_no_action(workspace, tmp_path, kind):
     graph = RecipeGraph("r", (noisy := action("noisy", "r/noisy", text="x"),), noisy.definition_key)
-    log = shop.store.log(action_key(noisy, {}))
+    log = workspace.store.log(action_key(noisy, {}))
     if kind == "pipe":
         os.mkfifo(log)
     elif kind == "directory":
         log.mkdir()
     else:
         log.symlink_to("/dev/full" if kind == "full" else tmp_path / "victim")
-    assert shop.apply(graph).ok
+    assert workspace.apply(graph).ok
     assert not (tmp_path / "victim").exists()
 
 
@@ -318,12 +320,12 @@ def test_a_full_disk_under_the_log_stops_no_action(tmp_path):
 
 
 @pytest.mark.parametrize("stream", ["closed", "full", "none"])
-def test_a_display_that_cannot_be_written_stops_no_build(shop, monkeypatch, stream):
+def test_a_display_that_cannot_be_written_stops_no_build(workspace, monkeypatch, stream):
     target = None if stream == "none" else os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
     if stream == "closed":
         target.close()
     monkeypatch.setattr("sys.stderr", target)
-    lenient(PlainLines(shop.plan(chain("r"))))(Event(EventKind.LAID_OUT, "r", {"directory": "/b/r"}))
+    lenient(PlainLines(workspace.plan(chain("r"))))(Event(EventKind.LAID_OUT, "r", {"directory": "/b/r"}))
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"message": 7}', '{"causes": 7}', "[" * 100_000])

@@ -15,15 +15,15 @@ from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.gc import collect
 from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.verify import check_store
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
 
 KIB = 1024
 
 
 @pytest.fixture
-def shop(tmp_path):
-    return Workshop(tmp_path)
+def workspace(tmp_path):
+    return Workspace(tmp_path)
 
 
 @pytest.fixture
@@ -60,51 +60,51 @@ def fill(place, leave):
 
 
 def test_a_step_that_fills_the_disk_is_told_and_the_store_stays_good(small_disk):
-    shop = Workshop(small_disk)
-    (failed,) = shop.apply(one("large", bytes=4_000_000)).failed
+    workspace = Workspace(small_disk)
+    (failed,) = workspace.apply(one("large", bytes=4_000_000)).failed
     assert failed.code == "MM302"
     assert "no space left" in failed.message
     assert "cache gc" in failed.hint
-    assert list(shop.store.staging.iterdir()) == []
-    assert check_store(shop.store).faults == ()
-    assert shop.apply(chain("r")).ok
+    assert list(workspace.store.staging.iterdir()) == []
+    assert check_store(workspace.store).faults == ()
+    assert workspace.apply(chain("r")).ok
 
 
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40])
 def test_wherever_the_disk_gets_full_it_is_told_and_the_next_apply_goes_on(small_disk, pages):
-    shop = Workshop(small_disk)
-    assert shop.apply(chain("other")).ok
+    workspace = Workspace(small_disk)
+    assert workspace.apply(chain("other")).ok
     ballast = fill(small_disk, pages * 4 * KIB)
     try:
-        codes = [failed.code for failed in shop.apply(chain("r")).failed]
+        codes = [failed.code for failed in workspace.apply(chain("r")).failed]
     except MmbuildError as error:
         codes = [error.code]
     assert set(codes) <= {"MM302"}
     assert codes or pages > 3, "the disk was not full"
     ballast.unlink()
-    assert shop.apply(chain("r")).ok
-    assert shop.text("r") == "a2+a1+a"
-    assert check_store(shop.store).faults == ()
-    assert list(shop.store.staging.iterdir()) == []
+    assert workspace.apply(chain("r")).ok
+    assert workspace.text("r") == "a2+a1+a"
+    assert check_store(workspace.store).faults == ()
+    assert list(workspace.store.staging.iterdir()) == []
 
 
-def test_a_worker_that_the_kernel_kills_is_told_and_the_store_stays_good(shop):
+def test_a_worker_that_the_kernel_kills_is_told_and_the_store_stays_good(workspace):
     def kill(event):
         if event.kind is EventKind.PROGRESS:
             os.kill(int(event.data["message"].split()[0]), signal.SIGKILL)
 
-    shop.events = type("Sink", (), {"append": staticmethod(kill)})()
-    (failed,) = shop.apply(one("wait_to_be_killed")).failed
+    workspace.events = type("Sink", (), {"append": staticmethod(kill)})()
+    (failed,) = workspace.apply(one("wait_to_be_killed")).failed
     assert failed.code == "MM311"
     assert "was killed (SIGKILL), most likely because memory ran out" in failed.message
     assert "--jobs" in failed.hint
-    assert list(shop.store.staging.iterdir()) == []
-    assert check_store(shop.store).faults == ()
-    shop.events = []
-    assert shop.apply(chain("r")).ok
+    assert list(workspace.store.staging.iterdir()) == []
+    assert check_store(workspace.store).faults == ()
+    workspace.events = []
+    assert workspace.apply(chain("r")).ok
 
 
-def test_a_killed_fork_server_is_told_and_takes_its_workers_along(shop):
+def test_a_killed_fork_server_is_told_and_takes_its_workers_along(workspace):
     workers = []
 
     def kill(event):
@@ -113,14 +113,14 @@ def test_a_killed_fork_server_is_told_and_takes_its_workers_along(shop):
             workers.append(worker)
             os.kill(server, signal.SIGKILL)
 
-    shop.events = type("Sink", (), {"append": staticmethod(kill)})()
+    workspace.events = type("Sink", (), {"append": staticmethod(kill)})()
     with pytest.raises(MmbuildError, match="the process that starts workers ended") as caught:
-        shop.apply(one("wait_to_be_killed"))
+        workspace.apply(one("wait_to_be_killed"))
     assert caught.value.code == "MM316"
     (worker,) = workers
     assert not os.path.exists(f"/proc/{worker}/fd/0") or is_zombie(worker)
-    shop.events = []
-    assert shop.apply(chain("r")).ok
+    workspace.events = []
+    assert workspace.apply(chain("r")).ok
 
 
 def is_zombie(process):
@@ -128,18 +128,18 @@ def is_zombie(process):
         return stream.read().rsplit(")", 1)[1].split()[0] == "Z"
 
 
-def test_manifests_that_a_power_failure_emptied_are_made_again(shop):
-    shop.apply(chain("r"))
-    for manifest in (shop.store.root / "manifests").iterdir():
+def test_manifests_that_a_power_failure_emptied_are_made_again(workspace):
+    workspace.apply(chain("r"))
+    for manifest in (workspace.store.root / "manifests").iterdir():
         manifest.write_bytes(b"")
-    shutil.rmtree(shop.build)
-    assert set(shop.verdicts(chain("r")).values()) <= {"run", "unknown until built"}
-    assert shop.apply(chain("r")).ok
-    assert shop.text("r") == "a2+a1+a"
-    assert check_store(shop.store).faults == ()
+    shutil.rmtree(workspace.build)
+    assert set(workspace.verdicts(chain("r")).values()) <= {"run", "unknown until built"}
+    assert workspace.apply(chain("r")).ok
+    assert workspace.text("r") == "a2+a1+a"
+    assert check_store(workspace.store).faults == ()
 
 
-def test_after_an_interrupt_the_same_process_can_apply_again(shop):
+def test_after_an_interrupt_the_same_process_can_apply_again(workspace):
     """A notebook goes on after Ctrl-C: no lock of the interrupted apply may be left."""
 
     def interrupt(event):
@@ -147,35 +147,35 @@ def test_after_an_interrupt_the_same_process_can_apply_again(shop):
             raise KeyboardInterrupt
 
     graph = one("sleepy", seconds=0.2)
-    shop.events = type("Sink", (), {"append": staticmethod(interrupt)})()
+    workspace.events = type("Sink", (), {"append": staticmethod(interrupt)})()
     with pytest.raises(KeyboardInterrupt):
-        shop.apply(graph)
-    shop.events = []
-    assert shop.apply(graph).ran == ("r/sleepy",)
+        workspace.apply(graph)
+    workspace.events = []
+    assert workspace.apply(graph).ran == ("r/sleepy",)
 
 
-def test_gc_and_verify_keep_away_from_a_running_build(shop):
+def test_gc_and_verify_keep_away_from_a_running_build(workspace):
     refused = []
 
     def sweep(event):
         if event.kind in (EventKind.STARTED, EventKind.FINISHED):
             for tool in (collect, check_store):
                 with pytest.raises(MmbuildError, match="a build is using the store") as caught:
-                    tool(shop.store)
+                    tool(workspace.store)
                 refused.append(caught.value.code)
 
-    shop.events = type("Sink", (), {"append": staticmethod(sweep)})()
-    assert shop.apply(chain("r")).ok
+    workspace.events = type("Sink", (), {"append": staticmethod(sweep)})()
+    assert workspace.apply(chain("r")).ok
     assert refused == ["MM305"] * 12
-    assert collect(shop.store).removed == ()
+    assert collect(workspace.store).removed == ()
 
 
-def test_a_build_keeps_away_from_a_running_gc(shop):
-    with exclusive_lock(shop.store), pytest.raises(MmbuildError, match="cache gc") as caught:
-        shop.apply(chain("r"))
+def test_a_build_keeps_away_from_a_running_gc(workspace):
+    with exclusive_lock(workspace.store), pytest.raises(MmbuildError, match="cache gc") as caught:
+        workspace.apply(chain("r"))
     assert caught.value.code == "MM305"
     assert "try again" in caught.value.hint
-    assert shop.apply(chain("r")).ok
+    assert workspace.apply(chain("r")).ok
 
 
 def test_a_store_of_somebody_else_is_told_with_its_owner():
@@ -183,12 +183,12 @@ def test_a_store_of_somebody_else_is_told_with_its_owner():
         pytest.skip("becoming another user needs root")
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)  # to be seen, not written
-        shop = Workshop(Path(place))
-        shop.apply(chain("r"))
-        told = as_nobody(lambda: shop.apply(chain("r", "b")))
-        assert told.startswith(f"MM301 the store `{shop.store.root}` belongs to user `root`")
-        assert "--store" in told
-        assert check_store(shop.store).faults == ()
+        workspace = Workspace(Path(place))
+        workspace.apply(chain("r"))
+        reported = as_nobody(lambda: workspace.apply(chain("r", "b")))
+        assert reported.startswith(f"MM301 the store `{workspace.store.root}` belongs to user `root`")
+        assert "--store" in reported
+        assert check_store(workspace.store).faults == ()
 
 
 def as_nobody(body):

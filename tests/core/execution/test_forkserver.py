@@ -73,9 +73,9 @@ def received(workers, found):
 def test_a_worker_waits_before_there_is_a_job_and_runs_the_first(store, workers):
     (spare,) = wait_for(lambda: children(workers))
     workers.start(job(store))
-    told = messages(workers, "exit")
-    assert [m["event"] for m in told] == ["done", "exit"]
-    assert told[-1]["status"] == 0
+    reported = messages(workers, "exit")
+    assert [m["event"] for m in reported] == ["done", "exit"]
+    assert reported[-1]["status"] == 0
     assert gone(spare)
     assert wait_for(lambda: children(workers)) != [spare]
 
@@ -83,9 +83,9 @@ def test_a_worker_waits_before_there_is_a_job_and_runs_the_first(store, workers)
 def test_jobs_that_arrive_together_each_have_a_process(store, workers):
     for number in range(5):
         workers.start(job(store, f"{number}-job", text=str(number)))
-    told = []
-    wait_for(lambda: sum(m["event"] == "exit" for m in received(workers, told)) == 5)
-    assert {m["job"] for m in told if m["event"] == "done"} == {f"{number}-job" for number in range(5)}
+    lines = []
+    wait_for(lambda: sum(m["event"] == "exit" for m in received(workers, lines)) == 5)
+    assert {m["job"] for m in lines if m["event"] == "done"} == {f"{number}-job" for number in range(5)}
 
 
 def test_a_killed_waiting_worker_is_replaced(store, workers):

@@ -124,12 +124,12 @@ def test_the_pool_never_hands_out_more_than_there_is_and_serves_everybody(asked,
     running, served = [], []
 
     def start(key):
-        wanted = grant(asked[int(key)], capacity)
-        if not pool.fits(wanted):
+        required = grant(asked[int(key)], capacity)
+        if not pool.fits(required):
             return None
-        running.append(wanted)
+        running.append(required)
         served.append(key)
-        return wanted
+        return required
 
     while pool.waiting or running:
         pool.take(start)

@@ -11,7 +11,7 @@ from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.graph.plan_text import dot, mermaid, svg
 from support.errors import refused
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import action
 
 ODD = 'r/<"&]>&lt;\\n'
@@ -21,7 +21,7 @@ ODD = 'r/<"&]>&lt;\\n'
 def plan(tmp_path) -> Plan:
     one = action("write", ODD, text="1")
     two = action("write", "r/two", {'in"put': one}, text="2")
-    return Workshop(tmp_path).plan(RecipeGraph("r", (one, two), two.definition_key))
+    return Workspace(tmp_path).plan(RecipeGraph("r", (one, two), two.definition_key))
 
 
 def graphviz(tmp_path, monkeypatch, script: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from mmbuild.base.errors import MmbuildError, StalePlanError
 from mmbuild.core.graph.plan_file import looks_saved, read_saved, require_recipes, save_plan
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import chain
 
 REQUEST = {
@@ -24,7 +24,7 @@ REQUEST = {
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "x.plan"
-    save_plan(path, Workshop(tmp_path).plan(chain("r")), REQUEST)
+    save_plan(path, Workspace(tmp_path).plan(chain("r")), REQUEST)
     return path
 
 

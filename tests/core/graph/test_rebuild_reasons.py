@@ -16,7 +16,7 @@ BASE = {
 }
 
 
-def told(**changes):
+def reason_for(**changes):
     earlier = definition_of(make_action(label="x", **BASE))
     return difference(earlier, definition_of(make_action(label="x", **{**BASE, **changes})))
 
@@ -44,15 +44,15 @@ def told(**changes):
     ],
 )
 def test_a_difference_is_named(changes, sentence):
-    assert told(**changes) == sentence
+    assert reason_for(**changes) == sentence
 
 
 def test_long_values_are_cut():
-    assert len(told(params={"dtype": "x" * 500, "lengths": {"input": 10}})) < 140
+    assert len(reason_for(params={"dtype": "x" * 500, "lengths": {"input": 10}})) < 140
 
 
 def test_an_int_that_became_a_float_is_a_difference():
-    assert "10 to 10.0" in told(params={"dtype": "float16", "lengths": {"input": 10.0}})
+    assert "10 to 10.0" in reason_for(params={"dtype": "float16", "lengths": {"input": 10.0}})
 
 
 def commands(*argv, **more):

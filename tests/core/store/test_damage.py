@@ -20,7 +20,7 @@ from mmbuild.core.store.materialize import materialize_file
 from mmbuild.core.store.plan_cache import read_entry, write_entry
 from mmbuild.core.store.roots import read_root, root_path
 from mmbuild.core.store.verify import check_store
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
 
 HARMS = ("flip", "flip with times set back", "grow", "truncate", "directory", "pipe", "link")
@@ -29,8 +29,8 @@ SOME = ("flip with times set back", "grow", "pipe")
 
 
 @pytest.fixture
-def shop(tmp_path):
-    return Workshop(tmp_path)
+def workspace(tmp_path):
+    return Workspace(tmp_path)
 
 
 def harm(path, how):
@@ -59,14 +59,14 @@ def harm(path, how):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def stored(shop, label):
+def stored(workspace, label):
     """The file `text` of an action's artifact, in the store."""
-    return shop.store.tree(shop.digest(label)) / "text"
+    return workspace.store.tree(workspace.digest(label)) / "text"
 
 
 def clean(graph, tmp_path):
     """What the build of `graph` holds where nothing was ever damaged."""
-    other = Workshop(tmp_path / "clean")
+    other = Workspace(tmp_path / "clean")
     other.apply(graph)
     return other.text(graph.recipe)
 
@@ -81,18 +81,18 @@ def longer(recipe="r", end="end"):
 # What is laid out.
 
 
-def test_a_small_file_is_laid_out_as_a_copy(shop):
-    shop.apply(chain("r"))
-    laid = shop.build / "r" / "text"
+def test_a_small_file_is_laid_out_as_a_copy(workspace):
+    workspace.apply(chain("r"))
+    laid = workspace.build / "r" / "text"
     assert laid.stat().st_nlink == 1
     harm(laid, "flip")
-    assert check_store(shop.store).faults == ()
+    assert check_store(workspace.store).faults == ()
 
 
-def test_a_large_file_is_a_link_and_not_a_copy(shop, monkeypatch):
+def test_a_large_file_is_a_link_and_not_a_copy(workspace, monkeypatch):
     monkeypatch.setattr(materialize, "COPIED", 0)
-    shop.apply(chain("r"))
-    assert (shop.build / "r" / "text").samefile(stored(shop, "r/2"))
+    workspace.apply(chain("r"))
+    assert (workspace.build / "r" / "text").samefile(stored(workspace, "r/2"))
 
 
 def test_across_file_systems_a_large_file_is_a_symbolic_link(tmp_path, monkeypatch):
@@ -116,122 +116,122 @@ def test_where_nothing_can_be_linked_a_large_file_is_not_copied(tmp_path, monkey
 
 @pytest.mark.parametrize("how", SOME)
 @pytest.mark.parametrize("name", ["text", "manifest.json"])
-def test_an_edited_build_is_laid_out_again(shop, how, name):
-    shop.apply(chain("r"))
-    before = (shop.build / "r" / name).read_bytes()
-    harm(shop.build / "r" / name, how)
-    assert shop.verdicts(chain("r"))["r/2"] == "restore"
-    assert shop.apply(chain("r")).ran == ()
-    after = (shop.build / "r" / name).read_bytes()
+def test_an_edited_build_is_laid_out_again(workspace, how, name):
+    workspace.apply(chain("r"))
+    before = (workspace.build / "r" / name).read_bytes()
+    harm(workspace.build / "r" / name, how)
+    assert workspace.verdicts(chain("r"))["r/2"] == "restore"
+    assert workspace.apply(chain("r")).ran == ()
+    after = (workspace.build / "r" / name).read_bytes()
     assert after == before or name == "manifest.json"
-    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
+    assert set(workspace.verdicts(chain("r")).values()) == {"up to date"}
 
 
 @pytest.mark.parametrize("how", HARMS)
-def test_verify_reports_an_edited_build_and_apply_repairs_it(shop, how):
-    shop.apply(chain("r"))
-    before = shop.text("r")
-    harm(shop.build / "r" / "text", how)
-    found = check_store(shop.store)
+def test_verify_reports_an_edited_build_and_apply_repairs_it(workspace, how):
+    workspace.apply(chain("r"))
+    before = workspace.text("r")
+    harm(workspace.build / "r" / "text", how)
+    found = check_store(workspace.store)
     assert found.faults == ()
-    assert [str(shop.build / "r") in line for line in found.builds] == [True]
-    assert "was altered: `text`" in shop.reasons(chain("r"))["r/2"]
-    shop.apply(chain("r"))
-    assert shop.text("r") == before
-    assert check_store(shop.store).builds == ()
+    assert [str(workspace.build / "r") in line for line in found.builds] == [True]
+    assert "was altered: `text`" in workspace.reasons(chain("r"))["r/2"]
+    workspace.apply(chain("r"))
+    assert workspace.text("r") == before
+    assert check_store(workspace.store).builds == ()
 
 
-def test_a_changed_time_alone_is_no_fault(shop):
-    shop.apply(chain("r"))
-    os.utime(shop.build / "r" / "text", (1, 1))
-    assert check_store(shop.store).builds == ()
+def test_a_changed_time_alone_is_no_fault(workspace):
+    workspace.apply(chain("r"))
+    os.utime(workspace.build / "r" / "text", (1, 1))
+    assert check_store(workspace.store).builds == ()
 
 
-def test_a_changed_inode_time_alone_lays_nothing_out_again(shop):
-    shop.apply(chain("r"))
-    (shop.build / "r" / "text").chmod(0o644)
-    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
+def test_a_changed_inode_time_alone_lays_nothing_out_again(workspace):
+    workspace.apply(chain("r"))
+    (workspace.build / "r" / "text").chmod(0o644)
+    assert set(workspace.verdicts(chain("r")).values()) == {"up to date"}
 
 
-def test_a_build_that_an_earlier_version_laid_out_is_laid_out_again_with_digests(shop):
+def test_a_build_that_an_earlier_version_laid_out_is_laid_out_again_with_digests(workspace):
     import json
 
     from mmbuild.core.store.roots import root_path
 
-    shop.apply(chain("r"))
-    path = root_path(shop.store, shop.build / "r")
+    workspace.apply(chain("r"))
+    path = root_path(workspace.store, workspace.build / "r")
     data = json.loads(path.read_text())
     del data["void"]
     data["files"] = {name: numbers[:3] for name, numbers in data["files"].items()}
     path.write_text(json.dumps(data))
-    manifest = shop.build / "r" / "manifest.json"
-    told = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**told, "files": sorted(told["files"])}))
-    assert shop.verdicts(chain("r"))["r/2"] == "restore"
-    shop.apply(chain("r"))
-    assert json.loads(manifest.read_text())["files"] == told["files"]
-    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
+    manifest = workspace.build / "r" / "manifest.json"
+    reported = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**reported, "files": sorted(reported["files"])}))
+    assert workspace.verdicts(chain("r"))["r/2"] == "restore"
+    workspace.apply(chain("r"))
+    assert json.loads(manifest.read_text())["files"] == reported["files"]
+    assert set(workspace.verdicts(chain("r")).values()) == {"up to date"}
 
 
 @pytest.mark.parametrize("how", ["flip with times set back", "grow"])
-def test_an_edit_of_a_large_file_in_a_build_is_found_before_it_is_used(shop, monkeypatch, tmp_path, how):
+def test_an_edit_of_a_large_file_in_a_build_is_found_before_it_is_used(workspace, monkeypatch, tmp_path, how):
     """The file is the store's own: apply must not lay it out again, nor build from it."""
     monkeypatch.setattr(materialize, "COPIED", 0)
     graph = chain("r")
-    shop.apply(graph)
-    harm(shop.build / "r" / "text", how)
+    workspace.apply(graph)
+    harm(workspace.build / "r" / "text", how)
     with pytest.raises(MmbuildError) as caught:
-        shop.apply(graph)
+        workspace.apply(graph)
     assert caught.value.code == "MM323"
     assert "cache verify" in caught.value.hint
-    assert check_store(shop.store).faults != ()
-    shop.apply(graph)
-    assert shop.text("r") == clean(graph, tmp_path)
+    assert check_store(workspace.store).faults != ()
+    workspace.apply(graph)
+    assert workspace.text("r") == clean(graph, tmp_path)
 
 
 # What is used.
 
 
 @pytest.mark.parametrize("how", HARMS)
-def test_a_damaged_input_is_not_used(shop, tmp_path, how):
-    shop.apply(chain("r"))
-    harm(stored(shop, "r/1"), how)
-    (failed,) = shop.apply(longer()).failed
+def test_a_damaged_input_is_not_used(workspace, tmp_path, how):
+    workspace.apply(chain("r"))
+    harm(stored(workspace, "r/1"), how)
+    (failed,) = workspace.apply(longer()).failed
     assert failed.code == "MM323"
     assert "cache verify" in failed.hint
-    assert check_store(shop.store).faults != ()
-    assert shop.apply(longer()).ok
-    assert shop.text("r") == clean(longer(), tmp_path)
+    assert check_store(workspace.store).faults != ()
+    assert workspace.apply(longer()).ok
+    assert workspace.text("r") == clean(longer(), tmp_path)
 
 
-def test_a_damaged_input_is_found_where_the_manifest_has_no_stats(shop):
+def test_a_damaged_input_is_found_where_the_manifest_has_no_stats(workspace):
     """As those of older versions."""
     from mmbuild.core.store.manifest import tree_json
 
-    shop.apply(chain("r"))
-    manifest = shop.store.manifest(shop.digest("r/1"))
-    manifest.write_bytes(tree_json(read_tree(shop.store, shop.digest("r/1"))))
-    assert shop.apply(longer()).ok
-    harm(stored(shop, "r/1"), "flip")
-    assert [failed.code for failed in shop.apply(longer(end="other")).failed] == ["MM323"]
+    workspace.apply(chain("r"))
+    manifest = workspace.store.manifest(workspace.digest("r/1"))
+    manifest.write_bytes(tree_json(read_tree(workspace.store, workspace.digest("r/1"))))
+    assert workspace.apply(longer()).ok
+    harm(stored(workspace, "r/1"), "flip")
+    assert [failed.code for failed in workspace.apply(longer(end="other")).failed] == ["MM323"]
 
 
-def test_paranoid_reads_what_its_stat_says_is_unchanged(shop, monkeypatch):
+def test_paranoid_reads_what_its_stat_says_is_unchanged(workspace, monkeypatch):
     """Damage of the disk changes no times."""
-    shop.apply(chain("r"))
-    digest = shop.digest("r/1")
+    workspace.apply(chain("r"))
+    digest = workspace.digest("r/1")
     read = []
     monkeypatch.setattr(integrity, "hash_file", lambda path: read.append(path) or "other")
-    integrity.check_inputs(shop.store, [digest])
+    integrity.check_inputs(workspace.store, [digest])
     assert read == []
     with pytest.raises(MmbuildError, match="other bytes"):
-        integrity.check_inputs(shop.store, [digest], paranoid=True)
+        integrity.check_inputs(workspace.store, [digest], paranoid=True)
 
 
-def test_a_copied_store_is_read_once_more_and_then_used(shop, tmp_path):
-    shop.apply(chain("r"))
-    shutil.copytree(shop.root / "store", tmp_path / "copy" / "store")
-    other = Workshop(tmp_path / "copy")
+def test_a_copied_store_is_read_once_more_and_then_used(workspace, tmp_path):
+    workspace.apply(chain("r"))
+    shutil.copytree(workspace.root / "store", tmp_path / "copy" / "store")
+    other = Workspace(tmp_path / "copy")
     assert other.apply(longer()).ran == ("r/2",)
 
 
@@ -282,64 +282,64 @@ def test_links_that_mmbuild_makes_cost_no_second_reading(tmp_path, monkeypatch):
 # What a check removes.
 
 
-def test_the_consumers_of_what_was_damaged_are_built_again(shop, tmp_path):
+def test_the_consumers_of_what_was_damaged_are_built_again(workspace, tmp_path):
     """They may have read the damaged bytes: here they did, since an older version does not look."""
     graph = chain("r", links=4)
-    shop.apply(graph)
-    wrong = {label: shop.digest(label) for label in ("r/2", "r/3")}
-    harm(stored(shop, "r/1"), "flip")
-    found = check_store(shop.store)
+    workspace.apply(graph)
+    wrong = {label: workspace.digest(label) for label in ("r/2", "r/3")}
+    harm(stored(workspace, "r/1"), "flip")
+    found = check_store(workspace.store)
     assert found.consumers == ("r/2", "r/3")
-    assert not any(shop.store.has(digest) for digest in wrong.values())
-    assert {record.label for record in load_cache(shop.store).by_key.values()} == {"r/0", "r/1"}
-    result = shop.apply(graph)
+    assert not any(workspace.store.has(digest) for digest in wrong.values())
+    assert {record.label for record in load_cache(workspace.store).by_key.values()} == {"r/0", "r/1"}
+    result = workspace.apply(graph)
     assert result.ran == ("r/1", "r/2", "r/3")
-    assert shop.text("r") == clean(graph, tmp_path)
-    assert check_store(shop.store).faults == ()
+    assert workspace.text("r") == clean(graph, tmp_path)
+    assert check_store(workspace.store).faults == ()
 
 
-def test_what_is_not_downstream_of_the_damage_stays(shop):
-    shop.apply(chain("r"), chain("s", text="other"))
-    harm(stored(shop, "r/1"), "flip")
-    found = check_store(shop.store)
-    assert [str(shop.build / "r") in line for line in found.builds] == [True]
-    assert set(shop.verdicts(chain("s", text="other")).values()) == {"up to date"}
+def test_what_is_not_downstream_of_the_damage_stays(workspace):
+    workspace.apply(chain("r"), chain("s", text="other"))
+    harm(stored(workspace, "r/1"), "flip")
+    found = check_store(workspace.store)
+    assert [str(workspace.build / "r") in line for line in found.builds] == [True]
+    assert set(workspace.verdicts(chain("s", text="other")).values()) == {"up to date"}
 
 
-def test_a_result_that_something_else_also_made_stays(shop):
+def test_a_result_that_something_else_also_made_stays(workspace):
     first = action("write", "r/first", text="a")
     one = action("constant", "r/one", {"x": first})
     other = action("constant", "r/other", n=1)
     engine = action("write", "r/engine", {"a": one, "b": other}, text="e")
-    shop.apply(RecipeGraph("r", (first, one, other, engine), engine.definition_key))
-    harm(stored(shop, "r/first"), "flip")
-    check_store(shop.store)
-    assert shop.store.has(shop.digest("r/other"))
+    workspace.apply(RecipeGraph("r", (first, one, other, engine), engine.definition_key))
+    harm(stored(workspace, "r/first"), "flip")
+    check_store(workspace.store)
+    assert workspace.store.has(workspace.digest("r/other"))
 
 
-def test_a_damaged_engine_voids_the_builds_that_hold_it(shop, tmp_path):
+def test_a_damaged_engine_voids_the_builds_that_hold_it(workspace, tmp_path):
     """Also where the build itself, a copy, was not touched."""
-    shop.apply(chain("r"))
-    harm(stored(shop, "r/2"), "flip")
-    assert len(check_store(shop.store).builds) == 1
-    assert read_root(shop.store, shop.build / "r").void
-    assert shop.apply(chain("r")).ran == ("r/2",)
-    assert not read_root(shop.store, shop.build / "r").void
-    assert shop.text("r") == clean(chain("r"), tmp_path)
+    workspace.apply(chain("r"))
+    harm(stored(workspace, "r/2"), "flip")
+    assert len(check_store(workspace.store).builds) == 1
+    assert read_root(workspace.store, workspace.build / "r").void
+    assert workspace.apply(chain("r")).ran == ("r/2",)
+    assert not read_root(workspace.store, workspace.build / "r").void
+    assert workspace.text("r") == clean(chain("r"), tmp_path)
 
 
-def test_a_check_that_is_killed_finds_the_damage_again(shop, tmp_path):
+def test_a_check_that_is_killed_finds_the_damage_again(workspace, tmp_path):
     import multiprocessing
 
-    shop.apply(chain("r"))
-    harm(stored(shop, "r/1"), "flip")
-    worker = multiprocessing.get_context("fork").Process(target=killed_check, args=(shop.store,))
+    workspace.apply(chain("r"))
+    harm(stored(workspace, "r/1"), "flip")
+    worker = multiprocessing.get_context("fork").Process(target=killed_check, args=(workspace.store,))
     worker.start()
     worker.join(60)
     assert worker.exitcode == -9
-    assert check_store(shop.store).faults != ()
-    shop.apply(chain("r"))
-    assert shop.text("r") == clean(chain("r"), tmp_path)
+    assert check_store(workspace.store).faults != ()
+    workspace.apply(chain("r"))
+    assert workspace.text("r") == clean(chain("r"), tmp_path)
 
 
 def killed_check(store):
@@ -369,16 +369,16 @@ def killed_check(store):
         ("staging/name", "dangling"),
     ],
 )
-def test_verify_removes_what_is_no_object_and_no_artifact(shop, place, kind):
-    shop.apply(chain("r"))
-    path = shop.store.root / place
+def test_verify_removes_what_is_no_object_and_no_artifact(workspace, place, kind):
+    workspace.apply(chain("r"))
+    path = workspace.store.root / place
     path.parent.mkdir(exist_ok=True)
     make(path, kind)
-    found = check_store(shop.store)
+    found = check_store(workspace.store)
     assert found.faults or found.leftovers
     assert not os.path.lexists(path)
-    assert check_store(shop.store) == check_store(shop.store)
-    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
+    assert check_store(workspace.store) == check_store(workspace.store)
+    assert set(workspace.verdicts(chain("r")).values()) == {"up to date"}
 
 
 def make(path, kind):
@@ -397,46 +397,46 @@ def make(path, kind):
 # Whole files in the place of others.
 
 
-def test_the_plan_of_another_recipe_under_a_recipes_name_is_not_taken(shop):
+def test_the_plan_of_another_recipe_under_a_recipes_name_is_not_taken(workspace):
     for name, value in (("one", 1), ("two", 2)):
-        assert write_entry(shop.store, name, [], value)
-    plans = shop.store.root / "plans"
+        assert write_entry(workspace.store, name, [], value)
+    plans = workspace.store.root / "plans"
     shutil.copy(plans / "one.json", plans / "two.json")
-    assert (read_entry(shop.store, "one"), read_entry(shop.store, "two")) == (1, None)
+    assert (read_entry(workspace.store, "one"), read_entry(workspace.store, "two")) == (1, None)
 
 
-def test_the_notes_on_another_build_do_not_vouch_for_a_build(shop):
-    shop.apply(chain("r"), chain("s", "b"))
-    harm(shop.build / "r" / "text", "flip")
-    before = [root_path(shop.store, shop.build / name) for name in ("s", "r")]
+def test_the_notes_on_another_build_do_not_vouch_for_a_build(workspace):
+    workspace.apply(chain("r"), chain("s", "b"))
+    harm(workspace.build / "r" / "text", "flip")
+    before = [root_path(workspace.store, workspace.build / name) for name in ("s", "r")]
     shutil.copy(*before)
-    shop.apply(chain("r"), chain("s", "b"))
-    assert shop.text("r") == clean(chain("r"), shop.root)
+    workspace.apply(chain("r"), chain("s", "b"))
+    assert workspace.text("r") == clean(chain("r"), workspace.root)
 
 
-def test_the_manifest_of_another_artifact_is_refused_and_removed_by_verify(shop):
-    shop.apply(chain("r"))
-    text = shop.store.manifest(shop.digest("r/1")).read_bytes()
-    shop.store.manifest(shop.digest("r/2")).write_bytes(text)
-    shutil.rmtree(shop.build)
+def test_the_manifest_of_another_artifact_is_refused_and_removed_by_verify(workspace):
+    workspace.apply(chain("r"))
+    text = workspace.store.manifest(workspace.digest("r/1")).read_bytes()
+    workspace.store.manifest(workspace.digest("r/2")).write_bytes(text)
+    shutil.rmtree(workspace.build)
     with pytest.raises(MmbuildError) as caught:
-        shop.apply(chain("r"))
+        workspace.apply(chain("r"))
     assert caught.value.code == "MM304"
-    assert len(check_store(shop.store).faults) == 1
-    shop.apply(chain("r"))
-    assert shop.text("r") == clean(chain("r"), shop.root)
+    assert len(check_store(workspace.store).faults) == 1
+    workspace.apply(chain("r"))
+    assert workspace.text("r") == clean(chain("r"), workspace.root)
 
 
-def test_a_directory_in_the_place_of_a_file_gives_way_and_its_content_stays(shop):
-    shop.apply(chain("r"))
-    laid = shop.build / "r" / "text"
+def test_a_directory_in_the_place_of_a_file_gives_way_and_its_content_stays(workspace):
+    workspace.apply(chain("r"))
+    laid = workspace.build / "r" / "text"
     harm(laid, "directory")
     (laid / "inner").mkdir()
     (laid / "inner" / "answer").write_text("mine")
-    shop.apply(chain("r"))
-    assert shop.text("r") == clean(chain("r"), shop.root)
-    assert (shop.build / "r" / "text~" / "inner" / "answer").read_text() == "mine"
-    assert set(shop.verdicts(chain("r")).values()) == {"up to date"}
+    workspace.apply(chain("r"))
+    assert workspace.text("r") == clean(chain("r"), workspace.root)
+    assert (workspace.build / "r" / "text~" / "inner" / "answer").read_text() == "mine"
+    assert set(workspace.verdicts(chain("r")).values()) == {"up to date"}
 
 
 def tree(name):
@@ -445,86 +445,86 @@ def tree(name):
     return RecipeGraph(name, (engine,), engine.definition_key)
 
 
-def test_a_file_added_where_engines_are_loaded_from_moves_to_where_nothing_is(shop):
-    shop.apply(tree("r"))
-    build = shop.build / "r"
+def test_a_file_added_where_engines_are_loaded_from_moves_to_where_nothing_is(workspace):
+    workspace.apply(tree("r"))
+    build = workspace.build / "r"
     for name in ("answer", "inner/notes"):
         (build / name).write_text("mine")
-    assert set(shop.verdicts(tree("r")).values()) == {"restore"}
-    assert len(check_store(shop.store).builds) == 1
-    shop.apply(tree("r"))
+    assert set(workspace.verdicts(tree("r")).values()) == {"restore"}
+    assert len(check_store(workspace.store).builds) == 1
+    workspace.apply(tree("r"))
     found = {str(path.relative_to(build)) for path in build.rglob("*") if path.is_file()}
     assert found == {"answer", "inner/text", "inner~/notes", "manifest.json", "text"}
-    assert check_store(shop.store).builds == ()
+    assert check_store(workspace.store).builds == ()
 
 
 # An apply by itself.
 
 
-def apply_alone(shop, graph, monkeypatch, **options):
+def apply_alone(workspace, graph, monkeypatch, **options):
     """An apply as the command line does it, and the codes of its warnings."""
     monkeypatch.setenv("MMBUILD_STEPS", "support.steps.trivial:TABLE")
     events = []
-    result = run(shop.plan(graph), sink=events.append, **options)
+    result = run(workspace.plan(graph), sink=events.append, **options)
     return result, [event.data["code"] for event in events if event.kind is EventKind.WARNING]
 
 
 @pytest.mark.parametrize("how", SOME)
-def test_an_edited_link_to_the_store_is_repaired_by_the_next_apply(shop, monkeypatch, how):
+def test_an_edited_link_to_the_store_is_repaired_by_the_next_apply(workspace, monkeypatch, how):
     monkeypatch.setattr(materialize, "COPIED", 0)
-    shop.apply(chain("r"))
-    harm(stored(shop, "r/2") if how == "pipe" else shop.build / "r" / "text", how)
-    (shop.build / "r" / "manifest.json").unlink()
-    result, warned = apply_alone(shop, chain("r"), monkeypatch)
+    workspace.apply(chain("r"))
+    harm(stored(workspace, "r/2") if how == "pipe" else workspace.build / "r" / "text", how)
+    (workspace.build / "r" / "manifest.json").unlink()
+    result, warned = apply_alone(workspace, chain("r"), monkeypatch)
     assert (result.ran, warned) == (("r/2",), ["MM327"])
-    assert shop.text("r") == clean(chain("r"), shop.root)
-    found = check_store(shop.store)
+    assert workspace.text("r") == clean(chain("r"), workspace.root)
+    found = check_store(workspace.store)
     assert (found.faults, found.builds) == ((), ())
 
 
 @pytest.mark.parametrize("how", SOME)
-def test_a_damaged_input_is_built_again_with_all_that_was_built_from_it(shop, monkeypatch, how):
-    shop.apply(chain("r"))
-    harm(stored(shop, "r/1"), how)
-    result, warned = apply_alone(shop, longer(), monkeypatch)
+def test_a_damaged_input_is_built_again_with_all_that_was_built_from_it(workspace, monkeypatch, how):
+    workspace.apply(chain("r"))
+    harm(stored(workspace, "r/1"), how)
+    result, warned = apply_alone(workspace, longer(), monkeypatch)
     assert (result.ran, warned) == (("r/1", "r/2"), ["MM327"])
-    assert shop.text("r") == clean(longer(), shop.root)
-    assert load_cache(shop.store).torn == 0
-    assert check_store(shop.store).faults == ()
+    assert workspace.text("r") == clean(longer(), workspace.root)
+    assert load_cache(workspace.store).torn == 0
+    assert check_store(workspace.store).faults == ()
 
 
-def test_nothing_is_repaired_while_another_process_uses_the_store(shop, monkeypatch):
-    shop.apply(chain("r"))
-    harm(stored(shop, "r/1"), "grow")
-    with shared_lock(shop.store):
-        result, warned = apply_alone(shop, longer(), monkeypatch)
+def test_nothing_is_repaired_while_another_process_uses_the_store(workspace, monkeypatch):
+    workspace.apply(chain("r"))
+    harm(stored(workspace, "r/1"), "grow")
+    with shared_lock(workspace.store):
+        result, warned = apply_alone(workspace, longer(), monkeypatch)
     assert ([failed.code for failed in result.failed], warned) == (["MM323"], [])
 
 
-def test_a_plan_that_is_made_again_keeps_the_settings_of_its_builds(shop):
+def test_a_plan_that_is_made_again_keeps_the_settings_of_its_builds(workspace):
     graph = replace(chain("r"), settings={"engine.dtype": "float32"})
-    assert [again.settings for again in graphs_of(shop.plan(graph))] == [graph.settings]
+    assert [again.settings for again in graphs_of(workspace.plan(graph))] == [graph.settings]
 
 
 @pytest.mark.parametrize("what", ["file", "pipe", "link to nothing"])
-def test_a_build_directory_that_is_none_is_refused_before_anything_runs(shop, what):
+def test_a_build_directory_that_is_none_is_refused_before_anything_runs(workspace, what):
     if what == "file":
-        shop.build.touch()
+        workspace.build.touch()
     elif what == "pipe":
-        os.mkfifo(shop.build)
+        os.mkfifo(workspace.build)
     else:
-        shop.build.symlink_to(shop.root / "gone")
+        workspace.build.symlink_to(workspace.root / "gone")
     with pytest.raises(MmbuildError) as caught:
-        shop.apply(chain("r"))
+        workspace.apply(chain("r"))
     assert caught.value.code == "MM315"
-    assert str(shop.build) in caught.value.message
-    assert load_cache(shop.store).by_key == {}
+    assert str(workspace.build) in caught.value.message
+    assert load_cache(workspace.store).by_key == {}
 
 
-def test_a_link_in_the_place_of_an_engine_directory_is_replaced_and_gone(shop):
-    shop.apply(chain("r"))
-    (shop.build / "r").rename(shop.root / "moved")
-    (shop.build / "r").symlink_to(shop.root / "moved")
-    shop.apply(longer())
-    assert [path.name for path in shop.build.iterdir()] == ["r"]
-    assert shop.text("r") == clean(longer(), shop.root)
+def test_a_link_in_the_place_of_an_engine_directory_is_replaced_and_gone(workspace):
+    workspace.apply(chain("r"))
+    (workspace.build / "r").rename(workspace.root / "moved")
+    (workspace.build / "r").symlink_to(workspace.root / "moved")
+    workspace.apply(longer())
+    assert [path.name for path in workspace.build.iterdir()] == ["r"]
+    assert workspace.text("r") == clean(longer(), workspace.root)

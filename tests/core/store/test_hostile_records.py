@@ -21,7 +21,7 @@ from mmbuild.core.store.manifest import parse_manifest, read_tree
 from mmbuild.core.store.plan_cache import cache_name, forget_entry, read_entry, write_entry
 from mmbuild.core.store.roots import Root, read_root, root_path, write_root
 from mmbuild.core.store.stat_cache import digest_file
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import chain
 
 HEX = "ab" * 32
@@ -208,11 +208,11 @@ def test_a_path_at_the_limit_is_one():
     "seen", [None, 7, [], [[1]], [["a", 1, 2, 3]], [[1, 2, 3, 4]] * 2, [[True, 1, 2, 3]]]
 )
 def test_stats_of_anything_in_a_manifest_mean_that_the_files_are_read(tmp_path, seen):
-    shop = Workshop(tmp_path)
-    shop.apply(chain("r", links=1))
-    manifest = shop.store.manifest(shop.digest("r/0"))
+    workspace = Workspace(tmp_path)
+    workspace.apply(chain("r", links=1))
+    manifest = workspace.store.manifest(workspace.digest("r/0"))
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "seen": seen}))
-    assert read_tree(shop.store, shop.digest("r/0")).seen == ()
+    assert read_tree(workspace.store, workspace.digest("r/0")).seen == ()
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -243,11 +243,11 @@ def test_a_definition_of_anything_is_unknown(store, kind):
 @pytest.mark.parametrize("part", ["step", "version", "params", "inputs", "sources", "target", "toolchain"])
 @pytest.mark.parametrize("value", ["null", "number", "list"])
 def test_a_damaged_definition_gives_a_reason_all_the_same(tmp_path, part, value):
-    shop = Workshop(tmp_path)
-    shop.apply(chain("r", links=1))
-    for path in (shop.store.root / "definitions").iterdir():
+    workspace = Workspace(tmp_path)
+    workspace.apply(chain("r", links=1))
+    for path in (workspace.store.root / "definitions").iterdir():
         path.write_text(json.dumps({**json.loads(path.read_text()), part: VALUES[value]}))
-    assert shop.reasons(chain("r", text="b", links=1)) == {"r/0": "its definition changed"}
+    assert workspace.reasons(chain("r", text="b", links=1)) == {"r/0": "its definition changed"}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmbuild.core.store.gc import collect
 from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.stat_cache import digest_file
 from mmbuild.core.store.verify import check_store
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import chain
 
 DIRECTORIES = (
@@ -143,11 +143,11 @@ def test_the_owner_of_the_store_may_own_its_directories(store):
 
 @pytest.mark.parametrize("name", ["definitions", "plans", "logs", "locks", "staging", "remote"])
 def test_a_missing_directory_is_made_again(tmp_path, name):
-    shop = Workshop(tmp_path)
-    shop.apply(chain("r", links=1))
-    shutil.rmtree(shop.store.root / name)
-    assert shop.apply(chain("s", links=2)).ok
-    assert check_store(shop.store).faults == ()
+    workspace = Workspace(tmp_path)
+    workspace.apply(chain("r", links=1))
+    shutil.rmtree(workspace.store.root / name)
+    assert workspace.apply(chain("s", links=2)).ok
+    assert check_store(workspace.store).faults == ()
 
 
 @pytest.mark.parametrize("root", ["loop", "name" * 100, "file/below"])
@@ -161,26 +161,26 @@ def test_a_place_that_cannot_be_a_store_is_refused_with_a_code(tmp_path, root):
 
 @pytest.mark.parametrize("sweep", [collect, check_store])
 def test_links_inside_the_store_are_removed_and_not_followed(tmp_path, victim, sweep):
-    shop = Workshop(tmp_path)
-    shop.apply(chain("r"))
+    workspace = Workspace(tmp_path)
+    workspace.apply(chain("r"))
     for name in ("staging/apply-x", "trees/" + "0" * 64, "objects/zz", "objects/ab/link"):
-        place = shop.store.root / name
+        place = workspace.store.root / name
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(victim)
-    sweep(shop.store)
+    sweep(workspace.store)
     assert (victim / "inner" / "precious").read_text() == "precious"
-    assert shop.apply(chain("s")).ok
+    assert workspace.apply(chain("s")).ok
     assert (victim / "inner" / "precious").read_text() == "precious"
 
 
 def test_a_tree_that_became_a_link_is_replaced_and_not_followed(tmp_path, victim):
-    shop = Workshop(tmp_path)
-    shop.apply(chain("r"))
-    tree = shop.store.tree(shop.digest("r/1"))
+    workspace = Workspace(tmp_path)
+    workspace.apply(chain("r"))
+    tree = workspace.store.tree(workspace.digest("r/1"))
     discard(tree)
     tree.symlink_to(victim)
-    assert len(check_store(shop.store).faults) == 1
-    assert shop.apply(chain("r")).ok
+    assert len(check_store(workspace.store).faults) == 1
+    assert workspace.apply(chain("r")).ok
     assert not tree.is_symlink()
     assert (victim / "inner" / "precious").read_text() == "precious"
 
@@ -229,7 +229,7 @@ def test_all_that_a_member_of_a_group_makes_in_its_store_may_be_written_by_the_o
     try:
         root = tmp_path / "store"
         root.mkdir(0o775)
-        Workshop(tmp_path).apply(chain("r"))
+        Workspace(tmp_path).apply(chain("r"))
         digest_file(open_store(root), root / "VERSION")
     finally:
         os.umask(before)
@@ -244,7 +244,7 @@ def test_in_a_store_of_one_user_a_loose_umask_opens_no_directory(tmp_path):
     root.mkdir(0o755)
     before = os.umask(0o002)
     try:
-        Workshop(tmp_path).apply(chain("r"))
+        Workspace(tmp_path).apply(chain("r"))
     finally:
         os.umask(before)
     assert [path.name for path in root.glob("objects/*") if path.stat().st_mode & 0o022] == []

@@ -22,7 +22,7 @@ from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.core.store.publish import read_tree
 from mmbuild.core.store.stat_cache import digest_file
 from mmbuild.core.store.verify import check_store
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
 
 ROOT_USER = os.geteuid() == 0
@@ -359,72 +359,72 @@ def test_gc_and_builds_exclude_each_other(store):
 
 
 @pytest.fixture
-def shop(tmp_path):
-    return Workshop(tmp_path)
+def workspace(tmp_path):
+    return Workspace(tmp_path)
 
 
-def test_gc_keeps_what_named_builds_reach(shop):
-    shop.apply(chain("old", "a"), chain("new", "b"))
-    before = len(list((shop.store.root / "manifests").iterdir()))
-    assert collect(shop.store).removed == ()
+def test_gc_keeps_what_named_builds_reach(workspace):
+    workspace.apply(chain("old", "a"), chain("new", "b"))
+    before = len(list((workspace.store.root / "manifests").iterdir()))
+    assert collect(workspace.store).removed == ()
     import shutil
 
-    shutil.rmtree(shop.build / "old")
-    swept = collect(shop.store, dry_run=True)
+    shutil.rmtree(workspace.build / "old")
+    swept = collect(workspace.store, dry_run=True)
     assert len(swept.removed) == 3
-    assert len(list((shop.store.root / "manifests").iterdir())) == before
-    assert len(collect(shop.store).removed) == 3
-    assert set(shop.verdicts(chain("new", "b")).values()) == {"up to date"}
-    assert check_store(shop.store).faults == ()
-    assert shop.apply(chain("old", "a")).ran == ("old/0", "old/1", "old/2")
+    assert len(list((workspace.store.root / "manifests").iterdir())) == before
+    assert len(collect(workspace.store).removed) == 3
+    assert set(workspace.verdicts(chain("new", "b")).values()) == {"up to date"}
+    assert check_store(workspace.store).faults == ()
+    assert workspace.apply(chain("old", "a")).ran == ("old/0", "old/1", "old/2")
 
 
-def test_gc_removes_replaced_builds_longest_unused_first(shop):
+def test_gc_removes_replaced_builds_longest_unused_first(workspace):
     for text in "abc":
-        shop.apply(chain("r", text * 1000, links=1))
-    held = gc.reachable_artifacts(shop.store, load_cache(shop.store))
+        workspace.apply(chain("r", text * 1000, links=1))
+    held = gc.reachable_artifacts(workspace.store, load_cache(workspace.store))
     for index, item in enumerate(sorted(held, key=lambda h: h.used)):
-        os.utime(shop.store.manifest(item.digest), (1000 + index, 1000 + index))
-    swept = collect(shop.store, max_size=2500)
+        os.utime(workspace.store.manifest(item.digest), (1000 + index, 1000 + index))
+    swept = collect(workspace.store, max_size=2500)
     assert len(swept.removed) == 1
     assert swept.kept_size == 2000
     assert swept.freed == 1000
-    assert len(collect(shop.store, older_than=3600).removed) == 1
+    assert len(collect(workspace.store, older_than=3600).removed) == 1
 
 
-def test_gc_counts_a_shared_file_once(shop):
+def test_gc_counts_a_shared_file_once(workspace):
     base = action("write", "r/base", text="x" * 5000)
     users = [action("copy", f"r/{i}", {"i": base}, n=i) for i in range(3)]
     engine = action("write", "r/e", {str(i): u for i, u in enumerate(users)}, text="e")
-    shop.apply(RecipeGraph("r", (base, *users, engine), engine.definition_key))
-    swept = collect(shop.store)
+    workspace.apply(RecipeGraph("r", (base, *users, engine), engine.definition_key))
+    swept = collect(workspace.store)
     assert swept.kept_size < 2 * 5000 + 1000 + 5000
 
 
 @pytest.mark.parametrize("harm", ["object", "manifest", "tree", "extra", "missing object"])
-def test_verify_finds_and_removes_damage_and_apply_repairs_it(shop, harm):
-    shop.apply(chain("r"))
-    digest = shop.digest("r/1")
-    entry = read_tree(shop.store, digest).entries[0]
-    target = shop.store.object(entry.digest)
+def test_verify_finds_and_removes_damage_and_apply_repairs_it(workspace, harm):
+    workspace.apply(chain("r"))
+    digest = workspace.digest("r/1")
+    entry = read_tree(workspace.store, digest).entries[0]
+    target = workspace.store.object(entry.digest)
     if harm == "object":
         target.chmod(0o644)
         target.write_text("damaged")
     elif harm == "manifest":
-        shop.store.manifest(digest).write_text("{")
+        workspace.store.manifest(digest).write_text("{")
     elif harm == "tree":
-        (shop.store.tree(digest) / "text").unlink()
+        (workspace.store.tree(digest) / "text").unlink()
     elif harm == "extra":
-        (shop.store.tree(digest) / "more").write_text("x")
+        (workspace.store.tree(digest) / "more").write_text("x")
     else:
         target.unlink()
-    found = check_store(shop.store)
+    found = check_store(workspace.store)
     assert bool(found.faults) is (harm != "missing object")
-    assert check_store(shop.store).faults == ()
+    assert check_store(workspace.store).faults == ()
     again = chain("r")
     last = action("write", "r/2", {"text": again.actions[1]}, text="z")
-    assert shop.apply(RecipeGraph("r", (*again.actions[:2], last), last.definition_key)).ok
-    assert shop.text("r") == "z+a1+a"
+    assert workspace.apply(RecipeGraph("r", (*again.actions[:2], last), last.definition_key)).ok
+    assert workspace.text("r") == "z+a1+a"
 
 
 def test_a_build_that_has_ended_leaves_the_store_to_others_though_a_worker_still_has_its_descriptor(store):

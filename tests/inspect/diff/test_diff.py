@@ -78,9 +78,9 @@ def test_a_step_that_makes_something_else_of_the_same_is_pointed_out(project):
 
 def test_steps_of_one_build_alone(project):
     one, other = build(project.root / "a"), build(project.root / "b", "engine.quantization=none")
-    told = diff_json(compare_builds(one, other))
-    assert told["only"] == {"quantize": str(one)}
-    assert told["recipe"]["engine.quantization.algorithm"] == {"old": "int4", "new": "none"}
+    reported = diff_json(compare_builds(one, other))
+    assert reported["only"] == {"quantize": str(one)}
+    assert reported["recipe"]["engine.quantization.algorithm"] == {"old": "int4", "new": "none"}
 
 
 def test_files_are_compared_by_content(tmp_path):

@@ -99,9 +99,9 @@ def test_a_set_value_is_a_place_too(project):
 def test_a_line_that_is_gone_is_told_at_what_it_stood_in(project):
     write(project, "llava-int4.yaml", ("engine:\n  quantization: int4\n", ""))
     found = why(project)
-    told = "\n".join(overview(found.trace, found.edits))
-    assert "`engine.quantization.algorithm: int4` is no longer there" in told
-    assert f"{NAME}/build_llm (run)" in told
+    text = "\n".join(overview(found.trace, found.edits))
+    assert "`engine.quantization.algorithm: int4` is no longer there" in text
+    assert f"{NAME}/build_llm (run)" in text
 
 
 def test_a_changed_file_is_named(project):
@@ -132,9 +132,9 @@ def test_after_the_build_it_says_why_the_build_ran(project):
     after = why(project)
     assert after.trace.past
     assert blamed(after) == expected
-    told = list(overview(after.trace, after.edits))
-    assert "nothing to do; what the last build (" in told[0]
-    assert any("(up to date)" in line for line in told)
+    reported = list(overview(after.trace, after.edits))
+    assert "nothing to do; what the last build (" in reported[0]
+    assert any("(up to date)" in line for line in reported)
     # Laid out again, it still knows.
     shutil.rmtree(project.root / "build" / NAME)
     build(project)
@@ -147,13 +147,13 @@ def test_the_verb_tells_the_chain_the_key_and_json(project):
     assert chain.splitlines()[0] == f"{NAME}/verify (unknown until built)"
     assert chain.index("input `measures`") < chain.index("input `engine`") < chain.index("input `llm`")
     assert "--set engine.max_batch_size=6:1:23: `engine.max_batch_size: 6` was" in chain
-    (told,) = json.loads(project.run("why", RECIPE, "build_llm", *changed, "--json", "--key").stdout)
-    (action,) = told["actions"]
+    (reported,) = json.loads(project.run("why", RECIPE, "build_llm", *changed, "--json", "--key").stdout)
+    (action,) = reported["actions"]
     paths = {change["path"]: change for change in action["changes"]}
     assert paths["max_batch_size"]["new"] == 6
     assert paths["max_multimodal_len"]["because"][0]["key"] == "engine.max_batch_size"
     key = project.run("why", RECIPE, f"{NAME}/build_llm", *changed, "--key").stdout
-    assert f"definition key  {told['key']['definition']}" in key
+    assert f"definition key  {reported['key']['definition']}" in key
     assert "params        llm.hidden_size = " in key
     assert "has no step `build_lm` [MM850]" in (
         said := project.run("why", RECIPE, "build_lm", status=2).stderr
@@ -162,6 +162,6 @@ def test_the_verb_tells_the_chain_the_key_and_json(project):
 
 
 def test_of_a_recipe_never_built_every_cause_is_its_newness(project):
-    told = project.run("why", "recipes/demo/vila.yaml").stdout
-    assert "never laid out here" in told
-    assert "never built before" in told
+    reported = project.run("why", "recipes/demo/vila.yaml").stdout
+    assert "never laid out here" in reported
+    assert "never built before" in reported

@@ -27,7 +27,7 @@ def test_text_aligns_names_and_gives_reasons_below() -> None:
 
 
 def test_text_with_other_words_says_both_sides() -> None:
-    assert text(GROUPS[:1], wanted="needs", found="here").splitlines()[1] == (
+    assert text(GROUPS[:1], expected="needs", found="here").splitlines()[1] == (
         "  ok       python  needs >=3.11; here 3.11.7"
     )
 

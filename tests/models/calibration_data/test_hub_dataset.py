@@ -41,7 +41,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 def fetch(out: Path, **params: object) -> list[data.Sample]:
     """What the step makes of the data set; its samples, read as the quantize step reads them."""
     out.mkdir()
-    asked = {
+    request = {
         "repo": REPO,
         "commit": FIRST,
         "file": None,
@@ -50,8 +50,8 @@ def fetch(out: Path, **params: object) -> list[data.Sample]:
         "text_only": False,
         **params,
     }
-    calibration_data.run(StepContext(params=asked, out=out))
-    return data.load(out / FILE, int(str(asked["samples"])), int(str(asked["seed"])), text_only=True)
+    calibration_data.run(StepContext(params=request, out=out))
+    return data.load(out / FILE, int(str(request["samples"])), int(str(request["seed"])), text_only=True)
 
 
 @given(owner=word, name=word, path=st.lists(word, max_size=3))
@@ -85,7 +85,7 @@ def test_drawn_samples_of_an_image_folder_arrive_with_their_pictures_and_no_othe
         number = int(sample.image.stem)
         assert sample.image.read_bytes() == picture(number)
         assert (sample.prompt, sample.answer) == (data.CAPTION_PROMPT, f"picture {number}")
-    fetched = {name for name in hub.asked() if name.endswith(".png")}
+    fetched = {name for name in hub.fetch_counts() if name.endswith(".png")}
     assert len(fetched) == 4
     assert {path.name for path in (tmp_path / "out").rglob("*.png")} == {Path(name).name for name in fetched}
 
@@ -120,9 +120,9 @@ def test_samples_in_our_own_form_and_a_file_that_is_named(start: Start, tmp_path
 def test_what_was_fetched_before_is_not_fetched_again(start: Start, tmp_path: Path) -> None:
     hub = start(image_folder(6))
     fetch(tmp_path / "one")
-    before = hub.asked()
+    before = hub.fetch_counts()
     fetch(tmp_path / "two")
-    assert hub.asked() == before
+    assert hub.fetch_counts() == before
     written = [(tmp_path / name / FILE).read_bytes() for name in ("one", "two")]
     assert written[0] == written[1]
 

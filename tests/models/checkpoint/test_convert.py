@@ -58,9 +58,9 @@ def expected(hf: dict[str, np.ndarray], text: dict[str, int], rank: int, ways: i
     return made
 
 
-def check(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    assert set(found) == set(wanted)
-    for name, tensor in wanted.items():
+def check(found: dict[str, np.ndarray], required: dict[str, np.ndarray]) -> None:
+    assert set(found) == set(required)
+    for name, tensor in required.items():
         assert np.array_equal(found[name], tensor), name
 
 
@@ -129,8 +129,8 @@ def test_weights_are_converted_to_the_engine_s_dtype(tmp_path: Path, dtype: str)
     content = disk.config()
     tensors = disk.decoder(content, np.random.default_rng(6))
     (found,) = run(disk.write_model(tmp_path / "m", content, tensors), tmp_path / "out", 1, dtype)
-    wanted = torch.from_numpy(tensors["language_model.lm_head.weight"]).to(getattr(torch, dtype)).float()
-    assert np.array_equal(found["lm_head.weight"], wanted.numpy())
+    required = torch.from_numpy(tensors["language_model.lm_head.weight"]).to(getattr(torch, dtype)).float()
+    assert np.array_equal(found["lm_head.weight"], required.numpy())
 
 
 def test_config_json_is_what_tensorrt_llm_reads_and_marked_as_ours(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def config(algorithm: str, dtype: str = "float16", group: int = 64, llm: LlmFact
 
 
 def written(tmp_path: Path, algorithm: str, dtype: str = "float16") -> Path:
-    wanted = config(algorithm, dtype)
-    return write_checkpoint(tmp_path / f"{algorithm}-{dtype}", wanted, random_tensors(wanted))
+    required = config(algorithm, dtype)
+    return write_checkpoint(tmp_path / f"{algorithm}-{dtype}", required, random_tensors(required))
 
 
 def headers(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -162,12 +162,12 @@ def test_a_line_that_nobody_described_reads_nothing() -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_tensor_that_is_gone_or_of_another_type_is_named(algorithm: str) -> None:
-    wanted = config(algorithm)
-    whole = random_tensors(wanted)
-    content = to_json(wanted)
+    required = config(algorithm)
+    whole = random_tensors(required)
+    content = to_json(required)
     header = {
         name: ({"int8": "I8", "float8_e4m3fn": "F8_E4M3", "float16": "F16", "float32": "F32"}[dtype], shape)
-        for name, (dtype, shape) in described(wanted).items()
+        for name, (dtype, shape) in described(required).items()
     }
     assert set(header) < set(whole)
     assert read_tensors(content, header) == ()
@@ -179,25 +179,25 @@ def test_every_tensor_that_is_gone_or_of_another_type_is_named(algorithm: str) -
         assert [item.key for item in read_tensors(content, other)] == [name]
 
 
-def described(wanted: CheckpointConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
+def described(required: CheckpointConfig) -> dict[str, tuple[str, tuple[int, ...]]]:
     """What the layers of the first block store, by the writer's own table."""
-    assert wanted.quant_algo is not None
-    algorithm = next(how for how in ALGORITHMS.values() if how.quant_algo == wanted.quant_algo)
+    assert required.quant_algo is not None
+    algorithm = next(how for how in ALGORITHMS.values() if how.quant_algo == required.quant_algo)
     sizes = {"attention.qkv": (256, 128), "attention.dense": (128, 128), "mlp.proj": (128, 128)}
     return {
         f"transformer.layers.0.{layer}.{suffix}": entry
         for layer, (outputs, inputs) in sizes.items()
         for suffix, entry in stored_tensors(
-            algorithm, layer, outputs, inputs, dtype=wanted.dtype, group_size=wanted.group_size,
+            algorithm, layer, outputs, inputs, dtype=required.dtype, group_size=required.group_size,
             inputs_split=layer in ("attention.dense", "mlp.proj"),
         ).items()
     }  # fmt: skip
 
 
 def test_scales_of_other_groups_than_the_config_says_are_found_in_the_file(tmp_path: Path) -> None:
-    wanted = config("int4_awq")
-    stored = random_tensors(wanted)
-    checkpoint = write_checkpoint(tmp_path / "spoilt", replace(wanted, group_size=128), stored)
+    required = config("int4_awq")
+    stored = random_tensors(required)
+    checkpoint = write_checkpoint(tmp_path / "spoilt", replace(required, group_size=128), stored)
     content = json.loads((checkpoint / "config.json").read_text())
     assert not read_config("1.2", content)
     keys = {item.key.rpartition(".")[2] for item in read_tensors(content, headers(checkpoint))}

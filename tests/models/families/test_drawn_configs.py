@@ -105,13 +105,13 @@ def test_facts_are_what_transformers_reads(name: str, seed: int, wrong: float) -
     agreed = refused = 0
     for _ in range(COUNT):
         config, second = drawer.config(name)
-        told = json.dumps([config, second])
+        reported = json.dumps([config, second])
         found, expected = read_by_both(name, config, second)
         if isinstance(expected, RefusalError):
-            assert isinstance(found, FamilyError), f"{expected}: {told}"
+            assert isinstance(found, FamilyError), f"{expected}: {reported}"
             refused += 1
         elif isinstance(found, FamilyError):
-            assert refuses_with_a_listed_reason(found), f"{found.message}: {told}"
+            assert refuses_with_a_listed_reason(found), f"{found.message}: {reported}"
         else:
             assert_same(found, expected)
             agreed += 1

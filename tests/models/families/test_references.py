@@ -34,8 +34,8 @@ def request(family: str, sources: dict[str, Path], images: int = 1) -> Request:
 def test_the_text_model_speaks_and_the_second_source_sees(family: str, tmp_path: Path) -> None:
     sources = tiny.save_in_two(family, 2, tmp_path)
     reference = part(family, "reference").load(sources, torch.float32, "cpu")
-    asked = request(family, sources)
-    ids, pixels = torch.tensor([asked.ids]), asked.pixels
+    requested = request(family, sources)
+    ids, pixels = torch.tensor([requested.ids]), requested.pixels
     result = reference.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -49,7 +49,7 @@ def test_the_text_model_speaks_and_the_second_source_sees(family: str, tmp_path:
     eyes = Blip2ForConditionalGeneration.from_pretrained(sources["vision"]).eval()
     embedded = text.get_input_embeddings()(ids)
     features = eyes.get_image_features(pixels).pooler_output
-    place = torch.tensor(asked.ids).eq(tiny.VOCABULARY - 1)
+    place = torch.tensor(requested.ids).eq(tiny.VOCABULARY - 1)
     embedded[0, place] = features[0]
     text.generation_config.eos_token_id = None
     expected = text.generate(
@@ -67,19 +67,19 @@ def test_vila_sees_what_its_visual_side_makes_of_pictures(layout: str, images: i
         sources = tiny.save_flat_vila(4, tmp_path, trained_tower=layout == "trained")
     reference = part("vila", "reference")
     model = reference.load(sources, torch.float32, "cpu")
-    asked = request("vila", sources, images)
-    features = tiny.filled("vila", sources)(asked.pixels)
-    torch.testing.assert_close(model.features(asked.pixels), features, rtol=1e-4, atol=1e-4)
+    requested = request("vila", sources, images)
+    features = tiny.filled("vila", sources)(requested.pixels)
+    torch.testing.assert_close(model.features(requested.pixels), features, rtol=1e-4, atol=1e-4)
 
-    ids = torch.tensor([asked.ids])
-    embedded = model.embeddings(ids, asked.pixels)
+    ids = torch.tensor([requested.ids])
+    embedded = model.embeddings(ids, requested.pixels)
     torch.testing.assert_close(embedded[0, ids[0] < 0], features.flatten(0, 1), rtol=1e-4, atol=1e-4)
     words = ids[0] >= 0
     assert torch.equal(embedded[0, words], model.llm.get_input_embeddings()(ids[0, words]))
 
     model.generation_config.eos_token_id = None
     result = model.generate(
-        **arguments(model, asked),
+        **arguments(model, requested),
         max_new_tokens=STEPS,
         do_sample=False,
         return_dict_in_generate=True,

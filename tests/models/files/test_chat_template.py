@@ -226,13 +226,13 @@ def test_a_template_is_found_where_transformers_finds_it(
         except (ValueError, KeyError):
             expected[holder] = "refused"
     for holder in ("processor", "tokenizer"):
-        wanted = expected[holder] if expected[holder] is not None else expected["tokenizer"]
+        required = expected[holder] if expected[holder] is not None else expected["tokenizer"]
         try:
             found = saved_template(directory, holder=holder)  # type: ignore[arg-type]
             text = None if found is None else found.text
         except TemplateError:
             text = "refused"
-        assert (text or None) == (wanted or None), (holder, places)
+        assert (text or None) == (required or None), (holder, places)
 
 
 def test_nothing_is_found_in_a_model_without_a_template(plain: Path) -> None:

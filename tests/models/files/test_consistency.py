@@ -36,7 +36,7 @@ def check(directory: Path, name: str = "llava", *, weights: bool = True) -> list
     return findings(model_of(name, {"model": directory}, weights=weights))
 
 
-def told(found: list[Finding]) -> str:
+def messages(found: list[Finding]) -> str:
     return "\n".join(f"{item.error.code} {item.error.message}" for item in found)
 
 
@@ -75,33 +75,33 @@ def shards(sharded: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_the_demo_models_agree_with_themselves(name: str, directory: str) -> None:
-    assert told(check(EXAMPLES / directory, name)) == ""
+    assert messages(check(EXAMPLES / directory, name)) == ""
 
 
 @pytest.mark.parametrize("name", ["blip2-opt", "blip2-t5", "nougat"])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_models_that_transformers_saves_agree_with_themselves(name: str, seed: int, tmp_path: Path) -> None:
     tiny.save_model(name, seed, tmp_path)
-    assert told(check(tmp_path, name)) == ""
+    assert messages(check(tmp_path, name)) == ""
 
 
 def test_models_in_two_sources_agree_with_themselves(tmp_path: Path) -> None:
     for name in ("blip2-opt", "blip2-t5"):
         sources = tiny.save_in_two(name, 1, tmp_path / name)
-        assert told(findings(model_of(name, sources))) == ""
+        assert messages(findings(model_of(name, sources))) == ""
 
 
 def test_both_layouts_of_vila_agree_with_themselves(tmp_path: Path) -> None:
-    assert told(findings(model_of("vila", tiny.save_vila(1, tmp_path / "inner")))) == ""
-    assert told(findings(model_of("vila", tiny.save_flat_vila(1, tmp_path / "flat")))) == ""
+    assert messages(findings(model_of("vila", tiny.save_vila(1, tmp_path / "inner")))) == ""
+    assert messages(findings(model_of("vila", tiny.save_flat_vila(1, tmp_path / "flat")))) == ""
 
 
 def test_a_sharded_model_and_pickles_next_to_safetensors_are_usual(shards: Path, model: Path) -> None:
-    assert told(check(shards)) == ""
+    assert messages(check(shards)) == ""
     (model / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
     (model / "consolidated.safetensors").write_bytes(b"of another program")
     (model / "mm_projector.bin").write_bytes(b"left by training")
-    assert told(check(model)) == ""
+    assert messages(check(model)) == ""
 
 
 # Weights.
@@ -199,7 +199,7 @@ def test_sets_of_weights_that_contradict_are_refused(shards: Path, fault: str) -
 
 
 def refused_once(found: list[Finding], code: str, words: list[str], source: str = "model") -> None:
-    assert [item.error.code for item in found] == [code], told(found)
+    assert [item.error.code for item in found] == [code], messages(found)
     (item,) = found
     assert item.source == source
     assert all(word in item.error.message for word in words), item.error.message
@@ -268,7 +268,7 @@ def test_weights_of_another_shape_than_config_says_are_refused(model: Path, faul
 
 def test_random_weights_have_no_files_to_look_at(model: Path) -> None:
     (model / "model.safetensors").write_text("{}")
-    assert told(check(model, weights=False)) == ""
+    assert messages(check(model, weights=False)) == ""
 
 
 @pytest.mark.parametrize("name", ["blip2-opt", "blip2-t5", "nougat"])
@@ -351,7 +351,7 @@ PICKLES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("kind", PICKLES)
 def test_pickles_next_to_safetensors_are_another_form_of_the_same_weights(model: Path, kind: str) -> None:
     PICKLES[kind](model)
-    assert told(check(model)) == ""
+    assert messages(check(model)) == ""
 
 
 def test_pickles_of_another_model_are_refused(model: Path) -> None:
@@ -420,12 +420,12 @@ def test_settings_that_mean_the_same_do_not_disagree(model: Path) -> None:
     content = json.loads((model / PROCESSOR).read_text())["image_processor"]
     mean = [round(value, 7) for value in content["image_mean"]]
     (model / "preprocessor_config.json").write_text(json.dumps({"do_pad": None, "image_mean": mean}))
-    assert told(check(model)) == ""
+    assert messages(check(model)) == ""
 
 
 def test_one_end_token_of_the_vocabulary_ends_answers(model: Path) -> None:
     edit(model / "generation_config.json", eos_token_id=[2, 320])
-    assert told(check(model)) == ""
+    assert messages(check(model)) == ""
 
 
 def add_token(directory: Path, text: str = "<extra>", number: int = 320) -> None:
@@ -635,7 +635,7 @@ USUAL: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("form", USUAL)
 def test_usual_forms_of_a_model_are_not_refused(model: Path, form: str) -> None:
     USUAL[form](model)
-    assert told(check(model)) == ""
+    assert messages(check(model)) == ""
 
 
 def test_everything_that_is_wrong_is_told_at_once(model: Path) -> None:
@@ -658,7 +658,7 @@ def test_blip2_compares_its_image_token_and_its_queries(name: str, tmp_path: Pat
     words = [f"`num_query_tokens` {features + 1}", f"{features} features"]
     refused_once(check(tmp_path, name), "MM740", words)
     edit(tmp_path / PROCESSOR, num_query_tokens=features)
-    assert told(check(tmp_path, name)) == ""
+    assert messages(check(tmp_path, name)) == ""
     edit(tmp_path / "tokenizer_config.json", image_token="<unk>")
     refused_once(check(tmp_path, name), "MM737", ["`image_token_index` in config.json is 299", "`<unk>`"])
 

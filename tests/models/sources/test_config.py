@@ -119,14 +119,14 @@ def test_an_unrecorded_model_is_not_asked_for_offline(tmp_path: Path) -> None:
 
 
 def test_an_unrecorded_model_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def fetch_config(repo: str, revision: str | None) -> dict[str, object]:
-        asked.append((repo, revision))
+        requested.append((repo, revision))
         return {"model_type": "llava"}
 
     # The hub client itself is tested with its server; here only who is asked for what.
     hub = SimpleNamespace(fetch_config=fetch_config)
     monkeypatch.setitem(sys.modules, "mmbuild.models.sources.hub", hub)
     found = read_config("hf://some/body", "v1", tmp_path)
-    assert (found.origin, found.config, asked) == ("hub", {"model_type": "llava"}, [("some/body", "v1")])
+    assert (found.origin, found.config, requested) == ("hub", {"model_type": "llava"}, [("some/body", "v1")])

@@ -57,14 +57,14 @@ def needed() -> dict[str, bytes]:
 
 def test_the_needed_files_arrive_and_no_others(hub: Hub, tmp_path: Path) -> None:
     assert fetch(hub, tmp_path / "out") == needed()
-    assert hub.asked().keys() == needed().keys()
+    assert hub.fetch_counts().keys() == needed().keys()
 
 
 def test_what_is_in_the_cache_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
     fetch(hub, tmp_path / "a")
-    before = hub.asked()
+    before = hub.fetch_counts()
     assert fetch(hub, tmp_path / "b") == needed()
-    assert hub.asked() == before
+    assert hub.fetch_counts() == before
 
 
 def test_cut_connections_go_on_where_they_broke_off(hub: Hub, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_content_that_does_not_match_the_hub_s_digest_is_refused(hub: Hub, tmp_p
         fetch(hub, tmp_path / "out")
     assert caught.value.code == "MM423"
     assert name in caught.value.message
-    assert hub.asked()[name] == 2, "asked for once more before giving up"
+    assert hub.fetch_counts()[name] == 2, "asked for once more before giving up"
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_the_token_opens_a_private_model_and_is_told_nobody(
 
 def test_the_config_alone_is_fetched_for_planning(hub: Hub) -> None:
     assert source.fetch_config(hub.repo, "main")["model_type"] == "llava"
-    assert hub.asked().keys() == {"config.json"}
+    assert hub.fetch_counts().keys() == {"config.json"}
 
 
 def test_a_config_that_is_no_json_object(hub: Hub) -> None:

@@ -114,11 +114,11 @@ def _calibrated(
     root: Path, facts: ModelFacts, sources: Mapping[str, Path], params: Mapping[str, Any]
 ) -> Path:
     """A checkpoint that is fitted on the repository's data for the family's demo model."""
-    asked = {"samples": 32, "seed": 0, "text_only": False}
+    request = {"samples": 32, "seed": 0, "text_only": False}
     return step_cache.run_step(
         root,
         quantize.run,
-        {**params, "image_size": list(facts.visual.image_size), "calibration": asked},
+        {**params, "image_size": list(facts.visual.image_size), "calibration": request},
         inputs=sources,
         locators={"data": str(DATA / f"{facts.family}.jsonl")},
     )

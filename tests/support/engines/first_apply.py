@@ -77,9 +77,9 @@ def first_apply(factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "told.json").exists():
             tool = Tool(root)
-            told = {"planned": tool.plan(RECIPE), "ran": tool.apply(RECIPE)}
+            data = {"planned": tool.plan(RECIPE), "ran": tool.apply(RECIPE)}
             _copy(root / "store", root / "kept")
-            (root / "told.json").write_text(json.dumps(told))
+            (root / "told.json").write_text(json.dumps(data))
     return root
 
 

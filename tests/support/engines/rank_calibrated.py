@@ -55,12 +55,12 @@ def answer(session: Session, prompt: Sequence[int], forced: Sequence[int]) -> li
 def answers(jobs: Sequence[Mapping[str, Any]]) -> None:
     """What two ranks answer: ``jobs`` hold ``config``, ``checkpoint``, ``prompt`` and ``forced``."""
     world = connect(2, "cpu")
-    told = []
+    lines = []
     for job in jobs:
         config, checkpoint = from_json(job["config"]), Path(job["checkpoint"])
         session = world.agree(lambda c=config, p=checkpoint: session_of(c, p, world.rank))
-        told.append(answer(session, job["prompt"], job["forced"]))
+        lines.append(answer(session, job["prompt"], job["forced"]))
     if world.rank == 0:
-        print(json.dumps(told))
+        print(json.dumps(lines))
     else:
         serve_commands(world, None)

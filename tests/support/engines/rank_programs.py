@@ -69,17 +69,17 @@ def tally(steps: int) -> None:
     """A whole life: inputs, prefill, ``steps`` decode steps, beams; every logit is printed."""
     _, engine, session = start()
     prompts, visual = session.inputs(engine.inputs, [([1, 2], torch.ones(3)), ([4], torch.zeros(3))])
-    told = [session.prefill(prompts, visual).tolist()]
-    told += [session.prefill(prompts, torch.full((2,), 0.5)).tolist()]
-    told += [session.decode(torch.tensor([1, 10])).tolist() for _ in range(steps)]
+    lines = [session.prefill(prompts, visual).tolist()]
+    lines += [session.prefill(prompts, torch.full((2,), 0.5)).tolist()]
+    lines += [session.decode(torch.tensor([1, 10])).tolist() for _ in range(steps)]
     session.select(torch.tensor([1, 1, 0]))
-    told += [session.decode(torch.tensor([0, 1, 2])).tolist()]
+    lines += [session.decode(torch.tensor([0, 1, 2])).tolist()]
     try:
         session.prefill([], visual)
     except MmbuildError as error:
-        told += [error.code]
-    told += [session.prefill([[5]], torch.zeros(1)).tolist()]
-    print(json.dumps(told))
+        lines += [error.code]
+    lines += [session.prefill([[5]], torch.zeros(1)).tolist()]
+    print(json.dumps(lines))
 
 
 def reductions(count: int) -> None:
@@ -180,11 +180,11 @@ def answers_of(engine: Any, lengths: Sequence[int], seed: int, tokens: int) -> l
     from mmbuild.backends.torch.beam_search import Beams
     from support.engines.families import BEAMS, requests
 
-    asked = requests(engine, list(lengths), seed)
+    requested = requests(engine, list(lengths), seed)
     stopping = engine.stopping(tokens, ignore_eos=True)
-    together = engine.run(asked, stopping).answers
-    alone = [engine.run([request], stopping).answers[0] for request in asked]
-    beams = engine.run(asked, stopping, beams=Beams(BEAMS)).answers
+    together = engine.run(requested, stopping).answers
+    alone = [engine.run([request], stopping).answers[0] for request in requested]
+    beams = engine.run(requested, stopping, beams=Beams(BEAMS)).answers
     return [[list(answer.token_ids) for answer in way] for way in (together, alone, beams)]
 
 
@@ -203,8 +203,8 @@ def demo_answers_of(
     ``forced``, left out along its own greedy tokens. In this process."""
     import demo_worlds
 
-    asked = demo_worlds.ask(family, seed, 4, held_out=True)
-    requests = engine.encode([list(item.pictures) for item in asked], [item.prompt for item in asked])
+    requested = demo_worlds.ask(family, seed, 4, held_out=True)
+    requests = engine.encode([list(item.pictures) for item in requested], [item.prompt for item in requested])
     greedy = [
         list(answer.token_ids)
         for answer in engine.run(requests, engine.stopping(tokens, ignore_eos=True)).answers

@@ -282,15 +282,17 @@ def filled(name: str, sources: Mapping[str, Path]) -> torch.nn.Module:
     """The visual module of the family called ``name``, every parameter taken from the files by its canonical name."""
     visual = part(name, "visual")
     module = visual.make(sources, torch.float32).eval()
-    wanted = {visual.canonical("module", parameter): value for parameter, value in module.named_parameters()}
+    required = {
+        visual.canonical("module", parameter): value for parameter, value in module.named_parameters()
+    }
     for source, directory in sources.items():
         for file in sorted(directory.rglob("*.safetensors")):
             below = "" if file.parent == directory else f"{file.parent.name}/"
             for stored, tensor in load_file(file).items():
-                place = wanted.pop(visual.canonical(source, below + stored), None)
+                place = required.pop(visual.canonical(source, below + stored), None)
                 if place is not None:
                     place.data.copy_(tensor)
-    assert not wanted, f"no tensor for {sorted(wanted)}"
+    assert not required, f"no tensor for {sorted(required)}"
     return module
 
 

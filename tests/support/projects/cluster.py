@@ -64,9 +64,9 @@ class Raylets:
                     self.kill(node)
             self.cluster.wait_for_nodes()  # until Ray knows that they are gone
 
-    def shop(self, root: Path, url: str = "") -> Shop:
-        """A workshop; ``url`` is that of a shared store."""
-        return Shop(root, url=url)
+    def workspace(self, root: Path, url: str = "") -> ClusterWorkspace:
+        """A workspace; ``url`` is that of a shared store."""
+        return ClusterWorkspace(root, url=url)
 
     def logs(self) -> Iterator[Path]:
         return (path for path in self.temporary.rglob("*") if path.is_file())
@@ -106,8 +106,8 @@ def raylets() -> Iterator[Raylets]:
 
 
 @dataclass
-class Shop(Machine):
-    """A workshop whose actions run on the cluster; ``url`` may be left empty for no shared store."""
+class ClusterWorkspace(Machine):
+    """A workspace whose actions run on the cluster; ``url`` may be left empty for no shared store."""
 
     specs: Mapping[str, StepSpec] = field(default_factory=lambda: TABLE)
     on_event: Any = None

@@ -23,13 +23,13 @@ from mmbuild.team.remote_cache.object_store import ObjectStore
 from mmbuild.team.remote_cache.remote_cache import SharedStore
 from mmbuild.team.remote_cache.retrying_client import RetryingClient
 from mmbuild.team.remote_cache.sync import sharing
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps.trivial import TABLE
 
 
 @dataclass
-class Machine(Workshop):
-    """A workshop whose plans ask the shared store at ``url``; each plan is a run of its own."""
+class Machine(Workspace):
+    """A workspace whose plans ask the shared store at ``url``; each plan is a run of its own."""
 
     url: str = ""
     push: bool = True
@@ -70,7 +70,7 @@ class Machine(Workshop):
     def bytes(self, recipe: str) -> bytes:
         return (self.build / recipe / "text").read_bytes()
 
-    def told(self, kind: EventKind) -> list[str]:
+    def labels_of(self, kind: EventKind) -> list[str]:
         return [event.label for event in self.events if event.kind is kind]
 
 

@@ -14,15 +14,15 @@ from mmbuild.team.ci.variants import Variant
 _NAMES = ("red", "red-int8", "red-int4", "green", "green-int8", "blue", "blue-tp2", "red-tp2")
 
 
-def variant(name: str, actions: dict[str, Action], wanted: list[str]) -> Variant:
-    """A variant that needs ``wanted`` of ``actions`` and assembles them."""
-    parts = closure(actions, wanted)
+def variant(name: str, actions: dict[str, Action], required: list[str]) -> Variant:
+    """A variant that needs ``required`` of ``actions`` and assembles them."""
+    parts = closure(actions, required)
     own = make_action(
         label=f"{name}/assemble",
         step="assemble",
         version="1",
         params={"name": name},
-        inputs={f"part{number}": key for number, key in enumerate(wanted)},
+        inputs={f"part{number}": key for number, key in enumerate(required)},
         resources=Resources(seconds=1.0),
     )
     return Variant(name, Path(f"{name}.yaml"), RecipeGraph(name, (*parts, own), own.definition_key), None)

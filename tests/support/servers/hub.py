@@ -53,7 +53,7 @@ class Hub:
     url: str = ""
     closing: threading.Event = field(default_factory=threading.Event)
 
-    def asked(self) -> Counter[str]:
+    def fetch_counts(self) -> Counter[str]:
         """How often each file was fetched."""
         return Counter(entry[1] for entry in self.log if entry[0] == "GET")
 

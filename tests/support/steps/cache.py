@@ -95,10 +95,10 @@ def code_key(step: str) -> str:
     """Changes with the code that makes a step's output."""
     packages, of_families = _CODE[step]
     root = Path(mmbuild.__file__).parent
-    wanted = [path for name in packages for path in root.glob(name)]
-    wanted += [path for name in of_families for path in (root / "models/families").rglob(f"*{name}")]
+    required = [path for name in packages for path in root.glob(name)]
+    required += [path for name in of_families for path in (root / "models/families").rglob(f"*{name}")]
     digest = hashlib.sha256()
-    for path in sorted(set(wanted)):
+    for path in sorted(set(required)):
         name = path.relative_to(root).as_posix()
         if name not in _RUN_TIME or name in packages:
             digest.update(name.encode() + path.read_bytes())

@@ -161,10 +161,10 @@ def _fused(case: Case) -> Found:
     gated = case.variant.facts.llm.mlp_type == "GatedMLP" and case.family in DECODERS
     for call in case.calls:
         if call.program == "trtllm-build":
-            asked = call.given.get("--use_fused_mlp")
+            requested = call.given.get("--use_fused_mlp")
             # In the last line it is on where nothing is said.
-            on = asked in (True, "enable") or (asked is None and case.version == "1.2" and gated)
-            yield not (on and _quantized(case)), f"{call.name} {asked}"
+            on = requested in (True, "enable") or (requested is None and case.version == "1.2" and gated)
+            yield not (on and _quantized(case)), f"{call.name} {requested}"
 
 
 @check("08-a-precision-is-never-said-without-the-switch")
@@ -194,9 +194,9 @@ def _smoothquant(case: Case) -> Found:
 def _quantizer(case: Case) -> Found:
     readable = {("vila", "0.12.0"), ("vila", "1.2"), ("llava", "1.2")}
     for call in case.calls:
-        wanted = case.engine.quantization.algorithm in ("int4_awq", "smoothquant", "fp8")
+        required = case.engine.quantization.algorithm in ("int4_awq", "smoothquant", "fp8")
         yield call.step != "quantize" or (case.family, case.version) in readable, call.name
-        yield not wanted or call.step != "convert", call.name
+        yield not required or call.step != "convert", call.name
 
 
 @check("12-the-quantizer-makes-calibrated-formats-of-at-most-32-samples")
@@ -238,11 +238,11 @@ def _cache(case: Case) -> Found:
 def _plugins(case: Case) -> Found:
     dtype = case.engine.dtype.value
     automatic = "auto" if case.version in ("0.12.0", "1.2") else "float16"
-    wanted = ["--gpt_attention_plugin"] + (["--bert_attention_plugin"] if case.family == "blip2-t5" else [])
+    required = ["--gpt_attention_plugin"] + (["--bert_attention_plugin"] if case.family == "blip2-t5" else [])
     for call in case.calls:
         if call.program == "trtllm-build":
             yield call.given["--gemm_plugin"] == dtype, f"{call.name} {call.given['--gemm_plugin']}"
-            for flag in wanted:
+            for flag in required:
                 yield call.given.get(flag, automatic) in (dtype, "auto"), f"{call.name} {flag}"
         elif call.script == "build.py":
             yield call.given["--dtype"] == dtype, call.name
@@ -382,8 +382,8 @@ def _visual_directory(case: Case) -> Found:
     model = posixpath.basename(build.given["--model_path"])
     written = build.given.get("--output_dir") or f"visual_engines/{model}"
     for call in case.named("run", "profile", "check_accuracy"):
-        wanted = call.given.get("--visual_engine_dir") or f"{call.given['--engine_dir']}/vision"
-        yield wanted == written, f"{wanted} and {written}"
+        required = call.given.get("--visual_engine_dir") or f"{call.given['--engine_dir']}/vision"
+        yield required == written, f"{required} and {written}"
 
 
 @check("33-builders-start-one-worker")
@@ -429,5 +429,5 @@ def _dots(case: Case) -> Found:
 def _answers(case: Case) -> Found:
     for call in case.calls:
         if call.step == "run":
-            asked = call.given.get("--max_new_tokens", 128 if case.version == "1.2" else 30)
-            yield asked <= case.engine.max_output_len, f"{call.name} {asked}"
+            requested = call.given.get("--max_new_tokens", 128 if case.version == "1.2" else 30)
+            yield requested <= case.engine.max_output_len, f"{call.name} {requested}"

@@ -73,9 +73,9 @@ def test_what_six_precisions_share_is_one_job():
     visual = action("m/visual", "build_visual", model=download.definition_key)
     convert = action("m/convert", model=download.definition_key)
     pool = keyed(download, visual, convert)
-    wanted = [visual.definition_key, convert.definition_key]
+    required = [visual.definition_key, convert.definition_key]
     jobs = jobs_of(
-        [variant(f"m-{name}", pool, wanted) for name in ("none", "int8", "int4", "awq", "fp8", "sq")]
+        [variant(f"m-{name}", pool, required) for name in ("none", "int8", "int4", "awq", "fp8", "sq")]
     )
     assert [job.name for job in jobs if job.kind != "engine"] == ["shared-m"]
     assert keys(jobs[0]) == list(pool)
@@ -105,11 +105,11 @@ def test_directories_of_the_user_are_no_job():
 
 def test_names_stay_apart_and_fit_a_shell():
     one, other = action("p/one", "download"), action("p/other", "download")
-    pool, wanted = keyed(one, other), [one.definition_key, other.definition_key]
+    pool, required = keyed(one, other), [one.definition_key, other.definition_key]
     found = [
-        variant("x y-a", pool, wanted),
-        variant("x y-b", pool, wanted),
-        variant("shared-x_y", pool, wanted),
+        variant("x y-a", pool, required),
+        variant("x y-b", pool, required),
+        variant("shared-x_y", pool, required),
     ]
     names = [job.name for job in jobs_of(found) if job.kind == "shared"]
     assert len(set(names) | {one.name for one in found}) == 5

@@ -23,8 +23,8 @@ ENGINE = write("engine", visual=VISUAL.definition_key, checkpoint=CONVERT.defini
 ALL = {action.definition_key: action for action in (SOURCE, VISUAL, CONVERT, ENGINE)}
 
 
-def loose(*wanted):
-    return RecipeGraph("shared-m", closure(ALL, [action.definition_key for action in wanted]), "")
+def loose(*required):
+    return RecipeGraph("shared-m", closure(ALL, [action.definition_key for action in required]), "")
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_jobs_on_machines_of_their_own_take_what_others_made(machines):
     one, two, three = machines
     assert one.apply(loose(SOURCE)).ran == ("m/source",)
     assert sorted(two.apply(loose(VISUAL, CONVERT)).ran) == ["m/convert", "m/visual"]
-    assert two.told(EventKind.PULLED) == ["m/source"]
+    assert two.labels_of(EventKind.PULLED) == ["m/source"]
     assert three.apply(RecipeGraph("m", tuple(ALL.values()), ENGINE.definition_key)).ran == ("m/engine",)
     assert three.bytes("m") == b"engine+convert+source+visual+source"
     assert [list(machine.build.glob("*")) for machine in (one, two)] == [[], []]
@@ -47,7 +47,7 @@ def test_a_job_that_others_have_done_pulls_and_runs_nothing(machines):
     one, two, _ = machines
     one.apply(loose(VISUAL, CONVERT))
     result = two.apply(loose(VISUAL, CONVERT))
-    assert (result.ran, result.failed, two.told(EventKind.PULLED)) == ((), (), [])
+    assert (result.ran, result.failed, two.labels_of(EventKind.PULLED)) == ((), (), [])
 
 
 def test_what_could_not_be_pulled_is_made_again(machines, tmp_path):

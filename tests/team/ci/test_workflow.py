@@ -56,8 +56,8 @@ def expressions(value):
 
 
 def test_jobs_take_outputs_that_the_plan_gives():
-    told = {name for stage in STAGES for name in (stage, f"has_{stage}")}
-    assert set(WORKFLOW["jobs"]["plan"]["outputs"]) == told
+    reported = {name for stage in STAGES for name in (stage, f"has_{stage}")}
+    assert set(WORKFLOW["jobs"]["plan"]["outputs"]) == reported
     for stage in STAGES:
         job = WORKFLOW["jobs"][stage]
         assert job["strategy"]["matrix"] == f"${{{{ fromJSON(needs.plan.outputs.{stage}) }}}}"

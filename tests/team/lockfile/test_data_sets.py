@@ -35,11 +35,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def recipe(tmp_path: Path, hub: Hub) -> Path:
     """A small model beside it; ``hub`` has the data."""
     assert hub.url
-    asked = {"algorithm": "fp8", "calibration": {"data": SOURCE, "samples": 3}}
+    request = {"algorithm": "fp8", "calibration": {"data": SOURCE, "samples": 3}}
     load(
         tmp_path,
         RECIPE.replace(
-            "quantization: int8", f"quantization: {yaml.safe_dump(asked, default_flow_style=True)}"
+            "quantization: int8", f"quantization: {yaml.safe_dump(request, default_flow_style=True)}"
         ),
     )
     write_parts(tmp_path / "model")

@@ -58,7 +58,7 @@ def lock(recipe: Path, store: Store, *update: str) -> Lockfile:
     return read_lock(path)
 
 
-def told(recipe: Path, store: Store) -> str:
+def refusal_text(recipe: Path, store: Store) -> str:
     """What a locked plan refuses with MM802."""
     with pytest.raises(LockError) as caught:
         apply.plan_locked(recipe, store, ASKED)
@@ -118,7 +118,7 @@ def test_comments_and_order_of_a_recipe_change_nothing(project: Path, store: Sto
 def test_a_changed_recipe_is_refused_and_told_by_its_file(project: Path, store: Store) -> None:
     lock(project, store)
     project.write_text(project.read_text().replace("int4", "int8"))
-    message = told(project, store)
+    message = refusal_text(project, store)
     assert "recipe: llava-int4.yaml" in message
     assert "plan" not in message.split("says:")[1]
 
@@ -127,14 +127,14 @@ def test_a_changed_input_is_refused_and_told_by_its_file(project: Path, store: S
     lock(project, store)
     picture = next((project.parents[2] / "examples/pictures").glob("*stars.png"))
     picture.write_bytes(picture.read_bytes() + b"\0")
-    assert f"files: ../../examples/pictures/{picture.name}: locked" in told(project, store)
+    assert f"files: ../../examples/pictures/{picture.name}: locked" in refusal_text(project, store)
 
 
 def test_other_versions_are_refused_for_applying_and_fine_for_checking(project, store, monkeypatch) -> None:
     made = lock(project, store)
     other_versions(monkeypatch, torch="9.9.9", tokenizers="0.0.1")
     assert apply.check(project, store, ASKED)[1] == ()
-    message = told(project, store)
+    message = refusal_text(project, store)
     assert f"torch packages torch: locked {made.packages['torch']['torch']}, now 9.9.9" in message
     assert "torch packages tokenizers" in message
     assert lock(project, store) == made, "a lock keeps its versions until it is told to move on"

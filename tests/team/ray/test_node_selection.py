@@ -29,7 +29,7 @@ from mmbuild.team.ray.node_selection import ClusterNode
 from mmbuild.team.ray.protocol import NodeInfo
 from support import TESTS
 from support.projects.demo_project import RECIPE, Project
-from support.projects.workshop import Workshop
+from support.projects.workspace import Workspace
 from support.steps import apply_on_ray
 from support.steps.trivial import TABLE, action
 from support.waiting import gone, wait_for
@@ -50,15 +50,15 @@ def steps_of_the_tests(monkeypatch):
 
 
 @pytest.fixture
-def shop(cluster, tmp_path):
-    return cluster.shop(tmp_path / "driver")
+def workspace(cluster, tmp_path):
+    return cluster.workspace(tmp_path / "driver")
 
 
 @pytest.fixture
 def carrying(cluster, tmp_path):
-    """A shop with a shared store, so that also the node with a store of its own takes part."""
+    """A workspace with a shared store, so that also the node with a store of its own takes part."""
     (tmp_path / "shared").mkdir()
-    return cluster.shop(tmp_path / "driver", f"file://{tmp_path / 'shared'}")
+    return cluster.workspace(tmp_path / "driver", f"file://{tmp_path / 'shared'}")
 
 
 def on_gpu(sm, step, label, inputs=None, **params):
@@ -117,43 +117,45 @@ def wide():
     )
 
 
-def records(shop):
-    return {key: record.digest for key, record in load_cache(shop.store).by_key.items()}
+def records(workspace):
+    return {key: record.digest for key, record in load_cache(workspace.store).by_key.items()}
 
 
-def test_results_keys_and_artifacts_are_those_of_one_machine_and_then_all_is_up_to_date(shop, tmp_path):
-    local = Workshop(tmp_path / "local")
+def test_results_keys_and_artifacts_are_those_of_one_machine_and_then_all_is_up_to_date(workspace, tmp_path):
+    local = Workspace(tmp_path / "local")
     local.apply(wide())
-    result = shop.apply(wide())
+    result = workspace.apply(wide())
     assert result.ok
     assert len(result.ran) == 7
-    assert records(shop) == records(local)
-    assert shop.text("r") == local.text("r")
-    assert set(shop.verdicts(wide()).values()) == {"up to date"}
-    assert shop.warnings() == ["MM849"]  # the node that does not see the store
-    assert list(shop.store.staging.iterdir()) == []
-    assert check_store(shop.store).faults == ()
+    assert records(workspace) == records(local)
+    assert workspace.text("r") == local.text("r")
+    assert set(workspace.verdicts(wide()).values()) == {"up to date"}
+    assert workspace.warnings() == ["MM849"]  # the node that does not see the store
+    assert list(workspace.store.staging.iterdir()) == []
+    assert check_store(workspace.store).faults == ()
 
 
-def test_a_gpu_action_runs_where_its_sm_is_and_sees_the_gpu_that_ray_chose(shop):
-    assert shop.apply(recipe(on_gpu(77, "environment", "r/seen"))).ok
-    seen = dict(line.split("=", 1) for line in (shop.build / "r" / "environment").read_text().splitlines())
+def test_a_gpu_action_runs_where_its_sm_is_and_sees_the_gpu_that_ray_chose(workspace):
+    assert workspace.apply(recipe(on_gpu(77, "environment", "r/seen"))).ok
+    seen = dict(
+        line.split("=", 1) for line in (workspace.build / "r" / "environment").read_text().splitlines()
+    )
     assert seen["CUDA_VISIBLE_DEVICES"] == "0"
     assert seen["OMP_NUM_THREADS"] == "1"
 
 
-def test_what_no_node_can_run_is_refused_at_once_with_what_each_lacks(shop):
+def test_what_no_node_can_run_is_refused_at_once_with_what_each_lacks(workspace):
     begin = time.monotonic()
     with pytest.raises(MmbuildError, match=r"r/big.*no resource `sm90`") as refused:
-        shop.apply(recipe(on_gpu(90, "write", "r/big", text="x")))
+        workspace.apply(recipe(on_gpu(90, "write", "r/big", text="x")))
     assert refused.value.code == "MM843"
     assert '{"sm90": 1}' in refused.value.hint
     assert time.monotonic() - begin < 30
     with pytest.raises(MmbuildError, match="0 GPUs of 2") as refused:
-        shop.apply(recipe(action("write", "r/many", text="x", resources=Resources(gpus=2))))
+        workspace.apply(recipe(action("write", "r/many", text="x", resources=Resources(gpus=2))))
     with pytest.raises(MmbuildError, match="GB of memory of 9000000") as refused:
-        shop.apply(recipe(action("write", "r/large", text="x", resources=Resources(memory=9 * 10**15))))
-    assert load_cache(shop.store).by_key == {}
+        workspace.apply(recipe(action("write", "r/large", text="x", resources=Resources(memory=9 * 10**15))))
+    assert load_cache(workspace.store).by_key == {}
 
 
 @pytest.mark.parametrize("how", ["told", "bug", "killed", "exit"])
@@ -163,7 +165,7 @@ def test_a_failure_is_told_as_on_one_machine_wherever_it_happened(carrying, tmp_
         first = action("write", "r/first", text="x")
         return recipe(first, make("fail", "r/bad", {"x": first}, how=how))
 
-    local = Workshop(tmp_path / "local")
+    local = Workspace(tmp_path / "local")
     (here,) = local.apply(graph(action)).failed
     (there,) = carrying.apply(graph(lambda *args, **params: on_gpu(sm, *args, **params))).failed
     assert (there.message, there.code, there.hint, there.causes, there.tail) == (
@@ -200,7 +202,7 @@ def test_a_node_with_a_store_of_its_own_gets_inputs_and_gives_results_through_th
         return recipe(first, there, action("write", "r/last", {"x": there}, text="after"))
 
     mine = graph(lambda *args, **params: on_gpu(55, *args, **params))
-    local = Workshop(tmp_path / "local")
+    local = Workspace(tmp_path / "local")
     local.apply(mine, capacity=Capacity(2, 1 << 50, ("GPU-of-this-test",), 2))
     assert carrying.apply(mine).ok
     assert records(carrying) == records(local)
@@ -214,40 +216,40 @@ def test_a_node_with_a_store_of_its_own_gets_inputs_and_gives_results_through_th
     assert check_store(carrying.store).faults == ()
 
 
-def test_a_node_that_sees_the_store_under_another_path_works_in_it(cluster, shop, tmp_path):
+def test_a_node_that_sees_the_store_under_another_path_works_in_it(cluster, workspace, tmp_path):
     mount = tmp_path / "mount"
-    mount.symlink_to(shop.store.root)
+    mount.symlink_to(workspace.store.root)
     first = action("write", "r/first", text="x")
     there = on_gpu(44, "copy", "r/there", {"a": first})
     elsewhere = {"MMBUILD_NODE_STORE": str(mount)}
     with cluster.more(num_gpus=1, resources={"sm44": 1}, env_vars=elsewhere) as (node,):
-        assert shop.apply(recipe(first, there, action("write", "r/last", {"a": there}, text="y"))).ok
-        assert shop.placed("r/there") == [node.node_id[:8]]
-    assert check_store(shop.store).faults == ()
+        assert workspace.apply(recipe(first, there, action("write", "r/last", {"a": there}, text="y"))).ok
+        assert workspace.placed("r/there") == [node.node_id[:8]]
+    assert check_store(workspace.store).faults == ()
 
 
-def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_told(cluster, shop, tmp_path, capfd):
+def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_told(cluster, workspace, tmp_path, capfd):
     held = Held(tmp_path, 66)
     with cluster.more(2, num_gpus=1, resources={"sm66": 1}) as nodes:
 
         def lose_the_node(_):
-            (first,) = wait_for(lambda: shop.placed("r/held"))
+            (first,) = wait_for(lambda: workspace.placed("r/held"))
             cluster.kill(next(node for node in nodes if node.node_id.startswith(first)))
             held.started(2)
             held.release()
 
         held.meanwhile(lose_the_node)
-        result = shop.apply(held.graph)
+        result = workspace.apply(held.graph)
     assert result.ok
-    assert shop.text("r") == "released"
-    assert shop.warnings().count("MM845") == 1
-    first, second = shop.placed("r/held")
+    assert workspace.text("r") == "released"
+    assert workspace.warnings().count("MM845") == 1
+    first, second = workspace.placed("r/held")
     assert first != second
     assert all(wait_for(lambda process=process: gone(process)) for process in held.started(2))
-    assert shop.log("r/held") == "held\n"
-    assert list(shop.store.staging.iterdir()) == []
-    wait_for(lambda: not in_use(shop.store))
-    assert check_store(shop.store).faults == ()
+    assert workspace.log("r/held") == "held\n"
+    assert list(workspace.store.staging.iterdir()) == []
+    wait_for(lambda: not in_use(workspace.store))
+    assert check_store(workspace.store).faults == ()
     assert capfd.readouterr().out == ""
 
 
@@ -271,7 +273,7 @@ def test_an_interrupt_ends_an_action_on_its_node_with_all_it_started(carrying, t
     assert carrying.apply(recipe(on_gpu(sm, "write", "r/next", text="x"))).ok  # the node takes part as before
 
 
-def test_a_process_of_ray_that_is_killed_is_a_failure_and_not_tried_again(shop, tmp_path, monkeypatch):
+def test_a_process_of_ray_that_is_killed_is_a_failure_and_not_tried_again(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(task_runner, "_DEATH_SECONDS", 2.0)
     held = Held(tmp_path, 77, "r/killed")
 
@@ -281,56 +283,56 @@ def test_a_process_of_ray_that_is_killed_is_a_failure_and_not_tried_again(shop, 
                 os.kill(int(entry.name), signal.SIGKILL)
 
     held.meanwhile(kill_the_process)
-    (failed,) = shop.apply(held.graph).failed
+    (failed,) = workspace.apply(held.graph).failed
     assert failed.code == "MM847"
     assert len(held.started(1)) == 1
     assert wait_for(lambda: gone(held.started(1)[0]))
 
 
-def test_nodes_with_other_versions_take_no_part_and_both_versions_are_named(shop):
-    shop.specs = {name: replace(spec, version="trivial-2") for name, spec in TABLE.items()}
+def test_nodes_with_other_versions_take_no_part_and_both_versions_are_named(workspace):
+    workspace.specs = {name: replace(spec, version="trivial-2") for name, spec in TABLE.items()}
     with pytest.raises(MmbuildError, match=r"step write trivial-1 \(the driver has trivial-2\)") as refused:
-        shop.apply(recipe(action("write", "r/one", text="x")))
+        workspace.apply(recipe(action("write", "r/one", text="x")))
     assert refused.value.code == "MM842"
 
 
-def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster, shop, tmp_path):
+def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster, workspace, tmp_path):
     (tmp_path / "lacking" / "mmbuild").mkdir(parents=True)
     (tmp_path / "lacking" / "mmbuild" / "__init__.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'mmbuild'\")\n"
     )
     with cluster.more(env_vars={"PYTHONPATH": str(tmp_path / "lacking")}) as (node,):
-        assert shop.apply(wide()).ok
-    told = [event.data["message"] for event in shop.events if event.kind is EventKind.WARNING]
-    (about,) = (message for message in told if node.node_id[:8] in message)
+        assert workspace.apply(wide()).ok
+    lines = [event.data["message"] for event in workspace.events if event.kind is EventKind.WARNING]
+    (about,) = (message for message in lines if node.node_id[:8] in message)
     assert "No module named 'mmbuild'" in about
 
 
-def test_nodes_that_see_no_store_are_refused_with_the_two_ways_there_are(shop):
+def test_nodes_that_see_no_store_are_refused_with_the_two_ways_there_are(workspace):
     blind = ClusterNode("1", "blind", {"CPU": 2.0}, NodeInfo("blind", None, (), frozenset(), "generic"))
     with pytest.raises(MmbuildError, match="no node of the cluster sees the store") as refused:
-        carrier_to([blind], shop_plan(shop))
+        carrier_to([blind], workspace_plan(workspace))
     assert "no shared store is configured" in refused.value.message
     assert refused.value.code == "MM844"
     assert "`--store`" in refused.value.hint
     assert "`store.remote`" in refused.value.hint
 
 
-def shop_plan(shop):
-    return Workshop.plan(shop, recipe(action("write", "r/one", text="x")))
+def workspace_plan(workspace):
+    return Workspace.plan(workspace, recipe(action("write", "r/one", text="x")))
 
 
-def test_a_node_looks_again_before_it_begins(shop):
-    plan = shop_plan(shop)
-    with on_cluster(plan, TABLE, shop.events.append) as found:
+def test_a_node_looks_again_before_it_begins(workspace):
+    plan = workspace_plan(workspace)
+    with on_cluster(plan, TABLE, workspace.events.append) as found:
         (plan.store.root / found.question.token[0]).unlink()  # as if the disk were mounted no more
         options = Options(found.capacity)
         (failed,) = run_plan(
-            plan, specs=TABLE, options=options, sink=shop.events.append, executor=found
+            plan, specs=TABLE, options=options, sink=workspace.events.append, executor=found
         ).failed
     assert failed.code == "MM846"
-    assert shop.warnings().count("MM849") == 3  # one at first, two now
-    assert shop.placed("r/one") == []
+    assert workspace.warnings().count("MM849") == 3  # one at first, two now
+    assert workspace.placed("r/one") == []
 
 
 @pytest.mark.parametrize("sm", [77, 55])
@@ -353,12 +355,12 @@ def test_actions_have_the_tokens_they_may_have_and_ray_writes_none_of_them(
 
 def test_the_command_reaches_the_cluster_by_its_address(cluster, tmp_path):
     project = Project(tmp_path / "project")
-    told = project.run("apply", RECIPE, "--executor", "ray", "--address", cluster.cluster.address)
-    assert "8 ran" in told.stderr
-    assert told.stderr.count("MM849") == 1
+    reported = project.run("apply", RECIPE, "--executor", "ray", "--address", cluster.cluster.address)
+    assert "8 ran" in reported.stderr
+    assert reported.stderr.count("MM849") == 1
 
 
-def test_an_action_that_waits_for_a_node_says_so(shop, tmp_path, monkeypatch):
+def test_an_action_that_waits_for_a_node_says_so(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
     both = [Held(tmp_path, 77, name) for name in ("r/one", "r/other")]  # of one GPU
 
@@ -367,22 +369,24 @@ def test_an_action_that_waits_for_a_node_says_so(shop, tmp_path, monkeypatch):
             for held in both:
                 threading.Thread(target=held.release, daemon=True).start()
 
-    shop.on_event = release_when_told
-    result = shop.apply(recipe(*(held.graph.actions[0] for held in both)))
+    workspace.on_event = release_when_told
+    result = workspace.apply(recipe(*(held.graph.actions[0] for held in both)))
     assert set(result.ran) == {"r/one", "r/other"}
-    waiting = {event.label: event.data["why"] for event in shop.events if event.kind is EventKind.WAITING}
+    waiting = {
+        event.label: event.data["why"] for event in workspace.events if event.kind is EventKind.WAITING
+    }
     assert waiting[result.ran[1]] == "no node of the cluster is free"
 
 
 def test_when_the_last_node_that_could_run_them_is_lost_actions_fail_rather_than_wait(
-    cluster, shop, tmp_path, monkeypatch
+    cluster, workspace, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
     both = [Held(tmp_path, 88, name) for name in ("r/one", "r/other")]
     with cluster.more(num_gpus=1, resources={"sm88": 1}) as (only,):
         for held in both:  # whichever begins
             held.meanwhile(lambda _: cluster.kill(only))
-        result = shop.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
+        result = workspace.apply(recipe(*(held.graph.actions[0] for held in both)), keep_going=True)
     assert {(failed.label, failed.code) for failed in result.failed} == {
         ("r/one", "MM846"),
         ("r/other", "MM846"),

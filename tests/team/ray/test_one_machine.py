@@ -37,10 +37,10 @@ def results(project):
     return {key: record.digest for key, record in records.items()}, files
 
 
-def events(told):
+def events(reported):
     """Kinds by label in order; of progress it is by chance how much is told."""
     found: dict[str, list[str]] = {}
-    for line in told.splitlines():
+    for line in reported.splitlines():
         event = json.loads(line)
         if event["event"] not in ("progress", "waiting"):
             found.setdefault(event["label"], []).append(event["event"])
@@ -83,10 +83,10 @@ def broken_ray(tmp_path, project):
 def test_without_ray_the_extra_is_named_and_nothing_is_built(tmp_path):
     project = Project(tmp_path / "project")
     module_path = broken_ray(tmp_path, project)
-    told = project.run("apply", RECIPE, "--executor", "ray", status=1, PYTHONPATH=module_path).stderr
-    assert "MM840" in told
-    assert "of another machine" in told
-    assert "[ray]'" in told
+    reported = project.run("apply", RECIPE, "--executor", "ray", status=1, PYTHONPATH=module_path).stderr
+    assert "MM840" in reported
+    assert "of another machine" in reported
+    assert "[ray]'" in reported
     assert not (project.root / "build").exists()
     assert project.run("apply", RECIPE, "--address", "auto", status=2).stderr.count("--executor ray") == 1
 
@@ -96,10 +96,10 @@ def test_without_ray_the_extra_is_named_and_nothing_is_built(tmp_path):
 )
 def test_an_address_without_a_cluster_is_told_in_seconds(tmp_path, address, why):
     project = Project(tmp_path / "project")
-    told = project.run("apply", RECIPE, "--executor", "ray", "--address", address, status=1).stderr
-    assert "MM841" in told
-    assert address in told
-    assert why in told
+    reported = project.run("apply", RECIPE, "--executor", "ray", "--address", address, status=1).stderr
+    assert "MM841" in reported
+    assert address in reported
+    assert why in reported
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
@@ -131,8 +131,8 @@ def held(tmp_path):
     temporary = Path(tempfile.mkdtemp(prefix="mm"))  # names of sockets are at most 107 bytes
     command = [sys.executable, str(PROGRAM), str(tmp_path / "store"), str(tmp_path / "build"), str(file)]
     environment = {**os.environ, "RAY_TMPDIR": str(temporary), "PYTHONPATH": str(TESTS)}
-    with open(tmp_path / "told", "wb") as told:
-        process = subprocess.Popen(command, env=environment, stderr=told, start_new_session=True)
+    with open(tmp_path / "told", "wb") as reported:
+        process = subprocess.Popen(command, env=environment, stderr=reported, start_new_session=True)
     child = int(wait_for(lambda: process.poll() is not None or (file.exists() and file.read_text())))
     assert len(processes_of(temporary)) >= 2  # gcs_server and raylet
     yield process, child, temporary

@@ -20,7 +20,7 @@ def test_what_one_machine_built_another_pulls_and_lays_out(one, other):
     result = other.apply(chain("r", links=4))
     assert (result.ran, result.ok) == ((), True)
     assert other.text("r") == one.text("r")
-    assert other.told(EventKind.PULLED) == ["r/3"]
+    assert other.labels_of(EventKind.PULLED) == ["r/3"]
     assert check_store(other.store).faults == ()
     assert other.notices == []
 
@@ -30,7 +30,7 @@ def test_after_pulling_nothing_is_to_be_done_and_nothing_is_asked(one, other):
     other.apply(chain("r"))
     plan = other.plan(chain("r"))
     assert not plan.changes
-    assert plan.elsewhere is None
+    assert plan.remote is None
 
 
 def test_a_change_pulls_the_inputs_of_what_then_runs_and_nothing_else(one, other):

@@ -321,7 +321,7 @@ def test_nothing_of_the_shared_store_is_lost_when_a_machine_is(one, other, tmp_p
     remove_tree(tmp_path / "one")
     shutil.rmtree(tmp_path / "one", ignore_errors=True)
     assert other.apply(chain("r")).ran == ()
-    assert other.told(EventKind.PULLED) == ["r/2"]
+    assert other.labels_of(EventKind.PULLED) == ["r/2"]
 
 
 @pytest.mark.parametrize(

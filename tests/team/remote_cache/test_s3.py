@@ -59,7 +59,7 @@ def test_what_one_machine_built_another_pulls(machines):
     assert other.text("s") == one.text("s")
     assert one.notices == other.notices == []
     assert check_store(other.store).faults == ()
-    assert set(other.told(EventKind.PULLED)) == {"r/0", "s/2"}
+    assert set(other.labels_of(EventKind.PULLED)) == {"r/0", "s/2"}
 
 
 def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(machines):

@@ -137,7 +137,7 @@ def _differing(
     """What is wrong with the files that the manifest lists."""
     known = DigestCache()
     large: list[tuple[str, str, int]] = []
-    for name, wanted in sorted(files.items()):
+    for name, required in sorted(files.items()):
         problem = None
         try:
             descriptor = open_regular(directory / name)
@@ -146,14 +146,14 @@ def _differing(
             continue
         try:
             found = os.fstat(descriptor)
-            if found.st_size != wanted["size"]:
-                problem = f"has {found.st_size:,} bytes, and {wanted['size']:,} were built"
+            if found.st_size != required["size"]:
+                problem = f"has {found.st_size:,} bytes, and {required['size']:,} were built"
             elif found.st_size <= SMALL:
-                problem = _other(_hash(descriptor, None), wanted["blake3"])
+                problem = _other(_hash(descriptor, None), required["blake3"])
             elif (digest := known.digest(found)) is not None:
-                problem = _other(digest, wanted["blake3"])
+                problem = _other(digest, required["blake3"])
             elif hash_large:
-                large.append((name, wanted["blake3"], found.st_size))
+                large.append((name, required["blake3"], found.st_size))
         finally:
             os.close(descriptor)
         if problem:
@@ -174,7 +174,7 @@ def _hash_large(
         if progress is not None:
             progress(done, total)
 
-    for name, wanted, _ in files:
+    for name, required, _ in files:
         try:
             descriptor = open_regular(directory / name)
             try:
@@ -186,7 +186,7 @@ def _hash_large(
         except (FileRefusedError, OSError) as error:
             yield f"`{name}` {_unreadable(error)}"
             continue
-        if problem := _other(digest, wanted):
+        if problem := _other(digest, required):
             yield f"`{name}` {problem}"
     known.save()
 
@@ -203,10 +203,10 @@ def _hash(descriptor: int, advance: Callable[[int], None] | None) -> str:
     return hasher.hexdigest()
 
 
-def _other(found: str, wanted: str) -> str | None:
-    if found == wanted:
+def _other(found: str, expected: str) -> str | None:
+    if found == expected:
         return None
-    return f"holds other bytes than were built (BLAKE3 {found[:16]}, built {wanted[:16]})"
+    return f"holds other bytes than were built (BLAKE3 {found[:16]}, built {expected[:16]})"
 
 
 def _unreadable(error: Exception) -> str:

@@ -72,24 +72,24 @@ def launch(
         MmbuildError: MM613, a path that a container cannot mount.
     """
     given = os.environ if source is None else source
-    wanted = {**environment.variables, **(variables or {})}
+    required = {**environment.variables, **(variables or {})}
     if environment.container is not None:
         readable = (environment.examples, *mounts)
         places = _mounts(readable, (workdir, *writable))
-        return _contained(environment.container, argv, workdir, places, wanted, gpus, given, user)
+        return _contained(environment.container, argv, workdir, places, required, gpus, given, user)
     assert environment.python is not None  # the model has one of the two
-    return _hosted(environment.python, argv, wanted, gpus, given)
+    return _hosted(environment.python, argv, required, gpus, given)
 
 
 def _hosted(
     python: Path,
     argv: Sequence[str],
-    wanted: Mapping[str, str],
+    required: Mapping[str, str],
     gpus: Sequence[str],
     given: Mapping[str, str],
 ) -> Launch:
     listed = {name: value for name, value in listed_environment(given).items() if name not in _OURS}
-    found = {**listed, "PYTHONNOUSERSITE": "1", **wanted}
+    found = {**listed, "PYTHONNOUSERSITE": "1", **required}
     if gpus:
         found["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     # A virtual environment has its console scripts, trtllm-build and mpirun, beside its python.
@@ -120,12 +120,12 @@ def _contained(
     argv: Sequence[str],
     workdir: Path,
     places: Mapping[Path, bool],
-    wanted: Mapping[str, str],
+    required: Mapping[str, str],
     gpus: Sequence[str],
     given: Mapping[str, str],
     user: str | None,
 ) -> Launch:
-    inside = {**_HOME, "PYTHONNOUSERSITE": "1", **wanted}
+    inside = {**_HOME, "PYTHONNOUSERSITE": "1", **required}
     secret = {name: value for name, value in inside.items() if any(word in name.upper() for word in _SECRET)}
     words = [container.engine, "run", "--rm", *_identity(container.engine, user), *_devices(container, gpus)]
     words += ["--ipc=host", *_limits(container.engine)]

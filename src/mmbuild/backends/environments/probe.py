@@ -108,10 +108,10 @@ def query(
         ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, no answer in time;
             MM617, an answer that makes no sense.
     """
-    wanted = sorted({normalized(name) for name in names})
-    asked = (json.dumps(wanted), json.dumps(list(programs)), json.dumps(_TOOLCHAIN))
+    required = sorted({normalized(name) for name in names})
+    requested = (json.dumps(required), json.dumps(list(programs)), json.dumps(_TOOLCHAIN))
     with tempfile.TemporaryDirectory(prefix="mmbuild-probe-") as directory:
-        started = launch(environment, ("python3", "-c", _PROGRAM, *asked), workdir=Path(directory))
+        started = launch(environment, ("python3", "-c", _PROGRAM, *requested), workdir=Path(directory))
         if environment.container is None:
             _require_interpreter(Path(started.argv[0]))
         else:
@@ -202,16 +202,18 @@ def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> Installe
     except (IndexError, KeyError, TypeError, ValueError):
         pass
     engine = Path(started.argv[0]).name
-    told = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr")
+    reported = next(
+        (line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr"
+    )
     # 125 to 127 are the engine's own: it failed, the program cannot be run, or is not there.
     if engine in ("docker", "podman") and done.returncode in (125, 126, 127):
         raise ProbeError(
-            f"{engine} could not start the image: {told.strip()}",
+            f"{engine} could not start the image: {reported.strip()}",
             code="MM615",
             hint=f"Pull the image by hand ({engine} pull), and look whether {engine} runs without sudo",
         )
     raise ProbeError(
-        f"`{started.argv[0]}` did not say what is installed: exit status {done.returncode}, {told.strip()}",
+        f"`{started.argv[0]}` did not say what is installed: exit status {done.returncode}, {reported.strip()}",
         code="MM617",
         hint="Run it by hand with `-c 'import importlib.metadata'`; Python 3.8 or newer is needed",
     )

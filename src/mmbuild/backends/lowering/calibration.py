@@ -94,30 +94,30 @@ def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
         CalibrationError: MM464, the data set's layout is not read, as far as that can be known here.
         SourceError: The hub cannot say what the revision is.
     """
-    wanted = variant.recipe.engine.quantization.calibration
-    if wanted is None or not hub_dataset.is_data_set(wanted.data):
+    calibration = variant.recipe.engine.quantization.calibration
+    if calibration is None or not hub_dataset.is_data_set(calibration.data):
         return None
-    asked = hub_dataset.parse(wanted.data)
-    commit = _commit(asked.repo, wanted.revision, offline=offline)
+    requested = hub_dataset.parse(calibration.data)
+    commit = _commit(requested.repo, calibration.revision, offline=offline)
     if commit is not None:
-        _check_layout(asked, commit, offline=offline)
+        _check_layout(requested, commit, offline=offline)
     return make_action(
         label=f"{variant.name}/calibration_data",
         step="calibration_data",
         version=steps()["calibration_data"].version,
         params={
-            "repo": asked.repo,
+            "repo": requested.repo,
             "commit": commit,
-            "file": asked.file,
-            "samples": wanted.samples,
-            "seed": wanted.seed,
-            "text_only": wanted.text_only,
-            **({"revision": wanted.revision or "main"} if commit is None else {}),
+            "file": requested.file,
+            "samples": calibration.samples,
+            "seed": calibration.seed,
+            "text_only": calibration.text_only,
+            **({"revision": calibration.revision or "main"} if commit is None else {}),
         },
         resources=Resources(
             memory=estimate.DOWNLOAD_MEMORY,
-            disk=wanted.samples * _PICTURE,
-            seconds=1 + wanted.samples * _PICTURE_SECONDS,
+            disk=calibration.samples * _PICTURE,
+            seconds=1 + calibration.samples * _PICTURE_SECONDS,
         ),
     )
 
@@ -132,14 +132,14 @@ def _commit(repo: str, revision: str | None, *, offline: bool) -> str | None:
         return None
 
 
-def _check_layout(asked: hub_dataset.DataSet, commit: str, *, offline: bool) -> None:
+def _check_layout(requested: hub_dataset.DataSet, commit: str, *, offline: bool) -> None:
     try:
-        names = hub.list_files(asked.repo, commit, offline=offline)
+        names = hub.list_files(requested.repo, commit, offline=offline)
     except SourceError as error:
         if error.code != "MM422":
             raise
         return  # told when the data are fetched
-    hub_dataset.sample_file(asked, names)
+    hub_dataset.sample_file(requested, names)
 
 
 def quantize(
@@ -165,15 +165,15 @@ def quantize(
         CalibrationError: The data cannot be used (MM164 to MM167), or MM462.
     """
     engine, quantization = variant.recipe.engine, variant.recipe.engine.quantization
-    wanted = quantization.calibration
+    calibration = quantization.calibration
     files = _files(variant)
     on_gpu = target["device"] == "cuda"
     split = on_gpu and 0 < least_memory(gpus()) < estimate.calibration_gpu_memory(size)
-    asked: dict[str, Any] = {"samples": wanted.samples if wanted else DEFAULT_SAMPLES, "seed": 0}
-    if wanted is not None:
-        asked |= {"seed": wanted.seed, "text_only": wanted.text_only}
+    request: dict[str, Any] = {"samples": calibration.samples if calibration else DEFAULT_SAMPLES, "seed": 0}
+    if calibration is not None:
+        request |= {"seed": calibration.seed, "text_only": calibration.text_only}
     else:
-        asked["prompts"] = list(variant.recipe.verify.prompts) if variant.recipe.verify else []
+        request["prompts"] = list(variant.recipe.verify.prompts) if variant.recipe.verify else []
     return make_action(
         label=f"{variant.name}/quantize",
         step="quantize",
@@ -183,7 +183,7 @@ def quantize(
             "algorithm": quantization.algorithm.value,
             "group_size": quantization.group_size,
             "image_size": list(variant.facts.visual.image_size),
-            "calibration": asked,
+            "calibration": request,
         },
         inputs=inputs,
         sources={name: digest(path) for name, path in files.items()},
@@ -199,7 +199,7 @@ def quantize(
             gpus=1 if on_gpu else 0,
             gpu_memory=estimate.calibration_gpu_memory(size, split=split) if on_gpu else 0,
             seconds=estimate.calibration_seconds(
-                size, quantization.algorithm.value, asked["samples"], on_gpu=on_gpu
+                size, quantization.algorithm.value, request["samples"], on_gpu=on_gpu
             ),
         ),
     )
@@ -207,10 +207,10 @@ def quantize(
 
 def _files(variant: ResolvedRecipe) -> dict[str, Path]:
     """The data and the pictures of the samples that will be taken, by name."""
-    wanted = variant.recipe.engine.quantization.calibration
-    if wanted is None or hub_dataset.is_data_set(wanted.data):
+    calibration = variant.recipe.engine.quantization.calibration
+    if calibration is None or hub_dataset.is_data_set(calibration.data):
         return {}
-    path = Path(wanted.data)
-    samples = data.load(path, wanted.samples, wanted.seed, text_only=wanted.text_only)
+    path = Path(calibration.data)
+    samples = data.load(path, calibration.samples, calibration.seed, text_only=calibration.text_only)
     pictures = {f"image{number}": image for number, image in enumerate(data.images(samples))}
     return {"data": path, **pictures}

@@ -92,8 +92,8 @@ class Child:
         if "ok" in answer:
             found: dict[str, Any] = answer["ok"]
             return found
-        told = answer["error"]
-        raise refusal(told["kind"], " ".join(str(told["message"]).split())[:_TOLD])
+        reported = answer["error"]
+        raise refusal(reported["kind"], " ".join(str(reported["message"]).split())[:_TOLD])
 
     def _gone(self) -> TensorRTError:
         status = self._process.wait()

@@ -181,15 +181,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_version(trt: Any, wanted: str | None) -> None:
-    if wanted is not None and trt.__version__ != wanted:
-        raise RefusalError("version", f"the engine is for TensorRT {wanted}, and this is {trt.__version__}")
+def check_version(trt: Any, expected: str | None) -> None:
+    if expected is not None and trt.__version__ != expected:
+        raise RefusalError("version", f"the engine is for TensorRT {expected}, and this is {trt.__version__}")
 
 
-def check_sm(cuda: Cuda, wanted: int | None) -> int:
+def check_sm(cuda: Cuda, required: int | None) -> int:
     here = cuda.sm()
-    if wanted is not None and here != wanted:
-        raise RefusalError("sm", f"the engine is for SM {wanted}, and this GPU is SM {here}")
+    if required is not None and here != required:
+        raise RefusalError("sm", f"the engine is for SM {required}, and this GPU is SM {here}")
     return here
 
 
@@ -243,16 +243,18 @@ def parse(trt: Any, network: Any, log: Any, path: str, nodes: list[str]) -> Any:
     """
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse_from_file(path)
-    told = []
+    lines = []
     for number in range(parser.num_errors):
         error = parser.get_error(number)
         node = error.node()
         name = nodes[node] if 0 <= node < len(nodes) else "the model"
-        told.append(f"{name}: {error.desc()}")
-    for line in told:
+        lines.append(f"{name}: {error.desc()}")
+    for line in lines:
         print(f"[ONNX] {line}", file=sys.stderr, flush=True)
-    if told or not parsed:
-        raise RefusalError("parse", f"TensorRT cannot read the ONNX model: {told[0] if told else log.last()}")
+    if lines or not parsed:
+        raise RefusalError(
+            "parse", f"TensorRT cannot read the ONNX model: {lines[0] if lines else log.last()}"
+        )
     return parser
 
 
@@ -382,10 +384,12 @@ class Engine:
         engine = self.engine
         largest = [request["max_batch_size"], 3, *request["image_size"]]
         found = {engine.get_tensor_name(number) for number in range(engine.num_io_tensors)}
-        wanted = {INPUT: "dtype", OUTPUT: "feature_dtype"}
-        if found != set(wanted):
-            raise RefusalError("engine", f"the engine has the tensors {sorted(found)}, not {sorted(wanted)}")
-        for name, key in wanted.items():
+        required = {INPUT: "dtype", OUTPUT: "feature_dtype"}
+        if found != set(required):
+            raise RefusalError(
+                "engine", f"the engine has the tensors {sorted(found)}, not {sorted(required)}"
+            )
+        for name, key in required.items():
             dtype = engine.get_tensor_dtype(name)
             if dtype != getattr(trt.DataType, DATA_TYPES[request[key]]):
                 raise RefusalError("engine", f"the engine's {name} are {dtype.name}, not {request[key]}")
@@ -439,12 +443,12 @@ def answer(stream: Any, function: Callable[[Request], Any], request: Request) ->
     """Call, and write one line; returns what was answered, None where it was refused."""
     try:
         done = function(request)
-        told = {"ok": done if isinstance(done, dict) else {}}
+        data = {"ok": done if isinstance(done, dict) else {}}
     except RefusalError as error:
-        done, told = None, {"error": {"kind": error.kind, "message": str(error)}}
+        done, data = None, {"error": {"kind": error.kind, "message": str(error)}}
     except Exception as error:
-        done, told = None, {"error": {"kind": "bug", "message": f"{type(error).__name__}: {error}"}}
-    stream.write(json.dumps(told) + "\n")
+        done, data = None, {"error": {"kind": "bug", "message": f"{type(error).__name__}: {error}"}}
+    stream.write(json.dumps(data) + "\n")
     stream.flush()
     return done
 

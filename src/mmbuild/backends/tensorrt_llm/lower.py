@@ -255,15 +255,15 @@ class _Lowering:
         }
 
     def verify(self, engine: Action, digest: Callable[[Path], str]) -> Action:
-        wanted = self.variant.recipe.verify
-        assert wanted is not None
-        images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
+        required = self.variant.recipe.verify
+        assert required is not None
+        images = {f"image{number}": Path(image) for number, image in enumerate(required.images)}
         return self.action(
             "verify",
             "toolchain_verify",
             {
-                "prompts": list(wanted.prompts),
-                "max_new_tokens": min(wanted.max_new_tokens, self.engine.max_output_len),
+                "prompts": list(required.prompts),
+                "max_new_tokens": min(required.max_new_tokens, self.engine.max_output_len),
             },
             inputs={"engine": engine.definition_key},
             sources={name: digest(path) for name, path in images.items()},

@@ -55,9 +55,9 @@ def check_target(target: Mapping[str, Any], torch_version: str) -> None:
 
 
 def _cpu_problem(target: Mapping[str, Any]) -> str | None:
-    wanted, here = str(target["isa"]), cpu_isa()
-    if not host.runs_on(wanted, here):
-        return f"the engine needs {wanted} instructions, and this CPU ({platform.machine()}) has {here}"
+    required, here = str(target["isa"]), cpu_isa()
+    if not host.runs_on(required, here):
+        return f"the engine needs {required} instructions, and this CPU ({platform.machine()}) has {here}"
     return None
 
 

@@ -323,19 +323,19 @@ class Engine:
         """One answer in pieces, as its tokens come."""
         prompts, visual = self.inputs([request])
         ids: list[int] = []
-        told = ""
+        message = ""
         for (token,) in stream(self.session, prompts, visual, stopping, sampling):
             assert token is not None  # a single sequence ends its stream
             ids.append(token)
             text = self.text(ids)
             # A character of several tokens is held back until it is whole.
-            if text.startswith(told) and not text.endswith("\ufffd"):
-                yield text[len(told) :]
-                told = text
+            if text.startswith(message) and not text.endswith("\ufffd"):
+                yield text[len(message) :]
+                message = text
         # What was held back to the end is as whole as it will be.
         whole = self.text(ids)
-        if whole.startswith(told) and whole != told:
-            yield whole[len(told) :]
+        if whole.startswith(message) and whole != message:
+            yield whole[len(message) :]
 
     def text(self, ids: Sequence[int]) -> str:
         """Token ids as text, without special tokens."""

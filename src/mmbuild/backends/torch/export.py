@@ -36,7 +36,8 @@ _ISA: Mapping[str, Mapping[str, object]] = {
 
 
 def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
-    """The graphs of an LLM engine by package name (:func:`layout.packages`), traced on uninitialized weights.
+    """The graphs of an LLM engine by package name (:func:`~mmbuild.backends.engine_dir.description.packages`), traced
+    on uninitialized weights.
 
     A dimension that can only be 1 is static: a matrix-vector product is then compiled as what it is.
     """

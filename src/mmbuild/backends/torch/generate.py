@@ -189,6 +189,6 @@ def trim_repetition(
     """``sequences`` without what repeats at their ends; ``largest`` as :func:`stream` filled it."""
     return [
         # A sequence that ended by a token has one logit more: that token's.
-        tokens[: repetition.kept(values[: len(tokens)], ended=len(values) > len(tokens))]
+        tokens[: repetition.kept_length(values[: len(tokens)], ended=len(values) > len(tokens))]
         for tokens, values in zip(sequences, largest, strict=True)
     ]

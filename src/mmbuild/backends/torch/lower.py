@@ -244,15 +244,15 @@ class _Lowering:
 
     def verify(self, engine: Action, sources: Mapping[str, str], digest: Callable[[Path], str]) -> Action:
         """What is measured, and its verdict, which has the gates in its key and nothing else."""
-        wanted, stated = self.recipe.verify, self.recipe.gates
-        assert wanted is not None
-        images = {f"image{number}": Path(image) for number, image in enumerate(wanted.images)}
+        required, stated = self.recipe.verify, self.recipe.gates
+        assert required is not None
+        images = {f"image{number}": Path(image) for number, image in enumerate(required.images)}
         gpus = self.engine.tensor_parallel if self.target["device"] == "cuda" else 0
         measures = self.add(
             "measure",
             {
-                "prompts": list(wanted.prompts),
-                "max_new_tokens": min(wanted.max_new_tokens, self.engine.max_output_len),
+                "prompts": list(required.prompts),
+                "max_new_tokens": min(required.max_new_tokens, self.engine.max_output_len),
             },
             inputs={"engine": engine.definition_key, **sources},
             sources={name: digest(path) for name, path in images.items()},

@@ -50,10 +50,10 @@ def check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
     Raises:
         EngineError: MM786.
     """
-    for name, wanted in compiled_shapes(path).items():
+    for name, required in compiled_shapes(path).items():
         plain = name.removeprefix(PACKAGE_PREFIX)
-        if shapes.get(plain, wanted) != wanted:
-            raise _other(path, f"`{plain}` of {list(wanted)}", f"of {list(shapes[plain])}")
+        if shapes.get(plain, required) != required:
+            raise _other(path, f"`{plain}` of {list(required)}", f"of {list(shapes[plain])}")
 
 
 def check_input(path: Path, index: int, rows: int) -> None:

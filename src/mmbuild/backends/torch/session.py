@@ -30,7 +30,8 @@ class Session:
     def __init__(
         self, config: EngineConfig, directory: Path, files: Mapping[str, Path], target: Mapping[str, Any]
     ) -> None:
-        """Load the packages in ``directory`` (:func:`layout.packages`) over a rank's files.
+        """Load the packages in ``directory`` (:func:`~mmbuild.backends.engine_dir.description.packages`) over a
+        rank's files.
 
         Args:
             config: What the packages were compiled for.
@@ -216,9 +217,9 @@ def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: 
                 f"{config.vocab_size} and the prompt table of {sum(rows)} rows",
                 code="MM513",
             )
-    wanted = (*(rows or (len(prompts), config.max_multimodal_len)), config.hidden_size)
-    if tuple(visual.shape) != wanted:
+    required = (*(rows or (len(prompts), config.max_multimodal_len)), config.hidden_size)
+    if tuple(visual.shape) != required:
         raise EngineError(
-            f"the prompt table has shape {list(visual.shape)}, and the engine takes {list(wanted)}",
+            f"the prompt table has shape {list(visual.shape)}, and the engine takes {list(required)}",
             code="MM514",
         )

@@ -54,7 +54,7 @@ class VisualEngine:
     """A loaded visual engine."""
 
     def __init__(self, directory: Path, target: Mapping[str, Any]) -> None:
-        """Load what :func:`build` wrote; check the target first (:func:`package.check_target`).
+        """Load what :func:`build` wrote; check the target first (:func:`aot_package.check_target`).
 
         Raises:
             EngineError: A file is missing or damaged.

@@ -147,13 +147,13 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
     """
     stored = {prefix: _stored(path) for prefix, path in files.items()}
     _check_layers(stored, files, config)
-    for name, wanted in expected_tensors(config).items():
+    for name, required in expected_tensors(config).items():
         prefix = next(prefix for prefix in files if name.startswith(prefix))
         found = stored[prefix].get(name.removeprefix(prefix))
-        if found is None or found != wanted:
+        if found is None or found != required:
             has = "is missing" if found is None else f"is {_describe(found)}"
             raise EngineError(
-                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_describe(wanted)}",
+                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_describe(required)}",
                 code="MM505",
                 hint="The engine directory mixes files of two builds; apply its recipe again",
             )

@@ -28,20 +28,20 @@ def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -
         EngineError: A parameter has no tensor, or one of another shape.
         CheckpointError: The weights are missing or damaged.
     """
-    wanted = {canonical("module", name): parameter for name, parameter in module.named_parameters()}
+    required = {canonical("module", name): parameter for name, parameter in module.named_parameters()}
     for source, directory in sources.items():
         with open_weights(directory) as stored:
             for name, tensor in stored.items():
                 known = canonical(source, name)
-                parameter = wanted.pop(known, None) if known is not None else None
+                parameter = required.pop(known, None) if known is not None else None
                 if parameter is not None:  # None: of the LLM, behind the chosen layer, position ids
                     require_floats(name, tensor)
                     _copy(str(known), tensor, parameter)
-    if wanted:
-        first = sorted(map(str, wanted))[0]
+    if required:
+        first = sorted(map(str, required))[0]
         raise EngineError(
             f"the model has no tensor `{first}`"
-            + (f" and {len(wanted) - 1} more" if len(wanted) > 1 else ""),
+            + (f" and {len(required) - 1} more" if len(required) > 1 else ""),
             code="MM532",
             hint="The visual tower or projector is missing from the weights",
         )

@@ -67,9 +67,9 @@ def lookup(code: str) -> Code | None:
 
 def nearest(code: str) -> str | None:
     """The code that looks most like ``code``, or None."""
-    wanted = code.strip().upper()
-    if wanted.isdigit():
-        wanted = f"MM{wanted}"
-    begun = [known for known in codes() if known.startswith(wanted)]
-    found = begun or difflib.get_close_matches(wanted, list(codes()), n=1)
+    expected = code.strip().upper()
+    if expected.isdigit():
+        expected = f"MM{expected}"
+    begun = [known for known in codes() if known.startswith(expected)]
+    found = begun or difflib.get_close_matches(expected, list(codes()), n=1)
     return found[0] if found else None

@@ -36,15 +36,15 @@ class ApplyState:
     _whole: list[Build] = field(default_factory=list)
     _host: Mapping[str, Any] = field(default_factory=dict)
 
-    def tell(self, kind: EventKind, action: Action, **data: Any) -> None:
+    def report(self, kind: EventKind, action: Action, **data: Any) -> None:
         """Send an event about ``action``."""
         self.sink(Event(kind, action.label, data))
 
-    def finished(self, action: Action, record: Record) -> list[str]:
+    def record_finished(self, action: Action, record: Record) -> list[str]:
         """``action`` ran; returns the definition keys of what can start now."""
         self.ran.append(action.label)
         self.times.append((action.label, record.seconds))
-        self.tell(
+        self.report(
             EventKind.FINISHED,
             action,
             key=record.key,
@@ -55,23 +55,23 @@ class ApplyState:
         )
         return self._complete(action, record)
 
-    def found(self, action: Action, record: Record, why: str) -> list[str]:
+    def record_reused(self, action: Action, record: Record, why: str) -> list[str]:
         """The result of ``action`` was there; returns the definition keys of what can start now."""
         self.reused.append(action.label)
-        self.tell(EventKind.REUSED, action, digest=record.digest, why=why)
+        self.report(EventKind.REUSED, action, digest=record.digest, why=why)
         return self._complete(action, record)
 
-    def broke(self, action: Action, failed: Failed, left: Path) -> None:
+    def record_failed(self, action: Action, failed: Failed, left: Path) -> None:
         """``action`` failed; nothing that needs it will start. ``left`` is what it wrote until then."""
         for build in self.state.builds.get(action.definition_key, ()):
             if is_rejected_by(build, action, self.state.done):
-                failed = self._aside(build, action, failed, left)
+                failed = self._keep_rejected(build, action, failed, left)
         self.failed.append(failed)
-        told = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
-        self.tell(EventKind.FAILED, action, **told, aside=list(failed.aside))
+        data = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
+        self.report(EventKind.FAILED, action, **data, aside=list(failed.aside))
         del self.state.waiting[action.definition_key]
 
-    def _aside(self, build: Build, action: Action, failed: Failed, left: Path) -> Failed:
+    def _keep_rejected(self, build: Build, action: Action, failed: Failed, left: Path) -> Failed:
         """``failed`` with the place where the engine is that it refused."""
         actions = [self.state.actions[key] for key in build.actions.values()]
         try:
@@ -89,12 +89,12 @@ class ApplyState:
             return replace(failed, causes=(*failed.causes, f"the engine was not kept aside: {error}"))
         return replace(failed, aside=(*failed.aside, str(place)))
 
-    def lay_out_whole(self) -> None:
+    def install_complete(self) -> None:
         """Fill the engine directories of the builds that became whole since the last call."""
         while self._whole:
-            self.lay_out(self._whole.pop(0))
+            self.install(self._whole.pop(0))
 
-    def lay_out(self, build: Build) -> None:
+    def install(self, build: Build) -> None:
         """Fill the engine directory of ``build``, all of whose results are there."""
         actions = [self.state.actions[key] for key in build.actions.values()]
         install_build(self.store, build, actions, self.state.done, self._facts(), paranoid=self.paranoid)

@@ -103,8 +103,8 @@ def install_build(
         for place, source in left.items():
             shutil.copytree(source, fresh / place, symlinks=True)
         files = _files(store, fresh, targets)
-        told = {"refused": list(refused)} if refused else {}
-        manifest = {**manifest_of(build, actions, records, host), **told, "files": files}
+        data = {"refused": list(refused)} if refused else {}
+        manifest = {**manifest_of(build, actions, records, host), **data, "files": files}
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         replace_directory(fresh, directory)
@@ -249,8 +249,8 @@ def our_files(store: Store, directory: Path) -> frozenset[str] | None:
     try:
         if not any(os.scandir(directory)):
             return frozenset()
-        told = read_object(directory / MANIFEST, ENGINE_MANIFEST)
-        if "mmbuild" in told["made_by"] and _NAMES.holds(names := list(told["files"])):
+        reported = read_object(directory / MANIFEST, ENGINE_MANIFEST)
+        if "mmbuild" in reported["made_by"] and _NAMES.holds(names := list(reported["files"])):
             return frozenset([MANIFEST, *names])
     except NotADirectoryError:
         return None

@@ -53,7 +53,7 @@ class Executor(Protocol):
     def grant(self, action: Action) -> Resources:
         """What ``action`` gets: its wishes, cut to what exists."""
 
-    def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:
+    def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:
         """GPUs for an action, by id, with the locks that hold them; None where too few are free now.
 
         Empty where whoever places the action also chooses its GPUs.

@@ -49,7 +49,7 @@ class Local:
     def grant(self, action: Action) -> Resources:
         return grant(action.resources, self.capacity)
 
-    def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:
+    def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:
         return try_lock_gpus(self.capacity.gpus, count) if count else {}
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
@@ -80,7 +80,7 @@ def run_plan(
     with shared_lock(plan.store) as hold:
         sweep(plan.store)
         for build in builds_to_restore(plan, state):
-            outcome.lay_out(build)
+            outcome.install(build)
         if state.waiting:
             _build(plan, state, outcome, specs, options, hold, where)
     result = outcome.result(time.monotonic() - started)
@@ -113,7 +113,7 @@ def _build(
             pool,
             executor,
             running,
-            elsewhere=plan.elsewhere,
+            remote=plan.remote,
         ).run()
 
 

@@ -141,13 +141,13 @@ class ReadyPool:
     def _core_is_free(self) -> bool:
         return self.running == 0 or self.cores < self.capacity.cores
 
-    def fits(self, asked: Resources) -> bool:
-        """Whether ``asked`` is free. The only running action may take anything."""
+    def fits(self, resources: Resources) -> bool:
+        """Whether ``resources`` is free. The only running action may take anything."""
         if self.running == 0:
             return True
         return (
-            self.cores + asked.cores <= self.capacity.cores
-            and self.memory + asked.memory <= self.capacity.memory
+            self.cores + resources.cores <= self.capacity.cores
+            and self.memory + resources.memory <= self.capacity.memory
         )
 
     def give_back(self, taken: Resources) -> None:

@@ -68,7 +68,7 @@ def keep_rejected(
     known = {label: key for label, key in build.actions.items() if key in records}
     targets = {place: key for place, key in build.targets.items() if key in records}
     directory = rejected_path(build.directory)
-    told = {
+    data = {
         "label": refused.label,
         "step": refused.step,
         "params": dict(refused.params),
@@ -82,7 +82,7 @@ def keep_rejected(
             [action for action in actions if action.definition_key in records],
             records,
             host,
-            refused=[told],
+            refused=[data],
             left={_place(build, refused): left} if left.is_dir() else {},
         )
     except BaseException:

@@ -76,13 +76,13 @@ def _digest(planned: PlannedAction) -> str:
 
 
 def _report(planned: PlannedAction, why: str, sink: Sink) -> None:
-    told = {
+    data = {
         "message": f"the result of `{planned.action.label}` is damaged: {why}",
         "code": "MM327",
         "hint": "it was removed with everything built from it, and is built again now; "
         "`mmbuild cache verify` checks the rest of the store",
     }
-    sink(Event(EventKind.WARNING, planned.action.label, told))
+    sink(Event(EventKind.WARNING, planned.action.label, data))
 
 
 def _again(plan: Plan) -> Plan:
@@ -90,5 +90,5 @@ def _again(plan: Plan) -> Plan:
 
     place = plan.builds[0].directory.parent if plan.builds else plan.store.root
     cache = load_cache(plan.store)
-    elsewhere = plan.elsewhere
-    return make_plan(graphs_of(plan), plan.store, cache, place, reasons_from(plan.store), lambda: elsewhere)
+    remote = plan.remote
+    return make_plan(graphs_of(plan), plan.store, cache, place, reasons_from(plan.store), lambda: remote)

@@ -127,14 +127,14 @@ def check_fits(
         )
 
 
-def grant(asked: Resources, capacity: Capacity) -> Resources:
-    """``asked``, cut to what exists: an estimate above the machine takes all of it."""
+def grant(resources: Resources, capacity: Capacity) -> Resources:
+    """``resources``, cut to what exists: an estimate above the machine takes all of it."""
     return Resources(
-        cores=max(1, min(asked.cores, capacity.cores)),
-        memory=min(asked.memory, capacity.memory),
-        disk=asked.disk,
-        gpus=asked.gpus,
-        seconds=asked.seconds,
+        cores=max(1, min(resources.cores, capacity.cores)),
+        memory=min(resources.memory, capacity.memory),
+        disk=resources.disk,
+        gpus=resources.gpus,
+        seconds=resources.seconds,
     )
 
 

@@ -63,7 +63,7 @@ class Scheduler:
     fetches: set[str] = field(default_factory=set)
     told: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
-    elsewhere: RemoteLookup | None = None
+    remote: RemoteLookup | None = None
 
     def run(self) -> None:
         """Start and receive until nothing runs and nothing more can start."""
@@ -71,7 +71,7 @@ class Scheduler:
         try:
             while True:
                 self.pool.take(self._start)
-                self.outcome.lay_out_whole()  # while the workers that were just started are at work
+                self.outcome.install_complete()  # while the workers that were just started are at work
                 if not self.running and not self.pool.waiting:
                     return
                 polls = self.contended or self.fetches
@@ -90,18 +90,18 @@ class Scheduler:
     def _start(self, key: str) -> Resources | None:
         """For the pool: start the action, or find that its result is there."""
         planned = self.state.waiting[key]
-        asked = self.executor.grant(planned.action)
-        if not self.pool.fits(asked):
+        requested = self.executor.grant(planned.action)
+        if not self.pool.fits(requested):
             return None
         name = action_key(planned.action, self.state.digests(planned.action))
         if self._reuse(planned.action, name, "its inputs came out as before"):
             return NOTHING
-        if self.elsewhere is not None:
-            if self.elsewhere.fetching(name):
+        if self.remote is not None:
+            if self.remote.start_pull(name):
                 self.fetches.add(key)
                 return None
             self.fetches.discard(key)
-            if self._adopt(planned.action, name, self.elsewhere):
+            if self._adopt(planned.action, name, self.remote):
                 return NOTHING
         lock = try_lock(self.store.lock(name))
         if lock is None:
@@ -113,37 +113,37 @@ class Scheduler:
             self.cache.refresh()
             if self._reuse(planned.action, name, "another process built it"):
                 return NOTHING
-            return self._launch(planned, name, asked, held)
+            return self._launch(planned, name, requested, held)
 
     def _launch(
-        self, planned: PlannedAction, name: str, asked: Resources, held: ExitStack
+        self, planned: PlannedAction, name: str, resources: Resources, held: ExitStack
     ) -> Resources | None:
         """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
-        gpus = self.executor.take_gpus(asked.gpus)
+        gpus = self.executor.lock_gpus(resources.gpus)
         if gpus is None:
             if self.contended.setdefault(planned.action.definition_key, Patience()).due():
-                why = f"{asked.gpus} GPUs are wanted, and other processes of this machine hold too many"
-                self.outcome.tell(EventKind.WAITING, planned.action, why=why)
+                why = f"{resources.gpus} GPUs are wanted, and other processes of this machine hold too many"
+                self.outcome.report(EventKind.WAITING, planned.action, why=why)
             return None
         for gpu in gpus.values():
             held.callback(gpu.release)
-        job = self._job(planned.action, name, asked, tuple(gpus))
-        directory = self.workers.start(job, replace(planned.action, resources=asked))
-        self.running[job.name] = _Running(planned.action, name, directory, asked, held.pop_all())
+        job = self._job(planned.action, name, resources, tuple(gpus))
+        directory = self.workers.start(job, replace(planned.action, resources=resources))
+        self.running[job.name] = _Running(planned.action, name, directory, resources, held.pop_all())
         remember_definition(self.store, planned.action)
-        told = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
-        self.outcome.tell(EventKind.STARTED, planned.action, **told, gpus=list(gpus))
-        return asked
+        data = {"step": job.step, "reason": planned.reason, "cores": job.cores, "log": job.log}
+        self.outcome.report(EventKind.STARTED, planned.action, **data, gpus=list(gpus))
+        return resources
 
     def _wait_for_other(self, action: Action, lock: Path) -> None:
         """Without a limit: the other process may have hours of work. Says who, and how long."""
         patience = self.contended.get(action.definition_key)
         if patience is None:
             self.contended[action.definition_key] = Patience()
-            self.outcome.tell(EventKind.WAITING, action, why=f"{holder_text(lock)} builds the same")
+            self.outcome.report(EventKind.WAITING, action, why=f"{holder_text(lock)} builds the same")
         elif patience.due():
             why = f"{holder_text(lock)} builds the same; waiting for {patience.seconds:.0f} s"
-            self.outcome.tell(EventKind.WAITING, action, why=why)
+            self.outcome.report(EventKind.WAITING, action, why=why)
 
     def _reuse(self, action: Action, name: str, why: str) -> bool:
         record = self.cache.by_key.get(name)
@@ -155,12 +155,12 @@ class Scheduler:
             append(self.store, record)
             remember_definition(self.store, action)
         self.contended.pop(action.definition_key, None)
-        self._queue(self.outcome.found(action, record, why))
+        self._queue(self.outcome.record_reused(action, record, why))
         return True
 
-    def _adopt(self, action: Action, name: str, elsewhere: RemoteLookup) -> bool:
+    def _adopt(self, action: Action, name: str, remote: RemoteLookup) -> bool:
         """Whether the result of an action came from elsewhere."""
-        record = elsewhere.fetched(name)
+        record = remote.pulled_record(name)
         if record is None or not self.store.has(record.digest):
             return False
         append(self.store, rebind(record, action, self.state.digests(action)))
@@ -198,7 +198,7 @@ class Scheduler:
             return
         if message["event"] in _TOLD:
             kind, fields = _TOLD[message["event"]]
-            self.outcome.tell(kind, running.action, **{name: message[name] for name in fields})
+            self.outcome.report(kind, running.action, **{name: message[name] for name in fields})
             return
         if message["event"] == "failed":  # its exit follows
             self.told[message["job"]] = Failure(message["message"], message["code"], message["hint"], (), "")
@@ -208,7 +208,7 @@ class Scheduler:
             if "record" in message:
                 append(self.store, Record(**message["record"]))
             self.cache.refresh()
-            self._queue(self.outcome.finished(running.action, self.cache.by_key[running.key]))
+            self._queue(self.outcome.record_finished(running.action, self.cache.by_key[running.key]))
         else:
             running = replace(running, directory=Path(message.get("directory", running.directory)))
             failure = read_failure(running.directory) or self.told.get(message["job"])
@@ -222,7 +222,7 @@ class Scheduler:
     def _fail(self, running: _Running, failure: Failure | None, status: int) -> None:
         action, log = running.action, self.store.log(running.key)
         failed = explain_failure(action.label, action.step, failure, status, log)
-        self.outcome.broke(action, failed, running.directory / "work" / "out")
+        self.outcome.record_failed(action, failed, running.directory / "work" / "out")
         if not self.options.apply.keep_going:
             self.pool.clear()
             self.contended.clear()

@@ -43,8 +43,8 @@ def run_job(directory: Path, job: WorkerJob, peak: MemorySampler, send: Send) ->
         report_to(lambda text: send({"job": job.name, "event": "waiting", "why": text[:500]}))
         os.environ.update(granted_environment(job.cores, job.gpus))  # the rest is listed already
         record = _build(job, directory, peak, send)
-        told = {} if job.journal else {"record": asdict(record)}
-        send({"job": job.name, "event": "done", "digest": record.digest, **told})
+        data = {} if job.journal else {"record": asdict(record)}
+        send({"job": job.name, "event": "done", "digest": record.digest, **data})
         return 0
     except BaseException as error:
         _write_failure(directory, job, error, send)
@@ -69,8 +69,8 @@ def _write_failure(directory: Path, job: WorkerJob, error: BaseException, send: 
 
 def describe(error: BaseException, store: Path) -> Failure:
     """An exception as data that crosses to the orchestrator."""
-    told = translate(error, store) if isinstance(error, OSError) else None
-    shown = told or error
+    reported = translate(error, store) if isinstance(error, OSError) else None
+    shown = reported or error
     trace = "".join(traceback.format_exception(error))
     if isinstance(shown, MmbuildError):
         return Failure(shown.message, shown.code, shown.hint, _causes(shown), trace)

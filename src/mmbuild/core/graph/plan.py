@@ -72,19 +72,21 @@ class Plan:
         actions: Each distinct action once.
         builds: The engine directories to fill.
         store: Where results are and go.
-        elsewhere: Where else results may be; None for nowhere.
+        remote: Where else results may be; None for nowhere.
     """
 
     actions: tuple[PlannedAction, ...]
     builds: tuple[Build, ...]
     store: Store
-    elsewhere: RemoteLookup | None = field(default=None, compare=False, repr=False)
+    remote: RemoteLookup | None = field(default=None, compare=False, repr=False)
 
     @property
     def hash(self) -> str:
         """BLAKE3, hex, over the definition keys and build names: what is asked for, whatever is built."""
-        wanted = {build.recipe: dict(build.targets) for build in self.builds}
-        return hash_json({"actions": sorted(p.action.definition_key for p in self.actions), "builds": wanted})
+        required = {build.recipe: dict(build.targets) for build in self.builds}
+        return hash_json(
+            {"actions": sorted(p.action.definition_key for p in self.actions), "builds": required}
+        )
 
     @property
     def changes(self) -> bool:

@@ -29,9 +29,9 @@ def make_plan(
     cache: ActionCache,
     build_dir: Path,
     why: Why,
-    elsewhere: Find | None = None,
+    remote: Find | None = None,
 ) -> Plan:
-    """Decide for every action of ``graphs``. ``elsewhere`` is called when something is missing here, and not before.
+    """Decide for every action of ``graphs``. ``remote`` is called when something is missing here, and not before.
 
     Raises:
         MmbuildError: MM204 two recipes have one name, MM205 an input that nothing makes.
@@ -39,7 +39,7 @@ def make_plan(
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
     builds = tuple(_build(graph, build_dir, roots[graph.recipe], store) for graph in graphs if graph.engine)
-    state = PlanningState(merged, {}, {}, store, cache, elsewhere)
+    state = PlanningState(merged, {}, {}, store, cache, remote)
     find_results(state)
     restored = _required_restores(state, builds, roots)
     require_inputs(state, restored)
@@ -49,7 +49,7 @@ def make_plan(
         return why(action, last.get(action.label))
 
     actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
-    return Plan(actions, builds, store, state.elsewhere)
+    return Plan(actions, builds, store, state.remote)
 
 
 def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, ...]]]:
@@ -95,7 +95,7 @@ def _required_restores(
     state: PlanningState, builds: Iterable[Build], roots: Mapping[str, Root | None]
 ) -> dict[str, str]:
     """Known results that are not where they belong: definition key -> reason."""
-    wanted: dict[str, str] = {}
+    required: dict[str, str] = {}
     for build in builds:
         root = roots[build.recipe]
         for place, key in build.targets.items():
@@ -103,8 +103,8 @@ def _required_restores(
                 continue
             reason = _restore_reason(build, root, place, state.records[key].digest)
             if reason is not None:
-                wanted.setdefault(key, reason)
-    return wanted
+                required.setdefault(key, reason)
+    return required
 
 
 def _restore_reason(build: Build, root: Root | None, place: str, digest: str) -> str | None:

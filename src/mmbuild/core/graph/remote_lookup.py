@@ -34,10 +34,10 @@ class RemoteLookup(Protocol):
     def artifacts(self, digests: Collection[str]) -> Collection[str]:
         """Those artifacts whose files can be pulled."""
 
-    def fetching(self, key: str) -> bool:
+    def start_pull(self, key: str) -> bool:
         """Ask for a result and pull it, on the side: True as long as that goes on."""
 
-    def fetched(self, key: str) -> Record | None:
+    def pulled_record(self, key: str) -> Record | None:
         """The result, once that has ended."""
 
 

@@ -24,7 +24,7 @@ class PlanningState:
         store: Whose files count as being here.
         cache: The store's journal.
         find: Finds out whether there is another place to ask; None once it was asked.
-        elsewhere: That place.
+        remote: That place.
         shared: Results that came from there.
         evicted: Why an action with a known result runs all the same.
     """
@@ -35,18 +35,18 @@ class PlanningState:
     store: Store
     cache: ActionCache
     find: Find | None = None
-    elsewhere: RemoteLookup | None = None
+    remote: RemoteLookup | None = None
     shared: dict[str, RemoteResult] = field(default_factory=dict)
     evicted: dict[str, str] = field(default_factory=dict)
 
     def action(self, key: str) -> Action:
         return self.merged[key][0]
 
-    def look_elsewhere(self) -> RemoteLookup | None:
+    def remote_lookup(self) -> RemoteLookup | None:
         """Where else to ask; found out once."""
         if self.find is not None:
-            self.elsewhere, self.find = self.find(), None
-        return self.elsewhere
+            self.remote, self.find = self.find(), None
+        return self.remote
 
     def built_before(self, key: str) -> bool:
         """Whether the action was ever built, from whatever inputs: only then can it be cut off early."""
@@ -59,14 +59,14 @@ def find_results(state: PlanningState) -> None:
     What this store does not know is asked for elsewhere, all actions whose inputs are known at once, until nothing
     more is found.
     """
-    asked: set[str] = set()
+    requested: set[str] = set()
     while True:
         missing = _follow(state)
-        fresh = [name for name in missing if name not in asked]
-        found = state.elsewhere.results(fresh) if state.elsewhere is not None and fresh else {}
+        fresh = [name for name in missing if name not in requested]
+        found = state.remote.results(fresh) if state.remote is not None and fresh else {}
         if not found:
             return
-        asked.update(fresh)
+        requested.update(fresh)
         for name, shared in found.items():
             for key in missing[name]:
                 action = state.action(key)
@@ -89,7 +89,7 @@ def _follow(state: PlanningState) -> dict[str, list[str]]:
             digests[name] = state.records[producer].digest
         else:
             found = cache.find(key, digests)
-            if found is None and (state.look_elsewhere() or cache.by_key):
+            if found is None and (state.remote_lookup() or cache.by_key):
                 name = action_key(action, digests)
                 found = cache.by_key.get(name)
                 if found is None:
@@ -144,13 +144,13 @@ def _is_missing_files(state: PlanningState, key: str) -> bool:
 
 def _can_be_pulled(state: PlanningState, keys: Sequence[str]) -> set[str]:
     """Those whose files are elsewhere. Who publishes a result has published its files before."""
-    elsewhere = state.look_elsewhere() if keys else None
-    if elsewhere is None:
+    remote = state.remote_lookup() if keys else None
+    if remote is None:
         return set()
     there = {key for key in keys if key in state.shared and not state.shared[key].reference}
     others = {state.records[key].digest: key for key in keys if key not in state.shared}
     if others:
-        there.update(others[digest] for digest in elsewhere.artifacts(others))
+        there.update(others[digest] for digest in remote.artifacts(others))
     return there
 
 

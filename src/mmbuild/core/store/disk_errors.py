@@ -40,10 +40,10 @@ def disk_errors(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = translate(error, where)
-        if told is None:
+        reported = translate(error, where)
+        if reported is None:
             raise
-        raise told from error
+        raise reported from error
 
 
 def fault_point(name: str) -> None:

@@ -97,8 +97,8 @@ def read_history(store: Store) -> list[HistoryEntry]:
 
 def only(entries: Iterable[HistoryEntry], names: Iterable[str]) -> list[HistoryEntry]:
     """Entries that were asked for one of ``names``; all where there are no names."""
-    wanted = set(names)
-    return [entry for entry in entries if not wanted or wanted & set(entry.builds)]
+    required = set(names)
+    return [entry for entry in entries if not required or required & set(entry.builds)]
 
 
 def _shorten(store: Store, path: Path) -> None:

@@ -107,9 +107,11 @@ class StatCache:
 
         if not self._usable:
             return None
-        wanted = "SELECT digest, checksum FROM known WHERE dev=? AND ino=? AND size=? AND mtime=? AND ctime=?"
+        expected = (
+            "SELECT digest, checksum FROM known WHERE dev=? AND ino=? AND size=? AND mtime=? AND ctime=?"
+        )
         try:
-            row = self._connected().execute(wanted, stat).fetchone()
+            row = self._connected().execute(expected, stat).fetchone()
         except (sqlite3.OperationalError, OverflowError):  # in use, or of another schema
             self._usable = False
             return None

@@ -122,12 +122,12 @@ def compare_builds(one: Path, other: Path) -> BuildDiff:
     Raises:
         DiffError: MM851, a directory is no build of mmbuild; MM852, its files cannot be read.
     """
-    told = [_manifest(one), _manifest(other)]
-    sides = [_steps(item) for item in told]
+    lines = [_manifest(one), _manifest(other)]
+    sides = [_steps(item) for item in lines]
     both = [name for name in sides[0] if name in sides[1]]
     found = [_step(name, sides[0][name], sides[1][name], _makers(sides[1])) for name in both]
     only = {name: side for side in (0, 1) for name in sides[side] if name not in sides[1 - side]}
-    settings = [item.get("settings") or {} for item in told]
+    settings = [item.get("settings") or {} for item in lines]
     try:
         files = file_changes(one, other, (manifest.NAME,))
     except OSError as error:
@@ -137,10 +137,10 @@ def compare_builds(one: Path, other: Path) -> BuildDiff:
             hint="`mmbuild apply` lays a build out again",
         ) from error
     return BuildDiff(
-        builds=(_about(one, told[0]), _about(other, told[1])),
+        builds=(_about(one, lines[0]), _about(other, lines[1])),
         recipe=different(settings[0], settings[1]) if all(settings) else {},
         known=all(settings),
-        versions=_versions(told, found),
+        versions=_versions(lines, found),
         target=_part(found, "target"),
         steps=tuple(step for step in found if step.own or step.follows or step.result),
         only=only,
@@ -149,9 +149,9 @@ def compare_builds(one: Path, other: Path) -> BuildDiff:
 
 
 def _manifest(build: Path) -> Mapping[str, Any]:
-    told = manifest.read(build)
+    reported = manifest.read(build)
     try:
-        for action in told["actions"]:
+        for action in reported["actions"]:
             _ = action["label"], action["artifact"], action["definition_key"]
     except (KeyError, TypeError) as error:
         raise DiffError(
@@ -159,22 +159,22 @@ def _manifest(build: Path) -> Mapping[str, Any]:
             code="MM851",
             hint="Name two directories such as build/llava-int4",
         ) from error
-    return told
+    return reported
 
 
-def _about(build: Path, told: Mapping[str, Any]) -> dict[str, Any]:
-    actions = told["actions"]
+def _about(build: Path, reported: Mapping[str, Any]) -> dict[str, Any]:
+    actions = reported["actions"]
     return {
         "path": str(build),
-        "recipe": told.get("recipe"),
+        "recipe": reported.get("recipe"),
         "built_at": max((action.get("built_at") or 0.0 for action in actions), default=0.0),
         "host": next((action.get("built_on") for action in reversed(actions)), None),
     }
 
 
-def _steps(told: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _steps(reported: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Actions by label without the variant's name, producers first."""
-    return {str(action["label"]).rpartition("/")[2]: action for action in told["actions"]}
+    return {str(action["label"]).rpartition("/")[2]: action for action in reported["actions"]}
 
 
 def _makers(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -197,10 +197,12 @@ def _definition(action: Mapping[str, Any]) -> dict[str, Any]:
     return {"step": action.get("step"), "version": action.get("version"), **parts, "inputs": {}}
 
 
-def _versions(told: Iterable[Mapping[str, Any]], found: Iterable[StepChange]) -> dict[str, tuple[Any, Any]]:
+def _versions(
+    reported: Iterable[Mapping[str, Any]], found: Iterable[StepChange]
+) -> dict[str, tuple[Any, Any]]:
     """Of what is in keys; a package that only the host has, and no key, made no difference."""
     steps = tuple(found)
-    made_by = [item.get("made_by") or {} for item in told]
+    made_by = [item.get("made_by") or {} for item in reported]
     of_steps = {
         f"step {change.path}": (change.old, change.new)
         for step in steps

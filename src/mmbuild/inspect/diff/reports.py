@@ -28,17 +28,17 @@ _NOTES = {
 def overview(found: Trace, edits: Sequence[Edit]) -> Iterator[str]:
     """Lines: each action that changed by itself, what changed, by which line, and what it leads to."""
     yield f"{found.recipe}: {_headline(found)}"
-    told: set[str] = set()
+    reported: set[str] = set()
     for one in found.causes():
-        told.add(one.label)
+        reported.add(one.label)
         yield ""
         yield from _cause(one, edits, "  ")
         led = [label.rpartition("/")[2] for label in found.led_to(one.label)]
         if led:
             yield f"    leads to {', '.join(led)}"
-            told.update(found.led_to(one.label))
+            reported.update(found.led_to(one.label))
     for one in found.actions:
-        if one.label not in told and not found.past and one.planned.verdict is not Verdict.UP_TO_DATE:
+        if one.label not in reported and not found.past and one.planned.verdict is not Verdict.UP_TO_DATE:
             yield ""
             yield f"  {_head(one)}: {one.planned.reason}"
 
@@ -139,20 +139,20 @@ def _back(
     found: Trace,
     edits: Sequence[Edit],
     indent: str,
-    told: set[str],
+    reported: set[str],
 ) -> Iterator[str]:
     quiet = not one.changed
     yield f"{indent}{_head(one)}{f': {one.planned.reason}' if quiet else ''}"
-    if one.label in told:
+    if one.label in reported:
         yield f"{indent}  as above"
         return
-    told.add(one.label)
+    reported.add(one.label)
     if not one.known:
         yield f"{indent}  never built before, or its definition is no longer in the store"
     yield from _changes(one, edits, f"{indent}  ")
     for name, producer in one.follows.items():
         yield f"{indent}  input `{name}` changed, which is made by"
-        yield from _back(actions[producer], actions, found, edits, f"{indent}    ", told)
+        yield from _back(actions[producer], actions, found, edits, f"{indent}    ", reported)
 
 
 def _action(one: ActionTrace, edits: Sequence[Edit]) -> dict[str, Any]:
@@ -247,8 +247,8 @@ def _steps(found: BuildDiff) -> Iterator[str]:
         yield ""
         yield "steps:"
     for step in found.steps:
-        told = "came out differently" if step.result else "came out the same"
-        yield f"  {step.step}: {told}"
+        text = "came out differently" if step.result else "came out the same"
+        yield f"  {step.step}: {text}"
         for change in step.own:
             if change.part not in ("toolchain", "target", "version"):  # told above, once for all steps
                 yield f"    {change.text}"

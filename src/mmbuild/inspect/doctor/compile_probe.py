@@ -29,7 +29,7 @@ def main(directory: Path) -> None:
     started = time.monotonic()
     with torch.no_grad():
         program = torch.export.export(module, (x,))
-        wanted = module(x)
+        required = module(x)
     path = directory / "probe.pt2"
     compile_package(program, path, {"device": "cpu", "sm": None, "isa": cpu_isa()})
     compiled = time.monotonic()
@@ -39,8 +39,8 @@ def main(directory: Path) -> None:
     }
     package = load_package(path, constants, "cpu")
     got = package(x)
-    if not torch.allclose(got, wanted, atol=1e-5):
-        raise RuntimeError(f"the compiled package is off by {float((got - wanted).abs().max()):.3g}")
+    if not torch.allclose(got, required, atol=1e-5):
+        raise RuntimeError(f"the compiled package is off by {float((got - required).abs().max()):.3g}")
     loaded = time.monotonic()
     print(f"\n{MARK}" + json.dumps({"compile": compiled - started, "load": loaded - compiled}))
 

@@ -22,7 +22,7 @@ def gpu_checks(found: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int
         needed: How many a build needs at once; 0 where none does.
         sms: Compute capabilities that recipes state.
     """
-    wanted = f"{needed} GPU{'s' if needed > 1 else ''}" if needed else ""
+    expected = f"{needed} GPU{'s' if needed > 1 else ''}" if needed else ""
     if not found:
         what = "no NVIDIA driver" if found is None else "a driver, and no GPU that may be used"
         why = "recipes build for CUDA" if needed else ""
@@ -31,7 +31,7 @@ def gpu_checks(found: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int
             if needed
             else ""
         )
-        yield Check("gpu", "fail" if needed else "ok", what, wanted, why, way)
+        yield Check("gpu", "fail" if needed else "ok", what, expected, why, way)
         return
     yield Check("driver", "ok", found[0].driver)
     for place, gpu in enumerate(found):
@@ -41,7 +41,7 @@ def gpu_checks(found: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int
         yield Check(f"gpu {place}", "warn" if alien else "ok", text, why=why if alien else "")
     if len(found) < needed:
         way = "Build on a machine with more, or lower engine.tensor_parallel; see CUDA_VISIBLE_DEVICES"
-        yield Check("gpus", "fail", str(len(found)), wanted, "each rank takes one", way)
+        yield Check("gpus", "fail", str(len(found)), expected, "each rank takes one", way)
 
 
 def memory_check(needed: int, root: Path = Path("/")) -> Check:

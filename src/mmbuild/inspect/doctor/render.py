@@ -13,33 +13,33 @@ from mmbuild.base.terminal_text import clean, raw
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}
 
 
-def text(groups: Sequence[Group], *, wanted: str = "wanted", found: str = "") -> str:
+def text(groups: Sequence[Group], *, expected: str = "wanted", found: str = "") -> str:
     """Plain text: a line for each check, and below it why it matters and what to do.
 
     Args:
         groups: Checks.
-        wanted: Word before what is wanted.
+        expected: Word before what is required.
         found: Word before what was found; where given, both are always said, the wanted first.
     """
     width = max((len(check.name) for group in groups for check in group.checks), default=0)
     blocks = []
     for group in groups:
-        told = (line for check in group.checks for line in _lines(check, width, wanted, found))
-        blocks.append("\n".join((group.title, *told)))
+        reported = (line for check in group.checks for line in _lines(check, width, expected, found))
+        blocks.append("\n".join((group.title, *reported)))
     return "\n\n".join(blocks) + "\n"
 
 
-def _lines(check: Check, width: int, wanted: str, found: str) -> Iterator[str]:
-    state = f"{wanted} {check.wanted}; {found} {check.found}" if found else _state(check, wanted)
+def _lines(check: Check, width: int, expected: str, found: str) -> Iterator[str]:
+    state = f"{expected} {check.wanted}; {found} {check.found}" if found else _state(check, expected)
     yield f"  {check.status:<7}  {check.name:<{width}}  {state}".rstrip()
     if check.status != "ok":
         indent = " " * (width + 13)
         yield from (f"{indent}{part}" for part in _advice(check))
 
 
-def _state(check: Check, wanted: str) -> str:
+def _state(check: Check, expected: str) -> str:
     if check.wanted and check.status != "ok":
-        return f"{check.found}; {wanted}: {check.wanted}"
+        return f"{check.found}; {expected}: {check.wanted}"
     return f"{check.found} ({check.wanted})" if check.wanted else check.found
 
 
@@ -50,7 +50,7 @@ def _advice(check: Check) -> Iterator[str]:
         yield f"way: {check.way}"
 
 
-def print_table(groups: Iterable[Group], *, wanted: str = "wanted", found: str = "found") -> None:
+def print_table(groups: Iterable[Group], *, expected: str = "wanted", found: str = "found") -> None:
     """The same as tables in colours, to a terminal; the words head the columns."""
     from rich.console import Console
     from rich.table import Table
@@ -59,12 +59,12 @@ def print_table(groups: Iterable[Group], *, wanted: str = "wanted", found: str =
     console = Console(highlight=False, file=raw(sys.stdout))
     for group in groups:
         table = Table(title=clean(group.title), title_justify="left", show_edge=False, pad_edge=False)
-        for column in ("", "what", found, wanted):
+        for column in ("", "what", found, expected):
             table.add_column(column, overflow="fold")
         for check in group.checks:
             status = Text(check.status, style=_STYLES[check.status])
-            told = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
-            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, told, check.wanted)))
+            reported = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
+            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, reported, check.wanted)))
         console.print(table)
         console.print()
 

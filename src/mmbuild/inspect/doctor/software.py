@@ -30,9 +30,9 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
         extra: ``torch``, ``mpi``, ...
         needed: Whether a build needs it.
     """
-    wanted = extra_requirements(extra)
-    installed = _installed(wanted)
-    for name, specifier in wanted.items():
+    required = extra_requirements(extra)
+    installed = _installed(required)
+    for name, specifier in required.items():
         found = installed.get(normalized(name))
         if found is not None and accepts(specifier, found):
             yield Check(name, "ok", found, specifier)

@@ -72,32 +72,32 @@ def parse(named: str) -> DataSet:
     return DataSet(DATA_SETS + match[1], match[2])
 
 
-def sample_file(asked: DataSet, names: Collection[str]) -> str:
+def sample_file(data_set: DataSet, names: Collection[str]) -> str:
     """The JSONL file that samples are read from.
 
     Args:
-        asked: What the recipe names.
+        data_set: What the recipe names.
         names: Files of the data set.
 
     Raises:
         CalibrationError: MM464, it has none, several, or not the one that is named.
     """
     found = sorted(name for name in names if name.endswith(".jsonl") and _is_inside(name))
-    if asked.file is not None:
-        if asked.file in found:
-            return asked.file
-        raise _other_layout(asked, f"has no file `{asked.file}`", found)
+    if data_set.file is not None:
+        if data_set.file in found:
+            return data_set.file
+        raise _other_layout(data_set, f"has no file `{data_set.file}`", found)
     metadata = [name for name in found if posixpath.basename(name) == _METADATA]
     for candidates in (metadata, found):
         if len(candidates) == 1:
             return candidates[0]
     if found:
-        raise _other_layout(asked, f"has {len(metadata or found)} JSONL files", metadata or found)
+        raise _other_layout(data_set, f"has {len(metadata or found)} JSONL files", metadata or found)
     endings = Counter(posixpath.splitext(name)[1] for name in names)
     other = next(
-        (f"holds {told}" for ending, told in _OTHER_LAYOUTS.items() if endings[ending]), "holds none"
+        (f"holds {reported}" for ending, reported in _OTHER_LAYOUTS.items() if endings[ending]), "holds none"
     )
-    raise _other_layout(asked, f"has no JSONL file; it {other}", ())
+    raise _other_layout(data_set, f"has no JSONL file; it {other}", ())
 
 
 def _is_inside(name: str) -> bool:
@@ -105,10 +105,10 @@ def _is_inside(name: str) -> bool:
     return posixpath.normpath(name) == name and not name.startswith(("/", "../"))
 
 
-def _other_layout(asked: DataSet, what: str, there: Sequence[str]) -> CalibrationError:
-    named = ", ".join(f"hf://{asked.repo}/{name}" for name in there[:_SHOWN])
+def _other_layout(data_set: DataSet, what: str, there: Sequence[str]) -> CalibrationError:
+    named = ", ".join(f"hf://{data_set.repo}/{name}" for name in there[:_SHOWN])
     return CalibrationError(
-        f"data set hf://{asked.repo} {what}",
+        f"data set hf://{data_set.repo} {what}",
         code="MM464",
         hint=f"Name one: {named}"
         if there
@@ -117,7 +117,7 @@ def _other_layout(asked: DataSet, what: str, there: Sequence[str]) -> Calibratio
 
 
 def fetch(
-    asked: DataSet,
+    data_set: DataSet,
     commit: str,
     out: Path,
     count: int,
@@ -129,7 +129,7 @@ def fetch(
     """Fill ``out`` with :data:`FILE`, which holds the samples that are drawn, and their pictures.
 
     Args:
-        asked: Which data set.
+        data_set: Which data set.
         commit: Of it, 40 hexadecimal digits.
         out: An existing, empty directory.
         count: How many samples.
@@ -141,16 +141,16 @@ def fetch(
         CalibrationError: MM164 to MM167 as of a local file, MM464.
         SourceError: The hub cannot be asked, refuses, or sends something else.
     """
-    listing = hub.list_files(asked.repo, commit)
-    name = sample_file(asked, listing)
+    listing = hub.list_files(data_set.repo, commit)
+    name = sample_file(data_set, listing)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        hub.fetch_files(asked.repo, commit, listing, [name], Path(scratch), progress)
-        shown = f"hf://{asked.repo}/{name}"
+        hub.fetch_files(data_set.repo, commit, listing, [name], Path(scratch), progress)
+        shown = f"hf://{data_set.repo}/{name}"
         samples = data.parse_samples(Path(scratch, name), shown)
         chosen = data.pick(samples, shown, count, seed, text_only=text_only)
     places = {sample.line: _place(sample, posixpath.dirname(name), listing, shown) for sample in chosen}
     pictures = sorted({place for place in places.values() if place is not None})
-    hub.fetch_files(asked.repo, commit, listing, pictures, out, progress)
+    hub.fetch_files(data_set.repo, commit, listing, pictures, out, progress)
     lines = [
         {
             "image": places[sample.line],

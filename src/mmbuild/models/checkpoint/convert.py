@@ -50,9 +50,9 @@ def naming_of(family: str, names: Collection[str], first: str) -> Naming:
     for naming in candidates:
         if full_name(naming, first) in names:
             return naming
-    wanted = " nor ".join(f"`{full_name(naming, first)}`" for naming in candidates)
+    expected = " nor ".join(f"`{full_name(naming, first)}`" for naming in candidates)
     raise CheckpointError(
-        f"the weights hold neither {wanted}",
+        f"the weights hold neither {expected}",
         code="MM430",
         hint=f"Check that the weights are of family {family}",
     )

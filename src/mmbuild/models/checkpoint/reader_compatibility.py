@@ -208,8 +208,8 @@ def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Obje
         layer = weight.removesuffix(".weight")
         if layer == weight or not layer.endswith(_LINEARS):
             continue
-        wanted = {**layout.tensors, **(layout.rows if layer.endswith(_ROWS) else {})}
-        for suffix, dtypes in wanted.items():
+        required = {**layout.tensors, **(layout.rows if layer.endswith(_ROWS) else {})}
+        for suffix, dtypes in required.items():
             dtype = header.get(f"{layer}.{suffix}", ("", ()))[0]
             if dtype not in dtypes:
                 why = f"is {dtype}, not {' or '.join(dtypes)}" if dtype else "is missing, which ends reading"

@@ -202,14 +202,14 @@ def _has_mlp(mlp_type: str, llm: LlmFacts) -> bool:
 
 
 def _t5_mlp(name: str, source: str) -> Iterator[_Row]:
-    for part, wanted, mlp_type in (
+    for part, required, mlp_type in (
         ("fc", "wi_0", "GatedMLP"),
         ("gate", "wi_1", "GatedMLP"),
         ("fc", "wi", "MLP"),
     ):
         yield _Row(
             f"{name}.{part}.weight",
-            ((f"{source}.{wanted}.weight", tensor_parallel.mlp_rows, "IH"),),
+            ((f"{source}.{required}.weight", tensor_parallel.mlp_rows, "IH"),),
             when=partial(_has_mlp, mlp_type),
             linear=True,
         )

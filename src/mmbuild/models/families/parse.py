@@ -49,14 +49,14 @@ def parse(model_type: str, section: Mapping[str, Any], where: str = "") -> dict[
     return values
 
 
-def wrong_value(where: str, key: str, value: object, wanted: str, default: object = None) -> FamilyError:
+def wrong_value(where: str, key: str, value: object, expected: str, default: object = None) -> FamilyError:
     """MM411: the value of a key cannot be used, null included, or the key is :data:`MISSING`."""
     hint = "compare config.json with the model's original"
     if default is not None:
         hint += f", or remove the key to use transformers' default, {display(default)}"
     says = f"`{where}{key}` in config.json is {display(value)}, and" if value is not MISSING else ""
     lacks = f"config.json has no `{where}{key}`, which"
-    return FamilyError(f"{says or lacks} must be {wanted}", code="MM411", hint=hint)
+    return FamilyError(f"{says or lacks} must be {expected}", code="MM411", hint=hint)
 
 
 def display(value: object) -> str:
@@ -137,8 +137,8 @@ def _require_kind(where: str, key: str, value: object, kind: str, default: objec
 def _require_choices(rules: ConfigClass, values: Mapping[str, Any], where: str) -> None:
     for key, allowed in rules.choices.items():
         if values.get(key) is not None and values[key] not in allowed:
-            wanted = " or ".join(f"`{choice}`" for choice in allowed)
-            raise wrong_value(where, key, values[key], wanted, rules.defaults.get(key))
+            expected = " or ".join(f"`{choice}`" for choice in allowed)
+            raise wrong_value(where, key, values[key], expected, rules.defaults.get(key))
     for key, (lower, upper) in rules.within.items():
         if not lower <= values[key] <= upper:
             raise wrong_value(where, key, values[key], f"between {lower} and {upper}", rules.defaults[key])

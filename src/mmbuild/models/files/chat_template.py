@@ -201,12 +201,12 @@ def render(
         TemplateError: MM730, the template is not valid Jinja, fails on these messages, or runs beyond the bounds of
             :mod:`mmbuild.base.sandbox`.
     """
-    asked = {
+    request = {
         "messages": list(messages),
         "special_tokens": dict(special_tokens),
         "add_generation_prompt": add_generation_prompt,
     }
-    return str(_run_bounded(template, "prompt", asked))
+    return str(_run_bounded(template, "prompt", request))
 
 
 def _render(
@@ -279,20 +279,20 @@ def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str
 _WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_form}
 
 
-def _run_bounded(template: ChatTemplate | str, work: str, asked: Mapping[str, Any]) -> Any:
+def _run_bounded(template: ChatTemplate | str, work: str, requested: Mapping[str, Any]) -> Any:
     """What the work comes to, in bounds: a template is a program of whoever wrote it."""
     # Special tokens of transformers may be objects.
-    value, error = _outcome(template, work, json.dumps(asked, default=str))
+    value, error = _outcome(template, work, json.dumps(requested, default=str))
     if error is not None:
         raise _unusable(*error)
     return value
 
 
 @lru_cache(maxsize=256)
-def _outcome(template: ChatTemplate | str, work: str, asked: str) -> tuple[Any, Sequence[Any] | None]:
+def _outcome(template: ChatTemplate | str, work: str, request: str) -> tuple[Any, Sequence[Any] | None]:
     """The result and None, or None and what a :class:`TemplateError` is made of."""
     try:
-        value, error = run_bounded(lambda: _run_reported(template, work, json.loads(asked)))
+        value, error = run_bounded(lambda: _run_reported(template, work, json.loads(request)))
         return value, error
     except BoundsExceededError as error:
         where = f" in {template.place()}" if isinstance(template, ChatTemplate) else ""
@@ -300,10 +300,10 @@ def _outcome(template: ChatTemplate | str, work: str, asked: str) -> tuple[Any, 
 
 
 def _run_reported(
-    template: ChatTemplate | str, work: str, asked: Mapping[str, Any]
+    template: ChatTemplate | str, work: str, requested: Mapping[str, Any]
 ) -> tuple[str | None, Sequence[Any] | None]:
     try:
-        return _WORK[work](template, **asked), None
+        return _WORK[work](template, **requested), None
     except TemplateError as error:
         return None, (error.message, error.hint, error.line)
 

@@ -71,9 +71,9 @@ def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str
     commit = resolve_revision(repo, revision)
     with _explained(repo, commit):
         files = hub_index.query(repo, commit)
-        wanted = [name for name in hf_layout.required_files(files, directories) if hf_layout.is_small(name)]
-        wanted += [adapters.CONFIG] if adapters.CONFIG in files else []
-        for name in wanted:
+        required = [name for name in hf_layout.required_files(files, directories) if hf_layout.is_small(name)]
+        required += [adapters.CONFIG] if adapters.CONFIG in files else []
+        for name in required:
             if files[name].size <= _SMALL_BYTES:
                 hf_hub_download(repo, name, revision=commit)
     place = hub_index.repo_folder(repo) / "snapshots" / commit

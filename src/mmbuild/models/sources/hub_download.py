@@ -59,9 +59,9 @@ class HubFileRequest:
 class _Sink:
     """What ``http_get`` writes into: a file and the hash of its content."""
 
-    def __init__(self, file: BinaryIO, wanted: HubFileRequest, received: Callable[[int], None]) -> None:
-        self.file, self.wanted, self.received = file, wanted, received
-        self.hash = wanted.hasher()
+    def __init__(self, file: BinaryIO, request: HubFileRequest, received: Callable[[int], None]) -> None:
+        self.file, self.wanted, self.received = file, request, received
+        self.hash = request.hasher()
         file.seek(0)
         while chunk := file.read(_CHUNK):
             self.hash.update(chunk)
@@ -84,11 +84,11 @@ class _Sink:
         self.hash = self.wanted.hasher()
 
 
-def fetch(wanted: HubFileRequest, destination: Path, received: Callable[[int], None]) -> None:
+def fetch(request: HubFileRequest, destination: Path, received: Callable[[int], None]) -> None:
     """Put a file into ``destination``, from the cache or the hub.
 
     Args:
-        wanted: Which file.
+        request: Which file.
         destination: Must not exist; the same bytes on disk as the cache's where the file system allows it.
         received: Told the number of bytes that have arrived.
 
@@ -96,25 +96,25 @@ def fetch(wanted: HubFileRequest, destination: Path, received: Callable[[int], N
         SourceError: MM423, it arrived twice with another size or digest.
         Exception: Whatever ``huggingface_hub`` and httpx raise, after attempts enough.
     """
-    blob = _blob(wanted)
-    if not (blob.is_file() and _file_digest(blob, wanted) == wanted.file.digest):
+    blob = _blob(request)
+    if not (blob.is_file() and _file_digest(blob, request) == request.file.digest):
         blob.unlink(missing_ok=True)
-        if not (_receive(wanted, blob, received) or _receive(wanted, blob, received)):
+        if not (_receive(request, blob, received) or _receive(request, blob, received)):
             raise SourceError(
-                f"`{wanted.name}` of `{wanted.repo}` arrived twice with another size or digest than the "
-                f"{wanted.file.size} bytes and {wanted.file.digest[:12]} that the hub states",
+                f"`{request.name}` of `{request.repo}` arrived twice with another size or digest than the "
+                f"{request.file.size} bytes and {request.file.digest[:12]} that the hub states",
                 code="MM423",
                 hint="A proxy or mirror changes files; check HF_ENDPOINT and the network",
             )
     _take(blob, destination)
 
 
-def _blob(wanted: HubFileRequest) -> Path:
+def _blob(request: HubFileRequest) -> Path:
     """Where the hub's cache keeps the content."""
-    return repo_folder(wanted.repo) / "blobs" / wanted.file.digest
+    return repo_folder(request.repo) / "blobs" / request.file.digest
 
 
-def _receive(wanted: HubFileRequest, blob: Path, received: Callable[[int], None]) -> bool:
+def _receive(request: HubFileRequest, blob: Path, received: Callable[[int], None]) -> bool:
     """Fetch into the cache; False where what arrived is not what the hub states."""
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(blob.name + ".mmbuild.incomplete")
@@ -122,40 +122,40 @@ def _receive(wanted: HubFileRequest, blob: Path, received: Callable[[int], None]
         fcntl.flock(file, fcntl.LOCK_EX)
         if blob.exists():  # another process was faster, and `partial` is its blob by now
             return True
-        sink = _Sink(file, wanted, received)
-        _retried(lambda: _get(wanted, sink))
-        if (sink.tell(), sink.hash.hexdigest()) != (wanted.file.size, wanted.file.digest):
+        sink = _Sink(file, request, received)
+        _retried(lambda: _get(request, sink))
+        if (sink.tell(), sink.hash.hexdigest()) != (request.file.size, request.file.digest):
             partial.unlink()
             return False
         os.replace(partial, blob)
-    _retried(lambda: _register(wanted))
+    _retried(lambda: _register(request))
     return True
 
 
-def _get(wanted: HubFileRequest, sink: _Sink) -> None:
+def _get(request: HubFileRequest, sink: _Sink) -> None:
     """Receive what is not there yet."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     start = sink.file.seek(0, os.SEEK_END)
-    if start >= wanted.file.size:
+    if start >= request.file.size:
         return
-    repo, kind = repo_kind(wanted.repo)
-    url = hf_hub_url(repo, wanted.name, repo_type=kind, revision=wanted.commit)
+    repo, kind = repo_kind(request.repo)
+    url = hf_hub_url(repo, request.name, repo_type=kind, revision=request.commit)
     location = get_hf_file_metadata(url).location
     headers = build_hf_headers()
     if urlparse(location).netloc != urlparse(url).netloc:
         headers.pop("authorization", None)  # a signed address elsewhere: the token is none of its business
-    http_get(location, sink, resume_size=start, headers=headers, displayed_filename=wanted.name)
+    http_get(location, sink, resume_size=start, headers=headers, displayed_filename=request.name)
 
 
-def _register(wanted: HubFileRequest) -> None:
+def _register(request: HubFileRequest) -> None:
     """Let the hub's cache know the blob under its name; fetches nothing."""
     from huggingface_hub import hf_hub_download
 
-    repo, kind = repo_kind(wanted.repo)
-    hf_hub_download(repo, wanted.name, repo_type=kind, revision=wanted.commit)
+    repo, kind = repo_kind(request.repo)
+    hf_hub_download(repo, request.name, repo_type=kind, revision=request.commit)
 
 
 def _retried(work: Callable[[], None]) -> None:
@@ -182,10 +182,10 @@ def _retried(work: Callable[[], None]) -> None:
     return None
 
 
-def _file_digest(path: Path, wanted: HubFileRequest) -> str | None:
-    if path.stat().st_size != wanted.file.size:
+def _file_digest(path: Path, request: HubFileRequest) -> str | None:
+    if path.stat().st_size != request.file.size:
         return None
-    hasher = wanted.hasher()
+    hasher = request.hasher()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             hasher.update(chunk)

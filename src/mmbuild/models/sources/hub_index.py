@@ -69,8 +69,8 @@ def query(repo: str, commit: str) -> Listing:
     from huggingface_hub import HfApi
 
     name, kind = repo_kind(repo)
-    asked = HfApi().repo_info(name, revision=commit, repo_type=kind, files_metadata=True)
-    siblings = asked.siblings or ()
+    requested = HfApi().repo_info(name, revision=commit, repo_type=kind, files_metadata=True)
+    siblings = requested.siblings or ()
     listing = {item.rfilename: _stated(item) for item in siblings}
     with suppress(OSError):  # a cache that others filled and nobody may write into is still a cache
         _remember(_own(repo, commit), listing)

@@ -48,11 +48,11 @@ class RecipeLocation:
 
 def recipe_locations(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, RecipeLocation]:
     """The place of each label (``<variant>/<step>``) that one of ``recipes`` asks for."""
-    wanted = {label: label.rpartition("/")[::2] for label in labels}
+    required = {label: label.rpartition("/")[::2] for label in labels}
     found: dict[str, RecipeLocation] = {}
-    for recipe in recipes if wanted else ():
+    for recipe in recipes if required else ():
         for name, node in _variants(recipe).items():
-            for label, (variant, step) in wanted.items():
+            for label, (variant, step) in required.items():
                 if variant == name:
                     found[label] = _place(node, step)
     return found
@@ -108,9 +108,9 @@ def warning(event: Mapping[str, object]) -> str:
 
 def error_command(title: str, message: str, hint: str | None, place: RecipeLocation | None = None) -> str:
     """One ``::error`` line; with ``place`` it stands beside that line of the recipe."""
-    told = f"{message}\nhint: {hint}" if hint else message
+    text = f"{message}\nhint: {hint}" if hint else message
     where = {"file": place.file, "line": place.line, "col": place.column} if place else {}
-    return workflow_command("error", told, {**where, "title": title})
+    return workflow_command("error", text, {**where, "title": title})
 
 
 def _log(failed: Failed) -> Iterator[str]:

@@ -65,36 +65,40 @@ class Side:
         return path.relative_to(self.tree).as_posix() if path.is_relative_to(self.tree) else span.source.label
 
 
-def changed_lines(before: Side, after: Side, store: Store, asked: VariantOptions) -> tuple[ChangedValue, ...]:
+def changed_lines(
+    before: Side, after: Side, store: Store, options: VariantOptions
+) -> tuple[ChangedValue, ...]:
     """Values that the two say differently, by key."""
     changed = different(explicit_values(before.node), explicit_values(after.node))
     now = leaves(after.variant.graph.actions)
 
     def lower(recipe: ResolvedRecipe) -> RecipeGraph:
-        return _lower(recipe, store, asked)
+        return _lower(recipe, store, options)
 
     lines = []
     for key, (old, new) in changed.items():
         side = before if new is ABSENT else after
         span = span_of(side.node, key) or side.node.span
         known = len(changed) <= MOST
-        reaches = reach(after.variant.recipe, key, old, now, lower, offline=asked.offline) if known else None
+        reaches = (
+            reach(after.variant.recipe, key, old, now, lower, offline=options.offline) if known else None
+        )
         lines.append(ChangedValue(side.where(span), span.line, key, old, new, reaches))
     return tuple(lines)
 
 
-def _lower(recipe: ResolvedRecipe, store: Store, asked: VariantOptions) -> RecipeGraph:
+def _lower(recipe: ResolvedRecipe, store: Store, options: VariantOptions) -> RecipeGraph:
     """As it was planned: under its lock, where that is so."""
     from mmbuild.base.pins import Pins, use_pins
     from mmbuild.pipeline.planning import lower_all
     from mmbuild.team.lockfile.model import lock_path, read_lock
 
     path = lock_path(recipe.path)
-    lock = read_lock(path) if asked.locked and path.exists() else None
+    lock = read_lock(path) if options.locked and path.exists() else None
     pins = use_pins(Pins(lock.commits, lock.packages)) if lock is not None else nullcontext()
     with pins:
         target = lock.target if lock is not None else None
-        return lower_all((recipe,), store, target=target, offline=asked.offline)[0]
+        return lower_all((recipe,), store, target=target, offline=options.offline)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,21 +164,21 @@ class Differences:
     faults: Mapping[str, str]
 
 
-def differences(before: Snapshot, after: Snapshot, store: Store, asked: VariantOptions) -> Differences:
+def differences(before: Snapshot, after: Snapshot, store: Store, options: VariantOptions) -> Differences:
     """Compare two states of the same recipes."""
     known = {action.definition_key for variant in before.variants.planned for action in variant.graph.actions}
     found = [
-        _difference(pair, before.tree, after.tree, known, store, asked)
+        _difference(pair, before.tree, after.tree, known, store, options)
         for pair in pairs(before.variants, after.variants)
     ]
     union = union_of([variant.graph for variant in after.variants.planned])
-    told = tuple(one for one in found if one.state != "same" or one.lines)
+    reported = tuple(one for one in found if one.state != "same" or one.lines)
     cited = {line.file for one in found for line in one.lines}
     return Differences(
         before.name,
         after.name,
-        told,
-        len(found) - len(told),
+        reported,
+        len(found) - len(reported),
         tuple(action for key, action in union.actions.items() if key not in known),
         tuple(action for key, action in union.actions.items() if key in known),
         tuple(file for file in _changed_files(before, after) if file not in cited),
@@ -183,7 +187,7 @@ def differences(before: Snapshot, after: Snapshot, store: Store, asked: VariantO
 
 
 def _difference(
-    pair: Pair, before: Path, after: Path, known: set[str], store: Store, asked: VariantOptions
+    pair: Pair, before: Path, after: Path, known: set[str], store: Store, options: VariantOptions
 ) -> VariantDifference:
     if pair.after is None:
         assert pair.before is not None
@@ -192,7 +196,7 @@ def _difference(
     lines: tuple[ChangedValue, ...] = ()
     reasons: tuple[str, ...] = ()
     if pair.before is not None:
-        lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, asked)
+        lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, options)
         reasons = _reasons(pair, lines)
     return VariantDifference(
         pair.name,

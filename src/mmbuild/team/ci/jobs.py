@@ -42,10 +42,10 @@ def union_of(graphs: Sequence[RecipeGraph]) -> MergedGraph:
     return MergedGraph(actions, {key: tuple(names) for key, names in users.items()})
 
 
-def closure(actions: Mapping[str, Action], wanted: Sequence[str]) -> tuple[Action, ...]:
-    """``wanted`` with everything it is made from, in the order of ``actions``."""
+def closure(actions: Mapping[str, Action], required: Sequence[str]) -> tuple[Action, ...]:
+    """``required`` with everything it is made from, in the order of ``actions``."""
     needed: set[str] = set()
-    pending = list(wanted)
+    pending = list(required)
     while pending:
         key = pending.pop()
         if key not in needed:
@@ -111,11 +111,11 @@ def jobs_of(variants: Sequence[Variant]) -> tuple[CiJob, ...]:
 
 def select(jobs: Sequence[CiJob], variants: Collection[str]) -> tuple[CiJob, ...]:
     """The jobs that build ``variants``, with what they need."""
-    wanted: set[str] = set()
+    required: set[str] = set()
     for job in reversed(jobs):  # whoever needs a job stands behind it
-        if job.name in variants if job.kind == "engine" else job.name in wanted:
-            wanted.update((job.name, *job.needs))
-    return tuple(job for job in jobs if job.name in wanted)
+        if job.name in variants if job.kind == "engine" else job.name in required:
+            required.update((job.name, *job.needs))
+    return tuple(job for job in jobs if job.name in required)
 
 
 def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:

@@ -121,14 +121,14 @@ def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
 
 
 def _free(found: Differences) -> list[str]:
-    told = [
+    lines = [
         f"{_line(line)}: no action depends on it"
         for one in found.variants
         for line in one.lines
         if line.free or one.state == "same"
     ]
-    told += [f"{code(file)}: nothing but comments or layout" for file in found.only_text]
-    return list(dict.fromkeys(told))
+    lines += [f"{code(file)}: nothing but comments or layout" for file in found.only_text]
+    return list(dict.fromkeys(lines))
 
 
 def _variant(one: VariantDifference, seconds: Mapping[str, float]) -> dict[str, Any]:

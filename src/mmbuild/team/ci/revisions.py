@@ -27,7 +27,7 @@ WORKING_TREE = "working tree"
 
 @contextmanager
 def snapshots(
-    given: Sequence[str], recipes: Sequence[Path], store: Store, asked: VariantOptions
+    given: Sequence[str], recipes: Sequence[Path], store: Store, options: VariantOptions
 ) -> Iterator[tuple[Snapshot, Snapshot]]:
     """Plan both states; their files are there inside of the context.
 
@@ -36,7 +36,7 @@ def snapshots(
             directories.
         recipes: Recipe files and directories: of revisions as seen from here, of two directories as seen from each.
         store: For the digests of files.
-        asked: How recipes are planned.
+        options: How recipes are planned.
 
     Raises:
         UsageError: MM817, ``given`` is none of these.
@@ -49,8 +49,8 @@ def snapshots(
             raise _unusable(given)
         one, other = with_trees
         yield (
-            Snapshot(given[0], one, plan_valid_variants(_files_below(one, recipes), store, asked)),
-            Snapshot(given[1], other, _strict(_files_below(other, recipes), other, store, asked)),
+            Snapshot(given[0], one, plan_valid_variants(_files_below(one, recipes), store, options)),
+            Snapshot(given[1], other, _strict(_files_below(other, recipes), other, store, options)),
         )
         return
     if len(given) != 1:
@@ -59,13 +59,13 @@ def snapshots(
     before, after = _revisions(given[0], top)
     with ExitStack() as trees:
         old = trees.enter_context(tree_of(before, top))
-        known = plan_valid_variants(existing_files(recipes, top, old), store, asked)
+        known = plan_valid_variants(existing_files(recipes, top, old), store, options)
         if after is None:
             place, files = top, recipe_files(recipes)
         else:
             place = trees.enter_context(tree_of(after, top))
             files = existing_files(recipes, top, place)
-        now = _strict(files, place, store, asked)
+        now = _strict(files, place, store, options)
         yield Snapshot(before, old, known), Snapshot(after or WORKING_TREE, place, now)
 
 
@@ -98,10 +98,10 @@ def _files_below(tree: Path, recipes: Sequence[Path]) -> tuple[Path, ...]:
     return recipe_files(there or [tree])
 
 
-def _strict(files: Sequence[Path], tree: Path, store: Store, asked: VariantOptions) -> Variants:
+def _strict(files: Sequence[Path], tree: Path, store: Store, options: VariantOptions) -> Variants:
     """Findings are told as seen from the tree, which may be a temporary directory."""
     try:
-        return plan_variants(files, store, asked)
+        return plan_variants(files, store, options)
     except RecipeError as error:
         raise RecipeError(
             [replace(item, file=item.file.removeprefix(f"{tree}/")) for item in error.diagnostics]

@@ -85,17 +85,17 @@ def append_summary(text: str) -> bool:
 
 def _row(build: Build, own: set[str], tally: EventStats, broken: set[str]) -> tuple[str, ...]:
     built, pulled = own & tally.built.keys(), own & tally.pulled
-    told = _engine_facts(build) if not own & broken else {}
+    reported = _engine_facts(build) if not own & broken else {}
     failed = ", ".join(sorted(label.rpartition("/")[2] for label in own & broken))
     return (
         build.recipe,
-        told.get("precision", ""),
-        told.get("size", ""),
+        reported.get("precision", ""),
+        reported.get("size", ""),
         str(len(built)),
         str(len(pulled)),
         str(len(own - built - pulled)) if not failed else "",
         estimate_text(sum(tally.built[label] for label in built)) if built else "",
-        f"failed: {failed}" if failed else told.get("gates", ""),
+        f"failed: {failed}" if failed else reported.get("gates", ""),
     )
 
 

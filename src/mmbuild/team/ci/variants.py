@@ -97,37 +97,37 @@ def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def plan_variants(files: Sequence[Path], store: Store, asked: VariantOptions) -> Variants:
+def plan_variants(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
     """Load, validate and lower all variants of ``files``.
 
     Raises:
         RecipeError: Recipes have errors; all of them at once.
-        MmbuildError: A source cannot be identified; with ``asked.locked``, MM800 to MM804.
+        MmbuildError: A source cannot be identified; with ``options.locked``, MM800 to MM804.
     """
     from mmbuild.pipeline.planning import lower_all
 
-    if asked.locked:
-        return _plan_locked(files, store, asked)
+    if options.locked:
+        return _plan_locked(files, store, options)
     loaded = load_recipes(
-        files, overrides=asked.overrides, offline=asked.offline, allow_outside=asked.allow_outside
+        files, overrides=options.overrides, offline=options.offline, allow_outside=options.allow_outside
     )
     if any(item.severity == "error" for item in loaded.diagnostics):
         raise RecipeError(loaded.diagnostics)
-    graphs = lower_all(loaded.variants, store, offline=asked.offline)
+    graphs = lower_all(loaded.variants, store, offline=options.offline)
     return Variants(_variants(loaded.variants, graphs), loaded.files, loaded.diagnostics)
 
 
-def plan_valid_variants(files: Sequence[Path], store: Store, asked: VariantOptions) -> Variants:
+def plan_valid_variants(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
     """As :func:`plan_variants`, without those that have errors: an earlier state of recipes need not have been right.
 
-    A recipe without a lock is planned without one, also with ``asked.locked``.
+    A recipe without a lock is planned without one, also with ``options.locked``.
     """
     planned: list[Variant] = []
     read: list[Path] = []
     faults: dict[str, str] = {}
     for file in files:
-        locked = asked.locked and file.with_suffix(".lock").exists()
-        one = VariantOptions(asked.overrides, asked.offline, asked.allow_outside, locked)
+        locked = options.locked and file.with_suffix(".lock").exists()
+        one = VariantOptions(options.overrides, options.offline, options.allow_outside, locked)
         try:
             found = plan_variants([file], store, one)
         except MmbuildError as error:
@@ -138,20 +138,20 @@ def plan_valid_variants(files: Sequence[Path], store: Store, asked: VariantOptio
     return Variants(tuple(planned), tuple(dict.fromkeys(read)), faults=faults)
 
 
-def _plan_locked(files: Sequence[Path], store: Store, asked: VariantOptions) -> Variants:
+def _plan_locked(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
     """Each file under its own lock, whose word is taken for versions, commits and target: planning builds nothing."""
     from mmbuild.team.lockfile import make as locks
     from mmbuild.team.lockfile.apply import refuse_overrides
     from mmbuild.team.lockfile.compare import differences, refuse
     from mmbuild.team.lockfile.model import lock_path, read_lock
 
-    refuse_overrides(asked.overrides)
+    refuse_overrides(options.overrides)
     variants: list[Variant] = []
     read: dict[Path, None] = {}
     warnings: dict[Diagnostic, None] = {}
     for file in files:
         lock = read_lock(lock_path(file))
-        made = locks.make(file, store, locks.LockOptions(asked.offline, asked.allow_outside), known=lock)
+        made = locks.make(file, store, locks.LockOptions(options.offline, options.allow_outside), known=lock)
         apart = differences(lock, made.lock)
         if apart:
             raise refuse(lock_path(file), apart, hint="Run `mmbuild lock` and look at what changed in it")

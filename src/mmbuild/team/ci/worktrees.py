@@ -73,10 +73,10 @@ def tree_of(revision: str, top: Path) -> Iterator[Path]:
             assert process.stderr is not None
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                 archive.extractall(place, filter=_within)
-            told = process.stderr.read().decode(errors="replace")
+            text = process.stderr.read().decode(errors="replace")
         if process.returncode:
             raise CiError(
-                f"git cannot give out {revision}: {_last_line(told.encode())}",
+                f"git cannot give out {revision}: {_last_line(text.encode())}",
                 code="MM812",
                 hint="`git fsck` says whether the clone is whole",
             )
@@ -168,7 +168,7 @@ def pairs(before: Variants, after: Variants) -> tuple[Pair, ...]:
 
 
 def changed_since(
-    revision: str, paths: Sequence[Path], now: Variants, store: Store, asked: VariantOptions
+    revision: str, paths: Sequence[Path], now: Variants, store: Store, options: VariantOptions
 ) -> frozenset[str]:
     """Names of the variants of ``now`` that are new or changed since ``revision``.
 
@@ -180,7 +180,7 @@ def changed_since(
     """
     top = repository(paths[0])
     with tree_of(revision, top) as tree:
-        before = plan_valid_variants(existing_files(paths, top, tree), store, asked)
+        before = plan_valid_variants(existing_files(paths, top, tree), store, options)
     return frozenset(pair.name for pair in pairs(before, now) if pair.state in ("new", "changed"))
 
 

@@ -18,7 +18,7 @@ from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_loc
 _REFUSED = "Bring this environment to what is locked, or move the lock on: `mmbuild lock --update PART`"
 
 
-def check(recipe: Path, store: Store, asked: LockOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
+def check(recipe: Path, store: Store, options: LockOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
     """The lock of ``recipe``, and where the recipe and its files say something else.
 
     The lock's own word is taken for versions, commits and target: no machine of the team has to be this one.
@@ -28,17 +28,17 @@ def check(recipe: Path, store: Store, asked: LockOptions) -> tuple[Lockfile, tup
         MmbuildError: The recipe has errors.
     """
     lock = read_lock(lock_path(recipe))
-    return lock, differences(lock, make(recipe, store, asked, known=lock).lock)
+    return lock, differences(lock, make(recipe, store, options, known=lock).lock)
 
 
-def prepare_locked(recipes: Sequence[Path], store: Store, asked: LockOptions) -> Prepared:
+def prepare_locked(recipes: Sequence[Path], store: Store, options: LockOptions) -> Prepared:
     """All ``recipes`` as their locks say; as :func:`mmbuild.pipeline.planning.prepare`, and never from its cache.
 
     Raises:
         LockError: MM800 to MM803.
         MmbuildError: A recipe has errors.
     """
-    found = [plan_locked(recipe, store, asked) for recipe in recipes]
+    found = [plan_locked(recipe, store, options) for recipe in recipes]
     findings = tuple(dict.fromkeys(item for one in found for item in one.findings))
     return Prepared(
         tuple(graph for one in found for graph in one.graphs),
@@ -61,7 +61,7 @@ def refuse_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def plan_locked(recipe: Path, store: Store, asked: LockOptions) -> LockedPlan:
+def plan_locked(recipe: Path, store: Store, options: LockOptions) -> LockedPlan:
     """``recipe`` lowered as its lock says, on a machine that builds the same.
 
     Raises:
@@ -71,11 +71,11 @@ def plan_locked(recipe: Path, store: Store, asked: LockOptions) -> LockedPlan:
     """
     path = lock_path(recipe)
     lock = read_lock(path)
-    found = make(recipe, store, asked, known=lock)
+    found = make(recipe, store, options, known=lock)
     apart = differences(lock, found.lock)
     if apart:
         raise refuse(path, apart, hint="Run `mmbuild lock` and look at what changed in it")
-    here = make(recipe, store, asked, known=lock, update=("packages",))
+    here = make(recipe, store, options, known=lock, update=("packages",))
     apart = differences(lock, here.lock)
     if apart:
         raise refuse(path, apart, hint=_REFUSED)

@@ -51,8 +51,8 @@ def refuse(path: Path, found: Iterable[LockDifference], *, hint: str) -> LockErr
     """
     lines = [str(item) for item in found]
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    told = "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *more])
-    return LockError(f"what is here is not what `{path}` says:{told}", code="MM802", hint=hint)
+    text = "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *more])
+    return LockError(f"what is here is not what `{path}` says:{text}", code="MM802", hint=hint)
 
 
 def _differences(part: str, then: Any, now: Any) -> list[LockDifference]:

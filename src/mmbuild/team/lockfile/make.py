@@ -60,7 +60,7 @@ class LockOptions:
 def make(
     recipe: Path,
     store: Store,
-    asked: LockOptions,
+    options: LockOptions,
     known: Lockfile | None = None,
     update: Collection[str] = (),
 ) -> LockedPlan:
@@ -69,7 +69,7 @@ def make(
     Args:
         recipe: A recipe file.
         store: For the digests of user files.
-        asked: How to load it.
+        options: How to load it.
         known: Its present lock: what that says of a part stands, except for parts in ``update``.
         update: Of :data:`PARTS`.
 
@@ -84,7 +84,7 @@ def make(
     )
     target = dict(keep["target"].target) if "target" in keep else this_target()
     with use_pins(stated):
-        return _plan(recipe, store, asked, target, keep.get("packages"), keep.get("model"))
+        return _plan(recipe, store, options, target, keep.get("packages"), keep.get("model"))
 
 
 def this_target() -> dict[str, Any]:
@@ -96,7 +96,7 @@ def this_target() -> dict[str, Any]:
 def _plan(
     recipe: Path,
     store: Store,
-    asked: LockOptions,
+    options: LockOptions,
     target: dict[str, Any],
     environments: Lockfile | None,
     models: Lockfile | None,
@@ -105,11 +105,11 @@ def _plan(
     from mmbuild.pipeline.load import load_recipes
     from mmbuild.pipeline.planning import lower_all
 
-    loaded = load_recipes([recipe], offline=asked.offline, allow_outside=asked.allow_outside)
+    loaded = load_recipes([recipe], offline=options.offline, allow_outside=options.allow_outside)
     if any(item.severity == "error" for item in loaded.diagnostics):
         raise RecipeError(loaded.diagnostics)
     digests: dict[Path, str] = {}
-    graphs = lower_all(loaded.variants, store, target=target, offline=asked.offline, digests=digests)
+    graphs = lower_all(loaded.variants, store, target=target, offline=options.offline, digests=digests)
     base = lock_path(recipe).absolute().parent
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
     lock = Lockfile(
@@ -119,7 +119,7 @@ def _plan(
             for path in loaded.files
             if path.suffix in (".yaml", ".yml")
         },
-        models=_models(loaded.variants, graphs, asked.offline, models),
+        models=_models(loaded.variants, graphs, options.offline, models),
         files={_name(path, base): digest for path, digest in sorted(digests.items())},
         code=_code(loaded.variants),
         environments=_environments(loaded.variants, graphs, environments),
@@ -182,25 +182,25 @@ def _data_sets(
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Source, revision, commit and sample file of the data sets that quantizations are fitted on; pictures are those
     of the commit."""
-    wanted = variant.recipe.engine.quantization.calibration
+    calibration = variant.recipe.engine.quantization.calibration
     for action in graph.actions:
-        if action.step == "calibration_data" and action.params["commit"] and wanted is not None:
+        if action.step == "calibration_data" and action.params["commit"] and calibration is not None:
             repo, commit = action.params["repo"], action.params["commit"]
             names = _sample_files(DataSet(repo, action.params["file"]), commit, offline)
-            yield f"hf://{repo}", wanted.revision or "main", {"commit": commit, "files": names}
+            yield f"hf://{repo}", calibration.revision or "main", {"commit": commit, "files": names}
 
 
-def _sample_files(asked: DataSet, commit: str, offline: bool) -> dict[str, dict[str, Any]]:
+def _sample_files(data_set: DataSet, commit: str, offline: bool) -> dict[str, dict[str, Any]]:
     from mmbuild.models.errors import SourceError
     from mmbuild.models.sources import hub
 
     try:
-        listing = hub.list_files(asked.repo, commit, offline=offline)
+        listing = hub.list_files(data_set.repo, commit, offline=offline)
     except SourceError:
         if not offline:
             raise
         return {}
-    name = sample_file(asked, listing)
+    name = sample_file(data_set, listing)
     return {name: _stated(listing[name])}
 
 

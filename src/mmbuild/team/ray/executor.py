@@ -77,14 +77,14 @@ class Cluster:
 
     def grant(self, action: Action) -> Resources:
         """Cut to the largest node that can run it."""
-        wanted, nodes = action.resources, self.able(action)
+        required, nodes = action.resources, self.able(action)
         return replace(
-            wanted,
-            cores=max(1, min(wanted.cores, max((node.cores for node in nodes), default=1))),
-            memory=min(wanted.memory, max((node.memory for node in nodes), default=0)),
+            required,
+            cores=max(1, min(required.cores, max((node.cores for node in nodes), default=1))),
+            memory=min(required.memory, max((node.memory for node in nodes), default=0)),
         )
 
-    def take_gpus(self, count: int) -> Mapping[str, FileLock] | None:  # noqa: ARG002 (Ray chooses them)
+    def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:  # noqa: ARG002 (Ray chooses them)
         return {}
 
     @contextmanager
@@ -138,18 +138,18 @@ def on_cluster(
         )
         everyone = alive(ray)
         nodes, silent = query_nodes(ray, everyone.values(), question)
-        told = {**silent, **_differing(nodes)}
-        fit = [node for node in nodes if node.name not in told]
+        data = {**silent, **_differing(nodes)}
+        fit = [node for node in nodes if node.name not in data]
         if not fit:
-            raise _no_node(told)
+            raise _no_node(data)
         carrier, closed = carrier_to(fit, plan)
         if carrier is None:
-            told |= {node.name: f"it does not see the store, and {closed}" for node in fit if not node.sees}
+            data |= {node.name: f"it does not see the store, and {closed}" for node in fit if not node.sees}
             fit = [node for node in fit if node.sees]
-        for name, why in told.items():
+        for name, why in data.items():
             _warn(sink, f"node {name} takes no part: {why}")
-        asked = frozenset(everyone)
-        yield Cluster(ray, tuple(fit), asked, question, carrier, ignore_estimates, jobs or 0)
+        requested = frozenset(everyone)
+        yield Cluster(ray, tuple(fit), requested, question, carrier, ignore_estimates, jobs or 0)
 
 
 def _differing(nodes: Sequence[ClusterNode]) -> dict[str, str]:
@@ -171,7 +171,7 @@ def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[ArtifactTransf
     """
     if all(node.sees for node in nodes):
         return None, ""
-    shared = plan.elsewhere
+    shared = plan.remote
     if not isinstance(shared, SharedStore):
         why = "no shared store is configured"
     elif not (shared.settings.push and shared.settings.pull):
@@ -192,8 +192,8 @@ def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[ArtifactTransf
     )
 
 
-def _no_node(told: Mapping[str, str]) -> MmbuildError:
-    shown = "; ".join(f"{name}: {why}" for name, why in list(told.items())[:8])
+def _no_node(reported: Mapping[str, str]) -> MmbuildError:
+    shown = "; ".join(f"{name}: {why}" for name, why in list(reported.items())[:8])
     return MmbuildError(
         f"no node of the cluster can take part: {shown}",
         code="MM842",
@@ -202,5 +202,5 @@ def _no_node(told: Mapping[str, str]) -> MmbuildError:
 
 
 def _warn(sink: Sink, message: str) -> None:
-    told = {"message": message, "code": "MM849", "hint": "the others do its work"}
-    sink(Event(EventKind.WARNING, data=told))
+    data = {"message": message, "code": "MM849", "hint": "the others do its work"}
+    sink(Event(EventKind.WARNING, data=data))

@@ -75,7 +75,7 @@ def query_nodes(
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
-    asked = {
+    request = {
         remote.options(
             name="mmbuild: what a node is",
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
@@ -84,16 +84,16 @@ def query_nodes(
     }
     answered: list[ClusterNode] = []
     silent: dict[str, str] = {}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    ready, late = ray.wait(list(request), num_returns=len(request), timeout=_ANSWER_SECONDS)
     for reference in ready:
-        node = asked[reference]
+        node = request[reference]
         try:
             answered.append(replace(node, answer=ray.get(reference)))
         except Exception as error:  # most likely mmbuild is not installed there
             silent[node.name] = str(error).strip().splitlines()[-1][:300]
     for reference in late:
         ray.cancel(reference, force=True)
-        silent[asked[reference].name] = f"it gave no answer within {_ANSWER_SECONDS:.0f} seconds"
+        silent[request[reference].name] = f"it gave no answer within {_ANSWER_SECONDS:.0f} seconds"
     return answered, silent
 
 
@@ -112,16 +112,16 @@ def shortfall(
     node: ClusterNode, action: Action, *, ignore_estimates: bool = False, carries: bool = False
 ) -> str:
     """Why ``node`` cannot run ``action``; empty where it can. ``carries``: there is a shared store to carry by."""
-    wanted, answer = action.resources, node.answer
+    required, answer = action.resources, node.answer
     sm, isa = action.target.get("sm"), action.target.get("isa")
     if node.cores < 1:
         return "no CPUs"
-    if node.gpus < wanted.gpus:
-        return f"{node.gpus} GPUs of {wanted.gpus}"
-    if wanted.gpus and sm is not None and node.resources.get(f"sm{sm}", 0) < _PART:
+    if node.gpus < required.gpus:
+        return f"{node.gpus} GPUs of {required.gpus}"
+    if required.gpus and sm is not None and node.resources.get(f"sm{sm}", 0) < _PART:
         return f"no resource `sm{sm}`"
-    if not ignore_estimates and node.memory < wanted.memory:
-        return f"{node.memory / 1e9:.1f} GB of memory of {wanted.memory / 1e9:.1f} GB"
+    if not ignore_estimates and node.memory < required.memory:
+        return f"{node.memory / 1e9:.1f} GB of memory of {required.memory / 1e9:.1f} GB"
     if answer is None:
         return ""
     if isa is not None and not host.runs_on(isa, answer.isa):
@@ -139,14 +139,14 @@ def capable_nodes(nodes: Iterable[ClusterNode], action: Action, **how: bool) -> 
 
 def refuse(nodes: Sequence[ClusterNode], action: Action, **how: bool) -> MmbuildError:
     """MM843: why none of ``nodes`` can run ``action``."""
-    told = [f"{node.name}: {shortfall(node, action, **how)}" for node in nodes[:_SHOWN]]
-    told += [f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []
+    lines = [f"{node.name}: {shortfall(node, action, **how)}" for node in nodes[:_SHOWN]]
+    lines += [f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []
     sm = action.target.get("sm")
     hint = "start a node that has it, and keep it up: nodes that would come later are not waited for"
     if action.resources.gpus and sm is not None:
         hint += f"; a GPU node says its SM with `ray start --resources='{{\"sm{sm}\": 1}}'`"
     return MmbuildError(
-        f"no node of the cluster can run `{action.label}`: {'; '.join(told) or 'there is none'}",
+        f"no node of the cluster can run `{action.label}`: {'; '.join(lines) or 'there is none'}",
         code="MM843",
         hint=hint,
     )

@@ -109,11 +109,11 @@ def versions_of(specs: Iterable[StepSpec], packages: Iterable[str] = ()) -> dict
     }
 
 
-def differences(wanted: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
+def differences(required: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
     """What differs, as ``mmbuild 0.3 (the driver has 0.4)``."""
     return tuple(
         f"{name} {here.get(name, 'is missing')} (the driver has {version})"
-        for name, version in wanted.items()
+        for name, version in required.items()
         if here.get(name) != version
     )
 

@@ -213,8 +213,8 @@ def _collect_outputs(directory: Path) -> Messages:
     """What a failed action leaves for the driver: why, and the files it wrote until then."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
-        wanted = name.parts[0] == "failure.json" or name.parts[:2] == ("work", "out")
-        if wanted and path.is_file() and path.stat().st_size <= _LEFT:
+        required = name.parts[0] == "failure.json" or name.parts[:2] == ("work", "out")
+        if required and path.is_file() and path.stat().st_size <= _LEFT:
             yield {"event": "left", "name": str(name), "data": path.read_bytes()}
 
 

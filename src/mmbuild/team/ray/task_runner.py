@@ -59,7 +59,7 @@ class TaskRunner:
     cluster: Cluster
     place: Path
     specs: Mapping[str, StepSpec]
-    _said: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
+    _emitted: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
     _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _streams: dict[str, Any] = field(default_factory=dict)
     _ending: threading.Event = field(default_factory=threading.Event)
@@ -75,12 +75,12 @@ class TaskRunner:
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
         """What the jobs said; waits up to ``timeout`` seconds for something."""
         try:
-            found = [self._said.get(timeout=timeout)]
+            found = [self._emitted.get(timeout=timeout)]
         except queue.Empty:
             return []
         with suppress(queue.Empty):
             while True:
-                found.append(self._said.get_nowait())
+                found.append(self._emitted.get_nowait())
         return found
 
     def end(self) -> None:
@@ -133,7 +133,7 @@ class TaskRunner:
         if self._ending.is_set():  # too late to be cancelled by end()
             self.ray.cancel(stream)
         try:
-            self._hear(job, action, left, stream, turned_down)
+            self._consume_messages(job, action, left, stream, turned_down)
         finally:
             del self._streams[job.name]
 
@@ -156,32 +156,34 @@ class TaskRunner:
             return seeing
         return nodes
 
-    def _hear(self, job: WorkerJob, action: Action, left: Path, stream: Any, turned_down: set[str]) -> None:
+    def _consume_messages(
+        self, job: WorkerJob, action: Action, left: Path, stream: Any, turned_down: set[str]
+    ) -> None:
         """What the node says, until the action has ended there."""
-        where, told = "", False
+        where, reported = "", False
         while True:
             ready, _ = self.ray.wait([stream], timeout=_WAITING_SECONDS)
             if not ready:
                 if not where:
                     self._nodes(job, action, turned_down)
-                    if not told:
-                        self._say(job, event="waiting", why="no node of the cluster is free")
-                    told = True
+                    if not reported:
+                        self._emit(job, event="waiting", why="no node of the cluster is free")
+                    reported = True
                 continue
             message = self._next(job, stream, where)
             if message["event"] == "unfit":
                 raise _UnfitError(message["node"], message["why"])
             if message["event"] == "placed":
                 where = message["node"]
-            if self._take(job, left, message):
+            if self._handle_message(job, left, message):
                 return
 
-    def _take(self, job: WorkerJob, left: Path, message: dict[str, Any]) -> bool:
+    def _handle_message(self, job: WorkerJob, left: Path, message: dict[str, Any]) -> bool:
         """One message; whether it was the last."""
         event = message["event"]
         if event == "placed":
             gpus = f", GPU {','.join(message['gpus'])}" if message["gpus"] else ""
-            self._say(
+            self._emit(
                 job,
                 event="progress",
                 message=f"on {message['host']}, node {message['node'][:8]}{gpus}",
@@ -197,11 +199,11 @@ class TaskRunner:
         elif event == "done":
             if message.pop("carried", False) and self.cluster.carrier is not None:
                 self.cluster.carrier.pull((message["digest"],))
-            self._say(job, **message)
+            self._emit(job, **message)
         elif event == "exit":
-            self._say(job, **message, directory=str(left))
+            self._emit(job, **message, directory=str(left))
         else:
-            self._say(job, **message)
+            self._emit(job, **message)
         return event in ("done", "exit")
 
     def _submit(self, job: WorkerJob, action: Action, left: Path, nodes: list[ClusterNode]) -> Any:
@@ -263,15 +265,15 @@ class TaskRunner:
                 return False
         return True
 
-    def _say(self, this: WorkerJob, **message: Any) -> None:
-        self._said.put({**message, "job": this.name})
+    def _emit(self, this: WorkerJob, **message: Any) -> None:
+        self._emitted.put({**message, "job": this.name})
 
     def _warn(self, job: WorkerJob, message: str, code: str) -> None:
-        self._say(job, event="warning", message=message, code=code, hint="")
+        self._emit(job, event="warning", message=message, code=code, hint="")
 
     def _fail(self, job: WorkerJob, message: str, code: str | None, hint: str | None) -> None:
-        self._say(job, event="failed", message=message, code=code, hint=hint)
-        self._say(job, event="exit", status=1)
+        self._emit(job, event="failed", message=message, code=code, hint=hint)
+        self._emit(job, event="exit", status=1)
 
 
 @contextmanager

@@ -71,11 +71,11 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
         MmbuildError: MM302 the disk is full.
     """
     store = shared.store
-    wanted = [digest for digest in dict.fromkeys(digests) if not store.has(digest)]
-    trees = shared.trees(wanted)
+    required = [digest for digest in dict.fromkeys(digests) if not store.has(digest)]
+    trees = shared.trees(required)
     failed: dict[str, Exception] = {
         digest: DamagedError(shared.bad.get(digest) or shared.calls.down or "its manifest is missing")
-        for digest in wanted
+        for digest in required
         if digest not in trees
     }
     if shared.calls.down:
@@ -96,9 +96,9 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
                     failed[digest] = fault
     for digest, why in failed.items():
         if isinstance(why, UnreachableError):
-            shared.lose(digest, why)
+            shared.mark_unreachable(digest, why)
         elif digest not in shared.bad:
-            shared.spoil(digest, str(why))
+            shared.mark_corrupt(digest, str(why))
     _mark_used(shared, [digest for digest in trees if digest not in failed])
     return {digest: str(why) for digest, why in failed.items()}
 

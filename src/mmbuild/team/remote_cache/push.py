@@ -221,9 +221,11 @@ def _create_twice(shared: SharedStore) -> None:
 
 
 def push_all(
-    shared: SharedStore, records: Sequence[Record], told: Callable[[Record, PushResult | MmbuildError], None]
+    shared: SharedStore,
+    records: Sequence[Record],
+    reported: Callable[[Record, PushResult | MmbuildError], None],
 ) -> int:
-    """Publish results one after the other; how many failed. ``told`` hears of each.
+    """Publish results one after the other; how many failed. ``reported`` hears of each.
 
     Raises:
         RemoteError: See :func:`check_writable`.
@@ -232,10 +234,10 @@ def push_all(
     failed = 0
     for record in records:
         try:
-            told(record, push(shared, record))
+            reported(record, push(shared, record))
         except MmbuildError as error:
             failed += 1
-            told(record, error)
+            reported(record, error)
             if shared.calls.down:
                 break
     return failed

@@ -88,25 +88,25 @@ class SharedStore:
 
     def artifacts(self, digests: Collection[str]) -> Collection[str]:
         """Those of ``digests`` whose manifests are there: their files can be pulled."""
-        wanted = [digest for digest in digests if digest not in self.bad]
-        if not wanted or not self.asks or not self._connected():
+        required = [digest for digest in digests if digest not in self.bad]
+        if not required or not self.asks or not self._connected():
             return ()
-        return self.trees(wanted).keys()
+        return self.trees(required).keys()
 
     def trees(self, digests: Iterable[str]) -> dict[str, Tree]:
         """Manifests that are there and hold what their names say."""
-        wanted = list(dict.fromkeys(digests))
-        fresh = [digest for digest in wanted if digest not in self._trees]
+        required = list(dict.fromkeys(digests))
+        fresh = [digest for digest in required if digest not in self._trees]
         for digest, tree in self.calls.each(fresh, self._tree).items():
             if isinstance(tree, Tree):
                 self._trees[digest] = tree
             elif isinstance(tree, UnreachableError):
-                self.lose(digest, tree)
+                self.mark_unreachable(digest, tree)
             elif isinstance(tree, Exception):
-                self.spoil(digest, f"its manifest cannot be used: {describe(tree)}")
-        return {digest: self._trees[digest] for digest in wanted if digest in self._trees}
+                self.mark_corrupt(digest, f"its manifest cannot be used: {describe(tree)}")
+        return {digest: self._trees[digest] for digest in required if digest in self._trees}
 
-    def fetching(self, key: str) -> bool:
+    def start_pull(self, key: str) -> bool:
         """Ask for a result and pull it, on the side: True as long as that goes on."""
         thread = self._late.get(key)
         if thread is None:
@@ -117,7 +117,7 @@ class SharedStore:
             thread.start()
         return thread.is_alive()
 
-    def fetched(self, key: str) -> Record | None:
+    def pulled_record(self, key: str) -> Record | None:
         """The result of an action whose artifact has been pulled, as far as this run knows."""
         shared = self.answers.get(key)
         return shared.record if shared is not None else None
@@ -135,7 +135,7 @@ class SharedStore:
             return None
         except (MalformedError, EntryError) as error:
             self.damaged.add(key)
-            self.tell(
+            self.warn(
                 Notice(
                     f"the shared store's entry for action `{key[:16]}` is damaged ({error}); it counts as not there",
                     "MM822",
@@ -180,10 +180,10 @@ class SharedStore:
             raise MalformedError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
         return bytes(whole)
 
-    def spoil(self, digest: str, why: str) -> None:
+    def mark_corrupt(self, digest: str, why: str) -> None:
         """Note that the place's copy of an artifact cannot be used; told, and never asked for again in this run."""
         self.bad[digest] = why
-        self.tell(
+        self.warn(
             Notice(
                 f"artifact `{digest[:16]}` of the shared store cannot be used: {why}",
                 "MM822",
@@ -191,23 +191,23 @@ class SharedStore:
             )
         )
 
-    def lose(self, digest: str, error: UnreachableError) -> None:
+    def mark_unreachable(self, digest: str, error: UnreachableError) -> None:
         """Note that an artifact did not come although it may be there: this run goes without it."""
         self.bad[digest] = error.message
         if not self.calls.down:  # else that was told
-            self.tell(notice_of(error))
+            self.warn(notice_of(error))
 
-    def tell(self, notice: Notice) -> None:
+    def warn(self, notice: Notice) -> None:
         """A warning, once."""
         with self._lock:
             fresh = notice.message not in self._told
             self._told.add(notice.message)
         if fresh:
-            self.calls.tell(notice)
+            self.calls.warn(notice)
 
     def _connected(self) -> bool:
         if _open_to_all(self.settings):
-            self.tell(
+            self.warn(
                 Notice(
                     f"results come from `{self.settings.shown}` over plain http and without signatures: whoever "
                     "is on the way there can exchange them, and run code here",
@@ -218,7 +218,7 @@ class SharedStore:
         try:
             return self.place is not None
         except MmbuildError as error:
-            self.calls.tell(notice_of(error))
+            self.calls.warn(notice_of(error))
             self.calls.down = error.message
             return False
 
@@ -229,11 +229,11 @@ class SharedStore:
             self.answers[key] = answer if isinstance(answer, RemoteResult) else None
             if isinstance(answer, UnreachableError):
                 if not self.calls.down:
-                    self.tell(notice_of(answer))
+                    self.warn(notice_of(answer))
             elif isinstance(answer, MmbuildError):
                 raise answer  # of this machine: a package or a key is missing
             elif isinstance(answer, Exception):
-                self.tell(_unusable(key, answer))
+                self.warn(_unusable(key, answer))
 
     def _tree(self, digest: str) -> Tree | None:
         try:
@@ -241,7 +241,7 @@ class SharedStore:
         except FileNotFoundError:
             return None
         except (MalformedError, EntryError) as error:
-            self.spoil(digest, f"its manifest {error}")
+            self.mark_corrupt(digest, f"its manifest {error}")
             return None
 
     def _trusted(self, entry: Mapping[str, Any], signatures: Any) -> bool:
@@ -250,7 +250,7 @@ class SharedStore:
         if is_signed(signed_text(entry), signatures, self.settings.trusted_keys):
             return True
         why = "is not signed by a trusted key" if signatures else "is not signed"
-        self.tell(
+        self.warn(
             Notice(
                 f"an entry of the shared store {why} and counts as not there, and so do all others like it",
                 "MM823",
@@ -269,7 +269,7 @@ class SharedStore:
                     return
                 pull(self, [shared.record.digest])
             except MmbuildError as error:
-                self.tell(notice_of(error))
+                self.warn(notice_of(error))
 
 
 def _unusable(key: str, error: Exception) -> Notice:

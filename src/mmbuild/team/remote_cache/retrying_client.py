@@ -99,7 +99,7 @@ class RetryingClient:
 
     shown: str
     timeout: float
-    tell: WarningHandler = to_stderr
+    warn: WarningHandler = to_stderr
     redact: Callable[[str], str] = str
     pause: float = _PAUSE
     flow: Flow = field(default_factory=Flow)
@@ -137,7 +137,7 @@ class RetryingClient:
                 raise
             except Exception as error:
                 last = error
-                if self._hopeless(error):
+                if self._is_permanent(error):
                     break
             else:
                 self._worked()
@@ -202,7 +202,7 @@ class RetryingClient:
             try:
                 key, answer = answers.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
-                self._late()
+                self._on_timeout()
                 break
             found[key] = answer
         return found
@@ -213,7 +213,7 @@ class RetryingClient:
             if self.down:
                 return
             self.down = self.redact(why)
-        self.tell(
+        self.warn(
             Notice(
                 f"the shared store `{self.shown}` is left alone for the rest of this run: {self.down}",
                 "MM821",
@@ -224,7 +224,7 @@ class RetryingClient:
     def _worked(self) -> None:
         self._answered, self._in_a_row, self._answered_at = True, 0, self.flow.clock()
 
-    def _hopeless(self, error: Exception) -> bool:
+    def _is_permanent(self, error: Exception) -> bool:
         """Whether asking again would say the same, or cost the same long time again."""
         if isinstance(error, (NotImplementedError, ImportError, TypeError)) or _denied(error):
             return True
@@ -233,21 +233,21 @@ class RetryingClient:
     def _gave_up(self, error: Exception | None, began: float) -> UnreachableError:
         if error is None or self.down:
             return UnreachableError(f"the shared store `{self.shown}` is down: {self.down}", code="MM821")
-        told = self.redact(describe(error))
+        reported = self.redact(describe(error))
         with self._lock:
             self.failed += 1
             self._in_a_row += 1
             silent = isinstance(error, TimeoutError) and self._is_silent(began)
             hopeless = silent or not self._answered or self._in_a_row >= _IN_A_ROW
         if hopeless:
-            self.give_up(told)
-        return UnreachableError(f"the shared store `{self.shown}` did not answer: {told}", code="MM821")
+            self.give_up(reported)
+        return UnreachableError(f"the shared store `{self.shown}` did not answer: {reported}", code="MM821")
 
-    def _late(self) -> None:
+    def _on_timeout(self) -> None:
         if not self._answered:
             self.give_up(f"no answer within {self.timeout:g} s")
             return
-        self.tell(
+        self.warn(
             Notice(
                 f"the shared store `{self.shown}` did not answer everything within {self.timeout:g} s;"
                 " the rest counts as not there",

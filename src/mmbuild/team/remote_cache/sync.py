@@ -37,12 +37,12 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
     Raises:
         MmbuildError: MM302 the disk is full; MM305.
     """
-    shared = plan.elsewhere
+    shared = plan.remote
     if not isinstance(shared, SharedStore):
         yield plan, sink
         return
     with shared_lock(plan.store):
-        shared.calls.tell = _teller(sink)
+        shared.calls.warn = _teller(sink)
         plan = pull_planned(plan, shared, sink)
         with _pushing(shared, sink) as pushing:
             yield plan, pushing
@@ -50,13 +50,13 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
 
 def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
     """Pull until the plan wants nothing more; the plan that is then left."""
-    while wanted := [planned for planned in plan.actions if planned.verdict is Verdict.PULL]:
-        _pull(shared, wanted, sink)
+    while required := [planned for planned in plan.actions if planned.verdict is Verdict.PULL]:
+        _pull(shared, required, sink)
         _record_remote_results(plan, shared)
-        for planned in wanted:  # whatever went wrong: no result is pulled twice
+        for planned in required:  # whatever went wrong: no result is pulled twice
             digest = planned.record.digest if planned.record is not None else ""
             if digest not in shared.bad and not plan.store.has(digest):
-                shared.spoil(digest, "it did not come")
+                shared.mark_corrupt(digest, "it did not come")
         plan = make_plan(
             graphs_of(plan),
             plan.store,
@@ -69,32 +69,32 @@ def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
     return plan
 
 
-def _pull(shared: SharedStore, wanted: list[PlannedAction], sink: Sink) -> None:
+def _pull(shared: SharedStore, required: list[PlannedAction], sink: Sink) -> None:
     """One round. What does not come is noted in ``shared``, so that the next plan does without it."""
-    labels = {planned.record.digest: planned for planned in wanted if planned.record is not None}
+    labels = {planned.record.digest: planned for planned in required if planned.record is not None}
     for planned in labels.values():
         assert planned.record is not None
-        told = {"reason": planned.reason, "size": planned.record.size}
-        sink(Event(EventKind.PULLING, planned.action.label, told))
+        data = {"reason": planned.reason, "size": planned.record.size}
+        sink(Event(EventKind.PULLING, planned.action.label, data))
     last = 0.0
 
     def progress(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last > _PROGRESS_SECONDS:
             last = time.monotonic()
-            told = {"message": f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", "fraction": done / max(total, 1)}
+            data = {"message": f"{done / 1e6:.0f} of {total / 1e6:.0f} MB", "fraction": done / max(total, 1)}
             for planned in labels.values():
-                sink(Event(EventKind.PROGRESS, planned.action.label, told))
+                sink(Event(EventKind.PROGRESS, planned.action.label, data))
 
     begin = time.monotonic()
     failed = pull(shared, list(labels), progress)
     for digest, planned in labels.items():
-        told = {
+        data = {
             "digest": digest,
             "seconds": round(time.monotonic() - begin, 3),
             "why": failed.get(digest, ""),
         }
-        sink(Event(EventKind.PULLED, planned.action.label, told))
+        sink(Event(EventKind.PULLED, planned.action.label, data))
 
 
 def _record_remote_results(plan: Plan, shared: SharedStore) -> None:
@@ -169,9 +169,9 @@ class _Pusher:
                 self._push(*item)
             except MmbuildError as error:
                 if not self.shared.calls.down:
-                    self.shared.tell(notice_of(error))
+                    self.shared.warn(notice_of(error))
             except Exception as error:  # no failure of the build, whatever a file system raises
-                self.shared.tell(
+                self.shared.warn(
                     Notice(
                         f"`{item[0]}` was not published: {self.shared.settings.redact(describe(error))}",
                         "MM826",
@@ -189,19 +189,19 @@ class _Pusher:
         begin = time.monotonic()
         done = push(self.shared, record)
         if done.outcome is PushOutcome.ADOPTED:
-            self.shared.tell(
+            self.shared.warn(
                 Notice(
                     f"another machine published another result of `{label}` first; that one stands",
                     "MM827",
                     "the next apply takes it",
                 )
             )
-        told: Mapping[str, object] = {
+        data: Mapping[str, object] = {
             "outcome": str(done.outcome),
             "carried": done.carried,
             "seconds": round(time.monotonic() - begin, 3),
         }
-        self.sink(Event(EventKind.PUSHED, label, told))
+        self.sink(Event(EventKind.PUSHED, label, data))
 
     def _check(self) -> None:
         """Once; a place that cannot be published to is told, and left alone."""

@@ -20,8 +20,8 @@ def python(code: str) -> Launch:
 
 
 def run(code: str, cwd: Path) -> tuple[list[str], tuple[str, ...]]:
-    told: list[str] = []
-    return told, run_command("convert", python(code), cwd, VERSION, told.append)
+    lines: list[str] = []
+    return lines, run_command("convert", python(code), cwd, VERSION, lines.append)
 
 
 def failing(code: str, cwd: Path) -> CommandError:
@@ -32,9 +32,9 @@ def failing(code: str, cwd: Path) -> CommandError:
 
 def test_output_and_errors_come_line_by_line_and_the_environment_is_the_given_one(tmp_path: Path) -> None:
     code = "import os,sys; print('one', flush=True); print(os.environ['MARK'], file=sys.stderr); print(os.getcwd())"
-    told, lines = run(code, tmp_path)
+    reported, lines = run(code, tmp_path)
     assert lines == ("one", "from outside", str(tmp_path))
-    assert told == list(lines)
+    assert reported == list(lines)
 
 
 def test_a_failure_of_no_known_reason_shows_the_command_and_its_last_lines(tmp_path: Path) -> None:

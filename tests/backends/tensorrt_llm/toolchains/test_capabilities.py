@@ -27,7 +27,7 @@ OLD = ("0.9.0.dev2024040900", "0.9.0", "0.10.0")
 DECODERS = {"blip2-opt": "opt-2.7b", "llava": "llava-fp16", "vila": "vila-7b-fp16"}
 
 
-def said(variant: ResolvedRecipe, version: str) -> list[str]:
+def refusal_codes(variant: ResolvedRecipe, version: str) -> list[str]:
     return [error.code for error in refusals(variant, load_toolchain(version))]
 
 
@@ -65,51 +65,53 @@ BUILT = {
 @pytest.mark.parametrize("family", DECODERS)
 def test_precisions_by_family_and_version(family: str, algorithm: str, version: str) -> None:
     expected = [] if version in BUILT.get((family, algorithm), ()) else ["MM603"]
-    assert said(shaped(DECODERS[family], algorithm), version) == expected
+    assert refusal_codes(shaped(DECODERS[family], algorithm), version) == expected
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("model", ["flan-t5-xl", "nougat-base"])
 def test_encoder_decoders_are_built_unquantized_only(model: str, version: str) -> None:
     (plain,) = load(model, *(["engine.max_input_len=512"] if model == "flan-t5-xl" else []))
-    assert said(plain, version) == []
+    assert refusal_codes(plain, version) == []
     for algorithm in CALIBRATED:  # weight-only is refused in the recipe already
         variant = quantized(plain, Quantization(algorithm=Algorithm(algorithm)))
-        assert "MM603" in said(variant, version)
+        assert "MM603" in refusal_codes(variant, version)
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_a_whole_blip2_checkpoint(version: str) -> None:
     for path in ("demo/blip2-opt", "demo/blip2-t5"):
-        assert said(load(path)[0], version) == (["MM604"] if version in OLD else [])
+        assert refusal_codes(load(path)[0], version) == (["MM604"] if version in OLD else [])
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_a_tower_that_the_visual_builder_does_not_fetch(version: str) -> None:
     (variant,) = load("opt-6.7b", "engine.quantization=none")
-    assert said(variant, version) == (["MM604"] if version == "0.9.0" else [])
-    assert said(with_vision(variant, "/models/blip2"), version) == (["MM604"] if version in OLD else [])
+    assert refusal_codes(variant, version) == (["MM604"] if version == "0.9.0" else [])
+    assert refusal_codes(with_vision(variant, "/models/blip2"), version) == (
+        ["MM604"] if version in OLD else []
+    )
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_vila_in_its_newer_layout(version: str) -> None:
-    assert said(load("vila1.5-3b-fp16")[0], version) == (["MM604"] if version in OLD else [])
-    assert said(load("vila-7b-fp16")[0], version) == []
+    assert refusal_codes(load("vila1.5-3b-fp16")[0], version) == (["MM604"] if version in OLD else [])
+    assert refusal_codes(load("vila-7b-fp16")[0], version) == []
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize(("length", "fits"), [(512, True), (513, False), (924, False)])
 def test_one_version_bounds_t5_by_512_positions(length: int, fits: bool, version: str) -> None:
     (variant,) = load("flan-t5-xl", f"engine.max_input_len={length}")
-    assert said(variant, version) == ([] if fits or version != "0.12.0" else ["MM605"])
+    assert refusal_codes(variant, version) == ([] if fits or version != "0.12.0" else ["MM605"])
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_opts_head_must_divide_among_ranks(version: str) -> None:
     (variant,) = load("opt-2.7b", "engine.quantization=none", "engine.tensor_parallel=4")
-    assert said(variant, version) == []
+    assert refusal_codes(variant, version) == []
     odd = with_vocab(variant, 50273)
-    assert said(odd, version) == ["MM605"]
+    assert refusal_codes(odd, version) == ["MM605"]
 
 
 def on_pictures(variant: ResolvedRecipe, algorithm: str, **more: Any) -> ResolvedRecipe:
@@ -127,22 +129,24 @@ def test_what_only_a_quantizer_cannot_do_is_built_where_mmbuild_calibrates(
     variant = on_pictures(shaped(model, "none"), algorithm)
     # That the page describes no fp8 for VILA may be for other reasons than the quantizer's.
     described = (model, algorithm, version) != ("vila-7b-fp16", "fp8", "0.12.0")
-    assert said(variant, version) == ([] if described else ["MM603"])
+    assert refusal_codes(variant, version) == ([] if described else ["MM603"])
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("algorithm", CALIBRATED)
 def test_what_the_reader_does_not_take_is_refused_with_data_too(algorithm: str, version: str) -> None:
     wide = shaped("llava-fp16", "none", "engine.dtype=float32")
-    assert said(on_pictures(wide, algorithm), version) == ["MM169"]
-    assert said(on_pictures(shaped("opt-2.7b", "none"), algorithm), version) == ["MM603"]
+    assert refusal_codes(on_pictures(wide, algorithm), version) == ["MM169"]
+    assert refusal_codes(on_pictures(shaped("opt-2.7b", "none"), algorithm), version) == ["MM603"]
 
 
 def test_the_gpu_and_the_size_of_layers_hold_with_data_too() -> None:
     fp8 = on_pictures(shaped("llava-fp16", "none"), "fp8")
     assert [error.code for error in refusals(fp8, load_toolchain("1.2"), sm=80)] == ["MM640"]
     odd = on_pictures(shaped("vila1.5-3b-fp16", "none", "engine.tensor_parallel=4"), "int4_awq")
-    assert said(odd, "1.2") == said(shaped("vila1.5-3b-fp16", "int4_awq", "engine.tensor_parallel=4"), "1.2")
+    assert refusal_codes(odd, "1.2") == refusal_codes(
+        shaped("vila1.5-3b-fp16", "int4_awq", "engine.tensor_parallel=4"), "1.2"
+    )
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
@@ -150,7 +154,7 @@ def test_the_gpu_and_the_size_of_layers_hold_with_data_too() -> None:
 @pytest.mark.parametrize("family", DECODERS)
 def test_weights_that_converters_permute_take_no_data(family: str, algorithm: str, version: str) -> None:
     variant = on_pictures(shaped(DECODERS[family], "none"), algorithm)
-    assert said(variant, version) == ["MM606"]
+    assert refusal_codes(variant, version) == ["MM606"]
     error = refused(ToolchainError, "MM606", commands, variant, load_toolchain(version))
     assert "permutes" in error.message
     assert "calibration" in str(error.hint)
@@ -175,8 +179,10 @@ def test_what_is_refused_makes_no_commands_and_each_reason_is_one_sentence(versi
     toolchain, counted = load_toolchain(version), 0
     for variant in everything():
         for error in refusals(variant, toolchain):
-            told = refused(ToolchainError, refusals(variant, toolchain)[0].code, commands, variant, toolchain)
-            assert version in told.message
+            reported = refused(
+                ToolchainError, refusals(variant, toolchain)[0].code, commands, variant, toolchain
+            )
+            assert version in reported.message
             assert error.hint
             counted += 1
     assert counted
@@ -249,9 +255,9 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
 def test_positions_that_a_converter_would_read_otherwise_are_refused(
     variant: ResolvedRecipe, refused: tuple[str, ...], version: str
 ) -> None:
-    assert said(variant, version) == (["MM604"] if version in refused else [])
+    assert refusal_codes(variant, version) == (["MM604"] if version in refused else [])
 
 
 def test_positions_are_written_by_mmbuild_where_it_calibrates() -> None:
     variant = turned(5e5, None, rope_parameters={"rope_theta": 5e5})
-    assert said(on_pictures(variant, "int4_awq"), "1.2") == []
+    assert refusal_codes(on_pictures(variant, "int4_awq"), "1.2") == []

@@ -136,20 +136,20 @@ def test_fused_mlp_is_not_requested_over_several_gpus_unless_the_recipe_says_so(
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_fused_mlp_is_never_asked_of_quantized_weights(version: str) -> None:
-    asked = set()
+    requested = set()
     for variant, steps in rendered(version):
         for step in steps:
             name, arguments, _ = program(step.argv, step.workdir)
             if name != "trtllm-build":
                 continue
             fused = parse(contract(version)[name], arguments).get("--use_fused_mlp")
-            asked.add(fused)
+            requested.add(fused)
             plain = variant.recipe.engine.quantization.algorithm == "none"
             assert plain or fused in (None, "disable")
             # On by default in the last line, where quantized gated MLPs must say that it is off.
             if version == "1.2" and variant.facts.family in ("llava", "vila") and not plain:
                 assert fused == "disable"
-    assert len(asked) > 1
+    assert len(requested) > 1
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

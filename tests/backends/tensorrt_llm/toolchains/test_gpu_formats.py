@@ -34,7 +34,7 @@ def stated_for(variant: ResolvedRecipe, sm: int) -> ResolvedRecipe:
     )
 
 
-def told(variant: ResolvedRecipe, version: str, sm: int | None = None) -> list[str]:
+def violation_codes(variant: ResolvedRecipe, version: str, sm: int | None = None) -> list[str]:
     return [
         fault.code for fault in violations(variant, load_toolchain(version), sm=sm) if fault.code != "MM603"
     ]
@@ -60,17 +60,17 @@ def test_formats_run_on_some_gpus(
     for sm in (*fits, *does_not):
         stated = stated_for(shaped(algorithm, f"engine.dtype={dtype}"), sm)
         expected = [] if sm in fits else ["MM640"]
-        assert told(stated, version) == expected, sm
+        assert violation_codes(stated, version) == expected, sm
         # Where the recipe states none, it is the host's.
-        assert told(shaped(algorithm, f"engine.dtype={dtype}"), version, sm) == expected, sm
+        assert violation_codes(shaped(algorithm, f"engine.dtype={dtype}"), version, sm) == expected, sm
 
 
 def test_a_gpu_that_is_not_known_is_not_judged() -> None:
-    assert told(shaped("fp8"), "1.2") == []
+    assert violation_codes(shaped("fp8"), "1.2") == []
 
 
 def test_what_the_recipe_states_goes_before_the_host() -> None:
-    assert told(shaped("fp8", "target.device=cuda", "target.sm=90"), "1.2", 70) == []
+    assert violation_codes(shaped("fp8", "target.device=cuda", "target.sm=90"), "1.2", 70) == []
 
 
 def test_the_message_says_format_and_gpu_and_what_to_do() -> None:

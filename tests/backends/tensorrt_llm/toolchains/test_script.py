@@ -49,11 +49,11 @@ def test_every_recipes_script_is_clean(version: str, tmp_path: Path) -> None:
         subprocess.run(["bash", "-n", path], check=True)
     if SHELLCHECK is None:
         pytest.skip("shellcheck is not installed: bash read the scripts, and nothing looked deeper")
-    told = subprocess.run(
+    reported = subprocess.run(
         [SHELLCHECK, "--enable=quote-safe-variables", *files], capture_output=True, text=True, check=False
     )
-    assert told.stdout == ""
-    assert told.returncode == 0
+    assert reported.stdout == ""
+    assert reported.returncode == 0
 
 
 @pytest.fixture

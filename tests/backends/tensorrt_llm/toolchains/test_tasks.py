@@ -58,9 +58,9 @@ def test_a_task_reads_what_tasks_before_it_make(version: str) -> None:
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_every_command_but_downloads_and_questions_is_in_one_task(version: str) -> None:
     for name, found, steps in every(version):
-        told = [command.name for task in found for command in task.commands]
+        lines = [command.name for task in found for command in task.commands]
         left = [step.name for step in steps if step.step not in ("download", "run") and not step.script_only]
-        assert sorted(told) == sorted(left), name
+        assert sorted(lines) == sorted(left), name
 
 
 @pytest.mark.parametrize("version", SUPPORTED)

@@ -94,8 +94,8 @@ def with_verify(recipe: str, **verify: Any) -> ResolvedRecipe:
 
 def test_the_recipes_question_and_picture_are_asked_about() -> None:
     variant = with_verify("llava-int4", prompts=("How many?", "Which?"), images=("/a.png",), max_new_tokens=7)
-    asked = recipe_inference_context(variant, load_toolchain("0.12.0").families["llava"], "run")
-    assert asked == {
+    requested = recipe_inference_context(variant, load_toolchain("0.12.0").families["llava"], "run")
+    assert requested == {
         "mode": "run",
         "prompt": "How many?",
         "image": "/a.png",
@@ -103,14 +103,14 @@ def test_the_recipes_question_and_picture_are_asked_about() -> None:
         "stated": True,
     }
     profiled = recipe_inference_context(variant, load_toolchain("0.12.0").families["llava"], "profile")
-    assert {**profiled, "mode": "run"} == asked
+    assert {**profiled, "mode": "run"} == requested
 
 
 def test_the_accuracy_check_asks_upstreams_own_question() -> None:
     variant = with_verify("llava-int4", prompts=("How many?",), images=("/a.png",), max_new_tokens=7)
     entry = load_toolchain("0.12.0").families["llava"]
-    asked = recipe_inference_context(variant, entry, "check_accuracy")
-    assert (asked["prompt"], asked["image"], asked["max_new_tokens"]) == (entry.prompt, None, 30)
+    requested = recipe_inference_context(variant, entry, "check_accuracy")
+    assert (requested["prompt"], requested["image"], requested["max_new_tokens"]) == (entry.prompt, None, 30)
 
 
 def test_an_answer_is_never_longer_than_the_engine_allows() -> None:

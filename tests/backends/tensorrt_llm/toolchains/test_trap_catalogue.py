@@ -89,8 +89,8 @@ def test_each_kind_is_held_where_such_things_are_tested() -> None:
 
 
 def test_every_check_of_command_lines_is_for_a_trap_of_its_number() -> None:
-    told = {held.partition("[")[2].rstrip("-") for trap in TRAPS for held in trap["held"] if "[" in held}
-    assert told == {name.partition("-")[0] for name in CHECKS}
+    reported = {held.partition("[")[2].rstrip("-") for trap in TRAPS for held in trap["held"] if "[" in held}
+    assert reported == {name.partition("-")[0] for name in CHECKS}
     for trap in TRAPS:
         for held in trap["held"]:
             number = held.partition("[")[2].rstrip("-")

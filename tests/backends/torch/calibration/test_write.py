@@ -49,8 +49,8 @@ def llm(family: str) -> LlmFacts:
 @cache
 def observed(family: str, algorithm: str) -> dict[str, LayerFit]:
     processor = load_processor(model(family), family)
-    asked = demo_worlds.ask(family, 5, 4, held_out=False)
-    requests = [encode(processor, one.prompt, list(one.pictures)) for one in asked]
+    requested = demo_worlds.ask(family, 5, 4, held_out=False)
+    requests = [encode(processor, one.prompt, list(one.pictures)) for one in requested]
     return calibrate(
         {"model": model(family)},
         family,
@@ -80,11 +80,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     @cache
     def make(family: str, algorithm: str | None, ranks: int = 1) -> Path:
         out = tmp_path_factory.mktemp(f"{family}-{algorithm}-{ranks}")
-        wanted = config(family, algorithm, ranks)
+        required = config(family, algorithm, ranks)
         if algorithm is None:
-            convert(model(family), out, family, {".": wanted})
+            convert(model(family), out, family, {".": required})
         else:
-            write(model(family), out, family, wanted, observed(family, algorithm))
+            write(model(family), out, family, required, observed(family, algorithm))
         return out
 
     return make
@@ -201,15 +201,15 @@ def test_two_ranks_hold_what_one_holds_cut_in_two(
         raw = tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
         for rank, half in enumerate(halves):
             if axis is None:
-                wanted = raw
+                required = raw
             elif layer.endswith("qkv"):
                 parts = raw.split([raw.shape[axis] * count // sum(heads) for count in heads], dim=axis)
-                wanted = torch.cat([part.chunk(2, dim=axis)[rank] for part in parts], dim=axis)
+                required = torch.cat([part.chunk(2, dim=axis)[rank] for part in parts], dim=axis)
             else:
-                wanted = raw.chunk(2, dim=axis)[rank]
+                required = raw.chunk(2, dim=axis)[rank]
             found = half[name]
             assert torch.equal(
-                found.view(torch.uint8) if found.dtype == torch.float8_e4m3fn else found, wanted
+                found.view(torch.uint8) if found.dtype == torch.float8_e4m3fn else found, required
             ), name
     assert seen >= 2 * 4 * facts.num_hidden_layers
 
@@ -304,9 +304,9 @@ def test_what_a_table_says_was_run_is_what_the_contract_says_was_run() -> None:
 
 def test_pictures_change_what_is_fitted() -> None:
     processor = load_processor(model("llava"), "llava")
-    (asked,) = demo_worlds.ask("llava", 5, 1, held_out=False)
-    seen = encode(processor, asked.prompt, list(asked.pictures))
-    blind = encode(processor, asked.prompt.replace("<image>", "") if asked.prompt else None, [])
+    (requested,) = demo_worlds.ask("llava", 5, 1, held_out=False)
+    seen = encode(processor, requested.prompt, list(requested.pictures))
+    blind = encode(processor, requested.prompt.replace("<image>", "") if requested.prompt else None, [])
 
     def amax(request: Request) -> float:
         found = calibrate(
@@ -345,11 +345,13 @@ def test_a_gpu_that_runs_out_of_memory_is_told_with_what_to_do(monkeypatch: pyte
 def test_answers_are_seen_after_their_prompts(tmp_path: Path) -> None:
     processor: Processor = load_processor(model("llava"), "llava")
     picture = tmp_path / "a.png"
-    (asked,) = demo_worlds.ask("llava", 1, 1, held_out=False)
-    asked.pictures[0].save(picture)
-    assert asked.prompt is not None
+    (requested,) = demo_worlds.ask("llava", 1, 1, held_out=False)
+    requested.pictures[0].save(picture)
+    assert requested.prompt is not None
     bare, answered = calibration_requests(
-        processor, [Sample(1, picture, asked.prompt), Sample(2, picture, asked.prompt, "three")], "llava"
+        processor,
+        [Sample(1, picture, requested.prompt), Sample(2, picture, requested.prompt, "three")],
+        "llava",
     )
     assert answered.ids[: len(bare.ids)] == bare.ids
     assert processor.tokenizer.decode(answered.ids[len(bare.ids) :]).strip() == "three"

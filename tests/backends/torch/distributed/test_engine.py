@@ -111,21 +111,21 @@ def test_run_starts_the_ranks_itself_and_prints_the_answer_once(build, picture, 
 
 def test_run_tells_a_wrong_picture_as_an_unsplit_engine_does(build, capfd):
     assert main(["run", str(build), "--image", "/nowhere.png", "--prompt", "how many ?"]) == 1
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("error: the image `/nowhere.png` cannot be read")
-    assert "[MM517]" in told.err
+    reported = capfd.readouterr()
+    assert reported.out == ""
+    assert reported.err.startswith("error: the image `/nowhere.png` cannot be read")
+    assert "[MM517]" in reported.err
 
 
 def test_run_tells_which_rank_s_file_is_damaged(build, capfd):
     weights = build / "llm" / "rank1.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert main(["run", str(build), "--no-check", "--prompt", "how many ?"]) == 1
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert told.err.count("error:") == 1
-    assert told.err.startswith("error: rank 1: ")
-    assert str(weights) in told.err
+    reported = capfd.readouterr()
+    assert reported.out == ""
+    assert reported.err.count("error:") == 1
+    assert reported.err.startswith("error: rank 1: ")
+    assert str(weights) in reported.err
 
 
 def test_verify_holds_all_ranks_together_against_the_model(build, picture, capfd):

@@ -57,9 +57,9 @@ def left_over(directory):
 
 def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
     run_on_ranks(2, "support.engines.rank_programs:tally", {"steps": 3})
-    told = capfd.readouterr()
+    reported = capfd.readouterr()
     # Rank 1 counts twice: every number is three times what rank 0 alone would have.
-    assert json.loads(told.out) == [
+    assert json.loads(reported.out) == [
         [[27.0], [30.0]],
         [[12.0], [15.0]],
         *([[12.0 + 3 * turn], [15.0 + 30 * turn]] for turn in (1, 2, 3)),
@@ -67,7 +67,7 @@ def test_every_call_of_rank_0_is_done_by_every_rank(capfd, place):
         "MM511",
         [[15.0]],
     ]
-    assert told.err == ""
+    assert reported.err == ""
     assert left_over(place) == []
 
 

@@ -24,10 +24,10 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 
 
 def decoder_only(architecture: str, flags: dict[str, Any], cwd: Path, faults: frozenset[str]) -> None:
     """examples/{llama,opt}/convert_checkpoint.py and quantization/quantize.py."""
-    wanted = flags.get("--qformat")
+    required = flags.get("--qformat")
     if flags.get("--use_weight_only"):
-        wanted = flags.get("--weight_only_precision", "int8")
-    algorithm = ALGORITHMS[wanted] if wanted and "unquantized" not in faults else None
+        required = flags.get("--weight_only_precision", "int8")
+    algorithm = ALGORITHMS[required] if required and "unquantized" not in faults else None
     stack = decoder(cwd / flags["--model_dir"])
     names = list(_llama(stack) if architecture == "LlamaForCausalLM" else _opt(stack))
     _checkpoint(cwd / flags["--output_dir"], architecture, stack, names, algorithm, flags, faults)
@@ -80,13 +80,13 @@ def _checkpoint(
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     ranks = flags.get("--tp_size", 1)
-    told = ranks + 1 if "ranks" in faults else ranks
+    reported = ranks + 1 if "ranks" in faults else ranks
     config = {
         "architecture": architecture,
         "dtype": "float64" if "dtype" in faults else flags["--dtype"],
         "num_hidden_layers": stack.layers,
         "hidden_size": stack.width + 1 if "model" in faults else stack.width,
-        "mapping": {"world_size": told, "tp_size": told, "pp_size": 1},
+        "mapping": {"world_size": reported, "tp_size": reported, "pp_size": 1},
         "quantization": {"quant_algo": algorithm, "kv_cache_quant_algo": None},
     }
     text = json.dumps(config)
@@ -122,8 +122,8 @@ def _safetensors(entries: dict[str, str]) -> bytes:
     for name, kind in entries.items():
         header[name] = {"dtype": kind, "shape": [1], "data_offsets": [end, end + BYTES[kind]]}
         end += BYTES[kind]
-    told = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    return struct.pack("<Q", len(told)) + told + bytes(end)
+    reported = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    return struct.pack("<Q", len(reported)) + reported + bytes(end)
 
 
 def _llama(stack: Stack) -> Iterable[str]:

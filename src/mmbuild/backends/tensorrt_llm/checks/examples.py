@@ -22,23 +22,23 @@ def examples_check(toolchain: Toolchain, path: Path, versions: Mapping[str, str]
         versions: What is installed in the environment, by normalized name; empty where that is not known.
     """
     source = toolchain.source
-    wanted = f"a checkout of {source.revision}"
+    expected = f"a checkout of {source.revision}"
     if not (path / toolchain.workdir).is_dir():
         found = f"{path} has no {toolchain.workdir}" if path.is_dir() else f"{path} does not exist"
         clone = f"git clone {source.repository} {path} && git -C {path} checkout {source.revision}"
-        return Check("examples", "fail", found, wanted, _WHY, clone)
+        return Check("examples", "fail", found, expected, _WHY, clone)
     head = probe.examples_revision(path)
     if head is None:
         why = "without git and its history nobody can tell which version the scripts are of"
-        return Check("examples", "unknown", str(path), wanted, why)
+        return Check("examples", "unknown", str(path), expected, why)
     if head == probe.revision_of(path, source.revision):
         return Check("examples", "ok", f"{path} at {source.revision}")
     tag = _tag_of_installed(toolchain, versions)
     if tag is not None and head == probe.revision_of(path, tag):
         why = f"the tag of the installed tensorrt_llm; the commands were written for {source.revision}"
-        return Check("examples", "warn", f"{path} at {tag}", wanted, why)
+        return Check("examples", "warn", f"{path} at {tag}", expected, why)
     way = f"git -C {path} fetch --tags && git -C {path} checkout {source.revision}"
-    return Check("examples", "fail", f"{path} at {head[:12]}", wanted, _WHY, way)
+    return Check("examples", "fail", f"{path} at {head[:12]}", expected, _WHY, way)
 
 
 def _tag_of_installed(toolchain: Toolchain, versions: Mapping[str, str]) -> str | None:

@@ -74,8 +74,8 @@ def toolchain_checks(
     except ProbeError as error:
         broken = Check("environment", "fail", place, "one that answers", error.message, error.hint or "")
         return (broken, examples_check(toolchain, environment.examples, {}), _gpu(sm))
-    asked = _CheckContext(toolchain, environment, inside, chosen, bool(given))
-    found = [check for function in _CHECKS for check in function(asked)]
+    context = _CheckContext(toolchain, environment, inside, chosen, bool(given))
+    found = [check for function in _CHECKS for check in function(context)]
     return (Check("environment", "ok", place), *found, _gpu(sm))
 
 
@@ -97,26 +97,26 @@ def _place(environment: ToolchainEnvironment) -> str:
     return str(environment.python)
 
 
-def _python(asked: _CheckContext) -> Iterator[Check]:
-    found, range_ = asked.inside.versions["python"], asked.toolchain.python
+def _python(context: _CheckContext) -> Iterator[Check]:
+    found, range_ = context.inside.versions["python"], context.toolchain.python
     fits = accepts(range_, found)
     yield Check(
         "python",
         "ok" if fits else "fail",
         found,
         range_,
-        "" if fits else f"TensorRT-LLM {asked.toolchain.version} works in no other",
+        "" if fits else f"TensorRT-LLM {context.toolchain.version} works in no other",
         "" if fits else "Make a virtual environment with such a Python, or use a container image",
     )
 
 
-def _pins(asked: _CheckContext) -> Iterator[Check]:
-    for item in requirements(asked.toolchain, asked.families):
-        yield _pin(item, asked)
+def _pins(context: _CheckContext) -> Iterator[Check]:
+    for item in requirements(context.toolchain, context.families):
+        yield _pin(item, context)
 
 
-def _pin(item: RequiredPackage, asked: _CheckContext) -> Check:
-    found = version_of(item.name, asked.inside.versions)
+def _pin(item: RequiredPackage, context: _CheckContext) -> Check:
+    found = version_of(item.name, context.inside.versions)
     label = f"{item.name} ({', '.join(item.families)})" if item.families else item.name
     asking = item.specifier or "any"
     fits = accepts(item.specifier, found) if found is not None else False
@@ -124,13 +124,13 @@ def _pin(item: RequiredPackage, asked: _CheckContext) -> Check:
         return Check(label, "ok", found or "", asking)
     if fits is None:
         return Check(label, "unknown", found or "", asking, "this version cannot be compared")
-    way = _install(item, asked)
+    way = _install(item, context)
     if item.families:
-        status: Status = "fail" if asked.chosen else "warn"
+        status: Status = "fail" if context.chosen else "warn"
         why = f"the code of {', '.join(item.families)} asks for it"
     elif item.name not in _DECIDE:
-        status, why = "warn", f"TensorRT-LLM {asked.toolchain.version} was released with it"
-    elif found is not None and _own_accepts(item.name, found, asked.inside):
+        status, why = "warn", f"TensorRT-LLM {context.toolchain.version} was released with it"
+    elif found is not None and _own_accepts(item.name, found, context.inside):
         status, way = "warn", ""
         why = "not what was written down for this version, but what the installed tensorrt_llm asks for"
     else:
@@ -145,27 +145,27 @@ def _own_accepts(name: str, version: str, inside: InstalledPackages) -> bool:
     return specifier is not None and accepts(specifier, version) is True
 
 
-def _install(item: RequiredPackage, asked: _CheckContext) -> str:
-    if asked.environment.container is not None:
+def _install(item: RequiredPackage, context: _CheckContext) -> str:
+    if context.environment.container is not None:
         return "Use the image that was released for this version, or one made from it"
     index = " --extra-index-url https://pypi.nvidia.com" if item.name in (_OWN, "tensorrt") else ""
-    return f"{asked.environment.python} -m pip install{index} '{item.name}{item.specifier}'"
+    return f"{context.environment.python} -m pip install{index} '{item.name}{item.specifier}'"
 
 
-def _programs(asked: _CheckContext) -> Iterator[Check]:
-    for name, path in asked.inside.programs.items():
+def _programs(context: _CheckContext) -> Iterator[Check]:
+    for name, path in context.inside.programs.items():
         if path is not None:
             yield Check(name, "ok", path)
             continue
-        place = _place(asked.environment)
+        place = _place(context.environment)
         why, way = "its commands call it", f"Install it there; {place} was looked through"
-        if asked.environment.container is None:
-            way = f"Install it beside {asked.environment.python}, or on PATH"
+        if context.environment.container is None:
+            way = f"Install it beside {context.environment.python}, or on PATH"
         yield Check(name, "fail", "not found", "on PATH in the environment", why, way)
 
 
-def _examples(asked: _CheckContext) -> Iterator[Check]:
-    yield examples_check(asked.toolchain, asked.environment.examples, asked.inside.versions)
+def _examples(context: _CheckContext) -> Iterator[Check]:
+    yield examples_check(context.toolchain, context.environment.examples, context.inside.versions)
 
 
 def _gpu(sm: int | None) -> Check:

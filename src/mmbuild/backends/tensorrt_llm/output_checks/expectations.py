@@ -72,7 +72,7 @@ def _output_path(rule: Rule, known: Mapping[str, Any]) -> OutputPath:
         directory=fill(rule.directory, names),
         ranks=tuple(fill(rule.ranks or "", {**names, "rank": rank}) for rank in ranks),
         checkpoint=rule.checkpoint and fill(rule.checkpoint, names),
-        config=tuple(wanted for group in rule.config for wanted in _expected_outputs(group, names)),
+        config=tuple(required for group in rule.config for required in _expected_outputs(group, names)),
         tensors=rule.tensors,
         raw=rule.raw,
     )

@@ -74,18 +74,20 @@ def commands(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Command, ..
     return tuple(_commands(variant, toolchain))
 
 
-def inference_command(toolchain: Toolchain, known: Mapping[str, Any], asked: Mapping[str, Any]) -> Command:
+def inference_command(
+    toolchain: Toolchain, known: Mapping[str, Any], requested: Mapping[str, Any]
+) -> Command:
     """The command that asks a built engine.
 
     Args:
         toolchain: The version that built it.
         known: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.variables`, of the same recipe.
-        asked: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.inference_context`.
+        requested: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.inference_context`.
     """
-    names = {**known, **asked}
+    names = {**known, **requested}
     for item in toolchain.commands:
         if item.step == "run" and known["family"] in item.families and holds(item.when, names):
-            return _command(item, asked["mode"], names, toolchain.workdir)
+            return _command(item, requested["mode"], names, toolchain.workdir)
     raise KeyError(f"{toolchain.version} asks no {known['family']}")
 
 

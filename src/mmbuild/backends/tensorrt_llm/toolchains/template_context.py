@@ -169,10 +169,10 @@ def inference_context(
         stated: Whether a person asked for any of that.
     """
     own = mode == "check_accuracy"
-    told = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
+    reported = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
     return {
         "mode": mode,
-        "prompt": None if entry.prompt is None else entry.prompt if own else told,
+        "prompt": None if entry.prompt is None else entry.prompt if own else reported,
         "image": None if own else image,
         "max_new_tokens": max_new_tokens,
         "stated": stated and not own,

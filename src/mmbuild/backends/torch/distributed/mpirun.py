@@ -103,13 +103,13 @@ def find(environment: Mapping[str, str] = os.environ) -> Launcher:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        told = done.stdout + done.stderr
+        reported = done.stdout + done.stderr
     except (OSError, subprocess.SubprocessError) as error:
         raise RankError(f"`{path} --version` failed: {error}", code="MM582", hint=_install()) from error
-    kind = next((kind for kind in KINDS if kind.version.search(told)), None)
+    kind = next((kind for kind in KINDS if kind.version.search(reported)), None)
     if kind is None:
         known = " and ".join(kind.name for kind in KINDS)
-        says = (told.strip().splitlines() or ["nothing"])[0]
+        says = (reported.strip().splitlines() or ["nothing"])[0]
         raise RankError(
             f"`{path}` is an mpirun that mmbuild does not know: it says `{says}`",
             code="MM582",

@@ -41,7 +41,7 @@ class ProcessGroup:
         rank: 0 leads.
         size: Number of ranks.
         comm: MPI's communicator of all of them.
-        group: torch's process group, registered as :data:`collective.GROUP`.
+        group: torch's process group, registered as :data:`collectives.GROUP`.
         broken: The others may wait for something that will not come, so they must be ended by force.
     """
 
@@ -78,8 +78,8 @@ class ProcessGroup:
             result = work()
         except Exception as error:
             problem = error
-        told = self.comm.allgather(failures.describe(problem, self.rank) if problem else None)
-        failed = [failure for failure in told if failure is not None]
+        reported = self.comm.allgather(failures.describe(problem, self.rank) if problem else None)
+        failed = [failure for failure in reported if failure is not None]
         if not failed:
             return result  # type: ignore[return-value]
         if self.rank != 0:
@@ -152,16 +152,16 @@ def _communicator() -> Any:
     return MPI.COMM_WORLD
 
 
-def _wrong_number(wanted: int, found: int) -> RankError:
+def _wrong_number(required: int, found: int) -> RankError:
     if found == 1:
         hint = (
-            f"Start it as `mpirun -n {wanted}` (`mmbuild run` does so by itself); "
+            f"Start it as `mpirun -n {required}` (`mmbuild run` does so by itself); "
             "if mpirun did start it, it is of another MPI than mpi4py's"
         )
     else:
-        hint = f"Start {wanted}, or leave mpirun out: `mmbuild run` starts it by itself"
+        hint = f"Start {required}, or leave mpirun out: `mmbuild run` starts it by itself"
     return RankError(
-        f"the engine is split over {wanted} ranks, and {found} {'was' if found == 1 else 'were'} started",
+        f"the engine is split over {required} ranks, and {found} {'was' if found == 1 else 'were'} started",
         code="MM581",
         hint=hint,
     )

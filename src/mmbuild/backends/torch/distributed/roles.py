@@ -23,7 +23,7 @@ from mmbuild.models.processor import Request
 
 
 class RankWorker:
-    """An engine that does what it is told, under the names that :class:`LeadSession` sends."""
+    """Executes on its own engine the calls that :class:`LeaderSession` broadcasts."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -119,8 +119,8 @@ class LeaderSession:
     def prefill(self, prompts: Sequence[Sequence[int]], visual: Tensor) -> Tensor:
         """As :meth:`Session.prefill`."""
         known = self._shared is not None and visual is self._shared[1]
-        told = None if known else visual.cpu()
-        return self._call("prefill", [list(prompt) for prompt in prompts], told, local=(prompts, visual))
+        reported = None if known else visual.cpu()
+        return self._call("prefill", [list(prompt) for prompt in prompts], reported, local=(prompts, visual))
 
     def decode(self, tokens: Tensor) -> Tensor:
         """As :meth:`Session.decode`."""
@@ -130,15 +130,15 @@ class LeaderSession:
         """As :meth:`Session.select`."""
         self._call("select", rows.tolist(), local=(rows,))
 
-    def _call(self, verb: str, *told: Any, local: tuple[Any, ...]) -> Any:
-        return self._together(lambda *_: getattr(self._session, verb)(*local), verb, *told)
+    def _call(self, verb: str, *reported: Any, local: tuple[Any, ...]) -> Any:
+        return self._together(lambda *_: getattr(self._session, verb)(*local), verb, *reported)
 
-    def _together(self, work: Callable[..., Any], verb: str, *told: Any) -> Any:
+    def _together(self, work: Callable[..., Any], verb: str, *reported: Any) -> Any:
         world = self._world
         fault_point(f"rank0.{verb}")
-        world.send(verb, *told)
+        world.send(verb, *reported)
         try:
-            return work(*told)
+            return work(*reported)
         except MmbuildError:
             raise  # wrong arguments, found before anything was summed: every rank found the same
         except Exception as error:

@@ -21,9 +21,9 @@ class NougatVisual(nn.Module):
         from transformers import DonutSwinModel
 
         self.encoder = DonutSwinModel(config.encoder, add_pooling_layer=False)
-        width, wanted = config.encoder.hidden_size, config.decoder.hidden_size
+        width, required = config.encoder.hidden_size, config.decoder.hidden_size
         # As VisionEncoderDecoderModel has it: only where the widths differ.
-        self.enc_to_dec_proj = nn.Identity() if width == wanted else nn.Linear(width, wanted)
+        self.enc_to_dec_proj = nn.Identity() if width == required else nn.Linear(width, required)
         self.feature_dtype = feature_dtype
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from support.steps.trivial import TABLE
 
 
 @dataclass
-class Workshop:
+class Workspace:
     """A store and a build directory under ``root``."""
 
     root: Path
