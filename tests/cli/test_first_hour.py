@@ -95,7 +95,7 @@ def test_pictures_that_are_none(project: Path, capsys: pytest.CaptureFixture[str
     write_bad_pictures(project)
     names = ["folder.png", "text.png", "empty.jpg", "cut.png", "head.jpg", "portable.ppm"]
     recipe = RECIPE + "verify:\n  images:\n" + "".join(f"    - {name}\n" for name in names)
-    taken = "      hint: give a PNG, JPEG, WebP, GIF, TIFF or BMP file\n\n"
+    taken = "      hint: use a PNG, JPEG, WebP, GIF, TIFF or BMP file\n\n"
     assert validated(capsys, recipe) == (
         "recipe.yaml:16:7: error: the image `folder.png` is a directory [MM517]\n"
         "   16 |     - folder.png\n"
@@ -147,7 +147,7 @@ def test_a_question_that_is_too_long_is_not_printed_in_full(capsys: pytest.Captu
     count = len(f"USER: \n{long} ASSISTANT:") + 1 + 16
     assert first == (
         "recipe.yaml:17:7: error: the prompt `what is the colour of this ? what is ...` takes "
-        f"{count} tokens, 16 of them visual features, and max_input_len is 128 [MM512]"
+        f"{count} tokens, 16 of them visual features, but max_input_len is 128 [MM512]"
     )
     assert found.endswith(
         f"      hint: shorten the prompt, or raise engine.max_input_len to {count}\n"
@@ -239,7 +239,7 @@ def test_the_name_of_a_model_on_the_hub(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.usefixtures("project")
 def test_a_path_with_a_mistake_is_no_model_on_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
     found = validated(capsys, RECIPE.replace("source: model", "source: model/lava"))
-    assert "      hint: Check the path; it is relative to the file that names it\n" in found
+    assert "      hint: check the path; it is relative to the file that names it\n" in found
 
 
 PAGE = "https://huggingface.co/llava-hf/llava-1.5-7b-hf"
@@ -250,7 +250,7 @@ COMMIT = "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
 def test_the_address_of_a_model_s_page(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = RECIPE.replace("source: model", f"source: {PAGE}/tree/{COMMIT}")
     assert validated(capsys, recipe) == (
-        f"recipe.yaml:5:11: error: source `{PAGE}/tree/{COMMIT}` is not understood [MM131]\n"
+        f"recipe.yaml:5:11: error: invalid source `{PAGE}/tree/{COMMIT}` [MM131]\n"
         f"    5 |   source: {PAGE}/tree/{COMMIT}\n"
         f"      |           {'^' * len(f'{PAGE}/tree/{COMMIT}')}\n"
         f"      hint: write `source: hf://llava-hf/llava-1.5-7b-hf`, and `revision: {COMMIT}` below it\n"
@@ -268,10 +268,10 @@ def test_the_home_directory(
     assert capsys.readouterr().out == "ok small recipe.yaml\n"
     monkeypatch.setenv("HOME", str(project.parent))
     assert validated(capsys, RECIPE.replace("source: model", "source: ~/model")) == (
-        f"recipe.yaml:5:11: error: `~/model` lies outside the project's root {project} [MM122]\n"
+        f"recipe.yaml:5:11: error: `~/model` is outside the project root {project} [MM122]\n"
         "    5 |   source: ~/model\n"
         "      |           ^^^^^^^\n"
-        "      hint: Move it into the project, name it with --set, or allow it with --allow-outside\n"
+        "      hint: move it into the project, pass it with --set, or allow it with --allow-outside\n"
         "\n"
         "1 error; `mmbuild explain MM122` says more\n"
     )

@@ -45,11 +45,11 @@ def test_the_whole_screen_of_a_faulty_recipe(tmp_path: Path, monkeypatch: pytest
         "      allowed: float32, float16, bfloat16\n"
         "      did you mean: float16\n"
         "\n"
-        "recipe.yaml:14:23: error: max_multimodal_len is 97, and max_batch_size 2 x max_images_per_prompt 3"
+        "recipe.yaml:14:23: error: max_multimodal_len is 97, but max_batch_size 2 x max_images_per_prompt 3"
         " x num_visual_features 16 = 96 [MM141]\n"
         "   14 |   max_multimodal_len: 97\n"
         "      |                       ^^\n"
-        "      hint: Write 96, or leave the key out: it is computed\n"
+        "      hint: set it to 96, or omit the key: it is computed\n"
         "\n"
         "2 errors; `mmbuild explain MM112` says more\n"
     )

@@ -52,7 +52,7 @@ def test_a_gate_passes_within_its_bound_and_fails_beyond(questions, passing, fai
     assert "too much" in message or "too little" in message
 
 
-def test_every_failed_gate_is_told_and_no_other():
+def test_only_failed_gates_are_reported():
     message = fails(
         [question(0.5, lost=0.5)] * 3, max_kl=0.1, max_perplexity_ratio=1.1, min_answer_agreement=0.5
     )
@@ -77,16 +77,16 @@ def test_a_token_weighs_the_same_in_a_long_answer_and_in_a_short_one():
 def test_a_bound_within_the_noise_is_not_settled_and_the_hint_asks_for_more():
     found = verdicts([question(0.0), question(0.5), question(0.1)], max_kl=0.1)
     assert (found[0]["passed"], found[0]["settled"]) == (False, False)
-    assert "Too few questions to settle max_kl" in refused(GateError, "MM590", gates.require, found).hint
+    assert "too few questions to settle max_kl" in refused(GateError, "MM590", gates.require, found).hint
 
 
 def test_a_bound_far_from_all_is_settled():
     found = verdicts([question(5.0), question(5.5), question(6.0)], max_kl=0.1)
     assert (found[0]["passed"], found[0]["settled"]) == (False, True)
-    assert "Too few" not in refused(GateError, "MM590", gates.require, found).hint
+    assert "too few" not in refused(GateError, "MM590", gates.require, found).hint
 
 
-def test_one_question_is_judged_and_said_to_be_too_few():
+def test_one_question_is_evaluated_and_reported_as_too_few():
     (verdict,) = verdicts([question(0.5)], max_kl=0.1)
     assert (verdict["passed"], verdict["settled"]) == (False, False)
     assert "1 question, too few for an interval" in gates.describe(verdict)
@@ -96,7 +96,7 @@ def test_a_loss_beyond_every_float_still_has_a_value():
     assert gates.measure_quantities([question(1.0, lost=1e5)])["max_perplexity_ratio"]["value"] > 1e300
 
 
-def test_gates_of_recipes_are_those_that_are_judged():
+def test_gates_of_recipes_are_those_that_are_evaluated():
     assert set(Gates.model_fields) == set(NAMES) == set(gates.QUANTITIES)
 
 
@@ -120,7 +120,7 @@ def test_defaults_are_not_for_random_weights_nor_for_unquantized_ones():
     assert bounds("int4", {"max_kl": 1.0}, dummy=True).keys() == {"max_kl"}
 
 
-def test_an_engine_without_a_recipe_is_held_to_the_defaults_of_its_precision():
+def test_an_engine_without_a_recipe_gets_the_defaults_of_its_precision():
     assert usual_bounds("W4A16") == bounds("int4", {})
     assert usual_bounds("W8A16") == bounds("int8", {})
     assert {usual_bounds(how.quant_algo)["max_kl"]["bound"] for how in ALGORITHMS.values()} == {

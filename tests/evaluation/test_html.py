@@ -1,4 +1,4 @@
-"""The page of a report: whole, self-contained, and safe whatever models and people say."""
+"""The page of a report: complete, self-contained, and safe with hostile content."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/a onerror
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, attributes and text; opened elements must be closed in order."""
+    """Parses elements, attributes and text as a browser would; elements must be closed in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -51,7 +51,7 @@ def shown(measures, weights="model", small=None, **stated):
     return page(report, small or {})
 
 
-def test_it_is_well_formed_and_says_what_was_found():
+def test_the_page_is_well_formed_and_shows_the_results():
     text = shown(reports.measures([0.01, 0.5, 0.3]), max_kl=0.1)
     seen = Page(text)
     message = " ".join(seen.text)
@@ -68,7 +68,7 @@ def test_it_is_well_formed_and_says_what_was_found():
     assert seen.seen.count("svg") == 2
 
 
-def test_nothing_is_fetched_and_nothing_runs():
+def test_the_page_fetches_nothing_and_runs_nothing():
     image = Image.new("RGB", (300, 200), (250, 10, 10))
     seen = Page(shown(reports.measures([0.1, 0.2]), small={1: thumbnails.small(image)}))
     assert "script" not in seen.seen
@@ -79,9 +79,9 @@ def test_nothing_is_fetched_and_nothing_runs():
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
 
 
-def test_what_models_and_people_say_is_text():
-    said = question(0.1, prompt=HOSTILE, answers=(HOSTILE, HOSTILE + "!"))
-    seen = Page(shown(reports.of([said, said])))
+def test_answers_and_prompts_are_escaped():
+    hostile = question(0.1, prompt=HOSTILE, answers=(HOSTILE, HOSTILE + "!"))
+    seen = Page(shown(reports.of([hostile, hostile])))
     assert "script" not in seen.seen
     assert "img" not in seen.seen
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
@@ -100,9 +100,9 @@ def test_a_picture_is_shown_once_small_with_both_answers():
     assert {"a cat", "a dog"} <= set(seen.text)
 
 
-@pytest.mark.parametrize(("weights", "said"), [("dummy", True), ("model", False), (None, False)])
-def test_random_weights_are_said_to_have_no_quality(weights, said):
-    assert ("quality means nothing" in shown(reports.measures([0.1]), weights)) is said
+@pytest.mark.parametrize(("weights", "expected"), [("dummy", True), ("model", False), (None, False)])
+def test_the_page_warns_about_random_weights(weights, expected):
+    assert ("quality means nothing" in shown(reports.measures([0.1]), weights)) is expected
 
 
 def test_the_same_report_gives_the_same_bytes():
@@ -118,7 +118,7 @@ def test_plots_stay_within_their_frame(kls):
     assert "nan" not in text.lower().replace("nanos", "")
 
 
-def test_pictures_are_told_apart_by_what_they_show(tmp_path):
+def test_digests_depend_on_the_content_of_pictures_alone(tmp_path):
     image = Image.effect_noise((40, 30), 80).convert("RGB")
     image.save(tmp_path / "a.png")
     image.save(tmp_path / "a.bmp")

@@ -296,19 +296,19 @@ TAKEN: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("written", TAKEN)
-def test_what_transformers_takes_is_no_error(written):
+def test_what_transformers_accepts_is_not_an_error(written):
     written = {"eos_token_id": 2, "decoder_start_token_id": START, **written}
     assert not read(written, vocab_size=VOCABULARY, encoder_decoder=True).findings
     letters = tokenizer(VOCABULARY)
     assert generated(llama(1), [5, 6, 5], written, seen="ids", new_tokens=4, tokenizer=letters)
 
 
-def test_all_wrong_fields_are_told_at_once():
+def test_all_wrong_fields_are_reported_at_once():
     reading = read({"min_length": "a", "suppress_tokens": 3, "eos_token_id": 2})
     assert {item.message.split("`")[3] for item in reading.findings} == {"min_length", "suppress_tokens"}
 
 
-def test_an_id_outside_the_vocabulary_is_told_with_its_size():
+def test_an_id_outside_the_vocabulary_is_reported_with_its_size():
     (finding,) = read({"eos_token_id": 2, "forced_bos_token_id": 50}).findings
     assert finding.message.endswith(
         "`forced_bos_token_id` to 50: expected a token id of the vocabulary of 50"
@@ -384,7 +384,7 @@ def test_of_ignored_settings_end_tokens_and_the_start_token_are_read():
     assert read({"eos_token_id": "x"}, obey=False).findings[0].code == "MM721"
 
 
-def test_settings_beside_the_outer_config_of_vila_are_reported_where_they_differ():
+def test_settings_next_to_the_outer_config_of_vila_are_reported_if_they_differ():
     place = family("vila").settings_place({"llm_cfg": {}})
     outer = {"eos_token_id": [2, 77], "repetition_penalty": 1.3, "top_k": 5, "bos_token_id": 1}
     files = {
@@ -400,7 +400,7 @@ def test_settings_beside_the_outer_config_of_vila_are_reported_where_they_differ
     assert "llm/generation_config.json" in finding.hint
 
 
-def test_settings_beside_a_whole_blip_2_are_reported_where_they_differ():
+def test_settings_next_to_a_complete_blip_2_are_reported_if_they_differ():
     text = {"model_type": "opt", "eos_token_id": 50118}
     config = {"model_type": "blip-2", "text_config": text}
     place = family("blip2-opt").settings_place(config)
@@ -443,7 +443,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, data, problem):
     assert "generation_config.json" in error.message
 
 
-def test_a_damaged_file_that_nothing_reads_is_no_matter(tmp_path):
+def test_a_damaged_file_that_nothing_reads_is_ignored(tmp_path):
     (tmp_path / "generation_config.json").write_text("{")
     (tmp_path / "llm").mkdir()
     (tmp_path / "llm" / "config.json").write_text(json.dumps({"eos_token_id": 2}))

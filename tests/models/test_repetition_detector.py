@@ -1,4 +1,4 @@
-"""When decoding goes round in circles, against the criterion stated anew, step by step and quadratic."""
+"""The repetition detector against an independent, quadratic implementation of the criterion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration data of a recipe: read while it is validated, and told at the key that names it."""
+"""Calibration data is read during validation, and problems are reported at the key that names it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_recipe_with_data_is_built_and_the_data_is_a_file_of_it(tmp_path: Path
     assert codes(result) == []
     (variant,) = result.variants
     assert tmp_path / "data.jsonl" in result.files
-    reported = {one.name: one for one in variant.derivations}["calibration.samples"]
-    assert (reported.value, "by seed 0" in reported.arithmetic) == (32, True)
+    reported = {item.name: item for item in variant.derivations}["calibration.samples"]
+    assert (reported.value, "with seed 0" in reported.arithmetic) == (32, True)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -88,7 +88,7 @@ def test_text_alone_is_refused_and_accepted_where_it_is_stated(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("algorithm", ["int8", "int4"])
-def test_data_of_weight_only_quantization_are_judged_alike(tmp_path: Path, algorithm: str) -> None:
+def test_data_of_weight_only_quantization_are_checked_the_same_way(tmp_path: Path, algorithm: str) -> None:
     data(tmp_path, 40)
     result = load(tmp_path, recipe(algorithm))
     assert codes(result) == []
@@ -109,7 +109,7 @@ def test_fewer_samples_than_asked_for_blame_the_number_where_it_is_written(tmp_p
     assert codes(load(tmp_path, recipe(samples=31))) == []
 
 
-def test_missing_data_and_a_missing_picture_are_told(tmp_path: Path) -> None:
+def test_missing_data_and_a_missing_picture_are_reported(tmp_path: Path) -> None:
     assert only(load(tmp_path, recipe())).code == "MM166"
     data(tmp_path, 40)
     (tmp_path / "a.png").unlink()
@@ -123,7 +123,7 @@ def test_data_outside_the_project_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_data_for_an_engine_of_tensorrt_llm_are_judged_alike(tmp_path: Path, algorithm: str) -> None:
+def test_data_for_an_engine_of_tensorrt_llm_are_checked_the_same_way(tmp_path: Path, algorithm: str) -> None:
     backend = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
     data(tmp_path, 40)
     result = load(tmp_path, recipe(algorithm), *backend)
@@ -134,7 +134,7 @@ def test_data_for_an_engine_of_tensorrt_llm_are_judged_alike(tmp_path: Path, alg
     assert only(load(tmp_path, recipe(algorithm), *backend)).code == "MM164"
 
 
-def test_data_that_nothing_would_read_are_not_judged(tmp_path: Path) -> None:
+def test_unused_data_are_not_checked(tmp_path: Path) -> None:
     backend = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
     assert codes(load(tmp_path, recipe("int4"), *backend)) == ["MM606"]
 
@@ -145,11 +145,11 @@ def test_a_data_set_of_the_hub_is_named_and_not_read_to_validate(tmp_path: Path,
     result = load(tmp_path, requested)
     assert codes(result) == []
     (variant,) = result.variants
-    reported = {one.name: one for one in variant.derivations}["calibration.samples"]
+    reported = {item.name: item for item in variant.derivations}["calibration.samples"]
     assert "hf://datasets/shapes/pictures" in reported.arithmetic
 
 
-def test_other_names_of_the_hub_and_revisions_of_files_are_told_at_their_keys(tmp_path: Path) -> None:
+def test_other_names_of_the_hub_and_revisions_of_files_are_reported_at_their_keys(tmp_path: Path) -> None:
     found = only(load(tmp_path, recipe(data="hf://shapes/pictures")))
     assert (found.code, pointed(found)) == ("MM173", '"hf://shapes/pictures"')
     data(tmp_path, 40)

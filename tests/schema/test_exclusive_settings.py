@@ -32,7 +32,7 @@ OTHER: dict[str, Any] = {
 
 
 def written(tmp_path: Path, settings: dict[str, Any]) -> Recipe:
-    """The small recipe with ``settings``, judged by nothing but its form."""
+    """The small recipe with ``settings``, only validated against the data model."""
     (variant,) = load(tmp_path, RECIPE).variants
     content = variant.recipe.model_dump(mode="json", exclude_none=True)
     for key, value in settings.items():

@@ -72,7 +72,7 @@ def test_extends_is_one_path(tmp_path: Path, extends: str) -> None:
     assert result.variants == ()
 
 
-def test_a_base_without_version_is_told(tmp_path: Path) -> None:
+def test_a_base_without_version_is_reported(tmp_path: Path) -> None:
     found = only(load_recipes([write_top(tmp_path, base=RECIPE.replace("version: 1\n", ""))]))
     assert (found.code, found.path) == ("MM111", "version")
     assert found.file.endswith("recipe.yaml")
@@ -102,7 +102,7 @@ def test_the_root_is_the_nearest_marked_ancestor(tmp_path: Path) -> None:
         (b"", "MM101"),
     ],
 )
-def test_a_file_that_is_no_recipe(tmp_path: Path, content: bytes, code: str) -> None:
+def test_a_file_that_is_not_a_recipe(tmp_path: Path, content: bytes, code: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)
     assert codes(load_recipes([path])) == [code]
@@ -115,7 +115,7 @@ def test_a_missing_recipe_names_its_neighbour(tmp_path: Path) -> None:
     assert "recipe.yaml" in str(found.hint)
 
 
-def test_a_directory_is_no_recipe(tmp_path: Path) -> None:
+def test_a_directory_is_not_a_recipe(tmp_path: Path) -> None:
     assert only(load_recipes([tmp_path])).code == "MM100"
 
 

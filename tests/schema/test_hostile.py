@@ -214,7 +214,7 @@ def test_a_picture_of_calibration_data_stays_next_to_them(tmp_path: Path, name: 
     assert codes(load(tmp_path / "project", CALIBRATED)) == ["MM167"]
 
 
-def test_a_picture_to_verify_on_is_no_link_out_of_the_project(tmp_path: Path) -> None:
+def test_a_verify_image_must_not_be_a_link_out_of_the_project(tmp_path: Path) -> None:
     write_project(tmp_path / "project")
     (tmp_path / "secret.png").write_bytes(png())
     (tmp_path / "project/a.png").symlink_to("../secret.png")

@@ -73,7 +73,7 @@ def test_a_faulty_axis_is_underlined(tmp_path: Path, matrix: str, code: str, car
     assert (found.code, pointed(found)) == (code, caret)
 
 
-def test_a_fault_that_all_variants_share_is_told_once(tmp_path: Path) -> None:
+def test_a_fault_that_all_variants_share_is_reported_once(tmp_path: Path) -> None:
     recipe = RECIPE.replace("float32", "float31") + "matrix: {quantization: [none, int8, int4]}\n"
     assert only(load(tmp_path, recipe)).code == "MM112"
 

@@ -46,7 +46,7 @@ def test_a_contradiction_points_at_the_source(project: Path) -> None:
     assert found.path == "model.source"
 
 
-def test_all_contradictions_are_told_once_for_all_variants(project: Path) -> None:
+def test_all_contradictions_are_reported_once_for_all_variants(project: Path) -> None:
     edit(project.parent / "model" / "processor_config.json", patch_size=14)
     edit(project.parent / "model" / "config.json", image_token_index=301)
     project.write_text(RECIPE + "matrix: {quantization: [none, int8, int4]}\n")
@@ -140,7 +140,7 @@ def test_an_adapter_without_a_config_is_called_an_adapter(tmp_path: Path, name: 
     assert "merge" in str(found.hint)
 
 
-def test_a_directory_of_other_things_is_told_as_before(tmp_path: Path) -> None:
+def test_a_directory_without_a_model_is_reported_as_before(tmp_path: Path) -> None:
     path = empty_project(tmp_path)
     (tmp_path / "model" / "notes.txt").write_text("x")
     (tmp_path / "model" / "llm").mkdir()

@@ -148,7 +148,7 @@ def test_an_adapter_is_called_an_adapter(
     )
 
 
-def test_a_repository_without_a_config_is_told_as_before(
+def test_a_repository_without_a_config_is_reported_as_before(
     hub: Callable[[], Hub], files: Path, tmp_path: Path
 ) -> None:
     (files / "config.json").unlink()

@@ -70,7 +70,7 @@ def test_a_name_too_long_to_exist_is_a_finding(tmp_path: Path) -> None:
     assert codes(load_recipes([Path(LONG)])) == ["MM100"]
 
 
-def test_a_recipe_whose_name_is_no_text_can_be_told(tmp_path: Path) -> None:
+def test_a_recipe_whose_name_is_not_a_string_can_be_reported(tmp_path: Path) -> None:
     found = only(load_recipes([tmp_path / "\udcff.yaml"]))
     assert found.message.encode("utf-8")
 

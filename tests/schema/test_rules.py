@@ -1,4 +1,4 @@
-"""Each rule: one recipe on which it fires, and the recipe beside it on which it is silent."""
+"""Each rule has a recipe that triggers it, and a similar recipe that does not."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_positions_of_an_encoder_decoder_hold_a_start_token_and_the_answer(tmp_p
     assert found.message == (
         "1 start token + max_output_len 5000 = 5001, more than the model's max_position_embeddings 4096"
     )
-    assert found.hint == "Lower max_output_len to 4095"
+    assert found.hint == "lower max_output_len to 4095"
 
 
 def test_relative_positions_have_no_end(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_ranks_divide_decoder_and_encoder_once(tmp_path: Path) -> None:
         ("blip2-t5", "hf://facebook/opt-2.7b", "MM410", "blip2-t5"),
     ],
 )  # fmt: skip
-def test_models_without_their_visual_side_are_told_at_once(
+def test_models_without_their_visual_side_are_reported_at_once(
     tmp_path: Path, family: str, source: str, code: str, caret: str
 ) -> None:
     recipe = NONE_T5.replace("blip2-t5", family).replace(WHOLE_T5, f"source: {source}")
@@ -134,7 +134,7 @@ def test_models_without_their_visual_side_are_told_at_once(
     assert (found.code, pointed(found)) == (code, caret)
 
 
-def test_a_vila_directory_without_its_tower_is_told(tmp_path: Path) -> None:
+def test_a_vila_directory_without_its_tower_is_reported(tmp_path: Path) -> None:
     config = read_config("hf://Efficient-Large-Model/VILA1.5-3b", None, tmp_path).config
     recipe = NONE_T5.replace("blip2-t5", "vila").replace(WHOLE_T5, "source: model").replace("128", "300")
     for name in ("llm", "mm_projector"):
@@ -159,12 +159,12 @@ def test_lengths_that_follow_from_too_many_images_are_no_second_cause(tmp_path: 
     assert codes(load(tmp_path, stated, "engine.max_images_per_prompt=9")) == ["MM157"]
 
 
-def test_what_follows_from_a_family_that_may_be_wrong_is_not_told(tmp_path: Path) -> None:
+def test_consequences_of_a_wrong_family_are_not_reported(tmp_path: Path) -> None:
     found = only(load(tmp_path, RECIPE.replace("llava", "nougat")))
     assert (found.code, pointed(found)) == ("MM410", "nougat")
 
 
-def test_sizes_that_no_model_has_are_told_at_the_model(tmp_path: Path) -> None:
+def test_sizes_that_no_model_has_are_reported_at_the_model(tmp_path: Path) -> None:
     found = only(load(tmp_path, RECIPE, config=with_text(num_hidden_layers=0, num_key_value_heads=3)))
     assert (found.code, pointed(found)) == ("MM411", "model")
     assert "num_hidden_layers is 0" in found.message
@@ -172,7 +172,7 @@ def test_sizes_that_no_model_has_are_told_at_the_model(tmp_path: Path) -> None:
 
 def test_many_ranks_are_among_those_that_are_possible(tmp_path: Path) -> None:
     found = only(load(tmp_path, NONE_T5 + "  tensor_parallel: 64\n"))
-    assert found.hint == "Possible here: 1, 2, 4, 8, 16, 32"
+    assert found.hint == "possible values: 1, 2, 4, 8, 16, 32"
 
 
 def test_key_and_value_heads_are_split_or_copied(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_key_and_value_heads_are_split_or_copied(tmp_path: Path) -> None:
 def test_an_intermediate_size_that_does_not_divide_is_named(tmp_path: Path) -> None:
     result = load(tmp_path, RECIPE + "  tensor_parallel: 4\n", config=with_text(intermediate_size=98))
     assert "intermediate_size 98" in only(result).message
-    assert only(result).hint == "Possible here: 1, 2"
+    assert only(result).hint == "possible values: 1, 2"
 
 
 LLAVA_7B = """\
@@ -207,12 +207,12 @@ def test_groups_that_a_seven_billion_llama_can_have(tmp_path: Path, ranks: int, 
     if chosen is None:
         assert "mlp.proj 1376" in only(result).message
         assert only(result).hint == (
-            "Possible here: group_size 128 with tensor_parallel 1, 2; group_size 64 with tensor_parallel 1, 2, 4"
+            "possible values: group_size 128 with tensor_parallel 1, 2; group_size 64 with tensor_parallel 1, 2, 4"
         )
         return
     (variant,) = result.variants
     assert variant.recipe.engine.quantization.group_size == chosen
-    # A group size that is stated is kept, or told.
+    # A stated group size is either kept or reported.
     for group in (64, 128):
         stated = f"engine.quantization={{algorithm: int4_awq, group_size: {group}}}"
         found = codes(load(tmp_path, LLAVA_7B, f"engine.tensor_parallel={ranks}", stated, offline=True))
@@ -223,13 +223,13 @@ def test_groups_are_no_second_cause_where_ranks_do_not_divide(tmp_path: Path) ->
     assert codes(load(tmp_path, LLAVA_7B, "engine.tensor_parallel=3", offline=True)) == ["MM147"]
 
 
-def test_both_numbers_of_visual_features_are_told(tmp_path: Path) -> None:
+def test_both_numbers_of_visual_features_are_reported(tmp_path: Path) -> None:
     message = only(load(tmp_path, RECIPE + "  num_visual_features: 17\n")).message
     assert "17 in the recipe" in message
     assert "(28 // 7)^2 = 16" in message
 
 
-def test_a_length_that_follows_from_wrong_features_is_no_second_cause(tmp_path: Path) -> None:
+def test_a_length_derived_from_wrong_features_is_not_reported_twice(tmp_path: Path) -> None:
     recipe = RECIPE + "  num_visual_features: 17\n  max_multimodal_len: 102\n"  # 2 x 3 x 17
     assert codes(load(tmp_path, recipe)) == ["MM140"]
 
@@ -237,11 +237,11 @@ def test_a_length_that_follows_from_wrong_features_is_no_second_cause(tmp_path: 
 def test_the_arithmetic_is_spelt_out(tmp_path: Path) -> None:
     message = only(load(tmp_path, RECIPE + "  max_multimodal_len: 5\n")).message
     assert message == (
-        "max_multimodal_len is 5, and max_batch_size 2 x max_images_per_prompt 3 x num_visual_features 16 = 96"
+        "max_multimodal_len is 5, but max_batch_size 2 x max_images_per_prompt 3 x num_visual_features 16 = 96"
     )
 
 
-def test_independent_causes_are_told_together(tmp_path: Path) -> None:
+def test_independent_causes_are_reported_together(tmp_path: Path) -> None:
     recipe = RECIPE.replace("128", "40") + "  tensor_parallel: 5\n  max_multimodal_len: 1\n"
     assert codes(load(tmp_path, recipe)) == ["MM141", "MM143", "MM147"]
 

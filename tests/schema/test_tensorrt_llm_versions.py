@@ -14,7 +14,7 @@ from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_each_supported_version_has_a_file_of_its_own(version: str) -> None:
+def test_each_supported_version_has_its_own_file(version: str) -> None:
     assert require(version) == version
     assert load_toolchain(version).version == version
 
@@ -49,7 +49,7 @@ def test_there_is_no_file_without_a_version() -> None:
 def test_a_version_between_is_refused_and_the_nearest_named(version: str, expected: str) -> None:
     assert nearest(version) == expected
     error = refused(ToolchainError, "MM601", require, version)
-    assert f"nearest version that has one is {expected}" in error.message
+    assert f"nearest version with one is {expected}" in error.message
     assert all(known in str(error.hint) for known in SUPPORTED)
 
 
@@ -62,7 +62,7 @@ def test_a_newer_version_is_refused_with_the_reason_and_the_ways_on(version: str
 
 
 @pytest.mark.parametrize("version", ["latest", "", "1", "v1.2", "../1.2", "1.2.yaml"])
-def test_what_is_no_version_is_refused(version: str) -> None:
+def test_an_invalid_version_is_rejected(version: str) -> None:
     refused(ToolchainError, "MM601", require, version)
     refused(ToolchainError, "MM601", load_toolchain, version)
 
@@ -73,14 +73,14 @@ def test_recipes_accept_every_supported_version(tmp_path: Path, version: str) ->
 
 
 @pytest.mark.parametrize(("version", "code"), [("0.11.0", "MM601"), ("1.2.1", "MM601"), ("1.3", "MM602")])
-def test_recipes_are_told_where_another_version_stands(tmp_path: Path, version: str, code: str) -> None:
-    # The backend is torch: blocks of a backend are judged always.
+def test_an_unsupported_version_is_reported_at_its_key(tmp_path: Path, version: str, code: str) -> None:
+    # The backend is torch: sections of other backends are validated too.
     finding = only(load(tmp_path, RECIPE + f"  tensorrt_llm: {{toolchain: '{version}'}}\n"))
     assert finding.code == code
     assert version in pointed(finding)
 
 
-def test_recipes_are_told_what_is_no_version(tmp_path: Path) -> None:
+def test_an_invalid_version_is_reported_at_its_key(tmp_path: Path) -> None:
     finding = only(load(tmp_path, RECIPE + "  tensorrt_llm: {toolchain: newest}\n"))
     assert finding.code == "MM116"
     assert "0.12.0" in str(finding.hint)

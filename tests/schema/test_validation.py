@@ -1,4 +1,4 @@
-"""What pydantic objects to, told in the user's words at the user's place."""
+"""Pydantic errors are reported in the user's terms and at the user's location."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_number_for_text_says_to_quote_it(tmp_path: Path) -> None:
     assert only(load(tmp_path, recipe)).hint == "Quote it: `'0.9'`"
 
 
-def test_all_faults_are_told_at_once_and_rules_still_speak(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_and_rules_still_apply(tmp_path: Path) -> None:
     recipe = RECIPE.replace("torch", "tocrh").replace("float32", "f32").replace("max_batch_size: 2", "tp: 1")
     recipe += "  tensor_parallel: 3\n  max_multimodal_len: 5\n"
     result = load(tmp_path, recipe)
@@ -99,7 +99,7 @@ def test_all_faults_are_told_at_once_and_rules_still_speak(tmp_path: Path) -> No
     assert result.variants == ()
 
 
-def test_what_the_yaml_reader_told_is_not_told_again(tmp_path: Path) -> None:
+def test_findings_of_the_yaml_reader_are_not_repeated(tmp_path: Path) -> None:
     found = only(load(tmp_path, RECIPE.replace("max_batch_size: 2", "max_batch_size: yes")))
     assert found.code == "MM108"
 

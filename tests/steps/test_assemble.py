@@ -1,4 +1,4 @@
-"""assemble: what belongs together becomes an engine directory, what does not is refused."""
+"""Step assemble: matching parts become an engine directory, mismatched parts are rejected."""
 
 import json
 from dataclasses import asdict
@@ -126,9 +126,7 @@ def test_engine_json_describes_it(parts):
         (None, (7,)),
     ],
 )
-def test_end_tokens_are_those_of_generation_config_and_without_the_file_of_config(
-    parts, generation, expected
-):
+def test_end_tokens_come_from_generation_config_or_else_from_config(parts, generation, expected):
     path = parts / "model" / "generation_config.json"
     path.unlink()
     if generation is not None:
@@ -139,7 +137,7 @@ def test_end_tokens_are_those_of_generation_config_and_without_the_file_of_confi
 WRITTEN = {"eos_token_id": 2, "repetition_penalty": 1.3, "top_k": 5, "guidance_scale": 2.0}
 
 
-def test_settings_that_are_obeyed_and_those_that_are_not_are_in_engine_json(parts, capsys):
+def test_engine_json_lists_applied_and_unapplied_settings(parts, capsys):
     change(parts / "model" / "generation_config.json", **WRITTEN)
     described = description.read(assembled(parts))
     assert described.generation_settings == {"repetition_penalty": 1.3}
@@ -150,7 +148,7 @@ def test_settings_that_are_obeyed_and_those_that_are_not_are_in_engine_json(part
     assert "repetition_penalty" not in out
 
 
-def test_of_ignored_settings_end_tokens_are_in_engine_json(parts, capsys):
+def test_engine_json_keeps_only_end_tokens_of_ignored_settings(parts, capsys):
     change(parts / "model" / "generation_config.json", **WRITTEN, min_length="x")
     described = description.read(assembled(parts, generation_config="ignore"))
     assert described.eos_token_ids == (2,)
@@ -158,13 +156,13 @@ def test_of_ignored_settings_end_tokens_are_in_engine_json(parts, capsys):
     assert "MM720" not in capsys.readouterr().out
 
 
-def test_a_setting_of_the_wrong_kind_is_refused_by_name(parts):
+def test_a_setting_of_the_wrong_type_is_rejected_by_name(parts):
     change(parts / "model" / "generation_config.json", forced_bos_token_id=FACTS.llm.vocab_size)
     error = refused(SettingsError, "MM721", assembled, parts)
     assert "forced_bos_token_id" in error.message
 
 
-def test_vila_s_settings_are_in_llm(parts, capsys):
+def test_vila_settings_are_read_from_llm(parts, capsys):
     (parts / "model" / "llm").mkdir()
     (parts / "model" / "config.json").write_text(json.dumps({"llm_cfg": {"eos_token_id": 7}}))
     written = {"eos_token_id": [2, 77], "no_repeat_ngram_size": 3}
@@ -175,7 +173,7 @@ def test_vila_s_settings_are_in_llm(parts, capsys):
     assert "[MM724]" in capsys.readouterr().out
 
 
-def test_every_rank_is_taken(parts):
+def test_every_rank_is_required(parts):
     change(parts / "llm" / "llm.json", tensor_parallel=2)
     change(parts / "checkpoint" / "config.json", mapping={"world_size": 2, "tp_size": 2, "pp_size": 1})
     assert "rank1.safetensors" in refused(AssembleError, "MM550", assembled, parts).message
@@ -189,7 +187,7 @@ SHAPES = {name: value for name, value in LLM["llm"].items() if isinstance(value,
 
 
 @pytest.mark.parametrize("name", sorted(set(SHAPES) - {"max_position_embeddings", "tie_word_embeddings"}))
-def test_a_checkpoint_of_other_shapes_is_refused_with_both_values(parts, name):
+def test_a_checkpoint_with_other_shapes_is_rejected_with_both_values(parts, name):
     value = SHAPES[name]
     other = "other" if isinstance(value, str) else value + 1
     where = {"quant_algo": {"quantization": {"quant_algo": other}}}.get(name, {name: other})
@@ -205,20 +203,20 @@ def test_a_tied_head_and_the_position_limit_do_not_shape_packages(parts):
     assembled(parts)
 
 
-def test_features_of_another_dtype_are_refused(parts):
+def test_features_of_another_dtype_are_rejected(parts):
     change(parts / "visual" / "visual.json", feature_dtype="float32")
     error = refused(AssembleError, "MM552", assembled, parts)
     assert "float32" in error.message
     assert "float16" in error.message
 
 
-def test_features_that_do_not_fill_the_prompt_table_are_refused_with_the_arithmetic(parts):
+def test_features_that_do_not_fit_the_prompt_table_are_rejected_with_the_arithmetic(parts):
     change(parts / "visual" / "visual.json", max_batch_size=3)
     error = refused(AssembleError, "MM553", assembled, parts)
     assert "3 images x 64 features = 192" in error.message
     assert "256" in error.message
 
 
-def test_a_real_engine_carries_the_chat_form_of_its_model():
-    carried = demo_engine().directory / "processor" / "chat_template.jinja"
-    assert carried.read_text() == (DEMO / "chat_template.jinja").read_text()
+def test_a_real_engine_contains_the_chat_template_of_its_model():
+    template = demo_engine().directory / "processor" / "chat_template.jinja"
+    assert template.read_text() == (DEMO / "chat_template.jinja").read_text()

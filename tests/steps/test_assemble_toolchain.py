@@ -1,4 +1,4 @@
-"""toolchain_engine: settings of the model that TensorRT-LLM's runner is not given are told and kept."""
+"""Step toolchain_engine: logs and records generation settings that TensorRT-LLM's runner does not get."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def built(root: Path, written: dict[str, Any], **params: Any) -> description.Des
 WRITTEN = {"eos_token_id": [2, 7], "repetition_penalty": 1.2, "guidance_scale": 3.0, "length_penalty": 2.0}
 
 
-def test_what_the_runner_is_not_given_is_in_the_log_and_in_engine_json(
+def test_settings_that_the_runner_does_not_get_are_logged_and_recorded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     described = built(tmp_path, WRITTEN)
@@ -53,11 +53,11 @@ def test_what_the_runner_is_not_given_is_in_the_log_and_in_engine_json(
     assert out.count("[MM720]") == 1
 
 
-def test_of_ignored_settings_end_tokens_alone_are_told(tmp_path: Path) -> None:
+def test_only_end_tokens_of_ignored_settings_are_recorded(tmp_path: Path) -> None:
     assert built(tmp_path, WRITTEN, generation_config="ignore").settings_not_applied == {
         "eos_token_id": [2, 7]
     }
 
 
-def test_settings_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
+def test_settings_of_the_wrong_type_are_rejected(tmp_path: Path) -> None:
     refused(SettingsError, "MM721", built, tmp_path, {"eos_token_id": "</s>"})

@@ -1,4 +1,4 @@
-"""build_llm: what it compiles, and what it refuses to."""
+"""Step build_llm: what it compiles, and what it rejects."""
 
 import json
 
@@ -20,7 +20,7 @@ def config():
     return demo_engine().config
 
 
-def test_the_parameters_come_back_as_the_engine_s_config(config):
+def test_the_parameters_round_trip_to_the_engine_config(config):
     described = json.loads((demo_directory() / "engine.json").read_text())["llm"]
     assert from_json(described) == config
     assert config.to_json() == described
@@ -33,7 +33,7 @@ def test_packages_take_every_weight_from_outside_and_are_small(config, package):
     assert path.stat().st_size < 8e6
 
 
-def test_a_weight_that_was_compiled_in_is_named(config):
+def test_a_weight_compiled_into_a_package_is_named(config):
     path = demo_directory() / "llm" / "decode.pt2"
     names = outside_names(config, "decode", "cpu") | {"model.transformer.nothing.weight"}
     error = refused(EngineError, "MM536", require_outside, path, names)
@@ -50,7 +50,7 @@ def test_a_weight_that_was_compiled_in_is_named(config):
         ({"tomorrow": 1}, "MM501", "tomorrow"),
     ],
 )
-def test_what_the_engine_does_not_run_is_refused_before_compiling(config, tmp_path, changes, code, words):
+def test_unsupported_models_are_rejected_before_compiling(config, tmp_path, changes, code, words):
     params = config.to_json()
     params |= {**changes, "llm": {**params["llm"], **changes.get("llm", {})}}
     error = refused(EngineError, code, build_llm.run, StepContext(params=params, target=TARGET, out=tmp_path))
@@ -58,7 +58,7 @@ def test_what_the_engine_does_not_run_is_refused_before_compiling(config, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_fp8_for_a_gpu_without_it_is_refused_before_compiling(config, tmp_path):
+def test_fp8_for_a_gpu_without_it_is_rejected_before_compiling(config, tmp_path):
     context = StepContext(
         params=config.to_json() | {"quant_algo": "FP8"},
         target={"device": "cuda", "sm": 80, "isa": None},

@@ -1,4 +1,4 @@
-"""build_visual: tower and projector of a model, compiled for a number of images."""
+"""Step build_visual: compiles tower and projector of a model for a number of images."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def build(model, out, **changes):
     )
 
 
-def test_its_description_says_what_it_was_built_for():
+def test_the_description_lists_the_build_parameters():
     described = json.loads((demo_directory() / "visual" / "visual.json").read_text())
     assert described == {name: value for name, value in PARAMS.items() if name != "family"}
 
@@ -51,7 +51,7 @@ def out(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["vision_tower", "multi_modal_projector"])
-def test_a_model_without_a_tower_or_projector_is_refused(model, out, part):
+def test_a_model_without_a_tower_or_projector_is_rejected(model, out, part):
     weights = load_file(model / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if part not in name}
     assert len(kept) < len(weights)
@@ -59,13 +59,13 @@ def test_a_model_without_a_tower_or_projector_is_refused(model, out, part):
     assert part in refused(EngineError, "MM532", build, model, out).message
 
 
-def test_a_number_of_features_that_the_tower_does_not_give_is_refused(model, out):
+def test_an_unexpected_number_of_features_is_rejected(model, out):
     error = refused(EngineError, "MM533", build, model, out, num_visual_features=65)
     assert "64 features" in error.message
     assert "65" in error.message
 
 
-def test_tensorrt_builds_where_the_plan_says_so(model, out, tmp_path, monkeypatch):
+def test_tensorrt_builds_the_engine_if_planned(model, out, tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
     named = fake_tensorrt.interpreter(tmp_path, "10.0.1")
     config.write_text(json.dumps({"tensorrt": json.loads(named.model_dump_json())}))

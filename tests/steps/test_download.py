@@ -17,7 +17,7 @@ from support.models import weights_on_disk as disk
 
 
 def context(source: str, root: Path, out: Path, planned: ModelFacts | None = None) -> StepContext:
-    """What the planner would hand to the step; ``planned``: facts of another model than ``source``."""
+    """The context that the planner builds for the step; ``planned``: facts of another model than ``source``."""
     config = read_config(source, None, root).config
     identity = identify(source, None, root, config=config, digest=lambda path: path.name)
     out.mkdir()
@@ -31,7 +31,7 @@ def context(source: str, root: Path, out: Path, planned: ModelFacts | None = Non
     )
 
 
-def test_files_of_a_directory_are_referenced_not_copied(tmp_path: Path) -> None:
+def test_files_of_a_directory_are_linked_not_copied(tmp_path: Path) -> None:
     out = tmp_path / "out"
     download.run(context(str(disk.DEMO), tmp_path, out))
     assert all(path.is_symlink() for path in out.iterdir())
@@ -39,7 +39,7 @@ def test_files_of_a_directory_are_referenced_not_copied(tmp_path: Path) -> None:
     assert not (out / "README.md").exists()
 
 
-def test_links_of_the_hub_s_cache_are_followed_to_the_file_itself(tmp_path: Path) -> None:
+def test_links_of_the_hub_cache_are_resolved_to_the_file(tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
     for path in disk.DEMO.iterdir():
@@ -50,7 +50,7 @@ def test_links_of_the_hub_s_cache_are_followed_to_the_file_itself(tmp_path: Path
     assert (out / "config.json").read_bytes() == (disk.DEMO / "config.json").read_bytes()
 
 
-def test_random_weights_of_a_directory_s_shapes_convert(tmp_path: Path) -> None:
+def test_random_weights_with_the_shapes_of_a_directory_convert(tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(disk.DEMO)
     out, checkpoint = tmp_path / "out", tmp_path / "checkpoint"
     download.run(context("dummy://./model", tmp_path, out))
@@ -62,7 +62,7 @@ def test_random_weights_of_a_directory_s_shapes_convert(tmp_path: Path) -> None:
     assert (checkpoint / "rank1.safetensors").exists()
 
 
-def test_a_broken_model_is_refused_by_the_step(tmp_path: Path) -> None:
+def test_the_step_rejects_a_broken_model(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(disk.DEMO, model)
     weights = model / "model.safetensors"
@@ -77,7 +77,7 @@ def test_a_broken_model_is_refused_by_the_step(tmp_path: Path) -> None:
     ("part", "name", "value"),
     [("visual", "num_visual_features", 576), ("llm", "norm_epsilon", 1e-5), ("llm", "rotary_base", 5e5)],
 )
-def test_a_model_of_other_numbers_than_planned_is_refused(
+def test_a_model_that_differs_from_the_plan_is_rejected(
     tmp_path: Path, part: str, name: str, value: float
 ) -> None:
     real = facts_of("llava", {"model": disk.DEMO})
@@ -88,7 +88,7 @@ def test_a_model_of_other_numbers_than_planned_is_refused(
     assert str(value) in caught.value.message
 
 
-def test_a_config_that_changed_since_planning_is_refused(tmp_path: Path) -> None:
+def test_a_config_that_changed_since_planning_is_rejected(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(disk.DEMO, model)
     planned = context("dummy://./model", tmp_path, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""measure: what is found of every question, on both sides."""
+"""Step measure: compares engine and reference on every question."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ def run(out, locators=None, prompts=("how many ?",), tokens=32):
     return json.loads((out / measure.MEASURES).read_text())
 
 
-def test_it_holds_every_question_and_no_time(out, tmp_path):
+def test_the_result_holds_every_question_and_no_time(out, tmp_path):
     locators = {}
     for number, (picture, _) in enumerate(drawn(1, 2)):
         locators[f"image{number}"] = str(tmp_path / f"{number}.png")
@@ -54,17 +54,17 @@ def test_the_same_inputs_give_the_same_bytes(out, tmp_path):
 
 
 def test_pictures_are_numbered_as_the_recipe_lists_them(out, tmp_path):
-    rights = []
+    correct = []
     locators = {}
     for number, (picture, questions) in enumerate(drawn(2, 11)):
         locators[f"image{number}"] = str(tmp_path / f"{number}.png")
         picture.save(locators[f"image{number}"])
-        rights.append(next(q.answer for q in questions if q.kind == "count"))
+        correct.append(next(q.answer for q in questions if q.kind == "count"))
     report = run(out, locators, tokens=2)
-    assert [entry["answers"]["engine"].split()[0] for entry in report["questions"]] == rights
+    assert [entry["answers"]["engine"].split()[0] for entry in report["questions"]] == correct
 
 
-def test_without_prompts_and_pictures_it_asks_its_own(out):
+def test_default_prompts_and_pictures_are_used_if_none_are_given(out):
     report = run(out, prompts=(), tokens=3)
     assert report["summary"]["questions"] == 2 * len(DEFAULT_PROMPTS)
 
@@ -107,7 +107,7 @@ def test_a_converted_picture_is_named_and_both_sides_see_it(out, tmp_path):
 
 
 def faulty(processor, change):
-    """The demo engine's processor with ``change`` applied to what it makes of a question."""
+    """The demo engine's processor with ``change`` applied to its requests."""
     return replace(processor, encode=lambda prompt, pictures: change(processor.encode(prompt, pictures)))
 
 
@@ -120,7 +120,7 @@ def measured_with(monkeypatch, change):
     )
 
 
-def test_a_prompt_that_is_not_transformers_is_an_error_of_its_own(monkeypatch):
+def test_a_prompt_that_differs_from_transformers_has_its_own_error(monkeypatch):
     def twice(request):
         return replace(request, ids=(request.ids[0], *request.ids))
 
@@ -129,12 +129,12 @@ def test_a_prompt_that_is_not_transformers_is_an_error_of_its_own(monkeypatch):
         assert words in error.message
 
 
-def test_pixels_that_are_not_transformers_are_an_error_of_their_own(monkeypatch):
+def test_pixels_that_differ_from_transformers_have_their_own_error(monkeypatch):
     def mirrored(request):
         return replace(request, pixels=request.pixels.flip(-1))
 
     error = refused(InputError, "MM598", measured_with, monkeypatch, mirrored)
-    for words in ("image 1", "`how many ?`", "of the pixels' values"):
+    for words in ("image 1", "`how many ?`", "of the pixel values"):
         assert words in error.message
     assert (
         "shape"
@@ -143,12 +143,12 @@ def test_pixels_that_are_not_transformers_are_an_error_of_their_own(monkeypatch)
             "MM598",
             measured_with,
             monkeypatch,
-            lambda asked: replace(asked, pixels=asked.pixels[..., 1:]),
+            lambda request: replace(request, pixels=request.pixels[..., 1:]),
         ).message
     )
 
 
-def test_logits_that_are_no_numbers_are_told_with_the_question_and_the_side(monkeypatch):
+def test_logits_that_are_not_numbers_are_reported_with_the_question_and_the_side(monkeypatch):
     real = parity._teacher_forced
     monkeypatch.setattr(
         parity, "_teacher_forced", lambda *given: real(*given).index_fill(0, torch.tensor([1]), nan)

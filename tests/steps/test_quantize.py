@@ -79,9 +79,9 @@ def test_a_model_and_data_become_a_calibrated_checkpoint(
     config = load_config(calibrated(tmp_path / "out", "int4_awq", data))
     assert (config.quant_algo, config.group_size, config.dtype) == ("W4A16_AWQ", 128, "float16")
     reported = capfd.readouterr().out
-    assert f"read by TensorRT-LLM {', '.join(SUPPORTED[:-1])}: their readers were run" in reported
-    assert f"taken by TensorRT-LLM {SUPPORTED[-1]} by their sources; their readers were not run" in reported
-    # Nothing but the checkpoint is left behind.
+    assert f"readable by TensorRT-LLM {', '.join(SUPPORTED[:-1])}: tested by running" in reported
+    assert f"readable by TensorRT-LLM {SUPPORTED[-1]} according to their sources; not tested" in reported
+    # No temporary files remain.
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "rank0.safetensors"}
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
@@ -94,7 +94,7 @@ def test_the_same_data_and_seed_give_the_same_bytes_and_another_seed_does_not(tm
     assert written[0] == written[1] != written[2]
 
 
-def test_samples_of_a_data_set_give_what_the_same_file_here_gives(
+def test_samples_of_a_data_set_give_the_same_result_as_a_local_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures = {
@@ -105,13 +105,13 @@ def test_samples_of_a_data_set_give_what_the_same_file_here_gives(
         fetched.mkdir()
         request = {"repo": REPO, "commit": FIRST, "file": None, "samples": 4, "seed": 6, "text_only": False}
         calibration_data.run(StepContext(params=request, out=fetched))
-    here = calibrated(tmp_path / "here", "fp8", ANSWERED, seed=6)
-    there = calibrated(tmp_path / "there", "fp8", None, inputs={"data": fetched}, seed=6, text_only=False)
-    assert (here / "rank0.safetensors").read_bytes() == (there / "rank0.safetensors").read_bytes()
+    local = calibrated(tmp_path / "local", "fp8", ANSWERED, seed=6)
+    remote = calibrated(tmp_path / "remote", "fp8", None, inputs={"data": fetched}, seed=6, text_only=False)
+    assert (local / "rank0.safetensors").read_bytes() == (remote / "rank0.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(("algorithm", "ranks"), [("int8", 1), ("int4", 2)])
-def test_weight_only_scales_suit_what_each_rank_sees_of_the_inputs(
+def test_weight_only_scales_are_fitted_to_the_inputs_of_each_rank(
     tmp_path: Path, algorithm: str, ranks: int
 ) -> None:
     plain, out = tmp_path / "plain", tmp_path / "out"
@@ -130,13 +130,13 @@ def test_weight_only_scales_suit_what_each_rank_sees_of_the_inputs(
     )
     quantize.run(context)
     assert load_config(out).quant_algo == weight_only.ALGORITHMS[algorithm].quant_algo
-    seen = quantize._moments(context)
+    moments = quantize._moments(context)
     for rank in range(ranks):
         before, after = open_tensors(plain, rank), open_tensors(out, rank)
-        for name, found in seen.items():
+        for name, whole in moments.items():
             cut = before[name].shape[1]
-            mine = found.columns((rank * cut, (rank + 1) * cut)) if cut < len(found.mean) else found
-            values, scales = clip_search.quantize(before[name], weight_only.ALGORITHMS[algorithm], mine)
+            own = whole.columns((rank * cut, (rank + 1) * cut)) if cut < len(whole.mean) else whole
+            values, scales = clip_search.quantize(before[name], weight_only.ALGORITHMS[algorithm], own)
             assert torch.equal(after[name], values)
             assert torch.equal(after[name.removesuffix("weight") + "per_channel_scale"], scales)
         assert not torch.equal(

@@ -1,4 +1,4 @@
-"""Steps of backend tensorrt-llm with the stand-in commands: every family and version, as actions and in order."""
+"""Steps of backend tensorrt-llm with stand-in commands: runs the actions of every family and version in order."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def vila_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def redirected(vila_code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """git finds GitHub's repository there."""
+    """Redirect git from GitHub to the local repository."""
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.{vila_code.as_uri()}.insteadOf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "https://github.com/Efficient-Large-Model/VILA.git")
 
 
 def cases() -> Iterator[tuple[str, str]]:
-    # flan-t5's text model is a recipe of its own up to 0.10, where both parts are needed apart.
+    # Up to 0.10 flan-t5 needs a separate recipe for its text model.
     for version in SUPPORTED:
         new = version in ("0.12.0", "1.2")
         vila = "vila1.5-3b-fp16" if new else "vila-7b-fp16"
@@ -100,7 +100,7 @@ def lowered(recipe: ResolvedRecipe, found: Environment | None, sm: int | None = 
 
 
 class Executed:
-    """Actions run one after the other, each in a directory of its own, outputs by definition key."""
+    """Runs actions one after the other, each in its own directory; keeps outputs by definition key."""
 
     def __init__(self, recipe: ResolvedRecipe, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.recipe, self.root, self.monkeypatch = recipe, root, monkeypatch
@@ -136,7 +136,7 @@ class Executed:
 
 
 @pytest.mark.parametrize(("version", "model"), list(cases()))
-def test_a_recipe_is_built_and_asked(
+def test_a_recipe_is_built_and_run(
     version: str,
     model: str,
     installed: Mapping[str, Environment],
@@ -171,7 +171,7 @@ def failing(
     variables: Mapping[str, str],
     last: str,
 ) -> MmbuildError:
-    """The error of the action ``last``, whose commands see ``variables``; all before it end well."""
+    """The error of action ``last``, whose commands see ``variables``; all actions before it succeed."""
     entry = json.loads(environment.locator)
     executed = Executed(recipe, root, monkeypatch)
     for action in lowered(recipe, environment).actions:
@@ -196,7 +196,7 @@ def failing(
         ("onnx", "build_visual", "MM675"),
     ],
 )
-def test_a_command_that_leaves_something_wrong_fails_its_action(
+def test_a_command_with_wrong_output_fails_its_action(
     fault: str,
     step: str,
     code: str,
@@ -207,15 +207,15 @@ def test_a_command_that_leaves_something_wrong_fails_its_action(
     recipe = variant("llava-fp16", "0.10.0", "engine.quantization=int8", "engine.tensorrt_llm.fused_mlp=auto")
     error = failing(recipe, installed["0.10.0"], tmp_path, monkeypatch, {"STANDIN_FAULTS": fault}, step)
     assert error.code == code
-    assert "ended with 0" in error.message
+    assert "exited with status 0" in error.message
     assert str(tmp_path) not in error.message
     assert error.hint
 
 
-def test_an_engine_for_two_ranks_is_asked_on_two(
+def test_an_engine_for_two_ranks_runs_on_two(
     installed: Mapping[str, Environment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stand-in's runner refuses any other number than the engine's, as upstream's does."""
+    """The stand-in runner rejects any other number of ranks, like upstream's."""
     recipe = variant("llava-fp16", "1.2", "engine.tensor_parallel=2", "verify={prompts: [why]}")
     executed = Executed(recipe, tmp_path, monkeypatch)
     graph = lowered(recipe, installed["1.2"])
@@ -224,7 +224,7 @@ def test_an_engine_for_two_ranks_is_asked_on_two(
     assert [entry["prompt"] for entry in report["questions"]] == ["why"]
 
 
-def test_code_that_has_moved_on_stops_the_build_before_anything_is_converted(
+def test_changed_upstream_code_stops_the_build_before_anything_is_converted(
     installed: Mapping[str, Environment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = variant("vila-7b-fp16", "0.9.0", "model.code=null")
@@ -232,10 +232,10 @@ def test_code_that_has_moved_on_stops_the_build_before_anything_is_converted(
     assert error.code == "MM701"
 
 
-def test_commands_see_the_model_under_a_name_that_means_nothing_else(
+def test_commands_see_the_model_under_a_neutral_name(
     installed: Mapping[str, Environment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A store or home with `vila` in its path must not make a LLaVA one: every argument is relative."""
+    """A store or home with `vila` in its path must not turn a LLaVA model into VILA: all arguments are relative."""
     root = tmp_path / "avila"
     root.mkdir()
     recipe = variant("llava-fp16", "0.9.0")

@@ -1,4 +1,4 @@
-"""verify: the report, and what makes it fail."""
+"""Step verify: the report, and what makes the step fail."""
 
 import json
 
@@ -23,8 +23,8 @@ def report():
     return verify.report_of(measures, {}, "model")
 
 
-def parted(report, *, tie, quant_algo=None):
-    """The report as if its question had parted at the third token."""
+def with_difference(report, *, tie, quant_algo=None):
+    """The report with a difference at the third token of its question."""
     difference = {
         "position": 2,
         "reference_token": 11,
@@ -44,11 +44,11 @@ def test_an_identical_engine_passes(report):
 
 
 def test_a_tie_passes(report):
-    require_agreement(parted(report, tie=True))
+    require_agreement(with_difference(report, tie=True))
 
 
 def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(report):
-    error = refused(VerifyError, "MM560", require_agreement, parted(report, tie=False))
+    error = refused(VerifyError, "MM560", require_agreement, with_difference(report, tie=False))
     assert error.message == (
         "the engine disagrees with transformers: image 1, prompt `how many ?`, token 3: after `two red` transformers "
         "has `circles` (token 11, logits 5.0000 over 4.0000), the engine has `squares` (token 12, logits 4.7500 over "
@@ -57,7 +57,7 @@ def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(repo
 
 
 def test_a_side_that_had_ended_is_named(report):
-    entry = parted(report, tie=False)["questions"][0]
+    entry = with_difference(report, tie=False)["questions"][0]
     difference = {
         **entry["difference"],
         "engine_token": None,
@@ -69,17 +69,17 @@ def test_a_side_that_had_ended_is_named(report):
     assert reported.endswith("transformers has `circles` (token 11), the engine ends its answer")
 
 
-def test_a_long_prompt_is_not_printed_whole(report):
-    entry = {**parted(report, tie=False)["questions"][0], "prompt": "why " * 500}
+def test_a_long_prompt_is_shortened(report):
+    entry = {**with_difference(report, tie=False)["questions"][0], "prompt": "why " * 500}
     assert len(verify.describe(entry)) < 300
 
 
-def test_a_quantized_engine_may_part_where_its_gates_let_it(report):
-    require_agreement(parted(report, tie=False, quant_algo="W4A16"))
+def test_a_quantized_engine_may_differ_within_its_gates(report):
+    require_agreement(with_difference(report, tie=False, quant_algo="W4A16"))
 
 
 def run(tmp_path, measures, gates, weights="model"):
-    """The step; returns the directory that it wrote into."""
+    """Run the step; returns its output directory."""
     given, out = tmp_path / "measures", tmp_path / "out"
     (given / measure.PICTURES).mkdir(parents=True)
     out.mkdir()
@@ -92,7 +92,7 @@ def run(tmp_path, measures, gates, weights="model"):
     return out
 
 
-def test_the_step_writes_verdicts_into_the_report_and_a_page_beside_it(tmp_path):
+def test_the_step_writes_verdicts_to_the_report_and_a_page_next_to_it(tmp_path):
     measures = reports.measures([0.01, 0.03], quant_algo="W4A16")
     out = run(tmp_path, measures, {"max_kl": {"bound": 0.5, "origin": "recipe"}})
     written = json.loads((out / "report.json").read_text())
@@ -103,7 +103,7 @@ def test_the_step_writes_verdicts_into_the_report_and_a_page_beside_it(tmp_path)
     assert (out / "report.html").read_text() == page(written, {})
 
 
-def test_a_failed_gate_leaves_the_report_and_fails(tmp_path):
+def test_a_failed_gate_fails_the_step_and_keeps_the_report(tmp_path):
     measures = reports.measures([2.0, 3.0], quant_algo="W4A16")
     gates = {"max_kl": {"bound": 0.5, "origin": "recipe"}}
     error = refused(GateError, "MM590", run, tmp_path, measures, gates)
@@ -111,6 +111,6 @@ def test_a_failed_gate_leaves_the_report_and_fails(tmp_path):
     assert not json.loads((tmp_path / "out" / "report.json").read_text())["gates"][0]["passed"]
 
 
-def test_a_report_is_whole_or_not_there(report, tmp_path):
+def test_a_report_is_written_completely_or_not_at_all(report, tmp_path):
     refused(VerifyError, "MM562", verify.write, report, {}, tmp_path / "no" / "report.json")
     assert not (tmp_path / "no").exists()

@@ -1,4 +1,4 @@
-"""Quality of an engine's answers next to those of the unquantized model: gates, statistics, the report.
+"""Evaluates the quality of an engine's answers against the unquantized model: gates, statistics, the report.
 
-Plain data in and out: nothing here imports torch. ``steps/measure.py`` makes the measurements.
+Works on plain data: nothing here imports torch. ``steps/measure.py`` takes the measurements.
 """

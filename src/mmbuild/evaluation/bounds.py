@@ -1,4 +1,4 @@
-"""The bounds an engine is held to: what a recipe states, and what holds where it states nothing."""
+"""Bounds of gates: those a recipe states, and the defaults for the others."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import yaml
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 
 NAMES = ("min_answer_agreement", "max_kl", "max_perplexity_ratio", "min_greedy_prefix")
-"""Gates, in the order in which they are told."""
+"""Gates, in the order of the report."""
 
 RECIPE, DEFAULT = "recipe", "default"
 
-# Of engines whose recipe is not known: what the checkpoint calls the algorithm.
+# For engines whose recipe is unknown: the algorithm by its name in the checkpoint.
 _ALGORITHM: Mapping[str, str] = MappingProxyType(
     {"W8A16": "int8", "W4A16": "int4", **{how.quant_algo: name for name, how in ALGORITHMS.items()}}
 )
@@ -25,7 +25,7 @@ _ALGORITHM: Mapping[str, str] = MappingProxyType(
 
 @cache
 def defaults() -> Mapping[str, Mapping[str, float]]:
-    """``gates.yaml``: bound by gate, by algorithm."""
+    """``gates.yaml``: default bounds by algorithm and gate."""
     text = (files("mmbuild.evaluation") / "gates.yaml").read_text(encoding="utf-8")
     return MappingProxyType(yaml.safe_load(text))
 
@@ -34,20 +34,20 @@ def bounds(algorithm: str, stated: Mapping[str, float | None], *, dummy: bool = 
     """The gates of a build as plain data, ``{gate: {"bound", "origin"}}``.
 
     Args:
-        algorithm: As in recipes; ``none`` has no defaults, it must be identical up to rounding.
-        stated: The recipe's ``gates``; None is as good as absent.
-        dummy: Whether the weights are random: defaults say nothing of those.
+        algorithm: As in recipes. ``none`` has no defaults: such an engine must be identical up to rounding.
+        stated: The recipe's ``gates``; None counts as absent.
+        dummy: Whether the weights are random; defaults do not apply to those.
     """
-    usual = {} if dummy else defaults().get(algorithm, {})
-    found: dict[str, Any] = {}
+    default = {} if dummy else defaults().get(algorithm, {})
+    gates: dict[str, Any] = {}
     for name in NAMES:
         if stated.get(name) is not None:
-            found[name] = {"bound": stated[name], "origin": RECIPE}
-        elif name in usual:
-            found[name] = {"bound": usual[name], "origin": DEFAULT}
-    return found
+            gates[name] = {"bound": stated[name], "origin": RECIPE}
+        elif name in default:
+            gates[name] = {"bound": default[name], "origin": DEFAULT}
+    return gates
 
 
 def usual_bounds(quant_algo: str | None) -> dict[str, Any]:
-    """Default gates of an engine whose recipe is not known, by its checkpoint's ``quant_algo``."""
+    """Default gates of an engine whose recipe is unknown, by its checkpoint's ``quant_algo``."""
     return bounds(_ALGORITHM.get(quant_algo or "", "none"), {})

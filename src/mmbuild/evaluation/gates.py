@@ -1,8 +1,8 @@
-"""Gates: what is measured of each, and the verdicts.
+"""Gates: the measured quantities and the verdicts.
 
-A gate passes exactly when its measured value is within its bound. The 95 % interval says how firm that is: where
-it holds the bound, the questions do not settle the matter, and that is said with the verdict. Refusing a sound
-engine costs another look; publishing a broken one costs its users.
+A gate passes exactly when its measured value is within its bound. If the 95 % interval contains the bound, the number
+of questions is too small for a reliable verdict, and the verdict says so. Rejecting a good engine costs another look;
+publishing a broken one costs its users.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Questions = Sequence[Mapping[str, Any]]
 
 
 class GateError(MmbuildError):
-    """An engine that failed its gates."""
+    """The engine failed a gate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What a gate bounds.
+    """A quantity that a gate bounds.
 
     Attributes:
-        title: For people.
-        unit: After a number, with its space; may be empty.
-        measure: From a report's questions.
-        least: Whether the bound is a least value; else a largest.
+        title: Display name.
+        unit: Suffix of numbers, with its leading space; may be empty.
+        measure: Computes it from a report's questions.
+        least: Whether the bound is a minimum; else a maximum.
     """
 
     title: str
@@ -43,32 +43,35 @@ class Quantity:
 
 
 def _agreement(questions: Questions) -> Estimate:
-    return statistics.share([one["answers"]["engine"] == one["answers"]["reference"] for one in questions])
+    return statistics.share([item["answers"]["engine"] == item["answers"]["reference"] for item in questions])
 
 
 def _tokens(questions: Questions) -> list[int]:
-    """Tokens of each of the reference's answers, its end token included."""
-    return [len(one["reference_tokens"]) for one in questions]
+    """Number of tokens in each of the reference's answers, its end token included."""
+    return [len(item["reference_tokens"]) for item in questions]
 
 
 def _kl(questions: Questions) -> Estimate:
-    found = statistics.ratio([sum(one["kl"]) for one in questions], _tokens(questions))
-    return statistics.transform(found, lambda value: max(value, 0.0))
+    estimate = statistics.ratio([sum(item["kl"]) for item in questions], _tokens(questions))
+    return statistics.transform(estimate, lambda value: max(value, 0.0))
 
 
 def _perplexity_ratio(questions: Questions) -> Estimate:
-    parts = [sum(one["reference_log_probs"]) - sum(one["engine_log_probs"]) for one in questions]
-    return statistics.transform(statistics.ratio(parts, _tokens(questions)), _exp)
+    sums = [sum(item["reference_log_probs"]) - sum(item["engine_log_probs"]) for item in questions]
+    return statistics.transform(statistics.ratio(sums, _tokens(questions)), _exp)
 
 
 def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0))  # beyond, a float overflows; any gate has failed long before
+    return math.exp(min(value, 700.0))  # larger values overflow a float; any gate has failed long before
 
 
 def _prefix(questions: Questions) -> Estimate:
-    # An answer that is equal to its end would be equal however long it were: it counts for the whole length.
+    # An answer that is equal to its end counts for the maximum length.
     return statistics.mean(
-        [one["equal_prefix"] if one["difference"] is not None else one["max_new_tokens"] for one in questions]
+        [
+            item["equal_prefix"] if item["difference"] is not None else item["max_new_tokens"]
+            for item in questions
+        ]
     )
 
 
@@ -83,9 +86,9 @@ QUANTITIES: Mapping[str, Quantity] = MappingProxyType(
 
 
 def measure_quantities(questions: Questions) -> dict[str, Any]:
-    """Every quantity of a report's questions, whether a gate bounds it or not.
+    """All quantities of a report's questions, whether a gate bounds them or not.
 
-    Each mean over tokens is over the tokens of the reference's answers, up to and including the end token.
+    Means over tokens cover the tokens of the reference's answers, up to and including the end token.
     """
     return {name: _plain(QUANTITIES[name].measure(questions)) for name in NAMES}
 
@@ -94,8 +97,8 @@ def gate_verdicts(quality: Mapping[str, Any], bounds: Mapping[str, Any]) -> list
     """A verdict for each gate of ``bounds``, as plain data.
 
     Args:
-        quality: Of :func:`measure_quantities`.
-        bounds: Of :func:`mmbuild.evaluation.bounds.bounds`.
+        quality: Result of :func:`measure_quantities`.
+        bounds: Result of :func:`mmbuild.evaluation.bounds.bounds`.
     """
     return [
         {
@@ -118,20 +121,20 @@ def _plain(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _verdict(name: str, bound: float, found: Mapping[str, Any]) -> dict[str, bool]:
-    value, interval = found["value"], found["interval"]
+def _verdict(name: str, bound: float, measured: Mapping[str, Any]) -> dict[str, bool]:
+    value, interval = measured["value"], measured["interval"]
     passed = value >= bound if QUANTITIES[name].least else value <= bound
     settled = interval is not None and not interval[0] <= bound <= interval[1]
-    # An interval of no width at the bound itself: every question gave the same.
+    # An interval of width 0: every question gave the same value.
     exact = interval is not None and interval[0] == interval[1]
     return {"passed": passed, "settled": settled or exact}
 
 
 def require(verdicts: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse an engine that failed a gate.
+    """Check that every gate passed.
 
     Raises:
-        GateError: MM590, with every failed gate, its value, its bound and by how much.
+        GateError: MM590, listing every failed gate with its value, its bound and the difference.
     """
     failed = [verdict for verdict in verdicts if not verdict["passed"]]
     if failed:
@@ -140,7 +143,7 @@ def require(verdicts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def describe(verdict: Mapping[str, Any]) -> str:
-    """A verdict in one sentence."""
+    """Describe a verdict in one sentence."""
     quantity = QUANTITIES[verdict["gate"]]
     value, bound = verdict["value"], verdict["bound"]
     limit = "at least" if quantity.least else "at most"
@@ -151,18 +154,18 @@ def describe(verdict: Mapping[str, Any]) -> str:
     )
 
 
-def noise(found: Mapping[str, Any]) -> str:
-    """How many questions a value is of, and its 95 % interval."""
-    count = found["samples"]
+def noise(measured: Mapping[str, Any]) -> str:
+    """The number of questions behind a value, and its 95 % interval."""
+    count = measured["samples"]
     request = f"{count} question{'' if count == 1 else 's'}"
-    if found["interval"] is None:
+    if measured["interval"] is None:
         return f"{request}, too few for an interval"
-    low, high = found["interval"]
+    low, high = measured["interval"]
     return f"{request}, 95 % interval {number(low)} to {number(high)}"
 
 
 def number(value: float) -> str:
-    """Four digits are more than the noise leaves."""
+    """Format with four significant digits, which is finer than the noise."""
     return f"{value:.4g}"
 
 
@@ -173,10 +176,10 @@ def _too(least: bool) -> str:
 def _hint(failed: Sequence[Mapping[str, Any]]) -> str:
     unsettled = [verdict["gate"] for verdict in failed if not verdict["settled"]]
     more = (
-        f"Too few questions to settle {', '.join(unsettled)}: ask more in `verify`. Else use"
+        f"too few questions to settle {', '.join(unsettled)}: add more in `verify`; otherwise use"
         if unsettled
-        else "Use"
+        else "use"
     )
-    own = [verdict["gate"] for verdict in failed if verdict["origin"] != RECIPE]
-    where = f", which are defaults ({', '.join(own)})" if own else ""
-    return f"{more} a finer quantization, or set wider bounds in the recipe's `gates`{where}"
+    defaults = [verdict["gate"] for verdict in failed if verdict["origin"] != RECIPE]
+    origin = f" (currently defaults: {', '.join(defaults)})" if defaults else ""
+    return f"{more} a finer quantization, or set wider bounds in the recipe's `gates`{origin}"

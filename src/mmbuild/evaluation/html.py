@@ -1,4 +1,4 @@
-"""A report as one page: everything inline, no script, nothing fetched, readable without styles."""
+"""Renders a report as one HTML page: everything inline, no scripts, no requests, readable without styles."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mmbuild.evaluation.plots import Plot
 
 
 def page(report: Mapping[str, Any], small: Mapping[int, bytes]) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        report: Of :func:`mmbuild.steps.verify.report_of`.
-        small: PNG files of the pictures, by number; what is missing is left out.
+        report: Result of :func:`mmbuild.steps.verify.report_of`.
+        small: PNG thumbnails by number; missing ones are omitted.
     """
     summary, questions = report["summary"], report["questions"]
     mark = next((gate["bound"] for gate in report["gates"] if gate["gate"] == "max_kl"), None)
-    by_question = [one["mean_kl"] for one in questions]
+    by_question = [item["mean_kl"] for item in questions]
     values = {
         "report": report,
         "kind": f"{summary['dtype']}, {summary['quant_algo'] or 'not quantized'}",
@@ -33,9 +33,9 @@ def page(report: Mapping[str, Any], small: Mapping[int, bytes]) -> str:
 
 
 def _by_position(questions: Sequence[Mapping[str, Any]]) -> list[float]:
-    longest = max(len(one["kl"]) for one in questions)
-    found = []
+    longest = max(len(item["kl"]) for item in questions)
+    means = []
     for position in range(longest):
-        at = [one["kl"][position] for one in questions if len(one["kl"]) > position]
-        found.append(sum(at) / len(at))
-    return found
+        values = [item["kl"][position] for item in questions if len(item["kl"]) > position]
+        means.append(sum(values) / len(values))
+    return means

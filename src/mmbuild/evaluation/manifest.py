@@ -1,4 +1,4 @@
-"""What ``manifest.json`` of a build says: of a published engine, or of one that was refused."""
+"""Reads ``manifest.json`` of a published engine or of a rejected one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
 
 
 def read(build: Path) -> Mapping[str, Any]:
-    """The manifest; empty where there is no readable one."""
+    """The manifest; empty if it is missing or damaged."""
     try:
         content = read_object(build / NAME, ENGINE_MANIFEST)
     except (OSError, FileRefusedError):
@@ -42,15 +42,15 @@ def read(build: Path) -> Mapping[str, Any]:
 
 
 def actions(build: Path, step: str) -> list[Mapping[str, Any]]:
-    """The entries of ``step``, the refused one included; none where the manifest is damaged."""
+    """The entries of ``step``, including a rejected one; none if the manifest is damaged."""
     content = read(build)
-    found = [*content.get("actions", ()), *content.get("refused", ())]
-    return [action for action in found if action.get("step") == step]
+    entries = [*content.get("actions", ()), *content.get("refused", ())]
+    return [action for action in entries if action.get("step") == step]
 
 
 def weights(build: Path) -> str | None:
-    """``dummy`` where the weights are random, ``model`` where they are not, None where nobody knows."""
-    kinds = [one.get("params", {}).get("kind") for one in actions(build, "download")]
+    """``dummy`` if the weights are random, ``model`` if not, None if unknown."""
+    kinds = [action.get("params", {}).get("kind") for action in actions(build, "download")]
     if not kinds:
         return None
     return "dummy" if "dummy" in kinds else "model"

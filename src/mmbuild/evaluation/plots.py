@@ -1,4 +1,4 @@
-"""Geometry of plots; ``templates/plot.html.j2`` draws them, with the same bytes for the same numbers."""
+"""Geometry of plots; ``templates/plot.html.j2`` draws them. The output is deterministic."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Plot:
     """Values at 1, 2, ... over axes from 0 to a round number.
 
     Attributes:
-        values: Not empty, none below 0.
-        title: Read aloud in place of the picture.
-        across: What the horizontal axis counts.
-        mark: A level to draw across, such as a gate's bound; named where it is above all values.
-        as_bars: A bar for each value instead of joined points.
+        values: Not empty, not negative.
+        title: Label for screen readers.
+        across: Label of the horizontal axis.
+        mark: A horizontal line, such as a gate's bound; shown as text if it is above all values.
+        as_bars: Draw bars instead of connected points.
     """
 
     width: ClassVar[int] = 640
@@ -39,7 +39,7 @@ class Plot:
 
     @property
     def most(self) -> float:
-        """The upper end of the axis: a round number that no value exceeds."""
+        """The upper end of the vertical axis: a round number that no value exceeds."""
         most = max(self.values)
         if most <= 0:
             return 1.0
@@ -57,7 +57,7 @@ class Plot:
 
     @property
     def bars(self) -> list[tuple[float, float, float]]:
-        """(x, y, width) of each bar, which goes down to the axis."""
+        """(x, y, width) of each bar; bars extend down to the axis."""
         step = self._step
         return [
             (self.left + (at + 0.1) * step, self.y(value), 0.8 * step)

@@ -1,7 +1,7 @@
 """Means over questions with their 95 % intervals.
 
-A question is the sample, not a token: tokens of one answer depend on each other. Questions about one picture do
-too, so that intervals are rather too narrow than too wide.
+The samples are questions, not tokens: tokens of one answer depend on each other. So do questions about one image,
+which makes the intervals too narrow rather than too wide.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _Z = 1.959964
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the normal one is near enough.
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; for more, the normal one is close enough.
 _T = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281,
     2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860,
@@ -27,7 +27,7 @@ class Estimate:
         value: The estimate.
         error: Its standard error; None with fewer than two samples.
         interval: Its 95 % interval; None with fewer than two samples.
-        samples: How many questions it is of.
+        samples: Number of questions.
     """
 
     value: float
@@ -42,10 +42,10 @@ def quantile(freedom: int) -> float:
 
 
 def ratio(sums: Sequence[float], weights: Sequence[float]) -> Estimate:
-    """``sum(sums) / sum(weights)``: a mean per token where each question has ``weights`` of them.
+    """``sum(sums) / sum(weights)``: a mean per token, where ``weights`` are the numbers of tokens per question.
 
-    The error is that of the ratio estimator (Cochran, Sampling Techniques, section 6.4): residuals are taken
-    against the common ratio, so that long answers count for more.
+    The error is that of the ratio estimator (Cochran, Sampling Techniques, section 6.4): residuals are relative to
+    the common ratio, so long answers count for more.
     """
     count, total = len(sums), sum(weights)
     value = sum(sums) / total
@@ -58,12 +58,12 @@ def ratio(sums: Sequence[float], weights: Sequence[float]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """The mean of one value a question."""
+    """The mean of one value per question."""
     return ratio(values, [1.0] * len(values))
 
 
 def share(hits: Sequence[bool]) -> Estimate:
-    """The share of ``hits``, with Wilson's interval: it holds for few samples and at 0 and 1 too."""
+    """The fraction of ``hits`` with Wilson's interval, which is valid for few samples and at 0 and 1 too."""
     count, value = len(hits), sum(hits) / len(hits)
     if count < 2:
         return Estimate(value, None, None, count)
@@ -75,7 +75,7 @@ def share(hits: Sequence[bool]) -> Estimate:
 
 
 def transform(estimate: Estimate, function: Callable[[float], float]) -> Estimate:
-    """``estimate`` through a growing ``function``; the error goes with the interval's upper half."""
+    """Apply an increasing ``function`` to ``estimate``; the error follows from the interval's upper half."""
     value = function(estimate.value)
     if estimate.interval is None:
         return Estimate(value, None, None, estimate.samples)

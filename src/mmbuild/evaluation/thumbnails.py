@@ -1,4 +1,4 @@
-"""The pictures that questions are about: small copies for a report, and what tells two of them apart."""
+"""Thumbnails and digests of the images that questions are about."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from mmbuild.base.files import entries, read_file
 from mmbuild.models.images import PICTURE_BYTES, open_picture
 
 EDGE = 144
-"""Longest side of a small copy, pixels."""
+"""Longest side of a thumbnail, pixels."""
 
 
 def small(image: Any) -> bytes:
-    """``image`` as a PNG file of at most EDGE x EDGE pixels.
+    """Thumbnail of ``image``: a PNG file of at most EDGE x EDGE pixels.
 
     Args:
-        image: Whatever :func:`mmbuild.models.images.open_picture` takes.
+        image: Anything that :func:`mmbuild.models.images.open_picture` takes.
     """
     from PIL import Image
 
     picture = open_picture(image).image.copy()
     picture.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
-    held = io.BytesIO()
-    picture.save(held, "PNG", optimize=True)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def digest(image: Any) -> str:
-    """BLAKE3, hex, of the size and the RGB pixels: equal for equal pictures, however they are stored."""
+    """BLAKE3, hex, of the size and the RGB pixels: independent of the file format."""
     from blake3 import blake3
 
     picture = open_picture(image).image
@@ -38,14 +38,14 @@ def digest(image: Any) -> str:
 
 
 def save(images: Sequence[Any], directory: Path) -> None:
-    """Small copies as ``1.png``, ``2.png``, ..."""
+    """Save thumbnails as ``1.png``, ``2.png``, ..."""
     directory.mkdir()
     for number, image in enumerate(images, 1):
         (directory / f"{number}.png").write_bytes(small(image))
 
 
 def load(directory: Path) -> Mapping[int, bytes]:
-    """What :func:`save` left, by number."""
+    """Load the thumbnails that :func:`save` wrote, by number."""
     return {
         int(path.stem): read_file(path, PICTURE_BYTES)
         for path in entries(directory)

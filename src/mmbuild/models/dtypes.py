@@ -1,4 +1,4 @@
-"""Number formats of activations and weights, as torch knows them."""
+"""torch dtypes by the names of number formats."""
 
 from __future__ import annotations
 

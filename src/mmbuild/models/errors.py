@@ -1,4 +1,4 @@
-"""Errors of models: their files, sources, weights and checkpoints, and engines."""
+"""Errors about models: files, sources, weights, checkpoints and engines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from mmbuild.base.errors import MmbuildError
 
 
 class EngineError(MmbuildError):
-    """An engine that cannot be built, loaded or run on the given input."""
+    """An engine cannot be built, loaded or run on the given input."""
 
 
 class ModelFilesError(MmbuildError):
-    """Files of a model directory that contradict each other, or that no engine can be built from."""
+    """Files of a model directory contradict each other, or no engine can be built from them."""
 
 
 class SourceError(MmbuildError):
-    """A source that cannot be had, or is not what it should be."""
+    """A source is unavailable or has unexpected content."""
 
 
 class CheckpointError(MmbuildError):
-    """Weights that cannot be converted or read; the message names the tensor and the file."""
+    """Weights cannot be converted or read; the message names the tensor and the file."""

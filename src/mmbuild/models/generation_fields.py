@@ -1,4 +1,4 @@
-"""The table of transformers' generation settings: what mmbuild does with each field of ``GenerationConfig``."""
+"""Table of transformers' generation settings: how mmbuild handles each field of ``GenerationConfig``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _INT64 = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A kind of value.
+    """A type of value.
 
     Attributes:
-        fits: Takes a value and the size of the vocabulary, None where it is unknown.
-        expected: The kind in words.
+        fits: Checks a value, given the size of the vocabulary (None if unknown).
+        expected: Description of the type.
     """
 
     fits: Callable[[Any, int | None], bool]
@@ -57,7 +57,7 @@ def _words(value: Any, vocab_size: int | None) -> bool:
 
 def _biases(value: Any, vocab_size: int | None) -> bool:
     def biased(pair: Any) -> bool:
-        # transformers refuses id 0 here, and numbers written without a decimal point.
+        # transformers rejects id 0 here, and numbers without a decimal point.
         ids = isinstance(pair, list) and len(pair) == 2 and pair[0]
         return isinstance(pair[1], float) and _all(ids, lambda item: _known(item, vocab_size) and item > 0)
 
@@ -65,7 +65,7 @@ def _biases(value: Any, vocab_size: int | None) -> bool:
 
 
 def _penalty(value: Any, _: int | None) -> bool:
-    # 1 is compared and never used; any other number must be a float.
+    # 1 has no effect and may be an integer; any other number must be a float.
     return _is_number(value) and (value == 1 or (isinstance(value, float) and value > 0))
 
 
@@ -118,7 +118,7 @@ class Field:
     beams_only: bool = False
 
     def changes(self, value: Any) -> bool:
-        """Whether ``value`` changes anything."""
+        """Whether ``value`` has an effect."""
         if value is None or value in self.neutral or (self.form == "tokens" and not value):
             return False
         if self.form == "count":

@@ -1,7 +1,7 @@
-"""Settings that travel with a model: its ``generation_config.json``, as transformers 5.10 to 5.17 reads it.
+"""Reads the generation settings of a model, ``generation_config.json``, like transformers 5.10 to 5.17.
 
-What becomes of each field is data (:mod:`mmbuild.models.generation_fields`). A model without the file has the fields
-in its ``config.json`` (``GenerationConfig.from_model_config``). Imports neither torch nor transformers.
+A table defines the handling of each field (:mod:`mmbuild.models.generation_fields`). Without the file, the fields
+come from ``config.json`` (``GenerationConfig.from_model_config``). Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from mmbuild.models.generation_fields import FORMS, dropped_by_config_classes, f
 FILE = "generation_config.json"
 CONFIG = "config.json"
 Load = Callable[[str], Mapping[str, Any] | None]
-"""The parsed JSON object of a file, named from the model's directory on; None where there is no such file."""
+"""Loads a JSON object by its path in the model's directory; None if there is no such file."""
 
 _SECTIONS = ("decoder", "generator", "text_config")
 START = "decoder_start_token_id"
-"""The field that holds the first token of an encoder-decoder's answers, wherever it was written."""
+"""The field for the start token of an encoder-decoder's answers, whichever field stated it."""
 _STARTS = (START, "bos_token_id")
 
 
 class SettingsError(MmbuildError):
-    """Generation settings that cannot be read, or that transformers cannot generate with."""
+    """Generation settings cannot be read, or transformers cannot generate with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SettingsPlace:
-    """Where transformers takes the settings from that a model's decoder generates with.
+    """Location of the settings that transformers uses for a model's decoder.
 
     Attributes:
-        file: The generation config, named from the model's directory on; None: no file is read.
-        config: The ``config.json`` whose fields count where there is no such file.
-        section: Section of the model's own ``config.json`` to use where ``config`` is missing.
-        class_defaults: Where no file is read: what the section's config class adds. None: the JSON counts as it is.
+        file: Path of the generation config in the model's directory; None: no file is read.
+        config: The ``config.json`` to use if there is no such file.
+        section: Section of the model's ``config.json`` to use if ``config`` is missing.
+        class_defaults: If no file is read: defaults added by the section's config class. None: use the JSON only.
     """
 
     file: str | None = FILE
@@ -49,19 +49,19 @@ class SettingsPlace:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every file that may matter, named from the model's directory on."""
+        """Paths of all relevant files in the model's directory."""
         return tuple(dict.fromkeys(name for name in (self.file, FILE, self.config, CONFIG) if name))
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who decodes with the settings.
+    """Properties of the decoder that uses the settings.
 
     Attributes:
-        vocab_size: Logits of a step; None: unknown, and no id is too large.
+        vocab_size: Number of logits; None: unknown, so ids are not limited.
         encoder_decoder: Whether answers begin with a start token.
-        beams: Whether beams may be searched.
-        obey: False: only end tokens and the start token count.
+        beams: Whether beam search is possible.
+        obey: False: use only end tokens and the start token.
     """
 
     vocab_size: int | None = None
@@ -76,9 +76,9 @@ class GenerationSettings:
 
     Attributes:
         eos_token_ids: Ids that end an answer.
-        fields: Fields that the engine obeys and that change something, by name; ``decoder_start_token_id`` may stem
+        fields: Fields that the engine applies and that have an effect, by name; ``decoder_start_token_id`` may come
             from ``bos_token_id``.
-        not_applied: Fields that would change what transformers generates, and that the engine does not apply.
+        not_applied: Fields that have an effect in transformers, but that the engine does not apply.
     """
 
     eos_token_ids: tuple[int, ...] = ()
@@ -88,7 +88,7 @@ class GenerationSettings:
 
 @dataclass(frozen=True, slots=True)
 class SettingsFinding:
-    """Something to report about settings.
+    """A diagnostic about settings.
 
     Attributes:
         code: ``MM720`` to ``MM725``.
@@ -105,12 +105,12 @@ class SettingsFinding:
 
 @dataclass(frozen=True, slots=True)
 class SettingsReading:
-    """What the files of a model say.
+    """Result of reading a model's settings.
 
     Attributes:
-        settings: What decoding needs. Meaningless where a finding is an error.
+        settings: The settings; undefined if a finding is an error.
         findings: Errors and warnings.
-        where: The file that the settings are from, as messages print it.
+        where: The file that the settings come from, for messages.
     """
 
     settings: GenerationSettings
@@ -118,7 +118,7 @@ class SettingsReading:
     where: str
 
     def require(self) -> GenerationSettings:
-        """The settings.
+        """Return the settings.
 
         Raises:
             SettingsError: MM721, transformers cannot generate with them.
@@ -130,16 +130,16 @@ class SettingsReading:
 
 
 def read_directory(directory: Path, place: SettingsPlace, reader: Reader) -> SettingsReading:
-    """The settings of a model directory.
+    """Read the settings of a model directory.
 
     Raises:
-        SettingsError: MM722, a file that counts cannot be read or holds no JSON object.
+        SettingsError: MM722, a relevant file cannot be read or is not a JSON object.
     """
     return read_settings(files_of(directory), place, reader, display(directory))
 
 
 def files_of(directory: Path) -> Load:
-    """The parsed files of a model directory; raises as :func:`read_directory`."""
+    """A loader for the files of a model directory; raises as :func:`read_directory`."""
     return lambda name: _load(directory / name)
 
 
@@ -151,13 +151,13 @@ def settings_files(directory: Path, place: SettingsPlace) -> tuple[Path, ...]:
 def read_settings(
     load: Load, place: SettingsPlace, reader: Reader = Reader(), label: str = ""
 ) -> SettingsReading:
-    """The settings of a model of which some files are at hand.
+    """Read the settings of a model.
 
     Args:
-        load: Returns the parsed files; called with ``place.names``.
-        place: Where the model's family has its settings.
-        reader: Who decodes with them.
-        label: What the model's directory is called in messages; may be empty.
+        load: Loads the files; called with ``place.names``.
+        place: Location of the settings for the model's family.
+        reader: Properties of the decoder.
+        label: Name of the model's directory in messages; may be empty.
 
     Raises:
         SettingsError: As ``load`` does.
@@ -179,7 +179,7 @@ def read_settings(
 
 
 def _effective(load: Load, place: SettingsPlace) -> tuple[str, Mapping[str, Any]]:
-    """The file that counts, and its values of the table's fields."""
+    """The effective file, and its values of the table's fields."""
     content = load(place.file) if place.file else None
     if place.file and content is not None:
         return place.file, _known({**content, **_forced_bos(content, content.get("_from_model_config"))})
@@ -193,14 +193,14 @@ def _effective(load: Load, place: SettingsPlace) -> tuple[str, Mapping[str, Any]
 
 
 def _from_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``GenerationConfig.from_model_config`` of a ``config.json``: its own fields, then those of its decoder."""
+    """``GenerationConfig.from_model_config`` for a ``config.json``: its own fields, then those of its decoder."""
     section = next((_mapping(config[key]) for key in _SECTIONS if config.get(key)), {})
     own = {**config, **_forced_bos(config, True)}
     return {name: section.get(name) if own.get(name) is None else own[name] for name in fields()}
 
 
 def _parsed_section(load: Load, place: SettingsPlace) -> Mapping[str, Any]:
-    """The section as its config class in transformers keeps it."""
+    """The section after parsing by its config class in transformers."""
     section = _mapping((load(CONFIG) or {}).get(place.section or ""))
     dropped = dropped_by_config_classes()
     kept = {key: value for key, value in section.items() if key not in dropped}
@@ -223,12 +223,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _wrong(values: Mapping[str, Any], where: str, reader: Reader) -> Iterator[SettingsFinding]:
-    """Values that are not what transformers can generate with."""
+    """Report values that transformers cannot generate with."""
     for name, value in values.items():
         row = fields()[name]
         form = FORMS[row.form] if row.form else None
         if name in _STARTS and not reader.encoder_decoder:
-            continue  # nothing begins with it, and transformers does not look at it
+            continue  # unused by transformers
         vocab_size = reader.vocab_size
         if value is not None and form and not form.fits(value, vocab_size):
             size = f" of {vocab_size}" if vocab_size is not None and "vocabulary" in form.expected else ""
@@ -237,10 +237,10 @@ def _wrong(values: Mapping[str, Any], where: str, reader: Reader) -> Iterator[Se
             )
 
 
-def _refused(where: str, name: str, value: Any, why: str) -> SettingsFinding:
+def _refused(where: str, name: str, value: Any, reason: str) -> SettingsFinding:
     return SettingsFinding(
         "MM721",
-        f"`{where}` sets `{name}` to {_text(value)}: {why}",
+        f"`{where}` sets `{name}` to {_text(value)}: {reason}",
         "correct the value or remove the field",
         "error",
     )
@@ -266,11 +266,11 @@ def _settings(values: Mapping[str, Any], reader: Reader) -> GenerationSettings:
 def _contradictions(
     values: Mapping[str, Any], settings: GenerationSettings, where: str, reader: Reader
 ) -> Iterator[SettingsFinding]:
-    """Combinations that transformers refuses."""
+    """Report combinations that transformers rejects."""
     suppressed = set(settings.fields.get("suppress_tokens", ()))
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
         if name in settings.fields and set(_listed(values[name])) <= suppressed:
-            yield _refused(where, name, values[name], "`suppress_tokens` holds it too")
+            yield _refused(where, name, values[name], "`suppress_tokens` contains it too")
     ends = settings.eos_token_ids
     size = reader.vocab_size
     if "exponential_decay_length_penalty" in settings.fields and not (
@@ -294,14 +294,14 @@ _IGNORE = (
 
 
 def not_applied_text(name: str, value: Any) -> str:
-    """A field that the engine does not apply, its value, and the reason."""
+    """Describe a field that the engine does not apply, with its value and the reason."""
     return f"`{name}` to {_text(value)}, which the engine does not apply: {fields()[name].why}"
 
 
 def _endless(where: str) -> SettingsFinding:
     return SettingsFinding(
         "MM723",
-        f"`{where}` names no `eos_token_id`: answers go on up to max_output_len, as with transformers",
+        f"`{where}` has no `eos_token_id`: answers continue up to max_output_len, as with transformers",
         "add `eos_token_id` to the file",
     )
 
@@ -309,13 +309,13 @@ def _endless(where: str) -> SettingsFinding:
 def _unread(
     load: Load, place: SettingsPlace, values: Mapping[str, Any], label: str
 ) -> Iterator[SettingsFinding]:
-    """Fields of a generation config that transformers does not read."""
+    """Report fields of a generation config that transformers does not read."""
     if place.file == FILE:
         return
     try:
         content = load(FILE) or {}
     except SettingsError:
-        return  # whatever it holds, nothing reads it
+        return  # irrelevant, because nothing reads it
     where = f"{label}/{FILE}" if label else FILE
     counts = f"only `{place.file}`" if place.file else f"only `{place.section}`"
     for name, value in _known(content).items():
@@ -324,7 +324,7 @@ def _unread(
         if counted and _listed(value) != _listed(values.get(name)):
             yield SettingsFinding(
                 "MM724",
-                f"`{where}` sets `{name}` to {_text(value)}, and the language model reads {counts}",
+                f"`{where}` sets `{name}` to {_text(value)}, but the language model reads {counts}",
                 f"write the field into `{place.file}`"
                 if place.file
                 else "remove the field: transformers ignores it",
@@ -332,14 +332,14 @@ def _unread(
 
 
 def not_passed(settings: GenerationSettings, *, beams: bool) -> Mapping[str, Any]:
-    """Settings that TensorRT-LLM's example runner is not given: it decodes greedily, up to one end token."""
-    found = {
+    """Settings that TensorRT-LLM's example runner does not get: it decodes greedily, up to one end token."""
+    fields_not_passed = {
         name: value
         for name, value in settings.fields.items()
         if name != START and (beams or fields()[name].effect == "obeyed")
     }
     several = len(set(settings.eos_token_ids)) > 1
-    return {**({"eos_token_id": list(settings.eos_token_ids)} if several else {}), **found}
+    return {**({"eos_token_id": list(settings.eos_token_ids)} if several else {}), **fields_not_passed}
 
 
 def runner_findings(reading: SettingsReading, *, beams: bool) -> Iterator[SettingsFinding]:
@@ -348,13 +348,13 @@ def runner_findings(reading: SettingsReading, *, beams: bool) -> Iterator[Settin
         yield SettingsFinding(
             "MM725",
             f"`{reading.where}` sets {not_passed_text(name, value)}",
-            "set engine.backend to torch, which obeys it",
+            "set engine.backend to torch, which applies it",
         )
 
 
 def not_passed_text(name: str, value: Any) -> str:
-    """A field that TensorRT-LLM's runner is not given, and its value."""
-    return f"`{name}` to {_text(value)}, which TensorRT-LLM's runner is not given: answers differ from transformers'"
+    """Describe a field that TensorRT-LLM's runner does not get, with its value."""
+    return f"`{name}` to {_text(value)}, which TensorRT-LLM's runner does not get: answers differ from transformers'"
 
 
 def _listed(value: Any) -> list[Any]:

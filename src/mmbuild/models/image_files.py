@@ -1,6 +1,6 @@
-"""Whether a file is a picture that engines can be asked about, found out before anything is built.
+"""Checks whether a file is a usable image, before anything is built.
 
-By content, never by name. Pillow decodes where it is installed; without it the first bytes have to do.
+The check is by content, not by name: by decoding with Pillow if that is installed, otherwise by the first bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError, read_beginning
 
-# What files begin with; WebP has its length in between.
+# Magic numbers; that of WebP is split by its length.
 _BEGINNINGS = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
@@ -22,18 +22,18 @@ TAKEN = "PNG, JPEG, WebP, GIF, TIFF or BMP"
 
 
 def problem(path: Path, *, whole: bool = True) -> str | None:
-    """What is wrong with the picture in ``path``, as the end of a sentence; None where nothing is.
+    """The problem with the image in ``path``, as the end of a sentence; None if it is usable.
 
     Args:
         path: The file.
-        whole: Whether to decode all of it, which finds files that are cut off; otherwise only its header is read.
+        whole: Whether to decode all of it, which detects truncated files; otherwise only the header is read.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         return "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
-    return _problem(path, whole, (found.st_ino, found.st_size, found.st_mtime_ns))
+    return _problem(path, whole, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=256)
@@ -58,7 +58,7 @@ def _format(start: bytes) -> str | None:
 
 
 def _undecodable(path: Path, whole: bool) -> str | None:
-    """What Pillow finds wrong; None where it is not installed, and the file's beginning has to do."""
+    """The problem that Pillow reports; None if there is none or Pillow is not installed."""
     try:
         import PIL  # noqa: F401
     except ImportError:

@@ -1,8 +1,8 @@
-"""What a picture file states about itself, counted before a library decodes anything of it.
+"""Checks the counts stated in an image file, before a library decodes it.
 
-Only what Pillow itself acts on too early or without an end: it makes room for a WebP picture, and one object for each
-strip of a TIFF, while it opens the file; steps through chunks, segments, blocks and tags one by one; decodes every
-scan of a JPEG; and counts frames to the end. Counts stop one above their limit.
+Covers only what Pillow processes too early or without limits: while opening a file it allocates memory for a WebP
+image and one object per strip of a TIFF; it processes chunks, segments, blocks and tags one by one, decodes every
+scan of a JPEG, and counts all frames. Counting stops one above the limit.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ import struct
 from collections.abc import Iterator
 
 MOST_STRIPS = 100_000
-"""Of a TIFF: a page of 100 megapixels in strips of one row has 12,000."""
+"""Strips of a TIFF; a page of 100 megapixels in strips of one row has 12,000."""
 MOST_FRAMES = 10_000
-"""Of a GIF; an animation of five minutes."""
+"""Frames of a GIF; enough for an animation of five minutes."""
 MOST_PARTS = 100_000
-"""Chunks of a PNG, segments of a JPEG, blocks of a GIF, tags of a TIFF; each costs some microseconds."""
+"""Chunks of a PNG, segments of a JPEG, blocks of a GIF, tags of a TIFF; each takes a few microseconds."""
 MOST_VALUES = 500_000
-"""Numbers in the tags of one page of a TIFF: offset and size of each strip, and a table of colours. Each becomes an
+"""Numbers in the tags of one page of a TIFF: offset and size of each strip, and the colour table. Each becomes an
 object in memory."""
 MOST_SCANS = 50
-"""Of a JPEG; progressive ones have ten, with four colours eighteen. Each is decoded over the whole picture."""
+"""Scans of a JPEG; progressive ones have ten, with four colours eighteen. Each is decoded over the whole image."""
 MOST_COMMENT = 100_000
-"""Bytes of a GIF's comments, which are joined piece by piece."""
+"""Bytes of comments in a GIF, which are concatenated piece by piece."""
 RUN_LENGTH_BYTES, RUN_LENGTH_PIXELS = 4_000_000, 16_000_000
-"""Of a run-length encoded BMP, which Pillow decodes in Python, pair by pair and pixel by pixel."""
+"""Size of a run-length encoded BMP, which Pillow decodes in Python, pixel by pixel."""
 
 _STRIPS = (273, 324, 279, 325)  # offsets and sizes of strips and of tiles, TIFF 6.0
 _BIG = 43
 # Bytes of one value by type, TIFF 6.0 and BigTIFF.
 _TAG_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _AS_BYTES = (1, 2, 7)  # types whose values stay bytes or text
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither stuffed, nor filling, nor a restart
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # excludes stuffing, fill bytes and restart markers
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8, 0xD9)
 
 
 def excess(data: bytes) -> str | None:
-    """What a picture file has too many of, as the end of a sentence; None where nothing."""
+    """The limit that an image file exceeds, as the end of a sentence; None if it exceeds none."""
     for start, check in _CHECKS:
         if data.startswith(start):
             return check(data)
@@ -54,7 +54,7 @@ def _png(data: bytes) -> str | None:
 
 
 def _jpeg(data: bytes) -> str | None:
-    """ITU T.81, annex B. A stray byte between segments costs as much as a segment."""
+    """ITU T.81, annex B. A stray byte between segments counts like a segment."""
     at, parts, scans = 2, 0, 0
     while (found := _JPEG_MARKER.search(data, at)) is not None:
         parts += 1 if scans else 1 + found.start() - at
@@ -74,7 +74,7 @@ def _jpeg(data: bytes) -> str | None:
 
 
 def _gif(data: bytes) -> str | None:
-    """GIF89a. Readers step over bytes between blocks that mean nothing."""
+    """GIF89a. Readers skip meaningless bytes between blocks."""
     frames = comment = 0
     try:
         at = 13 + _colours(data[10])
@@ -97,7 +97,7 @@ def _gif(data: bytes) -> str | None:
             if comment > MOST_COMMENT:
                 return f"it has more than {MOST_COMMENT:,} bytes of comments"
     except IndexError:
-        return None  # cut off, which the decoder says
+        return None  # truncated; the decoder reports it
     return f"it has more than {MOST_PARTS:,} blocks"
 
 
@@ -110,7 +110,7 @@ def _tiff(data: bytes) -> str | None:
         if tags > MOST_PARTS:
             return f"it has more than {MOST_PARTS:,} tags"
         size += sum(count * _TAG_SIZES.get(kind, 1) for kind, count in page)
-        # Pages may share a profile; within one page nothing is stored twice.
+        # Pages may share a profile, but within one page nothing is stored twice.
         if size > 2 * len(data):
             return "its tags state more bytes than it has"
         if sum(count for kind, count in page if kind not in _AS_BYTES) > MOST_VALUES:
@@ -119,7 +119,7 @@ def _tiff(data: bytes) -> str | None:
 
 
 def _bmp(data: bytes) -> str | None:
-    """A BITMAPINFOHEADER or a later one; older ones have no compression."""
+    """BITMAPINFOHEADER or later; older headers have no compression."""
     try:
         size, width, height, _, compression = struct.unpack_from("<LllLL", data, 14)
     except struct.error:
@@ -142,7 +142,7 @@ _CHECKS = (
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a WebP file (RFC 9649); None where it states none."""
+    """Width and height of a WebP file (RFC 9649); None if it states none."""
     kind = data[12:16]
     if kind == b"VP8X" and len(data) >= 30:
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
@@ -156,9 +156,9 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def tiff_strips(data: bytes) -> int:
-    """The largest number of strips or tiles that the first directory of a TIFF or BigTIFF file states."""
-    found = ((tag, count) for tag, _, count in _tiff_directory(data, _tiff_start(data))[0])
-    return max((count for tag, count in found if tag in _STRIPS), default=0)
+    """The largest number of strips or tiles stated in the first directory of a TIFF or BigTIFF file."""
+    tags = ((tag, count) for tag, _, count in _tiff_directory(data, _tiff_start(data))[0])
+    return max((count for tag, count in tags if tag in _STRIPS), default=0)
 
 
 def _tiff_pages(data: bytes) -> Iterator[list[tuple[int, int]]]:
@@ -171,7 +171,7 @@ def _tiff_pages(data: bytes) -> Iterator[list[tuple[int, int]]]:
 
 
 def _tiff_start(data: bytes) -> int:
-    """Where the first directory is; 0 where the file is cut off."""
+    """Offset of the first directory; 0 if the file is truncated."""
     order, big = _tiff_form(data)
     try:
         return int(struct.unpack_from(f"{order}Q" if big else f"{order}L", data, 8 if big else 4)[0])
@@ -180,7 +180,7 @@ def _tiff_start(data: bytes) -> int:
 
 
 def _tiff_directory(data: bytes, start: int) -> tuple[list[tuple[int, int, int]], int]:
-    """Number, type and count of each tag of a directory, and where the next one is (0: there is none)."""
+    """Number, type and count of each tag of a directory, and the offset of the next one (0: none)."""
     order, big = _tiff_form(data)
     tags: list[tuple[int, int, int]] = []
     if not start:
@@ -194,15 +194,15 @@ def _tiff_directory(data: bytes, start: int) -> tuple[list[tuple[int, int, int]]
         (after,) = struct.unpack_from(f"{order}Q" if big else f"{order}L", data, first + size * count)
         return tags, int(after)
     except (struct.error, OverflowError):
-        return tags, 0  # cut off, which the decoder says
+        return tags, 0  # truncated; the decoder reports it
 
 
 def _tiff_form(data: bytes) -> tuple[str, bool]:
-    """Order of bytes, and whether it is a BigTIFF."""
+    """Byte order, and whether it is a BigTIFF."""
     order = ">" if data[:2] == b"MM" else "<"
     return order, data[2:4] == struct.pack(f"{order}H", _BIG)
 
 
 def _colours(flags: int) -> int:
-    """Bytes of a table of colours that follows."""
+    """Size in bytes of the colour table that follows."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

@@ -1,10 +1,10 @@
-"""Opens pictures the way a viewer shows them: upright, in 8-bit RGB.
+"""Opens images as a viewer shows them: upright, in 8-bit RGB.
 
-Every picture that reaches a model, a report or a calibration comes through :func:`open_picture`. Formats are
-recognized by content: PNG, JPEG, WebP, GIF, TIFF and BMP. The EXIF (or XMP, or TIFF) orientation is applied first.
+All images for models, reports and calibration are opened with :func:`open_picture`. Formats are recognized by
+content: PNG, JPEG, WebP, GIF, TIFF and BMP. The EXIF (or XMP, or TIFF) orientation is applied first.
 
-Grey, RGB and palette pictures of 8 bits without transparency are then only renamed to RGB, so that their pixels are
-those of ``transformers.image_utils.load_image``. Everything else is converted; :attr:`Picture.conversion` says how:
+8-bit grey, RGB and palette images without transparency keep their values, so that their pixels equal those of
+``transformers.image_utils.load_image``. Everything else is converted; :attr:`Picture.conversion` describes how:
 
 ====================  ==========================================================================================
 transparency          composited on white
@@ -15,8 +15,8 @@ CIE L*a*b*            to sRGB
 several frames        the first one
 ====================  ==========================================================================================
 
-Pictures whose numbers have no agreed meaning (32-bit or signed integers, floats outside 0..1, NaN) and pictures that
-would turn almost black by scaling are refused.
+Images whose values have no standard interpretation (32-bit or signed integers, floats outside 0..1, NaN), and images
+that would be almost black after scaling, are rejected.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
 _HINT = "use a PNG, JPEG, WebP, GIF, TIFF or BMP file, or a uint8 array [height, width, 3]"
 
 PIXELS = 64_000_000
-"""Of a picture: a telephone's camera gives 50 million. In memory, each takes up to 12 bytes while it is converted."""
+"""Limit of pixels; phone cameras have 50 million. Each takes up to 12 bytes of memory during conversion."""
 ASPECT = 50
-"""Of the longer side by the shorter: models resize by the shorter one, and the longer one grows along."""
+"""Limit of the ratio of the sides: models resize by the shorter side, which scales the longer one too."""
 PICTURE_BYTES = 200 * MB
 _MOST_PAGES = 1_000
-# How many times the memory of an RGB pixel those of other modes take while they are converted; others take 2.
+# Memory per pixel during conversion, relative to RGB, by mode; 2 for other modes.
 _WEIGHTS = {
     "1": 1,
     "L": 1,
@@ -58,21 +58,21 @@ _WEIGHTS = {
     "I;16L": 3,
 }
 
-# A scaled picture that varies and never gets brighter than this is black to an eye: its range is not what it says.
-_DARK = 16  # what 12 bits in 16 reach
-_ROUNDING = 1e-4  # how far floats may leave 0..1 by rounding
+# A scaled image that varies but is never brighter than this looks black: its stated range is wrong.
+_DARK = 16  # maximum of 12-bit values stored in 16 bits
+_ROUNDING = 1e-4  # tolerance for floats outside 0..1
 _PLAIN = frozenset({"1", "L", "RGB", "P", "RGBX", "YCbCr"})
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0  # tags of TIFF 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An opened picture.
+    """An opened image.
 
     Attributes:
         image: ``PIL.Image.Image``, mode RGB, upright.
-        conversion: What was done to its values, for a report; None where they are the file's.
-        path: The file, None where the picture was not a file.
+        conversion: Description of a conversion of its values; None if they are unchanged.
+        path: The file; None if the image did not come from a file.
     """
 
     image: Any
@@ -80,35 +80,35 @@ class Picture:
     path: Path | None = None
 
     def png(self) -> bytes:
-        """The picture as a PNG file, which another program opens to the same pixels."""
-        held = io.BytesIO()
-        self.image.save(held, "PNG")
-        return held.getvalue()
+        """The image as a PNG file with the same pixels."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
 
 
 class PictureError(EngineError):
-    """A picture that cannot be opened (MM517).
+    """An image cannot be opened (MM517).
 
     Attributes:
-        reason: What is wrong with it, without its name.
+        reason: The problem, without the image's name.
     """
 
     reason = ""
 
 
 class _RefusedError(Exception):
-    """Why a picture cannot be used; becomes MM517."""
+    """Reason why an image cannot be used; converted to MM517."""
 
 
 def open_picture(source: Any) -> Picture:
-    """Open a picture.
+    """Open an image.
 
     Args:
         source: A path, a ``PIL.Image.Image``, a uint8 array [height, width] or [height, width, 1, 3 or 4], or a
             :class:`Picture`.
 
     Raises:
-        PictureError: MM517, it is missing, damaged, of another format, or has no agreed look in 8 bits.
+        PictureError: MM517, it is missing, damaged, has another format, or cannot be converted to 8-bit RGB.
     """
     from PIL import Image as Pil
 
@@ -124,7 +124,7 @@ def open_picture(source: Any) -> Picture:
         raise _unreadable(source, str(error)) from None
     except MemoryError:
         raise _unreadable(source, "it does not fit into memory") from None
-    # On damaged files Pillow's readers raise nearly everything.
+    # Pillow's readers raise many kinds of errors for damaged files.
     except Exception as error:
         raise _unreadable(source, getattr(error, "strerror", None) or _damage(error)) from None
 
@@ -140,11 +140,11 @@ def _damage(error: BaseException) -> str:
     return f"it is damaged ({line or type(error).__name__})"
 
 
-def _unreadable(source: Any, why: str) -> PictureError:
+def _unreadable(source: Any, reason: str) -> PictureError:
     is_file = isinstance(source, (str, os.PathLike))
-    what = f"the image `{os.fspath(source)}`" if is_file else f"an image of type {type(source).__name__}"
-    error = PictureError(f"{what} cannot be read: {why}", code="MM517", hint=_HINT)
-    error.reason = why
+    name = f"the image `{os.fspath(source)}`" if is_file else f"an image of type {type(source).__name__}"
+    error = PictureError(f"{name} cannot be read: {reason}", code="MM517", hint=_HINT)
+    error.reason = reason
     return error
 
 
@@ -156,7 +156,7 @@ def _from_file(path: Path) -> Picture:
     except FileRefusedError as error:
         raise _RefusedError(f"it {error.problem}") from None
     _require_header(data)
-    # Pillow remarks on metadata that nothing here depends on, and libtiff on all that it finds.
+    # Silence warnings of Pillow and libtiff about irrelevant metadata.
     with quiet(native=_is_tiff(data)), Pil.open(io.BytesIO(data), formats=FORMATS) as opened:
         return _converted(opened, path)
 
@@ -166,7 +166,7 @@ def _is_tiff(data: bytes) -> bool:
 
 
 def require_header(path: Path) -> None:
-    """Refuse a picture file by what its header states; its pixels are not decoded.
+    """Check the header of an image file, without decoding its pixels.
 
     Raises:
         PictureError: MM517.
@@ -185,10 +185,10 @@ def require_header(path: Path) -> None:
 
 
 def open_as_saved(picture: Picture) -> Any:
-    """``picture`` as another program finds it on disk, not yet turned upright: for a second reader of its pixels.
+    """Open ``picture`` from disk again, without applying its orientation, for an independent reader.
 
     Raises:
-        PictureError: MM517, the file is gone, or another one by now.
+        PictureError: MM517, the file was removed or replaced.
     """
     from PIL import Image as Pil
 
@@ -206,7 +206,7 @@ def open_as_saved(picture: Picture) -> Any:
 
 
 def require_pixels(width: int, height: int) -> None:
-    """Refuse a picture that takes more memory than any answer needs.
+    """Check the number of pixels of an image.
 
     Raises:
         PictureError: MM517.
@@ -215,14 +215,14 @@ def require_pixels(width: int, height: int) -> None:
         error = PictureError(
             f"an image of {width} x {height} pixels has more than {PIXELS:,}",
             code="MM517",
-            hint="scale the picture down, or cut out what the question is about",
+            hint="scale the image down, or crop it to what the question is about",
         )
         error.reason = "it has too many pixels"
         raise error
 
 
 def _require_header(data: bytes) -> None:
-    """Refuse what would take time or memory while it is opened, before its size is known."""
+    """Reject files that would take too much time or memory to open, before their size is known."""
     too_many = headers.excess(data)
     if too_many is not None:
         raise _RefusedError(too_many)
@@ -232,19 +232,19 @@ def _require_header(data: bytes) -> None:
 
 
 def _require_size(image: Any) -> None:
-    """Refuse by what a header states, before anything is decoded."""
+    """Check the size stated in the header, before decoding."""
     if not image.width or not image.height:
         raise _RefusedError("it has no pixels")
     if image.width * image.height > PIXELS // _WEIGHTS.get(image.mode, 2):
         raise _RefusedError(f"it has too many pixels: {image.width} x {image.height}")
     if max(image.size) > ASPECT * min(image.size):
         raise _RefusedError(
-            f"it is {image.width} x {image.height} pixels, and one side must be no more than {ASPECT} times the other"
+            f"it is {image.width} x {image.height} pixels, but one side must be at most {ASPECT} times the other"
         )
 
 
 def _frames(image: Any) -> int:
-    """How many frames there are; the directories of a TIFF are read one by one."""
+    """Number of frames; the directories of a TIFF are read one by one."""
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
     try:
@@ -257,7 +257,7 @@ def _frames(image: Any) -> int:
 
 
 def _from_array(array: Any) -> Any:
-    """uint8 [H, W] or [H, W, channels] as a picture; Pillow alone would take floats and rows of numbers too."""
+    """Convert uint8 [H, W] or [H, W, channels] to an image; Pillow alone would also accept floats and lists."""
     from PIL import Image as Pil
 
     if str(getattr(array, "dtype", "")) != "uint8" or array.ndim not in (2, 3) or 0 in array.shape:
@@ -265,12 +265,12 @@ def _from_array(array: Any) -> Any:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim == 3 and array.shape[2] not in (3, 4):
-        raise _RefusedError(f"an array has 1, 3 or 4 channels, and this one {array.shape[2]}")
+        raise _RefusedError(f"an array must have 1, 3 or 4 channels, but this one has {array.shape[2]}")
     return Pil.fromarray(array)
 
 
 def _converted(image: Any, path: Path | None) -> Picture:
-    """``image`` upright and in RGB."""
+    """Convert ``image`` to upright RGB."""
     _require_size(image)
     format_name, frames = image.format, _frames(image)
     tags = dict(getattr(image, "tag_v2", {}))
@@ -283,7 +283,7 @@ def _converted(image: Any, path: Path | None) -> Picture:
 
 
 def upright(image: Any) -> Any:
-    """``image`` turned and mirrored as its orientation tag says; EXIF data that cannot be read say nothing."""
+    """Apply the orientation tag of ``image``; unreadable EXIF data is ignored."""
     from PIL import ImageOps
 
     try:
@@ -297,14 +297,14 @@ def upright(image: Any) -> Any:
 
 
 def _bare(image: Any) -> Any:
-    """RGB pixels without what came along with them (profiles, EXIF data, a file that stays open)."""
+    """Copy the RGB pixels without metadata (profiles, EXIF data, an open file)."""
     fresh = image.copy()
     fresh.info = {}
     return fresh
 
 
 def _to_rgb(image: Any, tags: Mapping[int, Any], format_name: str | None) -> tuple[Any, str | None]:
-    """``image`` in mode RGB, and what was done to its values."""
+    """Convert ``image`` to mode RGB; returns it with a description of the conversion."""
     mode = image.mode
     if mode.startswith("I;16") or (mode == "I" and format_name == "PNG"):
         return _from_16_bit(image, tags)
@@ -314,13 +314,13 @@ def _to_rgb(image: Any, tags: Mapping[int, Any], format_name: str | None) -> tup
         return _on_white(image), "transparency composited on white"
     if mode in _PLAIN:
         return image.convert("RGB"), None
-    raise _RefusedError(f"pictures of Pillow's mode `{mode}` have no agreed look in 8 bits")
+    raise _RefusedError(f"images of Pillow's mode `{mode}` have no standard conversion to 8 bits")
 
 
 def _on_white(image: Any) -> Any:
     from PIL import Image as Pil
 
-    # Pillow has no direct way from these to RGBA, and none from a bitmap with a transparent colour.
+    # Pillow cannot convert these modes, or bitmaps with a transparent colour, directly to RGBA.
     between = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA", "1": "L"}.get(image.mode)
     if between is not None:
         transparent = image.info.get("transparency")
@@ -339,7 +339,7 @@ def _from_16_bit(image: Any, tags: Mapping[int, Any]) -> tuple[Any, str]:
     bits = int(bits[0] if isinstance(bits, tuple) else bits)
     most = (1 << bits) - 1 if 8 < bits <= 16 else 65535
     if values.min() < 0 or values.max() > most:
-        raise _RefusedError(f"its values leave 0..{most}")
+        raise _RefusedError(f"its values are outside 0..{most}")
     scaled = (values * 255 + most // 2) // most
     _require_visible(values, scaled, f"0..{most}")
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
@@ -358,7 +358,7 @@ def _from_float(image: Any) -> tuple[Any, str]:
         raise _RefusedError("its floats are not all finite")
     if values.min() < -_ROUNDING or values.max() > 1 + _ROUNDING:
         raise _RefusedError(
-            f"its floats reach from {values.min():.4g} to {values.max():.4g}, and only 0..1 has an agreed look"
+            f"its floats are from {values.min():.4g} to {values.max():.4g}, but only 0..1 has a standard conversion"
         )
     scaled = np.floor(values.clip(0, 1) * 255 + 0.5).astype(np.int64)
     _require_visible(values, scaled, "0..1")
@@ -368,7 +368,7 @@ def _from_float(image: Any) -> tuple[Any, str]:
 def _require_visible(values: Any, scaled: Any, meant: str) -> None:
     if values.min() != values.max() and scaled.max() <= _DARK:
         raise _RefusedError(
-            f"it would be of one colour: its values reach {values.max():.4g} of {meant}; save it scaled to 8 bits"
+            f"it would be almost black: its values reach {values.max():.4g} of {meant}; save it scaled to 8 bits"
         )
 
 

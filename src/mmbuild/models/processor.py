@@ -1,4 +1,4 @@
-"""Text and images to token ids and pixels: what every family's processor gives and takes."""
+"""Common interface of the families' processors, which convert text and images to token ids and pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmbuild.models.images import Picture, open_picture
 if TYPE_CHECKING:
     from mmbuild.models.repetition_detector import Repetition
 
-Image = Any  # whatever `open_picture` takes
+Image = Any  # anything that `open_picture` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Request:
     """One prompt, ready for the engine.
 
     Attributes:
-        ids: Token ids; each visual feature of the prompt is one placeholder id.
+        ids: Token ids, with one placeholder id per visual feature.
         pixels: Preprocessed images, float32 [images, channels, height, width]; empty without images.
-        conversions: How the values of a picture were converted to 8-bit RGB, one text for each picture that was.
+        conversions: Descriptions of conversions to 8-bit RGB, one per converted image.
     """
 
     ids: tuple[int, ...]
@@ -38,14 +38,14 @@ Encode = Callable[[str | None, Sequence[Any]], Request]
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """How a family's questions are put and its answers read.
+    """Encodes the questions of a family and decodes its answers.
 
     Attributes:
         tokenizer: transformers' tokenizer.
-        encode: A plain question (None where the family takes none) and its RGB pictures to a request.
-        takes_text: Whether a question is asked at all.
-        suppressed_token_ids: Ids that are never an answer.
-        repetition: When an answer is taken to go round in circles; None: never.
+        encode: Converts a plain question (None if the family takes no text) and its RGB images to a request.
+        takes_text: Whether the family takes a question.
+        suppressed_token_ids: Ids that are never generated.
+        repetition: Detection of repetition loops; None: off.
     """
 
     tokenizer: Any
@@ -56,7 +56,7 @@ class Processor:
 
 
 def load_processor(directory: Path, family: str) -> Processor:
-    """The processor that ``family`` makes of the files in ``directory``.
+    """Load the processor of ``family`` from the files in ``directory``.
 
     Raises:
         EngineError: MM516, tokenizer or image processor cannot be read.
@@ -68,21 +68,21 @@ def load_processor(directory: Path, family: str) -> Processor:
 
 
 def encode(processor: Processor, prompt: str | None, images: Sequence[Image]) -> Request:
-    """One prompt with its images.
+    """Encode one prompt with its images.
 
     Args:
-        processor: The family's.
-        prompt: A question, or a complete prompt that names its images; None where the model takes none.
-        images: Whatever :func:`mmbuild.models.images.open_picture` takes.
+        processor: The family's processor.
+        prompt: A question, or a complete prompt with image tokens; None if the model takes no text.
+        images: Anything that :func:`mmbuild.models.images.open_picture` takes.
 
     Raises:
-        EngineError: MM517, an image cannot be read; MM518, prompt and images do not belong together.
+        EngineError: MM517, an image cannot be read; MM518, prompt and images do not match.
     """
     if processor.takes_text and prompt is None:
-        raise EngineError("the model needs a question", code="MM518", hint="Give one with --prompt")
+        raise EngineError("the model needs a question", code="MM518", hint="pass one with --prompt")
     if not processor.takes_text and prompt is not None:
         raise EngineError(
-            "the model reads pictures and takes no question", code="MM518", hint="Leave the prompt out"
+            "the model reads only images and takes no question", code="MM518", hint="omit the prompt"
         )
     pictures = [open_picture(image) for image in images]
     request = processor.encode(prompt, [picture.image for picture in pictures])
@@ -97,6 +97,6 @@ def _name(picture: Picture) -> str:
 
 
 def first_line(error: BaseException | str, most: int = 200) -> str:
-    """What another library said, as a part of our sentence: its first line, not too long, no full stop."""
+    """The first line of another library's message, shortened and without a full stop, for use in a message."""
     line = str(error).strip().partition("\n")[0].rstrip(".")
     return line if len(line) <= most else line[: most - 4] + " ..."

@@ -1,4 +1,4 @@
-"""Prompts as text that a tokenizer can take, and how many tokens they take. Nothing here imports torch."""
+"""Validates prompts and counts their tokens. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mmbuild.models.files.checked_model import Model, image_token_of, template_o
 from mmbuild.models.files.expected_files import ExpectedFiles
 
 DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
-"""Asked where a recipe names no prompts; put into the model's chat form."""
+"""Prompts for recipes that name none; the model's chat template is applied."""
 
 
 def require_unicode(prompts: Iterable[str | None]) -> None:
-    """Refuse prompts with bytes that are not UTF-8, which Python passes on as halves of surrogate pairs.
+    """Check that prompts are valid UTF-8; Python represents invalid bytes as lone surrogates.
 
     Raises:
         EngineError: MM785.
@@ -32,29 +32,29 @@ def require_unicode(prompts: Iterable[str | None]) -> None:
             (prompt or "").encode()
         except UnicodeEncodeError as error:
             raise EngineError(
-                f"prompt {number} is not Unicode text: its character {error.start + 1} stands for a byte that is not "
+                f"prompt {number} is not Unicode text: its character {error.start + 1} is a byte that is not "
                 "UTF-8",
                 code="MM785",
                 hint="write the prompt in UTF-8; `iconv -f LATIN1 -t UTF-8` converts a file",
             ) from None
 
 
-# No text has more tokens than bytes, but for those that a tokenizer adds in front and behind.
+# A text has at most as many tokens as bytes, plus those that a tokenizer adds at the start and the end.
 _ADDED = 4
 
 
 def tokens_beyond(model: Model, expected: ExpectedFiles, prompt: str, limit: int) -> int | None:
-    """Tokens of ``prompt`` about one picture, visual features included, where they are more than ``limit``.
+    """Number of tokens of ``prompt`` with one image, including visual features, if it exceeds ``limit``.
 
     Args:
         model: The model.
-        expected: What its family keeps next to config.json.
-        prompt: The question; complete already where it names the image token.
+        expected: The files that its family has next to config.json.
+        prompt: The question; a complete prompt if it contains the image token.
         limit: ``max_input_len``.
 
     Returns:
-        None where it fits, and where it cannot be counted: the ``tokenizers`` library, ``tokenizer.json`` or a usable
-        chat template is missing.
+        None if the prompt fits, or its tokens cannot be counted because the ``tokenizers`` library,
+        ``tokenizer.json`` or a usable chat template is missing.
     """
     directory = model.directory("model", expected.tokenizer)
     if directory is None or model.facts.image_token_id is None:
@@ -63,9 +63,9 @@ def tokens_beyond(model: Model, expected: ExpectedFiles, prompt: str, limit: int
         image = image_token_of(model, expected)
         text, special = _conversation(model, expected, directory, prompt, image)
     except MmbuildError:
-        return None  # a damaged file or template, which is a finding of its own
+        return None  # a damaged file or template, which is reported separately
     features = model.facts.visual.num_visual_features
-    # A tokenizer takes long to load, and most questions are short.
+    # Avoid loading a tokenizer, which is slow, for short prompts.
     if features + len(text.encode("utf-8", "replace")) + _ADDED <= limit:
         return None
     tokenizer = _tokenizer(directory / "tokenizer.json")
@@ -73,14 +73,14 @@ def tokens_beyond(model: Model, expected: ExpectedFiles, prompt: str, limit: int
         return None
     begun = bool(special) and text.startswith(special)
     ids = tokenizer.encode(text, add_special_tokens=not begun).ids
-    found = len(ids) - (ids.count(tokenizer.token_to_id(image)) if image in text else 0) + features
-    return found if found > limit else None
+    count = len(ids) - (ids.count(tokenizer.token_to_id(image)) if image in text else 0) + features
+    return count if count > limit else None
 
 
 def _conversation(
     model: Model, expected: ExpectedFiles, directory: Path, prompt: str, image: str
 ) -> tuple[str, str]:
-    """The question in the model's chat form, and the token for a beginning."""
+    """The question with the chat template applied, and the BOS token."""
     saved = tokenizer_file.read_tokenizer(directory)
     special = {} if saved is None else saved.special
     template = template_of(model, expected)
@@ -97,10 +97,10 @@ def _conversation(
 
 def _tokenizer(file: Path) -> Any:
     try:
-        found = require_regular(file)
+        status = require_regular(file)
     except (OSError, FileRefusedError):
         return None
-    return _loaded(file, (found.st_ino, found.st_size, found.st_mtime_ns))
+    return _loaded(file, (status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 @lru_cache(maxsize=2)
@@ -110,11 +110,11 @@ def _loaded(file: Path, stat: tuple[int, ...]) -> Any:  # noqa: ARG001 (key)
     except ImportError:
         return None
     try:
-        found = Tokenizer.from_file(str(file))
-        # What was saved with the tokenizer counts for nothing: transformers pads and cuts where it is told to.
-        found.no_padding()
-        found.no_truncation()
-        return found
-    # The library raises bare exceptions about files that it does not understand.
+        tokenizer = Tokenizer.from_file(str(file))
+        # Ignore saved padding and truncation: transformers applies them only on request.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
+    # The library raises bare exceptions for files that it cannot parse.
     except Exception:
         return None

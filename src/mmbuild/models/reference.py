@@ -1,4 +1,4 @@
-"""The reference an engine is compared with: transformers, on the model's own weights and settings."""
+"""The reference for engines: transformers with the model's own weights and settings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """Greedy tokens of one request and the logits they were taken from.
+    """Greedy tokens of one request, with their logits.
 
     Attributes:
-        tokens: N token ids; the last one is an end token where the answer ended by itself.
-        logits: The model's own, float32 [N, vocab].
-        scores: After the model's logits processors, float32 [N, vocab]; each token is the largest of its row.
+        tokens: N token ids; the last one is an end token if the answer ended by itself.
+        logits: Raw logits of the model, float32 [N, vocab].
+        scores: Logits after the model's logits processors, float32 [N, vocab]; each token is the argmax of its row.
     """
 
     tokens: tuple[int, ...]
@@ -37,11 +37,11 @@ class Continuation:
 
 
 def load_reference(family: str, sources: Mapping[str, Path], dtype: str, device: str) -> Any:
-    """The model as transformers runs it, in ``dtype`` on ``device``, with its own generation config.
+    """Load the model with transformers, in ``dtype`` on ``device``, with its own generation config.
 
     Args:
         family: The family's name.
-        sources: Model directories, ``{"model": ...}`` and where the recipe names one ``"vision"``.
+        sources: Model directories, ``{"model": ...}`` and optionally ``"vision"``.
         dtype: As in recipes.
         device: ``cpu`` or ``cuda``.
 
@@ -52,14 +52,14 @@ def load_reference(family: str, sources: Mapping[str, Path], dtype: str, device:
 
 
 def load_inputs(family: str, sources: Mapping[str, Path], model: Any) -> Inputs:
-    """transformers' way from a question and its pictures to what ``generate`` takes.
+    """Load transformers' preprocessing of a question and its images for ``generate``.
 
-    It shares no code with the engine's (:func:`mmbuild.models.processor.encode`).
+    It shares no code with that of the engine (:func:`mmbuild.models.processor.encode`).
 
     Args:
         family: The family's name.
         sources: As :func:`load_reference`.
-        model: What :func:`load_reference` gave.
+        model: Result of :func:`load_reference`.
 
     Raises:
         EngineError: MM516, the processor cannot be read.
@@ -68,14 +68,14 @@ def load_inputs(family: str, sources: Mapping[str, Path], model: Any) -> Inputs:
 
 
 def open_for_reference(picture: Picture) -> Any:
-    """``picture`` as transformers opens it: the user's own file, or a PNG of it where its values were converted."""
+    """Open ``picture`` with transformers: the user's file, or a PNG of it if its values were converted."""
     from transformers.image_utils import load_image
 
     return load_image(open_as_saved(picture))
 
 
 def arguments(reference: Any, request: Request) -> dict[str, Any]:
-    """What transformers' ``generate`` takes for a request."""
+    """Arguments of transformers' ``generate`` for a request."""
     pixels = request.pixels.to(reference.device, reference.dtype) if request.pixels.numel() else None
     images = {} if pixels is None else {"pixel_values": pixels}
     if reference.config.is_encoder_decoder and not hasattr(reference.config, "text_config"):
@@ -88,7 +88,7 @@ _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_
 
 
 def ignore_generation_config(reference: Any) -> None:
-    """Let nothing but special tokens of the model's generation configs count from now on."""
+    """Remove everything but special tokens from the model's generation configs."""
     for module in reference.modules():
         settings = module.__dict__.get("generation_config")
         if settings is not None:
@@ -102,26 +102,26 @@ def answer_greedily(
     suppressed: Sequence[int] = (),
     tokenizer: Any = None,
 ) -> Continuation:
-    """The greedy answer to ``request`` by the model's own settings, of at most ``count`` tokens.
+    """Answer ``request`` greedily with the model's own settings, with at most ``count`` tokens.
 
     Args:
-        reference: Of :func:`load_reference`.
-        request: What the model is given.
+        reference: Result of :func:`load_reference`.
+        request: The request.
         count: ``max_new_tokens``; everything else comes from the model's generation config.
-        suppressed: Ids that the family's own decoding never chooses (Nougat's unknown token).
-        tokenizer: transformers', which `generate` needs where the model sets `stop_strings`.
+        suppressed: Ids that the family never generates (Nougat's unknown token).
+        tokenizer: transformers' tokenizer, which `generate` needs if the model sets `stop_strings`.
 
     Raises:
         EngineError: MM599, transformers itself fails.
     """
     try:
         return _answer(reference, request, count, suppressed, tokenizer)
-    # What `generate` raises for ids beyond the vocabulary, and for settings that it cannot apply.
+    # Raised by `generate` for ids outside the vocabulary, and for settings that it cannot apply.
     except (IndexError, ValueError) as error:
         raise EngineError(
             f"transformers cannot answer this question: {type(error).__name__}: {first_line(error)}",
             code="MM599",
-            hint="Compare the model's tokenizer and generation_config.json with its config.json",
+            hint="compare the model's tokenizer and generation_config.json with its config.json",
         ) from error
 
 
@@ -135,7 +135,7 @@ def _answer(
         own = reference.generation_config.suppress_tokens or ()
         options["suppress_tokens"] = sorted({*own, *suppressed})
     if all(settings.pad_token_id is None for settings in _settings(reference)):
-        options["pad_token_id"] = 0  # one sequence is not padded; transformers warns without
+        options["pad_token_id"] = 0  # unused with one sequence, but transformers warns without it
     with torch.inference_mode():
         result = reference.generate(
             **arguments(reference, request),
@@ -155,7 +155,7 @@ def _answer(
 def continue_greedily(
     reference: Any, request: Request, count: int, suppressed: Sequence[int] = ()
 ) -> Continuation:
-    """``count`` greedy tokens after ``request``: as :func:`answer_greedily`, but no token ends the answer."""
+    """Generate ``count`` greedy tokens: like :func:`answer_greedily`, but no token ends the answer."""
     with _endless(reference):
         return _answer(reference, request, count, suppressed)
 
@@ -176,7 +176,7 @@ def _endless(reference: Any) -> Iterator[None]:
 
 
 def _settings(reference: Any) -> list[Any]:
-    """The generation configs of a model and of the models in it."""
+    """The generation configs of a model and its submodels."""
     modules: Callable[[], Iterator[Any]] = reference.modules
-    found = [module.__dict__.get("generation_config") for module in modules()]
-    return [settings for settings in found if settings is not None]
+    configs = [module.__dict__.get("generation_config") for module in modules()]
+    return [settings for settings in configs if settings is not None]

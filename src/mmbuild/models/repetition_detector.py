@@ -1,8 +1,8 @@
-"""When an answer goes round in circles, told by how steady the largest logit of its steps has become.
+"""Detects repetition loops from the variance of the top logit.
 
-A model that repeats itself is sure of itself in a regular way: the spread of the largest logits over a few steps
-stops changing. The criterion and its numbers are those of Nougat's own decoding (``StoppingCriteriaScores`` and
-``NougatModel.inference`` in github.com/facebookresearch/nougat, ``nougat/model.py``), stated for one sequence.
+When a model repeats itself, the variance of the top logits over a few steps becomes constant. Criterion and constants
+are those of Nougat's decoding (``StoppingCriteriaScores`` and ``NougatModel.inference`` in
+github.com/facebookresearch/nougat, ``nougat/model.py``), for a single sequence.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Repetition:
-    """The numbers of the criterion.
+    """Parameters of the criterion.
 
     Attributes:
-        steps: Steps over which one spread is taken.
-        window: Spreads whose variance is watched while decoding.
-        threshold: Variance below which decoding counts as going round in circles.
-        tail_threshold: The same for the spreads from some step to the end, looked at after decoding.
-        shortest_tail: Spreads that such a tail has at least.
-        slack: Tokens kept after the step where a repetition is found, beside ``share`` of those before.
+        steps: Number of steps for one spread (variance of top logits).
+        window: Number of spreads whose variance is monitored during decoding.
+        threshold: Variance of spreads below which decoding counts as a loop.
+        tail_threshold: The same for the spreads from some step to the end, checked after decoding.
+        shortest_tail: Minimum number of spreads in such a tail.
+        slack: Number of tokens to keep in addition to ``share`` times the tokens before the repetition.
         share: See ``slack``.
-        longest: Largest number of tokens that are kept of a repetition.
+        longest: Maximum number of tokens to keep of a repeating answer.
     """
 
     steps: int = 15
@@ -40,39 +40,39 @@ class Repetition:
     longest: int = 4095
 
     def watch(self) -> Watch:
-        """A fresh observer of one sequence."""
+        """A new detector for one sequence."""
         return Watch(self)
 
     def kept_length(self, largest: Sequence[float], *, ended: bool) -> int:
-        """How many tokens of a decoded sequence to keep.
+        """Number of tokens of a decoded sequence to keep.
 
         Args:
             largest: Largest logit of each step.
-            ended: Whether the sequence ended by an end token; such an answer is kept whole.
+            ended: Whether the sequence ended with an end token; such an answer is kept completely.
 
         Returns:
-            ``len(largest)`` where nothing repeats.
+            ``len(largest)`` if nothing repeats.
         """
         count = len(largest)
         steady = np.flatnonzero(self._tails(np.asarray(largest, np.float64)) < self.tail_threshold)
         if ended or len(steady) < 2 or np.any(np.diff(steady) > 1):
             return count
         first = int(steady[0])
-        # Nougat counts the start token too, which is none of `largest`.
+        # Nougat also counts the start token, which is not in `largest`.
         cut = int(min(max(first, 1) * self.share + self.slack, self.longest))
-        if cut / count > 0.9:  # the last bit of a page at most: not worth cutting
+        if cut / count > 0.9:  # too little to be worth cutting
             return count
         return 0 if first < 30 else cut - 1
 
     def _tails(self, largest: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Variance of the spreads from each step on to the end, float64 [steps]."""
+        """Variance of the spreads from each step to the end, float64 [steps]."""
         if len(largest) <= self.steps:
             return np.empty(0)
         windows = np.lib.stride_tricks.sliding_window_view(largest, self.steps)[:-1]
         backwards = (windows.var(axis=1) / self.steps)[::-1]
         if len(backwards) < self.shortest_tail:
             return np.empty(0)
-        shifted = backwards - backwards.mean()  # so that the difference below cancels nothing
+        shifted = backwards - backwards.mean()  # avoids cancellation in the difference below
         number = np.arange(1, len(shifted) + 1)
         mean = np.cumsum(shifted) / number
         variance = np.cumsum(shifted**2) / number - mean**2
@@ -80,15 +80,14 @@ class Repetition:
 
 
 class Watch:
-    """Fed the largest logit of every step, says when to stop.
+    """Gets the largest logit of every step and decides when to stop.
 
-    Nougat means to let a repetition go on for a while before it stops (15 % and 150 tokens), but compares the
-    other way round, and so stops at the second steady step in a row. That is what its users see, and what is done
-    here.
+    Nougat intends to continue a repetition for a while before it stops (15 % and 150 tokens), but its comparison is
+    inverted, so it stops at the second steady step in a row. This class reproduces that behaviour.
     """
 
     def __init__(self, numbers: Repetition) -> None:
-        """``numbers``: of the criterion."""
+        """``numbers``: parameters of the criterion."""
         self._numbers = numbers
         self._largest: deque[float] = deque(maxlen=numbers.steps)
         self._spreads: deque[float] = deque(maxlen=numbers.window)
@@ -102,7 +101,7 @@ class Watch:
         self._seen += 1
         if self._seen < self._numbers.window:
             return False
-        # False while the first spread, which one value cannot have, is among them.
+        # False while the first spread, which is NaN, is in the window.
         steady = _variance(self._spreads) < self._numbers.threshold
         stop = steady and self._steady and self._seen <= self._numbers.longest
         self._steady = steady
@@ -110,5 +109,5 @@ class Watch:
 
 
 def _variance(values: deque[float]) -> float:
-    """Variance of a sample; NaN of a single value."""
+    """Sample variance; NaN for a single value."""
     return float(np.var(values, ddof=1)) if len(values) > 1 else float("nan")

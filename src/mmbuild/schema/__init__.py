@@ -1,1 +1,1 @@
-"""The recipe: its model, its rules, and the solver of its numbers."""
+"""Recipes: data model, validation rules, and the solver for derived numbers."""

@@ -1,4 +1,4 @@
-"""What is wrong with a calibrated quantization and its data: told while a recipe is validated."""
+"""Validates calibrated quantization and its data."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Device, Engine,
 _ALGORITHM = "engine.quantization.algorithm"
 _DATA = "engine.quantization.calibration.data"
 _SAMPLES = "engine.quantization.calibration.samples"
-# What is blamed before the data itself.
+# Keys to blame before the data itself, by code.
 _BLAME = {"MM165": (_SAMPLES, _DATA)}
 
 _REVISION = Violation(
     "MM173",
     ("engine.quantization.calibration.revision",),
-    "calibration.revision says a commit of a data set on the hub, and calibration.data is a file",
-    "Remove calibration.revision, or name hf://datasets/owner/name",
+    "calibration.revision is for data sets on the hub, but calibration.data is a file",
+    "remove calibration.revision, or set calibration.data to hf://datasets/owner/name",
 )
 _SM = "target.sm"
-# Language models that are narrower are demos and tests.
+# Narrower language models are demos and tests.
 _REAL_WIDTH = 1024
 
 
 def is_fitted_by_mmbuild(engine: Engine) -> bool:
-    """Whether mmbuild fits the quantization on data; the other quantizers of TensorRT-LLM do without it."""
+    """Whether mmbuild fits the quantization on data; TensorRT-LLM's weight-only quantizers need none."""
     quantization = engine.quantization
     if quantization.calibration is None:
         return engine.backend == Backend.TORCH and quantization.algorithm in CALIBRATED
-    # Weights of 8 and 4 bits are the converters' own with TensorRT-LLM; `none` takes no calibration.
+    # TensorRT-LLM's converters quantize int8 and int4 themselves; `none` takes no calibration.
     if engine.backend != Backend.TORCH:
         return quantization.algorithm in CALIBRATED
     return quantization.algorithm is not Algorithm.NONE
 
 
 def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
-    """A model with real weights that would be fitted on pictures of discs and bars, which is enough for demos."""
+    """Warn about real weights that would be calibrated on generated pictures, which suit only demos."""
     quantization = recipe.engine.quantization
     fitted = recipe.engine.backend == Backend.TORCH and quantization.algorithm in CALIBRATED
-    # Encoder-decoders are refused by a rule of their own.
+    # Another rule rejects encoder-decoders.
     if (
         fitted
         and is_production_model(recipe, facts)
@@ -56,50 +56,50 @@ def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]
         yield Violation(
             "MM168",
             (_ALGORITHM,),
-            f"{quantization.algorithm} of `{recipe.model.source}` would be fitted on generated pictures, "
-            "which are nothing like what the model will be asked about",
-            "Name pictures and prompts in engine.quantization.calibration.data",
+            f"{quantization.algorithm} of `{recipe.model.source}` would be calibrated on generated pictures, "
+            "which are unlike the model's real input",
+            "provide pictures and prompts in engine.quantization.calibration.data",
             "warning",
         )
 
 
 def is_production_model(recipe: Recipe, facts: ModelFacts) -> bool:
-    """Whether the model is one that somebody would use: not of random weights, and larger than the demo models."""
+    """Whether the model is meant for real use: no random weights, and larger than the demo models."""
     return facts.llm.hidden_size >= _REAL_WIDTH and not is_dummy(recipe)
 
 
 def float8_gpu(recipe: Recipe) -> Iterator[Violation]:
-    """A GPU that the recipe names and that does not multiply float8; TensorRT-LLM has findings of its own."""
+    """Reject fp8 for a target GPU without float8 support; TensorRT-LLM has its own rule."""
     target, algorithm = recipe.target, recipe.engine.quantization.algorithm
     if target is None or recipe.engine.backend != Backend.TORCH or algorithm is not Algorithm.FP8:
         return
-    # On a CPU the number means nothing, which another finding says.
+    # Another rule reports an SM given for a CPU.
     if target.sm is not None and target.device is not Device.CPU and target.sm < FLOAT8_FROM_SM:
         yield Violation(
             "MM545",
             (_SM, _ALGORITHM),
-            f"fp8 needs a GPU of SM {FLOAT8_FROM_SM} or later, and target.sm is {target.sm}",
-            "Set engine.quantization to int4_awq or int8, or name another GPU in target.sm",
+            f"fp8 needs a GPU of SM {FLOAT8_FROM_SM} or later, but target.sm is {target.sm}",
+            "set engine.quantization to int4_awq or int8, or name another GPU in target.sm",
         )
 
 
-def _form(named: str) -> list[Violation]:
+def _data_set_name(source: str) -> list[Violation]:
     try:
-        hub_dataset.parse(named)
+        hub_dataset.parse(source)
     except CalibrationError as error:
         return [Violation(error.code, (_DATA,), error.message, error.hint)]
     return []
 
 
 def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Violation], list[Path]]:
-    """Faults of the calibration data that mmbuild would be given, and the files that were read.
+    """Violations in the recipe's calibration data, and the files that were read.
 
     Args:
         recipe: With absolute paths.
-        faulty: Dotted paths that are at fault already; what follows from them is not told.
+        faulty: Dotted paths with known violations; violations that follow from them are not reported.
     """
     quantization = recipe.engine.quantization
-    # Of `none` another finding says that it takes no calibration.
+    # Another rule reports calibration for `none`.
     calibration = quantization.calibration
     if (
         calibration is None
@@ -108,7 +108,7 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Vi
     ):
         return [], []
     if hub_dataset.is_data_set(calibration.data):
-        return _form(calibration.data), []
+        return _data_set_name(calibration.data), []
     if calibration.revision is not None:
         return [_REVISION], []
     path = Path(calibration.data)
@@ -120,17 +120,17 @@ def calibration_faults(recipe: Recipe, faulty: Collection[str]) -> tuple[list[Vi
 
 
 def _pictures(path: Path, samples: Sequence[data.Sample]) -> Iterator[Violation]:
-    """The first picture that is none; headers are read, since there may be hundreds."""
-    # Late: most recipes calibrate nothing.
+    """Report the first unusable picture. Reads only headers, since there may be hundreds of pictures."""
+    # Imported late: most recipes have no calibration.
     from mmbuild.models.image_files import TAKEN, problem
 
     for sample in samples:
-        found = None if sample.image is None else problem(sample.image, whole=False)
-        if found is not None:
+        fault = None if sample.image is None else problem(sample.image, whole=False)
+        if fault is not None:
             yield Violation(
                 "MM517",
                 (_DATA,),
-                f"calibration data {path}:{sample.line}: the image `{sample.image}` {found}",
-                f"give a {TAKEN} file, or remove the line",
+                f"calibration data {path}:{sample.line}: the image `{sample.image}` {fault}",
+                f"use a {TAKEN} file, or remove the line",
             )
             return

@@ -1,4 +1,4 @@
-"""Settings that may not stand together: the table ``exclusive_settings.yaml`` as rules on recipes."""
+"""Rules against mutually exclusive settings, from the table ``exclusive_settings.yaml``."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GIVEN: Literal["given"] = "given"
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """A row of the table.
+    """A row of the table: settings that exclude each other.
 
     Attributes:
-        code: Its code.
-        when: Dotted keys to the values that they may not have together, or ``given`` for any value at all.
-        message: Template over the keys of ``when``, ``{engine.backend}``.
+        code: Code of the violation.
+        when: Dotted keys with the values that they must not have together; ``given`` stands for any value.
+        message: Template with the keys of ``when`` as fields, such as ``{engine.backend}``.
         hint: What to do.
         severity: ``error`` or ``warning``.
     """
@@ -36,11 +36,11 @@ class Combination:
     severity: Severity = "error"
 
     def check(self, recipe: Recipe) -> Iterator[Violation]:
-        """The fault, where ``recipe`` has the combination."""
-        found = {key: _value(recipe, key) for key in self.when}
-        if all(_meets(found[key], required) for key, required in self.when.items()):
+        """Yield a violation if ``recipe`` has the combination."""
+        values = {key: _value(recipe, key) for key in self.when}
+        if all(_matches(values[key], required) for key, required in self.when.items()):
             message = self.message
-            for key, value in found.items():
+            for key, value in values.items():
                 message = message.replace(f"{{{key}}}", str(value))
             yield Violation(self.code, tuple(self.when), message, self.hint, self.severity)
 
@@ -52,13 +52,13 @@ def _value(recipe: Recipe, key: str) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _meets(value: Any, required: tuple[Any, ...] | str) -> bool:
+def _matches(value: Any, required: tuple[Any, ...] | str) -> bool:
     return value is not None if required == GIVEN else value in required
 
 
 @cache
 def combinations() -> tuple[Combination, ...]:
-    """Every row."""
+    """All rows of the table."""
     text = (files("mmbuild.schema") / "exclusive_settings.yaml").read_text(encoding="utf-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return tuple(_combination(**row) for row in yaml.load(text, Loader=loader))

@@ -1,4 +1,4 @@
-"""What a recipe's files say, key by key: for telling which line changed."""
+"""The values that a recipe's files state, by key: used to report which line changed."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from mmbuild.base.yaml_nodes import SHORT, Span, YamlNode, plain, replace_at
 
 
 def explicit_nodes(node: YamlNode) -> dict[str, YamlNode]:
-    """The values that were written, by dotted key; lists are values, and so are empty mappings.
+    """The stated values by dotted key. Lists and empty mappings count as values.
 
-    A word that is short for a mapping (``quantization: int8``) stands under the key that it is short for.
+    A shorthand for a mapping (``quantization: int8``) is listed under the full key.
     """
     return _leaves(node, "")
 
 
 def explicit_values(node: YamlNode) -> dict[str, Any]:
-    """:func:`explicit_nodes` as plain data, which is kept with a build."""
+    """:func:`explicit_nodes` as plain data, stored with a build."""
     return {key: plain(leaf) for key, leaf in explicit_nodes(node).items()}
 
 
 def span_of(node: YamlNode, key: str) -> Span | None:
-    """Where the value of a dotted key stands; None where nobody wrote it."""
+    """Source location of the value of a dotted key; None if no file states it."""
     leaf = explicit_nodes(node).get(key)
     return leaf.span if leaf is not None else None
 
 
 def with_value(node: YamlNode, key: str, value: Any) -> YamlNode:
-    """``node`` with plain data at a dotted key."""
+    """Return ``node`` with plain data at a dotted key."""
     return replace_at(node, key.split("."), _node(value, span_of(node, key) or node.span))
 
 

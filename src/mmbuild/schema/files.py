@@ -1,4 +1,4 @@
-"""Recipe files: reading one with its ``extends``, ``--set`` values, and the root that confines paths."""
+"""Reads recipe files with the recipes they extend, and finds the project root that confines paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, merge
 from mmbuild.base.yaml_parser import parse, split_lines
 
 MAX_CHAIN = 16
-"""Recipes that extend one another."""
+"""Longest chain of recipes that extend one another."""
 _ROOT_MARKS = (".git", "pyproject.toml", "mmbuild.yaml")
 
 
@@ -23,9 +23,9 @@ class Document:
 
     Attributes:
         root: Project root.
-        allow_outside: Whether a base outside the root is accepted.
-        node: The merged mapping, or None where it could not be read.
-        findings: What is wrong so far.
+        allow_outside: Whether a base recipe outside the root is accepted.
+        node: The merged mapping, or None if it could not be read.
+        findings: Diagnostics so far.
         files: Every file read.
     """
 
@@ -37,8 +37,8 @@ class Document:
 
 
 def project_root(recipe: Path) -> Path:
-    """The nearest ancestor with ``.git``, ``pyproject.toml`` or ``mmbuild.yaml``, else the directory."""
-    # Without `..`, whose parents would be those of the current directory.
+    """The nearest directory above ``recipe`` with ``.git``, ``pyproject.toml`` or ``mmbuild.yaml``, else its own."""
+    # Normalized, because the parents of `..` would be wrong.
     directory = Path(os.path.normpath(recipe.absolute())).parent
     for candidate in (directory, *directory.parents):
         if any((candidate / mark).exists() for mark in _ROOT_MARKS):
@@ -47,12 +47,12 @@ def project_root(recipe: Path) -> Path:
 
 
 def is_confined(path: Path, root: Path) -> bool:
-    """Whether ``path`` lies within ``root``, symbolic links followed."""
+    """Whether ``path`` is inside ``root`` after resolving symbolic links."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def read_document(path: Path, *, allow_outside: bool = False) -> Document:
-    """Read ``path`` and what it extends."""
+    """Read ``path`` and the recipes it extends."""
     document = Document(project_root(path), allow_outside)
     document.node = _read(path, None, (), document)
     return document
@@ -77,7 +77,7 @@ def _read(
     if not isinstance(node.value, dict):
         document.findings.append(
             diagnostic_at(
-                "MM114", "a recipe must be a mapping of keys", node.span, hint="Begin with `version: 1`"
+                "MM114", "a recipe must be a mapping of keys", node.span, hint="start with `version: 1`"
             )
         )
         return None
@@ -85,10 +85,10 @@ def _read(
         document.findings.append(
             diagnostic_at(
                 "MM111",
-                "the recipe lacks `version`",
+                "the recipe has no `version`",
                 Span(source, 1, 1),
                 path="version",
-                hint="Add `version: 1`",
+                hint="add `version: 1`",
             )
         )
     return _extended(path, node, (*chain, Path(os.path.realpath(path))), document)
@@ -105,7 +105,7 @@ def _extended(path: Path, node: YamlNode, chain: tuple[Path, ...], document: Doc
         return node
     below = _read(path.parent / os.path.expanduser(base.value), base, chain, document)
     own = YamlNode({key: child for key, child in node.value.items() if key != "extends"}, node.span, node.key)
-    # Without its base the rest would only yield findings that follow from the missing base.
+    # Without its base, the rest would only produce follow-up findings.
     return merge(below, own) if below is not None else None
 
 
@@ -117,9 +117,9 @@ def _refuse(
     real = Path(os.path.realpath(path))
     if real in chain:
         names = " -> ".join(_label(item) for item in (*chain[chain.index(real) :], real))
-        hint = "Move what both need into a third recipe"
+        hint = "move the shared keys into a third recipe"
         return diagnostic_at(
-            "MM120", f"`extends` goes in a circle: {names}", reference.span, path="extends", hint=hint
+            "MM120", f"`extends` is circular: {names}", reference.span, path="extends", hint=hint
         )
     if len(chain) >= MAX_CHAIN:
         return diagnostic_at(
@@ -127,15 +127,15 @@ def _refuse(
             f"more than {MAX_CHAIN} recipes extend one another",
             reference.span,
             path="extends",
-            hint="Extend one recipe that holds what the others share",
+            hint="extend a single recipe that holds the shared keys",
         )
     if not document.allow_outside and not is_confined(path, document.root):
         return diagnostic_at(
             "MM122",
-            f"`{reference.value}` lies outside the project's root {document.root}",
+            f"`{reference.value}` is outside the project root {document.root}",
             reference.span,
             path="extends",
-            hint="Move it into the project, or allow it with --allow-outside",
+            hint="move it into the project, or allow it with --allow-outside",
         )
     return None
 
@@ -146,14 +146,14 @@ def _text(path: Path, reference: YamlNode | None, document: Document) -> str | N
         return read_file(path, YAML_TEXT, within=inside).decode("utf-8-sig")
     except FileRefusedError as error:
         problem = error.problem
-        hint = _neighbour(path) if os.path.isdir(path) else "A recipe is a page of YAML; name another file"
+        hint = _neighbour(path) if os.path.isdir(path) else "a recipe is a small YAML file; name another file"
     except UnicodeDecodeError as error:
-        problem, hint = f"is not UTF-8 text (byte {error.start})", "Save the file as UTF-8"
+        problem, hint = f"is not UTF-8 text (byte {error.start})", "save the file as UTF-8"
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
         hint = _neighbour(path)
     except ValueError:
-        problem, hint = "is not a usable path", "Remove the NUL character"
+        problem, hint = "is not a usable path", "remove the NUL character"
     message = f"recipe `{_label(path)}` {problem}"
     if reference is not None:
         document.findings.append(diagnostic_at("MM121", message, reference.span, path="extends", hint=hint))
@@ -164,13 +164,13 @@ def _text(path: Path, reference: YamlNode | None, document: Document) -> str | N
 
 def _neighbour(path: Path) -> str:
     if os.path.isdir(path):
-        return "Name a recipe file, such as a .yaml file in that directory"
+        return "name a recipe file, such as a .yaml file in that directory"
     try:
         names = [item.name for item in entries(path.parent) if item.suffix in (".yaml", ".yml")]
     except (OSError, ValueError, FileRefusedError):
-        return "Check the path"
+        return "check the path"
     near = nearest(path.name, names, cutoff=0.8)
-    return f"Did you mean `{path.parent / near}`?" if near else "Check the path"
+    return f"did you mean `{path.parent / near}`?" if near else "check the path"
 
 
 def _label(path: Path) -> str:

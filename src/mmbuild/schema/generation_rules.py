@@ -1,7 +1,7 @@
-"""The generation settings of a recipe's model, checked while the recipe is validated.
+"""Validates the generation settings of a recipe's model.
 
-Only where the files are at hand, in a local directory or fetched from the hub; of other models the assemble step
-reports what it finds.
+This needs the model's small files, from a local directory or fetched from the hub; for other models the assemble step
+reports the findings.
 """
 
 from __future__ import annotations
@@ -45,39 +45,39 @@ def generation_faults(
     directory: Path | None,
     faulty: Collection[str],
 ) -> tuple[list[Violation], tuple[Path, ...]]:
-    """What is wrong with a model's settings, and the files that were read.
+    """Violations in a model's settings, and the files that were read.
 
     Args:
         recipe: The recipe.
-        facts: Of its model.
+        facts: Facts of its model.
         config: The model's ``config.json``.
-        directory: Where the model's small files are; None where they are not here.
-        faulty: Keys that are at fault already.
+        directory: Directory of the model's small files; None if they are not available.
+        faulty: Keys with known violations.
     """
     if directory is None or touches((_SOURCE,), faulty):
         return [], ()
-    found = settings_faults(recipe, facts, config, files_of(directory), display(directory))
-    return found, settings_files(directory, family(recipe.model.family).settings_place(config))
+    faults = settings_faults(recipe, facts, config, files_of(directory), display(directory))
+    return faults, settings_files(directory, family(recipe.model.family).settings_place(config))
 
 
 def settings_faults(
     recipe: Recipe, facts: ModelFacts, config: Mapping[str, Any], load: Load, label: str
 ) -> list[Violation]:
-    """What is wrong with a model's settings, wherever its files are.
+    """Violations in a model's settings.
 
     Args:
         recipe: The recipe.
-        facts: Of its model.
+        facts: Facts of its model.
         config: The model's ``config.json``.
-        load: Gives the model's small files as parsed JSON.
-        label: What the model is called in messages.
+        load: Returns the model's small files as parsed JSON.
+        label: Name of the model in messages.
     """
     place = family(recipe.model.family).settings_place(config)
     try:
         reading = read_settings(load, place, reader_of(recipe, facts), label)
     except SettingsError as error:
         return [Violation(error.code, (_SOURCE,), error.message, error.hint)]
-    found = list(reading.findings)
+    findings = list(reading.findings)
     if recipe.engine.backend == Backend.TENSORRT_LLM:
-        found += runner_findings(reading, beams=recipe.engine.max_beam_width > 1)
-    return [Violation(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in found]
+        findings += runner_findings(reading, beams=recipe.engine.max_beam_width > 1)
+    return [Violation(item.code, (_SOURCE,), item.message, item.hint, item.severity) for item in findings]

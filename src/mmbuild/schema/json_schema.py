@@ -1,4 +1,4 @@
-"""JSON Schema of recipes, for editors."""
+"""The JSON Schema of recipes, for editors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from mmbuild.schema.model import Recipe
 
-# A recipe that extends another, or is extended, need not be whole: editors must not demand what comes from
-# elsewhere. `mmbuild validate` judges the whole.
+# A recipe that extends another, or is extended, may be partial: editors must not require keys that another file
+# states. `mmbuild validate` checks the merged recipe.
 _PARTIAL = ("Recipe", "Model", "Engine")
 
 
@@ -24,5 +24,5 @@ def json_schema() -> dict[str, Any]:
 
 
 def render() -> str:
-    """The schema as text, the way ``recipes/schema.json`` holds it."""
+    """The schema as text, as in ``recipes/schema.json``."""
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Linear layers of a stack, as a rank holds them: what quantization in groups and packed formats must fit."""
+"""Shapes of the linear layers on one rank, which group sizes and packed formats must divide."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmbuild.models.checkpoint.tensor_table import tensors
 from mmbuild.models.families.facts import LlmFacts, ModelFacts
 
 GROUP_SIZES = (128, 64)
-"""Input features that may share a scale, the one preferred first: TensorRT-LLM's kernels take these two."""
+"""Group sizes (input features that share a scale) that TensorRT-LLM's kernels support, preferred one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Linear:
 
 
 def stacks(facts: ModelFacts) -> tuple[LlmFacts, ...]:
-    """The decoder, and the encoder where there is one."""
+    """The decoder and, if there is one, the encoder."""
     return (facts.llm,) if facts.encoder is None else (facts.llm, facts.encoder)
 
 
 def linears(llm: LlmFacts, ranks: int) -> Iterator[Linear]:
-    """Linear layers of one layer of ``llm``, split over ``ranks``; all layers and ranks are alike.
+    """The linear layers of one layer of ``llm``, split over ``ranks``; all layers and ranks are equal.
 
-    The number of ranks must divide heads and MLP.
+    The number of ranks must divide heads and MLP (:func:`divides`).
     """
     for spec in tensors(replace(llm, num_hidden_layers=1)):
         if spec.quantizable:
@@ -51,13 +51,13 @@ def divides(llm: LlmFacts, ranks: int) -> bool:
 
 
 def unfit_for_groups(facts: ModelFacts, ranks: int, group: int) -> tuple[Linear, ...]:
-    """Linear layers whose inputs on a rank are no whole number of groups."""
-    found = (layer for llm in stacks(facts) for layer in linears(llm, ranks) if layer.inputs % group)
-    return tuple(dict.fromkeys(found))
+    """Linear layers whose inputs on a rank are not a whole number of groups."""
+    unfit = (layer for llm in stacks(facts) for layer in linears(llm, ranks) if layer.inputs % group)
+    return tuple(dict.fromkeys(unfit))
 
 
 def group_size(facts: ModelFacts, ranks: int) -> int | None:
-    """The preferred group size that fits; None where none does."""
+    """The preferred group size that fits; None if none does."""
     if not all(divides(llm, ranks) for llm in stacks(facts)):
         return None
     return next((group for group in GROUP_SIZES if not unfit_for_groups(facts, ranks, group)), None)

@@ -1,4 +1,4 @@
-"""``matrix``: one variant of a recipe for each combination of the values of its axes."""
+"""Expands ``matrix``: one variant of a recipe per combination of axis values."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class _Axis:
 def expand(
     root: YamlNode, pinned: Collection[str] = ()
 ) -> tuple[list[tuple[str, YamlNode]], list[Diagnostic]]:
-    """The variants of ``root``: name suffix (empty without a matrix) and node, and what is wrong.
+    """The variants of ``root`` as (name suffix, node), and diagnostics. Without a matrix the suffix is empty.
 
     Args:
-        root: The recipe with everything merged.
-        pinned: Dotted keys given by ``--set``; an axis over one of them keeps only that value.
+        root: The merged recipe.
+        pinned: Dotted keys set with ``--set``; an axis over such a key keeps only that value.
     """
     matrix = root.value.get("matrix")
     bare = YamlNode({key: child for key, child in root.value.items() if key != "matrix"}, root.span, root.key)
     if matrix is None or matrix.value is None:
         return [("", bare)], []
     if not isinstance(matrix.value, Mapping):
-        message, hint = "`matrix` must be a mapping of axes", "Write `matrix: {quantization: [none, int8]}`"
+        message, hint = "`matrix` must be a mapping of axes", "write `matrix: {quantization: [none, int8]}`"
         return [("", bare)], [diagnostic_at("MM124", message, matrix.span, path="matrix", hint=hint)]
     axes: list[_Axis] = []
     findings: list[Diagnostic] = []
@@ -50,9 +50,9 @@ def expand(
             axes.append(axis)
     count = prod(len(axis.values) for axis in axes)
     if count > MAX_VARIANTS:
-        message = f"the matrix has {count} variants, the limit is {MAX_VARIANTS}"
+        message = f"the matrix has {count} variants; the limit is {MAX_VARIANTS}"
         findings.append(
-            diagnostic_at("MM125", message, matrix.key or matrix.span, path="matrix", hint="Split the recipe")
+            diagnostic_at("MM125", message, matrix.key or matrix.span, path="matrix", hint="split the recipe")
         )
         return [], findings
     return _variants(bare, axes, findings), findings
@@ -67,11 +67,11 @@ def _axis(name: str, node: YamlNode, root: YamlNode, pinned: Collection[str]) ->
     if resolved is None or resolved not in known:
         return diagnostic_at(
             "MM124",
-            f"axis `{name}` is over `{key}`, which is no key of the recipe",
+            f"axis `{name}` is over `{key}`, which is not a key of the recipe",
             node.key or node.span,
             path=f"matrix.{name}",
             suggestion=nearest(key, [*Engine.model_fields, *known]),
-            hint="Name a key of `engine`, or a dotted key such as `visual.dtype`",
+            hint="name a key of `engine`, or a dotted key such as `visual.dtype`",
         )
     if resolved in pinned:
         values = (find(root, resolved.split("."))[0],)
@@ -104,14 +104,14 @@ def _variants(root: YamlNode, axes: list[_Axis], findings: list[Diagnostic]) -> 
             key = find(root, parts)[0].key if find(root, parts)[1] == tuple(parts) else value.span
             node = replace_at(node, parts, YamlNode(value.value, value.span, key))
         if suffix in variants:
-            message = f"two variants are called `{suffix[1:]}`"
+            message = f"two variants have the name `{suffix[1:]}`"
             findings.append(diagnostic_at("MM126", message, values[-1].span, path=f"matrix.{axes[-1].name}"))
         variants[suffix] = node
     return list(variants.items())
 
 
 def _word(axis: _Axis, node: YamlNode) -> str:
-    """What a value adds to the variant's name: the word itself, or key and number."""
+    """A value's part of the variant's name: the word itself, or key and number."""
     value: Any = plain(node)
     if isinstance(value, Mapping):
         value = "_".join(str(item) for item in value.values() if isinstance(item, str | int))

@@ -1,7 +1,7 @@
-"""The recipe, version 1: one closed model for each part.
+"""Data model of recipes, format version 1: one closed model per section.
 
-Descriptions feed ``docs/recipe.md`` and the JSON Schema. Validation judges and never rewrites: a number that
-follows from others is filled in later, by :mod:`mmbuild.schema.solver`.
+Descriptions feed ``docs/recipe.md`` and the JSON Schema. Validation never changes values: derived numbers are filled
+in later, by :mod:`mmbuild.schema.solver`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from mmbuild.schema.backend_names import added
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
-# Names of files and of repositories are shown in one line and written into scripts.
+# Names of files and repositories must fit on one line and are safe in scripts.
 Name = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]*$")]
-# What git (git-check-ref-format) and the hub take for branches, tags and commits; never an option, never `..`.
+# Branches, tags and commits as git (git-check-ref-format) and the hub allow them; never an option, never `..`.
 Revision = Annotated[
     str,
     Field(
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     Family = str
 else:
     Family = StrEnum("Family", {name.replace("-", "_").upper(): name for name in MODULES})
-    Family.__doc__ = "Model families: what the registration in `mmbuild.models.families` names."
+    Family.__doc__ = "Model families registered in `mmbuild.models.families`."
 
 
 class Backend(StrEnum):
-    """Who runs the engine."""
+    """Runtime of the engine."""
 
     TENSORRT_LLM = "tensorrt-llm"
     TORCH = "torch"
@@ -70,7 +70,7 @@ BackendName = Annotated[Backend, WrapValidator(_or_added), PlainSerializer(str, 
 
 
 class VisualBackend(StrEnum):
-    """Who runs the visual engine."""
+    """Runtime of the visual engine."""
 
     AUTO = "auto"
     TENSORRT = "tensorrt"
@@ -78,7 +78,7 @@ class VisualBackend(StrEnum):
 
 
 class Dtype(StrEnum):
-    """Number format of weights that are not quantized, and of activations."""
+    """Number format of unquantized weights and activations."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -102,7 +102,7 @@ CALIBRATED = frozenset({Algorithm.INT4_AWQ, Algorithm.SMOOTHQUANT, Algorithm.FP8
 
 
 class GenerationConfig(StrEnum):
-    """What becomes of the settings in a model's generation_config.json."""
+    """Whether to apply the settings in a model's generation_config.json."""
 
     OBEY = "obey"
     IGNORE = "ignore"
@@ -116,20 +116,20 @@ class Device(StrEnum):
 
 
 class Section(BaseModel):
-    """Base of all parts: closed, immutable, strict about types."""
+    """Base of all sections: no unknown keys, immutable, strict types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class VisionSource(Section):
-    """Second source of weights, for families whose visual tower lives elsewhere (BLIP-2, VILA)."""
+    """Second source of weights, for families with a separate visual tower (BLIP-2, VILA)."""
 
-    source: Name = Field(description="Where the visual tower comes from; same forms as `model.source`")
+    source: Name = Field(description="Source of the visual tower; same forms as `model.source`")
     revision: Revision | None = Field(default=None, description="Branch, tag or commit of the source")
 
 
 class CodeSource(Section):
-    """A repository of model code that a TensorRT-LLM toolchain needs (VILA's)."""
+    """A repository of model code that a TensorRT-LLM toolchain needs (for VILA)."""
 
     source: Annotated[str, Field(pattern=r"^git\+https://[!-~]+$", max_length=2000)] = Field(
         description="`git+https://...` URL of the repository"
@@ -138,9 +138,9 @@ class CodeSource(Section):
 
 
 class Model(Section):
-    """What to build from."""
+    """The model to build from."""
 
-    family: Family = Field(description="The family decides what config.json means and how weights are named")
+    family: Family = Field(description="Model family; defines how config.json and weight names are read")
     source: Name = Field(
         description=(
             "`hf://owner/name`, a directory relative to the file that names it (`~` is the home directory), "
@@ -150,16 +150,16 @@ class Model(Section):
         )
     )
     revision: Revision | None = Field(
-        default=None, description="Branch, tag or commit of an `hf://` source; else `main`"
+        default=None, description="Branch, tag or commit of an `hf://` source; default `main`"
     )
-    vision: VisionSource | None = Field(default=None, description="Second source, where the family needs one")
+    vision: VisionSource | None = Field(default=None, description="Second source, if the family needs one")
     code: CodeSource | None = Field(
         default=None, description="Model code that TensorRT-LLM needs for the family"
     )
 
 
 class Target(Section):
-    """What an engine is built for. Left out: this host."""
+    """What the engine is built for; default: this host."""
 
     device: Device | None = Field(default=None, description="Kind of device the engine runs on")
     sm: Annotated[int, Field(ge=50, le=200)] | None = Field(
@@ -171,30 +171,31 @@ class Target(Section):
 
 
 class Calibration(Section):
-    """Data that a calibrated quantization is fitted on."""
+    """Calibration data."""
 
     data: Name = Field(
-        description="Path of a JSONL file of {image, prompt, answer?}, images named relative to it, or "
+        description="Path of a JSONL file of {image, prompt, answer?}, with image paths relative to it, or "
         "`hf://datasets/owner/name`; see [quantization.md](quantization.md)"
     )
     revision: Revision | None = Field(
-        default=None, description="Branch, tag or commit of an `hf://` data set; else `main`"
+        default=None, description="Branch, tag or commit of an `hf://` data set; default `main`"
     )
-    samples: Positive = Field(default=DEFAULT_SAMPLES, description="How many samples to use")
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the choice of samples")
+    samples: Positive = Field(default=DEFAULT_SAMPLES, description="Number of samples to use")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed for choosing the samples")
     text_only: bool = Field(
-        default=False, description="Accept samples without an image, which ruin most vision-language models"
+        default=False, description="Accept samples without an image, which harm most vision-language models"
     )
 
 
 class Quantization(Section):
-    """How the LLM's weights are stored. A plain word is short for `{algorithm: word}`."""
+    """Number format of the LLM's weights. A plain word is short for `{algorithm: word}`."""
 
     algorithm: Algorithm = Field(
         default=Algorithm.NONE, description="`int8` and `int4` are weight-only; the rest is calibrated"
     )
     group_size: Literal[64, 128] | None = Field(
-        default=None, description="Input features that share a scale, for `int4_awq`; chosen where left out"
+        default=None,
+        description="Input features that share a scale, for `int4_awq`; default: the best that fits",
     )
     calibration: Calibration | None = Field(default=None, description="Data for the calibrated algorithms")
 
@@ -204,7 +205,7 @@ def _from_word(value: Any) -> Any:
 
 
 class TensorrtLlm(Section):
-    """Options of the `tensorrt-llm` backend; validated always, used only when it is selected."""
+    """Options of the `tensorrt-llm` backend; always validated, used only if that backend is selected."""
 
     toolchain: Annotated[str, Field(pattern=tensorrt_llm_versions.PATTERN)] = Field(
         default=tensorrt_llm_versions.DEFAULT,
@@ -214,49 +215,49 @@ class TensorrtLlm(Section):
     )
     fused_mlp: bool | Literal["auto"] = Field(
         default="auto",
-        description="Fuse gate and up projections; `auto` does so for unquantized weights on one GPU, and leaves the "
-        "option out over several, as upstream's page does",
+        description="Fuse gate and up projections; `auto` does so for unquantized weights on one GPU, and omits the "
+        "option on several, like upstream's documentation",
     )
 
 
 class Torch(Section):
-    """Options of the `torch` backend; none so far."""
+    """Options of the `torch` backend; none yet."""
 
 
 class Engine(Section):
     """The LLM engine. Lengths count tokens."""
 
-    backend: BackendName = Field(
-        description="`torch` needs nothing but pip; `tensorrt-llm` needs its toolchain"
-    )
+    backend: BackendName = Field(description="`torch` needs only pip; `tensorrt-llm` needs its toolchain")
     dtype: Dtype = Field(default=Dtype.FLOAT16, description="Number format of the LLM")
     quantization: Annotated[
         Quantization, BeforeValidator(_from_word, json_schema_input_type=Algorithm | Quantization)
-    ] = Field(default=Quantization(), description="Of the LLM: a word, or a mapping with its options")
-    tensor_parallel: Annotated[int, Field(ge=1, le=MOST_RANKS)] = Field(
-        default=1, description="Ranks the LLM is split over"
+    ] = Field(
+        default=Quantization(), description="Quantization of the LLM: a word, or a mapping with options"
     )
-    max_batch_size: Positive = Field(default=1, description="Most prompts answered at once")
-    max_images_per_prompt: Positive = Field(default=1, description="Most images in one prompt")
+    tensor_parallel: Annotated[int, Field(ge=1, le=MOST_RANKS)] = Field(
+        default=1, description="Number of ranks that the LLM is split over"
+    )
+    max_batch_size: Positive = Field(default=1, description="Maximum number of prompts in a batch")
+    max_images_per_prompt: Positive = Field(default=1, description="Maximum number of images in one prompt")
     max_beam_width: Annotated[int, Field(ge=1, le=256)] = Field(
-        default=1, description="Most beams of a search"
+        default=1, description="Maximum number of beams in a search"
     )
     max_input_len: Positive = Field(
-        description="Longest prompt: text and visual features together; 1 where the model takes no text "
+        description="Maximum length of a prompt, text and visual features together; 1 if the model takes no text "
         "(its decoder starts from one token)"
     )
-    max_output_len: Positive = Field(description="Most tokens generated for one prompt")
+    max_output_len: Positive = Field(description="Maximum number of tokens generated for one prompt")
     generation_config: GenerationConfig = Field(
         default=GenerationConfig.OBEY,
-        description="`obey` decodes with the settings of the model's generation_config.json as transformers does, "
-        "`ignore` with its end tokens alone; see [generation-settings.md](generation-settings.md)",
+        description="`obey` applies the settings of the model's generation_config.json, as transformers does; "
+        "`ignore` only its end tokens; see [generation-settings.md](generation-settings.md)",
     )
     max_multimodal_len: Positive | None = Field(
-        default=None, description="Rows of the prompt table; computed, and an error where it differs"
+        default=None, description="Rows of the prompt table; computed, and checked if given"
     )
     num_visual_features: Positive | None = Field(
         default=None,
-        description="Rows one image fills; known from config.json, an error where it differs",
+        description="Rows per image in the prompt table; derived from config.json, and checked if given",
     )
     tensorrt_llm: TensorrtLlm = Field(
         default=TensorrtLlm(), description="Options of the tensorrt-llm backend"
@@ -268,28 +269,32 @@ class Visual(Section):
     """The visual engine."""
 
     backend: VisualBackend = Field(default=VisualBackend.AUTO, description="`auto` follows `engine.backend`")
-    dtype: Dtype | None = Field(default=None, description="Number format of the tower; else `engine.dtype`")
+    dtype: Dtype | None = Field(
+        default=None, description="Number format of the tower; default `engine.dtype`"
+    )
     max_batch_size: Positive | None = Field(
-        default=None, description="Most images at once; computed, and an error where it differs"
+        default=None, description="Maximum number of images in a batch; computed, and checked if given"
     )
 
 
 class Verify(Section):
-    """Questions the built engine is compared on. Without images, pictures are generated."""
+    """Questions for comparing the built engine with transformers. Without images, pictures are generated."""
 
-    prompts: tuple[Text, ...] = Field(default=(), description="Prompts, each asked about each image")
-    images: tuple[Name, ...] = Field(default=(), description="Image files, relative to the naming file")
+    prompts: tuple[Text, ...] = Field(default=(), description="Prompts; each is asked about each image")
+    images: tuple[Name, ...] = Field(
+        default=(), description="Image files, relative to the file that names them"
+    )
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=32, description="Tokens compared per prompt"
     )
 
 
-# `1e-2` is a text in YAML 1.1 and a number in YAML 1.2, JSON and every programming language.
+# `1e-2` is a string in YAML 1.1, but a number in YAML 1.2, JSON and every programming language.
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def _with_exponent(value: object) -> object:
-    """``1e-2`` as the number it means; anything else, and what is not finite, as it is."""
+    """Convert ``1e-2`` to a number; leave anything else, and non-finite values, unchanged."""
     if isinstance(value, str) and _EXPONENT.fullmatch(value) and math.isfinite(float(value)):
         return float(value)
     return value
@@ -300,38 +305,38 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 class Gates(Section):
-    """Quality the engine must keep against the same recipe unquantized."""
+    """Minimum quality of the engine, relative to the same recipe unquantized."""
 
-    min_answer_agreement: Share | None = Field(default=None, description="Least share of equal answers")
+    min_answer_agreement: Share | None = Field(default=None, description="Minimum fraction of equal answers")
     max_kl: Annotated[Number, Field(ge=0)] | None = Field(
         default=None,
-        description="Largest mean KL divergence of next-token distributions over the answers, nats; "
-        "of a quantized engine there is a default",
+        description="Maximum mean KL divergence of next-token distributions over the answers, in nats; "
+        "quantized engines have a default",
     )
     max_perplexity_ratio: Annotated[Number, Field(ge=1)] | None = Field(
         default=None,
-        description="Largest ratio of perplexities on the unquantized model's own answers; "
-        "of a quantized engine there is a default",
+        description="Maximum ratio of perplexities on the unquantized model's answers; "
+        "quantized engines have a default",
     )
     min_greedy_prefix: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
-        description="Least mean number of equal greedy tokens from the start; "
-        "a difference after the end of an answer is none",
+        description="Minimum mean number of equal greedy tokens from the start; "
+        "differences after the end of an answer do not count",
     )
 
 
 class Axis(Section):
-    """One axis of a matrix, under a name of its own."""
+    """One axis of a matrix, with its own name."""
 
     key: Name = Field(description="Dotted key that the axis varies, such as `engine.max_batch_size`")
-    values: tuple[Any, ...] = Field(min_length=1, description="Its values, one variant each")
+    values: tuple[Any, ...] = Field(min_length=1, description="Values, one variant each")
 
 
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
 def _number(value: object) -> object:
-    """``true`` is 1 for Python, and no version for anybody else."""
+    """Reject ``true`` and ``1.0``, which Python considers equal to 1."""
     if isinstance(value, bool | float):
         raise ValueError("must be a whole number")
     return value
@@ -341,23 +346,25 @@ Version = Annotated[Literal[1], BeforeValidator(_number)]
 
 
 class Recipe(Section):
-    """A recipe: what to build, never how."""
+    """A recipe: describes what to build, not how."""
 
     version: Version = Field(description="Version of the recipe format; always the first line")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] = Field(
-        description="Name of the build: letters, digits, `.`, `_`, `-`; the engine lands in `build/<name>`"
+        description="Name of the build: letters, digits, `.`, `_`, `-`; the engine is written to `build/<name>`"
     )
     extends: Name | None = Field(default=None, description="Recipe to start from, relative to this file")
-    model: Model = Field(description="What to build from")
+    model: Model = Field(description="The model to build from")
     target: Target | None = Field(default=None, description="What to build for; default this host")
     engine: Engine = Field(description="The LLM engine")
     visual: Visual = Field(default=Visual(), description="The visual engine")
-    verify: Verify | None = Field(default=None, description="What apply compares the built engine on")
-    gates: Gates | None = Field(default=None, description="Quality the engine must keep")
+    verify: Verify | None = Field(
+        default=None, description="Questions for comparing the engine with transformers"
+    )
+    gates: Gates | None = Field(default=None, description="Minimum quality of the engine")
     matrix: dict[str, Values | Axis] | None = Field(
         default=None,
         description=(
             "Axes by name: a key of `engine` (`quantization: [none, int8]`), a dotted key, or a name with "
-            "`{key, values}`; one variant for each combination"
+            "`{key, values}`; one variant per combination"
         ),
     )

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a recipe's model, found while the recipe is validated."""
+"""Validates the files of a recipe's model."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.model import Model
 
 if TYPE_CHECKING:
-    from mmbuild.models.files.checked_model import Model as GivenModel
+    from mmbuild.models.files.checked_model import Model as CheckedModel
 
 _KEYS = {"model": "model.source", "vision": "model.vision.source"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """What came of looking at a model's files.
+    """Result of validating a model's files.
 
     Attributes:
-        faults: What is wrong.
-        files: Files and directories that were looked at.
-        given: The model as checks take it; None where none of its files are here.
+        faults: Violations.
+        files: Files and directories that were inspected.
+        given: The model as later checks take it; None if none of its files are available.
     """
 
     faults: tuple[Violation, ...] = ()
     files: tuple[Path, ...] = ()
-    given: GivenModel | None = None
+    given: CheckedModel | None = None
 
     @property
     def directory(self) -> Path | None:
-        """Where the small files of ``model.source`` are; None where they are not here."""
+        """Directory of the small files of ``model.source``; None if they are not available."""
         source = None if self.given is None else self.given.sources.get("model")
         return None if source is None else source.directory
 
@@ -44,15 +44,15 @@ class ModelFiles:
 def check_files(
     model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
 ) -> ModelFiles:
-    """Compare the files of a model with each other and with config.json.
+    """Check the files of a model against each other and against config.json.
 
     Args:
         model: The recipe's ``model``.
-        root: What a relative directory is relative to.
-        facts: What config.json says.
+        root: Base of relative directories.
+        facts: Facts from config.json.
         configs: config.json by source, ``model`` and ``vision``.
-        fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. What
-            the hub refuses is left to the download, which says it.
+        fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. If the
+            hub refuses, the download step reports it.
     """
     faults: list[Violation] = []
     places: dict[str, tuple[Path, bool]] = {}
@@ -61,20 +61,22 @@ def check_files(
             places[name] = (place, weights)
     if not places:
         return ModelFiles(tuple(faults))
-    # Late: Jinja costs 20 ms to import, and many recipes name no directory.
-    from mmbuild.models.files import checked_model as given
+    # Imported late: Jinja takes 20 ms to import, and many recipes name no directory.
+    from mmbuild.models.files import checked_model
     from mmbuild.models.files.consistency import findings, inspected_paths
 
-    sources = {name: given.Source(place, weights=weights) for name, (place, weights) in places.items()}
-    requested = given.Model(model.family, facts, configs, sources)
+    sources = {
+        name: checked_model.Source(place, weights=weights) for name, (place, weights) in places.items()
+    }
+    requested = checked_model.Model(model.family, facts, configs, sources)
     try:
-        found = findings(requested)
-    except MmbuildError as error:  # config.json states too little to know which files belong to it
+        results = findings(requested)
+    except MmbuildError as error:  # config.json does not determine which files belong to the model
         blame = getattr(error, "blame", ()) or (_KEYS["model"],)
         return ModelFiles((*faults, Violation(error.code, blame, error.message, error.hint)))
     faults += [
         Violation(item.error.code, (_KEYS[item.source],), item.error.message, item.error.hint)
-        for item in found
+        for item in results
     ]
     return ModelFiles(tuple(faults), tuple(inspected_paths(requested)), requested)
 
@@ -82,7 +84,7 @@ def check_files(
 def _places(
     model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Violation]
 ) -> Iterator[tuple[str, Path, bool]]:
-    """Sources by name, where their files are, and whether weights are among them."""
+    """Sources as (name, directory, whether it has weights)."""
     for name, source in (("model", model), ("vision", model.vision)):
         ref = None if source is None else parse_source(source.source)
         if source is None or ref is None:

@@ -1,4 +1,4 @@
-"""``--set dotted.key=value``: values typed on the command line, read as YAML, laid over the recipe."""
+"""Parses ``--set dotted.key=value``: YAML values from the command line that override the recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_nodes import Source, Span, YamlNode, diagnostic_at, printable
 from mmbuild.base.yaml_parser import parse, split_lines
 
-_NAME_IT = "Write a recipe of a few lines that extends the other"
+_EXTEND = "write a short recipe that extends the other"
 _MOST_PARTS = YAML_TEXT.depth
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
@@ -23,7 +23,7 @@ class Override:
 
     Attributes:
         key: Dotted key.
-        value: Its value; positions point into the argument.
+        value: Its value; source positions refer to the argument.
     """
 
     key: str
@@ -31,12 +31,12 @@ class Override:
 
 
 def parse_overrides(arguments: Sequence[str]) -> tuple[list[Override], list[Diagnostic]]:
-    """Read the arguments of ``--set``, in order."""
+    """Parse the arguments of ``--set``, in order."""
     overrides: list[Override] = []
     findings: list[Diagnostic] = []
     for argument in arguments:
-        override, found = _parse(argument)
-        findings += found
+        override, problems = _parse(argument)
+        findings += problems
         if override is not None:
             overrides.append(override)
     return overrides, findings
@@ -52,28 +52,28 @@ def _parse(argument: str) -> tuple[Override | None, list[Diagnostic]]:
         at = Span(Source(f"--set {_short(clean)}", (clean,)), 1, 1)
         return None, [
             diagnostic_at(
-                "MM123", f"`{_short(clean)}` is not UTF-8 text", at, hint="Set the terminal to UTF-8"
+                "MM123", f"`{_short(clean)}` is not UTF-8 text", at, hint="set the terminal to UTF-8"
             )
         ]
     key, equals, text = argument.partition("=")
     source = Source(f"--set {_short(argument)}", split_lines(argument), str(Path.cwd()), trusted=True)
     at = Span(source, 1, 1, max(len(key), 1))
     if not equals or not _KEY.fullmatch(key):
-        hint = "Write --set KEY=VALUE, such as --set engine.quantization=int8"
+        hint = "write --set KEY=VALUE, such as --set engine.quantization=int8"
         return None, [
             diagnostic_at("MM123", f"`{_short(argument)}` is not KEY=VALUE with a dotted key", at, hint=hint)
         ]
     if key.count(".") >= _MOST_PARTS or len(argument) > YAML_TEXT.length:
-        what = f"has more than {_MOST_PARTS} parts" if key.count(".") >= _MOST_PARTS else "is too long"
-        hint = "Write --set KEY=VALUE with a key of the recipe; `mmbuild schema` lists them"
-        return None, [diagnostic_at("MM123", f"`{key[:60]} ...` {what}", at, hint=hint)]
+        problem = f"has more than {_MOST_PARTS} parts" if key.count(".") >= _MOST_PARTS else "is too long"
+        hint = "write --set KEY=VALUE with a key of the recipe; `mmbuild schema` lists them"
+        return None, [diagnostic_at("MM123", f"`{key[:60]} ...` {problem}", at, hint=hint)]
     if key == "extends":
         return None, [
-            diagnostic_at("MM123", "`extends` cannot be set, it is read with the file", at, hint=_NAME_IT)
+            diagnostic_at("MM123", "`extends` cannot be set; it is read with the file", at, hint=_EXTEND)
         ]
     if not text.strip():
         return Override(key, YamlNode(None, at, at)), []
-    # Blanks in place of the key keep the columns of the argument.
+    # Spaces in place of the key preserve the columns of the argument.
     node, findings = parse(source, " " * (len(key) + 1) + text)
     if node is None:
         return None, findings

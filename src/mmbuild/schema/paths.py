@@ -1,7 +1,7 @@
-"""Local paths in a recipe: made absolute, and kept within the project's root.
+"""Makes local paths in a recipe absolute and confines them to the project root.
 
-A path is relative to the file that names it, so that a base recipe means the same wherever it is extended. What
-the user types with ``--set`` is relative to the current directory and may lie anywhere. ``~`` is the home directory.
+A path is relative to the file that states it, so a base recipe means the same wherever it is extended. Paths from
+``--set`` are relative to the current directory and may be anywhere. ``~`` is the home directory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ Key = tuple[str | int, ...]
 def resolve_paths(
     recipe: Recipe, node: YamlNode, root: Path, allow_outside: bool
 ) -> tuple[Recipe, list[Diagnostic]]:
-    """``recipe`` with every local path absolute, and a finding for each that leaves ``root``.
+    """Return ``recipe`` with absolute paths, and a diagnostic for each path outside ``root``.
 
     Args:
         recipe: A validated recipe.
-        node: What it was read from: knows which file names which path.
+        node: Its source, which knows the file that states each path.
         root: Project root.
         allow_outside: Accept paths outside it.
     """
@@ -45,7 +45,7 @@ def resolve_paths(
 
 @dataclass(slots=True)
 class _Paths:
-    """Where paths are written, and what is wrong with them."""
+    """Resolves paths and collects diagnostics."""
 
     node: YamlNode
     root: Path
@@ -66,7 +66,7 @@ class _Paths:
         try:
             ref = parse_source(text)
         except MmbuildError:
-            return text  # told when the model's config is read
+            return text  # reported when the model's config is read
         if ref.kind == "directory":
             return self.absolute(ref.value, *key)
         if ref.kind == "dummy-directory":
@@ -75,7 +75,7 @@ class _Paths:
 
 
 def _is_cached(path: Path, key: Key) -> bool:
-    """Whether a model directory of the project is a link to a snapshot in the hub's cache."""
+    """Whether a model directory of the project is a link to a snapshot in the hub cache."""
     return (
         key[-1] == "source"
         and hub_cache(path) is not None
@@ -107,8 +107,8 @@ def _calibration(calibration: Calibration, paths: _Paths) -> Calibration:
 def _outside(text: str, at: YamlNode, root: Path, key: Key) -> Diagnostic:
     return diagnostic_at(
         "MM122",
-        f"`{text}` lies outside the project's root {root}",
+        f"`{text}` is outside the project root {root}",
         at.span,
         path=dotted(key),
-        hint="Move it into the project, name it with --set, or allow it with --allow-outside",
+        hint="move it into the project, pass it with --set, or allow it with --allow-outside",
     )

@@ -1,4 +1,4 @@
-"""Where the inputs of a recipe may be, and model directories with links that leave those places."""
+"""Directories that a recipe's models may read from, and a check for links that lead outside them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _SOURCES = {"model": "model.source", "vision": "model.vision.source"}
 
 
 def places_of(recipe: Recipe, node: YamlNode, root: Path, *, allow_outside: bool) -> Places | None:
-    """Directories that hold everything that the recipe's models may consist of; None: any.
+    """Directories that the files of the recipe's models may be in; None: anywhere.
 
     Args:
         recipe: With absolute paths.
-        node: What it was read from, which knows what the user typed on the command line.
+        node: Its source, which knows the values from the command line.
         root: Project root.
-        allow_outside: Whether everything is allowed.
+        allow_outside: Whether any directory is allowed.
     """
     if allow_outside:
         return None
-    found = [os.path.realpath(root)]
+    allowed = [os.path.realpath(root)]
     caches: list[str] = []
     for key, directory in _directories(recipe):
         at, _ = find(node, parts_of(key))
         if at.span.source.trusted:
-            found.append(os.path.realpath(directory))
+            allowed.append(os.path.realpath(directory))
         cache = cache_of(directory)
         caches += [] if cache is None else [cache]
-    return tuple(dict.fromkeys([*found, *caches[:1]]))
+    return tuple(dict.fromkeys([*allowed, *caches[:1]]))
 
 
 def outside_faults(recipe: Recipe, places: Places | None) -> Iterator[Violation]:
-    """Model directories with files that are not regular, or that are links out of ``places``."""
+    """Report model directories with files that are not regular, or with links that lead outside ``places``."""
     inner = (*family(recipe.model.family).TRAITS.directories, MORE_TEMPLATES)
     for key, directory in _directories(recipe):
         try:
@@ -49,7 +49,7 @@ def outside_faults(recipe: Recipe, places: Places | None) -> Iterator[Violation]
         except FileRefusedError as error:
             yield Violation(error.code, (key,), error.message, error.hint)
         except OSError:
-            continue  # what cannot be read is reported by those who read it
+            continue  # reported when the file is read
 
 
 def _directories(recipe: Recipe) -> Iterator[tuple[str, Path]]:
@@ -58,6 +58,6 @@ def _directories(recipe: Recipe) -> Iterator[tuple[str, Path]]:
         try:
             ref = None if source is None else parse_source(source.source)
         except ConfigError:
-            continue  # said when the model's config is read
+            continue  # reported when the model's config is read
         if ref is not None and ref.kind in ("directory", "dummy-directory"):
             yield key, Path(ref.value)

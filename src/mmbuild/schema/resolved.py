@@ -1,4 +1,4 @@
-"""A recipe ready to be planned: what :mod:`mmbuild.pipeline.load` makes, and what every later part reads."""
+"""A recipe that is ready for planning: the result of :mod:`mmbuild.pipeline.load`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mmbuild.schema.model import Recipe
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipe:
-    """One variant, ready to be planned.
+    """One variant of a recipe, ready for planning.
 
     Attributes:
-        name: Unique: the recipe's name, plus a suffix such as ``-int8`` from the matrix.
+        name: Unique name: the recipe's name, plus a suffix such as ``-int8`` from the matrix.
         path: The recipe file.
         root: Project root that paths are confined to.
-        recipe: The recipe with every derived number filled in and every local path made absolute.
-        facts: What the model's config says.
-        derivations: Every number that follows, with its arithmetic.
-        configs: ``config.json`` of each source as it stands, by ``model`` and ``vision``.
-        places: Directories that the files of its models may be in, links followed; None: anywhere.
-        node: What the recipe's files, the matrix and ``--set`` say of this variant, each value with its place.
+        recipe: The recipe with derived numbers filled in and local paths made absolute.
+        facts: Facts from the model's config.
+        derivations: Derived numbers with their arithmetic.
+        configs: ``config.json`` of each source, unmodified, by ``model`` and ``vision``.
+        places: Directories that the files of its models may be in after resolving links; None: anywhere.
+        node: The variant's values from files, matrix and ``--set``, with their source locations.
     """
 
     name: str

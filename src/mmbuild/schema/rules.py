@@ -1,7 +1,7 @@
-"""Rules: what a recipe may not say although each key alone is fine.
+"""Rules that validate combinations of keys in a recipe.
 
-A rule names the keys it reads. One whose keys are already at fault stays silent, so that only root causes
-are told. Faults name the key to blame first; the first that the user wrote gets the caret.
+A rule declares the keys it reads. It is skipped if one of them already has a violation, so that only root causes are
+reported. Violations list the key to blame first; the caret points at the first one that the user wrote.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MIN_TEXT = 1
 
 @dataclass(frozen=True, slots=True)
 class RecipeRule:
-    """A rule that reads the recipe alone. Where it objects, rules that read what it ``settles`` stay silent."""
+    """A rule that reads only the recipe. After a violation, rules that read what it ``settles`` are skipped."""
 
     reads: tuple[str, ...]
     check: Callable[[Recipe], Iterator[Violation]]
@@ -47,36 +47,36 @@ def _features(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
         yield Violation(
             "MM140",
             ("engine.num_visual_features",),
-            f"num_visual_features is {stated} in the recipe, and {derivation.value} by the config.json of "
+            f"num_visual_features is {stated} in the recipe, but {derivation.value} according to the config.json of "
             f"`{recipe.model.source}`: {derivation.arithmetic}",
-            f"Write {derivation.value}, leave the key out, or set the model.source that was meant",
+            f"set it to {derivation.value}, omit the key, or correct model.source",
         )
 
 
 def _multimodal_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     engine = recipe.engine
-    stated, right = engine.max_multimodal_len, multimodal_len(recipe, facts.visual.num_visual_features)
+    stated, derived = engine.max_multimodal_len, multimodal_len(recipe, facts.visual.num_visual_features)
     follows_stated_features = (
         engine.num_visual_features not in (None, facts.visual.num_visual_features)
         and stated == multimodal_len(recipe, engine.num_visual_features or 0).value
     )
-    if stated is not None and stated != right.value and not follows_stated_features:
+    if stated is not None and stated != derived.value and not follows_stated_features:
         yield Violation(
             "MM141",
             ("engine.max_multimodal_len",),
-            f"max_multimodal_len is {stated}, and {right.arithmetic}",
-            f"Write {right.value}, or leave the key out: it is computed",
+            f"max_multimodal_len is {stated}, but {derived.arithmetic}",
+            f"set it to {derived.value}, or omit the key: it is computed",
         )
 
 
 def _visual_batch(recipe: Recipe) -> Iterator[Violation]:
-    stated, right = recipe.visual.max_batch_size, visual_batch(recipe)
-    if stated is not None and stated != right.value:
+    stated, derived = recipe.visual.max_batch_size, visual_batch(recipe)
+    if stated is not None and stated != derived.value:
         yield Violation(
             "MM142",
             ("visual.max_batch_size",),
-            f"visual.max_batch_size is {stated}, and {right.arithmetic}",
-            f"Write {right.value}, or leave the key out: it is computed",
+            f"visual.max_batch_size is {stated}, but {derived.arithmetic}",
+            f"set it to {derived.value}, or omit the key: it is computed",
         )
 
 
@@ -91,7 +91,7 @@ def _input_len(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
             ("engine.max_input_len", "engine.max_images_per_prompt"),
             f"max_input_len {engine.max_input_len} leaves no room for text: max_images_per_prompt "
             f"{engine.max_images_per_prompt} x num_visual_features {features} = {images} are visual features",
-            f"Raise max_input_len to {images} and the longest text",
+            f"raise max_input_len to {images} plus the length of the longest text",
         )
 
 
@@ -101,15 +101,15 @@ def _positions(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
         return
     if traits(recipe).encoder_decoder:
         blame: tuple[str, ...] = ("engine.max_output_len",)
-        cure = f"Lower max_output_len to {limit - 1}"
+        hint = f"lower max_output_len to {limit - 1}"
     else:
         longest = sorted(_LENGTHS, key=lambda key: -int(getattr(recipe.engine, key.partition(".")[2])))
-        blame, cure = tuple(longest), f"Lower the two to {limit} together"
+        blame, hint = tuple(longest), f"lower both to a sum of {limit} or less"
     yield Violation(
         "MM144",
         blame,
         f"{length.arithmetic}, more than the model's max_position_embeddings {limit}",
-        cure,
+        hint,
     )
 
 
@@ -118,15 +118,15 @@ def _heads(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     if facts.encoder is not None and _parts(facts.encoder) != _parts(facts.llm):
         stacks.append(("its encoder's", facts.encoder))
     for whose, llm in stacks:
-        yield from _divided(recipe.engine.tensor_parallel, whose, llm)
+        yield from _check_split(recipe.engine.tensor_parallel, whose, llm)
 
 
 def _parts(llm: LlmFacts) -> tuple[int, int, int]:
-    """What is divided among ranks."""
+    """The sizes that are split over ranks."""
     return llm.num_attention_heads, llm.intermediate_size, llm.num_key_value_heads
 
 
-def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Violation]:
+def _check_split(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Violation]:
     blame = ("engine.tensor_parallel",)
     sizes = {name: getattr(llm, name) for name in ("num_attention_heads", "intermediate_size")}
     wrong = [f"{name} {value}" for name, value in sizes.items() if value % ranks]
@@ -137,17 +137,16 @@ def _divided(ranks: int, whose: str, llm: LlmFacts) -> Iterator[Violation]:
             "MM147",
             blame,
             f"tensor_parallel {ranks} does not divide {whose} {' and '.join(wrong)}",
-            f"Possible here: {', '.join(possible)}",
+            f"possible values: {', '.join(possible)}",
         )
     heads = llm.num_key_value_heads
-    root_cause_told = llm.num_attention_heads % ranks != 0
-    if heads % ranks and ranks % heads and not root_cause_told:
+    root_cause_reported = llm.num_attention_heads % ranks != 0
+    if heads % ranks and ranks % heads and not root_cause_reported:
         yield Violation(
             "MM148",
             blame,
-            f"tensor_parallel {ranks} neither divides {whose} num_key_value_heads {heads} "
-            "nor is a multiple of it",
-            "Key and value heads are split over ranks, or copied to a whole number of ranks each",
+            f"tensor_parallel {ranks} is neither a divisor nor a multiple of {whose} num_key_value_heads {heads}",
+            "key and value heads are split evenly over ranks, or each is copied to a whole number of ranks",
         )
 
 
@@ -165,7 +164,7 @@ def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
             ("engine.quantization.group_size",)
             if stated
             else ("engine.tensor_parallel", "engine.quantization.algorithm"),
-            f"groups of {group} do not divide the inputs that {ranks} rank(s) leave to each: {layers}",
+            f"groups of {group} do not divide the inputs per rank with tensor_parallel {ranks}: {layers}",
             _groups_that_fit(facts),
         )
 
@@ -177,11 +176,11 @@ def _groups_that_fit(facts: ModelFacts) -> str:
         for group in GROUP_SIZES
     }
     lines = [
-        f"group_size {group} with tensor_parallel {', '.join(found)}"
-        for group, found in fits.items()
-        if found
+        f"group_size {group} with tensor_parallel {', '.join(fitting)}"
+        for group, fitting in fits.items()
+        if fitting
     ]
-    return f"Possible here: {'; '.join(lines)}" if lines else "Set engine.quantization to int8 or int4"
+    return f"possible values: {'; '.join(lines)}" if lines else "set engine.quantization to int8 or int4"
 
 
 def _split(facts: ModelFacts, ranks: int) -> bool:
@@ -190,17 +189,17 @@ def _split(facts: ModelFacts, ranks: int) -> bool:
 
 def _encoder_decoder(recipe: Recipe) -> Iterator[Violation]:
     algorithm = recipe.engine.quantization.algorithm
-    # What TensorRT-LLM cannot calibrate, its toolchains say.
-    refused = algorithm in (
+    # The toolchain rules report what TensorRT-LLM cannot calibrate.
+    unsupported = algorithm in (
         WEIGHT_ONLY | CALIBRATED if recipe.engine.backend == Backend.TORCH else WEIGHT_ONLY
     )
-    if traits(recipe).encoder_decoder and refused:
+    if traits(recipe).encoder_decoder and unsupported:
         yield Violation(
             "MM145",
             ("engine.quantization.algorithm", "model.family"),
-            f"{algorithm} is refused for family {recipe.model.family}: "
+            f"{algorithm} is not supported for family {recipe.model.family}: "
             "its language model is an encoder-decoder",
-            f"Set engine.quantization to none, and engine.dtype to {_choice(traits(recipe).dtypes)}",
+            f"set engine.quantization to none, and engine.dtype to {_choice(traits(recipe).dtypes)}",
         )
 
 
@@ -210,9 +209,9 @@ def _dtype(recipe: Recipe) -> Iterator[Violation]:
         yield Violation(
             "MM156",
             ("engine.dtype", "model.family"),
-            f"dtype {recipe.engine.dtype} is refused for family {recipe.model.family}: "
-            "activations of its language model leave the range of that format",
-            f"Set engine.dtype to {_choice(dtypes)}",
+            f"dtype {recipe.engine.dtype} is not supported for family {recipe.model.family}: "
+            "activations of its language model overflow that format",
+            f"set engine.dtype to {_choice(dtypes)}",
         )
 
 
@@ -221,25 +220,25 @@ def _choice(names: tuple[str, ...]) -> str:
 
 
 def _start_token(recipe: Recipe) -> Iterator[Violation]:
-    given = recipe.engine.max_input_len
-    if traits(recipe).cross_attention and given != 1:
+    length = recipe.engine.max_input_len
+    if traits(recipe).cross_attention and length != 1:
         yield Violation(
             "MM155",
             ("engine.max_input_len",),
-            f"max_input_len is {given}, and family {recipe.model.family} takes no text: "
+            f"max_input_len is {length}, but family {recipe.model.family} takes no text: "
             "its decoder starts from one token, and visual features go to cross-attention",
-            "Write 1",
+            "set it to 1",
         )
 
 
 def _images(recipe: Recipe) -> Iterator[Violation]:
-    most, given = traits(recipe).most_images_per_prompt, recipe.engine.max_images_per_prompt
-    if most is not None and given > most:
+    limit, stated = traits(recipe).most_images_per_prompt, recipe.engine.max_images_per_prompt
+    if limit is not None and stated > limit:
         yield Violation(
             "MM157",
             ("engine.max_images_per_prompt",),
-            f"max_images_per_prompt is {given}, and a prompt of family {recipe.model.family} holds {most}",
-            f"Write {most}, or leave the key out; several pictures are several prompts, see max_batch_size",
+            f"max_images_per_prompt is {stated}, but family {recipe.model.family} supports {limit}",
+            f"set it to {limit}, or omit the key; send several pictures as several prompts, see max_batch_size",
         )
 
 
@@ -256,8 +255,8 @@ def _revision(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(
                 "MM153",
                 (f"{key}.revision",),
-                f"{key}.revision means something for hf:// sources only, and is not used",
-                f"Remove {key}.revision",
+                f"{key}.revision applies only to hf:// sources and is ignored",
+                f"remove {key}.revision",
                 "warning",
             )
 
@@ -268,9 +267,8 @@ def _second_sources(recipe: Recipe) -> Iterator[Violation]:
             yield Violation(
                 "MM154",
                 (f"model.{key}.source", f"model.{key}"),
-                f"family {recipe.model.family} takes nothing from a second source of this kind; "
-                f"model.{key} is not used",
-                f"Remove model.{key}",
+                f"family {recipe.model.family} has no second source of this kind; model.{key} is ignored",
+                f"remove model.{key}",
             )
 
 
@@ -308,13 +306,13 @@ MODEL_RULES: tuple[ModelRule, ...] = (
 
 
 def check_rules(recipe: Recipe, facts: ModelFacts | None, faulty: set[str]) -> Iterator[Violation]:
-    """All faults of ``recipe``, by every rule that reads nothing in ``faulty`` (dotted paths)."""
+    """All violations in ``recipe``, from every rule that reads no key in ``faulty`` (dotted paths)."""
     faulty = set(faulty)
     for rule in RECIPE_RULES:
         if not touches(rule.reads, faulty):
-            found = list(rule.check(recipe))
-            yield from found
-            faulty.update(rule.settles if found else ())
+            violations = list(rule.check(recipe))
+            yield from violations
+            faulty.update(rule.settles if violations else ())
     if facts is None:
         return
     for model_rule in MODEL_RULES:

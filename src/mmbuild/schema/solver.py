@@ -1,4 +1,4 @@
-"""The solver: every number that follows from others, with its arithmetic."""
+"""The solver: derives numbers from others and keeps their arithmetic."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _FOLLOWS = {Backend.TENSORRT_LLM: VisualBackend.TENSORRT, Backend.TORCH: VisualB
 
 
 def traits(recipe: Recipe) -> Traits:
-    """What recipes of the family may say."""
+    """The traits of the recipe's family."""
     return family(recipe.model.family).TRAITS
 
 
 def visual_batch(recipe: Recipe) -> Derivation:
-    """Most images the visual engine gets at once."""
+    """Maximum batch size of the visual engine, in images."""
     engine = recipe.engine
     value = engine.max_batch_size * engine.max_images_per_prompt
     batch, images = engine.max_batch_size, engine.max_images_per_prompt
@@ -29,7 +29,7 @@ def visual_batch(recipe: Recipe) -> Derivation:
 def multimodal_len(recipe: Recipe, features: int) -> Derivation:
     """Rows of the prompt table for ``features`` visual features per image."""
     engine = recipe.engine
-    # Features that go to cross-attention are looked at one sequence at a time: the batch does not multiply them.
+    # Cross-attention reads the features of one sequence at a time: the batch size does not multiply them.
     if traits(recipe).cross_attention:
         return Derivation(
             "max_multimodal_len", features, f"num_visual_features {features}, per sequence = {features}"
@@ -43,7 +43,7 @@ def multimodal_len(recipe: Recipe, features: int) -> Derivation:
 
 
 def sequence_len(recipe: Recipe) -> Derivation:
-    """Longest sequence of the decoder: prompt and answer, or start token and answer."""
+    """Maximum sequence length of the decoder: prompt and answer, or start token and answer."""
     engine = recipe.engine
     if traits(recipe).encoder_decoder:
         value = 1 + engine.max_output_len
@@ -55,44 +55,44 @@ def sequence_len(recipe: Recipe) -> Derivation:
 
 
 def padded_vocab(recipe: Recipe, facts: ModelFacts) -> Derivation:
-    """Rows of the output head, padded so that all ranks get the same share."""
+    """Rows of the output head, padded to a multiple of the number of ranks."""
     ranks, vocab = recipe.engine.tensor_parallel, facts.llm.vocab_size
     value = -(-vocab // ranks) * ranks
     return Derivation(
-        "padded_vocab_size", value, f"vocab_size {vocab}, up to a multiple of {ranks} = {value}"
+        "padded_vocab_size", value, f"vocab_size {vocab}, padded to a multiple of {ranks} = {value}"
     )
 
 
 def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
-    """All that follows, in the order in which it follows."""
+    """All derived numbers, in the order of derivation."""
     features = facts.visual.num_visual_features
-    found = [
+    derived = [
         facts.visual.derivation,
         multimodal_len(recipe, features),
         visual_batch(recipe),
         sequence_len(recipe),
     ]
     if recipe.engine.tensor_parallel > 1:
-        found.append(padded_vocab(recipe, facts))
+        derived.append(padded_vocab(recipe, facts))
     if is_fitted_by_mmbuild(recipe.engine):
-        found.append(calibration_samples(recipe))
-    return tuple(found)
+        derived.append(calibration_samples(recipe))
+    return tuple(derived)
 
 
 def calibration_samples(recipe: Recipe) -> Derivation:
-    """How many samples a quantization is fitted on, and where they come from."""
+    """Number of calibration samples, and their source."""
     calibration = recipe.engine.quantization.calibration
     count = calibration.samples if calibration else DEFAULT_SAMPLES
-    what = (
-        f"drawn from `{calibration.data}` by seed {calibration.seed}"
+    origin = (
+        f"drawn from `{calibration.data}` with seed {calibration.seed}"
         if calibration
-        else "generated pictures: no data is named"
+        else "generated pictures: no data is given"
     )
-    return Derivation("calibration.samples", count, f"{count} {what}")
+    return Derivation("calibration.samples", count, f"{count} {origin}")
 
 
 def _quantization(recipe: Recipe, facts: ModelFacts) -> Quantization:
-    """With the group size chosen where the algorithm has groups and the recipe leaves it out."""
+    """The recipe's quantization, with a group size if the algorithm has groups and the recipe states none."""
     stated, ranks = recipe.engine.quantization, recipe.engine.tensor_parallel
     if stated.algorithm is not Algorithm.INT4_AWQ or stated.group_size is not None:
         return stated
@@ -100,7 +100,7 @@ def _quantization(recipe: Recipe, facts: ModelFacts) -> Quantization:
 
 
 def solve(recipe: Recipe, facts: ModelFacts | None) -> Recipe:
-    """``recipe`` with every derived value filled in; without facts, all but what needs them."""
+    """Return ``recipe`` with derived values filled in; without facts, except those that need them."""
     engine, visual = recipe.engine, recipe.visual
     backend = (
         _FOLLOWS.get(engine.backend, VisualBackend.TORCH)

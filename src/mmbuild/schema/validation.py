@@ -1,4 +1,4 @@
-"""Nodes to a :class:`Recipe`, and what pydantic objects to as findings in the user's own words."""
+"""Validates YAML nodes as a :class:`Recipe` and converts pydantic errors to diagnostics."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ FORM = pydantic_errors.DocumentKind(
     Recipe, "recipe", short={key: tuple(item.value for item in Algorithm) for key in SHORT}
 )
 
-# Stand for required values that are missing or faulty; no rule that reads one of those speaks.
-_STAND_INS = {
+# Placeholders for required values that are missing or invalid; rules that read these keys are skipped.
+_PLACEHOLDERS = {
     "version": 1,
     "name": "unnamed",
     "model.family": next(iter(MODULES)),
@@ -34,9 +34,8 @@ def check(root: YamlNode) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
     """Validate ``root`` as a recipe.
 
     Returns:
-        The recipe (None where it has findings that cannot be set aside), the findings, and the dotted paths
-        at fault. Where faulty entries can be left out, the recipe without them is returned, so that rules
-        that do not read them can still speak.
+        The recipe, the diagnostics, and the dotted paths with violations. Invalid entries are removed from the
+        recipe, so that rules that do not read them still apply; None if that is not possible.
     """
     recipe, errors = pydantic_errors.validate(root, FORM)
     if recipe is not None:
@@ -47,12 +46,12 @@ def check(root: YamlNode) -> tuple[Recipe | None, list[Diagnostic], set[str]]:
         findings.append(_diagnose(root, path, group))
         faulty.add(dotted(path))
         pruned = drop(pruned, path)
-    recipe, _ = pydantic_errors.validate(_whole(pruned), FORM)
+    recipe, _ = pydantic_errors.validate(_with_placeholders(pruned), FORM)
     return recipe, findings, faulty
 
 
-def _whole(root: YamlNode) -> YamlNode:
-    for key, value in _STAND_INS.items():
+def _with_placeholders(root: YamlNode) -> YamlNode:
+    for key, value in _PLACEHOLDERS.items():
         if not has(root, key):
             root = replace_at(root, key.split("."), YamlNode(value, root.span))
     return root
@@ -68,16 +67,16 @@ def _diagnose(root: YamlNode, path: Path, group: list[Any]) -> Diagnostic:
 def _version(node: YamlNode) -> Diagnostic:
     return diagnostic_at(
         "MM115",
-        f"recipe version `{plain(node)}` is not known",
+        f"unknown recipe version `{plain(node)}`",
         node.span,
         path="version",
         allowed=("1",),
-        hint="Write `version: 1`; a newer format needs a newer mmbuild",
+        hint="write `version: 1`; a newer format needs a newer mmbuild",
     )
 
 
 def section_at(path: Path) -> type[BaseModel] | None:
-    """The model that describes the mapping at ``path`` of a recipe, or None where there is none."""
+    """The model of the mapping at ``path`` of a recipe; None if there is none."""
     return pydantic_errors.section_at(path, FORM)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and questions that the built engine could not be verified with, found while the recipe is validated."""
+"""Rejects images and prompts that the built engine could not be verified with."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.schema.model import Backend, Recipe
 
 if TYPE_CHECKING:
-    from mmbuild.models.files.checked_model import Model as GivenModel
+    from mmbuild.models.files.checked_model import Model as CheckedModel
 
 _IMAGES, _PROMPTS, _LIMIT = "verify.images", "verify.prompts", "engine.max_input_len"
 _SHOWN = 40
 
 
 def verify_faults(
-    recipe: Recipe, model: GivenModel | None, faulty: Collection[str]
+    recipe: Recipe, model: CheckedModel | None, faulty: Collection[str]
 ) -> tuple[list[Violation], list[Path]]:
-    """Faults of ``verify``, and the files that were read.
+    """Violations in ``verify``, and the files that were read.
 
     Args:
         recipe: With absolute paths.
-        model: The model with its files; None where none of them are here.
-        faulty: Dotted paths that are at fault already; what follows from them is no finding.
+        model: The model with its files; None if none of them are available.
+        faulty: Dotted paths with known violations; violations that follow from them are not reported.
     """
     if recipe.verify is None or touches(("verify",), [path for path in faulty if "[" not in path]):
         return [], []
@@ -40,25 +40,25 @@ def verify_faults(
 
 
 def _pictures(images: list[tuple[int, Path]]) -> Iterator[Violation]:
-    # Late: most recipes name no pictures.
+    # Imported late: most recipes name no images.
     from mmbuild.models.files.small_files import display
     from mmbuild.models.image_files import TAKEN, problem
 
     for number, path in images:
-        found = problem(path)
-        if found is not None:
+        fault = problem(path)
+        if fault is not None:
             yield Violation(
                 "MM517",
                 (f"{_IMAGES}[{number}]",),
-                f"the image `{display(path)}` {found}",
+                f"the image `{display(path)}` {fault}",
                 "check the path; it is relative to the file that names it"
-                if "exist" in found
-                else f"give a {TAKEN} file",
+                if "exist" in fault
+                else f"use a {TAKEN} file",
             )
 
 
-def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Violation]:
-    """Questions that are longer than the engine takes; TensorRT-LLM's runner has a chat form of its own."""
+def _questions(recipe: Recipe, model: CheckedModel) -> Iterator[Violation]:
+    """Report prompts that are too long for the engine. TensorRT-LLM's runner has its own chat template."""
     verify, limit = recipe.verify, recipe.engine.max_input_len
     if verify is None or recipe.engine.backend != Backend.TORCH:
         return
@@ -75,7 +75,7 @@ def _questions(recipe: Recipe, model: GivenModel) -> Iterator[Violation]:
                 "MM512",
                 (f"{_PROMPTS}[{number}]", _LIMIT),
                 f"the prompt `{_short(prompt)}` takes {count} tokens, {features} of them "
-                f"visual features, and max_input_len is {limit}",
+                f"visual features, but max_input_len is {limit}",
                 f"shorten the prompt, or raise engine.max_input_len to {count}",
             )
 

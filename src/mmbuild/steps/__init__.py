@@ -1,1 +1,1 @@
-"""What each action does: one module for each step, and the table of them."""
+"""The steps that actions run: one module per step, and a table of all of them."""

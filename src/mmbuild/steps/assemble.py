@@ -1,8 +1,8 @@
-"""assemble: checkpoint, packages, visual engine and processor files become one engine directory.
+"""Step ``assemble``: combines checkpoint, packages, visual engine and processor files in one engine directory.
 
-Nothing is copied: files are hard links to the inputs'. What must agree is checked here, because a
-disagreement would only show as wrong answers: the dtype of the features and of the LLM, the sizes of both
-engines, the checkpoint and the packages.
+Nothing is copied: files are hard links to the input files. The step checks that the parts agree, because a mismatch
+would only show up as wrong answers: the dtype of the features and of the LLM, the sizes of both engines, the
+checkpoint and the packages.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from mmbuild.models.sources.hf_layout import SMALL
 
 
 class AssembleError(MmbuildError):
-    """Parts that do not belong together."""
+    """The parts of an engine do not fit together."""
 
 
 def run(context: StepContext) -> None:
     """``params``: ``{"family", "image_token_id", "generation_config", "toolchain"}``; inputs: ``checkpoint``,
-    ``llm``, ``visual``, ``model`` and where there is one ``vision``.
+    ``llm``, ``visual``, ``model`` and optionally ``vision``.
 
     Raises:
-        AssembleError: Two parts contradict each other, or one is incomplete.
+        AssembleError: Two parts contradict each other, or a part is incomplete.
         SettingsError: MM721 or MM722, the model's generation settings cannot be used or read.
     """
     inputs, out = context.inputs, context.out
@@ -57,22 +57,22 @@ def run(context: StepContext) -> None:
 
 
 def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[str, Any]) -> None:
-    """One component's config and rank files."""
+    """Link the config and the rank files of one component."""
     check_checkpoint(llm, _json(checkpoint / "config.json"), component)
     link(checkpoint / "config.json", out / "config.json")
     for rank in range(llm["tensor_parallel"]):
         name = f"rank{rank}.safetensors"
         if not (checkpoint / name).exists():
-            raise AssembleError(f"the checkpoint has no {name}", code="MM550", hint="Apply the recipe again")
+            raise AssembleError(f"the checkpoint has no {name}", code="MM550", hint="apply the recipe again")
         link(checkpoint / name, out / name)
 
 
 def link_processor(sources: Mapping[str, Path], out: Path) -> None:
-    """What a processor is loaded from: every file but weights, as deep as the sources keep them.
+    """Link the files that a processor is loaded from: everything except weights, with the same subdirectories.
 
     Args:
-        sources: Directories, among them ``model`` and where there is one ``vision``.
-        out: Where the files go; those of the second source to ``vision`` below it.
+        sources: Directories by name; uses ``model`` and ``vision`` (optional).
+        out: Destination; files of ``vision`` go to its subdirectory ``vision``.
     """
     for source, below in (("model", "."), ("vision", "vision")):
         if source in sources:
@@ -106,7 +106,7 @@ def _description(
 
 
 def _settings(context: StepContext, llm: Mapping[str, Any]) -> GenerationSettings:
-    """The model's generation settings; findings about them go to the step's log."""
+    """The model's generation settings. Findings about them go to the step's log."""
     reader = Reader(
         vocab_size=llm["llm"]["vocab_size"],
         encoder_decoder=llm["llm"]["cross_attention"],
@@ -117,10 +117,10 @@ def _settings(context: StepContext, llm: Mapping[str, Any]) -> GenerationSetting
 
 
 def read_logged(model: Path, family_name: str, reader: Reader) -> SettingsReading:
-    """The generation settings of a model directory, with what is found about them in the step's log.
+    """Read the generation settings of a model directory and write findings about them to the step's log.
 
     Raises:
-        SettingsError: MM722, a file of them cannot be read.
+        SettingsError: MM722, a settings file cannot be read.
     """
     place = family(family_name).settings_place(_json(model / "config.json"))
     reading = read_directory(model, place, reader)
@@ -129,21 +129,21 @@ def read_logged(model: Path, family_name: str, reader: Reader) -> SettingsReadin
 
 
 def log_findings(findings: Iterable[SettingsFinding]) -> None:
-    """Warnings about generation settings, in the step's log."""
+    """Write warnings about generation settings to the step's log."""
     for item in findings:
         print(f"warning: {item.message} [{item.code}]")
 
 
 def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], component: str = ".") -> None:
-    """Refuse a checkpoint of other shapes, split or quantization than the packages.
+    """Check that a checkpoint has the shapes, the tensor parallelism and the quantization of the packages.
 
     Args:
         llm: ``EngineConfig`` as JSON.
         checkpoint: ``config.json`` of one component.
-        component: Which one: ``.``, ``encoder`` or ``decoder``.
+        component: ``.``, ``encoder`` or ``decoder``.
 
     Raises:
-        AssembleError: With the first number that differs.
+        AssembleError: MM551, naming the first field that differs.
     """
     built = {**llm, **llm["encoder" if component == "encoder" else "llm"]}
     try:
@@ -152,33 +152,33 @@ def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], comp
         raise AssembleError(
             f"the checkpoint's config.json cannot be used: {type(error).__name__}: {error}",
             code="MM551",
-            hint="Run `mmbuild cache verify`, then apply the recipe again",
+            hint="run `mmbuild cache verify`, then apply the recipe again",
         ) from error
-    theirs = asdict(shape_of(stored.llm)) | {
+    fields = asdict(shape_of(stored.llm)) | {
         "dtype": stored.dtype,
         "quant_algo": stored.quant_algo,
         "tensor_parallel": stored.tensor_parallel,
         "group_size": stored.group_size,
     }
-    for key, value in theirs.items():
+    for key, value in fields.items():
         if built.get(key) != value:
             raise AssembleError(
-                f"the checkpoint's {key} is {value}, and the LLM engine was built for {built.get(key)}",
+                f"the checkpoint's {key} is {value}, but the LLM engine was built for {built.get(key)}",
                 code="MM551",
-                hint="The model's config.json is not the one that was planned with, or the store is damaged: "
+                hint="the model's config.json changed since planning, or the store is damaged: "
                 "compare config.json, run `mmbuild cache verify`",
             )
 
 
 def check_features(llm: Mapping[str, Any], visual: Mapping[str, Any]) -> None:
-    """Refuse a visual engine whose features the prompt table cannot hold.
+    """Check that the prompt table can hold the features of the visual engine.
 
     Raises:
-        AssembleError: Another dtype, or more features than rows.
+        AssembleError: MM552, the dtypes differ; MM553, the numbers of features and rows differ.
     """
     if visual["feature_dtype"] != llm["dtype"]:
         raise AssembleError(
-            f"visual features are {visual['feature_dtype']}, and the LLM's prompt table is {llm['dtype']}",
+            f"visual features are {visual['feature_dtype']}, but the LLM's prompt table is {llm['dtype']}",
             code="MM552",
         )
     per_sequence = llm["llm"]["cross_attention"] and llm["encoder"] is None
@@ -187,7 +187,7 @@ def check_features(llm: Mapping[str, Any], visual: Mapping[str, Any]) -> None:
     if rows != llm["max_multimodal_len"]:
         raise AssembleError(
             f"{images} images x {visual['num_visual_features']} features = {rows}, "
-            f"and the LLM's max_multimodal_len is {llm['max_multimodal_len']}",
+            f"but the LLM's max_multimodal_len is {llm['max_multimodal_len']}",
             code="MM553",
         )
 

@@ -1,7 +1,7 @@
-"""assemble for backend tensorrt-llm: engines, model and code become one engine directory.
+"""Step ``assemble`` for backend tensorrt-llm: combines engines, model and code in one engine directory.
 
-Upstream's runner reads the model's directory beside the engines (tokenizer, processor, for VILA the whole model), so
-all of it is there, as links. ``engine.json`` keeps what the commands were made from, so that the engine can be asked
+Upstream's runner reads the model directory next to the engines (tokenizer, processor, for VILA the whole model), so
+the step links all of it. ``engine.json`` records the variables of the build commands, so that the engine can be run
 without its recipe.
 """
 
@@ -16,7 +16,7 @@ from mmbuild.steps.assemble import log_findings, read_logged
 
 def run(context: StepContext) -> None:
     """``params``: ``{"family", "tensor_parallel", "variables", "places", "versions", "files", "generation_config"}``;
-    inputs: ``model``, ``llm``, ``visual`` and where there is some ``code``.
+    inputs: ``model``, ``llm``, ``visual`` and optionally ``code``.
 
     Raises:
         SettingsError: MM721 or MM722, the model's generation settings cannot be used or read.

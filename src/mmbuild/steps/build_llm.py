@@ -1,6 +1,6 @@
-"""build_llm for the torch backend: shapes and limits in, compiled packages (``*.pt2``) out.
+"""Step ``build_llm`` for the torch backend: compiles packages (``*.pt2``) for given shapes and limits.
 
-Takes no input artifact: what it compiles depends on architecture, layout and target, never on weight values.
+It has no input artifact: the packages depend on architecture, layout and target, never on weight values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def run(context: StepContext) -> None:
     """``params``: an :class:`~mmbuild.backends.torch.config.EngineConfig` as JSON.
 
     Raises:
-        EngineError: A quantization or rope scaling that the engine or its target does not run, or a compiler that
+        EngineError: The engine or its target does not support the quantization or the rope scaling, or compilation
             fails.
     """
     from mmbuild.backends.torch.calibrated_linear import check_target

@@ -1,4 +1,4 @@
-"""build_visual for engines of the torch backend: a model directory in, tower and projector as one engine out."""
+"""Step ``build_visual`` for the torch backend: builds one engine from the visual tower and projector of a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from mmbuild.core.steps.context import StepContext
 
 def run(context: StepContext) -> None:
     """``params``: ``{"family", "dtype", "feature_dtype", "max_batch_size", "num_visual_features", "image_size"}``
-    and, where TensorRT is to run it, ``"tensorrt": {"version"}``; inputs: ``model`` and, where the recipe names a
-    second source, ``vision``.
+    and, for a TensorRT engine, ``"tensorrt": {"version"}``; inputs: ``model`` and, if the recipe names a second
+    source, ``vision``.
 
     Raises:
-        EngineError: The weights lack the tower, or it gives another number of features, or cannot be exported.
-        TensorRTError: TensorRT is not there or cannot build it.
+        EngineError: The tower is missing from the weights, returns an unexpected number of features, or cannot be
+            exported.
+        TensorRTError: TensorRT is not available or cannot build the engine.
     """
     from mmbuild.backends.torch import visual_engine
     from mmbuild.backends.visual.config import VisualConfig
@@ -33,5 +34,5 @@ def run(context: StepContext) -> None:
         return
     from mmbuild.backends.tensorrt import engine as tensorrt_engine
 
-    context.progress("export, then TensorRT builds", 0.3)
+    context.progress("export and build with TensorRT", 0.3)
     tensorrt_engine.build(module, config, context.out, context.target, options=tensorrt)

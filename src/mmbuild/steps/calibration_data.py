@@ -1,4 +1,4 @@
-"""Step ``calibration_data``: the samples that a calibration takes from a data set on the hub, with their pictures."""
+"""Step ``calibration_data``: fetches calibration samples and their images from a data set on the hub."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from mmbuild.models.errors import SourceError
 
 
 def run(context: StepContext) -> None:
-    """Fill ``out`` with ``data.jsonl`` and pictures (:func:`mmbuild.models.calibration_data.hub_dataset.fetch`).
+    """Write ``data.jsonl`` and images to ``out`` (:func:`mmbuild.models.calibration_data.hub_dataset.fetch`).
 
-    Params: ``repo`` (``datasets/owner/name``), ``commit``, ``file`` (None: the one that is there), ``samples``,
-    ``seed``, ``text_only``; where the commit was not known offline it is None, and ``revision`` says what was asked.
+    Params: ``repo`` (``datasets/owner/name``), ``commit``, ``file`` (None: the only one), ``samples``, ``seed``,
+    ``text_only``. If the commit could not be resolved offline it is None, and ``revision`` is what the recipe states.
 
     Raises:
-        CalibrationError: The data set holds no samples in a layout that is read, or they cannot be used.
-        SourceError: The hub cannot be asked, refuses, or sends something else.
+        CalibrationError: The data set has no samples in a supported layout, or they cannot be used.
+        SourceError: The hub is unreachable, denies access, or sends unexpected content.
     """
     from mmbuild.models.calibration_data.hub_dataset import DataSet, fetch
 
     params = context.params
     if params["commit"] is None:
         raise SourceError(
-            f"the commit of `{params['repo']}` at `{params['revision']}` was not known when this was planned offline",
+            f"the commit of `{params['repo']}` at `{params['revision']}` was unknown when planning offline",
             code="MM422",
-            hint="Plan without --offline, or write the commit into calibration.revision",
+            hint="plan without --offline, or write the commit into calibration.revision",
         )
     fetch(
         DataSet(params["repo"], params["file"]),

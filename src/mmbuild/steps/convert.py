@@ -1,4 +1,4 @@
-"""Step ``convert``: a model directory to an unquantized checkpoint."""
+"""Step ``convert``: converts a model directory to an unquantized checkpoint."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Step ``download``: a whole, checked model directory.
+"""Step ``download``: produces a complete, validated model directory.
 
-Files of a user's directory are symbolic links to them: referenced, not copied. Hub files and random weights
-are real files.
+Files of a local model directory are linked (symbolic links), not copied. Hub files and random weights are regular
+files.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from mmbuild.models.sources.resolve import MODEL, source_files
 
 
 def run(context: StepContext) -> None:
-    """Fill ``out`` with config, weights, tokenizer and processor.
+    """Write config, weights, tokenizer and processor to ``out``.
 
-    Params: ``kind`` (``path``, ``hf``, ``dummy``) and what else :func:`mmbuild.models.sources.resolve.identify` gave;
-    ``family``, ``source`` (``model`` or ``vision``), ``directories``, ``configs`` and ``facts`` as
-    :func:`mmbuild.models.sources.integrity.check_model` takes them. Locators: ``model``, a directory, and the
-    ``places`` that its links may lead to, or ``recorded``, a model's name.
+    Params: ``kind`` (``path``, ``hf``, ``dummy``) and the other fields that
+    :func:`mmbuild.models.sources.resolve.identify` returns; ``family``, ``source`` (``model`` or ``vision``),
+    ``directories``, ``configs`` and ``facts`` as :func:`mmbuild.models.sources.integrity.check_model` takes them.
+    Locators: ``model``, a directory, with the allowed ``places`` of its link targets, or ``recorded``, a model name.
 
     Raises:
-        SourceError: The source cannot be had, or a file is missing, truncated, a pointer or not what the hub says.
-        FileRefusedError: MM745, a file is not a regular one; MM747, a link leaves the places that may be read.
+        SourceError: The source is unavailable, or a file is missing, truncated, an LFS pointer or differs from the
+            hub's digest.
+        FileRefusedError: MM745, not a regular file; MM747, a link leads outside the allowed directories.
         FamilyError: ``config.json`` is of another family.
-        CheckpointError: A shard of the index is missing, or a pickle holds more than tensors.
+        CheckpointError: A shard of the index is missing, or a pickle contains more than tensors.
     """
     params = context.params
     _KINDS[params["kind"]](context)
@@ -53,7 +54,7 @@ def _from_path(context: StepContext) -> None:
     directory, places = Path(context.locators[MODEL]), from_locators(context.locators)
     for name in source_files(directory, weights=True, directories=context.params["directories"]):
         (context.out / name).parent.mkdir(exist_ok=True)
-        # The real file: a link in the user's directory (the hub's cache is made of them) may go away.
+        # Link to the real file: a link in the user's directory (the hub cache consists of them) may disappear.
         os.symlink(real_path(directory / name, places), context.out / name)
 
 
@@ -63,9 +64,9 @@ def _from_hub(context: StepContext) -> None:
     params = context.params
     if params["commit"] is None:
         raise SourceError(
-            f"the commit of `{params['repo']}` at `{params['revision']}` was not known when this was planned offline",
+            f"the commit of `{params['repo']}` at `{params['revision']}` was unknown when planning offline",
             code="MM422",
-            hint="Plan without --offline, or write the commit into model.revision",
+            hint="plan without --offline, or write the commit into model.revision",
         )
     download(params["repo"], params["commit"], context.out, context.progress, params["directories"])
 
@@ -79,9 +80,7 @@ def _random(context: StepContext) -> None:
     else:
         config = read_object(Path(locators[MODEL], "config.json"), MODEL_JSON, within=from_locators(locators))
     if hash_json(config) != params["config"]:
-        raise SourceError(
-            "config.json changed after it was planned", code="MM413", hint="Plan and apply again"
-        )
+        raise SourceError("config.json changed after planning", code="MM413", hint="plan and apply again")
     if MODEL in locators:
         random_weights.copy_small_files(
             Path(locators[MODEL]), context.out, params["directories"], from_locators(locators)

@@ -1,11 +1,11 @@
-"""measure: an engine's answers and transformers' on the same weights, as numbers; nothing is judged but the input.
+"""Step ``measure``: compares an engine's answers with those of transformers on the same weights.
 
-The reference side is transformers alone: its processor and chat template on the same question and picture, and its
-``generate`` with the model's own generation config, in the engine's number format, unquantized, on the same device.
-Where the two sides are not given the same token ids and pixels, comparing answers is pointless: that is the error.
-An unquantized engine of the same recipe gives the same tokens up to rounding (verify sees to that). All numbers are
-over one population: the tokens of the reference's answers up to and including the end token. The result holds no
-times. verify judges it, so that other gates measure nothing again.
+The reference is transformers alone: its processor and chat template on the same question and image, and its
+``generate`` with the model's generation config, in the engine's number format, unquantized, on the same device.
+The only error is different input: unless both sides get the same token ids and pixels, comparing answers is
+pointless. An unquantized engine of the same recipe returns the same tokens up to rounding (``verify`` checks that).
+All numbers cover the tokens of the reference's answers up to and including the end token. The result contains no
+times. ``verify`` evaluates it, so changed gates need no new measurement.
 """
 
 from __future__ import annotations
@@ -36,34 +36,34 @@ _SHOWN = 6
 
 
 def ids_differ(ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str | None:
-    """The first difference between two prompts' token ids as a sentence; None where there is none."""
+    """Describe the first difference between two prompts' token ids; None if they are equal."""
     if tuple(ours) == tuple(theirs):
         return None
     pairs = enumerate(zip(ours, theirs, strict=False))
-    place = next((at for at, (one, other) in pairs if one != other), min(len(ours), len(theirs)))
+    start = next((at for at, (left, right) in pairs if left != right), min(len(ours), len(theirs)))
     return (
-        f"the prompt's {len(ours)} tokens are not transformers' {len(theirs)}: from token {place + 1} on "
-        f"{_around(ours, place, tokenizer)} instead of {_around(theirs, place, tokenizer)}"
+        f"the prompt's {len(ours)} tokens differ from the {len(theirs)} of transformers: from token {start + 1} on "
+        f"{_excerpt(ours, start, tokenizer)} instead of {_excerpt(theirs, start, tokenizer)}"
     )
 
 
-def _around(ids: Sequence[int], place: int, tokenizer: Any) -> str:
-    some = list(ids[place : place + _SHOWN])
-    if not some:
+def _excerpt(ids: Sequence[int], start: int, tokenizer: Any) -> str:
+    tokens = list(ids[start : start + _SHOWN])
+    if not tokens:
         return "nothing"
-    text = tokenizer.decode([token for token in some if 0 <= token < len(tokenizer)])
-    return f"{some} (`{text}`)"
+    text = tokenizer.decode([token for token in tokens if 0 <= token < len(tokenizer)])
+    return f"{tokens} (`{text}`)"
 
 
 def pixels_differ(ours: Tensor, theirs: Tensor) -> str | None:
-    """How two float32 tensors [images, channels, height, width] differ as a sentence; None where they do not."""
+    """Describe how two float32 tensors [images, channels, height, width] differ; None if they are equal."""
     if ours.shape != theirs.shape:
-        return f"the pixels' shape is {list(ours.shape)}, and transformers' is {list(theirs.shape)}"
-    apart = (ours.float() - theirs.float()).abs()
-    if not apart.numel() or not bool((apart > 0).any()):
+        return f"the pixels have shape {list(ours.shape)}, but transformers' have {list(theirs.shape)}"
+    errors = (ours.float() - theirs.float()).abs()
+    if not errors.numel() or not bool((errors > 0).any()):
         return None
-    share = float((apart > 0).float().mean())
-    return f"{share:.1%} of the pixels' values are not transformers', by up to {float(apart.max()):.4g}"
+    share = float((errors > 0).float().mean())
+    return f"{share:.1%} of the pixel values differ from transformers', by up to {float(errors.max()):.4g}"
 
 
 MEASURES = "measures.json"
@@ -72,13 +72,13 @@ DEFAULT_NEW_TOKENS = 32
 
 
 def run(context: StepContext) -> None:
-    """``params``: ``{"prompts", "max_new_tokens"}``; inputs ``engine``, ``model`` and where there is one
-    ``vision``; locators: images. Leaves ``measures.json`` and ``pictures/<number>.png``, small ones.
+    """``params``: ``{"prompts", "max_new_tokens"}``; inputs ``engine``, ``model`` and optionally ``vision``;
+    locators: images. Writes ``measures.json`` and thumbnails ``pictures/<number>.png``.
 
     Raises:
         EngineError: The engine cannot be loaded, or its logits are not numbers.
-        InputError: MM597, MM598: engine and reference are not given the same.
-        RankError: A rank of an engine of several failed.
+        InputError: MM597, MM598: engine and reference get different input.
+        RankError: A rank failed.
     """
     from mmbuild.backends.engine_dir import description
     from mmbuild.backends.torch.distributed import launch
@@ -105,14 +105,14 @@ def check_in_rank(
 
 
 def check(context: StepContext) -> None:
-    """The step within one process; raises as :func:`run`."""
+    """Run the step in this process; raises as :func:`run`."""
     from mmbuild.backends.torch.engine import Engine
 
-    # `image2` goes before `image10`.
+    # Sort `image2` before `image10`.
     named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
-    engine = Engine.load(context.inputs["engine"], check=False)  # an artifact of the store
+    engine = Engine.load(context.inputs["engine"], check=False)  # the store has verified it
     images = open_images([path for _, path in named], engine)
-    found = measure(
+    measures = measure(
         engine,
         {name: path for name, path in context.inputs.items() if name != "engine"},
         prompts=questions(engine, context.params["prompts"]),
@@ -120,16 +120,16 @@ def check(context: StepContext) -> None:
         max_new_tokens=context.params["max_new_tokens"],
         progress=context.progress,
     )
-    text = json.dumps(found, indent=2, sort_keys=True)
+    text = json.dumps(measures, indent=2, sort_keys=True)
     (context.out / MEASURES).write_text(text + "\n", encoding="utf-8")
     thumbnails.save(images, context.out / PICTURES)
 
 
 def open_images(images: Sequence[Any], engine: Engine) -> list[Picture]:
-    """``images`` opened; two generated ones where there are none.
+    """Open ``images``, or two generated ones if the list is empty.
 
     Raises:
-        EngineError: MM517, one cannot be read.
+        EngineError: MM517, an image cannot be read.
     """
     from mmbuild.models.images import open_picture
 
@@ -145,22 +145,22 @@ def measure(
     max_new_tokens: int,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Ask engine and reference every prompt about every image.
+    """Run every prompt with every image through engine and reference.
 
     Args:
         engine: A loaded engine.
-        sources: Model directories, ``model`` and where there is one ``vision``.
-        prompts: Questions, or complete prompts; None where the model takes none.
-        images: Whatever :func:`mmbuild.models.images.open_picture` takes.
-        max_new_tokens: Tokens of an answer at most.
-        progress: Told the question and the share done.
+        sources: Model directories, ``model`` and optionally ``vision``.
+        prompts: Questions, or complete prompts; None if the model takes no text.
+        images: Anything that :func:`mmbuild.models.images.open_picture` takes.
+        max_new_tokens: Limit of tokens per answer.
+        progress: Called with the question and the completed fraction.
 
     Returns:
-        Plain data: what was compared with, a summary, and one entry per question with both answers.
+        Plain data: the reference, a summary, and one entry per question with both answers.
 
     Raises:
-        InputError: MM597, the engine's prompt is not transformers'; MM598, its pixels are not.
-        EngineError: MM591, logits of a side are not numbers.
+        InputError: MM597, the token ids differ from transformers'; MM598, the pixels do.
+        EngineError: MM591, logits of engine or reference are not numbers.
     """
     import transformers
 
@@ -182,19 +182,19 @@ def measure(
     entries = []
     for done, (number, image, prompt) in enumerate(questions):
         progress(f"image {number}: {prompt or ''}", done / len(questions))
-        with _naming(number, prompt):
+        with _naming_question(number, prompt):
             (request,) = engine.encode([image], [prompt])
             theirs = prepare(prompt, [open_for_reference(image)])
             require_equal_input(engine, request, theirs)
             entries.append(_question(engine, reference, (number, prompt), theirs, max_new_tokens))
-    against = {
+    program = {
         "program": "transformers",
         "version": transformers.__version__,
         "dtype": config.dtype,
         "device": engine.session.device,
     }
     return {
-        "reference": against,
+        "reference": program,
         "pictures": [thumbnails.digest(image) for image in images],
         "conversions": {
             str(number): image.conversion for number, image in enumerate(images, 1) if image.conversion
@@ -206,17 +206,16 @@ def measure(
 
 
 def require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
-    """Refuse to compare answers to different questions.
+    """Check that engine and reference get the same input.
 
     Args:
-        engine: Whose tokenizer names the tokens.
-        ours: What the engine is given.
-        theirs: What transformers is given.
+        engine: Its tokenizer decodes the tokens for the message.
+        ours: Input of the engine.
+        theirs: Input of transformers.
 
     Raises:
-        InputError: MM597, other token ids; MM598, other pixels.
+        InputError: MM597, the token ids differ; MM598, the pixels differ.
     """
-
     problem = ids_differ(ours.ids, theirs.ids, engine.processor.tokenizer)
     if problem is not None:
         raise InputError(problem, code="MM597", hint=_REPORT_IT)
@@ -226,17 +225,17 @@ def require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
 
 
 class InputError(MmbuildError):
-    """An engine that is not given what transformers is given."""
+    """Engine and transformers get different input."""
 
 
 _REPORT_IT = (
-    "Answers to different input cannot be compared; report it with the model's small files and the picture"
+    "answers to different input cannot be compared; report it with the model's small files and the image"
 )
 
 
 @contextmanager
-def _naming(image: int, prompt: str | None) -> Iterator[None]:
-    """Errors of a question say which one it was."""
+def _naming_question(image: int, prompt: str | None) -> Iterator[None]:
+    """Prefix errors with the image and the prompt that caused them."""
     try:
         yield
     except MmbuildError as error:
@@ -247,36 +246,38 @@ def _naming(image: int, prompt: str | None) -> Iterator[None]:
 
 
 def questions(engine: Engine, prompts: Sequence[str]) -> Sequence[str | None]:
-    """What the engine is asked: the recipe's prompts, general ones, or nothing where it takes no text."""
+    """The recipe's prompts, else the default ones; ``(None,)`` if the model takes no text."""
     if not engine.processor.takes_text:
         return (None,)
     return tuple(prompts) or DEFAULT_PROMPTS
 
 
 def _question(
-    engine: Engine, reference: Any, about: tuple[int, str | None], request: Request, max_new_tokens: int
+    engine: Engine, reference: Any, question: tuple[int, str | None], request: Request, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Both sides' answers to one question, compared."""
+    """Compare both answers to one question (number of the image, prompt)."""
     from dataclasses import replace
 
     from mmbuild.backends.torch.parity import compare, is_tie
     from mmbuild.models.reference import answer_greedily
 
     stopping = replace(engine.stopping(max_new_tokens), repetition=None)
-    own = engine.processor
-    answer = answer_greedily(reference, request, max_new_tokens, own.suppressed_token_ids, own.tokenizer)
+    processor = engine.processor
+    answer = answer_greedily(
+        reference, request, max_new_tokens, processor.suppressed_token_ids, processor.tokenizer
+    )
     compared = compare(engine, request, answer, stopping)
-    apart = compared.difference
+    difference = compared.difference
     return {
-        "image": about[0],
-        "prompt": about[1],
+        "image": question[0],
+        "prompt": question[1],
         "max_new_tokens": max_new_tokens,
         "answers": {
             "reference": engine.text(compared.reference_tokens),
             "engine": engine.text(compared.engine_tokens),
         },
-        "tie": None if apart is None else is_tie(apart, engine.config.dtype),
-        "context": None if apart is None else _context(engine, compared),
+        "tie": None if difference is None else is_tie(difference, engine.config.dtype),
+        "context": None if difference is None else _context(engine, compared),
         **asdict(compared),
     }
 
@@ -285,12 +286,12 @@ _BEFORE = 12
 
 
 def _context(engine: Engine, compared: Comparison) -> dict[str, str | None]:
-    """The text before the first difference, and what each side says there; None where it had ended."""
-    place = compared.equal_prefix
-    tokenizer, apart = engine.processor.tokenizer, compared.difference
-    assert apart is not None
-    before = list(compared.reference_tokens[max(0, place - _BEFORE) : place])
-    sides = {"reference": apart.reference_token, "engine": apart.engine_token}
+    """The text before the first difference, and the next token of each side; None if its answer had ended."""
+    start = compared.equal_prefix
+    tokenizer, difference = engine.processor.tokenizer, compared.difference
+    assert difference is not None
+    before = list(compared.reference_tokens[max(0, start - _BEFORE) : start])
+    sides = {"reference": difference.reference_token, "engine": difference.engine_token}
     return {
         "before": tokenizer.decode(before),
         **{side: None if token is None else tokenizer.decode([token]) for side, token in sides.items()},
@@ -298,7 +299,7 @@ def _context(engine: Engine, compared: Comparison) -> dict[str, str | None]:
 
 
 def summarize(engine: Engine, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The report's head: every mean is over all tokens of the reference's answers, end tokens included."""
+    """The report's summary. Means are over all tokens of the reference's answers, end tokens included."""
     count = len(entries)
     tokens = [len(entry["reference_tokens"]) for entry in entries]
     equal = [entry["answers"]["engine"] == entry["answers"]["reference"] for entry in entries]
@@ -318,13 +319,13 @@ def summarize(engine: Engine, entries: Sequence[dict[str, Any]]) -> dict[str, An
 
 
 def _over_tokens(entries: Sequence[Mapping[str, Any]], tokens: Sequence[int], name: str) -> float:
-    """A mean of each question, weighted by its tokens."""
+    """Mean over questions, weighted by their number of tokens."""
     total = sum(entry[name] * count for entry, count in zip(entries, tokens, strict=True))
     return float(total / sum(tokens))
 
 
 def generated_pictures(size: tuple[int, int]) -> list[Any]:
-    """Two pictures that are always the same: a colour gradient with a disc, and stripes."""
+    """Two fixed images of ``size`` (height, width): a colour gradient with a disc, and stripes."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Step ``quantize``: an unquantized checkpoint to a weight-only one, or a model and data to a calibrated one."""
+"""Step ``quantize``: writes a weight-only checkpoint from an unquantized one, or a calibrated one from a model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def run(context: StepContext) -> None:
-    """Quantize ``inputs["checkpoint"]``; or, without one, calibrate ``inputs["model"]`` (:func:`run_calibrated`).
+    """Quantize ``inputs["checkpoint"]``, or calibrate ``inputs["model"]`` if there is none (:func:`run_calibrated`).
 
-    Params: ``algorithm``, ``int8`` or ``int4``. Where there is ``calibration`` as well, with the other parameters of
-    :func:`run_calibrated`, the model is shown its samples, and scales suit what its layers saw.
+    Params: ``algorithm``, ``int8`` or ``int4``. With ``calibration`` and the other parameters of
+    :func:`run_calibrated`, the scales are fitted to the layers' inputs on the calibration samples.
 
     Raises:
-        CheckpointError: The checkpoint is unreadable, quantized already, or its outputs do not pack.
+        CheckpointError: The checkpoint is unreadable or already quantized, or its outputs cannot be packed.
         CalibrationError: The data cannot be used, or a layer's inputs were not finite.
     """
     if "checkpoint" not in context.inputs:
@@ -42,27 +42,27 @@ def run(context: StepContext) -> None:
 
 
 def _moments(context: StepContext) -> dict[str, Moments]:
-    """What the linear layers' inputs are like, by the checkpoint's names of their weights."""
+    """Statistics of the linear layers' inputs, by the weights' names in the checkpoint."""
     from mmbuild.backends.torch.calibration import activation_stats
     from mmbuild.backends.torch.calibration.calibrate import observe
     from mmbuild.models.checkpoint.tensor_table import tensors
 
     llm = read_llm(context.params["llm"])
     assert llm is not None
-    found = observe(activation_stats.measure, **_calibration_inputs(context), progress=context.progress)
-    return activation_stats.of_checkpoint(tensors(llm), found)
+    moments = observe(activation_stats.measure, **_calibration_inputs(context), progress=context.progress)
+    return activation_stats.of_checkpoint(tensors(llm), moments)
 
 
 def run_calibrated(context: StepContext) -> None:
     """Fit the quantization of ``inputs["model"]`` (and ``inputs["vision"]``) on data, and write the checkpoint.
 
-    Where data come from a data set, ``inputs["data"]`` holds what step ``calibration_data`` left.
+    If the data comes from a data set, ``inputs["data"]`` is the output of step ``calibration_data``.
 
     Params: those of ``convert``, ``algorithm``, ``group_size``, ``image_size`` (height, width), and ``calibration``:
     ``samples``, ``seed``, with data ``text_only``, without data ``prompts``. Locators: ``data``, the JSONL file.
 
     Raises:
-        CalibrationError: The data cannot be used, a layer could not be fitted, or memory did not suffice.
+        CalibrationError: The data cannot be used, a layer cannot be fitted, or memory does not suffice.
         CheckpointError: The model's weights are missing or damaged.
         EngineError: transformers cannot load the model or its processor.
     """
@@ -92,8 +92,8 @@ def run_calibrated(context: StepContext) -> None:
 
 
 def _calibration_inputs(context: StepContext) -> dict[str, Any]:
-    """The model, what it is shown, and how it runs: arguments of
-    :mod:`mmbuild.backends.torch.calibration.calibrate`."""
+    """Arguments of :func:`mmbuild.backends.torch.calibration.calibrate.observe`: the model, its requests, the device
+    and the dtype."""
     from mmbuild.models.calibration_data.hub_dataset import FILE as DATA_FILE
 
     params, locators = context.params, dict(context.locators)
@@ -108,14 +108,14 @@ def _calibration_inputs(context: StepContext) -> dict[str, Any]:
         "sources": sources,
         "family": params["family"],
         "requests": requests,
-        # CPUs are slow in 16 bits, and have the memory.
+        # CPUs are slow in 16 bits and have enough memory for 32.
         "dtype": params["dtype"] if device == "cuda" else "float32",
         "device": device,
     }
 
 
 def _log_readers(checkpoint: Path) -> None:
-    """Into the log: which lines of TensorRT-LLM read what was really written."""
+    """Log which TensorRT-LLM release lines can read the checkpoint as written."""
     from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read
 
     lines, objection = lines_that_read(checkpoint)
@@ -126,15 +126,19 @@ def _log_readers(checkpoint: Path) -> None:
         [line for line in lines if facts().lines[line].reader_run is seen] for seen in (True, False)
     )
     if run:
-        print(f"read by TensorRT-LLM {', '.join(run)}: their readers were run on checkpoints of this form")
+        print(
+            f"readable by TensorRT-LLM {', '.join(run)}: tested by running their readers on such checkpoints"
+        )
     if only_read:
-        print(f"taken by TensorRT-LLM {', '.join(only_read)} by their sources; their readers were not run")
+        print(
+            f"readable by TensorRT-LLM {', '.join(only_read)} according to their sources; not tested by running"
+        )
 
 
 def _requests(
     params: Mapping[str, Any], processor_files: Path, locators: Mapping[str, str], progress: Progress
 ) -> list[Request]:
-    """What the model is shown."""
+    """The requests that the model is calibrated on."""
     from mmbuild.backends.torch.calibration import calibrate as loop
     from mmbuild.models.calibration_data import samples as data
     from mmbuild.models.processor import load_processor

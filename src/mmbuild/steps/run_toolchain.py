@@ -1,6 +1,6 @@
-"""Commands of a TensorRT-LLM version: run in a fresh directory, and what they leave held against the plan.
+"""Runs commands of a TensorRT-LLM version in a fresh directory and checks their outputs against the plan.
 
-One function for every step of backend tensorrt-llm that makes something: which commands run is in the parameters.
+All building steps of backend tensorrt-llm use this function; the parameters list the commands.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _HISTORY = ".git"
 
 def run(context: StepContext) -> None:
     """``params``: ``{"toolchain", "workdir", "commands", "reads", "place", "files"}`` as
-    :func:`mmbuild.backends.tensorrt_llm.lower` makes them; inputs by the names of ``reads``; locator
+    :func:`mmbuild.backends.tensorrt_llm.lower` builds them; inputs by the names of ``reads``; locator
     ``environment``: a :class:`~mmbuild.config.model.ToolchainEnvironment` as JSON.
 
     Raises:
-        CommandError: A command failed, MM670 to MM690 or MM700.
-        ProductError: MM650 to MM662, a command left something that the plan does not say.
-        ToolchainError: MM701, code to be edited is not as it was.
+        CommandError: MM670 to MM690 or MM700, a command failed.
+        ProductError: MM650 to MM662, the outputs of a command differ from the plan.
+        ToolchainError: MM701, the code to edit is not as expected.
     """
     params = context.params
     environment = ToolchainEnvironment.model_validate_json(context.locators["environment"])
@@ -70,7 +70,7 @@ def _launch(
     gpus: Sequence[str],
 ) -> Launch:
     argv = tuple(command["argv"])
-    if argv[0] == "git":  # the host's, which knows the user's proxies and certificates
+    if argv[0] == "git":  # the host's git knows the user's proxies and certificates
         return Launch(argv, dict(os.environ))
     return launch(
         environment,
@@ -91,7 +91,7 @@ def _check_outputs(command: Mapping[str, Any], cwd: Path) -> None:
         first, more = findings[0], len(findings) - 1
         also = f"; and {more} more in the log" if more else ""
         raise ProductError(
-            f"{command['name']} ended with 0, and what it made is not what was planned: "
+            f"{command['name']} exited with status 0, but its output is not as planned: "
             f"{_short(first.message, cwd)}{also}",
             code=first.code,
             hint=first.hint,
@@ -99,12 +99,12 @@ def _check_outputs(command: Mapping[str, Any], cwd: Path) -> None:
 
 
 def _short(message: str, cwd: Path) -> str:
-    """Without the staging directory, which is gone when a person reads this."""
+    """Remove the staging directory, which no longer exists when the message is read."""
     return message.replace(f"{cwd}{os.sep}", "")
 
 
 def _publish(result: Path, out: Path) -> None:
-    """Move what was made into the output."""
+    """Move the results into the output directory."""
     for path in sorted(result.iterdir()):
         if path.name != _HISTORY:
             path.rename(out / path.name)

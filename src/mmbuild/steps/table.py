@@ -1,4 +1,4 @@
-"""The built-in steps. Planning reads this table without importing any step."""
+"""Table of the built-in steps. Planning reads it without importing any step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUILT_IN: Mapping[str, StepSpec] = {
         StepSpec("assemble", "2", "mmbuild.steps.assemble:run"),
         StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
         StepSpec("verify", "3", "mmbuild.steps.verify:run"),
-        # Of backend tensorrt-llm: all commands alike, and what upstream's runner needs around its engines.
+        # Backend tensorrt-llm: one step for all commands; upstream's runner needs more files next to its engines.
         StepSpec("toolchain", "1", "mmbuild.steps.run_toolchain:run", backend=_TENSORRT_LLM),
         StepSpec("toolchain_engine", "2", "mmbuild.steps.assemble_toolchain:run", backend=_TENSORRT_LLM),
         StepSpec("toolchain_verify", "1", "mmbuild.steps.verify_toolchain:run", backend=_TENSORRT_LLM),

@@ -1,8 +1,8 @@
-"""verify: judges what measure found, and writes the report.
+"""Step ``verify``: evaluates the measurements of ``measure`` and writes the report.
 
-An unquantized engine must give the reference's greedy tokens, or part from them where the reference itself was
-undecided within rounding. A quantized one must keep to its gates. The report is written in either case, so that
-one can see what was refused.
+An unquantized engine must return the reference's greedy tokens, or differ only where the reference itself is
+undecided within rounding. A quantized engine must pass its gates. The report is written in either case, so that a
+rejected engine can be examined.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from mmbuild.steps.measure import MEASURES, PICTURES
 
 REPORT = "report.json"
 VERSION = 3
-"""Of the report: 2 has `quality`, `gates`, `reference`, `weights`, and numbers for each token; in 3 all of them are
-up to the end token, and a difference has its context."""
+"""Version of the report format. 2 added `quality`, `gates`, `reference`, `weights` and numbers per token; 3 counts up
+to the end token and gives the context of a difference."""
 
 
 class VerifyError(MmbuildError):
-    """An engine that disagrees with the reference."""
+    """An engine disagrees with the reference, or its report cannot be written."""
 
 
 def run(context: StepContext) -> None:
     """``params``: ``{"algorithm", "gates", "weights"}``, see :func:`report_of`; input ``measures``.
 
     Raises:
-        VerifyError: An unquantized engine parts from the reference by more than rounding.
-        GateError: A gate is failed.
+        VerifyError: An unquantized engine differs from the reference by more than rounding.
+        GateError: The engine fails a gate.
     """
     measures = context.inputs["measures"]
     report = report_of(
@@ -48,13 +48,13 @@ def run(context: StepContext) -> None:
 def report_of(
     measures: Mapping[str, Any], bounds: Mapping[str, Any], weights: str | None, engine: str | None = None
 ) -> dict[str, Any]:
-    """The report.
+    """Build the report.
 
     Args:
-        measures: Of :func:`mmbuild.steps.measure.measure`.
-        bounds: The gates, of :func:`mmbuild.evaluation.bounds.bounds`.
-        weights: ``model``, or ``dummy`` where they are random and quality means nothing; None: not known.
-        engine: Digest of the engine artifact, where it is known.
+        measures: Result of :func:`mmbuild.steps.measure.measure`.
+        bounds: The gates, from :func:`mmbuild.evaluation.bounds.bounds`.
+        weights: ``model``, or ``dummy`` if they are random and quality is meaningless; None if unknown.
+        engine: Digest of the engine artifact, if known.
     """
     quality = gates.measure_quantities(measures["questions"])
     return {
@@ -68,12 +68,12 @@ def report_of(
 
 
 def write(report: Mapping[str, Any], small: Mapping[int, bytes], path: Path) -> None:
-    """Write a report as JSON to ``path``, and as a page beside it; each whole or not at all.
+    """Write a report as JSON to ``path`` and as an HTML page next to it, each atomically.
 
     Args:
-        report: Of :func:`report_of`.
-        small: PNG files by number, for the page.
-        path: Of the JSON; see :func:`page_path` for the page.
+        report: Result of :func:`report_of`.
+        small: PNG thumbnails by number, for the page.
+        path: JSON file; :func:`page_path` is the page.
 
     Raises:
         VerifyError: ``path`` cannot be written.
@@ -84,14 +84,14 @@ def write(report: Mapping[str, Any], small: Mapping[int, bytes], path: Path) -> 
         _write_text(path, text)
     except OSError as error:
         raise VerifyError(
-            f"the report `{path}` cannot be written: {error.strerror}",
+            f"cannot write the report `{path}`: {error.strerror}",
             code="MM562",
-            hint="Give another place with --out",
+            hint="choose another file with --out",
         ) from error
 
 
 def page_path(path: Path) -> Path:
-    """Where the page of a report goes: ``report.html`` beside ``report.json``."""
+    """Path of a report's page: ``report.html`` next to ``report.json``."""
     return path.with_name(path.name.removesuffix(".json") + ".html")
 
 
@@ -102,12 +102,12 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def require_agreement(report: Mapping[str, Any]) -> None:
-    """Fail an engine that is not what the model is.
+    """Check that an unquantized engine agrees with the reference, and that every engine passes its gates.
 
     Raises:
-        VerifyError: MM560, an unquantized engine parts from the reference where rounding does not explain it;
-            with the first difference and both sides' logits.
-        GateError: MM590, a gate is failed.
+        VerifyError: MM560, an unquantized engine differs from the reference by more than rounding; names the first
+            difference and the logits of both sides.
+        GateError: MM590, the engine fails a gate.
     """
     if report["summary"]["quant_algo"] is None:
         for entry in report["questions"]:
@@ -117,7 +117,7 @@ def require_agreement(report: Mapping[str, Any]) -> None:
 
 
 def describe(entry: Mapping[str, Any]) -> str:
-    """The first difference of a question in one sentence, with the text before it."""
+    """Describe the first difference of a question in one sentence, with the text before it."""
     difference, context = entry["difference"], entry["context"]
     where = f"image {entry['image']}, prompt `{shortened(entry['prompt'] or '')}`, token {difference['position'] + 1}"
     after = f"after `{context['before']}`" if context["before"] else "at the beginning"

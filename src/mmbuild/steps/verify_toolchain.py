@@ -1,7 +1,7 @@
-"""verify for backend tensorrt-llm: the recipe's questions, asked through upstream's runner.
+"""Step ``verify`` for backend tensorrt-llm: runs the recipe's questions through upstream's runner.
 
-What can be told without running the model a second time is told: that the engine loads, runs on its ranks and
-answers. Nothing is compared: that takes the other side's tokens, and the runner gives text.
+It checks that the engine loads, runs on its ranks and answers. It compares nothing: a comparison needs tokens, and
+the runner returns text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def run(context: StepContext) -> None:
     """``params``: ``{"prompts", "max_new_tokens"}``; input ``engine``; locators: ``environment`` and images.
 
     Raises:
-        CommandError: The runner failed, or gave no answer.
+        CommandError: The runner failed or returned no answer.
     """
     environment = ToolchainEnvironment.model_validate_json(context.locators["environment"])
     description = layout.read(context.inputs["engine"])
@@ -35,13 +35,13 @@ def run(context: StepContext) -> None:
         (image, prompt) for image in images or [None] for prompt in context.params["prompts"] or [None]
     ]
     for number, (image, prompt) in enumerate(requested):
-        context.progress(prompt or "the runner's own question", number / len(requested))
-        question = InferenceRequest(prompt, (image,) if image else (), context.params["max_new_tokens"])
-        answered = infer(
+        context.progress(prompt or "the runner's default question", number / len(requested))
+        request = InferenceRequest(prompt, (image,) if image else (), context.params["max_new_tokens"])
+        result = infer(
             context.inputs["engine"],
             description,
             environment,
-            question,
+            request,
             Path.cwd() / f"tree{number}",
             gpus=context.gpus,
         )
@@ -49,7 +49,7 @@ def run(context: StepContext) -> None:
             {
                 "image": image.name if image else None,
                 "prompt": prompt,
-                "answer": answered.texts[0],
+                "answer": result.texts[0],
             }
         )
     report = {

@@ -75,10 +75,10 @@ def link_of_a_directory(build):
 @pytest.mark.parametrize(
     ("change", "named", "what"),
     [
-        (write("llm/decode.pt2", b"evil"), "llm/decode.pt2", "holds other bytes"),
-        (write("engine.json", b"[]"), "engine.json", "holds other bytes"),
-        (write("verify/report.json", b"repast"), "verify/report.json", "holds other bytes"),
-        (write("llm/decode.pt2", b"longer code"), "llm/decode.pt2", "has 11 bytes, and 4 were built"),
+        (write("llm/decode.pt2", b"evil"), "llm/decode.pt2", "differs from the built file"),
+        (write("engine.json", b"[]"), "engine.json", "differs from the built file"),
+        (write("verify/report.json", b"repast"), "verify/report.json", "differs from the built file"),
+        (write("llm/decode.pt2", b"longer code"), "llm/decode.pt2", "has 11 bytes instead of 4"),
         (write("processor/tokenizer.json", b""), "processor/tokenizer.json", "has 0 bytes"),
         (lambda build: (build / "llm/rank0.safetensors").unlink(), "llm/rank0.safetensors", "is missing"),
         (lambda build: (build / "engine.json").unlink(), "engine.json", "is missing"),

@@ -200,7 +200,7 @@ def test_too_many_pictures_and_other_sizes_are_refused(built: Path) -> None:
     ],
     ids=["no GPU", "full GPU", "no context", "a library is missing"],
 )
-def test_loading_that_fails_is_told(
+def test_loading_that_fails_is_reported(
     built: Path, tmp_path: Path, variables: dict[str, str], code: str, told: str
 ) -> None:
     assert told in refused(TensorRTError, code, load, built / "engine", tmp_path, **variables).message
@@ -211,13 +211,13 @@ def test_memory_that_cannot_be_locked_is_no_failure(built: Path) -> None:
     assert engine(pictures(engine.config, 2)).isfinite().all()
 
 
-def test_an_execution_that_fails_is_told_and_not_the_last_features(built: Path) -> None:
+def test_an_execution_that_fails_is_reported_and_not_the_last_features(built: Path) -> None:
     engine = load(built / "engine", built, FAKE_FAULT="execute")
     error = refused(TensorRTError, "MM575", engine, pictures(engine.config, 2))
     assert "Cask convolution execution" in error.message
 
 
-def test_a_crash_is_told_with_its_signal(built: Path) -> None:
+def test_a_crash_is_reported_with_its_signal(built: Path) -> None:
     engine = load(built / "engine", built, FAKE_FAULT="crash")
     error = refused(TensorRTError, "MM577", engine, pictures(engine.config, 1))
     assert f"signal {int(signal.SIGSEGV)}" in error.message
@@ -237,7 +237,7 @@ def ended(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 60)[0])
 
 
-def test_a_killed_process_is_told(child: tuple[VisualEngine, int]) -> None:
+def test_a_killed_process_is_reported(child: tuple[VisualEngine, int]) -> None:
     engine, descriptor = child
     os.kill(engine.pid, signal.SIGKILL)
     assert ended(descriptor)

@@ -56,7 +56,7 @@ def test_this_python_is_used_where_it_has_tensorrt(
     assert interpreter.version(found) == "10.0.1"
 
 
-def test_without_any_both_ways_are_told(configured: Any) -> None:
+def test_without_any_both_ways_are_reported(configured: Any) -> None:
     configured(None)
     error = refused(TensorRTError, "MM565", interpreter.find)
     assert error.hint is not None
@@ -65,12 +65,12 @@ def test_without_any_both_ways_are_told(configured: Any) -> None:
     assert "visual.backend" in error.hint
 
 
-def test_an_interpreter_without_tensorrt_is_told() -> None:
+def test_an_interpreter_without_tensorrt_is_reported() -> None:
     bare = Interpreter(python=Path(sys.executable))
     refused(TensorRTError, "MM566", interpreter.version, bare)
 
 
-def test_an_interpreter_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_an_interpreter_that_is_not_there_is_reported(tmp_path: Path) -> None:
     refused(ProbeError, "MM614", interpreter.version, Interpreter(python=tmp_path / "python"))
 
 
@@ -128,7 +128,7 @@ def test_a_cpu_is_refused_before_an_interpreter_is_looked_for(configured: Any) -
     refused(TensorRTError, "MM578", plan_tensorrt, {"device": "cpu"}, "float16")
 
 
-def test_a_missing_onnx_is_told_before_anything_is_built(
+def test_a_missing_onnx_is_reported_before_anything_is_built(
     configured: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configured(fake.interpreter(tmp_path))

@@ -68,7 +68,7 @@ def build(room: Path, installed: str, dtype: str = "float16", **options: Any) ->
 
 
 def plan(room: Path) -> dict[str, Any]:
-    """What the stand-in was told to build."""
+    """The build request that the stand-in received."""
     head: dict[str, Any] = json.loads((room / "out" / ENGINE).read_bytes().split(b"\n", 1)[0])
     return head
 
@@ -154,7 +154,7 @@ def test_the_version_that_was_planned_with_is_the_one_that_builds(tmp_path: Path
     assert "8.6.0" in error.message
 
 
-def test_without_a_gpu_the_driver_s_own_error_is_told(tmp_path: Path) -> None:
+def test_without_a_gpu_the_driver_s_own_error_is_reported(tmp_path: Path) -> None:
     error = refused(TensorRTError, "MM570", build, tmp_path, "8.6.0", FAKE_CUDA_FAULT="cuInit")
     assert "cuInit" in error.message
 
@@ -221,7 +221,7 @@ build(Path(sys.argv[3]), "8.6.0", FAKE_FAULT="slow", FAKE_STARTED=sys.argv[4])
 """
 
 
-def test_a_build_ends_with_whoever_asked_for_it(tmp_path: Path) -> None:
+def test_a_build_ends_with_its_parent(tmp_path: Path) -> None:
     pipe = tmp_path / "started"
     os.mkfifo(pipe)
     paths = [str(TESTS), str(Path(__file__).parent)]
@@ -269,6 +269,6 @@ def test_a_faulty_program_is_a_bug_and_not_silence(tmp_path: Path) -> None:
     )
 
 
-def test_a_killed_builder_is_told(tmp_path: Path) -> None:
+def test_a_killed_builder_is_reported(tmp_path: Path) -> None:
     error = refused(TensorRTError, "MM577", build, tmp_path, "8.6.0", FAKE_FAULT="killed")
     assert f"signal {int(signal.SIGKILL)}" in error.message

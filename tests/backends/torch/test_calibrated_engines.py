@@ -34,8 +34,8 @@ LLAMA = dataclasses.replace(
 PROMPTS = [[3, 17, 41, 66, 5, 60], [17]]
 STEPS = 6
 # Largest difference of a logit, in units of the logits' own spread. AWQ and FP8: float32 in another order.
-# SmoothQuant beside per-token rounding done in transformers: a value on the edge may round the other way.
-# SmoothQuant beside weights alone: what rounding activations to 8 bits costs this model.
+# SmoothQuant compared with per-token rounding in transformers: a value on the edge may round the other way.
+# SmoothQuant compared with weight-only: the loss from rounding activations to 8 bits.
 SAME, ROUNDED_AS_WELL, NOT_ROUNDED = 1e-5, 1e-3, 0.02
 
 

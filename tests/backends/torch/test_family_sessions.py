@@ -140,7 +140,7 @@ def test_empty_prompts_are_answered_as_by_the_reference(family, seed):
 
 @models
 @pytest.mark.parametrize("beams", [None, Beams(BEAMS)], ids=["greedy", "beams"])
-def test_numbers_out_of_range_are_told_and_the_engine_goes_on(family, seed, beams):
+def test_overflow_is_reported_and_the_engine_continues(family, seed, beams):
     built = engine(family, seed)
     requested = requests(built, LENGTHS, seed)
     before = built.run(requested, built.stopping(4), beams=beams).answers

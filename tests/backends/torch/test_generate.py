@@ -79,7 +79,7 @@ def test_top_k_1_is_greedy(engine, requests):
 
 
 class Counting:
-    """A session that tells token ``1000 * row + step`` is the next one of each row."""
+    """A session whose next token for each row is ``1000 * row + step``."""
 
     device = "cpu"
 

@@ -1,4 +1,4 @@
-"""Loading an engine directory: compiles nothing, and tells what is wrong with a damaged or foreign one."""
+"""Loading an engine directory compiles nothing, and reports problems with damaged or foreign ones."""
 
 import json
 import os
@@ -64,13 +64,13 @@ def test_loading_and_answering_compiles_nothing(damaged, tmp_path):
     assert not any(path.is_file() for path in cache.rglob("*"))
 
 
-def test_a_directory_without_engine_json_is_no_engine(tmp_path):
+def test_a_directory_without_engine_json_is_not_an_engine(tmp_path):
     error = refused(LayoutError, "MM540", Engine.load, tmp_path)
     assert str(tmp_path) in error.message
     assert "build/<name>" in error.hint
 
 
-def test_a_directory_that_is_not_there_is_no_engine(tmp_path):
+def test_a_missing_directory_is_not_an_engine(tmp_path):
     refused(LayoutError, "MM540", Engine.load, tmp_path / "nothing")
 
 

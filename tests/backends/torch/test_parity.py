@@ -112,7 +112,7 @@ def test_the_reference_keeps_its_settings_when_nothing_may_end_its_answer(asked)
     assert ends in answer_greedily(demo_reference(), request, 12).tokens
 
 
-def test_a_question_that_transformers_cannot_answer_is_an_error_of_its_own(asked):
+def test_a_question_that_transformers_cannot_answer_has_its_own_error(asked):
     engine, request, _ = asked
     beyond = replace(request, ids=(*request.ids, engine.config.vocab_size + 3))
     error = refused(EngineError, "MM599", answer_greedily, demo_reference(), beyond, 3)

@@ -128,13 +128,13 @@ def test_what_was_fetched_before_is_not_fetched_again(start: Start, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("names", "told", "way"),
+    ("names", "problem", "hint"),
     [
-        (["data/train-00000.parquet", "README.md"], "Parquet tables", "Write its pictures"),
-        (["pictures.py"], "a loading script", "Write its pictures"),
-        (["train.tar"], "tar archives", "Write its pictures"),
-        (["README.md"], "holds none", "Write its pictures"),
-        (["../outside.jsonl", "/tmp/x.jsonl"], "holds none", "Write its pictures"),
+        (["data/train-00000.parquet", "README.md"], "Parquet tables", "save its images"),
+        (["pictures.py"], "a loading script", "save its images"),
+        (["train.tar"], "tar archives", "save its images"),
+        (["README.md"], "has no JSONL file", "save its images"),
+        (["../outside.jsonl", "/tmp/x.jsonl"], "has no JSONL file", "save its images"),
         (["a.jsonl", "b.jsonl"], "2 JSONL files", f"hf://{REPO}/a.jsonl, hf://{REPO}/b.jsonl"),
         (
             ["a/metadata.jsonl", "b/metadata.jsonl", "c.jsonl"],
@@ -143,10 +143,10 @@ def test_what_was_fetched_before_is_not_fetched_again(start: Start, tmp_path: Pa
         ),
     ],
 )
-def test_other_layouts_are_refused_by_name_with_the_way_on(names: list[str], told: str, way: str) -> None:
+def test_other_layouts_are_rejected_by_name_with_a_hint(names: list[str], problem: str, hint: str) -> None:
     error = refused(CalibrationError, "MM464", sample_file, DataSet(REPO), names)
-    assert told in error.message
-    assert way in (error.hint or "")
+    assert problem in error.message
+    assert hint in (error.hint or "")
 
 
 def test_one_metadata_file_is_meant_where_other_files_are_there() -> None:
@@ -166,7 +166,7 @@ def test_one_metadata_file_is_meant_where_other_files_are_there() -> None:
         ({"prompt": 7}, "MM166"),
     ],
 )
-def test_lines_that_are_no_samples_are_told_by_the_address_of_their_file(
+def test_invalid_lines_are_reported_with_the_address_of_their_file(
     start: Start, tmp_path: Path, row: dict[str, object], code: str
 ) -> None:
     start({"train/metadata.jsonl": lines([row]), "beside.png": picture(1)})
@@ -183,9 +183,9 @@ def test_fewer_samples_than_asked_for_and_a_hub_that_lies(start: Start, tmp_path
     refused(SourceError, "MM423", fetch, tmp_path / "changed", samples=3)
 
 
-def test_a_data_set_that_is_not_there_is_told_as_one(start: Start, tmp_path: Path) -> None:
+def test_a_missing_data_set_is_reported_as_a_data_set(start: Start, tmp_path: Path) -> None:
     start(image_folder(3))
     error = refused(SourceError, "MM420", fetch, tmp_path / "out", repo="datasets/shapes/none")
-    assert "knows no such data set" in error.message
+    assert "no such data set on the hub" in error.message
     error = refused(SourceError, "MM422", fetch, tmp_path / "unknown", commit=None, revision="main")
     assert "calibration.revision" in (error.hint or "")

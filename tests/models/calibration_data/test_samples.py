@@ -57,7 +57,7 @@ def test_lines_of_an_image_folder_are_samples_whatever_else_they_say(tmp_path: P
         Sample(3, tmp_path / "2.png", samples.CAPTION_PROMPT),
     ]
     error = refused(write(tmp_path, [{"file_name": "0.png", "text": ["a", "list"]}]))
-    assert (error.code, "`answer` is no text" in error.message) == ("MM166", True)
+    assert (error.code, "`answer` is not a string" in error.message) == ("MM166", True)
 
 
 def test_a_seed_chooses_the_same_samples_each_time_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -83,37 +83,37 @@ def test_text_alone_is_refused_unless_the_recipe_says_so(tmp_path: Path) -> None
     assert len(samples.load(path, 2, 0, text_only=True)) == 2
 
 
-def test_fewer_samples_than_asked_for_are_told_with_both_numbers(tmp_path: Path) -> None:
+def test_too_few_samples_are_reported_with_both_numbers(tmp_path: Path) -> None:
     error = refused(write(tmp_path, pictures(tmp_path, 3)), count=4)
     assert error.code == "MM165"
-    assert "3 samples, and 4" in error.message
+    assert "3 samples, but 4" in error.message
 
 
 @pytest.mark.parametrize(
     ("line", "told"),
     [
         ("{", "the line is not JSON"),
-        ("[1]", "a sample is a JSON object"),
+        ("[1]", "a sample must be a JSON object"),
         ('{"prompt": "a", "picture": "a.png"}', "unknown key `picture`"),
-        ('{"prompt": 7}', "`prompt` is no text"),
+        ('{"prompt": 7}', "`prompt` is not a string"),
         ('{"image": "0.png"}', "`prompt` is missing"),
     ],
 )
-def test_a_line_that_is_no_sample_is_named(tmp_path: Path, line: str, told: str) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path, line: str, told: str) -> None:
     path = write(tmp_path, [*pictures(tmp_path, 1), line])
     error = refused(path)
     assert error.code == "MM166"
     assert f"{path}:2: {told}" in error.message
 
 
-def test_a_missing_or_binary_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_reported(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.jsonl").code == "MM166"
     binary = tmp_path / "binary.jsonl"
     binary.write_bytes(b"\xff\xfe\x00")
     assert refused(binary).code == "MM166"
 
 
-def test_a_missing_picture_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_missing_picture_is_reported_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, [*pictures(tmp_path, 1), {"image": "gone.png", "prompt": "?"}])
     error = refused(path)
     assert (error.code, f"{path}:2: there is no image `gone.png`" in error.message) == ("MM167", True)

@@ -36,7 +36,7 @@ def test_safetensors_go_before_pickles(tmp_path: Path) -> None:
 
 
 def test_no_weights_at_all(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no weights") as caught:
+    with pytest.raises(CheckpointError, match="contains no weights") as caught:
         weight_files(tmp_path)
     assert caught.value.code == "MM402"
 

@@ -74,7 +74,7 @@ def test_a_quantized_checkpoint_is_not_quantized_again(checkpoint: Path, tmp_pat
     out = tmp_path / "quantized"
     out.mkdir()
     quantize_checkpoint(checkpoint, out, "int8")
-    with pytest.raises(CheckpointError, match="quantized already") as caught:
+    with pytest.raises(CheckpointError, match="already quantized") as caught:
         quantize_checkpoint(out, tmp_path, "int4")
     assert caught.value.code == "MM438"
 

@@ -206,7 +206,7 @@ def test_scales_of_other_groups_than_the_config_says_are_found_in_the_file(tmp_p
     assert (lines, objection is not None) == ((), True)
 
 
-def test_half_of_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+def test_half_of_a_checkpoint_is_not_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, "fp8")
     (checkpoint / "rank0.safetensors").write_bytes(b"no tensors")
     refused(CheckpointError, "MM436", lines_that_read, checkpoint)

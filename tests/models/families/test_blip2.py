@@ -178,7 +178,7 @@ BLIP2: dict[str, Any] = {"model_type": "blip-2", "text_config": OPT}
         ("blip2-t5", {**BLIP2, "text_config": {**T5, "feed_forward_proj": "swish-gelu"}}, None, "MM411"),
     ],
 )
-def test_what_cannot_be_built_is_told(
+def test_unsupported_configs_are_reported(
     name: str, config: dict[str, Any], vision: dict[str, Any] | None, code: str
 ) -> None:
     with pytest.raises(FamilyError) as caught:

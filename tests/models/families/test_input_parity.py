@@ -105,7 +105,7 @@ def byte_tokenizer(template="<s> $A"):
 
 
 def word_tokenizer():
-    """As LLaMA's: a space before the first word, and what stands beside special tokens matters."""
+    """Like LLaMA's tokenizer: adds a space before the first word, and depends on adjacent special tokens."""
     special = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": IMAGE_ID}
     free = iter(i for i in range(3, VOCABULARY) if i != IMAGE_ID)
     letters = "▁abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .:?!<>[]{}&\"'\nß,/"

@@ -1,4 +1,4 @@
-"""Which family builds a model is told from its config.json, and where none does, why."""
+"""The family that builds a model is identified from its config.json, or the reason why none does."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_llava_s_own_layout_says_what_the_other_family_needs() -> None:
 
 
 @pytest.mark.parametrize("tower", [None, "./clip", "/models/clip", 3])
-def test_a_tower_that_is_no_repository_is_not_recommended(tower: object) -> None:
+def test_a_tower_that_is_not_a_repository_is_not_recommended(tower: object) -> None:
     error = refused(FamilyError, "MM410", family("llava").facts, {**OWN, "mm_vision_tower": tower})
     assert error.hint
     assert "hf://openai/clip-vit-large-patch14-336" in error.hint

@@ -153,7 +153,7 @@ def test_older_files_scale_positions_under_another_name(scaling: dict[str, Any] 
         ({"vision_config": {"image_size": 8, "patch_size": 9}}, "MM411"),
     ],
 )
-def test_what_is_no_llava_is_refused(change: dict[str, Any], code: str) -> None:
+def test_configs_of_other_models_are_rejected(change: dict[str, Any], code: str) -> None:
     config = {"model_type": "llava", "text_config": {}, "vision_config": {}, **change}
     with pytest.raises(FamilyError) as caught:
         facts(config)
@@ -169,7 +169,7 @@ def test_sections_that_are_missing_or_null_are_transformers_defaults(missing: di
     assert found.visual.num_visual_features == theirs.image_seq_length
 
 
-def test_a_window_as_long_as_the_model_is_no_window() -> None:
+def test_a_window_as_long_as_the_model_is_accepted() -> None:
     text = {"sliding_window": 2048, "attention_chunk_size": None}
     assert facts({"model_type": "llava", "text_config": text}).llm.max_position_embeddings == 2048
 

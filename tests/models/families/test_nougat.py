@@ -151,7 +151,7 @@ NOUGAT: dict[str, Any] = {"model_type": "vision-encoder-decoder", "encoder": SWI
         ({**NOUGAT, "decoder": {**MBART, "add_cross_attention": False}}, "MM411"),
     ],
 )
-def test_what_cannot_be_built_is_told(config: dict[str, Any], code: str) -> None:
+def test_unsupported_configs_are_reported(config: dict[str, Any], code: str) -> None:
     with pytest.raises(FamilyError) as caught:
         nougat.facts(config)
     assert caught.value.code == code

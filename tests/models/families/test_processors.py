@@ -1,4 +1,4 @@
-"""Prompts and pictures of every family, against transformers' processors and VILA's rules stated anew."""
+"""Prompts and images of every family, against transformers' processors and a reimplementation of VILA's rules."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_vila_shapes_pictures_as_its_config_says(aspect: str, layout: str, tmp_p
 
 
 @pytest.mark.parametrize("family", [*BLIP2, "nougat"])
-def test_a_missing_processor_is_told(family: str, tmp_path: Path) -> None:
+def test_a_missing_processor_is_reported(family: str, tmp_path: Path) -> None:
     tiny.save_model(family, 1, tmp_path)
     for name in ("preprocessor_config.json", "processor_config.json"):
         (tmp_path / name).unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def test_real_models_are_sound(sound: ModelFacts) -> None:
         (T5, {"vocab_size": 0}, "the decoder's vocab_size is 0"),
     ],
 )
-def test_what_no_model_has_is_told(model: ModelFacts, wrong: dict[str, Any], told: str) -> None:
+def test_implausible_sizes_are_reported(model: ModelFacts, wrong: dict[str, Any], told: str) -> None:
     broken = replace(model, llm=replace(model.llm, **wrong))
     assert told in refused(FamilyError, "MM411", require_sound, broken).message
 

@@ -225,7 +225,7 @@ def test_a_second_source_for_another_task_is_pointed_at() -> None:
         ("[" * 300 + "]" * 300, "nested"),
     ],
 )
-def test_what_no_plan_could_be_keyed_on_is_named_wherever_it_is(model: str, text: str, told: str) -> None:
+def test_values_without_a_canonical_form_are_named_at_any_depth(model: str, text: str, told: str) -> None:
     name, config, second, _ = MODELS[model]
     spoilt = {**config, "note": json.loads(text)}
     error = refused(FamilyError, "MM411", family(name).facts, spoilt, second)

@@ -134,7 +134,7 @@ def test_a_tower_that_does_not_say_its_kind_is_known_by_its_class() -> None:
         ({**INSIDE, "llm_cfg": {"model_type": "mistral"}}, None, "MM410"),
         ({**INSIDE, "vision_tower_cfg": {"model_type": "intern_vit"}}, None, "MM410"),
         ({**INSIDE, "mm_projector_cfg": {"mm_projector_type": "mlp_downsample_3x3_fix"}}, None, "MM411"),
-        ({**INSIDE, "mm_vision_select_feature": "patch"}, None, "MM411"),  # 728 patches are no square
+        ({**INSIDE, "mm_vision_select_feature": "patch"}, None, "MM411"),  # 728 is not a square number
         ({**INSIDE, "s2": True}, None, "MM411"),
         ({**INSIDE, "dynamic_s2": True}, None, "MM411"),
         ({**INSIDE, "ps3": True}, None, "MM411"),
@@ -159,7 +159,7 @@ def test_a_tower_that_does_not_say_its_kind_is_known_by_its_class() -> None:
         (FLAT, {"model_type": "dinov2"}, "MM416"),
     ],
 )
-def test_what_cannot_be_built_is_told(
+def test_unsupported_configs_are_reported(
     config: dict[str, Any], vision: dict[str, Any] | None, code: str
 ) -> None:
     with pytest.raises(FamilyError) as caught:

@@ -1,4 +1,4 @@
-"""Where language models lie among a model's tensors, against what transformers writes."""
+"""The naming schemes of language models match the tensors that transformers writes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from mmbuild.models.families import family as find_family
-from mmbuild.models.families import part
+from mmbuild.models import families
 from mmbuild.models.families.facts import Naming
 from support.models import tiny_families as tiny
 
 
 def stored(directory: Path) -> set[str]:
-    """Names of all tensors, with the directory below ``directory`` in front."""
+    """Names of all tensors, prefixed with their subdirectory of ``directory``."""
     names: set[str] = set()
     for file in directory.rglob("*.safetensors"):
         below = "" if file.parent == directory else f"{file.parent.name}/"
@@ -26,8 +25,8 @@ def stored(directory: Path) -> set[str]:
 
 
 def naming(family: str, names: Collection[str], first: str) -> Naming:
-    """The naming under which the table's tensor ``first`` is there."""
-    return next(item for item in find_family(family).NAMINGS if item.prefix + first in names)
+    """The naming under which the table's tensor ``first`` exists."""
+    return next(item for item in families.family(family).NAMINGS if item.prefix + first in names)
 
 
 FIRST = {
@@ -87,19 +86,19 @@ def test_every_tensor_is_of_the_language_model_or_of_the_visual_side(
     names = stored(save(family, form, tmp_path))
     found = naming(family, names, FIRST[family])
     assert {found.prefix + name for name in ASKED[family]} <= names
-    canonical = part(family, "visual").canonical
+    canonical = families.part(family, "visual").canonical
     others = tuple(found.prefix + other for other in found.others)
     for name in names:
         of_llm = name == found.head or (
             name.startswith(found.prefix) and not (others and name.startswith(others))
         )
         of_visual = canonical("model", name) is not None
-        # A T5 text model has no prefix, so that only the visual side tells.
+        # A T5 text model has no prefix, so only the visual side distinguishes them.
         assert (of_llm != of_visual) or (found.prefix == "" and of_llm), name
 
 
 def test_t5_ignores_copies_and_a_table_that_was_never_used() -> None:
-    ignored = find_family("blip2-t5").NAMINGS[0].ignored
+    ignored = families.family("blip2-t5").NAMINGS[0].ignored
     for name in (
         "language_model.encoder.embed_tokens.weight",
         "language_model.decoder.embed_tokens.weight",
@@ -113,7 +112,7 @@ def test_t5_ignores_copies_and_a_table_that_was_never_used() -> None:
 def test_random_weights_have_the_names_and_shapes_of_a_real_model(family: str, tmp_path: Path) -> None:
     directory = save(family, "directories" if family == "vila" else "whole", tmp_path)
     config = json.loads((directory / "config.json").read_text())
-    shapes = part(family, "reference").tensor_shapes(config)
+    shapes = families.part(family, "reference").tensor_shapes(config)
     real = stored(directory)
     # VILA's tower is stored with a level that transformers 5 has dropped.
     written = {name.replace("vision_tower/vision_model.", "vision_tower/") for name in shapes}
@@ -125,5 +124,5 @@ def test_random_weights_of_two_sources(family: str, tmp_path: Path) -> None:
     sources = tiny.save_flat_vila(0, tmp_path) if family == "vila" else tiny.save_in_two(family, 0, tmp_path)
     for directory in sources.values():
         config = json.loads((directory / "config.json").read_text())
-        shapes = part(family, "reference").tensor_shapes(config)
+        shapes = families.part(family, "reference").tensor_shapes(config)
         assert set(shapes) == stored(directory)

@@ -638,14 +638,14 @@ def test_usual_forms_of_a_model_are_not_refused(model: Path, form: str) -> None:
     assert messages(check(model)) == ""
 
 
-def test_everything_that_is_wrong_is_told_at_once(model: Path) -> None:
+def test_everything_that_is_wrong_is_reported_at_once(model: Path) -> None:
     add_token(model)
     set_text(model, vocab_size=310)
     edit(model / PROCESSOR, patch_size=14)
     assert {item.error.code for item in check(model)} == {"MM736", "MM738", "MM740"}
 
 
-def test_a_damaged_file_is_told_once(model: Path) -> None:
+def test_a_damaged_file_is_reported_once(model: Path) -> None:
     (model / PROCESSOR).write_text("{")
     assert [item.error.code for item in check(model)] == ["MM731"]
 

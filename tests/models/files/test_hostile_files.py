@@ -1,4 +1,4 @@
-"""Readers of a model's files, each by itself, on what is no file of its kind."""
+"""Readers of a model's files reject files of other kinds."""
 
 from __future__ import annotations
 

@@ -139,6 +139,6 @@ def test_placeholders_are_counted_as_llava_s_processor_counts_them(
 
 
 @pytest.mark.parametrize("value", [0, -1, "14", {"height": 14}, [14, 14]])
-def test_a_patch_size_that_is_no_number_is_refused(value: object) -> None:
+def test_a_patch_size_that_is_not_a_number_is_rejected(value: object) -> None:
     with pytest.raises(ModelFilesError, match="gives no number of placeholders"):
         require_placeholders({"patch_size": value}, Path("p.json"), COUNTED, 576)

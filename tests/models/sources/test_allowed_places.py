@@ -64,14 +64,14 @@ def test_a_link_out_of_the_project_is_refused_while_the_recipe_is_validated(
 
 
 @pytest.mark.parametrize("source", ["model", "dummy://./model"])
-def test_whoever_allows_everything_can_link_anywhere(project: Path, source: str) -> None:
+def test_without_confinement_links_may_lead_anywhere(project: Path, source: str) -> None:
     (project / "model/special_tokens_map.json").symlink_to("../../secrets/id_rsa")
     recipe = RECIPE.replace("source: model", f"source: {source}")
     assert codes(load(project, recipe)) == ["MM747"]
     assert codes(load(project, recipe, allow_outside=True)) == []
 
 
-def test_a_directory_that_the_user_names_is_a_place_of_its_own(project: Path, tmp_path: Path) -> None:
+def test_a_directory_named_by_the_user_is_allowed(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     load(other)
     write_parts(other / "model")

@@ -38,7 +38,7 @@ def test_a_source_is_taken_apart(text: str, kind: str, value: str) -> None:
     "text",
     ["hf://", "hf://one", "hf://a/b/c", "hf://../x", "hf://a/b?x", "dummy://one", "s3://a/b", "http://a/b"],
 )
-def test_what_is_no_source_is_refused(text: str) -> None:
+def test_an_invalid_source_is_rejected(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_source(text)
     assert caught.value.code == "MM131"
@@ -125,7 +125,7 @@ def test_an_unrecorded_model_is_fetched_from_the_hub(tmp_path: Path, monkeypatch
         requested.append((repo, revision))
         return {"model_type": "llava"}
 
-    # The hub client itself is tested with its server; here only who is asked for what.
+    # The hub client is tested elsewhere, with a server; this only checks the calls.
     hub = SimpleNamespace(fetch_config=fetch_config)
     monkeypatch.setitem(sys.modules, "mmbuild.models.sources.hub", hub)
     found = read_config("hf://some/body", "v1", tmp_path)

@@ -184,7 +184,7 @@ def test_refusals_say_what_to_do(hub: Hub, tmp_path: Path, status: tuple[int, st
         assert "\n" not in caught.value.message
 
 
-def test_the_token_opens_a_private_model_and_is_told_nobody(
+def test_the_token_opens_a_private_model_and_is_not_disclosed(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.token = "hf_secret"
@@ -203,7 +203,7 @@ def test_the_config_alone_is_fetched_for_planning(hub: Hub) -> None:
     assert hub.fetch_counts().keys() == {"config.json"}
 
 
-def test_a_config_that_is_no_json_object(hub: Hub) -> None:
+def test_a_config_that_is_not_a_json_object(hub: Hub) -> None:
     hub.commits[FIRST] = {"config.json": b"[1]"}
     with pytest.raises(SourceError, match="not a JSON object"):
         source.fetch_config(hub.repo, FIRST)
@@ -235,7 +235,7 @@ def test_hf_endpoint_and_hf_home_are_honoured_from_the_environment(hub: Hub, tmp
     assert (tmp_path / "home" / "hub").is_dir()
 
 
-def test_a_full_disk_is_told_as_such_and_what_arrived_is_kept(
+def test_a_full_disk_is_reported_and_partial_downloads_are_kept(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = hub_download._Sink.write

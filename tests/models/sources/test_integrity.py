@@ -75,14 +75,14 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "other features": (
         lambda m: edit_config(m, vision_config={"image_size": 24, "patch_size": 8}),
         "MM412",
-        "makes num_visual_features (24 // 8)^2 = 9, and the build was planned with (16 // 8)^2 = 4",
+        "implies num_visual_features (24 // 8)^2 = 9, but the build was planned with (16 // 8)^2 = 4",
     ),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), "MM402", "tokenizer.json"),
     "no processor": (lambda m: (m / "processor_config.json").unlink(), "MM402", "preprocessor_config.json"),
     "no weights": (
         lambda m: [path.unlink() for path in m.iterdir() if path.name.startswith("model")],
         "MM402",
-        "holds no weights",
+        "contains no weights",
     ),
 }
 
@@ -197,7 +197,7 @@ def test_noise_is_an_error_of_ours_and_never_a_crash(noise: bytes, length: int) 
             assert caught.value.code == "MM403"
 
 
-def test_files_beside_the_model_are_not_looked_at(model: Path, check: Callable[[Path], None]) -> None:
+def test_files_next_to_the_model_are_ignored(model: Path, check: Callable[[Path], None]) -> None:
     (model / "notes.bin").write_bytes(POINTER)
     shutil.copyfile(disk.DEMO / "README.md", model / "README.md")
     check(model)
@@ -225,7 +225,7 @@ def test_a_model_in_directories_has_weights_in_each_of_them(parted: Path) -> Non
         (weights,) = (path for path in (parted / part).iterdir() if path.suffix in (".safetensors", ".bin"))
         weights.unlink()
         error = refused(MmbuildError, "MM402", require_files, parted, "model", 1, tuple(PARTED))
-        assert f"`{parted / part}` holds no weights" in error.message
+        assert f"`{parted / part}` contains no weights" in error.message
         weights.touch()
 
 

@@ -95,7 +95,7 @@ def test_a_missing_directory_and_an_empty_one(tmp_path: Path) -> None:
     assert caught.value.code == "MM402"
 
 
-def test_a_dangling_link_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_dangling_link_is_reported_by_its_name(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(disk.DEMO, model)
     (model / "model.safetensors").unlink()
@@ -124,6 +124,6 @@ def test_a_branch_that_was_never_asked_for_can_be_planned_offline_and_not_downlo
     assert identity.params == {"kind": "hf", "repo": "o/m", "commit": None, "revision": "dev"}
     assert identity.revision is None
     params = {**identity.params, "directories": []}
-    with pytest.raises(MmbuildError, match="at `dev` was not known") as caught:
+    with pytest.raises(MmbuildError, match="at `dev` was unknown") as caught:
         download.run(StepContext(params=params, out=tmp_path))
     assert caught.value.code == "MM422"

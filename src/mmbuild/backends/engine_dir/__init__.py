@@ -1,1 +1,1 @@
-"""The engine directory, which every backend writes and reads."""
+"""The engine directory, the common output format of all backends."""

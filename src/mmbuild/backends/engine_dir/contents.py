@@ -1,7 +1,7 @@
-"""Whether an engine directory holds what was built: its files compared with those that manifest.json lists.
+"""Checks the files of an engine directory against manifest.json.
 
-An engine is code: a ``.pt2`` holds a shared library. So this runs before anything of the directory is loaded. Nothing
-here imports torch.
+An engine is code: a ``.pt2`` contains a shared library. So this check runs before anything is loaded from the
+directory. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from mmbuild.base.limits import ENGINE_MANIFEST
 
 MANIFEST = "manifest.json"
 SMALL = 16 << 20
-"""Bytes up to which a file is hashed at each check; larger ones are hashed when they changed."""
+"""Size in bytes up to which a file is always hashed; larger files are hashed only after a change."""
 
-_APPLY = "run `mmbuild apply` with its recipe, which lays it out again"
+_APPLY = "run `mmbuild apply` with its recipe to restore it"
 _AS_IT_IS = f"{_APPLY}; --no-check (in Python `check=False`) loads it as it is"
 
 _CHUNK = 8 << 20
 _SHOWN = 3
 _REPORTS = "verify"
-"""The one directory of a build that holds no part of the engine."""
+"""The only directory of a build that is not part of the engine."""
 
 _FILES = mapping_of(record({"size": integer(0, 1 << 50), "blake3": digest}), 1_000_000, key=inner_path)
 
 Progress = Callable[[int, int], None]
-"""``progress(bytes hashed, bytes to hash)``, of large files that are hashed."""
+"""``progress(hashed bytes, total bytes)`` of large files."""
 
 
 class ContentsError(MmbuildError):
-    """A directory that does not hold the engine which was built (MM760, MM761, MM763).
+    """The directory does not contain the engine as built (MM760, MM761, MM763).
 
     Attributes:
         details: One line for each file that differs.
@@ -53,7 +53,7 @@ class ContentsError(MmbuildError):
 
 @dataclass(frozen=True, slots=True)
 class ContentsWarning:
-    """Why a directory could not be checked although it is accepted: message, code and hint of a warning."""
+    """Why an accepted directory could not be checked: message, code and hint of a warning."""
 
     message: str
     code: str
@@ -65,17 +65,17 @@ def check(directory: Path, *, loads: bool = True, progress: Progress | None = No
 
     Args:
         directory: The engine directory.
-        loads: Whether the engine will be loaded. Otherwise large files that were not hashed before are compared by
-            size, and a missing manifest is a warning.
+        loads: Whether the engine will be loaded. If not, large files without a cached digest are compared by size,
+            and a missing manifest is only a warning.
         progress: Called while large files are hashed.
 
     Returns:
-        A warning where there is nothing to compare with: the manifest was written by a version that listed no
-        digests, or is missing and nothing is loaded.
+        A warning if the files cannot be compared: the manifest was written by a version that listed no digests, or
+        is missing and ``loads`` is false.
 
     Raises:
         LayoutError: MM540, the directory is not an engine.
-        ContentsError: MM760 there is no manifest; MM761 files are missing, differ, or were added; MM763 the manifest
+        ContentsError: MM760, there is no manifest; MM761, files are missing, different or added; MM763, the manifest
             is damaged.
     """
     if not loads and not os.path.lexists(directory / MANIFEST):
@@ -86,7 +86,7 @@ def check(directory: Path, *, loads: bool = True, progress: Progress | None = No
     files = _listed(directory)
     if files is None:
         return ContentsWarning(
-            f"`{directory}` was built by a version that wrote no digests into {MANIFEST}; its files are not checked",
+            f"`{directory}` was built by a version that wrote no digests to {MANIFEST}; its files are not checked",
             "MM762",
             f"{_APPLY}, with digests",
         )
@@ -97,25 +97,25 @@ def check(directory: Path, *, loads: bool = True, progress: Progress | None = No
 
 
 def require(directory: Path) -> None:
-    """:func:`check` for programs: what it warns of is a warning of Python's.
+    """:func:`check` for programs: issues Python warnings.
 
     Raises:
         LayoutError, ContentsError: As :func:`check`.
     """
-    doubt = check(directory)
-    if doubt is not None:
-        warnings.warn(f"{doubt.message} [{doubt.code}]; {doubt.hint}", stacklevel=3)
+    warning = check(directory)
+    if warning is not None:
+        warnings.warn(f"{warning.message} [{warning.code}]; {warning.hint}", stacklevel=3)
 
 
 def _listed(directory: Path) -> Mapping[str, Mapping[str, Any]] | None:
-    """Size and digest by path; None in manifests that list paths alone."""
+    """Size and digest by path; None for manifests that list only paths."""
     path = directory / MANIFEST
     try:
         files = read_object(path, ENGINE_MANIFEST).get("files")
     except (FileNotFoundError, NotADirectoryError):
         description.require_description(directory)
         raise ContentsError(
-            f"`{directory}` has no {MANIFEST}, so nothing says which files belong to the engine",
+            f"`{directory}` has no {MANIFEST}, which lists the files of the engine",
             code="MM760",
             hint=_AS_IT_IS,
         ) from None
@@ -134,7 +134,7 @@ def _listed(directory: Path) -> Mapping[str, Mapping[str, Any]] | None:
 def _differing(
     directory: Path, files: Mapping[str, Mapping[str, Any]], hash_large: bool, progress: Progress | None
 ) -> Iterator[str]:
-    """What is wrong with the files that the manifest lists."""
+    """Problems with the files that the manifest lists."""
     known = DigestCache()
     large: list[tuple[str, str, int]] = []
     for name, required in sorted(files.items()):
@@ -145,15 +145,15 @@ def _differing(
             yield f"`{name}` {_unreadable(error)}"
             continue
         try:
-            found = os.fstat(descriptor)
-            if found.st_size != required["size"]:
-                problem = f"has {found.st_size:,} bytes, and {required['size']:,} were built"
-            elif found.st_size <= SMALL:
-                problem = _other(_hash(descriptor, None), required["blake3"])
-            elif (digest := known.digest(found)) is not None:
-                problem = _other(digest, required["blake3"])
+            status = os.fstat(descriptor)
+            if status.st_size != required["size"]:
+                problem = f"has {status.st_size:,} bytes instead of {required['size']:,}"
+            elif status.st_size <= SMALL:
+                problem = _different(_hash(descriptor, None), required["blake3"])
+            elif (digest := known.digest(status)) is not None:
+                problem = _different(digest, required["blake3"])
             elif hash_large:
-                large.append((name, required["blake3"], found.st_size))
+                large.append((name, required["blake3"], status.st_size))
         finally:
             os.close(descriptor)
         if problem:
@@ -164,7 +164,7 @@ def _differing(
 def _hash_large(
     directory: Path, files: list[tuple[str, str, int]], known: DigestCache, progress: Progress | None
 ) -> Iterator[str]:
-    """What is wrong with large files; their digests are remembered."""
+    """Problems with large files; caches their digests."""
     total = sum(size for _, _, size in files)
     done = 0
 
@@ -186,13 +186,13 @@ def _hash_large(
         except (FileRefusedError, OSError) as error:
             yield f"`{name}` {_unreadable(error)}"
             continue
-        if problem := _other(digest, required):
+        if problem := _different(digest, required):
             yield f"`{name}` {problem}"
     known.save()
 
 
 def _hash(descriptor: int, advance: Callable[[int], None] | None) -> str:
-    """BLAKE3, hex, of an open file. Read, not mapped: a mapped file that becomes shorter ends the process."""
+    """BLAKE3, hex, of an open file. Read, not mapped: truncating a mapped file kills the process."""
     from blake3 import blake3
 
     hasher = blake3(max_threads=blake3.AUTO if advance else 1)
@@ -203,10 +203,10 @@ def _hash(descriptor: int, advance: Callable[[int], None] | None) -> str:
     return hasher.hexdigest()
 
 
-def _other(found: str, expected: str) -> str | None:
-    if found == expected:
+def _different(actual: str, expected: str) -> str | None:
+    if actual == expected:
         return None
-    return f"holds other bytes than were built (BLAKE3 {found[:16]}, built {expected[:16]})"
+    return f"differs from the built file (BLAKE3 {actual[:16]}, expected {expected[:16]})"
 
 
 def _unreadable(error: Exception) -> str:
@@ -218,7 +218,7 @@ def _unreadable(error: Exception) -> str:
 
 
 def _added(directory: Path, files: Mapping[str, Any]) -> Iterator[str]:
-    """Files that nobody built, in directories that are loaded from; answers and reports are next to those."""
+    """Added files in directories that the engine is loaded from; answers and reports are elsewhere."""
     tops = {name.partition("/")[0] for name in files if "/" in name} - {_REPORTS}
     for top in sorted(tops | {description.LLM, description.VISUAL, description.PROCESSOR}):
         for place, directories, names in os.walk(directory / top):
@@ -226,13 +226,13 @@ def _added(directory: Path, files: Mapping[str, Any]) -> Iterator[str]:
             links = [name for name in directories if os.path.islink(os.path.join(place, name))]
             for name in sorted([*names, *links]):
                 if (path := (below / name).as_posix()) not in files:
-                    yield f"`{path}` was added: it is not part of what was built"
+                    yield f"`{path}` was added after the build"
 
 
 def _differs(directory: Path, problems: list[str]) -> ContentsError:
     more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     error = ContentsError(
-        f"`{directory}` does not hold what was built: {'; '.join(problems[:_SHOWN])}{more}",
+        f"`{directory}` does not match its manifest: {'; '.join(problems[:_SHOWN])}{more}",
         code="MM761",
         hint=_AS_IT_IS,
     )

@@ -1,7 +1,6 @@
-"""The files of an engine directory, and the description that heads it.
+"""The files of an engine directory, and its description ``engine.json``.
 
-``engine.json`` says everything that loading checks or needs; it is written by the assemble step. Nothing here
-imports torch.
+``engine.json`` holds all that loading needs or checks. The assemble step writes it. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ VERSION = 2
 DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
 
-_AGAIN = "Apply its recipe again"
+_AGAIN = "apply its recipe again"
 _SHOWN = 40
 
 
 def packages(llm: Mapping[str, Any]) -> tuple[str, ...]:
-    """The packages of an LLM engine, without ``.pt2``: one that starts a batch, and those that decode.
+    """Names of an LLM engine's packages, without ``.pt2``: one that starts a batch, and those that decode.
 
-    ``decode`` is compiled for one sequence, which reads stored integers as they are; several sequences at once have a
-    package of their own.
+    ``decode`` is compiled for one sequence and reads stored integers directly; several sequences have their own
+    package.
 
     Args:
         llm: ``EngineConfig`` as JSON.
@@ -42,34 +41,34 @@ def packages(llm: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def components(llm: Mapping[str, Any]) -> tuple[str, ...]:
-    """Directories below ``llm`` that hold a checkpoint's rank files: itself, or an encoder's and a decoder's."""
+    """Subdirectories of ``llm`` with rank files: ``.``, or those of encoder and decoder."""
     if not llm["llm"]["cross_attention"]:
         return (".",)
     return ("encoder", "decoder") if llm["encoder"] else ("decoder",)
 
 
 class LayoutError(MmbuildError):
-    """A directory that is no engine directory, or one of another version."""
+    """The directory is not an engine directory, or has another format version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``engine.json`` holds.
+    """Content of ``engine.json``.
 
     Attributes:
         family: The model's family.
         backend: ``torch``.
         llm: ``EngineConfig`` as JSON.
         visual: ``VisualConfig`` as JSON.
-        target: ``{"device", "sm", "isa"}`` the packages are compiled for.
-        toolchain: Versions that shaped the packages; loading checks ``torch``.
-        image_token_id: Placeholder id in encoded prompts; None where prompts name no images.
+        target: ``{"device", "sm", "isa"}`` that the packages are compiled for.
+        toolchain: Versions of the build tools; loading checks ``torch``.
+        image_token_id: Placeholder id in encoded prompts; None if prompts contain no images.
         eos_token_ids: Ids that end an answer.
-        version: Of this format.
-        generation_settings: Fields of the model's generation_config.json that the engine obeys, by name. Engines of
-            earlier builds have none.
-        settings_not_applied: Those that would change answers, and that the engine does not apply.
-        obeys_generation_config: False: the recipe ignores the model's generation_config.json but for end tokens.
+        version: Version of this format.
+        generation_settings: Fields of the model's generation_config.json that the engine applies, by name. Empty in
+            earlier builds.
+        settings_not_applied: Fields that would change answers but are not applied.
+        obeys_generation_config: False if the recipe ignores the model's generation_config.json except end tokens.
     """
 
     family: str
@@ -93,14 +92,14 @@ def write(directory: Path, description: Description) -> None:
 
 
 def read(directory: Path, *, whole_llm: bool = True) -> Description:
-    """Read ``engine.json`` and check every field.
+    """Read ``engine.json`` and validate every field.
 
     Args:
         directory: The engine directory.
-        whole_llm: False takes an ``llm`` that says no more than over how many ranks the engine is split.
+        whole_llm: False accepts an ``llm`` with only the number of ranks.
 
     Raises:
-        LayoutError: MM540 there is none; MM541 it is of another version or damaged.
+        LayoutError: MM540, there is none; MM541, it has another version or is damaged.
     """
     path = directory / DESCRIPTION
     try:
@@ -108,32 +107,34 @@ def read(directory: Path, *, whole_llm: bool = True) -> Description:
     except (FileNotFoundError, NotADirectoryError):
         raise _no_engine(directory) from None
     except (FileRefusedError, OSError) as error:
-        why = error.problem if isinstance(error, FileRefusedError) else f"cannot be read: {error.strerror}"
-        raise LayoutError(f"`{path}` {why}", code="MM541", hint=_AGAIN) from None
+        problem = (
+            error.problem if isinstance(error, FileRefusedError) else f"cannot be read: {error.strerror}"
+        )
+        raise LayoutError(f"`{path}` {problem}", code="MM541", hint=_AGAIN) from None
     if data.get("version") != VERSION or type(data["version"]) is not int:
         raise LayoutError(
-            f"`{path}` is of version {_short(data.get('version'))}, and this mmbuild reads version {VERSION}",
+            f"`{path}` has version {_short(data.get('version'))}, but this mmbuild reads version {VERSION}",
             code="MM541",
-            hint="Apply its recipe again with this mmbuild",
+            hint="apply its recipe again with this mmbuild",
         )
-    problem = fields.description(data, whole_llm=whole_llm)
-    if problem is not None:
-        raise LayoutError(f"`{path}` is damaged: {problem}", code="MM541", hint=_AGAIN)
+    damage = fields.description(data, whole_llm=whole_llm)
+    if damage is not None:
+        raise LayoutError(f"`{path}` is damaged: {damage}", code="MM541", hint=_AGAIN)
     return Description(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
 
 
 def require_description(directory: Path) -> None:
-    """Refuse a directory that has no ``engine.json``.
+    """Check that a directory has an ``engine.json``.
 
     Raises:
-        LayoutError: MM540, what the directory is instead.
+        LayoutError: MM540; the message says what the directory is instead.
     """
     if not os.path.lexists(directory / DESCRIPTION):
         raise _no_engine(directory)
 
 
 def require_ranks(directory: Path, description: Description) -> None:
-    """Refuse an engine without the weights of every rank, before a process is started for each of them.
+    """Check that the weights of every rank exist, before starting a process for each of them.
 
     Raises:
         LayoutError: MM787.
@@ -146,7 +147,7 @@ def require_ranks(directory: Path, description: Description) -> None:
             path = directory / LLM / part / f"rank{rank}.safetensors"
             if not os.path.lexists(path):
                 raise LayoutError(
-                    f"`{path}` is missing, and `{directory / DESCRIPTION}` says that the engine is split over "
+                    f"`{path}` is missing; according to `{directory / DESCRIPTION}` the engine is split over "
                     f"{ranks:,} ranks",
                     code="MM787",
                     hint=_AGAIN,
@@ -156,8 +157,8 @@ def require_ranks(directory: Path, description: Description) -> None:
 def _no_engine(directory: Path) -> LayoutError:
     from mmbuild.backends.engine_dir.wrong_directory import instead_of_engine
 
-    what, hint = instead_of_engine(Path(directory))
-    return LayoutError(f"`{directory}` {what}", code="MM540", hint=hint)
+    problem, hint = instead_of_engine(Path(directory))
+    return LayoutError(f"`{directory}` {problem}", code="MM540", hint=hint)
 
 
 def _short(value: Any) -> str:

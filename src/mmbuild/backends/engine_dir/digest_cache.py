@@ -1,7 +1,8 @@
-"""Digests of large files that were hashed before, so that an engine of many gigabytes is hashed once.
+"""Cache of the digests of large files, so that an engine of many gigabytes is hashed only once.
 
-A file counts as the same while its device, inode, size and both times are. The digests are in one file of the user's
-cache directory, with a checksum; one that is damaged or cannot be written costs another hash, and no error.
+A file counts as unchanged while its device, inode, size and both times are the same. The cache is a file with a
+checksum in the user's cache directory. If it is damaged or cannot be written, files are hashed again; it is never an
+error.
 """
 
 from __future__ import annotations
@@ -18,37 +19,37 @@ from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import HASHED_FILES
 
 _MOST = 4_096
-"""Files that are remembered, the last ones."""
+"""Maximum number of cached files; the oldest are dropped."""
 
 _SETTLED_NS = 2_000_000_000
-"""A file that changed less than this ago could change again within one tick of its file system's clock."""
+"""A file that changed more recently could change again within one tick of its file system's clock."""
 
 _FORM = record({"checksum": digest, "files": mapping_of(digest, _MOST, key=text(120))})
 
 
 class DigestCache:
-    """The digests of this user. Reads the file when it is first asked."""
+    """The digest cache of this user. Reads its file on first use."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """``path``: the file; None means ``hashed.json`` in the user's cache directory."""
+        """``path``: the cache file; default: ``hashed.json`` in the user's cache directory."""
         self._path = path
         self._files: dict[str, str] | None = None
         self._fresh: dict[str, str] = {}
 
-    def digest(self, found: os.stat_result) -> str | None:
-        """BLAKE3, hex, of a file that was hashed before."""
+    def digest(self, status: os.stat_result) -> str | None:
+        """BLAKE3, hex, of a file; None if it is not cached."""
         if self._files is None:
             self._files = _read(self._place())
-        return self._files.get(_key(found))
+        return self._files.get(_key(status))
 
     def add(self, before: os.stat_result, after: os.stat_result, digest: str) -> None:
-        """Remember a digest, unless the file changed while it was hashed, or just before."""
+        """Cache a digest, unless the file changed during hashing or just before."""
         settled = time.time_ns() - max(after.st_ctime_ns, after.st_mtime_ns) > _SETTLED_NS
         if _key(before) == _key(after) and settled:
             self._fresh[_key(after)] = digest
 
     def save(self) -> None:
-        """Write what was added, next to what others have written meanwhile."""
+        """Write the added digests, merged with those that other processes have written meanwhile."""
         place = self._place()
         if not self._fresh or place is None:
             return
@@ -73,12 +74,12 @@ class DigestCache:
         return self._path
 
 
-def _key(found: os.stat_result) -> str:
-    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+def _key(status: os.stat_result) -> str:
+    return f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _read(path: Path | None) -> dict[str, str]:
-    """What the file holds; nothing where it is missing, damaged or somebody else's."""
+    """The cached digests; empty if the file is missing, damaged or owned by another user."""
     if path is None:
         return {}
     try:

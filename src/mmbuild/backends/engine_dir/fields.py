@@ -1,8 +1,7 @@
-"""The fields of the JSON files of an engine, with their types and ranges. Nothing here imports torch.
+"""Types and ranges of the fields in an engine's JSON files. Nothing here imports torch.
 
-Ranges are far beyond real models and below what costs minutes or gigabytes before anything is compared with the
-compiled packages. What fields mean is said where they are read: ``LlmFacts``, ``EngineConfig``, ``VisualConfig``,
-``Description``.
+Ranges are far beyond real models, but small enough that no value costs minutes or gigabytes before it is compared
+with the compiled packages. ``LlmFacts``, ``EngineConfig``, ``VisualConfig`` and ``Description`` document the fields.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _DTYPE = one_of("float32", "float16", "bfloat16")
 _TOKENS = integer(1, 1 << 22)
 _TOKEN_ID = integer(0, 1 << 24)
 _ANY_ID = integer(-(1 << 31), 1 << 31)
-"""An id that need not be of the vocabulary: VILA marks pictures with -200."""
+"""An id that may be outside the vocabulary: VILA marks images with -200."""
 
 _RANKS = integer(1, 1_024)
 
@@ -167,12 +166,12 @@ _BACKENDS: Mapping[str, tuple[Check, str]] = {
     "torch": (_TORCH_LLM, "torch"),
     "tensorrt-llm": (_TOOLCHAIN_LLM, "tensorrt-llm"),
 }
-"""What ``llm`` holds, and the entry of ``toolchain`` that is read."""
+"""Check of ``llm``, and the required entry of ``toolchain``, by backend."""
 
 
 def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | None:
-    """What is wrong with the content of ``engine.json``, or None; ``whole_llm`` False takes an ``llm`` that says no
-    more than over how many ranks it is split, and a toolchain without versions."""
+    """A problem with the content of ``engine.json``, or None. ``whole_llm`` False accepts an ``llm`` with only the
+    number of ranks, and a toolchain without versions."""
     problem = record(_DESCRIPTION, may_lack=_LATER)(data, "")
     if problem is not None:
         return problem
@@ -198,12 +197,12 @@ def _of_added_backend(data: Mapping[str, Any]) -> str | None:
 
 
 def engine_config(data: Mapping[str, Any]) -> str | None:
-    """What is wrong with ``EngineConfig`` as JSON, or None."""
+    """A problem with ``EngineConfig`` as JSON, or None."""
     return _TORCH_LLM(data, "llm")
 
 
 def visual_config(data: Mapping[str, Any]) -> str | None:
-    """What is wrong with the content of ``visual.json``, or None."""
+    """A problem with the content of ``visual.json``, or None."""
     backend = data.get("backend")
     if backend is None:
         return _TORCH_VISUAL(data, "")
@@ -211,7 +210,7 @@ def visual_config(data: Mapping[str, Any]) -> str | None:
 
 
 def tied(data: Mapping[str, Any]) -> str | None:
-    """What is wrong with what a ``visual.json`` says about the TensorRT that its engine is tied to, or None."""
+    """A problem with the TensorRT version and GPU in a ``visual.json``, or None."""
     return _TIED(data, "")
 
 
@@ -222,7 +221,7 @@ def _family(name: str) -> str | None:
 
 
 def _settings(settings: Mapping[str, Any], vocab_size: int) -> str | None:
-    """Generation settings, in the forms that a model's own are checked for."""
+    """A problem with the generation settings, checked like those of a model; or None."""
     if not settings:
         return None
     from mmbuild.models.generation_fields import FORMS, fields

@@ -1,4 +1,4 @@
-"""What people name instead of an engine directory, and where the engine is or will be."""
+"""Explains paths that are not an engine directory, and where the engine is or will be."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.limits import YAML_TEXT
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 
-# As `mmbuild apply` has it where --build-dir is not given.
+# The default of --build-dir.
 _BUILD = Path("build")
 _ENGINE = "engine.json"
 _RECIPES = (".yaml", ".yml")
 _KEYS = {"model", "extends", "engine"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MOST_NAMED = 3
-_MOST_READ = 100  # recipes of a directory that are looked into
+_MOST_READ = 100  # recipes of a directory that are read
 
 
 def instead_of_engine(path: Path) -> tuple[str, str]:
-    """What ``path`` is, as the end of a sentence about it, and what to do.
+    """What ``path`` is, as the end of a sentence, and a hint.
 
     Args:
-        path: A file or directory without ``engine.json``; may not exist.
+        path: A file or directory without ``engine.json``; need not exist.
     """
     if path.is_file():
         return _file(path)
@@ -56,7 +56,7 @@ def _file(path: Path) -> tuple[str, str]:
 
 
 def _apply(recipe: str, name: str | None) -> str:
-    """Where the engine of a recipe is, or will be."""
+    """Hint with the location of a recipe's engine, or how to build it."""
     built = _built(name.removesuffix("-<variant>")) if name is not None else []
     if built:
         return f"name its engine: {_named(built)}"
@@ -64,7 +64,7 @@ def _apply(recipe: str, name: str | None) -> str:
 
 
 def _built(name: str) -> list[Path]:
-    """Engines of a recipe's variants."""
+    """Existing engines of a recipe's variants."""
     found = [*_BUILD.glob(f"{name}/{_ENGINE}"), *_BUILD.glob(f"{name}-*/{_ENGINE}")]
     return sorted(file.parent for file in found)
 
@@ -79,7 +79,7 @@ def _recipe(path: Path) -> bool:
 
 
 def _name(path: Path) -> str | None:
-    """The name that a recipe states itself; one that it inherits is not looked for."""
+    """The name that a recipe states; None if it is inherited."""
     name = _content(path).get("name")
     variant = "-<variant>" if "matrix" in _content(path) else ""
     return name + variant if isinstance(name, str) and _NAME.fullmatch(name) else None

@@ -1,8 +1,8 @@
-"""TensorRT visual engines: built and run by a program in an interpreter that has TensorRT.
+"""TensorRT visual engines, built and run by a separate program in a Python that has TensorRT.
 
-``export``       a visual module as ONNX
-``program``      the program: ONNX to engine, engine to features; imports nothing of mmbuild
-``interpreter``  which interpreter runs it
-``child``        the program as a child process, its refusals as errors
-``engine``       building and running as the rest of mmbuild knows them
+``export``       exports a visual module as ONNX
+``program``      the program: builds engines from ONNX and runs them; does not import mmbuild
+``interpreter``  selects the Python that runs the program
+``child``        runs the program as a child process and converts its refusals to errors
+``engine``       builds and runs engines for the rest of mmbuild
 """

@@ -1,4 +1,4 @@
-"""The program in its interpreter, as a child process that answers requests."""
+"""Runs the program as a child process that answers requests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _OBJECT = mapping_of(any_value, 1_000)
 _ERROR = record({"kind": word, "message": any_value}, closed=False)
 _ANSWER = record({"ok": _OBJECT, "error": _ERROR}, may_lack=("ok", "error"), closed=False)
 
-_TOLD = 300
-"""Characters of a foreign message that an error shows."""
+_MOST_SHOWN = 300
+"""Maximum length of a foreign message in an error."""
 
 
 class Child:
-    """A running program. It ends with its standard input: when it is closed, or when this process is gone."""
+    """A running program. It exits when its standard input closes, also when this process dies."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class Child:
         gpus: Sequence[str] = (),
         inherit_log: bool = False,
     ) -> None:
-        """Start the program; :meth:`ask` it.
+        """Start the program; send requests with :meth:`ask`.
 
         Args:
-            interpreter: That has TensorRT.
-            descriptors: Open files that it gets under the same numbers.
-            gpus: UUIDs of the GPUs that it sees; as this process where left out.
-            inherit_log: Whether its standard error is this process's; else a file whose end errors quote.
+            interpreter: The Python that has TensorRT.
+            descriptors: File descriptors that the child inherits.
+            gpus: UUIDs of the visible GPUs; default: those of this process.
+            inherit_log: Whether it shares this process's standard error; else a file, whose last line errors quote.
 
         Raises:
             TensorRTError: MM566, the interpreter cannot be started.
@@ -60,22 +60,22 @@ class Child:
             )
         except OSError as error:
             raise TensorRTError(
-                f"`{interpreter.python}` cannot be started: {error.strerror or error}",
+                f"cannot start `{interpreter.python}`: {error.strerror or error}",
                 code="MM566",
-                hint="Name another Python with `mmbuild config set-tensorrt`",
+                hint="name another Python with `mmbuild config set-tensorrt`",
             ) from error
         self.close = weakref.finalize(self, _end, self._process)
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The program's answer to one request.
+        """Send one request and return the program's answer.
 
         Raises:
-            TensorRTError: It refused (:data:`errors.REFUSALS`); MM577, it is gone.
+            TensorRTError: It refused (:data:`errors.REFUSALS`); MM577, it has exited.
         """
         pipes = self._process
         assert pipes.stdin is not None
@@ -88,61 +88,60 @@ class Child:
             line = b""
         if not line.endswith(b"\n"):
             raise self._gone()
-        answer = _understood(line)
+        answer = _parse_answer(line)
         if "ok" in answer:
-            found: dict[str, Any] = answer["ok"]
-            return found
+            result: dict[str, Any] = answer["ok"]
+            return result
         reported = answer["error"]
-        raise refusal(reported["kind"], " ".join(str(reported["message"]).split())[:_TOLD])
+        raise refusal(reported["kind"], " ".join(str(reported["message"]).split())[:_MOST_SHOWN])
 
     def _gone(self) -> TensorRTError:
         status = self._process.wait()
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
         last = self._last_line()
         return TensorRTError(
             f"the process of the visual engine {how}" + (f": {last}" if last else ""),
             code="MM577",
-            hint="Ask again with a newly loaded engine; where it happens again, look at memory and driver "
-            "(dmesg, nvidia-smi)",
+            hint="load the engine again and retry; if it fails again, check memory and driver (dmesg, nvidia-smi)",
         )
 
     def _last_line(self) -> str:
-        """Last line on its standard error, short."""
+        """Last line of its standard error, shortened."""
         if self._log is None:
             return ""
         self._log.seek(0, 2)
         self._log.seek(max(0, self._log.tell() - 4096))
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines()]
-        return next((line[:_TOLD] for line in reversed(lines) if line), "")
+        return next((line[:_MOST_SHOWN] for line in reversed(lines) if line), "")
 
 
-def _understood(line: bytes) -> dict[str, Any]:
-    """An answer of the program.
+def _parse_answer(line: bytes) -> dict[str, Any]:
+    """Parse an answer of the program.
 
     Raises:
-        TensorRTError: MM577, it is none: a library has printed between.
+        TensorRTError: MM577, it is malformed, probably because a library printed to standard output.
     """
     try:
         answer = parse_json(line, MESSAGE)
     except JsonProblemError as error:
         problem = str(error)
     else:
-        problem = _ANSWER(answer, "") or ("" if "ok" in answer or "error" in answer else "says nothing")
+        problem = _ANSWER(answer, "") or ("" if "ok" in answer or "error" in answer else "is empty")
     if problem:
         raise TensorRTError(
-            f"the process of the visual engine gave an answer that {problem}: "
-            f"{line[:_TOLD].decode(errors='replace').strip()}",
+            f"the process of the visual engine returned an answer that {problem}: "
+            f"{line[:_MOST_SHOWN].decode(errors='replace').strip()}",
             code="MM577",
-            hint="Look what the configured Python prints when it imports tensorrt",
+            hint="check what the configured Python prints when it imports tensorrt",
         )
     return cast(dict[str, Any], answer)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close its input and wait; it ends within a request."""
+    """Close its input and wait; it exits after the current request."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            with suppress(OSError):  # what it was never told
+            with suppress(OSError):  # unsent data
                 pipe.close()
     try:
         process.wait(10)

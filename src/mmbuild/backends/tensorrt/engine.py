@@ -1,4 +1,4 @@
-"""TensorRT visual engines as the rest of mmbuild knows visual engines: building, loading, asking."""
+"""Builds, loads and runs TensorRT visual engines, with the common interface of visual engines."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from mmbuild.models.dtypes import DTYPES
 BACKEND = "tensorrt"
 ENGINE = "visual.engine"
 WORKSPACE_BYTES = 8 << 30
-"""Most GPU memory that one layer may need while it runs, and that a build tries tactics with."""
+"""Limit of GPU memory for one layer at run time, and for trying tactics at build time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a TensorRT engine is tied to.
+    """Properties of a built TensorRT engine.
 
     Attributes:
-        version: Of TensorRT; another one does not load it.
-        sm: Of the GPU, 90 for 9.0.
+        version: TensorRT version; other versions cannot load the engine.
+        sm: Compute capability of the GPU, 90 for 9.0.
         hidden_size: Width of a feature.
         engine_bytes: Size of the file.
-        timing_cache: SHA-256 of the timings that the build ended with, a file of that name beside the engine.
-        timing_cache_changed: Whether timings were given and the build had to measure more.
+        timing_cache: SHA-256 of the timing cache after the build, which is a file of that name next to the engine.
+        timing_cache_changed: Whether a timing cache was given and the build added timings.
     """
 
     version: str
@@ -71,25 +71,25 @@ def build(
     """Export ``module`` (pixels [B, 3, H, W] -> features) and build its engine.
 
     Args:
-        module: The visual side, filled. Its weights are given up once they are exported.
-        config: What it is for.
-        out: Directory that gets the engine, its timings and ``visual.json``.
-        target: ``{"device", "sm"}``; the GPU must be of that SM.
-        interpreter: That has TensorRT; :func:`interpreters.find` where left out.
-        options: Of the request ``build`` (:func:`program.build`): ``version``, ``timing_cache`` and others.
+        module: The visual module with weights. The weights are freed after the export.
+        config: Configuration of the engine.
+        out: Output directory for the engine, its timing cache and ``visual.json``.
+        target: ``{"device", "sm"}``; the GPU must have that SM.
+        interpreter: The Python that has TensorRT; default: :func:`interpreters.find`.
+        options: More fields of the ``build`` request (:func:`program.build`): ``version``, ``timing_cache`` etc.
 
     Returns:
-        The program's answer: what :class:`Built` has, and ``seconds`` of the build.
+        The program's answer: the fields of :class:`Built`, and the ``seconds`` of the build.
 
     Raises:
         EngineError: The module cannot be exported.
-        TensorRTError: TensorRT refuses.
+        TensorRTError: TensorRT rejects the model.
     """
     interpreter = interpreter or interpreters.find()
     with tempfile.TemporaryDirectory(dir=out.parent, prefix="onnx-") as room:
         on_gpu = target["device"] == "cuda" and torch.cuda.is_available()
         exported = export(module, config, Path(room), "cuda" if on_gpu else "cpu")
-        module.to("meta")  # the builder wants the memory
+        module.to("meta")  # frees the memory for the builder
         if on_gpu:
             torch.cuda.empty_cache()
         return build_exported(interpreter, exported, config, out, target, options)
@@ -103,7 +103,7 @@ def build_exported(
     target: Mapping[str, Any],
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """:func:`build` from the exported model on."""
+    """The part of :func:`build` after the export."""
     request = {
         "op": "build",
         "onnx": str(exported.path.absolute()),
@@ -135,7 +135,7 @@ def build_exported(
 
 
 class VisualEngine:
-    """A loaded engine: a child process that holds it, and the memory that both see."""
+    """A loaded engine: a child process that runs it, and memory shared with it."""
 
     def __init__(
         self, directory: Path, target: Mapping[str, Any], interpreter: Interpreter | None = None
@@ -143,20 +143,20 @@ class VisualEngine:
         """Load what :func:`build` wrote.
 
         Args:
-            directory: With the engine and ``visual.json``.
-            target: ``{"device"}`` that features are given on.
-            interpreter: That has TensorRT; :func:`interpreters.find` where left out.
+            directory: Directory with the engine and ``visual.json``.
+            target: ``{"device"}`` for the returned features.
+            interpreter: The Python that has TensorRT; default: :func:`interpreters.find`.
 
         Raises:
             EngineError: ``visual.json`` is missing or damaged.
-            TensorRTError: No interpreter has TensorRT, or it refuses the engine.
+            TensorRTError: No Python has TensorRT, or TensorRT rejects the engine.
         """
         data = read_description(directory)
         if data.get("backend") != BACKEND:
-            raise damaged_file_error(directory / CONFIG, f"is not of backend {BACKEND}")
+            raise damaged_file_error(directory / CONFIG, f"is not for backend {BACKEND}")
         built = Built(**data["tensorrt"])
         self.config = make_config(data)
-        with suppress(FileNotFoundError):  # the program reports that
+        with suppress(FileNotFoundError):  # reported by the program
             require_regular(directory / ENGINE)
         self._device = torch.device(target["device"])
         self._memory = _Memory(self.config, built.hidden_size, locked=self._device.type == "cuda")
@@ -177,10 +177,10 @@ class VisualEngine:
         )
 
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The program's answer; ``{"op": "time", "images", "repeats"}`` times the engine alone.
+        """Send a request to the program; ``{"op": "time", "images", "repeats"}`` times the engine alone.
 
         Raises:
-            TensorRTError: It refuses, or is gone.
+            TensorRTError: The program refuses or has exited.
         """
         return self._child.ask(request)
 
@@ -188,8 +188,8 @@ class VisualEngine:
         """float [images, 3, H, W], images up to max_batch_size -> [images, num_visual_features, hidden].
 
         Raises:
-            EngineError: Too many images, or of another size.
-            TensorRTError: The engine cannot run, or is gone.
+            EngineError: Too many images, or wrong image size.
+            TensorRTError: The engine fails, or its process has exited.
         """
         check_pixels(pixels, self.config)
         images = pixels.shape[0]
@@ -199,16 +199,16 @@ class VisualEngine:
 
     @property
     def pid(self) -> int:
-        """Of the child process."""
+        """Process id of the child."""
         return self._child.pid
 
     def close(self) -> None:
-        """End the child process; it ends with this object too."""
+        """End the child process; it also ends with this object."""
         self._child.close()
 
 
 class _Memory:
-    """Memory that this process and the program see: room for pixels, and from the next page on for features."""
+    """Memory shared with the program: a buffer for pixels, then, page-aligned, one for features."""
 
     def __init__(self, config: VisualConfig, hidden_size: int, *, locked: bool) -> None:
         images, height, width = config.max_batch_size, *config.image_size
@@ -223,7 +223,7 @@ class _Memory:
         whole = self.offset + sizes["features"]
         os.truncate(self.descriptor, whole)
         room = torch.frombuffer(mmap.mmap(self.descriptor, whole), dtype=torch.uint8)
-        if locked:  # faster copies; where it is not allowed they work too
+        if locked:  # page-locked memory makes copies faster; if it is not allowed, they still work
             torch.cuda.cudart().cudaHostRegister(room.data_ptr(), whole, 0)
         starts = {"pixels": 0, "features": self.offset}
         views = {
@@ -234,5 +234,5 @@ class _Memory:
 
 
 def _own_gpu() -> tuple[str, ...]:
-    """UUID of the GPU that this process's torch works on."""
+    """UUID of the GPU that torch uses in this process."""
     return (f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}",)

@@ -1,4 +1,4 @@
-"""What the program refuses, as errors that are told to a person. Nothing here imports torch: planning does not."""
+"""Errors for refusals of the program. Nothing here imports torch, because planning does not."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from mmbuild.base.errors import MmbuildError
 
 
 class TensorRTError(MmbuildError):
-    """A TensorRT visual engine that cannot be built, loaded or asked."""
+    """A TensorRT visual engine cannot be built, loaded or run."""
 
 
-# Kind of a refusal, as the program tells it: code, and what to do.
+# Kind of a refusal, as the program reports it: code and hint.
 REFUSALS: Mapping[str, tuple[str, str]] = {
-    "import": ("MM566", "Install tensorrt there, or name another Python with `mmbuild config set-tensorrt`"),
+    "import": ("MM566", "install tensorrt there, or name another Python with `mmbuild config set-tensorrt`"),
     "start": (
         "MM566",
-        "Install tensorrt anew there: a library of its own is damaged or missing; or free the GPU",
+        "reinstall tensorrt there, because one of its libraries is damaged or missing; or free the GPU",
     ),
-    "unsupported": ("MM567", "Use TensorRT 8.6, 10 or 11, bfloat16 with 10 or 11; or visual.backend torch"),
-    "version": ("MM568", "Apply the recipe again with the TensorRT that is here, or bring back the other"),
-    "sm": ("MM569", "Apply the recipe on this machine, or set `target` in the recipe to this machine"),
-    "cuda": ("MM570", "Look whether nvidia-smi sees a GPU; CUDA_VISIBLE_DEVICES may hide it"),
-    "parse": ("MM571", "Another TensorRT may know the operator; visual.backend torch does without ONNX"),
-    "build": ("MM572", "The action's log has TensorRT's own; a smaller max_batch_size needs less memory"),
+    "unsupported": ("MM567", "use TensorRT 8.6, 10 or 11 (bfloat16 needs 10 or 11), or visual.backend torch"),
+    "version": ("MM568", "apply the recipe again with the installed TensorRT, or restore the other version"),
+    "sm": ("MM569", "apply the recipe on this machine, or set `target` in the recipe to this machine"),
+    "cuda": ("MM570", "check whether nvidia-smi sees a GPU; CUDA_VISIBLE_DEVICES may hide it"),
+    "parse": ("MM571", "another TensorRT may support the operator; visual.backend torch needs no ONNX"),
+    "build": (
+        "MM572",
+        "see TensorRT's messages in the action's log; a smaller max_batch_size needs less memory",
+    ),
     "timings": (
         "MM573",
-        "Use the timings of this TensorRT and GPU, under the name that they were written with",
+        "use a timing cache of this TensorRT and GPU, under its original file name",
     ),
-    "engine": ("MM574", "Check the files with `mmbuild cache verify`, then apply the recipe again"),
-    "run": ("MM575", "The GPU may be out of memory: nvidia-smi shows who has it"),
+    "engine": ("MM574", "check the files with `mmbuild cache verify`, then apply the recipe again"),
+    "run": ("MM575", "the GPU may be out of memory: nvidia-smi shows which processes use it"),
 }
 
 
 def refusal(kind: str, message: str) -> TensorRTError:
-    """The error for a refusal of the program; an unknown kind is a fault of the program."""
-    code, hint = REFUSALS.get(kind, ("MM576", "Report this with the log"))
+    """The error for a refusal of the program; an unknown kind is a bug in the program."""
+    code, hint = REFUSALS.get(kind, ("MM576", "report this with the log"))
     return TensorRTError(message, code=code, hint=hint)

@@ -1,8 +1,8 @@
-"""A visual module as ONNX, opset 17: the newest that TensorRT 8.6 reads, and one that all later versions read.
+"""Exports a visual module as ONNX with opset 17, which TensorRT 8.6 (as its newest) and all later versions read.
 
-torch's exporter that writes opset 17 is the one that traces (``dynamo=False``); torch 2.11 to 2.13 have it. It
-gives half-precision attention with a boolean mask float32 constants, so that types no longer agree; attention is
-written out here before it comes to that.
+Only torch's tracing exporter (``dynamo=False``) writes opset 17; torch 2.11 to 2.13 have it. For half-precision
+attention with a boolean mask it writes float32 constants, so that types no longer match; therefore attention is
+decomposed here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from mmbuild.models.errors import EngineError
 
 OPSET = 17
 MODEL = "visual.onnx"
-# Traced with more than one image, so that no dimension is taken for 1.
+# Traced with more than one image, so that the batch is not specialized to 1.
 _TRACED_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was exported.
+    """An exported model.
 
     Attributes:
         path: The model.
@@ -45,17 +45,17 @@ class Exported:
 def export(module: nn.Module, config: VisualConfig, out: Path, device: str = "cpu") -> Exported:
     """Write ``module`` (pixels [B, 3, H, W] -> features [B, rows, hidden]) as ONNX; B is dynamic.
 
-    Weights are in ``config.dtype``, and lie in files of their own beside the model where all are over 2 GB
-    (protobuf's limit).
+    Weights are in ``config.dtype``; if they exceed 2 GB (protobuf's limit), they are in separate files next to the
+    model.
 
     Args:
-        module: The visual side, filled.
-        config: What it is for.
-        out: Directory for the model.
-        device: Where it is traced.
+        module: The visual module with weights.
+        config: Configuration of the engine.
+        out: Output directory.
+        device: Device for tracing.
 
     Raises:
-        EngineError: MM564, it cannot be written as ONNX; MM533, it gives another number of features than planned.
+        EngineError: MM564, it cannot be exported as ONNX; MM533, the number of features is not as planned.
     """
     module = module.requires_grad_(False).eval().to(device=device, dtype=DTYPES[config.dtype])
     pixels = torch.zeros(_TRACED_IMAGES, 3, *config.image_size, device=device, dtype=DTYPES[config.dtype])
@@ -65,14 +65,14 @@ def export(module: nn.Module, config: VisualConfig, out: Path, device: str = "cp
         check_features(count, config)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # tracing warns of every size that it takes for a constant
+                warnings.simplefilter("ignore")  # tracing warns about every size that becomes a constant
                 with _PlainTrace():
                     _trace(module, pixels, path)
         except (RuntimeError, TypeError, ValueError) as error:  # torch's own errors are RuntimeErrors
             raise EngineError(
-                f"the visual side cannot be written as ONNX: {_first_line(error)}",
+                f"the visual side cannot be exported as ONNX: {_first_line(error)}",
                 code="MM564",
-                hint="Use visual.backend torch, which compiles the module as it is",
+                hint="use visual.backend torch, which compiles the module directly",
             ) from error
     check_opset(path)
     return Exported(path, hidden)
@@ -93,7 +93,7 @@ def _trace(module: nn.Module, pixels: Tensor, path: Path) -> None:
 
 
 def check_opset(path: Path) -> None:
-    """Refuse a model of another opset than :data:`OPSET`, or with operators that are not ONNX's own.
+    """Check that a model has opset :data:`OPSET` and only standard ONNX operators.
 
     Raises:
         EngineError: MM564.
@@ -101,19 +101,19 @@ def check_opset(path: Path) -> None:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    found = {entry.domain: entry.version for entry in model.opset_import}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
     foreign = sorted({node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")})
-    if found.get("") != OPSET or foreign:
+    if opsets.get("") != OPSET or foreign:
         raise EngineError(
-            f"the exported model is of opsets {found} with the operators {foreign}, and opset {OPSET} alone was "
-            "asked for",
+            f"the exported model has opsets {opsets} and non-standard operators {foreign}; only opset {OPSET} is "
+            "supported",
             code="MM564",
-            hint="Use visual.backend torch, or a torch that mmbuild names in its extra `torch`",
+            hint="use visual.backend torch, or a torch version from mmbuild's extra `torch`",
         )
 
 
 def node_names(path: Path) -> list[str]:
-    """What error messages call the model's nodes, by number: ``/encoder/Add (Add)``."""
+    """Names of the model's nodes for error messages, by number: ``/encoder/Add (Add)``."""
     import onnx
 
     nodes = onnx.load(str(path), load_external_data=False).graph.node
@@ -126,10 +126,10 @@ def _first_line(error: Exception) -> str:
 
 
 class _PlainTrace(TorchFunctionMode):
-    """What a trace is to be like: attention written out, and of all sizes only that of the batch dynamic.
+    """Simplifies a trace: decomposes attention, and makes all sizes constant except the batch dimension.
 
-    Tracing takes every size for something that is computed, which would leave thousands of operators on shapes,
-    some of which TensorRT computes on the GPU or not at all. The batch is part of a first dimension wherever it is.
+    Tracing treats every size as computed, which would leave thousands of shape operators, some of which TensorRT runs
+    on the GPU or does not support. The batch is always part of the first dimension.
     """
 
     def __torch_function__(
@@ -142,12 +142,12 @@ class _PlainTrace(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return _attention(*args, **kwargs)
-        found = func(*args, **kwargs)
-        if func in _SIZES and isinstance(found, torch.Size):
-            return (*found[:1], *(int(size) for size in found[1:]))
+        result = func(*args, **kwargs)
+        if func in _SIZES and isinstance(result, torch.Size):
+            return (*result[:1], *(int(size) for size in result[1:]))
         if func is torch.Tensor.size and (args[1] if len(args) > 1 else kwargs["dim"]) != 0:
-            return int(found)
-        return found
+            return int(result)
+        return result
 
 
 _SIZES = (torch.Tensor.shape.__get__, torch.Tensor.size)
@@ -163,15 +163,15 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As torch documents it; float [..., heads, rows, head_size] each."""
-    if is_causal or enable_gqa or dropout_p or (attn_mask is not None and _hides(attn_mask)):
+    """Decomposed ``scaled_dot_product_attention``; query, key, value: float [..., heads, rows, head_size]."""
+    if is_causal or enable_gqa or dropout_p or (attn_mask is not None and _masks_anything(attn_mask)):
         raise ValueError("attention of the visual side is causal, grouped or masked")
     factor = query.shape[-1] ** -0.5 if scale is None else scale
-    # Scaled before the product: what float16 holds ends at 65504.
+    # Scaled before the product, because float16 overflows at 65504.
     scores = (query * float(factor)) @ key.transpose(-2, -1)
     return functional.softmax(scores, dim=-1) @ value
 
 
-def _hides(mask: Tensor) -> bool:
-    shown = mask if mask.dtype == torch.bool else mask == 0
-    return not bool(shown.all())
+def _masks_anything(mask: Tensor) -> bool:
+    visible = mask if mask.dtype == torch.bool else mask == 0
+    return not bool(visible.all())

@@ -1,4 +1,4 @@
-"""Which Python runs TensorRT: the one that the user's configuration names, else this one where it has TensorRT."""
+"""Selects the Python that runs TensorRT: the one from the user's configuration, else this one if it has TensorRT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbuild.base.optional_packages import install_hint
 from mmbuild.config.load import load
 from mmbuild.config.model import Interpreter, ToolchainEnvironment
 
-# The wheel `tensorrt` brings one of the others; whoever installed only those has no wheel of that name.
+# The wheel `tensorrt` depends on one of the others, which can also be installed alone.
 DISTRIBUTIONS = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 
 
@@ -27,47 +27,47 @@ def find() -> Interpreter:
         TensorRTError: MM565, there is none.
         MmbuildError: The user's configuration cannot be read.
     """
-    named = load().tensorrt
-    if named is not None:
-        return named
+    configured = load().tensorrt
+    if configured is not None:
+        return configured
     if installed_versions(DISTRIBUTIONS):
-        # What launching would take away so that no variable of ours leads a foreign Python astray.
-        ours = {"PYTHONNOUSERSITE": ""}
+        # Launching removes these variables to protect foreign Pythons.
+        variables = {"PYTHONNOUSERSITE": ""}
         if "PYTHONPATH" in os.environ:
-            ours["PYTHONPATH"] = os.environ["PYTHONPATH"]
-        return Interpreter(python=Path(sys.executable), variables=ours)
+            variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
+        return Interpreter(python=Path(sys.executable), variables=variables)
     raise TensorRTError(
-        "the visual engine is TensorRT's, and neither this Python has `tensorrt` nor does the configuration name "
-        "one that has",
+        "the visual engine needs TensorRT, but this Python has no `tensorrt` and the configuration names no other "
+        "Python",
         code="MM565",
-        hint=f"{install_hint('tensorrt')}, or `mmbuild config set-tensorrt --python` with an interpreter that "
-        "has it, or set visual.backend to torch",
+        hint=f"{install_hint('tensorrt')}, or name a Python that has it with `mmbuild config set-tensorrt --python`, "
+        "or set visual.backend to torch",
     )
 
 
 def version(interpreter: Interpreter) -> str:
-    """The TensorRT version that ``interpreter`` has, as the wheel says without ``.post`` and what follows.
+    """The TensorRT version of ``interpreter``: the wheel's version without the ``.post`` suffix.
 
     Raises:
         TensorRTError: MM566, it has none.
-        ProbeError: It cannot be asked.
+        ProbeError: The interpreter cannot be probed.
     """
-    found = interpreter_versions(interpreter, DISTRIBUTIONS)
+    versions = interpreter_versions(interpreter, DISTRIBUTIONS)
     for name in DISTRIBUTIONS:
-        if name in found:
-            return found[name].partition(".post")[0]
+        if name in versions:
+            return versions[name].partition(".post")[0]
     raise TensorRTError(
         f"`{interpreter.python}` has no `tensorrt`",
         code="MM566",
-        hint="Install tensorrt there, or name another Python with `mmbuild config set-tensorrt`",
+        hint="install tensorrt there, or name another Python with `mmbuild config set-tensorrt`",
     )
 
 
 def check_dtype(version: str, dtype: str) -> None:
-    """Refuse what TensorRT ``version`` cannot build.
+    """Check that TensorRT ``version`` supports ``dtype``.
 
     Raises:
-        TensorRTError: MM567, not a version that the program knows, or one without that number format.
+        TensorRTError: MM567, the version is not supported, or does not support the number format.
     """
     numbers = tuple(int(part) for part in version.split(".")[:2])
     api = program.APIS.get(numbers[0])
@@ -75,19 +75,20 @@ def check_dtype(version: str, dtype: str) -> None:
         raise TensorRTError(
             f"TensorRT {version} is not one of 8.6, 10 and 11",
             code="MM567",
-            hint="Install one of those, or set visual.backend to torch",
+            hint="install one of those, or set visual.backend to torch",
         )
     if dtype not in api.precision_flags:
         raise TensorRTError(
-            f"TensorRT {version} builds no {dtype} networks",
+            f"TensorRT {version} does not support {dtype} networks",
             code="MM567",
-            hint="Set visual.dtype to float16, or use TensorRT 10 or 11",
+            hint="set visual.dtype to float16, or use TensorRT 10 or 11",
         )
 
 
 def start(interpreter: Interpreter, gpus: Sequence[str] = ()) -> Launch:
-    """Argv and environment of the program in ``interpreter``; ``gpus``: UUIDs, all that are visible where empty."""
-    alone = ToolchainEnvironment(
+    """Command line and environment of the program; ``gpus``: UUIDs, default all visible ones."""
+    environment = ToolchainEnvironment(
         python=interpreter.python, examples=Path("/"), variables=interpreter.variables
     )
-    return launch(alone, ("python3", str(Path(program.__file__).absolute())), workdir=Path("/"), gpus=gpus)
+    argv = ("python3", str(Path(program.__file__).absolute()))
+    return launch(environment, argv, workdir=Path("/"), gpus=gpus)

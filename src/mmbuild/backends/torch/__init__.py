@@ -1,7 +1,7 @@
 """The embedded PyTorch engine.
 
-Names are imported when they are used: the layout of an engine directory is read without torch. Where torch is not
-installed, a name is MM230.
+Names are imported on first use, because reading the layout of an engine directory needs no torch. Without torch,
+using a name raises MM230.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Loading a compiled package without surprises.
+"""Loads compiled packages safely.
 
-AOTInductor segfaults on a package for another machine or one that runs before its constants are bound, so
-everything that can be checked is checked before ``dlopen``, and a package is only handed out bound.
+AOTInductor segfaults if a package was compiled for another machine, or runs before its constants are bound. So
+everything that can be checked is checked before ``dlopen``, and only bound packages are returned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Package = Callable[..., Any]
 
 
 def cpu_isa() -> str:
-    """The widest vector instruction set here: ``avx512``, ``avx2``, ``neon`` or ``generic``."""
+    """The widest vector instruction set of this CPU: ``avx512``, ``avx2``, ``neon`` or ``generic``."""
     if platform.machine() in ("aarch64", "arm64"):
         return "neon"
     capability = torch.backends.cpu.get_cpu_capability().lower()
@@ -34,71 +34,73 @@ def cpu_isa() -> str:
 
 
 def check_target(target: Mapping[str, Any], torch_version: str) -> None:
-    """Refuse a package that was not built for this machine and this torch.
+    """Check that packages were built for this machine and this torch.
 
     Raises:
-        EngineError: Another device, SM, instruction set, architecture or torch version.
+        EngineError: MM506, another torch version; MM507, another device, SM, instruction set or architecture.
     """
     if torch_version.partition("+")[0] != torch.__version__.partition("+")[0]:
         raise EngineError(
-            f"the engine was built with torch {torch_version}, and this is torch {torch.__version__}",
+            f"the engine was built with torch {torch_version}, but this is torch {torch.__version__}",
             code="MM506",
-            hint="Apply the recipe again with this torch, or install the one it was built with",
+            hint="apply the recipe again with this torch, or install the one it was built with",
         )
     problem = _cuda_problem(target) if target["device"] == "cuda" else _cpu_problem(target)
     if problem:
         raise EngineError(
             problem,
             code="MM507",
-            hint="Apply the recipe on this machine, or set `target` in the recipe to this machine",
+            hint="apply the recipe on this machine, or set `target` in the recipe to this machine",
         )
 
 
 def _cpu_problem(target: Mapping[str, Any]) -> str | None:
-    required, here = str(target["isa"]), cpu_isa()
-    if not host.runs_on(required, here):
-        return f"the engine needs {required} instructions, and this CPU ({platform.machine()}) has {here}"
+    required, available = str(target["isa"]), cpu_isa()
+    if not host.runs_on(required, available):
+        return (
+            f"the engine needs {required} instructions, but this CPU ({platform.machine()}) has {available}"
+        )
     return None
 
 
 def _cuda_problem(target: Mapping[str, Any]) -> str | None:
     if not torch.cuda.is_available():
-        return f"the engine is for CUDA (SM {target['sm']}), and torch sees no GPU here"
+        return f"the engine is for CUDA (SM {target['sm']}), but torch sees no GPU"
     major, minor = torch.cuda.get_device_capability()
-    here = 10 * major + minor
-    if target.get("sm") not in (None, here):
-        return f"the engine is for SM {target['sm']}, and this GPU is SM {here}"
+    sm = 10 * major + minor
+    if target.get("sm") not in (None, sm):
+        return f"the engine is for SM {target['sm']}, but this GPU is SM {sm}"
     return None
 
 
 def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> Package:
     """Load a ``.pt2`` and bind its constants without copying them.
 
-    The caller keeps ``constants`` alive. Call :func:`check_target` first.
+    The caller must keep ``constants`` alive. Call :func:`check_target` first.
 
     Raises:
-        EngineError: The file is missing, is no package, or needs constants that are not there or of other shapes.
+        EngineError: The file is missing or not a package, or needs constants that are missing or have other shapes.
     """
     try:
         require_regular(path)
     except (FileRefusedError, OSError) as error:
         problem = error.problem if isinstance(error, FileRefusedError) else "is missing"
         raise EngineError(
-            f"`{path}` {problem}", code="MM504", hint="Restore the engine directory with `mmbuild apply`"
+            f"`{path}` {problem}", code="MM504", hint="restore the engine directory with `mmbuild apply`"
         ) from None
     check_shapes(path, {name: tuple(value.shape) for name, value in constants.items()})
     from torch.export.pt2_archive._package import AOTICompiledModel
 
     index = torch.cuda.current_device() if device == "cuda" else -1
     try:
-        # What torch._inductor.aoti_load_package does, without its look at this machine: that tries instruction
-        # sets in child processes, a second and more whenever a program starts, and check_target has looked.
+        # Like torch._inductor.aoti_load_package, but without its check of this machine, which tries instruction sets
+        # in child processes and takes more than a second; check_target has already checked.
         package = AOTICompiledModel(torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, index))
     except RuntimeError as error:
         raise EngineError(
             f"`{path}` cannot be loaded: {str(error).splitlines()[0]}",
             code="MM508",
-            hint="Check the file with `mmbuild cache verify`, then apply the recipe again",
+            hint="check the file with `mmbuild cache verify`, then apply the recipe again",
         ) from error
     bound = weights.bind(constants, package.get_constant_fqns(), path.name)
     package.load_constants(bound, check_full_update=True, user_managed=True)

@@ -1,7 +1,7 @@
-"""Attention over static caches, under TensorRT-LLM's tensor names.
+"""Attention over static caches, with TensorRT-LLM's tensor names.
 
-The caches are buffers that the session owns and binds to all packages. Positions are inputs, never state: a
-one-element buffer that a graph mutates is constant-folded by Inductor (pytorch #165444).
+The caches are buffers that the session owns and binds to all packages. Positions are inputs, not state, because
+Inductor constant-folds a one-element buffer that a graph mutates (pytorch #165444).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Rotation = tuple[Tensor, Tensor] | None
 def cache_shape(config: EngineConfig, slots: int) -> tuple[int, int, int, int]:
     """Shape of one layer's key (or value) cache: [sequences, kv_heads, slots, head_size].
 
-    One slot more than a sequence can fill: were the live slots ever all of them, torch.export would
-    specialize on that length (a slice of everything is contiguous, a shorter one is not).
+    It has one slot more than a sequence can fill. If all slots could be live, torch.export would specialize on that
+    length (a slice of everything is contiguous, a shorter one is not).
     """
     heads = local_kv_heads(config.llm, config.tensor_parallel)
     return (config.sequences, heads, slots + 1, config.llm.head_size)
 
 
 class Projections(nn.Module):
-    """Query, key and value in one layer, and the way back."""
+    """Query, key and value projection in one layer, and the output projection."""
 
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class EncoderAttention(Projections):
 
 
 class CachedProjections(Projections):
-    """Projections beside a key and a value cache of ``slots`` slots, :func:`cache_shape` each."""
+    """Projections with a key and a value cache of ``slots`` slots, :func:`cache_shape` each."""
 
     k_cache: Tensor
     v_cache: Tensor
@@ -99,10 +99,10 @@ class Attention(CachedProjections):
         return out
 
     def decode(self, x: Tensor, rotation: Rotation, positions: Tensor, mask: Tensor) -> Tensor:
-        """Write one slot per sequence, attend to the live ones.
+        """Write one slot per sequence and attend to the live ones.
 
-        x [B, 1, hidden]; positions int64 [B]; mask [B, 1 or heads, 1, slots]: bool, true where a slot holds a token
-        of that sequence (this one included), or what is added to the scores -> [B, 1, hidden].
+        x [B, 1, hidden]; positions int64 [B]; mask [B, 1 or heads, 1, slots]: either bool, true where a slot holds a
+        token of that sequence (this one included), or added to the scores -> [B, 1, hidden].
         """
         batch, slots = x.shape[0], mask.shape[-1]
         q, k, v = self.project(x, rotation)
@@ -110,7 +110,7 @@ class Attention(CachedProjections):
         heads = torch.arange(self.kv_heads, device=x.device)[None, :]
         self.k_cache.index_put_((rows, heads, positions[:, None]), k[:, 0])
         self.v_cache.index_put_((rows, heads, positions[:, None]), v[:, 0])
-        # The query heads that share a key head become rows of one small product: keys are read once.
+        # The query heads that share a key head form the rows of one small product, so keys are read once.
         q = q.reshape(batch, self.kv_heads, -1, self.head_size)
         keys, values = self.k_cache[:batch, :, :slots], self.v_cache[:batch, :, :slots]
         out: Tensor = self.dense(self.attend(q, keys, values, mask).reshape(batch, 1, -1))
@@ -118,13 +118,13 @@ class Attention(CachedProjections):
 
 
 class CrossAttention(CachedProjections):
-    """Attention to an encoder's output, whose keys and values are computed once for a prompt."""
+    """Attention to an encoder's output, whose keys and values are computed once per prompt."""
 
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
         super().__init__(config, llm, make, config.cross_len)
 
     def fill(self, states: Tensor) -> None:
-        """Keys and values of the encoder's output [B, S, hidden] into slots 0..S-1."""
+        """Write keys and values of the encoder's output [B, S, hidden] to slots 0..S-1."""
         batch, length, _ = states.shape
         width = self.heads * self.head_size
         kv = self.qkv.part(states, width, width + 2 * self.kv_heads * self.head_size)

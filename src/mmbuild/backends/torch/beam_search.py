@@ -1,9 +1,9 @@
-"""Beam search over a session: the likeliest whole answer instead of the likeliest next token.
+"""Beam search over a session: finds the most likely answer instead of the most likely next token.
 
-The rules are those of transformers' ``GenerationMixin._beam_search`` (5.10 to 5.17), stated for one prompt: of all
-continuations of all beams the best ``2 x width`` are looked at (more with several end tokens); those among the best
-``width`` that end are finished, the best ``width`` that do not end go on. A prompt is done when no running beam can
-beat the worst finished one.
+Follows transformers' ``GenerationMixin._beam_search`` (5.10 to 5.17). For each prompt, the best ``2 x width``
+continuations of all beams are candidates (more with several end tokens). Of those, sequences that end and are among
+the best ``width`` are finished; the best ``width`` that do not end keep running. A prompt is done when no running
+beam can beat the worst finished one.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _NEVER = -1e9
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """How beams are searched.
+    """Options of beam search.
 
     Attributes:
-        width: Sequences kept for each prompt, up to the engine's max_beam_width.
+        width: Beams per prompt, up to the engine's max_beam_width.
         length_penalty: A finished sequence of n tokens scores ``log probability / n ** length_penalty``. None: the
-            model's, else 1.
-        early_stopping: Whether a prompt is done as soon as ``width`` sequences have finished. With ``never`` it goes
-            on while a beam may still win at the longest length (where length_penalty is above 0). None: the model's,
-            else False.
+            model's value, else 1.
+        early_stopping: Whether a prompt is done as soon as ``width`` sequences have finished. With ``never`` it
+            continues while a beam may still win at the maximum length (if length_penalty is above 0). None: the
+            model's value, else False.
     """
 
     width: int
@@ -43,12 +43,12 @@ class Beams:
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise UsageError(f"the number of beams is {self.width}, and must be 1 or more", code="MM520")
+            raise UsageError(f"the number of beams is {self.width}, but must be 1 or more", code="MM520")
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A search with everything that is decided before it."""
+    """The resolved options of a search."""
 
     width: int
     length_penalty: float
@@ -56,7 +56,7 @@ class _Plan:
     stopping: Stopping
 
     def attainable(self, score: Tensor, length: int) -> Tensor:
-        """The best that a running beam of ``length`` new tokens may still score."""
+        """The best score that a running beam of ``length`` new tokens can still reach."""
         never = self.early_stopping == "never" and self.length_penalty > 0
         final: Tensor = score / (self.stopping.max_new_tokens if never else length) ** self.length_penalty
         return final
@@ -69,11 +69,11 @@ class _Prompt:
     Attributes:
         running: Tokens of each running beam.
         scores: Their log probabilities, float32 [width].
-        best: Tokens of finished sequences, the best first; empty where none has finished.
+        best: Tokens of finished sequences, the best first; empty entries have not finished.
         best_scores: Their scores, float32 [width].
         finished: Which of ``best`` have finished, bool [width].
-        rules: What the model's generation settings do to the prompt's log probabilities.
-        done: Whether nothing changes any more.
+        rules: Applies the model's generation settings to the log probabilities.
+        done: Whether the search is complete.
     """
 
     running: list[list[int]]
@@ -93,25 +93,25 @@ def search(
     beams: Beams,
     started: Callable[[], object] = lambda: None,
 ) -> tuple[list[list[int]], int]:
-    """The best sequence of each prompt, without its end token, and how many steps the search took.
+    """Search the best sequence of each prompt; returns them without end tokens, and the number of steps.
 
     Args:
-        session: The engine's.
-        prompts: As :meth:`Session.prefill` takes them.
-        visual: As :meth:`Session.prefill` takes it.
-        stopping: When sequences end; repetition is not looked for.
-        beams: How beams are searched.
-        started: Called when the first logits are there.
+        session: The engine's session.
+        prompts: As for :meth:`Session.prefill`.
+        visual: As for :meth:`Session.prefill`.
+        stopping: When sequences end; repetition is not detected.
+        beams: Options of the search.
+        started: Called when the first logits are available.
 
     Raises:
-        EngineError: More beams are asked for than the engine is built for, or as :func:`generate.stream` does.
+        EngineError: MM522, more beams than the engine supports; and as :func:`generate.stream`.
     """
     limit = session.config.max_beam_width
     if beams.width > limit:
         raise EngineError(
-            f"{beams.width} beams are asked for, and the engine is built for 1 to {limit}",
+            f"{beams.width} beams are requested, but the engine supports 1 to {limit}",
             code="MM522",
-            hint="Ask for fewer, or raise max_beam_width in the recipe",
+            hint="use fewer beams, or raise max_beam_width in the recipe",
         )
     check_room(session, prompts, stopping.max_new_tokens)
     plan, width, count = _plan(beams, stopping), beams.width, len(prompts)
@@ -132,7 +132,7 @@ def search(
 
 
 def _plan(beams: Beams, stopping: Stopping) -> _Plan:
-    """``beams``, with the model's settings where the caller sets none."""
+    """Resolve ``beams``: options that are None come from the model's settings."""
     fields = stopping.rules.fields if stopping.rules is not None else {}
 
     def chosen(name: str, default: Any) -> Any:
@@ -144,9 +144,9 @@ def _plan(beams: Beams, stopping: Stopping) -> _Plan:
 
 def _states(plan: _Plan, prompts: Sequence[Sequence[int]]) -> list[_Prompt]:
     stopping, width = plan.stopping, plan.width
-    # Log probabilities are compared on the CPU.
+    # The search runs on the CPU.
     rules = rules_of(stopping.rules, prompts, stopping.eos_token_ids, stopping.max_new_tokens, "cpu")
-    # All beams are the same prompt at first: only one of them may be continued.
+    # All beams start with the same prompt, so only one of them may be continued.
     scores = torch.full((width,), _NEVER)
     scores[0] = 0.0
     return [
@@ -163,7 +163,7 @@ def _states(plan: _Plan, prompts: Sequence[Sequence[int]]) -> list[_Prompt]:
 
 
 def _advance(state: _Prompt, steps: Tensor, length: int, plan: _Plan) -> list[int]:
-    """Extend one prompt's beams by a token; log probabilities [width, vocab] -> each new beam's parent."""
+    """Extend the beams of one prompt by a token; log probabilities [width, vocab] -> parent of each new beam."""
     if state.done:
         return list(range(plan.width))
     stopping, (width, vocabulary) = plan.stopping, steps.shape
@@ -179,9 +179,9 @@ def _advance(state: _Prompt, steps: Tensor, length: int, plan: _Plan) -> list[in
     ]
     ended = _ended(state, continued, length, stopping)
     _finish(state, continued, scores, ended, length, plan)
-    going = scores + ended.float() * _NEVER
-    chosen = going.topk(width).indices
-    state.running, state.scores = [continued[place] for place in chosen.tolist()], going[chosen]
+    running = scores + ended.float() * _NEVER
+    chosen = running.topk(width).indices
+    state.running, state.scores = [continued[place] for place in chosen.tolist()], running[chosen]
     _update_done(state, length, plan, stuck=bool(ended.all()))
     return [parents[place] for place in chosen.tolist()]
 
@@ -198,7 +198,7 @@ def _ended(state: _Prompt, continued: list[list[int]], length: int, stopping: St
 def _finish(
     state: _Prompt, continued: list[list[int]], scores: Tensor, ended: Tensor, length: int, plan: _Plan
 ) -> None:
-    """Keep the best finished sequences, those of this step among them if they are among its ``width`` best."""
+    """Update the best finished sequences with those of this step that are among its ``width`` best."""
     just = ended & (torch.arange(len(ended)) < plan.width)
     final = scores / length**plan.length_penalty
     final = final + (~just).float() * _NEVER
@@ -210,7 +210,7 @@ def _finish(
 
 
 def _update_done(state: _Prompt, length: int, plan: _Plan, *, stuck: bool) -> None:
-    """Set ``state.done`` where the prompt's search is over."""
+    """Set ``state.done`` if the search for this prompt is complete."""
     worst = torch.where(state.finished, state.best_scores.min(), _NEVER)
     improvable = bool((plan.attainable(state.scores[:1], length) > worst).any())
     full = plan.early_stopping is True and bool(state.finished.all())

@@ -1,4 +1,4 @@
-"""What layers of every architecture are made of, under TensorRT-LLM's tensor names."""
+"""Building blocks of all architectures, with TensorRT-LLM's tensor names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmbuild.models.families.facts import LlmFacts
 
 
 class Weight(nn.Module):
-    """A named weight without a forward of its own."""
+    """A named weight without a forward method."""
 
     def __init__(self, config: EngineConfig, *shape: int) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Weight(nn.Module):
 
 
 class RmsNorm(Weight):
-    """Root-mean-square norm, in float32 inside, weight [hidden] applied in the model's dtype."""
+    """Root-mean-square norm, computed in float32; weight [hidden] is applied in the model's dtype."""
 
     def __init__(self, config: EngineConfig, llm: LlmFacts) -> None:
         super().__init__(config, llm.hidden_size)
@@ -62,7 +62,7 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-# By the names of transformers' ACT2FN. Its `gelu_new` is the tanh form, written out there.
+# By name in transformers' ACT2FN, whose `gelu_new` is an implementation of the tanh form.
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": _gelu_tanh,
@@ -73,22 +73,22 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function that a config calls ``hidden_act``.
+    """The activation function of ``hidden_act`` in a config.
 
     Raises:
-        EngineError: MM502, it is not one of those that are built.
+        EngineError: MM502, it is not supported.
     """
     if name not in _ACTIVATIONS:
         raise EngineError(
-            f"activation `{name}` is not built; known are {', '.join(sorted(_ACTIVATIONS))}",
+            f"activation `{name}` is not supported; supported are {', '.join(sorted(_ACTIVATIONS))}",
             code="MM502",
-            hint="Use a model with one of these in its MLP",
+            hint="use a model with one of these activations in its MLP",
         )
     return _ACTIVATIONS[name]
 
 
 class Mlp(nn.Module):
-    """The MLP, gated or not. TensorRT-LLM calls what is activated ``fc`` and what gates it ``gate``."""
+    """The MLP, gated or not. As in TensorRT-LLM, ``fc`` is the activated projection and ``gate`` multiplies it."""
 
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
         super().__init__()
@@ -108,16 +108,16 @@ class Mlp(nn.Module):
 def embed(ids: Tensor, vocab_size: int, words: Tensor, prompt_table: Tensor) -> Tensor:
     """ids [B, L] -> [B, L, hidden]; an id >= vocab_size is row ``id - vocab_size`` of the prompt table."""
     visual = ids >= vocab_size
-    known = F.embedding(torch.where(visual, 0, ids), words)
+    tokens = F.embedding(torch.where(visual, 0, ids), words)
     features = F.embedding(torch.where(visual, ids - vocab_size, 0), prompt_table)
-    return torch.where(visual[..., None], features, known)
+    return torch.where(visual[..., None], features, tokens)
 
 
 def attention_scale(llm: LlmFacts) -> float:
-    """What scores are multiplied with."""
+    """Factor of the attention scores."""
     return 1.0 / (llm.q_scaling * math.sqrt(llm.head_size))
 
 
 def embedding_scale(llm: LlmFacts) -> float:
-    """What embeddings are multiplied with."""
+    """Factor of the embeddings."""
     return math.sqrt(llm.hidden_size) if llm.has_embedding_scale else 1.0

@@ -1,4 +1,4 @@
-"""From an engine's config to its module, and what of the module is not in a checkpoint."""
+"""Builds an engine's module from its config, and the buffers that are not in a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def _on_meta(config: EngineConfig) -> nn.Module:
 
 
 def weights_of(config: EngineConfig) -> dict[str, Tensor]:
-    """What a checkpoint must hold for ``config``: meta tensors of the plain layout, by the module's names."""
+    """The weights that a checkpoint for ``config`` must contain: meta tensors in plain layout, by module name."""
     return {name: parameter.data for name, parameter in _on_meta(config).named_parameters()}
 
 
 def buffers_of(config: EngineConfig) -> dict[str, Tensor]:
-    """What the session makes itself, as meta tensors by the module's names."""
+    """The buffers that the session creates, as meta tensors by module name."""
     return dict(_on_meta(config).named_buffers())
 
 
 def runtime_buffers(config: EngineConfig, device: str) -> dict[str, Tensor]:
-    """What the session makes itself: zeroed caches, rotary frequencies, buckets of relative positions."""
+    """The buffers that the session creates: zeroed caches, rotary frequencies, buckets of relative positions."""
     return {name: _buffer(name, buffer, config).to(device) for name, buffer in buffers_of(config).items()}
 
 

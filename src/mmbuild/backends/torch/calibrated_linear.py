@@ -1,10 +1,9 @@
-"""Linear layers of calibrated checkpoints (``models/checkpoint/calibrated_layout.py`` says what their tensors stand
-for).
+"""Linear layers of calibrated checkpoints; ``models/checkpoint/calibrated_layout.py`` defines their tensors.
 
-Weights are used as the checkpoint stores them, on the CPU from the mapped file. One row reads each stored weight
-once: on CUDA in a kernel of ours (``calibrated_kernels.py``); on the CPU, and where sizes do not suit the kernel, in
-a reduction that Inductor fuses with unpacking and scaling. All other shapes use a matrix product: of widened weights
-(AWQ, FP8), of int8 (SmoothQuant).
+Weights are used as stored in the checkpoint, on the CPU from the mapped file. A single input row reads each stored
+weight once: on CUDA in a Triton kernel (``kernels.py``); on the CPU, and for sizes that the kernel does not support,
+in a reduction that Inductor fuses with unpacking and scaling. All other shapes use a matrix product: with widened
+weights (AWQ, FP8) or in int8 (SmoothQuant).
 """
 
 from __future__ import annotations
@@ -32,20 +31,20 @@ from mmbuild.models.checkpoint import calibrated_layout as stored
 from mmbuild.models.checkpoint.calibrated_layout import FLOAT8_FROM_SM
 from mmbuild.models.errors import CheckpointError, EngineError
 
-# Copies of a scalar that packages are bound to: Inductor compiles constants of up to 8 elements into the package.
+# Scalars are bound as several copies, because Inductor compiles constants of up to 8 elements into the package.
 SCALAR_COPIES = 16
-# What int8 and float8_e4m3fn hold at most.
+# Largest values of int8 and float8_e4m3fn.
 _INT8_MAX, _FP8_MAX = 127, 448.0
-# A token of zeros alone is quantized by this instead of 0.
+# Minimum scale, for tokens that are all zero.
 _LEAST_SCALE = 1e-12
-# Inputs that kernels of one row read together.
+# Inputs that the one-row kernels read together.
 _WORD = 4
-# Tokens that cuBLAS needs more than for a product of int8, and what sizes must be multiples of.
+# An int8 product in cuBLAS needs more tokens than this, and sizes that are multiples of 8.
 _INT_MM_ROWS, _INT_MM_ALIGNED = 16, 8
 
 
 class AwqLinear(RankLinear):
-    """Int4 weights with a scale for each group of inputs, on inputs multiplied by a factor each.
+    """Int4 weights with a scale per group of inputs; inputs are multiplied by individual factors.
 
     weight int8 [out / 2, in], weights_scaling_factor [out, in / group] and prequant_scaling_factor [in] in the
     engine's dtype.
@@ -75,7 +74,7 @@ class AwqLinear(RankLinear):
             from mmbuild.backends.torch.kernels import awq_rows
 
             return awq_rows(x.reshape(-1), self.weight, self.weights_scaling_factor).view(*x.shape[:-1], -1)
-        # The halves of a byte are neighbouring outputs: [out / 2, 2, groups].
+        # The two halves of a byte are adjacent outputs: [out / 2, 2, groups].
         scale = self.weights_scaling_factor.unflatten(0, (-1, 2))
         halves = [half.unflatten(1, (groups, -1)) for half in linear.unpack_int4(self.weight)]
         if is_one_row(x):
@@ -89,10 +88,10 @@ class AwqLinear(RankLinear):
 
 
 def _awq_sizes(config: EngineConfig, inputs: int, outputs: int) -> tuple[int, int]:
-    """Groups along the inputs and bytes along the outputs.
+    """Number of groups along the inputs and of bytes along the outputs.
 
     Raises:
-        EngineError: MM543 and MM437, groups or pairs do not divide them.
+        EngineError: MM543, groups do not divide the inputs; MM437, the number of outputs is odd.
     """
     name = f"a linear layer of {inputs} inputs and {outputs} outputs"
     try:
@@ -102,10 +101,10 @@ def _awq_sizes(config: EngineConfig, inputs: int, outputs: int) -> tuple[int, in
 
 
 class SmoothQuantLinear(RankLinear):
-    """Int8 weights with a scale for each output, on inputs quantized to int8 token by token; summed as int32.
+    """Int8 weights with a scale per output; inputs are quantized to int8 per token; sums are int32.
 
-    weight int8 [out, in], per_channel_scale float32 [1, out]; where ranks split the inputs, smoother float32
-    [1, in], which inputs are divided by.
+    weight int8 [out, in], per_channel_scale float32 [1, out]; if ranks split the inputs, they are divided by smoother
+    float32 [1, in].
     """
 
     def __init__(
@@ -147,11 +146,11 @@ class SmoothQuantLinear(RankLinear):
 
 
 class Fp8Linear(RankLinear):
-    """Float8 weights, and on CUDA inputs that are rounded to float8; one factor for each, float32.
+    """Float8 weights and, on CUDA, inputs rounded to float8; one float32 factor for each.
 
-    weight float8_e4m3fn [out, in]. On the CPU inputs are not rounded: weights alone are what the checkpoint's are.
-    Products are those of the engine's dtype: Inductor (torch 2.11) does not compile ``_scaled_mm`` with factors that
-    are parts of constants. The factors are scalars that are bound as :data:`SCALAR_COPIES` copies.
+    weight float8_e4m3fn [out, in]. On the CPU inputs are not rounded. Products are computed in the engine's dtype,
+    because Inductor (torch 2.11) cannot compile ``_scaled_mm`` with factors that are parts of constants. The factors
+    are scalars, bound as :data:`SCALAR_COPIES` copies.
     """
 
     def __init__(
@@ -185,41 +184,41 @@ class Fp8Linear(RankLinear):
         return self._widened(x, self.weights_scaling_factor[0])
 
     def _widened(self, x: Tensor, scale: Tensor) -> Tensor:
-        """x [..., in] times the weights that stored ones and ``scale`` stand for: [..., out] in x's dtype."""
+        """x [..., in] times the dequantized weights (stored weights times ``scale``): [..., out] in x's dtype."""
         if is_one_row(x):
             sums = (_stored_once(x.float())[..., None, :] * self.weight.float()).sum(dim=-1)
             return (sums * scale).to(x.dtype)
-        # Scaled before: products with stored weights, which go up to 448, could exceed float16.
+        # Scaled before the product, because stored weights of up to 448 could overflow float16.
         return F.linear(x, (self.weight.float() * scale).to(x.dtype))
 
 
 def _has_kernel(x: Tensor, together: int) -> bool:
-    """Whether one row on this device has a kernel: ``together`` inputs are whole words."""
+    """Whether the one-row kernel supports this device and size: ``together`` inputs must fill whole words."""
     return x.is_cuda and together % _WORD == 0
 
 
 def _stored_once(x: Tensor) -> Tensor:
-    """x, contiguous, in memory before it is used.
+    """Force x into memory, contiguous, before it is used.
 
-    Inductor would work out what leads to x (a division and a rounding, a SiLU) again for every output. It stores what
-    is viewed by strides: for int8 tokens 1.3 ms instead of 4.1 for 4096 x 4096 on one core.
+    Otherwise Inductor recomputes the operations that lead to x (division and rounding, a SiLU) for every output. It
+    materializes strided views: int8 tokens take 1.3 ms instead of 4.1 for 4096 x 4096 on one core.
     """
     x = x.contiguous()
     return torch.as_strided(x, x.shape, x.stride())
 
 
 def stored_shape(name: str, tensor: Tensor, config: EngineConfig) -> tuple[int, ...]:
-    """Shape that the checkpoint's tensor has for what the module calls ``name``."""
+    """Shape in the checkpoint of the module's tensor ``name``."""
     return (1,) if _is_scalar(name, config) else tuple(tensor.shape)
 
 
 def bound(name: str, tensor: Tensor, config: EngineConfig) -> Tensor:
-    """What packages are bound to for a checkpoint's tensor: scalars are repeated."""
+    """The tensor that packages are bound to for a checkpoint tensor: scalars are repeated."""
     return tensor.expand(SCALAR_COPIES).contiguous() if _is_scalar(name, config) else tensor
 
 
 def reads(name: str, config: EngineConfig, device: str) -> bool:
-    """Whether graphs for ``device`` read what the module calls ``name``: on the CPU FP8 rounds no inputs."""
+    """Whether graphs for ``device`` read the module's tensor ``name``: on the CPU FP8 does not round inputs."""
     return not (config.quant_algo == "FP8" and device == "cpu" and name.endswith("activation_scaling_factor"))
 
 
@@ -236,10 +235,10 @@ _CALIBRATED: Mapping[str, Callable[..., RankLinear]] = {
 
 
 def linear_maker(config: EngineConfig, layout: linear.Layout) -> MakeLinear:
-    """What makes a stack's linear layers for the checkpoint's quantization.
+    """Factory of linear layers for the checkpoint's quantization.
 
     Raises:
-        EngineError: MM502, no layer here runs that quantization.
+        EngineError: MM502, the quantization is not supported.
     """
     algorithm = config.quant_algo
     if algorithm is None:
@@ -250,18 +249,18 @@ def linear_maker(config: EngineConfig, layout: linear.Layout) -> MakeLinear:
         raise EngineError(
             f"the torch backend has no linear layer for `{algorithm}`",
             code="MM502",
-            hint=f"It runs {', '.join(['none', *_WEIGHT_ONLY, *_CALIBRATED])}",
+            hint=f"supported are {', '.join(['none', *_WEIGHT_ONLY, *_CALIBRATED])}",
         )
     kind = RowLinear if layout == "rows" else PlainLinear
     return partial(kind, config, algorithm)
 
 
 def check_target(config: EngineConfig, target: Mapping[str, Any]) -> None:
-    """Refuse a GPU that does not multiply what the checkpoint holds.
+    """Check that the GPU supports the checkpoint's number format.
 
     Args:
-        config: Of the engine.
-        target: ``{"device", "sm", ...}``; an SM that is not stated is not judged.
+        config: The engine's config.
+        target: ``{"device", "sm", ...}``; a missing SM is not checked.
 
     Raises:
         EngineError: MM545, FP8 below SM 89.
@@ -269,7 +268,7 @@ def check_target(config: EngineConfig, target: Mapping[str, Any]) -> None:
     sm = target.get("sm")
     if config.quant_algo == "FP8" and target["device"] == "cuda" and sm is not None and sm < FLOAT8_FROM_SM:
         raise EngineError(
-            f"FP8 needs a GPU of SM {FLOAT8_FROM_SM} or later, and the target is SM {sm}",
+            f"FP8 needs a GPU of SM {FLOAT8_FROM_SM} or later, but the target is SM {sm}",
             code="MM545",
-            hint="Use int4_awq or int8 there, or name another GPU in target",
+            hint="use int4_awq or int8, or name another GPU in target",
         )

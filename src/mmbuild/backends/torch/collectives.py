@@ -1,12 +1,12 @@
-"""Collectives inside exported modules: what ranks of one engine tell each other while a package runs.
+"""Collectives inside exported modules: communication between the ranks of an engine while a package runs.
 
-They are torch's functional collectives, which Inductor compiles into calls that find their process group by the
-name :data:`GROUP`. A rank registers its group under that name before a package runs
-(``backends/torch/distributed/process_group.py``); a package for one rank has no collective in it.
+They are torch's functional collectives. Inductor compiles them to calls that look up their process group by the name
+:data:`GROUP`. A rank registers its group under that name before a package runs
+(``backends/torch/distributed/process_group.py``); a package for one rank contains no collectives.
 
-Packages with collectives run in ``torch.inference_mode()``. Outside it torch 2.13 sends the gathering operator
-through Python; its result then belongs to Python, gloo's thread needs the interpreter's lock to release it, and the
-caller of a package holds that lock while it waits for gloo: a deadlock, seen after tens of calls.
+Packages with collectives run in ``torch.inference_mode()``. Outside it, torch 2.13 dispatches the gather operator
+through Python. Python then owns its result, and gloo's thread needs the GIL to release it, which the caller of the
+package holds while it waits for gloo. This deadlock was observed after tens of calls.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-import torch.distributed._functional_collectives  # registers what the operators make of fake tensors
+import torch.distributed._functional_collectives  # registers the operators for fake tensors
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
-# Not torch's default group, which belongs to the program that the engine runs in.
+# Not torch's default group, which belongs to the host program.
 GROUP = "mmbuild"
 
 
 def all_reduce(x: Tensor, ranks: int) -> Tensor:
-    """The sum of every rank's ``x`` (any shape, float32, float16 or bfloat16), in its dtype; ``x`` for one rank."""
+    """Sum of ``x`` over all ranks (any shape; float32, float16 or bfloat16), in its dtype; ``x`` for one rank."""
     if ranks == 1:
         return x
     summed: Tensor = torch.ops._c10d_functional.all_reduce(x, "sum", GROUP)
@@ -33,14 +33,14 @@ def all_reduce(x: Tensor, ranks: int) -> Tensor:
 
 
 def gather_vocabulary(logits: Tensor, ranks: int) -> Tensor:
-    """Every rank's part of the logits side by side.
+    """Concatenate the logits of all ranks.
 
     Args:
         logits: [B, part]: rank r holds tokens ``r * part`` to ``(r + 1) * part - 1``.
-        ranks: How many parts there are.
+        ranks: Number of parts.
 
     Returns:
-        [B, ranks * part] in the same dtype: what the vocabulary was padded to.
+        [B, ranks * part] in the same dtype: the padded vocabulary.
     """
     if ranks == 1:
         return logits
@@ -55,15 +55,17 @@ def _wait(pending: Tensor) -> Tensor:
 
 @contextmanager
 def compiling(ranks: int) -> Iterator[None]:
-    """Let a graph with collectives of ``ranks`` ranks be compiled in this block.
+    """Context for compiling a graph with collectives of ``ranks`` ranks.
 
-    Inductor looks the group up to write its number of ranks into a debugging script. Here it finds one without a
-    backend: nothing is connected, and nothing can be sent.
+    Inductor looks up the group to write its size to a debugging script. This context registers a group without a
+    backend, which is not connected and cannot send.
     """
     if ranks == 1:
         yield
         return
-    group = c10d.ProcessGroup(dist.HashStore(), 0, ranks)  # held here: torch's table of groups does not
+    group = c10d.ProcessGroup(
+        dist.HashStore(), 0, ranks
+    )  # keep a reference: torch's table of groups does not
     register(group)
     try:
         yield
@@ -72,5 +74,5 @@ def compiling(ranks: int) -> Iterator[None]:
 
 
 def register(group: dist.ProcessGroup) -> None:
-    """Make ``group`` the one that packages of this process speak to; the caller keeps it alive."""
+    """Register ``group`` for the packages of this process; the caller must keep it alive."""
     c10d._register_process_group(GROUP, group)

@@ -1,7 +1,7 @@
-"""What an LLM engine is built for: the shapes and limits that its packages are compiled to.
+"""Configuration of an LLM engine: the shapes and limits that its packages are compiled for.
 
-``EngineConfig`` is the whole parameter set of ``build_llm`` for the torch backend. It holds no weight values
-and no path, so fine-tunes of one shape share one compiled engine.
+``EngineConfig`` is the complete parameter set of ``build_llm`` for the torch backend. It contains no weight values
+and no paths, so fine-tuned models of the same shape share one compiled engine.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from mmbuild.models.families.facts import LlmFacts, read_llm
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Shapes, numbers and limits of one rank of an LLM engine.
+    """Shapes, number formats and limits of one rank of an LLM engine.
 
     Attributes:
-        llm: The language model; of an encoder-decoder, its decoder.
-        encoder: The language model's own encoder, None where there is none.
-        dtype: Of activations and unquantized weights: ``float32``, ``float16`` or ``bfloat16``.
+        llm: The language model, or the decoder of an encoder-decoder.
+        encoder: The encoder of the language model; None if there is none.
+        dtype: Dtype of activations and unquantized weights: ``float32``, ``float16`` or ``bfloat16``.
         quant_algo: ``None``, ``W8A16``, ``W4A16``, or a calibrated one
             (:mod:`mmbuild.models.checkpoint.calibrated_layout`), as in the checkpoint's config.
-        tensor_parallel: Number of ranks the checkpoint is split over.
-        max_batch_size: Prompts answered together.
-        max_beam_width: Sequences kept for each prompt.
-        max_input_len: Tokens of one prompt, visual features included.
-        max_output_len: Tokens generated after the prompt.
-        max_multimodal_len: Rows of the prompt table; where features go to cross-attention, those of one sequence.
-        group_size: Inputs that share a scale; None where the quantization has no groups.
+        tensor_parallel: Number of ranks that the checkpoint is split over.
+        max_batch_size: Maximum number of prompts.
+        max_beam_width: Maximum number of beams per prompt.
+        max_input_len: Maximum length of a prompt in tokens, visual features included.
+        max_output_len: Maximum number of generated tokens.
+        max_multimodal_len: Rows of the prompt table; with cross-attention to features, rows of one sequence.
+        group_size: Inputs that share a scale; None if the quantization has no groups.
     """
 
     llm: LlmFacts
@@ -52,12 +52,12 @@ class EngineConfig:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The dtype as torch knows it."""
+        """The dtype as a torch dtype."""
         return DTYPES[self.dtype]
 
     @property
     def vocab_size(self) -> int:
-        """Ids below it are tokens, the others rows of the prompt table."""
+        """Size of the vocabulary: smaller ids are tokens, others are rows of the prompt table."""
         return self.llm.vocab_size
 
     @property
@@ -67,12 +67,12 @@ class EngineConfig:
 
     @property
     def sequences(self) -> int:
-        """Sequences decoded together at most: every beam of every prompt."""
+        """Maximum number of sequences decoded together: all beams of all prompts."""
         return self.max_batch_size * self.max_beam_width
 
     @property
     def prompt_len(self) -> int:
-        """Tokens that the decoder is prompted with at most; an encoder-decoder's starts from one."""
+        """Maximum prompt length of the decoder; the decoder of an encoder-decoder starts from one token."""
         return 1 if self.llm.cross_attention else self.max_input_len
 
     @property
@@ -89,38 +89,38 @@ class EngineConfig:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes that one token takes in this rank's KV cache, all layers."""
+        """Bytes per token in this rank's KV cache, over all layers."""
         heads = local_kv_heads(self.llm, self.tensor_parallel)
         return 2 * heads * self.llm.head_size * self.torch_dtype.itemsize * self.llm.num_hidden_layers
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the inverse of :func:`from_json`; without groups no word of them."""
+        """Plain data, the inverse of :func:`from_json`; omits ``group_size`` if it is None."""
         data = dataclasses.asdict(self)
         return data if self.group_size is not None else {k: v for k, v in data.items() if k != "group_size"}
 
 
 def local_heads(llm: LlmFacts, ranks: int) -> int:
-    """Query heads of one rank."""
+    """Number of query heads on one rank."""
     return llm.num_attention_heads // ranks
 
 
 def local_kv_heads(llm: LlmFacts, ranks: int) -> int:
-    """Key and value heads of one rank; duplicated where there are fewer than ranks."""
+    """Number of key and value heads on one rank; they are duplicated if there are fewer than ranks."""
     return max(1, llm.num_key_value_heads // ranks)
 
 
 def from_json(data: Mapping[str, Any]) -> EngineConfig:
-    """Read what :meth:`EngineConfig.to_json` wrote.
+    """Parse the result of :meth:`EngineConfig.to_json`.
 
     Raises:
-        EngineError: MM501, a key is missing or unknown, or a value of another type or out of range.
+        EngineError: MM501, a key is missing or unknown, or a value has the wrong type or is out of range.
     """
     problem = fields.engine_config(data)
     if problem is not None:
         raise EngineError(
-            f"the engine config cannot be used: {problem}",
+            f"invalid engine config: {problem}",
             code="MM501",
-            hint="The engine was written by another version of mmbuild, or edited; apply its recipe again",
+            hint="the engine was built by another version of mmbuild, or edited; apply its recipe again",
         )
     llm = read_llm(data["llm"])
     assert llm is not None

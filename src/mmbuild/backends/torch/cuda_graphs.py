@@ -1,7 +1,7 @@
-"""Decode steps as CUDA graphs.
+"""Runs decode steps as CUDA graphs.
 
-A graph has fixed shapes, the live part of the cache grows. So there is one graph for each batch size and each
-multiple of ``BUCKET`` slots, captured when it is first needed: at most ``BUCKET - 1`` dead slots are read.
+A graph has fixed shapes, but the live part of the cache grows. So there is one graph per batch size and multiple of
+``BUCKET`` slots, captured on first use; a step reads at most ``BUCKET - 1`` dead slots.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Captured:
 
 
 class DecodeGraphs:
-    """Calls decode packages through a graph that fits the batch and how much of the caches is live."""
+    """Calls decode packages through graphs for the batch size and the live part of the caches."""
 
     def __init__(self) -> None:
         self._captured: dict[tuple[int, ...], _Captured] = {}
@@ -38,8 +38,8 @@ class DecodeGraphs:
         Args:
             decode: The package.
             inputs: Tensors whose values change from step to step.
-            views: Slots that are looked at, always the same memory for the same length.
-            order: Places of inputs and views among the package's arguments.
+            views: Slots to read; always the same memory for the same length.
+            order: Order of inputs and views in the package's arguments.
         """
         key = (inputs[0].shape[0], *(view.shape[0] for view in views))
         if key not in self._captured:
@@ -53,7 +53,7 @@ class DecodeGraphs:
     def _capture(
         self, decode: Package, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...], order: tuple[int, ...]
     ) -> _Captured:
-        # Warming up runs this very step, which writes the same cache slots with the same values.
+        # The warm-up runs execute this step, so they write the same values to the same cache slots.
         inputs = tuple(value.clone() for value in inputs)
         given = (*inputs, *views)
         arguments = [given[place] for place in order]
@@ -70,5 +70,5 @@ class DecodeGraphs:
 
 
 def bucket(length: int, limit: int) -> int:
-    """``length`` rounded up to a multiple of :data:`BUCKET`, ``limit`` at most."""
+    """``length`` rounded up to a multiple of :data:`BUCKET`, but at most ``limit``."""
     return min(-(-length // BUCKET) * BUCKET, limit)

@@ -1,8 +1,8 @@
-"""Decoder-only language models (LLaMA, OPT), written to be exported.
+"""Decoder-only language models (LLaMA, OPT), written for export.
 
-Two ways through the same layers. *Prefill* runs whole prompts, right-padded to one length: padding sits
-behind every real token, so a causal mask alone keeps it out, and its cache slots are overwritten or masked
-later. *Decode* runs one token per sequence at that sequence's own position and attends to the live slots.
+*Prefill* runs whole prompts, right-padded to the same length. Padding comes after all real tokens, so the causal mask
+hides it, and its cache slots are overwritten or masked later. *Decode* runs one token per sequence, each at its own
+position, and attends to the live slots.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class Layer(nn.Module):
         self.before = llm.layernorm_position == "pre_layernorm"
 
     def enter(self, x: Tensor) -> Tensor:
-        """What attention sees of x [B, L, hidden]."""
+        """Input of attention for x [B, L, hidden]."""
         return self.input_layernorm(x) if self.before else x
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add what attention made of x, then the MLP: both [B, L, hidden]."""
+        """Add the output of attention, then the MLP: both [B, L, hidden]."""
         if self.before:
             x = x + attended
             y: Tensor = x + self.mlp(self.post_layernorm(x))
@@ -48,7 +48,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Embeddings, layers and final norm, under the checkpoint's prefix ``transformer.``."""
+    """Embeddings, layers and final norm; prefix ``transformer.`` in the checkpoint."""
 
     def __init__(self, config: EngineConfig, make: MakeLinear) -> None:
         super().__init__()
@@ -72,19 +72,19 @@ class CausalLm(nn.Module):
         self.transformer = Transformer(config, linear_maker(config, layout))
         self.lm_head = Linear(config, layout, llm.hidden_size, -(-llm.vocab_size // config.tensor_parallel))
         if llm.position_embedding_type == "rope_gpt_neox":
-            # Real values: Inductor inlines constants of up to 8 elements instead of leaving them to the session.
+            # Real values, because Inductor inlines constants of up to 8 elements instead of binding them later.
             frequencies = rope.inverse_frequencies(llm).to(torch.get_default_device())
             self.register_buffer("rotary_inv_freq", frequencies)
 
     def rotation(self, positions: Tensor) -> Rotation:
-        """What queries and keys at positions [B, L] are rotated by; None where positions are not rotary."""
+        """Rotation of queries and keys at positions [B, L]; None if positions are not rotary."""
         if self.config.llm.position_embedding_type != "rope_gpt_neox":
             return None
         frequencies: Tensor = self.rotary_inv_freq
         return rope.tables(positions, frequencies, self.config.torch_dtype)
 
     def place(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x [B, L, hidden] with the embeddings of positions [1 or B, L], where they are learned."""
+        """Add learned embeddings of positions [1 or B, L], if the model has them, to x [B, L, hidden]."""
         table = self.transformer.position_embedding
         return x if table is None else x + F.embedding(positions, table.weight)
 
@@ -96,7 +96,7 @@ class CausalLm(nn.Module):
 
 
 class Prefill(nn.Module):
-    """Whole prompts in, logits of each one's last token out."""
+    """Prefill graph: whole prompts to logits of each prompt's last token."""
 
     def __init__(self, model: CausalLm) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Prefill(nn.Module):
 
 
 class Decode(nn.Module):
-    """One token per sequence in, the next one's logits out."""
+    """Decode graph: one token per sequence to logits of the next one."""
 
     def __init__(self, model: CausalLm) -> None:
         super().__init__()
@@ -125,8 +125,8 @@ class Decode(nn.Module):
     def forward(self, ids: Tensor, positions: Tensor, slots: Tensor) -> Tensor:
         """ids int64 [B], positions int64 [B] of those tokens, slots int64 [S] = 0..S-1 -> float32 [B, vocab].
 
-        S, how much of the cache is looked at, must exceed every position; the length of ``slots`` carries it
-        so that a graph reads live tokens and not the dead rest of the cache.
+        S is the number of cache slots to read and must exceed every position. It is passed as the length of
+        ``slots``, so that a graph reads only live tokens.
         """
         model = self.model
         live = (slots[None, :] <= positions[:, None])[:, None, None, :]

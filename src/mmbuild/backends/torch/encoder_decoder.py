@@ -1,8 +1,8 @@
-"""Encoder-decoder language models (T5, mBART's decoder), written to be exported.
+"""Encoder-decoder language models (T5, mBART's decoder), written for export.
 
-*Encode* runs once for a batch: T5's encoder over prompts and prompt table, or nothing where visual features come
-encoded (Nougat), and fills the decoder's cross-attention caches. *Decode* runs one token per sequence; the first
-one is the model's start token, so a decoder is never prefilled.
+*Encode* runs once per batch: T5's encoder over prompts and prompt table, or no encoder if the visual features are
+already encoded (Nougat). It fills the decoder's cross-attention caches. *Decode* runs one token per sequence; the
+first is the model's start token, so the decoder needs no prefill.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmbuild.models.families.facts import LlmFacts
 
 
 class Embedding(nn.Module):
-    """Words, learned positions and the norm behind them, as far as the model has them."""
+    """Token embeddings, and learned positions and a norm if the model has them."""
 
     def __init__(self, config: EngineConfig, llm: LlmFacts) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """T5's encoder, under the names of the checkpoint's ``encoder`` component."""
+    """T5's encoder, with the names of the checkpoint's ``encoder`` component."""
 
     position_buckets: Tensor
 
@@ -113,7 +113,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder, under the names of the checkpoint's ``decoder`` component."""
+    """The decoder, with the names of the checkpoint's ``decoder`` component."""
 
     position_buckets: Tensor
 
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
             self.register_buffer("position_buckets", buckets.to(torch.get_default_device()))
 
     def mask(self, positions: Tensor, slots: Tensor) -> Tensor:
-        """What self-attention's scores are masked with: [B, 1 or heads, 1, slots]."""
+        """Mask of the self-attention scores: [B, 1 or heads, 1, slots]."""
         live = (slots[None, :] <= positions[:, None])[:, None, None, :]
         if not self.relative:
             return live
@@ -149,14 +149,14 @@ class Decoder(nn.Module):
 
 
 def _hold_table(attention: nn.Module, config: EngineConfig, llm: LlmFacts) -> None:
-    """Register T5's table of relative positions [heads, buckets], which its first layer holds for all."""
+    """Register T5's table of relative positions [heads, buckets], which is in the first layer and shared by all."""
     shape = (local_heads(llm, config.tensor_parallel), llm.num_buckets)
     table = torch.empty(shape, dtype=config.torch_dtype)
     attention.register_parameter("rel_attn_table", nn.Parameter(table, requires_grad=False))
 
 
 class EncoderDecoder(nn.Module):
-    """A whole encoder-decoder of one rank; without an encoder of its own where features come encoded."""
+    """A whole encoder-decoder of one rank; without an encoder if the features are already encoded."""
 
     def __init__(self, config: EngineConfig, layout: Layout) -> None:
         super().__init__()
@@ -166,13 +166,13 @@ class EncoderDecoder(nn.Module):
         self.decoder = Decoder(config, layout, make)
 
     def fill(self, states: Tensor) -> None:
-        """Every layer's cross-attention cache from the encoder's output [B, S, hidden]."""
+        """Fill the cross-attention cache of every layer from the encoder's output [B, S, hidden]."""
         for layer in self.decoder.decoder_layers:
             layer.cross_attention.fill(states)
 
 
 class EncodePrompts(nn.Module):
-    """Whole prompts into the cross-attention caches."""
+    """Encode graph: encodes prompts and fills the cross-attention caches."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
@@ -187,20 +187,20 @@ class EncodePrompts(nn.Module):
 
 
 class EncodeFeatures(nn.Module):
-    """Visual features, each sequence its own, into the cross-attention caches."""
+    """Encode graph: fills the cross-attention caches with the visual features of each sequence."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
-        """features [B, S, hidden] -> their number, int64 [1]; a graph must return something."""
+        """features [B, S, hidden] -> S, int64 [1], because a graph must return something."""
         self.model.fill(features)
         return torch.full((1,), features.shape[1], device=features.device)
 
 
 class Decode(nn.Module):
-    """One token per sequence in, the next one's logits out."""
+    """Decode graph: one token per sequence to logits of the next one."""
 
     def __init__(self, model: EncoderDecoder) -> None:
         super().__init__()
@@ -209,8 +209,8 @@ class Decode(nn.Module):
     def forward(
         self, ids: Tensor, positions: Tensor, slots: Tensor, lengths: Tensor, cross_slots: Tensor
     ) -> Tensor:
-        """ids, positions int64 [B], slots int64 [S] as for a decoder-only model; lengths int64 [B] of the encoded
-        prompts, cross_slots int64 [C] = 0..C-1, C at least the longest of them -> float32 [B, vocab]."""
+        """ids, positions int64 [B], slots int64 [S] as in a decoder-only model; lengths int64 [B] of the encoded
+        prompts, cross_slots int64 [C] = 0..C-1, C at least the longest length -> float32 [B, vocab]."""
         decoder = self.model.decoder
         mask = decoder.mask(positions, slots)
         cross_mask = (cross_slots[None, :] < lengths[:, None])[:, None, None, :]

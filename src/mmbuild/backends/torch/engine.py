@@ -1,4 +1,4 @@
-"""A loaded engine directory: pictures and prompts in, answers out."""
+"""The engine API: loads an engine directory and answers prompts about images."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Engine:
     """
 
     def __init__(self, directory: Path, description: layout.Description, rank: int = 0) -> None:
-        """Use :meth:`load`; ``rank`` says whose weights these are.
+        """Use :meth:`load` instead; ``rank`` selects the weights.
 
-        Only rank 0 has a processor: the others get requests that are encoded, and do without transformers.
+        Only rank 0 has a processor: the other ranks get encoded requests and need no transformers.
         """
         self.directory = directory
         self.description = description
@@ -61,29 +61,29 @@ class Engine:
     def load(cls, path: str | os.PathLike[str], *, check: bool = True) -> Engine:
         """Load an engine directory; compiles nothing.
 
-        Loading an engine executes it: its packages are shared libraries. So its files are first compared with the
-        manifest that ``mmbuild apply`` wrote; a warning says where that lists no digests.
+        Loading an engine executes code: its packages are shared libraries. So its files are first checked against
+        the manifest that ``mmbuild apply`` wrote; a warning is issued if that lists no digests.
 
-        An engine of several ranks is loaded by a program that mpirun runs; only rank 0 comes back from here
+        An engine with several ranks must be loaded by a program under mpirun; the call returns only in rank 0
         (``backends/torch/distributed/roles.py``).
 
         Args:
             path: The engine directory.
-            check: False loads the directory as it is: what somebody edited on purpose.
+            check: False skips the check, for directories that were edited on purpose.
 
         Raises:
             LayoutError: The directory is not an engine.
-            ContentsError: It does not hold what was built (MM760, MM761, MM763).
-            EngineError: It is for another machine or torch, or damaged.
-            RankError: Another number of ranks than it is split over.
+            ContentsError: Its files do not match the manifest (MM760, MM761, MM763).
+            EngineError: It is for another machine or torch version, or damaged.
+            RankError: The number of ranks is wrong.
         """
         directory = Path(path)
         description = layout.read(directory)
         if description.backend != "torch":
             raise EngineError(
-                f"`{directory}` is of backend {description.backend}, and Engine loads engines of backend torch",
+                f"`{directory}` has backend {description.backend}, but Engine loads only engines of backend torch",
                 code="MM764",
-                hint="`mmbuild run` asks it through TensorRT-LLM's runner",
+                hint="`mmbuild run` runs it with TensorRT-LLM's runner",
             )
         if description.llm["tensor_parallel"] > 1:
             from mmbuild.backends.torch.distributed.roles import load_distributed
@@ -103,19 +103,19 @@ class Engine:
         beams: Beams | None = None,
         ignore_generation_config: bool = False,
     ) -> list[Answer]:
-        """Answer one batch: ``prompts[i]`` about ``images[i]`` (a picture or several, or an empty list).
+        """Answer one batch: ``prompts[i]`` about ``images[i]`` (one image, several, or an empty list).
 
         Args:
             images: Paths, PIL images or uint8 arrays [H, W, 3].
-            prompts: Plain questions, put into the model's chat form; a prompt that has the image token
-                itself is taken as it is. None where the model takes no question (Nougat).
+            prompts: Plain questions, to which the chat template is applied; a prompt that contains the image token
+                is used unchanged. None if the model takes no text (Nougat).
             max_new_tokens: Default and limit: the engine's max_output_len.
-            sampling: Greedy when left out.
-            beams: Beam search instead, up to the engine's max_beam_width.
+            sampling: Default: greedy.
+            beams: Use beam search, up to the engine's max_beam_width.
             ignore_generation_config: As for :meth:`stopping`.
 
         Raises:
-            EngineError: A picture cannot be read, or batch or prompt are larger than the engine.
+            EngineError: An image cannot be read, or batch or prompt exceed the engine's limits.
         """
         requests = self.encode(images, prompts)
         stopping = self.stopping(max_new_tokens, ignore_generation_config=ignore_generation_config)
@@ -128,14 +128,14 @@ class Engine:
         ignore_eos: bool = False,
         ignore_generation_config: bool = False,
     ) -> Stopping:
-        """When answers end, and what the model's generation settings do to them.
+        """Stopping criteria, with the model's generation settings.
 
         Args:
             max_new_tokens: Default and limit: the engine's max_output_len.
-            ignore_eos: Nothing ends an answer before ``max_new_tokens``: no end token, forced or not, no stop string
-                and no repetition.
-            ignore_generation_config: Of the model's generation settings only its end tokens count, and the token
-                that begins the answers of an encoder-decoder.
+            ignore_eos: Generate ``max_new_tokens`` tokens: ignore end tokens, forced or not, stop strings and
+                repetition.
+            ignore_generation_config: Use only the end tokens of the model's generation settings, and the start token
+                of an encoder-decoder.
         """
         limit = self.config.max_output_len if max_new_tokens is None else max_new_tokens
         return Stopping(
@@ -147,10 +147,10 @@ class Engine:
         )
 
     def _rules(self, ignore_eos: bool) -> LogitsRules | None:
-        """The model's generation settings; None where they change nothing."""
-        left_out = (START, *(("forced_eos_token_id", "stop_strings") if ignore_eos else ()))
+        """The model's generation settings; None if they change nothing."""
+        ignored = (START, *(("forced_eos_token_id", "stop_strings") if ignore_eos else ()))
         settings = self.description.generation_settings
-        fields = {name: value for name, value in settings.items() if name not in left_out}
+        fields = {name: value for name, value in settings.items() if name not in ignored}
         if not fields:
             return None
         traits = family(self.description.family).TRAITS
@@ -166,17 +166,17 @@ class Engine:
     def encode(
         self, images: Sequence[Image | Sequence[Image]], prompts: Sequence[str | None]
     ) -> list[Request]:
-        """Tokenize prompts and preprocess their pictures.
+        """Tokenize prompts and preprocess their images.
 
         Raises:
-            EngineError: The numbers of prompts and images differ, or a picture cannot be read.
+            EngineError: The numbers of prompts and images differ, or an image cannot be read.
         """
         require_unicode(prompts)
         if len(images) != len(prompts):
             raise EngineError(
                 f"{len(prompts)} prompts and {len(images)} images are given",
                 code="MM518",
-                hint="Give one image, or one list of images, for each prompt",
+                hint="pass one image, or one list of images, for each prompt",
             )
         requests = []
         for own, prompt in zip(images, prompts, strict=True):
@@ -185,7 +185,7 @@ class Engine:
         return requests
 
     def inputs(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
-        """What :meth:`Session.prefill` takes: prompts, and the prompt table or each sequence's features."""
+        """Inputs of :meth:`Session.prefill`: prompts, and the prompt table or the features of each sequence."""
         config = self.config
         if config.cross_len and config.encoder is None:
             return self._own_features(requests)
@@ -195,24 +195,24 @@ class Engine:
         for number, request in enumerate(requests, start=1):
             if request.pixels.shape[0] != 1:
                 raise EngineError(
-                    f"prompt {number} has {request.pixels.shape[0]} images, and the model reads one page at a time",
+                    f"prompt {number} has {request.pixels.shape[0]} images, but the model reads one page at a time",
                     code="MM519",
-                    hint="Give one image for each answer",
+                    hint="pass one image per answer",
                 )
         features = self._features(requests)
         assert features is not None
         return [list(request.ids) for request in requests], features
 
     def prompt_table(self, requests: Sequence[Request]) -> tuple[list[list[int]], Tensor]:
-        """Fill the prompt table with the batch's visual features and point the placeholders at its rows.
+        """Fill the prompt table with the batch's visual features and replace placeholders by row ids.
 
         Returns:
             Token ids per prompt with placeholder i replaced by ``vocab_size + row``, and the table
             [max_multimodal_len, hidden].
 
         Raises:
-            EngineError: MM519, the placeholders of a prompt and the features of its images differ in number; MM524,
-                a token is beyond the vocabulary.
+            EngineError: MM519, a prompt has a different number of placeholders than of features; MM524, a token is
+                outside the vocabulary.
         """
         table = self.session.empty_prompt_table()
         row, prompts = 0, []
@@ -220,13 +220,13 @@ class Engine:
         for number, request in enumerate(requests, start=1):
             self._require_vocabulary(number, request)
             count = request.pixels.shape[0] * self.visual.config.num_visual_features
-            holes = sum(token == self.description.image_token_id for token in request.ids)
-            if holes != count or row + count > table.shape[0]:
+            placeholders = sum(token == self.description.image_token_id for token in request.ids)
+            if placeholders != count or row + count > table.shape[0]:
                 raise EngineError(
-                    f"prompt {number} has {holes} image placeholders, its images fill {count} rows, "
+                    f"prompt {number} has {placeholders} image placeholders, its images fill {count} rows, "
                     f"and the prompt table has {table.shape[0] - row} rows left",
                     code="MM519",
-                    hint="Name each image once in the prompt; max_images_per_prompt in the recipe sets the room",
+                    hint="use one image token per image; max_images_per_prompt in the recipe limits their number",
                 )
             rows = iter(range(row, row + count))
             prompts.append(
@@ -241,18 +241,18 @@ class Engine:
         return prompts, table
 
     def _require_vocabulary(self, number: int, request: Request) -> None:
-        """Ids from ``vocab_size`` on are rows of the prompt table, so that a text must not have any."""
+        """Check that text contains no ids from ``vocab_size`` on, which are rows of the prompt table."""
         size, image = self.config.vocab_size, self.description.image_token_id
         beyond = next((token for token in request.ids if token != image and not 0 <= token < size), None)
         if beyond is not None:
-            rank0 = getattr(self, "processor", None)  # the others do without, and rank 0 reports
+            rank0 = getattr(self, "processor", None)  # other ranks have none; rank 0 reports the error
             text = rank0.tokenizer.convert_ids_to_tokens(beyond) if rank0 and beyond >= 0 else None
             raise EngineError(
                 f"prompt {number} has the token {beyond}{f' (`{text}`)' if text else ''}, "
-                f"and the model's vocabulary ends at {size - 1}",
+                f"but the model's vocabulary ends at {size - 1}",
                 code="MM524",
-                hint="The tokenizer has more tokens than the model has embeddings: take both from one revision, "
-                "or leave the token out of the prompt",
+                hint="the tokenizer has more tokens than the model has embeddings: use the same revision of both, "
+                "or remove the token from the prompt",
             )
 
     def _features(self, requests: Sequence[Request]) -> Tensor | None:
@@ -266,7 +266,7 @@ class Engine:
         sampling: Sampling | None = None,
         beams: Beams | None = None,
     ) -> Generation:
-        """Answer one encoded batch and time it; raises as :meth:`generate`."""
+        """Answer one encoded batch and measure times; raises as :meth:`generate`."""
         self._check_size(len(requests))
         clock = [self._now()]
         prompts, visual = self.inputs(requests)
@@ -292,7 +292,7 @@ class Engine:
             decode_seconds=decode_seconds,
             prompt_tokens=sum(map(len, prompts)),
             new_tokens=sum(map(len, sequences)),
-            # The first tokens come from prefill; what found the last sequence's end was a step too.
+            # The first tokens come from prefill; the step that generates the last end token counts.
             steps=min(steps, stopping.max_new_tokens - 1),
             peak_bytes=self._peak_bytes(),
         )
@@ -306,7 +306,7 @@ class Engine:
         sampling: Sampling | None,
         tick: Callable[[], object],
     ) -> tuple[list[list[int]], int]:
-        """One token after the other, the likeliest or drawn; tokens of each sequence, and steps."""
+        """Decode token by token, greedily or by sampling; returns tokens per sequence, and the number of steps."""
         largest: list[list[float]] = [[] for _ in prompts] if stopping.repetition else []
         steps: list[list[int | None]] = []
         for step in stream(self.session, prompts, visual, stopping, sampling, largest):
@@ -320,34 +320,34 @@ class Engine:
     def stream_text(
         self, request: Request, stopping: Stopping, sampling: Sampling | None = None
     ) -> Iterator[str]:
-        """One answer in pieces, as its tokens come."""
+        """Yield one answer in pieces as its tokens are generated."""
         prompts, visual = self.inputs([request])
         ids: list[int] = []
         message = ""
         for (token,) in stream(self.session, prompts, visual, stopping, sampling):
-            assert token is not None  # a single sequence ends its stream
+            assert token is not None  # the stream ends with its only sequence
             ids.append(token)
             text = self.text(ids)
-            # A character of several tokens is held back until it is whole.
+            # Hold back a character of several tokens until it is complete.
             if text.startswith(message) and not text.endswith("\ufffd"):
                 yield text[len(message) :]
                 message = text
-        # What was held back to the end is as whole as it will be.
+        # Flush what was held back at the end.
         whole = self.text(ids)
         if whole.startswith(message) and whole != message:
             yield whole[len(message) :]
 
     def text(self, ids: Sequence[int]) -> str:
-        """Token ids as text, without special tokens."""
+        """Decode token ids to text without special tokens."""
         decoded: str = self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
         return decoded.strip()
 
     def _check_size(self, batch: int) -> None:
         if not 1 <= batch <= self.config.max_batch_size:
             raise EngineError(
-                f"the batch has {batch} prompts, and the engine is built for 1 to {self.config.max_batch_size}",
+                f"the batch has {batch} prompts, but the engine supports 1 to {self.config.max_batch_size}",
                 code="MM511",
-                hint="Ask in smaller batches, or raise max_batch_size in the recipe",
+                hint="use smaller batches, or raise max_batch_size in the recipe",
             )
 
     def _now(self) -> float:
@@ -366,7 +366,7 @@ class Engine:
 
 
 def _with_start(config: EngineConfig, description: layout.Description) -> EngineConfig:
-    """``config``, with the token that the model's generation settings begin answers with."""
+    """Return ``config`` with the start token from the model's generation settings."""
     start = description.generation_settings.get(START)
     if start is None or config.llm.decoder_start_token_id is None:
         return config

@@ -1,7 +1,7 @@
-"""From modules to packages: torch.export, then AOTInductor with the weights left outside.
+"""Compiles modules to packages: torch.export, then AOTInductor with external weights.
 
-Each package is a ``.pt2`` of a few megabytes. Weights, KV caches and the rotary frequencies are constants that
-the session binds by name, so all packages share one set of them.
+Each package is a ``.pt2`` of a few megabytes. Weights, KV caches and rotary frequencies are constants that the
+session binds by name, so all packages share one copy.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mmbuild.backends.torch.linear import layout_of
 from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX
 from mmbuild.models.errors import EngineError
 
-# Compiler options by instruction set: what g++ may emit and how wide Inductor vectorizes.
-# Without an entry g++ compiles for the building machine.
+# Compiler options by instruction set: g++'s target and Inductor's vector width. Without an entry g++ compiles for the
+# build machine.
 _ISA: Mapping[str, Mapping[str, object]] = {
     "avx512": {"cpp.march": "x86-64-v4", "cpp.simdlen": 512},
     "avx2": {"cpp.march": "x86-64-v3", "cpp.simdlen": 256},
@@ -37,9 +37,9 @@ _ISA: Mapping[str, Mapping[str, object]] = {
 
 def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
     """The graphs of an LLM engine by package name (:func:`~mmbuild.backends.engine_dir.description.packages`), traced
-    on uninitialized weights.
+    with uninitialized weights.
 
-    A dimension that can only be 1 is static: a matrix-vector product is then compiled as what it is.
+    A dimension that can only be 1 is static, so that matrix-vector products are compiled as such.
     """
     with torch.device(device):
         model = make_model(config, layout_of(device))
@@ -60,7 +60,7 @@ def export_llm(config: EngineConfig, device: str) -> dict[str, ExportedProgram]:
     return programs
 
 
-# What a graph is traced on, and which of its dimensions vary.
+# Example inputs of a graph, and their dynamic dimensions.
 _Example = tuple[tuple[Tensor, ...], tuple[dict[int, Any] | None, ...]]
 
 
@@ -87,7 +87,7 @@ def _features(config: EngineConfig) -> _Example:
 
 
 def _step(config: EngineConfig, sequences: int) -> _Example:
-    """1 to ``sequences`` sequences, 1 to max_seq_len live slots, and what cross-attention looks at."""
+    """1 to ``sequences`` sequences, 1 to max_seq_len live slots, and slots of cross-attention."""
     batch, slots = min(2, sequences), min(7, config.max_seq_len)
     tokens = torch.zeros(batch, dtype=torch.int64)
     rows, live = _dim("batch", sequences), _dim("slots", config.max_seq_len)
@@ -101,30 +101,30 @@ def _step(config: EngineConfig, sequences: int) -> _Example:
 
 
 def _dim(name: str, limit: int) -> Any:
-    """A dimension of 1 to ``limit``. Traced with sizes of at least 2, and different ones, where it is dynamic."""
+    """A dimension of 1 to ``limit``. Example sizes of dynamic dimensions must differ and be at least 2."""
     return Dim(name, min=1, max=limit) if limit > 1 else Dim.STATIC
 
 
 def require_outside(path: Path, names: set[str]) -> None:
-    """Make sure that a package takes its weights from outside, every one of them.
+    """Check that all weights of a package are external.
 
-    Inductor inlines constants of up to 8 elements; the values it saw were uninitialized.
+    Inductor inlines constants of up to 8 elements, which here would be uninitialized values.
 
     Raises:
-        EngineError: ``path`` does not ask for one of ``names``.
+        EngineError: MM536, one of ``names`` is not an external constant of ``path``.
     """
     package = torch._inductor.aoti_load_package(os.fspath(path), run_single_threaded=True)
     inlined = sorted(names - set(package.get_constant_fqns()))
     if inlined:
         raise EngineError(
-            f"Inductor compiled `{inlined[0]}` into {path.name} instead of leaving it outside",
+            f"Inductor compiled `{inlined[0]}` into {path.name} instead of making it external",
             code="MM536",
-            hint="Tensors of up to 8 elements cannot be bound: the model is too small for this backend",
+            hint="tensors of up to 8 elements cannot be external: the model is too small for this backend",
         )
 
 
 def outside_names(config: EngineConfig, package: str, device: str) -> set[str]:
-    """What a package of ``config`` for ``device`` must ask for: the weights and caches that its graph reads."""
+    """Required external constants of a package of ``config`` for ``device``: the weights and caches it reads."""
     read = {name for name in weights_of(config) if reads(name, config, device)}
     names = {*read, *filter(is_cache, runtime_buffers(config, "meta"))}
     if config.cross_len:
@@ -141,10 +141,10 @@ def _reads(package: str, name: str) -> bool:
 
 
 def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:
-    """Compile one exported graph to ``path`` (.pt2), weights outside, for ``target``.
+    """Compile one exported graph to ``path`` (.pt2) for ``target``, with external weights.
 
-    The number of CPU threads is decided at run time, not baked in. Inductor embeds its cache directory in
-    source comments, so equal packages need an equal ``TORCHINDUCTOR_CACHE_DIR``.
+    The number of CPU threads is chosen at run time. Inductor embeds its cache directory in source comments, so
+    identical packages require the same ``TORCHINDUCTOR_CACHE_DIR``.
     """
     torch._inductor.aoti_compile_and_package(
         program, package_path=os.fspath(path), inductor_configs=inductor_options(target)
@@ -152,12 +152,12 @@ def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, A
 
 
 def inductor_options(target: Mapping[str, Any], known: Any = None) -> dict[str, Any]:
-    """Inductor's configuration for a target: those of its options that this torch has.
+    """Inductor options for a target, limited to those that this torch has.
 
     Args:
-        target: ``device`` and for CPUs ``isa``.
-        known: A configuration to look options up in; left out, ``torch._inductor.config``. torch 2.11 has no
-            ``cpp.march``; its g++ then compiles for the building machine.
+        target: ``device`` and, for CPUs, ``isa``.
+        known: The configuration to look up options in; default: ``torch._inductor.config``. torch 2.11 has no
+            ``cpp.march``, so g++ compiles for the build machine.
     """
     config = torch._inductor.config if known is None else known
     return {name: value for name, value in _options(target).items() if _has(config, name)}
@@ -175,7 +175,6 @@ def _options(target: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
     if target["device"] == "cpu":
         return options | {"cpp.dynamic_threads": True} | dict(_ISA.get(str(target["isa"]), {}))
-    # Unrolled layers make a long wrapper. A 7B decode package compiled in 137 s like this and had not
-    # finished in 200 s with the default. Decode is replayed as a graph, without the wrapper; what it costs prefill
-    # was not measured.
+    # Unrolled layers produce a long wrapper. With O0 a 7B decode package compiled in 137 s; with the default it had
+    # not finished after 200 s. Decode runs as a CUDA graph without the wrapper; the effect on prefill is unmeasured.
     return options | {"aot_inductor.compile_wrapper_opt_level": "O0"}

@@ -1,11 +1,11 @@
-"""Triton kernels for decoding one sequence: matrix times one vector, at the speed of memory.
+"""Triton kernels for decoding one sequence: matrix-vector products at memory bandwidth.
 
-One row against a weight matrix reads every weight once and computes almost nothing, so what counts is that
-loads are wide and unpacking is cheap. Weights lie row by row ([out, in], see ``backends/torch/linear.py``); a
-program takes a few whole rows, so there are no partial sums to add up and results do not depend on timing. Packed
-integers are read as 32-bit words and turned to floats by their bit patterns alone: with b in the top mantissa bits,
-``2^e * (1 + b / 2^bits)`` is ``2^e + b``, one shift and one logic operation instead of a conversion at a quarter of
-the rate. What the pattern adds is subtracted once per row, times the sum of x.
+A matrix-vector product reads every weight once and computes almost nothing, so loads must be wide and unpacking
+cheap. Weights are stored by rows ([out, in], see ``backends/torch/linear.py``). A program processes whole rows, so
+there are no partial sums to combine, and results do not depend on timing. Packed integers are read as 32-bit words
+and converted to floats through their bit patterns: with b in the top mantissa bits, ``2^e * (1 + b / 2^bits)`` is
+``2^e + b``. That takes one shift and one logic operation instead of a conversion at a quarter of the rate. The offset
+is subtracted once per row, times the sum of x.
 """
 
 from __future__ import annotations
@@ -78,12 +78,12 @@ def _float_rows(x_ptr, w_ptr, out_ptr, N, K, BLOCK_N: tl.constexpr, BLOCK_K: tl.
 
 def tuned(kernel: Any, warps: int, **blocks: int) -> Any:
     """A kernel with one choice of warps and block sizes."""
-    # One configuration: nothing is timed when a package is built.
+    # A single configuration, so that nothing is timed at build time.
     return triton.autotune(configs=[triton.Config(blocks, num_warps=warps)], key=[])(kernel)
 
 
-# By whether a row fills wide blocks. The wide ones are one choice for all layers of a 7B LLaMA, among the fastest of
-# those tried on an H200 but not the fastest for each; the narrow ones, for small models, were run and never timed.
+# Keyed by whether a row fills wide blocks. The wide ones are a common choice for all layers of a 7B LLaMA: among the
+# fastest on an H200, but not the fastest for each layer. The narrow ones, for small models, were run but not timed.
 _ROWS_PER_PROGRAM = {"integer": 4, "float": 2}
 _INTEGER = {
     ("W4A16", True): tuned(_int4_rows, 4, BLOCK_N=4, BLOCK_W=512),
@@ -199,7 +199,7 @@ def _float8_rows(x_ptr, w_ptr, out_ptr, N, K, BLOCK_N: tl.constexpr, BLOCK_K: tl
     tl.store(out_ptr + n, tl.sum(acc, 1), n < N)
 
 
-# By whether a row fills wide blocks; the narrow ones are for small models.
+# Keyed by whether a row fills wide blocks; the narrow ones are for small models.
 _ROWS = {"awq": 4, "int8": 4, "float8": 4}
 _WIDE_INPUTS = 2048
 _AWQ = {
@@ -220,7 +220,7 @@ _FLOAT8 = {
 def awq_rows(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """x [in] (scaled), weight int8 [out / 2, in], scale [out, in / group] -> [out] in x's dtype.
 
-    A group is a whole number of words: 4 inputs.
+    A group must be a whole number of words (4 inputs each).
     """
     pairs, inputs = weight.shape
     words, groups = inputs // _WORD, scale.shape[1]

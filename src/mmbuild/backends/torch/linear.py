@@ -1,9 +1,9 @@
-"""Linear layers, plain and weight-only quantized without calibration, on the CPU and on CUDA.
+"""Linear layers, unquantized and weight-only quantized, for CPU and CUDA.
 
-Weights are named as in the checkpoint, so that a rank file's tensors are bound to a compiled package
-without renaming. One row (one sequence, one token) is memory-bound: there quantized layers read the stored
-integers once, by a reduction that Inductor fuses (CPU) or by a kernel of ours (CUDA). All other shapes widen
-the weights first and use a matrix product.
+Weights have the checkpoint's names, so a rank file's tensors are bound to a compiled package without renaming. A
+single input row (one sequence, one token) is memory-bound: quantized layers then read the stored integers once, in a
+reduction that Inductor fuses (CPU) or in a Triton kernel (CUDA). For other shapes they widen the weights and use a
+matrix product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmbuild.models.errors import EngineError
 
 
 class MakeLinear(Protocol):
-    """Makes a linear layer of the model's quantization."""
+    """Factory of linear layers with the model's quantization."""
 
     def __call__(
         self, inputs: int, outputs: int, *, bias: bool = False, reduce: bool = False
@@ -29,15 +29,15 @@ class MakeLinear(Protocol):
 
 
 def frozen_parameter(tensor: Tensor) -> nn.Parameter:
-    """A weight. Not a buffer: Inductor copies the values of buffers, which are meaningless here, and large."""
+    """A weight. Not a buffer, because Inductor copies the values of buffers: large, and uninitialized here."""
     return nn.Parameter(tensor, requires_grad=False)
 
 
 class RankLinear(nn.Module, ABC):
-    """A rank's part of a linear layer: its product, the sum over ranks where inputs are split, then the bias.
+    """A rank's part of a linear layer: the product, the sum over ranks if inputs are split, then the bias.
 
-    ``weight`` is made by the kinds below. The bias [out] is whole on every rank where inputs are split, so it is
-    added after the sum.
+    Subclasses create ``weight``. If inputs are split, every rank has the whole bias [out], so it is added after the
+    sum.
     """
 
     bias: Tensor | None
@@ -99,7 +99,7 @@ class PlainLinear(RankLinear):
         if self.quant_algo == "W8A16":
             y = _product(x, self.weight)
         else:
-            # Even and odd columns by themselves: interleaving results is cheaper than interleaving weights.
+            # Even and odd columns separately, because interleaving results is cheaper than interleaving weights.
             halves = [_product(x, half) for half in unpack_int4(self.weight)]
             y = torch.stack(halves, dim=-1).flatten(-2)
         return (y * self.per_channel_scale.to(y.dtype)).to(x.dtype)
@@ -116,9 +116,9 @@ class RowLinear(RankLinear):
         words = words_per_row(inputs, quant_algo)
         if not words:
             raise EngineError(
-                f"a linear layer of {inputs} inputs does not fill whole 32-bit words in {quant_algo}",
+                f"a linear layer with {inputs} inputs does not fill whole 32-bit words in {quant_algo}",
                 code="MM537",
-                hint="On CUDA, int8 needs inputs divisible by 4 and int4 by 8; use another quantization",
+                hint="on CUDA, int8 needs a multiple of 4 inputs and int4 a multiple of 8; use another quantization",
             )
         self.weight = frozen_parameter(torch.empty(outputs, words, dtype=torch.int32))
         self.per_channel_scale = frozen_parameter(torch.empty(outputs, dtype=config.torch_dtype))
@@ -135,16 +135,16 @@ class RowLinear(RankLinear):
 
 
 def is_one_row(x: Tensor) -> bool:
-    """Whether a layer is certain to see one token of one sequence."""
-    # A dynamic size is no int while exporting; asking whether it equals 1 would specialize it.
+    """Whether x statically has a single row: one token of one sequence."""
+    # During export a dynamic size is not an int; comparing it with 1 would specialize it.
     return all(isinstance(size, int) and size == 1 for size in x.shape[:-1])
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] times integers [in, out] -> [..., out], in float32 where x is one row, else in x's dtype.
+    """x [..., in] times integers [in, out] -> [..., out]; in float32 if x is one row, else in x's dtype.
 
-    One row is summed in blocks of inputs: the vectorized loop walks down a few columns at a time, and a block of
-    them stays in the first cache until all columns of its cache lines are done.
+    One row is summed in blocks of inputs: the vectorized loop processes a few columns at a time, and a block stays in
+    the L1 cache until all columns of its cache lines are done.
     """
     if not is_one_row(x):
         return x @ weight.to(x.dtype)
@@ -156,7 +156,7 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def block_rows(inputs: int) -> int:
-    """Inputs summed together: the smallest divisor of ``inputs`` that is 64 or more, or all of them."""
+    """Block size of the sum: the smallest divisor of ``inputs`` that is at least 64, else ``inputs``."""
     return next((rows for rows in range(64, inputs) if inputs % rows == 0), inputs)
 
 
@@ -164,28 +164,28 @@ Layout = Literal["plain", "rows"]
 
 
 def layout_of(device: str) -> Layout:
-    """The layout that packages for ``device`` are compiled for."""
+    """Weight layout of packages for ``device``."""
     return "rows" if device == "cuda" else "plain"
 
 
 def unpack_int4(packed: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain int4 [in, out / 2] -> its even and its odd columns, int32 [in, out / 2] each, in [-8, 7].
+    """Plain int4 [in, out / 2] -> even and odd columns, int32 [in, out / 2] each, in [-8, 7].
 
-    Arithmetic shifts extend the sign of either nibble. In 32 bits: CPUs have no vector shifts of bytes.
+    Arithmetic shifts extend the sign of each nibble. Uses 32 bits, because CPUs have no vector shifts of bytes.
     """
     wide = packed.int()
     return (wide << 28) >> 28, wide >> 4
 
 
 def widen_plain(weight: Tensor, quant_algo: str) -> Tensor:
-    """Plain integers of ``W8A16`` or ``W4A16`` -> int8 [in, out]."""
+    """Plain layout of ``W8A16`` or ``W4A16`` -> int8 [in, out]."""
     if quant_algo == "W8A16":
         return weight
     return torch.stack([half.to(torch.int8) for half in unpack_int4(weight)], dim=-1).flatten(-2)
 
 
 def pack_rows(values: Tensor, quant_algo: str) -> Tensor:
-    """int8 [in, out] -> rows, int32 [out, in / 4] (``W8A16``) or [out, in / 8] (``W4A16``)."""
+    """int8 [in, out] -> row layout, int32 [out, in / 4] (``W8A16``) or [out, in / 8] (``W4A16``)."""
     bits = _BITS[quant_algo]
     words = torch.zeros_like(values[: values.shape[0] * bits // 32], dtype=torch.int32)
     for part, chunk in enumerate(values.chunk(32 // bits)):
@@ -194,7 +194,7 @@ def pack_rows(values: Tensor, quant_algo: str) -> Tensor:
 
 
 def widen_rows(words: Tensor, quant_algo: str) -> Tensor:
-    """Rows -> int8 [out, in], the inverse of :func:`pack_rows` up to the transposition."""
+    """Row layout -> int8 [out, in], the inverse of :func:`pack_rows` except for the transposition."""
     bits = _BITS[quant_algo]
     parts = [(words << (32 - bits * (part + 1))) >> (32 - bits) for part in range(32 // bits)]
     return torch.cat([part.to(torch.int8) for part in parts], dim=-1)
@@ -204,6 +204,6 @@ _BITS = {"W8A16": 8, "W4A16": 4}
 
 
 def words_per_row(inputs: int, quant_algo: str) -> int:
-    """int32 words that hold a row of ``inputs`` weights, or 0 where they do not fill whole words."""
+    """int32 words per row of ``inputs`` weights; 0 if they do not fill whole words."""
     per_word = 32 // _BITS[quant_algo]
     return 0 if inputs % per_word else inputs // per_word

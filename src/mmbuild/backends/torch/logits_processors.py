@@ -1,7 +1,7 @@
-"""Applies a model's generation settings to an engine's logits, with transformers' own logits processors.
+"""Applies a model's generation settings to an engine's logits, with the logits processors of transformers.
 
-Each prompt has its own processors. They see the ids that transformers' ``generate`` would pass them for this prompt
-alone (5.10 to 5.17), so that a batch changes no answer. Order and arguments are those of
+Each prompt has its own processors. They get the ids that transformers' ``generate`` (5.10 to 5.17) would pass for
+this prompt alone, so answers do not depend on the batch. Order and arguments follow
 ``GenerationMixin._get_logits_processor``.
 """
 
@@ -21,17 +21,17 @@ Seen = Literal["ids", "ids and embeddings", "embeddings", "decoder ids"]
 
 @dataclass(frozen=True, slots=True)
 class LogitsRules:
-    """Settings of a model, and what their processors see of prompts.
+    """A model's generation settings, and how processors see prompts.
 
     Attributes:
-        fields: Fields of ``generation_config.json`` that change something, checked
+        fields: Validated fields of ``generation_config.json`` that have an effect
             (:mod:`mmbuild.models.generation_settings`).
-        seen: What ``generate`` gets of a prompt: its ids, ids and embeddings, embeddings alone, or the first ids of a
+        seen: What ``generate`` gets for a prompt: its ids, ids and embeddings, only embeddings, or the first ids of a
             decoder.
-        vocab_size: Logits of a step. Larger ids of a prompt are rows of the prompt table.
-        image_token_id: What transformers has in place of such a row.
-        start_token_id: First token of an encoder-decoder's answer, which is not part of it.
-        tokenizer: transformers'; read for ``stop_strings`` alone.
+        vocab_size: Number of logits. Larger ids in a prompt are rows of the prompt table.
+        image_token_id: Id that transformers uses in place of such rows.
+        start_token_id: Start token of an encoder-decoder's answer, which is not part of the answer.
+        tokenizer: transformers' tokenizer; used only for ``stop_strings``.
     """
 
     fields: Mapping[str, Any]
@@ -42,33 +42,33 @@ class LogitsRules:
     tokenizer: Any = None
 
     def context(self, prompt: Sequence[int]) -> list[int]:
-        """The ids that stand before an answer's, of a prompt as :meth:`Session.prefill` takes it."""
+        """The ids that processors see before an answer; ``prompt`` as for :meth:`Session.prefill`."""
         if self.seen == "embeddings":
             return []
         if self.seen == "decoder ids":
             return [] if self.start_token_id is None else [self.start_token_id]
         ids = [self.image_token_id if token >= self.vocab_size else token for token in prompt]
-        # Ids without a logit: transformers' processors fail on them.
+        # transformers' processors fail on ids without a logit.
         return [token for token in ids if token is not None and 0 <= token < self.vocab_size]
 
     @property
     def accepts_infinity(self) -> bool:
-        """Whether logits that are infinite or NaN are replaced."""
+        """Whether infinite and NaN logits are replaced."""
         return bool(self.fields.get("remove_invalid_values"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Situation:
-    """What processors of one prompt are made with.
+class _PromptContext:
+    """Parameters for building the processors of one prompt.
 
     Attributes:
         fields: As in :class:`LogitsRules`.
-        length: Ids before the answer.
-        max_length: Ids with the longest answer.
-        hidden: Tokens of the prompt that are no ids, but count in ``min_length``.
-        ends: End tokens, int64 [n]; empty where there are none.
-        encoder_ids: int64 [1, prompt], where transformers takes the prompt's ids for an encoder's.
-        device: Of the logits.
+        length: Number of ids before the answer.
+        max_length: Number of ids including the longest answer.
+        hidden: Tokens of the prompt that are not ids, but count for ``min_length``.
+        ends: End tokens, int64 [n]; may be empty.
+        encoder_ids: int64 [1, prompt], if transformers treats the prompt's ids as an encoder's.
+        device: Device of the logits.
     """
 
     fields: Mapping[str, Any]
@@ -81,7 +81,7 @@ class _Situation:
 
 
 class SequenceRules:
-    """The rules of one prompt's answers."""
+    """The rules for the answers to one prompt."""
 
     def __init__(
         self,
@@ -92,11 +92,11 @@ class SequenceRules:
         device: str,
         criterion: Any = None,
     ) -> None:
-        """``prompt``: as :meth:`Session.prefill` takes it; ``new_tokens``: at most that many follow; ``criterion``:
-        transformers' for stop strings."""
+        """``prompt``: as for :meth:`Session.prefill`; ``new_tokens``: maximum number of new tokens; ``criterion``:
+        transformers' criterion for stop strings."""
         self._context, self._device = rules.context(prompt), device
         length = len(self._context)
-        situation = _Situation(
+        context = _PromptContext(
             fields=rules.fields,
             length=length,
             max_length=length + new_tokens,
@@ -105,14 +105,14 @@ class SequenceRules:
             encoder_ids=self._ids([[]]) if rules.seen == "ids" else None,
             device=device,
         )
-        self._processors = _processors(situation)
+        self._processors = _processors(context)
         self._criterion = criterion
 
     def shaped(self, answers: Sequence[Sequence[int]], scores: Tensor) -> Tensor:
-        """Scores of the next token, float32 [n, vocab], after the new tokens of n ``answers`` -> the same, changed.
+        """Apply the settings to scores of the next token, float32 [n, vocab], given the tokens of n ``answers``.
 
         Raises:
-            EngineError: MM727, a processor of transformers failed.
+            EngineError: MM727, a logits processor failed.
         """
         ids = self._ids(answers)
         for name, processor in self._processors:
@@ -122,7 +122,7 @@ class SequenceRules:
                 raise EngineError(
                     f"the model's generation setting `{name}` cannot be applied: {error}",
                     code="MM727",
-                    hint="correct generation_config.json and apply the recipe again, or ask with "
+                    hint="correct generation_config.json and apply the recipe again, or run with "
                     "--ignore-generation-config",
                 ) from error
         return scores
@@ -131,8 +131,8 @@ class SequenceRules:
         """Which of n ``answers`` end with a stop string."""
         if self._criterion is None:
             return [False] * len(answers)
-        found: list[bool] = self._criterion(self._ids(answers), None).tolist()
-        return found
+        stopped: list[bool] = self._criterion(self._ids(answers), None).tolist()
+        return stopped
 
     def _ids(self, answers: Sequence[Sequence[int]]) -> Tensor:
         rows = [[*self._context, *answer] for answer in answers]
@@ -146,7 +146,7 @@ def rules_of(
     new_tokens: int,
     device: str,
 ) -> list[SequenceRules]:
-    """Rules of each prompt; none where the model has no settings that change anything.
+    """The rules for each prompt; empty if no setting has an effect.
 
     Raises:
         EngineError: MM726, the tokenizer has no tokens for a stop string.
@@ -157,65 +157,65 @@ def rules_of(
     return [SequenceRules(rules, prompt, ends, new_tokens, device, criterion) for prompt in prompts]
 
 
-Build = Callable[[Any, Any, _Situation], Any]
+Build = Callable[[Any, Any, _PromptContext], Any]
 
 
-def _processors(situation: _Situation) -> list[tuple[str, Any]]:
+def _processors(context: _PromptContext) -> list[tuple[str, Any]]:
     from transformers.generation import logits_process
 
-    made = [
-        (name, build(logits_process, situation.fields[name], situation))
+    processors = [
+        (name, build(logits_process, context.fields[name], context))
         for name, build in _BUILDERS.items()
-        if name in situation.fields
+        if name in context.fields
     ]
-    return [(name, processor) for name, processor in made if processor is not None]
+    return [(name, processor) for name, processor in processors if processor is not None]
 
 
-def _encoder_penalty(made: Any, value: float, given: _Situation) -> Any:
+def _encoder_penalty(made: Any, value: float, given: _PromptContext) -> Any:
     if given.encoder_ids is None:
         return None
     return made.EncoderRepetitionPenaltyLogitsProcessor(value, given.encoder_ids)
 
 
-def _encoder_ngrams(made: Any, value: int, given: _Situation) -> Any:
+def _encoder_ngrams(made: Any, value: int, given: _PromptContext) -> Any:
     if given.encoder_ids is None:
         return None
     return made.EncoderNoRepeatNGramLogitsProcessor(value, given.encoder_ids)
 
 
-def _bad_words(made: Any, value: Any, given: _Situation) -> Any:
+def _bad_words(made: Any, value: Any, given: _PromptContext) -> Any:
     return made.NoBadWordsLogitsProcessor(value, given.ends if len(given.ends) else None)
 
 
-def _min_length(made: Any, value: int, given: _Situation) -> Any:
+def _min_length(made: Any, value: int, given: _PromptContext) -> Any:
     if not len(given.ends) or "min_new_tokens" in given.fields:
         return None
     return made.MinLengthLogitsProcessor(max(value - given.hidden, 0), given.ends, device=given.device)
 
 
-def _min_new_tokens(made: Any, value: int, given: _Situation) -> Any:
+def _min_new_tokens(made: Any, value: int, given: _PromptContext) -> Any:
     if not len(given.ends):
         return None
     return made.MinNewTokensLengthLogitsProcessor(given.length, value, given.ends, device=given.device)
 
 
-def _forced_eos(made: Any, value: Any, given: _Situation) -> Any:
+def _forced_eos(made: Any, value: Any, given: _PromptContext) -> Any:
     return made.ForcedEOSTokenLogitsProcessor(given.max_length, value, device=given.device)
 
 
-def _decay(made: Any, value: Any, given: _Situation) -> Any:
+def _decay(made: Any, value: Any, given: _PromptContext) -> Any:
     if not len(given.ends):
         return None
     return made.ExponentialDecayLengthPenalty(tuple(value), given.ends, given.length)
 
 
-def _begin_suppress(made: Any, value: Any, given: _Situation) -> Any:
+def _begin_suppress(made: Any, value: Any, given: _PromptContext) -> Any:
     first = given.length > 1 or "forced_bos_token_id" not in given.fields
     begin = given.length if first else given.length + 1
     return made.SuppressTokensAtBeginLogitsProcessor(value, begin, device=given.device)
 
 
-# In the order in which transformers applies them.
+# In the order of transformers.
 _BUILDERS: Mapping[str, Build] = {
     "sequence_bias": lambda made, value, _: made.SequenceBiasLogitsProcessor(value),
     "encoder_repetition_penalty": _encoder_penalty,
@@ -247,7 +247,7 @@ def _stop_strings(rules: LogitsRules) -> Any:
         return StopStringCriteria(rules.tokenizer, strings)
     except ValueError as error:
         raise EngineError(
-            f"the model's generation setting `stop_strings` is {strings!r}, and its tokenizer has no tokens for that",
+            f"the model's generation setting `stop_strings` is {strings!r}, but its tokenizer has no tokens for that",
             code="MM726",
-            hint="correct generation_config.json and apply the recipe again, or ask with --ignore-generation-config",
+            hint="correct generation_config.json and apply the recipe again, or run with --ignore-generation-config",
         ) from error

@@ -1,4 +1,4 @@
-"""What an engine gives back."""
+"""Results of an engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One prompt's answer."""
+    """The answer to one prompt."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -21,13 +21,13 @@ class Profile:
     """Times of one batch.
 
     Attributes:
-        visual_seconds: Visual engine and filling of the prompt table.
-        prefill_seconds: Prompts in, first tokens out.
+        visual_seconds: Visual engine, and filling the prompt table.
+        prefill_seconds: Prefill, up to the first tokens.
         decode_seconds: All further tokens.
-        prompt_tokens: Of the whole batch, visual features included.
-        new_tokens: Of the whole batch.
+        prompt_tokens: Tokens of all prompts, visual features included.
+        new_tokens: Generated tokens of all sequences.
         steps: Decode steps; ``decode_seconds / steps`` is the time per token of a sequence.
-        peak_bytes: Peak memory: of the GPU's allocator on CUDA, else resident memory of the process.
+        peak_bytes: Peak memory: of the GPU allocator on CUDA, else resident memory of the process.
     """
 
     visual_seconds: float
@@ -40,13 +40,13 @@ class Profile:
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens of the whole batch per second of decoding (the first ones come from prefill)."""
+        """Generated tokens of the batch per second of prefill and decoding."""
         return self.new_tokens / (self.prefill_seconds + self.decode_seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Answers of one batch and how long they took."""
+    """Answers of one batch, with their times."""
 
     answers: tuple[Answer, ...]
     profile: Profile

@@ -1,7 +1,7 @@
-"""The sizes that a compiled package was made for, read from its own sources; nothing of it is run.
+"""Reads the shapes that a package was compiled for from its sources, without running it.
 
-A package takes its weights and caches by name and address alone: one of another size would be read and written
-beyond its end. AOTInductor keeps the C++ of its wrapper in the package, which lists every constant with its shape.
+A package gets its weights and caches only by name and address, so it would access a smaller tensor beyond its end.
+AOTInductor keeps the C++ of the wrapper in the package, which lists every constant with its shape.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FIRST = b"constants_info_[0]"
 
 
 def compiled_shapes(path: Path) -> dict[str, Shape]:
-    """The shape of each constant by its name in the exported module; empty where the package does not say."""
+    """Shapes of the constants by name in the exported module; empty if the package does not list them."""
     source = _wrapper(path)
     begin, end = source.find(_FIRST), source.rfind(b"constants_info_[")
     lines = source[begin : source.find(b"\n", end) + 1] if begin >= 0 else b""
@@ -41,44 +41,44 @@ def compiled_shapes(path: Path) -> dict[str, Shape]:
 
 
 def check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
-    """Refuse constants of other shapes than the package was compiled for.
+    """Check that constants have the shapes that the package was compiled for.
 
     Args:
         path: The package.
-        shapes: By the constants' names in a checkpoint. Names that the package does not know are ignored.
+        shapes: Shapes by the constants' names in a checkpoint; unknown names are ignored.
 
     Raises:
-        EngineError: MM786.
+        EngineError: MM786, a shape differs.
     """
     for name, required in compiled_shapes(path).items():
         plain = name.removeprefix(PACKAGE_PREFIX)
         if shapes.get(plain, required) != required:
-            raise _other(path, f"`{plain}` of {list(required)}", f"of {list(shapes[plain])}")
+            raise _mismatch(path, f"`{plain}` of {list(required)}", f"of {list(shapes[plain])}")
 
 
 def check_input(path: Path, index: int, rows: int) -> None:
-    """Refuse another length of an input's first dimension than the package was compiled for.
+    """Check that the first dimension of an input has the length that the package was compiled for.
 
     Args:
         path: The package.
-        index: Of the input.
+        index: Index of the input.
         rows: Its length.
 
     Raises:
-        EngineError: MM786.
+        EngineError: MM786, the length differs.
     """
     parts = _wrapper(path).split(_INPUT)[1:]
     body = next((part for part in parts if part.startswith(b"%d(" % index)), b"")
-    found = _ROWS.search(body)
-    if found is not None and int(found[1]) != rows:
-        raise _other(path, f"input {index + 1} of {int(found[1]):,} rows", f"of {rows:,}")
+    match = _ROWS.search(body)
+    if match is not None and int(match[1]) != rows:
+        raise _mismatch(path, f"input {index + 1} of {int(match[1]):,} rows", f"of {rows:,}")
 
 
-def _other(path: Path, compiled: str, given: str) -> EngineError:
+def _mismatch(path: Path, compiled: str, actual: str) -> EngineError:
     return EngineError(
-        f"`{path}` is compiled for {compiled}, and engine.json and the weights make it {given}",
+        f"`{path}` is compiled for {compiled}, but engine.json and the weights imply {actual}",
         code="MM786",
-        hint="The engine directory mixes files of two builds, or its engine.json was edited; "
+        hint="the engine directory mixes files of two builds, or its engine.json was edited; "
         "run `mmbuild apply` with its recipe",
     )
 
@@ -88,14 +88,14 @@ def _shapes(lines: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _wrapper(path: Path) -> bytes:
-    """The C++ of a package's wrapper; empty where there is none. What is damaged is reported by whatever loads it."""
+    """The C++ of a package's wrapper; empty if there is none. Damaged packages are reported when they are loaded."""
     try:
         require_regular(path)
         with zipfile.ZipFile(path) as package:
-            found = [entry for entry in package.infolist() if entry.filename.endswith(_WRAPPER)]
-            if len(found) != 1 or found[0].file_size > _MOST_BYTES:
+            entries = [entry for entry in package.infolist() if entry.filename.endswith(_WRAPPER)]
+            if len(entries) != 1 or entries[0].file_size > _MOST_BYTES:
                 return b""
-            return package.read(found[0])
+            return package.read(entries[0])
     except (
         FileRefusedError,
         OSError,

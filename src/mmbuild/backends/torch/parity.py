@@ -1,4 +1,4 @@
-"""How an engine's tokens and distributions compare with a reference's."""
+"""Compares an engine's tokens and distributions with those of a reference."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.processor import Request
 from mmbuild.models.reference import Continuation
 
-# How far two logits may be apart for their order to be a matter of rounding, by engine dtype. Logits of
-# trained models lie within +-50; float16 and bfloat16 round those to 1/32 and 1/4, and layers add to that.
+# Difference of two logits up to which their order may be due to rounding, by engine dtype. Logits of trained models
+# are within +-50; float16 and bfloat16 round those to 1/32 and 1/4, and errors of layers add up.
 TIE: Mapping[str, float] = {"float32": 1e-3, "float16": 6e-2, "bfloat16": 5e-1}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDifference:
-    """Where greedy tokens first part, with both sides' logits of both tokens (teacher-forced context).
+    """The first difference of greedy tokens, with both sides' logits of both tokens (teacher-forced context).
 
     Attributes:
-        position: Of the token, from 0.
-        reference_token: The reference's; None where its answer had ended.
-        engine_token: The engine's; None where its answer had ended.
-        reference_logits: The reference's scores of its own token and of the engine's; None where a side had ended.
-        engine_logits: The engine's logits of the same two; None where a side had ended.
+        position: Position of the token, from 0.
+        reference_token: The reference's token; None if its answer had ended.
+        engine_token: The engine's token; None if its answer had ended.
+        reference_logits: The reference's scores of its own token and the engine's; None if either answer had ended.
+        engine_logits: The engine's logits of the same two tokens; None if either answer had ended.
     """
 
     position: int
@@ -40,7 +40,7 @@ class TokenDifference:
 
     @property
     def reference_margin(self) -> float:
-        """How much the reference preferred its token; infinite where a side had ended."""
+        """Margin by which the reference preferred its token; infinite if either answer had ended."""
         if self.reference_logits is None:
             return math.inf
         return self.reference_logits[0] - self.reference_logits[1]
@@ -51,16 +51,16 @@ class Comparison:
     """One request on both sides, up to the end of the reference's answer, its end token included.
 
     Attributes:
-        reference_tokens: Greedy tokens of the reference, N of them.
-        engine_tokens: Greedy tokens of the engine, on its own.
-        equal_prefix: How many of them agree from the start.
-        difference: The first one that does not.
-        mean_kl: Mean KL(reference || engine) of next-token distributions, nats, over the reference's tokens.
-        max_kl: The largest of them.
-        top1_agreement: Share of positions where both prefer the same token, over the reference's tokens.
+        reference_tokens: The N greedy tokens of the reference.
+        engine_tokens: Greedy tokens of the engine, free-running.
+        equal_prefix: Number of equal tokens from the start.
+        difference: The first difference.
+        mean_kl: Mean KL(reference || engine) of next-token distributions over the reference's tokens, nats.
+        max_kl: Maximum of the same.
+        top1_agreement: Fraction of the reference's positions where both prefer the same token.
         kl: KL(reference || engine) at each of the reference's tokens, nats.
-        reference_log_probs: What the reference gave each of its tokens, natural logarithm.
-        engine_log_probs: What the engine gave them after the same context.
+        reference_log_probs: The reference's log-probability of each of its tokens, natural logarithm.
+        engine_log_probs: The engine's log-probability of the same tokens after the same context.
     """
 
     reference_tokens: tuple[int, ...]
@@ -82,12 +82,12 @@ def compare(
 
     Args:
         engine: A loaded engine.
-        request: What the engine made of question and pictures.
+        request: The engine's encoding of question and images.
         reference: The reference's answer.
-        stopping: When the engine's answer ends; None: after as many tokens as the reference has, whatever they are.
+        stopping: When the engine's answer ends; None: after as many tokens as the reference's.
 
     Raises:
-        EngineError: MM591, a side's logits are not numbers.
+        EngineError: MM591, logits of either side are NaN.
     """
     prompts, visual = engine.inputs([request])
     ends = stopping or engine.stopping(len(reference.tokens), ignore_eos=True)
@@ -114,22 +114,22 @@ def compare(
 
 
 def _free_running(engine: Engine, prompts: list[list[int]], visual: Tensor, stopping: Stopping) -> list[int]:
-    """The engine's own greedy tokens, its end token included."""
+    """The engine's free-running greedy tokens, end token included."""
     whole = replace(stopping, repetition=None, with_end_token=True)
     (tokens,) = collect(stream(engine.session, prompts, visual, whole), 1)
     return tokens
 
 
 def _check_numbers(reference: Tensor, engine: Tensor) -> None:
-    """Nothing can be said of logits [N, vocab] that hold NaN; KL and probabilities would be NaN too."""
+    """Raise if logits [N, vocab] contain NaN, because KL and probabilities would be NaN too."""
     for side, logits in (("transformers", reference), ("the engine", engine)):
         wrong = logits.isnan().any(-1).nonzero()
         if len(wrong):
             raise EngineError(
                 f"logits of {side} are not numbers (NaN) from token {int(wrong[0]) + 1} on",
                 code="MM591",
-                hint="A scale or an activation left the range of engine.dtype: build with another dtype, "
-                "or see which layer's scales are zero or NaN in the checkpoint",
+                hint="a scale or an activation overflows engine.dtype: build with another dtype, "
+                "or check the checkpoint for scales that are zero or NaN",
             )
 
 
@@ -168,5 +168,5 @@ def _difference(position: int, reference: Continuation, free: list[int], forced:
 
 
 def is_tie(difference: TokenDifference, dtype: str) -> bool:
-    """Whether the reference preferred its token by no more than rounding in ``dtype``."""
+    """Whether the reference's margin is within rounding in ``dtype``."""
     return difference.reference_margin <= TIE[dtype]

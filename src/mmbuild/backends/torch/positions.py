@@ -1,4 +1,4 @@
-"""Positions of tokens: rotary embeddings, and T5's relative bias."""
+"""Position encodings: rotary embeddings and T5's relative bias."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def inverse_frequencies(llm: LlmFacts) -> Tensor:
     """Inverse frequencies, float32 [head_size / 2].
 
     Raises:
-        EngineError: The model's rope scaling is of a kind that is not built.
+        EngineError: MM503, the model's rope scaling is not supported.
     """
-    # On the CPU whatever the default device: powers differ in the last bit between devices.
+    # Always on the CPU, because powers differ in the last bit between devices.
     exponents = torch.arange(0, llm.head_size, 2, dtype=torch.int64, device="cpu").float() / llm.head_size
     plain = 1.0 / ((llm.rotary_base or 10000.0) ** exponents)
     scaling = llm.rotary_scaling
@@ -28,9 +28,9 @@ def inverse_frequencies(llm: LlmFacts) -> Tensor:
     kind = str(scaling.get("rope_type", scaling.get("type", "default")))
     if kind not in _SCALED:
         raise EngineError(
-            f"rope scaling `{kind}` is not built; known are {', '.join(sorted(_SCALED))}",
+            f"rope scaling `{kind}` is not supported; supported are {', '.join(sorted(_SCALED))}",
             code="MM503",
-            hint="Use a model with plain, linear or llama3 rotary positions",
+            hint="use a model with plain, linear or llama3 rotary positions",
         )
     return _SCALED[kind](plain, scaling)
 
@@ -40,7 +40,7 @@ def _linear(plain: Tensor, scaling: Mapping[str, Any]) -> Tensor:
 
 
 def _llama3(plain: Tensor, scaling: Mapping[str, Any]) -> Tensor:
-    """Long wavelengths are slowed, short ones kept, those between blended (Llama 3.1)."""
+    """Llama 3.1: scale long wavelengths, keep short ones, interpolate between."""
     factor = float(scaling["factor"])
     low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
     context = float(scaling["original_max_position_embeddings"])
@@ -87,8 +87,8 @@ def buckets(llm: LlmFacts, reach: int, *, both_ways: bool) -> Tensor:
     Args:
         llm: Whose buckets.
         reach: The largest distance.
-        both_ways: An encoder's keys lie behind and before a query: entry ``reach + (key - query)``. A decoder's
-            lie before: entry ``query - key``.
+        both_ways: For an encoder, keys are on both sides of a query: entry ``reach + (key - query)``. For a decoder
+            they are before it: entry ``query - key``.
     """
     length = table_length(reach, both_ways=both_ways)
     index = torch.arange(length, device="cpu")

@@ -1,4 +1,4 @@
-"""Choosing the next token from logits."""
+"""Chooses the next token from logits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _SEEDS = 1 << 62  # sequence i takes seed + i, and generators take 64 bits
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen; the default takes the likeliest.
+    """Sampling options; the default is greedy.
 
     Attributes:
         temperature: 0 is greedy; larger than 0 divides the logits.
-        top_k: Keep the k likeliest; 0 keeps all.
-        top_p: Keep the likeliest tokens that together reach this probability, at least one.
-        seed: Sequence i draws from a generator seeded ``seed + i``, so that its tokens do not depend on
-            what else is in the batch.
+        top_k: Keep the k most likely tokens; 0 keeps all.
+        top_p: Keep the most likely tokens that together reach this probability, at least one.
+        seed: Sequence i uses a generator seeded with ``seed + i``, so its tokens do not depend on the rest of the
+            batch.
     """
 
     temperature: float = 0.0
@@ -39,7 +39,7 @@ class Sampling:
             ("seed", self.seed, 0 <= self.seed < _SEEDS, f"0 or more and less than {_SEEDS}"),
         ):
             if not good:
-                raise UsageError(f"{name} is {value}, and must be {allowed}", code="MM520")
+                raise UsageError(f"{name} is {value}, but must be {allowed}", code="MM520")
 
 
 class Sampler:
@@ -66,14 +66,14 @@ class Sampler:
 
 def distribution(logits: Tensor, sampling: Sampling) -> Tensor:
     """Probabilities after temperature, top-k, then top-p: float32 [B, vocab] -> the same, rows sum to 1."""
-    # The likeliest becomes 0: dividing by a very small temperature overflows to -inf, never to NaN.
+    # Shift the maximum to 0, so that dividing by a very small temperature overflows to -inf, not NaN.
     logits = (logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, _COLDEST)
     if 0 < sampling.top_k < logits.shape[-1]:
         threshold = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
-        # A token stays when those before it have not reached top_p yet: the likeliest always does.
+        # Keep a token if those before it have not reached top_p; the most likely one is always kept.
         drop = ordered.cumsum(-1) - ordered >= sampling.top_p
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
     return logits.softmax(-1)

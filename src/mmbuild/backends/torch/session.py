@@ -1,4 +1,4 @@
-"""A loaded LLM engine: weights, caches, and the packages that run over them."""
+"""A loaded LLM engine: weights, caches, and the packages that use them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ _ORDER = {False: (0, 1, 2), True: (0, 1, 3, 2, 4)}
 class Session:
     """One batch at a time: :meth:`prefill`, then :meth:`decode` until done.
 
-    Loading compiles nothing. The KV caches live as long as the session. What an earlier batch left in them is
-    masked, and cleared first wherever it can be looked at, since a mask does not hide a value that is not finite:
-    where prompts differ in length, and where graphs look at more slots than are live.
+    Loading compiles nothing. The KV caches live as long as the session. Values from an earlier batch are masked, and
+    also cleared where they may be read (if prompts differ in length, or graphs read more slots than are live),
+    because a mask does not hide non-finite values.
     """
 
     def __init__(
         self, config: EngineConfig, directory: Path, files: Mapping[str, Path], target: Mapping[str, Any]
     ) -> None:
-        """Load the packages in ``directory`` (:func:`~mmbuild.backends.engine_dir.description.packages`) over a
-        rank's files.
+        """Load the packages in ``directory`` (:func:`~mmbuild.backends.engine_dir.description.packages`) with the
+        files of a rank.
 
         Args:
-            config: What the packages were compiled for.
-            directory: Where they lie.
-            files: :func:`mmbuild.backends.torch.weights.rank_files`.
-            target: What they were compiled for.
+            config: Config that the packages were compiled for.
+            directory: Directory of the packages.
+            files: Result of :func:`mmbuild.backends.torch.weights.rank_files`.
+            target: Target that the packages were compiled for.
 
         Raises:
             EngineError: A file is missing, or the packages do not fit the weights.
@@ -67,13 +67,13 @@ class Session:
         return torch.zeros(shape, dtype=self.config.torch_dtype, device=self.device)
 
     def prefill(self, prompts: Sequence[Sequence[int]], visual: Tensor) -> Tensor:
-        """Start a batch of prompts of any lengths.
+        """Start a batch of prompts; their lengths may differ.
 
         Ids >= vocab_size are rows of the prompt table.
 
         Args:
-            prompts: Token ids; where features go to cross-attention, the decoder's start token each.
-            visual: The prompt table [max_multimodal_len, hidden], or where features go to cross-attention those
+            prompts: Token ids; with cross-attention to features, the decoder's start token each.
+            visual: The prompt table [max_multimodal_len, hidden], or, with cross-attention to features, the features
                 of each sequence [B, max_multimodal_len, hidden].
 
         Returns:
@@ -114,7 +114,7 @@ class Session:
         return self.decode(torch.full_like(self._encoded, start))
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """ids int64 [B, L], zeros behind each prompt, and lengths int64 [B]."""
+        """ids int64 [B, L], right-padded with zeros, and lengths int64 [B]."""
         longest = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
@@ -123,23 +123,23 @@ class Session:
         return ids.to(self.device), lengths.to(self.device)
 
     def _clear(self, start: int, encoded: int = 0) -> None:
-        """Zero the slots from ``start`` on, in caches of cross-attention from ``encoded`` on. Of all sequences: beams
-        come to those that the batch has not."""
+        """Zero the slots from ``start`` on, in cross-attention caches from ``encoded`` on. Covers all sequences,
+        because beams also use those beyond the batch."""
         for name, cache in self._constants.items():
             if build_module.is_cache(name):
                 cache[:, :, encoded if build_module.is_cross_cache(name) else start :] = 0
 
     def select(self, rows: Tensor) -> None:
-        """Go on with ``rows`` of the batch, int64 [n]: a row may come several times, or not at all.
+        """Continue with ``rows`` of the batch, int64 [n]; rows may be repeated or dropped.
 
         Raises:
             EngineError: More rows than the engine has sequences.
         """
         if len(rows) > self.config.sequences:
             raise EngineError(
-                f"{len(rows)} sequences are asked for, and the engine is built for {self.config.sequences}",
+                f"{len(rows)} sequences are requested, but the engine supports {self.config.sequences}",
                 code="MM511",
-                hint="Raise max_batch_size or max_beam_width in the recipe",
+                hint="raise max_batch_size or max_beam_width in the recipe",
             )
         assert self._positions is not None
         rows = rows.to(self.device)
@@ -157,7 +157,7 @@ class Session:
         On CUDA the result is overwritten by the next call.
 
         Raises:
-            EngineError: Nothing was prefilled, or a sequence is at the engine's last slot.
+            EngineError: MM509, there was no prefill; MM510, a sequence has reached the engine's last slot.
         """
         if self._positions is None:
             raise EngineError("decode was called before prefill", code="MM509")
@@ -166,7 +166,7 @@ class Session:
                 f"a sequence has reached the engine's {self.config.max_seq_len} tokens "
                 f"(prompt {self.config.prompt_len} + max_output_len {self.config.max_output_len})",
                 code="MM510",
-                hint="Ask for fewer new tokens, or raise max_output_len in the recipe",
+                hint="request fewer new tokens, or raise max_output_len in the recipe",
             )
         self._longest += 1
         decode = self._packages["decode" if len(tokens) == 1 else "decode_batch"]
@@ -181,7 +181,7 @@ class Session:
         return logits
 
     def _arguments(self, tokens: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[int, ...]]:
-        """What changes from step to step, which slots are looked at, and the order of both."""
+        """Inputs that change from step to step, views of the slots to read, and the order of both."""
         assert self._positions is not None
         config, cross = self.config, self._encoded is not None
         inputs: tuple[Tensor, ...] = (tokens, self._positions)
@@ -194,21 +194,21 @@ class Session:
 
 
 def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: Tensor) -> None:
-    """Refuse a batch that the engine was not built for; raises as :meth:`Session.prefill`."""
+    """Check that the engine supports a batch; raises as :meth:`Session.prefill`."""
     if not 1 <= len(prompts) <= config.max_batch_size:
         raise EngineError(
-            f"the batch has {len(prompts)} prompts, and the engine is built for 1 to {config.max_batch_size}",
+            f"the batch has {len(prompts)} prompts, but the engine supports 1 to {config.max_batch_size}",
             code="MM511",
-            hint="Ask in smaller batches, or raise max_batch_size in the recipe",
+            hint="use smaller batches, or raise max_batch_size in the recipe",
         )
     rows = () if config.cross_len and not config.encoder else (config.max_multimodal_len,)
     for number, prompt in enumerate(prompts, start=1):
         if not 1 <= len(prompt) <= config.max_input_len:
             raise EngineError(
                 f"prompt {number} has {len(prompt)} tokens with its visual features, "
-                f"and the engine takes 1 to {config.max_input_len}",
+                f"but the engine supports 1 to {config.max_input_len}",
                 code="MM512",
-                hint="Shorten the prompt, or raise max_input_len in the recipe",
+                hint="shorten the prompt, or raise max_input_len in the recipe",
             )
         low, high = min(prompt), max(prompt)
         if low < 0 or high >= config.vocab_size + sum(rows):
@@ -220,6 +220,6 @@ def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: 
     required = (*(rows or (len(prompts), config.max_multimodal_len)), config.hidden_size)
     if tuple(visual.shape) != required:
         raise EngineError(
-            f"the prompt table has shape {list(visual.shape)}, and the engine takes {list(required)}",
+            f"the prompt table has shape {list(visual.shape)}, but the engine expects {list(required)}",
             code="MM514",
         )

@@ -1,4 +1,4 @@
-"""Visual engines of the torch backend: exported, compiled, weights beside them."""
+"""Visual engines of the torch backend: compiled packages with external weights."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PACKAGE, WEIGHTS = "visual.pt2", "visual.safetensors"
 
 
 def build(module: nn.Module, config: VisualConfig, out: Path, target: Mapping[str, Any]) -> None:
-    """Export ``module`` (pixels [B, 3, H, W] -> features), compile it, and save what the package binds.
+    """Export ``module`` (pixels [B, 3, H, W] -> features), compile it, and save its external constants.
 
     Raises:
-        EngineError: The module gives another number of features than ``config`` says.
+        EngineError: MM533, the number of features differs from ``config``.
     """
     device = str(target["device"])
     module = module.requires_grad_(False).eval().to(device=device, dtype=DTYPES[config.dtype])
@@ -68,7 +68,7 @@ class VisualEngine:
         """float [images, 3, H, W], images up to max_batch_size -> [images, num_visual_features, hidden].
 
         Raises:
-            EngineError: Too many images, or of another size.
+            EngineError: Too many images, or wrong image size.
         """
         check_pixels(pixels, self.config)
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Loading a visual engine, whichever backend built it."""
+"""Loads the visual engines of all backends."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mmbuild.backends.visual.config import VisualConfig, read_description
 
 
 class VisualEngine(Protocol):
-    """What the engines of all backends are."""
+    """Common interface of the visual engines of all backends."""
 
     @property
     def config(self) -> VisualConfig:
-        """What it was built for."""
+        """Configuration of the engine."""
         ...
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def load_visual(directory: Path, target: Mapping[str, Any]) -> VisualEngine:
 
     Raises:
         EngineError: A file is missing or damaged.
-        TensorRTError: TensorRT is not there, or refuses the engine.
+        TensorRTError: TensorRT is not available, or rejects the engine.
     """
     if read_description(directory).get("backend") == "tensorrt":
         from mmbuild.backends.tensorrt import engine as tensorrt_engine

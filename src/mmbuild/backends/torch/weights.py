@@ -1,4 +1,4 @@
-"""Binding a rank file and the session's own buffers to compiled packages."""
+"""Loads and validates weight files, and binds weights and buffers to compiled packages."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from mmbuild.models.checkpoint.calibrated_layout import BY_QUANT_ALGO, check_sca
 from mmbuild.models.errors import EngineError
 
 _HEADER_SIZE = 8
-"""Bytes of a safetensors file that say how long its header is."""
+"""Bytes at the start of a safetensors file that hold the length of its header."""
 
 
 def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
-    """Every tensor of a rank file: on the CPU views of the mapped file, on CUDA copies on the current GPU.
+    """Load all tensors of a rank file: on the CPU views of the mapped file, on CUDA copies on the current GPU.
 
     Raises:
         EngineError: The file is missing or truncated.
     """
-    # safetensors takes "cuda" for the first GPU, whichever is current.
+    # safetensors interprets "cuda" as the first GPU, not the current one.
     place = f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device
     require_weights(path)
     try:
@@ -43,7 +43,7 @@ def load_rank_file(path: Path, device: str) -> dict[str, Tensor]:
 
 
 def require_weights(path: Path) -> None:
-    """Refuse a FIFO or a device, and a header that would take the memory of the machine, before safetensors reads it.
+    """Check that a file is regular and that its header is not too large for memory, before safetensors reads it.
 
     Raises:
         EngineError: MM504.
@@ -62,20 +62,20 @@ def require_weights(path: Path) -> None:
         raise unreadable(path, error.strerror or str(error)) from error
 
 
-def unreadable(path: Path, why: object) -> EngineError:
+def unreadable(path: Path, reason: object) -> EngineError:
     """The error for weights that cannot be read."""
     return EngineError(
-        f"the weights `{path}` cannot be read: {why}",
+        f"cannot read the weights `{path}`: {reason}",
         code="MM504",
-        hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        hint="restore the engine directory with `mmbuild apply` on its recipe",
     )
 
 
 def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) -> dict[str, Tensor]:
-    """A checkpoint's tensors in the layout that ``device``'s packages read (``weight_layouts.py``).
+    """Convert a checkpoint's tensors to the layout of packages for ``device`` (``linear.py``).
 
     Raises:
-        EngineError: MM544, scales of a calibrated checkpoint cannot be ones.
+        CheckpointError: MM544, scales of a calibrated checkpoint are invalid.
     """
     algorithm = config.quant_algo
     if algorithm in BY_QUANT_ALGO:
@@ -92,7 +92,7 @@ def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) ->
 
 
 def rank_files(directory: Path, config: EngineConfig, rank: int) -> dict[str, Path]:
-    """A rank's files below an engine's ``llm`` directory, by the prefix of their names in the module."""
+    """The weight files of a rank in an engine's ``llm`` directory, by prefix of their tensors in the module."""
     name = f"rank{rank}.safetensors"
     if not config.llm.cross_attention:
         return {"": directory / name}
@@ -101,10 +101,10 @@ def rank_files(directory: Path, config: EngineConfig, rank: int) -> dict[str, Pa
 
 
 def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -> dict[str, Tensor]:
-    """The constants a package asks for, under the names it asks with.
+    """Select the constants that a package needs, by the package's names.
 
     Raises:
-        EngineError: The package needs a tensor that neither the checkpoint nor the session has.
+        EngineError: MM505, neither the checkpoint nor the session has a required tensor.
     """
     names = {name: name.removeprefix(PACKAGE_PREFIX) for name in needed}
     missing = sorted(plain for plain in names.values() if plain not in constants)
@@ -112,20 +112,20 @@ def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -
         raise EngineError(
             f"package `{package}` needs `{missing[0]}`"
             + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
-            + ", which the weights do not have",
+            + ", which the weights do not contain",
             code="MM505",
-            hint="The engine directory mixes files of two builds; apply its recipe again",
+            hint="the engine directory mixes files of two builds; apply its recipe again",
         )
     return {name: constants[plain] for name, plain in names.items()}
 
 
-_TOLD = 200
+_MOST_SHOWN = 200
 _TABLE = 2
-"""Which input of the package that starts a batch is the prompt table."""
+"""Index of the prompt table among the inputs of the package that starts a batch."""
 
 Kind = tuple[str, tuple[int, ...]]
 
-# How safetensors spells dtypes.
+# safetensors' names of dtypes.
 _SPELLINGS: Mapping[torch.dtype, str] = {
     torch.float32: "F32",
     torch.float16: "F16",
@@ -136,11 +136,11 @@ _SPELLINGS: Mapping[torch.dtype, str] = {
 
 
 def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
-    """Compare the headers of a rank's files with what ``config`` makes every tensor; reads no weight.
+    """Check the headers of a rank's files against the tensors that ``config`` requires; reads no weights.
 
     Args:
-        files: By the prefix that their names have in the module (:func:`~mmbuild.backends.torch.weights.rank_files`).
-        config: What the packages were compiled for.
+        files: Result of :func:`rank_files`.
+        config: Config that the packages were compiled for.
 
     Raises:
         EngineError: A file is missing or truncated, or a tensor is missing or of another dtype or shape.
@@ -149,40 +149,40 @@ def check_weights(files: Mapping[str, Path], config: EngineConfig) -> None:
     _check_layers(stored, files, config)
     for name, required in expected_tensors(config).items():
         prefix = next(prefix for prefix in files if name.startswith(prefix))
-        found = stored[prefix].get(name.removeprefix(prefix))
-        if found is None or found != required:
-            has = "is missing" if found is None else f"is {_describe(found)}"
+        actual = stored[prefix].get(name.removeprefix(prefix))
+        if actual is None or actual != required:
+            problem = "is missing" if actual is None else f"is {_describe(actual)}"
             raise EngineError(
-                f"`{name}` in `{files[prefix]}` {has}, and the engine was built for {_describe(required)}",
+                f"`{name}` in `{files[prefix]}` {problem}, but the engine was built for {_describe(required)}",
                 code="MM505",
-                hint="The engine directory mixes files of two builds; apply its recipe again",
+                hint="the engine directory mixes files of two builds; apply its recipe again",
             )
 
 
 def _check_layers(
     stored: Mapping[str, Mapping[str, Kind]], files: Mapping[str, Path], config: EngineConfig
 ) -> None:
-    """Refuse more layers than there are tensors, before a module of so many layers is put together."""
+    """Check that there are at least as many tensors as layers, before building a module with that many layers."""
     tensors, layers = sum(map(len, stored.values())), config.llm.num_hidden_layers
     if layers > tensors:
         raise EngineError(
-            f"`{next(iter(files.values()))}` has {tensors} tensors, and the engine was built for {layers} layers",
+            f"`{next(iter(files.values()))}` has {tensors} tensors, but the engine was built for {layers} layers",
             code="MM505",
-            hint="The engine directory mixes files of two builds; apply its recipe again",
+            hint="the engine directory mixes files of two builds; apply its recipe again",
         )
 
 
 def check_caches(directory: Path, config: EngineConfig) -> None:
-    """Compare the caches and the prompt table of ``config`` with those that the packages were compiled for.
+    """Check that caches and prompt table of ``config`` have the sizes that the packages were compiled for.
 
-    Nothing is allocated.
+    Allocates nothing.
 
     Args:
-        directory: Where the packages are.
-        config: What engine.json says.
+        directory: Directory of the packages.
+        config: Config from engine.json.
 
     Raises:
-        EngineError: MM786.
+        EngineError: MM786, a size differs.
     """
     packages = [directory / f"{name}.pt2" for name in description.packages(config.to_json())]
     shapes = {name: tuple(buffer.shape) for name, buffer in buffers_of(config).items()}
@@ -196,7 +196,7 @@ def expected_tensors(config: EngineConfig) -> dict[str, Kind]:
     """dtype and shape of every tensor of a rank, by its name in the module.
 
     Raises:
-        EngineError: MM766, there is no such module.
+        EngineError: MM766, no module can be built from ``config``.
     """
     try:
         return {
@@ -205,17 +205,17 @@ def expected_tensors(config: EngineConfig) -> dict[str, Kind]:
         }
     except EngineError:
         raise
-    except Exception as error:  # whatever a module raises whose sizes contradict each other
+    except Exception as error:  # modules with contradictory sizes raise various errors
         raise EngineError(
-            f"engine.json describes a model that cannot be put together: {type(error).__name__}: "
-            f"{str(error).partition(chr(10))[0][:_TOLD]}",
+            f"no model can be built from engine.json: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0][:_MOST_SHOWN]}",
             code="MM766",
-            hint="Restore the engine directory with `mmbuild apply` on its recipe",
+            hint="restore the engine directory with `mmbuild apply` on its recipe",
         ) from error
 
 
 def check_memory(config: EngineConfig, device: str) -> None:
-    """Refuse limits whose caches this machine has no memory for, before they are allocated.
+    """Check that the caches fit into this machine's memory, before they are allocated.
 
     Raises:
         EngineError: MM765.
@@ -229,9 +229,9 @@ def check_memory(config: EngineConfig, device: str) -> None:
     if needed > memory:
         raise EngineError(
             f"the engine's caches take {size_text(needed)} for {config.sequences:,} sequences of {slots:,} tokens, "
-            f"and there are {size_text(memory)} of memory here",
+            f"but this machine has {size_text(memory)} of memory",
             code="MM765",
-            hint="Load it on a machine with more memory, or build with smaller limits",
+            hint="load it on a machine with more memory, or build with smaller limits",
         )
 
 

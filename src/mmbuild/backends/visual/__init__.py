@@ -1,1 +1,1 @@
-"""Visual engines: what turns pixels into visual features."""
+"""Visual engines, which compute visual features from pixels."""

@@ -1,4 +1,4 @@
-"""What a visual engine is built for, whoever runs it, and what it may be given."""
+"""Configuration of visual engines of all backends, and checks of their input."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class VisualConfig:
     """What a visual engine is built for.
 
     Attributes:
-        dtype: Of tower and projector.
-        feature_dtype: Of the features it returns, the LLM's dtype.
-        max_batch_size: Images at once.
+        dtype: Dtype of tower and projector.
+        feature_dtype: Dtype of the returned features, which is the LLM's.
+        max_batch_size: Maximum number of images.
         num_visual_features: Rows per image.
         image_size: Height and width, pixels.
     """
@@ -38,7 +38,7 @@ class VisualConfig:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """``visual.json`` of a visual engine as plain data, its fields checked.
+    """Read and validate ``visual.json`` of a visual engine; returns plain data.
 
     Raises:
         EngineError: MM501, it is missing or damaged.
@@ -57,49 +57,49 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 def make_config(data: Mapping[str, Any]) -> VisualConfig:
-    """The config in the data of :func:`read_description`, whatever else the backend keeps there."""
+    """The config in the result of :func:`read_description`; ignores other fields of the backend."""
     known = {field.name: data[field.name] for field in dataclasses.fields(VisualConfig)}
     return VisualConfig(**{**known, "image_size": tuple(data["image_size"])})
 
 
 def damaged_file_error(path: Path, problem: str) -> EngineError:
-    """The error for a file that cannot be used; ``problem`` ends a sentence that begins with its name."""
+    """The error for an unusable file; ``problem`` completes a sentence that starts with its name."""
     return EngineError(
         f"`{path}` {problem}",
         code="MM501",
-        hint="Restore the engine directory with `mmbuild apply` on its recipe",
+        hint="restore the engine directory with `mmbuild apply` on its recipe",
     )
 
 
 def check_features(count: int, config: VisualConfig) -> None:
-    """Refuse a tower that gives ``count`` features per image where another number was planned.
+    """Check that the tower returns the planned number of features per image.
 
     Raises:
         EngineError: MM533.
     """
     if count != config.num_visual_features:
         raise EngineError(
-            f"the visual tower gives {count} features per image, and config.json makes it "
+            f"the visual tower returns {count} features per image, but config.json implies "
             f"{config.num_visual_features}",
             code="MM533",
         )
 
 
 def check_pixels(pixels: Tensor, config: VisualConfig) -> None:
-    """Refuse what a visual engine cannot take; ``pixels``: float [images, 3, H, W].
+    """Check that a visual engine supports ``pixels``, float [images, 3, H, W].
 
     Raises:
-        EngineError: Too many images, or of another size.
+        EngineError: MM534, too many images; MM535, wrong image size.
     """
     if not 1 <= pixels.shape[0] <= config.max_batch_size:
         raise EngineError(
-            f"{pixels.shape[0]} images are given, and the visual engine takes 1 to {config.max_batch_size}",
+            f"{pixels.shape[0]} images are given, but the visual engine supports 1 to {config.max_batch_size}",
             code="MM534",
-            hint="Ask in smaller batches, or raise max_batch_size in the recipe",
+            hint="use smaller batches, or raise max_batch_size in the recipe",
         )
     if tuple(pixels.shape[1:]) != (3, *config.image_size):
         raise EngineError(
-            f"the processor made pictures of {list(pixels.shape[1:])}, and the visual engine takes "
+            f"the processor returned images of {list(pixels.shape[1:])}, but the visual engine expects "
             f"{[3, *config.image_size]}",
             code="MM535",
             hint="preprocessor_config.json and config.json are of different models",

@@ -1,4 +1,4 @@
-"""Filling a visual module from a Hugging Face model directory, one tensor at a time."""
+"""Loads the weights of a visual module from a Hugging Face model directory, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -
     """Copy the model's tensors into ``module``'s parameters and buffers, converting the dtype.
 
     Args:
-        module: What to fill.
-        sources: Model directories, ``{"model": ...}`` and where there is one ``"vision"``.
-        canonical: ``canonical(source, name)``: what a tensor of a source, or with source ``module`` one of
-            ``module``'s own, is called on both sides; None where it is not of the visual side.
+        module: The module to fill.
+        sources: Model directories, ``{"model": ...}`` and optionally ``"vision"``.
+        canonical: ``canonical(source, name)`` maps a tensor name of a source (or of the module, with source
+            ``module``) to a common name; None if it is not part of the visual side.
 
     Raises:
-        EngineError: A parameter has no tensor, or one of another shape.
+        EngineError: MM532, a parameter has no tensor; MM531, the shapes differ.
         CheckpointError: The weights are missing or damaged.
     """
     required = {canonical("module", name): parameter for name, parameter in module.named_parameters()}
@@ -34,7 +34,7 @@ def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -
             for name, tensor in stored.items():
                 known = canonical(source, name)
                 parameter = required.pop(known, None) if known is not None else None
-                if parameter is not None:  # None: of the LLM, behind the chosen layer, position ids
+                if parameter is not None:  # None: the LLM, layers after the selected one, position ids
                     require_floats(name, tensor)
                     _copy(str(known), tensor, parameter)
     if required:
@@ -43,14 +43,14 @@ def fill(module: nn.Module, sources: Mapping[str, Path], canonical: Canonical) -
             f"the model has no tensor `{first}`"
             + (f" and {len(required) - 1} more" if len(required) > 1 else ""),
             code="MM532",
-            hint="The visual tower or projector is missing from the weights",
+            hint="the visual tower or projector is missing from the weights",
         )
 
 
 def _copy(name: str, stored: StoredTensor, parameter: Tensor) -> None:
     if tuple(parameter.shape) != stored.shape:
         raise EngineError(
-            f"tensor `{name}` has shape {list(stored.shape)}, and config.json makes it {list(parameter.shape)}",
+            f"tensor `{name}` has shape {list(stored.shape)}, but config.json implies {list(parameter.shape)}",
             code="MM531",
             hint="config.json and weights are of different models",
         )

@@ -1,1 +1,1 @@
-"""Calibration data: samples of a file, of a data set on the hub, or synthetic."""
+"""Calibration data: samples from a file, from a data set on the hub, or synthetic ones."""

@@ -1,6 +1,6 @@
-"""Calibration data that lie in a data set on the Hugging Face hub: a JSONL file and pictures, taken at one commit.
+"""Calibration data from a data set on the Hugging Face hub: a JSONL file and images, at a fixed commit.
 
-Only what the recipe draws is fetched: the file and the pictures of its samples.
+Only the file and the images of the selected samples are fetched.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mmbuild.models.sources.hub_index import DATA_SETS, Listing
 
 SCHEME = "hf://"
 FILE = "data.jsonl"
-"""What :func:`fetch` leaves, with the pictures beside it or below."""
+"""The file that :func:`fetch` writes, with the images next to it or below."""
 _FORM = re.compile(r"hf://datasets/([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:/(\S+\.jsonl))?")
-# The imagefolder form's own name, which is meant where others are there too.
+# File name of the imagefolder format; preferred over other JSONL files.
 _METADATA = "metadata.jsonl"
 _SHOWN = 4
 _OTHER_LAYOUTS = {
@@ -40,79 +40,79 @@ _OTHER_LAYOUTS = {
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A data set as a recipe names it.
+    """A data set named by a recipe.
 
     Attributes:
         repo: ``datasets/owner/name``.
-        file: Path of the JSONL file in it; None: the one that is there.
+        file: Path of the JSONL file in it; None: the only one.
     """
 
     repo: str
     file: str | None = None
 
 
-def is_data_set(named: str) -> bool:
-    """Whether ``calibration.data`` names something on the hub."""
-    return named.startswith(SCHEME)
+def is_data_set(source: str) -> bool:
+    """Whether ``calibration.data`` is a data set on the hub."""
+    return source.startswith(SCHEME)
 
 
-def parse(named: str) -> DataSet:
-    """``hf://datasets/owner/name``, or the same with the path of a JSONL file in it.
+def parse(source: str) -> DataSet:
+    """Parse ``hf://datasets/owner/name``, optionally followed by the path of a JSONL file.
 
     Raises:
-        CalibrationError: MM173, it is neither.
+        CalibrationError: MM173, ``source`` has another form.
     """
-    match = _FORM.fullmatch(named)
+    match = _FORM.fullmatch(source)
     if match is None or ".." in (match[2] or "").split("/"):
         raise CalibrationError(
-            f"calibration data `{named}` names no data set of the hub",
+            f"calibration data `{source}` is not a data set on the hub",
             code="MM173",
-            hint="Write hf://datasets/owner/name, or hf://datasets/owner/name/path/to/file.jsonl",
+            hint="write hf://datasets/owner/name, or hf://datasets/owner/name/path/to/file.jsonl",
         )
     return DataSet(DATA_SETS + match[1], match[2])
 
 
 def sample_file(data_set: DataSet, names: Collection[str]) -> str:
-    """The JSONL file that samples are read from.
+    """The JSONL file to read samples from.
 
     Args:
-        data_set: What the recipe names.
+        data_set: The data set from the recipe.
         names: Files of the data set.
 
     Raises:
-        CalibrationError: MM464, it has none, several, or not the one that is named.
+        CalibrationError: MM464, there is none, there are several, or the requested one is missing.
     """
-    found = sorted(name for name in names if name.endswith(".jsonl") and _is_inside(name))
+    present = sorted(name for name in names if name.endswith(".jsonl") and _is_inside(name))
     if data_set.file is not None:
-        if data_set.file in found:
+        if data_set.file in present:
             return data_set.file
-        raise _other_layout(data_set, f"has no file `{data_set.file}`", found)
-    metadata = [name for name in found if posixpath.basename(name) == _METADATA]
-    for candidates in (metadata, found):
+        raise _layout_error(data_set, f"has no file `{data_set.file}`", present)
+    metadata = [name for name in present if posixpath.basename(name) == _METADATA]
+    for candidates in (metadata, present):
         if len(candidates) == 1:
             return candidates[0]
-    if found:
-        raise _other_layout(data_set, f"has {len(metadata or found)} JSONL files", metadata or found)
-    endings = Counter(posixpath.splitext(name)[1] for name in names)
-    other = next(
-        (f"holds {reported}" for ending, reported in _OTHER_LAYOUTS.items() if endings[ending]), "holds none"
+    if present:
+        raise _layout_error(data_set, f"has {len(metadata or present)} JSONL files", metadata or present)
+    suffixes = Counter(posixpath.splitext(name)[1] for name in names)
+    content = next(
+        (f"holds {reported}" for suffix, reported in _OTHER_LAYOUTS.items() if suffixes[suffix]), None
     )
-    raise _other_layout(data_set, f"has no JSONL file; it {other}", ())
+    raise _layout_error(data_set, "has no JSONL file" + (f", only {content}" if content else ""), ())
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a path of the hub's stays below where it is put."""
+    """Whether a path from the hub stays inside the target directory."""
     return posixpath.normpath(name) == name and not name.startswith(("/", "../"))
 
 
-def _other_layout(data_set: DataSet, what: str, there: Sequence[str]) -> CalibrationError:
-    named = ", ".join(f"hf://{data_set.repo}/{name}" for name in there[:_SHOWN])
+def _layout_error(data_set: DataSet, problem: str, present: Sequence[str]) -> CalibrationError:
+    paths = ", ".join(f"hf://{data_set.repo}/{name}" for name in present[:_SHOWN])
     return CalibrationError(
-        f"data set hf://{data_set.repo} {what}",
+        f"data set hf://{data_set.repo} {problem}",
         code="MM464",
-        hint=f"Name one: {named}"
-        if there
-        else "Write its pictures beside a JSONL file of {image, prompt, answer?} and name that file",
+        hint=f"name one of them: {paths}"
+        if present
+        else "save its images next to a JSONL file of {image, prompt, answer?} and name that file",
     )
 
 
@@ -126,20 +126,20 @@ def fetch(
     text_only: bool,
     progress: Progress,
 ) -> None:
-    """Fill ``out`` with :data:`FILE`, which holds the samples that are drawn, and their pictures.
+    """Write :data:`FILE` with the selected samples, and their images, to ``out``.
 
     Args:
-        data_set: Which data set.
-        commit: Of it, 40 hexadecimal digits.
+        data_set: The data set.
+        commit: Its commit, 40 hexadecimal digits.
         out: An existing, empty directory.
-        count: How many samples.
-        seed: Of the choice.
-        text_only: Accept samples without a picture.
-        progress: Told the file and the share done.
+        count: Number of samples.
+        seed: Seed for selecting the samples.
+        text_only: Accept samples without an image.
+        progress: Called with the file and the completed fraction.
 
     Raises:
-        CalibrationError: MM164 to MM167 as of a local file, MM464.
-        SourceError: The hub cannot be asked, refuses, or sends something else.
+        CalibrationError: MM164 to MM167 as for a local file; MM464.
+        SourceError: The hub is unreachable, denies access, or sends unexpected content.
     """
     listing = hub.list_files(data_set.repo, commit)
     name = sample_file(data_set, listing)
@@ -164,15 +164,15 @@ def fetch(
 
 
 def _place(sample: Sample, home: str, listing: Listing, shown: str) -> str | None:
-    """Path of a sample's picture in the data set."""
+    """Path of a sample's image in the data set."""
     if sample.image is None:
         return None
     place = posixpath.normpath(posixpath.join(home, str(sample.image)))
     inside = not home or place.startswith(f"{home}/")
     if not _is_inside(place) or not inside or place not in listing:
         raise CalibrationError(
-            f"calibration data {shown}:{sample.line}: there is no image `{sample.image}` beside it",
+            f"calibration data {shown}:{sample.line}: there is no image `{sample.image}` next to it",
             code="MM167",
-            hint="Take another data set, or a copy of this one whose lines name their pictures",
+            hint="use another data set, or a copy of this one with correct image paths",
         )
     return place

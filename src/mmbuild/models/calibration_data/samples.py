@@ -1,11 +1,11 @@
-"""Calibration data: a JSONL file of ``{image, prompt, answer?}`` with its images beside it.
+"""Calibration data: a JSONL file of ``{image, prompt, answer?}`` with its images next to it.
 
-Lines of the ``imagefolder`` form of Hugging Face data sets are samples too: ``{file_name, text?}`` and any other
+Lines in the ``imagefolder`` format of Hugging Face data sets are accepted too: ``{file_name, text?}`` and any other
 columns (huggingface.co/docs/datasets, "ImageFolder"). Their text is a caption, which answers :data:`CAPTION_PROMPT`
-unless the line has a prompt of its own.
+unless the line has its own prompt.
 
-Read while a recipe is validated (so nothing here imports torch), while it is planned and by the step: the same file
-and seed give the same samples each time.
+The file is read during validation (so nothing here imports torch), during planning, and by the step: the same file
+and seed always select the same samples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FOLDER_KEYS = {"image": ("file_name",), "prompt": ("prompt",), "answer": ("answ
 
 
 class CalibrationError(MmbuildError):
-    """Data that a quantization cannot be fitted on, or a fit that came to nothing."""
+    """Calibration data is unusable, or calibration failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,10 @@ class Sample:
     """A line of the file.
 
     Attributes:
-        line: Its number, from 1.
-        image: Absolute path of the picture, by :func:`parse_samples` as the line names it; None where the line has
-            none.
+        line: Line number, from 1.
+        image: Absolute path of the image (from :func:`parse_samples`: as in the line); None if there is none.
         prompt: The question.
-        answer: What the model should say, which it then sees too; None: the prompt alone.
+        answer: The expected answer, which is appended to the prompt; None: only the prompt.
     """
 
     line: int
@@ -51,29 +50,29 @@ class Sample:
 
 
 def read(path: Path) -> list[Sample]:
-    """All samples of a file; blank lines are skipped.
+    """Read all samples of a file; blank lines are skipped.
 
     Raises:
-        CalibrationError: As :func:`parse_samples`; MM167, a picture is missing or lies outside the file's directory.
+        CalibrationError: As :func:`parse_samples`; MM167, an image is missing or outside the file's directory.
     """
-    found = parse_samples(path)
+    samples = parse_samples(path)
     return [
         sample
         if sample.image is None
         else replace(sample, image=_image(path, sample.line, str(sample.image)))
-        for sample in found
+        for sample in samples
     ]
 
 
 def parse_samples(path: Path, shown: str | None = None) -> list[Sample]:
-    """The lines of a file, whose pictures need not be there.
+    """Parse the lines of a file, without checking that the images exist.
 
     Args:
         path: JSONL file.
-        shown: What messages call it; left out, its path.
+        shown: Name of the file in messages; default: its path.
 
     Raises:
-        CalibrationError: MM166, the file cannot be read or a line is no sample.
+        CalibrationError: MM166, the file cannot be read, or a line is not a sample.
     """
     shown = shown or str(path)
     try:
@@ -81,11 +80,11 @@ def parse_samples(path: Path, shown: str | None = None) -> list[Sample]:
         return [_sample(shown, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     except (OSError, FileRefusedError) as error:
         problem = getattr(error, "problem", "")
-        why = f"it {problem}" if problem else getattr(error, "strerror", None) or str(error)
+        reason = f"it {problem}" if problem else getattr(error, "strerror", None) or str(error)
         raise CalibrationError(
-            f"calibration data `{shown}` cannot be read: {why}",
+            f"cannot read calibration data `{shown}`: {reason}",
             code="MM166",
-            hint="Name a JSONL file: one {image, prompt, answer} on each line",
+            hint="name a JSONL file with one {image, prompt, answer} per line",
         ) from error
 
 
@@ -93,27 +92,27 @@ def _sample(path: str, number: int, line: bytes) -> Sample:
     try:
         content: Any = parse_json(line, CALIBRATION_LINE)
     except JsonProblemError as error:
-        raise _no_sample(path, number, f"the line {error}") from None
+        raise _invalid_line(path, number, f"the line {error}") from None
     if not isinstance(content, dict):
-        raise _no_sample(path, number, "a sample is a JSON object")
+        raise _invalid_line(path, number, "a sample must be a JSON object")
     if "file_name" in content:
         content = _from_folder(content)
     unknown = sorted(set(content) - set(_KEYS))
     if unknown:
-        raise _no_sample(path, number, f"unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
+        raise _invalid_line(path, number, f"unknown key `{unknown[0]}`; the keys are {', '.join(_KEYS)}")
     wrong = [key for key in _KEYS if not isinstance(content.get(key), (str, type(None)))]
     if wrong:
-        raise _no_sample(path, number, f"`{wrong[0]}` is no text")
+        raise _invalid_line(path, number, f"`{wrong[0]}` is not a string")
     if not content.get("prompt"):
-        raise _no_sample(path, number, "`prompt` is missing")
+        raise _invalid_line(path, number, "`prompt` is missing")
     image = Path(content["image"]) if content.get("image") else None
     if image is not None and not _is_path(content["image"]):
-        raise _no_sample(path, number, "`image` is no usable path")
+        raise _invalid_line(path, number, "`image` is not a usable path")
     return Sample(number, image, content["prompt"], content.get("answer") or None)
 
 
 def _from_folder(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of the imagefolder form in this one; columns that say nothing of a sample are left out."""
+    """Convert a line in imagefolder format; drops other columns."""
     taken = {
         key: next((content[name] for name in names if content.get(name) is not None), None)
         for key, names in _FOLDER_KEYS.items()
@@ -121,11 +120,11 @@ def _from_folder(content: Mapping[str, Any]) -> dict[str, Any]:
     return taken if taken["prompt"] is not None else {**taken, "prompt": CAPTION_PROMPT}
 
 
-def _no_sample(path: str, number: int, why: str) -> CalibrationError:
+def _invalid_line(path: str, number: int, problem: str) -> CalibrationError:
     return CalibrationError(
-        f"calibration data {path}:{number}: {why}",
+        f"calibration data {path}:{number}: {problem}",
         code="MM166",
-        hint='Each line reads {"image": "pictures/1.png", "prompt": "...", "answer": "..."}',
+        hint='each line must be like {"image": "pictures/1.png", "prompt": "...", "answer": "..."}',
     )
 
 
@@ -139,33 +138,33 @@ def _image(path: Path, number: int, name: str) -> Path:
     image = (home / name).resolve()
     if not image.is_relative_to(home):
         raise CalibrationError(
-            f"calibration data {path}:{number}: image `{name}` lies outside {home}",
+            f"calibration data {path}:{number}: image `{name}` is outside {home}",
             code="MM167",
-            hint="Images lie beside the JSONL file or below its directory, and are named relative to it",
+            hint="put images in the directory of the JSONL file or below it, and name them relative to it",
         )
     if not image.is_file():
         raise CalibrationError(
             f"calibration data {path}:{number}: there is no image `{name}`",
             code="MM167",
-            hint=f"Put it below {home}, or remove the line",
+            hint=f"put it below {home}, or remove the line",
         )
     return image
 
 
 def choose(samples: Sequence[Sample], count: int, seed: int) -> list[Sample]:
-    """``count`` of the samples, drawn by ``seed``, in the order of the file."""
+    """Select ``count`` samples at random by ``seed``, in the order of the file."""
     drawn = random.Random(seed).sample(range(len(samples)), count)
     return [samples[index] for index in sorted(drawn)]
 
 
 def load(path: Path, count: int, seed: int, *, text_only: bool) -> list[Sample]:
-    """The samples that a recipe asks for.
+    """Read and select the samples for a recipe.
 
     Args:
         path: JSONL file.
-        count: How many.
-        seed: Of the choice.
-        text_only: Accept lines without a picture.
+        count: Number of samples.
+        seed: Seed for selecting them.
+        text_only: Accept lines without an image.
 
     Raises:
         CalibrationError: As :func:`read` and :func:`pick`.
@@ -174,30 +173,30 @@ def load(path: Path, count: int, seed: int, *, text_only: bool) -> list[Sample]:
 
 
 def pick(samples: Sequence[Sample], shown: str, count: int, seed: int, *, text_only: bool) -> list[Sample]:
-    """``count`` of the samples of the file that messages call ``shown``, drawn by ``seed``.
+    """Select ``count`` samples by ``seed``; ``shown`` is the file's name in messages.
 
     Raises:
-        CalibrationError: MM165, there are fewer; MM164, one of them has no picture, and ``text_only`` is not said.
+        CalibrationError: MM165, there are fewer; MM164, a sample has no image and ``text_only`` is not set.
     """
     if len(samples) < count:
         raise CalibrationError(
-            f"calibration data `{shown}` holds {len(samples)} samples, and {count} are asked for",
+            f"calibration data `{shown}` has {len(samples)} samples, but {count} are required",
             code="MM165",
-            hint=f"Set calibration.samples to {len(samples)}, or add samples"
+            hint=f"set calibration.samples to {len(samples)}, or add samples"
             if samples
-            else "Add samples to the file",
+            else "add samples to the file",
         )
-    blind = next((sample for sample in samples if sample.image is None), None)
-    if blind is not None and not text_only:
+    missing = next((sample for sample in samples if sample.image is None), None)
+    if missing is not None and not text_only:
         raise CalibrationError(
-            f"calibration data {shown}:{blind.line} has no image, and scales that are fitted on text alone "
-            "do not fit what the LLM sees of pictures",
+            f"calibration data {shown}:{missing.line} has no image; scales fitted on text alone do not suit visual "
+            "features",
             code="MM164",
-            hint="Give each line an image, or state calibration.text_only: true to calibrate without",
+            hint="add an image to each line, or set calibration.text_only: true to calibrate without",
         )
     return choose(samples, count, seed)
 
 
 def images(samples: Sequence[Sample]) -> Iterator[Path]:
-    """The pictures of ``samples``, each once."""
+    """The images of ``samples``, without duplicates."""
     yield from dict.fromkeys(sample.image for sample in samples if sample.image is not None)

@@ -1,7 +1,7 @@
-"""Pictures for a calibration that was given no data: coloured discs and bars on a gradient, drawn from a seed.
+"""Synthetic calibration images (seeded), used if the recipe names no data: coloured discs and bars on a gradient.
 
-They reach every layer with visual features, which text alone does not, but they are not what a real model was trained
-on: `plan --explain` says so, and so does the action while it runs.
+They exercise every layer with visual features, which text alone does not, but are unlike a real model's training
+data; `plan --explain` and the action's progress say so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SHAPES = 4
 def questions(
     size: tuple[int, int], prompts: Sequence[str], count: int, seed: int
 ) -> Iterator[tuple[Any, str]]:
-    """``count`` pictures of ``size`` (height, width; pixels), each with one of the prompts in turn."""
+    """``count`` images of ``size`` (height, width; pixels), with the prompts in turn."""
     import numpy as np
 
     rng = np.random.default_rng(seed)

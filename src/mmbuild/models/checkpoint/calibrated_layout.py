@@ -1,18 +1,18 @@
-"""Layout of calibrated checkpoints: what a quantized linear layer stores, and ``config.json``'s ``quantization``.
+"""Layout of calibrated checkpoints: tensors of a quantized linear layer, and ``quantization`` in ``config.json``.
 
-Names, shapes and meanings are those that TensorRT-LLM's unified checkpoints have when NVIDIA Model Optimizer exported
-them (``quantize/layers.py`` and ``models/modeling_utils.py`` of 0.8 to 0.12). A linear layer ``y = x @ w.T`` of
-``w [out, in]`` stands for:
+Names, shapes and meanings are those of TensorRT-LLM's unified checkpoints as exported by NVIDIA Model Optimizer
+(``quantize/layers.py`` and ``models/modeling_utils.py`` of 0.8 to 0.12). A linear layer ``y = x @ w.T`` with
+``w [out, in]`` is stored as:
 
 - ``W4A16_AWQ``: ``w[o, i] = values[o, i] * weights_scaling_factor[o, i // group_size]``, on ``x[i] *
-  prequant_scaling_factor[i]``. ``weight`` holds two outputs in a byte, ``[out / 2, in]``, the even one in the low
-  nibble, two's complement: the transpose of plain ``W4A16``, made by
-  :func:`mmbuild.models.checkpoint.weight_only.pack`.
+  prequant_scaling_factor[i]``. ``weight`` packs two outputs into a byte, ``[out / 2, in]``, the even one in the low
+  nibble, in two's complement: the transpose of plain ``W4A16``
+  (:func:`mmbuild.models.checkpoint.weight_only.pack`).
 - ``W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN``: ``w[o, i] = weight[o, i] * per_channel_scale[0, o]``, on x quantized to
   int8 at run time, each token by its own ``absmax / 127``. Layers whose inputs are split over ranks (``dense`` and
-  ``proj``) divide x by ``smoother`` first; for the others smoothing is folded into the norm before them. Both norms
-  of every layer hold ``scale_to_int`` [1], float32, which upstream's reader requires. It is the scale of activations
-  that are quantized by one constant; where each token has its own, it is 1 and nothing multiplies by it.
+  ``proj``) divide x by ``smoother`` first; for the others smoothing is folded into the preceding norm. Both norms of
+  every layer have ``scale_to_int`` [1], float32, which upstream's reader requires. It is the scale for static
+  quantization of activations; with a scale per token it is 1 and unused.
 - ``FP8``: ``w[o, i] = weight[o, i] * weights_scaling_factor``, on x divided by ``activation_scaling_factor`` and
   rounded to float8_e4m3fn (at most 448), whose products are multiplied by both factors.
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MODEL_DTYPE = "model"
-# The first GPUs that multiply float8: Ada (SM 89), then Hopper (SM 90).
+# The first GPUs with float8 products: Ada (SM 89), then Hopper (SM 90).
 FLOAT8_FROM_SM = 89
 
 
@@ -41,10 +41,10 @@ class StoredTensor:
     """One tensor of a quantized linear layer.
 
     Attributes:
-        suffix: Its name below the layer's: ``weight``.
-        dtype: torch's name of its dtype, or ``model`` for the checkpoint's.
-        axes: What each axis runs over: ``out``, ``out/2``, ``in``, ``in/group`` or ``1``.
-        only_where_inputs_split: Whether only layers have it whose inputs are split over ranks (dense, proj).
+        suffix: Name below the layer's, such as ``weight``.
+        dtype: torch dtype by name, or ``model`` for the checkpoint's.
+        axes: Meaning of each axis: ``out``, ``out/2``, ``in``, ``in/group`` or ``1``.
+        only_where_inputs_split: Whether only layers whose inputs are split over ranks (dense, proj) have it.
     """
 
     suffix: str
@@ -55,13 +55,13 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class ConstantTensor:
-    """A tensor that holds one value in every checkpoint.
+    """A tensor with the same value in every checkpoint.
 
     Attributes:
-        suffix: Its name below the module's.
-        dtype: torch's name of its dtype.
+        suffix: Name below the module's.
+        dtype: torch dtype by name.
         shape: Its shape.
-        value: What it is filled with.
+        value: Value of all its elements.
     """
 
     suffix: str
@@ -72,13 +72,13 @@ class ConstantTensor:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """An algorithm.
+    """A calibrated quantization algorithm.
 
     Attributes:
         quant_algo: Its name in ``config.json``.
-        tensors: What each linear layer stores.
-        grouped: Whether inputs share scales by groups.
-        norms: What each norm of a layer stores besides its weight.
+        tensors: Tensors of each linear layer.
+        grouped: Whether groups of inputs share scales.
+        norms: Tensors of each norm in a layer, besides its weight.
     """
 
     quant_algo: str
@@ -87,7 +87,7 @@ class Calibrated:
     norms: tuple[ConstantTensor, ...] = ()
 
 
-# By the recipe's name of the algorithm.
+# By name in recipes.
 ALGORITHMS: Mapping[str, Calibrated] = {
     "int4_awq": Calibrated(
         "W4A16_AWQ",
@@ -129,16 +129,16 @@ def stored_tensors(
     group_size: int | None,
     inputs_split: bool,
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """dtype and shape of what one rank stores of a linear layer, by suffix (``weight``, ...).
+    """dtype and shape of one rank's tensors of a linear layer, by suffix (``weight``, ...).
 
     Args:
-        algorithm: Which.
+        algorithm: The algorithm.
         name: The layer's name, for messages.
-        outputs: Of this rank.
-        inputs: Of this rank.
-        dtype: The checkpoint's, ``float16`` for one.
-        group_size: Inputs that share a scale; None where the algorithm has no groups.
-        inputs_split: Whether ranks split the layer's inputs (dense, proj), at any number of ranks.
+        outputs: Number of outputs on this rank.
+        inputs: Number of inputs on this rank.
+        dtype: The checkpoint's dtype, such as ``float16``.
+        group_size: Inputs that share a scale; None if the algorithm has no groups.
+        inputs_split: Whether this layer's inputs are split over ranks (dense, proj), for any number of ranks.
 
     Raises:
         CheckpointError: MM437, an odd number of outputs cannot be packed; MM543, groups do not divide the inputs.
@@ -158,7 +158,7 @@ _NORMS = ("input_layernorm.weight", "post_layernorm.weight")
 
 
 def norm_tensors(algorithm: Calibrated, name: str) -> tuple[ConstantTensor, ...]:
-    """What the norm whose weight is called ``name`` stores besides it; nothing where ``name`` is another tensor."""
+    """Further tensors of the norm with the weight ``name``; none if ``name`` is not a norm's weight."""
     return algorithm.norms if name.endswith(_NORMS) else ()
 
 
@@ -182,22 +182,22 @@ def size_of(axis: str, name: str, outputs: int, inputs: int, group_size: int | N
 
 
 def packed_outputs(name: str, outputs: int) -> int:
-    """Bytes along the outputs, two int4 in each.
+    """Number of bytes along the outputs, with two int4 per byte.
 
     Raises:
-        CheckpointError: MM437, an output is left over.
+        CheckpointError: MM437, the number of outputs is odd.
     """
     if outputs % 2:
         raise CheckpointError(
             f"`{name}` has {outputs} outputs on a rank, which do not pack two to a byte",
             code="MM437",
-            hint="Choose int8, or an engine.tensor_parallel that leaves an even number",
+            hint="choose int8, or an engine.tensor_parallel that leaves an even number",
         )
     return outputs // 2
 
 
 def groups(name: str, inputs: int, group_size: int | None) -> int:
-    """Groups of inputs that share a scale.
+    """Number of groups of inputs that share a scale.
 
     Raises:
         CheckpointError: MM543, they do not divide the inputs.
@@ -206,15 +206,15 @@ def groups(name: str, inputs: int, group_size: int | None) -> int:
         raise CheckpointError(
             f"`{name}` has {inputs} inputs on a rank, which groups of {group_size} do not divide",
             code="MM543",
-            hint="Choose a quantization.group_size, or an engine.tensor_parallel, that divides them",
+            hint="choose a quantization.group_size, or an engine.tensor_parallel, that divides them",
         )
     return inputs // group_size
 
 
 def quantization_json(quant_algo: str | None, group_size: int | None) -> dict[str, Any]:
-    """``quantization`` of ``config.json``: keys that every version of TensorRT-LLM knows, and no others.
+    """``quantization`` in ``config.json``, with only the keys that every version of TensorRT-LLM supports.
 
-    0.8 to 0.12 raise on keys that they do not know.
+    Versions 0.8 to 0.12 raise on unknown keys.
     """
     plain = {"quant_algo": quant_algo, "kv_cache_quant_algo": None}
     if quant_algo is None or quant_algo not in BY_QUANT_ALGO:
@@ -224,20 +224,20 @@ def quantization_json(quant_algo: str | None, group_size: int | None) -> dict[st
     return {**plain, **grouped, **prescaled, "exclude_modules": ["lm_head"]}
 
 
-# Scales that may be 0 somewhere: those of weights that are all 0. By the others, activations are divided.
+# Scales that may contain 0, for weights that are all 0. Activations are divided by the other scales.
 _MAY_HOLD_ZEROS = ("weights_scaling_factor", "per_channel_scale", "prequant_scaling_factor")
 _SCALES = (*_MAY_HOLD_ZEROS, "smoother", "activation_scaling_factor")
 
 
 def check_scales(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what calibration cannot have meant, before it silently makes every answer wrong.
+    """Check the scales of a checkpoint, because invalid ones would silently make every answer wrong.
 
     Args:
-        tensors: Of a checkpoint, by name.
+        tensors: Tensors of a checkpoint by name.
 
     Raises:
-        CheckpointError: MM544, a scale is NaN, infinite or negative, all of a layer's are 0, or one is 0 that
-            activations are divided by.
+        CheckpointError: MM544, a scale is NaN, infinite or negative, all scales of a layer are 0, or a scale that
+            activations are divided by is 0.
     """
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
@@ -246,18 +246,18 @@ def check_scales(tensors: Mapping[str, Tensor]) -> None:
             raise CheckpointError(
                 f"`{kind}` of layer `{layer}` {problem}",
                 code="MM544",
-                hint="Calibrate again with other samples; if it stays, leave the model unquantized",
+                hint="calibrate again with other samples; if that does not help, do not quantize the model",
             )
 
 
 def _problem(scales: Tensor, kind: str) -> str | None:
     least, most = float(scales.min()), float(scales.max())
     if not (math.isfinite(least) and math.isfinite(most)):
-        return "holds values that are not finite"
+        return "contains values that are not finite"
     if least < 0:
-        return f"holds a negative value, {least:g}"
+        return f"contains a negative value, {least:g}"
     if most == 0:
         return "is 0 everywhere"
     if least == 0 and kind not in _MAY_HOLD_ZEROS:
-        return "holds a 0, and activations are divided by it"
+        return "contains a 0, but activations are divided by it"
     return None

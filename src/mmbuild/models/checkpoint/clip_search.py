@@ -1,10 +1,10 @@
-"""Weight-only scales that are searched for: those of a layer's smallest output error, as calibration saw its inputs.
+"""Searches weight-only scales that minimize the output error of a layer for its measured inputs.
 
-Formats are those of :mod:`mmbuild.models.checkpoint.weight_only`, so engines notice nothing. What rounding a row ``w
-[in]`` to ``s * q`` costs its output is, for inputs of mean ``m`` and variance ``v`` that are taken to vary
-independently, ``sum(v * (w - s * q)^2) + sum(m * (w - s * q))^2``. Tried for each row are scales that clip it at
-shares of its largest magnitude, each with the scale that suits the rounded values best (least squares), and what
-weight-only quantization takes without data, which a row keeps where nothing is better.
+The format is that of :mod:`mmbuild.models.checkpoint.weight_only`, so engines need no change. Rounding a row
+``w [in]`` to ``s * q`` causes the expected squared output error
+``sum(v * (w - s * q)^2) + sum(m * (w - s * q))^2``, for independent inputs with mean ``m`` and variance ``v``. For
+each row, candidates clip it at fractions of its largest magnitude, each with the least-squares scale for the rounded
+values. The scale of data-free quantization is kept if no candidate is better.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from mmbuild.models.checkpoint import weight_only
 from mmbuild.models.checkpoint.weight_only import WeightOnly
 
-# Weights that are searched at once by one thread.
+# Weights processed at once by one thread.
 _BLOCK = 1 << 20
-# The least share of a row's largest magnitude that it is clipped at, by levels: int4 gains by cutting off more.
+# Smallest fraction of a row's largest magnitude to clip at, by levels: int4 benefits from more clipping.
 _LEAST = {8: 0.5, 128: 0.85}
 _TRIED = 14
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What is known of a linear layer's inputs.
+    """Moments of a linear layer's inputs.
 
     Attributes:
         mean: float32 [in].
@@ -38,24 +38,24 @@ class Moments:
     variance: Tensor
 
     def columns(self, columns: tuple[int, int] | None) -> Moments:
-        """Of a rank's part of the inputs; None: of all."""
+        """Moments of a range of inputs; None: of all."""
         if columns is None:
             return self
         part = slice(*columns)
         return Moments(self.mean[part], self.variance[part])
 
-    def product(self, one: Tensor, other: Tensor) -> Tensor:
-        """Mean product of two rows' outputs, for rows of ``one`` and ``other`` [rows, in]: [rows]."""
-        return (one * other) @ self.variance + (one @ self.mean) * (other @ self.mean)
+    def product(self, left: Tensor, right: Tensor) -> Tensor:
+        """Mean product of the outputs of rows in ``left`` and ``right`` [rows, in]: [rows]."""
+        return (left * right) @ self.variance + (left @ self.mean) * (right @ self.mean)
 
 
 def quantize(weight: Tensor, algorithm: WeightOnly, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Quantize one rank's weight with scales that suit its inputs.
+    """Quantize one rank's weight with scales fitted to its inputs.
 
     Args:
         weight: ``[out, in]``, any floating dtype, finite.
-        algorithm: Which.
-        moments: Of the inputs of this rank.
+        algorithm: The algorithm.
+        moments: Moments of this rank's inputs.
 
     Returns:
         As :func:`mmbuild.models.checkpoint.weight_only.quantize`: int8 ``[in, out / packed]`` and scales ``[out]`` in
@@ -82,7 +82,7 @@ def quantize(weight: Tensor, algorithm: WeightOnly, moments: Moments) -> tuple[T
 def _search(
     weight: Tensor, values: Tensor, scales: Tensor, levels: int, moments: Moments
 ) -> tuple[Tensor, Tensor]:
-    """int8 ``[rows, in]`` and scales ``[rows]`` of the least error, beginning with those given."""
+    """Minimize the error, starting from the given values; returns int8 ``[rows, in]`` and scales ``[rows]``."""
     best = _error(weight, values.float(), scales, moments)
     largest = weight.abs().amax(dim=1)
     for share in _shares(levels):

@@ -1,8 +1,8 @@
 """``config.json`` of TensorRT-LLM's unified checkpoint (``PretrainedConfig`` in its ``modeling_utils.py``).
 
-Two keys are ours, at the top level because that reader refuses unknown keys inside ``quantization`` only:
-``"producer": "mmbuild"`` and ``"layout": "plain"``. TensorRT-LLM permutes weight-only tensors for the GPU
-that converts them; ours are not permuted, and the marks keep one from being taken for the other.
+mmbuild adds two keys, ``"producer": "mmbuild"`` and ``"layout": "plain"``, at the top level, because upstream's
+reader rejects unknown keys only in ``quantization``. TensorRT-LLM permutes weight-only tensors for the GPU that
+converts them; mmbuild does not, and these keys distinguish the two.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PRODUCER, LAYOUT = "mmbuild", "plain"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """What a checkpoint holds; :class:`~mmbuild.models.families.facts.LlmFacts` and how it was stored.
+    """Config of a checkpoint: :class:`~mmbuild.models.families.facts.LlmFacts` and the storage format.
 
     Attributes:
         llm: Sizes of the language model.
-        dtype: ``float32``, ``float16`` or ``bfloat16``: of everything but quantized weights.
+        dtype: Dtype of everything except quantized weights: ``float32``, ``float16`` or ``bfloat16``.
         tensor_parallel: Number of rank files.
         quant_algo: None, ``W8A16``, ``W4A16``, or one of :mod:`mmbuild.models.checkpoint.calibrated_layout`.
-        group_size: Inputs that share a scale; None where the quantization has no groups.
+        group_size: Inputs that share a scale; None if the quantization has no groups.
     """
 
     llm: LlmFacts
@@ -36,9 +36,9 @@ class CheckpointConfig:
     group_size: int | None = None
 
 
-# Not in config.json: the head is always written, so that no checkpoint is tied.
+# Not in config.json: the head is always written, so no checkpoint has tied embeddings.
 _UNSAVED = ("tie_word_embeddings",)
-# TensorRT-LLM's enumerations (tensorrt_llm/functional.py), which its encoder-decoder configs hold as numbers.
+# TensorRT-LLM's enumerations (tensorrt_llm/functional.py), which encoder-decoder configs store as numbers.
 _NUMBERED: Mapping[str, tuple[str, ...]] = {
     "layernorm_type": ("LayerNorm", "RmsNorm", "GroupNorm"),
     "layernorm_position": ("pre_layernorm", "post_layernorm"),
@@ -48,7 +48,7 @@ _FIELDS = tuple(name for name in LlmFacts.__dataclass_fields__ if name not in _U
 
 
 def components(llm: LlmFacts, encoder: LlmFacts | None) -> Mapping[str, LlmFacts]:
-    """Directories of a model's checkpoint and what each holds: itself (``.``), or ``encoder`` and ``decoder``."""
+    """Subdirectories of a model's checkpoint and their contents: ``.``, or ``encoder`` and ``decoder``."""
     if not llm.cross_attention:
         return {".": llm}
     return {"decoder": llm} if encoder is None else {"encoder": encoder, "decoder": llm}
@@ -76,8 +76,8 @@ def to_json(config: CheckpointConfig) -> dict[str, Any]:
     }
 
 
-# T5Config's n_positions, which upstream's converter writes although T5's positions are relative and have no limit.
-# With 0 the builder of 0.12 refuses every length.
+# T5Config's n_positions. Upstream's converter writes it, although T5's positions are relative and unlimited; with 0
+# the builder of 0.12 rejects every length.
 _T5_POSITIONS = 512
 
 
@@ -86,7 +86,7 @@ def _is_relative(llm: LlmFacts) -> bool:
 
 
 def _both_spellings(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The kind as ``rope_type``, and as ``type`` too, which is all that versions before 1.2 look for."""
+    """State the kind as both ``rope_type`` and ``type``; versions before 1.2 read only ``type``."""
     return None if scaling is None else {**scaling, "type": scaling.get("rope_type", scaling.get("type"))}
 
 
@@ -98,7 +98,7 @@ def _one_spelling(scaling: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _by_architecture(llm: LlmFacts) -> dict[str, Any]:
-    """What TensorRT-LLM's configs call by other names, or say twice."""
+    """Fields that TensorRT-LLM's configs have under other names, or twice."""
     if llm.architecture == "LlamaForCausalLM":
         return {"attn_bias": llm.has_attention_qkvo_bias, "mlp_bias": llm.has_mlp_bias}
     if llm.architecture == "OPTForCausalLM":
@@ -120,7 +120,7 @@ def _by_architecture(llm: LlmFacts) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> CheckpointConfig:
-    """Read what :func:`to_json` wrote.
+    """Parse the result of :func:`to_json`.
 
     Raises:
         KeyError: A key is missing.

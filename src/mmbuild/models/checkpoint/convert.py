@@ -1,7 +1,7 @@
-"""From a Hugging Face model to a unified checkpoint, in blocks of rows that stay in a core's cache.
+"""Converts a Hugging Face model to a unified checkpoint, in blocks of rows that fit into a core's cache.
 
-A block is cut out of the mapped file, converted, looked at and written while it is there: one pass over
-memory to read and one to write, as ``cp`` does, and no memory that grows with the model.
+A block is read from the mapped file, converted, checked and written while it is in the cache. So memory is read once
+and written once, as with ``cp``, and memory use does not grow with the model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# Buffers that older transformers saved though they follow from the config.
+# Buffers that older transformers saved, although they are derived from the config.
 DERIVED = ("rotary_emb.inv_freq", "masked_bias", "attention.bias")
 
 
@@ -41,7 +41,7 @@ def full_name(naming: Naming, source: str) -> str:
 
 
 def naming_of(family: str, names: Collection[str], first: str) -> Naming:
-    """The naming that the model uses: the one that finds ``first``, a source of its tables.
+    """The naming that the model uses: the one under which ``first``, a source tensor, exists.
 
     Raises:
         CheckpointError: MM430, no naming of the family fits.
@@ -52,14 +52,14 @@ def naming_of(family: str, names: Collection[str], first: str) -> Naming:
             return naming
     expected = " nor ".join(f"`{full_name(naming, first)}`" for naming in candidates)
     raise CheckpointError(
-        f"the weights hold neither {expected}",
+        f"the weights contain neither {expected}",
         code="MM430",
-        hint=f"Check that the weights are of family {family}",
+        hint=f"check that the weights are of family {family}",
     )
 
 
 def unused_tensors(naming: Naming, names: Collection[str], used: Collection[str]) -> list[str]:
-    """Tensors of the language model that no part of the checkpoint is made of (biases, adapters)."""
+    """Tensors of the language model that the checkpoint does not use (biases, adapters)."""
     return sorted(
         name
         for name in set(names) - set(used)
@@ -69,29 +69,28 @@ def unused_tensors(naming: Naming, names: Collection[str], used: Collection[str]
     )
 
 
-# Unsigned integer of the same width, and the bits of the exponent: all set in NaN and infinity.
+# Unsigned integer of the same width, and the exponent bits, which are all set in NaN and infinity.
 _EXPONENTS = {
     "float16": ("uint16", 0x7C00),
     "bfloat16": ("uint16", 0x7F80),
     "float32": ("uint32", 0x7F800000),
 }
-_CHUNK = 1 << 18  # elements; stays in the second-level cache
+_CHUNK = 1 << 18  # elements; fits into the L2 cache
 
 
 def require_finite(tensor: Tensor, name: str, file: str, dtype: str) -> None:
-    """Refuse NaN and infinity in a contiguous CPU tensor.
+    """Check that a contiguous CPU tensor contains no NaN or infinity.
 
-    Looks at the bits, chunk by chunk, because numpy's ``isfinite`` on float16 takes ten times as long as
-    copying the data.
+    Tests the bits in chunks, because numpy's ``isfinite`` on float16 takes ten times as long as copying the data.
 
     Raises:
-        CheckpointError: MM432, with the tensor's name and file.
+        CheckpointError: MM432, naming the tensor and the file.
     """
     if not _all_finite(tensor, dtype):
         raise CheckpointError(
-            f"tensor `{name}` in `{file}` holds NaN or infinity (as {dtype})",
+            f"tensor `{name}` in `{file}` contains NaN or infinity (as {dtype})",
             code="MM432",
-            hint="The weights are damaged, or their values do not fit: try engine.dtype bfloat16",
+            hint="the weights are damaged, or their values overflow: try engine.dtype bfloat16",
         )
 
 
@@ -110,7 +109,7 @@ def _all_finite(tensor: Tensor, dtype: str) -> bool:
 # Full name and stored tensor of every part, by the part's name.
 Sources = Mapping[str, tuple[str, StoredTensor]]
 
-# Bytes of a block: half of a common second-level cache.
+# Bytes of a block: half of a typical L2 cache.
 _BLOCK = 1 << 20
 
 
@@ -120,7 +119,7 @@ class _Rank:
 
     Attributes:
         number: The rank.
-        entries: What the file holds, by name.
+        entries: Tensors of the file by name.
         file: The file.
     """
 
@@ -142,15 +141,15 @@ def convert(
     Args:
         model: Directory in Hugging Face layout.
         out: An existing directory.
-        family: Whose names the weights have.
-        configs: What to write, unquantized, by directory below ``out``
+        family: Family that defines the weights' names.
+        configs: Unquantized configs by directory below ``out``
             (:func:`~mmbuild.models.checkpoint.config.components`).
-        progress: Told the tensor and the share done.
-        threads: How many tensors are worked on at once.
+        progress: Called with the tensor and the completed fraction.
+        threads: Number of tensors to convert in parallel.
 
     Raises:
-        CheckpointError: A tensor is missing, has another shape, holds NaN or infinity, or is one that the
-            checkpoint has no place for; or the ranks do not divide the model.
+        CheckpointError: A tensor is missing, has the wrong shape, contains NaN or infinity, or has no place in the
+            checkpoint; or the ranks do not divide the model.
     """
     for config in configs.values():
         check_ranks(config.llm, config.tensor_parallel)
@@ -166,7 +165,7 @@ def convert(
 
 
 def _share(progress: Progress, number: int, count: int) -> Progress:
-    """Progress of one component of several."""
+    """Progress callback for one of several components."""
     return lambda message, done: progress(message, None if done is None else (number + done) / count)
 
 
@@ -190,39 +189,39 @@ def find_sources(
     *,
     tied: bool,
 ) -> dict[str, tuple[str, StoredTensor]]:
-    """Full name and stored tensor of every part, by the part's name; checked before anything is written.
+    """Full name and stored tensor of every part, by the part's name; validated before anything is written.
 
     Args:
-        family: Whose names the weights have.
-        specs: What is to be written, by component and name.
+        family: Family that defines the weights' names.
+        specs: Tensors to write, by component and name.
         stored: All tensors of the model.
-        tied: Whether the config says that the head is the embedding table.
+        tied: Whether the config ties the head to the embedding table.
 
     Raises:
-        CheckpointError: MM430 to MM434 as :func:`convert`; MM749, one holds integers.
+        CheckpointError: MM430 to MM434 as :func:`convert`; MM749, a tensor holds integers.
     """
     parts = [part for component in specs.values() for spec in component.values() for part in spec.parts]
     embedding = parts[0].source
     naming = naming_of(family, stored, embedding)
-    found: dict[str, tuple[str, StoredTensor]] = {}
+    sources: dict[str, tuple[str, StoredTensor]] = {}
     for part in parts:
-        # A tied head is stored all the same where it differs; transformers 5 takes it then, whatever the config says.
+        # If a tied head differs it is stored anyway, and transformers 5 uses it regardless of the config.
         shared = part.source == HEAD and tied and naming.head not in stored
         name = full_name(naming, embedding if shared else part.source)
-        found[part.source] = (name, _checked(name, part, stored))
-    _require_all_used(naming, stored, [name for name, _ in found.values()])
-    return found
+        sources[part.source] = (name, _checked(name, part, stored))
+    _require_all_used(naming, stored, [name for name, _ in sources.values()])
+    return sources
 
 
 def _require_all_used(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:
     extra = unused_tensors(naming, stored, used)
     if extra:
         raise CheckpointError(
-            f"`{stored[extra[0]].file}` holds `{extra[0]}`"
+            f"`{stored[extra[0]].file}` contains `{extra[0]}`"
             + (f" and {len(extra) - 1} more tensors" if len(extra) > 1 else "")
             + ", for which a checkpoint of this model has no place",
             code="MM434",
-            hint="Merge adapters first; biases in a LLaMA decoder are not supported",
+            hint="merge adapters first; biases in a LLaMA decoder are not supported",
         )
 
 
@@ -233,14 +232,14 @@ def _checked(full: str, part: SourceTensor, stored: Mapping[str, StoredTensor]) 
         raise CheckpointError(
             f"tensor `{full}` is missing from {', '.join(files[:3])}{' ...' if len(files) > 3 else ''}",
             code="MM430",
-            hint="Check that config.json belongs to these weights and that no shard is missing",
+            hint="check that config.json belongs to these weights and that no shard is missing",
         )
     if tensor.shape != part.shape:
         raise CheckpointError(
             f"tensor `{full}` in `{tensor.file}` has shape {list(tensor.shape)}, "
-            f"and config.json makes it {list(part.shape)}",
+            f"but config.json implies {list(part.shape)}",
             code="MM431",
-            hint="config.json and weights are of two models; download both again",
+            hint="config.json does not match the weights; download both again",
         )
     require_floats(full, tensor)
     return tensor
@@ -258,7 +257,7 @@ def _write_ranks(
         ranks = [
             files.enter_context(_rank(out, rank, specs, config)) for rank in range(config.tensor_parallel)
         ]
-        # All ranks of a tensor one after the other, so that the model is read once.
+        # Process all ranks of a tensor in succession, so that the model is read once.
         names = list(specs)
         tasks = (
             partial(_write_tensor, rank, specs[name], sources, config) for name in names for rank in ranks
@@ -279,7 +278,7 @@ def _rank(out: Path, rank: int, specs: Mapping[str, TensorSpec], config: Checkpo
 
 
 def _write_tensor(rank: _Rank, spec: TensorSpec, sources: Sources, config: CheckpointConfig) -> str:
-    """Write one tensor of one rank; its name."""
+    """Write one tensor of one rank; returns its name."""
     written = 0
     for part in spec.parts:
         for block in rank_blocks(part, rank.number, sources, config):
@@ -291,10 +290,10 @@ def _write_tensor(rank: _Rank, spec: TensorSpec, sources: Sources, config: Check
 def rank_blocks(
     part: SourceTensor, rank: int, sources: Sources, config: CheckpointConfig
 ) -> Iterator[Tensor]:
-    """A rank's part in the checkpoint's dtype, block by block of whole rows.
+    """Yield a rank's part in the checkpoint's dtype, in blocks of whole rows.
 
     Raises:
-        CheckpointError: MM432, NaN or infinity.
+        CheckpointError: MM432, the tensor contains NaN or infinity.
     """
     import torch
 

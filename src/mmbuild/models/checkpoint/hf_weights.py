@@ -1,8 +1,8 @@
-"""Reading a Hugging Face model's weights by name and slice, without loading the model.
+"""Reads a Hugging Face model's weights by name and slice, without loading the model.
 
-safetensors files (one, or shards with an index) are mapped; older ``pytorch_model*.bin`` files are opened
-with ``torch.load(weights_only=True, mmap=True)``, which runs no code of the pickle and maps the data too.
-Those from before torch 1.6 are no zip archives and cannot be mapped; small ones are read whole.
+safetensors files (one, or shards with an index) are mapped. Older ``pytorch_model*.bin`` files are opened with
+``torch.load(weights_only=True, mmap=True)``, which runs no code from the pickle and also maps the data. Files from
+before torch 1.6 are not zip archives and cannot be mapped; small ones are read completely.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mmbuild.models.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Pickles from before torch 1.6 cannot be mapped: they are read whole, as long as they are this small together.
+# Limit of the total size of pickles from before torch 1.6, which cannot be mapped.
 _READ_WHOLE = 1 << 30
 _SHOWN = 80  # characters of a name in a message
 _ENDINGS = (".safetensors", ".bin")
-# What safetensors calls the number formats of torch that weights come in.
+# safetensors' names of torch's number formats.
 _FORMATS = {
     "torch.float64": "F64",
     "torch.float32": "F32",
@@ -35,7 +35,7 @@ _FORMATS = {
     "torch.bfloat16": "BF16",
 }
 
-# Single file and index of each kind of weights, the preferred first.
+# Single file and index of each kind of weights, preferred first.
 WEIGHT_FILES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -49,9 +49,9 @@ class StoredTensor:
     Attributes:
         file: The file's name.
         shape: Its shape.
-        read: Gives the part that a :class:`TensorSlice` names (padding left out); a view of the mapped file where
-            its bytes are contiguous.
-        dtype: Its number format, by the name that safetensors has for it.
+        read: Returns the part selected by a :class:`TensorSlice`, without padding; a view of the mapped file if its
+            bytes are contiguous.
+        dtype: Its number format, by its safetensors name.
     """
 
     file: str
@@ -61,36 +61,36 @@ class StoredTensor:
 
 
 WEIGHTS = (".weight", ".bias")
-"""What the names of trained tensors end with, though a few end otherwise."""
+"""Suffixes of most trained tensors."""
 
 
 def require_floats(name: str, tensor: StoredTensor) -> None:
-    """Refuse weights whose header calls them integers: any bytes can be read as those.
+    """Check that a tensor holds floats according to its header.
 
     Raises:
-        CheckpointError: MM749.
+        CheckpointError: MM749, it holds integers.
     """
     if tensor.dtype not in FLOATS:
         raise CheckpointError(
-            f"tensor `{name}` in `{tensor.file}` holds numbers of the format {tensor.dtype}, "
-            "and weights are floats (F32, F16, BF16 or F64)",
+            f"tensor `{name}` in `{tensor.file}` has the number format {tensor.dtype}, "
+            "but weights must be floats (F32, F16, BF16 or F64)",
             code="MM749",
-            hint="Download the file again; of a quantized model, take the unquantized one",
+            hint="download the file again; if the model is quantized, use the unquantized one",
         )
 
 
 def row_blocks(tensor: Tensor, size: int) -> Iterator[Tensor]:
-    """Views of whole rows, in order, of about ``size`` bytes each and at least one row."""
+    """Yield views of whole rows in order, of about ``size`` bytes each, but at least one row."""
     rows = max(1, size * len(tensor) // max(1, tensor.numel() * tensor.element_size()))
     for start in range(0, len(tensor), rows):
         yield tensor[start : start + rows]
 
 
 def weight_files(model: Path) -> list[str]:
-    """Names of the files that hold the weights: the directory's own, and those of directories below it.
+    """Names of the weight files in a directory and its subdirectories.
 
     Raises:
-        CheckpointError: MM402 where there are none, MM405 where an index names one that is missing.
+        CheckpointError: MM402, there are none; MM405, a file named by an index is missing.
     """
     below = [path for path in entries(model) if path.is_dir()]
     files = [
@@ -100,14 +100,14 @@ def weight_files(model: Path) -> list[str]:
     if files:
         return files
     raise CheckpointError(
-        f"`{model}` holds no weights: neither {' nor '.join(name for pair in WEIGHT_FILES for name in pair)}",
+        f"`{model}` contains no weights: neither {' nor '.join(name for pair in WEIGHT_FILES for name in pair)}",
         code="MM402",
-        hint="Point model.source at a directory in Hugging Face layout",
+        hint="set model.source to a directory in Hugging Face layout",
     )
 
 
 def own_weight_files(directory: Path) -> list[str]:
-    """Names of the files that hold weights in a directory itself; none where it has no weights.
+    """Names of the weight files in a directory, without subdirectories; may be empty.
 
     Raises:
         CheckpointError: MM403 and MM405 as :func:`weight_files`.
@@ -124,9 +124,9 @@ def _indexed(model: Path, index: str) -> list[str]:
     try:
         placed = read_object(model / index, SHARD_INDEX).get("weight_map")
     except FileRefusedError as error:
-        raise _no_index(model / index, error.problem) from None
+        raise _invalid_index(model / index, error.problem) from None
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
-        raise _no_index(model / index, "names no file for each tensor in `weight_map`")
+        raise _invalid_index(model / index, "does not map tensors to files in `weight_map`")
     names = sorted(set(placed.values()))
     present = {path.name for path in entries(model)}
     missing = next((name for name in names if name not in present), None)
@@ -135,17 +135,19 @@ def _indexed(model: Path, index: str) -> list[str]:
         raise CheckpointError(
             f"`{index}` names `{shown}`, which is not in `{model}`",
             code="MM405",
-            hint="Complete the download; every shard that the index names is needed",
+            hint="complete the download; every shard named by the index is needed",
         )
     wrong = next((name for name in names if not name.endswith(_ENDINGS)), None)
     if wrong is not None:
-        raise _no_index(model / index, f"names `{wrong}`, which is not a file of weights")
+        raise _invalid_index(model / index, f"names `{wrong}`, which is not a weight file")
     return names
 
 
-def _no_index(path: Path, problem: str) -> CheckpointError:
+def _invalid_index(path: Path, problem: str) -> CheckpointError:
     return CheckpointError(
-        f"`{path}` is no index of weight files: it {problem}", code="MM403", hint="Download the file again"
+        f"`{path}` is not an index of weight files: it {problem}",
+        code="MM403",
+        hint="download the file again",
     )
 
 
@@ -153,10 +155,10 @@ def _no_index(path: Path, problem: str) -> CheckpointError:
 def open_weights(model: Path) -> Iterator[Mapping[str, StoredTensor]]:
     """All tensors of a model directory by name; the files stay open inside the ``with`` block.
 
-    Tensors of a directory below it go by ``directory/name``.
+    Tensors in a subdirectory are named ``directory/name``.
 
     Raises:
-        CheckpointError: A file is missing, truncated or not plain tensors.
+        CheckpointError: A file is missing or truncated, or contains more than tensors.
     """
     with ExitStack() as stack:
         tensors: dict[str, StoredTensor] = {}
@@ -176,9 +178,9 @@ def _open_safetensors(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:
         file = stack.enter_context(safe_open(path, framework="pt"))
     except (HeaderProblemError, SafetensorError) as error:
         raise CheckpointError(
-            f"`{path}` cannot be read as safetensors: {error}",
+            f"`{path}` is not a valid safetensors file: {error}",
             code="MM403",
-            hint="The file is truncated or damaged; download it again",
+            hint="the file is truncated or damaged; download it again",
         ) from error
 
     def stored(name: str) -> StoredTensor:
@@ -218,10 +220,10 @@ def _open_pickle(path: Path, stack: ExitStack) -> dict[str, StoredTensor]:  # no
 
 
 def _mappable(path: Path) -> bool:
-    """Whether a pickle can be mapped.
+    """Whether a pickle can be mapped; otherwise it is read completely.
 
     Raises:
-        CheckpointError: MM407, it cannot, and is too large to be read whole.
+        CheckpointError: MM407, it cannot be mapped and is too large to be read completely.
     """
     if _is_archive(path):
         return True
@@ -229,22 +231,22 @@ def _mappable(path: Path) -> bool:
     size = sum(file.stat().st_size for file in older)
     if size > _READ_WHOLE:
         raise CheckpointError(
-            f"`{path}` is in the form of torch before 1.6, which can only be read whole, "
+            f"`{path}` has the format of torch before 1.6, which cannot be mapped, "
             f"and {len(older)} such files take {size / 1e9:.1f} GB",
             code="MM407",
-            hint="Save each again: torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE)",
+            hint="save each again: torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE)",
         )
     return False
 
 
 def _is_archive(path: Path) -> bool:
-    # By its beginning: a truncated archive has lost its end, and is an archive still.
+    # Checks the beginning of the file, because a truncated archive has lost its end.
     return read_beginning(path, 4) == b"PK\x03\x04"
 
 
 def _not_plain(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(
-        f"`{path}` is not a file of plain tensors: {reason}",
+        f"`{path}` contains more than plain tensors: {reason}",
         code="MM406",
-        hint="mmbuild runs no code from weight files; convert it to safetensors where you trust it",
+        hint="mmbuild runs no code from weight files; if you trust the file, convert it to safetensors",
     )

@@ -1,6 +1,6 @@
-"""From an unquantized checkpoint to a weight-only one, a few tensors in memory at a time.
+"""Quantizes an unquantized checkpoint to a weight-only one, with a few tensors in memory at a time.
 
-Scales follow from the weights alone, or suit what calibration saw of each layer's inputs.
+Scales are derived from the weights alone, or fitted to the measured inputs of each layer.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
     from mmbuild.models.checkpoint.clip_search import Moments
 
-# Bytes of a block that is only copied.
+# Bytes of a block for tensors that are only copied.
 _BLOCK = 4 << 20
-# Bytes of finished tensors that may wait to be written, over all threads.
+# Limit of bytes waiting to be written, over all threads.
 _MEMORY = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class _Rank:
-    """A rank on its way from the unquantized file to the quantized one.
+    """A rank that is being quantized.
 
     Attributes:
-        tensors: What is there, views of the mapped file.
-        moments: Of the inputs of this rank's part of each quantizable weight; empty without calibration.
-        entries: What the new file holds, by name.
+        tensors: Tensors of the input file, views of the mapped file.
+        moments: Moments of the inputs of this rank's part of each quantizable weight; empty without calibration.
+        entries: Tensors of the new file by name.
         file: The new file.
     """
 
@@ -60,31 +60,31 @@ def quantize_checkpoint(
     threads: int = 1,
     moments: Mapping[str, Moments] | None = None,
 ) -> CheckpointConfig:
-    """Write the quantized ``config.json`` and rank files into ``out``.
+    """Write the quantized ``config.json`` and rank files to ``out``.
 
     Args:
-        checkpoint: An unquantized checkpoint of ours.
+        checkpoint: An unquantized checkpoint written by mmbuild.
         out: An existing directory.
         algorithm: ``int8`` or ``int4``.
-        progress: Told the tensor and the share done.
-        threads: How many tensors are worked on at once; fewer where they would take more than 512 MiB.
-        moments: Of the inputs of each quantizable weight, before ranks split them; None: absmax scales.
+        progress: Called with the tensor and the completed fraction.
+        threads: Number of tensors to quantize in parallel; reduced to stay below 512 MiB.
+        moments: Moments of the inputs of each quantizable weight, before splitting over ranks; None: absmax scales.
 
     Raises:
-        CheckpointError: The checkpoint is unreadable, quantized already, or does not pack.
+        CheckpointError: The checkpoint is unreadable, already quantized, or cannot be packed.
     """
     how = ALGORITHMS[algorithm]
     config = load_config(checkpoint)
     if config.quant_algo is not None:
         raise CheckpointError(
-            f"`{checkpoint}` is quantized already ({config.quant_algo})",
+            f"`{checkpoint}` is already quantized ({config.quant_algo})",
             code="MM438",
-            hint="Quantize the unquantized checkpoint",
+            hint="quantize the unquantized checkpoint",
         )
     _write_ranks(checkpoint, out, how, config, progress, threads, moments or {})
-    made = replace(config, quant_algo=how.quant_algo)
-    (out / "config.json").write_text(json.dumps(to_json(made), indent=2, sort_keys=True) + "\n")
-    return made
+    quantized = replace(config, quant_algo=how.quant_algo)
+    (out / "config.json").write_text(json.dumps(to_json(quantized), indent=2, sort_keys=True) + "\n")
+    return quantized
 
 
 def scale_name(weight: str) -> str:
@@ -126,9 +126,9 @@ def _write_ranks(
 def _cut(
     moments: Mapping[str, Moments], specs: Sequence[TensorSpec], config: CheckpointConfig, rank: int
 ) -> dict[str, Moments]:
-    """What a rank sees of the inputs."""
+    """Moments of the inputs on a rank."""
     cuts = {spec.name: spec.parts[0].rule(config.llm, rank, config.tensor_parallel) for spec in specs}
-    return {name: found.columns(cuts[name].columns) for name, found in moments.items()}
+    return {name: whole.columns(cuts[name].columns) for name, whole in moments.items()}
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def _entries(
 
 
 def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:
-    """Write a quantized weight and its scales; its name."""
+    """Write a quantized weight and its scales; returns its name."""
     if name in rank.moments:
         from mmbuild.models.checkpoint import clip_search
 
@@ -173,7 +173,7 @@ def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:
 
 
 def _copied(rank: _Rank, name: str) -> str:
-    """Write a tensor as it is; its name."""
+    """Copy a tensor; returns its name."""
     written = 0
     for block in row_blocks(rank.tensors[name], _BLOCK):
         written += rank.file.put(name, block, written)

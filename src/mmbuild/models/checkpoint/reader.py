@@ -1,4 +1,4 @@
-"""Reading a checkpoint: its config, and a rank's tensors as views of the mapped file."""
+"""Reads a checkpoint: its config, and a rank's tensors as views of the mapped file."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def rank_file(rank: int) -> str:
 
 
 def load_config(checkpoint: Path) -> CheckpointConfig:
-    """Read ``config.json`` of a checkpoint of ours.
+    """Read ``config.json`` of a checkpoint written by mmbuild.
 
     Raises:
         CheckpointError: MM436, it is missing, not JSON, incomplete, or quantized by another producer:
-            TensorRT-LLM's own quantized checkpoints are permuted for one GPU.
+            TensorRT-LLM's quantized checkpoints are permuted for one GPU.
     """
     path = checkpoint / "config.json"
     try:
@@ -41,14 +41,14 @@ def load_config(checkpoint: Path) -> CheckpointConfig:
         OverflowError,
     ) as error:
         raise CheckpointError(
-            f"`{path}` is no checkpoint config: {type(error).__name__} {error}",
+            f"`{path}` is not a checkpoint config: {type(error).__name__} {error}",
             code="MM436",
-            hint="Build the checkpoint again with `mmbuild apply`",
+            hint="build the checkpoint again with `mmbuild apply`",
         ) from error
     marks = (content.get("producer"), content.get("layout"))
     if config.quant_algo is not None and marks != (PRODUCER, LAYOUT):
         raise CheckpointError(
-            f"`{path}` is quantized and not marked as mmbuild's plain layout",
+            f"`{path}` is quantized, but not in mmbuild's plain layout",
             code="MM436",
             hint="TensorRT-LLM permutes quantized weights for one GPU; build the checkpoint with mmbuild",
         )
@@ -72,5 +72,5 @@ def open_tensors(checkpoint: Path, rank: int) -> dict[str, Tensor]:
         raise CheckpointError(
             f"`{path}` cannot be read: {error}",
             code="MM436",
-            hint="Run `mmbuild cache verify`, then apply again",
+            hint="run `mmbuild cache verify`, then apply again",
         ) from error

@@ -1,7 +1,7 @@
-"""Whether a line of TensorRT-LLM reads a checkpoint, by the keys, algorithms and tensors that its reader knows.
+"""Predicts whether a TensorRT-LLM release line can read a checkpoint, from its keys, algorithms and tensors.
 
-The facts are in ``reader_compatibility.yaml``. They are stricter than the readers themselves: what is not known of a
-line is refused, so that nothing is promised that nobody read.
+The facts are in ``reader_compatibility.yaml``. They are stricter than the readers: anything unknown is rejected, so
+only verified combinations are accepted.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ Header = Mapping[str, tuple[str, tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """What a reader would not take.
+    """A reason why a reader would reject a checkpoint.
 
     Attributes:
-        key: Of ``config.json``, from the outside in, joined by dots; or the name of a tensor.
-        why: What is wrong with it, without the key.
+        key: Dotted key in ``config.json``, or name of a tensor.
+        why: The problem, without the key.
     """
 
     key: str
@@ -47,17 +47,17 @@ class Objection:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLine:
-    """A line of TensorRT-LLM.
+    """A TensorRT-LLM release line.
 
     Attributes:
-        quantization: Keys of ``quantization``; others raise.
-        quant_algos: Values of ``quant_algo``.
-        calibrated: Algorithms whose layers it loads, by architecture.
-        reader_run: Whether that was seen by running its reader; else its sources were read.
-        rotary_kinds: Kinds of rope scaling that it knows.
-        float16_alone: Algorithms that compute in float16, whatever the model's dtype.
+        quantization: Supported keys of ``quantization``; others raise.
+        quant_algos: Supported values of ``quant_algo``.
+        calibrated: Calibrated algorithms that it loads, by architecture.
+        reader_run: Whether this was tested by running its reader; otherwise by reading its sources.
+        rotary_kinds: Supported kinds of rope scaling.
+        float16_alone: Algorithms that always compute in float16, regardless of the model's dtype.
         plain_rotary_alone: Algorithms whose attention ignores rotary base and scaling.
-        derives_head_size: Whether it takes ``hidden_size / num_attention_heads`` for the head size.
+        derives_head_size: Whether it computes the head size as ``hidden_size / num_attention_heads``.
     """
 
     quantization: Sequence[str]
@@ -72,14 +72,14 @@ class ReleaseLine:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What quantized layers hold.
+    """Required tensors of quantized layers.
 
     Attributes:
-        dtypes: Of the model.
+        dtypes: Supported dtypes of the model.
         tensors: Number types by suffix.
-        rows: The same, of layers whose inputs are split over ranks.
-        norms: The same, of the norms of every layer; one number each.
-        group_sizes: None: the algorithm has no groups.
+        rows: The same for layers whose inputs are split over ranks.
+        norms: The same for the norms of every layer; one number each.
+        group_sizes: Supported group sizes; None if the algorithm has no groups.
     """
 
     dtypes: Sequence[str]
@@ -91,7 +91,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``reader_compatibility.yaml``."""
+    """Content of ``reader_compatibility.yaml``."""
 
     required: Sequence[str]
     read_only: Sequence[str]
@@ -105,7 +105,7 @@ def facts() -> Facts:
     """The table.
 
     Raises:
-        TypeError: The file is not of the form (a mistake of ours, found by tests).
+        TypeError: The file is malformed (a bug in mmbuild, caught by tests).
     """
     text = (files("mmbuild.models.checkpoint") / "reader_compatibility.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
@@ -119,10 +119,10 @@ def facts() -> Facts:
 
 
 def read_config(line: str, config: Mapping[str, Any]) -> tuple[Objection, ...]:
-    """What ``line``'s reader would not take of a ``config.json``; empty where it takes all.
+    """Objections of a release line's reader to a ``config.json``; empty if it can read the file.
 
     Args:
-        line: A version of TensorRT-LLM, as toolchains are named.
+        line: A TensorRT-LLM version, as in names of toolchains.
         config: The file's content.
     """
     known = facts().lines.get(line)
@@ -137,14 +137,12 @@ def _config(line: ReleaseLine, config: Mapping[str, Any]) -> Iterator[Objection]
             yield Objection(key, "is missing")
     for key in config:
         if key in facts().read_only:
-            yield Objection(key, "is a name that its reader cannot set")
+            yield Objection(key, "is an attribute that its reader cannot set")
     yield from _positions(line, config)
     quantization = config.get("quantization") or {}
     for key in quantization:
         if key not in line.quantization:
-            yield Objection(
-                f"quantization.{key}", "is a key that its reader does not know, which ends reading"
-            )
+            yield Objection(f"quantization.{key}", "is a key that its reader does not know and fails on")
     algorithm = quantization.get("quant_algo")
     if algorithm is not None:
         yield from _quantized(line, config, algorithm)
@@ -155,24 +153,24 @@ def _positions(line: ReleaseLine, config: Mapping[str, Any]) -> Iterator[Objecti
     kind = None if scaling is None else scaling.get("type")
     if scaling is not None and kind not in line.rotary_kinds:
         known = ", ".join(line.rotary_kinds)
-        yield Objection("rotary_scaling", f"`{kind}` is not a kind that its reader knows ({known})")
+        yield Objection("rotary_scaling", f"`{kind}` is not supported by its reader ({known})")
     width, heads = config.get("hidden_size"), config.get("num_attention_heads")
     if line.derives_head_size and width and heads and config.get("head_size") not in (None, width // heads):
         yield Objection(
             "head_size",
-            f"{config['head_size']} is not hidden_size {width} / num_attention_heads {heads}, which its reader takes",
+            f"{config['head_size']} is not hidden_size {width} / num_attention_heads {heads}, which its reader uses",
         )
 
 
 def _quantized(line: ReleaseLine, config: Mapping[str, Any], algorithm: str) -> Iterator[Objection]:
     where = "quantization.quant_algo"
     if algorithm not in line.quant_algos:
-        yield Objection(where, f"{algorithm} is none that its reader knows")
+        yield Objection(where, f"{algorithm} is not supported by its reader")
         return
     if algorithm in facts().permuted:
         if config.get("layout") == "plain":
             yield Objection(
-                "layout", f"plain weights of {algorithm} are read as permuted ones, and give nonsense"
+                "layout", f"plain weights of {algorithm} are read as permuted ones, which gives wrong answers"
             )
         return
     architecture = config.get("architecture")
@@ -183,7 +181,7 @@ def _quantized(line: ReleaseLine, config: Mapping[str, Any], algorithm: str) -> 
     if config.get("dtype") not in layout.dtypes:
         yield Objection("dtype", f"{config.get('dtype')} with {algorithm} is {_UNKNOWN}")
     elif algorithm in line.float16_alone and config.get("dtype") != "float16":
-        yield Objection("dtype", f"{algorithm} computes in float16 there, whatever the model's dtype")
+        yield Objection("dtype", f"{algorithm} always computes in float16 there")
     turned = config.get("rotary_scaling") is not None or config.get("rotary_base") not in (None, _PLAIN_BASE)
     if algorithm in line.plain_rotary_alone and turned:
         yield Objection(
@@ -192,11 +190,11 @@ def _quantized(line: ReleaseLine, config: Mapping[str, Any], algorithm: str) -> 
         )
     group = config["quantization"].get("group_size")
     if layout.group_sizes is not None and group not in layout.group_sizes:
-        yield Objection("quantization.group_size", f"{group} is none that its kernels exist for")
+        yield Objection("quantization.group_size", f"{group} is not supported by its kernels")
 
 
 def read_tensors(config: Mapping[str, Any], header: Header) -> tuple[Objection, ...]:
-    """What any line's reader would miss or misread among a rank's tensors, by what ``config`` says of them."""
+    """Tensors of a rank that any reader would miss or misread, according to ``config``."""
     quantization = config.get("quantization") or {}
     layout = facts().layouts.get(str(quantization.get("quant_algo")))
     return () if layout is None else tuple(_tensors(layout, quantization.get("group_size"), header))
@@ -212,7 +210,9 @@ def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Obje
         for suffix, dtypes in required.items():
             dtype = header.get(f"{layer}.{suffix}", ("", ()))[0]
             if dtype not in dtypes:
-                why = f"is {dtype}, not {' or '.join(dtypes)}" if dtype else "is missing, which ends reading"
+                why = (
+                    f"is {dtype}, not {' or '.join(dtypes)}" if dtype else "is missing, so that reading fails"
+                )
                 yield Objection(f"{layer}.{suffix}", why)
         scales = header.get(f"{layer}.weights_scaling_factor", ("", ()))[1]
         if (
@@ -220,9 +220,7 @@ def _tensors(layout: Layout, group: int | None, header: Header) -> Iterator[Obje
             and len(scales) == 2
             and scales[1] * (group or 0) != header[weight][1][1]
         ):
-            yield Objection(
-                f"{layer}.weights_scaling_factor", f"does not have a column for each {group} inputs"
-            )
+            yield Objection(f"{layer}.weights_scaling_factor", f"does not have one column per {group} inputs")
 
 
 def _norms(layout: Layout, header: Header) -> Iterator[Objection]:
@@ -234,22 +232,22 @@ def _norms(layout: Layout, header: Header) -> Iterator[Objection]:
             name = f"{norm}.{suffix}"
             dtype, shape = header.get(name, ("", ()))
             if not dtype:
-                yield Objection(name, "is missing, which ends reading")
+                yield Objection(name, "is missing, so that reading fails")
             elif dtype not in dtypes or shape != (1,):
                 yield Objection(name, f"is {dtype} {list(shape)}, not {' or '.join(dtypes)} [1]")
 
 
 def lines_that_read(checkpoint: Path) -> tuple[tuple[str, ...], Objection | None]:
-    """Lines whose readers take ``checkpoint``; where none does, what the newest objects to first.
+    """Release lines that can read ``checkpoint``; if there are none, also the first objection of the newest line.
 
     Raises:
         CheckpointError: MM436, a file cannot be read.
     """
     config, headers = _opened(checkpoint)
     tensors = [item for header in headers for item in read_tensors(config, header)]
-    found = {line: [*read_config(line, config), *tensors] for line in facts().lines}
-    taken = tuple(line for line, objections in found.items() if not objections)
-    return taken, None if taken else found[list(found)[-1]][0]
+    by_line = {line: [*read_config(line, config), *tensors] for line in facts().lines}
+    readable = tuple(line for line, objections in by_line.items() if not objections)
+    return readable, None if readable else by_line[list(by_line)[-1]][0]
 
 
 def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:
@@ -260,9 +258,9 @@ def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:
             raise ValueError(f"world_size is {ranks}")
     except (OSError, FileRefusedError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"`{checkpoint / 'config.json'}` is no checkpoint config: {type(error).__name__} {error}",
+            f"`{checkpoint / 'config.json'}` is not a checkpoint config: {type(error).__name__} {error}",
             code="MM436",
-            hint="Build the checkpoint again with `mmbuild apply`",
+            hint="build the checkpoint again with `mmbuild apply`",
         ) from error
     return config, [_header(checkpoint / rank_file(rank)) for rank in range(ranks)]
 
@@ -274,5 +272,5 @@ def _header(path: Path) -> Header:
         raise CheckpointError(
             f"`{path}` cannot be read: {error}",
             code="MM436",
-            hint="Run `mmbuild cache verify`, then apply again",
+            hint="run `mmbuild cache verify`, then apply again",
         ) from error

@@ -1,8 +1,9 @@
-"""Rank splitting of TensorRT-LLM's unified checkpoints: which part of a weight a rank holds.
+"""Tensor parallelism of TensorRT-LLM's unified checkpoints: which part of a weight each rank holds.
 
-A rule maps sizes and a rank to a :class:`TensorSlice`. Weights are ``[out, in]``. Rows are split where each rank
-computes some outputs (qkv, fc, gate, head), columns where each rank sums some inputs and an all-reduce
-follows (dense, proj). Key and value heads that are fewer than the ranks are duplicated: neighbours share one.
+A rule maps sizes and a rank to a :class:`TensorSlice`. Weights are ``[out, in]``. Rows are split if each rank
+computes some of the outputs (qkv, fc, gate, head), columns if each rank sums some of the inputs and an all-reduce
+follows (dense, proj). If there are fewer key and value heads than ranks, they are duplicated: adjacent ranks share
+one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import LlmFacts
 
 MAX_RANKS = 8
-# Rows in front of the position tables of OPT and mBART that no token uses.
+# Unused rows at the start of the position tables of OPT and mBART.
 POSITION_OFFSET = 2
 
 
@@ -25,7 +26,7 @@ class TensorSlice:
     Attributes:
         rows: Half-open range on the first axis; None for all.
         columns: Half-open range on the second axis; None for all.
-        padding: Rows of zeros that follow.
+        padding: Number of rows of zeros to append.
     """
 
     rows: tuple[int, int] | None = None
@@ -33,7 +34,7 @@ class TensorSlice:
     padding: int = 0
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the part, padding included, of something of shape ``whole``."""
+        """Shape of the part, including padding, of a tensor of shape ``whole``."""
         first = (self.rows[1] - self.rows[0] if self.rows else whole[0]) + self.padding
         if self.columns:
             return (first, self.columns[1] - self.columns[0])
@@ -44,7 +45,7 @@ Rule = Callable[[LlmFacts, int, int], TensorSlice]
 
 
 def replicated(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:  # noqa: ARG001 (all rules have one signature)
-    """Every rank holds it all."""
+    """The whole tensor on every rank."""
     return TensorSlice()
 
 
@@ -54,14 +55,14 @@ def query_heads(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
 
 
 def key_value_heads(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
-    """Rows of this rank's key or value heads; a head of its neighbours where there are fewer than ranks."""
+    """Rows of this rank's key or value heads; adjacent ranks share a head if there are fewer than ranks."""
     heads = max(1, llm.num_key_value_heads // ranks)
     first = rank * llm.num_key_value_heads // ranks
     return TensorSlice(rows=(first * llm.head_size, (first + heads) * llm.head_size))
 
 
 def head_columns(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
-    """Columns that this rank's query heads feed."""
+    """Columns for this rank's query heads."""
     return TensorSlice(columns=_range(llm.num_attention_heads * llm.head_size, rank, ranks))
 
 
@@ -71,12 +72,12 @@ def mlp_rows(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
 
 
 def mlp_columns(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
-    """Columns that this rank's part of the MLP feeds."""
+    """Columns for this rank's part of the MLP."""
     return TensorSlice(columns=_range(llm.intermediate_size, rank, ranks))
 
 
 def positions(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:  # noqa: ARG001
-    """The position table without the rows of its offset; every rank holds it all."""
+    """The position table without the offset rows, whole on every rank."""
     return TensorSlice(rows=(POSITION_OFFSET, POSITION_OFFSET + llm.max_position_embeddings))
 
 
@@ -86,17 +87,17 @@ def table_heads(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
 
 
 def vocabulary_rows(llm: LlmFacts, rank: int, ranks: int) -> TensorSlice:
-    """Rows of this rank's part of the vocabulary, rounded up to a multiple of the ranks with zeros."""
+    """Rows of this rank's part of the vocabulary, which is zero-padded to a multiple of the ranks."""
     share = -(-llm.vocab_size // ranks)
     first, last = (min(edge, llm.vocab_size) for edge in (rank * share, (rank + 1) * share))
     return TensorSlice(rows=(first, last), padding=share - (last - first))
 
 
 def check_ranks(llm: LlmFacts, ranks: int) -> None:
-    """Refuse a number of ranks that the model cannot be split into.
+    """Check that the model can be split over ``ranks``.
 
     Raises:
-        CheckpointError: MM433, with the number that does not divide.
+        CheckpointError: MM433, naming the size that cannot be split.
     """
     if not 1 <= ranks <= MAX_RANKS:
         raise _refused(f"tensor_parallel {ranks} is not between 1 and {MAX_RANKS}")
@@ -111,7 +112,7 @@ def check_ranks(llm: LlmFacts, ranks: int) -> None:
 
 def _refused(message: str) -> CheckpointError:
     return CheckpointError(
-        message, code="MM433", hint="Choose an engine.tensor_parallel that divides the model's heads"
+        message, code="MM433", hint="choose an engine.tensor_parallel that divides the model's heads"
     )
 
 

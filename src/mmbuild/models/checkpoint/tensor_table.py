@@ -1,10 +1,10 @@
-"""The tensors of TensorRT-LLM's unified checkpoints and where each comes from.
+"""Tables of the tensors in TensorRT-LLM's unified checkpoints and their source tensors.
 
-One table for each architecture: names, shapes and splits after ``convert_checkpoint.py`` of ``examples/llama``,
-``examples/opt`` and ``examples/enc_dec`` (0.11 and later). Three traps are in the tables: the gated MLP's ``fc`` is
-Hugging Face's ``gate_proj`` (T5: ``wi_0``) and its ``gate`` is ``up_proj`` (``wi_1``); OPT and mBART keep two rows
-for an offset in front of their position tables; T5 has one table of relative positions, in its first layer, which
-the checkpoint repeats in every layer.
+There is one table per architecture, with names, shapes and splits as in ``convert_checkpoint.py`` of
+``examples/llama``, ``examples/opt`` and ``examples/enc_dec`` (0.11 and later). Three details are easy to miss: the
+gated MLP's ``fc`` is Hugging Face's ``gate_proj`` (T5: ``wi_0``) and its ``gate`` is ``up_proj`` (``wi_1``); OPT and
+mBART have two offset rows at the start of their position tables; T5 has one table of relative positions, in its first
+layer, which the checkpoint repeats in every layer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmbuild.models.families.facts import LlmFacts
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """One Hugging Face tensor that a checkpoint tensor is made of.
+    """A Hugging Face tensor that is part of a checkpoint tensor.
 
     Attributes:
         source: Name below the model's prefix (``layers.0.self_attn.q_proj.weight``), or :data:`HEAD`.
-        rule: Which part of it a rank holds.
+        rule: Selects the part for a rank.
         shape: Its shape in the model.
         transposed: Whether the checkpoint holds the part's transpose.
     """
@@ -35,18 +35,18 @@ class SourceTensor:
     transposed: bool = False
 
     def cut_shape(self, llm: LlmFacts, rank: int, ranks: int) -> tuple[int, ...]:
-        """Shape of a rank's part, as the checkpoint holds it."""
+        """Shape of a rank's part in the checkpoint."""
         shape = self.rule(llm, rank, ranks).shape(self.shape)
         return shape[::-1] if self.transposed else shape
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One tensor of the checkpoint: the parts of a rank, one after the other on the first axis.
+    """A tensor of the checkpoint: a rank's parts, concatenated on the first axis.
 
     Attributes:
         name: Name in the checkpoint.
-        parts: What it is made of.
+        parts: Its source tensors.
         quantizable: Whether weight-only quantization applies.
     """
 
@@ -70,10 +70,10 @@ class _Row:
     Attributes:
         name: Name in the checkpoint; ``{i}`` is the layer.
         sources: ``(Hugging Face name, rule, shape)``. Letters of a shape: H hidden, Q query heads x head size,
-            K key/value heads x head size, I intermediate, V vocabulary, P positions, O positions and the offset,
+            K key/value heads x head size, I intermediate, V vocabulary, P positions, O positions with offset rows,
             B buckets, N heads.
         when: Whether the model has it.
-        linear: Whether it is a linear layer's weight, which weight-only quantization stores as integers.
+        linear: Whether it is the weight of a linear layer, which weight-only quantization stores as integers.
         transposed: Whether the checkpoint holds the transpose.
     """
 
@@ -112,7 +112,7 @@ def _qkv(name: str, sources: tuple[str, str, str], *, bias: bool) -> tuple[_Row,
 
 
 def _linear(name: str, source: str, rule: Rule, shape: str, *, bias: bool) -> tuple[_Row, ...]:
-    """A linear layer; its bias is cut with the rows, and whole on every rank where columns are cut."""
+    """A linear layer; its bias is split with the rows; if columns are split, every rank has the whole bias."""
     rows = (_row(f"{name}.weight", f"{source}.weight", rule, shape, linear=True),)
     if not bias:
         return rows
@@ -175,7 +175,7 @@ _LLAMA = (
 
 
 def _final(row: _Row) -> _Row:
-    """``row`` where a norm follows the last layer."""
+    """``row``, for models with a norm after the last layer."""
     return _Row(row.name, row.sources, when=lambda llm: llm.has_model_final_layernorm)
 
 
@@ -257,7 +257,7 @@ _MBART_DECODER = (
     _head(HEAD),
 )
 
-# By architecture and kind of positions, which tells T5's decoder from mBART's.
+# By architecture and kind of positions, which distinguishes T5's decoder from mBART's.
 _TABLES: Mapping[tuple[str, str], tuple[_Row, ...]] = {
     ("LlamaForCausalLM", "rope_gpt_neox"): _LLAMA,
     ("OPTForCausalLM", "learned_absolute"): _OPT,
@@ -268,7 +268,7 @@ _TABLES: Mapping[tuple[str, str], tuple[_Row, ...]] = {
 
 
 def tensors(llm: LlmFacts) -> Iterator[TensorSpec]:
-    """Every tensor of the checkpoint of ``llm``, in the order of the forward pass."""
+    """All tensors of the checkpoint of ``llm``, in the order of the forward pass."""
     sizes = {
         "H": llm.hidden_size,
         "Q": llm.num_attention_heads * llm.head_size,

@@ -1,7 +1,7 @@
-"""Independent pieces of work on a few threads of one process.
+"""Runs independent tasks in a few threads.
 
-torch and numpy let go of the interpreter while they work on a block, and so does the kernel while it copies
-bytes into a file; each thread keeps torch to itself, so that blocks stay in one core's cache.
+torch and numpy release the GIL while they process a block, and so do writes to a file. Each thread limits torch to
+one thread, so that blocks stay in one core's cache.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ Result = TypeVar("Result")
 
 
 def map_ordered(tasks: Iterable[Callable[[], Result]], threads: int) -> Iterator[Result]:
-    """Results in the order of the tasks, of which ``threads`` run at once.
+    """Yield results in the order of the tasks, running up to ``threads`` of them in parallel.
 
-    The first failure, in that order, is raised; what has not begun by then never does. Nothing runs any more
-    when the iterator has ended or was closed.
+    Raises the first failure in that order and cancels tasks that have not started. When the iterator has ended or was
+    closed, no task is running.
     """
     with ThreadPoolExecutor(threads, initializer=_one_torch_thread) as pool:
         futures = [pool.submit(task) for task in tasks]

@@ -1,10 +1,10 @@
 """Weight-only quantization with TensorRT-LLM's arithmetic, in the plain layout.
 
-After ``symmetric_quantize`` of its ``cutlass_preprocessors.cpp``, on one rank's weight ``[out, in]``: per
-output channel, scale = absmax / 128 (int8) or absmax / 8 (int4) in float32; values divided by it, rounded
-half away from zero, clipped to [-128, 127] or [-8, 7]; stored transposed, ``[in, out]``, two int4 in a byte
-with the lower column in the low nibble. The scale is stored in the model's dtype. What follows there, a
-permutation for the GPU at hand, is left out.
+Follows ``symmetric_quantize`` in its ``cutlass_preprocessors.cpp``, on one rank's weight ``[out, in]``. Per output
+channel, scale = absmax / 128 (int8) or absmax / 8 (int4) in float32. Values are divided by it, rounded half away from
+zero, clipped to [-128, 127] or [-8, 7], and stored transposed, ``[in, out]``, with two int4 per byte, the lower
+column in the low nibble. The scale is stored in the model's dtype. The GPU-specific permutation that follows there is
+omitted.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-# Weights rounded at once by one thread: the float32 copies stay in the second-level cache.
+# Weights rounded at once by one thread: the float32 copies fit into the L2 cache.
 _CHUNK = 1 << 18
-# Outputs side by side in a cache line of the transposed result, which is to be touched once.
+# Outputs per cache line of the transposed result, so that each line is written once.
 _LINE = 64
-# Magnitude bits of the 16-bit floats. Without the sign, finite floats order as their bits do.
+# Magnitude bits of 16-bit floats. Without the sign, finite floats have the order of their bits.
 _MAGNITUDE = 0x7FFF
-# The largest float32 below 0.5. Adding it and cutting off the fraction rounds halves away from zero; adding
-# 0.5 would round 0.49999997 up, because that sum is 1 in float32.
+# The largest float32 below 0.5. Adding it and truncating rounds halves away from zero; adding 0.5 would round
+# 0.49999997 up, because that sum is 1 in float32.
 _BELOW_HALF = 0.49999997
 
 
@@ -36,8 +36,8 @@ class WeightOnly:
 
     Attributes:
         quant_algo: Its name in ``config.json``.
-        levels: Scale is absmax divided by this; values are in [-levels, levels - 1].
-        packed: Values in a byte.
+        levels: The scale is absmax divided by this; values are in [-levels, levels - 1].
+        packed: Values per byte.
     """
 
     quant_algo: str
@@ -55,14 +55,14 @@ def quantized_shape(shape: tuple[int, ...], algorithm: WeightOnly, name: str) ->
     """Shape of the stored int8 tensor for a weight ``[out, in]``.
 
     Raises:
-        CheckpointError: MM437, the outputs do not fill whole bytes.
+        CheckpointError: MM437, the number of outputs is odd.
     """
     outputs, inputs = shape
     if outputs % algorithm.packed:
         raise CheckpointError(
             f"tensor `{name}` has {outputs} outputs on a rank, which do not pack two to a byte",
             code="MM437",
-            hint="Choose int8, or an engine.tensor_parallel that leaves an even number",
+            hint="choose int8, or an engine.tensor_parallel that leaves an even number",
         )
     return inputs, outputs // algorithm.packed
 
@@ -72,7 +72,7 @@ def quantize(weight: Tensor, algorithm: WeightOnly) -> tuple[Tensor, Tensor]:
 
     Args:
         weight: ``[out, in]``, any floating dtype, finite.
-        algorithm: Which.
+        algorithm: The algorithm.
 
     Returns:
         int8 ``[in, out / packed]`` and the scales ``[out]`` in the weight's dtype. An output whose weights
@@ -84,7 +84,7 @@ def quantize(weight: Tensor, algorithm: WeightOnly) -> tuple[Tensor, Tensor]:
     values = torch.empty(inputs, outputs // algorithm.packed, dtype=torch.int8)
     scales = torch.empty(outputs, dtype=torch.float32)
     step = max(1, _CHUNK // inputs // _LINE) * _LINE
-    # Fresh memory for every block would cost a page fault each 4 KiB, more than the arithmetic.
+    # Reused, because new memory for every block costs a page fault per 4 KiB, which is slower than the arithmetic.
     scratch = torch.empty(2, min(step, outputs), inputs)
     for start in range(0, outputs, step):
         stop = min(start + step, outputs)
@@ -97,12 +97,12 @@ def quantize(weight: Tensor, algorithm: WeightOnly) -> tuple[Tensor, Tensor]:
 
 
 def pack(values: Tensor) -> Tensor:
-    """int4 values ``[out, in]`` (int8 in [-8, 7]) to bytes ``[out / 2, in]``: even outputs in low nibbles."""
+    """Pack int4 values ``[out, in]`` (int8 in [-8, 7]) into bytes ``[out / 2, in]``: even outputs in low nibbles."""
     return (values[0::2] & 0x0F) | (values[1::2] * 16)
 
 
 def unpack(packed: Tensor) -> Tensor:
-    """Bytes ``[in, out / 2]`` as stored to int8 values ``[in, out]``."""
+    """Unpack stored bytes ``[in, out / 2]`` into int8 values ``[in, out]``."""
     import torch
 
     low, high = (packed << 4) >> 4, packed >> 4
@@ -127,6 +127,6 @@ def _round(weight: Tensor, scale: Tensor, levels: int, scratch: Tensor) -> Tenso
     ratio, sign = scratch
     ratio.copy_(weight)
     ratio /= torch.where(scale > 0, scale, 1.0).unsqueeze(1)
-    # The product with the sign is exact, so the sum is rounded once, as with copysign.
+    # The product with the sign is exact, so the sum is rounded only once, as with copysign.
     ratio.add_(torch.sign(ratio, out=sign), alpha=_BELOW_HALF)
     return ratio.clamp_(-levels, levels - 1).to(torch.int8)

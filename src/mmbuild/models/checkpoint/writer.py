@@ -1,9 +1,9 @@
-"""A safetensors file written tensor by tensor.
+"""Writes a safetensors file tensor by tensor.
 
-Format: 8 bytes little-endian header length, a JSON header that names dtype, shape and byte range of each
-tensor, then the tensors without gaps (https://huggingface.co/docs/safetensors). The header is padded with
-spaces so that the data begin on a multiple of ``ALIGNMENT`` bytes, and tensors whose size is a multiple of it
-come first, so that each of them begins on one too and can be used where the file is mapped.
+Format: 8 bytes little-endian header length, a JSON header with dtype, shape and byte range of each tensor, then the
+tensors without gaps (https://huggingface.co/docs/safetensors). The header is padded with spaces so that the data
+start at a multiple of ``ALIGNMENT`` bytes. Tensors whose size is a multiple of it come first, so that they are
+aligned too and can be used directly in the mapped file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 64
 _CHUNK = 64 << 20
 
-# torch's name, safetensors' name, bytes an element.
+# torch's name, safetensors' name, bytes per element.
 _DTYPES = {
     "float64": ("F64", 8),
     "float32": ("F32", 4),
@@ -40,7 +40,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A tensor to be written: its name, torch dtype by name (``float16``) and shape."""
+    """A tensor to write: its name, torch dtype by name (``float16``) and shape."""
 
     name: str
     dtype: str
@@ -53,24 +53,24 @@ class TensorEntry:
 
 
 def layout(entries: Iterable[TensorEntry]) -> list[TensorEntry]:
-    """The order in which the entries are written: the best aligned first, otherwise as given."""
+    """Sort entries in writing order: best alignment first, otherwise as given."""
     return sorted(entries, key=lambda entry: -math.gcd(entry.size, ALIGNMENT))
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A safetensors file that is being written; several threads may put tensors into it.
+    """A safetensors file that is being written; thread-safe.
 
     Attributes:
-        descriptor: Of the open file.
-        offsets: Where each tensor begins, bytes from the start of the file.
+        descriptor: Descriptor of the open file.
+        offsets: Start of each tensor, bytes from the start of the file.
     """
 
     descriptor: int
     offsets: Mapping[str, int]
 
     def put(self, name: str, part: Tensor, at: int = 0) -> int:
-        """Write ``part`` at byte ``at`` of tensor ``name``; the number of bytes written."""
+        """Write ``part`` at byte ``at`` of tensor ``name``; returns the number of bytes written."""
         return _write_all(self.descriptor, _bytes(part), self.offsets[name] + at)
 
 
@@ -78,11 +78,11 @@ class OpenFile:
 def create(
     path: Path, entries: Sequence[TensorEntry], metadata: Mapping[str, str] | None = None
 ) -> Iterator[OpenFile]:
-    """A file to be filled inside the ``with`` block; it takes its name at the end, and only without an error.
+    """Create a file to be filled inside the ``with`` block; it gets its name at the end, unless there is an error.
 
     Args:
-        path: The file; replaced at once when all is written.
-        entries: What it will hold, in the order of :func:`layout`.
+        path: The file; replaced atomically when all is written.
+        entries: Its tensors, in the order of :func:`layout`.
         metadata: ``__metadata__`` of the header.
     """
     partial = path.with_name(path.name + ".partial")
@@ -103,16 +103,16 @@ def write(
     tensors: Iterator[tuple[str, Iterable[Tensor]]],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a whole file or none, one tensor after the other.
+    """Write a file atomically, one tensor after the other.
 
     Args:
-        path: The file; replaced at once when all is written.
-        entries: What it will hold, in the order of :func:`layout`.
-        tensors: ``(name, parts)`` in the same order; the bytes of the parts follow one another.
+        path: The file; replaced atomically when all is written.
+        entries: Its tensors, in the order of :func:`layout`.
+        tensors: ``(name, parts)`` in the same order; the parts are concatenated.
         metadata: ``__metadata__`` of the header.
 
     Raises:
-        ValueError: The tensors do not match the entries (our own mistake).
+        ValueError: The tensors do not match the entries (a bug in mmbuild).
     """
     with create(path, entries, metadata) as file:
         for entry, (name, parts) in zip(entries, tensors, strict=True):
@@ -123,10 +123,10 @@ def write(
 
 
 def check_filled(entry: TensorEntry, written: int, name: str | None = None) -> None:
-    """Refuse a tensor that is not the one promised.
+    """Check that a tensor matches its entry.
 
     Raises:
-        ValueError: Its name or number of bytes differ (our own mistake).
+        ValueError: Its name or number of bytes differ (a bug in mmbuild).
     """
     if (name or entry.name, written) != (entry.name, entry.size):
         raise ValueError(f"{entry}: got {written} bytes of {name or entry.name}")

@@ -1,16 +1,16 @@
-"""Families: one package each, found by name. All that mmbuild knows of a family is in its package:
+"""Model families: one package each, looked up by name. Everything specific to a family is in its package:
 
 ==============  ===============================================================================
-``__init__``    ``TRAITS``, ``facts(config, vision)``: what ``config.json`` means, and ``NAMINGS``: where the language
-                model's tensors are among the model's. Imports no torch.
-``files``       ``expected``: where tokenizer and processor are, and what in them repeats ``config.json``.
-``visual``      ``make`` and ``canonical``: tower and projector as one module, and its weights' names.
-``processor``   ``load``: prompts and pictures to token ids and pixels; ``write_stand_in`` for random models.
-``reference``   ``load``: the model as transformers runs it, and ``tensor_shapes`` of a random one.
+``__init__``    ``TRAITS``, ``facts(config, vision)``: facts from ``config.json``, and ``NAMINGS``: names of the
+                language model's tensors. Does not import torch.
+``files``       ``expected``: location of tokenizer and processor, and numbers in them that repeat ``config.json``.
+``visual``      ``make`` and ``canonical``: tower and projector as one module, and the names of its weights.
+``processor``   ``load``: converts prompts and images to token ids and pixels; ``write_stand_in`` for random models.
+``reference``   ``load``: loads the model with transformers; ``tensor_shapes`` of a random model.
 ==============  ===============================================================================
 
-``blip2`` holds two families, ``opt`` and ``t5``, with a module each in place of ``__init__`` and the other parts in
-common. A part that several packages share is imported from ``mmbuild.models.families.shared``.
+``blip2`` contains two families, ``opt`` and ``t5``, which have separate modules in place of ``__init__`` and share
+the other parts. Code shared by several packages is in ``mmbuild.models.families.shared``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "part",
 ]
 
-# The registration: a recipe's `model.family`, and the module that has its ``facts``.
+# Registry: a recipe's `model.family`, and the module with its ``facts``.
 MODULES: dict[str, str] = {
     "blip2-t5": "mmbuild.models.families.blip2.t5",
     "blip2-opt": "mmbuild.models.families.blip2.opt",

@@ -1,4 +1,4 @@
-"""Keys, defaults and aliases of transformers' config classes, as data: ``fields.yaml`` and ``defaults.yaml``."""
+"""Keys, defaults and aliases of transformers' config classes, from ``fields.yaml`` and ``defaults.yaml``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import yaml
 
 @dataclass(frozen=True, slots=True)
 class ConfigClass:
-    """One of transformers' config classes; see ``fields.yaml`` for what each table says.
+    """A config class of transformers; ``fields.yaml`` documents the tables.
 
     Attributes:
-        fields: Kinds of values by key: ``int|ints?``.
-        defaults: Values of keys that are left out, null where none is here.
+        fields: Types of values by key: ``int|ints?``.
+        defaults: Values of missing keys; null if there is no default.
         aliases: Other names of keys.
-        sections: Sections that are configs, and what stands in for a missing one.
-        multiples: Pairs of a width and a number of heads that divides it.
-        choices: The only texts that a key holds.
+        sections: Sections that are configs, and the replacement for a missing one.
+        multiples: Pairs of a width and a number of heads that must divide it.
+        choices: Allowed strings by key.
         within: Lower and upper bounds of numbers.
     """
 
@@ -36,7 +36,7 @@ class ConfigClass:
 
 @cache
 def table(name: str) -> Mapping[str, Any]:
-    """A YAML file of this package."""
+    """Load a YAML file of this package."""
     text = files("mmbuild.models.families").joinpath(name).read_text(encoding="utf-8")
     content: Mapping[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return content
@@ -44,7 +44,7 @@ def table(name: str) -> Mapping[str, Any]:
 
 @cache
 def config_class(model_type: str) -> ConfigClass:
-    """The class that transformers reads a config of ``model_type`` with.
+    """The config class of transformers for ``model_type``.
 
     Raises:
         KeyError: No family reads such a config.

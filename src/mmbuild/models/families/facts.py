@@ -1,8 +1,8 @@
-"""What every family tells the rest of mmbuild about a model, read from the model's own configuration.
+"""Model facts that each family derives from ``config.json``.
 
-A family module turns ``config.json`` into :class:`ModelFacts`: plain numbers, each with the arithmetic it
-came from. Nothing here imports torch or transformers, so that a recipe is validated and planned in
-milliseconds; defaults that Hugging Face leaves out of ``config.json`` are data in ``defaults.yaml``.
+A family module converts ``config.json`` to :class:`ModelFacts`: plain numbers with their arithmetic. Nothing here
+imports torch or transformers, so recipes are validated and planned in milliseconds; ``defaults.yaml`` has the
+defaults that Hugging Face omits from ``config.json``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mmbuild.models.generation_settings import SettingsPlace
 
 
 class FamilyError(MmbuildError):
-    """A ``config.json`` that is not of the family, or lacks what the family needs.
+    """A ``config.json`` is of another family, or incomplete.
 
     Attributes:
-        blame: Keys of the recipe to point at, the likeliest first; empty where the code says it.
+        blame: Keys of the recipe to point at, most likely first; empty if the code determines them.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class FamilyError(MmbuildError):
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """A number and where it comes from.
+    """A derived number with its arithmetic.
 
     Attributes:
-        name: What the number is called in recipes and reports.
+        name: Name of the number in recipes and reports.
         value: The number.
-        arithmetic: How it follows, spelt out with values: ``(336 / 14)^2 = 576``.
+        arithmetic: Its derivation with values, such as ``(336 / 14)^2 = 576``.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Derivation:
 
 @dataclass(frozen=True, slots=True)
 class LlmFacts:
-    """One stack of layers (a decoder, or the encoder before it), under the names of TensorRT-LLM's checkpoint config.
+    """One stack of layers (a decoder or an encoder), with the names of TensorRT-LLM's checkpoint config.
 
     Attributes:
         architecture: ``LlamaForCausalLM``, ``OPTForCausalLM``, ``EncoderModel`` or ``DecoderModel``.
@@ -54,17 +54,17 @@ class LlmFacts:
         hidden_size: Width of the residual stream.
         num_hidden_layers: Layers.
         num_attention_heads: Query heads.
-        num_key_value_heads: Key and value heads (grouped-query attention where fewer).
+        num_key_value_heads: Key and value heads (fewer with grouped-query attention).
         head_size: Width of one head.
         intermediate_size: Width of the MLP.
         hidden_act: Activation name of transformers' ``ACT2FN``: ``silu``, ``relu``, ``gelu``, ``gelu_new``.
         norm_epsilon: Epsilon of the norms.
-        max_position_embeddings: Positions the model was made for; rows of the position table where one is learned
-            (rows that exist for an offset are not counted). 0 where positions are relative.
+        max_position_embeddings: Positions that the model supports; for learned positions, rows of the table without
+            offset rows. 0 if positions are relative.
         position_embedding_type: ``rope_gpt_neox``, ``learned_absolute`` or ``relative``.
-        rotary_base: Base of the rotary frequencies, None where positions are not rotary.
-        rotary_scaling: How rotary positions are scaled, with every number that transformers fills in
-            (:func:`mmbuild.models.families.rope.resolve`); its kind is ``rope_type``. None where plain.
+        rotary_base: Base of the rotary frequencies; None if positions are not rotary.
+        rotary_scaling: Scaling of rotary positions, with all numbers that transformers fills in
+            (:func:`mmbuild.models.families.rope.resolve`); its kind is ``rope_type``. None without scaling.
         tie_word_embeddings: Whether the output head is the embedding table.
         layernorm_type: ``RmsNorm`` or ``LayerNorm``.
         layernorm_position: ``pre_layernorm`` (before attention and MLP) or ``post_layernorm`` (after the sum).
@@ -72,12 +72,12 @@ class LlmFacts:
         has_embedding_layernorm: Whether a norm follows the embeddings.
         has_embedding_scale: Whether embeddings are multiplied by the square root of ``hidden_size``.
         has_attention_qkvo_bias: Whether the four projections of attention have biases.
-        has_mlp_bias: Whether the MLP's have.
+        has_mlp_bias: Whether the projections of the MLP have biases.
         mlp_type: ``GatedMLP`` or ``MLP``.
         q_scaling: Attention scores are divided by ``q_scaling * sqrt(head_size)``.
         num_buckets: Buckets of relative positions.
         max_distance: Distance from which on relative positions share the last bucket.
-        cross_attention: Whether layers attend to an encoder's output, of width ``hidden_size`` too.
+        cross_attention: Whether layers attend to an encoder's output, also of width ``hidden_size``.
         rescale_before_lm_head: Whether hidden states are multiplied by ``hidden_size ** -0.5`` before the head.
         decoder_start_token_id: First token of every answer of an encoder-decoder; None for other models.
     """
@@ -118,9 +118,9 @@ class VisualFacts:
     """Sizes of the visual tower and projector.
 
     Attributes:
-        num_visual_features: Rows of the prompt table that one image fills.
+        num_visual_features: Rows of the prompt table per image.
         image_size: Height and width of the input, pixels.
-        derivation: How ``num_visual_features`` follows from the config.
+        derivation: Derivation of ``num_visual_features`` from the config.
         num_hidden_layers: Layers of the tower (all of them, used or not).
         hidden_size: Width of the tower.
         intermediate_size: Width of the tower's MLP.
@@ -136,17 +136,17 @@ class VisualFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """All that planning needs to know of a model.
+    """All facts about a model that planning needs.
 
     Attributes:
         family: The family's name.
-        llm: The language model; of an encoder-decoder, its decoder.
+        llm: The language model, or the decoder of an encoder-decoder.
         visual: The visual side.
-        image_token_id: Id that stands for one visual feature in an encoded prompt; None where prompts name no
-            images. Negative where the vocabulary has no such token.
+        image_token_id: Placeholder id of one visual feature in an encoded prompt; None if prompts contain no images.
+            Negative if the vocabulary has no such token.
         eos_token_ids: Ids that end a sequence according to the config; may be empty.
-        encoder: The language model's own encoder (T5); None where there is none.
-        directories: Directories below the model's own that this model's files lie in (``llm``).
+        encoder: The encoder of the language model (T5); None if there is none.
+        directories: Subdirectories that contain files of this model (``llm``).
     """
 
     family: str
@@ -163,18 +163,18 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What recipes of a family may say, before any model is read.
+    """Properties of a family that do not depend on the model.
 
     Attributes:
-        encoder_decoder: Whether the language model is an encoder-decoder: its weights are not quantized.
-        cross_attention: Whether visual features go to cross-attention, each sequence to its own, and not into a
-            prompt table that the batch shares. Such a model takes no text.
-        second_sources: Which of ``vision`` and ``code`` below ``model`` mean something.
-        directories: Directories below a model's own that hold files of it (``llm``).
-        dtypes: Number formats that the language model works in.
-        most_images_per_prompt: Images that one prompt can hold; None where any number.
-        generates_from: What transformers' ``generate`` gets of a prompt, and so what its logits processors see: token
-            ids, ids and embeddings (ids count as context, not as encoder ids), or embeddings alone.
+        encoder_decoder: Whether the language model is an encoder-decoder, whose weights cannot be quantized.
+        cross_attention: Whether visual features go to cross-attention, separately per sequence, instead of a prompt
+            table shared by the batch. Such a model takes no text.
+        second_sources: Which of ``model.vision`` and ``model.code`` the family uses.
+        directories: Subdirectories of a model that contain its files (``llm``).
+        dtypes: Number formats that the language model supports.
+        most_images_per_prompt: Maximum number of images in a prompt; None: unlimited.
+        generates_from: What transformers' ``generate`` gets for a prompt, and so what logits processors see: token
+            ids, ids and embeddings (ids count as context, not as encoder ids), or only embeddings.
         decoder: The decoder's submodule in the model as transformers runs it, whose names below it are those of the
             checkpoint tables; None for a family that is not calibrated.
         needs_image: Whether a prompt cannot do without an image.
@@ -192,13 +192,13 @@ class Traits:
 
 
 class Family(Protocol):
-    """What a family's package offers, as module-level names."""
+    """Interface of a family's package, as module-level names."""
 
     TRAITS: Traits
     NAMINGS: tuple[Naming, ...]
 
     def facts(self, config: Config, vision: Config | None = None) -> ModelFacts:
-        """Read a ``config.json``, and that of the second source where the recipe names one.
+        """Derive facts from a ``config.json``, and from that of the second source if there is one.
 
         Raises:
             FamilyError: A config is of another family or incomplete.
@@ -206,19 +206,19 @@ class Family(Protocol):
         ...
 
     def settings_place(self, config: Config) -> SettingsPlace:
-        """Where transformers takes the generation settings of a model with this ``config.json`` from."""
+        """Location of the generation settings that transformers uses for a model with this ``config.json``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """One way in which a model names its language model's tensors.
+    """A naming scheme of the language model's tensors.
 
     Attributes:
-        prefix: What stands before the names of the checkpoint tables (:mod:`mmbuild.models.checkpoint.tensor_table`).
+        prefix: Prefix of the names in the checkpoint tables (:mod:`mmbuild.models.checkpoint.tensor_table`).
         head: Full name of the output head.
-        others: Prefixes below ``prefix`` that are not of the language model.
-        ignored: Endings of tensors that follow from others or from the config.
+        others: Prefixes below ``prefix`` that do not belong to the language model.
+        ignored: Suffixes of tensors that are derived from others or from the config.
     """
 
     prefix: str
@@ -228,13 +228,13 @@ class Naming:
 
 
 def read_llm(content: Mapping[str, Any] | None) -> LlmFacts | None:
-    """:class:`LlmFacts` from plain data; None stays None."""
+    """Parse :class:`LlmFacts` from plain data; None stays None."""
     return None if content is None else LlmFacts(**content)
 
 
 def shape_of(llm: LlmFacts) -> LlmFacts:
-    """``llm`` without what does not shape compiled packages: the position limit is the solver's unless positions
-    are a table, and a tied head is a tensor twice."""
+    """``llm`` without fields that do not affect compiled packages: the position limit, unless positions are a table,
+    and tied embeddings."""
     learned = llm.position_embedding_type == "learned_absolute"
     return replace(
         llm,

@@ -1,7 +1,7 @@
-"""Identifies the kind of model that a ``config.json`` describes: the family that builds it, or why none does.
+"""Identifies the kind of model from ``config.json``: the family that builds it, or the reason why none does.
 
-Models are distinguished by ``model_type``, by the classes in ``architectures`` and by the keys of LLaVA's own layout.
-The rows are in ``kinds.yaml``.
+Kinds are distinguished by ``model_type``, by the classes in ``architectures`` and by keys of LLaVA's original layout.
+The table is ``kinds.yaml``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mmbuild.models.families.parse import display
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SOURCE = ("model.source",)
-# Keys that LLaVA's and VILA's own code writes at the root.
+# Top-level keys that LLaVA's and VILA's original code writes.
 _OWN_KEYS = ("llm_cfg", "mm_vision_tower", "mm_projector_type", "mm_hidden_size", "mm_vision_select_layer")
-# Language models of a whole BLIP-2; one that names none is an OPT.
+# Language models of a complete BLIP-2; the default is OPT.
 _BLIP2 = {"opt": "blip2-opt", "t5": "blip2-t5"}
 
 
 def is_original_layout(config: Mapping[str, Any]) -> bool:
-    """Whether LLaVA's or VILA's own code wrote the config, not transformers."""
+    """Whether LLaVA's or VILA's original code wrote the config, not transformers."""
     return not isinstance(config.get("text_config"), Mapping) and any(key in config for key in _OWN_KEYS)
 
 
@@ -43,7 +43,7 @@ def builder(config: Mapping[str, Any]) -> str | None:
 
 
 def types_of(family: str) -> Collection[str]:
-    """Values of ``model_type`` at the root of configs that ``family`` reads."""
+    """Top-level ``model_type`` values of configs that ``family`` reads."""
     types: Collection[str] = table("kinds.yaml")["families"][family]
     return types
 
@@ -74,7 +74,7 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
 
 
 def tower_setting(config: Mapping[str, Any]) -> str:
-    """What to write into a recipe for a model that only names its tower."""
+    """Recipe setting for a model that only names its tower."""
     tower = config.get("mm_vision_tower")
     if not (isinstance(tower, str) and REPOSITORY.fullmatch(tower)):
         tower = "openai/clip-vit-large-patch14-336"
@@ -105,7 +105,7 @@ def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
 def similar_kind(
     *, model_type: str | None = None, architecture: str | None = None
 ) -> Mapping[str, str] | None:
-    """The row of ``kinds.yaml`` for a model that resembles a family's, by ``model_type`` or by class."""
+    """The row of ``kinds.yaml`` for a similar but unsupported model, by ``model_type`` or by class."""
     for row in table("kinds.yaml")["others"]:
         for key, value in (("model_type", model_type), ("architecture", architecture)):
             if value is not None and re.search(row[key], value):
@@ -115,7 +115,7 @@ def similar_kind(
 
 
 def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") -> FamilyError:
-    """A model that resembles a family's and that no family builds."""
+    """MM410: the model is similar to a family's, but no family builds it."""
     return FamilyError(
         f"config.json describes {other['name']} ({told_by}), which is not supported: {other['why']}",
         code=code,
@@ -125,7 +125,7 @@ def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") 
 
 
 def other_section(key: str, model_type: str, family: str, known: Collection[str]) -> FamilyError:
-    """MM410: a section is of a kind that the family does not combine."""
+    """MM410: the family does not support this kind of section."""
     names = " and ".join(f"`{name}`" for name in known)
     message = f"`{key}.model_type` is {display(model_type)}, and family {family} is built for {names}"
     right = _BLIP2.get(model_type) if key == "text_config" and family in _BLIP2.values() else None

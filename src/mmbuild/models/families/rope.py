@@ -1,7 +1,7 @@
-"""Rotary positions of a LLaMA config, resolved once as transformers 5.17 resolves them.
+"""Resolves the rotary positions of a LLaMA config like transformers 5.17.
 
-A config gives base and scaling in up to four places and two spellings. ``RotaryEmbeddingConfigMixin`` of
-transformers' ``modeling_rope_utils.py`` merges them into one mapping; engines and checkpoints get that form.
+A config states base and scaling in up to four places and two spellings. ``RotaryEmbeddingConfigMixin`` in
+transformers' ``modeling_rope_utils.py`` merges them into one mapping; engines and checkpoints use that form.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mmbuild.models.families.facts import FamilyError
 from mmbuild.models.families.parse import display, is_kind, is_number, wrong_value
 
 DEFAULT = "default"
-# Supported kinds and the numbers that each needs; mmbuild.backends.torch.positions has a function for each.
+# Supported kinds with their required numbers; mmbuild.backends.torch.positions implements them.
 BUILT: Mapping[str, tuple[str, ...]] = {
     DEFAULT: (),
     "linear": ("factor",),
@@ -30,7 +30,7 @@ class Rotary:
 
     Attributes:
         base: Base of the frequencies.
-        scaling: ``rope_type`` and the numbers of :data:`BUILT`; None where positions are not scaled.
+        scaling: ``rope_type`` and the numbers of :data:`BUILT`; None without scaling.
     """
 
     base: float
@@ -38,17 +38,17 @@ class Rotary:
 
 
 def resolve(text: Mapping[str, Any], where: str) -> Rotary:
-    """Base and scaling.
+    """Resolve base and scaling.
 
-    ``rope_scaling`` goes before ``rope_parameters``, and ``rope_theta`` inside goes before the one outside.
-    ``rope_type`` goes before its older spelling ``type``.
+    ``rope_scaling`` takes precedence over ``rope_parameters``, ``rope_theta`` inside over the one outside, and
+    ``rope_type`` over its older spelling ``type``.
 
     Args:
         text: The decoder's config, as :func:`mmbuild.models.families.parse.parse` returns it for ``llama``.
-        where: What stands before its keys in messages.
+        where: Prefix of its keys in messages.
 
     Raises:
-        FamilyError: MM503, a kind of scaling that is not supported; MM411, a value that cannot be computed with.
+        FamilyError: MM503, an unsupported kind of scaling; MM411, an invalid value.
     """
     place = "rope_scaling" if text.get("rope_scaling") else "rope_parameters"
     written = text.get(place) or {}
@@ -119,7 +119,7 @@ def _require_whole_heads(text: Mapping[str, Any], written: Mapping[str, Any], in
 
 
 def _require_one_for_all_layers(text: Mapping[str, Any], written: Mapping[str, Any], where: str) -> None:
-    """Refuse attention or positions that differ by layer; transformers' LLaMA does not compute them either."""
+    """Check that all layers have the same attention and positions; transformers' LLaMA supports nothing else."""
     layers = text.get("layer_types")
     if layers is None:
         return

@@ -1,4 +1,4 @@
-"""What numbers of a ``config.json`` must be for any model to be built from them, whatever its family."""
+"""Checks the numbers of a ``config.json`` that must hold for any family."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mmbuild.models.families.facts import FamilyError, LlmFacts, ModelFacts
 from mmbuild.models.families.parse import display
 
-# Activations that engines are built with, by the names of transformers' ACT2FN.
+# Supported activations, by name in transformers' ACT2FN.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")
 
 _COUNTS = (
@@ -21,15 +21,15 @@ _COUNTS = (
 )
 
 
-# No tensor has as many rows or columns, and products of such sizes stay within what is planned with.
+# Larger than any real dimension, but small enough that products of sizes do not overflow.
 _MOST = 2**31 - 1
 
 
 def require_sound(facts: ModelFacts) -> None:
-    """Refuse sizes that no model has.
+    """Check that sizes are plausible.
 
     Raises:
-        FamilyError: MM411, with everything that is wrong.
+        FamilyError: MM411, listing all problems.
     """
     stacks = [("the encoder's ", facts.encoder), ("the decoder's ", facts.llm)]
     if facts.encoder is None:
@@ -71,7 +71,7 @@ def _of_stack(llm: LlmFacts) -> Iterator[str]:
 
 
 def require_layer(where: str, value: object, layers: int) -> int:
-    """The number of a tower's hidden state: 0 the embeddings, ``layers`` the last one, negative from the end.
+    """Index of a tower's hidden state: 0 is the embeddings, ``layers`` the last one, negative from the end.
 
     Raises:
         FamilyError: MM411, the tower has no such state.
@@ -81,5 +81,5 @@ def require_layer(where: str, value: object, layers: int) -> int:
     raise FamilyError(
         f"`{where}` is {value}, and the tower has {layers} layers",
         code="MM411",
-        hint=f"A whole number from {-layers - 1} to {layers} is one of its hidden states",
+        hint=f"a whole number from {-layers - 1} to {layers} is one of its hidden states",
     )

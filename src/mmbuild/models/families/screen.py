@@ -1,7 +1,7 @@
 """Rejects sources that no family can build, from ``config.json`` alone.
 
-Weights that are already quantized, pictures cut into tiles, mixtures of experts, and checkpoints made for another
-task: each is refused before anything else is downloaded.
+These are quantized weights, images cut into tiles, mixtures of experts, and checkpoints for other tasks. They are
+rejected before anything else is downloaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmbuild.models.families.parse import display, is_kind, wrong_value
 
 _VISION = ("model.vision.source",)
 _TILES = "only towers that see each picture once, at one size, are supported"
-# Far deeper than any model's config, and far below Python's recursion limit.
+# Much deeper than any real config, and far below Python's recursion limit.
 _DEEPEST = 100
 # Keys that quantizers write: transformers, compressed-tensors, Model Optimizer and MLX.
 _QUANTIZATION = (
@@ -57,12 +57,12 @@ def about_second_source() -> Iterator[None]:
 
 
 def screen(config: Config, family: str, second: Config | None = None) -> None:
-    """Refuse a source that no family can build.
+    """Check that some family can build a source.
 
     Args:
         config: The model's ``config.json``.
         family: The recipe's.
-        second: That of the second source, where there is one.
+        second: ``config.json`` of the second source, if there is one.
 
     Raises:
         FamilyError: MM410, a kind of model that no family builds; MM710, weights that are already quantized; MM711, a
@@ -84,7 +84,7 @@ def screen(config: Config, family: str, second: Config | None = None) -> None:
 
 
 def _require_json(config: Config) -> None:
-    """Refuse values that Python reads but JSON does not define: keys of builds are computed from the whole file."""
+    """Check for values that Python accepts but JSON does not, because keys of builds are hashes of the whole file."""
     todo: list[tuple[str, object, int]] = [("", config, 0)]
     while todo:
         where, value, depth = todo.pop()
@@ -126,7 +126,7 @@ def _require_unquantized(config: Config) -> None:
 
 
 def _method(written: object) -> str | None:
-    """How the weights are quantized, in a few words; None if they are not."""
+    """Short description of the quantization of the weights; None if they are not quantized."""
     if isinstance(written, str) and written:
         return display(written)
     if not isinstance(written, Mapping) or all(
@@ -146,7 +146,7 @@ def _method(written: object) -> str | None:
 
 
 def _base(config: Config) -> str:
-    """The model that was quantized, as far as the config says."""
+    """The unquantized model, if the config names it."""
     for key in _BASES:
         name = config.get(key)
         if isinstance(name, str) and REPOSITORY.fullmatch(name) and not _QUANTIZED_NAME.search(name):
@@ -155,7 +155,7 @@ def _base(config: Config) -> str:
 
 
 def _require_one_picture(config: Config) -> None:
-    """Refuse tiled pictures and mixtures of experts, by LLaVA's and VILA's own keys."""
+    """Check for tiled images and mixtures of experts, by LLaVA's and VILA's original keys."""
     aspect, merge = config.get("image_aspect_ratio"), config.get("mm_patch_merge_type")
     if isinstance(aspect, str) and aspect.startswith(("anyres", "dynamic")):
         raise _tiles("image_aspect_ratio", aspect, "pictures are cut into tiles")
@@ -186,7 +186,7 @@ def _tiles(key: str, value: object, meaning: str) -> FamilyError:
 
 
 def _require_task(config: Config, family: str) -> None:
-    """Refuse checkpoints saved from a class that does not generate text about pictures."""
+    """Check that the checkpoint's class generates text about images."""
     classes, kind = config.get("architectures"), config.get("model_type")
     if not is_kind(classes, "strs?"):
         raise wrong_value("", "architectures", classes, "a list of names of classes, or null")

@@ -1,1 +1,1 @@
-"""Checks of a model directory's small files, and of the headers of its weights."""
+"""Validation of a model directory's small files and of the headers of its weights."""

@@ -1,4 +1,4 @@
-"""Adapters: small weights that mean something only on top of a base model."""
+"""Rejects adapters: small weights that are usable only with a base model."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mmbuild.models.files.small_files import SmallFileError, display, read_json
 from mmbuild.models.sources import hf_layout
 
 CONFIG = "adapter_config.json"
-# PEFT's files, by the names that `PeftModel.save_pretrained` gives them.
+# PEFT's files, as named by `PeftModel.save_pretrained`.
 _PEFT = (CONFIG, "adapter_model.safetensors", "adapter_model.bin")
 # Parts that LLaVA's training code saves instead of a model.
 _PARTS = ("non_lora_trainables.bin", "mm_projector.bin")
 
 
 def require_merged(directory: Path, *, has_weights: bool) -> None:
-    """Refuse adapters, alone or next to full weights.
+    """Check that a directory contains no adapter, alone or next to full weights.
 
-    A projector of LLaVA's first stage next to full weights is left over from training and part of them.
+    A projector of LLaVA's first training stage is allowed next to full weights, which include it.
 
     Raises:
         ModelFilesError: MM734.
@@ -39,12 +39,12 @@ def require_merged(directory: Path, *, has_weights: bool) -> None:
 
 
 def refuse_adapter_only(shown_as: str, names: Set[str], directory: Path) -> None:
-    """Refuse a model of adapter files without weights.
+    """Check that a model does not consist of adapter files only.
 
     Args:
-        shown_as: What the message calls the model.
+        shown_as: Name of the model in the message.
         names: Names of its files.
-        directory: Where its small files are.
+        directory: Directory of its small files.
 
     Raises:
         ModelFilesError: MM734, there is an adapter among ``names`` and no weight file.

@@ -1,7 +1,7 @@
-"""Chat templates: where a model keeps its own, what it renders, and which form of message it takes.
+"""Finds and renders the chat template of a model, and detects the form of message content it takes.
 
-A template is found and rendered as ``ProcessorMixin.apply_chat_template`` and
-``PreTrainedTokenizerBase.apply_chat_template`` of transformers (5.10 to 5.17) do it, without importing transformers.
+This follows ``ProcessorMixin.apply_chat_template`` and ``PreTrainedTokenizerBase.apply_chat_template`` in
+transformers (5.10 to 5.17), without importing transformers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Holder = Literal["processor", "tokenizer"]
 Form = Literal["parts", "text"]
 Message = Mapping[str, Any]
 
-# Digits survive templates that change letter case. No template holds this number.
+# Digits are not affected by templates that change letter case. No template contains this number.
 _PROBE = "27182818284590"
 _PARTS: tuple[Message, ...] = (
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _PROBE}]},
@@ -42,10 +42,10 @@ _PARTS: tuple[Message, ...] = (
 
 
 class TemplateError(MmbuildError):
-    """A chat template that cannot be read or rendered (MM730).
+    """A chat template cannot be read or rendered (MM730).
 
     Attributes:
-        line: Line of the template that is at fault, from 1; None where no line is known.
+        line: The line of the template that causes the error, from 1; None if unknown.
     """
 
     line: int | None = None
@@ -57,8 +57,8 @@ class ChatTemplate:
 
     Attributes:
         text: The Jinja source.
-        file: The file that holds it.
-        key: The JSON key that holds it; None where the file is the template.
+        file: The file that contains it.
+        key: The JSON key that contains it; None if the file is the template.
     """
 
     text: str
@@ -66,7 +66,7 @@ class ChatTemplate:
     key: str | None = None
 
     def place(self, line: int | None = None) -> str:
-        """Where ``line`` is, for messages: ``chat_template.jinja:3``."""
+        """Location of ``line`` for messages: ``chat_template.jinja:3``."""
         file = display(self.file)
         if self.key is None:
             return f"`{file}`" if line is None else f"`{file}:{line}`"
@@ -74,23 +74,23 @@ class ChatTemplate:
 
 
 def saved_template(directory: Path, *, holder: Holder = "processor") -> ChatTemplate | None:
-    """The default chat template that is saved in ``directory``.
+    """The default chat template in ``directory``.
 
     Args:
-        directory: A model's small files.
-        holder: ``processor``: what ``AutoProcessor`` uses, and the tokenizer's own template where the processor has
-            none (transformers' processors do not fall back to it). ``tokenizer``: what ``AutoTokenizer`` uses.
+        directory: Directory of a model's small files.
+        holder: ``processor``: the template of ``AutoProcessor``, or else the tokenizer's (transformers' processors do
+            not fall back to it). ``tokenizer``: the template of ``AutoTokenizer``.
 
     Raises:
         TemplateError: MM730, several named templates without a default one, or files that exclude each other.
-        SmallFileError: MM731, a file that may hold the template is damaged.
+        SmallFileError: MM731, a file that may contain the template is damaged.
     """
     found = _of_processor(directory) if holder == "processor" else None
     return found or _of_tokenizer(directory)
 
 
 def _of_processor(directory: Path) -> ChatTemplate | None:
-    """As ``ProcessorMixin.get_processor_dict``: config's own key, then the legacy file, then the files of today."""
+    """As ``ProcessorMixin.get_processor_dict``: key of the config, then the legacy file, then current files."""
     more = _more_templates(directory)
     legacy = _legacy(directory, more)
     stated = _stated(directory / "processor_config.json")
@@ -104,7 +104,7 @@ def _of_processor(directory: Path) -> ChatTemplate | None:
 
 
 def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
-    """The template in ``chat_template.json``, which allows no further templates."""
+    """The template in ``chat_template.json``, which excludes further templates."""
     file = directory / LEGACY_FILE
     if file.is_file() and more:
         raise _unusable(
@@ -117,7 +117,7 @@ def _legacy(directory: Path, more: Mapping[str, Path]) -> ChatTemplate | None:
 
 
 def _of_tokenizer(directory: Path) -> ChatTemplate | None:
-    """As ``PreTrainedTokenizerBase._from_pretrained``: files of their own replace the key of the config."""
+    """As ``PreTrainedTokenizerBase._from_pretrained``: separate files take precedence over the config's key."""
     more = _more_templates(directory)
     if _DEFAULT in more or (more and not (directory / JINJA_FILE).is_file()):
         return _default_file(more, directory)
@@ -141,7 +141,7 @@ def _default_file(files: Mapping[str, Path], directory: Path) -> ChatTemplate | 
 
 
 def _stated(file: Path) -> ChatTemplate | None:
-    """The template under the key of a JSON file: a text, named texts, or a list of ``name`` and ``template``."""
+    """The template in a JSON file: a string, named strings, or a list of ``name`` and ``template``."""
     value = read_json(file).get(_KEY) if file.is_file() else None
     try:
         named = {item["name"]: item["template"] for item in value} if isinstance(value, list) else value
@@ -179,7 +179,7 @@ def _unusable(message: str, hint: str, line: int | None = None) -> TemplateError
     return error
 
 
-_FIX = "correct the template, or remove it to use the family's own prompt form"
+_FIX = "correct the template, or remove it to use the family's default"
 
 
 def render(
@@ -189,16 +189,16 @@ def render(
     special_tokens: Mapping[str, str],
     add_generation_prompt: bool = True,
 ) -> str:
-    """The prompt that ``template`` makes of ``messages``.
+    """Render ``messages`` to a prompt with ``template``.
 
     Args:
         template: The template or its Jinja source.
-        messages: Turns with ``role`` and ``content``; content is a text or a list of parts.
-        special_tokens: ``bos_token``, ``eos_token`` and so on, as ``tokenizer.special_tokens_map`` names them.
-        add_generation_prompt: Whether the prompt ends with the beginning of the answer.
+        messages: Turns with ``role`` and ``content``; content is a string or a list of parts.
+        special_tokens: ``bos_token``, ``eos_token`` and so on, as in ``tokenizer.special_tokens_map``.
+        add_generation_prompt: Whether the prompt ends with the start of the answer.
 
     Raises:
-        TemplateError: MM730, the template is not valid Jinja, fails on these messages, or runs beyond the bounds of
+        TemplateError: MM730, the template is not valid Jinja, fails on these messages, or exceeds the limits of
             :mod:`mmbuild.base.sandbox`.
     """
     request = {
@@ -225,33 +225,34 @@ def _render(
             **special_tokens,
         )
     except Exception as error:
-        # A template is a program: it can fail in any way that Python knows.
+        # A template is a program, so it can raise any exception.
         line = _line(error)
         where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line}"
         raise _unusable(f"the chat template fails at {where}: {_first_line(error)}", _FIX, line) from error
 
 
 def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
-    """Which form of content ``template`` takes for a question about a picture.
+    """The form of content that ``template`` takes for a question about an image.
 
-    Found by rendering both forms: a prompt must name the picture once and contain the question.
+    Detected by rendering both forms: a prompt must contain one image token and the question.
 
     Args:
         template: The template or its Jinja source.
         special_tokens: As for :func:`render`.
-        image_token: What names a picture in a prompt.
+        image_token: The token for an image in a prompt.
 
     Returns:
-        ``parts``: a list, ``[{"type": "image"}, {"type": "text", "text": ...}]``; ``text``: one string that
-        names the picture with ``image_token``.
+        ``parts``: a list, ``[{"type": "image"}, {"type": "text", "text": ...}]``; ``text``: a string that contains
+        ``image_token``.
 
     Raises:
-        TemplateError: MM730, neither form gives such a prompt; both failures are quoted. Also as :func:`render`.
+        TemplateError: MM730, neither form gives such a prompt; the message quotes both failures. Also as
+            :func:`render`.
     """
-    found: Form = _run_bounded(
+    form: Form = _run_bounded(
         template, "form", {"special_tokens": dict(special_tokens), "image_token": image_token}
     )
-    return found
+    return form
 
 
 def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
@@ -280,7 +281,7 @@ _WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_f
 
 
 def _run_bounded(template: ChatTemplate | str, work: str, requested: Mapping[str, Any]) -> Any:
-    """What the work comes to, in bounds: a template is a program of whoever wrote it."""
+    """Run the work with limits, because a template is an untrusted program."""
     # Special tokens of transformers may be objects.
     value, error = _outcome(template, work, json.dumps(requested, default=str))
     if error is not None:
@@ -290,7 +291,7 @@ def _run_bounded(template: ChatTemplate | str, work: str, requested: Mapping[str
 
 @lru_cache(maxsize=256)
 def _outcome(template: ChatTemplate | str, work: str, request: str) -> tuple[Any, Sequence[Any] | None]:
-    """The result and None, or None and what a :class:`TemplateError` is made of."""
+    """The result and None, or None and the arguments of a :class:`TemplateError`."""
     try:
         value, error = run_bounded(lambda: _run_reported(template, work, json.loads(request)))
         return value, error
@@ -315,7 +316,7 @@ def _both(parts: str, text: str) -> str:
 
 
 def _problem(prompt: str, image_token: str) -> str | None:
-    """What a probe's prompt lacks; None where it is right."""
+    """The problem with a probe's prompt; None if it is correct."""
     if f"'text': '{_PROBE}'" in prompt or f'"text": "{_PROBE}"' in prompt:
         return "the prompt shows the list itself"
     if _PROBE not in prompt:
@@ -325,14 +326,14 @@ def _problem(prompt: str, image_token: str) -> str | None:
 
 
 def _first_line(error: BaseException, most: int = 200) -> str:
-    """The first line of what Jinja or Python said."""
-    said = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    said = said if isinstance(error, JinjaError) else f"{type(error).__name__}: {said}"
-    return said if len(said) <= most else said[: most - 4] + " ..."
+    """The first line of a message of Jinja or Python."""
+    line = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    line = line if isinstance(error, JinjaError) else f"{type(error).__name__}: {line}"
+    return line if len(line) <= most else line[: most - 4] + " ..."
 
 
 def _line(error: BaseException) -> int | None:
-    """The line of a template that an exception came from: the innermost frame that Jinja marks as a template's."""
+    """The template line that raised an exception: the innermost frame that belongs to a template."""
     if isinstance(error, TemplateSyntaxError):
         return error.lineno
     line, trace = None, error.__traceback__
@@ -344,19 +345,19 @@ def _line(error: BaseException) -> int | None:
 
 
 class _Generation(Extension):
-    """``{% generation %}``: marks what an assistant said. Marks do not change the text."""
+    """``{% generation %}`` marks the assistant's output. It does not change the text."""
 
     tags = {"generation"}  # noqa: RUF012 (as Jinja declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The block as a call that returns its own content, so that it has a scope of its own."""
+        """Parse the block as a call that returns its content, so that it has its own scope."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         call = self.call_method("content", [])
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
     def content(self, caller: Callable[[], str]) -> str:
-        """What the block renders to."""
+        """The rendered block."""
         return caller()
 
 
@@ -383,7 +384,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes characters of HTML.
+    # Jinja's filter escapes HTML characters.
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,4 +1,4 @@
-"""A model as it is given to checks: its facts, its configs, and the directories that its sources are in."""
+"""The input of the checks: a model's facts, its configs, and the directories of its sources."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Source:
     """A source of a recipe as a directory.
 
     Attributes:
-        directory: Where its files are.
-        weights: Whether its weight files are to be looked at; otherwise only small files are.
+        directory: Directory of its files.
+        weights: Whether to check its weight files, not only small files.
     """
 
     directory: Path
@@ -31,13 +31,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with everything that its files are compared with.
+    """A model with everything that its files are checked against.
 
     Attributes:
         family: The family's name.
         facts: What config.json says.
         configs: config.json by source, ``model`` and ``vision``.
-        sources: Sources whose files are here.
+        sources: Sources whose files are available.
     """
 
     family: str
@@ -46,21 +46,21 @@ class Model:
     sources: Mapping[str, Source]
 
     def expected(self) -> ExpectedFiles:
-        """What the family keeps next to config.json."""
+        """The files that the family has next to config.json."""
         found: ExpectedFiles = part(self.family, "files").expected(
             self.configs["model"], self.configs.get("vision")
         )
         return found
 
     def directory(self, source: str, below: str = "") -> Path | None:
-        """A directory of a source that is here and has it."""
+        """A subdirectory of a source; None if it is not available."""
         found = self.sources.get(source)
         path = None if found is None else found.directory / below
         return path if path is not None and path.is_dir() else None
 
 
 def template_of(model: Model, expected: ExpectedFiles) -> ChatTemplate | None:
-    """The chat template that questions are put into; None where there is none.
+    """The chat template for questions; None if there is none.
 
     Raises:
         TemplateError: MM730, as :func:`~mmbuild.models.files.chat_template.saved_template`.
@@ -77,13 +77,13 @@ def template_of(model: Model, expected: ExpectedFiles) -> ChatTemplate | None:
 
 
 def image_token_of(model: Model, expected: ExpectedFiles) -> str:
-    """What names a picture in a prompt: the tokenizer's own word, the processor's, or ``<image>``.
+    """The image token in prompts: the tokenizer's, the processor's, or ``<image>``.
 
     Raises:
         SmallFileError: MM731, a file is damaged.
     """
     directory = model.directory("model", expected.tokenizer)
-    # Without a token in config.json, prompts are taken apart at the word.
+    # Without a token in config.json, prompts are split at the text.
     if directory is None or expected.image_token is None:
         return DEFAULT_IMAGE_TOKEN
     tokenizer = tokenizer_file.read_tokenizer(directory)

@@ -1,7 +1,7 @@
-"""Compares the files of a model directory with each other and with config.json, before any weight is read.
+"""Checks the files of a model directory against each other and against config.json, without reading weights.
 
-Each check names both sides. Only small files and the headers of safetensors files are opened, so that a recipe is
-validated in a fraction of a second.
+Messages name both sides. Only small files and the headers of safetensors files are read, so validation of a recipe
+takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mmbuild.models.files.weight_files import WeightSet, require_agreement, requ
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with a source.
+    """A problem with a source.
 
     Attributes:
         source: ``model`` or ``vision``.
@@ -45,7 +45,7 @@ Check = Callable[[Model, ExpectedFiles], None]
 
 
 def findings(model: Model) -> list[Finding]:
-    """Everything that is wrong with the files of ``model``; each file's damage once."""
+    """All problems with the files of ``model``, without duplicates."""
     expected = model.expected()
     found: list[Finding] = []
     for source in model.sources:
@@ -74,7 +74,7 @@ def _caught(source: str, check: Callable[[], None]) -> list[Finding]:
 
 
 def inspected_paths(model: Model) -> Iterator[Path]:
-    """Every directory and file that :func:`findings` may read: what it found depends on them."""
+    """All directories and files that the result of :func:`findings` depends on."""
     for source in model.sources.values():
         inner = (*model.facts.directories, chat_template.MORE_TEMPLATES)
         for directory in (source.directory, *(source.directory / name for name in inner)):
@@ -87,7 +87,7 @@ def inspected_paths(model: Model) -> Iterator[Path]:
 
 
 def _weights(model: Model, expected: ExpectedFiles, source: str) -> None:
-    """One set of weights, which agrees with its index and with config.json."""
+    """Check that there is one set of weights that matches its index and config.json."""
     given = model.sources[source]
     if not given.weights:
         return
@@ -111,14 +111,14 @@ def _sets(directory: Path, inner: tuple[str, ...]) -> Iterator[tuple[str, Weight
 
 
 def _headers(directory: Path, found: WeightSet) -> dict[str, Mapping[str, Any]]:
-    # Late: it imports this module.
+    # Imported late to avoid a cycle.
     from mmbuild.models.sources.integrity import read_header
 
     return {name: read_header(directory / name) for name in found.files if name.endswith(".safetensors")}
 
 
 def _require_floats(headers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-    """Weights are floats; position ids and the like are integers."""
+    """Check that weights are floats; position ids and the like may be integers."""
     from mmbuild.models.checkpoint.hf_weights import WEIGHTS, require_floats
     from mmbuild.models.files.weight_shapes import stored_tensors
 
@@ -134,7 +134,7 @@ def _require_shapes(
     sets: Mapping[str, WeightSet],
     headers: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> None:
-    # Late: tables of tensors cost 30 ms, and many recipes name no directory.
+    # Imported late: tables of tensors take 30 ms, and many recipes name no directory.
     from mmbuild.models.files.weight_shapes import embedding_name, layer_names, require_shapes, stored_tensors
 
     files = {
@@ -163,7 +163,7 @@ def _require_shapes(
 
 
 def _own_code(model: Model, expected: ExpectedFiles) -> None:
-    """No class that only the model's own code has, in any directory that tokenizer and processor are loaded from."""
+    """Check that tokenizer and processor need no code from the model."""
     for directory in (model.directory("model", expected.tokenizer), model.directory(*expected.images)):
         if directory is not None:
             remote_code.require_no_code(directory)
@@ -229,7 +229,7 @@ def _template(model: Model, expected: ExpectedFiles) -> None:
 
 
 def _generation(model: Model, expected: ExpectedFiles) -> None:
-    """One id that ends an answer has to be an id of the vocabulary, else no answer ever ends."""
+    """Check that at least one end token is in the vocabulary; otherwise answers never end."""
     directory = model.directory("model", expected.tokenizer)
     file = directory / _GENERATION if directory else None
     if file is None or not file.is_file():
@@ -246,7 +246,7 @@ def _generation(model: Model, expected: ExpectedFiles) -> None:
 
 
 def _copies(model: Model, expected: ExpectedFiles) -> None:
-    """Sections of config.json against the files that they repeat."""
+    """Check sections of config.json against the files that they repeat."""
     config = model.configs["model"]
     for name, section in expected.copies:
         directory = model.directory("model", name)
@@ -257,17 +257,17 @@ def _copies(model: Model, expected: ExpectedFiles) -> None:
         try:
             facts = family(model.family).facts(other, model.configs.get("vision"))
         except (FamilyError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            why = error.message if isinstance(error, FamilyError) else str(error)
-            raise _two_configs(file, section, why) from error
+            reason = error.message if isinstance(error, FamilyError) else str(error)
+            raise _two_configs(file, section, reason) from error
         for key, theirs, ours in differences(_plain(facts), _plain(model.facts)):
             raise _two_configs(file, section, f"{key} is {theirs} in the former and {ours} in the latter")
 
 
-def _two_configs(file: Path, section: str, why: str) -> ModelFilesError:
+def _two_configs(file: Path, section: str, reason: str) -> ModelFilesError:
     return ModelFilesError(
-        f"`{display(file)}` and `{section}` in the outer config.json describe different models: {why}",
+        f"`{display(file)}` and `{section}` in the outer config.json describe different models: {reason}",
         code="MM741",
-        hint="download the model again, whole",
+        hint="download the complete model again",
     )
 
 
@@ -276,7 +276,7 @@ def _plain(facts: ModelFacts) -> Any:
 
 
 def differences(found: Any, planned: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two trees of plain data differ: dotted name, and both values."""
+    """Differences between two trees of plain data: dotted name, and both values."""
     if isinstance(found, dict) and isinstance(planned, Mapping):
         for key in sorted(found.keys() | planned.keys()):
             yield from differences(found.get(key), planned.get(key), f"{name}.{key}".lstrip("."))

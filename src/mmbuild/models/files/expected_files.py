@@ -1,4 +1,4 @@
-"""What a family's model keeps next to config.json, so that files can be compared with each other."""
+"""Describes the files that a family has next to config.json, for consistency checks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mmbuild.models.files.processor_config import Placeholders
 
 @dataclass(frozen=True, slots=True)
 class ExpectedFiles:
-    """Where a model's small files are, and which numbers in them repeat config.json.
+    """Location of a model's small files, and the numbers in them that repeat config.json.
 
     Attributes:
-        vocab_size: What config.json calls the rows of the embedding table.
-        hidden_size: What config.json calls their width.
-        image_size: What config.json calls the tower's input size.
-        image_class: Image processor where a file names none: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
-        tokenizer: Directory of the tokenizer below the model's own; empty for the model's own.
-        images: Source of the image processor, and its directory below.
-        square_pictures: Whether pictures are made square before the image processor sees them.
-        image_token: What config.json calls the id of the image token; None where no token stands for a picture.
+        vocab_size: Key in config.json of the number of rows in the embedding table.
+        hidden_size: Key in config.json of their width.
+        image_size: Key in config.json of the tower's input size.
+        image_class: Image processor if no file names one: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
+        tokenizer: Subdirectory of the tokenizer; empty for the model's directory.
+        images: Source of the image processor, and its subdirectory.
+        square_pictures: Whether images are made square before the image processor.
+        image_token: Key in config.json of the id of the image token; None if there is no image token.
         adds_image_token: Whether the processor adds that token to a tokenizer without one.
-        template: Who reads the chat template; None where questions are not put into one.
-        placeholders: How the processor counts placeholders; None where it does not.
+        template: Reader of the chat template; None if there is no template.
+        placeholders: How the processor counts placeholders; None if it does not.
         queries: Whether the processor's number of placeholders is ``num_query_tokens``.
         copies: Sections of config.json that repeat the config.json of a directory, by that directory.
     """

@@ -1,7 +1,7 @@
-"""What a model's processor files say about pictures: their size for the tower, and their number of placeholders.
+"""Checks a model's processor files: image size for the tower, and number of placeholders.
 
-``preprocessor_config.json``, or ``image_processor`` in ``processor_config.json``, which wins; keys and class defaults
-as transformers (4.26 to 5.17) reads them.
+Reads ``preprocessor_config.json``, or ``image_processor`` in ``processor_config.json``, which takes precedence, with
+the keys and class defaults of transformers (4.26 to 5.17).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class _Class:
 
     Attributes:
         size: Its ``size``.
-        square: Whether a single number means both sides; otherwise the shorter one.
-        crop: Its ``crop_size`` and whether it crops.
-        pads_first: Whether padding makes pictures square before everything else; otherwise it comes last.
+        square: Whether a single number means both sides; otherwise it means the shorter one.
+        crop: Its ``crop_size``; None if it does not crop.
+        pads_first: Whether padding makes images square before all other steps; otherwise it comes last.
     """
 
     size: Mapping[str, int]
@@ -37,7 +37,7 @@ class _Class:
     pads_first: bool = False
 
 
-# Pages are fitted into `size` in their own proportions and padded to it.
+# Pages are scaled to fit `size`, keeping their aspect ratio, and padded to it.
 _PAGES = _Class({"height": 896, "width": 672})
 _CLASSES: Mapping[str, _Class] = {
     "CLIP": _Class({"shortest_edge": 224}, square=False, crop=224),
@@ -55,7 +55,7 @@ class ImageProcessor:
 
     Attributes:
         settings: Its keys.
-        file: The file that holds them.
+        file: The file that contains them.
     """
 
     settings: Mapping[str, Any]
@@ -63,7 +63,7 @@ class ImageProcessor:
 
 
 def read_image_processor(directory: Path) -> ImageProcessor | None:
-    """The image processor in ``directory``; None where there is none.
+    """The image processor in ``directory``; None if there is none.
 
     Raises:
         SmallFileError: MM731, a file is damaged.
@@ -77,7 +77,7 @@ def read_image_processor(directory: Path) -> ImageProcessor | None:
     return ImageProcessor(read_json(file), file) if file.is_file() else None
 
 
-# What decides pixels, beside the size.
+# Settings that affect pixels, besides the size.
 _PIXELS = (
     "image_mean",
     "image_std",
@@ -106,18 +106,18 @@ _CHANNELS = 3
 
 
 def require_usable(found: ImageProcessor, default: str) -> None:
-    """Refuse settings with which transformers' image processors fail on every picture.
+    """Check for settings with which transformers' image processors fail on every image.
 
     Args:
         found: The image processor.
-        default: Its class where the file names none, as for :func:`require_image_size`.
+        default: Its class if the file names none, as for :func:`require_image_size`.
 
     Raises:
         ModelFilesError: MM744, a setting that is needed is null or cannot be used.
     """
     settings, kind = found.settings, _class(found.settings, default)
     if kind is None:
-        return  # a class that is not known here
+        return  # unknown class
     on = {"do_center_crop": kind.crop is not None}
     for key, switch in _NEEDED:
         if key in settings and settings.get(switch, on.get(switch, True)):
@@ -126,7 +126,7 @@ def require_usable(found: ImageProcessor, default: str) -> None:
                 raise ModelFilesError(
                     f"`{key}` in `{display(found.file)}` is {json.dumps(settings[key])}: {problem}",
                     code="MM744",
-                    hint="take the value from the model's original, or leave the key out",
+                    hint="copy the value from the original model, or remove the key",
                 )
 
 
@@ -143,14 +143,14 @@ def _unusable(key: str, value: Any) -> str | None:
 
 
 def require_one_image_processor(directory: Path, default: str) -> None:
-    """Compare two image processors of a directory, of which programs read one or the other.
+    """Check that two image processors in a directory agree, because programs read one or the other.
 
     Args:
-        directory: Where the files are.
-        default: Class where a file names none, as for :func:`require_image_size`.
+        directory: Directory of the files.
+        default: Class if a file names none, as for :func:`require_image_size`.
 
     Raises:
-        ModelFilesError: MM743, both state a setting that decides pixels, and differently.
+        ModelFilesError: MM743, they state different values of a setting that affects pixels.
         SmallFileError: MM731, a file is damaged.
     """
     chosen, other = read_image_processor(directory), directory / PREPROCESSOR
@@ -176,18 +176,18 @@ def require_one_image_processor(directory: Path, default: str) -> None:
 
 
 def _differ(key: str, ours: Any, theirs: Any) -> bool:
-    """Whether two values of a setting give other pixels: null switches off, and numbers were rounded on their way."""
+    """Whether two values of a setting give different pixels: null means off, and numbers may be rounded."""
     if key.startswith("do_"):
         return bool(ours) != bool(theirs)
     if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        return any(_differ("", one, other) for one, other in zip(ours, theirs, strict=True))
+        return any(_differ("", left, right) for left, right in zip(ours, theirs, strict=True))
     if isinstance(ours, int | float) and isinstance(theirs, int | float):
         return not math.isclose(ours, theirs, rel_tol=1e-6)
     return bool(ours != theirs)
 
 
 def read_processor(directory: Path) -> Mapping[str, Any]:
-    """Keys of the processor that are not null; empty where there is none.
+    """Keys of the processor that are not null; empty if there is none.
 
     Raises:
         SmallFileError: MM731, the file is damaged.
@@ -200,21 +200,21 @@ def read_processor(directory: Path) -> Mapping[str, Any]:
 def require_image_size(
     found: ImageProcessor, default: str, tower: Size, key: str, *, square: bool = False
 ) -> None:
-    """Compare the size that the image processor gives pictures with the one that the tower takes.
+    """Check that the image processor's output has the tower's input size.
 
     Args:
         found: The image processor.
-        default: Its class where the file names none: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
-        tower: Height and width in pixels, of config.json.
-        key: What config.json calls them.
-        square: Whether pictures are square before the image processor sees them.
+        default: Its class if the file names none: ``CLIP``, ``Siglip``, ``Blip``, ``Nougat``.
+        tower: Height and width in pixels from config.json.
+        key: Their key in config.json.
+        square: Whether images are square before the image processor.
 
     Raises:
-        ModelFilesError: MM739, the sizes differ, or pictures keep sizes of their own.
+        ModelFilesError: MM739, the sizes differ, or images keep their original sizes.
     """
     kind = _class(found.settings, default)
     if kind is None:
-        return  # a class that is not known here
+        return  # unknown class
     result = _result(found.settings, kind, square=square)
     if result == tower:
         return
@@ -239,7 +239,7 @@ def _class(settings: Mapping[str, Any], default: str) -> _Class | None:
 
 
 def _result(settings: Mapping[str, Any], kind: _Class, *, square: bool) -> Size | str:
-    """Height and width of every picture afterwards, or why they differ from picture to picture."""
+    """Height and width of every processed image, or why they vary."""
 
     def on(name: str, default: bool = False) -> bool:
         return bool(settings.get(name, default))  # null is off, as in transformers
@@ -275,7 +275,7 @@ def _fixed(size: Mapping[str, Any]) -> Size | None:
 
 
 def _sides(value: object, square: bool) -> Mapping[str, Any] | None:
-    """A size in any of its spellings as a mapping; None where it is absent."""
+    """A size in any of its forms as a mapping; None if it is absent."""
     if isinstance(value, Mapping):
         return {key: side for key, side in value.items() if side is not None}
     if isinstance(value, int):
@@ -291,13 +291,13 @@ def _size_text(size: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Placeholders:
-    """How LLaVA's processor counts the placeholders of a picture, filled in from config.json where a key is absent.
+    """How LLaVA's processor counts the placeholders of an image; absent keys are filled in from config.json.
 
     Attributes:
-        side: Height and width of the picture, pixels.
+        side: Height and width of the image, pixels.
         patch: ``patch_size`` of the tower.
         strategy: ``vision_feature_select_strategy`` of the model.
-        additional: Tokens that the tower puts in front of the patches.
+        additional: Number of tokens that the tower adds before the patches.
     """
 
     side: Size
@@ -312,31 +312,31 @@ _COUNTED = ("patch_size", "num_additional_image_tokens", "vision_feature_select_
 def require_placeholders(
     processor: Mapping[str, Any], file: Path, counted: Placeholders, features: int
 ) -> None:
-    """Compare the placeholders that ``LlavaProcessor`` writes for a picture with the tower's features.
+    """Check that ``LlavaProcessor`` writes as many placeholders for an image as the tower has features.
 
     Args:
         processor: :func:`read_processor`.
-        file: Where it comes from.
-        counted: What absent keys stand for.
-        features: Visual features of a picture, ``num_visual_features``.
+        file: Its file.
+        counted: Values of absent keys.
+        features: Visual features of an image, ``num_visual_features``.
 
     Raises:
         ModelFilesError: MM740, the numbers differ.
     """
-    said = {key: processor[key] for key in _COUNTED if key in processor}
-    patch = said.get("patch_size", counted.patch)
-    additional = said.get("num_additional_image_tokens", counted.additional)
-    strategy = said.get("vision_feature_select_strategy", counted.strategy)
+    stated = {key: processor[key] for key in _COUNTED if key in processor}
+    patch = stated.get("patch_size", counted.patch)
+    additional = stated.get("num_additional_image_tokens", counted.additional)
+    strategy = stated.get("vision_feature_select_strategy", counted.strategy)
     whole = isinstance(patch, int) and isinstance(additional, int) and patch > 0
     count = None
     if whole:
         count = (counted.side[0] // patch) * (counted.side[1] // patch) + additional - (strategy == "default")
     if count != features:
-        _refuse_count(file, said, "no number of" if count is None else str(count), features)
+        _refuse_count(file, stated, "no number of" if count is None else str(count), features)
 
 
 def require_queries(processor: Mapping[str, Any], file: Path, features: int) -> None:
-    """Compare ``num_query_tokens`` of a BLIP-2 processor with the Q-Former's, where the file states it.
+    """Check that ``num_query_tokens`` of a BLIP-2 processor, if stated, matches the Q-Former's.
 
     Raises:
         ModelFilesError: MM740, the numbers differ.
@@ -346,11 +346,11 @@ def require_queries(processor: Mapping[str, Any], file: Path, features: int) -> 
         _refuse_count(file, {"num_query_tokens": stated}, str(stated), features)
 
 
-def _refuse_count(file: Path, said: Mapping[str, Any], count: str, features: int) -> None:
-    keys = " and ".join(f"`{key}` {value}" for key, value in said.items())
+def _refuse_count(file: Path, stated: Mapping[str, Any], count: str, features: int) -> None:
+    keys = " and ".join(f"`{key}` {value}" for key, value in stated.items())
     raise ModelFilesError(
         f"`{display(file)}` has {keys}, which gives {count} placeholders for a picture, and the tower gives "
         f"{features} features",
         code="MM740",
-        hint="correct the keys to those of the tower, or remove them: absent ones follow from config.json",
+        hint="correct the keys to match the tower, or remove them: they are then derived from config.json",
     )

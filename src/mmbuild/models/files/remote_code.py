@@ -1,7 +1,7 @@
-"""Models that bring Python code along, which is never run.
+"""Rejects models that require their own Python code, which is never run.
 
-``auto_map`` in a file names classes of the model's own. Where the file also names a class of transformers, or the
-model's type has one, that class serves and the entry means nothing.
+``auto_map`` in a file names classes in the model's code. It is ignored if the file also names a class of
+transformers, or the model's type has one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.files.small_files import display, read_json
 
-# File, the key that names a class, and the entry of `auto_map` for it.
+# File, key of the class, and its entry in `auto_map`.
 _FILES = (
     ("tokenizer_config.json", "tokenizer_class", "AutoTokenizer"),
     ("preprocessor_config.json", "image_processor_type", "AutoImageProcessor"),
@@ -22,7 +22,7 @@ _FILES = (
     ("processor_config.json", "processor_class", "AutoProcessor"),
     ("processor_config.json", "image_processor_type", "AutoImageProcessor"),
 )
-# Classes of transformers 5.10 to 5.17 that the supported families save, with their endings for other forms.
+# Classes of transformers 5.10 to 5.17 that the supported families use, with their suffixes for other variants.
 _TOKENIZERS = (
     "Llama|CodeLlama|GPT2|T5|Nougat|PreTrained|Bert|Roberta|XLMRoberta|Bart|MBart|Qwen2|Gemma|Cohere"
 )
@@ -36,10 +36,10 @@ _OWN = {
 
 
 def require_no_code(directory: Path) -> None:
-    """Refuse tokenizers and processors that only code of the model's own could read.
+    """Check that tokenizer and processor do not require code from the model.
 
     Args:
-        directory: Where their files are.
+        directory: Directory of their files.
 
     Raises:
         ModelFilesError: MM750.

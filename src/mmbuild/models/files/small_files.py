@@ -13,20 +13,20 @@ from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import MODEL_JSON, SHARD_INDEX, TOKENIZER, Limit
 
 LFS_POINTER = b"version https://git-lfs"
-# Files that are larger than others; everything else is a page of settings.
+# Files that may be large; all others contain only settings.
 _LIMITS = {"tokenizer.json": TOKENIZER, "vocab.json": TOKENIZER}
-# SentencePiece models, vocabularies and merges; templates are texts of some kilobytes.
+# SentencePiece models, vocabularies and merges.
 _OTHERS = {".model": TOKENIZER, ".txt": TOKENIZER}
 _INDEX = ".index.json"
 _AGAIN = "download the file again"
 
 
 class SmallFileError(MmbuildError):
-    """A tokenizer, processor or template file that cannot be read (MM731)."""
+    """A tokenizer, processor or template file cannot be read (MM731)."""
 
 
 def read_small(path: Path) -> bytes:
-    """The bytes of ``path``.
+    """Read the bytes of ``path``.
 
     Raises:
         SmallFileError: MM731, the file cannot be opened, is not a regular file, is a git-LFS pointer or too large.
@@ -45,7 +45,7 @@ def read_small(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of ``path``.
+    """Read the UTF-8 text of ``path``.
 
     Raises:
         SmallFileError: MM731, as :func:`read_small`, or the file is not UTF-8.
@@ -57,10 +57,10 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """The JSON object in ``path``.
+    """Read the JSON object in ``path``.
 
     Raises:
-        SmallFileError: MM731, the file cannot be read or does not hold a JSON object.
+        SmallFileError: MM731, the file cannot be read or is not a JSON object.
     """
     try:
         content = parse_json(read_small(path), _limit(path))
@@ -83,7 +83,7 @@ _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "b
 
 
 def display(path: Path) -> str:
-    """``path`` as messages print it: relative to the current directory where it is below it."""
+    """``path`` for messages: relative to the current directory if it is below it."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

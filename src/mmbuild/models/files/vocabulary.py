@@ -1,4 +1,4 @@
-"""Tokenizers and config.json: ids without an embedding, the id of the image token, and SentencePiece files."""
+"""Reads saved tokenizers, and checks ids and the image token against config.json."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WIDTHS = {1: 8, 5: 4}  # bytes of fixed-width values, by wire type
 
 
 def pieces(path: Path) -> list[str]:
-    """Texts of the pieces of ``path``, in the order of their ids.
+    """Texts of the pieces in a SentencePiece model, in the order of their ids.
 
     Raises:
-        SmallFileError: MM731, the file cannot be read or holds no pieces.
+        SmallFileError: MM731, the file cannot be read or contains no pieces.
     """
     data = read_small(path)
     try:
@@ -58,7 +58,7 @@ def _messages(data: bytes) -> list[bytes]:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """A variable-length number at ``at``, and the position after it."""
+    """The varint at ``at``, and the position after it."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -80,7 +80,7 @@ def _damaged(path: Path, problem: str) -> SmallFileError:
     return SmallFileError(f"`{display(path)}` {problem}", code="MM731", hint="download the file again")
 
 
-# The named special tokens, in the order in which transformers adds missing ones.
+# Named special tokens, in the order in which transformers adds missing ones.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 IMAGE_TOKEN = "image_token"
 _JSON, _CONFIG, _ADDED, _NAMES = (
@@ -92,20 +92,20 @@ _JSON, _CONFIG, _ADDED, _NAMES = (
 _PIECES = ("tokenizer.model", "spiece.model")
 FILES = (_JSON, _CONFIG, _ADDED, _NAMES, *_PIECES, "vocab.json")
 
-# Beginnings of classes that keep the ids of a SentencePiece model.
+# Prefixes of classes that keep the ids of a SentencePiece model.
 _BY_POSITION = ("Llama", "T5")
-# What LLaMA's classes call their tokens where no file does; others have none.
+# Default tokens of LLaMA's classes; other classes have none.
 _LLAMA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and where its id comes from.
+    """A token and the origin of its id.
 
     Attributes:
         text: The token.
         id: Its id.
-        file: Name of the file that holds it.
+        file: Name of the file that contains it.
     """
 
     text: str
@@ -118,9 +118,9 @@ class SavedTokenizer:
     """A saved tokenizer.
 
     Attributes:
-        tokens: Every token by its text.
-        whole: Texts of the tokens that are found anywhere in a text and never split.
-        special: Special tokens by name (``bos_token``), as chat templates get them.
+        tokens: All tokens by text.
+        whole: Texts of the tokens that are matched anywhere in a text and never split.
+        special: Special tokens by name (``bos_token``), as passed to chat templates.
     """
 
     tokens: Mapping[str, Token]
@@ -129,7 +129,7 @@ class SavedTokenizer:
 
     @property
     def image_token(self) -> str | None:
-        """What the tokenizer itself calls its image token; None where it names none."""
+        """The image token according to the tokenizer; None if it names none."""
         return self.special.get(IMAGE_TOKEN)
 
     def named(self, token_id: int) -> str | None:
@@ -138,10 +138,10 @@ class SavedTokenizer:
 
 
 def read_tokenizer(directory: Path) -> SavedTokenizer | None:
-    """The tokenizer in ``directory``; None where no file holds a vocabulary that can be read without its library.
+    """The tokenizer in ``directory``; None if no vocabulary can be read without its library.
 
     Raises:
-        SmallFileError: MM731, a file is damaged or not what its name says.
+        SmallFileError: MM731, a file is damaged or has unexpected content.
         ModelFilesError: MM737, two files give a token different ids.
     """
     stats = tuple(_stat(directory / name) for name in FILES)
@@ -185,7 +185,7 @@ def _optional(path: Path) -> Mapping[str, Any]:
 
 
 def _vocabulary(directory: Path) -> tuple[dict[str, Token], frozenset[str]] | None:
-    """Tokens by text, and those that are never split: of the first file that holds a vocabulary."""
+    """Tokens by text, and those that are never split, from the first file with a vocabulary."""
     file = directory / _JSON
     if file.is_file():
         return _of_json(file)
@@ -202,7 +202,7 @@ def _vocabulary(directory: Path) -> tuple[dict[str, Token], frozenset[str]] | No
 
 
 def _second_vocabulary(directory: Path, config: Mapping[str, Any]) -> list[Token]:
-    """The pieces next to a ``tokenizer.json``, for tokenizers whose ids are the positions of pieces."""
+    """The pieces next to a ``tokenizer.json``, for tokenizers whose ids are positions of pieces."""
     if not (directory / _JSON).is_file() or not _class(config).startswith(_BY_POSITION):
         return []
     found = [name for name in _PIECES if (directory / name).is_file()]
@@ -212,7 +212,7 @@ def _second_vocabulary(directory: Path, config: Mapping[str, Any]) -> list[Token
 
 
 def _class(config: Mapping[str, Any]) -> str:
-    # Files from before there was a class name are of LLaMA's.
+    # Old files without a class name are LLaMA's.
     return str(config.get("tokenizer_class") or _BY_POSITION[0])
 
 
@@ -247,14 +247,14 @@ def _listed(file: Path, item: object) -> str:
     raise _no_tokenizer(file, "its vocabulary is not a list of tokens and scores")
 
 
-def _no_tokenizer(file: Path, why: str) -> SmallFileError:
+def _no_tokenizer(file: Path, reason: str) -> SmallFileError:
     return SmallFileError(
-        f"`{display(file)}` is not a tokenizer: {why}", code="MM731", hint="download the file again"
+        f"`{display(file)}` is not a tokenizer: {reason}", code="MM731", hint="download the file again"
     )
 
 
 def _added(directory: Path, config: Mapping[str, Any]) -> Iterator[Token]:
-    """Tokens with ids that files next to the vocabulary state, in the order of their ids."""
+    """Tokens with ids from files next to the vocabulary, in the order of their ids."""
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         file, entries = directory / _CONFIG, [(_text(value), number) for number, value in decoder.items()]
@@ -281,7 +281,7 @@ def _require_one_id(directory: Path, known: Mapping[str, Token], stated: list[To
 
 
 def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Special tokens by name: the usual ones, then the model's own, of which ``extra_special_tokens`` win."""
+    """Special tokens by name: the standard ones, then the model's, with priority for ``extra_special_tokens``."""
     for name in NAMED:
         text = _text(config.get(name))
         if text is not None:
@@ -296,14 +296,14 @@ def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _special_texts(config: Mapping[str, Any]) -> Iterator[str]:
-    """Special tokens by text: those with a name, then the others."""
+    """Texts of special tokens: named ones first, then the others."""
     yield from (text for _, text in _named(config))
     more = config.get("extra_special_tokens", config.get("additional_special_tokens"))
     yield from filter(None, map(_text, more if isinstance(more, list) else ()))
 
 
 def _text(value: object) -> str | None:
-    """The text of a token, which is written alone or as ``content`` with its options."""
+    """The text of a token, stored as a string or as ``content`` with options."""
     found = value.get("content") if isinstance(value, dict) else value
     return found if isinstance(found, str) else None
 
@@ -312,12 +312,12 @@ DEFAULT_IMAGE_TOKEN = "<image>"
 
 
 def require_embeddings(tokenizer: SavedTokenizer, vocab_size: int, key: str) -> None:
-    """Refuse tokens without a row in the embedding table: an engine takes such ids for visual features.
+    """Check that all tokens have an embedding; an engine would interpret other ids as visual features.
 
     Args:
         tokenizer: The saved tokenizer.
         vocab_size: Rows of the embedding table, which is also the first id of visual features.
-        key: What config.json calls that number.
+        key: The key of that number in config.json.
 
     Raises:
         ModelFilesError: MM736.
@@ -337,14 +337,14 @@ def require_embeddings(tokenizer: SavedTokenizer, vocab_size: int, key: str) -> 
 def require_image_token(
     tokenizer: SavedTokenizer, token: str, stated: int, key: str, *, added_by_processor: bool
 ) -> None:
-    """Compare the image token of config.json with the one that the processor writes into prompts.
+    """Check that the image token of config.json is the one that the processor writes to prompts.
 
     Args:
         tokenizer: The saved tokenizer.
-        token: What the processor writes for a picture.
+        token: The token that the processor writes for an image.
         stated: The id in config.json.
-        key: What config.json calls it.
-        added_by_processor: Whether the processor adds the token to a tokenizer that has none.
+        key: Its key in config.json.
+        added_by_processor: Whether the processor adds the token to a tokenizer without it.
 
     Raises:
         ModelFilesError: MM737, the ids differ, or the tokenizer does not know the token.

@@ -1,7 +1,7 @@
-"""Which weight files of a directory are the model, and whether index, shards and headers agree.
+"""Selects the weight files of a directory, and checks that index, shards and headers agree.
 
-transformers and mmbuild each take one set of files and ignore the rest without a word. Where a directory holds two,
-nothing says which one its owner means, so both are named and the directory is refused. Pickles are not opened.
+transformers and mmbuild silently use one set of files and ignore the rest. If a directory contains two sets, it is
+ambiguous which one is meant, so it is rejected and the message names both. Pickles are not opened.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class WeightFileKind:
     shard: re.Pattern[str]
 
 
-# The preferred kind first. Both kinds side by side are common on hubs, as two forms of the same weights.
+# Preferred kind first. Hubs often have both kinds, as two formats of the same weights.
 KINDS = (
     WeightFileKind(
         "model.safetensors", "model.safetensors.index.json", re.compile(r"model-\d+-of-\d+\.safetensors")
@@ -68,7 +68,7 @@ class WeightSet:
 
 
 def weight_set(directory: Path) -> WeightSet | None:
-    """The one set of weights in ``directory``; None where it holds no weight file.
+    """The only set of weights in ``directory``; None if there are no weight files.
 
     Raises:
         ModelFilesError: MM732, there are two sets; MM733, shards and index do not belong together; MM404, a file is a
@@ -88,7 +88,7 @@ def weight_set(directory: Path) -> WeightSet | None:
 
 
 def pickled_set(directory: Path) -> WeightSet | None:
-    """The pickles next to preferred weights; None where they are not a whole set of their own."""
+    """The pickles next to preferred weights; None if they are not a complete set."""
     names = [path.name for path in entries(directory) if path.is_file()]
     try:
         return _of_kind(KINDS[-1], directory, names)
@@ -154,7 +154,7 @@ def _two_sets(directory: Path, one: str, other: str) -> ModelFilesError:
 
 
 def require_one_place(model: Path, directories: Iterator[str] | tuple[str, ...]) -> None:
-    """Refuse weights in a model's own directory next to weights in the directories that it consists of.
+    """Check that there are no weights both in a model's directory and in its subdirectories.
 
     Raises:
         ModelFilesError: MM732.
@@ -183,7 +183,7 @@ def _refuse_pointer(path: Path) -> None:
 
 
 def require_agreement(directory: Path, found: WeightSet, headers: Mapping[str, Header]) -> None:
-    """Compare an index with the headers of its shards.
+    """Check an index against the headers of its shards.
 
     Args:
         directory: Where the files are.
@@ -240,7 +240,7 @@ def require_same_model(
     headers: Mapping[str, Header],
     pickles: Sequence[str],
 ) -> None:
-    """Refuse pickles that hold another model than the safetensors files next to them.
+    """Check that pickles contain the same model as the safetensors files next to them.
 
     Args:
         directory: Where the files are.

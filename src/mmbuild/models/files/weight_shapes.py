@@ -1,4 +1,4 @@
-"""Compares config.json with the shapes in the headers of safetensors files. No tensor is read."""
+"""Checks config.json against the shapes in the headers of safetensors files, without reading tensors."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def require_shapes(
     *,
     whole: bool,
 ) -> None:
-    """Compare the language model's tensors with what config.json says.
+    """Check the language model's tensors against config.json.
 
     Args:
-        family: Whose names the weights have.
-        facts: What config.json says.
+        family: Family that defines the weights' names.
+        facts: Facts from config.json.
         stored: :func:`stored_tensors`.
         keys: What config.json calls the rows and the columns of the embedding: ``text_config.vocab_size`` and
             ``text_config.hidden_size``.

@@ -1,4 +1,4 @@
-"""Directories that people name instead of a model: the hub's cache, a training run, an adapter."""
+"""Explains directories that are not a model: the hub cache, a training run, an adapter."""
 
 from __future__ import annotations
 

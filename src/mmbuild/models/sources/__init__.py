@@ -1,1 +1,1 @@
-"""Where weights come from: the hub, a directory, or random numbers of a real model's shapes."""
+"""Sources of weights: the hub, a local directory, or random numbers with a real model's shapes."""

@@ -1,6 +1,6 @@
-"""Where the files of an input may be: a link that came with a project must not lead to the user's other files.
+"""Confines input files to allowed directories: a link in a project must not lead to the user's other files.
 
-Allowed are the project's root, what the user named on the command line, and one cache of the Hugging Face hub, whose
+Allowed are the project root, directories named on the command line, and one cache of the Hugging Face hub, whose
 snapshots are links to its blobs.
 """
 
@@ -15,7 +15,7 @@ from mmbuild.base.files import FileRefusedError, entries, is_within, open_regula
 
 Places = tuple[str, ...]
 LOCATOR = "places"
-"""Under which a step finds them. Locators are in no key, and neither is where a model lies."""
+"""Locator name under which a step gets them. Locators, like the location of a model, are not part of keys."""
 
 _REPOSITORIES = ("models--", "datasets--")
 _INSIDE = ("blobs", "snapshots")
@@ -23,7 +23,7 @@ _READ = (".json", ".jinja", ".txt", ".model", ".safetensors", ".bin")
 
 
 def hub_cache(path: Path | str) -> str | None:
-    """The hub's cache that ``path``, links followed, is in: the directory that holds ``models--owner--name``."""
+    """The hub cache that contains ``path`` after resolving links: the parent of ``models--owner--name``."""
     parts = Path(os.path.realpath(path)).parts
     for number in range(len(parts) - 2, 0, -1):
         if parts[number].startswith(_REPOSITORIES) and parts[number + 1] in _INSIDE:
@@ -32,7 +32,7 @@ def hub_cache(path: Path | str) -> str | None:
 
 
 def cache_of(directory: Path) -> str | None:
-    """The one hub cache that a model directory, or the first of its files that is in one, leads to."""
+    """The hub cache that a model directory leads to, or the first of its files that is in one."""
     own = hub_cache(directory)
     if own is not None:
         return own
@@ -44,12 +44,12 @@ def cache_of(directory: Path) -> str | None:
 
 
 def require_inside(directory: Path, directories: Iterable[str], places: Places | None) -> None:
-    """Refuse a model directory that holds anything else than regular files, or links that leave ``places``.
+    """Check that a model directory contains only regular files, and no links that lead outside ``places``.
 
     Args:
-        directory: The model's directory; what is missing is left to those who need it.
-        directories: Directories below it whose files are read too.
-        places: Where its files may be; None: anywhere.
+        directory: The model's directory; missing files are not reported.
+        directories: Subdirectories whose files are also read.
+        places: Allowed directories; None: any.
 
     Raises:
         FileRefusedError: MM745, MM746, MM747.
@@ -64,7 +64,7 @@ def require_inside(directory: Path, directories: Iterable[str], places: Places |
 
 
 def real_path(path: Path, places: Places | None) -> str:
-    """Where the regular file ``path`` is, links followed, as it is opened.
+    """Resolved path of the regular file ``path``, determined from the opened file.
 
     Raises:
         FileRefusedError: MM745, MM747.
@@ -85,7 +85,7 @@ def as_locator(places: Places | None) -> dict[str, str]:
 
 
 def from_locators(locators: Mapping[str, str]) -> Places | None:
-    """What :func:`as_locator` left."""
+    """The inverse of :func:`as_locator`."""
     found: Sequence[str] | None = json.loads(locators[LOCATOR]) if LOCATOR in locators else None
     return None if found is None else tuple(found)
 
@@ -94,9 +94,9 @@ def _require_place(path: Path, places: Places | None) -> None:
     if places is not None and not is_within(path, places):
         raise FileRefusedError.of(
             path,
-            f"leads to `{os.path.realpath(path)}`, outside of the places that this build may read",
+            f"leads to `{os.path.realpath(path)}`, outside the directories that this build may read",
             "MM747",
-            "copy the files to where the link lies, or allow it with --allow-outside",
+            "copy the files to the location of the link, or allow it with --allow-outside",
         )
 
 
@@ -108,4 +108,4 @@ def _require_file(path: Path, places: Places | None) -> None:
     try:
         require_regular(path)
     except OSError:
-        return  # a link to nothing: a missing file
+        return  # a broken link counts as a missing file

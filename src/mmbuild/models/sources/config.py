@@ -1,7 +1,7 @@
-"""The model's own ``config.json``, found without its weights.
+"""Reads a model's ``config.json`` without its weights.
 
-Planning needs only numbers. A directory holds them; models of the mission have theirs recorded as data in
-``families/recorded``; any other hub model's file is fetched alone.
+Planning needs only this file. It comes from a local directory, from ``families/recorded`` for known hub models, or is
+fetched from the hub.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 class ConfigError(MmbuildError):
-    """A source that cannot be understood, or whose ``config.json`` cannot be read."""
+    """A source is malformed, or its ``config.json`` cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceRef:
-    """A ``source`` taken apart.
+    """A parsed ``source``.
 
     Attributes:
-        kind: ``hub``, ``directory``, or the same with ``dummy-`` for random weights of those shapes.
+        kind: ``hub``, ``directory``, or the same with ``dummy-`` for random weights with those shapes.
         value: ``owner/name``, or the directory as written.
     """
 
@@ -45,7 +45,7 @@ class SourceRef:
 
 @dataclass(frozen=True, slots=True)
 class SourceConfig:
-    """A ``config.json`` and where it was found.
+    """A ``config.json`` and its origin.
 
     Attributes:
         config: Its content.
@@ -59,13 +59,13 @@ class SourceConfig:
 
 
 def parse_source(source: str) -> SourceRef:
-    """Take a ``source`` apart.
+    """Parse a ``source``.
 
-    ``hf://owner/name``; ``dummy://owner/name``; ``dummy://`` and a directory that begins with ``/``, ``./``, ``../``
-    or ``~``; anything without ``://`` is a directory.
+    Forms: ``hf://owner/name``; ``dummy://owner/name``; ``dummy://`` with a directory that begins with ``/``, ``./``,
+    ``../`` or ``~``. Anything without ``://`` is a directory.
 
     Raises:
-        ConfigError: It is none of these.
+        ConfigError: MM131, it has none of these forms.
     """
     scheme, mark, rest = source.partition("://")
     if not mark:
@@ -75,10 +75,10 @@ def parse_source(source: str) -> SourceRef:
     if scheme in ("hf", "dummy") and _REPO.fullmatch(rest):
         return SourceRef("hub" if scheme == "hf" else "dummy-hub", rest)
     raise ConfigError(
-        f"source `{source}` is not understood",
+        f"invalid source `{source}`",
         code="MM131",
         hint=hub_address(source)
-        or "Write hf://owner/name, a directory, dummy://owner/name or dummy://./directory",
+        or "write hf://owner/name, a directory, dummy://owner/name or dummy://./directory",
     )
 
 
@@ -86,13 +86,13 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
     """Find the ``config.json`` of ``source``.
 
     Args:
-        source: As :func:`parse_source` takes it.
+        source: As for :func:`parse_source`.
         revision: Branch, tag or commit of a hub source; None is ``main``.
-        root: What a relative directory is relative to.
-        offline: Ask no hub.
+        root: Base of relative directories.
+        offline: Do not access the hub.
 
     Raises:
-        ConfigError: No config can be had, or it is not JSON.
+        ConfigError: The config is unavailable or not JSON.
     """
     ref = parse_source(source)
     if ref.kind in ("directory", "dummy-directory"):
@@ -103,9 +103,9 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
     if ref.kind == "dummy-hub" or offline:
         raise ConfigError(
             f"the config.json of `{ref.value}` is not recorded in mmbuild"
-            + (", and the hub is not asked offline" if ref.kind == "hub" else ""),
+            + (", and the hub is not accessed offline" if ref.kind == "hub" else ""),
             code="MM133",
-            hint=f"Recorded: {', '.join(recorded_models())}; or name a directory that holds config.json",
+            hint=f"recorded: {', '.join(recorded_models())}; or name a directory with a config.json",
         )
     from mmbuild.models.sources.hub import fetch_config
 
@@ -113,31 +113,31 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
 
 
 def require_directories(source: str, root: Path, directories: Iterable[str]) -> None:
-    """Look for the directories that a model's files lie in, where the model is a directory itself.
+    """Check that the required subdirectories of a local model exist.
 
     Args:
-        source: As :func:`parse_source` takes it.
-        root: What a relative directory is relative to.
-        directories: Names below the model's own directory, each with a ``config.json`` and weights.
+        source: As for :func:`parse_source`.
+        root: Base of relative directories.
+        directories: Subdirectories, each with a ``config.json`` and weights.
 
     Raises:
-        ConfigError: MM417, one is not there.
+        ConfigError: MM417, one is missing.
     """
     ref = parse_source(source)
     if ref.kind != "directory":
         return
     for name in directories:
-        lacks = _missing_part(root / ref.value, name)
-        if lacks is not None:
+        missing = _missing_part(root / ref.value, name)
+        if missing is not None:
             raise ConfigError(
-                f"`{_shown(root / ref.value)}` lacks {lacks}, which its config.json tells of",
+                f"`{_shown(root / ref.value)}` has no {missing}, which its config.json requires",
                 code="MM417",
-                hint="Download the model again, whole",
+                hint="download the complete model again",
             )
 
 
 def _missing_part(model: Path, name: str) -> str | None:
-    """What of a model's directory ``name`` is not there; None where all is. Weights may lie above it too."""
+    """What is missing from subdirectory ``name``; None if it is complete. Weights may also be in its parent."""
     if not (model / name / "config.json").is_file():
         return f"`{name}/config.json`"
     places = (model, model / name)
@@ -146,13 +146,13 @@ def _missing_part(model: Path, name: str) -> str | None:
 
 
 def recorded_models() -> tuple[str, ...]:
-    """Hub models whose config is recorded, ``owner/name``."""
+    """Hub models with a recorded config, ``owner/name``."""
     names = (item.name for item in files("mmbuild.models.families").joinpath("recorded").iterdir())
     return tuple(sorted(name[:-5].replace("--", "/", 1) for name in names if name.endswith(".json")))
 
 
 def _recorded(repo: str) -> Mapping[str, Any] | None:
-    """The recorded config of ``repo`` in any letter case: upstream's vila-7B is VILA-7b on its own page."""
+    """The recorded config of ``repo``; ignores case, because upstream's vila-7B is VILA-7b on the hub."""
     known = {name.lower(): name for name in recorded_models()}.get(repo.lower())
     if known is None:
         return None
@@ -167,14 +167,14 @@ def _from_directory(directory: Path) -> SourceConfig:
         raise ConfigError(
             f"model directory `{_shown(directory)}` does not exist",
             code="MM130",
-            hint="Check the path; it is relative to the file that names it",
+            hint="check the path; it is relative to the file that names it",
         )
     try:
         data = read_file(path, MODEL_JSON)
     except FileRefusedError as error:
         raise _no_config(path, error.problem, error.hint) from None
     except OSError as error:
-        # Late: most directories have a config.json.
+        # Imported late: most directories have a config.json.
         from mmbuild.models.files.wrong_directory import instead_of_model
 
         another = instead_of_model(directory)
@@ -183,7 +183,7 @@ def _from_directory(directory: Path) -> SourceConfig:
         raise ConfigError(
             f"`{_shown(path)}` cannot be read: {error.strerror or error}",
             code="MM130",
-            hint="A model directory needs its config.json",
+            hint="a model directory needs its config.json",
         ) from None
     return SourceConfig(_parse(data, path), "file", (path.absolute(),))
 
@@ -201,7 +201,7 @@ def _parse(data: bytes, path: Path) -> Mapping[str, Any]:
 
 
 def _no_config(path: Path, problem: str, hint: str | None = None) -> ConfigError:
-    hint = hint or "Fetch the model's config.json again"
+    hint = hint or "download the model's config.json again"
     return ConfigError(f"`{_shown(path)}` {problem}", code="MM132", hint=hint)
 
 

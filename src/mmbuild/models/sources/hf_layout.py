@@ -1,4 +1,4 @@
-"""Which files of a model directory in Hugging Face layout a build needs."""
+"""Selects the files that a build needs from a model in Hugging Face layout."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ TOKENIZER = (
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
 SMALL = (*CONFIG, *TOKENIZER, *PROCESSOR)
 
-# One kind of weights is taken: the first that is there.
+# Only one kind of weights is used: the first that exists.
 SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 _KINDS_OF_WEIGHTS = [re.compile("|".join(map(translate, kind))) for kind in (SAFETENSORS, PICKLES)]
 
-# Any one of them makes a tokenizer, or says how images are prepared.
+# Each of these alone is a tokenizer.
 TOKENIZER_CORES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def required_files(names: Iterable[str], directories: Iterable[str] = ()) -> list[str]:
-    """The files to take out of those a model has, sorted.
+    """The required files of a model, sorted.
 
     Args:
-        names: Paths in the model, ``/`` between directory and file.
-        directories: Directories below the model's own that hold files of it too.
+        names: Paths of all its files, with ``/`` as separator.
+        directories: Subdirectories that also contain files of the model.
     """
     present = list(names)
     taken = _needed([name for name in present if "/" not in name])
@@ -50,12 +50,12 @@ def required_files(names: Iterable[str], directories: Iterable[str] = ()) -> lis
 
 
 def is_small(name: str) -> bool:
-    """Whether a needed file is none of weights."""
+    """Whether a required file is not a weight file."""
     return name.rpartition("/")[2] in SMALL
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file is one of weights."""
+    """Whether a file is a weight file."""
     return any(pattern.match(name) for pattern in _KINDS_OF_WEIGHTS)
 
 

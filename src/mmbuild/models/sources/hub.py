@@ -1,8 +1,8 @@
-"""The Hugging Face hub, through ``huggingface_hub``.
+"""Access to the Hugging Face hub through ``huggingface_hub``.
 
-``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the hub's cache work as everywhere else: a
-download that broke off goes on where it stopped, and files that are there already are not fetched again. Repositories
-are named ``owner/name``, data sets ``datasets/owner/name``.
+``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME``, ``HF_HUB_OFFLINE`` and the hub cache work as usual: interrupted downloads
+are resumed, and cached files are not downloaded again. Repositories are named ``owner/name``, data sets
+``datasets/owner/name``.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from mmbuild.models.files import adapters
 from mmbuild.models.sources import hf_layout, hub_index
 from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fetch
 
-# The largest file that is fetched to look at it: a tokenizer of several hundred thousand tokens.
+# Limit for files fetched during validation: enough for a tokenizer with several hundred thousand tokens.
 _SMALL_BYTES = 20_000_000
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
-    """``config.json`` of a hub model.
+    """Fetch ``config.json`` of a hub model.
 
     Raises:
-        SourceError: The hub cannot be asked, the model or file is not there or not allowed, or is not JSON.
-        ModelFilesError: MM734, the repository holds an adapter and no model.
+        SourceError: The hub is unreachable, the model or file does not exist or access is denied, or it is not JSON.
+        ModelFilesError: MM734, the repository contains an adapter, not a model.
     """
     from huggingface_hub import errors, hf_hub_download
 
@@ -48,26 +48,26 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
         return read_object(path, MODEL_JSON)
     except FileRefusedError as error:
         raise SourceError(
-            f"config.json of `{repo}` {error.problem}", code="MM411", hint="Check the model on the hub"
+            f"config.json of `{repo}` {error.problem}", code="MM411", hint="check the model on the hub"
         ) from None
 
 
 def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str] = ()) -> Path:
-    """A directory in the hub's cache that holds the small files of a model; larger ones are left out.
+    """Fetch the small files of a model; returns their directory in the hub cache.
 
     Args:
         repo: ``owner/name``.
         revision: Branch, tag or commit; None is ``main``.
-        directories: Directories below the model's own that hold files of it.
+        directories: Subdirectories that also contain files of the model.
 
     Raises:
-        SourceError: The hub cannot be asked, or refuses.
-        ModelFilesError: MM734, the repository holds an adapter and no weights.
+        SourceError: The hub is unreachable or denies access.
+        ModelFilesError: MM734, the repository contains an adapter and no weights.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()  # seconds at most, in the middle of what a verb prints
+    disable_progress_bars()  # short downloads, and bars would garble the command's output
     commit = resolve_revision(repo, revision)
     with _explained(repo, commit):
         files = hub_index.query(repo, commit)
@@ -82,21 +82,21 @@ def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str
 
 
 def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) -> str:
-    """The commit that a branch or tag stands for, 40 hexadecimal digits.
+    """Resolve a branch or tag to a commit, 40 hexadecimal digits.
 
-    What a lock in force says goes first (:mod:`mmbuild.base.pins`). The hub's answer is remembered in its cache,
-    where ``huggingface_hub`` keeps it too; without a network, or with ``offline``, that is the answer.
+    An active lockfile takes precedence (:mod:`mmbuild.base.pins`). The hub's answer is stored in its cache, as
+    ``huggingface_hub`` does; without a network, or with ``offline``, the cached answer is used.
 
     Raises:
-        SourceError: MM420, there is no such model or revision; MM421, it is not allowed; MM422, the hub cannot be
-            asked and was never asked before.
+        SourceError: MM420, the model or revision does not exist; MM421, access is denied; MM422, the hub is
+            unreachable and nothing is cached.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return revision
-    if (settled := pins.commit(repo, revision)) is not None:
-        return settled
+    if (pinned := pins.commit(repo, revision)) is not None:
+        return pinned
     name = revision or "main"
-    remembered = _reference(repo, name)
+    cached = _reference(repo, name)
     from huggingface_hub import constants
 
     if not (offline or constants.HF_HUB_OFFLINE):
@@ -108,31 +108,31 @@ def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) 
                 answer = HfApi().repo_info(repo_id, revision=name, repo_type=kind)
             commit = _stated(repo, answer.sha)
         except SourceError as error:
-            if error.code != "MM422" or not remembered.is_file():
+            if error.code != "MM422" or not cached.is_file():
                 raise
         else:
-            with suppress(OSError):  # a cache that nobody may write into is still a cache
-                remembered.parent.mkdir(parents=True, exist_ok=True)
-                remembered.write_text(commit)
+            with suppress(OSError):  # a read-only cache is still usable
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                cached.write_text(commit)
             return commit
-    if not remembered.is_file():
+    if not cached.is_file():
         raise SourceError(
             f"the commit of `{repo}` at `{name}` is not known offline",
             code="MM422",
-            hint=f"Go online once, or write the commit into {_revision_key(repo)}",
+            hint=f"go online once, or write the commit into {_revision_key(repo)}",
         )
-    known = _remembered(remembered)
+    known = _read_reference(cached)
     if known is None:
         raise SourceError(
-            f"the hub's cache holds no commit for `{repo}` at `{name}` in `{remembered}`",
+            f"the hub cache holds no commit for `{repo}` at `{name}` in `{cached}`",
             code="MM422",
-            hint=f"Remove the file and go online once, or write the commit into {_revision_key(repo)}",
+            hint=f"remove the file and go online once, or write the commit into {_revision_key(repo)}",
         )
     return known
 
 
-def _remembered(file: Path) -> str | None:
-    """The commit that a reference of the cache names; None where it names none."""
+def _read_reference(file: Path) -> str | None:
+    """The commit in a reference file of the cache; None if it is invalid."""
     try:
         commit = read_file(file, 1_000).decode("ascii", "replace").strip()
     except (OSError, FileRefusedError):
@@ -144,25 +144,25 @@ def _stated(repo: str, commit: object) -> str:
     if isinstance(commit, str) and _COMMIT.fullmatch(commit):
         return commit
     raise SourceError(
-        f"`{repo}`: the hub names {str(commit)[:80]!r} as its commit", code="MM422", hint="Check HF_ENDPOINT"
+        f"`{repo}`: the hub returned the commit {str(commit)[:80]!r}", code="MM422", hint="check HF_ENDPOINT"
     )
 
 
 def download(repo: str, commit: str, out: Path, progress: Progress, directories: Sequence[str] = ()) -> None:
-    """Put the needed files of a model at a commit into ``out``, each compared with the hub's digest and size.
+    """Download the required files of a model at a commit to ``out``, and verify the hub's digest and size of each.
 
-    Without a network the hub's cache is enough, where it holds all of them.
+    Without a network the hub cache is used, if it is complete.
 
     Raises:
-        SourceError: The hub cannot be asked, refuses, breaks off again and again, or sends something else.
+        SourceError: The hub is unreachable or denies access, connections keep failing, or the content differs.
     """
     files = _listing(repo, commit)
     names = hf_layout.required_files(files, directories)
     if not names:
         raise SourceError(
-            f"`{repo}` at {commit[:12]} holds no model files",
+            f"`{repo}` at {commit[:12]} contains no model files",
             code="MM402",
-            hint="The model needs config.json and weights in Hugging Face layout",
+            hint="the model needs config.json and weights in Hugging Face layout",
         )
     fetch_files(repo, commit, files, names, out, progress)
 
@@ -170,18 +170,18 @@ def download(repo: str, commit: str, out: Path, progress: Progress, directories:
 def fetch_files(
     repo: str, commit: str, files: hub_index.Listing, names: Sequence[str], out: Path, progress: Progress
 ) -> None:
-    """Put files of a commit into ``out`` under their own names, each compared with the hub's digest and size.
+    """Download files of a commit to ``out``, and verify the hub's digest and size of each.
 
     Args:
         repo: The repository.
         commit: Its commit.
-        files: :func:`list_files`.
-        names: Which of them.
-        out: An existing directory that holds none of them.
-        progress: Told the file and the share done.
+        files: Result of :func:`list_files`.
+        names: Names of the files to download.
+        out: An existing directory that contains none of them.
+        progress: Called with the file and the completed fraction.
 
     Raises:
-        SourceError: The hub refuses, breaks off again and again, or sends something else.
+        SourceError: The hub denies access, connections keep failing, or the content differs.
     """
     total = sum(files[name].size for name in names) or 1
     done = 0
@@ -199,10 +199,10 @@ def fetch_files(
 
 
 def list_files(repo: str, commit: str, *, offline: bool = False) -> hub_index.Listing:
-    """The files of a commit with their sizes and digests; with ``offline``, as far as they are remembered.
+    """The files of a commit with their sizes and digests; with ``offline``, from the cache.
 
     Raises:
-        SourceError: The hub cannot be asked, and was never asked before.
+        SourceError: The hub is unreachable and nothing is cached.
     """
     from huggingface_hub import constants
 
@@ -213,13 +213,13 @@ def list_files(repo: str, commit: str, *, offline: bool = False) -> hub_index.Li
         raise SourceError(
             f"the files of `{repo}` at {commit[:12]} are not known offline",
             code="MM422",
-            hint="Go online once",
+            hint="go online once",
         )
     return known
 
 
 def _listing(repo: str, commit: str) -> hub_index.Listing:
-    """What the hub says of the commit's files; where it cannot be asked, what is known of them."""
+    """The commit's files from the hub, or from the cache if the hub is unreachable."""
     try:
         with _explained(repo, commit):
             return hub_index.query(repo, commit)
@@ -227,7 +227,7 @@ def _listing(repo: str, commit: str) -> hub_index.Listing:
         known = hub_index.cached_listing(repo, commit) if error.code == "MM422" else None
         if known is None:
             raise
-        print(f"{error.message}; going on with what the hub's cache holds")
+        print(f"{error.message}; continuing with the hub cache")
         return known
 
 
@@ -237,8 +237,8 @@ def _reference(repo: str, name: str) -> Path:
 
 @contextmanager
 def _explained(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn the client's errors into ours."""
-    what = "data set" if hub_index.repo_kind(repo)[1] == "dataset" else "model"
+    """Convert the client's errors to SourceError."""
+    kind = "data set" if hub_index.repo_kind(repo)[1] == "dataset" else "model"
     import httpx
     from huggingface_hub import errors
 
@@ -247,17 +247,17 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise SourceError(
-            f"{where} is gated", code="MM421", hint="Ask for access on its page, then set HF_TOKEN"
+            f"{where} is gated", code="MM421", hint="ask for access on its page, then set HF_TOKEN"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(
-            f"{where}: the hub knows no such revision", code="MM420", hint=f"Check {_revision_key(repo)}"
+            f"{where}: no such revision on the hub", code="MM420", hint=f"check {_revision_key(repo)}"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            f"{where}: the hub knows no such {what}, or it is private",
+            f"{where}: no such {kind} on the hub, or it is private",
             code="MM420",
-            hint=f"Check the name; for a private {what} set HF_TOKEN",
+            hint=f"check the name; for a private {kind} set HF_TOKEN",
         ) from error
     except errors.LocalEntryNotFoundError as error:
         if isinstance(error.__cause__, errors.HfHubHTTPError):
@@ -265,22 +265,22 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         raise _unreachable(where, error) from error
     except errors.EntryNotFoundError as error:
         raise SourceError(
-            f"{where} has no such file: {str(error).splitlines()[0]}", code="MM420", hint=f"Check the {what}"
+            f"{where} has no such file: {str(error).splitlines()[0]}", code="MM420", hint=f"check the {kind}"
         ) from error
     except errors.HfHubHTTPError as error:
         raise _refused(where, error) from error
     except errors.OfflineModeIsEnabled as error:
         raise SourceError(
-            f"{where}: not whole in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub",
+            f"{where}: not complete in the hub cache, and HF_HUB_OFFLINE disables access to the hub",
             code="MM422",
-            hint="Go online once, or point HF_HOME at a cache that holds it",
+            hint="go online once, or set HF_HOME to a cache that contains it",
         ) from error
     except (httpx.TransportError, OSError) as error:
         raise _unreachable(where, error) from error
 
 
 def _revision_key(repo: str) -> str:
-    """The key of a recipe that says which revision is meant."""
+    """The recipe key for the revision."""
     return "calibration.revision" if hub_index.repo_kind(repo)[1] == "dataset" else "model.revision"
 
 
@@ -288,14 +288,14 @@ def _refused(where: str, error: Any) -> SourceError:
     status = error.response.status_code if error.response is not None else 0
     if status in (401, 403):
         return SourceError(
-            f"{where}: the hub refuses access (HTTP {status})",
+            f"{where}: the hub denied access (HTTP {status})",
             code="MM421",
-            hint="Set HF_TOKEN to a valid token",
+            hint="set HF_TOKEN to a valid token",
         )
     return SourceError(
-        f"{where}: the hub answers HTTP {status}",
+        f"{where}: the hub answered HTTP {status}",
         code="MM422",
-        hint="Try again later; finished files are kept",
+        hint="try again later; finished files are kept",
     )
 
 
@@ -305,11 +305,11 @@ def _unreachable(where: str, error: Exception) -> SourceError:
         return SourceError(
             f"{where}: writing{file} failed: {error.strerror}",
             code="MM424",
-            hint="Free space, check permissions, or point HF_HOME elsewhere; what has arrived is kept",
+            hint="free space, check permissions, or set HF_HOME to another directory; partial downloads are kept",
         )
     reason = (str(error) or type(error).__name__).splitlines()[0]
     return SourceError(
-        f"{where}: the hub cannot be reached or broke off: {reason}",
+        f"{where}: the hub is unreachable or the connection failed: {reason}",
         code="MM422",
-        hint="Check the network and HF_ENDPOINT; what has arrived is kept, so try again",
+        hint="check the network and HF_ENDPOINT, then try again; partial downloads are kept",
     )

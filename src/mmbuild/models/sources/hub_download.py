@@ -1,8 +1,8 @@
-"""One file of the hub into the hub's cache: resumed, hashed while it arrives, compared with the hub's digest.
+"""Downloads one file from the hub to the hub cache, with resumption and verification of the hub's digest.
 
-``huggingface_hub`` 1.33 starts a file over when its process died, and compares no digest. So the bytes
-are received here, by its ``http_get`` into a partial file of ours beside the cache's blobs; everything else
-(addresses, tokens, proxies, the layout of the cache) stays its own.
+``huggingface_hub`` 1.33 restarts a download if its process died, and does not verify digests. So this module receives
+the bytes itself, with ``http_get``, to a partial file next to the cache's blobs; ``huggingface_hub`` handles
+everything else (URLs, tokens, proxies, the layout of the cache).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from urllib.parse import urlparse
 from mmbuild.models.errors import SourceError
 from mmbuild.models.sources.hub_index import HubFile, repo_folder, repo_kind
 
-# Faults of this machine's file system: asking the hub again is useless.
+# Errors of the local file system, for which retrying is useless.
 LOCAL_FAULTS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT))
 _ATTEMPTS = 5
-_PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
+_PAUSE = 1.0  # seconds before the second attempt; doubles with each attempt
 _CHUNK = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class HubFileRequest:
-    """A file and where it is.
+    """A file in a repository.
 
     Attributes:
         repo: ``owner/name`` of a model, ``datasets/owner/name`` of a data set.
         commit: 40 hexadecimal digits.
-        file: What the hub states of it.
+        file: The hub's metadata of the file.
     """
 
     repo: str
@@ -49,7 +49,7 @@ class HubFileRequest:
         return self.file.name
 
     def hasher(self) -> Any:
-        """A fresh hash that gives the file's digest."""
+        """A new hash object of the file's kind of digest."""
         if len(self.file.digest) == 64:
             return hashlib.sha256()
         # Git hashes a header with the size before the content.
@@ -57,10 +57,10 @@ class HubFileRequest:
 
 
 class _Sink:
-    """What ``http_get`` writes into: a file and the hash of its content."""
+    """Output of ``http_get``: a file and the hash of its content."""
 
     def __init__(self, file: BinaryIO, request: HubFileRequest, received: Callable[[int], None]) -> None:
-        self.file, self.wanted, self.received = file, request, received
+        self.file, self.request, self.received = file, request, received
         self.hash = request.hasher()
         file.seek(0)
         while chunk := file.read(_CHUNK):
@@ -79,48 +79,48 @@ class _Sink:
         return self.file.seek(offset)
 
     def truncate(self) -> None:
-        """The server began from the start again, so the hash does too."""
+        """Start over, because the server restarted the download."""
         self.file.truncate()
-        self.hash = self.wanted.hasher()
+        self.hash = self.request.hasher()
 
 
 def fetch(request: HubFileRequest, destination: Path, received: Callable[[int], None]) -> None:
-    """Put a file into ``destination``, from the cache or the hub.
+    """Fetch a file from the cache or the hub.
 
     Args:
-        request: Which file.
-        destination: Must not exist; the same bytes on disk as the cache's where the file system allows it.
-        received: Told the number of bytes that have arrived.
+        request: The file.
+        destination: Must not exist; a hard link to the cached file if possible.
+        received: Called with the number of received bytes.
 
     Raises:
-        SourceError: MM423, it arrived twice with another size or digest.
-        Exception: Whatever ``huggingface_hub`` and httpx raise, after attempts enough.
+        SourceError: MM423, two downloads have the wrong size or digest.
+        Exception: Errors of ``huggingface_hub`` and httpx, after several attempts.
     """
     blob = _blob(request)
     if not (blob.is_file() and _file_digest(blob, request) == request.file.digest):
         blob.unlink(missing_ok=True)
         if not (_receive(request, blob, received) or _receive(request, blob, received)):
             raise SourceError(
-                f"`{request.name}` of `{request.repo}` arrived twice with another size or digest than the "
-                f"{request.file.size} bytes and {request.file.digest[:12]} that the hub states",
+                f"two downloads of `{request.name}` from `{request.repo}` do not match the hub's size and digest: "
+                f"{request.file.size} bytes and {request.file.digest[:12]}",
                 code="MM423",
-                hint="A proxy or mirror changes files; check HF_ENDPOINT and the network",
+                hint="a proxy or mirror may change files; check HF_ENDPOINT and the network",
             )
     _take(blob, destination)
 
 
 def _blob(request: HubFileRequest) -> Path:
-    """Where the hub's cache keeps the content."""
+    """Path of the content in the hub cache."""
     return repo_folder(request.repo) / "blobs" / request.file.digest
 
 
 def _receive(request: HubFileRequest, blob: Path, received: Callable[[int], None]) -> bool:
-    """Fetch into the cache; False where what arrived is not what the hub states."""
+    """Download to the cache; False if size or digest is wrong."""
     blob.parent.mkdir(parents=True, exist_ok=True)
     partial = blob.with_name(blob.name + ".mmbuild.incomplete")
     with partial.open("a+b", buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if blob.exists():  # another process was faster, and `partial` is its blob by now
+        if blob.exists():  # another process has completed it, and `partial` is now its blob
             return True
         sink = _Sink(file, request, received)
         _retried(lambda: _get(request, sink))
@@ -133,7 +133,7 @@ def _receive(request: HubFileRequest, blob: Path, received: Callable[[int], None
 
 
 def _get(request: HubFileRequest, sink: _Sink) -> None:
-    """Receive what is not there yet."""
+    """Receive the missing bytes."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -146,12 +146,12 @@ def _get(request: HubFileRequest, sink: _Sink) -> None:
     location = get_hf_file_metadata(url).location
     headers = build_hf_headers()
     if urlparse(location).netloc != urlparse(url).netloc:
-        headers.pop("authorization", None)  # a signed address elsewhere: the token is none of its business
+        headers.pop("authorization", None)  # do not send the token to another host
     http_get(location, sink, resume_size=start, headers=headers, displayed_filename=request.name)
 
 
 def _register(request: HubFileRequest) -> None:
-    """Let the hub's cache know the blob under its name; fetches nothing."""
+    """Link the blob under its file name in the hub cache; downloads nothing."""
     from huggingface_hub import hf_hub_download
 
     repo, kind = repo_kind(request.repo)
@@ -159,7 +159,7 @@ def _register(request: HubFileRequest) -> None:
 
 
 def _retried(work: Callable[[], None]) -> None:
-    """Broken connections and server errors are tried again; what arrived is kept in between."""
+    """Retry after connection and server errors; partial downloads are kept."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

@@ -1,9 +1,8 @@
-"""Which files a commit on the hub has, with size and digest: from the hub, or from its cache without a network.
+"""Lists the files of a commit on the hub with size and digest, from the hub or, without a network, from its cache.
 
-A commit never changes, so what the hub once said of it stays true. It is remembered beside the cache's blobs
-in the form of ``huggingface_hub``'s own ``trees/<commit>.json``, which is read too. Where neither is
-there, the cache's snapshot says which files somebody fetched; the blob that a snapshot's link leads to is
-named by its digest.
+A commit never changes, so its listing is cached next to the cache's blobs, in the format of ``huggingface_hub``'s
+``trees/<commit>.json``, which is read too. If neither exists, the listing is derived from the cache's snapshot, which
+has the downloaded files as links to blobs named by their digests.
 """
 
 from __future__ import annotations
@@ -41,18 +40,18 @@ class HubFile:
 
 Listing = Mapping[str, HubFile]
 DATA_SETS = "datasets/"
-"""What names of data sets begin with, as in their addresses; ``owner/name`` alone is a model."""
+"""Prefix of names of data sets, as in their URLs; ``owner/name`` alone is a model."""
 
 
 def repo_kind(repo: str) -> tuple[str, str]:
-    """``owner/name`` and the hub's word for what it is: ``dataset`` or ``model``."""
+    """``owner/name`` and the hub's type of repository: ``dataset`` or ``model``."""
     if repo.startswith(DATA_SETS) and repo.count("/") == 2:
         return repo.removeprefix(DATA_SETS), "dataset"
     return repo, "model"
 
 
 def repo_folder(repo: str) -> Path:
-    """Where the hub's cache keeps a repository."""
+    """Directory of a repository in the hub cache."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -61,10 +60,10 @@ def repo_folder(repo: str) -> Path:
 
 
 def query(repo: str, commit: str) -> Listing:
-    """What the hub says, remembered for :func:`cached_listing`.
+    """Get the listing from the hub and cache it for :func:`cached_listing`.
 
     Raises:
-        Exception: Whatever ``huggingface_hub`` and httpx raise.
+        Exception: Errors of ``huggingface_hub`` and httpx.
     """
     from huggingface_hub import HfApi
 
@@ -72,12 +71,12 @@ def query(repo: str, commit: str) -> Listing:
     requested = HfApi().repo_info(name, revision=commit, repo_type=kind, files_metadata=True)
     siblings = requested.siblings or ()
     listing = {item.rfilename: _stated(item) for item in siblings}
-    with suppress(OSError):  # a cache that others filled and nobody may write into is still a cache
-        _remember(_own(repo, commit), listing)
+    with suppress(OSError):  # a read-only cache is still usable
+        _save(_own(repo, commit), listing)
     return listing
 
 
-def _remember(path: Path, listing: Listing) -> None:
+def _save(path: Path, listing: Listing) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(_to_json(listing), indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -90,12 +89,12 @@ def _stated(sibling: Any) -> HubFile:
 
 
 def cached_listing(repo: str, commit: str) -> Listing | None:
-    """What is known without a network; None where nothing is."""
+    """The listing from the cache; None if nothing is cached."""
     for path in (_own(repo, commit), repo_folder(repo) / "trees" / f"{commit}.json"):
         try:
             return _from_json(read_object(path, HUB_LISTING))
         except (OSError, FileRefusedError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # not there, damaged, or of another format: what follows may serve
+            continue  # missing, damaged, or of another format: try the next one
     return _snapshot(repo_folder(repo) / "snapshots" / commit)
 
 
@@ -126,9 +125,9 @@ def _snapshot(directory: Path) -> Listing | None:
     except (OSError, FileRefusedError):
         return None
     blobs = {path.name: path.resolve() for path in paths}
-    found = {
+    listing = {
         name: HubFile(name, blob.stat().st_size, blob.name)
         for name, blob in blobs.items()
         if _DIGEST.fullmatch(blob.name)
     }
-    return found or None
+    return listing or None

@@ -1,6 +1,6 @@
-"""Whether a model directory is whole and is the model that the recipe means.
+"""Checks that a model directory is complete and is the model that was planned.
 
-Reads headers, never weights, so a wrong download is found before anything is built on it.
+Reads headers, never weights, so a wrong download is detected before anything is built from it.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ def check_model(
     planned: Mapping[str, Any],
     directories: Sequence[str] = (),
 ) -> None:
-    """Check every needed file of a model directory.
+    """Check all required files of a model directory.
 
     Args:
         model: The directory.
-        family_name: The family that ``config.json`` must be of.
-        source: Which source of the recipe the directory is: ``model`` or ``vision``.
+        family_name: The required family of ``config.json``.
+        source: The recipe's source that the directory is: ``model`` or ``vision``.
         configs: ``config.json`` of all sources as planned, by source.
         planned: :class:`~mmbuild.models.families.facts.ModelFacts` that the build was planned with, as JSON.
-        directories: Directories below it that hold files of the model.
+        directories: Subdirectories that contain files of the model.
 
     Raises:
-        SourceError: A file is missing, truncated, a git-LFS pointer or of a wrong kind.
+        SourceError: A file is missing, truncated, a git-LFS pointer or of the wrong type.
         FamilyError: ``config.json`` is of another family.
-        CheckpointError: A shard of the index is missing, a pickle holds more than tensors, or weights are not of the
-            shapes that ``config.json`` states.
+        CheckpointError: A shard of the index is missing, a pickle contains more than tensors, or weights do not have
+            the shapes from ``config.json``.
         MmbuildError: MM730 to MM741, files contradict each other.
     """
     for name in source_files(model, weights=True, directories=directories):
@@ -57,19 +57,19 @@ def check_model(
 
 
 def require_files(model: Path, source: str, sources: int, directories: Sequence[str] = ()) -> None:
-    """Look for every part of a model by the names of its files; contents are not read, but for an index of shards.
+    """Check that all parts of a model exist, by file names; reads only the index of shards.
 
     Args:
         model: The directory.
         source: ``model`` or ``vision``.
-        sources: How many sources the recipe has.
-        directories: Directories below ``model`` that a model of this layout is made of, each with weights.
+        sources: Number of sources in the recipe.
+        directories: Subdirectories of ``model`` that the model consists of, each with weights.
 
     Raises:
         SourceError: MM402, a part is missing.
         CheckpointError: MM402 or MM405, weights are missing.
     """
-    # Late: names are light, but the checkpoint package is not needed by those who only plan hub models.
+    # Imported late: planning of hub models does not need the checkpoint package.
     from mmbuild.models.checkpoint.hf_weights import own_weight_files, weight_files
 
     names = source_files(model, weights=True, directories=directories)
@@ -79,7 +79,7 @@ def require_files(model: Path, source: str, sources: int, directories: Sequence[
             weight_files(model / directory)
 
 
-# What a source must hold beside weights, by its name and the number of sources.
+# Required files of a source besides weights, by its name and the number of sources.
 _PARTS: Mapping[tuple[str, int], tuple[tuple[str, tuple[str, ...]], ...]] = {
     ("model", 1): (
         ("tokenizer.json", hf_layout.TOKENIZER_CORES),
@@ -91,12 +91,12 @@ _PARTS: Mapping[tuple[str, int], tuple[tuple[str, tuple[str, ...]], ...]] = {
 
 
 def read_header(path: Path) -> Mapping[str, Any]:
-    """The header of a safetensors file, after comparing the sizes it states with the file's.
+    """The header of a safetensors file, after checking its sizes against the file's.
 
     Format: https://huggingface.co/docs/safetensors.
 
     Raises:
-        SourceError: MM403, the file is truncated, or is no safetensors file.
+        SourceError: MM403, the file is truncated or is not a safetensors file.
     """
     try:
         tensors = read_tensor_header(path)
@@ -114,12 +114,12 @@ def _damaged(path: Path, reason: str) -> SourceError:
     return SourceError(
         f"`{display(path)}` is truncated or damaged: {reason}",
         code="MM403",
-        hint="Download the file again",
+        hint="download the file again",
     )
 
 
 def display(path: Path) -> str:
-    """The user's own path of a file that a step sees through a link."""
+    """The user's path of a file that a step sees through a link."""
     return os.path.realpath(path) if path.is_symlink() else str(path)
 
 
@@ -128,11 +128,11 @@ def _not_a_pointer(path: Path) -> None:
         raise SourceError(
             f"`{display(path)}` is a git-LFS pointer, not the file itself",
             code="MM404",
-            hint="Run `git lfs pull` in the model's repository",
+            hint="run `git lfs pull` in the model's repository",
         )
 
 
-# The arithmetic says more than the number.
+# Show the arithmetic instead of the number.
 _CALLED = {"visual.derivation.arithmetic": "num_visual_features"}
 
 
@@ -143,7 +143,7 @@ def _check_config(
     configs: Mapping[str, Mapping[str, Any]],
     planned: Mapping[str, Any],
 ) -> tuple[ModelFacts, Mapping[str, Mapping[str, Any]]]:
-    """What ``config.json`` of the directory says, and the configs of all sources."""
+    """Facts from the directory's ``config.json``, and the configs of all sources."""
     path = model / "config.json"
     try:
         config = read_object(path, MODEL_JSON)
@@ -152,20 +152,20 @@ def _check_config(
     except (OSError, FileRefusedError) as error:
         problem = getattr(error, "problem", "") or f"cannot be read: {error}"
         raise SourceError(
-            f"`{display(path)}` {problem}", code="MM411", hint="Download the file again"
+            f"`{display(path)}` {problem}", code="MM411", hint="download the file again"
         ) from error
     found = {**configs, source: config}
     facts = family(family_name).facts(found["model"], found.get("vision"))
     plain = json.loads(json.dumps(asdict(facts)))
-    # Late, with Jinja behind it: planning imports this module and checks nothing here.
+    # Imported late because it imports Jinja, which planning does not need.
     from mmbuild.models.files.consistency import differences
 
     for name, theirs, ours in differences(plain, json.loads(json.dumps(planned))):
         raise SourceError(
-            f"`{display(path)}` makes {_CALLED.get(name, name)} {theirs}, and the build was planned with {ours}",
+            f"`{display(path)}` implies {_CALLED.get(name, name)} {theirs}, but the build was planned with {ours}",
             code="MM412",
-            hint="The model changed since it was planned, or its recorded config is not this model's: plan again "
-            "with model.source set to a directory that holds this config.json",
+            hint="the model changed since planning, or its recorded config is of another model: plan again "
+            "with model.source set to a directory with this config.json",
         )
     return facts, found
 
@@ -177,7 +177,7 @@ def _check_agreement(
     facts: ModelFacts,
     configs: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Refuse files that contradict each other; files go by their names in the model.
+    """Check that files do not contradict each other; messages name files relative to the model.
 
     Raises:
         MmbuildError: MM730 to MM741.
@@ -203,12 +203,12 @@ def _missing(model: Path, name: str) -> SourceError:
     return SourceError(
         f"the model has no `{name}`" + ("" if str(model) == "out" else f" in `{model}`"),
         code="MM402",
-        hint="A model directory holds config.json, weights, tokenizer and processor in Hugging Face layout",
+        hint="a model directory needs config.json, weights, tokenizer and processor in Hugging Face layout",
     )
 
 
 def _check_weights(model: Path) -> None:
-    # Late: the checkpoint package's names are light, its pickle reader imports torch.
+    # Imported late: the pickle reader imports torch.
     from mmbuild.models.checkpoint.hf_weights import open_weights, weight_files
 
     files = weight_files(model)

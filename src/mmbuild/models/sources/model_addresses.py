@@ -1,4 +1,4 @@
-"""What people write for a model on the hub that is not ``hf://owner/name``, and how to write it."""
+"""Recognizes addresses of hub models that are not ``hf://owner/name``, and suggests the correct form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
-# The model's page, or a file or branch below it; what the browser's address bar adds is left out.
+# The model's page, or a file or branch below it; ignores query and fragment.
 _PAGE = re.compile(rf"(?P<repo>{_NAME})(/(?:tree|blob|resolve|commit|raw)/(?P<revision>[^/?#]+))?([/?#].*)?")
 _AT = re.compile(rf"(?P<repo>{_NAME})@(?P<revision>[\w./-]+)")
 _REPO = re.compile(_NAME)
@@ -17,13 +17,13 @@ _SCHEME = re.compile(r"(hf|https?|huggingface|hub):(//)?")
 
 
 def hub_address(source: str) -> str | None:
-    """A hint that writes ``source`` as ``hf://owner/name``; None where it names nothing on the hub.
+    """A hint with ``source`` as ``hf://owner/name``; None if it is not an address on the hub.
 
-    Understood are addresses of pages and files on the hub (or on the mirror in ``HF_ENDPOINT``), with or without
-    ``https://``, and ``hf:`` forms with a revision inside.
+    Recognizes URLs of pages and files on the hub (or on the mirror in ``HF_ENDPOINT``), with or without ``https://``,
+    and ``hf:`` forms that include a revision.
 
     Args:
-        source: As it is written in a recipe.
+        source: As written in a recipe.
     """
     scheme = _SCHEME.match(source)
     rest = source[scheme.end() :] if scheme else source
@@ -33,10 +33,10 @@ def hub_address(source: str) -> str | None:
     path = rest if host is None else rest.removeprefix(f"{host}/")
     if path.startswith(("datasets/", "spaces/")):
         return None
-    found = _AT.fullmatch(path) or _PAGE.fullmatch(path.removeprefix("models/"))
-    if found is None:
+    match = _AT.fullmatch(path) or _PAGE.fullmatch(path.removeprefix("models/"))
+    if match is None:
         return None
-    return _written(found["repo"], None if found["revision"] is None else unquote(found["revision"]))
+    return _written(match["repo"], None if match["revision"] is None else unquote(match["revision"]))
 
 
 def _hosts() -> tuple[str, ...]:
@@ -50,15 +50,15 @@ def _written(repo: str, revision: str | None) -> str:
 
 
 def missing_directory(written: str, directory: Path) -> str | None:
-    """A hint for a directory that does not exist and looks like a model's name on the hub; None for others.
+    """A hint for a missing directory that looks like a model's name on the hub; else None.
 
     Args:
-        written: As the recipe says it.
-        directory: What that means, absolute.
+        written: As written in the recipe.
+        directory: The absolute directory.
     """
     if not _REPO.fullmatch(written) or written.startswith(_hosts()):
         return hub_address(written)
-    # `models/llava` next to a directory `models` is more likely a path with a mistake.
+    # `models/llava` next to a directory `models` is more likely a mistyped path.
     if directory.parent.is_dir():
         return None
     return f"for the model on the hub, {_written(written, None)}; a directory is relative to the file that names it"

@@ -1,8 +1,8 @@
-"""A model of real shapes with random weights, for builds and benchmarks that need no download.
+"""Writes a model with real shapes and random weights, for builds and benchmarks without a download.
 
-Values are a stand-in: one block of normal numbers (standard deviation 0.02) drawn from the seed, read over and
-over from another place for every tensor. Norms are ones and biases zeros, as in a fresh model. That keeps
-activations finite and is as fast as writing; the answers of such a model mean nothing.
+All tensors are views of one block of normal random numbers (standard deviation 0.02, from the seed) at different
+offsets. Norms are ones and biases zeros, as in a new model. That keeps activations finite and is as fast as writing;
+the answers of such a model are meaningless.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _DEVIATION = 0.02
 def copy_small_files(
     model: Path, out: Path, directories: Sequence[str] = (), places: Places | None = None
 ) -> None:
-    """Config, tokenizer and processor of a directory.
+    """Copy config, tokenizer and processor of a model directory.
 
     Raises:
-        FileRefusedError: MM745, a file is not a regular one; MM747, a link leaves ``places``.
+        FileRefusedError: MM745, not a regular file; MM747, a link leads outside ``places``.
     """
     for name in source_files(model, weights=False, directories=directories):
         (out / name).parent.mkdir(exist_ok=True)
@@ -57,16 +57,16 @@ def write_weights(
     *,
     shard: int = SHARD,
 ) -> None:
-    """Write all tensors of the model, shard by shard, and their index; ``config.json`` where it is not there.
+    """Write all tensors of the model in shards, their index, and ``config.json`` if it is missing.
 
     Args:
         config: The model's ``config.json``.
-        shapes: Shape of every tensor by name; one called ``directory/name`` goes into that directory.
+        shapes: Shape of every tensor by name; ``directory/name`` is written to that subdirectory.
         out: An existing directory.
-        seed: Of the block of numbers.
+        seed: Seed of the random numbers.
         dtype: ``float32``, ``float16`` or ``bfloat16``.
-        progress: Told the shard and the share done.
-        shard: Bytes of a shard at most, one tensor at least.
+        progress: Called with the shard and the completed fraction.
+        shard: Maximum size of a shard in bytes; each has at least one tensor.
     """
     import torch
 
@@ -121,7 +121,7 @@ def _names(count: int) -> list[str]:
 
 
 def _values(entry: writer.TensorEntry, block: Tensor, index: int) -> Iterator[Tensor]:
-    """The values of one tensor, in pieces that are views of the block."""
+    """Yield the values of one tensor in pieces, which are views of the block."""
     import torch
 
     count = 1

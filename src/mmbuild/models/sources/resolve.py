@@ -1,7 +1,7 @@
-"""What a source is, in terms that name its content: what a download action is keyed on.
+"""Identifies the content of a source, for the key of its download action.
 
-A directory is named by the digests of its files, the hub by repository and commit, random weights by the
-config that gives their shapes. No path is among it, so a model keeps its name wherever it lies.
+A directory is identified by the digests of its files, a hub model by repository and commit, random weights by the
+config that defines their shapes. Paths are not included, so the identity does not depend on the location.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MODEL = "model"
 
 @dataclass(frozen=True, slots=True)
 class SourceIdentity:
-    """A source taken apart for a download action.
+    """The identity of a source, for a download action.
 
     Attributes:
-        kind: Where the files come from.
+        kind: Kind of source.
         params: Parameters of the action, in its key; never a path.
         sources: Digests of user files by name, in its key.
-        locators: Where those lie; not in its key.
-        revision: Commit of a hub source, where it is known.
+        locators: Their locations, not in its key.
+        revision: Commit of a hub source, if known.
     """
 
     kind: Literal["path", "hf", "dummy"]
@@ -53,22 +53,22 @@ def identify(
     offline: bool = False,
     places: Places | None = None,
 ) -> SourceIdentity:
-    """Name the content of ``source``.
+    """Identify the content of ``source``.
 
     Args:
         source: ``hf://owner/name``, a directory, ``dummy://owner/name`` or ``dummy://./directory``.
         revision: Branch, tag or commit of a hub source; None is ``main``.
-        root: What a relative directory is relative to.
+        root: Base of relative directories.
         config: The model's ``config.json``.
         digest: BLAKE3 of a file, hex.
-        directories: Directories below the model's own that hold files of it (:class:`Traits`).
-        offline: Ask no hub: a branch is what it was when it was last asked for; where it never was, its commit
-            is None, which can be planned and not downloaded.
-        places: Directories that the files may be in, links followed; None: anywhere.
+        directories: Subdirectories that contain files of the model (:class:`Traits`).
+        offline: Do not access the hub: a branch is resolved from the cache; if it is not cached, the commit is None,
+            which can be planned but not downloaded.
+        places: Directories that the files may be in after resolving links; None: anywhere.
 
     Raises:
-        ConfigError: ``source`` is not understood.
-        SourceError: The directory has no such files, or the hub cannot say what the revision is.
+        ConfigError: ``source`` is malformed.
+        SourceError: The directory has no such files, or the hub cannot resolve the revision.
     """
     ref = parse_source(source)
     if ref.kind == "hub":
@@ -120,7 +120,7 @@ def source_files(directory: Path, *, weights: bool, directories: Sequence[str] =
         raise SourceError(
             f"model directory `{error.filename}` cannot be read: {error.strerror}",
             code="MM401",
-            hint="Check model.source; a relative path is relative to the recipe's project",
+            hint="check model.source; a relative path is relative to the recipe's project",
         ) from None
     needed = hf_layout.required_files(present, directories)
     files = [name for name in needed if weights or hf_layout.is_small(name)]
@@ -128,7 +128,7 @@ def source_files(directory: Path, *, weights: bool, directories: Sequence[str] =
         raise SourceError(
             f"`{directory}` holds no file of a model",
             code="MM402",
-            hint="A model directory holds config.json, weights, tokenizer and processor",
+            hint="a model directory holds config.json, weights, tokenizer and processor",
         )
     return files
 
@@ -157,7 +157,7 @@ def files_digest(directory: Path, names: Iterable[str], digest: Callable[[Path],
         raise SourceError(
             f"`{error.filename}` cannot be read: {error.strerror}",
             code="MM401",
-            hint="Check the file and its permissions",
+            hint="check the file and its permissions",
         ) from error
 
 

@@ -52,7 +52,7 @@ def test_they_are_mean_and_variance_over_all_tokens_of_all_samples() -> None:
     assert not first._forward_pre_hooks, "the layers are as they were"
 
 
-def test_inputs_that_are_not_finite_or_zero_throughout_are_told_by_the_layers_name() -> None:
+def test_inputs_that_are_not_finite_or_zero_throughout_are_reported_by_the_layers_name() -> None:
     first, second, samples = net(2)
     error = refused(CalibrationError, "MM461", measured, first, second, [*samples, samples[0] * float("inf")])
     assert "`a`" in error.message

@@ -97,7 +97,7 @@ def test_scales_that_came_to_nothing_name_the_layer(algorithm: str, value: float
 
 
 def test_an_input_scale_beyond_the_dtype_names_the_layer() -> None:
-    with pytest.raises(CalibrationError, match="range of float16") as caught:
+    with pytest.raises(CalibrationError, match="overflow float16") as caught:
         fitted_layers.awq("x", [torch.ones(2, 64)], LayerFit(torch.full((64,), 1e6), None), 64, torch.float16)
     assert caught.value.code == "MM461"
 

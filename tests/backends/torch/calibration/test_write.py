@@ -323,7 +323,7 @@ def test_pictures_change_what_is_fitted() -> None:
     assert amax(seen) != pytest.approx(amax(blind), rel=1e-3)
 
 
-def test_a_gpu_that_runs_out_of_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_runs_out_of_memory_is_reported_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -358,7 +358,7 @@ def test_answers_are_seen_after_their_prompts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n damaged"])
-def test_a_damaged_picture_is_told_with_its_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_picture_is_reported_with_its_line(tmp_path: Path, content: bytes) -> None:
     picture = tmp_path / "a.png"
     picture.write_bytes(content)
     processor: Any = load_processor(model("llava"), "llava")
@@ -367,7 +367,7 @@ def test_a_damaged_picture_is_told_with_its_line(tmp_path: Path, content: bytes)
     assert caught.value.code == "MM460"
 
 
-def test_a_sample_that_is_longer_than_the_models_positions_is_told_with_its_line() -> None:
+def test_a_sample_that_is_longer_than_the_models_positions_is_reported_with_its_line() -> None:
     processor: Any = load_processor(model("llava"), "llava")
     (request,) = calibration_requests(processor, [Sample(3, None, "how many ?")], "llava")
     length = len(request.ids)
@@ -378,8 +378,8 @@ def test_a_sample_that_is_longer_than_the_models_positions_is_told_with_its_line
     assert caught.value.code == "MM460"
 
 
-def test_a_model_that_cannot_do_without_a_picture_says_so() -> None:
+def test_a_family_that_requires_an_image_rejects_samples_without_one() -> None:
     processor: Any = load_processor(model("blip2-opt"), "blip2-opt")
-    with pytest.raises(CalibrationError, match=r"line 4: .* without a picture") as caught:
+    with pytest.raises(CalibrationError, match=r"line 4: .* need an image") as caught:
         list(calibration_requests(processor, [Sample(4, None, "how many ?")], "blip2-opt"))
     assert caught.value.code == "MM460"

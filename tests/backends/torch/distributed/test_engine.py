@@ -89,7 +89,7 @@ def test_half_precision_over_ranks_parts_from_one_rank_s_by_rounding_alone(famil
 
 @pytest.fixture
 def build(tmp_path):
-    """The demo engine over two ranks, as a build directory of its own."""
+    """The demo engine split over two ranks, in its own build directory."""
     return Path(shutil.copytree(demo_engines.directory("llava", tensor_parallel=2), tmp_path / "build"))
 
 

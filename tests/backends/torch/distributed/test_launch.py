@@ -1,4 +1,4 @@
-"""Ranks under a real mpirun: what they compute together, and what is told when one fails."""
+"""Ranks under a real mpirun: their results, and the reports when one fails."""
 
 import importlib.util
 import json
@@ -118,7 +118,7 @@ def test_a_rank_that_cannot_load_is_named_and_all_end(rank, capfd, place):
     assert left_over(place) == []
 
 
-def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
+def test_a_bug_in_a_rank_is_reported_with_its_traceback(place):
     error = refused(
         RankError,
         "MM585",
@@ -133,7 +133,7 @@ def test_a_bug_in_a_rank_is_told_with_its_traceback(place):
     assert "KeyError: 'lost'" in "".join(path.read_text() for path in logs.glob("*.traceback"))
 
 
-def test_a_follower_that_fails_at_work_is_the_cause_that_is_told():
+def test_a_failed_follower_is_reported_as_the_cause():
     error = refused(
         RankError, "MM585", run_on_ranks, 2, "support.engines.rank_programs:failing_later", {"rank": 1}
     )
@@ -144,14 +144,14 @@ def test_a_follower_that_fails_at_work_is_the_cause_that_is_told():
 def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, place):
     monkeypatch.setenv("MMBUILD_FAULT", f"rank{rank}.decode")
     error = refused(RankError, "MM580", run_on_ranks, 2, "support.engines.rank_programs:tally", {"steps": 1})
-    assert f"rank {rank} was ended by SIGKILL" in error.message
+    assert f"rank {rank} was killed by SIGKILL" in error.message
     (logs,) = left_over(place)
     pids = [int(path.read_text()) for path in logs.glob("*.pid")]
     assert len(pids) == 2
     assert all(ends(watch) for watch in map(watched, pids))
 
 
-def test_another_number_of_ranks_is_told_once_and_all_end():
+def test_a_wrong_number_of_ranks_is_reported_once_and_all_ranks_end():
     launcher = mpirun.find()
     program = "from support.engines.rank_programs import start; start(2)"
     done = subprocess.run(
@@ -163,16 +163,16 @@ def test_another_number_of_ranks_is_told_once_and_all_end():
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.count("the engine is split over 2 ranks, and 3 were started") == 1
+    assert done.stderr.count("the engine is split over 2 ranks, but 3 were started") == 1
 
 
-def test_a_program_alone_is_told_how_to_start_it():
+def test_a_single_process_gets_a_hint_how_to_start_it():
     program = "from support.engines.rank_programs import start; start(2)"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
-    assert "the engine is split over 2 ranks, and 1 was started" in done.stderr
+    assert "the engine is split over 2 ranks, but 1 was started" in done.stderr
 
 
 def test_without_mpi4py_the_extra_is_named(monkeypatch):

@@ -37,7 +37,7 @@ def test_the_kind_is_what_the_launcher_says_it_is(tmp_path, says, kind):
     assert launchers.find({launchers.OVERRIDE: str(path)}) == Launcher(path, kind)
 
 
-def test_the_one_beside_python_comes_before_path(tmp_path, monkeypatch):
+def test_the_mpirun_next_to_python_comes_before_path(tmp_path, monkeypatch):
     beside = mpirun(tmp_path / "bin", "mpirun (Open MPI) 5.0.11")
     other = mpirun(tmp_path / "other", "HYDRA build details:")
     monkeypatch.setattr(sys, "executable", str(beside.parent / "python"))
@@ -53,7 +53,7 @@ def test_without_mpirun_the_extra_is_named(tmp_path, monkeypatch):
     assert "[mpi]'" in error.hint
 
 
-def test_a_launcher_that_was_named_and_is_not_there_is_told_by_name():
+def test_a_missing_named_launcher_is_reported_by_name():
     assert (
         "/nowhere/mpirun"
         in refused(RankError, "MM582", launchers.find, {launchers.OVERRIDE: "/nowhere/mpirun"}).message
@@ -66,7 +66,7 @@ def test_an_unknown_mpirun_is_refused_with_its_own_words(tmp_path):
     assert "Slurm-like starter 1.0" in error.message
 
 
-def test_open_mpi_is_told_what_containers_need():
+def test_open_mpi_gets_the_options_for_containers():
     argv = Launcher(Path("/usr/bin/mpirun"), OPEN_MPI).argv(4, ["python", "x.py"])
     assert argv[0] == "/usr/bin/mpirun"
     assert {"--allow-run-as-root", "--oversubscribe"} < set(argv)

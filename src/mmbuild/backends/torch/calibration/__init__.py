@@ -1,1 +1,1 @@
-"""Quantization that is fitted on data: the whole vision-language model looks at pictures, its LLM is measured."""
+"""Calibrated quantization: runs the whole vision-language model on samples and measures its LLM."""

@@ -1,4 +1,4 @@
-"""Means and variances of what enters linear layers, measured while the model that they are part of runs."""
+"""Measures means and variances of the inputs of linear layers while the model runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmbuild.models.checkpoint.tensor_table import TensorSpec
 
 
 class _Sums:
-    """Of one layer's inputs, float64: how many, their sum and the sum of their squares."""
+    """Accumulates count, sum and sum of squares of one layer's inputs, float64."""
 
     def __init__(self, name: str, linear: nn.Linear) -> None:
         self.name, self.count = name, 0
@@ -28,7 +28,7 @@ class _Sums:
         self.first += rows.sum(dim=0)
         self.second += rows.square().sum(dim=0)
         if not bool(torch.isfinite(self.second).all()):
-            raise unusable(self.name, "its inputs hold NaN or infinity")
+            raise unusable(self.name, "its inputs contain NaN or infinity")
 
     def moments(self) -> Moments:
         if not bool(self.second.any()):
@@ -39,14 +39,14 @@ class _Sums:
 
 
 def measure(linears: Mapping[str, nn.Linear], forward: Callable[[], None]) -> dict[str, Moments]:
-    """Moments by name, over all tokens of all samples.
+    """Moments of the layers' inputs by name, over all tokens of all samples.
 
     Args:
-        linears: Layers by name; unchanged.
+        linears: Layers by name; not modified.
         forward: Runs the whole model on all samples; called once.
 
     Raises:
-        CalibrationError: MM461, a layer's inputs were not finite, or all zero.
+        CalibrationError: MM461, a layer's inputs are not finite, or all zero.
     """
     sums = {name: _Sums(name, linear) for name, linear in linears.items()}
     handles = [linear.register_forward_pre_hook(sums[name]) for name, linear in linears.items()]
@@ -55,9 +55,9 @@ def measure(linears: Mapping[str, nn.Linear], forward: Callable[[], None]) -> di
     finally:
         for handle in handles:
             handle.remove()
-    return {name: found.moments() for name, found in sums.items()}
+    return {name: item.moments() for name, item in sums.items()}
 
 
-def of_checkpoint(specs: Iterable[TensorSpec], found: Mapping[str, Moments]) -> dict[str, Moments]:
-    """By the checkpoint's names of its quantizable weights: q, k and v see the same inputs."""
-    return {spec.name: found[source_names(spec)[0]] for spec in specs if spec.quantizable}
+def of_checkpoint(specs: Iterable[TensorSpec], moments: Mapping[str, Moments]) -> dict[str, Moments]:
+    """Moments by the names of the checkpoint's quantizable weights; q, k and v have the same inputs."""
+    return {spec.name: moments[source_names(spec)[0]] for spec in specs if spec.quantizable}

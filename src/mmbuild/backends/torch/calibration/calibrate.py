@@ -1,7 +1,7 @@
-"""The whole model in the loop: pixels through tower and projector into the LLM, whose linear layers are measured.
+"""Calibration loop: runs images through tower, projector and LLM, and measures the LLM's linear layers.
 
-The model is transformers', as `verify` runs it: the same features, prompts and positions that the engine will see.
-Only the decoder's layers are quantized; embeddings, head, tower and projector stay as they are.
+The model is the transformers model that `verify` uses, with the same features, prompts and positions as in the
+engine. Only the decoder's layers are quantized; embeddings, head, tower and projector are not.
 """
 
 from __future__ import annotations
@@ -31,48 +31,62 @@ Found_co = TypeVar("Found_co", covariant=True)
 
 
 class LayerFitter(Protocol[Found_co]):
-    """What looks at linear layers while ``forward`` runs the model that they are part of."""
+    """Observes linear layers while ``forward`` runs the model."""
 
     def __call__(
         self, linears: Mapping[str, nn.Linear], *, forward: Callable[[], None]
     ) -> Mapping[str, Found_co]:
-        """What was found, by the layers' names."""
+        """Results by the layers' names."""
+
+
+# Path of the decoder in each family's reference model; names below it match the checkpoint tables.
+DECODERS: Mapping[str, str] = {
+    "llava": "model.language_model",
+    "vila": "llm.model",
+    "blip2-opt": "language_model.model.decoder",
+}
+
+
+# Families whose prompts require an image.
+NEED_PICTURES = frozenset({"blip2-opt"})
 
 
 def calibration_requests(
     processor: Processor, samples: Sequence[Sample], family: str, longest: int | None = None
 ) -> Iterator[Request]:
-    """Requests of samples, answers appended to prompts.
+    """Build requests from samples, with answers appended to the prompts.
 
     Args:
-        processor: Of the model.
-        samples: What the model is shown.
-        family: Whose model it is.
-        longest: Positions that the model has, visual features included; None: not looked at.
+        processor: The model's processor.
+        samples: Calibration samples.
+        family: The model's family.
+        longest: Number of positions of the model, visual features included; None: not checked.
 
     Raises:
-        CalibrationError: MM460, a picture cannot be read or does not go with its prompt, the family needs one, or
+        CalibrationError: MM460, an image cannot be read or does not match its prompt, the family requires one, or
             the sample is too long.
     """
     for sample in samples:
         if sample.image is None and find_family(family).TRAITS.needs_image:
-            raise _unusable(sample, f"a prompt of family {family} cannot do without a picture")
+            raise _unusable(sample, f"prompts of family {family} need an image")
         pictures = [] if sample.image is None else [sample.image]
         try:
             request = _answered(processor, encode(processor, sample.prompt, pictures), sample.answer)
         except EngineError as error:
             raise _unusable(sample, error.message) from error
-        # One more token is asked for after it.
+        # The forward pass generates one more token.
         if longest is not None and len(request.ids) >= longest:
-            raise _unusable(sample, f"it has {len(request.ids)} tokens, and the model {longest} positions")
+            raise _unusable(
+                sample, f"it has {len(request.ids)} tokens, but the model has {longest} positions"
+            )
         yield request
 
 
-def _unusable(sample: Sample, why: str) -> CalibrationError:
+def _unusable(sample: Sample, reason: str) -> CalibrationError:
     return CalibrationError(
-        f"calibration sample of line {sample.line}: {why}",
+        f"calibration sample in line {sample.line}: {reason}",
         code="MM460",
-        hint="Correct the line, or remove it from the calibration data",
+        hint="correct the line, or remove it from the calibration data",
     )
 
 
@@ -86,8 +100,7 @@ def _answered(processor: Processor, request: Request, answer: str | None) -> Req
 def synthetic_requests(
     processor: Processor, size: tuple[int, int], prompts: Sequence[str], count: int, seed: int
 ) -> Iterator[Request]:
-    """Requests of pictures that are drawn for the purpose
-    (:mod:`mmbuild.models.calibration_data.synthetic_images`)."""
+    """Build requests with synthetic images (:mod:`mmbuild.models.calibration_data.synthetic_images`)."""
     for picture, prompt in synthetic_images.questions(size, prompts, count, seed):
         yield encode(processor, prompt, [picture])
 
@@ -106,17 +119,17 @@ def calibrate(
     """Fit the decoder's linear layers on ``requests``.
 
     Args:
-        sources: Model directories, ``model`` and where there is one ``vision``.
+        sources: Model directories, ``model`` and optionally ``vision``.
         family: One that is calibrated (:attr:`~mmbuild.models.families.facts.Traits.decoder`).
-        requests: What the model is shown, at least one.
+        requests: Calibration requests, at least one.
         algorithm: ``int4_awq``, ``smoothquant`` or ``fp8``.
         group_size: For ``int4_awq``.
-        dtype: That the model runs in.
+        dtype: Dtype of the model.
         device: ``cpu`` or ``cuda``.
-        progress: Told the sample and the share done of a pass.
+        progress: Called with the sample and the completed fraction of a pass.
 
     Returns:
-        By the decoder's own names: ``layers.0.self_attn.q_proj``.
+        Fits by the decoder's layer names, such as ``layers.0.self_attn.q_proj``.
 
     Raises:
         CalibrationError: MM462, Model Optimizer is missing; and as :func:`observe`.
@@ -136,17 +149,17 @@ def observe(
     device: str,
     progress: Progress = silent,
 ) -> dict[str, Found]:
-    """Let ``fit`` look at the decoder's linear layers while the whole model sees ``requests``.
+    """Run ``fit`` on the decoder's linear layers while the whole model processes ``requests``.
 
-    Where a GPU does not hold the model, its layers are moved there one by one
+    If the model does not fit into GPU memory, its layers are moved there one by one
     (:mod:`mmbuild.backends.torch.calibration.offload`).
 
     Args:
         fit: Called with the layers by name and ``forward``, which runs all requests through the model.
-        sources: As :func:`calibrate`, and so on.
+        sources: This and the other arguments as for :func:`calibrate`.
 
     Raises:
-        CalibrationError: MM461, a layer could not be fitted; MM463, the GPU's memory did not suffice.
+        CalibrationError: MM461, a layer cannot be fitted; MM463, GPU memory does not suffice.
         EngineError: MM563, transformers cannot load the model.
     """
     try:
@@ -154,18 +167,18 @@ def observe(
         split = device == "cuda" and _does_not_fit(sources, dtype)
         reference = load_reference(family, sources, dtype, "cpu" if split else device)
         linears, forward = decoder_linears(reference, family), _Passes(reference, requests, progress)
-        away = (
+        offloaded = (
             layer_by_layer(reference, family, offload.on_device(device), offload.on_device("cpu"))
             if split
             else nullcontext()
         )
-        with away:
+        with offloaded:
             return dict(fit(linears, forward=forward))
     except torch.OutOfMemoryError as error:
         raise CalibrationError(
-            f"calibration with {len(requests)} samples does not fit into the GPU's memory",
+            f"calibration with {len(requests)} samples does not fit into GPU memory",
             code="MM463",
-            hint="Use a GPU with more memory, shorter samples, or a 16-bit engine.dtype",
+            hint="use a GPU with more memory, shorter samples, or a 16-bit engine.dtype",
         ) from error
 
 
@@ -176,7 +189,7 @@ def _decoder(reference: nn.Module, family: str) -> Any:
 
 
 def decoder_linears(reference: nn.Module, family: str) -> dict[str, nn.Linear]:
-    """The linear layers of the decoder's layers, by their names below the decoder."""
+    """The linear layers in the decoder's layers, by their names below the decoder."""
     decoder = _decoder(reference, family)
     return {
         name: module
@@ -186,13 +199,13 @@ def decoder_linears(reference: nn.Module, family: str) -> dict[str, nn.Linear]:
 
 
 def _does_not_fit(sources: Mapping[str, Path], dtype: str) -> bool:
-    """Whether the GPU's free memory does not hold the model, which the log is told."""
+    """Whether the model does not fit into free GPU memory; logs it."""
     needed, free = offload.weights_bytes(sources, dtype), offload.free_bytes()
     split = offload.needs_offload(needed, free)
     if split:
         print(
             f"{needed / 1e9:.1f} GB of weights do not fit into {free / 1e9:.1f} GB of free GPU memory: "
-            "the decoder's layers come there one by one"
+            "moving the decoder's layers to the GPU one by one"
         )
     return split
 
@@ -200,12 +213,12 @@ def _does_not_fit(sources: Mapping[str, Path], dtype: str) -> bool:
 def layer_by_layer(
     reference: nn.Module, family: str, there: offload.Place, home: offload.Place
 ) -> AbstractContextManager[None]:
-    """Run ``reference`` ``there``, each layer of its decoder coming for its own forward alone.
+    """Run ``reference`` on the device ``there``, moving each decoder layer there only for its own forward pass.
 
     Args:
         reference: The model, on the host.
         family: One that is calibrated (:attr:`~mmbuild.models.families.facts.Traits.decoder`).
-        there: The device that computes.
+        there: The compute device.
         home: The host.
     """
     decoder = _decoder(reference, family)
@@ -213,7 +226,7 @@ def layer_by_layer(
 
 
 class _Passes:
-    """All requests through the model, once for each call."""
+    """Runs all requests through the model, once per call."""
 
     def __init__(self, reference: Any, requests: Sequence[Request], progress: Progress) -> None:
         self.reference, self.requests, self.progress, self.number = reference, requests, progress, 0

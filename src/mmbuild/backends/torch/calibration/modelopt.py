@@ -1,10 +1,9 @@
-"""NVIDIA Model Optimizer: the one module that imports it.
+"""Interface to NVIDIA Model Optimizer; only this module imports it.
 
-It gets the linear layers of a decoder, not the model: they are measured where they are while the whole model runs,
-and nothing else of it is touched. What it finds is read from its quantizers; the checkpoint is written by
-:mod:`mmbuild.backends.torch.calibration.write`. Settings are its own presets' (``INT4_AWQ_CFG``, ``FP8_DEFAULT_CFG``
-of 0.47) but for SmoothQuant's migration strength, which is the 0.5 of the paper (https://arxiv.org/abs/2211.10438)
-instead of 1.
+Model Optimizer gets only the linear layers of the decoder. They are measured in place while the whole model runs. The
+results are read from its quantizers; :mod:`mmbuild.backends.torch.calibration.write` writes the checkpoint. Settings
+are its presets (``INT4_AWQ_CFG``, ``FP8_DEFAULT_CFG`` of 0.47), except SmoothQuant's migration strength, which is 0.5
+as in the paper (https://arxiv.org/abs/2211.10438) instead of 1.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LayerFit:
-    """What was fitted for one linear layer.
+    """Fitted parameters of one linear layer.
 
     Attributes:
-        prescale: float32 [in]: inputs are multiplied by it, the weight's columns divided; None where the algorithm
-            has none.
-        input_amax: Largest magnitude of the inputs; None where the algorithm does not need it.
+        prescale: float32 [in]: inputs are multiplied by it, the weight's columns divided; None if the algorithm has
+            none.
+        input_amax: Largest magnitude of the inputs; None if the algorithm does not need it.
     """
 
     prescale: Tensor | None
@@ -52,10 +51,10 @@ def _inputs(**how: Any) -> dict[str, Any]:
 
 
 def config(algorithm: str, group_size: int | None) -> dict[str, Any]:
-    """The settings of ``algorithm`` as ``modelopt.torch.quantization.quantize`` takes them.
+    """The settings of ``algorithm`` for ``modelopt.torch.quantization.quantize``.
 
     Raises:
-        KeyError: The algorithm is not calibrated.
+        KeyError: The algorithm is not a calibrated one.
     """
     table: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
         "int4_awq": (
@@ -81,22 +80,22 @@ def fit(
     group_size: int | None,
     forward: Callable[[], None],
 ) -> dict[str, LayerFit]:
-    """Measure ``linears`` while ``forward`` runs the model that they are part of.
+    """Fit ``linears`` while ``forward`` runs the model.
 
     Args:
-        linears: Layers by name. They are changed in place (the model is of no other use afterwards).
+        linears: Layers by name. They are modified in place, so the model cannot be used afterwards.
         algorithm: ``int4_awq``, ``smoothquant`` or ``fp8``.
         group_size: Inputs that share a scale, for ``int4_awq``.
         forward: Runs the whole model on all samples; called once or twice.
 
     Raises:
-        CalibrationError: MM461, a layer's inputs were not finite, or all zero; MM462, Model Optimizer is missing.
+        CalibrationError: MM461, a layer's inputs are not finite, or all zero; MM462, Model Optimizer is missing.
     """
     quantization = _modelopt()
     with warnings.catch_warnings():
-        # About CUDA extensions that nothing here uses.
+        # Suppress warnings about CUDA extensions, which are not used here.
         warnings.simplefilter("ignore")
-        # Its presets leave out layers by parts of their names; numbers mean nothing to it.
+        # Model Optimizer skips layers by parts of their names, so name them by numbers.
         numbered = nn.ModuleDict({str(number): linear for number, linear in enumerate(linears.values())})
         with _watched(linears), torch.inference_mode(False), torch.no_grad():
             quantization.quantize(numbered, config(algorithm, group_size), lambda _: forward())
@@ -105,13 +104,13 @@ def fit(
 
 @contextmanager
 def _watched(linears: Mapping[str, nn.Linear]) -> Iterator[None]:
-    """Refuse inputs that are not finite where they first arise, and layers that saw nothing but zeros."""
+    """Raise on inputs that are not finite as soon as they occur, and on layers whose inputs were all zero."""
     seen = dict.fromkeys(linears, 0.0)
 
     def watch(name: str, inputs: tuple[Tensor, ...]) -> None:
         largest = float(inputs[0].detach().abs().amax())
         if not largest < float("inf"):
-            raise unusable(name, "its inputs hold NaN or infinity")
+            raise unusable(name, "its inputs contain NaN or infinity")
         seen[name] = max(seen[name], largest)
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -142,26 +141,26 @@ def _modelopt() -> ModuleType:
 
 
 def _observed(name: str, linear: Any, algorithm: str) -> LayerFit:
-    """What the quantizers of one layer hold."""
+    """Read the fit of one layer from its quantizers."""
     quantizer = linear.input_quantizer
     if algorithm == "fp8":
         amax = float(quantizer.amax)
         if not 0 < amax < float("inf"):
-            raise unusable(name, f"the scale of its inputs comes from a largest magnitude of {amax}")
+            raise unusable(name, f"the largest magnitude of its inputs is {amax}")
         return LayerFit(None, amax)
     prescale: Tensor | None = getattr(quantizer, "pre_quant_scale", None)
     if prescale is None:
-        raise unusable(name, "Model Optimizer left it unfitted")
+        raise unusable(name, "Model Optimizer did not fit it")
     prescale = prescale.detach().float().reshape(-1).cpu()
     if not bool(torch.isfinite(prescale).all()) or bool((prescale <= 0).any()):
-        raise unusable(name, "scales of its inputs are zero or not finite")
+        raise unusable(name, "the scales of its inputs are zero or not finite")
     return LayerFit(prescale, None)
 
 
-def unusable(name: str, why: str) -> CalibrationError:
-    """The error for a layer that could not be fitted."""
+def unusable(name: str, reason: str) -> CalibrationError:
+    """The error for a layer that cannot be fitted."""
     return CalibrationError(
-        f"calibration of layer `{name}` failed: {why}",
+        f"calibration of layer `{name}` failed: {reason}",
         code="MM461",
-        hint="Look at the model's weights and the calibration data; engine.dtype bfloat16 rules out overflow",
+        hint="check the model's weights and the calibration data; engine.dtype bfloat16 rules out overflow",
     )

@@ -1,7 +1,7 @@
-"""A model that a GPU does not hold: the decoder's layers come to the GPU one by one, each for its own forward.
+"""Offloading for models that do not fit into GPU memory: moves decoder layers to the GPU one by one.
 
-What is left of it (tower, projector, embeddings, norms, head) stays on the GPU. Results are those of a model that
-fits, since every sum is made on the same device; the way there and back costs time.
+The rest of the model (tower, projector, embeddings, norms, head) stays on the GPU. Results are the same as without
+offloading, because all sums are computed on the same device; only the transfers cost time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mmbuild.models.checkpoint.hf_weights import open_weights
 from mmbuild.models.dtypes import DTYPES
 
 Place = Callable[[Tensor], Tensor]
-"""Gives a tensor on a device: itself, where it is there already."""
-# Beside the weights: activations of one sample, and copies of a layer that a search makes.
-_BESIDE = 2 << 30
+"""Moves a tensor to a device; returns the same tensor if it is already there."""
+# Memory needed in addition to the weights: activations of one sample, and copies of a layer during a search.
+_EXTRA = 2 << 30
 
 
 def on_device(device: str) -> Place:
-    """The place ``device``."""
+    """A mover to ``device``."""
     return lambda tensor: tensor.to(device)
 
 
 def weights_bytes(sources: Mapping[str, Path], dtype: str) -> int:
-    """Bytes of a model's weights in ``dtype``; of all sources, though one may be used in part.
+    """Size in bytes of a model's weights in ``dtype``, over all sources, even if one is only partly used.
 
     Raises:
         CheckpointError: A file is missing or damaged.
@@ -49,20 +49,20 @@ def free_bytes() -> int:
 
 
 def needs_offload(needed: int, free: int) -> bool:
-    """Whether weights of ``needed`` bytes leave too little of ``free``."""
-    return needed + _BESIDE > free
+    """Whether weights of ``needed`` bytes are too large for ``free`` bytes of GPU memory."""
+    return needed + _EXTRA > free
 
 
 @contextmanager
 def layerwise_offload(
     model: nn.Module, layers: Sequence[nn.Module], there: Place, home: Place
 ) -> Iterator[None]:
-    """Keep ``layers`` at home, each but for its own forward, and everything else of ``model`` there.
+    """Keep ``layers`` on the host except during their own forward pass, and the rest of ``model`` on the device.
 
     Args:
-        model: At home, on the host.
-        layers: Modules of it that run one after the other, and share nothing.
-        there: The device that computes.
+        model: The model, on the host.
+        layers: Its modules that run one after the other and share no tensors.
+        there: The compute device.
         home: The host.
     """
     of_layers = {id(module) for layer in layers for module in layer.modules()}
@@ -84,7 +84,7 @@ def layerwise_offload(
 
 
 class _Visit:
-    """A layer's way there and back. Its weights do not change there: at home they stay where they were."""
+    """Moves a layer to the device and back. Its weights do not change, so the host copies are kept."""
 
     def __init__(self, layer: nn.Module, there: Place, home: Place) -> None:
         self.layer, self.there, self.home = layer, there, home
@@ -104,8 +104,8 @@ class _Visit:
 
 
 def _put(module: nn.Module, place: Place) -> None:
-    """Move a module's own tensors, its children's not: parameters, buffers, attributes, and those of plain objects
-    that it holds, in which Model Optimizer keeps what it has seen so far."""
+    """Move a module's tensors, but not its children's: parameters, buffers, attributes, and tensors in plain objects,
+    where Model Optimizer keeps its statistics."""
     for parameter in module.parameters(recurse=False):
         parameter.data = place(parameter.data)
     for name, buffer in module.named_buffers(recurse=False):

@@ -1,7 +1,7 @@
-"""A calibrated checkpoint, written from the model's files and what was fitted: one layer in memory at a time.
+"""Writes a calibrated checkpoint from the model's files and the fitted parameters, one layer in memory at a time.
 
-A weight is quantized whole and then cut for the ranks, so that what is written for several ranks is what is written
-for one, cut: groups of int4_awq never cross a cut, which validation has seen to.
+A weight is quantized as a whole and then split over ranks, so splitting does not change the values. Groups of
+int4_awq never cross a split; validation ensures that.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _INPUTS_SPLIT = (tensor_parallel.head_columns, tensor_parallel.mlp_columns)
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is written.
+    """Everything needed to write the checkpoint.
 
     Attributes:
-        config: Of the checkpoint.
-        algorithm: Its name in recipes.
-        found: What was fitted, by weight of the checkpoint.
-        sources: Where the model's tensors are.
+        config: Config of the checkpoint.
+        algorithm: Name of the algorithm in recipes.
+        fits: Fitted parameters by weight of the checkpoint.
+        sources: The model's tensors.
     """
 
     config: CheckpointConfig
     algorithm: str
-    found: Mapping[str, LayerFit]
+    fits: Mapping[str, LayerFit]
     sources: Sources
 
 
@@ -61,10 +61,10 @@ def write(
     Args:
         model: Directory in Hugging Face layout.
         out: An existing directory.
-        family: Whose names the weights have.
-        config: Of the checkpoint; ``quant_algo`` is one of the calibrated ones.
-        observed: What was fitted, by the decoder's own names of its linear layers (``layers.0.mlp.up_proj``).
-        progress: Told the tensor and the share done.
+        family: Family that defines the weights' names.
+        config: Config of the checkpoint, with a calibrated ``quant_algo``.
+        observed: Fitted parameters by the decoder's names of its linear layers (``layers.0.mlp.up_proj``).
+        progress: Called with the tensor and the completed fraction.
 
     Raises:
         CheckpointError: As :func:`mmbuild.models.checkpoint.convert.convert`.
@@ -75,10 +75,10 @@ def write(
     algorithm = next(name for name, how in ALGORITHMS.items() if how.quant_algo == config.quant_algo)
     quantized = [spec for spec in specs.values() if spec.quantizable]
     foldable = config.llm.layernorm_position == "pre_layernorm"
-    found = fitted_layers.merged(quantized, observed, algorithm, foldable=foldable)
+    fits = fitted_layers.merged(quantized, observed, algorithm, foldable=foldable)
     with open_weights(model) as stored, ExitStack() as files:
         sources = find_sources(family, {".": specs}, stored, tied=config.llm.tie_word_embeddings)
-        job = _Job(config, algorithm, found, sources)
+        job = _Job(config, algorithm, fits, sources)
         ranks = []
         for rank in range(config.tensor_parallel):
             entries = writer.layout(_entries(job, specs, rank))
@@ -128,19 +128,19 @@ def _inputs_split(spec: TensorSpec) -> bool:
 
 def _quantize(job: _Job, spec: TensorSpec) -> Quantized:
     weights = [job.sources[part.source][1].read(TensorSlice()) for part in spec.parts]
-    layer, found, config = spec.name.removesuffix(".weight"), job.found[spec.name], job.config
+    layer, fit, config = spec.name.removesuffix(".weight"), job.fits[spec.name], job.config
     if job.algorithm == "smoothquant":
-        return fitted_layers.smoothquant(layer, weights, found)
+        return fitted_layers.smoothquant(layer, weights, fit)
     if job.algorithm == "fp8":
-        return fitted_layers.fp8(layer, weights, found)
+        return fitted_layers.fp8(layer, weights, fit)
     assert config.group_size is not None
-    return fitted_layers.awq(layer, weights, found, config.group_size, getattr(torch, config.dtype))
+    return fitted_layers.awq(layer, weights, fit, config.group_size, getattr(torch, config.dtype))
 
 
 def _of_rank(
     job: _Job, spec: TensorSpec, whole: Quantized | None, rank: int
 ) -> Iterator[tuple[str, Iterator[Tensor]]]:
-    """Names and parts of what a rank stores of ``spec``."""
+    """Names and parts of the tensors that a rank stores for ``spec``."""
     if whole is None:
         blocks = (block for part in spec.parts for block in rank_blocks(part, rank, job.sources, job.config))
         yield spec.name, _with_smoothing(job, spec.name, blocks)
@@ -155,7 +155,7 @@ def _of_rank(
 
 
 def _cut_for(job: _Job, spec: TensorSpec, whole: Quantized, stored: StoredTensor, rank: int) -> Tensor:
-    """One stored tensor of one rank: each part's rows and columns, the parts one after the other."""
+    """One stored tensor of one rank: rows and columns of each part, concatenated."""
     config = job.config
     tensor = whole.values if stored.suffix == "weight" else whole.tensors[stored.suffix]
     if not {"out", "out/2"} & set(stored.axes):
@@ -174,7 +174,7 @@ def _cut_for(job: _Job, spec: TensorSpec, whole: Quantized, stored: StoredTensor
 def _sliced(
     tensor: Tensor, axes: tuple[str, ...], cut: TensorSlice, start: int, group: int | None, outputs: int = 0
 ) -> Tensor:
-    """The rows (from ``start`` on, of ``outputs``) and columns that ``cut`` names, on whichever axes have them."""
+    """Select the rows (after ``start``, of ``outputs``) and columns of ``cut`` on the axes that have them."""
     for number, axis in enumerate(axes):
         if axis.startswith("out"):
             first, last = cut.rows or (0, outputs)
@@ -187,10 +187,10 @@ def _sliced(
 
 
 def _with_smoothing(job: _Job, name: str, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
-    """A norm's weight and bias multiplied by the scale of the layers that it feeds; other tensors as they are."""
+    """Multiply a norm's weight and bias by the scale of the layers after it; leave other tensors unchanged."""
     norm = name.rpartition(".")[0]
-    fed = [weight for weight in job.found if fitted_layers.norm_before(weight) == norm]
-    prescale = job.found[fed[0]].prescale if fed and job.algorithm == "smoothquant" else None
+    fed = [weight for weight in job.fits if fitted_layers.norm_before(weight) == norm]
+    prescale = job.fits[fed[0]].prescale if fed and job.algorithm == "smoothquant" else None
     if prescale is None:
         yield from blocks
         return

@@ -1,5 +1,5 @@
-"""One rank of a command that ``launch.spread`` started: ``python -m mmbuild.backends.torch.distributed DIRECTORY``,
-under mpirun."""
+"""One rank of a command that ``launch.run_on_ranks`` started with mpirun:
+``python -m mmbuild.backends.torch.distributed DIRECTORY``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def main(directory: Path) -> int:
-    """Run the call that lies in ``directory``; a failure is left there."""
+    """Run the call described in ``directory``; write a failure there."""
     rank = mpirun.rank_here() or 0
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # mpirun is gone: so are we
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # die with mpirun
     launch.register_pid(directory, rank)
     _to_log(directory / f"rank{rank}.log")
     if rank == 0:
@@ -35,13 +35,13 @@ def main(directory: Path) -> int:
     except Exception as error:
         failures.write_failure(failures.describe(error, rank), directory)
         if rank != 0:
-            os._exit(1)  # leaving MPI in good order would wait for the others, which wait for this rank
+            os._exit(1)  # a regular MPI exit would wait for the other ranks, which wait for this one
         return 1
     return 0
 
 
 def _to_log(path: Path) -> None:
-    """Descriptors 1 and 2 into a file: whatever a library prints is no answer."""
+    """Redirect descriptors 1 and 2 to a file, so that output of libraries is not taken for answers."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)

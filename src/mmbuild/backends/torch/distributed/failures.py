@@ -1,4 +1,4 @@
-"""A rank's failure as data: told to the other ranks, or left in a file for the parent."""
+"""A rank's failure as data: sent to the other ranks, or written to a file for the parent."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError, UsageError
 
-# Where the parent looks for failures; unset where a person's own mpirun started the ranks.
+# Directory where the parent looks for failures; unset if the user ran mpirun.
 PLACE = "MMBUILD_RANKS"
 
 
 class RankError(MmbuildError):
-    """Ranks that cannot be started or that failed."""
+    """Ranks cannot be started, or failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a rank ended.
+    """The failure of a rank.
 
     Attributes:
-        rank: Whose failure it is.
+        rank: The rank.
         message, code, hint, exit_status: As in :class:`MmbuildError`.
         trace: The traceback.
-        time: When it happened, seconds since the epoch: the first failure is the cause of the others.
+        time: Seconds since the epoch; the first failure is the cause of the others.
     """
 
     rank: int
@@ -38,13 +38,13 @@ class Failure:
     time: float
 
     def error(self) -> MmbuildError:
-        """The failure as what rank 0, or the parent, raises."""
+        """The failure as an exception for rank 0 or the parent."""
         kind = UsageError if self.exit_status == UsageError.exit_status else RankError
         return kind(self.message, code=self.code, hint=self.hint)
 
 
 def describe(error: BaseException, rank: int) -> Failure:
-    """What ``error`` is to the person who started the ranks: named after its rank where that is not rank 0."""
+    """Describe ``error`` for the user; the message names the rank unless it is rank 0."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, MmbuildError):
         message = f"rank {rank}: {error.message}" if rank else error.message
@@ -54,7 +54,7 @@ def describe(error: BaseException, rank: int) -> Failure:
         rank,
         f"rank {rank} failed: {type(error).__name__}: {first}",
         "MM585",
-        "The other ranks were ended; `mmbuild explain MM585` says where to look",
+        "the other ranks were stopped; `mmbuild explain MM585` says where to look",
         1,
         trace,
         time.time(),
@@ -62,13 +62,15 @@ def describe(error: BaseException, rank: int) -> Failure:
 
 
 def write_failure(failure: Failure, directory: Path) -> None:
-    """Leave ``failure`` in ``directory``, whole or not at all."""
+    """Write ``failure`` to ``directory`` atomically."""
     fresh = directory / f"rank{failure.rank}.failure.new"
     fresh.write_text(json.dumps(asdict(failure)), encoding="utf-8")
     fresh.replace(directory / f"rank{failure.rank}.failure")
 
 
 def first_failure(directory: Path) -> Failure | None:
-    """The earliest failure that was left in ``directory``."""
-    found = [Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failure")]
-    return min(found, key=lambda failure: failure.time, default=None)
+    """The earliest failure in ``directory``; None if there is none."""
+    failures = [
+        Failure(**json.loads(path.read_text(encoding="utf-8"))) for path in directory.glob("*.failure")
+    ]
+    return min(failures, key=lambda failure: failure.time, default=None)

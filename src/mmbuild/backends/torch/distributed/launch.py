@@ -1,4 +1,4 @@
-"""The parent of the ranks: starts them, waits, and tells the first failure as its own."""
+"""The parent of the ranks: starts them, waits, and raises the first failure."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from mmbuild.base.entries import load_entry
 from mmbuild.base.optional_packages import install_hint, require
 
 CALL, LOG = "call.json", "mpirun.log"
-# After a rank said why it ends, mpirun has this long to end the others; after SIGTERM, this long to obey.
-_GRACE_SECONDS, _OBEY_SECONDS, _LOOK_SECONDS = 15.0, 5.0, 0.5
+# Time for mpirun to stop the other ranks after a failure, time to exit after SIGTERM, and polling interval.
+_GRACE_SECONDS, _TERMINATE_SECONDS, _POLL_SECONDS = 15.0, 5.0, 0.5
 
 
 def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
-    """Call ``target`` (``module:function``) with ``arguments`` in every one of ``ranks`` ranks.
+    """Call ``target`` (``module:function``) with ``arguments`` in each of ``ranks`` ranks.
 
-    One rank, and a process that mpirun started, call it themselves. In ranks other than 0 the function gets as far as
-    :meth:`Engine.load` and obeys rank 0 from there on.
+    With one rank, or in a process that mpirun started, the call is direct. In ranks other than 0 the function runs up
+    to :meth:`Engine.load` and executes rank 0's commands from there on.
 
     Args:
-        ranks: How many the engine is built for.
-        target: An importable function; what it returns is dropped.
-        arguments: Its keyword arguments, as JSON can hold them.
+        ranks: Number of ranks that the engine is built for.
+        target: An importable function; its result is dropped.
+        arguments: Its keyword arguments, JSON-serializable.
 
     Raises:
         MissingPackageError: MM230, torch or transformers is not installed.
@@ -49,7 +49,7 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
         return
     if importlib.util.find_spec("mpi4py") is None:
         raise RankError(
-            f"the engine is split over {ranks} ranks, which speak through mpi4py, and this Python has none",
+            f"the engine is split over {ranks} ranks, which need mpi4py, but this Python has none",
             code="MM583",
             hint=install_hint("mpi"),
         )
@@ -62,22 +62,28 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def function_of(target: str) -> Any:
+    """Import the function ``module:function``."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def _private_directory() -> Path:
-    """A directory that only we can read; what failed leaves its logs there."""
-    usual = tempfile.gettempdir()
-    place = usual if stdio.path_fits(usual + "/mmbuild-ranks-" + "x" * 8) else "/tmp"
-    return Path(tempfile.mkdtemp(prefix="mmbuild-ranks-", dir=place))
+    """A directory that only this user can read; logs of failed runs stay there."""
+    default = tempfile.gettempdir()
+    parent = default if stdio.path_fits(default + "/mmbuild-ranks-" + "x" * 8) else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="mmbuild-ranks-", dir=parent))
 
 
 def environment_for(launcher: Launcher, ranks: int, base: Mapping[str, str]) -> dict[str, str]:
-    """What ranks see: ``base``, the launcher's settings where ``base`` has none, and their share of its threads."""
+    """Environment of the ranks: ``base``, defaults of the launcher, and their share of the threads."""
     threads = base.get("OMP_NUM_THREADS", "")
     cores = int(threads) if threads.isdigit() else len(os.sched_getaffinity(0))
     return {**launcher.kind.environment, **base, "OMP_NUM_THREADS": str(max(1, cores // ranks))}
 
 
 def _run(launcher: Launcher, ranks: int, directory: Path) -> int:
-    """mpirun from start to end; its exit status."""
+    """Run mpirun; returns its exit status."""
     program = [sys.executable, "-m", "mmbuild.backends.torch.distributed", str(directory)]
     offer = stdio.Offer(directory)
     try:
@@ -88,7 +94,7 @@ def _run(launcher: Launcher, ranks: int, directory: Path) -> int:
                 stdout=log,
                 stderr=log,
                 env={**environment_for(launcher, ranks, os.environ), failures.PLACE: str(directory)},
-                start_new_session=True,  # Ctrl-C is ours to handle
+                start_new_session=True,  # this process handles Ctrl-C
             )
             try:
                 _wait(process, directory)
@@ -100,22 +106,22 @@ def _run(launcher: Launcher, ranks: int, directory: Path) -> int:
 
 
 def _wait(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """Until mpirun ends, or has not ended for a while though a rank failed."""
+    """Wait until mpirun exits, or until the grace period after a failure is over."""
     failed_at: float | None = None
     while failed_at is None or time.monotonic() - failed_at < _GRACE_SECONDS:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_LOOK_SECONDS)
+            process.wait(_POLL_SECONDS)
             return
         if failed_at is None and failures.first_failure(directory) is not None:
             failed_at = time.monotonic()
 
 
 def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """The last word: nothing that was started goes on."""
+    """Make sure that mpirun and all ranks have ended."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_OBEY_SECONDS)
+            process.wait(_TERMINATE_SECONDS)
     for pid in ranks_by_pid(directory):
         if _is_rank(pid, directory):
             with contextlib.suppress(ProcessLookupError):
@@ -126,12 +132,12 @@ def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
 
 
 def register_pid(directory: Path, rank: int) -> None:
-    """In a rank: leave its process id for the parent."""
+    """In a rank: write its process id for the parent."""
     (directory / f"rank{rank}.pid").write_text(str(os.getpid()))
 
 
 def ranks_by_pid(directory: Path) -> dict[int, int]:
-    """Process id -> rank, of the ranks that have started."""
+    """Map process ids to ranks, for the ranks that have started."""
     return {
         int(path.read_text()): int(path.stem.removeprefix("rank"))
         for path in directory.glob("rank*.pid")
@@ -140,7 +146,7 @@ def ranks_by_pid(directory: Path) -> dict[int, int]:
 
 
 def _is_rank(pid: int, directory: Path) -> bool:
-    """Whether the process is still the one that signed in: the number may be somebody else's by now."""
+    """Whether the process is still the registered rank; the id may have been reused."""
     try:
         return os.fsencode(directory) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -148,16 +154,16 @@ def _is_rank(pid: int, directory: Path) -> bool:
 
 
 def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
-    """The root cause: a death that mpirun saw first, else the earliest failure, else what mpirun says."""
+    """The root cause: a death by signal that mpirun saw first, else the earliest failure, else mpirun's message."""
     log = directory / LOG
-    said = log.read_text(encoding="utf-8", errors="replace")
-    died = launcher.kind.died.search(said)
+    output = log.read_text(encoding="utf-8", errors="replace")
+    died = launcher.kind.died.search(output)
     rank = ranks_by_pid(directory).get(int(died["pid"])) if died else None
     if died and rank is not None:
         return RankError(
-            f"rank {rank} was ended by {_signal_name(int(died['signal']))}, and with it the others",
+            f"rank {rank} was killed by {_signal_name(int(died['signal']))}, and the other ranks were stopped",
             code="MM580",
-            hint=f"SIGKILL is often the kernel, short of memory (`dmesg` says so); logs of the ranks: {directory}",
+            hint=f"SIGKILL often means that memory ran out (see `dmesg`); logs of the ranks: {directory}",
         )
     failure = failures.first_failure(directory)
     if failure is not None:
@@ -165,13 +171,15 @@ def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
             shutil.rmtree(directory, ignore_errors=True)
             return failure.error()
         (directory / f"rank{failure.rank}.traceback").write_text(failure.trace)
-        return RankError(failure.message, code="MM585", hint=f"Traceback and logs of the ranks: {directory}")
-    last = (said.strip().splitlines() or ["nothing"])[-1]
+        return RankError(
+            failure.message, code="MM585", hint=f"see traceback and logs of the ranks: {directory}"
+        )
+    last = (output.strip().splitlines() or ["nothing"])[-1]
     return RankError(
-        f"`{launcher.path}` ({launcher.kind.name}) ended with status {status} and no rank said why; "
-        f"its last words: {last}",
+        f"`{launcher.path}` ({launcher.kind.name}) exited with status {status}, and no rank reported a failure; "
+        f"its last output: {last}",
         code="MM584",
-        hint=f"What it said is in {log}; try `{launcher.path} -n 2 hostname`",
+        hint=f"its output is in {log}; try `{launcher.path} -n 2 hostname`",
     )
 
 

@@ -1,4 +1,4 @@
-"""The mpirun there is: where it lies, which kind it is, how it wants to be called."""
+"""Finds mpirun, identifies its implementation, and builds its command line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class LauncherKind:
     """One implementation of mpirun.
 
     Attributes:
-        name: For people.
-        version: Found in what ``mpirun --version`` prints.
-        flags: What it needs so that any number of ranks runs on any machine, and whoever starts them.
-        environment: Settings of ours; the caller's own win.
-        died: How it tells of a process that a signal ended first; groups ``pid`` and ``signal``.
+        name: Display name.
+        version: Matches the output of ``mpirun --version``.
+        flags: Options to run any number of ranks on any machine, for any user.
+        environment: Default environment variables; the caller's take precedence.
+        died: Matches its report of a process killed by a signal; groups ``pid`` and ``signal``.
     """
 
     name: str
@@ -37,12 +37,12 @@ class LauncherKind:
 
 
 def _words(pattern: str) -> re.Pattern[str]:
-    """``pattern``, however its lines are broken."""
+    """Compile ``pattern`` so that it matches across line breaks."""
     return re.compile(pattern.replace(" ", r"\s+"))
 
 
-# Open MPI refuses root, more ranks than cores, and pins a rank to one core, unless told otherwise; its ranks spin
-# while they wait unless told to yield. MPICH's hydra does none of the three, and would look for ssh.
+# By default, Open MPI refuses to run as root or with more ranks than cores, pins each rank to one core, and spins
+# while waiting. MPICH's hydra does none of that, but would look for ssh.
 KINDS: tuple[LauncherKind, ...] = (
     LauncherKind(
         "Open MPI",
@@ -72,7 +72,7 @@ class Launcher:
         return [str(self.path), *self.kind.flags, "-n", str(ranks), *program]
 
 
-# What a launcher tells each rank, by implementation: (rank, number of ranks).
+# Environment variables that a launcher sets for each rank, by implementation: (rank, number of ranks).
 _IDENTITY: tuple[tuple[str, str], ...] = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI
     ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, srun with PMI
@@ -81,17 +81,17 @@ _IDENTITY: tuple[tuple[str, str], ...] = (
 
 
 def rank_here(environment: Mapping[str, str] = os.environ) -> int | None:
-    """This process's rank as its launcher says; None where no launcher started it."""
+    """The rank of this process according to its launcher; None without a launcher."""
     return next((int(environment[name]) for name, _ in _IDENTITY if name in environment), None)
 
 
 def find(environment: Mapping[str, str] = os.environ) -> Launcher:
-    """The mpirun to use: ``MMBUILD_MPIRUN``, else the one beside this Python, else the one on PATH.
+    """The mpirun to use: ``MMBUILD_MPIRUN``, else the one next to this Python, else the one on PATH.
 
-    Beside this Python comes before PATH, because mpi4py loads the MPI library that lies there.
+    The one next to this Python comes before PATH, because mpi4py loads the MPI library from there.
 
     Raises:
-        RankError: There is none, or it is of no known kind.
+        RankError: MM582, there is none, or its implementation is unknown.
     """
     path = _path(environment)
     try:
@@ -109,27 +109,28 @@ def find(environment: Mapping[str, str] = os.environ) -> Launcher:
     kind = next((kind for kind in KINDS if kind.version.search(reported)), None)
     if kind is None:
         known = " and ".join(kind.name for kind in KINDS)
-        says = (reported.strip().splitlines() or ["nothing"])[0]
+        first_line = (reported.strip().splitlines() or ["nothing"])[0]
         raise RankError(
-            f"`{path}` is an mpirun that mmbuild does not know: it says `{says}`",
+            f"`{path}` is an unknown implementation of mpirun: it prints `{first_line}`",
             code="MM582",
-            hint=f"{known} are known; name another with {OVERRIDE}. {_install()}",
+            hint=f"{known} are supported; select another mpirun with {OVERRIDE}; {_install()}",
         )
     return Launcher(path, kind)
 
 
 def _path(environment: Mapping[str, str]) -> Path:
-    beside = str(Path(sys.executable).parent)
-    named = environment.get(OVERRIDE)
+    directory = str(Path(sys.executable).parent)
+    override = environment.get(OVERRIDE)
     found = (
-        shutil.which(named)
-        if named
-        else shutil.which("mpirun", path=beside) or shutil.which("mpirun", path=environment.get("PATH", ""))
+        shutil.which(override)
+        if override
+        else shutil.which("mpirun", path=directory)
+        or shutil.which("mpirun", path=environment.get("PATH", ""))
     )
     if found is None:
-        where = f"`{named}` ({OVERRIDE})" if named else f"mpirun, neither in {beside} nor on PATH,"
+        missing = f"`{override}` ({OVERRIDE})" if override else f"mpirun, neither in {directory} nor on PATH"
         raise RankError(
-            f"an engine of several ranks is started by mpirun, and there is no {where}".rstrip(","),
+            f"an engine with several ranks is started by mpirun, but there is no {missing}",
             code="MM582",
             hint=_install(),
         )
@@ -137,4 +138,4 @@ def _path(environment: Mapping[str, str]) -> Path:
 
 
 def _install() -> str:
-    return f"{install_hint('mpi')} brings Open MPI and mpi4py"
+    return f"{install_hint('mpi')} installs Open MPI and mpi4py"

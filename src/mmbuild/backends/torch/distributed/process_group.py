@@ -1,7 +1,7 @@
-"""Inside a rank: who am I, how ranks speak, how they agree that something failed.
+"""Communication between ranks: identity, commands, collectives, and agreement on failures.
 
-Commands and small data travel by MPI from rank 0; what packages sum and gather goes through a process group of
-torch, gloo on the CPU and NCCL on CUDA.
+Rank 0 sends commands and small data by MPI; packages sum and gather through a torch process group, gloo on the CPU
+and NCCL on CUDA.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from mmbuild.base.optional_packages import install_hint
 T = TypeVar("T")
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 END = "end"
-# Ranks enter a collective together but for what loading and the visual engine take; longer means that one is lost.
+# Ranks enter a collective together, except for loading and the visual engine; a longer wait means a lost rank.
 _TIMEOUT = timedelta(minutes=5)
-# MPI spins while it waits. Between two steps of one answer that is what a rank should do, between answers it is not.
-_ALERT_SECONDS, _NAP_SECONDS = 0.1, 1e-3
+# Spin while waiting between two steps of one answer; sleep between answers.
+_SPIN_SECONDS, _SLEEP_SECONDS = 0.1, 1e-3
 _LOOPBACK = "127.0.0.1"
 
 
 @dataclass(slots=True)
 class ProcessGroup:
-    """The ranks of one engine, seen from one of them.
+    """The ranks of one engine, as seen by one of them.
 
     Attributes:
-        rank: 0 leads.
+        rank: This rank; 0 is the leader.
         size: Number of ranks.
-        comm: MPI's communicator of all of them.
-        group: torch's process group, registered as :data:`collectives.GROUP`.
-        broken: The others may wait for something that will not come, so they must be ended by force.
+        comm: MPI communicator of all ranks.
+        group: torch process group, registered as :data:`collectives.GROUP`.
+        broken: Other ranks may wait for a message that never comes, so they must be killed.
     """
 
     rank: int
@@ -52,26 +52,26 @@ class ProcessGroup:
     broken: bool = field(default=False)
 
     def send(self, *command: Any) -> None:
-        """Tell the other ranks what to do; rank 0 alone calls this."""
+        """Send a command to the other ranks; only rank 0 calls this."""
         for rank in range(1, self.size):
             self.comm.send(command, dest=rank)
 
     def receive(self) -> tuple[Any, ...]:
-        """What rank 0 says; the other ranks alone call this."""
+        """Receive a command from rank 0; only the other ranks call this."""
         waiting_since = time.monotonic()
         while not self.comm.Iprobe(source=0):
-            if time.monotonic() - waiting_since < _ALERT_SECONDS:
+            if time.monotonic() - waiting_since < _SPIN_SECONDS:
                 os.sched_yield()
             else:
-                time.sleep(_NAP_SECONDS)
+                time.sleep(_SLEEP_SECONDS)
         command: tuple[Any, ...] = self.comm.recv(source=0)
         return command
 
     def agree(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in every rank and go on only if it went well everywhere.
+        """Do ``work`` in every rank; continue only if it succeeds in all of them.
 
         Raises:
-            MmbuildError: In rank 0, the failure of the lowest rank that had one; other ranks wait for the end.
+            MmbuildError: In rank 0: the failure of the lowest failed rank. Other ranks wait for the end.
         """
         result, problem = None, None
         try:
@@ -89,20 +89,20 @@ class ProcessGroup:
         raise failed[0].error()
 
     def stand_by(self) -> NoReturn:
-        """Wait until rank 0 has told what is wrong, then end; the other ranks alone call this."""
+        """Wait until rank 0 has reported the failure, then exit; only the other ranks call this."""
         while self.receive()[0] != END:
             pass
         sys.exit(1)
 
     def abort(self) -> NoReturn:
-        """End every rank at once."""
+        """Kill all ranks."""
         sys.stdout.flush()
         sys.stderr.flush()
         self.comm.Abort(1)
-        os._exit(1)  # Abort does not come back
+        os._exit(1)  # Abort does not return
 
     def close(self) -> None:
-        """Rank 0, when its program ends: let the others end too."""
+        """End the other ranks; rank 0 calls this when its program ends."""
         if self.broken:
             self.abort()
         self.send(END)
@@ -112,20 +112,20 @@ _worlds: list[ProcessGroup] = []
 
 
 def connect(ranks: int, device: str) -> ProcessGroup:
-    """Join the other ranks of an engine of ``ranks`` ranks on ``device``; every rank calls this, once.
+    """Join the other ranks of an engine of ``ranks`` ranks on ``device``; every rank calls this once.
 
     Raises:
         RankError: mpi4py is missing or finds no MPI library, mpirun started another number of ranks, there are not
-            enough GPUs, or this program has loaded such an engine before.
+            enough GPUs, or this program has already loaded an engine with several ranks.
     """
     if _worlds:
         raise RankError(
-            "a program under mpirun loads one engine, and this one has loaded one before",
+            "a program under mpirun can load only one engine, and this one has already loaded one",
             code="MM587",
-            hint="Use one program for each engine",
+            hint="use a separate program for each engine",
         )
     if mpirun.rank_here() is None:
-        raise _wrong_number(ranks, 1)  # without asking MPI, which would start a daemon for a process alone
+        raise _wrong_number(ranks, 1)  # avoid MPI, which would start a daemon for a single process
     comm = _communicator()
     world = ProcessGroup(comm.rank, comm.size, comm)
     _worlds.append(world)
@@ -145,36 +145,36 @@ def _communicator() -> Any:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise RankError(
-            f"ranks speak through mpi4py, and it cannot be used: {error}",
+            f"mpi4py, which ranks need to communicate, cannot be loaded: {error}",
             code="MM583",
             hint=install_hint("mpi"),
         ) from error
     return MPI.COMM_WORLD
 
 
-def _wrong_number(required: int, found: int) -> RankError:
-    if found == 1:
+def _wrong_number(required: int, started: int) -> RankError:
+    if started == 1:
         hint = (
-            f"Start it as `mpirun -n {required}` (`mmbuild run` does so by itself); "
-            "if mpirun did start it, it is of another MPI than mpi4py's"
+            f"start it with `mpirun -n {required}` (`mmbuild run` does that itself); "
+            "if mpirun did start it, mpirun and mpi4py belong to different MPI implementations"
         )
     else:
-        hint = f"Start {required}, or leave mpirun out: `mmbuild run` starts it by itself"
+        hint = f"start {required} ranks, or omit mpirun: `mmbuild run` starts it itself"
     return RankError(
-        f"the engine is split over {required} ranks, and {found} {'was' if found == 1 else 'were'} started",
+        f"the engine is split over {required} ranks, but {started} {'was' if started == 1 else 'were'} started",
         code="MM581",
         hint=hint,
     )
 
 
 def _open_group(world: ProcessGroup, device: str) -> Any:
-    """torch's process group over these ranks; the default one, unless the program has its own."""
+    """Create torch's process group for these ranks; the default group, unless the program already has one."""
     from mpi4py import MPI
 
     here = world.comm.Split_type(MPI.COMM_TYPE_SHARED)
     one_host = here.size == world.size
     if one_host:
-        # Without these, gloo looks up the host's own name and NCCL searches for a network.
+        # Otherwise gloo resolves the host name and NCCL searches for a network.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     index = _own_gpu(here.rank, here.size) if device == "cuda" else None
@@ -192,13 +192,13 @@ def _open_group(world: ProcessGroup, device: str) -> Any:
 
 
 def _own_gpu(local_rank: int, local_size: int) -> torch.device:
-    """Make GPU ``local_rank``, of those that CUDA_VISIBLE_DEVICES shows, this process's own."""
+    """Select GPU ``local_rank``, among those in CUDA_VISIBLE_DEVICES, for this process."""
     count = torch.cuda.device_count()
     if count < local_size:
         raise RankError(
-            f"{local_size} ranks need {local_size} GPUs, and torch sees {count}",
+            f"{local_size} ranks need {local_size} GPUs, but torch sees {count}",
             code="MM586",
-            hint="Check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or build with a smaller tensor_parallel",
+            hint="check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or build with a smaller tensor_parallel",
         )
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
@@ -206,7 +206,7 @@ def _own_gpu(local_rank: int, local_size: int) -> torch.device:
 
 
 def _store(world: ProcessGroup, one_host: bool) -> dist.TCPStore:
-    """torch's meeting place, at a port that rank 0 gets from the system."""
+    """torch's rendezvous store, on a free port chosen by the system."""
     import socket
 
     host = _LOOPBACK if one_host else world.comm.bcast(socket.gethostname())

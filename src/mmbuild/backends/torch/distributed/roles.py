@@ -1,4 +1,4 @@
-"""Rank 0 broadcasts each call of its session, and the other ranks execute it."""
+"""Rank 0 broadcasts the calls of its session, and the other ranks execute them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmbuild.models.processor import Request
 
 
 class RankWorker:
-    """Executes on its own engine the calls that :class:`LeaderSession` broadcasts."""
+    """Executes on its own engine the calls that :class:`LeaderSession` sends, on the engine of this rank."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -39,8 +39,8 @@ class RankWorker:
         _, self._visual = self._engine.inputs(requests)
 
     def _prefill(self, prompts: list[list[int]], visual: Tensor | None) -> None:
-        given = self._visual if visual is None else visual.to(self._engine.session.device)
-        self._engine.session.prefill(prompts, given)
+        features = self._visual if visual is None else visual.to(self._engine.session.device)
+        self._engine.session.prefill(prompts, features)
 
     def _decode(self, tokens: list[int]) -> None:
         self._engine.session.decode(self._integers(tokens))
@@ -53,9 +53,9 @@ class RankWorker:
 
 
 def serve_commands(world: ProcessGroup, engine: Any) -> NoReturn:
-    """Do what rank 0 says, then end this process: with status 0 where all went well.
+    """Execute rank 0's commands until it ends, then exit; with status 0 if nothing failed.
 
-    A failure is left for the parent, or told on stderr where mpirun was started by somebody else, and ends all ranks.
+    A failure is written for the parent, or to stderr if the user ran mpirun, and kills all ranks.
     """
     verbs = RankWorker(engine).verbs
     try:
@@ -67,7 +67,7 @@ def serve_commands(world: ProcessGroup, engine: Any) -> NoReturn:
             try:
                 verbs[verb](*arguments)
             except MmbuildError:
-                continue  # wrong arguments: rank 0 found the same, and tells it
+                continue  # invalid arguments: rank 0 raises the same error and reports it
     except Exception as error:
         _report_failure(failures.describe(error, world.rank))
         world.abort()
@@ -83,7 +83,7 @@ def _report_failure(failure: failures.Failure) -> None:
 
 
 class LeaderEngine(Engine):
-    """:class:`Engine` of rank 0: what it asks of its parts, the other ranks do too."""
+    """:class:`Engine` of rank 0; the other ranks execute the same calls."""
 
     def __init__(self, directory: Path, description: Description, world: ProcessGroup) -> None:
         super().__init__(directory, description, world.rank)
@@ -96,9 +96,9 @@ class LeaderEngine(Engine):
 
 
 class LeaderSession:
-    """:class:`Session` of rank 0: same calls, same results; the other ranks do them at the same time.
+    """:class:`Session` of rank 0 with the same interface; the other ranks execute the same calls at the same time.
 
-    What is no call to the packages (``config``, ``device``, ...) is the session's own.
+    Other attributes (``config``, ``device``, ...) are those of the session.
     """
 
     def __init__(self, world: ProcessGroup, session: Any) -> None:
@@ -112,7 +112,7 @@ class LeaderSession:
     def inputs(
         self, make: Callable[[Sequence[Any]], tuple[Any, Tensor]], requests: Sequence[Any]
     ) -> tuple[Any, Tensor]:
-        """``make(requests)``, here and, by :meth:`Engine.inputs`, in every other rank, which keeps its features."""
+        """``make(requests)`` here, and :meth:`Engine.inputs` in the other ranks, which keep their features."""
         self._shared = self._together(make, "inputs", list(requests))
         return self._shared
 
@@ -140,13 +140,13 @@ class LeaderSession:
         try:
             return work(*reported)
         except MmbuildError:
-            raise  # wrong arguments, found before anything was summed: every rank found the same
+            raise  # invalid arguments, detected before any collective: every rank raises the same error
         except Exception as error:
             world.broken = True
             raise RankError(
-                f"rank 0 failed at {verb}, or lost another rank there: {type(error).__name__}",
+                f"rank 0 failed in {verb}, or another rank was lost: {type(error).__name__}",
                 code="MM585",
-                hint="What mpirun says above may name a rank that died first",
+                hint="the output of mpirun above may name a rank that died first",
             ) from error
 
 
@@ -156,14 +156,14 @@ def load_distributed(directory: Path, description: Description, *, check: bool =
     Args:
         directory: The engine directory.
         description: Its ``engine.json``.
-        check: Whether rank 0 first compares the files with the manifest; the others wait for that.
+        check: Whether rank 0 first checks the files against the manifest; the others wait.
 
     Returns:
-        Rank 0's engine, which the other ranks follow. In them this does not return: they obey until rank 0's program
-        ends, and end then.
+        Rank 0's engine. In the other ranks this does not return: they execute commands until rank 0's program ends,
+        and then exit.
 
     Raises:
-        MmbuildError: In rank 0: whatever went wrong in any of them.
+        MmbuildError: In rank 0: the failure of any rank.
     """
     world = connect(description.llm["tensor_parallel"], description.target["device"])
     if check:

@@ -1,7 +1,7 @@
-"""Rank 0 writes to the parent's own stdout and stderr: its file descriptors are handed over.
+"""Passes the parent's stdout and stderr descriptors to rank 0.
 
-What mpirun forwards is mixed with its own messages, and is a pipe where the parent has a terminal. The open
-connection also tells rank 0 that the parent is alive.
+Output that mpirun forwards is mixed with its own messages, and goes through a pipe even if the parent has a terminal.
+The open connection also shows rank 0 that the parent is alive.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _SOCKET = "terminal"
 
 
 def path_fits(directory: str) -> bool:
-    """Whether a socket can be made in ``directory``: its address has 108 bytes on Linux."""
+    """Whether a socket in ``directory`` is possible: its address is limited to 108 bytes on Linux."""
     return len(os.fsencode(directory)) + len(_SOCKET) < 100
 
 
 class Offer:
-    """The parent's side: gives its stdout and stderr to whoever connects first, as long as it is open."""
+    """The parent's side: passes stdout and stderr to the first client that connects."""
 
     def __init__(self, directory: Path) -> None:
         self._listening = socket.socket(socket.AF_UNIX)
@@ -32,14 +32,14 @@ class Offer:
         threading.Thread(target=self._give, daemon=True).start()
 
     def _give(self) -> None:
-        with contextlib.suppress(OSError):  # closed before anybody came
+        with contextlib.suppress(OSError):  # closed before a client connected
             self._connection, _ = self._listening.accept()
             sys.stdout.flush()
             sys.stderr.flush()
             socket.send_fds(self._connection, [b"!"], [_number(sys.stdout, 1), _number(sys.stderr, 2)])
 
     def close(self) -> None:
-        """Stop offering; the one who took it keeps the descriptors and learns that the parent is done."""
+        """Stop listening. The client keeps the descriptors and sees that the parent is done."""
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -48,7 +48,7 @@ class Offer:
 
 
 def _number(stream: object, default: int) -> int:
-    """The descriptor under ``stream``; ``default`` where it has none (a stream captured in memory)."""
+    """The file descriptor of ``stream``; ``default`` if it has none (a stream in memory)."""
     try:
         return int(stream.fileno())  # type: ignore[attr-defined]
     except (OSError, AttributeError, ValueError):
@@ -56,9 +56,9 @@ def _number(stream: object, default: int) -> int:
 
 
 def take(directory: Path) -> None:
-    """In rank 0: stdout, and what Python writes to stderr, go where the parent's go.
+    """In rank 0: redirect stdout, and Python's stderr, to those of the parent.
 
-    What libraries write to descriptor 2 stays where it went before. Ends this process when the parent is gone.
+    Output of libraries to descriptor 2 is not redirected. Exits this process when the parent dies.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(directory / _SOCKET))

@@ -1,9 +1,9 @@
-"""BLIP-2: a ViT and a Q-Former in front of OPT (:mod:`~mmbuild.models.families.blip2.opt`) or Flan-T5
-(:mod:`~mmbuild.models.families.blip2.t5`). Both families share what is here: tower, Q-Former and projection.
+"""BLIP-2: a ViT and a Q-Former with OPT (:mod:`~mmbuild.models.families.blip2.opt`) or Flan-T5
+(:mod:`~mmbuild.models.families.blip2.t5`). This package has the shared parts: tower, Q-Former and projection.
 
-A model is one BLIP-2 checkpoint that holds everything, or a text model and, as second source, a BLIP-2
-checkpoint that gives the visual side. The Q-Former asks ``num_query_tokens`` learned questions of the picture,
-so that an image fills that many rows whatever its size.
+A model is a complete BLIP-2 checkpoint, or a text model with a BLIP-2 checkpoint as second source for the visual
+side. The Q-Former has ``num_query_tokens`` learned queries, so that is the number of features of an image of any
+size.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _WIDTHS = {"opt": "hidden_size", "t5": "d_model"}
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A BLIP-2 model taken apart, each section as transformers parses it.
+    """The configs of a BLIP-2 model, as parsed by transformers.
 
     Attributes:
         text: The language model's config.
-        where: What that section of ``config.json`` is called in messages.
-        blip2: ``Blip2Config``, which the visual side is read from.
+        where: Prefix of its keys in messages.
+        blip2: ``Blip2Config``, which describes the visual side.
         tower: ``Blip2VisionConfig``.
     """
 
@@ -51,18 +51,18 @@ class Parts:
 
 
 def parts(config: Config, vision: Config | None, family: str, text_type: str) -> Parts:
-    """Take apart ``config.json`` of the model and of the second source.
+    """Parse ``config.json`` of the model and of the second source.
 
     Args:
-        config: Of a whole BLIP-2 checkpoint, or of a text model.
-        vision: Of the second source.
-        family: Who asks.
+        config: Config of a complete BLIP-2 checkpoint, or of a text model.
+        vision: Config of the second source.
+        family: The family.
         text_type: ``model_type`` of the language model, ``opt`` or ``t5``.
 
     Raises:
-        FamilyError: MM410, another kind of model; MM411, something that is not built; MM414, a text model without a
-            second source; MM415, a second source beside a whole model; MM416, a second source that is no BLIP-2 or
-            made for another language model; MM710, quantized already; MM711, made for another task.
+        FamilyError: MM410, another kind of model; MM411, something unsupported; MM414, a text model without a second
+            source; MM415, a second source for a complete model; MM416, a second source that is not a BLIP-2 model or
+            is for another language model; MM710, already quantized; MM711, for another task.
     """
     screen(config, family, vision)
     if require_model_type(config, family, (WHOLE, text_type)) == WHOLE:
@@ -94,7 +94,7 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
 
 
 def language_model(config: Config) -> ModuleType:
-    """The module of the language model that ``config`` describes: a text model's own, or a whole checkpoint's."""
+    """The module of the language model in ``config``, which is a text model or a complete checkpoint."""
     from mmbuild.models.families.blip2 import opt, t5
 
     text = config.get("text_config") if config.get("model_type") == WHOLE else config
@@ -102,8 +102,8 @@ def language_model(config: Config) -> ModuleType:
 
 
 def settings_place(config: Config, text_type: str) -> SettingsPlace:
-    """A text model's own file; none in a whole checkpoint, where ``Blip2ForConditionalGeneration`` makes its language
-    model from ``text_config`` and lets that generate (transformers 5.10 to 5.17)."""
+    """The text model's file; none for a complete checkpoint, where ``Blip2ForConditionalGeneration`` builds its
+    language model from ``text_config`` and generates with that (transformers 5.10 to 5.17)."""
     if config.get("model_type") != WHOLE:
         return SettingsPlace()
     tokens = {
@@ -132,7 +132,7 @@ def _whole(
 
 
 def _require_decoder(root: Mapping[str, Any], text_type: str) -> None:
-    """transformers builds a decoder or an encoder-decoder as this key says, whatever the language model is."""
+    """Check the key by which transformers chooses between decoder and encoder-decoder."""
     key = "use_decoder_only_language_model"
     if bool(root.get(key, text_type == "opt")) != (text_type == "opt"):
         raise not_built(
@@ -166,7 +166,7 @@ def visual_facts(parts: Parts) -> VisualFacts:
     """Sizes of tower and Q-Former.
 
     Raises:
-        FamilyError: MM411, a size is no number of pixels, or there are no questions.
+        FamilyError: MM411, a size is not a number of pixels, or there are no queries.
     """
     tower, count = parts.tower, parts.blip2["num_query_tokens"]
     image, patch = (side("vision_config.", key, tower[key]) for key in ("image_size", "patch_size"))
@@ -188,12 +188,12 @@ def image_token_id(blip2: Config, tokenizer_size: int, vocab_size: int) -> int:
     """Id of ``<image>``.
 
     Files before transformers 4.47 have no ``image_token_index``, or null. Then it is the id that ``Blip2Processor``
-    gives the token when it adds it: the first one behind the text tokenizer's.
+    assigns when it adds the token: the first one after those of the text tokenizer.
 
     Args:
         blip2: The BLIP-2 config, parsed.
-        tokenizer_size: Tokens of the language model's own tokenizer.
-        vocab_size: Rows of its embedding table; an id beyond them becomes -1, which no text can hold.
+        tokenizer_size: Number of tokens in the language model's tokenizer.
+        vocab_size: Rows of its embedding table; an id beyond them becomes -1, which no text can contain.
     """
     stated: int | None = blip2["image_token_index"]
     if stated is not None:

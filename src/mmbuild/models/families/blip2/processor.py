@@ -1,8 +1,8 @@
-"""BLIP-2's prompts and pictures.
+"""Preprocesses BLIP-2's prompts and images.
 
-What ``Blip2Processor`` of transformers does, for models saved before it knew placeholders too: one placeholder for
-each visual feature in front of everything, then the text as the tokenizer encodes it (OPT's begins with ``</s>``,
-T5's ends with it). The tokenizer is the language model's; preprocessing is that of the BLIP-2 checkpoint.
+This follows ``Blip2Processor`` of transformers, but also works for models saved before it supported placeholders: one
+placeholder per visual feature, then the text as encoded by the tokenizer (OPT's begins with ``</s>``, T5's ends with
+it). The tokenizer is the language model's; image preprocessing is that of the BLIP-2 checkpoint.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mmbuild.models.processor import Processor, Request
 
 
 def load(directory: Path) -> Processor:
-    """The processor of a model's small files in ``directory``.
+    """Load the processor from a model's small files in ``directory``.
 
     Args:
-        directory: Where they lie, those of a second source in ``vision/``.
+        directory: Their directory, with those of a second source in ``vision/``.
 
     Raises:
         EngineError: MM516, tokenizer or image processor cannot be read.
@@ -44,7 +44,7 @@ def load(directory: Path) -> Processor:
                 if len(pictures) > 1
                 else "the prompt holds an image token, and the model puts the picture in front by itself",
                 code="MM518",
-                hint="Give one picture, and a prompt of text alone",
+                hint="give one picture, and a prompt of text alone",
             )
         if not pictures:
             return Request(tuple(text), torch.empty(0))
@@ -55,10 +55,10 @@ def load(directory: Path) -> Processor:
 
 
 def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
-    """A tokenizer that knows every byte, and BLIP-2's image preprocessing where ``config`` is of BLIP-2.
+    """Write a byte-level tokenizer, and BLIP-2's image preprocessing if ``config`` is BLIP-2's.
 
     Args:
-        config: Of a whole model, of its text model, or of its second source.
+        config: Config of a complete model, of its text model, or of its second source.
         out: An existing directory.
     """
     from transformers import BlipImageProcessorPil

@@ -1,4 +1,4 @@
-"""BLIP-2 as transformers runs it, whole or put together from a text model and a BLIP-2 checkpoint."""
+"""Runs BLIP-2 with transformers, from a complete checkpoint or from a text model and a BLIP-2 checkpoint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _text_model(config: Mapping[str, Any]) -> Any:
 
 
 def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
-    """The model; in two sources, BLIP-2 with its language model replaced by the text model.
+    """Load the model; with two sources, BLIP-2's language model is replaced by the text model.
 
     Args:
         sources: Directories, ``model`` and perhaps ``vision``.
-        dtype: Of the weights. In float16 transformers keeps the Q-Former in float32.
-        device: Where it runs.
+        dtype: Dtype of the weights. With float16, transformers keeps the Q-Former in float32.
+        device: Device of the model.
 
     Raises:
         EngineError: MM563, transformers cannot load it.
@@ -48,13 +48,13 @@ def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
 
 
 def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
-    """transformers' processor, which puts image tokens before the text; older files do not say how many.
+    """Load transformers' processor, which puts image tokens before the text; older files do not state how many.
 
-    The image token is one that the processor adds to the tokenizer; its id in prompts is the model's.
+    The processor adds the image token to the tokenizer; its id in prompts is that of the model.
 
     Args:
         sources: Directories, ``model`` and perhaps ``vision``.
-        model: What :func:`load` gave.
+        model: Result of :func:`load`.
 
     Raises:
         EngineError: MM516, tokenizer or image processor cannot be read.
@@ -80,7 +80,7 @@ def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a BLIP-2 model, or of its text model alone.
 
     Raises:
-        SourceError: MM440, transformers knows no such model.
+        SourceError: MM440, transformers does not support the model.
     """
     if config.get("model_type") == WHOLE:
         return hugging_face.tensor_shapes(config)

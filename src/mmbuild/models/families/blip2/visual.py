@@ -17,12 +17,12 @@ _PREFIXES = ("vision_model.", "qformer.", "language_projection.")
 class Blip2Visual(nn.Module):
     """Pixels [B, 3, H, W] -> visual features [B, num_query_tokens, hidden] of the language model.
 
-    What ``Blip2ForConditionalGeneration.get_image_features`` does, but that the Q-Former works in the tower's
-    number format: transformers keeps it in float32.
+    Like ``Blip2ForConditionalGeneration.get_image_features``, except that the Q-Former runs in the tower's number
+    format; transformers keeps it in float32.
     """
 
     def __init__(self, config: Any, feature_dtype: torch.dtype) -> None:
-        """``config``: a ``transformers.Blip2Config``; ``feature_dtype``: what the prompt table holds."""
+        """``config``: a ``transformers.Blip2Config``; ``feature_dtype``: dtype of the prompt table."""
         super().__init__()
         from transformers import Blip2QFormerModel, Blip2VisionModel
 
@@ -44,7 +44,7 @@ class Blip2Visual(nn.Module):
 
 
 def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> Blip2Visual:
-    """The module for the second source, or for the model where it is whole; without its weights."""
+    """The module for the second source, or for a complete model; without weights."""
     from transformers import Blip2Config
 
     config = hugging_face.pretrained(Blip2Config, sources.get("vision", sources["model"]))
@@ -52,5 +52,5 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> Blip2Visual
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (only a BLIP-2 checkpoint has such names)
-    """The tensor's name, None where it is not of the visual side."""
+    """The tensor's name; None if it is not part of the visual side."""
     return name if name == "query_tokens" or name.startswith(_PREFIXES) else None

@@ -1,8 +1,8 @@
-"""LLaVA's prompts and pictures, and a stand-in processor for random models.
+"""Preprocesses LLaVA's prompts and images; also has a stand-in processor for random models.
 
-Tokenizer, chat template and preprocessing are the model's own, as transformers reads them. How many placeholders a
-picture takes is ``num_visual_features``, which follows from ``config.json``: processor files before transformers 4.45
-state neither ``patch_size`` nor ``num_additional_image_tokens``, and those of today must agree with it.
+Tokenizer, chat template and image preprocessing are the model's, as read by transformers. The number of placeholders
+per image is ``num_visual_features`` from ``config.json``: processor files before transformers 4.45 have neither
+``patch_size`` nor ``num_additional_image_tokens``, and newer ones must agree with it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mmbuild.models.processor import Processor, Request
 
 
 def load(directory: Path) -> Processor:
-    """The processor saved in ``directory``.
+    """Load the processor from ``directory``.
 
     Raises:
-        EngineError: MM516, tokenizer or image processor cannot be read, or the tokenizer lacks the image token.
+        EngineError: MM516, tokenizer or image processor cannot be read, or the tokenizer has no image token.
         TemplateError: MM730, the chat template cannot ask about a picture.
     """
     facts = read_facts(saved_config(directory))
@@ -40,7 +40,7 @@ def load(directory: Path) -> Processor:
             raise EngineError(
                 f"the prompt names {prompt.text.count(token)} images, and {len(pictures)} are given",
                 code="MM518",
-                hint=f"Name each image in the prompt with one {token}, or none",
+                hint=f"name each image in the prompt with one {token}, or none",
             )
         text = prompt.text.replace(token, token * features)
         ids = tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"]
@@ -52,7 +52,7 @@ def load(directory: Path) -> Processor:
 
 
 def image_token(tokenizer: Any, token_id: int | None) -> str:
-    """The token that ``config.json`` gives to visual features.
+    """The token that ``config.json`` defines for visual features.
 
     Raises:
         EngineError: MM516, the tokenizer has no such id.
@@ -62,13 +62,13 @@ def image_token(tokenizer: Any, token_id: int | None) -> str:
         raise EngineError(
             f"config.json gives images the token {token_id}, and the tokenizer has no such token",
             code="MM516",
-            hint="Take tokenizer and config.json from the same revision of the model",
+            hint="take tokenizer and config.json from the same revision of the model",
         )
     return str(token)
 
 
 def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
-    """A tokenizer that knows every byte, and the model's image preprocessing."""
+    """Write a byte-level tokenizer, and the model's image preprocessing."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     facts = read_facts(config)

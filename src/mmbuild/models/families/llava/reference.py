@@ -1,4 +1,4 @@
-"""LLaVA as transformers runs it: processor, chat template and model."""
+"""Runs LLaVA with transformers: processor, chat template and model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CLASS_TOKENS = 1  # CLIP puts one in front of the patches
 
 
 def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
-    """transformers' processor, with what older files leave out filled in from the model's config.
+    """Load transformers' processor; fields missing in older files are filled in from the model's config.
 
     Args:
         sources: Model directories.
-        model: What :func:`load` gave.
+        model: Result of :func:`load`.
 
     Raises:
         EngineError: MM516, the processor cannot be read.

@@ -1,4 +1,4 @@
-"""LLaVA's visual side as one module: CLIP tower, chosen layer, projector, all from transformers."""
+"""LLaVA's visual side as one module: CLIP tower up to the selected layer, and projector, all from transformers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmbuild.models.families.shared import hugging_face
 class LlavaVisual(nn.Module):
     """Pixels [B, 3, H, W] -> visual features [B, num_visual_features, hidden] of the LLM.
 
-    The tower's layers are run one by one up to the last one that is looked at
-    (``LlavaModel.get_image_features`` of transformers runs all and keeps every hidden state).
+    Runs the tower's layers one by one up to the last selected one (``LlavaModel.get_image_features`` of transformers
+    runs all layers and keeps every hidden state).
     """
 
     def __init__(self, config: Any, feature_dtype: torch.dtype) -> None:
-        """``config``: a ``transformers.LlavaConfig``; ``feature_dtype``: what the LLM's prompt table holds."""
+        """``config``: a ``transformers.LlavaConfig``; ``feature_dtype``: dtype of the LLM's prompt table."""
         super().__init__()
         from transformers import AutoModel
         from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
@@ -55,9 +55,9 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> LlavaVisual
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)
-    """A tensor's name without what changed between releases of transformers; None where it is not of this side.
+    """A tensor's name, normalized over releases of transformers; None if it is not part of the visual side.
 
-    Hubs hold ``vision_tower.vision_model.encoder...`` and ``model.vision_tower.vision_model.encoder...``;
+    Hubs have ``vision_tower.vision_model.encoder...`` and ``model.vision_tower.vision_model.encoder...``;
     transformers 5 dropped the ``vision_model`` level from its modules.
     """
     plain = name.removeprefix("model.").replace("vision_tower.vision_model.", "vision_tower.")

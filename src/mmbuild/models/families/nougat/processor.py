@@ -1,7 +1,7 @@
-"""Nougat's pages: transformers' preprocessing, one start token, and an eye on repetitions.
+"""Preprocesses Nougat's pages with transformers; one start token and detection of repetition.
 
-A page is cropped to its print, fitted into the tower's size and padded (``NougatImageProcessorPil``). The unknown
-token is never an answer (``bad_words_ids`` of Nougat's own decoding).
+A page is cropped to its content, scaled to fit the tower's size, and padded (``NougatImageProcessorPil``). The
+unknown token is never generated (``bad_words_ids`` in Nougat's decoding).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmbuild.models.repetition_detector import Repetition
 
 
 def load(directory: Path) -> Processor:
-    """The processor saved in ``directory``.
+    """Load the processor from ``directory``.
 
     Raises:
         EngineError: MM516, tokenizer or image processor cannot be read.
@@ -33,7 +33,7 @@ def load(directory: Path) -> Processor:
             raise EngineError(
                 f"{len(pictures)} pictures are given, and the model reads one page at a time",
                 code="MM518",
-                hint="Give one picture for each answer",
+                hint="give one picture for each answer",
             )
         pixels = hugging_face.pixels_of(loaded.image_processor, pictures)
         return Request(ids=(start,), pixels=pixels)
@@ -49,7 +49,7 @@ def load(directory: Path) -> Processor:
 
 
 def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
-    """A tokenizer that knows every byte, and the model's image preprocessing."""
+    """Write a byte-level tokenizer, and the model's image preprocessing."""
     from transformers import NougatImageProcessorPil, NougatProcessor, NougatTokenizer
 
     facts = read_facts(config)

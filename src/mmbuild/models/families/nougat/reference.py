@@ -1,4 +1,4 @@
-"""Nougat as transformers runs it: processor and model."""
+"""Runs Nougat with transformers: processor and model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["load", "load_inputs", "tensor_shapes"]
 
 
 def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
-    """transformers' processor, and the token that ``generate`` starts from.
+    """Load transformers' processor, and the start token of ``generate``.
 
     Args:
         sources: Model directories.
-        model: What :func:`load` gave.
+        model: Result of :func:`load`.
 
     Raises:
         EngineError: MM516, the processor cannot be read.

@@ -1,4 +1,4 @@
-"""Nougat's visual side as one module: transformers' Swin tower, and the projection where the widths differ."""
+"""Nougat's visual side as one module: transformers' Swin tower, and the projection if the widths differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbuild.models.families.shared import hugging_face
 
 
 class NougatVisual(nn.Module):
-    """Pixels [B, 3, H, W] -> what the decoder's cross-attention looks at, [B, num_visual_features, d_model]."""
+    """Pixels [B, 3, H, W] -> features for the decoder's cross-attention, [B, num_visual_features, d_model]."""
 
     def __init__(self, config: Any, feature_dtype: torch.dtype) -> None:
         """``config``: a ``transformers.VisionEncoderDecoderConfig``; ``feature_dtype``: the decoder's."""
@@ -41,5 +41,5 @@ def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> NougatVisua
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)
-    """The tensor's name, None where it is not of the visual side."""
+    """The tensor's name; None if it is not part of the visual side."""
     return name if name.startswith(("encoder.", "enc_to_dec_proj.")) else None

@@ -1,1 +1,1 @@
-"""What several families share."""
+"""Code shared by several families."""

@@ -1,4 +1,4 @@
-"""Plain questions as the prompts that a model was trained on."""
+"""Applies chat templates to plain questions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TEMPLATE = "chat_template.jinja"
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A model's chat template, and the form of messages that it takes.
+    """A model's chat template, and its form of message content.
 
     Attributes:
         tokenizer: transformers' tokenizer, which renders the template.
         template: The Jinja source.
         form: ``parts`` or ``text``, see :func:`mmbuild.models.files.chat_template.content_form`.
-        image_token: What names a picture in a prompt.
+        image_token: The image token in prompts.
     """
 
     tokenizer: Any
@@ -31,7 +31,7 @@ class Chat:
     image_token: str
 
     def prompt(self, question: str, images: int) -> Prompt:
-        """``question`` about ``images`` pictures; one that names its pictures is a complete prompt already."""
+        """Prompt for ``question`` with ``images`` images; a question with image tokens is a complete prompt."""
         if self.image_token in question:
             return Prompt(question)
         text: str = self.tokenizer.apply_chat_template(
@@ -40,7 +40,7 @@ class Chat:
             add_generation_prompt=True,
             tokenize=False,
         )
-        # As transformers' processors: a template that begins the text itself leaves nothing to add.
+        # As in transformers' processors: no special tokens are added if the template already writes them.
         start = self.tokenizer.bos_token
         return Prompt(text, add_special_tokens=not (start and text.startswith(start)))
 
@@ -55,8 +55,8 @@ class Prompt:
     """A complete prompt.
 
     Attributes:
-        text: The prompt, each picture named by the image token.
-        add_special_tokens: Whether the tokenizer adds its own beginning and end.
+        text: The prompt, with one image token per image.
+        add_special_tokens: Whether the tokenizer adds its start and end tokens.
     """
 
     text: str
@@ -66,18 +66,18 @@ class Prompt:
 def load_chat(
     directories: Sequence[Path], tokenizer: Any, image_token: str, family: str, holder: Holder
 ) -> Chat:
-    """The chat template that a model keeps, else its family's.
+    """The chat template of a model, or else the default of its family.
 
     Args:
-        directories: Where the model's small files are; the first that has a template counts.
+        directories: Directories of the model's small files; the first with a template is used.
         tokenizer: transformers' tokenizer.
-        image_token: What names a picture in a prompt.
-        family: The package that has the family's own template.
-        holder: Which of transformers' classes reads the template.
+        image_token: The image token in prompts.
+        family: The family's package, which has the default template.
+        holder: The class of transformers that reads the template.
 
     Raises:
         TemplateError: MM730, the template cannot ask about a picture.
-        SmallFileError: MM731, a file that may hold the template is damaged.
+        SmallFileError: MM731, a file that may contain the template is damaged.
     """
     found = next((kept for at in directories if (kept := saved_template(at, holder=holder))), None)
     text = found.text if found else own_template(family).replace(IMAGE, image_token)
@@ -86,5 +86,5 @@ def load_chat(
 
 
 def own_template(family: str) -> str:
-    """The chat template of a family's package, for models whose files have none."""
+    """The default chat template of a family, for models without one."""
     return files(family).joinpath(TEMPLATE).read_text(encoding="utf-8")

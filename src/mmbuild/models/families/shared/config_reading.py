@@ -1,4 +1,4 @@
-"""Readers of ``config.json`` shared by families: kinds of models, sections, token ids and sizes."""
+"""Shared readers of ``config.json``: kinds of models, sections, token ids and sizes."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def section(
     Args:
         root: The whole config.
         key: The section.
-        family: Who reads it.
-        known: Values of its ``model_type`` that the family is built for.
-        default_type: The ``model_type`` of a section that names none; None where it must name one.
-        absent: What stands in for a section that is missing or null; None where there must be one.
+        family: The family.
+        known: Values of its ``model_type`` that the family supports.
+        default_type: Default of ``model_type``; None if it is required.
+        absent: Replacement for a section that is missing or null; None if it is required.
 
     Raises:
-        FamilyError: MM411, it is missing or not a mapping, or a value cannot be taken; MM410, it is of another kind
-            of model.
+        FamilyError: MM411, it is missing or not a mapping, or a value is invalid; MM410, it is of another kind of
+            model.
     """
     found = absent if root.get(key) is None else root[key]
     if not isinstance(found, Mapping):
@@ -64,12 +64,12 @@ def section(
 
 
 def not_built(what: str, hint: str | None = None) -> FamilyError:
-    """MM411: the config asks for something that no engine is built for."""
+    """MM411: the config requires something unsupported."""
     return FamilyError(what, code="MM411", hint=hint)
 
 
 def require_value(where: str, values: Mapping[str, Any], key: str, built: object, why: str) -> None:
-    """Refuse any value but the supported one; null and a missing key count as supported.
+    """Check that keys have their supported value; null and a missing key count as supported.
 
     Raises:
         FamilyError: MM411, with ``why``.
@@ -79,11 +79,11 @@ def require_value(where: str, values: Mapping[str, Any], key: str, built: object
 
 
 def token_ids(where: str, value: object) -> tuple[int, ...]:
-    """One id, a list of them, or none, as a tuple.
+    """Convert one id, a list of ids, or null to a tuple.
 
     Args:
         where: The key's full name, for messages.
-        value: What it holds.
+        value: Its value.
 
     Raises:
         FamilyError: MM411, it is none of these.
@@ -99,10 +99,10 @@ def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
     """The first token id among several keys; null counts as missing.
 
     Args:
-        places: Sections, what stands before their keys in messages, and keys.
+        places: Sections, prefixes of their keys in messages, and keys.
 
     Raises:
-        FamilyError: MM411, a key holds something else, or no key holds an id.
+        FamilyError: MM411, a key has another value, or no key has an id.
     """
     for values, where, key in places:
         value = values.get(key)
@@ -115,7 +115,7 @@ def first_token(*places: tuple[Mapping[str, Any], str, str]) -> int:
 
 
 def side(where: str, key: str, value: object) -> int:
-    """Pixels of a side, for towers whose classes take only one number.
+    """Side length in pixels, for towers whose classes take only one number.
 
     Raises:
         FamilyError: MM411, it is something else.
@@ -128,7 +128,7 @@ def side(where: str, key: str, value: object) -> int:
 
 
 def pair(where: str, key: str, value: object) -> tuple[int, int]:
-    """Height and width of what is written as one number or two.
+    """Height and width from one number or two.
 
     Raises:
         FamilyError: MM411, it is neither.
@@ -140,10 +140,10 @@ def pair(where: str, key: str, value: object) -> tuple[int, int]:
 
 
 def require_tower(where: str, tower: Mapping[str, Any]) -> None:
-    """Refuse a tower that transformers' modules cannot be built for.
+    """Check that transformers can build the tower.
 
     Raises:
-        FamilyError: MM411, an unknown activation, or another number of colours than three.
+        FamilyError: MM411, the activation is unknown, or the number of channels is not three.
     """
     known = table("fields.yaml")["every"]["activations"]
     if tower["hidden_act"] not in known:
@@ -168,11 +168,11 @@ def saved_config(directory: Path) -> Mapping[str, Any]:
         raise EngineError(
             f"`{path}` {problem}",
             code="MM516",
-            hint="The processor's files are incomplete: apply the recipe again",
+            hint="the processor's files are incomplete: apply the recipe again",
         ) from error
 
 
 def saved_configs(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """``config.json`` of a model's small files, and that of its second source in ``vision/`` where it has one."""
+    """``config.json`` of a model, and of its second source in ``vision/`` if there is one."""
     second = directory / "vision"
     return saved_config(directory), saved_config(second) if (second / "config.json").is_file() else None

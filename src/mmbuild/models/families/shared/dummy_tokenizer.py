@@ -1,4 +1,4 @@
-"""A tokenizer for models of random weights: any text can be asked, any answer printed."""
+"""A tokenizer for models with random weights, which can encode any text and decode any ids."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 def tokenizer(
     vocabulary: int, special: Mapping[str, int], *, template: str = "<s> $A", pad: str = "</s>"
 ) -> Any:
-    """A fast tokenizer that knows every byte, and a numbered word for every other id of the vocabulary.
+    """A fast tokenizer with a token for every byte, and a numbered word for every other id.
 
     Args:
         vocabulary: Number of ids.
-        special: Special tokens and their ids; ``<unk>``, ``<s>`` and ``</s>`` among them.
-        template: What an encoded text looks like, ``$A`` the text.
-        pad: The token for padding.
+        special: Special tokens and their ids, including ``<unk>``, ``<s>`` and ``</s>``.
+        template: Template of an encoded text, with ``$A`` for the text.
+        pad: The padding token.
     """
     from transformers import PreTrainedTokenizerFast
 

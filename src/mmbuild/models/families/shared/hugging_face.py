@@ -1,4 +1,4 @@
-"""Families whose processor and model are transformers' own classes."""
+"""Loads processors and models with the classes of transformers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saved_processor(directory: Path) -> Any:
 
 
 def processor_fields(directory: Path) -> Mapping[str, Any]:
-    """What ``processor_config.json`` in ``directory`` states; nothing where there is no such file."""
+    """Content of ``processor_config.json`` in ``directory``; empty if there is no such file."""
     file = directory / "processor_config.json"
     return read_json(file) if file.is_file() else {}
 
@@ -50,24 +50,24 @@ def saved_tokenizer(directory: Path) -> Any:
 
 
 def saved_image_processor(directory: Path) -> Any:
-    """transformers' preprocessing of pictures in ``directory``, on Pillow.
+    """The image processor in ``directory``, with transformers' Pillow backend.
 
     Raises:
         EngineError: MM516, it cannot be read.
     """
     _quietly()
-    # The name in transformers itself stands for torchvision's classes.
+    # The plain class names in transformers are the torchvision variants.
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     return _saved(AutoImageProcessor, directory, backend="pil")
 
 
 def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
-    """Preprocessed pictures, float32 [pictures, channels, height, width].
+    """Preprocessed images, float32 [images, channels, height, width].
 
     Raises:
-        EngineError: MM516, the image processor's settings do not go together.
-        PictureError: MM517, a picture would become too large.
+        EngineError: MM516, the image processor's settings are inconsistent.
+        PictureError: MM517, an image would become too large.
     """
     for picture in pictures:
         require_pixels(*_resized(image_processor, picture.width, picture.height))
@@ -77,16 +77,16 @@ def pixels_of(image_processor: Any, pictures: Sequence[Any]) -> Tensor:
         raise EngineError(
             f"the model's image processor fails: {first_line(f'{type(error).__name__} {error}')}",
             code="MM516",
-            hint="Compare preprocessor_config.json or processor_config.json with the model's original",
+            hint="compare preprocessor_config.json or processor_config.json with the model's original",
         ) from error
     return pixels
 
 
 def _resized(image_processor: Any, width: int, height: int) -> tuple[int, int]:
-    """The most that a picture can become while it is prepared: its shorter side is the edge, or the least one."""
+    """Check the largest size of an image during preprocessing, from the size of its shorter side."""
     size = getattr(image_processor, "size", None)
     sides = [side for side in dict(size or {}).values() if isinstance(side, int)]
-    # 12 bytes a pixel while a picture is opened, and ten times as many in transformers' arithmetic.
+    # 12 bytes per pixel when an image is opened, and ten times as many in transformers' arithmetic.
     scale = min(sides, default=0) / max(1, min(width, height)) * _ARITHMETIC
     return max(1, int(width * scale)), max(1, int(height * scale))
 
@@ -95,23 +95,23 @@ _ARITHMETIC = math.sqrt(10)
 
 
 def _quietly() -> None:
-    """Before transformers is imported: no advice about packages that are not needed."""
+    """Suppress transformers' advice about unneeded packages; called before importing it."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def pretrained(kind: Any, directory: Path, **options: Any) -> Any:
-    """``kind.from_pretrained(directory)``: local files alone, and never a class that they bring along.
+    """``kind.from_pretrained(directory)`` with local files only, and without the model's code.
 
-    Without ``trust_remote_code=False`` transformers asks on the terminal whether to run a model's own code.
+    Without ``trust_remote_code=False`` transformers asks on the terminal whether to run a model's code.
 
     Args:
         kind: A class of transformers.
-        directory: Regular files alone.
+        directory: Must contain only regular files.
         options: Passed on.
 
     Raises:
-        FileRefusedError: MM745, the directory holds a pipe, a device or a socket.
-        Exception: Whatever transformers raises, ValueError where only a class of the model's own would do.
+        FileRefusedError: MM745, the directory contains a pipe, a device or a socket.
+        Exception: Any error of transformers; ValueError if the model requires its own code.
     """
     for path in entries(directory):
         if not path.is_dir():
@@ -122,19 +122,19 @@ def pretrained(kind: Any, directory: Path, **options: Any) -> Any:
 def _saved(kind: Any, directory: Path, **options: Any) -> Any:
     try:
         return pretrained(kind, directory, **options)
-    # Settings that nobody checked fail anywhere in transformers.
+    # Unchecked settings can fail anywhere in transformers.
     except _OF_TRANSFORMERS as error:
         raise EngineError(
             f"the processor in `{directory}` cannot be loaded: {first_line(error)}",
             code="MM516",
             hint=_SENTENCEPIECE
             if (directory / "tokenizer.model").is_file() and not (directory / "tokenizer.json").is_file()
-            else "The model needs tokenizer.json, preprocessor_config.json and processor_config.json",
+            else "the model needs tokenizer.json, preprocessor_config.json and processor_config.json",
         ) from error
 
 
 _OF_TRANSFORMERS = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError)
-# transformers then talks of tiktoken, which does not read such a file.
+# the message of transformers would be about tiktoken, which cannot read such a file
 _SENTENCEPIECE = (
     "tokenizer.model is a SentencePiece file, and there is no tokenizer.json: "
     "pip install sentencepiece protobuf"
@@ -142,7 +142,7 @@ _SENTENCEPIECE = (
 
 
 def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> Any:
-    """The model in ``sources["model"]`` as transformers runs it.
+    """Load the model in ``sources["model"]`` with transformers.
 
     Raises:
         EngineError: MM563, transformers cannot load it.
@@ -153,10 +153,10 @@ def load_model(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> 
 
 
 def load_quietly(kind: Any, directory: Path, dtype: torch.dtype) -> Any:
-    """The model in ``directory`` by ``kind``, one of transformers' classes, without its progress bars.
+    """Load the model in ``directory`` with ``kind``, a class of transformers, without progress bars.
 
     Raises:
-        EngineError: MM563, transformers cannot load it, or would make up weights that the files do not hold.
+        EngineError: MM563, transformers cannot load it, or would initialize weights missing from the files.
     """
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
@@ -175,15 +175,15 @@ def _unloadable(directory: Path, why: str) -> EngineError:
     return EngineError(
         f"transformers cannot load `{directory}`: {why}",
         code="MM563",
-        hint="Give the model directory that the engine was built from with --model",
+        hint="give the model directory that the engine was built from with --model",
     )
 
 
 def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the model, from transformers' own modules without their memory.
+    """Name and shape of every tensor of the model, from transformers' modules without allocating memory.
 
     Raises:
-        SourceError: MM440, transformers knows no such model.
+        SourceError: MM440, transformers does not support the model.
     """
     from transformers import AutoModelForImageTextToText
 
@@ -191,24 +191,24 @@ def tensor_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def shapes_of(from_config: Callable[[Any], Any], config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of ``from_config(config)`` that a file would hold.
+    """Shapes of the tensors of ``from_config(config)`` that a file would contain.
 
     Raises:
-        SourceError: MM440, transformers knows no such model.
+        SourceError: MM440, transformers does not support the model.
     """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     try:
         kind = CONFIG_MAPPING[config["model_type"]]
         with torch.device("meta"):
-            # Some config classes take their sections apart in place.
+            # Some config classes modify their sections in place.
             model = from_config(kind.from_dict(copy.deepcopy(dict(config))))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         why = first_line(f"{type(error).__name__} {error}")
         raise SourceError(
             f"transformers makes no model of this config.json: {why}",
             code="MM440",
-            hint="Check config.json, or use the model's real weights",
+            hint="check config.json, or use the model's real weights",
         ) from error
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}

@@ -1,4 +1,4 @@
-"""What the config of a LLaMA decoder means, as ``transformers.LlamaConfig`` (5.17) understands it."""
+"""Reads the config of a LLaMA decoder like ``transformers.LlamaConfig`` (5.17)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def llama_facts(text: Mapping[str, Any], where: str, *, tied: bool) -> LlmFacts:
 
     Args:
         text: Its config, as :func:`mmbuild.models.families.parse.parse` returns it.
-        where: What that section of ``config.json`` is called, for messages; ``text_config.``.
+        where: Prefix of its keys in messages, such as ``text_config.``.
         tied: Whether the output head is the embedding table.
 
     Raises:
-        FamilyError: MM411, biases, windows or numbers that are not built; MM503, positions that are not.
+        FamilyError: MM411, unsupported biases, windows or numbers; MM503, unsupported positions.
     """
     for key, (built, why) in _PLAIN.items():
         require_value(where, text, key, built, why)
@@ -57,7 +57,7 @@ def llama_facts(text: Mapping[str, Any], where: str, *, tied: bool) -> LlmFacts:
 
 
 def _require_full_attention(text: Mapping[str, Any], where: str) -> None:
-    """Refuse attention windows: transformers then keeps fewer positions than the model has."""
+    """Reject attention windows, with which transformers keeps fewer positions than the model has."""
     for key in ("sliding_window", "attention_chunk_size"):
         window = text.get(key)
         if window is not None and not (isinstance(window, int) and window >= text["max_position_embeddings"]):

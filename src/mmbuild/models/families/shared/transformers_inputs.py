@@ -1,6 +1,6 @@
-"""What transformers itself makes of a question, for the reference side of a comparison.
+"""Preprocesses a question with transformers, for the reference in comparisons.
 
-Nothing here is used on an engine's way from a question to tokens, and nothing of that way is used here.
+This shares no code with the engine's preprocessing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from mmbuild.models.processor import Request
 
-# A question (None where the model takes none) and RGB pictures (PIL) to what `generate` is given.
+# Converts a question (None if the model takes none) and RGB images (PIL) to inputs of `generate`.
 Inputs = Callable[[str | None, Sequence[Any]], Request]
 
 
@@ -25,10 +25,10 @@ def request(batch: Any) -> Request:
 
 
 def encode_chat(processor: Any, question: str, pictures: Sequence[Any]) -> Request:
-    """``question`` through the chat template of a processor of transformers that knows image tokens.
+    """Apply the chat template of a transformers processor that supports image tokens to ``question``.
 
-    A question that names its pictures is a complete prompt. Where the template takes text and no list of parts, the
-    image tokens are put before the text, a line each.
+    A question with image tokens is a complete prompt. If the template takes text instead of a list of parts, the
+    image tokens are put before the text, one per line.
     """
     token = processor.image_token
     if token in question:
@@ -53,10 +53,10 @@ _PROBE = "31415926535897"  # survives templates that trim or change letter case
 
 
 def takes_parts(apply_chat_template: Callable[..., str], image_token: str, **options: Any) -> bool:
-    """Whether a template takes content as a list of parts: found with a neutral question about one picture.
+    """Whether a template takes content as a list of parts, tested with a neutral question about one image.
 
     Args:
-        apply_chat_template: transformers', of a processor or tokenizer.
+        apply_chat_template: Method of a processor or tokenizer of transformers.
         image_token: What names a picture in a prompt.
         options: Passed on.
     """
@@ -65,7 +65,7 @@ def takes_parts(apply_chat_template: Callable[..., str], image_token: str, **opt
         text = apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False, **options
         )
-    except Exception:  # a template can fail in any way that Jinja and Python know
+    except Exception:  # a template can raise any exception
         return False
     shows_list = f"'text': '{_PROBE}'" in text or f'"text": "{_PROBE}"' in text
     return _PROBE in text and text.count(image_token) == 1 and not shows_list

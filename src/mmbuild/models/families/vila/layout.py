@@ -1,4 +1,4 @@
-"""The two ways in which VILA models are laid out, read into one form.
+"""Reads the two layouts of VILA models into a common form.
 
 VILA-1.5 keeps decoder, tower and projector in ``llm/``, ``vision_tower/`` and ``mm_projector/``, and a copy of their
 configs in the outer ``config.json`` (``llm_cfg``, ``vision_tower_cfg``, ``mm_projector_cfg``). The first VILA
@@ -26,19 +26,19 @@ TOWERS = ("clip_vision_model", "siglip_vision_model")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A VILA model, whichever way it is laid out.
+    """A VILA model, independent of its layout.
 
     Attributes:
         text: The LLaMA decoder's config.
-        where: What that section is called in messages.
+        where: Prefix of its keys in messages.
         tower: The visual tower's config.
-        tower_where: What that section is called in messages.
-        second: Whether the tower is the second source's.
+        tower_where: Prefix of its keys in messages.
+        second: Whether the tower comes from the second source.
         projector: ``linear``, ``mlp2x_gelu``, ``mlp_downsample`` ...
-        layer: Which hidden state of the tower is looked at, 0 the embeddings; negative from the end.
-        feature: ``patch`` leaves out the tower's first token, ``cls_patch`` takes all.
-        aspect: What happens to pictures that are not square: ``pad``, ``resize``, or else the tower's own way.
-        directories: Directories below the model's own that hold files of it.
+        layer: Index of the tower's hidden state to use, 0 for the embeddings; negative from the end.
+        feature: ``patch`` omits the tower's first token, ``cls_patch`` uses all.
+        aspect: Handling of images that are not square: ``pad``, ``resize``, or else the tower's preprocessing.
+        directories: Subdirectories that contain files of the model.
     """
 
     text: Mapping[str, Any]

@@ -1,8 +1,8 @@
-"""VILA's prompts and pictures, without VILA's code.
+"""Preprocesses VILA's prompts and images, without VILA's code.
 
-Prompts are taken apart at ``<image>``; each piece is encoded by itself, and placeholders go in between
-(``tokenizer_image_token`` of github.com/NVlabs/VILA). A plain question is put into the decoder's own chat template
-where its tokenizer has one, else into that of Vicuna (``vicuna_v1``), every picture on a line before it.
+Prompts are split at ``<image>``; each piece is encoded separately, with placeholders in between
+(``tokenizer_image_token`` in github.com/NVlabs/VILA). A plain question is rendered with the decoder's chat template
+if its tokenizer has one, else with that of Vicuna (``vicuna_v1``), with each image on a line before it.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def insert_images(
         raise EngineError(
             f"the prompt names {len(texts) - 1} images, and {images} are given",
             code="MM518",
-            hint=f"Name each image in the prompt with one {IMAGE}, or none",
+            hint=f"name each image in the prompt with one {IMAGE}, or none",
         )
     pieces = [tokenizer(text, add_special_tokens=prompt.add_special_tokens)["input_ids"] for text in texts]
-    # Every piece begins with the token for a beginning, which only the first one is.
+    # Every piece is encoded with a BOS token, which only the first one keeps.
     begun = 1 if prompt.add_special_tokens and pieces[0][:1] == [tokenizer.bos_token_id] else 0
     ids = list(pieces[0])
     for piece in pieces[1:]:
@@ -75,7 +75,7 @@ def insert_images(
 
 
 def shaped(picture: Any, images: Any, aspect: str) -> Any:
-    """A picture as the model was shown pictures that are not square, before the tower's own preprocessing."""
+    """Prepare an image that is not square as in training, before the tower's preprocessing."""
     from PIL import Image
 
     if aspect == "resize":
@@ -92,7 +92,7 @@ def shaped(picture: Any, images: Any, aspect: str) -> Any:
 
 
 def write_stand_in(config: Mapping[str, Any], out: Path) -> None:
-    """A tokenizer that knows every byte, and the tower's image preprocessing.
+    """Write a byte-level tokenizer, and the tower's image preprocessing.
 
     Args:
         config: Of the model, in either layout, or of its second source.

@@ -1,8 +1,8 @@
-"""VILA put together from transformers' own decoder and tower, and the projector.
+"""Runs VILA with the decoder and the tower of transformers, and its own projector.
 
-transformers has no VILA, and VILA's own code is not run. The tower is transformers' whole model, asked for the hidden
-state that VILA looks at; the projector's weights are read here. Prompts and pictures are prepared here a second time,
-without the engine's processor.
+transformers does not support VILA, and VILA's code is not run. The tower is the complete transformers model, of which
+the hidden state that VILA uses is selected; the projector's weights are read here. Prompts and images are
+preprocessed independently of the engine's processor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IMAGE = "<image>"
 
 
 class VilaReference(nn.Module):
-    """Decoder, tower and projector behind one ``generate``."""
+    """Combines decoder, tower and projector in one ``generate``."""
 
     def __init__(self, llm: Any, tower: Any, projector: nn.Module, read: layout.Layout) -> None:
         """``llm``, ``tower``: transformers' models; ``read``: which hidden state of the tower is taken."""
@@ -89,7 +89,7 @@ class VilaReference(nn.Module):
 
 
 def load(sources: Mapping[str, Path], dtype: torch.dtype, device: str) -> VilaReference:
-    """The model in ``sources["model"]``, its tower perhaps in ``sources["vision"]``.
+    """Load the model in ``sources["model"]``, whose tower may be in ``sources["vision"]``.
 
     Raises:
         EngineError: MM563, transformers cannot load the decoder, or tower or projector lack a tensor.
@@ -120,7 +120,7 @@ def load_inputs(sources: Mapping[str, Path], model: VilaReference) -> Inputs:
 
     Args:
         sources: Model directories.
-        model: What :func:`load` gave.
+        model: Result of :func:`load`.
 
     Raises:
         EngineError: MM516, tokenizer or image processor cannot be read.
@@ -187,7 +187,7 @@ def _square(picture: Any, processor: Any, aspect: object) -> Any:
 
 
 def _visual_tensors(source: str, directory: Path) -> dict[str, Tensor]:
-    """Everything of the visual side that a source holds, by canonical name."""
+    """All tensors of the visual side in a source, by canonical name."""
     with open_weights(directory) as stored:
         named = ((canonical(source, name), tensor) for name, tensor in stored.items())
         return {name: tensor.read(TensorSlice()).clone() for name, tensor in named if name is not None}
@@ -204,7 +204,7 @@ def _fill(module: nn.Module, prefix: str, state: Mapping[str, Tensor], directory
         raise EngineError(
             f"`{directory}` holds no `{missing[0]}` of the visual side",
             code="MM563",
-            hint="Give the model directory that the engine was built from with --model",
+            hint="give the model directory that the engine was built from with --model",
         )
     module.load_state_dict({name: found[name] for name in needed if name in found}, strict=False)
 

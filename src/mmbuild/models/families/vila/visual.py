@@ -1,4 +1,4 @@
-"""VILA's visual side as one module: transformers' tower up to the chosen layer, and the projector."""
+"""VILA's visual side as one module: transformers' tower up to the selected layer, and the projector."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class VilaVisual(nn.Module):
     """Pixels [B, 3, H, W] -> visual features [B, num_visual_features, hidden] of the decoder."""
 
     def __init__(self, read: Layout, feature_dtype: torch.dtype) -> None:
-        """``read``: the model's layout; ``feature_dtype``: what the prompt table holds."""
+        """``read``: the model's layout; ``feature_dtype``: dtype of the prompt table."""
         super().__init__()
         self.vision_tower = cut_tower(read)
         self.mm_projector = make_projector(read)
@@ -89,7 +89,7 @@ def tower_config(read: Layout) -> Any:
 
 
 def cut_tower(read: Layout) -> Any:
-    """The tower without the layers behind the chosen one, its last norm and its head."""
+    """The tower without the layers after the selected one, its last norm and its head."""
     from transformers import AutoModel
 
     tower = AutoModel.from_config(tower_config(read))
