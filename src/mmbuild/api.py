@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmbuild.core.execution.options import ApplyOptions
     from mmbuild.core.execution.resources import Capacity
     from mmbuild.core.graph.action import RecipeGraph
-    from mmbuild.core.graph.remote_lookup import Find, RemoteLookup
+    from mmbuild.core.graph.remote_lookup import FindRemote, RemoteLookup
     from mmbuild.core.steps.registry import StepSpec
     from mmbuild.core.store.layout import Store
     from mmbuild.schema.resolved import ResolvedRecipe
@@ -86,7 +86,7 @@ def plan_graphs(
     store: Store,
     build_dir: str | Path = "build",
     *,
-    remote: Find | None = None,
+    remote: FindRemote | None = None,
 ) -> Plan:
     """Decide what an apply of ``graphs`` would do; ``remote`` None means the shared store that is configured."""
     from mmbuild.core.graph.planner import make_plan

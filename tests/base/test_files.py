@@ -1,4 +1,4 @@
-"""The one way to open files of others: regular files, in the allowed places, no larger than their kind."""
+"""Opening untrusted files: only regular files, in allowed directories, within the limits of their kind."""
 
 from __future__ import annotations
 

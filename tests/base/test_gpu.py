@@ -77,7 +77,7 @@ def test_the_real_library_is_called_by_its_own_names() -> None:
     assert called | {"NVMLError"} <= set(done.stdout.split())
 
 
-def test_the_driver_is_not_asked_for_the_version() -> None:
+def test_the_driver_is_not_queried_for_the_version() -> None:
     program = (
         "import sys; sys.argv = ['mmbuild', '--version']\n"
         "from mmbuild.cli import main\n"

@@ -1,4 +1,4 @@
-"""JSON of others: what is accepted is what the json module reads, and every limit holds."""
+"""Untrusted JSON: accepted input is what the json module reads, and every limit holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits: each is what refuses the text that exceeds it, and every parser of foreign files has one."""
+"""Limits: each refuses a text that exceeds it, and every parser of untrusted files has one."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Advice on how to install an extra works where it is given, and stands in one place."""
+"""Hints for installing an extra work on this machine, and are defined in one place."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def texts() -> Iterator[tuple[Path, str]]:
     yield ROOT / "README.md", (ROOT / "README.md").read_text("utf-8")
 
 
-def test_nothing_tells_to_install_mmbuild_by_its_name_alone() -> None:
+def test_no_hint_installs_mmbuild_by_its_name_alone() -> None:
     by_name = re.compile(r"pip install ['\"]?mmbuild(\[[^\]]*\])?(?! @)['\"`\s]")
     assert [str(file) for file, text in texts() if by_name.search(text)] == []
 

@@ -1,4 +1,4 @@
-"""Headers of safetensors files: what states another file than its own is refused before a library opens it."""
+"""Headers of safetensors files: a header that does not match its file is refused before a library opens it."""
 
 from __future__ import annotations
 

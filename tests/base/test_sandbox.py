@@ -1,4 +1,4 @@
-"""Programs of others end soon, and take little memory."""
+"""Untrusted programs end soon and use little memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Silence for libraries."""
+"""Suppressing output of libraries."""
 
 import os
 import warnings

@@ -1,4 +1,4 @@
-"""Values in pages are text, whatever they hold: in HTML, and in Markdown's lines, cells and code spans."""
+"""Values in pages stay text, whatever they contain: in HTML, and in Markdown lines, cells and code spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of others on its way to a terminal."""
+"""Untrusted text printed to a terminal."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_our_colors_stay_and_no_other_sequence_does():
         assert "\x9b" not in clean_but_colors(foreign)
 
 
-def test_characters_that_an_encoding_lacks_are_escaped():
+def test_characters_missing_from_an_encoding_are_escaped():
     assert encodable("aé🙂", "ascii") == "a\\u00e9\\ud83d\\ude42"
     assert encodable("aé🙂", "latin-1") == "aé\\ud83d\\ude42"
     assert encodable("aé🙂", "utf-8") == "aé🙂"

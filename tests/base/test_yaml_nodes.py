@@ -1,4 +1,4 @@
-"""Data with places: laid over each other, taken apart, never changed in place."""
+"""Data with locations: merging and splitting never modify a node."""
 
 from __future__ import annotations
 

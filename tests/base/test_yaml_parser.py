@@ -1,4 +1,4 @@
-"""YAML text becomes plain data with places, or findings that point."""
+"""YAML text becomes plain data with locations, or findings with locations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML of others as plain data, in bounds."""
+"""Untrusted YAML as plain data, within limits."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_shards_build_every_variant_once_and_end_as_told(tmp_path):
     assert set(times) <= {label for shard in reported["shards"] for label in shard["actions"]}
     assert len(times) >= len(reported["shards"][0]["actions"])
     text = machines.run("ci", *RECIPES, "--shards", 2, "--times", "times.json").stdout
-    assert "all done after" in text
+    assert "total time" in text
     assert sum(text.count(f"\n  {name}\n") for name in NAMES) == 3
 
 
@@ -59,7 +59,7 @@ def test_what_is_done_more_than_once_is_told_with_its_price(project):
     assert visual["shards"] == [1, 2, 3]
     assert visual["extra"] == pytest.approx(2 * 14.0)  # 10 s, and 2 s for each of two layers
     assert (
-        "made in each of shards 1, 2, 3: small-none/build_visual, 28 s more"
+        "repeated in shards 1, 2, 3: small-none/build_visual, 28 s extra"
         in project.run("ci", "recipes/small.yaml", "--shards", 3).out
     )
 

@@ -1,4 +1,4 @@
-"""Changing the user's configuration."""
+"""Editing the user's configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's configuration: where it lies, what it may say, and where it is wrong."""
+"""The user's configuration: its path, its valid contents, and the locations of errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def pointed(found: Diagnostic) -> str:
         ({}, "/home/u/.config/mmbuild/config.yaml"),
     ],
 )
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str) -> None:
+def test_the_path_of_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
     for name in ("MMBUILD_CONFIG", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/u", **variables}.items():
@@ -115,7 +117,7 @@ def test_no_file_is_an_empty_configuration(tmp_path: Path) -> None:
         ("tensorrt: @x\n", "MM101", 1, "@"),
     ],
 )
-def test_a_fault_is_told_where_it_is(text: str, code: str, line: int, caret: str) -> None:
+def test_a_fault_is_reported_where_it_is(text: str, code: str, line: int, caret: str) -> None:
     (found,) = findings(text)
     assert (found.code, found.line, pointed(found)) == (code, line, caret)
     assert found.file == "config.yaml"
@@ -127,7 +129,7 @@ def test_a_name_of_a_variable_must_be_one() -> None:
     }
 
 
-def test_all_faults_are_told_at_once_in_the_order_of_lines() -> None:
+def test_all_faults_are_reported_at_once_in_the_order_of_lines() -> None:
     text = f"{ENTRY}    python: p\n  0.11.0: {{python: /p}}\nfurther: 1\n"
     assert [found.code for found in findings(text)] == ["MM611", "MM111", "MM601", "MM103"]
 
@@ -148,7 +150,7 @@ def test_a_directory_in_its_place(tmp_path: Path) -> None:
     assert caught.value.code == "MM610"
 
 
-def test_asking_where_it_lies_imports_no_pydantic() -> None:
+def test_finding_the_path_imports_no_pydantic() -> None:
     program = (
         "import sys; from mmbuild.config.load import config_path; config_path();"
         "print([name for name in ('pydantic', 'yaml', 'jinja2') if name in sys.modules])"

@@ -1,4 +1,4 @@
-"""Who pulls, who pushes, and that nothing secret is ever shown."""
+"""When to pull and push, and that secrets are never shown."""
 
 import pytest
 
@@ -55,7 +55,7 @@ def test_the_variable_stands_above_the_file_and_off_means_none(config, monkeypat
 
 
 @pytest.mark.parametrize(("name", "value"), [("MMBUILD_REMOTE", "/srv/x"), ("MMBUILD_PUSH", "sometimes")])
-def test_variables_that_mean_nothing_are_told(config, monkeypatch, name, value):
+def test_invalid_variables_are_reported(config, monkeypatch, name, value):
     config.write_text("store: {remote: 'file:///srv/x'}")
     monkeypatch.setenv(name, value)
     with pytest.raises(MmbuildError) as caught:
@@ -84,7 +84,7 @@ def test_steps_see_neither_the_url_nor_the_key():
     assert listed_environment(given).keys() & given.keys() == {"MMBUILD_STEPS"}
 
 
-def test_a_protocol_that_nobody_knows_is_told():
+def test_a_protocol_that_nobody_knows_is_reported():
     with pytest.raises(MmbuildError, match="cannot be used") as caught:
         connect(Settings("nonsense://x"))
     assert caught.value.code == "MM820"

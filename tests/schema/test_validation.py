@@ -87,7 +87,7 @@ def test_a_missing_section_is_one_finding(tmp_path: Path) -> None:
 
 def test_a_number_for_text_says_to_quote_it(tmp_path: Path) -> None:
     recipe = RECIPE + "  tensorrt_llm: {toolchain: 0.9}\n"
-    assert only(load(tmp_path, recipe)).hint == "Quote it: `'0.9'`"
+    assert only(load(tmp_path, recipe)).hint == "quote it: `'0.9'`"
 
 
 def test_all_faults_are_reported_at_once_and_rules_still_apply(tmp_path: Path) -> None:

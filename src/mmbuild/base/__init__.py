@@ -1,1 +1,1 @@
-"""What every other package may use: it depends on none of them."""
+"""Foundations used by every other package; depends on none of them."""

@@ -1,4 +1,4 @@
-"""Canonical JSON: one text for one value, so that its hash can be a name."""
+"""Canonical JSON: exactly one text per value, so that its hash identifies the value."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Json = Any
 
 
 def canonical_json(value: Json) -> bytes:
-    """``value`` as the one JSON text that stands for it: sorted keys, no spaces, UTF-8.
+    """Return the canonical JSON of ``value``: sorted keys, no spaces, UTF-8.
 
-    Mappings need string keys; tuples are arrays. Integers and floats stay different (``1`` is not ``1.0``).
+    Mappings need string keys; tuples become arrays. Integers and floats stay different (``1`` is not ``1.0``).
 
     Raises:
-        TypeError: ``value`` holds something that is not plain JSON data.
-        ValueError: ``value`` holds NaN, an infinity, or text that is not Unicode.
+        TypeError: ``value`` contains something that is not plain JSON data.
+        ValueError: ``value`` contains NaN, an infinity, or text that is not Unicode.
     """
     _check_plain(value)
     text = json.dumps(
@@ -26,14 +26,14 @@ def canonical_json(value: Json) -> bytes:
 
 
 def hash_json(value: Json) -> str:
-    """BLAKE3, hex, of the canonical JSON of ``value``."""
+    """Return the BLAKE3 digest (hex) of the canonical JSON of ``value``."""
     from blake3 import blake3
 
     return blake3(canonical_json(value)).hexdigest()
 
 
 def _check_plain(value: Json) -> None:
-    """Refuse what ``json`` would quietly turn into something else (integer keys, enums, subclasses)."""
+    """Refuse values that ``json`` would silently convert (integer keys, enums, subclasses)."""
     kind = type(value)
     if value is None or kind in (str, int, float, bool):
         return

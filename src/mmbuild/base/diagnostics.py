@@ -1,6 +1,6 @@
-"""Diagnostics: what is wrong with an input, and the place that the user wrote.
+"""Diagnostics: problems in an input, with their source locations.
 
-Importing this module is cheap (no pydantic, no YAML), so that every verb can print them.
+Importing this module is cheap (no pydantic, no YAML), so that every command can print diagnostics.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from mmbuild.base.terminal_text import clean, one_line
 Severity = Literal["error", "warning"]
 
 _COLORS = {"error": "31;1", "warning": "33;1", "where": "36", "caret": "31;1", "hint": "32", "code": "2"}
-# Longer lines are shown around the caret.
+# For longer lines, only the part around the caret is shown.
 _WIDEST, _LEAD, _CUT = 120, 40, "..."
 _TAB = "    "
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding.
+    """A finding.
 
     Attributes:
         code: Stable code such as ``MM103``; ``mmbuild explain MM103`` prints more.
         message: One sentence without a full stop.
         severity: ``error`` or ``warning``.
-        file: The file, or ``--set KEY=VALUE`` where the value came from the command line.
-        line: Line in it, from 1; 0 where no line can be named.
-        column: Column in characters, from 1; 0 where none can be named.
+        file: The file, or ``--set KEY=VALUE`` for a value from the command line.
+        line: Line in the file, from 1; 0 if unknown.
+        column: Column in characters, from 1; 0 if unknown.
         path: Dotted path of the key, as the user wrote it (``engine.quantization``); may be empty.
-        allowed: Allowed values, where they can be listed.
-        suggestion: The nearest spelling of what was probably meant.
+        allowed: Allowed values, if they can be listed.
+        suggestion: The most similar valid spelling.
         hint: What to do about it, one sentence without a full stop.
         excerpt: The source line at ``line``, without its line break.
-        width: How many characters the caret line underlines.
-        lead: Characters of ``excerpt`` in front of them, where that is not ``column - 1``.
+        width: Number of characters to underline.
+        lead: Number of characters of ``excerpt`` before them, if not ``column - 1``.
     """
 
     code: str
@@ -63,7 +63,7 @@ class Diagnostic:
 
 
 class RecipeError(MmbuildError):
-    """Recipes with findings. The first error's code stands for all."""
+    """Recipes have errors. The error's code is that of the first finding."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -83,7 +83,7 @@ def _headline(errors: Sequence[Diagnostic]) -> str:
 
 
 def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
-    """Findings for a terminal: place, message, source line with a caret, allowed values, hint."""
+    """Format findings for a terminal: location, message, source line with a caret, allowed values, hint."""
 
     def paint(style: str, text: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
@@ -92,7 +92,7 @@ def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
 
 
 def escape_controls(item: Diagnostic) -> Diagnostic:
-    """``item`` with control characters of files and names as escapes: they move a terminal's cursor, or hide text."""
+    """Return ``item`` with control characters escaped, since they could move the cursor or hide text."""
     before = item.excerpt[: max(item.column - 1, 0)]
     return replace(
         item,
@@ -103,7 +103,7 @@ def escape_controls(item: Diagnostic) -> Diagnostic:
         suggestion=None if item.suggestion is None else one_line(item.suggestion),
         hint=None if item.hint is None else one_line(item.hint),
         excerpt=clean(item.excerpt, newline="\\n"),
-        # Escapes are longer than what they stand for, and the caret goes along.
+        # Escapes are longer than the original characters, so the caret moves with them.
         lead=len(clean(before, newline="\\n")),
     )
 
@@ -113,7 +113,7 @@ def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
     lines = [f"{head}{paint(item.severity, item.severity)}: {item.message} {paint('code', f'[{item.code}]')}"]
     if item.excerpt:
         shown, before, width = _window(item)
-        # A tab in the line would put the caret elsewhere, so both lines are expanded alike.
+        # Expand tabs in both lines, so that the caret stays aligned.
         lines.append(f"{item.line:>5} | " + shown.replace("\t", _TAB))
         pad = " " * len(before.replace("\t", _TAB))
         lines.append(" " * 5 + " | " + pad + paint("caret", "^" * width))
@@ -127,7 +127,7 @@ def _block(item: Diagnostic, paint: Callable[[str, str], str]) -> str:
 
 
 def _window(item: Diagnostic) -> tuple[str, str, int]:
-    """The part of a line around the caret, what of it is before the caret, and the caret's width."""
+    """Return the part of the line around the caret, its part before the caret, and the caret's width."""
     column = max(item.column - 1, 0) if item.lead is None else item.lead
     width = max(item.width, 1)
     if len(item.excerpt) <= _WIDEST:
@@ -140,7 +140,7 @@ def _window(item: Diagnostic) -> tuple[str, str, int]:
 
 
 def render_json(diagnostics: Sequence[Diagnostic]) -> str:
-    """Findings as one JSON document, ``{"version": 1, "diagnostics": [...]}``."""
+    """Format findings as a JSON document, ``{"version": 1, "diagnostics": [...]}``."""
     rows = [
         {
             "code": item.code,
@@ -160,7 +160,7 @@ def render_json(diagnostics: Sequence[Diagnostic]) -> str:
 
 
 def render_github(diagnostics: Sequence[Diagnostic]) -> str:
-    """Findings as GitHub workflow commands, one line each, which annotate the changed files.
+    """Format findings as GitHub workflow commands, one line each, which annotate the changed files.
 
     Format and escaping: "Workflow commands for GitHub Actions", GitHub Docs.
     """
@@ -168,7 +168,7 @@ def render_github(diagnostics: Sequence[Diagnostic]) -> str:
 
 
 def workflow_command(name: str, message: str, properties: Mapping[str, object]) -> str:
-    """``::name key=value,...::message`` with what would end its parts escaped; empty properties are left out."""
+    """Return ``::name key=value,...::message``, escaped; empty properties are left out."""
     listed = ",".join(f"{key}={_escape(str(value), ',:')}" for key, value in properties.items() if value)
     return f"::{name}{' ' if listed else ''}{listed}::{_escape(message, '')}"
 
@@ -194,11 +194,11 @@ def _escape(text: str, more: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a rule objects to.
+    """A rule violation not yet mapped to a source location.
 
     Attributes:
         code: Its code.
-        blame: Dotted keys, the most likely culprit first.
+        blame: Dotted keys, the most likely cause first.
         message: One sentence without a full stop.
         hint: What to do.
         severity: ``error`` or ``warning``.
@@ -212,7 +212,7 @@ class Violation:
 
 
 def touches(keys: Iterable[str], faulty: Iterable[str]) -> bool:
-    """Whether one of ``keys`` is one of ``faulty``, within one, or holds one (dotted paths)."""
+    """Return whether one of ``keys`` equals, is inside or contains one of ``faulty`` (dotted paths)."""
     faulty = tuple(faulty)
     return any(_within(bad, key) or _within(key, bad) for key in keys for bad in faulty)
 
@@ -222,12 +222,12 @@ def _within(inner: str, outer: str) -> bool:
 
 
 def nearest(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:
-    """The one of ``words`` that looks most like ``word``, else one that holds it, else None.
+    """Return the most similar of ``words``, else one that contains ``word``, else None.
 
-    ``cutoff`` is difflib's: how alike two words must be, 0 to 1.
+    ``cutoff`` is difflib's minimum similarity, 0 to 1.
     """
-    found = difflib.get_close_matches(word, words, n=1, cutoff=cutoff)
-    if found:
-        return found[0]
-    holding = (item for item in words if len(word) >= 3 and word.lower() in item.lower())
-    return next(holding, None)
+    matches = difflib.get_close_matches(word, words, n=1, cutoff=cutoff)
+    if matches:
+        return matches[0]
+    containing = (item for item in words if len(word) >= 3 and word.lower() in item.lower())
+    return next(containing, None)

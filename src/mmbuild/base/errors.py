@@ -1,8 +1,8 @@
-"""Errors that are told to a person: what, where, why, what to do.
+"""Errors reported to the user: what, where, why, what to do.
 
 Everything that mmbuild raises on purpose is an :class:`MmbuildError`. The command line prints it without a
-traceback (``--debug`` shows one) and exits with :attr:`MmbuildError.exit_status`. Anything else that
-escapes is our bug and exits with 2.
+traceback (``--debug`` shows one) and exits with :attr:`MmbuildError.exit_status`. Any other exception is a
+bug in mmbuild and exits with 2.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ class MmbuildError(Exception):
     """A failure of the input or of the build.
 
     Args:
-        message: One sentence without a full stop; names the thing at fault (path, key, tensor, layer).
-        code: Stable code such as ``MM401``; its entry in ``mmbuild/codes/*.yaml`` is what
-            ``mmbuild explain`` prints.
+        message: One sentence without a full stop that names the cause (path, key, tensor, layer).
+        code: Stable code such as ``MM401``; ``mmbuild explain`` prints its entry in ``mmbuild/base/codes/*.yaml``.
         hint: What to do about it, one sentence without a full stop.
     """
 
@@ -29,7 +28,7 @@ class MmbuildError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Errors cross process boundaries (a worker's failure is told by its parent).
+        # Errors cross process boundaries: the parent reports a worker's failure.
         return (_restore, (type(self), self.message, self.code, self.hint))
 
 

@@ -1,6 +1,6 @@
-"""Types and ranges of the fields of plain data that others wrote: a table for each kind of object.
+"""Composable checks for types and ranges of fields in untrusted plain data.
 
-A check takes a value and its name and returns one sentence that says what is wrong, or None. Checks are made of
+A check takes a value and its name and returns a sentence with the problem, or None. Checks are built from other
 checks:
 
 >>> POINT = record({"x": whole(0, 10), "y": whole(0, 10), "label": optional(text(20))})
@@ -18,28 +18,28 @@ from typing import Any
 from mmbuild.base.limits import NAME, PATH
 
 Check = Callable[[Any, str], str | None]
-"""``check(value, name)``: what is wrong, or None."""
+"""``check(value, name)``: the problem, or None."""
 
 DIGEST_LENGTH = 64
 """Hexadecimal digits of a BLAKE3 digest."""
 
 _HEXADECIMAL = re.compile(r"[0-9a-f]+")
 _MOST_PARTS = 64
-"""Directories within one another of a relative path: what creates them one by one must not run out of stack."""
+"""Maximum depth of a relative path, so that creating its directories recursively cannot overflow the stack."""
 
 _LONGEST_WORD = 300
 
 _SHOWN = 60
-"""Characters of a wrong value that a message shows."""
+"""Characters of an invalid value shown in a message."""
 
 
 def any_value(value: Any, name: str) -> str | None:  # noqa: ARG001
-    """Any value."""
+    """Accept any value."""
     return None
 
 
 def integer(low: int, high: int) -> Check:
-    """An integer from ``low`` to ``high``; a boolean is none."""
+    """An integer from ``low`` to ``high``; booleans are refused."""
 
     def check(value: Any, name: str) -> str | None:
         good = type(value) is int and low <= value <= high
@@ -96,30 +96,30 @@ def digest(value: Any, name: str) -> str | None:
 
 
 def is_digest(value: Any) -> bool:
-    """Whether ``value`` is a BLAKE3 digest in hexadecimal."""
+    """Return whether ``value`` is a hexadecimal BLAKE3 digest."""
     return isinstance(value, str) and len(value) == DIGEST_LENGTH and is_hexadecimal(value)
 
 
 def is_hexadecimal(text: str) -> bool:
-    """Whether ``text`` holds lower-case hexadecimal digits, at least one, and nothing else."""
+    """Return whether ``text`` consists of one or more lower-case hexadecimal digits."""
     return _HEXADECIMAL.fullmatch(text) is not None
 
 
 def inner_path(value: Any, name: str) -> str | None:
-    """A relative path, ``/`` between its parts, that stays below the directory which it is relative to."""
-    good = is_inner_path(value) and "\\" not in value  # which is a separator to other systems
+    """A relative path with ``/`` separators that stays inside its directory."""
+    good = is_inner_path(value) and "\\" not in value  # a separator on other systems
     return None if good else wrong(value, name, "a relative path inside its directory")
 
 
 def is_inner_path(value: Any) -> bool:
-    """Whether ``value`` names a file inside a directory: relative, without ``.`` and ``..``, of usable length."""
+    """Return whether ``value`` is a path inside a directory: relative, without ``.`` and ``..``, not too long."""
     if not isinstance(value, str) or value.count("/") >= _MOST_PARTS or not fits(value):
         return False
     return not any(part in ("", ".", "..") for part in value.split("/"))
 
 
 def fits(path: str) -> bool:
-    """Whether Linux takes ``path``: no NUL, no half of a surrogate pair, lengths within the limits."""
+    """Return whether Linux accepts ``path``: no NUL, no half of a surrogate pair, lengths within the limits."""
     try:
         encoded = path.encode()
     except UnicodeEncodeError:
@@ -138,8 +138,8 @@ def list_of(check: Check, most: int, *, least: int = 0) -> Check:
     def every(value: Any, name: str) -> str | None:
         if not isinstance(value, (list, tuple)) or not least <= len(value) <= most:
             return wrong(value, name, f"an array of {least} to {most:,} values")
-        found = (check(item, f"{name}[{index}]") for index, item in enumerate(value))
-        return next((problem for problem in found if problem), None)
+        problems = (check(item, f"{name}[{index}]") for index, item in enumerate(value))
+        return next((problem for problem in problems if problem), None)
 
     return every
 
@@ -165,7 +165,7 @@ def record(fields: Mapping[str, Check], *, may_lack: Collection[str] = (), close
     Args:
         fields: Check by name.
         may_lack: Names that may be missing.
-        closed: Whether other names are wrong.
+        closed: Whether other names are refused.
     """
 
     def check(value: Any, name: str) -> str | None:
@@ -187,7 +187,7 @@ def record(fields: Mapping[str, Check], *, may_lack: Collection[str] = (), close
 
 
 def wrong(value: Any, name: str, expected: str) -> str:
-    """The sentence about a value that is not ``expected``."""
+    """Return the sentence about a value that is not ``expected``."""
     return f"`{_shown(name)}` is {_described(value)}, not {expected}"
 
 

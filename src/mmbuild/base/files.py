@@ -1,8 +1,8 @@
-"""The one way to open a file that somebody else may have made.
+"""Opens untrusted files safely.
 
-Regular files only, never waiting for one (a FIFO would hang, a device has no end), never more of it than its kind
-takes, and, where ``within`` says so, only if the file lies in one of the allowed places after all links were
-followed. The checks are made on what was opened, not on its name, so that nothing can be exchanged in between.
+Opens only regular files (a FIFO would block, a device has no end), reads no more than the limit for the kind of file,
+and, with ``within``, only files that are in an allowed directory after following all links. The checks apply to the
+open descriptor, not to the name, so that the file cannot be replaced in between.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _KINDS = (
 
 
 class FileRefusedError(MmbuildError):
-    """A file that is not opened or not taken (MM745 to MM748).
+    """A file was refused (MM745 to MM748).
 
     Attributes:
-        path: The file, as it was named.
-        problem: What is wrong with it, as the end of a sentence that begins with its name.
+        path: The file, as given.
+        problem: The problem, as the end of a sentence whose subject is the file.
     """
 
     path: str = ""
@@ -41,37 +41,37 @@ class FileRefusedError(MmbuildError):
 
     @classmethod
     def of(cls, path: Path | str, problem: str, code: str, hint: str) -> FileRefusedError:
-        """The error for ``path``."""
+        """Create the error for ``path``."""
         error = cls(f"`{os.fspath(path)}` {problem}", code=code, hint=hint)
         error.path, error.problem = os.fspath(path), problem
         return error
 
 
 def require_regular(path: Path | str) -> os.stat_result:
-    """The stat of ``path``, links followed, where it is a regular file. For readers that open by name.
+    """Return the stat of a regular file, links followed. For libraries that open files by name.
 
     Raises:
-        FileRefusedError: MM745 it is no regular file.
-        OSError: It is not there, or may not be read.
+        FileRefusedError: MM745, it is not a regular file.
+        OSError: It does not exist or cannot be read.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except ValueError:  # a NUL, or half of a surrogate pair
-        raise FileRefusedError.of(path, "is no usable path", "MM745", "check the name") from None
-    _refuse_special(path, found)
-    return found
+        raise FileRefusedError.of(path, "is not a valid path", "MM745", "check the name") from None
+    _refuse_special(path, status)
+    return status
 
 
 def open_regular(path: Path | str, *, within: Iterable[Path | str] | None = None) -> int:
-    """A descriptor of the regular file ``path``, for reading; the caller closes it.
+    """Open the regular file ``path`` for reading and return its descriptor; the caller closes it.
 
     Args:
         path: The file.
-        within: Directories one of which must hold the file, links followed; None means that any place will do.
+        within: Directories, one of which must contain the file, links followed; None allows any directory.
 
     Raises:
-        FileRefusedError: MM745 it is no regular file, MM747 it lies elsewhere.
-        OSError: It is not there, or may not be read.
+        FileRefusedError: MM745, it is not a regular file; MM747, it is outside the allowed directories.
+        OSError: It does not exist or cannot be read.
     """
     require_regular(path)  # before open, which wakes some devices
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -86,13 +86,13 @@ def open_regular(path: Path | str, *, within: Iterable[Path | str] | None = None
 
 
 def read_file(path: Path | str, limit: Limit | int, *, within: Iterable[Path | str] | None = None) -> bytes:
-    """The bytes of ``path``, no more than ``limit`` (a number of bytes, or a row of the table).
+    """Return the content of ``path``, at most ``limit`` (a number of bytes, or a row of the table).
 
     Raises:
-        FileRefusedError: MM745, MM747 (see :func:`open_regular`), MM746 it is larger.
+        FileRefusedError: MM745, MM747 (see :func:`open_regular`); MM746, it is larger.
         OSError: It cannot be read.
     """
-    most, kind = (limit, "such a file has") if isinstance(limit, int) else (limit.size, f"{limit.kind} takes")
+    most, kind = (limit, "such a file") if isinstance(limit, int) else (limit.size, limit.kind)
     descriptor = open_regular(path, within=within)
     try:
         size = os.fstat(descriptor).st_size
@@ -102,49 +102,49 @@ def read_file(path: Path | str, limit: Limit | int, *, within: Iterable[Path | s
                 return data
     finally:
         os.close(descriptor)
-    problem = f"is larger than {most:,} bytes, more than {kind}"
-    raise FileRefusedError.of(path, problem, "MM746", "check that it is the file that you mean")
+    problem = f"is larger than {most:,} bytes, the limit for {kind}"
+    raise FileRefusedError.of(path, problem, "MM746", "check that it is the right file")
 
 
 def read_json(path: Path | str, limit: Limit, *, within: Iterable[Path | str] | None = None) -> Any:
-    """The value of the JSON file ``path``.
+    """Return the value of the JSON file ``path``.
 
     Raises:
-        FileRefusedError: MM745, MM746, MM747 (see :func:`read_file`), MM748 it is not plain JSON within ``limit``.
+        FileRefusedError: MM745, MM746, MM747 (see :func:`read_file`); MM748, it is not plain JSON within ``limit``.
         OSError: It cannot be read.
     """
     data = read_file(path, limit, within=within)
     try:
         return parse_json(data, limit)
     except JsonProblemError as error:
-        raise FileRefusedError.of(path, str(error), "MM748", "restore the file, or make it again") from None
+        raise FileRefusedError.of(path, str(error), "MM748", "restore the file, or create it again") from None
 
 
 def read_object(
     path: Path | str, limit: Limit, *, within: Iterable[Path | str] | None = None
 ) -> dict[str, Any]:
-    """:func:`read_json` of a file that holds a JSON object.
+    """:func:`read_json` for a file that must contain a JSON object.
 
     Raises:
-        FileRefusedError, OSError: as :func:`read_json`; MM748 also where it holds anything else.
+        FileRefusedError, OSError: As :func:`read_json`; MM748 also for any other value.
     """
     value = read_json(path, limit, within=within)
     if not isinstance(value, dict):
-        problem = f"holds {_called(value)}, not a JSON object"
-        raise FileRefusedError.of(path, problem, "MM748", "restore the file, or make it again")
+        problem = f"contains {_called(value)}, not a JSON object"
+        raise FileRefusedError.of(path, problem, "MM748", "restore the file, or create it again")
     return value
 
 
 def is_within(path: Path | str, roots: Iterable[Path | str]) -> bool:
-    """Whether ``path``, links followed, is one of ``roots`` or below one."""
+    """Return whether ``path``, links followed, is one of ``roots`` or inside one."""
     real = Path(os.path.realpath(path))
     return any(real.is_relative_to(os.path.realpath(root)) for root in roots)
 
 
-def _refuse_special(path: Path | str, found: os.stat_result) -> None:
-    if stat.S_ISREG(found.st_mode):
+def _refuse_special(path: Path | str, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode):
         return
-    problem = next((problem for test, problem in _KINDS if test(found.st_mode)), "is not a regular file")
+    problem = next((problem for test, problem in _KINDS if test(status.st_mode)), "is not a regular file")
     raise FileRefusedError.of(path, problem, "MM745", "name a regular file")
 
 
@@ -152,14 +152,14 @@ def _refuse_outside(path: Path | str, real: str, roots: Iterable[Path | str]) ->
     if not is_within(real, roots):
         raise FileRefusedError.of(
             path,
-            f"leads to `{real}`, outside of the places that this build may read",
+            f"leads to `{real}`, outside the directories that this build may read",
             "MM747",
-            "copy the file to where the link lies, or allow it with --allow-outside",
+            "replace the link with a copy of the file, or allow it with `--allow-outside`",
         )
 
 
 def _opened(descriptor: int, path: Path | str) -> str:
-    """Where the open file lies: asked of the kernel where it can tell."""
+    """Return the path of the open file, from the kernel if possible."""
     try:
         return os.readlink(f"/proc/self/fd/{descriptor}")
     except OSError:
@@ -167,7 +167,7 @@ def _opened(descriptor: int, path: Path | str) -> str:
 
 
 def _read(descriptor: int, size: int, most: int) -> bytes:
-    """Up to one byte more than ``most`` of a file that had ``size`` bytes a moment ago."""
+    """Read up to ``most`` + 1 bytes of a file whose size was just measured as ``size``."""
     parts, left, chunk = [], most + 1, min(size + 1, _CHUNK)
     while left > 0 and (part := os.read(descriptor, min(left, chunk))):
         parts.append(part)
@@ -183,7 +183,7 @@ def _called(value: Any) -> str:
 
 
 def read_beginning(path: Path | str, count: int) -> bytes:
-    """Up to ``count`` bytes.
+    """Return up to ``count`` bytes from the start of the file.
 
     Raises:
         FileRefusedError: MM745, it is not a regular file.
@@ -196,17 +196,17 @@ def read_beginning(path: Path | str, count: int) -> bytes:
         os.close(descriptor)
 
 
-_HINT = "check that it is the file that you mean"
+_HINT = "check that it is the right file"
 
 
 def read_lines(path: Path, limit: Limit, most: int, size: int) -> Iterator[bytes]:
-    """The lines of ``path`` without their ends, as they are read.
+    """Yield the lines of ``path`` without line ends.
 
     Args:
         path: The file.
-        limit: Of one line.
-        most: Lines.
-        size: Bytes of the file.
+        limit: Limit of a line.
+        most: Maximum number of lines.
+        size: Maximum size of the file, bytes.
 
     Raises:
         FileRefusedError: MM745, it is not a regular file; MM746, it or a line is larger, or there are more lines.
@@ -228,19 +228,19 @@ def read_lines(path: Path, limit: Limit, most: int, size: int) -> Iterator[bytes
 
 
 def entries(directory: Path) -> list[Path]:
-    """Everything that is directly in ``directory``, sorted by name; links are not followed.
+    """Return the paths directly in ``directory``, sorted by name; links are not followed.
 
     Raises:
         FileRefusedError: MM746, there are more than ENTRIES.
-        OSError: It is not there, is not a directory, or may not be read.
+        OSError: It does not exist, is not a directory, or cannot be read.
     """
     with os.scandir(directory) as found:
         names = [entry.name for entry in islice(found, ENTRIES + 1)]
     if len(names) > ENTRIES:
         raise FileRefusedError.of(
             directory,
-            f"holds more than {ENTRIES:,} files",
+            f"contains more than {ENTRIES:,} files",
             "MM746",
-            "check that it is the directory that you mean",
+            "check that it is the right directory",
         )
     return [directory / name for name in sorted(names)]

@@ -1,10 +1,10 @@
-"""Numbers for people."""
+"""Formats numbers for display."""
 
 from __future__ import annotations
 
 
 def size_text(count: float) -> str:
-    """Bytes: ``1.5 GB``."""
+    """Format bytes: ``1.5 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -13,7 +13,7 @@ def size_text(count: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A duration: ``0.4 s``, ``1.5 min``, ``25 min``, ``3.5 h``."""
+    """Format a duration: ``0.4 s``, ``1.5 min``, ``25 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{seconds:.1f} s"
     if seconds < 90 * 60:
@@ -22,7 +22,7 @@ def time_text(seconds: float) -> str:
 
 
 def estimate_text(seconds: float) -> str:
-    """A duration that is only known roughly: ``40 s``, ``3 min``, ``2.5 h``."""
+    """Format an approximate duration: ``40 s``, ``3 min``, ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

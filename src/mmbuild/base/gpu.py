@@ -1,6 +1,6 @@
-"""NVIDIA GPUs of this machine, from the driver's management library (NVML).
+"""The NVIDIA GPUs of this machine, from the driver's management library (NVML).
 
-Without a driver there are none: nothing here raises. ``pynvml`` is imported by the first query alone.
+Nothing here raises: without a driver there are no GPUs. ``pynvml`` is imported only by the first query.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from functools import cache
 from typing import Any
 
 _SECONDS = 30.0
-"""Limit for a driver that does not answer."""
+"""Timeout for a driver that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU.
+    """A GPU.
 
     Attributes:
-        uuid: Its name for ``CUDA_VISIBLE_DEVICES``.
+        uuid: UUID, as used in ``CUDA_VISIBLE_DEVICES``.
         name: Product name.
-        sm: Compute capability as one number (90 for 9.0); None where the driver does not report it.
+        sm: Compute capability as one number (90 for 9.0); None if the driver does not report it.
         driver: Version of the driver.
-        memory: Bytes; 0 where the driver does not report it.
+        memory: Bytes; 0 if the driver does not report it.
     """
 
     uuid: str
@@ -38,7 +38,7 @@ class Gpu:
 
 @cache
 def gpus() -> tuple[Gpu, ...] | None:
-    """All GPUs in the driver's order; None where no driver answers within half a minute."""
+    """Return all GPUs in the driver's order; None if no driver answers within 30 seconds."""
     answers: list[tuple[Gpu, ...] | None] = []
     query = threading.Thread(target=lambda: answers.append(_query()), daemon=True)
     query.start()
@@ -47,45 +47,44 @@ def gpus() -> tuple[Gpu, ...] | None:
 
 
 def visible_gpus(environment: Mapping[str, str] | None = None) -> tuple[Gpu, ...] | None:
-    """The GPUs that this process may use, in the order of ``CUDA_VISIBLE_DEVICES``; None as in :func:`gpus`."""
-    given = os.environ if environment is None else environment
-    found = gpus()
-    if found is None:
+    """Return the GPUs this process may use, in the order of ``CUDA_VISIBLE_DEVICES``; None as in :func:`gpus`."""
+    variables = os.environ if environment is None else environment
+    installed = gpus()
+    if installed is None:
         return None
-    by_uuid = {gpu.uuid: gpu for gpu in found}
-    return tuple(by_uuid[uuid] for uuid in select(tuple(by_uuid), given.get("CUDA_VISIBLE_DEVICES")))
+    by_uuid = {gpu.uuid: gpu for gpu in installed}
+    return tuple(by_uuid[uuid] for uuid in select(tuple(by_uuid), variables.get("CUDA_VISIBLE_DEVICES")))
 
 
 def first_sm() -> int | None:
-    """Compute capability of the first GPU; None without one, and where ``CUDA_VISIBLE_DEVICES`` hides all."""
+    """Return the compute capability of the first GPU; None if there is none or ``CUDA_VISIBLE_DEVICES`` hides all."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
-    found = gpus()
-    return found[0].sm if found else None
+    installed = gpus()
+    return installed[0].sm if installed else None
 
 
 def least_memory(found: Sequence[Gpu] | None) -> int:
-    """Bytes of memory of the GPU that has least; 0 where the driver reports none."""
+    """Return the memory of the smallest GPU in bytes; 0 if the driver reports none."""
     return min((gpu.memory for gpu in found or () if gpu.memory), default=0)
 
 
 def select(uuids: Sequence[str], visible: str | None) -> tuple[str, ...]:
-    """The part of ``uuids`` that ``CUDA_VISIBLE_DEVICES=visible`` leaves.
+    """Return the ``uuids`` that are visible with ``CUDA_VISIBLE_DEVICES=visible``.
 
-    Entries are indices, UUIDs or unique beginnings of UUIDs. As in CUDA, an entry that names no GPU, or one already
-    named, ends the list.
+    Entries are indices, UUIDs or unique prefixes of UUIDs. As in CUDA, an unknown or repeated entry ends the list.
     """
     if visible is None:
         return tuple(uuids)
     chosen: list[str] = []
     for word in (part.strip() for part in visible.split(",")):
         if word.isdigit() and int(word) < len(uuids):
-            found = [uuids[int(word)]]
+            matches = [uuids[int(word)]]
         else:
-            found = [uuid for uuid in uuids if word and uuid.startswith(word)]
-        if len(found) != 1 or found[0] in chosen:
+            matches = [uuid for uuid in uuids if word and uuid.startswith(word)]
+        if len(matches) != 1 or matches[0] in chosen:
             break
-        chosen += found
+        chosen += matches
     return tuple(chosen)
 
 
@@ -94,9 +93,7 @@ def _query() -> tuple[Gpu, ...] | None:
         import pynvml
 
         pynvml.nvmlInit()
-    except (
-        Exception
-    ):  # no library, no driver, or one that does not fit: whatever it is, there is nothing to use
+    except Exception:  # no library, no driver, or an incompatible one: in any case there is no usable GPU
         return None
     with suppress(Exception):  # a GPU that fell off the bus
         driver = str(pynvml.nvmlSystemGetDriverVersion())

@@ -1,4 +1,4 @@
-"""Facts of this machine, read without importing anything heavy."""
+"""Facts about this machine, collected without heavy imports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ISA = (
     ("avx512", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq"})),
     ("avx2", frozenset({"avx2", "fma", "f16c"})),
 )
-"""CPU instruction sets, best first, with the flags of /proc/cpuinfo that each needs."""
+"""CPU instruction sets, best first, with their flags in /proc/cpuinfo."""
 
 _RUNS_ON = {
     "generic": ("generic", "avx2", "avx512", "neon"),
@@ -20,15 +20,15 @@ _RUNS_ON = {
     "avx512": ("avx512",),
     "neon": ("neon",),
 }
-"""Code compiled for the left runs on the right."""
+"""Instruction set of compiled code -> CPUs that run it."""
 
 _DISTRIBUTIONS = ("torch", "transformers", "tokenizers", "safetensors", "pydantic", "Pillow")
 
 
 def default_target() -> dict[str, Any]:
-    """The target that stands for this host: ``{"device": ..., "sm": int or None, "isa": ...}``.
+    """Return the target for this host: ``{"device": ..., "sm": int or None, "isa": ...}``.
 
-    A torch wheel for CPUs cannot use a GPU that is there.
+    The device is ``cpu`` if torch is a CPU build, which cannot use an existing GPU.
     """
     from mmbuild.base import gpu
 
@@ -38,7 +38,7 @@ def default_target() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def cpu_isa() -> str:
-    """``avx512``, ``avx2`` or ``generic`` on x86; ``neon`` on ARM."""
+    """Return ``avx512``, ``avx2`` or ``generic`` on x86; ``neon`` on ARM."""
     machine = platform_machine()
     if machine in ("aarch64", "arm64"):
         return "neon"
@@ -50,17 +50,17 @@ def cpu_isa() -> str:
 
 
 def runs_on(expected: str, here: str) -> bool:
-    """Whether code compiled for the instruction set ``expected`` runs on a CPU that has ``here``."""
+    """Return whether code compiled for the instruction set ``expected`` runs on a CPU with ``here``."""
     return here in _RUNS_ON.get(expected, (expected,))
 
 
 def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
-    """Versions of installed distributions from the names of their metadata directories.
+    """Return the versions of installed distributions, from the names of their metadata directories.
 
-    Two orders of magnitude cheaper than ``importlib.metadata``; what is not installed is absent.
+    Two orders of magnitude cheaper than ``importlib.metadata``. Missing distributions are left out.
     """
     required = {name.lower().replace("-", "_"): name for name in names}
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for directory in dict.fromkeys(sys.path):
         try:
             entries = os.listdir(directory or ".")
@@ -70,14 +70,14 @@ def installed_versions(names: Iterable[str] = _DISTRIBUTIONS) -> dict[str, str]:
             if not entry.endswith(".dist-info"):
                 continue
             name, _, version = entry.removesuffix(".dist-info").partition("-")
-            known = required.get(name.lower())
-            if known is not None:
-                found.setdefault(known, version)
-    return found
+            distribution = required.get(name.lower())
+            if distribution is not None:
+                versions.setdefault(distribution, version)
+    return versions
 
 
 def facts() -> dict[str, Any]:
-    """What a manifest says about the machine; part of no key."""
+    """Return facts about the machine for manifests; not part of any key."""
     import platform
 
     from mmbuild.base import gpu
@@ -95,7 +95,7 @@ def facts() -> dict[str, Any]:
 
 
 def platform_machine() -> str:
-    """Machine type as ``uname -m`` tells it."""
+    """Return the machine type, as ``uname -m`` prints it."""
     return os.uname().machine
 
 
@@ -112,7 +112,7 @@ def _cpuinfo(name: str) -> str:
 
 
 def fingerprint() -> dict[str, Any]:
-    """What :func:`default_target` follows from, cheap enough for every start: the driver is not asked."""
+    """Return the inputs of :func:`default_target`, cheaply enough for every start: without querying the driver."""
     drivers = {}
     base = "/proc/driver/nvidia/gpus"
     if os.path.isdir(base):
@@ -124,7 +124,7 @@ def fingerprint() -> dict[str, Any]:
 
 
 def code_fingerprint() -> list[int]:
-    """[files, newest mtime_ns, bytes] of this package: a plan made by other code does not count."""
+    """Return [number of files, newest mtime_ns, bytes] of this package, to invalidate plans made by other code."""
     count, newest, size = 0, 0, 0
     pending = [os.path.dirname(os.path.dirname(__file__))]
     while pending:

@@ -1,7 +1,7 @@
-"""JSON that others wrote: bounded before it is parsed, and refused with one sentence.
+"""Parses untrusted JSON within limits, and refuses invalid input with one sentence.
 
-Python's parser takes more than JSON (NaN, infinities, numbers of any length, lone surrogates) and recurses; what
-passes here is plain data that can be walked, compared and written again.
+Python's parser accepts more than JSON (NaN, infinities, numbers of any length, lone surrogates) and is recursive.
+The result here is plain data that can be traversed, compared and written again.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonProblemError(ValueError):
-    """Says what is wrong with the text, as the end of a sentence that begins with a file's name."""
+    """The problem with the text, as the end of a sentence whose subject is the file."""
 
 
 def parse_json(data: bytes, limit: Limit, *, unique_names: bool = False) -> Any:
-    """The value of the JSON text ``data`` (UTF-8 without a byte order mark, RFC 8259).
+    """Parse the JSON text ``data`` (UTF-8 without a byte order mark, RFC 8259).
 
     Args:
         data: The text.
-        limit: What a text of its kind may hold.
-        unique_names: Refuse an object that holds a name twice, of which parsers take the first or the last.
+        limit: Limits for its kind of text.
+        unique_names: Refuse duplicate names in an object, of which parsers use either the first or the last.
 
     Raises:
-        JsonProblemError: It is no JSON, or beyond ``limit``; holds NaN, an infinity, a number that no float or no
-            integer of 40 digits holds, or text that is not Unicode.
+        JsonProblemError: It is not JSON, or exceeds ``limit``; it contains NaN, an infinity, a number that does not
+            fit a float or has more than 40 digits, or text that is not Unicode.
     """
     if len(data) > limit.size:
-        raise JsonProblemError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+        raise JsonProblemError(f"is larger than {limit.size:,} bytes, the limit for {limit.kind}")
     brackets = data.count(b"[") + data.count(b"{")
     if brackets + data.count(b",") > limit.values:
-        raise JsonProblemError(f"holds more than {limit.values:,} values, more than {limit.kind} has")
+        raise JsonProblemError(f"contains more than {limit.values:,} values, the limit for {limit.kind}")
     value = _decoded(data, limit, _STRICT if unique_names else _DECODER)
     if brackets > limit.depth or len(data) > limit.length:
         _check_shape(value, limit)
@@ -67,7 +67,7 @@ def _decoded(data: bytes, limit: Limit, decoder: json.JSONDecoder) -> Any:
 
 
 def _check_shape(value: Any, limit: Limit) -> None:
-    """Depth and lengths, level by level, so that no stack can overflow."""
+    """Check depth and lengths level by level, without recursion."""
     _check_lengths([value] if isinstance(value, str) else (), limit)
     level, depth = [value], 0
     while level:
@@ -89,7 +89,7 @@ def _check_shape(value: Any, limit: Limit) -> None:
 def _check_lengths(texts: Any, limit: Limit) -> None:
     if max(map(len, texts), default=0) > limit.length:
         raise JsonProblemError(
-            f"holds a text of more than {limit.length:,} characters, more than {limit.kind} has"
+            f"contains a text of more than {limit.length:,} characters, the limit for {limit.kind}"
         )
 
 
@@ -97,7 +97,7 @@ def _check_unicode(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise JsonProblemError("holds half of a surrogate pair, which is no character") from None
+        raise JsonProblemError("contains half of a surrogate pair, which is not a character") from None
 
 
 def _too_deep(limit: Limit) -> JsonProblemError:
@@ -106,19 +106,19 @@ def _too_deep(limit: Limit) -> JsonProblemError:
 
 def _integer(text: str) -> int:
     if len(text) > DIGITS:
-        raise JsonProblemError(f"holds a number of {len(text):,} digits")
+        raise JsonProblemError(f"contains a number with {len(text):,} digits")
     return int(text)
 
 
 def _real(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise JsonProblemError(f"holds the number {text[:40]}, which is too large for a float")
+        raise JsonProblemError(f"contains the number {text[:40]}, which is too large for a float")
     return value
 
 
 def _constant(text: str) -> NoReturn:
-    raise JsonProblemError(f"holds {text}, which is no JSON number")
+    raise JsonProblemError(f"contains {text}, which is not a JSON number")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = Counter(names).most_common(1)[0][0]
-        raise JsonProblemError(f"holds the name `{twice[:80]}` twice in one object")
+        raise JsonProblemError(f"contains the name `{twice[:80]}` twice in one object")
     return found
 
 

@@ -1,8 +1,8 @@
-"""How large, deep and long anything may be that mmbuild reads and did not write this minute: one table.
+"""Limits for the size, depth and length of everything that mmbuild reads, in one table.
 
-Every parser of files that others wrote takes its row from here. A limit is far above what real files have, and
-below what costs a gigabyte of memory, five seconds, or the stack. (A text of 64 MB takes 256 MB once decoded, and
-four million values as much again.)
+Every parser of untrusted files uses a row of this table. Limits are far above real files, and below what would cost
+a gigabyte of memory, five seconds, or a stack overflow. (A text of 64 MB takes 256 MB once decoded, and four million
+values take as much again.)
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ KB, MB = 1_000, 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What one kind of JSON text may hold.
+    """Limits of one kind of JSON text.
 
     Attributes:
-        kind: What such a text is called in messages.
+        kind: Name of the kind in messages.
         size: Bytes of the text.
-        depth: Arrays and objects within one another.
-        values: Commas and opening brackets in the text: an upper bound of the values that it holds.
-        length: Characters of one string.
-        why: Where the numbers come from.
+        depth: Nesting depth of arrays and objects.
+        values: Commas and opening brackets in the text: an upper bound of the number of values.
+        length: Characters of a string.
+        why: Justification of the numbers.
     """
 
     kind: str
@@ -34,19 +34,19 @@ class Limit:
 
 
 DIGITS = 40
-"""Of one number. ``model_max_length`` of many tokenizers is int(1e30), which has 31."""
+"""Digits of a number. ``model_max_length`` of many tokenizers is int(1e30), which has 31."""
 
 NAME = 255
-"""Bytes of one part of a path: what Linux's file systems take (NAME_MAX)."""
+"""Bytes of a path component, as in Linux file systems (NAME_MAX)."""
 
 PATH = 4_000
-"""Bytes of a path: under PATH_MAX, with room for the directory before it."""
+"""Bytes of a path: below PATH_MAX, with room for a directory in front."""
 
 CALIBRATION_LINES, CALIBRATION_BYTES = 200_000, 256 * MB
-"""Of a file of calibration data, of which some dozen lines are drawn."""
+"""Lines and bytes of a calibration data file, from which a few dozen lines are sampled."""
 
 ENTRIES = 100_000
-"""Of one directory: a model has dozens of files, a folder of calibration pictures some thousands."""
+"""Entries of a directory: a model has dozens of files, a folder of calibration pictures several thousand."""
 
 MODEL_JSON = Limit(
     "a model's JSON file",

@@ -1,7 +1,7 @@
-"""How to install mmbuild's optional packages.
+"""Commands for installing mmbuild's optional packages.
 
-mmbuild is not on the package index, so its name alone installs nothing. Hints name the checkout or wheel file that
-this mmbuild came from; codes and docs, which are the same everywhere, name both ways.
+mmbuild is not on the package index, so it cannot be installed by name. Hints name the checkout or wheel file that
+this mmbuild was installed from; diagnostics and docs, which are the same everywhere, name both.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MARK = re.compile(r"\{install ([\w,-]+)\}")
 
 
 class MissingPackageError(MmbuildError):
-    """A package that is needed and not installed (MM230)."""
+    """A required package is not installed (MM230)."""
 
 
 def install_hint(*extras: str) -> str:
-    """The command that installs extras into this Python's mmbuild, as this mmbuild was installed."""
+    """Return the command that adds extras to this mmbuild, from the place it was installed from."""
     place = _origin()
     if place is None:
         return general_hint(*extras).replace("`", "")
@@ -35,7 +35,7 @@ def install_hint(*extras: str) -> str:
 
 
 def general_hint(*extras: str) -> str:
-    """The same for any machine: from a checkout, and from a wheel file."""
+    """Return the command for any machine: from a checkout, and from a wheel file."""
     return (
         f"`pip install -e {shlex.quote(_with('.', extras))}` in mmbuild's checkout, or "
         f"`pip install {shlex.quote(_with(_WHEEL, extras))}` with its wheel file"
@@ -43,20 +43,20 @@ def general_hint(*extras: str) -> str:
 
 
 def expand(text: str) -> str:
-    """``text`` with each ``{install EXTRA}`` replaced by :func:`general_hint`."""
-    return _MARK.sub(lambda found: general_hint(*found[1].split(",")), text)
+    """Return ``text`` with each ``{install EXTRA}`` replaced by :func:`general_hint`."""
+    return _MARK.sub(lambda match: general_hint(*match[1].split(",")), text)
 
 
 def require(*packages: str, needed_by: str, extra: str = "torch") -> None:
-    """Refuse to go on without ``packages``.
+    """Require that ``packages`` are installed.
 
     Args:
-        packages: Names as they are imported.
-        needed_by: Who needs them, the beginning of a sentence: ``running an engine``.
-        extra: The extra that brings them.
+        packages: Import names.
+        needed_by: What needs them, as the subject of a sentence: ``running an engine``.
+        extra: The extra that installs them.
 
     Raises:
-        MissingPackageError: MM230, one cannot be found.
+        MissingPackageError: MM230, a package is missing.
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
@@ -78,7 +78,7 @@ def _with(place: str, extras: tuple[str, ...]) -> str:
 
 @cache
 def _origin() -> Path | None:
-    """The checkout or wheel file that this mmbuild comes from; None where neither is known or still there."""
+    """Return the checkout or wheel file that this mmbuild was installed from; None if unknown or removed."""
     checkout = Path(__file__).resolve().parents[3]
     if (checkout / "pyproject.toml").is_file() and (checkout / "src" / "mmbuild").is_dir():
         return checkout

@@ -1,7 +1,7 @@
-"""Standard output and standard error as every verb writes to them: cleaned, and without failures.
+"""Standard output and standard error for all commands: control characters are escaped, and writes never fail.
 
-A stream that is missing, closed, full or without a reader loses what is written to it. The work of a verb goes on,
-and :attr:`Output.lost` says at its end why.
+Text written to a stream that is missing, closed, full or without a reader is lost. The command continues, and
+:attr:`Output.lost` gives the reason at its end.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Output(io.TextIOBase):
     """A text stream over standard output or standard error.
 
     Attributes:
-        lost: Why text was lost; empty while all of it was written.
-        broken: Whether the reader is gone, which is its right (`mmbuild plan | head`).
-        uncleaned: The same stream for text that is cleaned already.
+        lost: Why text was lost; empty if nothing was lost.
+        broken: Whether the reader has closed the pipe, which is not an error (`mmbuild plan | head`).
+        uncleaned: The same stream for text that is already escaped.
     """
 
     def __init__(self, under: TextIO | None, number: int) -> None:
@@ -44,22 +44,22 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream below."""
+        """Encoding of the underlying stream."""
         return getattr(self._under, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str:  # type: ignore[override]
-        """What is done with characters that the encoding does not have: they are escaped."""
+        """Always ``strict``: characters missing from the encoding are escaped before writing."""
         return "strict"
 
     def write(self, text: str) -> int:
-        """Write ``text``, cleaned."""
+        """Write ``text`` with control characters escaped."""
         cleaner = clean_but_colors if self.isatty() else clean
         self.put(cleaner(text))
         return len(text)
 
     def put(self, text: str) -> None:
-        """Write ``text`` as it is, but for characters that the encoding does not have."""
+        """Write ``text``, escaping only characters missing from the encoding."""
         if self._gone or self._under is None:
             return
         try:
@@ -68,7 +68,7 @@ class Output(io.TextIOBase):
             self._lose(error)
 
     def flush(self) -> None:
-        """Flush the stream below."""
+        """Flush the underlying stream."""
         if self._gone or self._under is None:
             return
         try:
@@ -77,17 +77,17 @@ class Output(io.TextIOBase):
             self._lose(error)
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Return the descriptor."""
         return self._number if self._under is None else self._under.fileno()
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return whether it is a terminal."""
         with suppress(OSError, ValueError):
             return self._under is not None and self._under.isatty()
         return False
 
     def writable(self) -> bool:
-        """True: what cannot be written is lost."""
+        """Always True: text that cannot be written is lost."""
         return True
 
     @property
@@ -101,11 +101,11 @@ class Output(io.TextIOBase):
             number = error.errno if isinstance(error, OSError) else errno.EBADF
             self.lost = _FULL.get(number or 0) or os.strerror(number or errno.EIO)
         if self._under in (sys.__stdout__, sys.__stderr__):
-            _to_nothing(self._number)  # what is still in buffers must not fail when Python ends
+            _open_null_at(self._number)  # flushing buffers when Python exits must not fail
 
 
 class Uncleaned(io.TextIOBase):
-    """An :class:`Output` without its cleaning."""
+    """An :class:`Output` that does not escape control characters."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Uncleaned(io.TextIOBase):
         return self._output.encoding
 
     def write(self, text: str) -> int:
-        """Write ``text`` as it is."""
+        """Write ``text`` unchanged."""
         self._output.put(text)
         return len(text)
 
@@ -140,7 +140,7 @@ class Uncleaned(io.TextIOBase):
 
 @contextmanager
 def guarded_streams() -> Iterator[tuple[Output, Output]]:
-    """Standard output and standard error of this process as :class:`Output`, and Python's warnings in our form."""
+    """Replace the standard streams with :class:`Output`, and print Python warnings as ``warning:`` lines."""
     occupy((0, 1, 2))
     before, shown = (sys.stdout, sys.stderr), warnings.showwarning
     streams = Output(before[0], 1), Output(before[1], 2)
@@ -156,26 +156,28 @@ def guarded_streams() -> Iterator[tuple[Output, Output]]:
         warnings.showwarning = shown
 
 
-def output_lost_error(why: str) -> MmbuildError:
-    """The error for standard output that was lost."""
+def output_lost_error(reason: str) -> MmbuildError:
+    """Return the error for lost standard output."""
     return MmbuildError(
-        f"standard output could not be written: {why}",
+        f"standard output could not be written: {reason}",
         code="MM780",
-        hint="the work itself went on; give standard output a place with room, or /dev/null",
+        hint="the command's work was done; redirect standard output to a disk with free space, or to /dev/null",
     )
 
 
 def occupy(numbers: Iterable[int]) -> None:
-    """Open the null device at descriptors that are closed: the next file to be opened would get one, and what is
-    printed would be written into that file."""
+    """Open the null device at closed descriptors.
+
+    Otherwise the next opened file would get such a descriptor, and printed text would be written to that file.
+    """
     for number in sorted(numbers):
         try:
             os.fstat(number)
         except OSError:
-            _to_nothing(number)
+            _open_null_at(number)
 
 
-def _to_nothing(number: int) -> None:
+def _open_null_at(number: int) -> None:
     with suppress(OSError):
         empty = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         if empty != number:
@@ -186,6 +188,6 @@ def _to_nothing(number: int) -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Those of users as ours; libraries' about their own code say nothing to a person."""
+    """Print user warnings; warnings of libraries about their own code are not useful to users."""
     if issubclass(category, UserWarning):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""What a lock says instead of this machine and the hub, while it is in force.
+"""Locked versions and commits that replace those of this machine and the hub while planning.
 
-Planning asks two things outside the recipe's files: what is installed here, and which commit a branch is. Whoever
-plans for a lock states both with :func:`use_pins`; nobody else notices.
+Planning depends on two things besides the recipe's files: the installed packages, and the commit of a branch. Code
+that plans with a lock sets both with :func:`use_pins`; other code is not affected.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ EMBEDDED = "torch"
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """What is settled.
+    """Pinned values.
 
     Attributes:
-        commits: Of hub sources.
+        commits: Commits of hub sources.
         packages: Versions by distribution, by environment (:data:`EMBEDDED`, ``tensorrt-llm 1.2``).
     """
 
@@ -36,7 +36,7 @@ _CURRENT: ContextVar[Pins | None] = ContextVar("pins", default=None)
 
 @contextmanager
 def use_pins(pins: Pins) -> Iterator[None]:
-    """Let ``pins`` hold in this context."""
+    """Use ``pins`` in this context."""
     token = _CURRENT.set(pins)
     try:
         yield
@@ -45,17 +45,17 @@ def use_pins(pins: Pins) -> Iterator[None]:
 
 
 def commit(repo: str, revision: str | None) -> str | None:
-    """The commit that is settled for a branch or tag (None: ``main``); None where nothing is."""
+    """Return the pinned commit of a branch or tag (None: ``main``), or None if it is not pinned."""
     current = _CURRENT.get()
     return None if current is None else current.commits.get((repo, revision or "main"))
 
 
 def package(name: str, environment: str = EMBEDDED) -> str | None:
-    """The version that is settled for a distribution; None where nothing is."""
+    """Return the pinned version of a distribution, or None if it is not pinned."""
     return (packages(environment) or {}).get(name)
 
 
 def packages(environment: str) -> Mapping[str, str] | None:
-    """All versions that are settled for an environment; None where nothing is."""
+    """Return all pinned versions of an environment, or None if there are no pins."""
     current = _CURRENT.get()
     return None if current is None else current.packages.get(environment)

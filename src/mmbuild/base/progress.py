@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""Progress callback type."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Progress = Callable[[str, float | None], None]
 
 
 def silent(message: str, fraction: float | None) -> None:
-    """For callers that want no progress."""
+    """Ignore progress."""

@@ -10,10 +10,10 @@ _KEY_BYTES = 32
 
 
 def public_bytes(text: str) -> bytes:
-    """The 32 bytes of a public key.
+    """Return the 32 bytes of a public key.
 
     Raises:
-        ValueError: ``text`` is not one.
+        ValueError: ``text`` is not a public key.
     """
     scheme, _, key = text.strip().rpartition(":")
     try:
@@ -26,5 +26,5 @@ def public_bytes(text: str) -> bytes:
 
 
 def public_text(key: bytes) -> str:
-    """:func:`public_bytes` the other way round."""
+    """Format the bytes of a public key; the inverse of :func:`public_bytes`."""
     return _SCHEME + base64.b64encode(key).decode("ascii")

@@ -1,4 +1,4 @@
-"""What pydantic objects to, as findings in the user's own words and at the user's place: for any closed model."""
+"""Translates pydantic errors of any closed model into findings with source locations and the user's terms."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class DocumentKind:
     """A kind of file.
 
     Attributes:
-        model: What it must be.
-        name: What it is called: ``recipe``.
-        rule: Code of what the model's own rules say; they speak whole predicates ("needs ...").
-        short: Keys that may hold one word in place of a mapping, with the words.
+        model: Its pydantic model.
+        name: Its name in messages: ``recipe``.
+        rule: Code for errors from the model's validators, whose messages are predicates ("needs ...").
+        short: Keys that accept a word in place of a mapping, with the words.
     """
 
     model: type[BaseModel]
@@ -55,16 +55,16 @@ class DocumentKind:
 
 
 def validate(root: YamlNode, form: DocumentKind) -> tuple[Any | None, Sequence[Any]]:
-    """``root`` as an instance of the form's model, or None and pydantic's errors."""
+    """Return ``root`` as an instance of the form's model, or None and pydantic's errors."""
     try:
-        # JSON mode is strict about types and still takes words for enums and lists for tuples.
+        # JSON mode is strict about types, but accepts words for enums and lists for tuples.
         return form.model.model_validate_json(json.dumps(plain(root))), ()
     except ValidationError as error:
         return None, error.errors(include_url=False)
 
 
 def by_path(root: YamlNode, errors: Sequence[Any]) -> dict[Path, list[Any]]:
-    """Errors by the path that exists in the data; a missing key counts as a path of its own."""
+    """Group errors by the path that exists in the data; a missing key has its own path."""
     groups: dict[Path, list[Any]] = {}
     for error in errors:
         _, reached = find(root, error["loc"])
@@ -75,7 +75,7 @@ def by_path(root: YamlNode, errors: Sequence[Any]) -> dict[Path, list[Any]]:
 
 
 def diagnose(root: YamlNode, path: Path, group: Sequence[Any], form: DocumentKind) -> Diagnostic:
-    """The errors at one path as one finding."""
+    """Return one finding for the errors at a path."""
     node, _ = find(root, path)
     kinds = [error["type"] for error in group]
     if kinds[0] == "missing":
@@ -97,10 +97,10 @@ def _missing(root: YamlNode, path: Path, form: DocumentKind) -> Diagnostic:
     where = f"`{dotted(reached)}`" if reached else f"the {form.name}"
     return diagnostic_at(
         "MM111",
-        f"{where} lacks `{path[-1]}`",
+        f"{where} is missing `{path[-1]}`",
         parent.key or _head(parent),
         path=dotted(path),
-        hint=f"Add `{path[-1]}`: {description(path, form)}",
+        hint=f"add `{path[-1]}`: {description(path, form)}",
     )
 
 
@@ -109,12 +109,12 @@ def _head(node: YamlNode) -> Span:
 
 
 def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
-    """The finding for a key that no section has."""
+    """Return the finding for an unknown key."""
     section = section_at(path[:-1], form)
     known = tuple(section.model_fields) if section is not None else ()
     key = str(path[-1])
     near = nearest(key, known)
-    elsewhere = [item for item in every_key(form.model) if item.rpartition(".")[2] == key]
+    in_other_sections = [item for item in every_key(form.model) if item.rpartition(".")[2] == key]
     where = f"`{dotted(path[:-1])}`" if len(path) > 1 else f"a {form.name}"
     return diagnostic_at(
         "MM103",
@@ -122,7 +122,7 @@ def unknown_key(path: Path, span: Span, form: DocumentKind) -> Diagnostic:
         span,
         path=dotted(path),
         allowed=known,
-        suggestion=elsewhere[0] if elsewhere else near,
+        suggestion=in_other_sections[0] if in_other_sections else near,
     )
 
 
@@ -151,11 +151,11 @@ def _wrong_type(path: Path, node: YamlNode, expected: str, form: DocumentKind) -
     if path and path[-1] in form.short:
         expected, allowed = "a word or a mapping", form.short[str(path[-1])]
     if value is None:
-        hint = "Give a value, or leave the key out"
+        hint = "give a value, or leave the key out"
     elif expected == "text" and isinstance(value, int | float):
-        hint = f"Quote it: `'{node.span.excerpt[node.span.column - 1 :][: node.span.width]}'`"
+        hint = f"quote it: `'{node.span.excerpt[node.span.column - 1 :][: node.span.width]}'`"
     elif expected.endswith("number") and isinstance(value, str) and value.isdigit():
-        hint = "Remove the quotes"
+        hint = "remove the quotes"
     return diagnostic_at(
         "MM114",
         f"`{dotted(path) or f'the {form.name}'}` must be {expected}, not {_show(value)}",
@@ -198,7 +198,7 @@ def _show(value: Any) -> str:
 
 
 def section_at(path: Path, form: DocumentKind) -> type[BaseModel] | None:
-    """The model that describes the mapping at ``path``, or None where there is none."""
+    """Return the model of the mapping at ``path``, or None if there is none."""
     section: Any = form.model
     for part in path:
         section = _below(section, str(part))
@@ -206,7 +206,7 @@ def section_at(path: Path, form: DocumentKind) -> type[BaseModel] | None:
 
 
 def _below(annotation: Any, key: str) -> Any:
-    """The annotation of what ``key`` holds in what ``annotation`` describes."""
+    """Return the annotation of ``key`` in the type ``annotation``."""
     section = _section_of(annotation)
     if section is not None:
         entry = section.model_fields.get(key)
@@ -218,20 +218,20 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        found = (_section_of(argument) for argument in typing.get_args(annotation))
-        return next((section for section in found if section is not None), None)
+        sections = (_section_of(argument) for argument in typing.get_args(annotation))
+        return next((section for section in sections if section is not None), None)
     return None
 
 
 def description(path: Path, form: DocumentKind) -> str | None:
-    """What the form says about the key at ``path``."""
+    """Return the form's description of the key at ``path``."""
     section = section_at(path[:-1], form) if path else None
     entry = section.model_fields.get(str(path[-1])) if section is not None else None
     return entry.description if entry is not None else None
 
 
 def every_key(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all keys below a model; keys that a user makes up are none."""
+    """Yield the dotted paths of all keys of a model, without user-defined keys."""
     for name, entry in section.model_fields.items():
         yield f"{prefix}{name}"
         below = _section_of(entry.annotation)

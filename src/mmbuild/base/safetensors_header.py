@@ -1,8 +1,8 @@
-"""The header of a safetensors file, read and checked without the library.
+"""Reads and checks the header of a safetensors file without the library.
 
-The form: 8 bytes of length (little-endian), a JSON object of that length, data
-(https://huggingface.co/docs/safetensors). The library checks the same facts when it maps the file; here they are
-known before any library opens it, and a header that two readers could understand differently is refused.
+Format: 8 bytes of length (little-endian), a JSON object of that length, data
+(https://huggingface.co/docs/safetensors). The library makes the same checks when it maps the file. Here they run
+before any library opens the file, and an ambiguous header is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import NAME, TENSOR_HEADER
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Number formats of weights; a checkpoint of mmbuild's holds integers and float8 too."""
+"""Number formats of weights; mmbuild's own checkpoints also contain integers and float8."""
 
 _BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -39,12 +39,12 @@ _MOST_NAME = 4 * NAME
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """What a header states about a tensor.
+    """A tensor in a header.
 
     Attributes:
-        dtype: The format's name for a number type: ``F16``, ``I8``, ...
+        dtype: Number format: ``F16``, ``I8``, ...
         shape: Its shape.
-        offsets: First byte and the one behind the last, from the end of the header.
+        offsets: Offset of the first byte and after the last byte, from the end of the header.
     """
 
     dtype: str
@@ -53,15 +53,15 @@ class StoredTensor:
 
 
 class HeaderProblemError(ValueError):
-    """Says what is wrong with a header, as a sentence without a full stop."""
+    """The problem with a header, as a sentence without a full stop."""
 
 
 def read_tensor_header(path: Path | str) -> dict[str, StoredTensor]:
-    """Tensors of a safetensors file by name, in the order of the header.
+    """Return the tensors of a safetensors file by name, in header order.
 
     Raises:
         FileRefusedError: MM745, it is not a regular file.
-        HeaderProblemError: The file is truncated, or its header is not one of a safetensors file.
+        HeaderProblemError: The file is truncated, or its header is invalid.
         OSError: It cannot be read.
     """
     descriptor = open_regular(path)
@@ -81,10 +81,10 @@ def read_tensor_header(path: Path | str) -> dict[str, StoredTensor]:
 
 
 def parse_tensor_header(text: bytes) -> dict[str, StoredTensor]:
-    """Tensors by name of the JSON text of a header; their bytes follow one another without holes.
+    """Parse the JSON text of a header into tensors by name; their data must be contiguous.
 
     Raises:
-        HeaderProblemError: It states anything else.
+        HeaderProblemError: The header is invalid.
     """
     try:
         header = parse_json(text, TENSOR_HEADER, unique_names=True)
@@ -99,7 +99,7 @@ def parse_tensor_header(text: bytes) -> dict[str, StoredTensor]:
 
 
 def require_header(path: Path | str) -> None:
-    """:func:`read_tensor_header` for those who open the file with the library afterwards.
+    """Check the header before the file is opened with the library; see :func:`read_tensor_header`.
 
     Raises:
         HeaderProblemError: Also where the path is not a regular file.
@@ -150,7 +150,7 @@ def _are_sizes(value: Any) -> bool:
 
 
 def _check_places(tensors: Mapping[str, StoredTensor]) -> None:
-    """Each tensor begins where the one before it ends; so nothing overlaps and nothing is hidden in between."""
+    """Require that each tensor begins where the previous one ends: no overlaps and no hidden data."""
     end = 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offsets):
         if tensor.offsets[0] != end:

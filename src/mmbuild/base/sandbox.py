@@ -1,7 +1,7 @@
-"""Runs a program that somebody else wrote, such as a template, so that it ends soon and takes little memory.
+"""Runs untrusted programs, such as templates, with limits on time and memory.
 
-The work is done in a forked child with limits of the kernel, since no check of the program's text finds every loop
-and every text that doubles itself. Only plain data comes back.
+The work is done in a forked child with kernel limits, since no static check finds every infinite loop or growing
+text. Only plain data is returned.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any, NoReturn
 from mmbuild.base.limits import MB
 
 SECONDS = 1
-"""Of processor time; a chat template takes milliseconds."""
+"""CPU time limit; a chat template takes milliseconds."""
 _TOO_LONG = f"runs for more than {SECONDS} second"
 MEMORY = 256 * MB
-"""More than the process has already."""
+"""Memory limit in addition to what the process already uses, bytes."""
 OUTPUT = 16 * MB
-"""Bytes of the result."""
-_PATIENCE = 4 * SECONDS  # seconds on a machine that is busy
+"""Maximum size of the result, bytes."""
+_WALL_SECONDS = 4 * SECONDS  # allows for a busy machine
 _CHUNK = 1 << 16
 _EXHAUSTED = 9
 
 
 class BoundsExceededError(Exception):
-    """Says which limit, as the end of a sentence that begins with what was run."""
+    """The exceeded limit, as the end of a sentence whose subject is the program."""
 
 
 def run_bounded(work: Callable[[], Any]) -> Any:
-    """What ``work`` returns: plain data as JSON has it.
+    """Return the result of ``work``, which must be plain JSON data.
 
     Raises:
         BoundsExceededError: It takes too long, too much memory, or returns too much.
@@ -63,7 +63,7 @@ def run_bounded(work: Callable[[], Any]) -> Any:
 
 
 def _work(work: Callable[[], Any], receiving: int, sending: int) -> NoReturn:
-    """In the child, which never returns into the program that it was forked from."""
+    """Run in the child. Never returns."""
     status = 1
     try:
         os.close(receiving)
@@ -83,15 +83,15 @@ def _limit() -> None:
         now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     for kind, required in ((resource.RLIMIT_AS, now + MEMORY), (resource.RLIMIT_CPU, SECONDS)):
         _, hard = resource.getrlimit(kind)
-        most = required if hard == resource.RLIM_INFINITY else min(required, hard)
-        resource.setrlimit(kind, (most, most))
+        limit = required if hard == resource.RLIM_INFINITY else min(required, hard)
+        resource.setrlimit(kind, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _received(receiving: int) -> bytes | None:
-    """What the child writes until it ends; None where it does not end."""
+    """Return what the child writes until it ends; None if it does not end in time."""
     parts: list[bytes] = []
-    size, until = 0, time.monotonic() + _PATIENCE
+    size, until = 0, time.monotonic() + _WALL_SECONDS
     while size <= OUTPUT:
         ready, _, _ = select.select([receiving], [], [], max(0.0, until - time.monotonic()))
         if not ready:

@@ -1,4 +1,4 @@
-"""Silence for libraries that write to standard error themselves, past Python: libtiff does, of every damaged file."""
+"""Suppresses warnings, also of native libraries that write to standard error, as libtiff does for damaged files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @contextmanager
 def quiet(*, native: bool = False) -> Iterator[None]:
-    """No warnings of Python's inside the block.
+    """Suppress Python warnings in the block.
 
     Args:
-        native: Nothing on the process's standard error either, which other threads share meanwhile.
+        native: Also suppress the process's standard error, which affects other threads.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -30,12 +30,12 @@ def quiet(*, native: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _descriptor_closed(number: int) -> Iterator[None]:
-    """What is written to a descriptor inside the block is lost."""
+    """Discard everything written to a descriptor in the block."""
     with suppress(OSError, ValueError, AttributeError):
         sys.stderr.flush()
     try:
         kept = os.dup(number)
-    except OSError:  # it is closed already
+    except OSError:  # it is already closed
         yield
         return
     try:

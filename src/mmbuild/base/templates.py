@@ -1,6 +1,6 @@
-"""Pages from Jinja templates that are files of this package; every value is escaped by construction.
+"""Renders pages from Jinja templates in this package; every value is escaped automatically.
 
-jinja2 is imported when a page is rendered, never for starting a verb.
+jinja2 is imported only when a page is rendered.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _CODE = re.compile(r"(`[^`]*`)")
 
 
 def render(package: str, name: str, values: Mapping[str, Any], **filters: Callable[..., Any]) -> str:
-    """The template ``templates/<name>`` of ``package``, filled.
+    """Render the template ``templates/<name>`` of ``package``.
 
-    Values are escaped for HTML (``*.html.j2``) or Markdown (``*.md.j2``). In Markdown there is a filter ``code``.
+    Values are escaped for HTML (``*.html.j2``) or Markdown (``*.md.j2``). Markdown templates have a filter ``code``.
     """
     environment = _environment(package, ".md." in name).overlay()
     environment.filters = environment.filters | filters
@@ -30,7 +30,7 @@ def render(package: str, name: str, values: Mapping[str, Any], **filters: Callab
 
 
 def code(value: Any) -> str:
-    """A code span of Markdown."""
+    """Return a Markdown code span."""
     return "`{}`".format(str(value).replace("`", "'"))
 
 
@@ -53,14 +53,14 @@ def _environment(package: str, markdown: bool) -> Environment:
 
 
 def _in_html(value: Any) -> Any:
-    """Jinja escapes what this returns; control characters, which HTML forbids, become a mark."""
+    """Replace control characters, which HTML forbids. Jinja escapes the result."""
     if hasattr(value, "__html__"):
         return value
     return "".join(char if char >= " " or char in "\n\t" else "\ufffd" for char in str(value))
 
 
 def _in_markdown(value: Any) -> Any:
-    """Text that stays in its line and its cell of a table; code spans stay, tags and links become text."""
+    """Escape text to stay in its line and table cell; code spans are kept, tags and links become text."""
     from markupsafe import Markup
 
     if hasattr(value, "__html__"):

@@ -1,7 +1,7 @@
-"""Text of others on its way to a terminal: no character of it may move the cursor, hide text or reverse its order.
+"""Escapes untrusted text for a terminal: no character may move the cursor, hide text or reverse its order.
 
-What is escaped: controls (C0, C1, DEL) but newline and tab, marks of writing direction, and separators of lines that
-are not newlines. The form is JSON's ``\\uXXXX``, so that JSON stays JSON with the same meaning.
+Escaped are controls (C0, C1, DEL) except newline and tab, marks of writing direction, and line separators other than
+newline. The form is JSON's ``\\uXXXX``, so that JSON keeps its meaning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _control_or_color = cache(lambda: re.compile(f"({_COLOR})|[{_CONTROLS}]"))
 
 
 def clean(text: str, *, newline: str | None = None) -> str:
-    """``text`` with what could change a terminal escaped; ``newline`` replaces newlines where it is given."""
+    """Return ``text`` with control characters escaped; ``newline``, if given, replaces newlines."""
     if newline is not None:
         text = text.replace("\n", newline)
     if text.isascii() and text.isprintable():
@@ -32,14 +32,14 @@ def one_line(text: str) -> str:
 
 
 def clean_but_colors(text: str) -> str:
-    """``text`` with what could change a terminal escaped, except the colors that mmbuild itself uses."""
+    """Return ``text`` with control characters escaped, except the colors that mmbuild itself uses."""
     if text.isascii() and text.isprintable():
         return text
     return _control_or_color().sub(lambda match: match[1] or _escape(match), text)
 
 
 def encodable(text: str, encoding: str) -> str:
-    """``text`` with every character escaped that ``encoding`` does not have."""
+    """Return ``text`` with characters missing from ``encoding`` escaped."""
     if text.isascii():
         return text
     try:
@@ -50,7 +50,7 @@ def encodable(text: str, encoding: str) -> str:
 
 
 def raw(stream: Any) -> Any:
-    """The stream for text that was cleaned already and holds control sequences of a display: cursor movements."""
+    """Return the stream for text that is already escaped and contains a display's own control sequences."""
     return getattr(stream, "uncleaned", stream)
 
 

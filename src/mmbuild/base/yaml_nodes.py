@@ -1,4 +1,4 @@
-"""Plain data with the place each value was written: what YAML becomes before it becomes a recipe."""
+"""Plain data with source locations: the intermediate form between YAML and a recipe."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from mmbuild.base.diagnostics import Diagnostic
 
-# Keys whose plain word is short for a mapping with that word under the named key.
+# Keys whose value may be a word, short for a mapping with that word under the named key.
 SHORT = {"quantization": "algorithm"}
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A text that values come from.
+    """A text that contains values.
 
     Attributes:
-        label: A file name as shown to the user, or ``--set KEY=VALUE``.
+        label: File name for display, or ``--set KEY=VALUE``.
         lines: Its lines without line breaks.
-        directory: What relative paths in it are relative to (absolute, as text).
-        trusted: Whether the user typed it in this very command, so that it may name any path.
+        directory: Base directory of relative paths in it (absolute, as text).
+        trusted: Whether the user typed it on the command line, so that it may name any path.
     """
 
     label: str
@@ -32,7 +32,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in a source: line and column from 1, width in characters."""
+    """A location in a source: line and column from 1, width in characters."""
 
     source: Source
     line: int
@@ -47,12 +47,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class YamlNode:
-    """A value and its place.
+    """A value with its location.
 
     Attributes:
         value: A scalar (str, int, float, bool, None), a tuple of nodes, or a mapping of str to nodes.
-        span: Where the value stands.
-        key: Where its key stands, for the values of a mapping.
+        span: Location of the value.
+        key: Location of its key, for values of a mapping.
     """
 
     value: Any
@@ -61,7 +61,7 @@ class YamlNode:
 
 
 def plain(node: YamlNode) -> Any:
-    """The data alone: dicts, lists and scalars."""
+    """Return the data without locations: dicts, lists and scalars."""
     if isinstance(node.value, Mapping):
         return {key: plain(child) for key, child in node.value.items()}
     if isinstance(node.value, tuple):
@@ -70,9 +70,9 @@ def plain(node: YamlNode) -> Any:
 
 
 def find(node: YamlNode, path: Sequence[str | int]) -> tuple[YamlNode, tuple[str | int, ...]]:
-    """The deepest node along ``path``, and the part of ``path`` that exists.
+    """Return the deepest existing node along ``path``, and the part of ``path`` that exists.
 
-    Components that name no key of the data (pydantic puts type names into its paths) are skipped.
+    Components that are not keys of the data are skipped: pydantic puts type names into its paths.
     """
     reached: list[str | int] = []
     for part in path:
@@ -88,16 +88,16 @@ def find(node: YamlNode, path: Sequence[str | int]) -> tuple[YamlNode, tuple[str
 
 
 def has(node: YamlNode, dotted: str) -> bool:
-    """Whether the user wrote the key ``dotted`` with a value that is not null, or a word short for it."""
+    """Return whether the key ``dotted`` is present with a non-null value or in its short form."""
     parts = parts_of(dotted)
-    found, reached = find(node, parts)
-    if not reached or found.value is None:
+    child, reached = find(node, parts)
+    if not reached or child.value is None:
         return False
-    return reached == tuple(parts) or not isinstance(found.value, Mapping)
+    return reached == tuple(parts) or not isinstance(child.value, Mapping)
 
 
 def replace_at(node: YamlNode, parts: Sequence[str], value: YamlNode) -> YamlNode:
-    """``node`` with ``value`` at the key path ``parts``; mappings on the way are made where absent."""
+    """Return ``node`` with ``value`` at the key path ``parts``; missing mappings are created."""
     if not parts:
         return value
     children = dict(node.value) if isinstance(node.value, Mapping) else {}
@@ -109,7 +109,7 @@ def replace_at(node: YamlNode, parts: Sequence[str], value: YamlNode) -> YamlNod
 
 
 def drop(node: YamlNode, path: Sequence[str | int]) -> YamlNode:
-    """``node`` without the mapping entry or whole list that ``path`` leads into."""
+    """Return ``node`` without the mapping entry or whole list that ``path`` leads into."""
     if not path or not isinstance(node.value, Mapping):
         return node
     head, rest = path[0], path[1:]
@@ -125,7 +125,7 @@ def drop(node: YamlNode, path: Sequence[str | int]) -> YamlNode:
 
 
 def merge(base: YamlNode, over: YamlNode) -> YamlNode:
-    """``over`` laid on ``base``: mappings merge key by key, everything else is replaced."""
+    """Merge ``over`` into ``base``: mappings merge key by key, everything else is replaced."""
     if not (isinstance(base.value, Mapping) and isinstance(over.value, Mapping)):
         return over
     children = dict(base.value)
@@ -142,7 +142,7 @@ def _widen(key: str, node: YamlNode | None) -> YamlNode | None:
 
 
 def keys(node: YamlNode, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all mapping keys, depth first."""
+    """Yield the dotted paths of all mapping keys, depth first."""
     if isinstance(node.value, Mapping):
         for key, child in node.value.items():
             yield f"{prefix}{key}"
@@ -150,7 +150,7 @@ def keys(node: YamlNode, prefix: str = "") -> Iterator[str]:
 
 
 def dotted(path: Sequence[str | int]) -> str:
-    """``("verify", "images", 0)`` as ``verify.images[0]``."""
+    """Format ``("verify", "images", 0)`` as ``verify.images[0]``."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -158,13 +158,13 @@ def dotted(path: Sequence[str | int]) -> str:
 
 
 def parts_of(path: str) -> list[str | int]:
-    """The path that :func:`dotted` writes, taken apart again."""
-    found = re.findall(r"\[(\d+)\]|([^.\[]+)", path)
-    return [int(index) if index else name for index, name in found]
+    """Split a path; the inverse of :func:`dotted`."""
+    parts = re.findall(r"\[(\d+)\]|([^.\[]+)", path)
+    return [int(index) if index else name for index, name in parts]
 
 
 def printable(text: str) -> str:
-    """``text`` as it can be written anywhere: bytes of the command line that are not UTF-8 as escapes."""
+    """Return ``text`` with bytes from the command line that are not UTF-8 escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -178,7 +178,7 @@ def diagnostic_at(
     suggestion: str | None = None,
     hint: str | None = None,
 ) -> Diagnostic:
-    """A diagnostic at ``span``."""
+    """Return a diagnostic at ``span``."""
     return Diagnostic(
         code=code,
         message=message,

@@ -1,7 +1,7 @@
-"""YAML text to nodes: plain data only, every surprise a finding, positions kept.
+"""Parses YAML into nodes with source locations. Accepts only plain data, and reports everything surprising.
 
 PyYAML composes YAML 1.1 with libyaml; this module reads the composed nodes instead of constructing values,
-so that duplicate keys are seen, tags other than plain data are refused, and every value knows its place.
+so that it can detect duplicate keys, refuse tags other than plain data, and keep the location of every value.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
-# What libyaml was reading when it met the unexpected: the place where that began says more.
+# What libyaml was parsing at the error. The start of that construct is a better location than the error itself.
 _UNCLOSED = {
-    "while parsing a flow mapping": "Close it with `}`, and put commas between its entries",
-    "while parsing a flow sequence": "Close it with `]`, and put commas between its entries",
-    "while scanning a quoted scalar": "Close the quote",
+    "while parsing a flow mapping": "close it with `}`, and put commas between its entries",
+    "while parsing a flow sequence": "close it with `]`, and put commas between its entries",
+    "while scanning a quoted scalar": "close the quote",
 }
 _NOT_DECIMAL = "MM109"
 
 
 def split_lines(text: str) -> tuple[str, ...]:
-    """Lines as YAML 1.1 counts them (section 4.2), without their breaks."""
+    """Split text into lines as in YAML 1.1 (section 4.2), without line breaks."""
     return tuple(_BREAK.split(text))
 
 
 def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, list[Diagnostic]]:
-    """Read the YAML document of ``source``.
+    """Parse the YAML document of ``source``.
 
     Args:
-        source: The text and what to call it.
-        text: What to parse in its stead; must have the same columns (a value within a longer line).
+        source: The text and its label.
+        text: Text to parse instead; must have the same columns (a value within a longer line).
 
     Returns:
-        The root node, or None where there is none to speak of, and the findings.
+        The root node, or None if the document is empty or invalid, and the findings.
     """
     text = "\n".join(source.lines) if text is None else text
     try:
@@ -58,7 +58,7 @@ def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, lis
         return None, [_syntax(error, source)]
     if root is None:
         return None, [
-            diagnostic_at("MM101", "the file holds no data", Span(source, 1, 1), hint="See `mmbuild schema`")
+            diagnostic_at("MM101", "the file is empty", Span(source, 1, 1), hint="see `mmbuild schema`")
         ]
     reader = _Reader(source)
     node = reader.read(root)
@@ -66,23 +66,23 @@ def parse(source: Source, text: str | None = None) -> tuple[YamlNode | None, lis
 
 
 def _size_fault(text: str, source: Source) -> Diagnostic | None:
-    # Events come from an iterative parser; composing is recursive and would overflow the C stack.
+    # Parsing into events is iterative; composing is recursive and could overflow the C stack.
     depth = values = 0
     for event in yaml.parse(text, Loader=_LOADER):
         values += isinstance(event, yaml.NodeEvent)
         if values > MAX_NODES:
             return diagnostic_at(
                 "MM110",
-                f"the document holds more than {MAX_NODES} values",
+                f"the document contains more than {MAX_NODES} values",
                 _at(source, event.start_mark),
-                hint="Split the recipe; values that many variants share go into one that they extend",
+                hint="split the recipe, and move shared values into a base recipe",
             )
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > YAML_TEXT.length:
             return diagnostic_at(
                 "MM110",
-                f"the document holds a text of more than {YAML_TEXT.length} characters",
+                f"the document contains a text of more than {YAML_TEXT.length} characters",
                 _at(source, event.start_mark),
-                hint="Look for a quote that is not closed",
+                hint="look for an unclosed quote",
             )
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
@@ -91,7 +91,7 @@ def _size_fault(text: str, source: Source) -> Diagnostic | None:
                     "MM110",
                     f"the document is nested deeper than {MAX_DEPTH} levels",
                     _at(source, event.start_mark),
-                    hint="A recipe needs five levels; look for brackets that are not closed",
+                    hint="a recipe needs five levels; look for unclosed brackets",
                 )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
@@ -101,7 +101,7 @@ def _size_fault(text: str, source: Source) -> Diagnostic | None:
 def _at(source: Source, mark: Any) -> Span:
     if any(line.strip() for line in source.lines[mark.line :]):
         return Span(source, mark.line + 1, mark.column + 1)
-    # The parser stops behind the end of the text; the last line with something on it can be shown.
+    # The parser stopped after the end of the text; show the last line that is not blank.
     last = max((number for number, line in enumerate(source.lines, 1) if line.strip()), default=1)
     return Span(source, last, len(source.lines[last - 1]) + 1)
 
@@ -114,12 +114,12 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
     if "but found another document" in problem:
         return diagnostic_at(
             "MM105",
-            "the file holds more than one YAML document",
+            "the file contains more than one YAML document",
             span,
-            hint="Write one recipe to a file; `matrix` makes variants",
+            hint="write one recipe per file; use `matrix` for variants",
         )
     if character == "\t" or (mark is None and "\t" in span.excerpt):
-        return diagnostic_at("MM102", "a tab is used for indentation", span, hint="Indent with spaces")
+        return diagnostic_at("MM102", "a tab is used for indentation", span, hint="indent with spaces")
     context = getattr(error, "context", None)
     opened = getattr(error, "context_mark", None)
     if opened is not None and context in _UNCLOSED:
@@ -131,12 +131,12 @@ def _syntax(error: yaml.YAMLError, source: Source) -> Diagnostic:
 
 def _syntax_hint(problem: str, character: str) -> str:
     if "mapping values are not allowed" in problem:
-        return "Quote a value that holds `: `, and check the indentation of this line"
+        return "quote a value that contains `: `, and check the indentation of this line"
     if character in ("@", "`", "%"):
-        return f"Quote a value that begins with `{character}`"
+        return f"quote a value that begins with `{character}`"
     if "undefined alias" in problem:
-        return "Quote a value that begins with `*`"
-    return "Check quotes, brackets and indentation here and on the line before"
+        return "quote a value that begins with `*`"
+    return "check quotes, brackets and indentation here and on the line before"
 
 
 def _bad_character(source: Source) -> Span:
@@ -149,7 +149,7 @@ def _bad_character(source: Source) -> Span:
 
 @dataclass(slots=True)
 class _Reader:
-    """Turns composed YAML nodes into ours, collecting findings."""
+    """Converts composed YAML nodes to :class:`YamlNode`, and collects findings."""
 
     source: Source
     findings: list[Diagnostic] = field(default_factory=list)
@@ -161,7 +161,7 @@ class _Reader:
         self._count += 1
         if id(node) in self._open or self._count > MAX_NODES:
             if self._count <= MAX_NODES + 1 or id(node) in self._open:
-                self._report("MM110", "aliases expand without end", span, "Write the data out instead")
+                self._report("MM110", "aliases expand without end", span, "write the data out instead")
             self._count = max(self._count, MAX_NODES + 1)
             return YamlNode(None, span, key)
         self._open.add(id(node))
@@ -188,13 +188,13 @@ class _Reader:
                 self._merge(value_node, merged)
             elif not isinstance(key_node, yaml.ScalarNode):
                 self._report(
-                    "MM106", "a key must be a word, not a list or a mapping", at, "Write `key: value`"
+                    "MM106", "a key must be a word, not a list or a mapping", at, "write `key: value`"
                 )
             elif key_node.value in own:
                 first = own[key_node.value].key
                 line = first.line if first is not None else 0
                 message = f"key `{key_node.value}` is written twice, first on line {line}"
-                self._report("MM104", message, at, "Keep one of the two", path=key_node.value)
+                self._report("MM104", message, at, "keep one of the two", path=key_node.value)
             else:
                 own[key_node.value] = self.read(value_node, at)
         return {**merged, **own}
@@ -208,7 +208,7 @@ class _Reader:
                 for key, entry in value.value.items():
                     merged.setdefault(key, entry)
             else:
-                self._report("MM106", "`<<` merges mappings only", value.span, "Name an anchored mapping")
+                self._report("MM106", "`<<` merges mappings only", value.span, "name an anchored mapping")
 
     def _scalar(self, node: yaml.ScalarNode, span: Span) -> Any:
         text: str = node.value
@@ -233,11 +233,11 @@ class _Reader:
                 _NOT_DECIMAL,
                 f"YAML 1.1 does not read `{text}` as the decimal number or text it looks like",
                 span,
-                f"Write a plain decimal number, or quote it: `'{text}'`",
+                f"write a plain decimal number, or quote it: `'{text}'`",
             )
             return None
         if len(text.lstrip("+-")) > MAX_DIGITS:
-            hint = f"Quote it where text is meant: `'{text[:20]}...'`"
+            hint = f"quote it if it is text: `'{text[:20]}...'`"
             self._report(
                 "MM113", f"the number has {len(text)} digits, no number here has more than 18", span, hint
             )
@@ -248,11 +248,11 @@ class _Reader:
         try:
             number = float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         except ValueError:
-            self._report(_NOT_DECIMAL, f"YAML 1.1 reads `{text}` as base 60", span, f"Quote it: `'{text}'`")
+            self._report(_NOT_DECIMAL, f"YAML 1.1 reads `{text}` as base 60", span, f"quote it: `'{text}'`")
             return None
         if not isfinite(number):
             self._report(
-                "MM107", f"`{text}` is not a finite number", span, "Write a number, or leave the key out"
+                "MM107", f"`{text}` is not a finite number", span, "write a number, or leave the key out"
             )
             return None
         return number
@@ -262,13 +262,13 @@ class _Reader:
             "MM108",
             f"YAML 1.1 reads `{text}` as `{meaning}`",
             span,
-            f"Write `{meaning}` for a switch, or quote it for text: `'{text}'`",
+            f"write `{meaning}` for a boolean, or quote it for text: `'{text}'`",
         )
 
     def _not_plain(self, tag: str, span: Span) -> None:
         name = tag.replace(_TAG, "!!")
         self._report(
-            "MM106", f"`{name}` is not plain data", span, "Remove the tag; recipes hold plain data only"
+            "MM106", f"`{name}` is not plain data", span, "remove the tag; recipes contain only plain data"
         )
 
     def _report(self, code: str, message: str, span: Span, hint: str, *, path: str = "") -> None:

@@ -1,7 +1,7 @@
-"""YAML that others wrote, as plain data: bounded while it is parsed, and refused with one sentence.
+"""Parses untrusted YAML into plain data within limits, and refuses invalid input with one sentence.
 
-A document of a few hundred bytes can stand for more data than any memory holds (aliases of aliases), or for a value
-that contains itself; both are found before anything walks the data.
+A document of a few hundred bytes can expand to more data than fits in memory (aliases of aliases), or to a value
+that contains itself; both are detected before anything traverses the data.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlProblemError(ValueError):
-    """Says what is wrong with the text, as the end of a sentence that begins with a file's name."""
+    """The problem with the text, as the end of a sentence whose subject is the file."""
 
 
 def parse_yaml(data: bytes, limit: Limit) -> Any:
-    """The value of the YAML document ``data`` (UTF-8): dicts, lists, texts, numbers, booleans and None.
+    """Parse the YAML document ``data`` (UTF-8) into dicts, lists, strings, numbers, booleans and None.
 
-    Dates are texts, as they were written in ISO 8601.
+    Dates become strings in ISO 8601.
 
     Raises:
-        YamlProblemError: It is not YAML, holds anything but plain data, or is beyond ``limit``.
+        YamlProblemError: It is not YAML, contains anything but plain data, or exceeds ``limit``.
     """
     text = yaml_text(data, limit)
     try:
@@ -36,20 +36,20 @@ def parse_yaml(data: bytes, limit: Limit) -> Any:
     except yaml.YAMLError as error:
         raise YamlProblemError(f"is not valid YAML: {' '.join(str(error).split())[:200]}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        # A number of thousands of digits, a list for a key, a month of 13.
-        raise YamlProblemError(f"holds a value that cannot be read: {str(error)[:200]}") from None
+        # For example a number with thousands of digits, a list as a key, or month 13.
+        raise YamlProblemError(f"contains a value that cannot be read: {str(error)[:200]}") from None
     _check_expanded(value, limit)
     return _plain(value)
 
 
 def yaml_text(data: bytes, limit: Limit) -> str:
-    """``data`` as text.
+    """Decode ``data`` as text.
 
     Raises:
         YamlProblemError: It is larger than ``limit``, or not UTF-8.
     """
     if len(data) > limit.size:
-        raise YamlProblemError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+        raise YamlProblemError(f"is larger than {limit.size:,} bytes, the limit for {limit.kind}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -57,17 +57,17 @@ def yaml_text(data: bytes, limit: Limit) -> str:
 
 
 def check_events(text: str, limit: Limit) -> None:
-    """Read the document once without building anything: libyaml composes recursively, and parses iteratively.
+    """Check the document's events without building values: libyaml parses iteratively, but composes recursively.
 
     Raises:
-        YamlProblemError: It is nested too deep, or holds too many values or too long a text.
+        YamlProblemError: It is nested too deeply, or contains too many values or too long a text.
         yaml.YAMLError: It is not YAML.
     """
     depth = values = 0
     for event in yaml.parse(text, Loader=_LOADER):
         values += isinstance(event, yaml.NodeEvent)
         if values > limit.values:
-            raise YamlProblemError(f"holds more than {limit.values:,} values, more than {limit.kind} has")
+            raise YamlProblemError(f"contains more than {limit.values:,} values, the limit for {limit.kind}")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > limit.depth:
@@ -75,11 +75,11 @@ def check_events(text: str, limit: Limit) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.ScalarEvent) and len(event.value) > limit.length:
-            raise YamlProblemError(f"holds a text of more than {limit.length:,} characters")
+            raise YamlProblemError(f"contains a text of more than {limit.length:,} characters")
 
 
 def _check_expanded(value: Any, limit: Limit) -> None:
-    """Count every value as often as it is reached, so that neither aliases nor circles cost more than the limit."""
+    """Count every value as often as it is reached, so that neither aliases nor cycles exceed the limit."""
     level, count, depth = [value], 0, 0
     while level:
         below: list[Any] = []
@@ -104,4 +104,4 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
-    raise YamlProblemError(f"holds a value of type {type(value).__name__}, which is not plain data")
+    raise YamlProblemError(f"contains a value of type {type(value).__name__}, which is not plain data")

@@ -1,4 +1,4 @@
-"""Changing the user's configuration: one entry at a time, judged before anything is written."""
+"""Edits the user's configuration: one entry at a time, validated before anything is written."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _HEAD = (
 
 
 def set_entry(path: Path, keys: tuple[str, ...], value: Mapping[str, Any]) -> None:
-    """Set the entry at ``keys`` (such as ``("toolchains", "0.9.0")``); all others stay. Comments are lost.
+    """Set the entry at ``keys`` (such as ``("toolchains", "0.9.0")``) and keep all others. Comments are lost.
 
     Raises:
-        RecipeError: The file has faults already, or the entry has.
+        RecipeError: The file or the entry is invalid.
         MmbuildError: MM610, the file cannot be read or written.
     """
     data = _read(path)
@@ -37,7 +37,7 @@ def remove_entry(path: Path, keys: tuple[str, ...]) -> None:
     """Remove the entry at ``keys``.
 
     Raises:
-        MmbuildError: MM612, there is none; and as :func:`set_entry`.
+        MmbuildError: MM612, there is no such entry; and as :func:`set_entry`.
     """
     data = _read(path)
     parent: Any = data
@@ -48,14 +48,14 @@ def remove_entry(path: Path, keys: tuple[str, ...]) -> None:
         raise MmbuildError(
             f"the configuration `{path}` has no entry `{'.'.join(keys)}`",
             code="MM612",
-            hint=f"Entries there: {known}; `mmbuild config show` shows all",
+            hint=f"existing entries: {known}; `mmbuild config show` shows all",
         )
     del parent[keys[-1]]
     _write(path, {key: child for key, child in data.items() if child != {}})
 
 
 def display(path: Path) -> str:
-    """The configuration as YAML, judged; empty where nothing is configured.
+    """Return the validated configuration as YAML; empty if nothing is configured.
 
     Raises:
         RecipeError, MmbuildError: As :func:`mmbuild.config.load.load`.
@@ -77,12 +77,12 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
         raise MmbuildError(
             f"the configuration `{path}` cannot be written: {error.strerror or error}",
             code="MM610",
-            hint="Name another file with MMBUILD_CONFIG",
+            hint="name another file with MMBUILD_CONFIG",
         ) from error
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """All of it or none; for the user's eyes alone, since variables may hold tokens."""
+    """Write the file atomically, readable only by the user, since variables may contain tokens."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,4 +1,4 @@
-"""The user's configuration: where it lies, and reading it with positions. No file is an empty one."""
+"""Locates and reads the user's configuration, with source locations. A missing file counts as empty."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def config_path() -> Path:
-    """Where the configuration lies, whether or not it is there.
+    """Return the path of the configuration file, which need not exist.
 
     ``$MMBUILD_CONFIG``, else ``$XDG_CONFIG_HOME/mmbuild/config.yaml``, else ``~/.config/mmbuild/config.yaml``.
     """
@@ -26,28 +26,28 @@ def config_path() -> Path:
     if given:
         return Path(os.path.expanduser(given)).absolute()
     base = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    # A relative XDG_CONFIG_HOME is to be ignored (XDG Base Directory Specification 0.8).
+    # A relative XDG_CONFIG_HOME must be ignored (XDG Base Directory Specification 0.8).
     home = base if base.is_absolute() else Path(os.path.expanduser("~")) / ".config"
     return home / "mmbuild" / "config.yaml"
 
 
 def load(path: Path | None = None) -> UserConfig:
-    """The configuration at ``path`` (:func:`config_path`); empty where there is no file.
+    """Load the configuration at ``path`` (default: :func:`config_path`); empty if there is no file.
 
     Raises:
         RecipeError: Findings with file, line and column.
         MmbuildError: MM610, the file cannot be read.
     """
-    where = config_path() if path is None else path
-    text = read_text(where)
-    return parse(text or "", str(where))
+    path = config_path() if path is None else path
+    text = read_text(path)
+    return parse(text or "", str(path))
 
 
 def read_text(path: Path) -> str | None:
-    """The text at ``path``, None where there is none.
+    """Read the text at ``path``; return None if the file does not exist.
 
     Raises:
-        MmbuildError: MM610, it cannot be read, is no UTF-8 or is too large.
+        MmbuildError: MM610, it cannot be read, is not UTF-8 or is too large.
     """
     try:
         data = read_file(path, YAML_TEXT)
@@ -64,7 +64,7 @@ def read_text(path: Path) -> str | None:
 
 
 def parse(text: str, label: str) -> UserConfig:
-    """``text`` as a configuration; ``label`` is what findings call it.
+    """Parse ``text`` as a configuration; ``label`` is its name in findings.
 
     Raises:
         RecipeError: Findings with line and column.
@@ -87,10 +87,10 @@ def parse_with_data(text: str, label: str) -> tuple[UserConfig, dict[str, Any]]:
         if findings:
             raise RecipeError(findings)
         return UserConfig(), {}
-    config, objections = _validated(root)
-    # What the YAML reader found at a place is not told again as a wrong type.
+    config, errors = _validated(root)
+    # Do not report a location again that the YAML parser has already reported.
     reported = {(item.line, item.column) for item in findings}
-    findings += [item for item in objections if (item.line, item.column) not in reported]
+    findings += [item for item in errors if (item.line, item.column) not in reported]
     findings += _unknown_versions(root)
     if findings or config is None:
         raise RecipeError(sorted(findings, key=lambda item: (item.line, item.column)))
@@ -107,7 +107,7 @@ def _validated(root: YamlNode) -> tuple[UserConfig | None, list[Diagnostic]]:
 
 
 def _unknown_versions(root: YamlNode) -> Iterator[Diagnostic]:
-    """Versions that have no toolchain: nothing would ever run there."""
+    """Yield findings for versions without a toolchain, whose entries could never be used."""
     from mmbuild.base.yaml_nodes import diagnostic_at, find
     from mmbuild.schema.tensorrt_llm_versions import ToolchainError, require
 
@@ -126,5 +126,5 @@ def _unreadable(path: Path, problem: str) -> MmbuildError:
     return MmbuildError(
         f"the configuration `{path}` {problem}",
         code="MM610",
-        hint="Mend it or move it away; `mmbuild config path` says where it is looked for",
+        hint="fix or remove the file; `mmbuild config path` prints its location",
     )

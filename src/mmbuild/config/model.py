@@ -1,6 +1,6 @@
-"""The form of the user's configuration: where toolchains run on this host.
+"""The format of the user's configuration: where toolchains run on this host.
 
-It says how this host does what recipes ask for, and no recipe depends on it.
+It configures how this host executes recipes; no recipe depends on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 def _absolute(path: Path) -> Path:
-    """``path`` with ``~`` expanded. A relative one would mean another place in every working directory."""
+    """Expand ``~`` and require an absolute path: a relative one would depend on the current directory."""
     try:
         path = path.expanduser()
     except RuntimeError as error:
@@ -20,7 +20,7 @@ def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path, or begin with `~/`")
     if "\0" in str(path):
-        raise ValueError("is not a usable path: it holds a NUL character")
+        raise ValueError("is not a valid path: it contains a NUL character")
     return path
 
 
@@ -31,7 +31,7 @@ Variables = dict[
 
 
 class Section(BaseModel):
-    """Base of all parts: closed and immutable."""
+    """Base of all sections: closed and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -46,12 +46,12 @@ class Container(Section):
         description="Image with its tag or digest, such as registry/name:tag",
     )
     options: tuple[str, ...] = Field(
-        default=(), description="Further options of `docker run` or `podman run`, before the image"
+        default=(), description="Additional options of `docker run` or `podman run`, before the image"
     )
 
 
 class ToolchainEnvironment(Section):
-    """Where one TensorRT-LLM version runs: a Python of this host, or a container image."""
+    """Environment of a TensorRT-LLM version: a Python on this host, or a container image."""
 
     python: Place | None = Field(default=None, description="Interpreter with the toolchain installed")
     container: Container | None = Field(default=None, description="Image with the toolchain installed")
@@ -69,7 +69,7 @@ class ToolchainEnvironment(Section):
 
 
 class Interpreter(Section):
-    """A Python of this host that has what mmbuild's own has not."""
+    """A Python on this host with packages that mmbuild's own does not have."""
 
     python: Place = Field(description="Interpreter, 3.10 or newer, with tensorrt and numpy")
     variables: Variables = Field(default={}, description="Environment variables set for it")
@@ -83,34 +83,36 @@ def _public_key(text: str) -> str:
 
 
 class SharedStoreConfig(Section):
-    """A store that several machines share: what is taken from it, and what is brought there."""
+    """A store shared by several machines: what is pulled from it and pushed to it."""
 
     remote: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.+$",
         max_length=2000,
-        description="URL of fsspec: file:///srv/mmbuild, s3://bucket/path, https://host/path (read-only)",
+        description="fsspec URL: file:///srv/mmbuild, s3://bucket/path, https://host/path (read-only)",
     )
     pull: Literal["always", "never"] = Field(
-        default="always", description="Whether results of other machines are taken from there"
+        default="always", description="Whether to pull results of other machines"
     )
     push: Literal["auto", "always", "never"] = Field(
         default="auto",
-        description="Whether results are brought there; `auto` means where the variable CI is set",
+        description="Whether to push results; `auto` means only if the variable CI is set",
     )
     timeout: float = Field(
         default=10.0,
         gt=0,
         le=600,
-        description="Seconds for a request, and for all questions of a plan together",
+        description="Timeout in seconds of a request, and of all lookups of a plan together",
     )
-    transfers: int = Field(default=8, ge=1, le=64, description="Requests at once while files are carried")
+    transfers: int = Field(
+        default=8, ge=1, le=64, description="Concurrent requests while files are transferred"
+    )
     options: dict[str, Any] = Field(
         default={},
-        description="Options of the fsspec file system; `${NAME}` in a text stands for a variable",
+        description="Options of the fsspec file system; `${NAME}` in a text expands to a variable",
     )
     require_signatures: bool = Field(
-        default=False, description="Count only results that are signed by one of `trusted_keys`"
+        default=False, description="Use only results signed by one of `trusted_keys`"
     )
     trusted_keys: tuple[Annotated[str, AfterValidator(_public_key)], ...] = Field(
         default=(),
@@ -118,7 +120,7 @@ class SharedStoreConfig(Section):
     )
     signing_key: Place | None = Field(
         default=None,
-        description="Private key that signs what is brought there; MMBUILD_SIGNING_KEY stands above it",
+        description="Private key that signs pushed results; MMBUILD_SIGNING_KEY overrides it",
     )
 
 
@@ -126,9 +128,9 @@ class UserConfig(Section):
     """The whole file."""
 
     toolchains: dict[str, ToolchainEnvironment] = Field(
-        default={}, description="TensorRT-LLM version, as recipes name it, to where it runs"
+        default={}, description="Environment of each TensorRT-LLM version, by its name in recipes"
     )
-    store: SharedStoreConfig | None = Field(default=None, description="A store that several machines share")
+    store: SharedStoreConfig | None = Field(default=None, description="Store shared by several machines")
     tensorrt: Interpreter | None = Field(
         default=None,
         description="Python that builds and runs TensorRT visual engines for the embedded engine",

@@ -1,6 +1,6 @@
-"""What the user configured about a shared store: the section ``store`` and a few variables.
+"""Settings of the shared store: the configuration section ``store`` and a few environment variables.
 
-Asked for by every plan that has something to do, so that without a shared store it costs one look at one file.
+Every plan with work to do reads them, so without a shared store this must cost no more than reading one file.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 URL = "MMBUILD_REMOTE"
 PUSH = "MMBUILD_PUSH"
 SIGNING_KEY = "MMBUILD_SIGNING_KEY"
-"""Variables that stand above the configuration: the URL or `off`, when to push, and the key (a path, or PEM text)."""
+"""Variables that override the configuration: the URL or `off`, when to push, and the key (a path or PEM text)."""
 
 _NOT_CI = ("", "0", "false")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A shared store as one run uses it.
+    """Settings of the shared store for a run.
 
     Attributes:
-        url: Of fsspec; may hold a password, and is told only as :attr:`shown`.
-        options: For fsspec's file system.
-        pull: Whether results are taken from there.
-        push: Whether results are brought there.
-        timeout: Seconds that a request without much to carry may take, and all questions of a plan together.
-        transfers: Requests at once while files are carried.
-        require_signatures: Whether an entry counts only with the signature of a trusted key.
+        url: fsspec URL; may contain a password, and is printed only as :attr:`shown`.
+        options: Options of the fsspec file system.
+        pull: Whether to pull results.
+        push: Whether to push results.
+        timeout: Timeout of a small request, and of all lookups of a plan together, seconds.
+        transfers: Concurrent requests while files are transferred.
+        require_signatures: Whether to use only entries signed by a trusted key.
         trusted_keys: Public keys, 32 bytes each.
         signing_key: Path of a private key or its PEM text; empty for none.
     """
@@ -59,7 +59,7 @@ class Settings:
         return shown_url(self.url)
 
     def redact(self, text: str) -> str:
-        """``text`` without what must not be told: userinfo and query of the URL, values of options."""
+        """Return ``text`` without secrets: userinfo and query of the URL, values of options."""
         text = text.replace(self.url, self.shown)
         parts = urlsplit(self.url)
         secrets = {parts.query, parts.password or "", *_texts(self.options)}
@@ -69,33 +69,33 @@ class Settings:
 
 
 def settings(url: str | None = None) -> Settings | None:
-    """The shared store that is configured, None where there is none.
+    """Return the settings of the configured shared store, or None if there is none.
 
     Args:
-        url: In place of the configured one (``cache push --remote URL``).
+        url: Overrides the configured URL (``cache push --remote URL``).
 
     Raises:
-        RemoteError: MM820, a URL or variable that means nothing.
-        RecipeError, MmbuildError: The configuration has faults.
+        RemoteError: MM820, a URL or variable is invalid.
+        RecipeError, MmbuildError: The configuration file has errors.
     """
-    given = url if url is not None else os.environ.get(URL)
-    if given == "off" or (given is None and not _may_be_configured()):
+    override = url if url is not None else os.environ.get(URL)
+    if override == "off" or (override is None and not _may_be_configured()):
         return None
     config = _configured()
-    chosen = given or (config.remote if config is not None else None)
+    chosen = override or (config.remote if config is not None else None)
     if not chosen:
         return None
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", chosen):
         raise RemoteError(
-            f"`{shown_url(chosen)}` is no URL of a shared store",
+            f"`{shown_url(chosen)}` is not a shared store URL",
             code="MM820",
-            hint="write it like file:///srv/mmbuild, s3://bucket/path or https://host/path",
+            hint="use a URL such as file:///srv/mmbuild, s3://bucket/path or https://host/path",
         )
     return _settings(chosen, config)
 
 
 def shown_url(url: str) -> str:
-    """``url`` without user, password, query and fragment."""
+    """Return ``url`` without user, password, query and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -103,7 +103,7 @@ def shown_url(url: str) -> str:
 def _settings(url: str, config: SharedStoreConfig | None) -> Settings:
     push = os.environ.get(PUSH) or (config.push if config is not None else "auto")
     if push not in ("auto", "always", "never"):
-        raise RemoteError(f"{PUSH} is `{push}`", code="MM820", hint="it can be `auto`, `always` or `never`")
+        raise RemoteError(f"{PUSH} is `{push}`", code="MM820", hint="set it to `auto`, `always` or `never`")
     pushes = push == "always" or (push == "auto" and os.environ.get("CI", "").lower() not in _NOT_CI)
     key = os.environ.get(SIGNING_KEY, "")
     if config is None:
@@ -124,7 +124,7 @@ def _settings(url: str, config: SharedStoreConfig | None) -> Settings:
 
 
 def _may_be_configured() -> bool:
-    """Whether the configuration file could hold the section: a look that imports no YAML."""
+    """Return whether the configuration file could contain the section, without importing YAML."""
     from mmbuild.config.load import config_path
 
     try:
@@ -132,7 +132,7 @@ def _may_be_configured() -> bool:
     except OSError:
         return False
     except FileRefusedError:
-        return True  # reading it says what is wrong
+        return True  # loading it reports the problem
 
 
 def _configured() -> SharedStoreConfig | None:
@@ -142,7 +142,7 @@ def _configured() -> SharedStoreConfig | None:
 
 
 def _expanded(value: Any) -> Any:
-    """``${NAME}`` in texts stands for a variable, so that a token need not be written into the file."""
+    """Expand ``${NAME}`` in strings to a variable, so that tokens need not be written into the file."""
     if isinstance(value, Mapping):
         return {key: _expanded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -159,12 +159,12 @@ def _variable(name: str) -> str:
         raise RemoteError(
             f"the configuration's store.options name the variable `{name}`, which is not set",
             code="MM820",
-            hint="set it, or set MMBUILD_REMOTE=off to go without the shared store",
+            hint="set it, or set MMBUILD_REMOTE=off to work without the shared store",
         ) from None
 
 
 def _texts(value: Any) -> list[str]:
-    """All texts within plain data."""
+    """Return all strings in plain data."""
     if isinstance(value, Mapping):
         return [text for item in value.values() for text in _texts(item)]
     if isinstance(value, (list, tuple)):

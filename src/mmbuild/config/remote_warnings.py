@@ -1,4 +1,4 @@
-"""What is told about a shared store: never a reason for a build to fail."""
+"""Warnings and errors of the shared store, which never fail a build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WarningHandler = Callable[[Notice], None]
 
 
 class RemoteError(MmbuildError):
-    """The shared store cannot do what was asked (MM820 to MM829)."""
+    """A request to the shared store failed (MM820 to MM829)."""
 
 
 def to_stderr(notice: Notice) -> None:
@@ -33,5 +33,5 @@ def to_stderr(notice: Notice) -> None:
 
 
 def notice_of(error: MmbuildError) -> Notice:
-    """An error that is told and not raised."""
+    """Return an error as a warning."""
     return Notice(error.message, error.code, error.hint or "")

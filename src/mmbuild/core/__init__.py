@@ -1,1 +1,1 @@
-"""The build engine: graph, store and execution. It knows no recipe and no model."""
+"""The build system kernel: graph, store and execution. Independent of recipes and models."""

@@ -1,1 +1,1 @@
-"""What several machines and people share: lock files, a remote cache, a cluster, CI."""
+"""Features for teams: lock files, a shared remote cache, cluster execution and CI."""

@@ -1,4 +1,4 @@
-"""Every code that the tool can print has an entry."""
+"""Every code that the tool prints has an entry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE = Path(mmbuild.__file__).parent
 
 
 def sources() -> str:
-    """All of the source, tables included, but for the entries themselves."""
+    """Return all source text, tables included, except the entries themselves."""
     files = (file for file in SOURCE.rglob("*") if file.suffix in (".py", ".yaml"))
     return "".join(file.read_text("utf-8") for file in files if file.parent.name != "codes")
 
@@ -30,14 +30,14 @@ def test_every_explained_code_is_used() -> None:
     assert sorted(code for code in codes() if code not in text) == []
 
 
-def test_entries_are_whole_sentences_and_codes_well_formed() -> None:
+def test_entries_are_complete_sentences_and_codes_are_well_formed() -> None:
     for code, entry in codes().items():
         assert re.fullmatch(r"MM\d{3}", code)
         for part in (entry.symptom, entry.cause, entry.cure):
             assert part.endswith("."), (code, part)
 
 
-def test_lookup_ignores_case_and_knows_neighbours() -> None:
+def test_lookup_ignores_case_and_suggests_the_nearest_code() -> None:
     entry = lookup("mm103")
     assert entry is not None
     assert entry.title == "Unknown key"

@@ -245,7 +245,7 @@ def test_an_action_whose_key_is_not_that_of_its_content_does_not_run(workspace, 
     assert load_cache(workspace.store).by_key == {}
 
 
-def test_who_waits_for_an_action_says_for_whom(workspace):
+def test_waiting_for_an_action_names_the_holder(workspace):
     graph = chain("r", links=1)
     held = try_lock(workspace.store.lock(action_key(graph.actions[0], {})))
     said = []
@@ -257,10 +257,10 @@ def test_who_waits_for_an_action_says_for_whom(workspace):
 
     workspace.events = type("Sink", (), {"append": staticmethod(sink)})()
     assert workspace.apply(graph).ok
-    assert said == [f"process {os.getpid()} builds the same"]
+    assert said == [f"process {os.getpid()} is building it"]
 
 
-def test_who_waits_for_long_says_so_again(workspace, monkeypatch):
+def test_a_long_wait_is_reported_again(workspace, monkeypatch):
     from mmbuild.core.store import locks
 
     graph = chain("r", links=1)
@@ -276,7 +276,7 @@ def test_who_waits_for_long_says_so_again(workspace, monkeypatch):
 
     workspace.events = type("Sink", (), {"append": staticmethod(sink)})()
     assert workspace.apply(graph).ok
-    assert said[2] == f"process {os.getpid()} builds the same; waiting for 0 s"
+    assert said[2] == f"process {os.getpid()} is building it; waiting for 0 s"
 
 
 def test_locks_of_finished_actions_go(workspace):

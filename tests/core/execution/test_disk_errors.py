@@ -1,4 +1,4 @@
-"""What the machine does to a build: a full disk, killed processes, somebody else's store, a gc in between."""
+"""Failures of the environment during a build: a full disk, killed processes, another user's store, a gc."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def fill(place, leave):
     return ballast
 
 
-def test_a_step_that_fills_the_disk_is_told_and_the_store_stays_good(small_disk):
+def test_a_step_that_fills_the_disk_is_reported_and_the_store_stays_good(small_disk):
     workspace = Workspace(small_disk)
     (failed,) = workspace.apply(one("large", bytes=4_000_000)).failed
     assert failed.code == "MM302"
@@ -71,7 +71,7 @@ def test_a_step_that_fills_the_disk_is_told_and_the_store_stays_good(small_disk)
 
 
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40])
-def test_wherever_the_disk_gets_full_it_is_told_and_the_next_apply_goes_on(small_disk, pages):
+def test_a_full_disk_at_any_point_is_reported_and_the_next_apply_continues(small_disk, pages):
     workspace = Workspace(small_disk)
     assert workspace.apply(chain("other")).ok
     ballast = fill(small_disk, pages * 4 * KIB)
@@ -88,7 +88,7 @@ def test_wherever_the_disk_gets_full_it_is_told_and_the_next_apply_goes_on(small
     assert list(workspace.store.staging.iterdir()) == []
 
 
-def test_a_worker_that_the_kernel_kills_is_told_and_the_store_stays_good(workspace):
+def test_a_worker_that_the_kernel_kills_is_reported_and_the_store_stays_good(workspace):
     def kill(event):
         if event.kind is EventKind.PROGRESS:
             os.kill(int(event.data["message"].split()[0]), signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_a_worker_that_the_kernel_kills_is_told_and_the_store_stays_good(workspa
     assert workspace.apply(chain("r")).ok
 
 
-def test_a_killed_fork_server_is_told_and_takes_its_workers_along(workspace):
+def test_a_killed_fork_server_is_reported_and_takes_its_workers_along(workspace):
     workers = []
 
     def kill(event):
@@ -114,7 +114,7 @@ def test_a_killed_fork_server_is_told_and_takes_its_workers_along(workspace):
             os.kill(server, signal.SIGKILL)
 
     workspace.events = type("Sink", (), {"append": staticmethod(kill)})()
-    with pytest.raises(MmbuildError, match="the process that starts workers ended") as caught:
+    with pytest.raises(MmbuildError, match="the process that starts workers exited") as caught:
         workspace.apply(one("wait_to_be_killed"))
     assert caught.value.code == "MM316"
     (worker,) = workers
@@ -178,7 +178,7 @@ def test_a_build_keeps_away_from_a_running_gc(workspace):
     assert workspace.apply(chain("r")).ok
 
 
-def test_a_store_of_somebody_else_is_told_with_its_owner():
+def test_a_store_of_somebody_else_is_reported_with_its_owner():
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
     with tempfile.TemporaryDirectory() as place:

@@ -1,4 +1,4 @@
-"""What an apply leaves in the history."""
+"""What an apply records in the history."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_what_ran_and_what_was_there(store, tmp_path):
     assert (entry.cached, entry.pulled, entry.saved) == (2, 0, 120.0)
 
 
-def test_failures_are_told_with_their_codes(store, tmp_path):
+def test_failures_are_reported_with_their_codes(store, tmp_path):
     failed = Failed("r/first", "it broke", "MM999", None, (), "log")
     record_history(lambda _: Result(failed=(failed,)))(plan(store, tmp_path))
     (entry,) = read_history(store)

@@ -1,4 +1,4 @@
-"""The local executor: what runs, in which surroundings, what failures say, and what they leave."""
+"""The local executor: what runs, in which environment, and what failures report and leave behind."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("how", FAILURES)
-def test_a_failing_step_is_told_and_the_store_stays_good(workspace, how):
+def test_a_failing_step_is_reported_and_the_store_stays_good(workspace, how):
     code, words = FAILURES[how]
     (failed,) = workspace.apply(alone("fail", how=how)).failed
     assert failed.code == code
@@ -104,7 +104,7 @@ def test_a_failure_carries_its_causes(workspace):
     assert failed.causes == ("ValueError: the number is odd",)
 
 
-def test_a_killed_worker_is_told_with_the_end_of_its_log(workspace):
+def test_a_killed_worker_is_reported_with_the_end_of_its_log(workspace):
     (failed,) = workspace.apply(alone("fail", how="killed")).failed
     assert "about to fail" in "\n".join(failed.tail)
 
@@ -210,13 +210,13 @@ def test_gpus_are_granted_by_id_and_at_once_only_as_many_as_there_are(workspace,
 def test_a_directory_that_mmbuild_did_not_make_is_not_replaced(workspace):
     (workspace.build / "r").mkdir(parents=True)
     (workspace.build / "r" / "thesis.txt").write_text("years of work")
-    with pytest.raises(MmbuildError, match="was not made by mmbuild") as caught:
+    with pytest.raises(MmbuildError, match="was not created by mmbuild") as caught:
         workspace.apply(chain("r"))
     assert caught.value.code == "MM315"
     assert (workspace.build / "r" / "thesis.txt").read_text() == "years of work"
 
 
-def test_files_of_the_user_beside_an_engine_survive_its_replacement(workspace):
+def test_user_files_next_to_an_engine_survive_its_replacement(workspace):
     workspace.apply(chain("r", "a"))
     (workspace.build / "r" / "answers.json").write_text("mine")
     workspace.apply(chain("r", "b"))
@@ -286,7 +286,7 @@ def test_a_step_without_a_body_is_refused_before_anything_runs(workspace):
     from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import Options
 
-    with pytest.raises(MmbuildError, match="which this mmbuild lacks"):
+    with pytest.raises(MmbuildError, match="which this mmbuild does not have"):
         run_plan(
             workspace.plan(graph),
             specs={},

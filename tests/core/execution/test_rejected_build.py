@@ -1,4 +1,4 @@
-"""An engine that its last action refuses is kept aside, and the one that is there stays."""
+"""An engine rejected by its final check is kept separately, and the existing engine stays."""
 
 import json
 
@@ -25,7 +25,7 @@ def judged(text="engine", **params):
     return RecipeGraph("r", (engine, measures, verdict), engine.definition_key)
 
 
-def test_a_refused_engine_lies_beside_with_what_the_judge_wrote(workspace):
+def test_a_rejected_engine_is_kept_with_the_output_of_the_check(workspace):
     (failed,) = workspace.apply(judged()).failed
     aside = workspace.build / "r.refused"
     assert (failed.code, failed.aside) == ("MM998", (str(aside),))
@@ -45,13 +45,13 @@ def test_the_engine_that_is_there_is_not_replaced(workspace):
     assert (workspace.build / "r.refused" / "text").read_text() == "broken"
 
 
-def test_a_refusal_is_no_result_and_the_same_apply_refuses_again(workspace):
+def test_a_rejection_is_not_a_result_and_the_same_apply_rejects_again(workspace):
     workspace.apply(judged())
     again = workspace.apply(judged())
     assert (again.ran, [one.code for one in again.failed]) == ((), ["MM998"])
 
 
-def test_a_looser_judge_builds_nothing_again_and_clears_what_was_put_aside(workspace):
+def test_a_looser_check_rebuilds_nothing_and_removes_the_rejected_engine(workspace):
     workspace.apply(judged())
     (workspace.build / "r.refused" / "report.json").write_text("of mmbuild verify")
     result = workspace.apply(judged(loose=True))
@@ -61,20 +61,20 @@ def test_a_looser_judge_builds_nothing_again_and_clears_what_was_put_aside(works
     assert [one.directory for one in all_roots(workspace.store)] == [str(workspace.build / "r")]
 
 
-def test_a_file_that_somebody_put_aside_too_keeps_the_directory(workspace):
+def test_a_file_added_by_a_user_keeps_the_rejected_directory(workspace):
     workspace.apply(judged())
     (workspace.build / "r.refused" / "notes.txt").write_text("mine")
     workspace.apply(judged(loose=True))
     assert (workspace.build / "r.refused" / "notes.txt").read_text() == "mine"
 
 
-def test_a_directory_that_is_not_ours_is_left_and_the_failure_still_told(workspace):
+def test_a_foreign_directory_is_left_alone_and_the_failure_is_still_reported(workspace):
     other = workspace.build / "r.refused"
     other.mkdir(parents=True)
     (other / "mine.txt").write_text("mine")
     (failed,) = workspace.apply(judged()).failed
     assert (failed.code, failed.aside) == ("MM998", ())
-    assert any("not made by mmbuild" in cause for cause in failed.causes)
+    assert any("not created by mmbuild" in cause for cause in failed.causes)
     assert [path.name for path in other.iterdir()] == ["mine.txt"]
 
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_copied_does_not_hide_the_failure(workspace):
     assert list(workspace.build.iterdir()) == []
 
 
-def test_gc_keeps_what_was_put_aside(workspace):
+def test_gc_keeps_a_rejected_engine(workspace):
     workspace.apply(judged())
     collect(workspace.store)
     assert check_store(workspace.store).faults == ()

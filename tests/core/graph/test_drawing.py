@@ -1,4 +1,4 @@
-"""Drawings: labels are escaped, and SVG is what Graphviz makes of the DOT text."""
+"""Drawings: labels are escaped, and SVG is what Graphviz renders from the DOT text."""
 
 import shutil
 import xml.etree.ElementTree as ET
@@ -60,10 +60,10 @@ def test_without_graphviz_the_package_and_another_format_are_named(plan, tmp_pat
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("cat > /dev/null; echo 'Error: no layout' >&2; exit 3", "ended with status 3: Error: no layout"),
-        ("exit 1", "ended with status 1"),
+        ("cat > /dev/null; echo 'Error: no layout' >&2; exit 3", "exited with status 3: Error: no layout"),
+        ("exit 1", "exited with status 1"),
         ("exec sleep 60", "takes more than 0.2 seconds"),
-        ("kill -11 $$", "ended with status -11"),
+        ("kill -11 $$", "exited with status -11"),
     ],
 )
 def test_a_graphviz_that_fails_or_hangs_is_reported(plan, tmp_path, monkeypatch, script, says):

@@ -96,14 +96,14 @@ def test_a_missing_engine_directory_is_restored_without_running(workspace):
 
 
 @pytest.mark.parametrize("harm", ["remove", "alter"])
-def test_an_altered_engine_directory_is_restored(workspace, harm):
+def test_a_changed_engine_directory_is_restored(workspace, harm):
     workspace.apply(chain("r"))
     path = workspace.build / "r" / "text"
     path.unlink()
     if harm == "alter":
         path.write_text("other")
     assert workspace.verdicts(chain("r"))["r/2"] == "restore"
-    assert "altered" in workspace.reasons(chain("r"))["r/2"]
+    assert "was changed" in workspace.reasons(chain("r"))["r/2"]
     workspace.apply(chain("r"))
     assert workspace.text("r") == "a2+a1+a"
 
@@ -160,7 +160,7 @@ def test_two_recipes_of_one_name_are_refused(workspace):
 
 def test_an_input_without_producer_is_refused(workspace):
     lost = make_action(label="r/x", step="write", version="1", params={}, inputs={"y": "0" * 64})
-    with pytest.raises(MmbuildError, match="nothing before `r/x`"):
+    with pytest.raises(MmbuildError, match="no action before `r/x`"):
         workspace.plan(RecipeGraph("r", (lost,), lost.definition_key))
 
 
@@ -171,7 +171,7 @@ def test_the_plan_hash_follows_the_request_not_the_state_of_the_store(workspace)
     assert workspace.plan(diamond(middle="n")).hash != before
 
 
-def test_a_check_beside_the_engine_gets_a_place_of_its_own(workspace):
+def test_a_check_next_to_the_engine_gets_its_own_path(workspace):
     graph = chain("r", links=2)
     check = action("write", "r/check", {"engine": graph.actions[-1]}, text="checked")
     graph = RecipeGraph("r", (*graph.actions, check), graph.engine)

@@ -1,4 +1,4 @@
-"""Saved plans: what is none is refused with a code."""
+"""Saved plans: a file that is not one is refused with a code."""
 
 import json
 import os

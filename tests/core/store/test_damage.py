@@ -1,4 +1,4 @@
-"""Files that are changed after they were published or laid out: found before they are used, and repaired."""
+"""Files changed after they were published or installed are detected before use, and repaired."""
 
 import os
 import shutil
@@ -135,7 +135,7 @@ def test_verify_reports_an_edited_build_and_apply_repairs_it(workspace, how):
     found = check_store(workspace.store)
     assert found.faults == ()
     assert [str(workspace.build / "r") in line for line in found.builds] == [True]
-    assert "was altered: `text`" in workspace.reasons(chain("r"))["r/2"]
+    assert "was changed: `text`" in workspace.reasons(chain("r"))["r/2"]
     workspace.apply(chain("r"))
     assert workspace.text("r") == before
     assert check_store(workspace.store).builds == ()
@@ -224,7 +224,7 @@ def test_paranoid_reads_what_its_stat_says_is_unchanged(workspace, monkeypatch):
     monkeypatch.setattr(integrity, "hash_file", lambda path: read.append(path) or "other")
     integrity.check_inputs(workspace.store, [digest])
     assert read == []
-    with pytest.raises(MmbuildError, match="other bytes"):
+    with pytest.raises(MmbuildError, match="no longer has the content"):
         integrity.check_inputs(workspace.store, [digest], paranoid=True)
 
 

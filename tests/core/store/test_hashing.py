@@ -42,6 +42,6 @@ def test_a_file_without_a_length_is_read_to_its_end():
     assert hash_file(limits) == blake3(limits.read_bytes()).hexdigest()
 
 
-def test_a_file_that_cannot_be_read_is_told_among_many(written, tmp_path):
+def test_a_file_that_cannot_be_read_is_reported_among_many(written, tmp_path):
     with pytest.raises(FileNotFoundError, match="absent"):
         hash_files([*written[0], tmp_path / "absent"], 2)

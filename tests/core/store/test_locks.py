@@ -1,4 +1,4 @@
-"""Locks: who waits says for whom, short ones give up, and their files go."""
+"""Locks: waiting names the holder, short waits give up, and lock files are removed."""
 
 import multiprocessing
 import os
@@ -67,7 +67,7 @@ def test_a_stopped_holder_is_named_as_such(store, held):
     pid = held(store.lock("x"))
     os.kill(pid, signal.SIGSTOP)
     text = wait_for(lambda: found if "stopped" in (found := holder_text(store.lock("x"))) else None)
-    assert text == f"process {pid}, which is stopped (`kill -CONT {pid}` lets it go on)"
+    assert text == f"process {pid}, which is stopped (`kill -CONT {pid}` continues it)"
 
 
 def test_a_holder_that_ended_and_left_something_running_is_named_as_such(store):
@@ -82,9 +82,9 @@ def test_a_holder_that_ended_and_left_something_running_is_named_as_such(store):
             os.read(reader, 1)
         os._exit(0)
     os.close(reader)
-    assert wait_for(lambda: "ended" in holder_text(store.lock("x")))
+    assert wait_for(lambda: "exited" in holder_text(store.lock("x")))
     os.waitpid(child, 0)
-    assert "something that it started has not" in holder_text(store.lock("x"))
+    assert "left a child running" in holder_text(store.lock("x"))
     os.close(writer)
 
 

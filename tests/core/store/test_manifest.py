@@ -1,4 +1,4 @@
-"""Artifacts as data: the digest is a function of the files alone, and damaged manifests are told."""
+"""Artifacts as data: the digest depends only on the files, and damaged manifests are reported."""
 
 import json
 from dataclasses import replace
@@ -60,14 +60,14 @@ def test_other_files_have_another_digest(one, other):
 
 
 @given(trees)
-def test_where_a_referenced_file_lies_is_no_part_of_the_digest(found):
+def test_the_path_of_a_referenced_file_is_not_part_of_the_digest(found):
     moved = [replace(entry, ref="/srv/models/f") for entry in found]
     assert tree_digest(make_tree(moved)) == tree_digest(make_tree(found))
 
 
 @pytest.mark.parametrize("path", ["", "/etc/passwd", "../x", "a/../b", "a//b", "./a", "a/"])
 def test_paths_that_leave_the_artifact_are_refused(path):
-    with pytest.raises(ValueError, match="no path inside"):
+    with pytest.raises(ValueError, match="not a path inside"):
         make_tree([ManifestEntry(path, "0" * 64, 1)])
 
 
@@ -78,7 +78,7 @@ def test_clashing_paths_are_refused(names):
 
 
 @given(trees, st.data())
-def test_a_damaged_manifest_is_told_or_is_another_manifest(found, data):
+def test_a_damaged_manifest_is_reported_or_is_another_manifest(found, data):
     text = tree_json(make_tree(found))
     cut = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(MmbuildError) as caught:

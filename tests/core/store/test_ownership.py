@@ -1,4 +1,4 @@
-"""Links and foreign files in the place of parts of a store: refused before anything is removed or written."""
+"""Links and other files in place of parts of a store are refused before anything is removed or written."""
 
 import os
 import shutil
@@ -91,7 +91,7 @@ def test_a_file_of_the_store_that_is_none_is_refused(store, victim, name, kind):
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory", "binary", "long"])
-def test_a_version_that_is_no_small_text_is_no_store(store, kind):
+def test_a_version_that_is_not_small_text_is_not_a_store(store, kind):
     path = store.root / "VERSION"
     path.unlink()
     if kind == "link":

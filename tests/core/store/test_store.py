@@ -163,7 +163,7 @@ def test_what_no_artifact_can_hold_is_refused(store, tmp_path, kind):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("where", ["link", "replace"])
-def test_a_full_disk_is_told_and_leaves_a_usable_store(store, monkeypatch, number, where):
+def test_a_full_disk_is_reported_and_leaves_a_usable_store(store, monkeypatch, number, where):
     def full(*_args, **_kwargs):
         raise OSError(number, os.strerror(number), "somewhere")
 
@@ -178,15 +178,15 @@ def test_a_full_disk_is_told_and_leaves_a_usable_store(store, monkeypatch, numbe
     assert check_store(store).faults == ()
 
 
-def test_a_directory_with_other_files_is_no_store(tmp_path):
+def test_a_directory_with_other_files_is_not_a_store(tmp_path):
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(MmbuildError, match="holds other files") as caught:
+    with pytest.raises(MmbuildError, match="contains other files") as caught:
         open_store(tmp_path)
     assert caught.value.code == "MM303"
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
-def test_a_file_is_no_store(tmp_path):
+def test_a_file_is_not_a_store(tmp_path):
     (tmp_path / "f").write_text("x")
     with pytest.raises(MmbuildError) as caught:
         open_store(tmp_path / "f")
@@ -199,7 +199,7 @@ def test_a_store_of_another_layout_is_refused(store):
         open_store(store.root)
 
 
-def test_a_store_that_may_not_be_written_is_told(store, monkeypatch):
+def test_a_store_that_may_not_be_written_is_reported(store, monkeypatch):
     if not ROOT_USER:
         store.root.chmod(0o500)
     else:  # root may write anywhere: answer as the kernel would to another user
@@ -214,7 +214,7 @@ def test_a_store_that_may_not_be_written_is_told(store, monkeypatch):
 
 
 @pytest.mark.skipif(not ROOT_USER, reason="only root can become another user")
-def test_another_users_store_is_told(store, tmp_path):
+def test_another_users_store_is_reported(store, tmp_path):
     """The real thing: a process of another user opens a store of this one."""
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""Workflow commands: nothing in a message or a log can end one or give another."""
+"""Workflow commands: nothing in a message or log can end a command or inject another."""
 
 from __future__ import annotations
 

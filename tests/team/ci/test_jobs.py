@@ -1,4 +1,4 @@
-"""Jobs of a matrix: every action in exactly one, what it needs in that or in a job that runs before."""
+"""Jobs of a matrix: every action is in exactly one, and its inputs are in that job or an earlier one."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def test_names_stay_apart_and_fit_a_shell():
     assert not any(" " in name for name in names)
 
 
-def test_a_job_that_is_not_there_is_told_with_the_nearest():
+def test_an_unknown_job_is_reported_with_the_nearest_name():
     jobs = jobs_of([variant("llava-int8", {}, [])])
     with pytest.raises(CiError, match="no job `llava-int9`") as caught:
         job_named(jobs, "llava-int9")
     assert caught.value.code == "MM813"
-    assert caught.value.hint == "Did you mean `llava-int8`?"
+    assert caught.value.hint == "did you mean `llava-int8`?"

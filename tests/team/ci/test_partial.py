@@ -1,4 +1,4 @@
-"""Actions without an engine directory, as a shared job applies them: built, published, pulled, never laid out."""
+"""Actions without an engine directory, as in a shared job: built, published and pulled, but never installed."""
 
 from __future__ import annotations
 

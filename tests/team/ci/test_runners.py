@@ -1,4 +1,4 @@
-"""What jobs need of machines, and labels of runners."""
+"""Machine requirements of jobs, and runner labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shards: every action covered, inputs at hand, the same cut everywhere, and a makespan within bounds."""
+"""Shards: every action covered, inputs available, the same split everywhere, and a makespan within bounds."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_variant_is_in_one_shard_with_all_that_it_is_made_from(found, coun
 
 
 @given(variants(), COUNTS)
-def test_actions_of_several_shards_are_told_with_them(found, count):
+def test_actions_of_several_shards_are_reported_with_them(found, count):
     result = plan_shards(found, times(found), count)
     for key in union_of([one.graph for one in found]).actions:
         places = tuple(at for at, shard in enumerate(result.shards) if key in shard.actions)

@@ -74,7 +74,7 @@ def test_each_engine_has_its_precision_size_counts_and_gates(tmp_path):
     ]
 
 
-def test_what_failed_is_in_its_row_and_told_below(tmp_path):
+def test_what_failed_is_in_its_row_and_reported_below(tmp_path):
     found = plan(tmp_path, "one")
     engine(tmp_path / "build" / "one")  # of an earlier apply: not what was asked for
     failed = Failed("one/assemble", "it broke\nbadly", "MM310", None, (), "log")

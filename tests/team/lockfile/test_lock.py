@@ -1,4 +1,4 @@
-"""What a lock holds, what it keeps, and what is refused where something else is so."""
+"""What a lock contains, what it keeps, and which differences are refused."""
 
 from __future__ import annotations
 
@@ -115,15 +115,15 @@ def test_comments_and_order_of_a_recipe_change_nothing(project: Path, store: Sto
     assert apply.check(project, store, ASKED)[1] == ()
 
 
-def test_a_changed_recipe_is_refused_and_told_by_its_file(project: Path, store: Store) -> None:
+def test_a_changed_recipe_is_refused_and_reported_by_its_file(project: Path, store: Store) -> None:
     lock(project, store)
     project.write_text(project.read_text().replace("int4", "int8"))
     message = refusal_text(project, store)
     assert "recipe: llava-int4.yaml" in message
-    assert "plan" not in message.split("says:")[1]
+    assert "plan" not in message.split("differs from")[1]
 
 
-def test_a_changed_input_is_refused_and_told_by_its_file(project: Path, store: Store) -> None:
+def test_a_changed_input_is_refused_and_reported_by_its_file(project: Path, store: Store) -> None:
     lock(project, store)
     picture = next((project.parents[2] / "examples/pictures").glob("*stars.png"))
     picture.write_bytes(picture.read_bytes() + b"\0")
@@ -143,7 +143,7 @@ def test_other_versions_are_refused_for_applying_and_fine_for_checking(project, 
     assert moved.plan != made.plan
 
 
-def test_a_mmbuild_that_plans_other_actions_is_told_by_the_hash_alone(project, store) -> None:
+def test_a_mmbuild_that_plans_other_actions_is_reported_by_the_hash_alone(project, store) -> None:
     made = lock(project, store)
     altered = {**made.variants, "llava-shapes-int4": "0" * 64}
     found = differences(Lockfile(**{**vars_of(made), "variants": altered}), made)
@@ -237,7 +237,7 @@ def test_a_damaged_lock_is_refused_with_its_name(tmp_path: Path, text: str) -> N
     assert str(path) in caught.value.message
 
 
-def test_a_missing_lock_is_told(tmp_path: Path) -> None:
+def test_a_missing_lock_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LockError) as caught:
         read_lock(tmp_path / "a.lock")
     assert caught.value.code == "MM800"

@@ -32,7 +32,7 @@ def recipe(root: Path, *, data: bool) -> Path:
     return root / "recipe.yaml"
 
 
-def test_what_calibrates_is_locked_beside_what_builds(tmp_path: Path, store: Store) -> None:
+def test_calibration_packages_are_locked_with_build_packages(tmp_path: Path, store: Store) -> None:
     locked = make(recipe(tmp_path, data=True), store, ASKED).lock
     assert set(locked.environments) == {"torch", TENSORRT}
     own = locked.environments["torch"]["packages"]

@@ -1,4 +1,4 @@
-"""Actions on the nodes of a real cluster: three raylets on this machine, of which one has a store of its own."""
+"""Actions on the nodes of a real cluster: three raylets on this machine, one with its own store."""
 
 import os
 import secrets
@@ -144,7 +144,7 @@ def test_a_gpu_action_runs_where_its_sm_is_and_sees_the_gpu_that_ray_chose(works
     assert seen["OMP_NUM_THREADS"] == "1"
 
 
-def test_what_no_node_can_run_is_refused_at_once_with_what_each_lacks(workspace):
+def test_an_action_no_node_can_run_is_refused_with_what_each_node_is_missing(workspace):
     begin = time.monotonic()
     with pytest.raises(MmbuildError, match=r"r/big.*no resource `sm90`") as refused:
         workspace.apply(recipe(on_gpu(90, "write", "r/big", text="x")))
@@ -160,7 +160,7 @@ def test_what_no_node_can_run_is_refused_at_once_with_what_each_lacks(workspace)
 
 @pytest.mark.parametrize("how", ["told", "bug", "killed", "exit"])
 @pytest.mark.parametrize("sm", [77, 55])
-def test_a_failure_is_told_as_on_one_machine_wherever_it_happened(carrying, tmp_path, how, sm):
+def test_a_failure_is_reported_as_on_one_machine_wherever_it_happened(carrying, tmp_path, how, sm):
     def graph(make):
         first = action("write", "r/first", text="x")
         return recipe(first, make("fail", "r/bad", {"x": first}, how=how))
@@ -228,7 +228,9 @@ def test_a_node_that_sees_the_store_under_another_path_works_in_it(cluster, work
     assert check_store(workspace.store).faults == ()
 
 
-def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_told(cluster, workspace, tmp_path, capfd):
+def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_reported(
+    cluster, workspace, tmp_path, capfd
+):
     held = Held(tmp_path, 66)
     with cluster.more(2, num_gpus=1, resources={"sm66": 1}) as nodes:
 
@@ -308,9 +310,9 @@ def test_a_node_without_mmbuild_takes_no_part_and_the_others_do_its_work(cluster
     assert "No module named 'mmbuild'" in about
 
 
-def test_nodes_that_see_no_store_are_refused_with_the_two_ways_there_are(workspace):
+def test_nodes_without_access_to_the_store_are_refused_with_both_remedies(workspace):
     blind = ClusterNode("1", "blind", {"CPU": 2.0}, NodeInfo("blind", None, (), frozenset(), "generic"))
-    with pytest.raises(MmbuildError, match="no node of the cluster sees the store") as refused:
+    with pytest.raises(MmbuildError, match="no cluster node can access the store") as refused:
         carrier_to([blind], workspace_plan(workspace))
     assert "no shared store is configured" in refused.value.message
     assert refused.value.code == "MM844"

@@ -1,4 +1,4 @@
-"""``apply --executor ray`` without a cluster: a Ray of this machine for the run, and nothing of it afterwards."""
+"""``apply --executor ray`` without a cluster: a local Ray for the run, and nothing left of it afterwards."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_without_ray_the_extra_is_named_and_nothing_is_built(tmp_path):
 @pytest.mark.parametrize(
     ("address", "why"), [("127.0.0.1:1", "refused"), ("ray://127.0.0.1:10001", "client protocol")]
 )
-def test_an_address_without_a_cluster_is_told_in_seconds(tmp_path, address, why):
+def test_an_address_without_a_cluster_is_reported_in_seconds(tmp_path, address, why):
     project = Project(tmp_path / "project")
     reported = project.run("apply", RECIPE, "--executor", "ray", "--address", address, status=1).stderr
     assert "MM841" in reported
@@ -103,7 +103,7 @@ def test_an_address_without_a_cluster_is_told_in_seconds(tmp_path, address, why)
 
 
 @pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_what_answers_and_is_not_ray_is_told_too(says, monkeypatch):
+def test_what_answers_and_is_not_ray_is_reported_too(says, monkeypatch):
     monkeypatch.setattr(connect, "_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -117,7 +117,7 @@ def test_what_answers_and_is_not_ray_is_told_too(says, monkeypatch):
         threading.Thread(target=answer, daemon=True).start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with (
-            pytest.raises(MmbuildError, match="there is no Ray to use") as refused,
+            pytest.raises(MmbuildError, match="cannot connect to Ray") as refused,
             connect.connected(address),
         ):
             pass

@@ -1,4 +1,4 @@
-"""Two machines, one shared store: what one builds the other takes, and only what it needs."""
+"""Two machines with a shared store: one pulls what the other built, and only what it needs."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def test_what_one_machine_built_another_pulls_and_lays_out(one, other):
     assert other.notices == []
 
 
-def test_after_pulling_nothing_is_to_be_done_and_nothing_is_asked(one, other):
+def test_after_pulling_nothing_is_left_to_do_or_to_request(one, other):
     one.apply(chain("r"))
     other.apply(chain("r"))
     plan = other.plan(chain("r"))

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the shared store, the build ends as it would without it, and the next one is right."""
+"""Whatever is wrong with the shared store, the build ends as it would without it, and the next one succeeds."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def one_large(size=3_000_000):
 
 @pytest.mark.parametrize("harm", [poison, truncate, Path.unlink])
 @pytest.mark.parametrize("kind", ["objects", "manifests"])
-def test_damaged_contents_are_told_and_built_around_and_replaced(one, other, tmp_path, harm, kind):
+def test_damaged_contents_are_reported_and_built_around_and_replaced(one, other, tmp_path, harm, kind):
     one.apply(chain("r"))
     for path in files(tmp_path, kind):
         harm(path)
@@ -66,7 +66,7 @@ def test_damaged_contents_are_told_and_built_around_and_replaced(one, other, tmp
 
 
 @pytest.mark.parametrize("harm", [poison, truncate, lambda path: path.write_bytes(b"")])
-def test_damaged_entries_are_told_and_replaced(one, other, tmp_path, harm):
+def test_damaged_entries_are_reported_and_replaced(one, other, tmp_path, harm):
     one.apply(chain("r"))
     for path in files(tmp_path, "actions"):
         harm(path)
@@ -155,7 +155,7 @@ def test_a_pull_goes_on_where_it_stopped(one, other, monkeypatch):
     assert list(pulling.partial_directory(other.store).iterdir()) == []
 
 
-def test_only_the_missing_bytes_are_asked_for_again(one, other, monkeypatch):
+def test_only_the_missing_bytes_are_requested_again(one, other, monkeypatch):
     monkeypatch.setattr(pulling, "_CHUNK", 1 << 20)
     one.apply(one_large())
     shared = other.shared()
@@ -224,7 +224,7 @@ def test_killed_in_a_pull_the_next_apply_goes_on(one, tmp_path):
     assert machine.text("r0") == (tmp_path / "first/build/r0/text").read_text()
 
 
-def test_a_disk_that_gets_full_in_a_pull_is_told_and_the_store_stays_good(one, tmp_path):
+def test_a_disk_that_gets_full_in_a_pull_is_reported_and_the_store_stays_good(one, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("a full disk needs a file system of its own, and mounting one needs root")
     disk = tmp_path / "disk"
@@ -300,7 +300,7 @@ def test_what_changed_in_the_local_store_is_not_published(one, other):
     victim.write_text("other")
     victim.chmod(0o444)
     records = {item.label: item for item in load_cache(one.store).by_key.values()}
-    with pytest.raises(MmbuildError, match="other bytes than it did") as caught:
+    with pytest.raises(MmbuildError, match="changed since it was built") as caught:
         push(one.shared(), records["r/2"])
     assert caught.value.code == "MM830"
     assert other.verdicts(chain("r"))["r/2"] == "run"
@@ -349,6 +349,6 @@ def test_a_manifest_that_means_files_outside_the_store_is_not_believed(one, tmp_
     place.parent.mkdir(parents=True)
     place.write_bytes(text)
     failed = pulling.pull(one.shared(), [digest])
-    assert "makes no sense" in failed[digest]
+    assert "is invalid" in failed[digest]
     assert victim.read_text() == "mine"
     assert not one.store.has(digest)

@@ -1,4 +1,4 @@
-"""What goes from a shared directory, what stays, and who may collect at once."""
+"""What gc removes from a shared directory, what it keeps, and that only one gc runs at a time."""
 
 import os
 import time
@@ -77,7 +77,7 @@ def test_one_collects_at_a_time_and_the_lock_of_a_killed_one_does_not_stay(one, 
     one.apply(chain("r"))
     lock = tmp_path / "shared/v1/collect.lock"
     lock.write_text("somebody")
-    with pytest.raises(MmbuildError, match="somebody else is collecting") as caught:
+    with pytest.raises(MmbuildError, match="another gc is running") as caught:
         collect(one.shared(), max_size=0)
     assert caught.value.code == "MM828"
     os.utime(lock, (time.time() - 7 * 3600,) * 2)

@@ -1,4 +1,4 @@
-"""A shared store that holds whatever somebody put there: a warning, and a build here."""
+"""A shared store with malicious content causes a warning and a local build."""
 
 import json
 import os
@@ -209,7 +209,7 @@ def to_nothing(path):
         *(("objects", how) for how in (to_fifo, to_link, to_nothing)),
     ],
 )
-def test_what_lies_in_the_place_of_a_file_costs_a_warning(one, other, how, what):
+def test_something_else_in_place_of_a_file_costs_a_warning(one, other, how, what):
     one.apply(chain("r", links=1))
     for path in list(place_of(one).glob(f"{what}/*/*")):
         how(path)
@@ -311,7 +311,7 @@ class Endless(BaseHTTPRequestHandler):
         pass
 
 
-def test_no_more_is_read_than_was_asked_for(tmp_path):
+def test_no_more_is_read_than_requested(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endless)
     server.sent = 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -335,7 +335,7 @@ def test_a_request_that_is_never_answered_ends_with_the_window():
     assert calls.down
 
 
-def test_small_pieces_are_asked_for_where_nothing_is_known_of_their_progress():
+def test_small_pieces_are_requested_if_reads_report_no_progress():
     now = [0.0]
     calls = RetryingClient("there", 1.0, lambda _: None, flow=Flow(30.0, lambda: now[0]))
     small = calls.piece

@@ -92,13 +92,13 @@ def test_publishing_and_collecting_are_refused_with_the_reason(reader):
         assert caught.value.code == "MM824"
 
 
-def test_where_publishing_was_asked_for_it_is_told_once(reader):
+def test_a_store_that_cannot_be_published_to_is_reported_once(reader):
     reader.push = True
     assert reader.apply(chain("r")).ok
     assert [notice.code for notice in reader.notices] == ["MM767", "MM824"]
 
 
-def test_a_token_is_sent_and_told_nowhere(one, reader, server):
+def test_a_token_is_sent_but_never_printed(one, reader, server):
     server.token = "ghp-very-secret-token"
     one.apply(chain("r"))
     assert reader.verdicts(chain("r"))["r/2"] == "run"

@@ -1,4 +1,4 @@
-"""Deadlines, retries, giving up: without waiting for real."""
+"""Deadlines, retries and giving up, without real waiting."""
 
 import threading
 import time
@@ -64,7 +64,7 @@ def test_a_place_that_answered_may_fail_three_times_in_a_row(calls):
     assert "ConnectionResetError" in calls.down
 
 
-def test_who_is_refused_is_not_asked_again(calls):
+def test_a_denied_request_is_not_retried(calls):
     request, made = failing(99, PermissionError)
     with pytest.raises(UnreachableError):
         calls.do(request)

@@ -187,7 +187,7 @@ def test_collecting_a_bucket(machines):
     assert other.verdicts(chain("s", text="b"))["s/2"] == "run"
 
 
-def test_a_bucket_that_is_not_there_is_told_once_and_the_build_goes_on(machines):
+def test_a_bucket_that_is_not_there_is_reported_once_and_the_build_goes_on(machines):
     one, _, _ = machines
     one.url = "s3://there-is-none/x"
     assert one.apply(chain("r")).ok

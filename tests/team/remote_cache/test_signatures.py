@@ -1,4 +1,4 @@
-"""Entries count with the signature of a trusted key where the configuration asks, and no change to one passes."""
+"""If configured, entries need a signature by a trusted key, and no change to an entry passes."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ def rewritten(tmp_path, change):
         path.write_bytes(json.dumps(entry).encode())
 
 
-def test_only_signed_results_are_taken_where_that_is_asked_for(one, other, keys):
+def test_only_signed_results_are_used_if_signatures_are_required(one, other, keys):
     (private, public), _, _ = keys
     other.settings = {"require_signatures": True, "trusted_keys": (public,), "signing_key": private}
     one.apply(chain("r"))
@@ -64,7 +64,7 @@ def test_only_signed_results_are_taken_where_that_is_asked_for(one, other, keys)
     assert third.notices == []
 
 
-def test_a_key_that_is_not_trusted_is_told(one, other, keys):
+def test_a_key_that_is_not_trusted_is_reported(one, other, keys):
     (_, ann), _, (eve, _) = keys
     one.settings = {"signing_key": eve}
     other.settings = {"require_signatures": True, "trusted_keys": (ann,)}
@@ -104,7 +104,7 @@ def test_who_must_see_signatures_publishes_none_without(one, keys):
     assert "there is no signing key" in one.notices[0].message
 
 
-def test_a_signing_key_that_cannot_be_read_is_told_and_the_build_goes_on(one, tmp_path):
+def test_a_signing_key_that_cannot_be_read_is_reported_and_the_build_goes_on(one, tmp_path):
     (tmp_path / "key").write_text("no key")
     one.settings = {"signing_key": str(tmp_path / "key")}
     assert one.apply(chain("r")).ok

@@ -1,7 +1,7 @@
-"""The codes of everything mmbuild says is wrong: ``MMnnn`` with title, symptom, cause and cure.
+"""Table of diagnostic codes: ``MMnnn`` with title, symptom, cause and cure.
 
-One YAML file for each part of the tool, merged into one table. ``mmbuild explain`` prints an entry and
-``docs/diagnostics.md`` lists them all. Importing this package reads nothing.
+Each part of the tool has one YAML file; they are merged into one table. ``mmbuild explain`` prints an entry and
+``docs/diagnostics.md`` lists them all. Importing this package reads no file.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _FIELDS = ("title", "symptom", "cause", "cure")
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """One entry.
+    """Entry of the table.
 
     Attributes:
         code: ``MM`` and three digits; stable across releases.
-        title: What it is called, a few words.
-        symptom: What a person sees.
-        cause: Why that happens.
-        cure: What to do. In the file, ``{install torch}`` stands for how to install an extra.
+        title: Name of the problem, a few words.
+        symptom: What the user sees.
+        cause: Why it happens.
+        cure: What to do. In the file, ``{install torch}`` expands to the command that installs an extra.
     """
 
     code: str
@@ -41,10 +41,10 @@ class Code:
 
 @cache
 def codes() -> Mapping[str, Code]:
-    """Every code, in order.
+    """Return every entry, sorted by code.
 
     Raises:
-        ValueError: Two files define one code, or an entry lacks a field (a mistake of ours, found by tests).
+        ValueError: Two files define the same code, or an entry has missing or unknown fields (a bug; tests catch it).
     """
     table: dict[str, Code] = {}
     for file in sorted(files("mmbuild.base.codes").iterdir(), key=lambda item: item.name):
@@ -61,15 +61,15 @@ def codes() -> Mapping[str, Code]:
 
 
 def lookup(code: str) -> Code | None:
-    """The entry of ``code`` (any letter case), or None."""
+    """Return the entry of ``code`` (in any letter case), or None."""
     return codes().get(code.strip().upper())
 
 
 def nearest(code: str) -> str | None:
-    """The code that looks most like ``code``, or None."""
+    """Return the existing code closest to ``code``, or None."""
     expected = code.strip().upper()
     if expected.isdigit():
         expected = f"MM{expected}"
-    begun = [known for known in codes() if known.startswith(expected)]
-    found = begun or difflib.get_close_matches(expected, list(codes()), n=1)
-    return found[0] if found else None
+    completions = [known for known in codes() if known.startswith(expected)]
+    matches = completions or difflib.get_close_matches(expected, list(codes()), n=1)
+    return matches[0] if matches else None

@@ -1,4 +1,4 @@
-"""What becomes of actions: told as events, counted, and laid out when an engine is whole."""
+"""Records action results: emits events, keeps counts, and installs each engine once it is complete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmbuild.core.store.layout import Store
 
 @dataclass(slots=True)
 class ApplyState:
-    """The results of one apply so far."""
+    """Results of an apply so far."""
 
     store: Store
     state: SchedulerState
@@ -33,7 +33,7 @@ class ApplyState:
     failed: list[Failed] = field(default_factory=list)
     laid_out: list[Path] = field(default_factory=list)
     times: list[tuple[str, float]] = field(default_factory=list)
-    _whole: list[Build] = field(default_factory=list)
+    _complete_builds: list[Build] = field(default_factory=list)
     _host: Mapping[str, Any] = field(default_factory=dict)
 
     def report(self, kind: EventKind, action: Action, **data: Any) -> None:
@@ -41,7 +41,7 @@ class ApplyState:
         self.sink(Event(kind, action.label, data))
 
     def record_finished(self, action: Action, record: Record) -> list[str]:
-        """``action`` ran; returns the definition keys of what can start now."""
+        """Record that ``action`` ran; return the definition keys of actions that can start now."""
         self.ran.append(action.label)
         self.times.append((action.label, record.seconds))
         self.report(
@@ -56,46 +56,46 @@ class ApplyState:
         return self._complete(action, record)
 
     def record_reused(self, action: Action, record: Record, why: str) -> list[str]:
-        """The result of ``action`` was there; returns the definition keys of what can start now."""
+        """Record that ``action`` already has a result; return the definition keys of actions that can start now."""
         self.reused.append(action.label)
         self.report(EventKind.REUSED, action, digest=record.digest, why=why)
         return self._complete(action, record)
 
-    def record_failed(self, action: Action, failed: Failed, left: Path) -> None:
-        """``action`` failed; nothing that needs it will start. ``left`` is what it wrote until then."""
+    def record_failed(self, action: Action, failed: Failed, output: Path) -> None:
+        """Record that ``action`` failed, so that its consumers never start. ``output`` is its partial output."""
         for build in self.state.builds.get(action.definition_key, ()):
             if is_rejected_by(build, action, self.state.done):
-                failed = self._keep_rejected(build, action, failed, left)
+                failed = self._keep_rejected(build, action, failed, output)
         self.failed.append(failed)
         data = {"message": failed.message, "code": failed.code, "hint": failed.hint, "log": failed.log}
         self.report(EventKind.FAILED, action, **data, aside=list(failed.aside))
         del self.state.waiting[action.definition_key]
 
-    def _keep_rejected(self, build: Build, action: Action, failed: Failed, left: Path) -> Failed:
-        """``failed`` with the place where the engine is that it refused."""
+    def _keep_rejected(self, build: Build, action: Action, failed: Failed, output: Path) -> Failed:
+        """Keep the rejected engine; return ``failed`` with its directory."""
         actions = [self.state.actions[key] for key in build.actions.values()]
         try:
-            place = keep_rejected(
+            directory = keep_rejected(
                 self.store,
                 build,
                 actions,
                 self.state.done,
                 self._facts(),
-                refused=action,
-                why=failed,
-                left=left,
+                rejected_by=action,
+                failure=failed,
+                output=output,
             )
-        except (MmbuildError, OSError) as error:  # the failure of the action is what must be told
-            return replace(failed, causes=(*failed.causes, f"the engine was not kept aside: {error}"))
-        return replace(failed, aside=(*failed.aside, str(place)))
+        except (MmbuildError, OSError) as error:  # report the action's failure, not this one
+            return replace(failed, causes=(*failed.causes, f"the rejected engine was not kept: {error}"))
+        return replace(failed, aside=(*failed.aside, str(directory)))
 
     def install_complete(self) -> None:
-        """Fill the engine directories of the builds that became whole since the last call."""
-        while self._whole:
-            self.install(self._whole.pop(0))
+        """Install the builds that became complete since the last call."""
+        while self._complete_builds:
+            self.install(self._complete_builds.pop(0))
 
     def install(self, build: Build) -> None:
-        """Fill the engine directory of ``build``, all of whose results are there."""
+        """Install the engine directory of a complete ``build``."""
         actions = [self.state.actions[key] for key in build.actions.values()]
         install_build(self.store, build, actions, self.state.done, self._facts(), paranoid=self.paranoid)
         discard_rejected(self.store, build.directory)
@@ -103,7 +103,7 @@ class ApplyState:
         self.sink(Event(EventKind.LAID_OUT, build.recipe, {"directory": str(build.directory)}))
 
     def result(self, seconds: float) -> Result:
-        """Everything, once nothing runs any more."""
+        """Return the final result, once nothing is running."""
         return Result(
             tuple(self.ran),
             tuple(self.reused),
@@ -114,12 +114,12 @@ class ApplyState:
         )
 
     def _facts(self) -> Mapping[str, Any]:
-        """Of this machine, asked once."""
+        """Return facts about this machine, collected once."""
         if not self._host:
             self._host = facts()
         return self._host
 
     def _complete(self, action: Action, record: Record) -> list[str]:
-        free, whole = self.state.complete(action.definition_key, record)
-        self._whole += whole
-        return free
+        ready, builds = self.state.complete(action.definition_key, record)
+        self._complete_builds += builds
+        return ready

@@ -1,4 +1,4 @@
-"""``build/<recipe>/``: the assembled engine, laid out from the store and replaced in one go."""
+"""``build/<recipe>/``: the assembled engine, installed from the store and replaced atomically."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ _RENAME_EXCHANGE = 2
 
 
 def check_replaceable(store: Store, directory: Path) -> None:
-    """Refuse to replace a directory that mmbuild did not make, and one that nothing can be put into.
+    """Refuse a directory that mmbuild did not create, and one whose parent is not a directory.
 
     Raises:
         MmbuildError: MM315.
     """
-    place = directory.parent
-    if os.path.lexists(place) and not place.is_dir():
-        what = f", a link to `{os.readlink(place)}`," if place.is_symlink() else ""
+    parent = directory.parent
+    if os.path.lexists(parent) and not parent.is_dir():
+        detail = f", a link to `{os.readlink(parent)}`," if parent.is_symlink() else ""
         raise MmbuildError(
-            f"`{place}`{what} is not a directory",
+            f"`{parent}`{detail} is not a directory",
             code="MM315",
-            hint="move it away, or give another `--build-dir`",
+            hint="move it, or give another `--build-dir`",
         )
     if not os.path.lexists(directory) or our_files(store, directory) is not None:
         return
     raise MmbuildError(
-        f"`{directory}` exists and was not made by mmbuild",
+        f"`{directory}` exists and was not created by mmbuild",
         code="MM315",
-        hint="move it away, rename the recipe, or give another `--build-dir`",
+        hint="move it, rename the recipe, or give another `--build-dir`",
     )
 
 
@@ -69,38 +69,38 @@ def install_build(
     host: Mapping[str, Any],
     *,
     refused: Sequence[Mapping[str, Any]] = (),
-    left: Mapping[str, Path] = MappingProxyType({}),
+    outputs: Mapping[str, Path] = MappingProxyType({}),
     paranoid: bool = False,
 ) -> None:
-    """Fill the engine directory of ``build`` and record it as a named build.
+    """Install the engine directory of ``build`` and record it as a named build.
 
     Args:
-        store: Where the artifacts are.
-        build: What goes where.
+        store: Store with the artifacts.
+        build: The engine directory and its targets.
         actions: All actions of the build, producers first.
         records: Their results by definition key.
-        host: Facts of this machine, for the manifest.
-        refused: For the manifest, which actions would not have this engine.
-        left: What those wrote before they failed, by place in the directory; copied.
-        paranoid: Read every file of the artifacts first, whatever its stat.
+        host: Facts about this machine, for the manifest.
+        refused: Actions that rejected this engine, for the manifest.
+        outputs: Partial outputs of those actions, by path in the directory; copied.
+        paranoid: Read every file of the artifacts first, even if its stat is unchanged.
 
     Raises:
-        MmbuildError: MM301, MM302 it cannot be written, MM304 an artifact is missing, MM319, MM323 a file of one
-            changed, MM315 see :func:`check_replaceable`.
+        MmbuildError: MM301 or MM302, the directory cannot be written; MM304, an artifact is missing; MM319 or MM323,
+            a file of an artifact changed; MM315, see :func:`check_replaceable`.
     """
     directory = build.directory
     targets = {place: records[key].digest for place, key in build.targets.items()}
-    what = f"the lock of `{directory}`"
-    if paranoid:  # before the lock, for which others may wait
+    if paranoid:  # before taking the lock, which others may be waiting for
         check_inputs(store, targets.values(), paranoid=True)
-    with disk_errors(directory), wait_lock(store.lock(root_path(store, directory).stem), what):
+    lock = store.lock(root_path(store, directory).stem)
+    with disk_errors(directory), wait_lock(lock, f"the lock of `{directory}`"):
         check_replaceable(store, directory)
         directory.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
         fresh = directory.with_name(f".{directory.name}.mmbuild-{os.getpid()}")
         for place, digest in targets.items():
             materialize(store, digest, fresh / place)
-        for place, source in left.items():
+        for place, source in outputs.items():
             shutil.copytree(source, fresh / place, symlinks=True)
         files = _files(store, fresh, targets)
         data = {"refused": list(refused)} if refused else {}
@@ -114,7 +114,7 @@ def install_build(
 
 
 def _files(store: Store, directory: Path, targets: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Size and BLAKE3 of every file laid out, by path: of artifacts as their trees say, of others by hashing."""
+    """Return size and BLAKE3 of every installed file by path; files that are not from artifacts are hashed."""
     known = {
         f"{place}/{entry.path}" if place else entry.path: {"size": entry.size, "blake3": entry.digest}
         for place, digest in targets.items()
@@ -130,7 +130,7 @@ def _hashed(path: Path) -> dict[str, Any]:
 def manifest_of(
     build: Build, actions: Sequence[Action], records: Mapping[str, Record], host: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the engine was made from: no part of any key."""
+    """Return what the engine was built from. Not part of any key."""
     return {
         "schema": SCHEMA,
         "made_by": {"mmbuild": __version__},
@@ -163,13 +163,13 @@ def _action_facts(action: Action, record: Record, records: Mapping[str, Record])
 
 
 def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
-    """Files that somebody put next to ours stay: an engine directory is a fine place for answers."""
+    """Keep files that users put into the engine directory, such as answers."""
     ours = our_files(store, directory)
     if ours is None:
         return
-    found, made = scan_files(directory), scan_files(fresh)
-    misplaced = frozenset(added_files({**found, **made}, made))
-    for name in found:
+    existing, installed = scan_files(directory), scan_files(fresh)
+    misplaced = frozenset(added_files({**existing, **installed}, installed))
+    for name in existing:
         target = _free_path(fresh, name, name in misplaced)
         if name not in ours and target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,16 +177,16 @@ def _carry_over(store: Store, directory: Path, fresh: Path) -> None:
 
 
 def _free_path(fresh: Path, name: str, misplaced: bool) -> Path | None:
-    """Where a file that is not ours goes; None where the new engine has one of its name.
+    """Return where a user's file goes in the new directory; None if the new engine has a file with that name.
 
-    What was put into a directory that is loaded from, or that took the place of one of our files, goes into one of
-    that name with `~`, which is at the top: nothing is loaded from there.
+    A file that is in a directory that engines load from, or that replaced one of our files, moves to a top-level
+    directory with `~` appended to the name: nothing is loaded from there.
     """
     parts = name.split("/")
     target = fresh.joinpath(f"{parts[0]}~", *parts[1:]) if misplaced else fresh / name
     for count in range(1, len(parts)):
-        place = fresh.joinpath(*parts[:count])
-        if os.path.lexists(place) and not _is_directory(place):
+        parent = fresh.joinpath(*parts[:count])
+        if os.path.lexists(parent) and not _is_directory(parent):
             target = fresh.joinpath(f"{parts[count - 1]}~", *parts[count:])
             break
     return None if os.path.lexists(target) else target
@@ -217,35 +217,35 @@ def _root(
 
 
 def replace_directory(fresh: Path, target: Path) -> None:
-    """Put ``fresh`` in the place of ``target``; readers see the old one or the new one."""
+    """Replace ``target`` with ``fresh``; readers see either the old directory or the new one."""
     if not os.path.lexists(target):
         fresh.rename(target)
         return
     if not _exchange(fresh, target):
-        aside = fresh.with_name(fresh.name + "-old")
-        target.rename(aside)
+        old = fresh.with_name(fresh.name + "-old")
+        target.rename(old)
         fresh.rename(target)
-        fresh = aside
-    discard(fresh)  # also a link that somebody made of the engine directory
+        fresh = old
+    discard(fresh)  # the old engine directory may have been replaced by a link
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two directories atomically (renameat2(2)); False where the file system cannot."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two directories atomically (renameat2(2)); return False if the file system does not support it."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
         return False
-    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
-    return bool(done == 0)
+    status = rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return bool(status == 0)
 
 
 def remove_leftovers(directory: Path) -> None:
-    """What a kill left beside the engine directory; the caller holds its lock."""
+    """Remove what a killed process left next to the engine directory. The caller holds its lock."""
     for path in directory.parent.glob(f".{directory.name}.mmbuild-*"):
         discard(path)
 
 
 def our_files(store: Store, directory: Path) -> frozenset[str] | None:
-    """The files in ``directory`` that mmbuild laid out there; None where the directory is not ours."""
+    """Return the files in ``directory`` that mmbuild installed; None if mmbuild did not create the directory."""
     try:
         if not any(os.scandir(directory)):
             return frozenset()
@@ -255,6 +255,6 @@ def our_files(store: Store, directory: Path) -> frozenset[str] | None:
     except NotADirectoryError:
         return None
     except (OSError, ValueError, TypeError, KeyError, FileRefusedError):
-        pass  # the manifest was altered; the store may know the directory
+        pass  # the manifest was changed, but the store may have a record of the directory
     root = read_root(store, directory)
     return frozenset(root.files) if root is not None and root.files else None

@@ -1,4 +1,4 @@
-"""What the scheduling loop asks of the place where actions run: this machine, or a cluster."""
+"""Interface between the scheduling loop and the place where actions run: this machine or a cluster."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ from mmbuild.core.store.locks import FileLock
 
 
 class Running(Protocol):
-    """Starts actions and hears of them."""
+    """Starts actions and receives their messages."""
 
     def start(self, job: WorkerJob, action: Action) -> Path:
-        """Start ``job``, which is ``action`` with the resources that it was granted.
+        """Start ``job``, which is ``action`` with its granted resources.
 
         Returns:
             The directory where it leaves ``failure.json`` and ``work/out`` if it fails.
         """
 
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
-        """What the jobs said; waits up to ``timeout`` seconds for something.
+        """Return the messages from jobs, after waiting up to ``timeout`` seconds (None: indefinitely) for one.
 
         Each message has ``job`` (a name) and ``event``: ``progress`` (message, fraction), ``waiting`` (why),
         ``warning`` (message, code, hint), ``failed`` (message, code, hint; the exit follows), ``done``, which ends
-        the job (digest; record, where the job was told to leave the journal alone), and ``exit`` (status;
-        directory, where it is not the one that :meth:`start` named).
+        the job (digest; record, unless the job writes the journal itself), and ``exit`` (status; directory, unless it
+        is the one that :meth:`start` returned).
         """
 
 
 class Executor(Protocol):
-    """Where actions run."""
+    """The place where actions run."""
 
     @property
     def capacity(self) -> Capacity:
-        """What may be handed out at once, all of it."""
+        """Total resources available to actions."""
 
     def check(self, plan: Plan, actions: Sequence[Action], options: Options) -> None:
-        """Refuse, before anything starts, what cannot end well here.
+        """Refuse, before anything starts, actions that cannot succeed here.
 
         Raises:
-            MmbuildError: What is missing.
+            MmbuildError: A resource, package or file is missing.
         """
 
     def grant(self, action: Action) -> Resources:
-        """What ``action`` gets: its wishes, cut to what exists."""
+        """Return the resources granted to ``action``: its estimates, limited to what exists."""
 
     def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:
-        """GPUs for an action, by id, with the locks that hold them; None where too few are free now.
+        """Return GPUs for an action by id, with their locks; None if too few are free now.
 
-        Empty where whoever places the action also chooses its GPUs.
+        Empty for an executor that assigns GPUs itself when it places the action.
         """
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
-        """What starts actions; on leaving, all that still run are ended with everything they started.
+        """Context in which actions can be started; on exit, running actions and all their processes are killed.
 
         Args:
             place: Existing staging directory in the store.
             specs: Steps that will run.
-            hold: Descriptor that keeps gc away from the store.
+            hold: File descriptor of the lock that keeps gc away from the store.
         """

@@ -1,4 +1,4 @@
-"""Why an action failed, for a person."""
+"""Describes failed actions for the user."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _TAIL_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One failed action.
+    """A failed action.
 
     Attributes:
         label: The action.
         message: What happened, one line.
         code: Stable code.
         hint: What to do.
-        causes: What it came from, nearest first.
+        causes: Messages of the causes, nearest first.
         log: Path of the log.
-        tail: Last lines of the log, where the message alone does not tell enough.
+        tail: Last lines of the log, if the message alone does not explain the failure.
         traceback: For ``--debug``.
-        aside: Directories with the engines that the action refused.
+        aside: Directories with the engines that the action rejected.
     """
 
     label: str
@@ -40,9 +40,14 @@ class Failed:
 
 
 def explain_failure(label: str, step: str, failure: Failure | None, status: int, log: Path) -> Failed:
-    """Put ``failure``, what the worker said of it (None: it could not), into words.
+    """Describe a failure for the user.
 
-    ``status`` is the worker's exit status, negative for a signal.
+    Args:
+        label: The action.
+        step: Its step.
+        failure: What the worker reported; None if it died first.
+        status: The worker's exit status, negative for a signal.
+        log: Path of the action's log.
     """
     if failure is not None and failure.code is not None:
         return Failed(
@@ -59,7 +64,7 @@ def explain_failure(label: str, step: str, failure: Failure | None, status: int,
             label,
             f"step `{step}` of `{label}` failed: {failure.message}",
             "MM310",
-            "the log tells more; `--debug` shows the traceback",
+            "read the log; `--debug` shows the traceback",
             failure.causes,
             str(log),
             traceback=failure.traceback,
@@ -69,7 +74,7 @@ def explain_failure(label: str, step: str, failure: Failure | None, status: int,
 
 
 def log_tail(log: Path) -> tuple[str, ...]:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     try:
         with open(log, "rb") as stream:
             stream.seek(0, 2)
@@ -88,5 +93,5 @@ def _death(status: int) -> tuple[str, str]:
         )
     if status < 0:
         name = signal.Signals(-status).name
-        return f"died of {name}", "this is a crash in native code; the log may tell more"
-    return f"ended with status {status}", "the log may tell more"
+        return f"died of {name}", "this is a crash in native code; the log may say more"
+    return f"exited with status {status}", "the log may say more"

@@ -1,13 +1,13 @@
 """A process that forks workers.
 
-Not ``multiprocessing``'s: that one runs the user's main module again in each worker, which a script without
-a main guard does not survive, and it gives no resource usage of the workers it reaped.
+Not ``multiprocessing``'s fork server: that one runs the user's main module again in each worker, which breaks
+scripts without a main guard, and it does not report the resource usage of the workers it reaped.
 
-It stays single-threaded, so that forking is safe, and imports while it is idle what the coming steps need.
-Jobs arrive on standard input, one a line: its name, its directory as JSON text, the job, with tabs between.
-Messages leave on the file descriptor given as the first argument, one JSON object a line (a pipe: lines
-below PIPE_BUF from several workers never mix). When its input ends (the orchestrator finished or died) it ends its
-workers with everything they started.
+It stays single-threaded, so that forking is safe, and while idle it imports what the coming steps need.
+Jobs arrive on standard input, one per line: its name, its directory as JSON text and the job, separated by tabs.
+Messages are written to the file descriptor given as the first argument, one JSON object per line (to a pipe, so
+lines below PIPE_BUF from several workers never mix). When its input ends (the orchestrator finished or died), it
+kills its workers and every process they started.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NEEDED_BY_ALL = (
 
 @dataclass(frozen=True, slots=True)
 class _Spare:
-    """A worker that was forked ahead: its process id, and the pipe on which it waits for a job."""
+    """A worker forked in advance: its process id, and the pipe on which it waits for a job."""
 
     worker: int
     jobs: int
@@ -51,7 +51,7 @@ class _Spare:
 
 @dataclass(slots=True)
 class _Server:
-    """The workers by process id, with the names of their jobs, and where messages go."""
+    """Workers by process id with the names of their jobs, and the descriptor for messages."""
 
     events: int
     prctl: Callable[..., int]
@@ -63,19 +63,19 @@ class _Server:
 def main(events: int, preload: list[str]) -> None:
     """Serve until standard input ends.
 
-    Other inherited descriptors are left open: among them is the orchestrator's hold on the store, which so
+    Other inherited descriptors stay open: one of them holds the orchestrator's lock on the store, which therefore
     lasts until the last worker has ended.
     """
     server = _Server(events, ctypes.CDLL(None).prctl)
     wake = _wake_on_child()
     _import_all(_NEEDED_BY_ALL)
-    gc.freeze()  # what is collected never is copied for a worker
+    gc.freeze()  # the collector would touch these objects and so copy their pages in each worker
     pending = b""
     open_input = True
     while open_input:
         if not preload and server.spare is None:
             server.spare = _fork(server)
-        ready, _, _ = select.select([0, wake], [], [], _patience(server, preload))
+        ready, _, _ = select.select([0, wake], [], [], _timeout(server, preload))
         if not ready and preload:
             _import_all([preload.pop(0)])
             gc.freeze()
@@ -93,7 +93,7 @@ def main(events: int, preload: list[str]) -> None:
 
 
 def _wake_on_child() -> int:
-    """A descriptor that becomes readable when a worker ends; Ctrl-C is the orchestrator's to handle."""
+    """Return a descriptor that becomes readable when a worker ends. Ctrl-C is left to the orchestrator."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -103,8 +103,8 @@ def _wake_on_child() -> int:
     return reader
 
 
-def _patience(server: _Server, preload: list[str]) -> float | None:
-    """How long to wait for something to happen."""
+def _timeout(server: _Server, preload: list[str]) -> float | None:
+    """Return how long to wait for input, in seconds; None for indefinitely."""
     if preload:
         return 0
     return SAMPLE_SECONDS if server.workers else None
@@ -120,7 +120,7 @@ def _sample(server: _Server) -> None:
 
 
 def _serve(server: _Server, line: bytes) -> None:
-    """Give the job to the worker that waits for one, or to a new one."""
+    """Give the job to the spare worker, or to a new one."""
     name = line.partition(b"\t")[0].decode()
     chosen, server.spare = server.spare or _fork(server), None
     server.workers[chosen.worker] = name, chosen.peak
@@ -132,7 +132,7 @@ def _serve(server: _Server, line: bytes) -> None:
 
 
 def _fork(server: _Server) -> _Spare:
-    """A worker that waits for a job: a fork takes a third of the time of a short action."""
+    """Fork a worker that waits for a job. Done in advance, since a fork takes a third of a short action's time."""
     reader, writer = os.pipe()
     peak = new_peak()
     worker = os.fork()
@@ -153,7 +153,7 @@ def _await_job(server: _Server, reader: int, peak: MemorySampler) -> int:
 
 
 def _become_worker(server: _Server, body: Callable[[], int]) -> None:
-    """Never returns. A session of its own, so that it can be ended with all that it starts."""
+    """Run ``body`` in its own session, so that it can be killed with its children. Never returns."""
     status = 1
     try:
         server.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -182,13 +182,13 @@ def _reap(server: _Server) -> None:
         if name is None or peak is None:
             continue
         peak.close()
-        _kill(worker)  # what it started and left behind
+        _kill(worker)  # processes that it started and left behind
         message = {"job": name, "event": "exit", "status": os.waitstatus_to_exitcode(status)}
         _send(server.events, message)
 
 
 def _end(server: _Server) -> None:
-    """The orchestrator is gone or done: nothing that is unfinished will count."""
+    """Kill all workers: the orchestrator has ended, so unfinished work is lost."""
     for worker in server.workers:
         _kill(worker)
     if server.spare is not None:
@@ -214,5 +214,5 @@ def _import_all(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError:  # the step that needs it says so in its own words
+        except ImportError:  # the step that needs it reports a better error
             continue

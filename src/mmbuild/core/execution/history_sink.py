@@ -1,4 +1,4 @@
-"""Applies in the store's history."""
+"""Records applies in the store's history."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from mmbuild.core.store.history import HistoryEntry
 
 Apply = TypeVar("Apply", bound=Callable[..., Any])
-"""Takes a plan first, and returns a Result."""
+"""A function that takes a plan first and returns a Result."""
 
 
 def record_history(apply: Apply) -> Apply:
-    """``apply``, which is then noted when it has given its result, or is interrupted.
+    """Wrap ``apply`` so that each run is recorded in the history, even when interrupted.
 
-    A plan without anything to do is not noted, nor what could not start. A history that cannot be written is no
-    reason to fail.
+    Not recorded: a plan with nothing to do, and a run that could not start. A history that cannot be written does not
+    fail the run.
     """
 
     @wraps(apply)
-    def noting(plan: Plan, *args: Any, **kwargs: Any) -> Result:
+    def recording(plan: Plan, *args: Any, **kwargs: Any) -> Result:
         begin = time.time()
         try:
             result: Result = apply(plan, *args, **kwargs)
@@ -39,7 +39,7 @@ def record_history(apply: Apply) -> Apply:
             _write(plan, result, begin, "done" if result.ok else "failed")
         return result
 
-    return cast(Apply, noting)
+    return cast(Apply, recording)
 
 
 def _write(plan: Plan, result: Result, begin: float, ended: str) -> None:
@@ -55,12 +55,12 @@ def _entry(plan: Plan, result: Result, begin: float, ended: str) -> HistoryEntry
     from mmbuild._version import __version__
     from mmbuild.core.store.history import HistoryEntry
 
-    worked = {*result.ran, *(failed.label for failed in result.failed)}
-    there = [planned for planned in plan.actions if planned.verdict not in (Verdict.RUN, Verdict.UNKNOWN)]
-    kept = {planned.action.label: planned for planned in there if planned.action.label not in worked}
-    pulled = [planned for planned in kept.values() if planned.verdict is Verdict.PULL]
-    cut_off = [label for label in result.reused if label not in kept]
-    records = {label: planned.record for label, planned in kept.items()} | _last(plan, cut_off)
+    executed = {*result.ran, *(failed.label for failed in result.failed)}
+    known = [planned for planned in plan.actions if planned.verdict not in (Verdict.RUN, Verdict.UNKNOWN)]
+    reused = {planned.action.label: planned for planned in known if planned.action.label not in executed}
+    pulled = [planned for planned in reused.values() if planned.verdict is Verdict.PULL]
+    cut_off = [label for label in result.reused if label not in reused]
+    records = {label: planned.record for label, planned in reused.items()} | _last_records(plan, cut_off)
     return HistoryEntry(
         at=begin,
         seconds=round(time.time() - begin, 3),
@@ -76,8 +76,8 @@ def _entry(plan: Plan, result: Result, begin: float, ended: str) -> HistoryEntry
     )
 
 
-def _last(plan: Plan, labels: list[str]) -> dict[str, Record | None]:
-    """Results by label, of actions whose inputs came out as before."""
+def _last_records(plan: Plan, labels: list[str]) -> dict[str, Record | None]:
+    """Return the results by label of actions that were cut off early."""
     if not labels:
         return {}
     from mmbuild.core.store.action_cache import load_cache
@@ -87,7 +87,7 @@ def _last(plan: Plan, labels: list[str]) -> dict[str, Record | None]:
 
 
 def _interrupted(plan: Plan, begin: float) -> Result:
-    """What had been finished, from the journal: nobody is left to tell."""
+    """Return what had finished before the interruption, read from the journal."""
     from mmbuild.core.execution.events import Result
     from mmbuild.core.store.action_cache import load_cache
 

@@ -1,4 +1,4 @@
-"""A job: one action as a worker gets it, as one line of JSON; and how a failure comes back, as a file."""
+"""Protocol between orchestrator and worker: a job as one line of JSON, and a failure as a file."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mmbuild.base.limits import MESSAGE
 
 @dataclass(frozen=True, slots=True)
 class WorkerJob:
-    """Everything a worker needs; plain data.
+    """Everything a worker needs, as plain data.
 
     Attributes:
-        name: Names the job in messages between the processes.
+        name: Identifies the job in messages between the processes.
         entry: ``module:function`` of the step.
         key: Action key; ``definition`` the definition key; ``body`` the body key.
         inputs: Artifact digest by input name.
         store: Root of the store.
-        version: Of the step; with ``toolchain`` and the rest it is what ``key`` is the digest of.
-        paranoid: Whether to read every input before it is used, whatever its stat.
-        journal: Whether the worker writes the journal's line; else it sends the record, and whoever gets it writes
-            it: lines that several hosts append to a file of NFS can overwrite each other.
+        version: Version of the step; needed, like ``toolchain``, to check ``key``.
+        paranoid: Whether to read every input before it is used, even if its stat is unchanged.
+        journal: Whether the worker appends to the journal. If not, it sends the record to the orchestrator, which
+            appends it: lines that several hosts append to a file on NFS can overwrite each other.
     """
 
     name: str
@@ -52,13 +52,13 @@ class WorkerJob:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a step failed.
+    """Description of a failed step.
 
     Attributes:
         message: One line.
         code: Code of the :class:`~mmbuild.base.errors.MmbuildError`, or None for any other exception.
         hint: What to do.
-        causes: Messages of the exceptions it came from, nearest first.
+        causes: Messages of the exceptions it was raised from, nearest first.
         traceback: For ``--debug`` and the log.
     """
 
@@ -70,13 +70,13 @@ class Failure:
 
 
 def job_line(job: WorkerJob) -> bytes:
-    """``job`` as one line. Its parameters are plain JSON data already, so nothing is copied first."""
+    """Return ``job`` as one line. Not ``asdict``: the parameters are already plain JSON data and need no copy."""
     data = {name: getattr(job, name) for name in WorkerJob.__slots__}
     return json.dumps(data, default=dict).encode() + b"\n"
 
 
 def parse_job(line: bytes) -> WorkerJob:
-    """Read :func:`job_line`'s form."""
+    """Parse the output of :func:`job_line`."""
     data = json.loads(line)
     return WorkerJob(**{**data, "gpus": tuple(data["gpus"])})
 
@@ -86,7 +86,7 @@ def write_failure(directory: Path, failure: Failure) -> None:
 
 
 def read_failure(directory: Path) -> Failure | None:
-    """What the worker left, or None where it died before it could say anything."""
+    """Return the failure that the worker wrote, or None if it died first."""
     try:
         data = read_object(directory / "failure.json", MESSAGE)
         return Failure(**{**data, "causes": tuple(data["causes"])})

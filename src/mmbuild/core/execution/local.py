@@ -1,4 +1,4 @@
-"""Running a plan: one process for each action, on this machine unless another executor is given."""
+"""Runs a plan: one process per action, on this machine unless another executor is given."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["Local", "Options", "Result", "run_plan"]
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The executor that runs actions on this machine, forked from one process."""
+    """Executor that runs actions on this machine, forked from one process."""
 
     capacity: Capacity
 
@@ -64,17 +64,17 @@ def run_plan(
     sink: Sink,
     executor: Executor | None = None,
 ) -> Result:
-    """Do what ``plan`` says; ``executor`` None means this machine.
+    """Execute ``plan``; without ``executor``, on this machine.
 
     Raises:
-        MmbuildError: nothing could start (MM203, MM305, MM312 to MM316, MM840 to MM844), or the disk is full
+        MmbuildError: Nothing could start (MM203, MM305, MM312 to MM316, MM840 to MM844), or the disk is full
             (MM302). Failures of single actions are in the result.
-        KeyboardInterrupt: after all workers have ended; finished work is kept.
+        KeyboardInterrupt: After all workers have ended; finished work is kept.
     """
     started = time.monotonic()
     state = state_of(plan)
-    where = executor or Local(options.capacity)
-    _check(plan, [planned.action for planned in state.waiting.values()], specs, options, where)
+    executor = executor or Local(options.capacity)
+    _check(plan, [planned.action for planned in state.waiting.values()], specs, options, executor)
     sink(Event(EventKind.PLAN, data=_counts(plan)))
     outcome = ApplyState(plan.store, state, sink, options.apply.paranoid)
     with shared_lock(plan.store) as hold:
@@ -82,7 +82,7 @@ def run_plan(
         for build in builds_to_restore(plan, state):
             outcome.install(build)
         if state.waiting:
-            _build(plan, state, outcome, specs, options, hold, where)
+            _build(plan, state, outcome, specs, options, hold, executor)
     result = outcome.result(time.monotonic() - started)
     sink(Event(EventKind.SUMMARY, data=_summary(result)))
     return result
@@ -97,7 +97,7 @@ def _build(
     hold: FileLock,
     executor: Executor,
 ) -> None:
-    """Run what has no result. ``hold`` keeps gc away until the last worker has ended."""
+    """Run the actions without a result. ``hold`` keeps gc away until the last worker has ended."""
     actions = [planned.action for planned in state.waiting.values()]
     needed = list(dict.fromkeys(specs[action.step] for action in actions))
     pool = ReadyPool(executor.capacity, priorities(actions))
@@ -127,15 +127,15 @@ def _check(
     for action in actions:
         if action.step not in specs:
             raise MmbuildError(
-                f"`{action.label}` needs the step `{action.step}`, which this mmbuild lacks",
+                f"`{action.label}` needs the step `{action.step}`, which this mmbuild does not have",
                 code="MM203",
-                hint="that part of the recipe is not built yet; see `mmbuild explain MM203`",
+                hint="that part of the recipe is not supported yet; see `mmbuild explain MM203`",
             )
         if not is_sound(action):
             raise MmbuildError(
-                f"the plan is damaged: the key of `{action.label}` is not that of its content",
+                f"the plan is damaged: the key of `{action.label}` does not match its content",
                 code="MM326",
-                hint="plan again; if that does not help, remove the directory `plans` of the store",
+                hint="plan again; if that does not help, remove the directory `plans` from the store",
             )
     for build in plan.builds:
         check_replaceable(plan.store, build.directory)
@@ -143,12 +143,12 @@ def _check(
 
 
 def preload(specs: Iterable[StepSpec]) -> list[str]:
-    """What a fork server imports: light step modules first, so that the first action need not wait."""
-    once = list(dict.fromkeys(specs))
-    entries = [spec.entry.partition(":")[0] for spec in once]
-    # Compares a model's directory with the plan once more (mmbuild.core.execution.publish_check).
-    sources = [DIRECTORIES] if any(spec.name == "download" for spec in once) else []
-    return list(dict.fromkeys([*sources, *entries, *(name for spec in once for name in spec.preload)]))
+    """Return the modules for the fork server to import: light step modules first, so that actions start soon."""
+    unique = list(dict.fromkeys(specs))
+    entries = [spec.entry.partition(":")[0] for spec in unique]
+    # Used to compare a model's directory with the plan again (mmbuild.core.execution.publish_check).
+    sources = [DIRECTORIES] if any(spec.name == "download" for spec in unique) else []
+    return list(dict.fromkeys([*sources, *entries, *(name for spec in unique for name in spec.preload)]))
 
 
 def _counts(plan: Plan) -> dict[str, Any]:

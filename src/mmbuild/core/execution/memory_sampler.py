@@ -1,7 +1,7 @@
-"""The peak of a worker's anonymous memory, sampled by the process that forked it.
+"""Peak anonymous memory of a worker, sampled by the process that forked it.
 
-From outside, because a thread inside a worker costs a short action more than its own work, and sees nothing
-while the step holds the interpreter's lock.
+A sampling thread inside the worker would cost more than the work of a short action, and would see nothing
+while the step holds the interpreter lock.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _COUNT = struct.Struct("=Q")
 
 @dataclass(frozen=True, slots=True)
 class MemorySampler:
-    """A number of bytes that a process shares with those it forks. Made by :func:`new_peak`."""
+    """Peak in bytes, in memory shared between a process and its forks. Created by :func:`new_peak`."""
 
     memory: mmap.mmap
 
     @property
     def value(self) -> int:
-        found: int = _COUNT.unpack_from(self.memory)[0]
-        return found
+        peak: int = _COUNT.unpack_from(self.memory)[0]
+        return peak
 
     def sample(self, process: int | str = "self") -> int:
-        """Look at ``process`` (an id); returns the highest so far."""
+        """Sample the process with this id and return the highest value so far, bytes."""
         now = anonymous(process)
         highest = self.value
         if now > highest:
@@ -39,20 +39,20 @@ class MemorySampler:
 
 
 def new_peak() -> MemorySampler:
-    """Zero, in a page of memory that survives a fork as shared."""
+    """Return a sampler at zero, in a page that stays shared after a fork."""
     return MemorySampler(mmap.mmap(-1, mmap.PAGESIZE))
 
 
 def anonymous(process: int | str = "self") -> int:
-    """Resident anonymous bytes (``RssAnon`` of proc(5)); 0 where the process has ended."""
+    """Return resident anonymous bytes (``RssAnon`` in proc(5)); 0 if the process has ended."""
     try:
         descriptor = os.open(f"/proc/{process}/status", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return 0
     try:
-        _, found, rest = os.read(descriptor, 8192).partition(b"RssAnon:")
+        _, field, rest = os.read(descriptor, 8192).partition(b"RssAnon:")
     except ProcessLookupError:
         return 0
     finally:
         os.close(descriptor)
-    return int(rest.split(None, 1)[0]) * 1024 if found else 0
+    return int(rest.split(None, 1)[0]) * 1024 if field else 0

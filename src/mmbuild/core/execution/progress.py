@@ -1,4 +1,4 @@
-"""Showing an apply to a person: a live table on a terminal, plain lines otherwise, on standard error."""
+"""Displays an apply on standard error: a live table on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmbuild.core.graph.plan import Plan, Verdict
 
 @contextmanager
 def display(plan: Plan, *, live: bool = True) -> Iterator[Sink]:
-    """A sink that shows events; ``live`` False, or no terminal, means plain lines."""
+    """Provide a sink that displays events; plain lines if ``live`` is False or there is no terminal."""
     if live and sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         with _live(plan) as sink:
             yield lenient(sink)
@@ -24,7 +24,7 @@ def display(plan: Plan, *, live: bool = True) -> Iterator[Sink]:
 
 
 def lenient(sink: Sink) -> Sink:
-    """``sink``, which may fail: standard error that is closed or full is no reason to stop a build."""
+    """Wrap ``sink`` to ignore write errors: a closed or full standard error must not stop a build."""
 
     def show(event: Event) -> None:
         with suppress(OSError, ValueError, AttributeError):
@@ -34,29 +34,29 @@ def lenient(sink: Sink) -> Sink:
 
 
 class PlainLines:
-    """One line when an action starts and one when it ends: fit for logs of CI."""
+    """Prints a line when an action starts and when it ends; suitable for CI logs."""
 
     def __init__(self, plan: Plan) -> None:
         self.total = sum(p.verdict in (Verdict.RUN, Verdict.UNKNOWN) for p in plan.actions)
         self.ended = 0
 
     def __call__(self, event: Event) -> None:
-        if event.kind is EventKind.PLAN:  # what could not be pulled runs
+        if event.kind is EventKind.PLAN:  # actions that could not be pulled run
             self.total = event.data["run"] + event.data["unknown"]
         if event.kind in (EventKind.FINISHED, EventKind.REUSED, EventKind.FAILED):
             self.ended += 1
-        line = _shown(event)
+        line = _first_line(event)
         if line:
             print(f"[{self.ended}/{self.total}] {line}", file=sys.stderr, flush=True)
 
 
-def _shown(event: Event) -> str:
-    """:func:`event_line`, the first line of it: what failed is reported in full at the end."""
+def _first_line(event: Event) -> str:
+    """Return the first line of :func:`event_line`: failures are reported in full at the end."""
     return one_line(event_line(event).partition("\n")[0])
 
 
 def event_line(event: Event) -> str:
-    """An event as one line; empty for those that only a live display shows."""
+    """Format an event as one line; empty for events that only the live display shows."""
     data = event.data
     if event.kind is EventKind.STARTED:
         return f"run    {event.label}: {data['reason']}"
@@ -82,7 +82,7 @@ def event_line(event: Event) -> str:
 
 
 def cost(data: Any) -> str:
-    """Time, memory and size of a finished action."""
+    """Format time, memory and size of a finished action."""
     return f"{data['seconds']:.1f} s, peak {data['memory'] / 1e6:.0f} MB, output {data['size'] / 1e6:.1f} MB"
 
 
@@ -95,7 +95,7 @@ def _live(plan: Plan) -> Iterator[Sink]:
     from rich.markup import escape
     from rich.table import Table
 
-    # rich keeps dim and bold under NO_COLOR; a person who sets it wants plain text.
+    # rich keeps dim and bold under NO_COLOR, but users who set it expect plain text.
     plain_text = bool(os.environ.get("NO_COLOR"))
     console = Console(file=raw(sys.stderr), color_system=None if plain_text else "auto")
     started: dict[str, float] = {}
@@ -103,17 +103,17 @@ def _live(plan: Plan) -> Iterator[Sink]:
     plain = PlainLines(plan)
 
     def table() -> Table:
-        """The running actions; what has ended scrolls above."""
-        shown = Table.grid(padding=(0, 2))
+        """Return the running actions; finished ones scroll up above the table."""
+        rows = Table.grid(padding=(0, 2))
         for label, begin in started.items():
-            shown.add_row(
+            rows.add_row(
                 "  ▸",
                 escape(one_line(label)),
                 f"{time.time() - begin:.0f} s",
                 escape(messages.get(label, "")),
             )
-        shown.add_row(f"[dim]{plain.ended}/{plain.total}[/dim]", "", "", "")
-        return shown
+        rows.add_row(f"[dim]{plain.ended}/{plain.total}[/dim]", "", "", "")
+        return rows
 
     with Live(get_renderable=table, console=console, refresh_per_second=4, transient=True) as live:
 
@@ -131,7 +131,7 @@ def _live(plan: Plan) -> Iterator[Sink]:
                 started.pop(event.label, None)
             elif event.kind is EventKind.PLAN:
                 plain(event)
-            line = _shown(event)
+            line = _first_line(event)
             if line and event.kind not in (EventKind.STARTED, EventKind.PULLING):
                 live.console.print(escape(line), highlight=False)
 

@@ -1,4 +1,4 @@
-"""The last look before a result is published: is it still the result of what its key says?"""
+"""Final check before a result is published: its key and sources must still match."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _SOURCES = importlib.import_module(DIRECTORIES)
 
 
 def seen_sources(job: WorkerJob) -> dict[str, Seen]:
-    """Stat of the user's files that a step is about to read, by path, without those that cannot be read."""
-    found: dict[str, Seen] = {}
+    """Return the stat of the user's files that a step is about to read, by path; unreadable files are left out."""
+    stats: dict[str, Seen] = {}
     for path, _ in _sources(job):
-        with suppress(OSError, MmbuildError):  # what is wrong is found by the digest
-            found.update(_seen(path, _names(job, path)))
-    return found
+        with suppress(OSError, MmbuildError):  # comparing digests reports the problem later
+            stats.update(_seen(path, _names(job, path)))
+    return stats
 
 
 def confirm(store: Store, job: WorkerJob, before: Mapping[str, Seen] = MappingProxyType({})) -> None:
-    """Compare the key with what the step was given, and the user's files with what was planned.
+    """Check the key against the job, and the user's files against the plan.
 
     Args:
-        store: Where the result goes.
-        job: What made it.
-        before: :func:`seen_sources` from before the step ran. A file that was changed and changed back holds what was
-            planned, but the step may have read something else.
+        store: The store to publish to.
+        job: The job that produced the result.
+        before: :func:`seen_sources` from before the step ran. A file that was changed and changed back has the
+            planned content, but the step may have read something else.
 
     Raises:
-        MmbuildError: MM326 the key is of something else, MM319 a file of the user changed while the step ran.
+        MmbuildError: MM326, the key does not match the job; MM319, a user file changed while the step ran.
     """
     if job.key != job_key(job):
         raise MmbuildError(
-            f"the key of `{job.label}` is not that of its parameters and inputs",
+            f"the key of `{job.label}` does not match its parameters and inputs",
             code="MM326",
-            hint="nothing was published; apply again, and check the memory of this machine if it happens again",
+            hint="nothing was published; apply again, and test this machine's memory if it happens again",
         )
     now: dict[str, Seen] = {}
     with closing(StatCache(store)) as index:
@@ -61,7 +61,7 @@ def confirm(store: Store, job: WorkerJob, before: Mapping[str, Seen] = MappingPr
 
 
 def _sources(job: WorkerJob) -> Iterator[tuple[Path, str]]:
-    """The user's files and directories that the step reads, with their digests."""
+    """Yield the user's files and directories that the step reads, with their digests."""
     for name, expected in job.sources.items():
         locator = job.locators.get(name, "")
         if locator.startswith("/") and len(expected) == DIGEST_LENGTH:
@@ -69,26 +69,26 @@ def _sources(job: WorkerJob) -> Iterator[tuple[Path, str]]:
 
 
 def _confirm_source(job: WorkerJob, path: Path, expected: str, index: StatCache) -> dict[str, Seen]:
-    """The stat of the files, taken after their contents were compared."""
+    """Return the stat of the files, taken after their contents were compared."""
     try:
         names = _names(job, path)
-        found = index.content(path) if names is None else _SOURCES.files_digest(path, names, index.content)
-        if found == expected:
+        digest = index.content(path) if names is None else _SOURCES.files_digest(path, names, index.content)
+        if digest == expected:
             return _seen(path, names)
     except (OSError, FileRefusedError) as error:
-        raise changed_source(str(path), f"cannot be read any more ({error})") from error
+        raise changed_source(str(path), f"can no longer be read ({error})") from error
     raise changed_source(str(path), "changed after it was planned")
 
 
 def _names(job: WorkerJob, path: Path) -> list[str] | None:
-    """Files of a model's directory, as its download action is keyed; None for a path that is no directory."""
+    """Return the files of a model directory that its download action's key covers; None if not a directory."""
     if not path.is_dir():
         return None
     weights = job.params.get("kind") == "path"
-    found: list[str] = _SOURCES.source_files(
+    names: list[str] = _SOURCES.source_files(
         path, weights=weights, directories=job.params.get("directories", ())
     )
-    return found
+    return names
 
 
 def _seen(path: Path, names: Iterable[str] | None) -> dict[str, Seen]:

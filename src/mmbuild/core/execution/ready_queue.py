@@ -1,4 +1,4 @@
-"""What of a plan is done, what waits for what, and what starts next: pure bookkeeping, no processes and no files."""
+"""Tracks which actions are done, blocked and ready, and which starts next. Pure bookkeeping without I/O."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mmbuild.core.store.action_cache import Record
 
 @dataclass(slots=True)
 class SchedulerState:
-    """One apply so far; every mapping is by definition key unless it says otherwise.
+    """State of an apply; mappings are by definition key unless stated otherwise.
 
     Attributes:
         actions: All actions of the plan.
         done: Results.
-        waiting: Actions that have none yet.
-        blocked: How many producers an action still waits for.
-        consumers: Waiting actions that an action's result sets free.
+        waiting: Actions without a result.
+        blocked: Number of producers that an action still waits for.
+        consumers: Waiting actions that need an action's result.
         builds: Engine directories that need an action's result.
-        missing: How many results an engine directory still lacks, by recipe.
+        missing: Number of results still missing for an engine directory, by recipe.
     """
 
     actions: dict[str, Action] = field(default_factory=dict)
@@ -35,27 +35,27 @@ class SchedulerState:
     missing: dict[str, int] = field(default_factory=dict)
 
     def digests(self, action: Action) -> dict[str, str]:
-        """Artifact digests of the inputs of an action whose producers are done."""
+        """Return the artifact digests of the inputs of an action whose producers are done."""
         return {name: self.done[producer].digest for name, producer in action.inputs.items()}
 
     def ready(self) -> list[str]:
-        """Waiting actions that have all their inputs, in the plan's order."""
+        """Return the waiting actions that have all their inputs, in plan order."""
         return [key for key in self.waiting if self.blocked[key] == 0]
 
     def complete(self, key: str, record: Record) -> tuple[list[str], list[Build]]:
-        """An action has its result: what it sets free, and the engine directories that are now whole."""
+        """Record a result; return the actions that are now ready and the engine directories that are now complete."""
         self.done[key] = record
         self.waiting.pop(key, None)
         for consumer in self.consumers.get(key, ()):
             self.blocked[consumer] -= 1
         for build in self.builds.get(key, ()):
             self.missing[build.recipe] -= 1
-        free = [consumer for consumer in self.consumers.get(key, ()) if self.blocked[consumer] == 0]
-        return free, [build for build in self.builds.get(key, ()) if self.missing[build.recipe] == 0]
+        ready = [consumer for consumer in self.consumers.get(key, ()) if self.blocked[consumer] == 0]
+        return ready, [build for build in self.builds.get(key, ()) if self.missing[build.recipe] == 0]
 
 
 def state_of(plan: Plan) -> SchedulerState:
-    """The state before anything ran."""
+    """Return the state before anything ran."""
     state = SchedulerState()
     for planned in plan.actions:
         key = planned.action.definition_key
@@ -70,15 +70,15 @@ def state_of(plan: Plan) -> SchedulerState:
         for producer in producers:
             state.consumers.setdefault(producer, []).append(key)
     for build in plan.builds:
-        lacking = [key for key in dict.fromkeys(build.actions.values()) if key in state.waiting]
-        state.missing[build.recipe] = len(lacking)
-        for key in lacking:
+        missing = [key for key in dict.fromkeys(build.actions.values()) if key in state.waiting]
+        state.missing[build.recipe] = len(missing)
+        for key in missing:
             state.builds.setdefault(key, []).append(build)
     return state
 
 
 def builds_to_restore(plan: Plan, state: SchedulerState) -> Iterator[Build]:
-    """Engine directories whose results are all there, but not where they belong."""
+    """Yield the engine directories that have all results but must be installed again."""
     restored = {p.action.definition_key for p in plan.actions if p.verdict is Verdict.RESTORE}
     for build in plan.builds:
         if state.missing[build.recipe] == 0 and restored.intersection(build.targets.values()):
@@ -89,9 +89,9 @@ _GUESSED_SECONDS = 1.0
 
 
 def priorities(actions: Sequence[Action]) -> dict[str, float]:
-    """Expected seconds from the start of each action to the end of what waits for it: the critical path.
+    """Return the expected seconds from the start of each action to the end of its longest chain of consumers.
 
-    ``actions`` has producers first. An action without an estimate counts one second.
+    ``actions`` has producers first. An action without an estimate counts as one second.
     """
     longest: dict[str, float] = {action.definition_key: 0.0 for action in actions}
     for action in reversed(actions):
@@ -105,7 +105,7 @@ def priorities(actions: Sequence[Action]) -> dict[str, float]:
 
 @dataclass(slots=True)
 class ReadyPool:
-    """What is free of a :class:`Capacity`, and the ready actions in the order of their priority."""
+    """Ready actions in order of priority, and the resources of a :class:`Capacity` in use."""
 
     capacity: Capacity
     priority: Mapping[str, float]
@@ -116,14 +116,14 @@ class ReadyPool:
     _count: int = 0
 
     def add(self, key: str) -> None:
-        """The action ``key`` has all its inputs."""
+        """Add a ready action."""
         self._count += 1
         heapq.heappush(self._ready, (-self.priority.get(key, 0.0), self._count, key))
 
     def take(self, start: Callable[[str], Resources | None]) -> None:
-        """Offer the ready actions, most urgent first, while a job is free.
+        """Offer ready actions to ``start``, highest priority first, while a job slot is free.
 
-        ``start(key)`` starts the action and returns what it took, or returns None to be asked again later.
+        ``start(key)`` starts the action and returns the resources it uses, or None to be called again later.
         """
         kept: list[tuple[float, int, str]] = []
         while self._ready and self.running < self.capacity.jobs and self._core_is_free():
@@ -142,7 +142,7 @@ class ReadyPool:
         return self.running == 0 or self.cores < self.capacity.cores
 
     def fits(self, resources: Resources) -> bool:
-        """Whether ``resources`` is free. The only running action may take anything."""
+        """Return whether ``resources`` is available. If nothing else is running, an action may take everything."""
         if self.running == 0:
             return True
         return (
@@ -151,20 +151,20 @@ class ReadyPool:
         )
 
     def give_back(self, taken: Resources) -> None:
-        """An action ended."""
+        """Release the resources of an action that ended."""
         self.cores -= taken.cores
         self.memory -= taken.memory
         self.running -= 1
 
     def clear(self) -> None:
-        """Nothing more is to start."""
+        """Drop all ready actions, so that nothing more starts."""
         self._ready.clear()
 
     @property
     def waiting(self) -> bool:
-        """Whether an action is ready that has not started."""
+        """Whether a ready action has not started yet."""
         return bool(self._ready)
 
 
 NOTHING = Resources(cores=0)
-"""What ``start`` returns for an action that needed no process: its result was already there."""
+"""Returned by ``start`` for an action that needed no process, because its result already exists."""

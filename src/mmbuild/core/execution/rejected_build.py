@@ -1,7 +1,7 @@
-"""``build/<recipe>.refused/``: an engine that is whole and that its last action would not have.
+"""``build/<recipe>.refused/``: a complete engine that failed its final check.
 
-It is laid out like any engine, so that it can be asked, verified and compared, with what the refusing action wrote
-before it failed. The engine directory itself is left as it was; a later success removes what was put aside.
+It is installed like any engine, so that it can be run, verified and compared, with the output of the failed check.
+The engine directory itself is not changed; a later success removes the rejected engine.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.roots import root_path, scan_files
 
 _REPORTS = frozenset({"report.json", "report.html"})
-"""What ``mmbuild verify`` writes beside an engine: no reason to keep one."""
+"""Files that ``mmbuild verify`` adds to an engine; they do not prevent its removal."""
 
 
 def rejected_path(directory: Path) -> Path:
-    """Where a refused engine of ``directory`` goes."""
+    """Return the directory for a rejected engine of ``directory``."""
     return directory.with_name(f"{directory.name}.refused")
 
 
 def is_rejected_by(build: Build, action: Action, records: Mapping[str, Record]) -> bool:
-    """Whether ``action``, which failed, judged a whole engine: nothing needs its result but the directory."""
+    """Return whether the failed ``action`` checked a complete engine: only the directory needs its result."""
     place = _place(build, action)
     return bool(place) and all(
         key in records for key in build.targets.values() if key != action.definition_key
@@ -45,35 +45,35 @@ def keep_rejected(
     records: Mapping[str, Record],
     host: Mapping[str, Any],
     *,
-    refused: Action,
-    why: Failed,
-    left: Path,
+    rejected_by: Action,
+    failure: Failed,
+    output: Path,
 ) -> Path:
-    """Lay the engine of ``build`` out beside its directory; returns where.
+    """Install the rejected engine of ``build`` next to its directory; return the path.
 
     Args:
-        store: Where the artifacts are.
-        build: Whose engine.
+        store: Store with the artifacts.
+        build: The build of the engine.
         actions: All actions of the build, producers first.
-        records: Results by definition key; of all but ``refused``.
-        host: Facts of this machine, for the manifest.
-        refused: The action that failed.
-        why: Its failure.
-        left: Directory with what it wrote; may be empty or absent.
+        records: Results by definition key, of all actions except ``rejected_by``.
+        host: Facts about this machine, for the manifest.
+        rejected_by: The action that failed.
+        failure: Its failure.
+        output: Directory with its partial output; may be empty or missing.
 
     Raises:
         MmbuildError: As :func:`mmbuild.core.execution.build_dir.install_build`.
-        OSError: What the action wrote cannot be copied.
+        OSError: The output cannot be copied.
     """
     known = {label: key for label, key in build.actions.items() if key in records}
     targets = {place: key for place, key in build.targets.items() if key in records}
     directory = rejected_path(build.directory)
     data = {
-        "label": refused.label,
-        "step": refused.step,
-        "params": dict(refused.params),
-        "message": why.message,
-        "code": why.code,
+        "label": rejected_by.label,
+        "step": rejected_by.step,
+        "params": dict(rejected_by.params),
+        "message": failure.message,
+        "code": failure.code,
     }
     try:
         install_build(
@@ -83,7 +83,7 @@ def keep_rejected(
             records,
             host,
             refused=[data],
-            left={_place(build, refused): left} if left.is_dir() else {},
+            outputs={_place(build, rejected_by): output} if output.is_dir() else {},
         )
     except BaseException:
         remove_leftovers(directory)
@@ -92,19 +92,19 @@ def keep_rejected(
 
 
 def discard_rejected(store: Store, directory: Path) -> None:
-    """Remove what was put aside of ``directory``, unless somebody put a file of their own there."""
-    aside = rejected_path(directory)
-    if not aside.is_dir():
+    """Remove the rejected engine of ``directory``, unless a user added files to it."""
+    rejected = rejected_path(directory)
+    if not rejected.is_dir():
         return
-    with wait_lock(store.lock(root_path(store, aside).stem), f"the lock of `{aside}`"):
-        remove_leftovers(aside)
-        ours = our_files(store, aside)
-        if ours is None or set(scan_files(aside)) - ours - _REPORTS:
+    with wait_lock(store.lock(root_path(store, rejected).stem), f"the lock of `{rejected}`"):
+        remove_leftovers(rejected)
+        ours = our_files(store, rejected)
+        if ours is None or set(scan_files(rejected)) - ours - _REPORTS:
             return
-        remove_tree(aside)
-        discard(root_path(store, aside))
+        remove_tree(rejected)
+        discard(root_path(store, rejected))
 
 
 def _place(build: Build, action: Action) -> str:
-    """Where the result would go; empty where it is the engine itself, or nothing of it goes there."""
+    """Return the result's path in the engine directory; empty for the engine itself and for other actions."""
     return next((place for place, key in build.targets.items() if key == action.definition_key), "")

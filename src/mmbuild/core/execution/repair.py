@@ -1,7 +1,7 @@
-"""Results whose files changed in the store are removed before they are used, so that the same apply makes them again.
+"""Removes damaged results from the store before they are used, so that the same apply builds them again.
 
-An edit of a large file of an engine directory is an edit of the store where that file is a hard link. Such damage is
-found by stat before anything starts, and what ``mmbuild cache verify`` would remove for it goes.
+A large file of an engine directory can be a hard link to the store, so editing it damages the store. Such damage is
+detected by stat before anything starts, and everything that ``mmbuild cache verify`` would remove is removed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _DAMAGED = ("MM304", "MM323")
 
 
 def without_damage(plan: Plan, sink: Sink, *, paranoid: bool = False) -> Plan:
-    """``plan``, made again where results that it uses are damaged.
+    """Return ``plan``, planned again if results that it uses are damaged.
 
-    While another process uses the store nothing is removed; the use of what is damaged then fails with MM323.
+    While another process uses the store nothing is removed; using the damaged result then fails with MM323.
 
     Args:
-        plan: What is about to be done.
-        sink: Told of each damaged result.
+        plan: The plan to be executed.
+        sink: Receives a warning for each damaged result.
         paranoid: Read every file that is used.
     """
     while damaged := _damaged(plan, paranoid):
@@ -38,17 +38,17 @@ def without_damage(plan: Plan, sink: Sink, *, paranoid: bool = False) -> Plan:
             if error.code != "MM305":
                 raise
             return plan
-        for planned, why in damaged:
-            _report(planned, why, sink)
-        plan = _again(plan)
+        for planned, problem in damaged:
+            _report(planned, problem, sink)
+        plan = _plan_again(plan)
         if not removed:
             return plan
     return plan
 
 
 def _damaged(plan: Plan, paranoid: bool) -> list[tuple[PlannedAction, str]]:
-    """Results whose files are used and are not what was published, with what is wrong."""
-    found = []
+    """Return the used results whose files differ from what was published, each with the problem."""
+    damaged = []
     with closing(StatCache(plan.store)) as index:
         for planned in _used(plan):
             digest = _digest(planned)
@@ -57,12 +57,12 @@ def _damaged(plan: Plan, paranoid: bool) -> list[tuple[PlannedAction, str]]:
                     check_artifact(plan.store, digest, index, paranoid=paranoid)
                 except MmbuildError as error:
                     if error.code in _DAMAGED:
-                        found.append((planned, error.message))
-    return found
+                        damaged.append((planned, error.message))
+    return damaged
 
 
 def _used(plan: Plan) -> Iterable[PlannedAction]:
-    """Finished actions whose files are laid out, or are inputs of what may run."""
+    """Return finished actions whose files are to be installed, or are inputs of actions that may run."""
     finished = {p.action.definition_key: p for p in plan.actions if p.record is not None}
     used = {key: None for key, planned in finished.items() if planned.verdict is Verdict.RESTORE}
     for planned in plan.actions:
@@ -75,9 +75,9 @@ def _digest(planned: PlannedAction) -> str:
     return planned.record.digest if planned.record is not None else ""
 
 
-def _report(planned: PlannedAction, why: str, sink: Sink) -> None:
+def _report(planned: PlannedAction, problem: str, sink: Sink) -> None:
     data = {
-        "message": f"the result of `{planned.action.label}` is damaged: {why}",
+        "message": f"the result of `{planned.action.label}` is damaged: {problem}",
         "code": "MM327",
         "hint": "it was removed with everything built from it, and is built again now; "
         "`mmbuild cache verify` checks the rest of the store",
@@ -85,10 +85,10 @@ def _report(planned: PlannedAction, why: str, sink: Sink) -> None:
     sink(Event(EventKind.WARNING, planned.action.label, data))
 
 
-def _again(plan: Plan) -> Plan:
+def _plan_again(plan: Plan) -> Plan:
     from mmbuild.core.graph.rebuild_reasons import reasons_from
 
-    place = plan.builds[0].directory.parent if plan.builds else plan.store.root
+    build_dir = plan.builds[0].directory.parent if plan.builds else plan.store.root
     cache = load_cache(plan.store)
     remote = plan.remote
-    return make_plan(graphs_of(plan), plan.store, cache, place, reasons_from(plan.store), lambda: remote)
+    return make_plan(graphs_of(plan), plan.store, cache, build_dir, reasons_from(plan.store), lambda: remote)

@@ -1,4 +1,4 @@
-"""What this machine, within its control group, can give; and whether a plan fits into it."""
+"""Resources of this machine within its control group, and whether a plan fits into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmbuild.core.store.locks import FileLock, try_lock
 def try_lock_gpus(
     uuids: Sequence[str], count: int, directory: Path | None = None
 ) -> dict[str, FileLock] | None:
-    """Lock ``count`` of ``uuids`` across processes; None, and nothing held, where fewer are free."""
+    """Lock ``count`` of ``uuids`` across processes; return None and lock nothing if fewer are free."""
     held: dict[str, FileLock] = {}
     for uuid in uuids:
         if len(held) == count:
@@ -33,7 +33,7 @@ def try_lock_gpus(
 
 
 def _lock_directory() -> Path:
-    """One for all users of the machine, since a GPU is one for all of them."""
+    """Return the lock directory, shared by all users of the machine because the GPUs are."""
     path = Path(tempfile.gettempdir()) / "mmbuild-gpus"
     try:
         path.mkdir()
@@ -48,14 +48,14 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the scheduler may hand out.
+    """Resources available to the scheduler.
 
     Attributes:
         cores: CPU cores.
-        memory: Bytes of host memory.
-        gpus: UUIDs of GPUs.
-        gpu_memory: Bytes of memory of the GPU that has least; 0 where unknown.
-        jobs: Actions at once.
+        memory: Host memory, bytes.
+        gpus: UUIDs of the GPUs.
+        gpu_memory: Memory of the smallest GPU, bytes; 0 if unknown.
+        jobs: Maximum number of concurrent actions.
     """
 
     cores: int
@@ -66,14 +66,14 @@ class Capacity:
 
 
 def machine_cores(root: Path = Path("/")) -> int:
-    """Cores that this process may use: affinity and the CPU quota of its control group."""
+    """Return the number of cores this process may use, by CPU affinity and the CPU quota of its control group."""
     allowed = len(os.sched_getaffinity(0))
     quota = _cpu_quota(root)
     return max(1, min(allowed, quota) if quota else allowed)
 
 
 def machine_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: the machine's, and its control group's limit."""
+    """Return the bytes of memory this process may use: the machine's memory or the control group's limit."""
     total = _UNLIMITED
     for line in (_read(root / "proc/meminfo") or "").splitlines():
         if line.startswith("MemTotal:"):
@@ -84,10 +84,10 @@ def machine_memory(root: Path = Path("/")) -> int:
 def check_fits(
     actions: Iterable[Action], capacity: Capacity, store: Path, *, ignore_estimates: bool = False
 ) -> None:
-    """Refuse, before anything starts, what cannot end well on this machine.
+    """Refuse, before anything starts, actions that need more than this machine has.
 
     Raises:
-        MmbuildError: MM312 memory, MM313 disk, MM314 GPUs, MM317 memory of a GPU.
+        MmbuildError: MM312 memory, MM313 disk, MM314 GPUs, MM317 GPU memory.
     """
     todo = list(actions)
     for action in todo:
@@ -96,7 +96,7 @@ def check_fits(
                 f"`{action.label}` needs {action.resources.gpus} GPU(s),"
                 f" {len(capacity.gpus)} can be used here",
                 code="MM314",
-                hint="see `nvidia-smi` and CUDA_VISIBLE_DEVICES, or set `target.device: cpu`",
+                hint="check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or set `target.device: cpu`",
             )
     if ignore_estimates:
         return
@@ -122,13 +122,13 @@ def check_fits(
         raise MmbuildError(
             f"the plan needs about {_size(needed)} of disk, `{store}` has {_size(free)} free",
             code="MM313",
-            hint="free some (`mmbuild cache gc`), use another `--store`,"
+            hint="free some space (`mmbuild cache gc`), use another `--store`,"
             " or try anyway with `--ignore-estimates`",
         )
 
 
 def grant(resources: Resources, capacity: Capacity) -> Resources:
-    """``resources``, cut to what exists: an estimate above the machine takes all of it."""
+    """Return ``resources`` limited to what exists: an estimate above the machine's capacity takes all of it."""
     return Resources(
         cores=max(1, min(resources.cores, capacity.cores)),
         memory=min(resources.memory, capacity.memory),
@@ -139,17 +139,17 @@ def grant(resources: Resources, capacity: Capacity) -> Resources:
 
 
 def _cgroup_paths(root: Path) -> dict[str, str]:
-    """Controller -> path of this process's group (version 2 under the empty name)."""
-    found = {}
+    """Map each controller to the path of this process's group (version 2 under the empty name)."""
+    paths = {}
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         for controller in controllers.split(","):
-            found[controller] = path.strip("/")
-    return found
+            paths[controller] = path.strip("/")
+    return paths
 
 
 def _ancestors(base: Path, path: str) -> list[Path]:
-    """``base/path`` and every directory above it up to ``base``: a limit on any of them counts."""
+    """Return ``base/path`` and its parents up to ``base``: a limit on any of them applies."""
     parts = [part for part in path.split("/") if part and part != ".."]
     return [base.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]
 

@@ -1,4 +1,4 @@
-"""The scheduling loop: start what is ready and fits, receive what the workers say, until nothing is left."""
+"""The scheduling loop: starts ready actions that fit and handles worker messages until nothing is left."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import Patience, holder_text, try_lock
 
 _POLL_SECONDS = 0.05
-"""How often a lock that another process holds is tried again, and a pull looked after."""
+"""Interval for retrying a lock held by another process and for checking a pull."""
 
-_TOLD = {
+_FORWARDED = {
     "progress": (EventKind.PROGRESS, ("message", "fraction")),
     "waiting": (EventKind.WAITING, ("why",)),
     "warning": (EventKind.WARNING, ("message", "code", "hint")),
 }
-"""Messages of jobs that are passed on as events, with their fields."""
+"""Job messages that are forwarded as events, with their fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class _Running:
 
 @dataclass(slots=True)
 class Scheduler:
-    """One apply at work. ``pool`` holds the ready actions; see :meth:`run`."""
+    """Runs the actions of one apply; ``pool`` holds the ready ones. See :meth:`run`."""
 
     store: Store
     specs: Mapping[str, StepSpec]
@@ -60,24 +60,24 @@ class Scheduler:
     workers: Running
     running: dict[str, _Running] = field(default_factory=dict)
     contended: dict[str, Patience] = field(default_factory=dict)
-    fetches: set[str] = field(default_factory=set)
-    told: dict[str, Failure] = field(default_factory=dict)
+    pulls: set[str] = field(default_factory=set)
+    failures: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
     remote: RemoteLookup | None = None
 
     def run(self) -> None:
-        """Start and receive until nothing runs and nothing more can start."""
+        """Start actions and receive messages until nothing runs and nothing more can start."""
         self._queue(self.state.ready())
         try:
             while True:
                 self.pool.take(self._start)
-                self.outcome.install_complete()  # while the workers that were just started are at work
+                self.outcome.install_complete()  # while the new workers run
                 if not self.running and not self.pool.waiting:
                     return
-                polls = self.contended or self.fetches
+                polls = self.contended or self.pulls
                 for message in self.workers.messages(_POLL_SECONDS if polls else None):
                     self._receive(message)
-        finally:  # interrupted or failed: this process may go on, and apply again
+        finally:  # after an interrupt or error, this process may continue and apply again
             for running in self.running.values():
                 running.held.close()
 
@@ -88,19 +88,19 @@ class Scheduler:
             self.pool.add(key)
 
     def _start(self, key: str) -> Resources | None:
-        """For the pool: start the action, or find that its result is there."""
+        """Start the action, unless its result exists by now. Called by the pool."""
         planned = self.state.waiting[key]
         requested = self.executor.grant(planned.action)
         if not self.pool.fits(requested):
             return None
         name = action_key(planned.action, self.state.digests(planned.action))
-        if self._reuse(planned.action, name, "its inputs came out as before"):
+        if self._reuse(planned.action, name, "its rebuilt inputs are identical"):
             return NOTHING
         if self.remote is not None:
             if self.remote.start_pull(name):
-                self.fetches.add(key)
+                self.pulls.add(key)
                 return None
-            self.fetches.discard(key)
+            self.pulls.discard(key)
             if self._adopt(planned.action, name, self.remote):
                 return NOTHING
         lock = try_lock(self.store.lock(name))
@@ -118,11 +118,11 @@ class Scheduler:
     def _launch(
         self, planned: PlannedAction, name: str, resources: Resources, held: ExitStack
     ) -> Resources | None:
-        """Start a worker, which takes over what is ``held``; None where too few GPUs are free."""
+        """Start a worker, which takes over the locks in ``held``; return None if too few GPUs are free."""
         gpus = self.executor.lock_gpus(resources.gpus)
         if gpus is None:
             if self.contended.setdefault(planned.action.definition_key, Patience()).due():
-                why = f"{resources.gpus} GPUs are wanted, and other processes of this machine hold too many"
+                why = f"it needs {resources.gpus} GPUs, and other processes on this machine use too many"
                 self.outcome.report(EventKind.WAITING, planned.action, why=why)
             return None
         for gpu in gpus.values():
@@ -136,13 +136,13 @@ class Scheduler:
         return resources
 
     def _wait_for_other(self, action: Action, lock: Path) -> None:
-        """Without a limit: the other process may have hours of work. Says who, and how long."""
+        """Report the process that holds the lock. There is no time limit: it may have hours of work left."""
         patience = self.contended.get(action.definition_key)
         if patience is None:
             self.contended[action.definition_key] = Patience()
-            self.outcome.report(EventKind.WAITING, action, why=f"{holder_text(lock)} builds the same")
+            self.outcome.report(EventKind.WAITING, action, why=f"{holder_text(lock)} is building it")
         elif patience.due():
-            why = f"{holder_text(lock)} builds the same; waiting for {patience.seconds:.0f} s"
+            why = f"{holder_text(lock)} is building it; waiting for {patience.seconds:.0f} s"
             self.outcome.report(EventKind.WAITING, action, why=why)
 
     def _reuse(self, action: Action, name: str, why: str) -> bool:
@@ -159,7 +159,7 @@ class Scheduler:
         return True
 
     def _adopt(self, action: Action, name: str, remote: RemoteLookup) -> bool:
-        """Whether the result of an action came from elsewhere."""
+        """Use the pulled result of an action; return False if there is none."""
         record = remote.pulled_record(name)
         if record is None or not self.store.has(record.digest):
             return False
@@ -196,12 +196,14 @@ class Scheduler:
         running = self.running.get(message["job"])
         if running is None:  # the exit of a worker whose result is already here
             return
-        if message["event"] in _TOLD:
-            kind, fields = _TOLD[message["event"]]
+        if message["event"] in _FORWARDED:
+            kind, fields = _FORWARDED[message["event"]]
             self.outcome.report(kind, running.action, **{name: message[name] for name in fields})
             return
         if message["event"] == "failed":  # its exit follows
-            self.told[message["job"]] = Failure(message["message"], message["code"], message["hint"], (), "")
+            self.failures[message["job"]] = Failure(
+                message["message"], message["code"], message["hint"], (), ""
+            )
             return
         self._release(message["job"], running)
         if message["event"] == "done":
@@ -211,7 +213,7 @@ class Scheduler:
             self._queue(self.outcome.record_finished(running.action, self.cache.by_key[running.key]))
         else:
             running = replace(running, directory=Path(message.get("directory", running.directory)))
-            failure = read_failure(running.directory) or self.told.get(message["job"])
+            failure = read_failure(running.directory) or self.failures.get(message["job"])
             self._fail(running, failure, message["status"])
 
     def _release(self, name: str, running: _Running) -> None:
@@ -226,4 +228,4 @@ class Scheduler:
         if not self.options.apply.keep_going:
             self.pool.clear()
             self.contended.clear()
-            self.fetches.clear()
+            self.pulls.clear()

@@ -1,4 +1,4 @@
-"""Where the jobs of one apply lie while they run, and what killed applies left there."""
+"""Staging directories for the jobs of an apply, and cleanup after killed applies."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _WHAT = "the lock of the staging directory"
 
 
 def sweep(store: Store) -> None:
-    """Remove the staging that killed applies left."""
+    """Remove staging directories left by killed applies."""
     with wait_lock(store.lock("staging"), _WHAT):
         for old in names_in(store.staging):
-            if old.is_symlink() or not old.is_dir():  # nothing of ours
+            if old.is_symlink() or not old.is_dir():  # not created by mmbuild
                 discard(old)
                 continue
-            with suppress(MmbuildError):  # something else under the lock's name: for `cache verify`
+            with suppress(MmbuildError):  # the lock is not a regular file: left to `cache verify`
                 lock = try_lock(old / "lock")
                 if lock is not None:
                     remove_tree(old)
@@ -32,12 +32,12 @@ def sweep(store: Store) -> None:
 
 @contextmanager
 def staging(store: Store) -> Iterator[Path]:
-    """A directory for this apply's jobs; its lock tells others that it is in use.
+    """Create a directory for this apply's jobs; its lock shows others that it is in use.
 
     Raises:
-        MmbuildError: MM301, MM302 it cannot be made.
+        MmbuildError: MM301 or MM302, the directory cannot be created.
     """
-    # Nobody may sweep the directory before it is locked.
+    # No other process may sweep the directory before it is locked.
     with disk_errors(store.staging), wait_lock(store.lock("staging"), _WHAT):
         path = Path(tempfile.mkdtemp(prefix="apply-", dir=store.staging))
         lock = try_lock(path / "lock")

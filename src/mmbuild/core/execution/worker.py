@@ -1,6 +1,6 @@
-"""The inside of a worker: run one step in its staging directory and publish what it wrote.
+"""Code that runs in a worker: run one step in its staging directory and publish its output.
 
-Runs in a process that was forked for it. It may die at any point: nothing counts before the journal line.
+Each worker is a forked process that may die at any point: a result exists only once its journal line is written.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from mmbuild.core.store.locks import report_to
 from mmbuild.core.store.publish import publish
 
 Send = Callable[[dict[str, object]], None]
-"""Sends one message to the orchestrator."""
+"""Sends a message to the orchestrator."""
 
 
 def run_job(directory: Path, job: WorkerJob, peak: MemorySampler, send: Send) -> int:
-    """Run ``job`` in ``directory``; returns the exit status and never raises."""
+    """Run ``job`` in ``directory``; return the exit status. Never raises."""
     try:
         _redirect_streams(Path(job.log))
         report_to(lambda text: send({"job": job.name, "event": "waiting", "why": text[:500]}))
-        os.environ.update(granted_environment(job.cores, job.gpus))  # the rest is listed already
+        os.environ.update(granted_environment(job.cores, job.gpus))  # the fork server set the other variables
         record = _build(job, directory, peak, send)
         data = {} if job.journal else {"record": asdict(record)}
         send({"job": job.name, "event": "done", "digest": record.digest, **data})
@@ -56,7 +56,7 @@ def run_job(directory: Path, job: WorkerJob, peak: MemorySampler, send: Send) ->
 
 
 def _write_failure(directory: Path, job: WorkerJob, error: BaseException, send: Send) -> None:
-    """In a file, since it may be long; where the disk takes no file, in short through the pipe."""
+    """Write the failure to a file, since it may be long; if that fails, send a short form through the pipe."""
     failure = describe(error, Path(job.store))
     try:
         write_failure(directory, failure)
@@ -68,24 +68,24 @@ def _write_failure(directory: Path, job: WorkerJob, error: BaseException, send: 
 
 
 def describe(error: BaseException, store: Path) -> Failure:
-    """An exception as data that crosses to the orchestrator."""
-    reported = translate(error, store) if isinstance(error, OSError) else None
-    shown = reported or error
+    """Return an exception as data for the orchestrator."""
+    translated = translate(error, store) if isinstance(error, OSError) else None
+    reported = translated or error
     trace = "".join(traceback.format_exception(error))
-    if isinstance(shown, MmbuildError):
-        return Failure(shown.message, shown.code, shown.hint, _causes(shown), trace)
+    if isinstance(reported, MmbuildError):
+        return Failure(reported.message, reported.code, reported.hint, _causes(reported), trace)
     line = traceback.format_exception_only(error)[-1].strip()
     return Failure(line, None, None, _causes(error), trace)
 
 
 def _causes(error: BaseException) -> tuple[str, ...]:
-    """Messages of the exceptions that ``error`` was raised from, nearest first."""
-    found: list[str] = []
+    """Return the messages of the exceptions that ``error`` was raised from, nearest first."""
+    messages: list[str] = []
     cause = error.__cause__
-    while cause is not None and len(found) < 8:
-        found.append(traceback.format_exception_only(cause)[-1].strip())
+    while cause is not None and len(messages) < 8:
+        messages.append(traceback.format_exception_only(cause)[-1].strip())
         cause = cause.__cause__
-    return tuple(found)
+    return tuple(messages)
 
 
 def _build(job: WorkerJob, directory: Path, peak: MemorySampler, send: Send) -> Record:
@@ -119,13 +119,13 @@ def _build(job: WorkerJob, directory: Path, peak: MemorySampler, send: Send) -> 
 
 
 def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepContext:
-    """Lay the staging out and enter it: the step sees ``in/<name>`` and ``out``, and no other name."""
+    """Prepare the staging directory and change to it: the step sees only ``in/<name>`` and ``out``."""
     work = directory / "work"
     _make_empty(work)
     for name, digest in job.inputs.items():
         os.symlink(store.tree(digest), work / "in" / name)
-        with suppress(PermissionError):  # of a colleague
-            os.utime(store.manifest(digest))  # its last use, for gc
+        with suppress(PermissionError):  # the file may belong to another user
+            os.utime(store.manifest(digest))  # gc reads the time of last use
     os.chdir(work)
 
     def progress(message: str, fraction: float | None = None) -> None:
@@ -145,13 +145,13 @@ def _context(job: WorkerJob, directory: Path, store: Store, send: Send) -> StepC
 
 
 def _make_empty(work: Path) -> None:
-    """``work/in`` and ``work/out``, both empty.
+    """Create ``work/in`` and ``work/out``, both empty.
 
-    An earlier job that ended well leaves ``in`` with its links alone; anything else goes with the directory.
+    A successful job leaves only ``in`` with its links; if there is anything else, the directory is removed.
     """
     try:
         if os.listdir(work) != ["in"]:
-            raise OSError("an earlier step left something")
+            raise OSError("an earlier step left files")
         for name in os.listdir(work / "in"):
             os.unlink(work / "in" / name)
     except OSError:
@@ -161,7 +161,7 @@ def _make_empty(work: Path) -> None:
 
 
 def _redirect_streams(log: Path) -> None:
-    """Standard output and error become the action's log; there is no input."""
+    """Redirect standard output and error to the action's log, and standard input from the null device."""
     target = _open_log(log)
     os.dup2(target, 1)
     os.dup2(target, 2)
@@ -169,18 +169,18 @@ def _redirect_streams(log: Path) -> None:
     empty = os.open(os.devnull, os.O_RDONLY)
     os.dup2(empty, 0)
     os.close(empty)
-    sys.stdout = _stream(1)  # a killed worker's last words are in the log
+    sys.stdout = _stream(1)  # line-buffered, so that the log of a killed worker is complete
     sys.stderr = _stream(2)
 
 
 def _open_log(log: Path) -> int:
-    """The log, empty; where there can be none, nothing is kept: that is no reason to build nothing."""
+    """Open the log, truncated. If it cannot be opened, use the null device: a missing log must not fail the build."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         target = os.open(log, flags, 0o666)
-        found = os.fstat(target)
-        if stat.S_ISREG(found.st_mode):
-            if found.st_size:
+        status = os.fstat(target)
+        if stat.S_ISREG(status.st_mode):
+            if status.st_size:
                 os.ftruncate(target, 0)
             return target
         os.close(target)
@@ -190,7 +190,7 @@ def _open_log(log: Path) -> int:
 
 
 class _Lenient(io.FileIO):
-    """A file whose disk may be full: what it does not take is dropped, so that a step can go on."""
+    """File that drops what cannot be written, so that a full disk does not stop the step."""
 
     def write(self, data: Any) -> int:
         try:
@@ -205,7 +205,7 @@ def _stream(descriptor: int) -> io.TextIOWrapper:
 
 
 def _limit_threads(cores: int) -> None:
-    """torch read its thread count when the fork server imported it; tell it this action's."""
+    """Set torch's thread count: torch read the environment when the fork server imported it."""
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(cores)

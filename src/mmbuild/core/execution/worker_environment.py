@@ -1,4 +1,4 @@
-"""The environment of a worker: only what is listed, so that a build does not depend on the shell."""
+"""The environment of a worker: only the listed variables, so that a build does not depend on the shell."""
 
 from __future__ import annotations
 
@@ -58,19 +58,19 @@ _PREFIXES = (
     "PMIX_",
 )
 _HIDDEN = frozenset({"MMBUILD_REMOTE", "MMBUILD_SIGNING_KEY"})
-"""They may hold a password or a key, and no step has to do with them."""
+"""Variables that may contain a password or key; no step needs them."""
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def listed_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of ``source`` (this process's environment) that workers may see.
+    """Return the variables of ``source`` (default: this process's environment) that workers may see.
 
-    torch is told to ask the driver's management library whether there is a GPU: asking CUDA in the fork server
-    would leave its children with a driver they cannot use.
+    Also makes torch detect GPUs through NVML: initializing CUDA in the fork server would make it unusable in
+    forked children.
     """
-    given = os.environ if source is None else source
-    listed = {name: value for name, value in given.items() if _is_listed(name)}
+    variables = os.environ if source is None else source
+    listed = {name: value for name, value in variables.items() if _is_listed(name)}
     return {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", **listed}
 
 
@@ -79,7 +79,7 @@ def _is_listed(name: str) -> bool:
 
 
 def granted_environment(cores: int, gpus: tuple[str, ...]) -> dict[str, str]:
-    """What an action that was granted ``cores`` and ``gpus`` sees besides the listed variables."""
+    """Return the variables for an action's granted ``cores`` and ``gpus``."""
     return {
         **dict.fromkeys(_THREADS, str(cores)),
         "MMBUILD_CORES": str(cores),

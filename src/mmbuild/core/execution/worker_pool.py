@@ -26,15 +26,14 @@ sys.path[:] = json.loads(sys.argv[1])
 from mmbuild.core.execution.forkserver import main
 main(int(sys.argv[2]), sys.argv[4:])
 """
-"""The fork server's program. It gets this process's module path as an argument, not in its environment, which
-is the one that steps see."""
+"""The fork server's program. It gets this process's module path as an argument, because steps see its environment."""
 
 
 @dataclass(slots=True)
 class WorkerPool:
-    """A fork server with its pipes. Made by :func:`start_workers`.
+    """A fork server with its pipes. Created by :func:`start_workers`.
 
-    Jobs that end well leave their directory to a later one: making and removing directories costs more than
+    The directory of a successful job is reused by a later job: creating and removing directories costs more than
     a short action.
     """
 
@@ -47,37 +46,37 @@ class WorkerPool:
     _used: dict[str, Path] = field(default_factory=dict)
     _free: list[Path] = field(default_factory=list)
 
-    def start(self, job: WorkerJob, action: Action | None = None) -> Path:  # noqa: ARG002 (the job says it all)
-        """Fork a worker for ``job``; returns its directory."""
+    def start(self, job: WorkerJob, action: Action | None = None) -> Path:  # noqa: ARG002 (part of the interface)
+        """Fork a worker for ``job``; return its directory."""
         directory = self._free.pop() if self._free else self._make_directory()
         self._used[job.name] = directory
-        self._ask(b"\t".join((job.name.encode(), json.dumps(str(directory)).encode(), job_line(job))))
+        self._send(b"\t".join((job.name.encode(), json.dumps(str(directory)).encode(), job_line(job))))
         return directory
 
     def take(self, directory: Path) -> None:
-        """Have the next job use ``directory``, which exists and is empty."""
+        """Let the next job use ``directory``, which exists and is empty."""
         self._free.append(directory)
 
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
-        """What the workers said; waits up to ``timeout`` seconds for something.
+        """Return messages from workers, after waiting up to ``timeout`` seconds (None: indefinitely) for one.
 
         Raises:
-            MmbuildError: MM316 the fork server died.
+            MmbuildError: MM316, the fork server died.
         """
         if not self._selector.select(timeout):
             return []
         chunk = os.read(self.events, 1 << 16)
         if not chunk:
             raise MmbuildError(
-                f"the process that starts workers ended with status {self.process.wait()}",
+                f"the process that starts workers exited with status {self.process.wait()}",
                 code="MM316",
-                hint="if the machine ran out of memory, use fewer `--jobs`; apply again to go on",
+                hint="if the machine ran out of memory, use fewer `--jobs`; apply again to continue",
             )
         *lines, self._pending = (self._pending + chunk).split(b"\n")
-        found = [json.loads(line) for line in lines]
-        for message in found:
-            self._note_exit(message)
-        return found
+        messages = [json.loads(line) for line in lines]
+        for message in messages:
+            self._reclaim_directory(message)
+        return messages
 
     def _make_directory(self) -> Path:
         self._made += 1
@@ -85,35 +84,35 @@ class WorkerPool:
         directory.mkdir()
         return directory
 
-    def _note_exit(self, message: dict[str, Any]) -> None:
-        """Only when a worker has ended, with all that it started, may another one use its directory."""
+    def _reclaim_directory(self, message: dict[str, Any]) -> None:
+        """Free a worker's directory once it has exited: until then, its processes may still use it."""
         if message["event"] == "exit":
             directory = self._used.pop(message["job"])
             if message["status"] == 0:
                 self._free.append(directory)
 
-    def _ask(self, request: bytes) -> None:
+    def _send(self, request: bytes) -> None:
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(request)
             self.process.stdin.flush()
         except BrokenPipeError:
-            return  # messages() sees the end of the other pipe and tells why
+            return  # messages() sees the end of the other pipe and reports the cause
 
 
 @contextmanager
 def start_workers(
     staging: Path, preload: Iterable[str], hold: int, *, path: Sequence[str] = (), detached: bool = False
 ) -> Iterator[WorkerPool]:
-    """Start a fork server; on leaving, it and all workers are ended.
+    """Start a fork server; on exit, stop it and all workers.
 
     Args:
         staging: Existing directory for the jobs.
         preload: Modules to import before forking.
-        hold: Descriptor that shall stay open until the last worker has ended (the lock on the store).
-        path: Where workers look for modules; empty means as this process does.
-        detached: Make it no child of this process: Ray kills the children of a process that it ends, and a killed
-            fork server could not end what its workers have started.
+        hold: Descriptor to keep open until the last worker has ended (the lock on the store).
+        path: Module search path of the workers; empty means this process's.
+        detached: Do not make it a child of this process: Ray kills the children of a process that it ends, and a
+            killed fork server could not kill what its workers started.
     """
     reader, writer = os.pipe()
     modules = json.dumps([entry or os.getcwd() for entry in path or sys.path])
@@ -137,6 +136,6 @@ def start_workers(
             process.stdin.close()
         process.wait()
         while detached and os.read(reader, 1 << 16):
-            continue  # its end, and its workers', closes the pipe
+            continue  # until the server and its workers have ended and closed the pipe
         workers._selector.close()
         os.close(reader)

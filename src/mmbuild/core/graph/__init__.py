@@ -1,1 +1,1 @@
-"""Actions, their keys, and the plan that says which of them run."""
+"""Actions, their keys, and the plan of which actions run."""

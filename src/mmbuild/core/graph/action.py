@@ -1,7 +1,7 @@
-"""Actions: one step with its parameters, and the definition key that names it.
+"""Actions: a step with its parameters and inputs, identified by a definition key.
 
-The definition key is known before anything runs. The action key, which names a *result*, replaces the
-definition keys of the inputs by the digests of what they produced (``mmbuild.core.graph.keys``).
+The definition key is known before anything runs. The action key, which identifies a *result*, replaces the
+definition keys of the inputs with the digests of the artifacts they produced (``mmbuild.core.graph.keys``).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Json = Any
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What an action needs while it runs. Estimates; never part of a key.
+    """Resources an action needs while it runs. Estimates; never part of a key.
 
     Attributes:
         cores: CPU cores.
-        memory: Peak of anonymous host memory, bytes.
-        disk: Bytes the output and its staging take.
+        memory: Peak anonymous host memory, bytes.
+        disk: Space for the output and its staging, bytes.
         gpus: Number of GPUs; the scheduler grants that many ids.
-        gpu_memory: Peak of memory on each of them, bytes; 0 where unknown.
-        seconds: Expected wall time, for the critical path; 0 where unknown.
+        gpu_memory: Peak memory on each GPU, bytes; 0 if unknown.
+        seconds: Expected wall time, for the critical path; 0 if unknown.
     """
 
     cores: int = 1
@@ -36,20 +36,20 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One step with inputs and parameters.
+    """A step with inputs and parameters.
 
     Attributes:
-        label: What a person calls it, ``<recipe>/<step>``; not part of any key.
+        label: Name for display, ``<recipe>/<step>``; not part of any key.
         step: Name in the step registry.
         version: The step's version at planning time.
         params: Plain JSON data, in the key.
-        target: Plain JSON data (device, sm, isa), in the key; empty where the result does not depend on it.
-        toolchain: Versions of the software that shapes the result (``{"torch": "2.13.0+cpu"}``), in the key.
+        target: Plain JSON data (device, sm, isa), in the key; empty if the result does not depend on it.
+        toolchain: Versions of the software that affects the result (``{"torch": "2.13.0+cpu"}``), in the key.
         inputs: Definition keys of the producing actions by input name, in the key.
         sources: Digests of user files and remote sources by name, in the key.
-        locators: Where those are; not in the key.
+        locators: Their paths or URLs by name; not in the key.
         resources: Estimates; not in the key.
-        definition_key: BLAKE3, hex, of the canonical JSON of everything that is in the key.
+        definition_key: BLAKE3 (hex) of the canonical JSON of everything in the key.
     """
 
     label: str
@@ -67,13 +67,13 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class RecipeGraph:
-    """One variant of a recipe as actions.
+    """Actions of one recipe variant.
 
     Attributes:
         recipe: The variant's name; its engine is assembled into ``build/<recipe>``.
         actions: All actions, producers before consumers.
-        engine: Definition key of the assemble action; empty where actions are wanted and no engine directory.
-        settings: What the recipe's files say of the variant, by dotted key: in no key, kept with the build.
+        engine: Definition key of the assemble action; empty for a graph that fills no engine directory.
+        settings: The variant's explicit recipe values by dotted key; part of no key, recorded with the build.
     """
 
     recipe: str

@@ -1,4 +1,4 @@
-"""What is different between two definitions of an action."""
+"""Differences between two definitions of an action."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ WORDS: Final[Mapping[str, str]] = {
     "sources": "source",
     "inputs": "input",
 }
-"""Parts of a definition in the order of telling: what the user wrote comes before what follows from it."""
+"""Parts of a definition in display order: what the user wrote comes before what is derived from it."""
 
 ABSENT: Final = "<absent>"
-"""Stands for a value on the side that lacks it; no value of a definition is this very object."""
+"""Placeholder for a missing value; compared by identity, so a definition may contain the same text."""
 
 _DIGESTS = ("sources", "inputs")
 _LONGEST = 60
 _NAMES = ("name", "directory", "key")
-"""Keys that tell the items of a list apart."""
+"""Keys that identify the items of a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference.
+    """A difference between two definitions.
 
     Attributes:
         part: ``step``, ``version`` (of the step), or one of :data:`WORDS`.
@@ -43,7 +43,7 @@ class Change:
 
     @property
     def text(self) -> str:
-        """A sentence without a full stop."""
+        """The difference as a sentence without a full stop."""
         if self.part == "step":
             return f"step changed from {self.old} to {self.new}"
         if self.part == "version":
@@ -59,24 +59,24 @@ class Change:
 
 
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Every difference of two definitions (``step``, ``version`` and the parts of :data:`WORDS`)."""
-    found: list[Change] = []
+    """Return every difference between two definitions (``step``, ``version`` and the parts in :data:`WORDS`)."""
+    result: list[Change] = []
     if earlier.get("step") != now["step"]:
-        found.append(Change("step", "", earlier.get("step"), now["step"]))
+        result.append(Change("step", "", earlier.get("step"), now["step"]))
     elif earlier.get("version") != now["version"]:
-        found.append(Change("version", now["step"], earlier.get("version"), now["version"]))
+        result.append(Change("version", now["step"], earlier.get("version"), now["version"]))
     for part in WORDS:
-        found += [
+        result += [
             Change(part, path, old, new)
             for path, (old, new) in different(earlier.get(part) or {}, now[part]).items()
         ]
-    return found
+    return result
 
 
 def different(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Leaves of two nested mappings that differ: dotted path -> (before, now), sorted.
+    """Return the leaves that differ between two nested mappings: dotted path -> (before, now), sorted.
 
-    An int that became a float of the same value differs: the canonical JSON does.
+    An int and a float of equal value are different, because their canonical JSON is.
     """
     before, after = flat(earlier), flat(now)
     pairs = {path: (before.get(path, ABSENT), after.get(path, ABSENT)) for path in sorted({*before, *after})}
@@ -86,20 +86,23 @@ def different(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted path. Lists are leaves, and so are empty mappings; but of a list of things with names each has
-    its own leaves, and of a command line (``argv``) each option."""
+    """Return leaves by dotted path.
+
+    Empty mappings and lists are leaves, except that a list of named items is flattened by name and a command line
+    (``argv``) by option.
+    """
     leaves: dict[str, Any] = {}
     for key, item in value.items():
-        opened = _opened(key, item)
-        if isinstance(opened, Mapping) and opened:
-            leaves.update(flat(opened, f"{prefix}{key}."))
+        expanded = _list_as_mapping(key, item)
+        if isinstance(expanded, Mapping) and expanded:
+            leaves.update(flat(expanded, f"{prefix}{key}."))
         else:
-            leaves[prefix + key] = opened
+            leaves[prefix + key] = expanded
     return leaves
 
 
-def _opened(key: str, value: Any) -> Any:
-    """A list as the mapping that it stands for, where it does."""
+def _list_as_mapping(key: str, value: Any) -> Any:
+    """Return a command line or a list of named items as a mapping; any other value unchanged."""
     if not isinstance(value, (list, tuple)) or not value:
         return value
     if key == "argv" and all(isinstance(item, str) for item in value):
@@ -112,7 +115,7 @@ def _opened(key: str, value: Any) -> Any:
 
 
 def _options(argv: Sequence[str]) -> dict[str, str]:
-    """Option -> its values in one text; ``words`` are those before the first option."""
+    """Map each option to its values, joined by spaces; ``words`` holds the words before the first option."""
     options: dict[str, list[str]] = {}
     current = "words"
     for word in argv:
@@ -126,6 +129,6 @@ def _options(argv: Sequence[str]) -> dict[str, str]:
 
 
 def display(value: Any) -> str:
-    """A value for a person, cut where it is long."""
+    """Format a value for display, truncated if it is long."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

@@ -1,8 +1,8 @@
-"""Keys: what makes two results the same.
+"""Keys that identify actions and their results.
 
-Both keys are BLAKE3 (hex, 64 digits) of canonical JSON. The *definition key* holds the definition keys of
-the inputs and is known before anything runs; the *action key* holds the digests of what the inputs really
-are, so that a rebuilt input that came out the same does not rebuild its consumers (early cutoff).
+Both keys are BLAKE3 (hex, 64 digits) of canonical JSON. The *definition key* contains the definition keys of
+the inputs and is known before anything runs; the *action key* contains the digests of the actual input
+artifacts, so rebuilding an input with an identical result does not rebuild its consumers (early cutoff).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 KEY_VERSION = 1
-"""Raise it when the structure below changes: every older result is then left alone."""
+"""Increase when the structure below changes; results under older keys are then no longer used."""
 
 
 def definition_key(
@@ -39,7 +39,7 @@ def definition_key(
     inputs: Mapping[str, str],
     sources: Mapping[str, str],
 ) -> str:
-    """The key of an action that has not run: ``inputs`` are definition keys."""
+    """Return the key of an action before it runs; ``inputs`` are definition keys."""
     return hash_json(
         _key_content(
             kind="definition",
@@ -55,10 +55,10 @@ def definition_key(
 
 
 def action_key(action: Action, input_digests: Mapping[str, str]) -> str:
-    """The key of a result: ``input_digests`` are artifact digests, by the names of ``action.inputs``.
+    """Return the key of a result; ``input_digests`` are artifact digests by the names in ``action.inputs``.
 
     Raises:
-        KeyError: an input has no digest, or a digest is given for something that is no input.
+        KeyError: An input has no digest, or a digest is given for a name that is not an input.
     """
     if set(input_digests) != set(action.inputs):
         raise KeyError(f"{action.label}: inputs {sorted(action.inputs)}, digests {sorted(input_digests)}")
@@ -66,7 +66,7 @@ def action_key(action: Action, input_digests: Mapping[str, str]) -> str:
 
 
 class Keyed(Protocol):
-    """What has a key: an action that is planned or under way."""
+    """Fields of a key, shared by planned actions and worker jobs."""
 
     @property
     def step(self) -> str: ...
@@ -85,19 +85,19 @@ class Keyed(Protocol):
 
 
 def job_key(job: Keyed) -> str:
-    """:func:`action_key` of a job, whose inputs are artifact digests already."""
+    """Return the :func:`action_key` of a job, whose inputs are already artifact digests."""
     return _key_of("action", job, job.inputs)
 
 
 def is_sound(action: Action) -> bool:
-    """Whether the action's definition key is the one of its content: a damaged plan cache may say otherwise."""
+    """Return whether the definition key matches the action's content; a damaged plan cache can break this."""
     return _key_of("definition", action, action.inputs) == action.definition_key
 
 
 def body_key(action: Action) -> str:
-    """The key of an action apart from its inputs.
+    """Return the key of an action without its inputs.
 
-    An action whose inputs are not known yet can only be cut off early if its body has been built before.
+    If the inputs are not known yet, early cutoff is possible only for an action whose body was built before.
     """
     return _key_of("body", action, dict.fromkeys(action.inputs, ""))
 
@@ -115,10 +115,10 @@ def make_action(
     locators: Mapping[str, str] | None = None,
     resources: Resources | None = None,
 ) -> Action:
-    """An :class:`Action` with its definition key; see there for the arguments.
+    """Build an :class:`Action` with its definition key; the arguments are the fields of that class.
 
     Raises:
-        TypeError: something in the key is not plain JSON data.
+        TypeError: A value in the key is not plain JSON data.
     """
     content: dict[str, Any] = {
         "params": dict(params),

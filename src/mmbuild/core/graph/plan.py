@@ -1,4 +1,4 @@
-"""Plans: which actions run, and why, in one sentence each. :mod:`mmbuild.core.graph.planner` makes them."""
+"""Plans: which actions run, each with a one-sentence reason. Built by :mod:`mmbuild.core.graph.planner`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlannedAction:
-    """One action of a plan.
+    """An action in a plan.
 
     Attributes:
-        action: The action; of those that several recipes share, the first.
+        action: The action; if several recipes share it, with the label from the first.
         recipes: Names of the variants that need it.
-        verdict: What apply does.
+        verdict: What apply does with it.
         reason: Why, one sentence without a full stop.
-        record: Its finished result, where there is one for exactly these inputs.
+        record: The known result for exactly these inputs, if any.
     """
 
     action: Action
@@ -45,15 +45,15 @@ class PlannedAction:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One engine directory of a plan.
+    """An engine directory in a plan.
 
     Attributes:
         recipe: Name of the variant.
         directory: Absolute path of the engine directory.
-        targets: Definition key by place in the directory; ``""`` is the engine itself.
+        targets: Definition key by path in the directory; ``""`` is the engine itself.
         actions: Definition key by label, producers first.
-        intact: Whether the directory holds what was last laid out there, by stat.
-        settings: What the recipe's files say of the variant, by dotted key.
+        intact: Whether the directory is unchanged since it was last installed, by stat.
+        settings: The variant's explicit recipe values by dotted key.
     """
 
     recipe: str
@@ -66,13 +66,13 @@ class Build:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an apply does, in an order that has producers first.
+    """Everything an apply does, producers first.
 
     Attributes:
         actions: Each distinct action once.
-        builds: The engine directories to fill.
-        store: Where results are and go.
-        remote: Where else results may be; None for nowhere.
+        builds: The engine directories to install.
+        store: The local store.
+        remote: The shared store, or None if there is none or it was not needed.
     """
 
     actions: tuple[PlannedAction, ...]
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """BLAKE3, hex, over the definition keys and build names: what is asked for, whatever is built."""
+        """BLAKE3 (hex) over definition keys and build names; independent of what is already built."""
         required = {build.recipe: dict(build.targets) for build in self.builds}
         return hash_json(
             {"actions": sorted(p.action.definition_key for p in self.actions), "builds": required}
@@ -94,14 +94,17 @@ class Plan:
         return any(planned.verdict is not Verdict.UP_TO_DATE for planned in self.actions)
 
     def count(self, verdict: Verdict) -> int:
-        """How many actions have this verdict."""
+        """Return the number of actions with this verdict."""
         return sum(planned.verdict is verdict for planned in self.actions)
 
 
 def graphs_of(plan: Plan) -> list[RecipeGraph]:
-    """What ``plan`` was made from, to make it again; actions of no engine together as one graph without one."""
+    """Return the graphs that ``plan`` was built from, so that it can be planned again.
+
+    Actions that belong to no engine are returned in one graph without an engine.
+    """
     actions = {planned.action.definition_key: planned.action for planned in plan.actions}
-    # An action that several recipes share stands in the plan under one label; keys decide, not labels.
+    # An action that several recipes share has one label in the plan, so look actions up by key.
     graphs = [
         RecipeGraph(
             build.recipe,

@@ -1,4 +1,4 @@
-"""Plans saved by ``plan -o FILE``: what was asked for, and what would have been done."""
+"""Plan files written by ``plan -o FILE``: the request, and what apply would have done."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _KEYS = (b'"schema"', b'"kind"', b'"mmbuild"', b'"hash"', b'"request"', b'"build
 
 
 def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
-    """Write ``plan`` with the request that made it.
+    """Write ``plan`` together with its request.
 
     Raises:
-        MmbuildError: MM301, MM302 the file cannot be written.
+        MmbuildError: MM301 or MM302, the file cannot be written.
     """
     text = json.dumps(plan_to_json(plan, request), indent=1) + "\n"
     with disk_errors(path):
@@ -41,7 +41,7 @@ def save_plan(path: Path, plan: Plan, request: Mapping[str, Any]) -> None:
 
 
 def looks_saved(path: Path) -> bool:
-    """Whether a file begins as a saved plan does, not as a recipe in flow style; False where it cannot be read."""
+    """Return whether a file starts like a saved plan rather than a recipe in flow style; False if unreadable."""
     try:
         head = read_beginning(path, _HEAD_BYTES).lstrip()
     except (OSError, FileRefusedError):
@@ -54,7 +54,7 @@ def read_saved(path: Path) -> dict[str, Any]:
     """Read a saved plan.
 
     Raises:
-        MmbuildError: MM201 it is damaged, no plan, or of another version.
+        MmbuildError: MM201, the file is damaged, is not a plan, or has another version.
     """
     try:
         data = read_object(path, SAVED_PLAN)
@@ -66,7 +66,7 @@ def read_saved(path: Path) -> dict[str, Any]:
         raise _unreadable(path, "it is not a plan")
     if data.get("schema") != PLAN_SCHEMA:
         raise _unreadable(
-            path, f"it has schema {str(data.get('schema'))[:40]}, this mmbuild knows {PLAN_SCHEMA}"
+            path, f"it has schema {str(data.get('schema'))[:40]}, but this mmbuild reads {PLAN_SCHEMA}"
         )
     try:
         _check_parts(data)
@@ -87,10 +87,10 @@ _REQUEST: Mapping[str, FieldKind] = {
 
 
 def _check_parts(data: Mapping[str, Any]) -> None:
-    """What is read of a saved plan.
+    """Check the fields of a saved plan that are used.
 
     Raises:
-        ValueError, KeyError, TypeError: Something is missing or of another type.
+        ValueError, KeyError, TypeError: A field is missing or has the wrong type.
     """
     request = require_fields(data["request"], _REQUEST)
     missing = [name for name in _REQUEST if name not in request and name != "locked"]
@@ -101,21 +101,21 @@ def _check_parts(data: Mapping[str, Any]) -> None:
     for item in data["actions"]:
         label = item["label"]
         if not (TEXT.holds(label) and DIGEST.holds(item["definition_key"]) and TEXT.holds(item["verdict"])):
-            raise ValueError("an action of it")
+            raise ValueError("an action has an invalid field")
 
 
 def require_recipes(path: Path, saved: Mapping[str, Any]) -> None:
-    """Refuse a plan of recipes that are gone, before anything is created where it was made.
+    """Refuse a plan whose recipes no longer exist, before anything is created in its directories.
 
     Raises:
-        StalePlanError: MM202 a recipe that the plan was made from does not exist.
+        StalePlanError: MM202, a recipe of the plan does not exist.
     """
     gone = next((recipe for recipe in saved["request"]["recipes"] if not os.path.lexists(recipe)), None)
     if gone is not None:
         raise StalePlanError(
-            f"the plan `{path}` was made from `{gone}`, which does not exist",
+            f"the plan `{path}` was created from `{gone}`, which does not exist",
             code="MM202",
-            hint=f"make it again with `mmbuild plan RECIPE -o {path}`",
+            hint=f"create it again with `mmbuild plan RECIPE -o {path}`",
         )
 
 
@@ -123,7 +123,7 @@ def check_fresh(path: Path, saved: Mapping[str, Any], plan: Plan) -> None:
     """Compare a saved plan with what apply would do now.
 
     Raises:
-        StalePlanError: MM202 they differ.
+        StalePlanError: MM202, they differ.
     """
     then = {item["label"]: (item["definition_key"], item["verdict"]) for item in saved["actions"]}
     now = {p.action.label: (p.action.definition_key, str(p.verdict)) for p in plan.actions}
@@ -133,15 +133,15 @@ def check_fresh(path: Path, saved: Mapping[str, Any], plan: Plan) -> None:
     shown = ", ".join(f"`{label}`" for label in changed[:4]) or "the builds"
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     raise StalePlanError(
-        f"the plan `{path}` is stale: {shown}{more} changed since it was made",
+        f"the plan `{path}` is stale: {shown}{more} changed since it was saved",
         code="MM202",
-        hint="make it again with `mmbuild plan -o FILE`, and look at what is different",
+        hint="save it again with `mmbuild plan RECIPE -o FILE`, and check what changed",
     )
 
 
-def _unreadable(path: Path, why: str) -> MmbuildError:
+def _unreadable(path: Path, reason: str) -> MmbuildError:
     return MmbuildError(
-        f"`{path}` cannot be applied as a plan: {why}",
+        f"`{path}` cannot be applied as a plan: {reason}",
         code="MM201",
         hint="save a plan with `mmbuild plan RECIPE -o FILE`, or apply the recipe itself",
     )

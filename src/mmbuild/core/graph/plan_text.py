@@ -1,4 +1,4 @@
-"""Plans and graphs as text: for a terminal, as Mermaid, DOT and SVG."""
+"""Formats plans and graphs: text for a terminal, Mermaid, DOT and SVG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.PULL, Verdict.RESTORE)
 
 
 def plan_text(plan: Plan) -> str:
-    """One line for each action: verdict, label, reason; then a summary line."""
+    """Return one line per action (verdict, label, reason), then a summary line."""
     width = max((len(p.action.label) for p in plan.actions), default=0)
     verdicts = max((len(p.verdict) for p in plan.actions), default=0)
     lines = [
@@ -23,7 +23,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """Counts in one line: ``3 to run, 1 unknown until built, 4 up to date``."""
+    """Return the counts in one line: ``3 to run, 1 unknown until built, 4 up to date``."""
     if not plan.changes:
         return f"everything is up to date ({len(plan.actions)} actions)"
     names = {Verdict.RUN: "to run", Verdict.PULL: "to pull", Verdict.RESTORE: "to restore"}
@@ -32,7 +32,7 @@ def summary(plan: Plan) -> str:
 
 
 def derivation_text(derivations: Mapping[str, Sequence[str]]) -> str:
-    """How each derived number follows, by variant."""
+    """Return how each derived number is computed, by variant."""
     return "\n".join(_derivation_lines(derivations)) + "\n"
 
 
@@ -54,15 +54,15 @@ _FILL = {
     Verdict.RESTORE: "#d9e8fb",
     Verdict.UP_TO_DATE: "#dff2df",
 }
-"""Fill by verdict: what works is warm, what is done is green."""
+"""Fill color by verdict: warm for pending work, green for finished work."""
 
 _SECONDS = 60
-"""Limit for one run of Graphviz."""
+"""Time limit for a run of Graphviz."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An action as drawn: its name is its place in the plan."""
+    """An action in a drawing, named by its index in the plan."""
 
     name: str
     label: str
@@ -70,11 +70,11 @@ class Node:
 
 
 def mermaid(plan: Plan) -> str:
-    """A Mermaid flowchart."""
-    nodes, edges = _drawn(plan)
+    """Return a Mermaid flowchart."""
+    nodes, edges = _nodes_and_edges(plan)
     lines = ["flowchart TD"]
     lines += [f'  {node.name}["{_mermaid_text(node.label)}"]:::{_slug(node.verdict)}' for node in nodes]
-    lines += [f"  {one} -->|{_mermaid_text(name)}| {other}" for one, other, name in edges]
+    lines += [f"  {producer} -->|{_mermaid_text(name)}| {consumer}" for producer, consumer, name in edges]
     lines += [
         f"  classDef {_slug(verdict)} fill:{fill},stroke:#555,color:#222" for verdict, fill in _FILL.items()
     ]
@@ -82,19 +82,21 @@ def mermaid(plan: Plan) -> str:
 
 
 def dot(plan: Plan) -> str:
-    """A Graphviz digraph."""
-    nodes, edges = _drawn(plan)
+    """Return a Graphviz digraph."""
+    nodes, edges = _nodes_and_edges(plan)
     lines = ["digraph plan {", '  node [shape=box, style="filled,rounded", fontname="sans-serif"];']
     lines += [
         f'  {node.name} [label="{_dot_text(node.label)}", fillcolor="{_FILL[node.verdict]}"];'
         for node in nodes
     ]
-    lines += [f'  {one} -> {other} [label="{_dot_text(name)}"];' for one, other, name in edges]
+    lines += [
+        f'  {producer} -> {consumer} [label="{_dot_text(name)}"];' for producer, consumer, name in edges
+    ]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def svg(plan: Plan) -> str:
-    """:func:`dot` as drawn by Graphviz.
+    """Return :func:`dot` rendered by Graphviz.
 
     Raises:
         MmbuildError: MM206, Graphviz is not installed or fails.
@@ -104,32 +106,34 @@ def svg(plan: Plan) -> str:
 
     program = shutil.which("dot")
     if program is None:
-        raise _not_drawn("`dot` of Graphviz is not on PATH", "install the package `graphviz`")
+        raise _svg_error("Graphviz's `dot` is not on PATH", "install the package `graphviz`")
     try:
-        drawn = subprocess.run(
+        process = subprocess.run(
             [program, "-Tsvg"], input=dot(plan).encode(), capture_output=True, timeout=_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise _not_drawn(f"it takes more than {_SECONDS} seconds", "draw fewer recipes") from None
+        raise _svg_error(f"it takes more than {_SECONDS} seconds", "draw fewer recipes") from None
     except OSError as error:
-        raise _not_drawn(f"`{program}` cannot be run: {error.strerror}", "reinstall `graphviz`") from None
-    if drawn.returncode != 0:
-        said = drawn.stderr.decode(errors="replace").strip().splitlines()
-        why = f"`{program}` ended with status {drawn.returncode}" + (f": {said[0][:200]}" if said else "")
-        raise _not_drawn(why, "reinstall `graphviz`")
-    return drawn.stdout.decode(errors="replace")
+        raise _svg_error(f"`{program}` cannot be run: {error.strerror}", "reinstall `graphviz`") from None
+    if process.returncode != 0:
+        errors = process.stderr.decode(errors="replace").strip().splitlines()
+        detail = f": {errors[0][:200]}" if errors else ""
+        raise _svg_error(
+            f"`{program}` exited with status {process.returncode}{detail}", "reinstall `graphviz`"
+        )
+    return process.stdout.decode(errors="replace")
 
 
-def _not_drawn(why: str, hint: str) -> MmbuildError:
+def _svg_error(reason: str, hint: str) -> MmbuildError:
     return MmbuildError(
-        f"cannot draw the graph as SVG: {why}", code="MM206", hint=f"{hint}, or use `--format mermaid`"
+        f"cannot draw the graph as SVG: {reason}", code="MM206", hint=f"{hint}, or use `--format mermaid`"
     )
 
 
 FORMATS: Mapping[str, Callable[[Plan], str]] = {"mermaid": mermaid, "dot": dot, "svg": svg}
 
 
-def _drawn(plan: Plan) -> tuple[list[Node], list[tuple[str, str, str]]]:
+def _nodes_and_edges(plan: Plan) -> tuple[list[Node], list[tuple[str, str, str]]]:
     names = {p.action.definition_key: f"a{index}" for index, p in enumerate(plan.actions)}
     nodes = [Node(names[p.action.definition_key], p.action.label, p.verdict) for p in plan.actions]
     edges = [
@@ -145,10 +149,10 @@ def _slug(verdict: Verdict) -> str:
 
 
 def _mermaid_text(text: str) -> str:
-    """Mermaid reads entities by number; quotes and brackets would end the label."""
+    """Escape a label: Mermaid decodes numeric entities, and quotes and brackets would end the label."""
     return "".join(c if c.isalnum() or c in " /-_." else f"#{ord(c)};" for c in text)
 
 
 def _dot_text(text: str) -> str:
-    """Graphviz decodes HTML entities in labels, and escapes that begin with a backslash."""
+    """Escape a label: Graphviz decodes HTML entities and backslash escapes."""
     return text.replace("&", "&amp;").replace("\\", "\\\\").replace('"', '\\"')

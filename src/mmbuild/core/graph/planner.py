@@ -1,7 +1,7 @@
-"""Deciding: which actions of some recipes run, and why.
+"""The planner decides which actions run, and why.
 
 ``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. It reads the journal and
-the stat of build directories, and no artifact.
+the stat of files in build directories, but no artifacts.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from pathlib import Path
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.plan import Build, Plan, PlannedAction, Verdict
-from mmbuild.core.graph.remote_lookup import Find
+from mmbuild.core.graph.remote_lookup import FindRemote
 from mmbuild.core.graph.verdicts import PlanningState, find_results, require_inputs
 from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.build_check import has_no_digests, intact
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.roots import Root, read_root
 
-Why = Callable[[Action, str | None], str]
-"""``why(action, definition key of the last build of the same label)``: the reason that it runs."""
+Explain = Callable[[Action, str | None], str]
+"""``explain(action, key)``: why ``action`` runs; ``key`` is the definition key last built for its label, or None."""
 
 
 def make_plan(
@@ -28,13 +28,13 @@ def make_plan(
     store: Store,
     cache: ActionCache,
     build_dir: Path,
-    why: Why,
-    remote: Find | None = None,
+    explain: Explain,
+    remote: FindRemote | None = None,
 ) -> Plan:
-    """Decide for every action of ``graphs``. ``remote`` is called when something is missing here, and not before.
+    """Plan every action in ``graphs``. ``remote`` is called only once a local result is missing.
 
     Raises:
-        MmbuildError: MM204 two recipes have one name, MM205 an input that nothing makes.
+        MmbuildError: MM204, two recipes have one name; MM205, an input has no producer.
     """
     merged = _merge(graphs)
     roots = {graph.recipe: read_root(store, build_dir / graph.recipe) for graph in graphs}
@@ -46,14 +46,14 @@ def make_plan(
     last = _last_definitions(cache, roots.values())
 
     def reason(action: Action) -> str:
-        return why(action, last.get(action.label))
+        return explain(action, last.get(action.label))
 
     actions = tuple(_planned(state, key, users, restored, reason) for key, (_, users) in merged.items())
     return Plan(actions, builds, store, state.remote)
 
 
 def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, ...]]]:
-    """Each definition key once, with the recipes that need it."""
+    """Return each action once by definition key, with the recipes that need it."""
     actions: dict[str, Action] = {}
     users: dict[str, list[str]] = {}
     names: set[str] = set()
@@ -62,7 +62,7 @@ def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, 
             raise MmbuildError(
                 f"two recipes are named `{graph.recipe}`",
                 code="MM204",
-                hint="give each a `name` of its own: it names the engine directory",
+                hint="give each its own `name`: it names the engine directory",
             )
         names.add(graph.recipe)
         for action in graph.actions:
@@ -70,7 +70,7 @@ def _merge(graphs: Sequence[RecipeGraph]) -> dict[str, tuple[Action, tuple[str, 
             for name, producer in action.inputs.items():
                 if producer not in actions:
                     raise MmbuildError(
-                        f"nothing before `{action.label}` makes its input `{name}`",
+                        f"no action before `{action.label}` produces its input `{name}`",
                         code="MM205",
                         hint="this is a bug in mmbuild; please report it",
                     )
@@ -84,17 +84,17 @@ def _build(graph: RecipeGraph, build_dir: Path, root: Root | None, store: Store)
     targets = {"": graph.engine}
     for action in graph.actions:
         if action.definition_key not in consumed and action.definition_key != graph.engine:
-            # One place for the same kind of work, whichever backend it is of.
+            # The same path for the same kind of step in every backend.
             targets[action.step.removeprefix("toolchain_")] = action.definition_key
     labels = {action.label: action.definition_key for action in graph.actions}
-    whole = root is not None and intact(store, root)
-    return Build(graph.recipe, build_dir / graph.recipe, targets, labels, whole, graph.settings)
+    unchanged = root is not None and intact(store, root)
+    return Build(graph.recipe, build_dir / graph.recipe, targets, labels, unchanged, graph.settings)
 
 
 def _required_restores(
     state: PlanningState, builds: Iterable[Build], roots: Mapping[str, Root | None]
 ) -> dict[str, str]:
-    """Known results that are not where they belong: definition key -> reason."""
+    """Return the known results that are not installed in their engine directory: definition key -> reason."""
     required: dict[str, str] = {}
     for build in builds:
         root = roots[build.recipe]
@@ -110,20 +110,20 @@ def _required_restores(
 def _restore_reason(build: Build, root: Root | None, place: str, digest: str) -> str | None:
     name = f"{build.directory.parent.name}/{build.recipe}"
     if root is None or not root.files:
-        return f"`{name}` has not been laid out yet"
+        return f"`{name}` has not been installed yet"
     if root.targets.get(place) != digest:
-        return f"`{name}` holds another build"
+        return f"`{name}` contains another build"
     if root.void:
         return f"`{name}` {root.void}"
     if has_no_digests(root):
-        return f"`{name}` was laid out by an earlier version, without digests"
+        return f"`{name}` was installed by an earlier version, without digests"
     if not build.intact:
-        return f"`{name}` is missing or was altered"
+        return f"`{name}` is missing or was changed"
     return None
 
 
 def _last_definitions(cache: ActionCache, roots: Iterable[Root | None]) -> dict[str, str]:
-    """Definition key by label: of the last named build, else of the last action that finished."""
+    """Return the last definition key by label: from the last named build, else the last finished action."""
     last = dict(cache.last_definition)
     for root in roots:
         if root is not None:
@@ -141,7 +141,7 @@ def _planned(
     action, verdict = state.action(key), state.verdicts[key]
     record = state.records.get(key)
     if verdict is Verdict.PULL:
-        why = f"the shared store has it, and {restored.get(key) or 'what runs needs it'}"
+        why = f"the shared store has it, and {restored.get(key) or 'an action that runs needs it'}"
         return PlannedAction(action, users, verdict, why, record)
     if verdict is Verdict.UP_TO_DATE and key in restored:
         return PlannedAction(action, users, Verdict.RESTORE, restored[key], record)
@@ -158,5 +158,5 @@ def _planned(
 def _waits_for(state: PlanningState, action: Action) -> str:
     for name, producer in action.inputs.items():
         if state.verdicts[producer] in (Verdict.RUN, Verdict.UNKNOWN):
-            return f"depends on what `{state.action(producer).label}` makes (input `{name}`)"
+            return f"depends on the result of `{state.action(producer).label}` (input `{name}`)"
     return "an input may change"

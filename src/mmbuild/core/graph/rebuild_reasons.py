@@ -1,4 +1,4 @@
-"""Why an action runs: what is different from the last build of the same label."""
+"""Reasons why an action runs: what changed since the last build with the same label."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import STORE_NOTE
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.differences import WORDS, changes
-from mmbuild.core.graph.planner import Why
+from mmbuild.core.graph.planner import Explain
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.layout import Store
@@ -21,7 +21,7 @@ _DEFINITION: Mapping[str, FieldKind] = {"step": TEXT, "version": TEXT, **dict.fr
 
 
 def definition_of(action: Action) -> dict[str, Any]:
-    """The content of the definition key as plain data."""
+    """Return the content of the definition key as plain data."""
     return {
         "step": action.step,
         "version": action.version,
@@ -30,40 +30,40 @@ def definition_of(action: Action) -> dict[str, Any]:
 
 
 def remember_definition(store: Store, action: Action) -> None:
-    """Keep what a definition key stands for, so that a later plan can say what changed."""
+    """Save the content of a definition key, so that a later plan can say what changed."""
     path = store.definition(action.definition_key)
     if not os.path.lexists(path):
         with disk_errors(path):
             write_whole(path, json.dumps(definition_of(action)).encode())
 
 
-def reasons_from(store: Store) -> Why:
-    """A function that tells why an action runs, reading earlier definitions from the store."""
+def reasons_from(store: Store) -> Explain:
+    """Return a function that says why an action runs, using earlier definitions saved in the store."""
 
-    def why(action: Action, last: str | None) -> str:
+    def explain(action: Action, last: str | None) -> str:
         if last is None:
             return "never built"
         if last == action.definition_key:
-            return "an input came out different from the last build"
+            return "an input differs from the last build"
         earlier = read_definition(store, last)
         if earlier is None:
             return "its definition changed"
         return difference(earlier, definition_of(action))
 
-    return why
+    return explain
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first difference of two definitions in one sentence, with a count of the others."""
-    found = changes(earlier, now)
-    if not found:
+    """Return the first difference between two definitions as a sentence, with the number of others."""
+    differences = changes(earlier, now)
+    if not differences:
         return "its definition changed"
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return found[0].text + more
+    more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+    return differences[0].text + more
 
 
 def read_definition(store: Store, key: str) -> Mapping[str, Any] | None:
-    """What a definition key stands for; None where the store does not know it (any more)."""
+    """Return the saved content of a definition key, or None if the store does not have it."""
     try:
         return require_fields(read_object(store.definition(key), STORE_NOTE), _DEFINITION)
     except (OSError, ValueError, FileRefusedError):

@@ -1,4 +1,4 @@
-"""Results that this store lacks and another place may have: what a plan asks for, and what it is told."""
+"""Interface to a remote cache: how the planner looks up results missing from the local store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RemoteResult:
     """A result that another machine published.
 
     Attributes:
-        record: As it was published: of its fields only ``key`` has been held against what was asked for.
-        reference: Whether its files are the user's own, which everybody who knows the key has too: its digest counts,
-            and its files are made here in no time.
+        record: The published record; only its ``key`` has been compared with the request.
+        reference: Whether its files are links to the user's own files, which every machine with the same key has:
+            only the digest matters, and creating the files here takes no time.
     """
 
     record: Record
@@ -26,27 +26,27 @@ class RemoteResult:
 
 
 class RemoteLookup(Protocol):
-    """Where results may be that this store lacks (:class:`mmbuild.team.remote_cache.remote_cache.SharedStore`)."""
+    """A remote cache (:class:`mmbuild.team.remote_cache.remote_cache.SharedStore`)."""
 
     def results(self, keys: Sequence[str]) -> Mapping[str, RemoteResult]:
-        """Results by action key, of those that are there."""
+        """Return the published results by action key."""
 
     def artifacts(self, digests: Collection[str]) -> Collection[str]:
-        """Those artifacts whose files can be pulled."""
+        """Return the artifacts whose files can be pulled."""
 
     def start_pull(self, key: str) -> bool:
-        """Ask for a result and pull it, on the side: True as long as that goes on."""
+        """Pull a result in the background, unless already started; True while the pull is running."""
 
     def pulled_record(self, key: str) -> Record | None:
-        """The result, once that has ended."""
+        """Return the result once its pull has finished, or None if it could not be pulled."""
 
 
-Find = Callable[[], RemoteLookup | None]
-"""Finds out whether there is a shared store: reading a configuration costs more than an up-to-date plan."""
+FindRemote = Callable[[], RemoteLookup | None]
+"""Opens the configured shared store, if any. Lazy: reading the configuration costs more than an up-to-date plan."""
 
 
 def rebind(record: Record, action: Action, digests: Mapping[str, str]) -> Record:
-    """A published result as one of ``action`` here, whatever else its publisher said."""
+    """Return a published result as the local result of ``action``, ignoring the publisher's other fields."""
     return replace(
         record,
         definition=action.definition_key,

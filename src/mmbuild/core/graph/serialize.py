@@ -1,4 +1,4 @@
-"""Graphs and plans as JSON: the plan cache's form, and the versioned form that ``plan --json`` prints."""
+"""Converts graphs and plans to JSON: for the plan cache, and the versioned format that ``plan --json`` prints."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mmbuild.core.graph.action import Action, RecipeGraph, Resources
 from mmbuild.core.graph.plan import Build, Plan, PlannedAction
 
 PLAN_SCHEMA = 1
-"""Version of the printed and saved form; raised when a field changes its meaning or goes away."""
+"""Version of the printed and saved format; increased when a field is removed or changes its meaning."""
 
 _RESOURCES = ("cores", "memory", "disk", "gpus", "gpu_memory", "seconds")
 
 
 def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:
-    """Everything of a graph as plain data; :func:`graph_from_json` reads it."""
+    """Return a graph as plain data, readable by :func:`graph_from_json`."""
     return {
         "recipe": graph.recipe,
         "engine": graph.engine,
@@ -27,10 +27,10 @@ def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:
 
 
 def graph_from_json(data: Mapping[str, Any]) -> RecipeGraph:
-    """Read :func:`graph_to_json`'s form. The keys are taken as they stand.
+    """Read the output of :func:`graph_to_json`. Keys are not recomputed.
 
     Raises:
-        KeyError, TypeError: the data is damaged.
+        KeyError, TypeError: The data is damaged.
     """
     actions = tuple(
         Action(**{**item, "resources": Resources(*item["resources"])}) for item in data["actions"]

@@ -1,4 +1,4 @@
-"""What is known of each action's result, and what apply does with the action therefore."""
+"""Looks up each action's result and derives the action's verdict."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass, field
 from mmbuild.core.graph.action import Action
 from mmbuild.core.graph.keys import action_key, body_key
 from mmbuild.core.graph.plan import Verdict
-from mmbuild.core.graph.remote_lookup import Find, RemoteLookup, RemoteResult, rebind
+from mmbuild.core.graph.remote_lookup import FindRemote, RemoteLookup, RemoteResult, rebind
 from mmbuild.core.store.action_cache import ActionCache, Record
 from mmbuild.core.store.layout import Store
 
 
 @dataclass(slots=True)
 class PlanningState:
-    """Work in progress: results known before the start, and the verdicts that follow from what is missing.
+    """Working state of the planner: known results, and the verdicts that follow from missing ones.
 
     Attributes:
         merged: Each action once, producers first, with the recipes that need it, by definition key.
-        records: Results that are known, here or elsewhere.
-        verdicts: What apply does with each action, as far as that is settled.
-        store: Whose files count as being here.
+        records: Known results, local or remote.
+        verdicts: What apply does with each action, as far as decided.
+        store: The local store.
         cache: The store's journal.
-        find: Finds out whether there is another place to ask; None once it was asked.
-        remote: That place.
-        shared: Results that came from there.
-        evicted: Why an action with a known result runs all the same.
+        find_remote: Opens the remote cache; None once it was called.
+        remote: The remote cache.
+        shared: Results from the remote cache.
+        evicted: Why an action with a known result runs anyway.
     """
 
     merged: Mapping[str, tuple[Action, tuple[str, ...]]]
@@ -34,7 +34,7 @@ class PlanningState:
     verdicts: dict[str, Verdict]
     store: Store
     cache: ActionCache
-    find: Find | None = None
+    find_remote: FindRemote | None = None
     remote: RemoteLookup | None = None
     shared: dict[str, RemoteResult] = field(default_factory=dict)
     evicted: dict[str, str] = field(default_factory=dict)
@@ -43,31 +43,31 @@ class PlanningState:
         return self.merged[key][0]
 
     def remote_lookup(self) -> RemoteLookup | None:
-        """Where else to ask; found out once."""
-        if self.find is not None:
-            self.remote, self.find = self.find(), None
+        """Return the remote cache, opening it on the first call."""
+        if self.find_remote is not None:
+            self.remote, self.find_remote = self.find_remote(), None
         return self.remote
 
     def built_before(self, key: str) -> bool:
-        """Whether the action was ever built, from whatever inputs: only then can it be cut off early."""
+        """Return whether the action was ever built, from any inputs: only then is early cutoff possible."""
         return bool(self.cache.bodies) and body_key(self.action(key)) in self.cache.bodies
 
 
 def find_results(state: PlanningState) -> None:
-    """Follow what is known from the sources down: a result is known when those of its inputs are.
+    """Look up results from the sources down: a result can be looked up once the results of its inputs are known.
 
-    What this store does not know is asked for elsewhere, all actions whose inputs are known at once, until nothing
-    more is found.
+    Results missing from the journal are requested from the remote cache, for all actions with known inputs at once,
+    until it returns no more.
     """
     requested: set[str] = set()
     while True:
-        missing = _follow(state)
+        missing = _look_up_local(state)
         fresh = [name for name in missing if name not in requested]
-        found = state.remote.results(fresh) if state.remote is not None and fresh else {}
-        if not found:
+        results = state.remote.results(fresh) if state.remote is not None and fresh else {}
+        if not results:
             return
         requested.update(fresh)
-        for name, shared in found.items():
+        for name, shared in results.items():
             for key in missing[name]:
                 action = state.action(key)
                 digests = {item: state.records[producer].digest for item, producer in action.inputs.items()}
@@ -76,8 +76,8 @@ def find_results(state: PlanningState) -> None:
                 state.shared[key] = shared
 
 
-def _follow(state: PlanningState) -> dict[str, list[str]]:
-    """One pass over the journal; what could be asked for elsewhere: definition keys by action key."""
+def _look_up_local(state: PlanningState) -> dict[str, list[str]]:
+    """Look up every result in the journal; return what the remote cache may have: definition keys by action key."""
     cache, missing = state.cache, dict[str, list[str]]()
     for key, (action, _) in state.merged.items():
         if key in state.records:
@@ -88,14 +88,14 @@ def _follow(state: PlanningState) -> dict[str, list[str]]:
                 break
             digests[name] = state.records[producer].digest
         else:
-            found = cache.find(key, digests)
-            if found is None and (state.remote_lookup() or cache.by_key):
+            record = cache.find(key, digests)
+            if record is None and (state.remote_lookup() or cache.by_key):
                 name = action_key(action, digests)
-                found = cache.by_key.get(name)
-                if found is None:
+                record = cache.by_key.get(name)
+                if record is None:
                     missing.setdefault(name, []).append(key)
-            if found is not None:
-                state.records[key] = found
+            if record is not None:
+                state.records[key] = record
                 state.verdicts[key] = Verdict.UP_TO_DATE
                 continue
         state.verdicts[key] = _verdict_of_missing(state, action)
@@ -103,17 +103,17 @@ def _follow(state: PlanningState) -> dict[str, list[str]]:
 
 
 def _verdict_of_missing(state: PlanningState, action: Action) -> Verdict:
-    """An action without a result runs; only one that was built from other inputs may yet be cut off."""
+    """Return the verdict of an action without a result: it runs, unless early cutoff is still possible."""
     if all(producer in state.records for producer in action.inputs.values()):
         return Verdict.RUN
     return Verdict.UNKNOWN if state.built_before(action.definition_key) else Verdict.RUN
 
 
 def require_inputs(state: PlanningState, restored: Mapping[str, str]) -> None:
-    """Bring in the producers whose files are needed but not here, until nothing changes.
+    """Pull or rebuild producers whose files are needed but missing from the store, until nothing changes.
 
-    Files are needed of what is laid out anew and of the inputs of everything that may run. They are pulled where they
-    can be, else made again.
+    Files are needed for engine directories to restore and for the inputs of every action that may run. They are
+    pulled if possible, otherwise built again.
     """
     pending = list(restored)
     pending += [
@@ -124,14 +124,14 @@ def require_inputs(state: PlanningState, restored: Mapping[str, str]) -> None:
     ]
     consumers = _consumers(state.merged)
     while pending:
-        lacking = [key for key in dict.fromkeys(pending) if _is_missing_files(state, key)]
-        there = _can_be_pulled(state, lacking)
+        missing = [key for key in dict.fromkeys(pending) if _is_missing_files(state, key)]
+        pullable = _pullable(state, missing)
         pending = []
-        for key in lacking:
-            if key in there:
+        for key in missing:
+            if key in pullable:
                 state.verdicts[key] = Verdict.PULL
             elif state.verdicts[key] is Verdict.UP_TO_DATE:
-                pending += _make_again(state, key, consumers)
+                pending += _rebuild(state, key, consumers)
 
 
 def _is_missing_files(state: PlanningState, key: str) -> bool:
@@ -142,32 +142,32 @@ def _is_missing_files(state: PlanningState, key: str) -> bool:
     )
 
 
-def _can_be_pulled(state: PlanningState, keys: Sequence[str]) -> set[str]:
-    """Those whose files are elsewhere. Who publishes a result has published its files before."""
+def _pullable(state: PlanningState, keys: Sequence[str]) -> set[str]:
+    """Return the keys whose files are in the remote cache. Files are published before their result."""
     remote = state.remote_lookup() if keys else None
     if remote is None:
         return set()
-    there = {key for key in keys if key in state.shared and not state.shared[key].reference}
+    pullable = {key for key in keys if key in state.shared and not state.shared[key].reference}
     others = {state.records[key].digest: key for key in keys if key not in state.shared}
     if others:
-        there.update(others[digest] for digest in remote.artifacts(others))
-    return there
+        pullable.update(others[digest] for digest in remote.artifacts(others))
+    return pullable
 
 
-def _make_again(state: PlanningState, key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
-    """An action runs for the sake of its files; returns what may now be needed."""
+def _rebuild(state: PlanningState, key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
+    """Run an action again because its files are missing; return the producers whose files may now be needed."""
     state.verdicts[key] = Verdict.RUN
     pending = list(state.action(key).inputs.values())
-    if key in state.shared:  # by reference: it comes out the same, since its key names the bytes
+    if key in state.shared:  # a reference: the result is identical, since its key determines the bytes
         state.evicted[key] = "its files are the user's own, and are needed here"
         return pending
     state.evicted[key] = "its output is no longer in the store and is needed"
-    for below in _below(key, consumers):
-        if state.verdicts[below] in (Verdict.UP_TO_DATE, Verdict.PULL):
-            state.verdicts[below] = Verdict.UNKNOWN
-            pending += state.action(below).inputs.values()
-        elif below not in state.evicted and state.built_before(below):
-            state.verdicts[below] = Verdict.UNKNOWN
+    for dependent in _dependents(key, consumers):
+        if state.verdicts[dependent] in (Verdict.UP_TO_DATE, Verdict.PULL):
+            state.verdicts[dependent] = Verdict.UNKNOWN
+            pending += state.action(dependent).inputs.values()
+        elif dependent not in state.evicted and state.built_before(dependent):
+            state.verdicts[dependent] = Verdict.UNKNOWN
     return pending
 
 
@@ -179,12 +179,13 @@ def _consumers(merged: Mapping[str, tuple[Action, tuple[str, ...]]]) -> dict[str
     return consumers
 
 
-def _below(key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
+def _dependents(key: str, consumers: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the transitive consumers of an action."""
     seen: dict[str, None] = {}
     pending = list(consumers[key])
     while pending:
-        below = pending.pop()
-        if below not in seen:
-            seen[below] = None
-            pending += consumers[below]
+        dependent = pending.pop()
+        if dependent not in seen:
+            seen[dependent] = None
+            pending += consumers[dependent]
     return list(seen)

@@ -1,1 +1,1 @@
-"""The interface of a step, and the table in which one is looked up."""
+"""The interface of a step, and the registry of steps."""

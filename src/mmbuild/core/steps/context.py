@@ -1,9 +1,9 @@
-"""What a step gets and what it owes.
+"""Interface between a step and the build system.
 
 A step is a plain function ``run(context)``. It reads its parameters and input directories, writes one output
-directory, and returns nothing. It knows no recipe, no plan and no store. It runs in a process of its own
+directory, and returns nothing. It does not see the recipe, the plan or the store. It runs in its own process,
 whose working directory is a private staging directory, so the paths below are short and relative
-(``in/<name>``, ``out``) and carry no meaning. Standard output and error are the action's log.
+(``in/<name>``, ``out``) and carry no meaning. Standard output and error go to the action's log.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any
 
 
 def _no_progress(message: str, fraction: float | None) -> None:
-    """Default for callers that want no progress (tests, the Python API)."""
+    """Ignore progress: the default for tests and the Python API."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """One action as its step sees it.
+    """An action as its step sees it.
 
     Attributes:
         params: The action's parameters, plain JSON data. Everything here is part of the action's key.
         inputs: Input artifacts by name: read-only directories.
-        locators: Where user files and remote sources are (absolute paths, URLs). Not part of any key; what
-            they hold is, through ``sources``.
-        sources: Expected digests of what the locators name, by the same names.
+        locators: Absolute paths and URLs of user files and remote sources. Not part of any key; their content
+            is, through ``sources``.
+        sources: Expected digests of the locators' contents, by the same names.
         target: ``{"device": "cpu"|"cuda", "sm": int|None, "isa": str}`` the result is built for.
-        out: Empty directory to fill.
-        cores: How many CPU cores the scheduler granted.
-        gpus: Ids of the GPUs granted, already in ``CUDA_VISIBLE_DEVICES``.
+        out: Empty directory for the output.
+        cores: Number of CPU cores granted by the scheduler.
+        gpus: Ids of the granted GPUs, already in ``CUDA_VISIBLE_DEVICES``.
         progress: ``progress(message, fraction or None)``; shown live, never part of the result.
     """
 
@@ -49,10 +49,10 @@ class StepContext:
 
 
 def link(source: Path, destination: Path) -> None:
-    """Put ``source`` into an output without copying its bytes where the file system allows it.
+    """Put ``source`` into an output, without copying its bytes if the file system allows it.
 
-    A hard link keeps the inode, which is how publishing recognizes an object that the store already holds.
-    Symbolic links (files of the user that are referenced, not copied) stay symbolic links to the same file.
+    A hard link keeps the inode, by which publishing recognizes an object that is already in the store.
+    Symbolic links (user files that are referenced, not copied) stay symbolic links to the same file.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink():

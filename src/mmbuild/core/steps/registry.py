@@ -1,4 +1,4 @@
-"""What a table of steps holds, and which table is in force."""
+"""The step registry: entries, and the table in use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class StepSpec:
-    """One kind of work.
+    """Registry entry of a step.
 
     Attributes:
         name: The step's name as it appears in plans.
-        version: Part of every key of the step. Raise it whenever a step's output changes for the same parameters and
-            inputs, so that results of the older code are left alone.
-        entry: ``module:function`` of a callable that takes one :class:`~mmbuild.core.steps.context.StepContext`.
+        version: Part of every key of the step. Increase it whenever the step's output changes for the same parameters
+            and inputs, so that results of older code are not used.
+        entry: ``module:function`` of a callable that takes a :class:`~mmbuild.core.steps.context.StepContext`.
         preload: Modules that the fork server imports once, before it forks workers for this step.
         backend: The backend whose own environment the step runs in; empty for mmbuild's environment.
     """
@@ -36,14 +36,14 @@ class StepSpec:
 _BUILT_IN = "mmbuild.steps.table:BUILT_IN"
 
 DIRECTORIES = "mmbuild.models.sources.resolve"
-"""The module that says which files of a user's directory count, and what their digest is."""
+"""Module that selects the files of a user's directory and computes their digest."""
 
 
 def steps() -> Mapping[str, StepSpec]:
-    """The registry in force.
+    """Return the registry in use.
 
-    ``MMBUILD_STEPS=module:NAME`` replaces it; benchmarks and fault tests use this to drive the whole tool
-    with trivial step bodies. Such a table must carry versions of its own, so its results never mix with real ones.
+    ``MMBUILD_STEPS=module:NAME`` replaces it; benchmarks and fault tests use this to run the whole tool
+    with trivial steps. Such a table must use its own versions, so that its results never mix with real ones.
     """
     table: Mapping[str, StepSpec] = load_entry(os.environ.get("MMBUILD_STEPS") or _BUILT_IN)
     return table

@@ -1,8 +1,8 @@
-"""The action cache: an append-only file with one line for each finished action.
+"""The action cache: an append-only journal with one line per finished action.
 
-A line is written with one ``write`` at the end of the file as soon as its artifact is published, so that
-``kill -9`` costs only what was running. The last line of a key counts. A torn line (a kill in the middle of
-the write) is skipped, and the next writer starts on a line of its own.
+Each line is appended with a single ``write`` as soon as its artifact is published, so ``kill -9`` loses only
+running actions. The last line with a key counts. A torn line (a kill during the write) is skipped, and the
+next writer starts on a new line.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Record:
         key: Action key.
         definition: Definition key.
         inputs: Artifact digests of the inputs by name.
-        digest: Digest of the artifact it made.
-        label: What it was called when it was built.
+        digest: Digest of the output artifact.
+        label: Label of the action when it was built.
         body: Body key (step, version, parameters, target, toolchain and sources, without the inputs).
-        size: Bytes of the artifact in the store.
+        size: Size of the artifact in the store, bytes.
         seconds: Wall time.
-        memory: Peak of anonymous memory of the worker, bytes.
-        at: Seconds since the epoch when it finished.
+        memory: Peak anonymous memory of the worker, bytes.
+        at: Time it finished, seconds since the epoch.
         host: Name of the machine.
     """
 
@@ -63,7 +63,7 @@ class Record:
 
 
 _CHUNK = 64 << 20
-"""Bytes that are read at once."""
+"""Bytes per read."""
 
 _RECORD: Mapping[str, FieldKind] = {
     "key": DIGEST,
@@ -88,13 +88,13 @@ _AS_WRITTEN = re.compile(
     rb'"size":%b,"seconds":%b(?:\.%b)?,"memory":%b,"at":%b(?:\.%b)?,"host":%b\}'
     % (_D, _D, _T, _D, _T, _D, _D, _T, _D, _N, _N, _N, _N, _N, _N, _T)
 )
-"""A line just as :func:`append` writes it, with plain text in it: checking its fields again would take longer than
-all the rest of reading it, and every apply reads every line."""
+"""Matches a line exactly as :func:`append` writes it, with plain text: checking each field would take longer than the
+rest of the parsing, and every apply reads every line."""
 
 
 @dataclass(slots=True)
 class ActionCache:
-    """The journal in memory; :meth:`refresh` reads what was appended since."""
+    """The journal in memory; :meth:`refresh` reads newly appended lines."""
 
     store: Store
     by_key: dict[str, Record] = field(default_factory=dict)
@@ -108,11 +108,11 @@ class ActionCache:
         """Read the lines appended since the last call.
 
         Raises:
-            MmbuildError: MM322 the file is larger than any journal.
+            MmbuildError: MM322, the file is larger than any journal.
         """
         while text := _read_from(self.store.journal, self._offset):
             end = text.rfind(b"\n") + 1
-            if not end and len(text) == _CHUNK:  # longer than any line: not ours
+            if not end and len(text) == _CHUNK:  # longer than any line that mmbuild writes
                 end = _CHUNK
             self._offset += end
             for line in text[:end].splitlines():
@@ -125,7 +125,7 @@ class ActionCache:
                 return
 
     def find(self, definition: str, inputs: Mapping[str, str]) -> Record | None:
-        """The result of an action with these inputs, without computing its action key."""
+        """Look up the result of an action with these inputs, without computing its action key."""
         return self.by_definition.get((definition, tuple(sorted(inputs.items()))))
 
     def _add(self, record: Record) -> None:
@@ -143,7 +143,7 @@ def load_cache(store: Store) -> ActionCache:
 
 
 def append(store: Store, record: Record) -> None:
-    """Add a line.
+    """Append a record.
 
     Raises:
         MmbuildError: MM301, MM302.
@@ -159,7 +159,7 @@ def append(store: Store, record: Record) -> None:
 
 
 def rewrite(store: Store, records: Iterable[Record]) -> None:
-    """Replace the journal by ``records`` (gc, which holds the store alone)."""
+    """Replace the journal with ``records``. The caller holds the exclusive lock on the store."""
     fresh = store.journal.with_suffix(".new")
     with disk_errors(fresh):
         discard(fresh)
@@ -172,7 +172,7 @@ def rewrite(store: Store, records: Iterable[Record]) -> None:
 
 
 def parse_record(line: bytes) -> Record | None:
-    """One line of the journal, or None where it is damaged."""
+    """Parse a line of the journal; return None if it is damaged."""
     try:
         if len(line) <= STORE_RECORD.size and _AS_WRITTEN.fullmatch(line):
             return Record(**json.loads(line))
@@ -182,7 +182,7 @@ def parse_record(line: bytes) -> Record | None:
 
 
 def _read_from(path: Path, offset: int) -> bytes:
-    """The next part of the file; nothing at its end, and where there is no file. Called for every action."""
+    """Read the next part of the file; empty at its end and if there is no file. Called for every action."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -195,7 +195,7 @@ def _read_from(path: Path, offset: int) -> bytes:
             raise MmbuildError(
                 f"the journal `{path}` has {size:,} bytes, more than {JOURNAL:,}",
                 code="MM322",
-                hint="look at what wrote it; move it away, and the next apply builds what it needs",
+                hint="find out what wrote to it, and move it out of the store; the next apply builds what it needs",
             )
         return os.pread(descriptor, _CHUNK, offset)
     finally:

@@ -1,4 +1,4 @@
-"""Writing and removing files, for every part of the store. Cheap to import."""
+"""Writes and removes files safely, for every part of the store. Cheap to import."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | 
 
 
 def write_whole(path: Path, content: bytes, *, owned: bool = False) -> None:
-    """Write a file so that readers see all of it or none.
+    """Write a file atomically: readers see either the old or the new content.
 
-    The temporary file is created, never opened: a link that somebody put at its name is removed, not followed.
+    The temporary file is always created: an existing link with its name is removed, not followed.
 
     Args:
         path: The file.
         content: Its new content.
-        owned: Whether it is a file of the store, so that a directory in its place is damage and goes.
+        owned: Whether the file belongs to the store, so that a directory in its place is damage and is removed.
 
     Raises:
         OSError: It cannot be written.
@@ -28,7 +28,7 @@ def write_whole(path: Path, content: bytes, *, owned: bool = False) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(fresh, flags, 0o666)
-    except FileExistsError:  # left by a killed process that had this number
+    except FileExistsError:  # left by a killed process with the same id
         discard(Path(fresh))
         descriptor = os.open(fresh, flags, 0o666)
     try:
@@ -46,34 +46,34 @@ def write_whole(path: Path, content: bytes, *, owned: bool = False) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Add ``line``, which ends with a line feed, with one write: lines of several writers never mix.
+    """Append ``line``, which ends with a line feed, in one write: lines from several writers never mix.
 
-    Where a kill left a torn line before it, that ends here; an empty line is no damage. Links are not followed.
+    A torn line left by a kill is first ended with a line feed; empty lines are harmless. Links are not followed.
 
     Raises:
         OSError: It cannot be written, or is not a regular file.
     """
     descriptor = os.open(path, _APPEND, 0o666)
     try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(f"`{path}` is not a regular file")
-        whole = found.st_size == 0 or os.pread(descriptor, 1, found.st_size - 1) == b"\n"
-        _write_all(descriptor, line if whole else b"\n" + line)
+        at_line_start = status.st_size == 0 or os.pread(descriptor, 1, status.st_size - 1) == b"\n"
+        _write_all(descriptor, line if at_line_start else b"\n" + line)
     finally:
         os.close(descriptor)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory that holds read-only files, as far as that is possible; of a link, nothing."""
+    """Remove a directory with read-only files, ignoring errors; a link is left alone."""
     import shutil
 
-    # On descriptors: a directory that is exchanged for a link meanwhile is not followed.
+    # rmtree works on descriptors, so a directory replaced by a link in the meantime is not followed.
     shutil.rmtree(path, ignore_errors=True)
 
 
 def discard(path: Path) -> None:
-    """Remove whatever has this name: a file, a pipe, a link (not what it leads to), a directory and all in it."""
+    """Remove anything with this name: a file, a pipe, a link (not its target), or a directory with its contents."""
     try:
         kind = os.lstat(path).st_mode
     except OSError:
@@ -86,7 +86,7 @@ def discard(path: Path) -> None:
 
 
 def names_in(directory: Path) -> list[Path]:
-    """What a directory holds, sorted; nothing where it is missing, or is a link or a file."""
+    """Return the sorted paths in a directory; empty if it is missing, a link or a file."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -98,7 +98,7 @@ def names_in(directory: Path) -> list[Path]:
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
-    """One write, so that lines of two writers never mix; a short one means that the disk is full."""
+    """Write in one call, so that lines from two writers never mix; a short write means that the disk is full."""
     written = os.write(descriptor, content)
     while written < len(content):
         written += os.write(descriptor, content[written:])

@@ -1,4 +1,4 @@
-"""Whether a named build still holds what was laid out there."""
+"""Checks whether the files of a named build are unchanged since it was installed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LINK = "link to "
 _STORED = "stored "
 _OLD_NUMBERS = 3
 REPORTS = "verify"
-"""The directory of a build that nothing is loaded from."""
+"""The directory of a build from which nothing is loaded."""
 
 
 def record_files(
     store: Store, directory: Path, names: Iterable[str], known: dict[str, str]
 ) -> dict[str, Laid]:
-    """What to record of the files ``names`` below ``directory``; those without a ``known`` digest are read.
+    """Return what to record about the files ``names`` in ``directory``; files without a ``known`` digest are read.
 
     Raises:
-        OSError: One cannot be read.
+        OSError: A file cannot be read.
     """
     with closing(StatCache(store)) as index:
         return {
@@ -37,61 +37,60 @@ def record_files(
 
 
 def intact(store: Store, root: Root) -> bool:
-    """Whether all files of a build are as they were laid out; others may be at the top and among the reports.
+    """Return whether all files of a build are unchanged. Other files may be at the top level and among the reports.
 
-    A build whose files were recorded without digests is not: laid out again, it gets them, and so does its manifest.
+    False for a build recorded without digests, so that it is installed again with digests in its manifest.
     """
     return not root.void and not has_no_digests(root) and not altered_files(store, root, exact=True)
 
 
 def has_no_digests(root: Root) -> bool:
-    """Whether an earlier version laid the build out, which recorded no digests."""
+    """Return whether the build was installed by an earlier version, which recorded no digests."""
     return any(len(then) == _OLD_NUMBERS for then in root.files.values())
 
 
 def altered_files(store: Store, root: Root, *, exact: bool = False) -> list[str]:
-    """Files of a build that are gone, were added, or are not what was laid out: by stat, and by content where that
-    differs.
+    """Return the files of a build that were removed, added or changed: by stat, and by content if the stat differs.
 
     Args:
-        store: What it was laid out from.
+        store: The store it was installed from.
         root: The build.
-        exact: Stop at the first one, and read nothing whose size, inode or time of the content differs.
+        exact: Stop at the first file, and treat a different size, inode or mtime as a change without reading.
     """
-    found = scan_files(root.directory)
-    wrong = added_files(found, root.files)
-    if wrong and exact:
-        return wrong
+    existing = scan_files(root.directory)
+    altered = added_files(existing, root.files)
+    if altered and exact:
+        return altered
     with closing(StatCache(store)) as index:
         for name, then in root.files.items():
-            now = found.get(name)
+            now = existing.get(name)
             if now is None or (exact and now[:_OLD_NUMBERS] != then[:_OLD_NUMBERS]):
-                fault = True
+                changed = True
             elif len(then) == _OLD_NUMBERS:
-                fault = now[:_OLD_NUMBERS] != then
+                changed = now[:_OLD_NUMBERS] != then
             else:
-                fault = _differs(store, f"{root.directory}/{name}", now == then[:-1], then[-1], index)
-            if fault:
-                wrong.append(name)
+                changed = _differs(store, f"{root.directory}/{name}", now == then[:-1], then[-1], index)
+            if changed:
+                altered.append(name)
                 if exact:
                     break
-    return wrong
+    return altered
 
 
-def added_files(found: Iterable[str], ours: Iterable[str]) -> list[str]:
-    """Files of ``found`` that are not ``ours``, in directories that engines are loaded from: all but the reports."""
+def added_files(existing: Iterable[str], ours: Iterable[str]) -> list[str]:
+    """Return files in ``existing`` but not ``ours``, in directories from which engines load (all but the reports)."""
     names = frozenset(ours)
-    places = {name.partition("/")[0] for name in names if "/" in name} - {REPORTS}
-    return sorted(name for name in found if name not in names and name.partition("/")[0] in places)
+    directories = {name.partition("/")[0] for name in names if "/" in name} - {REPORTS}
+    return sorted(name for name in existing if name not in names and name.partition("/")[0] in directories)
 
 
-def invalidate(root: Root, why: str) -> Root:
-    """``root`` whose files are not to be trusted: the next apply lays the build out again."""
-    return replace(root, void=why)
+def invalidate(root: Root, reason: str) -> Root:
+    """Return ``root`` marked as untrusted, so that the next apply installs the build again."""
+    return replace(root, void=reason)
 
 
 def _content(store: Store, path: str, digest: str | None, index: StatCache) -> str:
-    """What identifies a file's content: a digest, or where a link leads to."""
+    """Return what identifies a file's content: a digest, or the target of a link."""
     if os.path.islink(path):
         target = os.readlink(path)
         inside = digest is not None and target.startswith(f"{store.root}/")
@@ -100,9 +99,8 @@ def _content(store: Store, path: str, digest: str | None, index: StatCache) -> s
 
 
 def _differs(store: Store, path: str, same_stat: bool, content: str, index: StatCache) -> bool:
-    if same_stat and not content.startswith(
-        _STORED
-    ):  # a link to a file of the store stays while that one changes
+    # A link into the store keeps its stat when the file in the store changes.
+    if same_stat and not content.startswith(_STORED):
         return False
     try:
         if content.startswith(_STORED):

@@ -1,4 +1,4 @@
-"""Failures of the disk as messages, and the points where tests kill the process."""
+"""Translates disk errors into messages, and defines the fault points where tests kill the process."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def translate(error: OSError, where: Path) -> MmbuildError | None:
-    """The message for a disk that is full or not ours, or None for any other failure."""
+    """Return the error for a full disk or missing permission, or None for any other error."""
     path = error.filename or where
     if error.errno in _FULL:
         return MmbuildError(
             f"no space left while writing `{path}` ({os.strerror(error.errno)})",
             code="MM302",
-            hint="free some space (`mmbuild cache gc`), or give another store with `--store`; "
+            hint="free some space (`mmbuild cache gc`), or use another store with `--store`; "
             "finished actions are kept",
         )
     if error.errno in _DENIED:
         return MmbuildError(
-            f"may not write `{path}` ({os.strerror(error.errno)})",
+            f"cannot write `{path}` ({os.strerror(error.errno)})",
             code="MM301",
-            hint="give a directory of your own with `--store` or `--build-dir`",
+            hint="use a directory that you can write to with `--store` or `--build-dir`",
         )
     return None
 
 
 @contextmanager
 def disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk or missing rights inside the block into an :class:`MmbuildError`."""
+    """Raise :class:`MmbuildError` if the disk is full or permissions are missing in the block."""
     try:
         yield
     except OSError as error:
@@ -47,6 +47,6 @@ def disk_errors(where: Path) -> Iterator[None]:
 
 
 def fault_point(name: str) -> None:
-    """Die here, as by ``kill -9``, when ``MMBUILD_FAULT`` names this point (for tests of recovery)."""
+    """Kill this process, as ``kill -9`` does, if ``MMBUILD_FAULT`` names this point (for tests of recovery)."""
     if os.environ.get("MMBUILD_FAULT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

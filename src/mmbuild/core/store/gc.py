@@ -1,4 +1,4 @@
-"""Shrinking a store: what no named build reaches goes, the longest unused first."""
+"""Garbage collection: removes artifacts that no named build reaches, least recently used first."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mmbuild.core.store.reachability import Reachable, reachable_artifacts
 from mmbuild.core.store.roots import all_roots, root_path
 
 _LOG_SECONDS = 30 * 86400.0
-"""Logs and plans that nobody touched for this long go with any gc."""
+"""Every gc removes logs and plans that are older than this."""
 
 _PARTIAL_SECONDS = 86400.0
-"""A pull that nobody took up again for this long is not going on."""
+"""A partial download older than this is treated as abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class GcResult:
     """What gc removed, or would remove.
 
     Attributes:
-        removed: The artifacts.
-        freed: Bytes of file contents that no other artifact shares.
-        kept: Artifacts that stay.
+        removed: Removed artifacts.
+        freed: Bytes of file contents that no remaining artifact shares.
+        kept: Number of remaining artifacts.
         kept_size: Bytes in the store afterwards.
     """
 
@@ -47,82 +47,84 @@ def collect(
 ) -> GcResult:
     """Remove artifacts that no named build reaches.
 
-    A named build is an engine directory that exists; everything it was made from is kept, so that its next
-    change starts from there.
+    A named build is an engine directory that exists; everything it was built from is kept, so that its next
+    change can reuse it.
 
     Args:
-        store: Which.
-        max_size: Stop as soon as the store is no larger, bytes; None means remove all that may go.
-        older_than: Only what was not used for so many seconds.
+        store: The store.
+        max_size: Stop once the store is no larger than this, bytes; None removes every unreachable artifact.
+        older_than: Remove only artifacts unused for at least this many seconds.
         dry_run: Remove nothing.
-        now: Seconds since the epoch; None means the clock.
+        now: Seconds since the epoch; None means the current time.
 
     Raises:
-        MmbuildError: MM305 a build is using the store.
+        MmbuildError: MM305, a build is using the store.
     """
-    moment = time.time() if now is None else now
+    now = time.time() if now is None else now
     with exclusive_lock(store):
-        held = reachable_artifacts(store, load_cache(store))
-        removed = _choose(held, max_size, older_than, moment)
-        gone = {item.digest for item in removed}
-        kept = [item for item in held if item.digest not in gone]
-        swept = GcResult(tuple(removed), _contents(held) - _contents(kept), len(kept), _contents(kept))
+        artifacts = reachable_artifacts(store, load_cache(store))
+        removed = _choose(artifacts, max_size, older_than, now)
+        gone = {artifact.digest for artifact in removed}
+        kept = [artifact for artifact in artifacts if artifact.digest not in gone]
+        freed = _content_size(artifacts) - _content_size(kept)
+        result = GcResult(tuple(removed), freed, len(kept), _content_size(kept))
         if not dry_run:
-            _remove(store, removed, kept, moment)
-    return swept
+            _remove(store, removed, kept, now)
+    return result
 
 
 def _choose(
-    held: list[Reachable], max_size: int | None, older_than: float | None, now: float
+    artifacts: list[Reachable], max_size: int | None, older_than: float | None, now: float
 ) -> list[Reachable]:
-    """Longest unused first."""
-    free = [item for item in reversed(held) if not item.recipes]
+    """Return the artifacts to remove, least recently used first."""
+    candidates = [artifact for artifact in reversed(artifacts) if not artifact.recipes]
     if older_than is not None:
-        free = [item for item in free if item.used < now - older_than]
+        candidates = [artifact for artifact in candidates if artifact.used < now - older_than]
     if max_size is None:
-        return free
-    owners = _owners(held)
-    size = _contents(held)
+        return candidates
+    references = _reference_counts(artifacts)
+    size = _content_size(artifacts)
     chosen: list[Reachable] = []
-    for item in free:
+    for artifact in candidates:
         if size <= max_size:
             break
-        chosen.append(item)
-        for name, count in _files(item):
-            owners[name] -= 1
-            size -= count if owners[name] == 0 else 0
+        chosen.append(artifact)
+        for name, count in _files(artifact):
+            references[name] -= 1
+            size -= count if references[name] == 0 else 0
     return chosen
 
 
-def _owners(held: list[Reachable]) -> dict[str, int]:
-    owners: dict[str, int] = {}
-    for item in held:
-        for name, _ in _files(item):
-            owners[name] = owners.get(name, 0) + 1
-    return owners
+def _reference_counts(artifacts: list[Reachable]) -> dict[str, int]:
+    """Return how many artifacts share each object."""
+    references: dict[str, int] = {}
+    for artifact in artifacts:
+        for name, _ in _files(artifact):
+            references[name] = references.get(name, 0) + 1
+    return references
 
 
-def _files(item: Reachable) -> set[tuple[str, int]]:
-    """Objects of an artifact, each once: (name, bytes)."""
-    entries = item.tree.entries if item.tree is not None else ()
+def _files(artifact: Reachable) -> set[tuple[str, int]]:
+    """Return the distinct objects of an artifact: (name, bytes)."""
+    entries = artifact.tree.entries if artifact.tree is not None else ()
     return {(entry.digest + "x" * entry.executable, entry.size) for entry in entries if entry.ref is None}
 
 
-def _contents(held: list[Reachable]) -> int:
-    """Bytes of distinct file contents."""
-    return sum(size for _, size in {file for item in held for file in _files(item)})
+def _content_size(artifacts: list[Reachable]) -> int:
+    """Return the total bytes of distinct file contents."""
+    return sum(size for _, size in {file for artifact in artifacts for file in _files(artifact)})
 
 
 def _remove(store: Store, removed: list[Reachable], kept: list[Reachable], now: float) -> None:
-    for item in removed:  # the manifest first: without it the artifact does not exist
-        discard(store.manifest(item.digest))
-        discard(store.tree(item.digest))
-    alive = {name for item in kept for name, _ in _files(item)}
+    for artifact in removed:  # the manifest first: without it the artifact does not exist
+        discard(store.manifest(artifact.digest))
+        discard(store.tree(artifact.digest))
+    alive = {name for artifact in kept for name, _ in _files(artifact)}
     for shard in names_in(store.objects):
         for path in names_in(shard):
             if path.name not in alive:
                 discard(path)
-    for path in names_in(store.trees):  # left by a kill before its manifest
+    for path in names_in(store.trees):  # left by a kill before the manifest was written
         if not store.has(path.name):
             discard(path)
     for root in all_roots(store):
@@ -133,7 +135,7 @@ def _remove(store: Store, removed: list[Reachable], kept: list[Reachable], now: 
 
 
 def _remove_old(store: Store, now: float) -> None:
-    """Staging of killed builds, locks (nobody holds one: gc is alone), old logs and plans, and what pulls left."""
+    """Remove staging of killed builds, locks (none is held, since gc is alone), old logs and plans, partial pulls."""
     for path in [*names_in(store.staging), *names_in(store.root / "locks")]:
         discard(path)
     for name in ("logs", "plans"):

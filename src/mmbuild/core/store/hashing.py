@@ -1,4 +1,4 @@
-"""BLAKE3 of files."""
+"""BLAKE3 digests of files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from mmbuild.base.files import open_regular
 
 _MAPPED = 1 << 20
-"""Smaller files are read: mapping them costs more than it saves."""
+"""Files of at least this many bytes are memory-mapped; for smaller ones, mapping costs more than it saves."""
 
 _WORTH_A_THREAD = 1 << 18
-"""Bytes below which starting threads costs more than they save."""
+"""Total bytes below which starting threads costs more than they save."""
 
 
 def hash_file(path: Path | str, threads: int | None = None) -> str:
-    """BLAKE3, hex, of a file's bytes; ``threads`` None means all cores (large files only).
+    """Return the BLAKE3 digest (hex) of a file; ``threads`` None means all cores (large files only).
 
     Raises:
         OSError: It cannot be read.
-        FileRefusedError: MM745 it is not a regular file.
+        FileRefusedError: MM745, it is not a regular file.
     """
     from blake3 import blake3
 
@@ -36,27 +36,29 @@ def hash_file(path: Path | str, threads: int | None = None) -> str:
 
 
 def hash_files(paths: Sequence[Path | str], threads: int | None = None) -> list[str]:
-    """:func:`hash_file` of each, on ``threads`` (None: all cores).
+    """Return :func:`hash_file` of each file, on ``threads`` (None: all cores).
 
-    Small files side by side, each thread a share of them, since both reading and hashing leave the interpreter
-    free; large ones one after the other, each on all threads.
+    Small files are hashed in parallel, since reading and hashing both release the interpreter lock; large files are
+    hashed one after another, each on all threads.
 
     Raises:
-        OSError: One cannot be read.
-        FileRefusedError: MM745 one is not a regular file.
+        OSError: A file cannot be read.
+        FileRefusedError: MM745, a file is not a regular file.
     """
     sizes = [os.stat(path).st_size for path in paths]
     small = [index for index, size in enumerate(sizes) if size < _MAPPED]
     count = threads or len(os.sched_getaffinity(0))
     if count < 2 or sum(sizes[index] for index in small) < _WORTH_A_THREAD:
         return [hash_file(path, threads) for path in paths]
-    from concurrent.futures import ThreadPoolExecutor  # 4 ms, which most commands do not need
+    from concurrent.futures import (
+        ThreadPoolExecutor,
+    )  # imported late: takes 4 ms, and most commands do not need it
 
     shares = [small[start::count] for start in range(count)]
     digests: dict[int, str] = {}
     with ThreadPoolExecutor(count) as pool:
-        for share, found in zip(shares, pool.map(partial(_hash_share, paths), shares), strict=True):
-            digests.update(zip(share, found, strict=True))
+        for share, hashes in zip(shares, pool.map(partial(_hash_share, paths), shares), strict=True):
+            digests.update(zip(share, hashes, strict=True))
     return [digests.get(index) or hash_file(path, threads) for index, path in enumerate(paths)]
 
 
@@ -65,11 +67,11 @@ def _hash_share(paths: Sequence[Path | str], share: Sequence[int]) -> list[str]:
 
 
 def _read_all(descriptor: int, size: int) -> bytes:
-    """The whole file; ``size`` is what it had a moment ago."""
-    found = os.read(descriptor, size + 1)
-    if len(found) == size:
-        return found
-    parts = [found]
+    """Read the whole file; ``size`` is the size just measured, which may have changed since."""
+    first = os.read(descriptor, size + 1)
+    if len(first) == size:
+        return first
+    parts = [first]
     while part := os.read(descriptor, _MAPPED):
         parts.append(part)
     return b"".join(parts)

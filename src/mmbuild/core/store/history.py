@@ -1,4 +1,4 @@
-"""``history.jsonl``: one line for each apply that had something to do."""
+"""``history.jsonl``: one line for each apply that had work to do."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.record_fields import COUNT, NUMBER, TEXT, FieldKind, list_of, require_fields, tuple_of
 
 MOST_BYTES = 8_000_000
-"""A longer file loses its older half."""
+"""If the file grows beyond this, its older half is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One apply.
+    """Record of one apply.
 
     Attributes:
-        at: Seconds since the epoch when it began.
+        at: Start time, seconds since the epoch.
         seconds: Wall time.
         ended: ``done``, ``failed`` or ``interrupted``.
-        builds: Names of the variants it was asked for.
-        ran: (label, seconds) of what ran, in the order of their ends.
-        failed: (label, code) of what failed.
-        cached: Results that were there, or turned out to be when inputs came out as before.
-        pulled: Results whose files came from the shared store.
-        saved: Seconds that ``cached`` and ``pulled`` took when they were built, wherever that was.
+        builds: Names of the requested variants.
+        ran: (label, seconds) of the actions that ran, in the order in which they finished.
+        failed: (label, code) of the failed actions.
+        cached: Number of reused results, including early cutoffs.
+        pulled: Number of results whose files came from the shared store.
+        saved: Seconds that the ``cached`` and ``pulled`` results took to build, on any machine.
         host: Name of the machine.
-        mmbuild: Its version.
+        mmbuild: Version of mmbuild.
     """
 
     at: float
@@ -65,16 +65,16 @@ _ENTRY: Mapping[str, FieldKind] = {
     "mmbuild": TEXT,
 }
 _READ_BYTES = 4 * MOST_BYTES
-"""A file that grew beyond this was not written by mmbuild."""
+"""A file larger than this was not written by mmbuild."""
 
 
 def history_path(store: Store) -> Path:
-    """The file."""
+    """Return the path of the history file."""
     return store.root / "history.jsonl"
 
 
 def append_entry(store: Store, entry: HistoryEntry) -> None:
-    """Add a line.
+    """Append an entry.
 
     Raises:
         MmbuildError: MM301, MM302.
@@ -87,7 +87,7 @@ def append_entry(store: Store, entry: HistoryEntry) -> None:
 
 
 def read_history(store: Store) -> list[HistoryEntry]:
-    """All entries, oldest first; damaged lines are left out."""
+    """Return all entries, oldest first; damaged lines are skipped."""
     try:
         lines = read_file(history_path(store), _READ_BYTES).splitlines()
     except (OSError, FileRefusedError):
@@ -96,7 +96,7 @@ def read_history(store: Store) -> list[HistoryEntry]:
 
 
 def only(entries: Iterable[HistoryEntry], names: Iterable[str]) -> list[HistoryEntry]:
-    """Entries that were asked for one of ``names``; all where there are no names."""
+    """Return the entries whose builds include one of ``names``; all entries if ``names`` is empty."""
     required = set(names)
     return [entry for entry in entries if not required or required & set(entry.builds)]
 
@@ -105,7 +105,7 @@ def _shorten(store: Store, path: Path) -> None:
     with wait_lock(store.lock("history"), "the lock of the history"):
         if path.stat().st_size <= MOST_BYTES:  # another process did it
             return
-        # A line that another process adds at this very moment is lost: this is a diary, not the journal.
+        # A line that another process appends at this moment is lost, which is acceptable for the history.
         content = read_file(path, _READ_BYTES)
         middle = content.find(b"\n", len(content) // 2) + 1
         write_whole(path, content[middle:])

@@ -1,9 +1,8 @@
-"""Whether files still hold what was published or planned: by stat, and by digest where that differs.
+"""Checks that files still have their published or planned content: by stat, and by digest if the stat differs.
 
-The manifest that a store keeps has the stat of each file (:class:`mmbuild.core.store.manifest.Tree`). What a program
-may set back, size and times of the content, is compared, and the time of the last change of the inode, which it may
-not. That one changes with each hard link too; large files whose links mmbuild itself makes are remembered in the stat
-index.
+The manifest in a store records the stat of each file (:class:`mmbuild.core.store.manifest.Tree`). The comparison
+covers size and mtime, which a program can restore, and ctime, which it cannot. ctime also changes with each hard
+link, so large files that mmbuild itself links are recorded in the stat cache.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ class ArtifactFile:
     """A file of an artifact that is about to be used.
 
     Attributes:
-        path: Where it is: in the store, or the user's file that the entry refers to.
-        entry: What the artifact says of it.
-        found: Its stat, links followed.
+        path: Path in the store, or of the user's file that the entry refers to.
+        entry: Its manifest entry.
+        stat: Its stat, links followed.
     """
 
     path: str
     entry: ManifestEntry
-    found: os.stat_result
+    stat: os.stat_result
 
 
 def check_inputs(store: Store, digests: Iterable[str], *, paranoid: bool = False) -> list[ArtifactFile]:
-    """The files of some artifacts, each compared with what was published.
+    """Return the files of some artifacts, after comparing each with what was published.
 
     Args:
-        store: Where the artifacts are.
-        digests: Their digests.
-        paranoid: Read every file, whatever its stat.
+        store: The store with the artifacts.
+        digests: Digests of the artifacts.
+        paranoid: Read every file, even if its stat is unchanged.
 
     Raises:
-        MmbuildError: MM304 an artifact is missing, MM323 a file of the store changed, MM319 one of the user.
+        MmbuildError: MM304, an artifact is missing; MM323, a file in the store changed; MM319, a user file changed.
     """
     with closing(StatCache(store)) as index:
         return [
@@ -57,30 +56,29 @@ def check_inputs(store: Store, digests: Iterable[str], *, paranoid: bool = False
 def check_artifact(
     store: Store, digest: str, index: StatCache, *, tree: Tree | None = None, paranoid: bool = False
 ) -> list[ArtifactFile]:
-    """:func:`check_inputs` of one artifact; ``tree`` None means that its manifest is read."""
-    found = read_tree(store, digest) if tree is None else tree
+    """:func:`check_inputs` for one artifact; its manifest is read unless ``tree`` is given."""
+    tree = read_tree(store, digest) if tree is None else tree
     root = store.tree(digest)
-    seen: Sequence[Seen | None] = found.seen or [None] * len(found.entries)
+    seen: Sequence[Seen | None] = tree.seen or [None] * len(tree.entries)
     return [
         _check(f"{root}/{entry.path}", entry, was, index, paranoid)
-        for entry, was in zip(found.entries, seen, strict=True)
+        for entry, was in zip(tree.entries, seen, strict=True)
     ]
 
 
 def require_unchanged(store: Store, inputs: Iterable[ArtifactFile]) -> None:
-    """Check once more, after a step ran, what it was given.
+    """Check a step's inputs again after it ran.
 
-    Hard links that the step made change the inode's time and nothing else, so for files of the store that one does
-    not count.
+    ctime is ignored for files in the store, since hard links that the step created change it and nothing else.
 
     Raises:
-        MmbuildError: MM307 the step changed a file of the store, MM319 a file of the user changed meanwhile.
+        MmbuildError: MM307, the step changed a file in the store; MM319, a user file changed in the meantime.
     """
     with closing(StatCache(store)) as index:
         for used in inputs:
             if used.entry.ref is not None:
                 now = _check_reference(used.path, used.entry, index)
-                if seen_of(now) != seen_of(used.found):  # changed, and changed back
+                if seen_of(now) != seen_of(used.stat):  # changed, and changed back
                     raise changed_source(used.path, "was written to while the step read it")
             elif not _same_content(used):
                 raise _changed_by_step(used.path)
@@ -92,17 +90,17 @@ def _check(
     if entry.ref is not None:
         return ArtifactFile(entry.ref, entry, _check_reference(entry.ref, entry, index, paranoid=paranoid))
     try:
-        found = os.lstat(path)
-        same = not paranoid and seen_of(found) == was
+        status = os.lstat(path)
+        same = not paranoid and seen_of(status) == was
         if not same and _digest(path, entry, index, paranoid) != entry.digest:
-            raise damaged_file(path, "holds other bytes than it did when it was published")
+            raise damaged_file(path, "no longer has the content it was published with")
     except (OSError, FileRefusedError) as error:
         raise damaged_file(path, f"cannot be read ({error})") from error
-    return ArtifactFile(path, entry, found)
+    return ArtifactFile(path, entry, status)
 
 
 def _digest(path: str, entry: ManifestEntry, index: StatCache, paranoid: bool) -> str:
-    """Of a file with the size that it should have; empty for any other."""
+    """Return the digest of a file; empty for a link or a file of the wrong size, which is not read."""
     if os.lstat(path).st_size != entry.size or os.path.islink(path):
         return ""
     return hash_file(path) if paranoid else index.content(path)
@@ -112,13 +110,13 @@ def _check_reference(
     path: str, entry: ManifestEntry, index: StatCache, *, paranoid: bool = False
 ) -> os.stat_result:
     try:
-        found = os.stat(path)
-        if found.st_size == entry.size:
+        status = os.stat(path)
+        if status.st_size == entry.size:
             digest = hash_file(path) if paranoid else index.content(path)
             if digest == entry.digest:
-                return found
+                return status
     except (OSError, FileRefusedError) as error:
-        raise changed_source(path, f"cannot be read any more ({error})") from error
+        raise changed_source(path, f"can no longer be read ({error})") from error
     raise changed_source(path, "changed after it was planned")
 
 
@@ -127,30 +125,30 @@ def _same_content(used: ArtifactFile) -> bool:
         now = os.lstat(used.path)
     except OSError:
         return False
-    then = used.found
+    then = used.stat
     if (now.st_ino, now.st_size, now.st_mtime_ns) == (then.st_ino, then.st_size, then.st_mtime_ns):
         return True
     return now.st_size == used.entry.size and hash_file(used.path) == used.entry.digest
 
 
 def remember_large(store: Store, files: Iterable[tuple[str, str]]) -> None:
-    """Note the stat of large files whose content is known just now: (path, digest) of each.
+    """Record the stat of large files with known content, given as (path, digest).
 
-    Making a hard link changes the inode's time; without this each link would cost a reading of the whole file.
+    Creating a hard link changes ctime; without this record, each link would force a read of the whole file.
     """
     with closing(StatCache(store)) as index:
         for path, digest in files:
-            found = os.lstat(path)
-            if found.st_size >= SMALL:
-                index.remember(stat_of(found), digest)
+            status = os.lstat(path)
+            if status.st_size >= SMALL:
+                index.remember(stat_of(status), digest)
 
 
-def changed_source(path: str, what: str) -> MmbuildError:
-    """The error for a file of the user that is not what the plan says."""
+def changed_source(path: str, problem: str) -> MmbuildError:
+    """Return the error for a user file that differs from the plan."""
     return MmbuildError(
-        f"`{path}` {what}",
+        f"`{path}` {problem}",
         code="MM319",
-        hint="nothing was published; apply again, so that the build starts from the file as it is now",
+        hint="nothing was published; apply again, so that the build uses the current file",
     )
 
 
@@ -162,10 +160,10 @@ def _changed_by_step(path: str) -> MmbuildError:
     )
 
 
-def damaged_file(path: str, what: str) -> MmbuildError:
-    """The error for a file of the store that must not be used."""
+def damaged_file(path: str, problem: str) -> MmbuildError:
+    """Return the error for a file in the store that must not be used."""
     return MmbuildError(
-        f"`{path}` {what}",
+        f"`{path}` {problem}",
         code="MM323",
-        hint="run `mmbuild cache verify`, which removes it with everything built from it, then apply again",
+        hint="run `mmbuild cache verify`, which removes it and everything built from it, then apply again",
     )

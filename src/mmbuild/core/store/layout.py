@@ -1,20 +1,20 @@
-"""Where things lie in a store, and opening one.
+"""The layout of a store, and opening one.
 
 ::
 
-    VERSION            the number of this layout
-    objects/ab/<blake3>[x]     file contents, read-only; x: the executable twin
+    VERSION                    version number of this layout
+    objects/ab/<blake3>[x]     file contents, read-only; x: the executable variant
     trees/<artifact>/          an artifact as a directory of hard links to objects
-    manifests/<artifact>.json  canonical JSON of its entries; exists only when the artifact is whole
-    definitions/<key>.json     what a definition key stands for, for reasons
-    journal.jsonl              the action cache: one line for each finished action
-    history.jsonl              one line for each apply that had something to do
+    manifests/<artifact>.json  canonical JSON of its entries; exists only if the artifact is complete
+    definitions/<key>.json     content of a definition key, to explain rebuilds
+    journal.jsonl              the action cache: one line per finished action
+    history.jsonl              one line per apply that had work to do
     roots/<id>.json            named builds, which gc keeps
-    plans/<id>.json            validated plans under everything that made them
+    plans/<id>.json            validated plans, by everything they depend on
     stat.db                    digests of user files by their stat
-    logs/<action key>.log      what each action printed
-    remote/                    what is known of shared stores, and pulls that are not complete
-    locks/, staging/           of running builds
+    logs/<action key>.log      output of each action
+    remote/                    cached facts about shared stores, and partial pulls
+    locks/, staging/           used by running builds
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _VERSION_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The paths of one store. ``root`` is absolute."""
+    """The paths in a store. ``root`` is absolute."""
 
     root: Path
 
@@ -87,9 +87,9 @@ class Store:
         return self.root / "locks" / name
 
     def has(self, digest: str) -> bool:
-        """Whether the artifact is here, whole (its manifest is published last and removed first).
+        """Return whether the complete artifact is in the store (its manifest is published last and removed first).
 
-        An empty manifest is what a power failure leaves of one that had not reached the disk yet.
+        A power failure can leave an empty manifest, whose content had not reached the disk.
         """
         try:
             return os.stat(f"{self.root}/manifests/{digest}.json").st_size > 0
@@ -98,7 +98,7 @@ class Store:
 
 
 def default_root() -> Path:
-    """``$MMBUILD_STORE``, or ``$XDG_CACHE_HOME/mmbuild/store``, or ``~/.cache/mmbuild/store``."""
+    """Return ``$MMBUILD_STORE``, or ``$XDG_CACHE_HOME/mmbuild/store``, or ``~/.cache/mmbuild/store``."""
     if stated := os.environ.get("MMBUILD_STORE"):
         return Path(stated).expanduser().resolve()
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -106,24 +106,24 @@ def default_root() -> Path:
 
 
 def default_problem() -> MmbuildError | None:
-    """Why nothing could be built in the default store, found out without opening one: MM301, or None.
+    """Return the MM301 error if the default store cannot be written, else None. Does not open the store.
 
-    Its directory is made where it is missing, empty as it is.
+    Creates its directory, empty, if it is missing.
     """
     try:
         root = default_root()
         root.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError, ValueError) as error:
         return _unusable("the default store", error)
-    return None if os.access(root, os.W_OK | os.X_OK) else _foreign(root)
+    return None if os.access(root, os.W_OK | os.X_OK) else _not_writable(root)
 
 
 def open_store(root: Path | str | None = None) -> Store:
-    """Open the store at ``root``, making an empty one where there is none.
+    """Open the store at ``root``, creating an empty one if it does not exist.
 
     Raises:
-        MmbuildError: MM301 it may not be written, MM303 it is not a store or of another version,
-            MM302 the disk is full, MM320 or MM321 a part of it is not safe to use
+        MmbuildError: MM301, it cannot be written; MM303, it is not a store or has another version;
+            MM302, the disk is full; MM320 or MM321, part of it is not safe to use
             (:mod:`mmbuild.core.store.ownership`).
     """
     try:
@@ -138,7 +138,7 @@ def _unusable(what: str, error: Exception) -> MmbuildError:
     return MmbuildError(
         f"{what} cannot be used as a store: {error}",
         code="MM301",
-        hint="give a directory of your own with `--store` or MMBUILD_STORE",
+        hint="use a directory that you can write to with `--store` or MMBUILD_STORE",
     )
 
 
@@ -148,15 +148,15 @@ def _open(store: Store) -> None:
         _create(store)
         version = _read_version(store)
     if version is None or not version.isdigit():
-        raise _no_store(store.root)
+        raise _not_a_store(store.root)
     if version != VERSION:
         raise MmbuildError(
-            f"the store `{store.root}` has layout {version!r}, this mmbuild knows {VERSION!r}",
+            f"the store `{store.root}` has layout {version!r}, but this mmbuild supports {VERSION!r}",
             code="MM303",
-            hint="use the mmbuild that made it, or give another store with `--store`",
+            hint="use the mmbuild that created it, or give another store with `--store`",
         )
     if not os.access(store.root, os.W_OK | os.X_OK):
-        raise _foreign(store.root)
+        raise _not_writable(store.root)
     check_layout(store.root, _DIRECTORIES, _FILES)
 
 
@@ -166,53 +166,53 @@ def _read_version(store: Store) -> str | None:
     except FileNotFoundError:
         return None
     except PermissionError as error:
-        raise _foreign(store.root) from error
+        raise _not_writable(store.root) from error
     except (NotADirectoryError, UnicodeDecodeError, FileRefusedError) as error:
-        raise _no_store(store.root) from error
+        raise _not_a_store(store.root) from error
 
 
 def _create(store: Store) -> None:
-    if store.root.exists() and (not store.root.is_dir() or _holds_other_files(store.root)):
+    if store.root.exists() and (not store.root.is_dir() or _contains_other_files(store.root)):
         if _read_version(store) is not None:  # another process has created it just now
             return
-        raise _no_store(store.root)
+        raise _not_a_store(store.root)
     with disk_errors(store.root):
         store.root.mkdir(0o775, parents=True, exist_ok=True)
         for name in _DIRECTORIES:
             require_directory(store.root / name)
-        # Last, and whole: a directory with a VERSION is a complete store.
+        # Written last and atomically: a directory with a VERSION is a complete store.
         write_whole(store.root / "VERSION", f"{VERSION}\n".encode())
 
 
-def _holds_other_files(root: Path) -> bool:
+def _contains_other_files(root: Path) -> bool:
     try:
         names = os.listdir(root)
     except PermissionError as error:
-        raise _foreign(root) from error
+        raise _not_writable(root) from error
     return any(name not in _DIRECTORIES and not name.startswith(".VERSION") for name in names)
 
 
-def _no_store(root: Path) -> MmbuildError:
+def _not_a_store(root: Path) -> MmbuildError:
     if all((root / name).is_dir() for name in ("objects", "trees", "manifests")):
         return MmbuildError(
             f"`{root}` looks like an mmbuild store whose file `VERSION` is missing or damaged",
             code="MM303",
-            hint=f"`rm -f {root}/VERSION && echo {VERSION} > {root}/VERSION` if this mmbuild made it, then "
+            hint=f"if this mmbuild created it, run `rm -f {root}/VERSION && echo {VERSION} > {root}/VERSION`, then "
             "`mmbuild cache verify`; or give another store with `--store`",
         )
     return MmbuildError(
-        f"`{root}` holds other files and is no mmbuild store",
+        f"`{root}` is not an mmbuild store: it contains other files",
         code="MM303",
-        hint="give an empty or absent directory with `--store`",
+        hint="give an empty or new directory with `--store`",
     )
 
 
-def _foreign(root: Path) -> MmbuildError:
-    why = f"belongs to {_owner(root)} and may not be written by this user"
+def _not_writable(root: Path) -> MmbuildError:
+    reason = f"belongs to {_owner(root)} and cannot be written by this user"
     return MmbuildError(
-        f"the store `{root}` {'is on a read-only file system' if _read_only(root) else why}",
+        f"the store `{root}` {'is on a read-only file system' if _read_only(root) else reason}",
         code="MM301",
-        hint="give a store of your own with `--store` or MMBUILD_STORE",
+        hint="use a store that you can write to with `--store` or MMBUILD_STORE",
     )
 
 
@@ -232,4 +232,4 @@ def _owner(path: Path) -> str:
     except KeyError:
         return f"user {uid}"
     except OSError:
-        return "somebody else"
+        return "another user"

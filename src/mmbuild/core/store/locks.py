@@ -1,4 +1,4 @@
-"""Locks that die with their holder (``flock``; on NFS they need version 4)."""
+"""Locks that are released when their process dies (``flock``; NFS needs version 4)."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.core.store.layout import Store
 
 _STATES = {
-    "T": "which is stopped (`kill -CONT {pid}` lets it go on)",
+    "T": "which is stopped (`kill -CONT {pid}` continues it)",
     "t": "which a debugger has stopped",
-    "Z": "which has ended, though its parent has not noticed",
-    "X": "which has ended",
+    "Z": "which has exited but was not reaped by its parent",
+    "X": "which has exited",
 }
-_ENDED = "which has ended, though something that it started has not"
-_NOBODY = "another process"
+_ENDED = "which has exited but left a child running"
+_UNKNOWN = "another process"
 _FIELDS = 6
 
 
 def holder_text(path: os.PathLike[str] | str) -> str:
-    """The process that holds the lock at ``path``, with its state where that is unusual.
+    """Describe the process that holds the lock at ``path``, with its state if that is unusual.
 
-    Of a process of another machine (a store on NFS) or of another container the number is not known.
+    The id of a process on another machine (a store on NFS) or in another container is not known.
     """
     try:
         inode = os.lstat(path).st_ino
     except OSError:
-        return _NOBODY
-    pids = _listed(inode)
+        return _UNKNOWN
+    pids = _holders(inode)
     if not pids:
-        return _NOBODY
+        return _UNKNOWN
     state = _state(pids[0])
     return f"process {pids[0]}" + (f", {state}" if state else "")
 
 
-def _listed(inode: int) -> list[int]:
-    """Processes of this machine that hold a ``flock`` on a file with this inode."""
+def _holders(inode: int) -> list[int]:
+    """Return the processes on this machine that hold a ``flock`` on a file with this inode."""
     try:
         with open("/proc/locks", encoding="ascii") as stream:
             rows = [line.split() for line in stream]
     except (OSError, ValueError):
         return []
-    # 1: FLOCK ADVISORY WRITE 4711 fe:00:123 0 EOF; who waits has an arrow before the kind, and 0 is no process.
+    # 1: FLOCK ADVISORY WRITE 4711 fe:00:123 0 EOF. Waiting processes have an arrow before FLOCK; 0 is not a process.
     held = [row for row in rows if len(row) >= _FIELDS and row[1] == "FLOCK" and row[5].endswith(f":{inode}")]
     return [int(row[4]) for row in held if row[4].isdigit() and row[4] != "0"]
 
@@ -72,10 +72,10 @@ AGAIN_SECONDS = 30.0
 
 @dataclass(slots=True)
 class Patience:
-    """When to say something about one wait.
+    """Decides when to report a wait.
 
     Attributes:
-        begin: When it began, by the monotonic clock.
+        begin: Start of the wait, by the monotonic clock.
     """
 
     begin: float = field(default_factory=time.monotonic)
@@ -83,11 +83,11 @@ class Patience:
 
     @property
     def seconds(self) -> float:
-        """How long this goes on."""
+        """Seconds since the start of the wait."""
         return time.monotonic() - self.begin
 
     def due(self) -> bool:
-        """Whether it is time to say something; true once for each time."""
+        """Return whether a report is due; True once per report."""
         if self.seconds < self._due:
             return False
         self._due = max(self._due, self.seconds) + AGAIN_SECONDS
@@ -95,7 +95,7 @@ class Patience:
 
 
 def to_stderr(text: str) -> None:
-    """A line on standard error, which may be closed or full."""
+    """Print a line to standard error, which may be closed or full."""
     with suppress(OSError, ValueError, AttributeError):
         print(text, file=sys.stderr, flush=True)
 
@@ -104,22 +104,22 @@ _reporters: list[Callable[[str], None]] = [to_stderr]
 
 
 def report_to(reporter: Callable[[str], None]) -> None:
-    """From now on have ``reporter`` called with each line: in a worker, whose standard error is a log."""
+    """Send reports to ``reporter`` from now on: for workers, whose standard error is a log."""
     _reporters[:] = [reporter]
 
 
 def report(text: str) -> None:
-    """Say ``text`` where a person sees it."""
+    """Show ``text`` to the user."""
     for reporter in _reporters:
         reporter(text)
 
 
 def wait_until(done: Callable[[], bool], what: Callable[[float], str], limit: float) -> bool:
-    """Call ``done`` until it is true; False where ``limit`` seconds were not enough.
+    """Call ``done`` until it returns True; return False after ``limit`` seconds.
 
     Args:
-        done: What is waited for; called about every 50 ms.
-        what: The line to report after so many seconds of waiting.
+        done: The condition; called about every 50 ms.
+        what: Returns the line to report for the seconds waited.
         limit: Seconds.
     """
     patience, pause = Patience(), 0.001
@@ -134,14 +134,14 @@ def wait_until(done: Callable[[], bool], what: Callable[[float], str], limit: fl
 
 
 LIMIT_SECONDS = 10.0
-"""For locks that are held for the time of some file operations: who holds one longer is stopped, or hangs."""
+"""For locks held during a few file operations: a process that holds one longer is stopped or hangs."""
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True)
 class FileLock:
-    """A held lock; :meth:`release` ends it, and so does the end of the process."""
+    """A held lock, released by :meth:`release` or by the end of the process."""
 
     descriptor: int
     path: Path | None = None
@@ -150,9 +150,9 @@ class FileLock:
         os.close(self.descriptor)
 
     def remove(self) -> None:
-        """End it, and remove its file: for locks of which there would be more and more.
+        """Release the lock and remove its file, so that lock files do not accumulate.
 
-        Who has opened the file meanwhile finds, once it has the lock, that the file is another one, and tries again.
+        A process that opened the file before notices, once it has the lock, that the file was replaced, and retries.
         """
         if self.path is not None:
             with suppress(OSError):
@@ -161,14 +161,14 @@ class FileLock:
 
 
 def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
-    """Take the lock at ``path`` if nobody else holds it; the file is made when absent.
+    """Take the lock at ``path`` if no other process holds it; the file is created if missing.
 
     Raises:
-        MmbuildError: MM301, MM302 the file cannot be made, MM320 something else is in its place.
+        MmbuildError: MM301 or MM302, the file cannot be created; MM320, the path is not a regular file.
     """
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     while True:
-        descriptor = _opened(path)
+        descriptor = _open(path)
         try:
             fcntl.flock(descriptor, kind)
         except BlockingIOError:
@@ -185,22 +185,22 @@ def try_lock(path: Path, *, shared: bool = False) -> FileLock | None:
 
 @contextmanager
 def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
-    """Hold the lock at ``path``, waiting for its holder. For short work only.
+    """Hold the lock at ``path``, waiting for another holder. For short work only.
 
     Args:
-        path: Its file.
-        what: What it protects, for messages: ``the lock of ...``.
+        path: File of the lock.
+        what: Name of the lock in messages: ``the lock of ...``.
 
     Raises:
-        MmbuildError: MM325 it was not to be had within :data:`LIMIT_SECONDS`; see also :func:`try_lock`.
+        MmbuildError: MM325, not released within :data:`LIMIT_SECONDS`; see also :func:`try_lock`.
     """
-    taken: list[FileLock] = []
+    held: list[FileLock] = []
 
     def done() -> bool:
         lock = try_lock(path)
         if lock is not None:
-            taken.append(lock)
-        return bool(taken)
+            held.append(lock)
+        return bool(held)
 
     def line(seconds: float) -> str:
         return f"waiting for {what} (`{path}`) for {seconds:.0f} s: held by {holder_text(path)}"
@@ -209,38 +209,38 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
         raise MmbuildError(
             f"{what} (`{path}`) was not released within {LIMIT_SECONDS:.0f} s: held by {holder_text(path)}",
             code="MM325",
-            hint="let that process go on, or end it, and try again; finished actions are kept",
+            hint="let that process continue, or end it, and try again; finished actions are kept",
         )
     try:
         yield
     finally:
-        taken[0].release()
+        held[0].release()
 
 
 @contextmanager
 def shared_lock(store: Store) -> Iterator[FileLock]:
-    """Hold the store as a build does: any number of builds at once, but no gc.
+    """Hold the store for a build: builds can run concurrently, but not with gc.
 
     Raises:
-        MmbuildError: MM305 gc or verify is at work.
+        MmbuildError: MM305, gc or verify is running.
     """
     lock = try_lock(store.root / "in-use", shared=True)
     if lock is None:
-        raise _busy(store, "`mmbuild cache gc` or `cache verify` is at work on")
+        raise _busy(store, "`mmbuild cache gc` or `cache verify` is using")
     try:
         yield lock
     finally:
-        # Unlocked, not only closed: a worker that has told its result and not quite ended holds the descriptor too.
+        # Unlock, not only close: a worker that has reported its result but not exited also holds the descriptor.
         fcntl.flock(lock.descriptor, fcntl.LOCK_UN)
         lock.release()
 
 
 @contextmanager
 def exclusive_lock(store: Store) -> Iterator[None]:
-    """Hold the store as gc does: nobody else.
+    """Hold the store exclusively, for gc and verify.
 
     Raises:
-        MmbuildError: MM305 a build is using the store.
+        MmbuildError: MM305, a build is using the store.
     """
     lock = try_lock(store.root / "in-use")
     if lock is None:
@@ -251,7 +251,7 @@ def exclusive_lock(store: Store) -> Iterator[None]:
         lock.release()
 
 
-def _opened(path: Path) -> int:
+def _open(path: Path) -> int:
     try:
         with disk_errors(path):
             descriptor = os.open(path, _FLAGS, 0o666)
@@ -265,24 +265,23 @@ def _opened(path: Path) -> int:
 
 def _is_current(path: Path, descriptor: int) -> bool:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except FileNotFoundError:
         return False
-    return os.path.samestat(found, os.fstat(descriptor))
+    return os.path.samestat(status, os.fstat(descriptor))
 
 
-def _misplaced(path: Path, why: str) -> MmbuildError:
+def _misplaced(path: Path, reason: str) -> MmbuildError:
     return MmbuildError(
-        f"`{path}` cannot be used as a lock ({why})",
+        f"`{path}` cannot be used as a lock ({reason})",
         code="MM320",
-        hint=f"find out who made it, then remove `{path}`, or give another store with `--store`",
+        hint=f"find out who created it, then remove `{path}`, or give another store with `--store`",
     )
 
 
-def _busy(store: Store, who: str) -> MmbuildError:
-    place = store.root / "in-use"
+def _busy(store: Store, user: str) -> MmbuildError:
     return MmbuildError(
-        f"{who} the store `{store.root}`: {holder_text(place)}",
+        f"{user} the store `{store.root}`: {holder_text(store.root / 'in-use')}",
         code="MM305",
         hint="try again when it has finished",
     )

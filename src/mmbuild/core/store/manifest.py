@@ -1,4 +1,4 @@
-"""Artifacts as data: a sorted list of entries, and the digest that names it."""
+"""Artifacts as data: a sorted list of entries, identified by a digest."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Seen = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ManifestEntry:
-    """One file of an artifact.
+    """A file of an artifact.
 
     Attributes:
-        path: Relative, ``/`` between parts.
-        digest: BLAKE3, hex, of the bytes.
+        path: Relative path with ``/`` separators.
+        digest: BLAKE3 (hex) of the content.
         size: Bytes.
         executable: Whether its owner may execute it.
-        ref: Absolute path of the user's file that this entry stands for; None for a file of the store.
+        ref: Absolute path of the user's file that this entry refers to; None for a file in the store.
     """
 
     path: str
@@ -49,12 +49,12 @@ class ManifestEntry:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """An artifact's files in the order of their paths.
+    """The files of an artifact, sorted by path.
 
     Attributes:
         entries: The files.
-        seen: Of each, what stat(2) said when it was published here; empty where that is not known. It is no part of
-            the artifact, only of the manifest that a store keeps.
+        seen: Stat of each file when it was published in this store; empty if unknown. Not part of the artifact, only
+            of the manifest in the store.
     """
 
     entries: tuple[ManifestEntry, ...]
@@ -62,7 +62,7 @@ class Tree:
 
     @property
     def size(self) -> int:
-        """Bytes in the store (referenced files lie elsewhere)."""
+        """Bytes in the store (referenced files are not in the store)."""
         return sum(entry.size for entry in self.entries if entry.ref is None)
 
 
@@ -76,10 +76,10 @@ _ENTRY = {
 
 
 def make_tree(entries: Iterable[ManifestEntry]) -> Tree:
-    """Sort ``entries``.
+    """Return a tree of ``entries``, sorted and validated.
 
     Raises:
-        ValueError: a path is absolute, leaves the tree, or occurs twice (also as a parent of another).
+        ValueError: A path is absolute, leaves the tree, or occurs twice (also as a parent of another).
     """
     ordered = tuple(sorted(entries, key=lambda entry: entry.path))
     seen: set[str] = set()
@@ -98,25 +98,25 @@ def make_tree(entries: Iterable[ManifestEntry]) -> Tree:
 
 
 def tree_json(tree: Tree) -> bytes:
-    """The canonical JSON that a store keeps as the manifest."""
+    """Return the canonical JSON of a tree, without ``seen``."""
     return canonical_json({"tree": 1, "entries": [_entry_json(entry) for entry in tree.entries]})
 
 
 def manifest_json(tree: Tree) -> bytes:
-    """:func:`tree_json` with ``seen``: what this store keeps, and nobody else gets."""
+    """Return :func:`tree_json` with ``seen``: the manifest in the local store, never published."""
     entries = [_entry_json(entry) for entry in tree.entries]
     return canonical_json({"tree": 1, "entries": entries, "seen": [list(seen) for seen in tree.seen]})
 
 
 def without_references(tree: Tree) -> Tree:
-    """The same files with the same bytes, wherever any of them lie."""
+    """Return the tree with every file as content, none by reference."""
     return Tree(tuple(replace(entry, ref=None) for entry in tree.entries))
 
 
 def tree_digest(tree: Tree) -> str:
-    """The artifact's digest: BLAKE3, hex, of :func:`tree_json` of :func:`without_references`.
+    """Return the artifact's digest: BLAKE3 (hex) of :func:`tree_json` of :func:`without_references`.
 
-    Where a referenced file lies is no part of a result: what two people build from the same bytes has one name.
+    The path of a referenced file is not part of a result: users who build from the same bytes get the same digest.
     """
     from blake3 import blake3
 
@@ -124,25 +124,25 @@ def tree_digest(tree: Tree) -> str:
 
 
 def parse_manifest(text: bytes, name: str) -> Tree:
-    """Read what :func:`manifest_json` wrote, or :func:`tree_json`.
+    """Parse the output of :func:`manifest_json` or :func:`tree_json`.
 
     Raises:
-        MmbuildError: MM304 the text is damaged.
+        MmbuildError: MM304, the text is damaged.
     """
     tree, seen = _parse(text, name)
     if type(seen) is not list or len(seen) != len(tree.entries):
         return tree
     if not all(type(item) is list and len(item) == 4 and all(type(n) is int for n in item) for item in seen):
-        return tree  # whatever that is, the files are read again
+        return tree  # without valid stats, the files are read again
     return replace(tree, seen=tuple((ino, size, mtime, ctime) for ino, size, mtime, ctime in seen))
 
 
-def damaged_manifest(name: str, why: object) -> MmbuildError:
-    """The error for a manifest that cannot be used."""
+def damaged_manifest(name: str, reason: object) -> MmbuildError:
+    """Return the error for a manifest that cannot be used."""
     return MmbuildError(
-        f"the manifest of artifact `{name}` is damaged ({why})",
+        f"the manifest of artifact `{name}` is damaged ({reason})",
         code="MM304",
-        hint="run `mmbuild cache verify`, which removes it; the next apply makes it again",
+        hint="run `mmbuild cache verify`, which removes it; the next apply builds it again",
     )
 
 
@@ -168,14 +168,14 @@ def _entry_json(entry: ManifestEntry) -> dict[str, Any]:
 
 def _check_path(path: str) -> None:
     if not is_inner_path(path):
-        raise ValueError(f"{path[:200]!r} is no path inside an artifact")
+        raise ValueError(f"{path[:200]!r} is not a path inside an artifact")
 
 
 def read_tree(store: Store, digest: str) -> Tree:
-    """The files of an artifact.
+    """Read the files of an artifact from its manifest.
 
     Raises:
-        MmbuildError: MM304 it is not in the store, or its manifest is damaged, or that of another artifact.
+        MmbuildError: MM304, it is not in the store, or its manifest is damaged or belongs to another artifact.
     """
     try:
         text = read_file(store.manifest(digest), STORE_TREE)
@@ -183,11 +183,11 @@ def read_tree(store: Store, digest: str) -> Tree:
         raise MmbuildError(
             f"artifact `{digest}` is not in the store `{store.root}`",
             code="MM304",
-            hint="apply the recipe again; what is missing is built",
+            hint="apply the recipe again to build what is missing",
         ) from error
     except (OSError, FileRefusedError) as error:
         raise damaged_manifest(digest, error) from error
     tree = parse_manifest(text, digest)
     if tree_digest(tree) != digest:
-        raise damaged_manifest(digest, "it is that of another artifact")
+        raise damaged_manifest(digest, "it belongs to another artifact")
     return tree

@@ -1,8 +1,8 @@
-"""Artifacts outside the store, so that an edit of what is laid out does not reach the store, or is found.
+"""Installs artifacts outside the store, such that edits do not reach the store or are detected.
 
-A file is a reflink where the file system has them. Where not, a small one is a copy, and a large one a hard link,
-or across file systems a symbolic link: an edit of such a file is an edit of the file in the store, which its stat
-gives away (:mod:`mmbuild.core.store.integrity`). Large files are never copied. All are read-only.
+Files are reflinks if the file system supports them. Otherwise small files are copied, and large files are hard links,
+or symbolic links across file systems: editing such a file changes the store, which its stat reveals
+(:mod:`mmbuild.core.store.integrity`). Large files are never copied. All files are read-only.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.stat_cache import StatCache
 
 COPIED = 16 << 20
-"""Bytes up to which a file is copied: what a disk writes in the time that a person does not notice."""
+"""Maximum size of a file that is copied, bytes: small enough that the user does not notice the delay."""
 
 _FICLONE = 0x40049409
 
 
 def materialize(store: Store, digest: str, destination: Path) -> None:
-    """Lay an artifact's files into the directory ``destination`` (made when absent).
+    """Install an artifact's files in the directory ``destination``, which is created if missing.
 
     Raises:
-        MmbuildError: MM304 the artifact is not in the store, MM323 a file of it changed, MM319 a file of the user
-            that it refers to changed; MM301, MM302 the destination cannot be written, MM324 a large file can neither
-            be linked nor reflinked.
+        MmbuildError: MM304, the artifact is not in the store; MM323, one of its files changed; MM319, a user file
+            that it refers to changed; MM301 or MM302, the destination cannot be written; MM324, a large file can be
+            neither linked nor reflinked.
     """
     tree = read_tree(store, digest)
     linked: list[tuple[str, str]] = []
@@ -50,10 +50,10 @@ def materialize(store: Store, digest: str, destination: Path) -> None:
 
 
 def materialize_file(source: Path, target: Path, mode: int, size: int) -> bool:
-    """Make ``target`` hold the bytes of ``source``; whether it is now the same file, as a hard link is.
+    """Create ``target`` with the content of ``source``; return whether it is a hard link to the same file.
 
     Raises:
-        MmbuildError: MM324 it cannot be done without a copy of a large file.
+        MmbuildError: MM324, a large file would have to be copied.
         OSError: The target cannot be written.
     """
     if _reflink(source, target):
@@ -72,15 +72,15 @@ def materialize_file(source: Path, target: Path, mode: int, size: int) -> bool:
         os.symlink(source, target)
     except OSError as error:
         raise MmbuildError(
-            f"`{target}` cannot be made a link to the store, and its {size:,} bytes are not copied",
+            f"`{target}` cannot be linked to the store, and is too large to copy ({size:,} bytes)",
             code="MM324",
-            hint="give a `--build-dir` on the file system of the store, or on one that has links",
+            hint="give a `--build-dir` on the store's file system, or on one that supports links",
         ) from error
     return False
 
 
 def _reflink(source: Path, target: Path) -> bool:
-    """Clone the extents (XFS, Btrfs); False where the file system cannot."""
+    """Clone the extents (XFS, Btrfs); return False if the file system does not support it."""
     with open(source, "rb") as reader:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:

@@ -1,8 +1,8 @@
-"""Validated plans under everything that made them, so that an up-to-date apply reads no recipe again.
+"""Cache of validated plans, so that an up-to-date apply does not read the recipe again.
 
-An entry is found by what is known before reading (arguments, versions, host, environment) and holds the
-stat of every file that was read. It counts only while all of these are as they were. Its first line is a checksum of
-its name and the rest: a damaged digit, or the entry of another recipe in its place, would otherwise build another
+An entry is named after everything known before reading (arguments, versions, host, environment) and contains the
+stat of every file that was read. It is valid only while all of these are unchanged. Its first line is a checksum of
+its name and the rest: otherwise a damaged digit, or an entry copied from another recipe, would build another
 engine under the right key.
 """
 
@@ -24,17 +24,17 @@ from mmbuild.core.store.stat_cache import file_stat, is_settled
 
 
 def cache_name(facts: Mapping[str, Any]) -> str:
-    """The name of the entry that was made under ``facts`` (plain data)."""
+    """Return the name of the entry for ``facts`` (plain data)."""
     return _digest(json.dumps(facts, sort_keys=True).encode())
 
 
 def read_entry(store: Store, name: str) -> Any | None:
-    """The value of an entry whose files are all unchanged, else None."""
+    """Return the value of an entry if all its files are unchanged, else None."""
     try:
         checksum, _, text = read_file(_path(store, name), STORE_NOTE).partition(b"\n")
         if checksum != _checksum(name, text):
             return None
-        # Ours, by its checksum: limits would cost more than the rest of an idle apply.
+        # The checksum shows that mmbuild wrote it; checking limits would cost more than the rest of an idle apply.
         data = json.loads(text)
         for path, stat in data["files"].items():
             if [*file_stat(path)] != stat:
@@ -47,10 +47,10 @@ def read_entry(store: Store, name: str) -> Any | None:
 
 
 def write_entry(store: Store, name: str, files: Iterable[Path], value: Any) -> bool:
-    """Remember ``value``; not while one of ``files`` changed so recently that its times could hide a change.
+    """Save ``value``, unless one of ``files`` changed so recently that its times could hide another change.
 
     Returns:
-        Whether it was written. A cache that cannot be written is no failure.
+        Whether the entry was written. Write errors are ignored.
     """
     try:
         stats = {os.path.abspath(path): file_stat(path) for path in files}  # noqa: PTH100 (keeps links)
@@ -64,7 +64,7 @@ def write_entry(store: Store, name: str, files: Iterable[Path], value: Any) -> b
 
 
 def forget_entry(store: Store, name: str) -> None:
-    """Drop an entry that turned out to be wrong."""
+    """Remove an invalid entry."""
     with suppress(OSError):
         discard(_path(store, name))
 
@@ -74,7 +74,7 @@ def _path(store: Store, name: str) -> Path:
 
 
 def _checksum(name: str, text: bytes) -> bytes:
-    """Of an entry under its name: a copy under another name is the plan of other recipes."""
+    """Return the checksum of an entry and its name: a copy under another name would be a plan of other recipes."""
     return _digest(f"{name}\n".encode() + text).encode()
 
 

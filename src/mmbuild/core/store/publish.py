@@ -1,8 +1,8 @@
-"""Turning a step's output directory into an artifact: whole or not at all.
+"""Publishes a step's output directory as an artifact, atomically.
 
-The output directory itself becomes the artifact's tree by a rename, after each of its files has become a
-hard link to an object. Nothing is copied. One sync of the file system covers all of it; the manifest, whose
-presence means that the artifact is whole, comes after that.
+Each file of the output directory becomes a hard link to an object, then the directory is renamed to the artifact's
+tree. Nothing is copied. One file system sync covers everything; the manifest, whose existence means that the
+artifact is complete, is written after it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from mmbuild.core.store.roots import seen_of
 from mmbuild.core.store.stat_cache import SMALL, StatCache, digest_file
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
-"""What link(2) says on file systems that have no hard links, or no more of them for one file."""
+"""Errors of link(2) on file systems without hard links, or with no more allowed for a file."""
 
 _MUCH = 64 << 20
-"""Bytes that a slow disk writes in a second or so."""
+"""Bytes that a slow disk writes in about a second."""
 
 Inodes = Mapping[tuple[int, int], ManifestEntry]
 """Files of the input artifacts by (device, inode): a hard link to one of them needs no hashing."""
@@ -57,7 +57,7 @@ Inodes = Mapping[tuple[int, int], ManifestEntry]
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A published artifact: its digest and its files."""
+    """A published artifact: its digest and files."""
 
     digest: str
     tree: Tree
@@ -75,43 +75,40 @@ def publish(
     """Move the directory ``out`` (on the store's file system) into the store.
 
     Args:
-        store: Where to.
-        out: The step's output; gone afterwards.
+        store: The store.
+        out: The step's output; removed afterwards.
         inputs: Digests of the artifacts that the step read, whose files it may have linked.
         threads: Cores for hashing; None means all.
-        used: The files of ``inputs`` as they were before the step ran; None means that they are looked up.
-        confirm: Called when the output has been read, and before anything is published: raises where that would be
-            wrong.
+        used: The files of ``inputs`` as they were before the step ran; None looks them up.
+        confirm: Called after the output has been read and before anything is published; raises to prevent publishing.
 
     Raises:
-        MmbuildError: MM306 the output is empty or holds something that no artifact can hold, MM302 the disk
-            is full, MM307 an input was changed by the step, MM319 a file of the user changed meanwhile.
+        MmbuildError: MM306, the output is empty or contains something that cannot be in an artifact; MM302, the disk
+            is full; MM307, the step changed an input; MM319, a user file changed in the meantime.
     """
     with disk_errors(store.root):
-        read = check_inputs(store, inputs) if used is None else used
-        known = {
-            (item.found.st_dev, item.found.st_ino): item.entry for item in read if item.entry.ref is None
-        }
+        used = check_inputs(store, inputs) if used is None else used
+        known = {(file.stat.st_dev, file.stat.st_ino): file.entry for file in used if file.entry.ref is None}
         entries = _collect_entries(store, out, known, threads)
         if not entries:
             raise MmbuildError(
                 "the step wrote no output", code="MM306", hint="this is a bug in the step; please report it"
             )
-        require_unchanged(store, read)
+        require_unchanged(store, used)
         confirm()
         return _publish_tree(store, out, make_tree(entries))
 
 
 def publish_known(store: Store, out: Path, tree: Tree) -> Artifact:
-    """:func:`publish` of files whose bytes have been checked against ``tree`` already, or are objects of the store.
+    """:func:`publish` for files that were already checked against ``tree`` or are objects in the store.
 
     Args:
-        store: Where to.
-        out: A directory on the store's file system that holds exactly the files of ``tree``; gone afterwards.
-        tree: Without references.
+        store: The store.
+        out: A directory on the store's file system with exactly the files of ``tree``; removed afterwards.
+        tree: A tree without references.
 
     Raises:
-        MmbuildError: MM302 the disk is full, MM323 an object is damaged.
+        MmbuildError: MM302, the disk is full; MM323, an object is damaged.
     """
     with disk_errors(store.root):
         _require_objects(store, out, tree)
@@ -124,11 +121,11 @@ def _publish_tree(store: Store, out: Path, tree: Tree) -> Artifact:
             _link_object(store, out / entry.path, entry)
     fault_point("publish-objects")
     digest = tree_digest(tree)
-    if tree.size >= _MUCH:  # so that the sync below, for which others may wait, finds little to do
+    if tree.size >= _MUCH:  # so that the sync below, under a lock, has little left to write
         sync_file_system(store.root)
-    # Two actions may come to the same artifact at once; one of 256 locks keeps them apart.
-    with wait_lock(store.lock(f"publish-{digest[:2]}"), "the lock of what is being published"):
-        if store.has(digest) and _is_whole(store, digest):
+    # Two actions may publish the same artifact at the same time; one of 256 locks serializes them.
+    with wait_lock(store.lock(f"publish-{digest[:2]}"), "the lock for publishing"):
+        if store.has(digest) and _is_intact(store, digest):
             remove_tree(out)
         else:
             _rename_tree(store, out, digest)
@@ -149,18 +146,18 @@ def _seen(store: Store, digest: str, tree: Tree) -> tuple[Seen, ...]:
 
 
 def _require_objects(store: Store, out: Path, tree: Tree) -> None:
-    """Check those files of ``out`` that are links to objects."""
+    """Check the files of ``out`` that are links to objects."""
     with closing(StatCache(store)) as index:
         for entry in tree.entries:
             path, target = out / entry.path, store.object(entry.digest, entry.executable)
             if target.exists() and target.samefile(path) and index.content(path) != entry.digest:
-                raise damaged_file(str(target), "holds other bytes than its name says")
+                raise damaged_file(str(target), "does not match the digest in its name")
 
 
-def _is_whole(store: Store, digest: str) -> bool:
-    """Whether an artifact that is here already holds what its manifest says; if not, the new one takes its place.
+def _is_intact(store: Store, digest: str) -> bool:
+    """Return whether an existing artifact matches its manifest; if not, the new one replaces it.
 
-    That includes the files of the user that it refers to: they may have gone, or changed.
+    This includes the user files that it refers to, which may have been removed or changed.
     """
     try:
         with closing(StatCache(store)) as index:
@@ -171,7 +168,7 @@ def _is_whole(store: Store, digest: str) -> bool:
 
 
 def sync_file_system(path: Path) -> None:
-    """Flush the file system that holds ``path``: one call for any number of files."""
+    """Flush the file system of ``path``: one call for any number of files."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         flush = _syncfs()
@@ -183,75 +180,77 @@ def sync_file_system(path: Path) -> None:
 
 @cache
 def _syncfs() -> Callable[[int], int] | None:
-    """syncfs(2), where the C library has it."""
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
-    return found
+    """Return syncfs(2), or None if the C library does not have it."""
+    function: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    return function
 
 
 def _files(out: Path) -> list[Path]:
-    found: list[Path] = []
+    paths: list[Path] = []
     for base, directories, names in os.walk(out):
         directories.sort()
-        found += [Path(base, name) for name in names]
-        found += [Path(base, name) for name in directories if os.path.islink(os.path.join(base, name))]
-    return found
+        paths += [Path(base, name) for name in names]
+        paths += [Path(base, name) for name in directories if os.path.islink(os.path.join(base, name))]
+    return paths
 
 
 def _collect_entries(store: Store, out: Path, known: Inodes, threads: int | None) -> list[ManifestEntry]:
-    """All files of ``out``; those with new bytes are hashed together."""
+    """Return entries for all files in ``out``; new files are hashed together."""
     paths = _files(out)
-    found = [_collect_entry(store, out, path, known) for path in paths]
-    fresh = [path for path, entry in zip(paths, found, strict=True) if not entry.digest]
+    entries = [_collect_entry(store, out, path, known) for path in paths]
+    fresh = [path for path, entry in zip(paths, entries, strict=True) if not entry.digest]
     digests = iter(hash_files(fresh, threads))
-    return [entry if entry.digest else replace(entry, digest=next(digests)) for entry in found]
+    return [entry if entry.digest else replace(entry, digest=next(digests)) for entry in entries]
 
 
 def _collect_entry(store: Store, out: Path, path: Path, known: Inodes) -> ManifestEntry:
-    """One file; its digest is left empty where its bytes have to be read."""
+    """Return the entry of a file; its digest is empty if the file still has to be hashed."""
     name = path.relative_to(out).as_posix()
     if path.is_symlink():
         return _link_entry(store, path, name, known)
     info = path.lstat()
     if not stat.S_ISREG(info.st_mode):
-        raise _unfit(name, "is neither a file nor a directory")
-    twin = known.get((info.st_dev, info.st_ino))
-    if twin is not None:
-        return ManifestEntry(name, twin.digest, twin.size, twin.executable)
+        raise _invalid_output(name, "is neither a file nor a directory")
+    linked = known.get((info.st_dev, info.st_ino))
+    if linked is not None:
+        return ManifestEntry(name, linked.digest, linked.size, linked.executable)
     if info.st_nlink > 1:
         _unshare(path)
     return ManifestEntry(name, "", info.st_size, bool(info.st_mode & 0o100))
 
 
 def _unshare(path: Path) -> None:
-    """Give ``path`` bytes of its own: a hard link to a file of the user would let an edit of that file
-    change the store, and would make the user's file read-only."""
+    """Replace the hard link ``path`` with a copy.
+
+    A hard link to a user file would let edits of that file change the store, and would make the file read-only.
+    """
     fresh = path.with_name(f".own-{os.getpid()}")
     shutil.copy(path, fresh)
     os.replace(fresh, path)
 
 
 def _link_entry(store: Store, path: Path, name: str, known: Inodes) -> ManifestEntry:
-    """A symbolic link: into an input it stands for that file, else for a file of the user, by reference."""
+    """Return the entry of a symbolic link: the input file that it points to, or a reference to a user file."""
     target = Path(os.path.realpath(path))
     if not target.exists():
-        raise _unfit(name, f"links to `{target}`, which does not exist")
+        raise _invalid_output(name, f"links to `{target}`, which does not exist")
     if target.is_dir():
-        raise _unfit(name, f"links to the directory `{target}`; only files can be referenced")
+        raise _invalid_output(name, f"links to the directory `{target}`; only files can be referenced")
     info = target.stat()
-    twin = known.get((info.st_dev, info.st_ino))
-    if twin is not None:
+    linked = known.get((info.st_dev, info.st_ino))
+    if linked is not None:
         path.unlink()
         os.link(target, path)
-        return ManifestEntry(name, twin.digest, twin.size, twin.executable)
+        return ManifestEntry(name, linked.digest, linked.size, linked.executable)
     if target.is_relative_to(os.path.realpath(store.root)):
-        raise _unfit(name, "links into the store, but to nothing that the step was given")
+        raise _invalid_output(name, "links into the store, but not to an input of the step")
     return ManifestEntry(
         name, digest_file(store, target), info.st_size, bool(info.st_mode & 0o100), str(target)
     )
 
 
 def _link_object(store: Store, path: Path, entry: ManifestEntry) -> None:
-    """Make ``path`` and the object the same file; the first to arrive gives the bytes."""
+    """Make ``path`` and the object the same file; if there is no object yet, ``path`` becomes it."""
     target = store.object(entry.digest, entry.executable)
     require_directory(target.parent)
     if target.exists() and target.samefile(path):
@@ -262,15 +261,15 @@ def _link_object(store: Store, path: Path, entry: ManifestEntry) -> None:
     except FileExistsError:
         _join_object(store, path, target, entry)
     except OSError as error:
-        if error.errno not in _NO_LINKS:  # without hard links each tree holds bytes of its own
+        if error.errno not in _NO_LINKS:  # without hard links, each tree keeps its own copy
             raise
 
 
 def _join_object(store: Store, path: Path, target: Path, entry: ManifestEntry) -> None:
-    """Make ``path`` a link to the object ``target``; a damaged object is replaced by ``path``."""
+    """Make ``path`` a link to the existing object ``target``; a damaged object is replaced with ``path``."""
     fresh = path.with_name(f".link-{os.getpid()}")
     try:
-        if _holds(store, target, entry):
+        if _matches(store, target, entry):
             os.link(target, fresh)
             os.replace(fresh, path)
             return
@@ -278,27 +277,29 @@ def _join_object(store: Store, path: Path, target: Path, entry: ManifestEntry) -
         if target.is_dir() and not target.is_symlink():
             remove_tree(target)
         os.replace(fresh, target)
-    except OSError as error:  # too many links to one file: this tree keeps its own copy
+    except OSError as error:  # too many links to the file: this tree keeps its own copy
         if error.errno not in _NO_LINKS:
             raise
 
 
-def _holds(store: Store, target: Path, entry: ManifestEntry) -> bool:
-    found = os.lstat(target)
-    if not stat.S_ISREG(found.st_mode) or found.st_size != entry.size:
+def _matches(store: Store, target: Path, entry: ManifestEntry) -> bool:
+    info = os.lstat(target)
+    if not stat.S_ISREG(info.st_mode) or info.st_size != entry.size:
         return False
     with closing(StatCache(store)) as index:
         return index.content(target) == entry.digest
 
 
 def _rename_tree(store: Store, out: Path, digest: str) -> None:
-    """Put the directory in place; the caller holds the lock, and there is no manifest yet."""
+    """Move the directory into place. The caller holds the lock, and there is no manifest yet."""
     target = store.tree(digest)
-    discard(target)  # left by a kill between here and the manifest
+    discard(target)  # left by a kill before its manifest was written
     out.rename(target)
 
 
-def _unfit(name: str, why: str) -> MmbuildError:
+def _invalid_output(name: str, problem: str) -> MmbuildError:
     return MmbuildError(
-        f"the step's output `{name}` {why}", code="MM306", hint="this is a bug in the step; please report it"
+        f"the step's output `{name}` {problem}",
+        code="MM306",
+        hint="this is a bug in the step; please report it",
     )

@@ -1,4 +1,4 @@
-"""What lies in a store, and who needs it."""
+"""The artifacts in a store, and the named builds that reach them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Reachable:
 
     Attributes:
         digest: Its digest.
-        tree: Its files; None where the manifest is damaged.
-        label: What it was called when it was last built; empty where the journal does not know it.
-        used: Seconds since the epoch of its last use as an input, or of its making.
+        tree: Its files; None if the manifest is damaged.
+        label: Label of the action that last built it; empty if not in the journal.
+        used: Time of its last use as an input or of its creation, seconds since the epoch.
         recipes: Named builds that reach it.
     """
 
@@ -34,32 +34,32 @@ class Reachable:
 
     @property
     def size(self) -> int:
-        """Bytes in the store; files that it shares with other artifacts count here too."""
+        """Bytes in the store, including files shared with other artifacts."""
         return self.tree.size if self.tree is not None else 0
 
 
 def reachable_artifacts(store: Store, cache: ActionCache) -> list[Reachable]:
-    """Every artifact, last used first."""
+    """Return every artifact, most recently used first."""
     labels = {record.digest: record.label for record in cache.by_key.values()}
     reached = reached_by(live_roots(store))
-    found = []
+    artifacts = []
     for path in names_in(store.root / "manifests"):
         if path.name.startswith(".") or path.suffix != ".json":
             continue
         digest = path.stem
         used = path.lstat().st_mtime
         recipes = tuple(reached.get(digest, ()))
-        found.append(Reachable(digest, _tree(store, digest), labels.get(digest, ""), used, recipes))
-    return sorted(found, key=lambda held: (-held.used, held.digest))
+        artifacts.append(Reachable(digest, _tree(store, digest), labels.get(digest, ""), used, recipes))
+    return sorted(artifacts, key=lambda artifact: (-artifact.used, artifact.digest))
 
 
 def live_roots(store: Store) -> list[Root]:
-    """Named builds whose engine directory still exists."""
+    """Return the named builds whose engine directory still exists."""
     return [root for root in all_roots(store) if Path(root.directory).is_dir()]
 
 
 def reached_by(roots: Iterable[Root]) -> dict[str, list[str]]:
-    """Names of the builds by the digest of each artifact they were made from."""
+    """Return the names of builds by the digest of each artifact they were built from."""
     reached: dict[str, list[str]] = {}
     for root in roots:
         for digest in {*root.artifacts.values(), *root.targets.values()}:

@@ -1,4 +1,4 @@
-"""Plain data from the store's files, checked against a table of its fields before it becomes a dataclass."""
+"""Checks plain data from the store's files against a table of fields before it becomes a dataclass."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from mmbuild.base.field_checks import fits, is_digest, is_inner_path
 
 _MOST = 1 << 62
-"""Of a number that counts bytes or nanoseconds: SQLite and the file systems' interfaces take 63 bits."""
+"""Limit for numbers of bytes or nanoseconds: SQLite and file system interfaces take 63 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldKind:
-    """What a field may hold.
+    """Type of a field.
 
     Attributes:
-        words: What such a value is called in messages.
-        holds: Whether a value is one.
+        words: Name of the type in messages.
+        holds: Returns whether a value has this type.
     """
 
     words: str
@@ -40,7 +40,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_location(value: Any) -> bool:
-    """An absolute path that the file system takes."""
+    """Return whether a value is an absolute path that the file system accepts."""
     return type(value) is str and value.startswith("/") and fits(value)
 
 
@@ -62,7 +62,7 @@ def _all_hold(kind: FieldKind, values: Iterable[Any]) -> bool:
 
 
 def _are_digests(values: Collection[Any]) -> bool:
-    """All at once: each apply reads thousands."""
+    """Check all values at once: each apply reads thousands."""
     try:
         joined = ",".join(values)
     except TypeError:  # one is not text
@@ -72,13 +72,13 @@ def _are_digests(values: Collection[Any]) -> bool:
 
 
 def mapping_of(kind: FieldKind, keys: FieldKind = TEXT) -> FieldKind:
-    """An object whose keys are ``keys`` and whose values are ``kind``."""
+    """An object with keys of type ``keys`` and values of type ``kind``."""
     values_hold = _are_digests if kind is DIGEST else partial(_all_hold, kind)
 
     def holds(value: Any) -> bool:
         if type(value) is not dict or not values_hold(value.values()):
             return False
-        return keys is TEXT or all(map(keys.holds, value))  # JSON has no other keys
+        return keys is TEXT or all(map(keys.holds, value))  # keys in JSON are always text
 
     return FieldKind(f"an object with {kind.words} for each key", holds)
 
@@ -113,10 +113,10 @@ def or_null(kind: FieldKind) -> FieldKind:
 
 
 def require_fields(data: Any, table: Mapping[str, FieldKind]) -> dict[str, Any]:
-    """``data``, whose fields are all in ``table`` and hold what it says; missing ones are the dataclass's affair.
+    """Return ``data`` after checking its fields against ``table``. Missing fields are left to the dataclass.
 
     Raises:
-        ValueError: Something else is there; the message names the field.
+        ValueError: A field is unknown or has the wrong type; the message names it.
     """
     if type(data) is not dict:
         raise ValueError("it is not an object")

@@ -1,4 +1,4 @@
-"""Named builds: what each build directory holds, so that gc keeps it and plans can say what changed."""
+"""Named builds: what each build directory contains, so that gc keeps it and plans can say what changed."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
     from mmbuild.core.store.manifest import Seen
 
 Laid = tuple[Any, ...]
-"""(inode, size, mtime_ns, ctime_ns, content) of a file that was laid out: see
+"""(inode, size, mtime_ns, ctime_ns, content) of an installed file: see
 :func:`mmbuild.core.store.build_check.record_files`.
 
-Older roots have the first three numbers alone."""
+Older roots have only the first three numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """One named build.
+    """A named build.
 
     Attributes:
         directory: Absolute path of the engine directory.
         recipe: Name of the variant.
-        targets: Artifact digest by place in the directory (``""`` is the engine itself).
-        definitions: Definition key by action label, of everything the build needed.
+        targets: Artifact digest by path in the directory (``""`` is the engine itself).
+        definitions: Definition key by action label, of all actions of the build.
         artifacts: Artifact digest by action label.
-        files: Each file laid out, by path: :data:`Laid`.
-        settings: What the recipe's files said, by dotted key.
-        at: Seconds since the epoch when it was laid out; 0 where that was not noted.
-        previous: ``definitions``, ``settings`` and ``at`` of what was there before, where other actions made that.
-        void: Why the files are not to be trusted; empty for a build that is whole as far as is known.
+        files: Installed files by path: :data:`Laid`.
+        settings: Explicit recipe values by dotted key.
+        at: Time of installation, seconds since the epoch; 0 if unknown.
+        previous: ``definitions``, ``settings`` and ``at`` of the last build with different definitions.
+        void: Why the files are not trusted; empty if no damage is known.
     """
 
     directory: str
@@ -93,22 +93,22 @@ _PREVIOUS: Mapping[str, FieldKind] = {"definitions": mapping_of(DIGEST), "settin
 
 
 def root_path(store: Store, directory: Path | str) -> Path:
-    """Where the root of a build directory lies in the store."""
-    import hashlib  # not for workers: each fork would pay for OpenSSL's pages
+    """Return the path of a build directory's root file in the store."""
+    import hashlib  # imported late: each forked worker would pay for OpenSSL's pages
 
     name = hashlib.blake2b(os.fsencode(directory), digest_size=16).hexdigest()
     return store.root / "roots" / f"{name}.json"
 
 
 def read_root(store: Store, directory: Path | str) -> Root | None:
-    """What ``directory`` was built from, or None where nothing (readable) is known."""
+    """Return the record of ``directory``, or None if there is no readable one."""
     path = root_path(store, directory)
     root = _parse(path)
     return root if root is not None and root.directory == str(directory) else None
 
 
 def all_roots(store: Store) -> list[Root]:
-    """Every named build that this store knows."""
+    """Return every named build recorded in this store."""
     paths = sorted((store.root / "roots").glob("*.json"))
     roots = [(path, _parse(path)) for path in paths]
     return [root for path, root in roots if root is not None and root_path(store, root.directory) == path]
@@ -121,17 +121,17 @@ def write_root(store: Store, root: Root) -> None:
 
 
 def before(root: Root | None, definitions: Mapping[str, str]) -> Mapping[str, Any]:
-    """``previous`` of what takes the place of ``root`` and is made by ``definitions``."""
+    """Return ``previous`` for the build that replaces ``root`` and has ``definitions``."""
     if root is None:
         return {}
-    if root.definitions == definitions:  # laid out again
+    if root.definitions == definitions:  # the same build installed again
         return root.previous
     return {"definitions": root.definitions, "settings": root.settings, "at": root.at}
 
 
 def scan_files(directory: Path | str) -> dict[str, Seen]:
-    """Stat of every file below ``directory``, links not followed; empty where it does not exist."""
-    found: dict[str, Seen] = {}
+    """Return the stat of every file in ``directory`` and below, links not followed; empty if it does not exist."""
+    stats: dict[str, Seen] = {}
     pending = [""]
     while pending:
         prefix = pending.pop()
@@ -145,18 +145,18 @@ def scan_files(directory: Path | str) -> dict[str, Seen]:
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(name + "/")
                 else:
-                    with suppress(OSError):  # gone meanwhile
-                        found[name] = seen_of(entry.stat(follow_symlinks=False))
-    return found
+                    with suppress(OSError):  # removed in the meantime
+                        stats[name] = seen_of(entry.stat(follow_symlinks=False))
+    return stats
 
 
-def seen_of(found: os.stat_result) -> Seen:
-    """What is compared of a file's stat."""
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def seen_of(status: os.stat_result) -> Seen:
+    """Return the fields of a file's stat that are compared."""
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _parse(path: Path) -> Root | None:
-    """What a file says, whatever its name; None for one that is damaged."""
+    """Parse a root file; return None if it is damaged."""
     try:
         data = require_fields(read_object(path, STORE_NOTE), _ROOT)
         require_fields(data.get("previous", {}), _PREVIOUS)

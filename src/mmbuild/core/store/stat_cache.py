@@ -1,7 +1,7 @@
-"""Digests of files, remembered by their stat: the user's, and the store's large ones.
+"""Cache of file digests by stat, for user files and large files in the store.
 
-A file whose device, inode, size, mtime and ctime are the same has the same bytes. A file that changed
-within the last moments is not remembered: a later change could leave the same times.
+A file with the same device, inode, size, mtime and ctime has the same content. A file that has just changed
+is not cached: another change could leave the same times.
 """
 
 from __future__ import annotations
@@ -24,38 +24,39 @@ if TYPE_CHECKING:
 Stat = tuple[int, int, int, int, int]
 
 SETTLED_NS = 50_000_000
-"""Age below which a file's times may still hide a change: coarse clocks tick every 4 to 10 ms."""
+"""Minimum age of a file's times, nanoseconds: coarse clocks tick every 4 to 10 ms and could hide a newer change."""
 
 SMALL = 1 << 20
-"""Bytes below which reading a file costs less than looking it up."""
+"""Size below which reading a file costs less than a lookup, bytes."""
 
 _WAIT_SECONDS = 0.25
-"""For another process that writes. What is not looked up is read; what is not remembered is read again."""
+"""Time to wait for another process that writes. If it passes, the file is read instead."""
 
 _STEPS = 100_000
-"""Of SQLite's machine for one statement: a lookup takes dozens, a statement of a foreign schema may have no end."""
+"""Limit of SQLite virtual machine steps per statement: a lookup takes dozens, but in a foreign schema a statement may
+never end."""
 
 _LONGEST = 10_000
-"""Bytes of a row: ours have 160."""
+"""Maximum bytes of a row; mmbuild's rows have 160."""
 
 
 def file_stat(path: Path | str) -> Stat:
-    """(device, inode, size, mtime_ns, ctime_ns) of the file itself (links are followed)."""
+    """Return (device, inode, size, mtime_ns, ctime_ns) of a file; links are followed."""
     return stat_of(os.stat(path))
 
 
-def stat_of(found: os.stat_result) -> Stat:
-    """The same of what stat(2) said."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def stat_of(status: os.stat_result) -> Stat:
+    """Return the same fields from the result of stat(2)."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def is_settled(stat: Stat, now_ns: int | None = None) -> bool:
-    """Whether the file's times are old enough to tell the next change apart."""
+    """Return whether the file's times are old enough that another change would alter them."""
     return max(stat[3], stat[4]) < (now_ns or time.time_ns()) - SETTLED_NS
 
 
 class StatCache:
-    """The index of one store, over one connection; a cache: damaged, or in use for long, it knows nothing."""
+    """The stat cache of a store, over one connection. If it is damaged or locked for long, every lookup misses."""
 
     def __init__(self, store: Store) -> None:
         self._path = store.root / "stat.db"
@@ -63,21 +64,21 @@ class StatCache:
         self._usable = True
 
     def digest(self, path: Path | str, threads: int | None = None) -> str:
-        """BLAKE3, hex, of a file; read only when its stat is not known.
+        """Return the BLAKE3 digest (hex) of a file, which is read only if its stat is not in the cache.
 
         Raises:
             OSError: It cannot be read.
         """
         stat = file_stat(path)
-        if found := self._lookup(stat):
-            return found
+        if cached := self._lookup(stat):
+            return cached
         digest = hash_file(path, threads)
         if file_stat(path) == stat and is_settled(stat):
             self.remember(stat, digest)
         return digest
 
     def content(self, path: Path | str) -> str:
-        """:meth:`digest`, without a lookup where reading costs less.
+        """:meth:`digest`, without a lookup for small files.
 
         Raises:
             OSError: It cannot be read.
@@ -85,19 +86,19 @@ class StatCache:
         return hash_file(path, 1) if os.stat(path).st_size < SMALL else self.digest(path)
 
     def remember(self, stat: Stat, digest: str) -> None:
-        """Note that a file with this stat has this content."""
+        """Record the digest of a file with this stat."""
         import sqlite3
 
         if not self._usable:
             return
         row = (*stat, digest, _checksum(stat, digest))
         try:
-            self._connected().execute("INSERT OR REPLACE INTO known VALUES (?,?,?,?,?,?,?)", row)
+            self._connect().execute("INSERT OR REPLACE INTO known VALUES (?,?,?,?,?,?,?)", row)
         except (sqlite3.Error, OverflowError):
             self._usable = False
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -111,8 +112,8 @@ class StatCache:
             "SELECT digest, checksum FROM known WHERE dev=? AND ino=? AND size=? AND mtime=? AND ctime=?"
         )
         try:
-            row = self._connected().execute(expected, stat).fetchone()
-        except (sqlite3.OperationalError, OverflowError):  # in use, or of another schema
+            row = self._connect().execute(expected, stat).fetchone()
+        except (sqlite3.OperationalError, OverflowError):  # locked, or with another schema
             self._usable = False
             return None
         except sqlite3.Error:
@@ -123,7 +124,7 @@ class StatCache:
             return None
         return str(row[0])
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         if self._connection is None:
             import sqlite3
 
@@ -131,12 +132,12 @@ class StatCache:
                 if not modes.S_ISREG(os.lstat(self._path).st_mode):
                     raise sqlite3.OperationalError("not a regular file")
             except FileNotFoundError:
-                self._make()
+                self._create()
             connection = sqlite3.connect(self._path, timeout=_WAIT_SECONDS, isolation_level=None)
             self._connection = connection
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
             connection.set_progress_handler(lambda: 1, _STEPS)
-            # No file but this one: what a kill leaves damaged is made again.
+            # Without a journal file: a database damaged by a kill is created again.
             connection.execute("PRAGMA journal_mode=MEMORY")
             connection.execute("PRAGMA synchronous=OFF")
             connection.execute(
@@ -145,20 +146,20 @@ class StatCache:
             )
         return self._connection
 
-    def _make(self) -> None:
-        """An empty file, with the permissions of the store's other files: SQLite gives a group no right to write."""
+    def _create(self) -> None:
+        """Create the file with the store's usual permissions: SQLite would not make it group-writable."""
         with suppress(OSError):
             os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
 def digest_file(store: Store, path: Path | str, threads: int | None = None) -> str:
-    """:meth:`StatCache.digest` of one file."""
+    """Return :meth:`StatCache.digest` of a file."""
     with closing(StatCache(store)) as index:
         return index.digest(path, threads)
 
 
 def _checksum(stat: Stat, digest: str) -> str:
-    """Against damage of the disk, not against people who may write the store."""
+    """Return a checksum against disk damage, not against users who can write to the store."""
     from blake3 import blake3
 
     return blake3(repr((*stat, digest)).encode()).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Checking a store: every object against its name, every artifact against its manifest, every build against both.
+"""Verifies a store: every object against its name, every artifact against its manifest, every build against both.
 
-What is damaged goes, and with it everything that may have been built from it: a step that read a damaged input left a
-wrong result under the right key. The journal forgets those results and builds are marked before anything is removed,
-so that a check that is killed finds the same damage again.
+Damaged content is removed together with everything that may have been built from it: a step that read a damaged input
+produced a wrong result under the right key. Those results are dropped from the journal and builds are marked before
+anything is removed, so that a killed check finds the same damage again.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from mmbuild.core.store.roots import all_roots, scan_files, write_root
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        objects: Files that were read and hashed.
-        artifacts: Artifacts that were compared with their manifests.
-        faults: One sentence for each damage; what is damaged has been removed, and is built again when needed.
-        leftovers: Incomplete pieces of killed builds (no damage).
-        consumers: Labels of results that were built from what is damaged; removed too.
-        builds: One sentence for each engine directory that is not to be trusted; the next apply lays it out again.
+        objects: Number of files that were read and hashed.
+        artifacts: Number of artifacts that were compared with their manifests.
+        faults: A sentence for each damaged object or artifact, which was removed and is built again when needed.
+        leftovers: Number of incomplete pieces left by killed builds (not damage).
+        consumers: Labels of results that were built from damaged content and were removed too.
+        builds: A sentence for each untrusted engine directory, which the next apply installs again.
     """
 
     objects: int
@@ -48,10 +48,10 @@ class VerifyResult:
 
 
 def check_store(store: Store) -> VerifyResult:
-    """Hash everything again; remove what is damaged and what was built from it.
+    """Hash everything again; remove damaged content and everything built from it.
 
     Raises:
-        MmbuildError: MM305 a build is using the store.
+        MmbuildError: MM305, a build is using the store.
     """
     with exclusive_lock(store):
         objects, damaged = _check_objects(store)
@@ -74,13 +74,13 @@ def check_store(store: Store) -> VerifyResult:
 
 
 def remove_damaged(store: Store, digests: Collection[str]) -> int:
-    """Remove artifacts that are known to be damaged, and what was built from them, as :func:`check_store` does.
+    """Remove artifacts known to be damaged and everything built from them, as :func:`check_store` does.
 
     Returns:
-        How many of them there were.
+        The number of damaged artifacts that were in the store.
 
     Raises:
-        MmbuildError: MM305 another process is using the store.
+        MmbuildError: MM305, another process is using the store.
     """
     with exclusive_lock(store):
         _invalidate_users(store, set(digests))
@@ -91,44 +91,44 @@ def remove_damaged(store: Store, digests: Collection[str]) -> int:
 
 
 def _invalidate_users(store: Store, gone: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], int]:
-    """Forget what was built from artifacts in ``gone``, and mark builds.
+    """Drop results that were built from artifacts in ``gone``, and mark builds.
 
     Returns:
-        Labels of what was forgotten, a sentence for each build, and how many lines of the journal are torn.
+        Labels of the dropped results, a sentence for each marked build, and the number of torn journal lines.
     """
     cache = load_cache(store)
     voided = _consumers(cache, gone)
     builds = _check_builds(store, {*gone, *(cache.by_key[key].digest for key in voided)})
     labels = tuple(cache.by_key[key].label for key in voided)
     if voided:
-        _forget(store, cache, voided, gone)
+        _drop_results(store, cache, voided, gone)
     return labels, builds, cache.torn
 
 
 def _check_objects(store: Store) -> tuple[int, list[Path]]:
-    """How many there are, and those that do not hold what their names say."""
+    """Return the number of objects, and those that do not match the digest in their name."""
     shards = names_in(store.objects)
     paths = [path for shard in shards for path in names_in(shard)]
-    odd = [shard for shard in shards if not _is_directory(shard)]
-    odd += [path for path in paths if not _is_file(path)]
-    files = sorted(set(paths) - set(odd))
-    wrong = [
+    misplaced = [shard for shard in shards if not _is_directory(shard)]
+    misplaced += [path for path in paths if not _is_file(path)]
+    files = sorted(set(paths) - set(misplaced))
+    damaged = [
         path
         for path, digest in zip(files, _digests(files), strict=True)
         if digest != path.name.removesuffix("x")
     ]
-    return len(paths), sorted({*odd, *wrong})
+    return len(paths), sorted({*misplaced, *damaged})
 
 
 def _digests(files: list[Path]) -> list[str]:
-    """Empty for those that cannot be read."""
+    """Return the digest of each file; empty if it cannot be read."""
     try:
         return hash_files(files)
     except (OSError, MmbuildError):
-        return [_digest_or_none(path) for path in files]
+        return [_digest_or_empty(path) for path in files]
 
 
-def _digest_or_none(path: Path) -> str:
+def _digest_or_empty(path: Path) -> str:
     try:
         return hash_file(path)
     except (OSError, MmbuildError):
@@ -137,13 +137,13 @@ def _digest_or_none(path: Path) -> str:
 
 def _object_fault(path: Path) -> str:
     if is_digest(path.name.removesuffix("x")):
-        return f"`{path.name}` is damaged: it holds other bytes than its name says, or is not a regular file"
+        return f"`{path.name}` is damaged: it does not match its digest, or is not a regular file"
     return f"`{path.parent.name}/{path.name}` is not an object"
 
 
 def _artifact_faults(store: Store, manifests: Iterable[Path], damaged: Collection[str]) -> dict[Path, str]:
-    """Manifests of artifacts that are not what they should be, with what is wrong."""
-    found: dict[Path, str] = {}
+    """Return the manifests of damaged artifacts, each with the problem."""
+    faults: dict[Path, str] = {}
     for path in manifests:
         fault = (
             "is not the name of a manifest"
@@ -151,18 +151,18 @@ def _artifact_faults(store: Store, manifests: Iterable[Path], damaged: Collectio
             else _artifact_fault(store, path.stem, damaged)
         )
         if fault:
-            found[path] = fault
-    return found
+            faults[path] = fault
+    return faults
 
 
 def _artifact_fault(store: Store, digest: str, damaged: Collection[str]) -> str | None:
     try:
         tree = read_tree(store, digest)
     except MmbuildError:
-        return "has a damaged manifest, or that of another artifact"
+        return "has a damaged manifest, or the manifest of another artifact"
     root = store.tree(digest)
     if not _is_directory(root) or set(scan_files(root)) != {entry.path for entry in tree.entries}:
-        return "lacks files, or has files that do not belong to it"
+        return "has missing files, or files that do not belong to it"
     return _content_fault(store, root, tree, damaged)
 
 
@@ -174,40 +174,40 @@ def _content_fault(store: Store, root: Path, tree: Tree, damaged: Collection[str
                 return f"refers to another file at `{entry.path}`"
             continue
         if not _is_file(path):
-            return f"has something else than a file at `{entry.path}`"
+            return f"has no regular file at `{entry.path}`"
         target = store.object(entry.digest, entry.executable)
-        # A hard link to an object that was just hashed needs no second reading.
+        # A hard link to an object that was just hashed need not be read again.
         hashed = target.name not in damaged and target.exists() and target.samefile(path)
-        if not hashed and _digest_or_none(path) != entry.digest:
-            return f"holds other bytes at `{entry.path}`"
+        if not hashed and _digest_or_empty(path) != entry.digest:
+            return f"has different content at `{entry.path}`"
     return None
 
 
 def _consumers(cache: ActionCache, gone: Collection[str]) -> list[str]:
-    """Keys of the results that were built from artifacts in ``gone``, directly or not."""
+    """Return the keys of results that were built from artifacts in ``gone``, directly or indirectly."""
     users: dict[str, list[str]] = {}
     for key, record in cache.by_key.items():
         for digest in record.inputs.values():
             users.setdefault(digest, []).append(key)
-    found: dict[str, None] = {}
+    keys: dict[str, None] = {}
     pending = list(gone)
     while pending:
         for key in users.get(pending.pop(), ()):
-            if key not in found:
-                found[key] = None
+            if key not in keys:
+                keys[key] = None
                 pending.append(cache.by_key[key].digest)
-    return list(found)
+    return list(keys)
 
 
-def _forget(store: Store, cache: ActionCache, voided: Collection[str], gone: Collection[str]) -> None:
-    """Take results out of the journal, and away their artifacts that are not also the result of something else."""
+def _drop_results(store: Store, cache: ActionCache, voided: Collection[str], gone: Collection[str]) -> None:
+    """Remove results from the journal, and their artifacts unless another result has the same one."""
     dropped = set(voided)
     kept = [record for key, record in cache.by_key.items() if key not in dropped]
-    still = {record.digest for record in kept}
+    kept_digests = {record.digest for record in kept}
     rewrite(store, kept)
     for key in voided:
         digest = cache.by_key[key].digest
-        if digest not in still and digest not in gone:
+        if digest not in kept_digests and digest not in gone:
             _remove_artifact(store, store.manifest(digest))
 
 
@@ -218,24 +218,24 @@ def _remove_artifact(store: Store, manifest: Path) -> None:
 
 
 def _check_builds(store: Store, voided: Collection[str]) -> tuple[str, ...]:
-    """Mark the named builds that hold something of ``voided``, or other bytes than were laid out."""
-    found = []
+    """Mark the named builds that contain an artifact in ``voided``, or files that were changed."""
+    problems = []
     for root in all_roots(store):
         if not os.path.isdir(root.directory):
             continue
-        why = ""
+        problem = ""
         if not set(voided).isdisjoint([*root.targets.values(), *root.artifacts.values()]):
-            why = "was built from something that was damaged"
+            problem = "was built from a damaged artifact"
         elif names := altered_files(store, root):
-            why = f"was altered: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        if why:
-            write_root(store, invalidate(root, why))
-            found.append(f"`{root.directory}` {why}")
-    return tuple(found)
+            problem = f"was changed: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+        if problem:
+            write_root(store, invalidate(root, problem))
+            problems.append(f"`{root.directory}` {problem}")
+    return tuple(problems)
 
 
 def _leftovers(store: Store) -> list[Path]:
-    """Trees without a manifest (a kill came between the two) and staging: nothing refers to them."""
+    """Return staging and trees without a manifest (a kill came between the two): nothing refers to them."""
     return [path for path in names_in(store.trees) if not store.has(path.name)] + names_in(store.staging)
 
 

@@ -94,9 +94,7 @@ def sample_file(data_set: DataSet, names: Collection[str]) -> str:
     if present:
         raise _layout_error(data_set, f"has {len(metadata or present)} JSONL files", metadata or present)
     suffixes = Counter(posixpath.splitext(name)[1] for name in names)
-    content = next(
-        (f"holds {reported}" for suffix, reported in _OTHER_LAYOUTS.items() if suffixes[suffix]), None
-    )
+    content = next((kind for suffix, kind in _OTHER_LAYOUTS.items() if suffixes[suffix]), None)
     raise _layout_error(data_set, "has no JSONL file" + (f", only {content}" if content else ""), ())
 
 

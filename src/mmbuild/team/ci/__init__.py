@@ -1,5 +1,5 @@
-"""Recipes in a CI service: jobs that share no work, what a change costs, shards, annotations and summaries.
+"""Recipes in CI: jobs that share no work, the cost of a change, shards, annotations and summaries.
 
-``variants`` plans recipe files, ``jobs`` cuts the merged graph; ``github``, ``gitlab`` and ``annotate`` write what a
-service reads.
+``variants`` plans recipe files, ``jobs`` splits the merged graph; ``services``, ``annotate``, ``pr_comment`` and
+``summary`` write the formats that CI services read.
 """

@@ -1,7 +1,7 @@
-"""Failures as annotations of a GitHub workflow: commands that the runner reads from the output of a step.
+"""Formats failures as annotations of a GitHub workflow: commands that the runner reads from the output of a step.
 
 Source: "Workflow commands for GitHub Actions", GitHub Docs: ``error`` and ``warning`` with ``file``, ``line``,
-``col``, ``title``; ``group`` and ``endgroup``; ``stop-commands``, without which a log could give commands of its own.
+``col``, ``title``; ``group`` and ``endgroup``; ``stop-commands``, which keeps text in a log from acting as commands.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _KEYS: Mapping[str, str] = MappingProxyType(
         "verify": "gates",
     }
 )
-"""The key that a step's work follows from most; a recipe that lacks it is pointed at by its name."""
+"""The recipe key that most affects each step. If the recipe does not have it, the annotation points at `name`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeLocation:
-    """A file as seen from the working directory, line and column from 1."""
+    """A file relative to the working directory, with line and column from 1."""
 
     file: str
     line: int
@@ -47,26 +47,26 @@ class RecipeLocation:
 
 
 def recipe_locations(recipes: Iterable[Path], labels: Iterable[str]) -> dict[str, RecipeLocation]:
-    """The place of each label (``<variant>/<step>``) that one of ``recipes`` asks for."""
+    """Return the location in ``recipes`` of each label (``<variant>/<step>``)."""
     required = {label: label.rpartition("/")[::2] for label in labels}
-    found: dict[str, RecipeLocation] = {}
+    locations: dict[str, RecipeLocation] = {}
     for recipe in recipes if required else ():
         for name, node in _variants(recipe).items():
             for label, (variant, step) in required.items():
                 if variant == name:
-                    found[label] = _place(node, step)
-    return found
+                    locations[label] = _location(node, step)
+    return locations
 
 
 def _variants(recipe: Path) -> dict[str, YamlNode]:
-    """What a file says of each of its variants; nothing where it cannot be read (any more)."""
+    """Return the YAML node of each variant in a file; empty if the file cannot be read."""
     node = read_document(recipe, allow_outside=True).node
     if node is None or "name" not in node.value:
         return {}
     return {f"{node.value['name'].value}{suffix}": variant for suffix, variant in expand(node)[0]}
 
 
-def _place(node: YamlNode, step: str) -> RecipeLocation:
+def _location(node: YamlNode, step: str) -> RecipeLocation:
     parts = _KEYS.get(step.removeprefix("toolchain_"), "name").split(".")
     at, reached = find(node, parts)
     if not reached:
@@ -76,12 +76,12 @@ def _place(node: YamlNode, step: str) -> RecipeLocation:
 
 
 _LOG_BYTES = 200_000
-"""The end of a log; a step's output has its limits, and the file keeps all of it."""
+"""Bytes printed from the end of a log; CI services limit a step's output, and the file has the full log."""
 
 
 @contextmanager
 def annotated_errors() -> Iterator[None]:
-    """Print whatever ends the command as annotations too."""
+    """Also print errors that end the command as annotations."""
     try:
         yield
     except RecipeError as error:
@@ -92,29 +92,29 @@ def annotated_errors() -> Iterator[None]:
         raise
 
 
-def failure(failed: Failed, place: RecipeLocation | None) -> str:
-    """An annotation for a failed action, and its log, folded."""
+def failure(failed: Failed, location: RecipeLocation | None) -> str:
+    """Return an annotation for a failed action, followed by its log in a collapsed group."""
     message = "\n".join([failed.message, *(f"caused by: {cause}" for cause in failed.causes)])
     title = f"{failed.code} {failed.label}"
-    lines = [error_command(title, message, failed.hint, place), *_log(failed)]
+    lines = [error_command(title, message, failed.hint, location), *_log(failed)]
     return "\n".join(lines)
 
 
 def warning(event: Mapping[str, object]) -> str:
-    """An annotation for a warning event about the shared store."""
+    """Return an annotation for a warning event about the shared store."""
     message = "\n".join(str(event[key]) for key in ("message", "hint") if event.get(key))
     return workflow_command("warning", message, {"title": event.get("code")})
 
 
-def error_command(title: str, message: str, hint: str | None, place: RecipeLocation | None = None) -> str:
-    """One ``::error`` line; with ``place`` it stands beside that line of the recipe."""
+def error_command(title: str, message: str, hint: str | None, location: RecipeLocation | None = None) -> str:
+    """Return an ``::error`` line; with ``location``, it is shown at that line of the recipe."""
     text = f"{message}\nhint: {hint}" if hint else message
-    where = {"file": place.file, "line": place.line, "col": place.column} if place else {}
-    return workflow_command("error", text, {**where, "title": title})
+    position = {"file": location.file, "line": location.line, "col": location.column} if location else {}
+    return workflow_command("error", text, {**position, "title": title})
 
 
 def _log(failed: Failed) -> Iterator[str]:
-    """The end of the log in a group, as nothing but text."""
+    """Yield the end of the log as a group, with workflow commands disabled."""
     try:
         with open(failed.log, "rb") as stream:
             stream.seek(0, 2)

@@ -1,4 +1,4 @@
-"""What a change of recipes costs: variants that differ, by which line or version, and the actions to build for it."""
+"""The cost of a recipe change: variants that differ, the line or version responsible, and the actions to build."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from mmbuild.team.ci.worktrees import Pair, State, pairs
 
 @dataclass(frozen=True, slots=True)
 class ChangedValue:
-    """A value that is written differently.
+    """A recipe value that changed.
 
     Attributes:
-        file: As seen from the project; of a value that is gone, the file that had it.
+        file: Path relative to the project; for a removed value, the file that had it.
         line: From 1.
         key: Dotted key of the recipe.
-        old: What was written, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
-        new: What is written, or ``ABSENT``.
-        reaches: Own definitions that it changes: step -> paths, ``part.path``. None where that is not known.
+        old: Earlier value, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
+        new: Later value, or ``ABSENT``.
+        reaches: Definitions of the variant that it changes: step -> paths, ``part.path``. None if unknown.
     """
 
     file: str
@@ -43,24 +43,24 @@ class ChangedValue:
 
     @property
     def free(self) -> bool:
-        """Whether it is known to change no definition."""
+        """Whether the value is known to change no definition."""
         return self.reaches is not None and not self.reaches
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A variant with the directory that its files are seen from."""
+    """A variant with the root directory of its files."""
 
     variant: Variant
     tree: Path
 
     @property
     def node(self) -> YamlNode:
-        assert self.variant.recipe.node is not None  # every recipe that was read from files has one
+        assert self.variant.recipe.node is not None  # every recipe read from a file has one
         return self.variant.recipe.node
 
     def where(self, span: Span) -> str:
-        """The file of ``span`` as seen from the tree; as it is told where it lies elsewhere (``--set``)."""
+        """Return the file of ``span`` relative to the tree; its label if it is not in the tree (``--set``)."""
         path = Path.cwd() / span.source.label
         return path.relative_to(self.tree).as_posix() if path.is_relative_to(self.tree) else span.source.label
 
@@ -68,7 +68,7 @@ class Side:
 def changed_lines(
     before: Side, after: Side, store: Store, options: VariantOptions
 ) -> tuple[ChangedValue, ...]:
-    """Values that the two say differently, by key."""
+    """Return the values that differ between the two sides, by key."""
     changed = different(explicit_values(before.node), explicit_values(after.node))
     now = leaves(after.variant.graph.actions)
 
@@ -88,7 +88,7 @@ def changed_lines(
 
 
 def _lower(recipe: ResolvedRecipe, store: Store, options: VariantOptions) -> RecipeGraph:
-    """As it was planned: under its lock, where that is so."""
+    """Lower a recipe in the way it was planned: with its lock, if it was locked."""
     from mmbuild.base.pins import Pins, use_pins
     from mmbuild.pipeline.planning import lower_all
     from mmbuild.team.lockfile.model import lock_path, read_lock
@@ -103,12 +103,12 @@ def _lower(recipe: ResolvedRecipe, store: Store, options: VariantOptions) -> Rec
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One of the two states.
+    """A state of the recipes.
 
     Attributes:
-        name: What it is called.
-        tree: The directory that files are seen from.
-        variants: What its recipes are.
+        name: Name for display.
+        tree: Root directory of its files.
+        variants: Its planned variants.
     """
 
     name: str
@@ -118,16 +118,16 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class VariantDifference:
-    """A variant that is not the same, or whose files are not.
+    """A variant whose actions or files differ.
 
     Attributes:
-        name: Of the variant.
-        state: ``same`` where only what is written changed, which costs nothing.
+        name: Name of the variant.
+        state: ``same`` if only the recipe text changed, which costs nothing.
         file: Its recipe.
-        lines: Values that are written differently.
-        reasons: What else its actions' definitions have differently: versions, targets, sources.
-        build: Actions that the earlier state did not have, in any of its variants.
-        keep: Actions that it had.
+        lines: Changed values.
+        reasons: Other changes in its actions' definitions: versions, targets, sources.
+        build: Actions that no variant of the earlier state has.
+        keep: Actions that some variant of the earlier state has.
     """
 
     name: str
@@ -141,16 +141,16 @@ class VariantDifference:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Everything.
+    """All differences between two states.
 
     Attributes:
         before: Name of the earlier state.
-        after: Name of the later one.
-        variants: Of both states, those that differ in anything.
-        unchanged: How many differ in nothing.
+        after: Name of the later state.
+        variants: Variants of both states with any difference.
+        unchanged: Number of variants without a difference.
         build: Distinct actions to build for all of them.
         keep: Distinct actions that both states have.
-        only_text: Files with other comments, other order of keys or the like, and nothing else.
+        only_text: Files in which only comments, the order of keys or similar changed.
         faults: Why recipes of the earlier state could not be planned, by file.
     """
 
@@ -167,22 +167,22 @@ class Differences:
 def differences(before: Snapshot, after: Snapshot, store: Store, options: VariantOptions) -> Differences:
     """Compare two states of the same recipes."""
     known = {action.definition_key for variant in before.variants.planned for action in variant.graph.actions}
-    found = [
+    compared = [
         _difference(pair, before.tree, after.tree, known, store, options)
         for pair in pairs(before.variants, after.variants)
     ]
     union = union_of([variant.graph for variant in after.variants.planned])
-    reported = tuple(one for one in found if one.state != "same" or one.lines)
-    cited = {line.file for one in found for line in one.lines}
+    reported = tuple(variant for variant in compared if variant.state != "same" or variant.lines)
+    cited = {line.file for variant in compared for line in variant.lines}
     return Differences(
         before.name,
         after.name,
         reported,
-        len(found) - len(reported),
+        len(compared) - len(reported),
         tuple(action for key, action in union.actions.items() if key not in known),
         tuple(action for key, action in union.actions.items() if key in known),
         tuple(file for file in _changed_files(before, after) if file not in cited),
-        {_seen(Path(name), before.tree): why for name, why in before.variants.faults.items()},
+        {_relative(Path(name), before.tree): reason for name, reason in before.variants.faults.items()},
     )
 
 
@@ -191,7 +191,7 @@ def _difference(
 ) -> VariantDifference:
     if pair.after is None:
         assert pair.before is not None
-        return VariantDifference(pair.name, pair.state, _seen(pair.before.file, before))
+        return VariantDifference(pair.name, pair.state, _relative(pair.before.file, before))
     actions = pair.after.graph.actions
     lines: tuple[ChangedValue, ...] = ()
     reasons: tuple[str, ...] = ()
@@ -201,7 +201,7 @@ def _difference(
     return VariantDifference(
         pair.name,
         pair.state,
-        _seen(pair.after.file, after),
+        _relative(pair.after.file, after),
         lines,
         reasons,
         tuple(action for action in actions if action.definition_key not in known),
@@ -210,31 +210,31 @@ def _difference(
 
 
 def _reasons(pair: Pair, lines: Sequence[ChangedValue]) -> tuple[str, ...]:
-    """Changes of definitions that come from no line, each once."""
+    """Return the distinct changes of definitions that no changed line explains."""
     assert pair.before is not None
     assert pair.after is not None
     earlier = {step_of(action.label): action for action in pair.before.graph.actions}
-    found: dict[str, None] = {}
+    reasons: dict[str, None] = {}
     for action in pair.after.graph.actions:
         step = step_of(action.label)
         if step not in earlier or earlier[step].definition_key == action.definition_key:
             continue
         for change in changes(definition_of(earlier[step]), definition_of(action)):
-            # A line that could not be put back alone may be behind everything.
-            behind = (line.reaches is None or explains(line.reaches, step, change) for line in lines)
-            if change.part != "inputs" and not any(behind):
-                found[_describe(change, action)] = None
-    return tuple(found)
+            # A line whose effect is not known may explain any change.
+            explained = (line.reaches is None or explains(line.reaches, step, change) for line in lines)
+            if change.part != "inputs" and not any(explained):
+                reasons[_describe(change, action)] = None
+    return tuple(reasons)
 
 
 def _describe(change: Change, action: Action) -> str:
-    place = action.locators.get(change.path) if change.part == "sources" else None
-    return f"{change.text} ({Path(place).name})" if place else change.text
+    locator = action.locators.get(change.path) if change.part == "sources" else None
+    return f"{change.text} ({Path(locator).name})" if locator else change.text
 
 
 def _changed_files(before: Snapshot, after: Snapshot) -> list[str]:
-    then = {_seen(path, before.tree): path for path in before.variants.files}
-    now = {_seen(path, after.tree): path for path in after.variants.files}
+    then = {_relative(path, before.tree): path for path in before.variants.files}
+    now = {_relative(path, after.tree): path for path in after.variants.files}
     return sorted(
         name
         for name in then.keys() & now.keys()
@@ -242,6 +242,6 @@ def _changed_files(before: Snapshot, after: Snapshot) -> list[str]:
     )
 
 
-def _seen(path: Path, tree: Path) -> str:
+def _relative(path: Path, tree: Path) -> str:
     absolute = path.absolute()
     return absolute.relative_to(tree).as_posix() if absolute.is_relative_to(tree) else str(path)

@@ -1,4 +1,4 @@
-"""How long actions take: as they took before, else as estimated from the model's sizes."""
+"""Action durations: measured if known, otherwise estimated from model size."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from mmbuild.team.ci.variants import CiError
 
 VERSION = 1
 GUESS = 1.0
-"""Of an action that nothing is known of, as in :func:`mmbuild.core.execution.ready_queue.priorities`."""
+"""Seconds for an action without an estimate, as in :func:`mmbuild.core.execution.ready_queue.priorities`."""
 
 
 def estimated_seconds(action: Action) -> float:
-    """Seconds from the model's sizes; the same on every machine."""
+    """Return the seconds estimated from the model's size; the same on every machine."""
     return action.resources.seconds or GUESS
 
 
 def measured_seconds(actions: Iterable[Action], cache: ActionCache) -> dict[str, float]:
-    """Seconds by label of those that were built here before, from whatever inputs."""
+    """Return the measured seconds by label of actions that were built here before, with any inputs."""
     known = {record.body: record.seconds for record in cache.by_key.values() if record.seconds}
-    found: dict[str, float] = {}
+    measured: dict[str, float] = {}
     for action in actions:
         seconds = known.get(body_key(action)) if known else None
         if seconds:
-            found[action.label] = round(seconds, 3)
-    return found
+            measured[action.label] = round(seconds, 3)
+    return measured
 
 
 def seconds_of(actions: Iterable[Action], times: Mapping[str, float]) -> dict[str, float]:
-    """Seconds by definition key: of ``times`` (by label), else estimated."""
+    """Return seconds by definition key: from ``times`` (by label), otherwise estimated."""
     return {action.definition_key: times.get(action.label) or estimated_seconds(action) for action in actions}
 
 
 def write_times(path: Path, times: Mapping[str, float]) -> None:
-    """Keep measured times, so that every machine cuts the same shards.
+    """Save measured times, so that every machine computes the same shards.
 
     Raises:
-        MmbuildError: MM301, MM302 the file cannot be written.
+        MmbuildError: MM301 or MM302, the file cannot be written.
     """
     text = json.dumps({"version": VERSION, "seconds": dict(sorted(times.items()))}, indent=1) + "\n"
     with disk_errors(path):
@@ -53,19 +53,19 @@ def write_times(path: Path, times: Mapping[str, float]) -> None:
 
 
 def read_times(path: Path) -> dict[str, float]:
-    """Read :func:`write_times`'s file.
+    """Read a file written by :func:`write_times`.
 
     Raises:
-        CiError: MM816, it is none.
+        CiError: MM816, it is not a timings file.
     """
     try:
         data = read_object(path, MEASUREMENTS)
         if data["version"] != VERSION:
-            raise ValueError(f"version {data['version']!r}, this mmbuild knows {VERSION}")
+            raise ValueError(f"version {data['version']!r}, but this mmbuild reads {VERSION}")
         return {str(label): float(seconds) for label, seconds in data["seconds"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, FileRefusedError) as error:
         raise CiError(
-            f"`{path}` holds no times of actions: {getattr(error, 'problem', None) or error}",
+            f"`{path}` is not a timings file: {getattr(error, 'problem', None) or error}",
             code="MM816",
-            hint="Write it with `mmbuild ci RECIPE... --save-times FILE` where the recipes were built",
+            hint="write it with `mmbuild ci RECIPE... --save-times FILE` where the recipes were built",
         ) from error

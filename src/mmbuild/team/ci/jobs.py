@@ -1,8 +1,8 @@
-"""Jobs of a CI service: what several variants need is done in one job, and each variant's own work in another.
+"""Splits a graph into CI jobs: work that several variants share, and each variant's own work.
 
-Three stages are enough, whatever the recipes, so that a workflow can be written down once with a job for each. Shared
-actions that hang together are one job; a source that would tie together what hangs together by nothing else (a vision
-tower's weights under several models) is one before those; and every variant needs the jobs whose results it takes.
+Three stages are enough for any recipes, so a workflow can define one job per stage. Connected shared actions form one
+job. A source that alone connects otherwise separate groups (such as a vision tower used by several models) gets its
+own job in an earlier stage. Every variant needs the jobs whose results it uses.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmbuild.team.ci.variants import CiError, Variant
 
 @dataclass(frozen=True, slots=True)
 class MergedGraph:
-    """Attributes by definition key.
+    """Several graphs merged by definition key.
 
     Attributes:
-        actions: Producers before consumers; of those that several variants share, the first's.
-        users: Names of the variants that need it.
+        actions: Actions, producers before consumers; a shared action as in the first variant.
+        users: Names of the variants that need each action.
     """
 
     actions: Mapping[str, Action]
@@ -32,7 +32,7 @@ class MergedGraph:
 
 
 def union_of(graphs: Sequence[RecipeGraph]) -> MergedGraph:
-    """Merge ``graphs``, in their order."""
+    """Merge ``graphs`` in order."""
     actions: dict[str, Action] = {}
     users: dict[str, dict[str, None]] = {}
     for graph in graphs:
@@ -43,7 +43,7 @@ def union_of(graphs: Sequence[RecipeGraph]) -> MergedGraph:
 
 
 def closure(actions: Mapping[str, Action], required: Sequence[str]) -> tuple[Action, ...]:
-    """``required`` with everything it is made from, in the order of ``actions``."""
+    """Return ``required`` with everything they depend on, in the order of ``actions``."""
     needed: set[str] = set()
     pending = list(required)
     while pending:
@@ -55,26 +55,26 @@ def closure(actions: Mapping[str, Action], required: Sequence[str]) -> tuple[Act
 
 
 def only_named(action: Action) -> bool:
-    """Whether the result is the user's own files under a name: made on every machine in no time, carried to none."""
+    """Return whether the result only refers to the user's own files: instant on every machine, never transferred."""
     return action.step == "download" and action.params.get("kind") == "path"
 
 
 Kind = Literal["source", "shared", "engine"]
-"""In the order of running."""
+"""Kinds of jobs, in the order of their stages."""
 
 
 @dataclass(frozen=True, slots=True)
 class CiJob:
-    """One job.
+    """A CI job.
 
     Attributes:
-        name: Stable as long as recipes are called the same; letters, digits, ``.``, ``_`` and ``-``.
-        kind: ``source`` and ``shared`` make what several variants need; ``engine`` lays out one variant.
-        variants: The variant; of other jobs those that need it.
-        files: Their recipe files, as they were given.
-        actions: What is done here and in no other job, producers first.
-        graph: What has to be applied for that, with all that it is made from.
-        needs: Names of the jobs whose results it takes from the shared store.
+        name: Stable while recipe names are unchanged; letters, digits, ``.``, ``_`` and ``-``.
+        kind: ``source`` and ``shared`` build what several variants need; ``engine`` installs one variant.
+        variants: The variant of an engine job; for other jobs, the variants that need it.
+        files: Their recipe files, as given.
+        actions: Actions that run only in this job, producers first.
+        graph: The graph to apply, with all dependencies.
+        needs: Names of the jobs whose results it pulls from the shared store.
     """
 
     name: str
@@ -87,21 +87,21 @@ class CiJob:
 
 
 def jobs_of(variants: Sequence[Variant]) -> tuple[CiJob, ...]:
-    """All jobs in the order of their stages. Each action belongs to exactly one.
+    """Return all jobs in the order of their stages. Each action belongs to exactly one job.
 
-    Directories of the user's own, which are referred to and not copied, make no job by themselves: their action
-    belongs to the first of its variants and is repeated, at no cost, by the others.
+    A user's own directory, which is referenced and not copied, gets no job: its action belongs to the first variant
+    that needs it, and the others repeat it at no cost.
     """
     union = union_of([variant.graph for variant in variants])
     files = {variant.name: str(variant.file) for variant in variants}
     shared = _shared_jobs(union, files, {variant.name for variant in variants})
-    maker = {action.definition_key: job.name for job in shared for action in job.actions}
-    owned = set(maker)
+    builder = {action.definition_key: job.name for job in shared for action in job.actions}
+    owned = set(builder)
     engines: list[CiJob] = []
     for variant in variants:
         keys = [action.definition_key for action in variant.graph.actions]
         own = tuple(union.actions[key] for key in dict.fromkeys(keys) if key not in owned)
-        needs = tuple(dict.fromkeys(maker[key] for key in keys if key in maker))
+        needs = tuple(dict.fromkeys(builder[key] for key in keys if key in builder))
         owned.update(action.definition_key for action in own)
         engines.append(
             CiJob(variant.name, "engine", (variant.name,), (files[variant.name],), own, variant.graph, needs)
@@ -110,19 +110,19 @@ def jobs_of(variants: Sequence[Variant]) -> tuple[CiJob, ...]:
 
 
 def select(jobs: Sequence[CiJob], variants: Collection[str]) -> tuple[CiJob, ...]:
-    """The jobs that build ``variants``, with what they need."""
+    """Return the jobs that build ``variants``, with the jobs they need."""
     required: set[str] = set()
-    for job in reversed(jobs):  # whoever needs a job stands behind it
+    for job in reversed(jobs):  # dependents come after a job
         if job.name in variants if job.kind == "engine" else job.name in required:
             required.update((job.name, *job.needs))
     return tuple(job for job in jobs if job.name in required)
 
 
 def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:
-    """The job called ``name``.
+    """Return the job ``name``.
 
     Raises:
-        CiError: MM813, there is none.
+        CiError: MM813, there is no such job.
     """
     for job in jobs:
         if job.name == name:
@@ -131,42 +131,42 @@ def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:
     raise CiError(
         f"these recipes have no job `{name}`",
         code="MM813",
-        hint=f"Did you mean `{near}`?" if near else "`mmbuild matrix` lists the jobs of the same recipes",
+        hint=f"did you mean `{near}`?" if near else "`mmbuild matrix` lists the jobs of the same recipes",
     )
 
 
 def _groups(union: MergedGraph) -> list[tuple[Kind, list[str]]]:
-    """Definition keys of each job that is no engine's, sources first."""
+    """Return the definition keys of each source and shared job, sources first."""
     shared = [key for key, users in union.users.items() if len(users) > 1]
     groups = _Groups({key: key for key in shared}, {key: set(union.users[key]) for key in shared})
     consumers: dict[str, list[str]] = {}
-    for key in shared:  # whoever needs an action needs its producers: these are shared too
+    for key in shared:  # the producers of a shared action are shared too
         for producer in union.actions[key].inputs.values():
             if union.actions[producer].inputs:
                 groups.join(producer, key)
             else:
                 consumers.setdefault(producer, []).append(key)
-    ties = {source for source, below in consumers.items() if not groups.join_overlapping(below)}
-    for source in consumers.keys() - ties:
+    separate = {source for source, users in consumers.items() if not groups.join_overlapping(users)}
+    for source in consumers.keys() - separate:
         groups.join(source, consumers[source][0])
-    found: dict[str, list[str]] = {}
+    by_root: dict[str, list[str]] = {}
     for key in shared:
-        found.setdefault(groups.root(key), []).append(key)
-    whole: list[tuple[Kind, list[str]]] = [
-        ("source" if keys[0] in ties else "shared", keys)
-        for keys in found.values()
+        by_root.setdefault(groups.root(key), []).append(key)
+    jobs: list[tuple[Kind, list[str]]] = [
+        ("source" if keys[0] in separate else "shared", keys)
+        for keys in by_root.values()
         if not all(only_named(union.actions[key]) for key in keys)
     ]
-    return sorted(whole, key=lambda item: item[0] != "source")
+    return sorted(jobs, key=lambda job: job[0] != "source")
 
 
 @dataclass(slots=True)
 class _Groups:
-    """Actions on their way to jobs: each leads to another of its group, and the last one stands for the group.
+    """Disjoint sets of actions (union-find), one per job.
 
     Attributes:
-        parent: Where each leads.
-        users: Variants that need something of a group, by the one that stands for it.
+        parent: Parent of each action; a root is its own parent.
+        users: Variants that need an action of the group, by its root.
     """
 
     parent: dict[str, str]
@@ -177,31 +177,31 @@ class _Groups:
             key = self.parent[key]
         return key
 
-    def join(self, one: str, other: str) -> None:
-        """Make one group of two."""
-        one, other = self.root(one), self.root(other)
-        self.parent[other] = one
-        self.users[one] |= self.users[other]
+    def join(self, first: str, second: str) -> None:
+        """Merge the groups of two actions."""
+        first, second = self.root(first), self.root(second)
+        self.parent[second] = first
+        self.users[first] |= self.users[second]
 
     def join_overlapping(self, keys: Sequence[str]) -> bool:
-        """Join groups of ``keys`` that have users in common, who wait for both anyway; whether all are one now."""
-        for one, other in combinations(keys, 2):
-            if self.users[self.root(one)] & self.users[self.root(other)]:
-                self.join(one, other)
+        """Merge groups of ``keys`` with common users, who wait for both anyway; return whether one is left."""
+        for first, second in combinations(keys, 2):
+            if self.users[self.root(first)] & self.users[self.root(second)]:
+                self.join(first, second)
         return len({self.root(key) for key in keys}) == 1
 
 
 def _shared_jobs(union: MergedGraph, files: Mapping[str, str], taken: set[str]) -> tuple[CiJob, ...]:
     jobs: list[CiJob] = []
-    maker: dict[str, str] = {}
+    builder: dict[str, str] = {}
     for kind, keys in _groups(union):
         users = tuple(dict.fromkeys(name for key in keys for name in union.users[key]))
         actions = tuple(union.actions[key] for key in keys)
         name = _free_name(kind, users, actions, taken)
         taken.add(name)
         inputs = [producer for action in actions for producer in action.inputs.values()]
-        needs = tuple(dict.fromkeys(maker[key] for key in inputs if key in maker))
-        maker.update(dict.fromkeys(keys, name))
+        needs = tuple(dict.fromkeys(builder[key] for key in inputs if key in builder))
+        builder.update(dict.fromkeys(keys, name))
         recipes = tuple(dict.fromkeys(files[user] for user in users))
         graph = RecipeGraph(name, closure(union.actions, keys), "")
         jobs.append(CiJob(name, kind, users, recipes, actions, graph, needs))
@@ -209,7 +209,7 @@ def _shared_jobs(union: MergedGraph, files: Mapping[str, str], taken: set[str]) 
 
 
 def _free_name(kind: Kind, users: Sequence[str], actions: Sequence[Action], taken: Collection[str]) -> str:
-    """What the users' names begin with, in whole words; else the model on a hub, else the step."""
+    """Return a job name from the users' common words at the start, else from the hub repository, else the step."""
     step = actions[0].label.rpartition("/")[2]
     columns = zip(*(name.split("-") for name in users), strict=False)
     common = "-".join(words[0] for words in takewhile(lambda words: len(set(words)) == 1, columns))

@@ -1,4 +1,4 @@
-"""Differences as Markdown for a pull request, and as JSON."""
+"""Formats differences as Markdown for a pull request, and as JSON."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from mmbuild.team.ci.differences import ChangedValue, Differences, VariantDiffer
 
 VERSION = 1
 _CAUSES = 4
-"""Lines and reasons told of one variant; a table of a pull request is read, not searched."""
+"""Maximum number of lines and reasons per variant, to keep the table readable."""
 
 _NAMES = 12
-"""Variants named in one row; JSON has all."""
+"""Maximum number of variants named in a row; the JSON has all."""
 
 
 def document(found: Differences, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The versioned JSON form.
+    """Return the versioned JSON form.
 
     Args:
-        found: What differs.
-        seconds: By definition key.
+        found: The differences.
+        seconds: Durations by definition key.
 
     Returns:
         ``{"version", "mmbuild", "before", "after", "variants", "unchanged", "build", "keep", "seconds", "only_text",
-        "faults"}``. ``build`` and ``keep`` are actions (``label``, ``step``, ``seconds``) of all variants together,
-        each once; of a variant ``build`` and ``keep`` are labels.
+        "faults"}``. ``build`` and ``keep`` are the distinct actions (``label``, ``step``, ``seconds``) of all
+        variants; in a variant, ``build`` and ``keep`` are labels.
     """
     return {
         "version": VERSION,
         "mmbuild": __version__,
         "before": found.before,
         "after": found.after,
-        "variants": [_variant(one, seconds) for one in found.variants],
+        "variants": [_variant(variant, seconds) for variant in found.variants],
         "unchanged": found.unchanged,
         "build": [_action(action, seconds) for action in found.build],
         "keep": [_action(action, seconds) for action in found.keep],
@@ -49,11 +49,11 @@ def document(found: Differences, seconds: Mapping[str, float]) -> dict[str, Any]
 
 
 def markdown(found: Differences, seconds: Mapping[str, float]) -> str:
-    """A comment for a pull request: what is built, for which variants, why, and what is free."""
+    """Return a pull request comment: what is built, for which variants, why, and which changes cost nothing."""
     values = {
         "found": found,
         "headline": _headline(found),
-        "rows": _rows([one for one in found.variants if one.state != "same"], seconds),
+        "rows": _rows([variant for variant in found.variants if variant.state != "same"], seconds),
         "cost": _cost(found, seconds),
         "free": _free(found),
     }
@@ -61,39 +61,39 @@ def markdown(found: Differences, seconds: Mapping[str, float]) -> str:
 
 
 def _headline(found: Differences) -> str:
-    differing = [one for one in found.variants if one.state != "same"]
+    differing = [variant for variant in found.variants if variant.state != "same"]
     total = len(found.variants) + found.unchanged
-    states = {state: sum(one.state == state for one in differing) for state in ("new", "changed", "gone")}
+    states = {state: sum(item.state == state for item in differing) for state in ("new", "changed", "gone")}
     counts = ", ".join(f"{count} {state}" for state, count in states.items() if count)
     if not differing:
-        return f"mmbuild: nothing to build, {total} variants as before"
+        return f"mmbuild: nothing to build, {total} variants unchanged"
     return f"mmbuild: {counts} of {total} variants"
 
 
 _Cell = tuple[str, ...]
-"""Lines of a table's cell."""
+"""Lines of a table cell."""
 
 
 def _rows(differing: Iterable[VariantDifference], seconds: Mapping[str, float]) -> list[list[_Cell]]:
-    """A row for variants that differ in the same way: a line of a base recipe changes many alike."""
+    """Return a row for each group of variants that differ in the same way, as after a change in a base recipe."""
     alike: dict[tuple[_Cell, ...], list[str]] = {}
-    for one in differing:
-        alike.setdefault(_cells(one, seconds), []).append(code(one.name))
+    for variant in differing:
+        alike.setdefault(_cells(variant, seconds), []).append(code(variant.name))
     return [
         [_at_most(_NAMES, names), *cells, (f"{time} each" if time and len(names) > 1 else time,)]
         for (*cells, (time,)), names in alike.items()
     ]
 
 
-def _cells(one: VariantDifference, seconds: Mapping[str, float]) -> tuple[_Cell, ...]:
-    builds = ", ".join(dict.fromkeys(step_of(action.label) for action in one.build)) or "nothing"
-    causes = [*(_line(line) for line in one.lines if not line.free), *one.reasons]
+def _cells(variant: VariantDifference, seconds: Mapping[str, float]) -> tuple[_Cell, ...]:
+    builds = ", ".join(dict.fromkeys(step_of(action.label) for action in variant.build)) or "nothing"
+    causes = [*(_line(line) for line in variant.lines if not line.free), *variant.reasons]
     return (
-        (one.state,),
-        _at_most(_CAUSES, causes) or (code(one.file),),
-        (builds if one.state != "gone" else "",),
-        (str(len(one.keep)) if one.state != "gone" else "",),
-        (estimate_text(_sum(one.build, seconds)) if one.build else "",),
+        (variant.state,),
+        _at_most(_CAUSES, causes) or (code(variant.file),),
+        (builds if variant.state != "gone" else "",),
+        (str(len(variant.keep)) if variant.state != "gone" else "",),
+        (estimate_text(_sum(variant.build, seconds)) if variant.build else "",),
     )
 
 
@@ -106,36 +106,32 @@ def _line(line: ChangedValue) -> str:
     if line.old is ABSENT:
         return f"{place} was added: {code(display(line.new))}"
     if line.new is ABSENT:
-        return f"{place} is gone, it was {code(display(line.old))}"
+        return f"{place} was removed, was {code(display(line.old))}"
     return f"{place} from {code(display(line.old))} to {code(display(line.new))}"
 
 
 def _cost(found: Differences, seconds: Mapping[str, float]) -> str:
     built, kept = len(found.build), len(found.keep)
-    time = (
-        f", about {estimate_text(_sum(found.build, seconds))} one after the other (estimated)"
-        if built
-        else ""
-    )
-    return f"{_counted(built, 'action')} to build{time}; {_counted(kept, 'action')} as before."
+    time = f", about {estimate_text(_sum(found.build, seconds))} in sequence (estimated)" if built else ""
+    return f"{_counted(built, 'action')} to build{time}; {_counted(kept, 'action')} unchanged."
 
 
 def _free(found: Differences) -> list[str]:
     lines = [
         f"{_line(line)}: no action depends on it"
-        for one in found.variants
-        for line in one.lines
-        if line.free or one.state == "same"
+        for variant in found.variants
+        for line in variant.lines
+        if line.free or variant.state == "same"
     ]
-    lines += [f"{code(file)}: nothing but comments or layout" for file in found.only_text]
+    lines += [f"{code(file)}: only comments or layout" for file in found.only_text]
     return list(dict.fromkeys(lines))
 
 
-def _variant(one: VariantDifference, seconds: Mapping[str, float]) -> dict[str, Any]:
+def _variant(variant: VariantDifference, seconds: Mapping[str, float]) -> dict[str, Any]:
     return {
-        "name": one.name,
-        "state": one.state,
-        "file": one.file,
+        "name": variant.name,
+        "state": variant.state,
+        "file": variant.file,
         "lines": [
             {
                 "file": line.file,
@@ -143,14 +139,14 @@ def _variant(one: VariantDifference, seconds: Mapping[str, float]) -> dict[str, 
                 "key": line.key,
                 "before": None if line.old is ABSENT else line.old,
                 "after": None if line.new is ABSENT else line.new,
-                "free": line.free or one.state == "same",
+                "free": line.free or variant.state == "same",
             }
-            for line in one.lines
+            for line in variant.lines
         ],
-        "reasons": list(one.reasons),
-        "build": [action.label for action in one.build],
-        "keep": [action.label for action in one.keep],
-        "seconds": _sum(one.build, seconds),
+        "reasons": list(variant.reasons),
+        "build": [action.label for action in variant.build],
+        "keep": [action.label for action in variant.keep],
+        "seconds": _sum(variant.build, seconds),
     }
 
 

@@ -1,4 +1,4 @@
-"""The two states that ``mmbuild matrix-diff`` is told to compare: revisions, the working tree, or directories."""
+"""Resolves the two states that ``mmbuild matrix-diff`` compares: revisions, the working tree, or directories."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ WORKING_TREE = "working tree"
 def snapshots(
     given: Sequence[str], recipes: Sequence[Path], store: Store, options: VariantOptions
 ) -> Iterator[tuple[Snapshot, Snapshot]]:
-    """Plan both states; their files are there inside of the context.
+    """Plan both states; their files exist inside the context.
 
     Args:
-        given: ``REV`` (against the working tree), ``REV..REV``, ``REV...REV`` (from where they parted), or two
+        given: ``REV`` (compared with the working tree), ``REV..REV``, ``REV...REV`` (from the merge base), or two
             directories.
-        recipes: Recipe files and directories: of revisions as seen from here, of two directories as seen from each.
+        recipes: Recipe files and directories: relative to the current directory for revisions, otherwise relative to
+            each of the two directories.
         store: For the digests of files.
         options: How recipes are planned.
 
@@ -44,62 +45,62 @@ def snapshots(
         RecipeError: Recipes of the later state have errors.
     """
     if len(given) == 2:
-        with_trees = [Path(name).absolute() for name in given]
-        if not all(tree.is_dir() for tree in with_trees):
-            raise _unusable(given)
-        one, other = with_trees
+        directories = [Path(name).absolute() for name in given]
+        if not all(tree.is_dir() for tree in directories):
+            raise _cannot_compare(given)
+        first, second = directories
         yield (
-            Snapshot(given[0], one, plan_valid_variants(_files_below(one, recipes), store, options)),
-            Snapshot(given[1], other, _strict(_files_below(other, recipes), other, store, options)),
+            Snapshot(given[0], first, plan_valid_variants(_files_in(first, recipes), store, options)),
+            Snapshot(given[1], second, _plan_later(_files_in(second, recipes), second, store, options)),
         )
         return
     if len(given) != 1:
-        raise _unusable(given)
+        raise _cannot_compare(given)
     top = repository(recipes[0])
     before, after = _revisions(given[0], top)
     with ExitStack() as trees:
-        old = trees.enter_context(tree_of(before, top))
-        known = plan_valid_variants(existing_files(recipes, top, old), store, options)
+        old_tree = trees.enter_context(tree_of(before, top))
+        earlier = plan_valid_variants(existing_files(recipes, top, old_tree), store, options)
         if after is None:
-            place, files = top, recipe_files(recipes)
+            tree, files = top, recipe_files(recipes)
         else:
-            place = trees.enter_context(tree_of(after, top))
-            files = existing_files(recipes, top, place)
-        now = _strict(files, place, store, options)
-        yield Snapshot(before, old, known), Snapshot(after or WORKING_TREE, place, now)
+            tree = trees.enter_context(tree_of(after, top))
+            files = existing_files(recipes, top, tree)
+        later = _plan_later(files, tree, store, options)
+        yield Snapshot(before, old_tree, earlier), Snapshot(after or WORKING_TREE, tree, later)
 
 
 def _revisions(text: str, top: Path) -> tuple[str, str | None]:
-    """Earlier and later revision; None is the working tree."""
-    mark = "..." if "..." in text else ".."
-    before, found, after = text.partition(mark)
+    """Return the earlier and the later revision; None for the working tree."""
+    separator = "..." if "..." in text else ".."
+    before, separator, after = text.partition(separator)
     if not before:
-        raise _unusable([text])
-    if found != "...":
+        raise _cannot_compare([text])
+    if separator != "...":
         return before, after or None
-    done = subprocess.run(
+    process = subprocess.run(
         ["git", "-C", str(top), "merge-base", "--end-of-options", before, after or "HEAD"],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
+    if process.returncode:
         raise CiError(
-            f"`{text}`: this clone does not have the commit where the two parted",
+            f"`{text}`: this clone does not have the merge base of the two revisions",
             code="MM811",
-            hint="Fetch the history (`fetch-depth: 0` of actions/checkout), or name two revisions: `REV..REV`",
+            hint="fetch the history (`fetch-depth: 0` for actions/checkout), or name two revisions: `REV..REV`",
         )
-    return done.stdout.strip(), after or None
+    return process.stdout.strip(), after or None
 
 
-def _files_below(tree: Path, recipes: Sequence[Path]) -> tuple[Path, ...]:
-    """In a tree that lacks all of ``recipes``, the files right in it: it is a directory of recipes itself."""
-    there = [tree / path for path in recipes if (tree / path).exists()]
-    return recipe_files(there or [tree])
+def _files_in(tree: Path, recipes: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the existing ``recipes`` in a tree; if there are none, the tree itself is a directory of recipes."""
+    existing = [tree / path for path in recipes if (tree / path).exists()]
+    return recipe_files(existing or [tree])
 
 
-def _strict(files: Sequence[Path], tree: Path, store: Store, options: VariantOptions) -> Variants:
-    """Findings are told as seen from the tree, which may be a temporary directory."""
+def _plan_later(files: Sequence[Path], tree: Path, store: Store, options: VariantOptions) -> Variants:
+    """Plan the later state. Errors show paths relative to the tree, which may be a temporary directory."""
     try:
         return plan_variants(files, store, options)
     except RecipeError as error:
@@ -108,9 +109,9 @@ def _strict(files: Sequence[Path], tree: Path, store: Store, options: VariantOpt
         ) from None
 
 
-def _unusable(given: Sequence[str]) -> UsageError:
+def _cannot_compare(given: Sequence[str]) -> UsageError:
     return UsageError(
-        f"`{' '.join(given)}` names no two states of recipes",
+        f"cannot compare `{' '.join(given)}`: expected REV, REV..REV, REV...REV, or two directories",
         code="MM817",
-        hint="Write REV (against the working tree), REV..REV, REV...REV, or two directories",
+        hint="a single REV is compared with the working tree",
     )

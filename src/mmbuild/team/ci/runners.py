@@ -1,4 +1,4 @@
-"""What a job needs of a machine, and the labels of runners that have it."""
+"""Machine requirements of a job, and the labels of matching CI runners."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ GITHUB: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"cpu": ("ubuntu-latest",), "gpu": ("self-hosted", "gpu", "sm{sm}")}
 )
 GITLAB: Mapping[str, tuple[str, ...]] = MappingProxyType({"cpu": (), "gpu": ("gpu", "sm{sm}")})
-"""Labels by kind of machine; GitLab's shared runners take jobs without tags."""
+"""Default labels by kind of machine; GitLab's shared runners accept jobs without tags."""
 
 _FIELDS = ("gpus", "sm", "memory_gib")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a job needs.
+    """Machine requirements of a job.
 
     Attributes:
-        gpus: How many.
-        sm: Their compute capability (90); None without a GPU, or where the plan does not say.
-        memory_gib: Of the host, rounded up to a power of two, for its largest action.
+        gpus: Number of GPUs.
+        sm: Compute capability (90); None without a GPU, or if the plan does not specify it.
+        memory_gib: Host memory for the largest action, rounded up to a power of two.
     """
 
     gpus: int
@@ -40,7 +40,7 @@ class Machine:
 
 
 def machine_for(actions: Iterable[Action]) -> Machine:
-    """What all of ``actions`` need, one after the other."""
+    """Return the requirements for running ``actions`` one after another."""
     gpus, memory, sm = 0, 0, None
     for action in actions:
         gpus = max(gpus, action.resources.gpus)
@@ -52,17 +52,17 @@ def machine_for(actions: Iterable[Action]) -> Machine:
 
 
 def labels(machine: Machine, runners: Mapping[str, Sequence[str]]) -> list[str]:
-    """Labels of runners that ``machine`` stands for; one that names something unknown is left out."""
+    """Return the runner labels for ``machine``; a label with a field that has no value is left out."""
     facts = asdict(machine)
     return [
         label.format(**facts)
         for label in runners[machine.kind]
-        if all(facts[name] is not None for name in _named(label))
+        if all(facts[name] is not None for name in _field_names(label))
     ]
 
 
 def parse_runners(given: Iterable[str], default: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """``KIND=LABEL,LABEL`` over ``default``; KIND is ``cpu`` or ``gpu``.
+    """Parse ``KIND=LABEL,LABEL`` options, which override ``default``; KIND is ``cpu`` or ``gpu``.
 
     Raises:
         UsageError: MM815.
@@ -72,25 +72,25 @@ def parse_runners(given: Iterable[str], default: Mapping[str, tuple[str, ...]]) 
         kind, equals, rest = text.partition("=")
         words = tuple(word.strip() for word in rest.split(",") if word.strip())
         if not equals or kind not in default or not words:
-            raise _wrong(text, f"it must be KIND=LABEL,..., and KIND one of {', '.join(default)}")
+            raise _invalid(text, f"expected KIND=LABEL,... with KIND one of {', '.join(default)}")
         for word in words:
             try:
-                unknown = [name for name in _named(word) if name not in _FIELDS]
+                unknown = [name for name in _field_names(word) if name not in _FIELDS]
             except ValueError as error:
-                raise _wrong(text, str(error)) from error
+                raise _invalid(text, str(error)) from error
             if unknown:
-                raise _wrong(text, f"`{{{unknown[0]}}}` is none of {', '.join(_FIELDS)}")
+                raise _invalid(text, f"`{{{unknown[0]}}}` is not one of {', '.join(_FIELDS)}")
         runners[kind] = words
     return runners
 
 
-def _named(label: str) -> list[str]:
+def _field_names(label: str) -> list[str]:
     return [name for _, name, _, _ in Formatter().parse(label) if name is not None]
 
 
-def _wrong(text: str, why: str) -> UsageError:
+def _invalid(text: str, problem: str) -> UsageError:
     return UsageError(
-        f"--runner `{text}` means nothing: {why}",
+        f"invalid --runner `{text}`: {problem}",
         code="MM815",
-        hint="Write it like --runner cpu=ubuntu-latest --runner 'gpu=self-hosted,sm{sm},x{gpus}'",
+        hint="for example --runner cpu=ubuntu-latest --runner 'gpu=self-hosted,sm{sm},x{gpus}'",
     )

@@ -1,4 +1,4 @@
-"""Jobs as GitHub and GitLab read them."""
+"""Formats jobs for GitHub and GitLab."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ VERSION = 1
 def rows(
     jobs: Sequence[CiJob], seconds: Mapping[str, float], runners: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """One for each job.
+    """Return a row for each job.
 
     Returns:
         ``name``, ``kind`` (``source``, ``shared`` or ``engine``), ``recipes`` (files), ``variants``, ``needs``
-        (names of jobs), ``runner`` (labels), ``gpus``, ``sm`` (or None), ``memory_gib``, ``seconds`` (one action
-        after the other, estimated), ``actions`` (labels).
+        (names of jobs), ``runner`` (labels), ``gpus``, ``sm`` (or None), ``memory_gib``, ``seconds`` (estimated, all
+        actions in sequence), ``actions`` (labels).
     """
     return [_row(job, seconds, runners) for job in jobs]
 
@@ -49,12 +49,12 @@ def _row(job: CiJob, seconds: Mapping[str, float], runners: Mapping[str, Sequenc
 
 
 def document(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The versioned JSON form: ``{"version", "mmbuild", "jobs"}``."""
+    """Return the versioned JSON form: ``{"version", "mmbuild", "jobs"}``."""
     return {"version": VERSION, "mmbuild": __version__, "jobs": [dict(row) for row in found]}
 
 
 def text(found: Sequence[Mapping[str, Any]]) -> str:
-    """A table for people."""
+    """Return a text table."""
     if not found:
         return "no jobs\n"
     cells = [("job", "runner", "time", "actions", "needs")]
@@ -75,25 +75,25 @@ def text(found: Sequence[Mapping[str, Any]]) -> str:
 
 MAX_JOBS = 256
 STAGES: Mapping[str, str] = {"sources": "source", "shared": "shared", "engines": "engine"}
-"""Name of the output -> kind of its jobs, in the order of running."""
+"""Name of the output -> kind of its jobs, in the order in which they run."""
 
 
 def outputs(found: Sequence[Mapping[str, Any]]) -> str:
-    """Lines for ``$GITHUB_OUTPUT``: for each stage ``NAME={"include": [...]}`` and ``has_NAME=true|false``.
+    """Return lines for ``$GITHUB_OUTPUT``: for each stage ``NAME={"include": [...]}`` and ``has_NAME=true|false``.
 
-    Recipes are text with blanks between, which is what a shell takes; ``runner`` stays a list, for ``runs-on``.
+    Recipes are joined by spaces, for use in a shell; ``runner`` stays a list, for ``runs-on``.
 
     Raises:
-        CiError: MM814, more jobs than GitHub makes of a matrix.
+        CiError: MM814, a matrix has more jobs than GitHub allows.
     """
     lines: list[str] = []
     for name, kind in STAGES.items():
         stage = [row for row in found if row["kind"] == kind]
         if len(stage) > MAX_JOBS:
             raise CiError(
-                f"the matrix `{name}` has {len(stage)} jobs, and GitHub makes at most {MAX_JOBS} of one",
+                f"the matrix `{name}` has {len(stage)} jobs, but GitHub allows at most {MAX_JOBS}",
                 code="MM814",
-                hint="Name fewer recipes for each workflow, or use --changed-since",
+                hint="name fewer recipes per workflow, or use `--changed-since`",
             )
         include = [_entry(row) for row in stage]
         lines.append(f"{name}={json.dumps({'include': include}, separators=(',', ':'))}")
@@ -136,19 +136,19 @@ _RESERVED = frozenset(
         "workflow",
     )
 )
-"""Names that no job can have ("CI/CD YAML syntax reference", unavailable names for jobs, and global keywords)."""
+"""Reserved job names ("CI/CD YAML syntax reference", unavailable names for jobs, and global keywords)."""
 
 _HEAD = "# Made by `mmbuild matrix --format gitlab`: a child pipeline.\n"
 _STAGES = {"source": "sources", "shared": "shared", "engine": "engines"}
 
 
 def pipeline(found: Sequence[Mapping[str, Any]], arguments: Sequence[str], include: str | None = None) -> str:
-    """The child pipeline as YAML.
+    """Return the child pipeline as YAML.
 
     Args:
         found: Jobs, from :func:`mmbuild.team.ci.services.rows`.
-        arguments: What each job says to ``mmbuild ci`` besides its name: recipes and options.
-        include: A file of the repository with the hidden job ``.mmbuild`` (image, installation, variables).
+        arguments: Arguments of ``mmbuild ci`` in each job, besides the job name: recipes and options.
+        include: File in the repository with the hidden job ``.mmbuild`` (image, installation, variables).
     """
     content: dict[str, Any] = {}
     if include is not None:
@@ -172,5 +172,5 @@ def _job(row: Mapping[str, Any], arguments: Sequence[str], *, extends: bool) -> 
 
 
 def _name(name: str) -> str:
-    """What the job is called there; ``mmbuild ci`` is told its own name."""
+    """Return the job's name in GitLab; ``mmbuild ci`` always gets the original name."""
     return f"engine {name}" if name in _RESERVED else name

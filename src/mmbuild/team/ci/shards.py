@@ -1,9 +1,9 @@
-"""Shards: all variants split into parts that take about the same time and need nothing from each other.
+"""Shards: variants split into independent parts that take about the same time.
 
-A variant is in exactly one shard, with everything it is built from, so that shards can start together and no shared
-store is needed. What variants of several shards have in common is built in each of them, which the split avoids where
-it does not cost time, and reports with its price where it does. The same recipes and times give the same split
-everywhere: neither stores nor the machine are asked.
+A variant is in exactly one shard, with everything it is built from, so shards can start together without a shared
+store. Work common to variants in several shards is repeated in each; the split avoids this if it costs no time, and
+otherwise reports the extra time. The same recipes and times give the same split on every machine: neither the store
+nor the host is consulted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from mmbuild.team.ci.variants import Variant
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One part.
+    """A shard.
 
     Attributes:
-        variants: Names.
+        variants: Names of its variants.
         actions: Definition keys, producers first.
-        seconds: From its start to its end, estimated: its longest chain, or its work over what runs at once.
+        seconds: Estimated wall time: the longest chain, or the total work divided by the parallelism.
     """
 
     variants: tuple[str, ...]
@@ -39,12 +39,12 @@ class ShardPlan:
     """All shards.
 
     Attributes:
-        shards: As many as were asked for; some are empty where there are fewer variants.
-        makespan: Seconds of the longest.
+        shards: The requested number of shards; some are empty if there are fewer variants.
+        makespan: Seconds of the longest shard.
         critical: Seconds of the longest chain of actions.
-        total: Seconds of all actions, each once.
-        bound: What no split can be faster than.
-        repeated: Shards (from 0) by definition key, of actions that are in several.
+        total: Seconds of all distinct actions.
+        bound: Lower bound of the makespan for any split.
+        repeated: Shard indexes (from 0) of actions in several shards, by definition key.
     """
 
     shards: tuple[Shard, ...]
@@ -58,20 +58,20 @@ class ShardPlan:
 def plan_shards(
     variants: Sequence[Variant], seconds: Mapping[str, float], count: int, at_once: int = 1
 ) -> ShardPlan:
-    """Split ``variants`` into ``count`` shards, in one pass over the variants, the longest first.
+    """Split ``variants`` into ``count`` shards, in one pass over the variants, longest first.
 
-    A variant goes to the shard where the end of all grows least beyond the bound, of these to the one where it adds
-    least work, and of these to the one that ends first. Without shared actions this is Graham's rule of the longest
-    time first, at most 4/3 of the best (R. L. Graham, "Bounds on multiprocessing timing anomalies", 1969).
+    A variant goes to the shard that increases the makespan beyond the bound least; ties go to the shard where it adds
+    the least work, then to the one that ends first. Without shared actions this is Graham's longest-processing-time
+    rule, at most 4/3 of the optimum (R. L. Graham, "Bounds on multiprocessing timing anomalies", 1969).
 
     Args:
-        variants: What to build.
-        seconds: By definition key.
-        count: How many shards.
-        at_once: Actions that a shard's machine runs side by side.
+        variants: Variants to build.
+        seconds: Durations by definition key.
+        count: Number of shards.
+        at_once: Number of actions that a shard's machine runs concurrently.
     """
     union = union_of([variant.graph for variant in variants])
-    # Whole milliseconds: sums are exact, and no order of adding makes a difference.
+    # Integer milliseconds, so that sums are exact and independent of their order.
     times = {key: round(seconds[key] * 1000) for key in union.actions}
     items = sorted((_item(variant, times) for variant in variants), key=lambda item: (-item.work, item.name))
     critical, total = max((item.critical for item in items), default=0), sum(times.values())
@@ -79,26 +79,28 @@ def plan_shards(
     bins = [_Bin(times, at_once) for _ in range(count)]
     end = bound
     for item in items:
-        ends = [one.end_with(item) for one in bins]
-        added = [one.added(item) for one in bins]
-        place = min(range(count), key=lambda at: (max(end, ends[at]), added[at], ends[at], at))
-        end = max(end, ends[place])
-        bins[place].put(item)
-    shards = tuple(one.shard(union.actions) for one in bins)
-    places = {key: tuple(at for at, one in enumerate(bins) if key in one.keys) for key in union.actions}
+        ends = [shard.end_with(item) for shard in bins]
+        added = [shard.added(item) for shard in bins]
+        best = min(range(count), key=lambda index: (max(end, ends[index]), added[index], ends[index], index))
+        end = max(end, ends[best])
+        bins[best].put(item)
+    shards = tuple(shard.shard(union.actions) for shard in bins)
+    places = {
+        key: tuple(index for index, shard in enumerate(bins) if key in shard.keys) for key in union.actions
+    }
     return ShardPlan(
         shards,
         max((shard.seconds for shard in shards), default=0.0),
         critical / 1000,
         total / 1000,
         bound / 1000,
-        {key: found for key, found in places.items() if len(found) > 1},
+        {key: indexes for key, indexes in places.items() if len(indexes) > 1},
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A variant: its actions, their milliseconds together, and those of its longest chain."""
+    """A variant: its actions, their total milliseconds, and the milliseconds of its longest chain."""
 
     name: str
     keys: tuple[str, ...]
@@ -146,12 +148,12 @@ VERSION = 1
 
 
 def document(found: ShardPlan, actions: Mapping[str, Action], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """The versioned JSON form.
+    """Return the versioned JSON form.
 
     Returns:
         ``{"version", "mmbuild", "shards", "makespan", "bound", "critical", "total", "repeated"}``. A shard: ``index``
         (from 1), ``variants``, ``actions`` (labels), ``seconds``. ``repeated``: ``label``, ``shards``, ``extra``
-        (seconds beyond doing it once).
+        (seconds in addition to running it once).
     """
     return {
         "version": VERSION,
@@ -178,18 +180,18 @@ def document(found: ShardPlan, actions: Mapping[str, Action], seconds: Mapping[s
 
 
 def text(found: ShardPlan, actions: Mapping[str, Action], seconds: Mapping[str, float]) -> str:
-    """Shards with their variants, the end they are predicted to have, and what is done more than once."""
+    """Format the shards with their variants and estimated times, and the repeated actions."""
     lines = []
     for index, shard in enumerate(found.shards, 1):
         lines.append(f"shard {index}: {estimate_text(shard.seconds)}, {len(shard.actions)} actions")
         lines += [f"  {name}" for name in shard.variants]
     lines.append(
-        f"all done after {estimate_text(found.makespan)} (estimated); no cut into {len(found.shards)} takes less than"
+        f"total time {estimate_text(found.makespan)} (estimated); no split into {len(found.shards)} takes less than"
         f" {estimate_text(found.bound)}: the longest chain of actions takes {estimate_text(found.critical)},"
-        f" all of them {estimate_text(found.total)}"
+        f" all actions {estimate_text(found.total)}"
     )
     for key, places in found.repeated.items():
         where = ", ".join(str(place + 1) for place in places)
         extra = estimate_text(seconds[key] * (len(places) - 1))
-        lines.append(f"made in each of shards {where}: {actions[key].label}, {extra} more")
+        lines.append(f"repeated in shards {where}: {actions[key].label}, {extra} extra")
     return "\n".join(lines) + "\n"

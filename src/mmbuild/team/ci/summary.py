@@ -1,7 +1,7 @@
-"""The end of an apply as Markdown, for the summary page of a GitHub job.
+"""Writes the result of an apply as Markdown, for the summary page of a GitHub job.
 
-Source: "Workflow commands for GitHub Actions", adding a job summary: a file that ``$GITHUB_STEP_SUMMARY`` names, at
-most 1 MiB for each step.
+Source: "Workflow commands for GitHub Actions", adding a job summary: the file named by ``$GITHUB_STEP_SUMMARY``, at
+most 1 MiB per step.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mmbuild.core.store.disk_errors import disk_errors
 
 @dataclass(slots=True)
 class EventStats:
-    """What the events of an apply told, by label.
+    """Aggregates the events of an apply per action.
 
     Attributes:
-        built: Seconds of actions that ran.
-        pulled: Results whose files came from the shared store.
-        warnings: Data of warnings.
+        built: Seconds by label of actions that ran.
+        pulled: Labels of results whose files came from the shared store.
+        warnings: Data of warning events.
     """
 
     built: dict[str, float] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class EventStats:
     warnings: list[Mapping[str, Any]] = field(default_factory=list)
 
     def watching(self, sink: Sink) -> Sink:
-        """``sink``, with what it hears counted."""
+        """Wrap ``sink`` to count events."""
 
         def watch(event: Event) -> None:
             if event.kind is EventKind.FINISHED:
@@ -54,7 +54,7 @@ _MOST_BYTES = 1_000_000
 
 
 def summary(plan: Plan, tally: EventStats, result: Result) -> str:
-    """A table of the engines, and what failed."""
+    """Return a table of the engines and the failures."""
     labels = {planned.action.definition_key: planned.action.label for planned in plan.actions}
     broken = {item.label for item in result.failed}
     values = {
@@ -70,10 +70,10 @@ def summary(plan: Plan, tally: EventStats, result: Result) -> str:
 
 
 def append_summary(text: str) -> bool:
-    """Add to the job's page; False where there is none, outside of GitHub.
+    """Append to the job's summary page; return False outside GitHub, where there is none.
 
     Raises:
-        MmbuildError: MM301, MM302 the file cannot be written.
+        MmbuildError: MM301 or MM302, the file cannot be written.
     """
     path = os.environ.get(VARIABLE)
     if not path:
@@ -100,16 +100,16 @@ def _row(build: Build, own: set[str], tally: EventStats, broken: set[str]) -> tu
 
 
 def _engine_facts(build: Build) -> dict[str, str]:
-    """What the engine directory says of itself; nothing where it is none (yet)."""
+    """Return facts about the engine in its directory; empty if there is none yet."""
     from mmbuild.inspect.compare_builds import inspect_builds
 
     try:
-        found = inspect_builds(build.directory)
+        info = inspect_builds(build.directory)
     except (MmbuildError, OSError, KeyError, TypeError, ValueError):
         return {}
-    gates = found["gates"]
+    gates = info["gates"]
     return {
-        "precision": " ".join(str(found[key]) for key in ("dtype", "quant_algo") if found[key]),
-        "size": size_text(sum(found["bytes"].values())),
+        "precision": " ".join(str(info[key]) for key in ("dtype", "quant_algo") if info[key]),
+        "size": size_text(sum(info["bytes"].values())),
         "gates": f"{gates[0]} of {gates[1]}" if gates else "",
     }

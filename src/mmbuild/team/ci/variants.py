@@ -1,4 +1,4 @@
-"""Recipe files and directories of them to planned variants, each with the file it comes from."""
+"""Plans the variants of recipe files and directories, each with its source file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmbuild.schema.resolved import ResolvedRecipe
 
 
 class CiError(MmbuildError):
-    """Recipes, revisions or jobs that cannot be told to a CI service."""
+    """Recipes, revisions or jobs that cannot be used in CI."""
 
 
 _SUFFIXES = (".yaml", ".yml")
@@ -23,13 +23,13 @@ _SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class VariantOptions:
-    """How recipes are planned; the same words as in :class:`mmbuild.pipeline.planning.PlanOptions`.
+    """How recipes are planned; the fields are as in :class:`mmbuild.pipeline.planning.PlanOptions`.
 
     Attributes:
         overrides: ``dotted.key=value`` for every recipe.
-        offline: Ask no hub.
-        allow_outside: Accept paths outside the project's root; None asks the environment.
-        locked: Plan what the recipes' locks say.
+        offline: Send no requests to the hub.
+        allow_outside: Accept paths outside the project's root; None reads the environment.
+        locked: Plan according to the recipes' locks.
     """
 
     overrides: tuple[str, ...] = ()
@@ -40,13 +40,13 @@ class VariantOptions:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One variant of a recipe, planned.
+    """A planned variant of a recipe.
 
     Attributes:
-        name: Names its engine directory.
-        file: The recipe file, as it was given.
+        name: Name of the variant and its engine directory.
+        file: The recipe file, as given.
         graph: Its actions.
-        recipe: What it was planned from.
+        recipe: The resolved recipe.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """What came of some recipe files.
+    """Result of planning recipe files.
 
     Attributes:
         planned: Variants in the order of their files.
         files: Every file read.
-        warnings: Findings that are no errors.
-        faults: Why a file, or a variant, could not be planned, by its path or name; only where that is no error.
+        warnings: Findings that are not errors.
+        faults: Why a file or variant could not be planned, by path or name; only from :func:`plan_valid_variants`.
     """
 
     planned: tuple[Variant, ...]
@@ -76,7 +76,7 @@ class Variants:
 
 
 def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Files as they are, and of a directory the YAML files right in it: those below are mostly what recipes extend.
+    """Return files unchanged, and directories as their YAML files. Subdirectories mostly contain base recipes.
 
     Raises:
         CiError: MM810, a directory without recipes.
@@ -89,9 +89,9 @@ def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
         found = sorted(item for item in path.iterdir() if item.suffix in _SUFFIXES and item.is_file())
         if not found:
             raise CiError(
-                f"`{path}` holds no recipe",
+                f"`{path}` contains no recipe",
                 code="MM810",
-                hint="Name recipe files, or directories with .yaml files right in them",
+                hint="name recipe files, or directories that directly contain .yaml files",
             )
         files.update(dict.fromkeys(found))
     return tuple(files)
@@ -118,28 +118,28 @@ def plan_variants(files: Sequence[Path], store: Store, options: VariantOptions) 
 
 
 def plan_valid_variants(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
-    """As :func:`plan_variants`, without those that have errors: an earlier state of recipes need not have been right.
+    """As :func:`plan_variants`, but skip recipes with errors, which an earlier state may have.
 
-    A recipe without a lock is planned without one, also with ``options.locked``.
+    A recipe without a lock is planned without one, even with ``options.locked``.
     """
     planned: list[Variant] = []
     read: list[Path] = []
     faults: dict[str, str] = {}
     for file in files:
         locked = options.locked and file.with_suffix(".lock").exists()
-        one = VariantOptions(options.overrides, options.offline, options.allow_outside, locked)
+        file_options = VariantOptions(options.overrides, options.offline, options.allow_outside, locked)
         try:
-            found = plan_variants([file], store, one)
+            variants = plan_variants([file], store, file_options)
         except MmbuildError as error:
             faults[str(file)] = error.message
             continue
-        planned += found.planned
-        read += found.files
+        planned += variants.planned
+        read += variants.files
     return Variants(tuple(planned), tuple(dict.fromkeys(read)), faults=faults)
 
 
 def _plan_locked(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
-    """Each file under its own lock, whose word is taken for versions, commits and target: planning builds nothing."""
+    """Plan each file with its own lock, without checking locked versions and target: nothing is built here."""
     from mmbuild.team.lockfile import make as locks
     from mmbuild.team.lockfile.apply import refuse_overrides
     from mmbuild.team.lockfile.compare import differences, refuse
@@ -151,13 +151,15 @@ def _plan_locked(files: Sequence[Path], store: Store, options: VariantOptions) -
     warnings: dict[Diagnostic, None] = {}
     for file in files:
         lock = read_lock(lock_path(file))
-        made = locks.make(file, store, locks.LockOptions(options.offline, options.allow_outside), known=lock)
-        apart = differences(lock, made.lock)
-        if apart:
-            raise refuse(lock_path(file), apart, hint="Run `mmbuild lock` and look at what changed in it")
-        variants += _variants(made.variants, made.graphs)
+        current = locks.make(
+            file, store, locks.LockOptions(options.offline, options.allow_outside), known=lock
+        )
+        changed = differences(lock, current.lock)
+        if changed:
+            raise refuse(lock_path(file), changed, hint="run `mmbuild lock` and check what changed in it")
+        variants += _variants(current.variants, current.graphs)
         read.update(dict.fromkeys([file.absolute()]))
-        warnings.update(dict.fromkeys(made.findings))
+        warnings.update(dict.fromkeys(current.findings))
     _refuse_same_names(variants)
     return Variants(tuple(variants), tuple(read), tuple(warnings))
 
@@ -177,5 +179,5 @@ def _refuse_same_names(variants: Sequence[Variant]) -> None:
             raise CiError(
                 f"`{variant.name}` is built by {first.file} and by {variant.file}",
                 code="MM126",
-                hint="Give one of them another name, or name the file once",
+                hint="give one of them another name, or name the file only once",
             )

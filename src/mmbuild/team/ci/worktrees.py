@@ -1,4 +1,4 @@
-"""Two states of a repository side by side: revisions of git as directories of their own."""
+"""Checks out git revisions into temporary directories, and compares the variants of two states."""
 
 from __future__ import annotations
 
@@ -24,46 +24,47 @@ from mmbuild.team.ci.variants import (
 
 _TOP = ("rev-parse", "--show-toplevel")
 _DEEPER = (
-    "Fetch more history: actions/checkout `fetch-depth: 0`, `GIT_DEPTH: 0` in GitLab, `git fetch --unshallow`"
+    "fetch more history: `fetch-depth: 0` for actions/checkout, `GIT_DEPTH: 0` in GitLab, "
+    "or `git fetch --unshallow`"
 )
 
 
 def repository(near: Path) -> Path:
-    """The top of the git repository that ``near`` lies in.
+    """Return the top directory of the git repository that contains ``near``.
 
     Raises:
-        CiError: MM812, there is none, or no git.
+        CiError: MM812, there is no repository, or git is not installed.
     """
     directory = near if near.is_dir() else near.parent
     try:
-        done = _git(directory, *_TOP)
+        process = _git(directory, *_TOP)
     except OSError as error:
         raise CiError(
             f"git cannot be run: {error.strerror}",
             code="MM812",
-            hint="Install git, or compare two directories: `mmbuild matrix-diff TREE TREE`",
+            hint="install git, or compare two directories: `mmbuild matrix-diff TREE TREE`",
         ) from error
-    if done.returncode:
+    if process.returncode:
         raise CiError(
-            f"`{directory}` is in no git repository: {_last_line(done.stderr)}",
+            f"`{directory}` is not in a git repository: {_last_line(process.stderr)}",
             code="MM812",
-            hint="Run it in a clone, or compare two directories: `mmbuild matrix-diff TREE TREE`",
+            hint="run it in a clone, or compare two directories: `mmbuild matrix-diff TREE TREE`",
         )
-    return Path(done.stdout.decode().strip())
+    return Path(process.stdout.decode().strip())
 
 
 @contextmanager
 def tree_of(revision: str, top: Path) -> Iterator[Path]:
-    """The files of a revision in a temporary directory, which counts as a project's root.
+    """Check out the files of a revision into a temporary directory, which counts as a project root.
 
-    Links that lead out of the tree are left out.
+    Links that lead outside the tree are left out.
 
     Raises:
         CiError: MM811, the clone has no such revision; MM812, git fails.
     """
     commit = _commit(revision, top)
     with tempfile.TemporaryDirectory(prefix="mmbuild-tree-") as name:
-        place = Path(name)
+        tree = Path(name)
         with subprocess.Popen(
             ["git", "-C", str(top), "archive", "--format=tar", commit],
             stdout=subprocess.PIPE,
@@ -72,61 +73,60 @@ def tree_of(revision: str, top: Path) -> Iterator[Path]:
             assert process.stdout is not None
             assert process.stderr is not None
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                archive.extractall(place, filter=_within)
-            text = process.stderr.read().decode(errors="replace")
+                archive.extractall(tree, filter=_without_links_outside)
+            text = process.stderr.read()
         if process.returncode:
             raise CiError(
-                f"git cannot give out {revision}: {_last_line(text.encode())}",
+                f"git cannot export {revision}: {_last_line(text)}",
                 code="MM812",
-                hint="`git fsck` says whether the clone is whole",
+                hint="run `git fsck` to check whether the clone is complete",
             )
-        (place / ".git").mkdir(exist_ok=True)  # what marks a project's root; paths may lead anywhere below
-        yield place
+        (tree / ".git").mkdir(exist_ok=True)  # marks the project root; paths may lead anywhere below it
+        yield tree
 
 
 def path_in_worktree(path: Path, top: Path, tree: Path) -> Path:
-    """Where in ``tree`` that is which lies at ``path`` below ``top``.
+    """Map ``path`` in the repository ``top`` to the same path in ``tree``.
 
     Raises:
-        CiError: MM812, it lies elsewhere.
+        CiError: MM812, the path is outside the repository.
     """
     try:
         return tree / path.resolve().relative_to(top.resolve())
     except ValueError:
         raise CiError(
-            f"`{path}` lies outside of the repository {top}",
+            f"`{path}` is outside the repository {top}",
             code="MM812",
-            hint="Name recipes of one repository",
+            hint="name recipes in one repository",
         ) from None
 
 
 def existing_files(paths: Sequence[Path], top: Path, tree: Path) -> tuple[Path, ...]:
-    """The recipe files that ``paths`` stand for in another state of the repository; what is not there is left out."""
-    there = [path_in_worktree(path, top, tree) for path in paths]
-    found: list[Path] = []
-    for path in there:
+    """Return the recipe files that exist for ``paths`` in another state of the repository."""
+    files: list[Path] = []
+    for path in [path_in_worktree(path, top, tree) for path in paths]:
         try:
-            found += recipe_files([path]) if path.exists() else ()
-        except CiError:  # a directory that held no recipe then
+            files += recipe_files([path]) if path.exists() else ()
+        except CiError:  # a directory without recipes in that state
             continue
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(files))
 
 
 def _commit(revision: str, top: Path) -> str:
-    done = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
-    if done.returncode == 0:
-        return done.stdout.decode().strip()
+    process = _git(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    if process.returncode == 0:
+        return process.stdout.decode().strip()
     shallow = _git(top, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true"
     raise CiError(
         f"this {'shallow ' if shallow else ''}clone has no revision `{revision}`",
         code="MM811",
-        hint=_DEEPER if shallow else "`git fetch origin` may bring it; `git branch -a` lists what is there",
+        hint=_DEEPER if shallow else "try `git fetch origin`; `git branch -a` lists existing branches",
     )
 
 
-def _within(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
+def _without_links_outside(member: tarfile.TarInfo, directory: str) -> tarfile.TarInfo | None:
     try:
-        return tarfile.data_filter(member, place)
+        return tarfile.data_filter(member, directory)
     except tarfile.FilterError:
         return None
 
@@ -148,10 +148,10 @@ class Pair:
     """A variant in two states.
 
     Attributes:
-        name: Of the variant, in both.
-        state: ``same`` where all definition keys are.
-        before: None where it is new.
-        after: None where it is gone.
+        name: Name of the variant in both.
+        state: ``same`` if all definition keys are equal.
+        before: None if it is new.
+        after: None if it is gone.
     """
 
     name: str
@@ -161,19 +161,22 @@ class Pair:
 
 
 def pairs(before: Variants, after: Variants) -> tuple[Pair, ...]:
-    """Variants by name: those that are there now, then those that are gone."""
+    """Match variants by name: those in the later state, then those that are gone."""
     then, now = before.by_name(), after.by_name()
-    found = [_pair(name, then.get(name), variant) for name, variant in now.items()]
-    return (*found, *(Pair(name, "gone", variant, None) for name, variant in then.items() if name not in now))
+    current = [_pair(name, then.get(name), variant) for name, variant in now.items()]
+    return (
+        *current,
+        *(Pair(name, "gone", variant, None) for name, variant in then.items() if name not in now),
+    )
 
 
 def changed_since(
     revision: str, paths: Sequence[Path], now: Variants, store: Store, options: VariantOptions
 ) -> frozenset[str]:
-    """Names of the variants of ``now`` that are new or changed since ``revision``.
+    """Return the names of variants in ``now`` that are new or changed since ``revision``.
 
-    The recipes of that revision are planned by this mmbuild with everything they name, as far as it is in git. One
-    that could not be planned counts as changed.
+    The recipes of that revision are planned by this mmbuild, with the files they name if those are in git. A recipe
+    that cannot be planned counts as changed.
 
     Raises:
         CiError: MM811, MM812.

@@ -1,4 +1,4 @@
-"""Lock files: what a recipe does not say and its result depends on, written down next to it for a whole team.
+"""Lock files: everything that a result depends on besides the recipe, recorded next to it for the whole team.
 
-``make`` finds it out, ``model`` is the file, ``compare`` reports differences, ``apply`` plans with a lock in force.
+``make`` collects the facts, ``model`` is the file, ``compare`` reports differences, ``apply`` plans with a lock.
 """

@@ -1,4 +1,4 @@
-"""Planning what locks say: each recipe under its own lock, refused where what is here is something else."""
+"""Plans recipes according to their locks, and refuses if the current state differs from a lock."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mmbuild.team.lockfile.compare import LockDifference, differences, refuse
 from mmbuild.team.lockfile.make import LockedPlan, LockOptions, make, this_target
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock
 
-_REFUSED = "Bring this environment to what is locked, or move the lock on: `mmbuild lock --update PART`"
+_REFUSED = "install the locked versions in this environment, or update the lock: `mmbuild lock --update PART`"
 
 
 def check(recipe: Path, store: Store, options: LockOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
-    """The lock of ``recipe``, and where the recipe and its files say something else.
+    """Return the lock of ``recipe`` and how the recipe and its files differ from it.
 
-    The lock's own word is taken for versions, commits and target: no machine of the team has to be this one.
+    Versions, commits and target are taken from the lock: it may have been created for another machine.
 
     Raises:
         LockError: MM800, MM801.
@@ -32,37 +32,37 @@ def check(recipe: Path, store: Store, options: LockOptions) -> tuple[Lockfile, t
 
 
 def prepare_locked(recipes: Sequence[Path], store: Store, options: LockOptions) -> Prepared:
-    """All ``recipes`` as their locks say; as :func:`mmbuild.pipeline.planning.prepare`, and never from its cache.
+    """Prepare ``recipes`` according to their locks, as :func:`mmbuild.pipeline.planning.prepare` but uncached.
 
     Raises:
         LockError: MM800 to MM803.
         MmbuildError: A recipe has errors.
     """
-    found = [plan_locked(recipe, store, options) for recipe in recipes]
-    findings = tuple(dict.fromkeys(item for one in found for item in one.findings))
+    plans = [plan_locked(recipe, store, options) for recipe in recipes]
+    findings = tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings))
     return Prepared(
-        tuple(graph for one in found for graph in one.graphs),
-        {variant.name: derivation_lines(variant) for one in found for variant in one.variants},
+        tuple(graph for plan in plans for graph in plan.graphs),
+        {variant.name: derivation_lines(variant) for plan in plans for variant in plan.variants},
         render_text(findings) if findings else "",
     )
 
 
 def refuse_overrides(overrides: Collection[str]) -> None:
-    """With a lock, nothing is set from outside.
+    """Refuse ``--set`` together with ``--locked``.
 
     Raises:
         UsageError: MM804.
     """
     if overrides:
         raise UsageError(
-            "--set cannot change what is locked",
+            "`--set` cannot be combined with `--locked`",
             code="MM804",
-            hint="Write it into the recipe and run `mmbuild lock`, or leave out --locked",
+            hint="write the value into the recipe and run `mmbuild lock`, or leave out `--locked`",
         )
 
 
 def plan_locked(recipe: Path, store: Store, options: LockOptions) -> LockedPlan:
-    """``recipe`` lowered as its lock says, on a machine that builds the same.
+    """Lower ``recipe`` according to its lock, on a machine that can build the locked target.
 
     Raises:
         LockError: MM800, MM801; MM802, recipe, files, versions or the hub's files differ; MM803, the lock's target
@@ -71,28 +71,28 @@ def plan_locked(recipe: Path, store: Store, options: LockOptions) -> LockedPlan:
     """
     path = lock_path(recipe)
     lock = read_lock(path)
-    found = make(recipe, store, options, known=lock)
-    apart = differences(lock, found.lock)
-    if apart:
-        raise refuse(path, apart, hint="Run `mmbuild lock` and look at what changed in it")
+    plan = make(recipe, store, options, known=lock)
+    changed = differences(lock, plan.lock)
+    if changed:
+        raise refuse(path, changed, hint="run `mmbuild lock` and check what changed in it")
     here = make(recipe, store, options, known=lock, update=("packages",))
-    apart = differences(lock, here.lock)
-    if apart:
-        raise refuse(path, apart, hint=_REFUSED)
+    changed = differences(lock, here.lock)
+    if changed:
+        raise refuse(path, changed, hint=_REFUSED)
     _require_target(path, lock.target, this_target())
-    return found
+    return plan
 
 
 def _require_target(path: Path, locked: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Engines are tried where they are built: the GPU must be the locked one, the CPU at least that able."""
-    able = locked["isa"] is None or host.runs_on(str(locked["isa"]), str(here["isa"]))
+    """Require the locked GPU, or a CPU with the locked instruction set: engines are tested after the build."""
+    has_isa = locked["isa"] is None or host.runs_on(str(locked["isa"]), str(here["isa"]))
     same_gpu = locked["device"] == "cpu" or (here["device"], here["sm"]) == (locked["device"], locked["sm"])
-    if able and same_gpu:
+    if has_isa and same_gpu:
         return
     raise LockError(
-        f"`{path}` locks the target {_target(locked)}, and this host is {_target(here)}",
+        f"`{path}` locks the target {_target(locked)}, but this host is {_target(here)}",
         code="MM803",
-        hint="Apply it on a host of that kind, or lock this one with `mmbuild lock --update target`",
+        hint="apply it on a host of that kind, or lock this one with `mmbuild lock --update target`",
     )
 
 

@@ -1,4 +1,4 @@
-"""What differs between two locks, and telling it."""
+"""Compares two locks and reports the differences."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from mmbuild.team.lockfile.model import LockError, Lockfile
 
 _SHOWN = 12
 _ABSENT = "nothing"
-# What follows from the rest: told only where nothing else differs.
+# Derived from the other parts: reported only if nothing else differs.
 _DERIVED = ("variants", "plan")
 
 
 @dataclass(frozen=True, slots=True)
 class LockDifference:
-    """One fact.
+    """A locked fact that has changed.
 
     Attributes:
         part: Field of the lock.
-        name: What it is about, below that.
-        locked: What the lock says; None where it says nothing.
-        here: What is so now.
+        name: Path of keys in that field.
+        locked: Locked value; None if missing.
+        here: Current value; None if missing.
     """
 
     part: str
@@ -36,31 +36,27 @@ class LockDifference:
 
 
 def differences(locked: Lockfile, here: Lockfile) -> tuple[LockDifference, ...]:
-    """All facts that are not the same, by part and name; hashes only where nothing else explains them."""
+    """Return all facts that differ, by part and name; hashes only if nothing else explains them."""
     then, now = asdict(locked), asdict(here)
-    found = [item for part in then for item in _differences(part, then[part], now[part])]
-    causes = [item for item in found if item.part not in _DERIVED]
-    return tuple(causes or found)
+    changed = [difference for part in then for difference in _differences(part, then[part], now[part])]
+    causes = [difference for difference in changed if difference.part not in _DERIVED]
+    return tuple(causes or changed)
 
 
-def refuse(path: Path, found: Iterable[LockDifference], *, hint: str) -> LockError:
-    """The error that tells them.
-
-    Returns:
-        LockError: MM802.
-    """
-    lines = [str(item) for item in found]
+def refuse(path: Path, changed: Iterable[LockDifference], *, hint: str) -> LockError:
+    """Return the error (MM802) that lists the differences."""
+    lines = [str(difference) for difference in changed]
     more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     text = "".join(f"\n  {line}" for line in [*lines[:_SHOWN], *more])
-    return LockError(f"what is here is not what `{path}` says:{text}", code="MM802", hint=hint)
+    return LockError(f"the current state differs from `{path}`:{text}", code="MM802", hint=hint)
 
 
 def _differences(part: str, then: Any, now: Any) -> list[LockDifference]:
-    one, other = _flat(then), _flat(now)
+    before, after = _flat(then), _flat(now)
     return [
-        LockDifference(part, " ".join(name) or part, one.get(name), other.get(name))
-        for name in sorted({**one, **other})
-        if one.get(name) != other.get(name)
+        LockDifference(part, " ".join(name) or part, before.get(name), after.get(name))
+        for name in sorted({**before, **after})
+        if before.get(name) != after.get(name)
     ]
 
 

@@ -1,7 +1,7 @@
-"""The lock file: its form, reading and writing it.
+"""The lock file: its format, reading and writing.
 
-YAML with sorted keys, one fact a line, so that two locks can be compared with ``diff`` and merged by git. No path of
-a machine is in it: files are named as seen from the lock.
+YAML with sorted keys and one fact per line, so that locks can be compared with ``diff`` and merged by git. It
+contains no absolute paths: files are named relative to the lock.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ _HEAD = """\
 
 
 class LockError(MmbuildError):
-    """A lock that is missing, damaged, or at odds with what is here."""
+    """A lock is missing or damaged, or differs from the current state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lockfile:
-    """What the plan of one recipe file follows from, besides the file.
+    """Everything besides the recipe file that determines its plan.
 
     Attributes:
-        target: ``{"device", "sm", "isa"}`` that stand for recipes that state none.
-        recipe: Digest by file, of the recipe and what it extends: of what they say, not of how it is written.
-        models: By source (``hf://owner/name``) and revision as the recipe asks for it: ``commit``, and ``files`` with
-            the hub's own digest (``sha256``, or git's blob id as ``git``) and ``size``.
+        target: ``{"device", "sm", "isa"}`` for recipes that specify none.
+        recipe: Digests by file of the recipe and its base recipes: of their content, not of their layout.
+        models: By source (``hf://owner/name``) and revision as in the recipe: ``commit``, and ``files`` with the
+            hub's digest (``sha256``, or git's blob id as ``git``) and ``size``.
         files: BLAKE3 of each local file that is read, by path.
         code: Commit by repository of model code.
         environments: By name (``torch``, ``tensorrt-llm 1.2``): ``packages`` with versions, ``tag`` of the examples,
             ``image`` and its ``digest``.
         variants: Hash of all definition keys, by variant.
-        plan: Hash of all of them.
+        plan: Hash of all definition keys of the recipe.
     """
 
     target: Mapping[str, Any]
@@ -86,15 +86,15 @@ class Lockfile:
 
 
 def lock_path(recipe: Path) -> Path:
-    """Where the lock of a recipe file lies: beside it."""
+    """Return the path of a recipe's lock, next to the recipe."""
     return recipe.with_suffix(SUFFIX)
 
 
 def write_lock(path: Path, lock: Lockfile) -> None:
-    """Write it, whole or not at all.
+    """Write the lock atomically.
 
     Raises:
-        MmbuildError: MM301, MM302 the file cannot be written.
+        MmbuildError: MM301 or MM302, the file cannot be written.
     """
     content = {"lock": FORMAT, **{key: value for key, value in asdict(lock).items() if value}}
     text = yaml.safe_dump(content, sort_keys=True, default_flow_style=False, width=1000, allow_unicode=True)
@@ -106,13 +106,13 @@ def read_lock(path: Path) -> Lockfile:
     """Read the lock at ``path``.
 
     Raises:
-        LockError: MM800 there is none, MM801 it is damaged or of another version.
+        LockError: MM800, it does not exist; MM801, it is damaged or has another version.
     """
     try:
         content = parse_yaml(read_file(path, LOCK_TEXT), LOCK_TEXT)
     except FileNotFoundError:
         raise LockError(
-            f"there is no lock `{path}`", code="MM800", hint="Make it with `mmbuild lock`, and commit it"
+            f"there is no lock `{path}`", code="MM800", hint="create it with `mmbuild lock`, and commit it"
         ) from None
     except FileRefusedError as error:
         raise _damaged(path, f"it {error.problem}") from None
@@ -121,10 +121,10 @@ def read_lock(path: Path) -> Lockfile:
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
     if not isinstance(content, dict):
-        raise _damaged(path, "it is no mapping")
+        raise _damaged(path, "it is not a mapping")
     version = content.pop("lock", None)
     if version != FORMAT:
-        raise _damaged(path, f"it has format {version!r}, this mmbuild knows {FORMAT}")
+        raise _damaged(path, f"it has format {version!r}, but this mmbuild reads {FORMAT}")
     problem = _LOCK(content, "")
     if problem:
         raise _damaged(path, problem)
@@ -132,7 +132,7 @@ def read_lock(path: Path) -> Lockfile:
 
 
 def _version(value: Any, name: str) -> str | None:
-    """A version of a package (PEP 440)."""
+    """Check that a value is a package version (PEP 440)."""
     try:
         Version(value)
     except (InvalidVersion, TypeError):
@@ -163,9 +163,9 @@ _LOCK = record(
 )
 
 
-def _damaged(path: Path, why: str) -> LockError:
+def _damaged(path: Path, problem: str) -> LockError:
     return LockError(
-        f"the lock `{path}` cannot be read: {why}",
+        f"the lock `{path}` cannot be read: {problem}",
         code="MM801",
-        hint="Where two branches changed it, take either side and run `mmbuild lock` again",
+        hint="if two branches changed it, take either side and run `mmbuild lock` again",
     )

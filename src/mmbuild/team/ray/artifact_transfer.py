@@ -1,7 +1,7 @@
-"""Artifacts between a driver and a node that does not see its store, through the shared store.
+"""Transfers artifacts through the shared store between the driver and nodes that cannot access its store.
 
-Contents and manifests travel, entries do not: what counts as the result of an action is the driver's to say, which
-also holds the key that signs it.
+Only contents and manifests are transferred, not entries: the driver decides what the result of an action is, and it
+has the signing key.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from mmbuild.team.remote_cache.retrying_client import RetryingClient
 
 @dataclass(slots=True)
 class ArtifactTransfer:
-    """One end of the way. Made by :meth:`of`, or around the shared store of a plan."""
+    """One end of a transfer. Created by :meth:`of`, or from the shared store of a plan."""
 
     shared: SharedStore
-    _there: set[str] = field(default_factory=set)
+    _pushed: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, store: Store, settings: Settings) -> ArtifactTransfer:
-        """For ``store``, by the driver's settings."""
+        """Create a transfer for ``store`` with the driver's settings."""
         calls = RetryingClient(settings.shown, settings.timeout, redact=settings.redact)
         return cls(SharedStore(store, settings, calls))
 
     def push(self, digest: str) -> None:
-        """Bring an artifact there, unless this run has done so.
+        """Upload an artifact, unless this run has already done so.
 
         Raises:
             MmbuildError: MM848.
         """
         with self._lock:
-            if digest in self._there:
+            if digest in self._pushed:
                 return
             try:
                 upload_artifact(self.shared, digest)
             except MmbuildError as error:
-                raise _not_carried(self.shared, digest, error.message) from error
-            self._there.add(digest)
+                raise _transfer_failed(self.shared, digest, error.message) from error
+            self._pushed.add(digest)
 
     def pull(self, digests: Iterable[str]) -> None:
-        """Bring artifacts here, as far as they are not.
+        """Download artifacts that are not in the local store.
 
         Raises:
-            MmbuildError: MM848, or MM302, MM313 the disk is full.
+            MmbuildError: MM848; MM302 or MM313, the disk is full.
         """
         failed = pull(self.shared, tuple(digests))
-        for digest, why in failed.items():
-            raise _not_carried(self.shared, digest, why)
+        for digest, reason in failed.items():
+            raise _transfer_failed(self.shared, digest, reason)
 
 
-def _not_carried(shared: SharedStore, digest: str, why: str) -> MmbuildError:
+def _transfer_failed(shared: SharedStore, digest: str, reason: str) -> MmbuildError:
     return MmbuildError(
-        f"artifact `{digest[:16]}` could not be carried through `{shared.settings.shown}`: {why}",
+        f"artifact `{digest[:16]}` could not be transferred through `{shared.settings.shown}`: {reason}",
         code="MM848",
-        hint="look at the shared store from the driver and from the node; apply again goes on from here",
+        hint="check access to the shared store from the driver and the node; apply again continues from here",
     )

@@ -1,4 +1,4 @@
-"""Ray, imported where it is asked for, and a connection to a cluster."""
+"""Imports Ray on demand and connects to a cluster."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.optional_packages import install_hint
 
 _OBJECT_STORE = 80 << 20
-"""Bytes for Ray's own objects, of a Ray that is started here. Artifacts never travel through it."""
+"""Size of the object store of a local Ray, bytes. Artifacts are never passed through it."""
 
 _HTTP2_HEADER, _HTTP2_SETTINGS = 9, 4
 _HTTP2_BEGIN = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, _HTTP2_SETTINGS, 0, 0, 0, 0, 0))
-"""Bytes of a frame's header, with its type the fourth; what a client says first: a fixed text and empty settings."""
+"""A frame header has 9 bytes, the fourth is its type. A client first sends a fixed text and empty settings."""
 
 _PRINTS = "print_to_stdstream"
 
 _SECONDS = 5.0
-"""How long a cluster may take to answer at all."""
+"""Timeout for a first answer of a cluster."""
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray's module, connected.
+    """Provide Ray's module, connected.
 
     Args:
-        address: ``host:port`` or ``auto`` of a cluster that this machine is a node of; None means ``$RAY_ADDRESS``,
-            and without that a Ray of this machine alone, which is stopped on leaving. Where this process is
-            connected already, that connection is used, and left as it is.
+        address: ``host:port`` or ``auto`` for a cluster of which this machine is a node; None means ``$RAY_ADDRESS``,
+            otherwise a local Ray, which is stopped on exit. If this process is already connected, that connection is
+            used and left open.
 
     Raises:
-        MmbuildError: MM840 Ray is not installed, MM841 the cluster cannot be reached or Ray cannot be started.
+        MmbuildError: MM840, Ray is not installed; MM841, the cluster cannot be reached or Ray cannot be started.
     """
     ray = _import()
     if ray.is_initialized():
@@ -45,7 +45,7 @@ def connected(address: str | None) -> Iterator[Any]:
     with _silent():
         try:
             ray.init(address=where, log_to_driver=False, logging_level="ERROR", **_own(where))
-        except Exception as error:  # whatever Ray raises; a KeyboardInterrupt is none
+        except Exception as error:  # Ray raises many types
             ray.shutdown()
             raise _unreachable(where, " ".join(str(error).split())[:300]) from error
         try:
@@ -56,9 +56,9 @@ def connected(address: str | None) -> Iterator[Any]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Ray prints what happens to nodes on standard output, which is for data; lost nodes are told as events.
+    """Keep Ray from printing node events to standard output, which is for data; lost nodes are reported as events.
 
-    There is no option for it, and a version that names the function otherwise prints.
+    Ray has no option for this. If a version names the function differently, it prints.
     """
     from ray._private import worker
 
@@ -74,20 +74,20 @@ def _silent() -> Iterator[None]:
 
 def _import() -> Any:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a coming change
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # avoids a deprecation warning
     try:
         import ray
     except ImportError as error:
         raise MmbuildError(
             f"`--executor ray` needs Ray, which cannot be imported ({error})",
             code="MM840",
-            hint=f"{install_hint('ray')} brings it, in the version of the cluster's nodes",
+            hint=f"{install_hint('ray')} installs it; use the version of the cluster's nodes",
         ) from error
     return ray
 
 
 def _own(where: str) -> dict[str, Any]:
-    """Options of a Ray that is started here."""
+    """Return the options for starting a local Ray."""
     if where != "local":
         return {}
     from mmbuild.base import gpu
@@ -98,16 +98,16 @@ def _own(where: str) -> dict[str, Any]:
         "num_cpus": machine_cores(),
         "num_gpus": gpus,
         "resources": {f"sm{gpu.first_sm()}": gpus} if gpus else {},
-        "_memory": machine_memory(),  # estimates are held against all of it, as without Ray
+        "_memory": machine_memory(),  # estimates are compared with all of it, as without Ray
         "object_store_memory": _OBJECT_STORE,
         "include_dashboard": False,
     }
 
 
 def _check(where: str) -> None:
-    """Before Ray asks, which waits a minute for a port that nobody listens on, and for ever for another program's."""
+    """Check an address first: Ray waits a minute for a closed port, and forever for another program's port."""
     if "://" in where:
-        raise _unreachable(where, "Ray's client protocol carries no streams of messages")
+        raise _unreachable(where, "Ray's client protocol does not support streams of messages")
     name, colon, port = where.rpartition(":")
     if not colon:
         return
@@ -117,11 +117,11 @@ def _check(where: str) -> None:
     except (OSError, ValueError) as error:
         raise _unreachable(where, str(error)) from error
     if not speaks:
-        raise _unreachable(where, "what answers there is no head of Ray (its dashboard is another port)")
+        raise _unreachable(where, "the server there is not a Ray head (its dashboard uses another port)")
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether the other side does, as every server of gRPC: its first frame is SETTINGS (RFC 9113, 3.4)."""
+    """Return whether the server speaks HTTP/2, as gRPC does: its first frame is SETTINGS (RFC 9113, 3.4)."""
     connection.settimeout(_SECONDS)
     connection.sendall(_HTTP2_BEGIN)
     answer = b""
@@ -130,10 +130,10 @@ def _speaks_http2(connection: socket.socket) -> bool:
     return len(answer) == _HTTP2_HEADER and answer[3] == _HTTP2_SETTINGS
 
 
-def _unreachable(where: str, why: str) -> MmbuildError:
+def _unreachable(where: str, reason: str) -> MmbuildError:
     return MmbuildError(
-        f"there is no Ray to use at `{where}`: {why}",
+        f"cannot connect to Ray at `{where}`: {reason}",
         code="MM841",
-        hint="run mmbuild on a node of the cluster, with `--address auto` or the head's HOST:PORT (6379 mostly);"
-        " without `--address` a Ray is started here for this run",
+        hint="run mmbuild on a node of the cluster, with `--address auto` or the head's HOST:PORT (usually 6379);"
+        " without `--address` a local Ray is started for this run",
     )

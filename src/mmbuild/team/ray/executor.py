@@ -1,4 +1,4 @@
-"""The executor of a cluster: which nodes take part, what they can give, and starting actions there."""
+"""Executor for a Ray cluster: selects nodes, reports their capacity, and starts actions there."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _UNLIMITED = 1 << 60
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Nodes that take part in one apply. Made by :func:`on_cluster`.
+    """The nodes used by an apply. Created by :func:`on_cluster`.
 
     Attributes:
-        ray: The module.
-        nodes: With their answers.
-        asked: Ids of all that were asked, also those that take no part.
-        question: What they answered.
-        carrier: To nodes that do not see the store; None where there are none.
-        ignore_estimates: Whether memory that an action is thought to need must be there.
-        jobs: Actions at once.
+        ray: The Ray module.
+        nodes: The usable nodes, with their answers.
+        asked: Ids of all probed nodes, including excluded ones.
+        question: The probe they answered.
+        carrier: Transfer to nodes that cannot access the store; None if there are none.
+        ignore_estimates: Whether to accept nodes with less memory than an action is estimated to need.
+        jobs: Maximum number of concurrent actions.
     """
 
     ray: Any
@@ -54,17 +54,17 @@ class Cluster:
 
     @property
     def capacity(self) -> Capacity:
-        """Of all nodes together: which action waits for which node is Ray's to say."""
+        """Total capacity of all nodes: Ray decides which action waits for which node."""
         cores = sum(node.cores for node in self.nodes)
         memory = sum(node.memory for node in self.nodes)
         return Capacity(max(1, cores), memory, (), self.jobs or max(1, cores))
 
     def able(self, action: Action) -> list[ClusterNode]:
-        """Nodes that can run ``action``."""
+        """Return the nodes that can run ``action``."""
         return capable_nodes(self.nodes, action, **self._how)
 
     def check(self, plan: Plan, actions: Sequence[Action], options: Options) -> None:
-        """Refuse what no node can run, or the store's disk has no room for.
+        """Refuse actions that no node can run, or that do not fit on the store's disk.
 
         Raises:
             MmbuildError: MM843, MM313.
@@ -76,7 +76,7 @@ class Cluster:
         check_fits(actions, here, plan.store.root, ignore_estimates=options.apply.ignore_estimates)
 
     def grant(self, action: Action) -> Resources:
-        """Cut to the largest node that can run it."""
+        """Limit the action's resources to the largest node that can run it."""
         required, nodes = action.resources, self.able(action)
         return replace(
             required,
@@ -109,19 +109,19 @@ def on_cluster(
     jobs: int | None = None,
     ignore_estimates: bool = False,
 ) -> Iterator[Cluster]:
-    """The nodes of a cluster that can take part in an apply of ``plan``; nodes that cannot are told as warnings.
+    """Provide the nodes of a cluster that can be used for ``plan``; other nodes are reported as warnings.
 
     Args:
-        plan: What is to be run.
+        plan: The plan to run.
         specs: All steps.
-        sink: For warnings.
+        sink: Receives warnings.
         address: See :func:`mmbuild.team.ray.connect.connected`.
-        jobs: Actions at once; None means as many as all nodes have CPUs.
-        ignore_estimates: Also accept nodes with less memory than an action is thought to need.
+        jobs: Maximum number of concurrent actions; None means the number of CPUs of all nodes.
+        ignore_estimates: Also accept nodes with less memory than an action is estimated to need.
 
     Raises:
-        MmbuildError: MM840 or MM841 no Ray, MM842 no node has the driver's software, MM844 no node sees the store
-            and there is no way to carry; of the shared store MM820 to MM825.
+        MmbuildError: MM840 or MM841, no Ray; MM842, no node has the driver's software; MM844, no node can access the
+            store and artifacts cannot be transferred; MM820 to MM825 from the shared store.
     """
     waiting = [planned.action for planned in plan.actions if planned.record is None]
     paths = {text for action in waiting for text in action.locators.values() if text.startswith("/")}
@@ -136,20 +136,22 @@ def on_cluster(
             tuple(sorted(paths)),
             carried_environment(),
         )
-        everyone = alive(ray)
-        nodes, silent = query_nodes(ray, everyone.values(), question)
+        cluster_nodes = alive(ray)
+        nodes, silent = query_nodes(ray, cluster_nodes.values(), question)
         data = {**silent, **_differing(nodes)}
-        fit = [node for node in nodes if node.name not in data]
-        if not fit:
+        usable = [node for node in nodes if node.name not in data]
+        if not usable:
             raise _no_node(data)
-        carrier, closed = carrier_to(fit, plan)
+        carrier, problem = carrier_to(usable, plan)
         if carrier is None:
-            data |= {node.name: f"it does not see the store, and {closed}" for node in fit if not node.sees}
-            fit = [node for node in fit if node.sees]
-        for name, why in data.items():
-            _warn(sink, f"node {name} takes no part: {why}")
-        requested = frozenset(everyone)
-        yield Cluster(ray, tuple(fit), requested, question, carrier, ignore_estimates, jobs or 0)
+            data |= {
+                node.name: f"it cannot access the store, and {problem}" for node in usable if not node.sees
+            }
+            usable = [node for node in usable if node.sees]
+        for name, reason in data.items():
+            _warn(sink, f"node {name} is not used: {reason}")
+        requested = frozenset(cluster_nodes)
+        yield Cluster(ray, tuple(usable), requested, question, carrier, ignore_estimates, jobs or 0)
 
 
 def _differing(nodes: Sequence[ClusterNode]) -> dict[str, str]:
@@ -161,46 +163,47 @@ def _differing(nodes: Sequence[ClusterNode]) -> dict[str, str]:
 
 
 def carrier_to(nodes: Sequence[ClusterNode], plan: Plan) -> tuple[ArtifactTransfer | None, str]:
-    """What carries artifacts to those of ``nodes`` that do not see the store; None where all do, or there is no way.
+    """Return the transfer for ``nodes`` that cannot access the store.
 
     Returns:
-        It, and why there is none.
+        The transfer, or None if all nodes can access the store or there is no usable shared store; and in the latter
+        case the reason.
 
     Raises:
-        MmbuildError: MM844 no node sees the store, and there is no way.
+        MmbuildError: MM844, no node can access the store, and there is no usable shared store.
     """
     if all(node.sees for node in nodes):
         return None, ""
     shared = plan.remote
     if not isinstance(shared, SharedStore):
-        why = "no shared store is configured"
+        reason = "no shared store is configured"
     elif not (shared.settings.push and shared.settings.pull):
-        why = "the shared store is not both pulled from and pushed to"
+        reason = "the shared store is not configured for both pull and push"
     else:
         try:
             check_writable(shared)
             return ArtifactTransfer(shared), ""
         except MmbuildError as error:
-            why = error.message
+            reason = error.message
     if any(node.sees for node in nodes):
-        return None, why
+        return None, reason
     raise MmbuildError(
-        f"no node of the cluster sees the store `{plan.store.root}`, and artifacts cannot be carried: {why}",
+        f"no cluster node can access the store `{plan.store.root}`, and artifacts cannot be transferred: {reason}",
         code="MM844",
-        hint="either put the store on a disk that all nodes mount (`--store`; MMBUILD_NODE_STORE on a node where it"
-        " lies elsewhere), or configure `store.remote` with `push: always`",
+        hint="either put the store on a disk that all nodes mount (`--store`; set MMBUILD_NODE_STORE on a node that"
+        " mounts it at another path), or configure `store.remote` with `push: always`",
     )
 
 
 def _no_node(reported: Mapping[str, str]) -> MmbuildError:
-    shown = "; ".join(f"{name}: {why}" for name, why in list(reported.items())[:8])
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in list(reported.items())[:8])
     return MmbuildError(
-        f"no node of the cluster can take part: {shown}",
+        f"no node of the cluster can be used: {reasons}",
         code="MM842",
-        hint="install the driver's versions of mmbuild and its packages on every node, for instance by one image",
+        hint="install the driver's versions of mmbuild and its packages on every node, for instance with one image",
     )
 
 
 def _warn(sink: Sink, message: str) -> None:
-    data = {"message": message, "code": "MM849", "hint": "the others do its work"}
+    data = {"message": message, "code": "MM849", "hint": "the other nodes do its work"}
     sink(Event(EventKind.WARNING, data=data))

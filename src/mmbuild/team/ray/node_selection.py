@@ -1,4 +1,4 @@
-"""Which nodes of a cluster can run which actions."""
+"""Selects the nodes of a cluster that can run an action."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from mmbuild.team.ray.protocol import NodeInfo, NodeProbe
 from mmbuild.team.ray.remote_worker import inspect_node
 
 _ANSWER_SECONDS = 90.0
-"""For a node to start a process and answer; one that does not is left out."""
+"""Timeout for a node to start a process and answer; a node that does not is excluded."""
 
 _PART = 0.001
-"""How much of a resource like ``sm90`` an action takes: it says where, not how many at once."""
+"""Amount of a resource like ``sm90`` that an action takes: it selects nodes and does not limit concurrency."""
 
 _SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """One that is alive.
+    """A node that is alive.
 
     Attributes:
-        id: Ray's.
-        name: For people: host and address.
-        resources: Ray's, in whole: ``CPU``, ``GPU``, ``memory`` (bytes), and what it was started with.
-        answer: What it said; None while it has not been asked.
+        id: Ray's node id.
+        name: Name for display: host and address.
+        resources: Ray's total resources: ``CPU``, ``GPU``, ``memory`` (bytes), and those given at start.
+        answer: Its answer to the probe; None if it has not been probed.
     """
 
     id: str
@@ -47,7 +47,7 @@ class ClusterNode:
 
     @property
     def sees(self) -> bool:
-        """Whether it sees the driver's store."""
+        """Whether it can access the driver's store."""
         return self.answer is not None and self.answer.root is not None
 
     @property
@@ -56,7 +56,7 @@ class ClusterNode:
 
 
 def alive(ray: Any) -> dict[str, ClusterNode]:
-    """The nodes of the cluster by id, not asked yet."""
+    """Return the live nodes of the cluster by id, not yet probed."""
     return {
         row["NodeID"]: ClusterNode(
             row["NodeID"],
@@ -71,13 +71,13 @@ def alive(ray: Any) -> dict[str, ClusterNode]:
 def query_nodes(
     ray: Any, nodes: Iterable[ClusterNode], question: NodeProbe
 ) -> tuple[list[ClusterNode], dict[str, str]]:
-    """Nodes with their answers, and by name why others gave none."""
+    """Probe nodes; return those that answered, and why others did not, by name."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote = ray.remote(num_cpus=0, max_retries=0)(inspect_node)
     request = {
         remote.options(
-            name="mmbuild: what a node is",
+            name="mmbuild: probe node",
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         ).remote(question): node
         for node in nodes
@@ -98,7 +98,7 @@ def query_nodes(
 
 
 def resources(action: Action) -> dict[str, Any]:
-    """What Ray is asked for: cores, GPUs, bytes of memory, and the SM as a resource like ``sm90``."""
+    """Return the resource request for Ray: cores, GPUs, bytes of memory, and the SM as a resource like ``sm90``."""
     sm, granted = action.target.get("sm"), action.resources
     return {
         "num_cpus": granted.cores,
@@ -111,7 +111,7 @@ def resources(action: Action) -> dict[str, Any]:
 def shortfall(
     node: ClusterNode, action: Action, *, ignore_estimates: bool = False, carries: bool = False
 ) -> str:
-    """Why ``node`` cannot run ``action``; empty where it can. ``carries``: there is a shared store to carry by."""
+    """Return why ``node`` cannot run ``action``; empty if it can. ``carries``: artifacts can be transferred."""
     required, answer = action.resources, node.answer
     sm, isa = action.target.get("sm"), action.target.get("isa")
     if node.cores < 1:
@@ -127,24 +127,24 @@ def shortfall(
     if isa is not None and not host.runs_on(isa, answer.isa):
         return f"its CPU has {answer.isa}, not {isa}"
     if answer.root is None and not carries:
-        return "it does not see the store"
+        return "it cannot access the store"
     missing = sorted(answer.missing.intersection(action.locators.values()))
-    return f"`{missing[0]}` is not there" if missing else ""
+    return f"`{missing[0]}` does not exist" if missing else ""
 
 
 def capable_nodes(nodes: Iterable[ClusterNode], action: Action, **how: bool) -> list[ClusterNode]:
-    """Those of ``nodes`` that can run ``action``; ``how`` as for :func:`shortfall`."""
+    """Return the nodes that can run ``action``; ``how`` as for :func:`shortfall`."""
     return [node for node in nodes if not shortfall(node, action, **how)]
 
 
 def refuse(nodes: Sequence[ClusterNode], action: Action, **how: bool) -> MmbuildError:
-    """MM843: why none of ``nodes`` can run ``action``."""
+    """Return the error (MM843) that says why none of ``nodes`` can run ``action``."""
     lines = [f"{node.name}: {shortfall(node, action, **how)}" for node in nodes[:_SHOWN]]
     lines += [f"and {len(nodes) - _SHOWN} more"] if len(nodes) > _SHOWN else []
     sm = action.target.get("sm")
-    hint = "start a node that has it, and keep it up: nodes that would come later are not waited for"
+    hint = "start a suitable node before mmbuild, which does not wait for nodes that join later"
     if action.resources.gpus and sm is not None:
-        hint += f"; a GPU node says its SM with `ray start --resources='{{\"sm{sm}\": 1}}'`"
+        hint += f"; declare a GPU node's SM with `ray start --resources='{{\"sm{sm}\": 1}}'`"
     return MmbuildError(
         f"no node of the cluster can run `{action.label}`: {'; '.join(lines) or 'there is none'}",
         code="MM843",

@@ -1,7 +1,7 @@
-"""What the driver tells a node, and what the node answers: plain data, pickled by Ray.
+"""Messages between the driver and nodes: plain data, pickled by Ray.
 
-Secrets are among it (a token of the hub, options of the shared store). They travel as arguments of tasks, which Ray
-neither shows nor logs, never in names of tasks or in runtime environments; fields that hold them are left out of
+They contain secrets (a hub token, options of the shared store). Secrets are passed as task arguments, which Ray
+neither shows nor logs, never in task names or runtime environments; the fields that hold them are left out of
 ``repr``.
 """
 
@@ -20,7 +20,7 @@ from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.core.steps.registry import StepSpec
 
 NODE_STORE = "MMBUILD_NODE_STORE"
-"""On a node: where the store is there, be it the driver's under another path or one of the node's own."""
+"""On a node: path of the store, either the driver's under another path or the node's own."""
 
 _CARRIED = frozenset(
     {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "PYTHONHASHSEED"}
@@ -30,13 +30,13 @@ _PLACES = frozenset({"MMBUILD_STORE", "MMBUILD_CONFIG", NODE_STORE})
 
 @dataclass(frozen=True, slots=True)
 class NodeProbe:
-    """What a node has to fit to.
+    """Requirements that a node is checked against.
 
     Attributes:
-        store: Root of the driver's store, where the driver sees it.
+        store: Root of the driver's store on the driver.
         token: Name of a file under that root, and its content.
-        versions: Software by name (:func:`versions_of`).
-        paths: Files of users that actions name.
+        versions: Software versions by name (:func:`versions_of`).
+        paths: User files that actions name.
         environment: Variables of the driver that actions see.
     """
 
@@ -49,13 +49,13 @@ class NodeProbe:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What a node is.
+    """Answer of a node to a probe.
 
     Attributes:
         host: Name of the machine.
-        root: Root of the driver's store as the node sees it; None where it does not.
-        differences: Software that is not the driver's, a sentence part for each.
-        missing: Paths of the question that are not there.
+        root: Root of the driver's store on the node; None if it cannot access the store.
+        differences: Descriptions of software versions that differ from the driver's.
+        missing: Paths from the probe that do not exist.
         isa: Best instruction set of its CPU.
     """
 
@@ -68,14 +68,14 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """One action for a node.
+    """An action for a node.
 
     Attributes:
-        question: Asked again on the spot: the node may have joined after all were asked.
-        job: With paths of the driver.
-        directory: Where to work, relative to the store's root, on a node that sees it.
+        question: Checked again on the node, which may have joined after the others were probed.
+        job: The job, with paths on the driver.
+        directory: Working directory relative to the store's root, on a node that can access it.
         preload: Modules that the step needs.
-        shared: The shared store, for a node that does not see the driver's; None where there is none.
+        shared: The shared store, for a node that cannot access the driver's store; None if there is none.
     """
 
     question: NodeProbe
@@ -86,7 +86,7 @@ class TaskSpec:
 
 
 def carried_environment(source: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Variables of the driver that actions on nodes see too: no paths, since those are of this machine."""
+    """Return the driver's variables that actions on nodes see too; no paths, which are valid only on this machine."""
     listed = listed_environment(source)
     return {
         name: value
@@ -96,9 +96,9 @@ def carried_environment(source: Mapping[str, str] | None = None) -> dict[str, st
 
 
 def versions_of(specs: Iterable[StepSpec], packages: Iterable[str] = ()) -> dict[str, str]:
-    """What has to be equal on the driver and a node for the same result.
+    """Return the versions that must be equal on the driver and a node for identical results.
 
-    ``packages`` are looked at beside those that :func:`mmbuild.base.host.installed_versions` always looks at.
+    ``packages`` are included in addition to the defaults of :func:`mmbuild.base.host.installed_versions`.
     """
     return {
         "mmbuild": __version__,
@@ -110,7 +110,7 @@ def versions_of(specs: Iterable[StepSpec], packages: Iterable[str] = ()) -> dict
 
 
 def differences(required: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
-    """What differs, as ``mmbuild 0.3 (the driver has 0.4)``."""
+    """Return the differences, as ``mmbuild 0.3 (the driver has 0.4)``."""
     return tuple(
         f"{name} {here.get(name, 'is missing')} (the driver has {version})"
         for name, version in required.items()
@@ -119,7 +119,7 @@ def differences(required: Mapping[str, str], here: Mapping[str, str]) -> tuple[s
 
 
 def seen_root(question: NodeProbe) -> str | None:
-    """The driver's store as this machine sees it: the directory that holds the file with the token."""
+    """Return the driver's store on this machine: the directory with the token file; None if it is not accessible."""
     name, content = question.token
     root = os.environ.get(NODE_STORE) or question.store
     try:

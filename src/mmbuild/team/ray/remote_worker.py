@@ -1,7 +1,7 @@
-"""What runs on a node, in a process of Ray: answering what the driver asks, and running one action.
+"""Code that runs on a node in a Ray process: answers probes and runs actions.
 
-The action itself runs where it does on one machine, in a process forked by a fork server of its own. The fork server
-ends it with everything it started when this process goes, however that happens.
+As on a single machine, the action runs in a process forked by a fork server. When this process ends for any reason,
+the fork server kills the action and everything it started.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from mmbuild.team.ray.protocol import (
 Messages = Iterator[dict[str, Any]]
 
 _POLL_SECONDS = 0.2
-"""How often a cancellation is noticed, and a log looked at."""
+"""Interval for checking for cancellation and new log output."""
 
 _CHUNK = 1 << 20
 _own: dict[str, str | None] = {}
-"""What this process had of the variables that it has from the driver now. Ray keeps processes for later tasks."""
+"""Original values of variables now set by the driver. Ray reuses processes for later tasks."""
 
 _LEFT = 16 << 20
-"""Bytes of a file that a failed action left and that is brought to the driver."""
+"""Maximum size of a failed action's output file that is sent to the driver, bytes."""
 
 
 def inspect_node(question: NodeProbe) -> NodeInfo:
-    """What this node is, by the driver's question."""
+    """Answer the driver's probe of this node."""
     _apply_environment(question.environment)
     return NodeInfo(
         host=os.uname().nodename,
@@ -58,11 +58,11 @@ def inspect_node(question: NodeProbe) -> NodeInfo:
 
 
 def work(order: TaskSpec) -> Messages:
-    """Run an action; yields the messages of :class:`mmbuild.core.execution.executor.Running`, and besides
+    """Run an action; yield the messages of :class:`mmbuild.core.execution.executor.Running`.
 
-    ``unfit`` (why, node) the node cannot do it, nothing has been done; ``placed`` (node, host, gpus) it begins;
-    ``log`` (data) and ``left`` (name, data), bytes of what lies in the node's own store; ``carried``, with ``done``:
-    the result is in the shared store.
+    Further messages: ``unfit`` (why, node), the node cannot run it and did nothing; ``placed`` (node, host, gpus), it
+    starts; ``log`` (data) and ``left`` (name, data), file contents from the node's own store. ``done`` also has
+    ``carried`` if the result is in the shared store.
     """
     import ray
 
@@ -88,7 +88,7 @@ def work(order: TaskSpec) -> Messages:
         )
         for message in ran:
             if message["event"] in ("done", "exit"):
-                last = message  # told when the store is let go: the driver's next step may be a gc
+                last = message  # sent after the store is unlocked: the driver may run gc next
             else:
                 yield message
     except MmbuildError as error:
@@ -97,7 +97,7 @@ def work(order: TaskSpec) -> Messages:
 
 
 def _apply_environment(environment: Mapping[str, str]) -> None:
-    """Give this process the driver's variables, in the place of those of an earlier apply of the same driver."""
+    """Apply the driver's environment, undoing variables left by an earlier apply."""
     for name, value in _own.items():
         if value is None:
             os.environ.pop(name, None)
@@ -111,7 +111,7 @@ def _apply_environment(environment: Mapping[str, str]) -> None:
 def _versions(packages: Iterable[str]) -> dict[str, str]:
     try:
         return versions_of(steps().values(), packages)
-    except ImportError:  # MMBUILD_STEPS names a module that is not here
+    except ImportError:  # MMBUILD_STEPS names a module that is not installed here
         return versions_of((), packages)
 
 
@@ -119,13 +119,13 @@ def _unfit(order: TaskSpec, answer: NodeInfo) -> str:
     if answer.differences:
         return ", ".join(answer.differences)
     if answer.root is None and order.shared is None:
-        return "it does not see the driver's store"
+        return "it cannot access the driver's store"
     missing = sorted(answer.missing.intersection(order.job.locators.values()))
-    return f"`{missing[0]}` is not there" if missing else ""
+    return f"`{missing[0]}` does not exist" if missing else ""
 
 
 def _in_driver_store(order: TaskSpec, job: WorkerJob, store: Store) -> Messages:
-    """Everything lies where the driver sees it too."""
+    """Run the job in the driver's store."""
     place = store.root / order.directory
     place.parent.mkdir(exist_ok=True)
     with shared_lock(store) as hold, _forking(place.parent, order, hold.descriptor) as workers:
@@ -135,20 +135,20 @@ def _in_driver_store(order: TaskSpec, job: WorkerJob, store: Store) -> Messages:
 
 
 def _run_in_own_store(order: TaskSpec, job: WorkerJob) -> Messages:
-    """Inputs come from the shared store, and the result goes there."""
+    """Run the job in the node's own store: pull its inputs from the shared store, and push its result."""
     from mmbuild.team.ray.artifact_transfer import ArtifactTransfer
 
     assert order.shared is not None
     store = open_store(os.environ.get(NODE_STORE))
     carrier = ArtifactTransfer.of(store, order.shared)
     if job.inputs:
-        yield _progress("bringing inputs to the node")
+        yield _progress("pulling inputs to the node")
     with shared_lock(store) as hold:
         carrier.pull(tuple(job.inputs.values()))
         with staging(store) as place, _forking(place, order, hold.descriptor) as workers:
             for message in _messages(workers, _at(job, store), follow=True):
                 if message["event"] == "done":
-                    yield _progress("bringing the result from the node")
+                    yield _progress("pushing the result from the node")
                     carrier.push(message["digest"])
                     yield {**message, "carried": True}
                     continue
@@ -162,7 +162,7 @@ def _forking(place: Path, order: TaskSpec, hold: int) -> Any:
 
 
 def _modules() -> list[str]:
-    """Where the action looks for modules: not among those that Ray brings for itself."""
+    """Return the module search path of the action, without Ray's bundled modules."""
     import ray
 
     inside = os.path.dirname(ray.__file__) + os.sep
@@ -170,22 +170,22 @@ def _modules() -> list[str]:
 
 
 def _at(job: WorkerJob, store: Store) -> WorkerJob:
-    """``job`` with paths of this node."""
+    """Return ``job`` with paths on this node."""
     return replace(job, store=str(store.root), log=str(store.log(job.key)))
 
 
 def _messages(workers: WorkerPool, job: WorkerJob, *, follow: bool) -> Messages:
-    """What the worker says until it has ended with all that it started; with the log where nobody else sees it."""
+    """Yield the worker's messages until it and its children have exited; with ``follow``, also its log."""
     log = _Tail(Path(job.log)) if follow else None
     if log is not None:
         Path(job.log).unlink(missing_ok=True)
     workers.start(job)
     done: dict[str, Any] | None = None
     while True:
-        heard = workers.messages(_POLL_SECONDS)
+        received = workers.messages(_POLL_SECONDS)
         if log is not None:
             yield from log.fresh()
-        for message in heard:
+        for message in received:
             if message["event"] == "done":
                 done = message
             elif message["event"] == "exit":
@@ -196,7 +196,7 @@ def _messages(workers: WorkerPool, job: WorkerJob, *, follow: bool) -> Messages:
 
 
 class _Tail:
-    """The growing log of an action, piece by piece."""
+    """Reads an action's growing log incrementally."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
@@ -210,7 +210,7 @@ class _Tail:
 
 
 def _collect_outputs(directory: Path) -> Messages:
-    """What a failed action leaves for the driver: why, and the files it wrote until then."""
+    """Yield a failed action's failure file and partial output, for the driver."""
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory)
         required = name.parts[0] == "failure.json" or name.parts[:2] == ("work", "out")

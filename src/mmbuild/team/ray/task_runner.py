@@ -1,6 +1,6 @@
-"""Actions from the driver's side: each is submitted, followed and carried by a thread of its own.
+"""Driver-side task runner: one thread submits, monitors and retries each action.
 
-An action is tried again only where the node that ran it was lost, never where it failed.
+An action is retried only if the node that ran it was lost, never if it failed.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
     from mmbuild.team.ray.executor import Cluster
 
 _LOSSES = 3
-"""Nodes that one action may lose before it counts as failed."""
+"""Number of lost nodes after which an action counts as failed."""
 
 _WAITING_SECONDS = 5.0
-"""How long an action may be without a node before that is told, and looked into."""
+"""Time without a node after which an action is reported as waiting, and the cluster is checked."""
 
 _DEATH_SECONDS = 40.0
-"""How long Ray may take to notice that a node is gone; its own default is five missed checks, 3 s apart."""
+"""Time for Ray to notice a lost node; its default is five missed checks, 3 s apart."""
 
 _POLITE_SECONDS = 10.0
-"""For a cancelled action to end on its node before Ray's process there is killed."""
+"""Time for a cancelled action to end on its node before Ray's process there is killed."""
 
 
 class _LostError(Exception):
-    """The node that ran an action is gone."""
+    """The node that ran an action was lost."""
 
 
 class _UnfitError(Exception):
-    """A node turned an action down before it began."""
+    """A node rejected an action before it started."""
 
     def __init__(self, node: str, why: str) -> None:
         super().__init__(why)
@@ -53,7 +53,7 @@ class _UnfitError(Exception):
 
 @dataclass(slots=True)
 class TaskRunner:
-    """The actions that run now; see :class:`mmbuild.core.execution.executor.Running`."""
+    """The running actions; see :class:`mmbuild.core.execution.executor.Running`."""
 
     ray: Any
     cluster: Cluster
@@ -65,7 +65,7 @@ class TaskRunner:
     _ending: threading.Event = field(default_factory=threading.Event)
 
     def start(self, job: WorkerJob, action: Action) -> Path:
-        """Submit ``job``; returns the directory of its first attempt."""
+        """Submit ``job``; return the directory of its first attempt."""
         directory = self.place / job.name
         thread = threading.Thread(target=self._follow, args=(job, action, directory), daemon=True)
         self._threads[job.name] = thread
@@ -73,7 +73,7 @@ class TaskRunner:
         return directory
 
     def messages(self, timeout: float | None) -> list[dict[str, Any]]:
-        """What the jobs said; waits up to ``timeout`` seconds for something."""
+        """Return messages from jobs, after waiting up to ``timeout`` seconds for one."""
         try:
             found = [self._emitted.get(timeout=timeout)]
         except queue.Empty:
@@ -84,11 +84,11 @@ class TaskRunner:
         return found
 
     def end(self) -> None:
-        """Cancel what still runs, and wait until it has ended on its node."""
+        """Cancel running actions and wait until they have ended on their nodes."""
         self._ending.set()
         for force in (False, True):
             for stream in list(self._streams.values()):
-                with suppress(self.ray.exceptions.RayError, ValueError):  # it has just ended
+                with suppress(self.ray.exceptions.RayError, ValueError):  # it may have just ended
                     self.ray.cancel(stream, force=force)
             deadline = time.monotonic() + _POLITE_SECONDS
             for thread in self._threads.values():
@@ -97,22 +97,22 @@ class TaskRunner:
                 return
 
     def _follow(self, job: WorkerJob, action: Action, directory: Path) -> None:
-        """All attempts of one action; the last message ends it."""
-        turned_down: set[str] = set()
+        """Run all attempts of an action; its last message is ``done`` or ``exit``."""
+        rejected_by: set[str] = set()
         losses = 0
         left = directory
         try:
             while True:
                 try:
-                    return self._attempt(job, action, left, turned_down)
+                    return self._attempt(job, action, left, rejected_by)
                 except _UnfitError as unfit:
-                    turned_down.add(unfit.node)
-                    self._warn(job, f"a node turned `{job.label}` down: {unfit}", "MM849")
+                    rejected_by.add(unfit.node)
+                    self._warn(job, f"a node rejected `{job.label}`: {unfit}", "MM849")
                 except _LostError as lost:
                     losses += 1
                     if losses == _LOSSES:
                         raise _given_up(job, f"it was lost with its node {losses} times") from lost
-                    self._warn(job, f"`{job.label}` was lost with {lost}; it runs elsewhere", "MM845")
+                    self._warn(job, f"`{job.label}` was lost with {lost}; it runs on another node", "MM845")
                     left = directory.with_name(f"{directory.name}-{losses + 1}")
         except MmbuildError as error:
             self._fail(job, error.message, error.code, error.hint)
@@ -120,28 +120,28 @@ class TaskRunner:
             if not self._ending.is_set():
                 self._fail(job, f"{type(error).__name__}: {' '.join(str(error).split())[-500:]}", None, None)
 
-    def _attempt(self, job: WorkerJob, action: Action, left: Path, turned_down: set[str]) -> None:
-        """One submission. Returns when the action has ended, however it did.
+    def _attempt(self, job: WorkerJob, action: Action, left: Path, rejected_by: set[str]) -> None:
+        """Submit the action once; return when it has finished or failed.
 
         Raises:
-            _LostError, _UnfitError: It did not, and can be tried again.
-            MmbuildError: MM846 there is no node for it, MM847, MM848.
+            _LostError, _UnfitError: It did not finish and can be tried again.
+            MmbuildError: MM846, there is no node for it; MM847; MM848.
         """
-        nodes = self._supplied(job, self._nodes(job, action, turned_down))
+        nodes = self._supplied(job, self._nodes(job, action, rejected_by))
         Path(job.log).write_bytes(b"")
         stream = self._streams[job.name] = self._submit(job, action, left, nodes)
         if self._ending.is_set():  # too late to be cancelled by end()
             self.ray.cancel(stream)
         try:
-            self._consume_messages(job, action, left, stream, turned_down)
+            self._consume_messages(job, action, left, stream, rejected_by)
         finally:
             del self._streams[job.name]
 
     def _supplied(self, job: WorkerJob, nodes: list[ClusterNode]) -> list[ClusterNode]:
-        """Those of ``nodes`` that have the inputs, or can take them from the shared store.
+        """Return the nodes that can read the inputs from the driver's store or the shared store.
 
         Raises:
-            MmbuildError: MM848 that is none of them.
+            MmbuildError: MM848, no node can.
         """
         seeing = [node for node in nodes if node.sees]
         if self.cluster.carrier is None or len(seeing) == len(nodes):
@@ -157,15 +157,15 @@ class TaskRunner:
         return nodes
 
     def _consume_messages(
-        self, job: WorkerJob, action: Action, left: Path, stream: Any, turned_down: set[str]
+        self, job: WorkerJob, action: Action, left: Path, stream: Any, rejected_by: set[str]
     ) -> None:
-        """What the node says, until the action has ended there."""
+        """Handle the node's messages until the action has ended."""
         where, reported = "", False
         while True:
             ready, _ = self.ray.wait([stream], timeout=_WAITING_SECONDS)
             if not ready:
                 if not where:
-                    self._nodes(job, action, turned_down)
+                    self._nodes(job, action, rejected_by)
                     if not reported:
                         self._emit(job, event="waiting", why="no node of the cluster is free")
                     reported = True
@@ -179,7 +179,7 @@ class TaskRunner:
                 return
 
     def _handle_message(self, job: WorkerJob, left: Path, message: dict[str, Any]) -> bool:
-        """One message; whether it was the last."""
+        """Handle a message; return whether it was the last."""
         event = message["event"]
         if event == "placed":
             gpus = f", GPU {','.join(message['gpus'])}" if message["gpus"] else ""
@@ -221,29 +221,29 @@ class TaskRunner:
         ).remote(order)
 
     def _where(self, nodes: list[ClusterNode]) -> Any:
-        """Ray's choice among ``nodes``; of those that see the store first, since there nothing is carried."""
+        """Return the scheduling strategy for ``nodes``; nodes with access to the store are preferred."""
         from ray.util.scheduling_strategies import In, NodeLabelSchedulingStrategy
 
         chosen, seeing = [node.id for node in nodes], [node.id for node in nodes if node.sees]
         if len(seeing) == len(chosen) and self.cluster.asked.intersection(alive(self.ray)) <= set(chosen):
-            return "DEFAULT"  # also a node that has joined since
+            return "DEFAULT"  # includes nodes that have joined since
         soft = {"ray.io/node-id": In(*seeing)} if seeing else {}
         return NodeLabelSchedulingStrategy(hard={"ray.io/node-id": In(*chosen)}, soft=soft)
 
-    def _nodes(self, job: WorkerJob, action: Action, turned_down: set[str]) -> list[ClusterNode]:
-        """Nodes that are up and can run ``action``.
+    def _nodes(self, job: WorkerJob, action: Action, rejected_by: set[str]) -> list[ClusterNode]:
+        """Return the live nodes that can run ``action``.
 
         Raises:
-            MmbuildError: MM846, there is none any more.
+            MmbuildError: MM846, there are none left.
         """
         up = alive(self.ray)
-        found = [node for node in self.cluster.able(action) if node.id in up and node.id not in turned_down]
-        if not found:
-            raise _given_up(job, "no node that could run it is left")
-        return found
+        nodes = [node for node in self.cluster.able(action) if node.id in up and node.id not in rejected_by]
+        if not nodes:
+            raise _given_up(job, "no remaining node can run it")
+        return nodes
 
     def _next(self, job: WorkerJob, stream: Any, where: str) -> dict[str, Any]:
-        """The next message of a stream that has one, or why there is none."""
+        """Return the next message of a ready stream, or raise the reason why there is none."""
         errors = self.ray.exceptions
         try:
             message: dict[str, Any] = self.ray.get(next(stream))
@@ -254,11 +254,11 @@ class TaskRunner:
             raise _process_ended(job, "Ray ended it because the node's memory ran out") from error
         except errors.RayError as error:
             if not where or self._is_gone(where):
-                raise _LostError(f"node {where[:8]}" if where else "a node, before it began") from error
+                raise _LostError(f"node {where[:8]}" if where else "a node, before it started") from error
             raise _process_ended(job, " ".join(str(error).split())[:300]) from error
 
     def _is_gone(self, where: str) -> bool:
-        """Whether a node is lost; Ray takes a while to know."""
+        """Return whether a node is lost, after giving Ray time to notice."""
         deadline = time.monotonic() + _DEATH_SECONDS
         while where in alive(self.ray):
             if time.monotonic() > deadline or self._ending.wait(0.2):
@@ -278,24 +278,24 @@ class TaskRunner:
 
 @contextmanager
 def attempts(running: TaskRunner) -> Iterator[None]:
-    """Whatever still runs on leaving is ended, with everything it started."""
+    """On exit, end running actions and everything they started."""
     try:
         yield
     finally:
         running.end()
 
 
-def _given_up(job: WorkerJob, why: str) -> MmbuildError:
+def _given_up(job: WorkerJob, reason: str) -> MmbuildError:
     return MmbuildError(
-        f"`{job.label}` was given up: {why}",
+        f"`{job.label}` was given up: {reason}",
         code="MM846",
-        hint="look at why nodes go away (`ray status`, their memory); apply again goes on from here",
+        hint="find out why nodes disappear (`ray status`, their memory); apply again continues from here",
     )
 
 
-def _process_ended(job: WorkerJob, why: str) -> MmbuildError:
+def _process_ended(job: WorkerJob, reason: str) -> MmbuildError:
     return MmbuildError(
-        f"Ray's process that ran `{job.label}` ended: {why}",
+        f"Ray's process that ran `{job.label}` ended: {reason}",
         code="MM847",
-        hint="if memory ran out, use fewer `--jobs` or larger nodes; the logs of Ray on that node tell more",
+        hint="if memory ran out, use fewer `--jobs` or larger nodes; see Ray's logs on that node",
     )

@@ -1,7 +1,7 @@
-"""Shrinking a shared store: the longest unused artifacts go, with the entries that name them.
+"""Garbage collection of a shared store: removes the least recently used artifacts and the entries that name them.
 
-Nothing breaks when a build uses the place meanwhile: entries go before manifests and manifests before contents, so
-that a reader finds a result whole or not at all, or finds out and builds. Ages are by the place's own clock.
+Builds may use the store at the same time: entries are removed before manifests and manifests before contents, so a
+reader finds a complete result or none, or notices what is missing and builds. Ages use the server's clock.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mmbuild.team.remote_cache.retrying_client import MalformedError
 
 _LOCK = "collect.lock"
 _LOCK_SECONDS = 6 * 3600.0
-"""A lock that is older was left by a process that was killed."""
+"""An older lock was left by a killed process."""
 
 _YOUNG_SECONDS = 86400.0
-"""Contents that nothing names stay so long: somebody may be about to publish what they belong to."""
+"""Unreferenced contents are kept this long: a client may be about to publish the artifact they belong to."""
 
 _AT_ONCE = 16
 T = TypeVar("T")
@@ -35,15 +35,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class GcCandidate:
-    """An artifact of the place.
+    """An artifact in the shared store.
 
     Attributes:
         digest: Its digest.
         keys: Action keys whose entries name it.
-        label: What it was called when it was built.
-        size: Bytes of its files; those that it shares with other artifacts count too.
-        used: Seconds since the epoch when it was published or last pulled by somebody who may write.
-        contents: Digests of its files and their bytes.
+        label: Label of the action that built it.
+        size: Bytes of its files, including those shared with other artifacts.
+        used: When it was published or last pulled by a client with write access, seconds since the epoch.
+        contents: Sizes of its files by digest, bytes.
     """
 
     digest: str
@@ -56,7 +56,7 @@ class GcCandidate:
 
 @dataclass(frozen=True, slots=True)
 class RemoteGcResult:
-    """What was removed, or would be; bytes freed, artifacts and bytes that stay."""
+    """Artifacts removed (or to be removed), bytes freed, and the artifacts and bytes that remain."""
 
     removed: tuple[GcCandidate, ...]
     freed: int
@@ -72,55 +72,57 @@ def collect(
     keep: Collection[str] = (),
     dry_run: bool = False,
 ) -> RemoteGcResult:
-    """Remove artifacts, longest unused first.
+    """Remove artifacts, least recently used first.
 
     Args:
-        shared: Where.
-        max_size: Stop as soon as the place is no larger, bytes; None means remove all that may go.
-        older_than: Only what was not used for so many seconds.
-        keep: Artifacts that stay in any case: those of named builds.
+        shared: The shared store.
+        max_size: Stop once the store is no larger than this, bytes; None removes everything that is not kept.
+        older_than: Remove only artifacts unused for at least this many seconds.
+        keep: Artifacts to keep in any case: those of named builds.
         dry_run: Remove nothing.
 
     Raises:
-        RemoteError: MM821; MM824, a lock cannot be taken there; MM828, somebody else is at it.
+        RemoteError: MM821; MM824, the store does not support locks; MM828, another gc is running.
     """
     with _lock(shared) as now:
-        held = _candidates(shared)
-        removed = _choose(held, max_size, older_than, frozenset(keep), now)
+        artifacts = _candidates(shared)
+        removed = _choose(artifacts, max_size, older_than, frozenset(keep), now)
         gone = {item.digest for item in removed}
-        kept = [item for item in held if item.digest not in gone]
+        kept = [item for item in artifacts if item.digest not in gone]
         objects = shared.calls.do(lambda: shared.place.walk("objects"))
-        dead = _dead(objects, kept, now, {digest for item in removed for digest in item.contents})
+        unreferenced = _unreferenced(
+            objects, kept, now, {digest for item in removed for digest in item.contents}
+        )
         if not dry_run:
-            _remove(shared, removed, dead)
-            _end_uploads(shared, now - _YOUNG_SECONDS)
-    size = sum(found.size for found in objects.values())
-    freed = sum(objects[name].size for name in dead)
+            _remove(shared, removed, unreferenced)
+            _abort_uploads(shared, now - _YOUNG_SECONDS)
+    size = sum(info.size for info in objects.values())
+    freed = sum(objects[name].size for name in unreferenced)
     return RemoteGcResult(tuple(removed), freed, len(kept), size - freed)
 
 
-def _end_uploads(shared: SharedStore, before: float) -> None:
-    """Uploads that nobody went on with take space and are in no listing."""
+def _abort_uploads(shared: SharedStore, before: float) -> None:
+    """Abort abandoned multipart uploads, which take space but are not listed as files."""
     place: Any = shared.place
     if place.in_parts:
         shared.calls.do(lambda: place.abort_older(before))
 
 
 def _candidates(shared: SharedStore) -> list[GcCandidate]:
-    """Every artifact that an entry names or that has a manifest, last used first. Damaged ones have no files."""
+    """Return every artifact with an entry or a manifest, most recently used first. Damaged ones have no files."""
     entries = shared.calls.do(lambda: shared.place.walk("actions"))
     manifests = shared.calls.do(lambda: shared.place.walk("manifests"))
     marks = shared.calls.do(lambda: shared.place.walk("used"))
-    used = {name.rpartition("/")[2]: found.changed for name, found in marks.items()}
-    for name, found in manifests.items():
+    used = {name.rpartition("/")[2]: info.changed for name, info in marks.items()}
+    for name, info in manifests.items():
         digest = _stem(name)
-        used[digest] = max(found.changed, used.get(digest, 0.0))
+        used[digest] = max(info.changed, used.get(digest, 0.0))
     named: dict[str, list[tuple[str, str]]] = {_stem(name): [] for name in manifests}
     for name, (digest, label) in _each(shared, list(entries), partial(_entry, shared)).items():
         named.setdefault(digest, []).append((_stem(name), label))
         used[digest] = max(entries[name].changed, used.get(digest, 0.0))
     files = _each(shared, [digest for digest in named if names.is_digest(digest)], partial(_files, shared))
-    held = [
+    candidates = [
         GcCandidate(
             digest,
             tuple(key for key, _ in users),
@@ -131,74 +133,78 @@ def _candidates(shared: SharedStore) -> list[GcCandidate]:
         )
         for digest, users in named.items()
     ]
-    return sorted(held, key=lambda item: (-item.used, item.digest))
+    return sorted(candidates, key=lambda item: (-item.used, item.digest))
 
 
 def _choose(
-    held: list[GcCandidate], max_size: int | None, older_than: float | None, keep: frozenset[str], now: float
+    artifacts: list[GcCandidate],
+    max_size: int | None,
+    older_than: float | None,
+    keep: frozenset[str],
+    now: float,
 ) -> list[GcCandidate]:
-    free = [item for item in reversed(held) if item.digest not in keep]
+    candidates = [item for item in reversed(artifacts) if item.digest not in keep]
     if older_than is not None:
-        free = [item for item in free if item.used < now - older_than]
+        candidates = [item for item in candidates if item.used < now - older_than]
     if max_size is None:
-        return free
-    owners: dict[str, int] = {}
+        return candidates
+    references: dict[str, int] = {}
     sizes: dict[str, int] = {}
-    for item in held:
+    for item in artifacts:
         sizes.update(item.contents)
         for digest in item.contents:
-            owners[digest] = owners.get(digest, 0) + 1
+            references[digest] = references.get(digest, 0) + 1
     size = sum(sizes.values())
     chosen: list[GcCandidate] = []
-    for item in free:
+    for item in candidates:
         if size <= max_size:
             break
         chosen.append(item)
         for digest, count in item.contents.items():
-            owners[digest] -= 1
-            size -= count if owners[digest] == 0 else 0
+            references[digest] -= 1
+            size -= count if references[digest] == 0 else 0
     return chosen
 
 
-def _dead(
+def _unreferenced(
     objects: Mapping[str, FileInfo], kept: Iterable[GcCandidate], now: float, released: Collection[str]
 ) -> list[str]:
-    """Contents that no artifact which stays has: those of removed ones, and old ones that nothing names."""
+    """Return contents that no kept artifact has: those of removed artifacts, and old ones that nothing references."""
     alive = {digest for item in kept for digest in item.contents}
-    dead = []
-    for name, found in objects.items():
+    unreferenced = []
+    for name, info in objects.items():
         digest = name.rpartition("/")[2]
-        if digest not in alive and (digest in released or found.changed < now - _YOUNG_SECONDS):
-            dead.append(name)
-    return dead
+        if digest not in alive and (digest in released or info.changed < now - _YOUNG_SECONDS):
+            unreferenced.append(name)
+    return unreferenced
 
 
-def _remove(shared: SharedStore, removed: Sequence[GcCandidate], dead: Sequence[str]) -> None:
+def _remove(shared: SharedStore, removed: Sequence[GcCandidate], unreferenced: Sequence[str]) -> None:
     entries = [names.action(key) for item in removed for key in item.keys]
     manifests = [names.manifest(item.digest) for item in removed]
     marks = [names.used(item.digest) for item in removed]
-    for group in (entries, manifests, [*dead, *marks]):
+    for group in (entries, manifests, [*unreferenced, *marks]):
         _each(shared, group, shared.place.remove)
 
 
 def _each(shared: SharedStore, items: Sequence[str], function: Callable[[str], T]) -> dict[str, T]:
-    """``function`` of every item, several at once.
+    """Return ``function`` of every item, called concurrently.
 
     Raises:
-        RemoteError: MM821, one of them failed for good.
+        RemoteError: MM821, a call failed after all retries.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = pool.map(lambda item: shared.calls.do(partial(function, item)), items)
-        return dict(zip(items, found, strict=True))
+        results = pool.map(lambda item: shared.calls.do(partial(function, item)), items)
+        return dict(zip(items, results, strict=True))
 
 
 def _entry(shared: SharedStore, name: str) -> tuple[str, str]:
-    """The artifact that an entry names and its label; empty where it is damaged or gone."""
+    """Return the artifact that an entry names and its label; empty if the entry is damaged or gone."""
     try:
-        found, _, _ = parse_entry(shared.place.read(name, 0, SHARED_ENTRY.size + 1), _stem(name))
-        return found.record.digest, found.record.label
+        result, _, _ = parse_entry(shared.place.read(name, 0, SHARED_ENTRY.size + 1), _stem(name))
+        return result.record.digest, result.record.label
     except (FileNotFoundError, MalformedError, EntryError):
         return "", ""
 
@@ -217,13 +223,13 @@ def _stem(name: str) -> str:
 
 @contextmanager
 def _lock(shared: SharedStore) -> Iterator[float]:
-    """Hold the place's lock; the moment by the place's clock."""
+    """Hold the store's gc lock; provide the current time by the server's clock."""
     place, where = shared.place, shared.settings.shown
     if not place.writable:
         raise RemoteError(
-            f"`{where}` cannot be collected: {refusal(place.protocol)}",
+            f"cannot run gc on `{where}`: {refusal(place.protocol)}",
             code="MM824",
-            hint="two who collect at once would need a lock; collect where the files are, or let them expire there",
+            hint="gc needs a lock; run it where the files are, or let the server expire them",
         )
     content = f"{socket.gethostname()} {os.getpid()}\n".encode()
     for _ in range(2):
@@ -241,7 +247,7 @@ def _lock(shared: SharedStore) -> Iterator[float]:
 
 
 def _remove_stale(shared: SharedStore, content: bytes) -> None:
-    """Remove a lock that a killed process left. The clock is the place's: what it says of a file written just now."""
+    """Remove a lock left by a killed process. Its age is relative to a file written now, by the server's clock."""
     place = shared.place
     clock = f"collect.clock-{os.getpid()}"
     try:
@@ -258,7 +264,7 @@ def _remove_stale(shared: SharedStore, content: bytes) -> None:
 
 def _busy(where: str) -> RemoteError:
     return RemoteError(
-        f"somebody else is collecting `{where}`",
+        f"another gc is running on `{where}`",
         code="MM828",
-        hint=f"try again when that has ended; a lock older than {_LOCK_SECONDS / 3600:.0f} hours is taken over",
+        hint=f"try again when it has finished; a lock expires after {_LOCK_SECONDS / 3600:.0f} hours",
     )

@@ -1,6 +1,6 @@
-"""A place as the few operations that are asked of it, over any file system of fsspec.
+"""Minimal object-store operations on top of any fsspec file system.
 
-Names are relative (``actions/ab/<key>.json``). Operations raise what the file system raises; nothing is retried here.
+Names are relative (``actions/ab/<key>.json``). File system exceptions are passed on; nothing is retried here.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _PIECE = 256 << 10
 _REDIRECT = (301, 302, 303, 307, 308)
 _REDIRECTS = 10
 _OURS = ("Range", "Accept-Encoding")
-"""Headers of a request that the configuration did not name."""
+"""Request headers set by mmbuild, not by the configuration."""
 
-_PARTIAL, _BEHIND_THE_END = 206, 416
+_PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a"})
-"""Protocols whose file systems can create a file only where there is none: the first writer wins."""
+"""Protocols that support exclusive creation of a file: the first writer wins."""
 
 READ_ONLY = frozenset({"http", "https"})
 
@@ -41,7 +41,7 @@ Arrived = Callable[[int], None]
 
 
 def ignore_progress(count: int) -> None:
-    """An :data:`Arrived` that does nothing."""
+    """:data:`Arrived` callback that does nothing."""
 
 
 def blob(digest: str) -> str:
@@ -61,13 +61,13 @@ def used(digest: str) -> str:
 
 
 def is_digest(text: object) -> bool:
-    """Whether ``text`` is 64 hexadecimal digits: it becomes a part of paths."""
+    """Return whether ``text`` is 64 hexadecimal digits, so that it can be part of a path."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A file of the place: bytes, and seconds since the epoch by the place's own clock."""
+    """A stored file: size in bytes, and modification time in seconds since the epoch by the server's clock."""
 
     size: int
     changed: float
@@ -83,31 +83,31 @@ class ObjectStore:
 
     @property
     def writable(self) -> bool:
-        """Whether results can be published there; see :func:`refusal` for why not."""
+        """Whether results can be published there; :func:`refusal` says why not."""
         return self.protocol in EXCLUSIVE
 
     @property
     def in_parts(self) -> bool:
-        """Whether large files go there in parts (:class:`mmbuild.team.remote_cache.s3.S3Store`)."""
+        """Whether large files are uploaded in parts (:class:`mmbuild.team.remote_cache.s3.S3Store`)."""
         return self.protocol in ("s3", "s3a")
 
     @property
     def streams(self) -> bool:
-        """Whether :meth:`read` reports bytes while they come, not only at its end."""
+        """Whether :meth:`read` reports bytes as they arrive, not only at its end."""
         return False
 
     def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
-        """Bytes ``start`` to ``end`` of a file; fewer where it ends before.
+        """Read bytes ``start`` to ``end`` of a file; fewer if it ends before.
 
         Args:
             name: The file.
             start: First byte.
             end: Byte after the last one.
-            arrived: Called with numbers of bytes that came.
+            arrived: Called with the number of bytes that arrived.
 
         Raises:
-            FileNotFoundError: There is none.
-            MalformedError: It is something else than a file.
+            FileNotFoundError: The file does not exist.
+            MalformedError: It is not a file.
         """
         try:
             data: bytes = self.files.cat_file(self._path(name), start=start, end=end)
@@ -115,51 +115,51 @@ class ObjectStore:
             raise MalformedError("is not a file") from error
         arrived(len(data))
         if len(data) > end - start:
-            return data[start:end]  # a server that knows no ranges sends all of it
+            return data[start:end]  # a server without range support sends the whole file
         return data
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, None where there is none."""
+        """Return the size of a file in bytes, or None if it does not exist."""
         try:
             return int(self.files.info(self._path(name))["size"])
         except FileNotFoundError:
             return None
 
     def changed(self, name: str) -> float:
-        """When a file was last written, by the place's clock."""
+        """Return when a file was last written, seconds since the epoch by the server's clock."""
         return _when(self.files.info(self._path(name)))
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a whole file, over another one or not."""
+        """Write a file, replacing an existing one."""
         self.files.pipe_file(self._path(name), content)
 
     def put(self, name: str, source: Path) -> None:
-        """Write a whole file from one of this machine."""
+        """Upload a local file."""
         self.files.put_file(str(source), self._path(name))
 
     def create(self, name: str, content: bytes) -> None:
-        """Write a whole file where there is none.
+        """Write a file that does not exist yet.
 
         Raises:
-            FileExistsError: There is one.
+            FileExistsError: The file exists.
         """
         self.files.pipe_file(self._path(name), content, mode="create")
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(self._path(name))
 
     def walk(self, below: str) -> dict[str, FileInfo]:
-        """All files below the directory ``below``, by name."""
+        """Return all files below the directory ``below``, by name."""
         base = self._path(below)
         try:
-            found: Mapping[str, Any] = self.files.find(base, detail=True)
+            files: Mapping[str, Any] = self.files.find(base, detail=True)
         except FileNotFoundError:
             return {}
         return {
             name[len(self.root) + 1 :]: FileInfo(int(info["size"]), _when(info))
-            for name, info in found.items()
+            for name, info in files.items()
             if info["type"] == "file" and "/.tmp-" not in name
         }
 
@@ -168,16 +168,16 @@ class ObjectStore:
 
 
 class Directory(ObjectStore):
-    """A directory of this machine or of a mounted disk: files appear whole, and as writable as the directory is."""
+    """A local directory or mounted disk: files appear atomically, with the permissions of the directory."""
 
     @property
     def streams(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
-        """As :meth:`ObjectStore.read`; whoever may write there must not make this machine read other files or
-        devices."""
+        """As :meth:`ObjectStore.read`, but refuse links and devices: others who can write there could otherwise make
+        this machine read other files."""
         path = self._path(name)
         if os.path.islink(path):
             raise MalformedError("is a link")
@@ -214,15 +214,15 @@ class Directory(ObjectStore):
                 os.link(fresh, self._path(name))
             except FileExistsError:
                 raise
-            except OSError:  # no hard links here: exclusive still, and for a moment not whole
+            except OSError:  # no hard links here: still exclusive, but incomplete for a moment
                 with open(self._path(name), "xb") as stream:
                     stream.write(content)
 
     @contextlib.contextmanager
     def _fresh(self, name: str) -> Iterator[str]:
-        """A name beside the file, gone afterwards."""
+        """Provide a temporary name next to the file, removed afterwards."""
         parent = os.path.dirname(self._path(name))
-        self._make(parent)
+        self._make_directory(parent)
         fresh = f"{parent}/.tmp-{secrets.token_hex(8)}"
         try:
             yield fresh
@@ -230,14 +230,17 @@ class Directory(ObjectStore):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(fresh)
 
-    def _make(self, directory: str) -> None:
-        """Make directories below the root with the rights of what they are in, whatever the umask: a place for a
-        group stays one. What the root itself lies in must be there: a disk that is not mounted is not made."""
+    def _make_directory(self, directory: str) -> None:
+        """Create directories below the root with their parent's permissions, regardless of the umask.
+
+        This keeps a group's store writable by the group. The root's parent must exist, so that nothing is created at
+        the mount point of an unmounted disk.
+        """
         if os.path.isdir(directory):
             return
         parent = os.path.dirname(directory)
         if directory != os.path.dirname(self.root):
-            self._make(parent)
+            self._make_directory(parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory)
             with contextlib.suppress(PermissionError):
@@ -245,11 +248,11 @@ class Directory(ObjectStore):
 
 
 class Web(ObjectStore):
-    """A directory behind a web server. No more is read than was asked for, whatever the server sends."""
+    """A directory on a web server. Reads no more than requested, whatever the server sends."""
 
     @property
     def streams(self) -> bool:
-        """Yes."""
+        """Always True."""
         return True
 
     def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
@@ -272,31 +275,32 @@ class Web(ObjectStore):
         }
         options.setdefault("timeout", ClientTimeout(total=None, sock_read=WINDOW_SECONDS))
         session = await self.files.set_session()
-        own = {**options, "headers": headers}
-        async with await _followed(session, self.files.encode_url(url), own) as response:
-            if response.status == _BEHIND_THE_END:
+        request_options = {**options, "headers": headers}
+        async with await _get_following(session, self.files.encode_url(url), request_options) as response:
+            if response.status == _RANGE_NOT_SATISFIABLE:
                 return b""
             self.files._raise_not_found_for_status(response, url)
-            before = (
-                0 if response.status == _PARTIAL else start
-            )  # a server that knows no ranges sends all of it
+            # A server without range support sends the whole file.
+            to_skip = 0 if response.status == _PARTIAL else start
             data = bytearray()
             while len(data) < end - start and (part := await response.content.read(_PIECE)):
                 arrived(len(part))
                 data += part
-                if before:  # not kept
-                    cut = min(before, len(data))
+                if to_skip:
+                    cut = min(to_skip, len(data))
                     del data[:cut]
-                    before -= cut
+                    to_skip -= cut
             return bytes(data[: end - start])
 
 
-async def _followed(session: Any, address: Any, options: Mapping[str, Any]) -> Any:
-    """The response for ``address`` after its redirects. Headers and passwords that the configuration names go to the
-    place's own host alone, and what was asked for over https is not read over http.
+async def _get_following(session: Any, address: Any, options: Mapping[str, Any]) -> Any:
+    """Return the response for ``address`` after its redirects.
+
+    Configured headers and passwords are sent only to the original host, and an https request is never redirected to
+    http.
 
     Raises:
-        MalformedError: A redirect leads somewhere else than to http or https, or from https to http, or there are
+        MalformedError: A redirect leads to a scheme other than http or https, or from https to http, or there are
             too many.
     """
     from yarl import URL
@@ -304,18 +308,18 @@ async def _followed(session: Any, address: Any, options: Mapping[str, Any]) -> A
     target = start = URL(address) if isinstance(address, str) else address
     for _ in range(_REDIRECTS):
         response = await session.get(target, allow_redirects=False, **options)
-        place = response.headers.get("Location")
-        if response.status not in _REDIRECT or not place:
+        location = response.headers.get("Location")
+        if response.status not in _REDIRECT or not location:
             return response
         response.release()
         try:
-            target = target.join(URL(place))
+            target = target.join(URL(location))
         except ValueError:
-            raise MalformedError("is redirected to no usable address") from None
+            raise MalformedError("is redirected to an invalid address") from None
         if target.scheme not in READ_ONLY or not target.host:
-            raise MalformedError(f"is redirected to `{target.scheme}:`, which is not read")
+            raise MalformedError(f"is redirected to `{target.scheme}:`, which is not supported")
         if (start.scheme, target.scheme) == ("https", "http"):
-            raise MalformedError("is redirected from https to http, where anyone could exchange it")
+            raise MalformedError("is redirected from https to http, where anyone could replace it")
         if target.origin() != start.origin():
             kept = {name: options["headers"][name] for name in _OURS}
             options = {"headers": kept, "timeout": options["timeout"]}
@@ -323,10 +327,10 @@ async def _followed(session: Any, address: Any, options: Mapping[str, Any]) -> A
 
 
 def connect(settings: Settings) -> ObjectStore:
-    """The place that ``settings`` name. Mostly nothing is asked of it yet.
+    """Return the store that ``settings`` name, in most cases without sending a request.
 
     Raises:
-        RemoteError: MM820, fsspec is not installed or does not know the URL.
+        RemoteError: MM820, fsspec is not installed or does not support the URL.
     """
     try:
         from fsspec.core import url_to_fs
@@ -342,9 +346,8 @@ def connect(settings: Settings) -> ObjectStore:
         limits = {
             "connect_timeout": settings.timeout,
             "read_timeout": max(settings.timeout, 30.0),
-            "retries": {
-                "max_attempts": 0
-            },  # requests are retried by mmbuild.team.remote_cache.retrying_client
+            # Requests are retried by mmbuild.team.remote_cache.retrying_client.
+            "retries": {"max_attempts": 0},
         }
         options = {**options, "config_kwargs": {**limits, **options.get("config_kwargs", {})}}
     try:
@@ -353,11 +356,11 @@ def connect(settings: Settings) -> ObjectStore:
         raise RemoteError(
             f"the shared store `{settings.shown}` cannot be used: {settings.redact(describe(error))}",
             code="MM820",
-            hint="look at the URL and at store.options in the configuration; "
-            f"{install_hint('remote')} brings what file, http and s3 need",
+            hint="check the URL and store.options in the configuration; "
+            f"{install_hint('remote')} installs support for file, http and s3",
         ) from error
     if hasattr(files, "retries"):
-        files.retries = 1  # s3fs's own
+        files.retries = 1  # disable s3fs's own retries
     from mmbuild.team.remote_cache.s3 import S3Store
 
     kinds: Mapping[str, type[ObjectStore]] = {
@@ -372,10 +375,10 @@ def connect(settings: Settings) -> ObjectStore:
 
 
 def refusal(protocol: str) -> str:
-    """Why nothing can be published at a place of this protocol."""
+    """Return why results cannot be published with this protocol."""
     if protocol in READ_ONLY:
         return f"{protocol}:// is read-only"
-    return f"of {protocol}:// it is not known that it can create a file only where there is none"
+    return f"{protocol}:// is not known to support exclusive creation of files"
 
 
 def _when(info: Mapping[str, Any]) -> float:

@@ -1,7 +1,7 @@
-"""Artifacts from the shared store: every byte is hashed while it comes, and nothing counts before it is whole.
+"""Pulls artifacts from the shared store: every byte is hashed on arrival, and only complete artifacts are used.
 
-Contents come into ``remote/partial`` of the local store and go on from where they stopped. An artifact is put
-together aside and published like one that was built here.
+Contents are downloaded to ``remote/partial`` in the local store and resume where they stopped. An artifact is
+assembled in a staging directory and published like one that was built here.
 """
 
 from __future__ import annotations
@@ -35,40 +35,41 @@ if TYPE_CHECKING:
 
 _CHUNK = 8 << 20
 _AHEAD = 3
-"""Chunks of one file that are asked for before they are needed."""
+"""Number of chunks of a file that are requested ahead."""
 
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-"""What a file system says of names that it does not have, or that it takes for the same."""
+"""Errors of a file system for names that it does not support, or treats as equal."""
 
 _FILES = 4
-"""Files at once."""
+"""Files downloaded concurrently."""
 
 Progress = Callable[[int, int], None]
-"""``progress(bytes so far, bytes in all)``."""
+"""``progress(bytes so far, total bytes)``."""
 
 
 class DamagedError(Exception):
-    """What came is not what its name says."""
+    """Downloaded content does not match its digest."""
 
 
 def partial_directory(store: Store) -> Path:
-    """Where contents lie that are on their way."""
+    """Return the directory for partial downloads."""
     return store.root / "remote" / "partial"
 
 
 def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None = None) -> Mapping[str, str]:
-    """Bring artifacts into the local store.
+    """Pull artifacts into the local store.
 
     Args:
-        shared: Where from.
-        digests: Which; those that are here already cost nothing.
+        shared: The shared store.
+        digests: The artifacts; those already in the local store are skipped.
         progress: Called from other threads.
 
     Returns:
-        Why some of them did not come, by digest; they have been told, and are not asked for again in this run.
+        The reason for each artifact that could not be pulled, by digest. Each was reported as a warning and is not
+        requested again in this run.
 
     Raises:
-        MmbuildError: MM302 the disk is full.
+        MmbuildError: MM302, the disk is full.
     """
     store = shared.store
     required = [digest for digest in dict.fromkeys(digests) if not store.has(digest)]
@@ -79,7 +80,7 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
         if digest not in trees
     }
     if shared.calls.down:
-        shared.bad.update({digest: str(why) for digest, why in failed.items()})
+        shared.bad.update({digest: str(error) for digest, error in failed.items()})
     too_large = _too_large(store, trees)
     failed |= too_large
     trees = {digest: tree for digest, tree in trees.items() if digest not in too_large}
@@ -94,18 +95,18 @@ def pull(shared: SharedStore, digests: Sequence[str], progress: Progress | None 
                 fault = fault or _assemble(store, place / digest, tree)
                 if fault is not None:
                     failed[digest] = fault
-    for digest, why in failed.items():
-        if isinstance(why, UnreachableError):
-            shared.mark_unreachable(digest, why)
+    for digest, error in failed.items():
+        if isinstance(error, UnreachableError):
+            shared.mark_unreachable(digest, error)
         elif digest not in shared.bad:
-            shared.mark_corrupt(digest, str(why))
+            shared.mark_corrupt(digest, str(error))
     _mark_used(shared, [digest for digest in trees if digest not in failed])
-    return {digest: str(why) for digest, why in failed.items()}
+    return {digest: str(error) for digest, error in failed.items()}
 
 
 @dataclass(slots=True)
 class _Count:
-    """Bytes that have come, of all files together."""
+    """Bytes downloaded so far, over all files."""
 
     total: int
     progress: Progress | None
@@ -120,39 +121,41 @@ class _Count:
 
 
 def _missing(store: Store, tree: Tree) -> Iterator[ManifestEntry]:
-    """Files of ``tree`` whose bytes are not in the local store."""
+    """Yield the files of ``tree`` whose content is not in the local store."""
     for entry in tree.entries:
         if not (store.object(entry.digest).exists() or store.object(entry.digest, executable=True).exists()):
             yield entry
 
 
 def _too_large(store: Store, trees: Mapping[str, Tree]) -> dict[str, DamagedError]:
-    """Artifacts that the disk has no room for, with the reason; smaller ones are counted first. A manifest may claim
-    any size: the others are pulled, and these are built here."""
+    """Return the artifacts that do not fit on the disk, with the reason; smaller ones are counted first.
+
+    A manifest may claim any size. Artifacts that do not fit are built here; the others are pulled.
+    """
     free = left = shutil.disk_usage(store.root).free
     needed = {
         digest: sum({e.digest: e.size for e in _missing(store, tree)}.values())
         for digest, tree in trees.items()
     }
-    found = {}
+    too_large = {}
     for digest, size in sorted(needed.items(), key=lambda item: item[1]):
         left -= size
         if left < 0:
-            found[digest] = DamagedError(
+            too_large[digest] = DamagedError(
                 f"it takes {size / 1e6:,.1f} MB, and `{store.root}` has {free / 1e6:,.1f} MB free"
             )
-    return found
+    return too_large
 
 
 def _download(shared: SharedStore, entries: Sequence[ManifestEntry], count: _Count) -> dict[str, Exception]:
-    """Contents into the partial directory, several at once; what is wrong with some, by digest.
+    """Download contents to the partial directory concurrently; return errors by digest.
 
     Raises:
-        OSError: Of the local disk.
+        OSError: An error of the local disk.
     """
     faults: dict[str, Exception] = {}
     stop = threading.Event()
-    # Large ones first: the last one to come should be short.
+    # Large files first, so that the last one to finish is short.
     ordered = sorted(entries, key=lambda entry: -entry.size)
     with (
         ThreadPoolExecutor(shared.settings.transfers) as requests,
@@ -182,17 +185,17 @@ def _download_one(
     requests: ThreadPoolExecutor,
     stop: threading.Event,
 ) -> None:
-    """One file. What an earlier run left of it may be damaged: then once more from the beginning."""
+    """Download a file. If a partial file from an earlier run turns out to be damaged, start again."""
     path = partial_directory(shared.store) / entry.digest
     for _ in range(2):
-        with _opened(path) as descriptor:
+        with _locked_file(path) as descriptor:
             start = os.fstat(descriptor).st_size
             if _complete(shared, entry, descriptor, count, requests, stop):
                 return
             os.unlink(path)
         if start == 0:
             break
-    raise DamagedError(f"the bytes of `{entry.path}` are not what its digest says")
+    raise DamagedError(f"the content of `{entry.path}` does not match its digest")
 
 
 def _complete(
@@ -203,7 +206,7 @@ def _complete(
     requests: ThreadPoolExecutor,
     stop: threading.Event,
 ) -> bool:
-    """Append what is missing; whether the whole has the right digest."""
+    """Append what is missing; return whether the complete file matches its digest."""
     from blake3 import blake3
 
     hasher = blake3()
@@ -229,15 +232,15 @@ def _complete(
 def _chunks(
     shared: SharedStore, entry: ManifestEntry, start: int, requests: ThreadPoolExecutor
 ) -> Iterator[bytes]:
-    """The bytes from ``start`` on, in order, asked for ahead."""
+    """Yield the bytes from ``start`` on, in order, requesting chunks ahead."""
 
     def read(begin: int, end: int) -> bytes:
         try:
             return shared.read_part(names.blob(entry.digest), begin, end)
         except FileNotFoundError:
-            raise DamagedError(f"the bytes of `{entry.path}` are missing") from None
+            raise DamagedError(f"the content of `{entry.path}` is missing") from None
         except MalformedError as error:
-            raise DamagedError(f"what should be the bytes of `{entry.path}` {error}") from None
+            raise DamagedError(f"the content of `{entry.path}` {error}") from None
 
     ahead: deque[tuple[int, Future[bytes]]] = deque()
     following = start
@@ -251,7 +254,7 @@ def _chunks(
             expected, task = ahead.popleft()
             part = task.result()
             if len(part) != expected:
-                raise DamagedError(f"the bytes of `{entry.path}` are cut short")
+                raise DamagedError(f"the content of `{entry.path}` is truncated")
             yield part
     finally:
         for _, task in ahead:
@@ -259,8 +262,8 @@ def _chunks(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """The file at ``path`` for this process and thread alone; made when absent."""
+def _locked_file(path: Path) -> Iterator[int]:
+    """Open the file at ``path`` exclusively for this process and thread; created if missing."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -282,7 +285,7 @@ def _write_all(descriptor: int, part: bytes, offset: int) -> None:
 
 @contextmanager
 def _staging(store: Store) -> Iterator[Path]:
-    """A staging directory that a later apply sweeps when this process is killed."""
+    """Create a staging directory, which a later apply sweeps if this process is killed."""
     with wait_lock(store.lock("staging")):
         place = Path(tempfile.mkdtemp(prefix="pull-", dir=store.staging))
         lock = try_lock(place / "lock")
@@ -295,16 +298,16 @@ def _staging(store: Store) -> Iterator[Path]:
 
 
 def _assemble(store: Store, out: Path, tree: Tree) -> DamagedError | None:
-    """Publish an artifact whose contents are all here; what is wrong, if anything."""
+    """Publish an artifact whose contents are all here; return the error, if any."""
     try:
         for entry in tree.entries:
             target = out / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if not _materialize(store, entry, target):
-                return DamagedError(f"the bytes of `{entry.path}` are gone again")
+                return DamagedError(f"the content of `{entry.path}` was removed in the meantime")
     except OSError as error:
         if error.errno in _BAD_NAMES:
-            return DamagedError(f"its files cannot have their names here: {error.strerror}")
+            return DamagedError(f"this file system does not support its file names: {error.strerror}")
         raise
     publish_known(store, out, tree)
     for entry in tree.entries:
@@ -313,20 +316,18 @@ def _assemble(store: Store, out: Path, tree: Tree) -> DamagedError | None:
 
 
 def _materialize(store: Store, entry: ManifestEntry, target: Path) -> bool:
-    """Make ``target`` the file of ``entry``: a link where the rights are the same, else a copy."""
-    fresh = partial_directory(store) / entry.digest
-    same, twin = (
-        store.object(entry.digest, entry.executable),
-        store.object(entry.digest, not entry.executable),
-    )
-    for source, linked in ((same, True), (fresh, not entry.executable), (twin, False)):
+    """Create ``target`` for ``entry``: a link if the permissions are the same, else a copy. False if no source."""
+    downloaded = partial_directory(store) / entry.digest
+    same_mode = store.object(entry.digest, entry.executable)
+    other_mode = store.object(entry.digest, not entry.executable)
+    for source, linked in ((same_mode, True), (downloaded, not entry.executable), (other_mode, False)):
         if not source.exists():
             continue
         if linked:
             with suppress(OSError):
                 os.link(source, target)
                 return True
-        with suppress(FileNotFoundError):  # gone in this moment: another process has published it
+        with suppress(FileNotFoundError):  # removed just now: another process has published it
             shutil.copyfile(source, target)
             os.chmod(target, 0o755 if entry.executable else 0o644)
             return True
@@ -334,7 +335,7 @@ def _materialize(store: Store, entry: ManifestEntry, target: Path) -> bool:
 
 
 def _mark_used(shared: SharedStore, digests: Sequence[str]) -> None:
-    """Tell ``cache gc --remote`` that somebody needed these, where this user may write. No failure if not."""
+    """Mark artifacts as used, for ``cache gc --remote``, if this user can write there. Errors are ignored."""
     if not shared.settings.push or not shared.place.writable:
         return
     for digest in digests:

@@ -1,4 +1,4 @@
-"""Results from here to the shared store: contents first, the entry last, and the first published result stands."""
+"""Publishes results to the shared store: contents first, the entry last. The first published result wins."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from mmbuild.team.remote_cache.remote_cache import SharedStore
 
 _FILES = 4
-"""Files at once."""
+"""Files uploaded concurrently."""
 
 _PROBE = "exclusive"
 
 
 class PushOutcome(StrEnum):
-    """What became of a result that was to be published."""
+    """Outcome of a push."""
 
     PUBLISHED = "published"
     THERE = "was there"
@@ -41,29 +41,29 @@ class PushOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """A result that is in the shared store now; bytes of files that were carried."""
+    """Outcome of a push, and bytes of files that were uploaded."""
 
     outcome: PushOutcome
     carried: int = 0
 
 
 def check_writable(shared: SharedStore) -> None:
-    """Refuse a place that cannot be published to, before anything is carried there.
+    """Refuse a store that cannot be published to, before anything is uploaded.
 
     Raises:
-        RemoteError: MM824, it is read-only, or the first writer would not win there, or entries could not be signed
-            that must be; MM820, MM821, MM825.
+        RemoteError: MM824, it is read-only, does not support exclusive creation, or requires signatures without a
+            signing key; MM820, MM821, MM825.
     """
     place, where = shared.place, shared.settings.shown
     if not place.writable:
         raise RemoteError(
             f"nothing can be published to `{where}`: {refusal(place.protocol)}",
             code="MM824",
-            hint="publish to s3:// or file://; any place can be read from",
+            hint="publish to s3:// or file://; other protocols can only be read",
         )
     if shared.settings.require_signatures and not shared.settings.signing_key:
         raise RemoteError(
-            f"nothing is published to `{where}`: store.require_signatures asks for signatures,"
+            f"nothing can be published to `{where}`: store.require_signatures is set,"
             " and there is no signing key",
             code="MM824",
             hint="set store.signing_key or MMBUILD_SIGNING_KEY, or leave publishing to CI with `push: auto`",
@@ -72,20 +72,20 @@ def check_writable(shared: SharedStore) -> None:
         _create_twice(shared)
     except FileNotFoundError as error:
         raise RemoteError(
-            f"`{where}` is not there",
+            f"`{where}` does not exist",
             code="MM824",
-            hint="make the directory or the bucket, or mount the disk",
+            hint="create the directory or bucket, or mount the disk",
         ) from error
 
 
 def push(shared: SharedStore, record: Record) -> PushResult:
     """Publish the result of an action.
 
-    Where another machine was first, its result stands: it is noted in the journal, and the next plan uses it.
+    If another machine published first, its result wins: it is recorded in the journal, and the next plan uses it.
 
     Raises:
-        RemoteError: MM821, MM825, MM830 the local files are damaged.
-        MmbuildError: MM304, the artifact is not here.
+        RemoteError: MM821; MM825; MM830, the local files are damaged.
+        MmbuildError: MM304, the artifact is not in the local store.
     """
     store = shared.store
     tree = read_tree(store, record.digest)
@@ -94,7 +94,7 @@ def push(shared: SharedStore, record: Record) -> PushResult:
         return _adopt_published(shared, record, published)
     replaces = published is not None or record.key in shared.damaged
     reference = all(entry.ref is not None for entry in tree.entries)
-    carried = 0 if reference else _carry(shared, record.digest, tree)
+    carried = 0 if reference else _upload_files(shared, record.digest, tree)
     text = _entry(shared, record, reference)
     try:
         if replaces:
@@ -110,22 +110,22 @@ def push(shared: SharedStore, record: Record) -> PushResult:
 
 
 def upload_artifact(shared: SharedStore, digest: str) -> int:
-    """Bring the files and the manifest of an artifact there, and no entry: only who knows its digest finds it.
+    """Upload the files and manifest of an artifact, without an entry: it can be found only by its digest.
 
     Returns:
-        Bytes that were carried.
+        Bytes that were uploaded.
 
     Raises:
-        RemoteError: MM821, MM830 the local files are damaged.
-        MmbuildError: MM304, the artifact is not here.
+        RemoteError: MM821; MM830, the local files are damaged.
+        MmbuildError: MM304, the artifact is not in the local store.
     """
-    return _carry(shared, digest, read_tree(shared.store, digest))
+    return _upload_files(shared, digest, read_tree(shared.store, digest))
 
 
 def _adopt_published(
     shared: SharedStore, record: Record, published: RemoteResult, carried: int = 0
 ) -> PushResult:
-    """The result that was published first stands."""
+    """Record the result that was published first in the journal."""
     if published.record.digest == record.digest:
         return PushResult(PushOutcome.THERE, carried)
     first = published.record
@@ -148,11 +148,11 @@ def _adopt_published(
     return PushResult(PushOutcome.ADOPTED, carried)
 
 
-def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:
-    """Contents and the manifest, as far as they are not there; bytes that were carried."""
+def _upload_files(shared: SharedStore, digest: str, tree: Tree) -> int:
+    """Upload missing contents and the manifest; return the bytes that were uploaded."""
     entries = list({entry.digest: entry for entry in tree.entries}.values())
     with ThreadPoolExecutor(_FILES) as files:
-        tasks = [files.submit(_carry_file, shared, digest, entry) for entry in entries]
+        tasks = [files.submit(_upload_file, shared, digest, entry) for entry in entries]
         try:
             carried = sum(task.result() for task in tasks)
         except BaseException:
@@ -164,17 +164,17 @@ def _carry(shared: SharedStore, digest: str, tree: Tree) -> int:
     return carried
 
 
-def _carry_file(shared: SharedStore, digest: str, entry: ManifestEntry) -> int:
-    """One file, unless it is there; where the place's copy of the artifact was found damaged, in any case."""
+def _upload_file(shared: SharedStore, digest: str, entry: ManifestEntry) -> int:
+    """Upload a file unless it exists; always if the remote copy of the artifact is damaged."""
     name = names.blob(entry.digest)
     if digest not in shared.bad and shared.calls.do(lambda: shared.place.size(name)) == entry.size:
         return 0
     source = shared.store.tree(digest) / entry.path
     if hash_file(source, 1) != entry.digest:
         raise RemoteError(
-            f"`{source}` holds other bytes than it did when it was built; it is not published",
+            f"`{source}` changed since it was built and is not published",
             code="MM830",
-            hint="run `mmbuild cache verify`, and look at what changes files of the store",
+            hint="run `mmbuild cache verify`, and find out what changes files in the store",
         )
     if entry.size > s3.PART and shared.place.in_parts:
         return s3.upload(shared, name, source, entry.size)
@@ -192,10 +192,10 @@ def _entry(shared: SharedStore, record: Record, reference: bool) -> bytes:
 
 
 def _create(shared: SharedStore, name: str, content: bytes) -> None:
-    """Create a file exclusively, although the answer to an attempt may get lost.
+    """Create a file exclusively, even if the response to an attempt is lost.
 
     Raises:
-        FileExistsError: Somebody else was first.
+        FileExistsError: Another client created it first.
     """
     try:
         shared.calls.do(lambda: shared.place.create(name, content))
@@ -205,7 +205,7 @@ def _create(shared: SharedStore, name: str, content: bytes) -> None:
 
 
 def _create_twice(shared: SharedStore) -> None:
-    """See that the place refuses to create a file again: some that speak S3 do not."""
+    """Check that the server refuses to create a file twice: some S3-compatible servers do not."""
     content = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}\n".encode()
     for attempt in range(2):
         try:
@@ -214,9 +214,9 @@ def _create_twice(shared: SharedStore) -> None:
             return
         if attempt == 1:
             raise RemoteError(
-                f"`{shared.settings.shown}` writes over a file that it was asked to create only where there is none",
+                f"`{shared.settings.shown}` overwrites an existing file instead of refusing to create it",
                 code="MM824",
-                hint="results of several machines would mix; use a store that knows `If-None-Match: *`",
+                hint="machines could overwrite each other's results; use a server that supports `If-None-Match: *`",
             )
 
 
@@ -225,7 +225,7 @@ def push_all(
     records: Sequence[Record],
     reported: Callable[[Record, PushResult | MmbuildError], None],
 ) -> int:
-    """Publish results one after the other; how many failed. ``reported`` hears of each.
+    """Publish results one after another; return how many failed. ``reported`` is called for each.
 
     Raises:
         RemoteError: See :func:`check_writable`.

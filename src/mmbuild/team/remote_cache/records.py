@@ -1,4 +1,4 @@
-"""What is published for an action: its result, what it cost, where it was made, and signatures over that."""
+"""The published form of a result: the artifact, its cost, its origin, and signatures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.manifest import ManifestEntry, Tree, make_tree, tree_json
 
 ENTRY = 1
-"""Version of the form below; raised when a field changes its meaning."""
+"""Version of the format below; increased when a field changes its meaning."""
 
 _BYTES = number(0, 1 << 50)
 _ENTRY = record(
@@ -55,80 +55,79 @@ _TREE = record({"tree": integer(1, 1), "entries": list_of(_FILE, 1_000_000)})
 
 
 class EntryError(ValueError):
-    """An entry or a manifest of a shared store that is damaged, or made to do harm."""
+    """A damaged or malicious entry or manifest in a shared store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Who vouches: the public key and the signature, both as text (see
-    :mod:`mmbuild.team.remote_cache.signatures`)."""
+    """A public key and a signature, both as text (see :mod:`mmbuild.team.remote_cache.signatures`)."""
 
     key: str
     signature: str
 
 
-def entry_json(made: Record, *, reference: bool) -> dict[str, Any]:
-    """``made`` as it is published, without signatures.
+def entry_json(result: Record, *, reference: bool) -> dict[str, Any]:
+    """Return the published form of ``result``, without signatures.
 
     ``{"entry": 1, "key", "definition", "body", "artifact": digests, "inputs": {name: digest}, "label", "host",
-    "size": bytes, "seconds", "memory": bytes, "at": seconds since the epoch, "reference"}``; ``reference`` says that
-    the artifact is made of files of the user, which are not published.
+    "size": bytes, "seconds", "memory": bytes, "at": seconds since the epoch, "reference"}``; ``reference`` means that
+    the artifact consists of references to user files, which are not published.
     """
     return {
         "entry": ENTRY,
-        "key": made.key,
-        "definition": made.definition,
-        "body": made.body,
-        "artifact": made.digest,
-        "inputs": dict(made.inputs),
-        "label": made.label,
-        "host": made.host,
-        "size": made.size,
-        "seconds": made.seconds,
-        "memory": made.memory,
-        "at": made.at,
+        "key": result.key,
+        "definition": result.definition,
+        "body": result.body,
+        "artifact": result.digest,
+        "inputs": dict(result.inputs),
+        "label": result.label,
+        "host": result.host,
+        "size": result.size,
+        "seconds": result.seconds,
+        "memory": result.memory,
+        "at": result.at,
         "reference": reference,
     }
 
 
 def entry_text(entry: Mapping[str, Any], signatures: tuple[Signature, ...] = ()) -> bytes:
-    """The file: canonical JSON of the entry with its signatures."""
+    """Return the content of the file: canonical JSON of the entry with its signatures."""
     signed = [{"key": item.key, "signature": item.signature} for item in signatures]
     return canonical_json({**entry, "signatures": signed}) + b"\n"
 
 
 def signed_text(entry: Mapping[str, Any]) -> bytes:
-    """What signatures are over: canonical JSON of all but them."""
+    """Return the text that is signed: canonical JSON of the entry without signatures."""
     return canonical_json({key: value for key, value in entry.items() if key != "signatures"})
 
 
 def parse_entry(content: bytes, key: str) -> tuple[RemoteResult, dict[str, Any], tuple[Signature, ...]]:
-    """Read a published entry.
+    """Parse a published entry.
 
     Args:
         content: The file.
-        key: The action key that was asked for.
+        key: The requested action key.
 
     Returns:
-        The result, the entry as it stands without its signatures, and those.
+        The result, the entry without its signatures, and the signatures.
 
     Raises:
-        EntryError: It is damaged, of another version, or for another key.
+        EntryError: It is damaged, has another version, or belongs to another key.
     """
     try:
         data = parse_json(content, SHARED_ENTRY)
     except JsonProblemError as error:
         raise EntryError(str(error)) from None
     if not isinstance(data, dict) or type(data.get("entry")) is not int or data["entry"] != ENTRY:
-        raise EntryError("it is no entry of a version that this mmbuild knows")
+        raise EntryError("it is not an entry, or has a version that this mmbuild does not support")
     if data.get("key") != key:
-        raise EntryError("it is the entry of another action")
+        raise EntryError("it belongs to another action")
     problem = _ENTRY(data, "")
     if problem is not None:
         raise EntryError(problem)
     signatures = tuple(Signature(item["key"], item["signature"]) for item in data.get("signatures", ()))
     entry = {name: value for name, value in data.items() if name != "signatures"}
-    made = Record(
+    result = Record(
         key=key,
         definition=data["definition"],
         inputs=data["inputs"],
@@ -141,18 +140,18 @@ def parse_entry(content: bytes, key: str) -> tuple[RemoteResult, dict[str, Any],
         at=float(data["at"]),
         host=data["host"],
     )
-    return RemoteResult(made, reference=data["reference"]), entry, signatures
+    return RemoteResult(result, reference=data["reference"]), entry, signatures
 
 
 def parse_manifest(content: bytes, name: str) -> Tree:
-    """The files of a published artifact: of strangers, so that every name and size is checked.
+    """Parse the manifest of a published artifact. It is untrusted, so every name and size is checked.
 
     Args:
         content: The manifest.
-        name: The artifact that was asked for.
+        name: The requested artifact.
 
     Raises:
-        EntryError: What is wrong, as the end of a sentence that begins with the manifest.
+        EntryError: The problem, as the end of a sentence whose subject is the manifest.
     """
     from blake3 import blake3
 
@@ -164,11 +163,11 @@ def parse_manifest(content: bytes, name: str) -> Tree:
         raise EntryError(str(error)) from None
     problem = _TREE(data, "")
     if problem is not None:
-        raise EntryError(f"makes no sense: {problem}")
+        raise EntryError(f"is invalid: {problem}")
     try:
         tree = make_tree(ManifestEntry(**item) for item in data["entries"])
     except ValueError as error:
-        raise EntryError(f"makes no sense: {error}") from None
+        raise EntryError(f"is invalid: {error}") from None
     if tree_json(tree) != content:
-        raise EntryError("is not in canonical form, so that its digest is not that of its files")
+        raise EntryError("is not in canonical form, so its digest does not match its files")
     return tree

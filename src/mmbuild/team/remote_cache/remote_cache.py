@@ -1,4 +1,4 @@
-"""One run's view of a shared store: which results and manifests it has, and which of them can be believed."""
+"""A run's view of a shared store: which results and manifests it has, and which of them can be trusted."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from mmbuild.team.remote_cache.retrying_client import (
     describe,
 )
 
-_LATE_AT_ONCE = 2
+_BACKGROUND_PULLS = 2
 _FIRST = 256 << 10
-"""Bytes that are asked for of a small file at once."""
+"""Bytes in the first request for a small file."""
 
 
 @dataclass(slots=True)
 class SharedStore:
-    """A shared store in one run. Made by :func:`open_shared`.
+    """A shared store during one run. Created by :func:`open_shared`.
 
     Attributes:
-        store: The local one.
-        settings: What was configured.
-        calls: All requests.
-        bad: Artifacts that are not what their digests say, or not whole: not taken in this run, and replaced by
-            whoever builds them; with the reason.
+        store: The local store.
+        settings: Its configuration.
+        calls: Client for all requests.
+        bad: Corrupt or incomplete artifacts with the reason: not used in this run, and replaced by the machine that
+            builds them.
         damaged: Action keys whose entries cannot be used.
-        answers: Results by action key; None where there is none.
+        answers: Results by action key; None if there is none.
     """
 
     store: Store
@@ -52,14 +52,14 @@ class SharedStore:
     answers: dict[str, RemoteResult | None] = field(default_factory=dict)
     _place: ObjectStore | None = None
     _trees: dict[str, Tree] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
-    _late: dict[str, threading.Thread] = field(default_factory=dict)
-    _turns: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_LATE_AT_ONCE))
+    _warned: set[str] = field(default_factory=set)
+    _pulls: dict[str, threading.Thread] = field(default_factory=dict)
+    _pull_slots: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(_BACKGROUND_PULLS))
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def place(self) -> ObjectStore:
-        """The place; connected when it is first needed.
+        """The remote file system, connected on first use.
 
         Raises:
             RemoteError: MM820.
@@ -70,31 +70,31 @@ class SharedStore:
             return self._place
 
     @property
-    def asks(self) -> bool:
-        """Whether results are taken from there, and it has not been given up."""
+    def enabled(self) -> bool:
+        """Whether results are pulled from there, and it has not been given up."""
         return self.settings.pull and not self.calls.down
 
     def results(self, keys: Sequence[str]) -> Mapping[str, RemoteResult]:
-        """Results of actions that are published and can be believed, by action key."""
+        """Return the published, trusted results of actions by action key."""
         unknown = [key for key in keys if key not in self.answers]
-        if unknown and self.asks and self._connected():
-            self._ask(unknown)
-        found = {key: self.answers.get(key) for key in keys}
+        if unknown and self.enabled and self._connected():
+            self._query(unknown)
+        answers = {key: self.answers.get(key) for key in keys}
         return {
             key: shared
-            for key, shared in found.items()
+            for key, shared in answers.items()
             if shared is not None and shared.record.digest not in self.bad
         }
 
     def artifacts(self, digests: Collection[str]) -> Collection[str]:
-        """Those of ``digests`` whose manifests are there: their files can be pulled."""
+        """Return those of ``digests`` that have a manifest, so that their files can be pulled."""
         required = [digest for digest in digests if digest not in self.bad]
-        if not required or not self.asks or not self._connected():
+        if not required or not self.enabled or not self._connected():
             return ()
         return self.trees(required).keys()
 
     def trees(self, digests: Iterable[str]) -> dict[str, Tree]:
-        """Manifests that are there and hold what their names say."""
+        """Return the existing manifests that match their digest."""
         required = list(dict.fromkeys(digests))
         fresh = [digest for digest in required if digest not in self._trees]
         for digest, tree in self.calls.each(fresh, self._tree).items():
@@ -107,23 +107,23 @@ class SharedStore:
         return {digest: self._trees[digest] for digest in required if digest in self._trees}
 
     def start_pull(self, key: str) -> bool:
-        """Ask for a result and pull it, on the side: True as long as that goes on."""
-        thread = self._late.get(key)
+        """Pull a result in the background, unless already started; True while the pull is running."""
+        thread = self._pulls.get(key)
         if thread is None:
-            if not self.asks or (key in self.answers and self.answers[key] is None):
+            if not self.enabled or (key in self.answers and self.answers[key] is None):
                 return False
-            thread = threading.Thread(target=self._fetch, args=(key,), daemon=True)
-            self._late[key] = thread
+            thread = threading.Thread(target=self._pull, args=(key,), daemon=True)
+            self._pulls[key] = thread
             thread.start()
         return thread.is_alive()
 
     def pulled_record(self, key: str) -> Record | None:
-        """The result of an action whose artifact has been pulled, as far as this run knows."""
+        """Return the published result of an action, if this run has looked it up."""
         shared = self.answers.get(key)
         return shared.record if shared is not None else None
 
     def entry(self, key: str) -> RemoteResult | None:
-        """Read the entry of an action now.
+        """Read the entry of an action, bypassing :attr:`answers`.
 
         Raises:
             UnreachableError: MM821.
@@ -137,9 +137,9 @@ class SharedStore:
             self.damaged.add(key)
             self.warn(
                 Notice(
-                    f"the shared store's entry for action `{key[:16]}` is damaged ({error}); it counts as not there",
+                    f"the shared store's entry for action `{key[:16]}` is damaged ({error}) and is ignored",
                     "MM822",
-                    "whoever builds the action and may push replaces it",
+                    "the next machine that builds the action and may push replaces it",
                 )
             )
             return None
@@ -149,7 +149,7 @@ class SharedStore:
         return shared
 
     def read_part(self, name: str, start: int, end: int) -> bytes:
-        """Bytes ``start`` to ``end`` of a file of the place; fewer where it ends before.
+        """Read bytes ``start`` to ``end`` of a remote file; fewer if it ends before.
 
         Raises:
             FileNotFoundError, MalformedError: As :meth:`ObjectStore.read`.
@@ -161,11 +161,11 @@ class SharedStore:
         return self.calls.read(lambda: place.read(name, start, end, flow.add), end - start)
 
     def read_whole(self, name: str, limit: Limit) -> bytes:
-        """A file of the place of a kind that is never large.
+        """Read a small remote file.
 
         Raises:
             MalformedError: It is larger than ``limit``, or not a file.
-            FileNotFoundError: There is none.
+            FileNotFoundError: It does not exist.
             UnreachableError: MM821.
         """
         place = self.place
@@ -177,40 +177,40 @@ class SharedStore:
             data = self.read_part(name, len(whole), min(2 * len(whole), limit.size + 1))
             whole += data
         if len(whole) > limit.size:
-            raise MalformedError(f"is larger than {limit.size:,} bytes, more than {limit.kind} takes")
+            raise MalformedError(f"is larger than {limit.size:,} bytes, the limit for {limit.kind}")
         return bytes(whole)
 
-    def mark_corrupt(self, digest: str, why: str) -> None:
-        """Note that the place's copy of an artifact cannot be used; told, and never asked for again in this run."""
-        self.bad[digest] = why
+    def mark_corrupt(self, digest: str, reason: str) -> None:
+        """Mark the remote copy of an artifact as corrupt: warn, and do not request it again in this run."""
+        self.bad[digest] = reason
         self.warn(
             Notice(
-                f"artifact `{digest[:16]}` of the shared store cannot be used: {why}",
+                f"artifact `{digest[:16]}` of the shared store cannot be used: {reason}",
                 "MM822",
-                "it is built here instead; whoever builds it and may push replaces it",
+                "it is built here instead; the next machine that builds it and may push replaces it",
             )
         )
 
     def mark_unreachable(self, digest: str, error: UnreachableError) -> None:
-        """Note that an artifact did not come although it may be there: this run goes without it."""
+        """Mark an artifact that may exist but could not be read; this run does not use it."""
         self.bad[digest] = error.message
-        if not self.calls.down:  # else that was told
+        if not self.calls.down:  # otherwise a warning was already printed
             self.warn(notice_of(error))
 
     def warn(self, notice: Notice) -> None:
-        """A warning, once."""
+        """Print a warning once."""
         with self._lock:
-            fresh = notice.message not in self._told
-            self._told.add(notice.message)
+            fresh = notice.message not in self._warned
+            self._warned.add(notice.message)
         if fresh:
             self.calls.warn(notice)
 
     def _connected(self) -> bool:
-        if _open_to_all(self.settings):
+        if _is_tamperable(self.settings):
             self.warn(
                 Notice(
-                    f"results come from `{self.settings.shown}` over plain http and without signatures: whoever "
-                    "is on the way there can exchange them, and run code here",
+                    f"results come from `{self.settings.shown}` over plain http and without signatures: anyone on "
+                    "the network path can replace them and run code here",
                     "MM767",
                     "use https, or set store.require_signatures and store.trusted_keys in the configuration",
                 )
@@ -222,7 +222,7 @@ class SharedStore:
             self.calls.down = error.message
             return False
 
-    def _ask(self, keys: Sequence[str]) -> None:
+    def _query(self, keys: Sequence[str]) -> None:
         answers = self.calls.each(keys, self.entry)
         for key in keys:
             answer = answers.get(key)
@@ -231,7 +231,7 @@ class SharedStore:
                 if not self.calls.down:
                     self.warn(notice_of(answer))
             elif isinstance(answer, MmbuildError):
-                raise answer  # of this machine: a package or a key is missing
+                raise answer  # a problem of this machine: a package or a key is missing
             elif isinstance(answer, Exception):
                 self.warn(_unusable(key, answer))
 
@@ -249,20 +249,20 @@ class SharedStore:
 
         if is_signed(signed_text(entry), signatures, self.settings.trusted_keys):
             return True
-        why = "is not signed by a trusted key" if signatures else "is not signed"
+        reason = "is not signed by a trusted key" if signatures else "is not signed"
         self.warn(
             Notice(
-                f"an entry of the shared store {why} and counts as not there, and so do all others like it",
+                f"an entry of the shared store {reason}; it is ignored, and so are others like it",
                 "MM823",
-                "store.trusted_keys in the configuration lists whom to believe",
+                "list the keys that you trust in store.trusted_keys in the configuration",
             )
         )
         return False
 
-    def _fetch(self, key: str) -> None:
+    def _pull(self, key: str) -> None:
         from mmbuild.team.remote_cache.pull import pull
 
-        with self._turns:
+        with self._pull_slots:
             try:
                 shared = self.results([key]).get(key)
                 if shared is None or shared.reference or self.store.has(shared.record.digest):
@@ -274,24 +274,23 @@ class SharedStore:
 
 def _unusable(key: str, error: Exception) -> Notice:
     return Notice(
-        f"the shared store's entry for action `{key[:16]}` cannot be used ({describe(error)}); "
-        "it counts as not there",
+        f"the shared store's entry for action `{key[:16]}` cannot be used ({describe(error)}) and is ignored",
         "MM822",
-        "whoever builds the action and may push replaces it",
+        "the next machine that builds the action and may push replaces it",
     )
 
 
-def _open_to_all(settings: Settings) -> bool:
-    """Whether what comes from the place could be exchanged on its way."""
+def _is_tamperable(settings: Settings) -> bool:
+    """Return whether downloads could be replaced on the network path."""
     return settings.url.partition("://")[0].lower() == "http" and not settings.require_signatures
 
 
 def open_shared(store: Store, url: str | None = None) -> SharedStore | None:
-    """The shared store that is configured, or the one at ``url``; None where there is none. Asks nothing yet.
+    """Return the configured shared store, or the one at ``url``; None if there is none. Sends no request yet.
 
     Raises:
-        RemoteError: MM820, it is configured wrongly.
-        RecipeError, MmbuildError: The configuration has faults.
+        RemoteError: MM820, its configuration is invalid.
+        RecipeError, MmbuildError: The configuration file has errors.
     """
     chosen = settings(url)
     if chosen is None:

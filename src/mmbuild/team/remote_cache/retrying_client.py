@@ -1,4 +1,4 @@
-"""Requests to a place that may be slow, down or unreliable: deadlines, retries, giving up for the rest of a run."""
+"""Requests to a server that may be slow, down or unreliable: deadlines, retries, giving up for the rest of a run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import TypeVar
 from mmbuild.config.remote_warnings import Notice, RemoteError, WarningHandler, to_stderr
 
 WINDOW_SECONDS = 30.0
-"""A place is given up that sent nothing for so long, or on average less than :data:`LEAST_RATE`."""
+"""A server is given up if, over this time, it sent nothing or on average less than :data:`LEAST_RATE`."""
 
 LEAST_RATE = 64 << 10
-"""Bytes a second, of all transfers from a place together."""
+"""Bytes per second, over all transfers from a server."""
 
 
 @dataclass(slots=True)
 class Flow:
-    """What has arrived from one place lately, over all of its requests.
+    """Throughput of a server over a time window, for all requests together.
 
     Attributes:
-        window: Seconds that are looked back.
-        clock: Seconds, monotonic.
+        window: Length of the window, seconds.
+        clock: Monotonic clock, seconds.
     """
 
     window: float = WINDOW_SECONDS
@@ -37,13 +37,13 @@ class Flow:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, count: int) -> None:
-        """Note that ``count`` bytes have arrived."""
+        """Record that ``count`` bytes have arrived."""
         with self._lock:
             self._arrived.append((self.clock(), count))
             self._total += count
 
     def stuck(self, since: float) -> bool:
-        """Whether too little has arrived within the window, for a transfer that runs since ``since``."""
+        """Return whether too little has arrived within the window, for a transfer started at ``since``."""
         now = self.clock()
         with self._lock:
             while self._arrived and self._arrived[0][0] <= now - self.window:
@@ -55,46 +55,46 @@ T = TypeVar("T")
 K = TypeVar("K")
 
 ATTEMPTS = 5
-"""How often a request is made before it counts as failed: of 30 % faults 0.2 % are left."""
+"""Attempts before a request counts as failed: a fault rate of 30 % becomes 0.2 %."""
 
 _PAUSE = 0.05
 _IN_A_ROW = 3
-"""Failed requests, with all their attempts and none between them that worked, after which nothing more is asked.
-Of a place that has not answered at all yet, one is enough."""
+"""Consecutive failed requests, each with all its attempts, after which the server is given up.
+For a server that has never answered, one is enough."""
 
 _QUICK_SECONDS, _SLOW_SECONDS = 1.0, 5.0
 _SMALLEST_PIECE, _LARGEST_PIECE = 64 << 10, 8 << 20
 
-_LOOKS = 60
-"""How often within its window a transfer is looked at."""
+_CHECKS = 60
+"""Checks of a transfer per window."""
 
 
 class MalformedError(Exception):
-    """A place that works has something else than a file of its kind: too large, a link, a directory, a device."""
+    """The server works, but the file is invalid: too large, a link, a directory or a device."""
 
 
 ANSWERS = (FileNotFoundError, FileExistsError, MalformedError)
-"""Exceptions that are answers of a place that works."""
+"""Exceptions that are valid answers of a working server."""
 
 
 class UnreachableError(RemoteError):
-    """MM821: a request failed for good, or nothing is asked any more."""
+    """MM821: a request failed after all attempts, or the server was given up."""
 
 
 @dataclass(slots=True)
 class RetryingClient:
-    """All requests of one run to one place.
+    """Sends all requests of a run to one server.
 
     Attributes:
-        shown: What the place is called.
-        timeout: Seconds for a request that carries little.
-        flow: What has arrived from there; reads that carry much report to it.
-        tell: Where warnings go.
-        redact: Takes out of a message what must not be told.
-        piece: Bytes to ask for at once where reads report nothing while they run: little at first, so that a slow
-            place is seen to progress, and more while answers come quickly.
-        down: Why nothing is asked any more; empty while things are well.
-        failed: Requests that failed for good.
+        shown: Name of the server in messages.
+        timeout: Timeout of a small request, seconds.
+        flow: Throughput; large reads report to it.
+        warn: Handler for warnings.
+        redact: Removes secrets from a message.
+        piece: Bytes per request for reads that report no progress: small at first, so that a slow server shows
+            progress, and larger while answers come quickly.
+        down: Why the server was given up; empty if it was not.
+        failed: Number of requests that failed after all attempts.
     """
 
     shown: str
@@ -112,15 +112,15 @@ class RetryingClient:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def do(self, request: Callable[[], T], size: int = 0, *, watched: bool = False) -> T:
-        """Make ``request`` until it gives an answer.
+        """Send ``request``, with retries, until the server answers.
 
         Args:
-            request: A function without arguments that may be called again.
-            size: Bytes that it carries; they lengthen the deadline.
-            watched: Whether it reports to :attr:`flow` what has arrived: then it has no deadline while bytes come.
+            request: Function without arguments that can be called again.
+            size: Bytes that it transfers; they extend the deadline.
+            watched: Whether it reports arrived bytes to :attr:`flow`; it then has no deadline while bytes arrive.
 
         Raises:
-            FileNotFoundError, FileExistsError, MalformedError: The place says so.
+            FileNotFoundError, FileExistsError, MalformedError: The server's answer.
             UnreachableError: MM821.
         """
         last: Exception | None = None
@@ -131,52 +131,52 @@ class RetryingClient:
             if attempt:
                 time.sleep(self.pause * 2**attempt * random.uniform(0.5, 1.5))
             try:
-                found = self._watched(request) if watched else with_timeout(request, self._deadline(size))
+                answer = self._watched(request) if watched else with_timeout(request, self._deadline(size))
             except ANSWERS:
-                self._worked()
+                self._record_answer()
                 raise
             except Exception as error:
                 last = error
                 if self._is_permanent(error):
                     break
             else:
-                self._worked()
-                return found
-        raise self._gave_up(last, began) from last
+                self._record_answer()
+                return answer
+        raise self._failure(last, began) from last
 
     def _deadline(self, size: int) -> float:
         return max(self.timeout, self.flow.window, size / LEAST_RATE) if size else self.timeout
 
     def read(self, read: Callable[[], bytes], size: int) -> bytes:
-        """:meth:`do` for a place whose reads report nothing while they run: :attr:`piece` follows what they take."""
+        """:meth:`do` for reads that report no progress; adapts :attr:`piece` to the time they take."""
         began = self.flow.clock()
         data = self.do(read, size)
-        taken = self.flow.clock() - began
-        if taken < _QUICK_SECONDS:
+        elapsed = self.flow.clock() - began
+        if elapsed < _QUICK_SECONDS:
             self.piece = max(self.piece, min(2 * size, _LARGEST_PIECE))
-        elif taken > _SLOW_SECONDS:
+        elif elapsed > _SLOW_SECONDS:
             self.piece = max(size // 2, _SMALLEST_PIECE)
         return data
 
     def _watched(self, request: Callable[[], T]) -> T:
-        """The result of a request that reports what arrives; given up with the place when too little does."""
-        since, answer = self.flow.clock(), _started(request)
+        """Return the result of a request that reports progress; give up the server if too little arrives."""
+        since, answer = self.flow.clock(), _run_in_thread(request)
         while True:
             with contextlib.suppress(queue.Empty):
-                return _result(answer.get(timeout=self.flow.window / _LOOKS))
+                return _result(answer.get(timeout=self.flow.window / _CHECKS))
             if self.down or self.flow.stuck(since):
-                least = f"less than {LEAST_RATE >> 10} KiB/s came over {self.flow.window:g} s"
-                self.give_up(least)
-                raise TimeoutError(least)
+                reason = f"it sent less than {LEAST_RATE >> 10} KiB/s over {self.flow.window:g} s"
+                self.give_up(reason)
+                raise TimeoutError(reason)
 
     def _is_silent(self, began: float) -> bool:
-        """Whether no request was answered for a window."""
+        """Return whether no request was answered for a whole window."""
         return self.flow.clock() - max(began, self._answered_at) >= self.flow.window
 
-    def each(self, keys: Sequence[K], ask: Callable[[K], T], threads: int = 16) -> dict[K, T | Exception]:
-        """``ask`` of every key side by side, within :attr:`timeout` altogether; what came in time.
+    def each(self, keys: Sequence[K], query: Callable[[K], T], threads: int = 16) -> dict[K, T | Exception]:
+        """Call ``query`` for every key concurrently; return the answers that arrive within :attr:`timeout` in total.
 
-        What ``ask`` raises stands in place of its answer. Keys that got none are absent.
+        An exception from ``query`` is returned as the answer. Keys without an answer are missing from the result.
         """
         waiting: queue.SimpleQueue[K] = queue.SimpleQueue()
         answers: queue.SimpleQueue[tuple[K, T | Exception]] = queue.SimpleQueue()
@@ -190,7 +190,7 @@ class RetryingClient:
                 except queue.Empty:
                     return
                 try:
-                    answers.put((key, ask(key)))
+                    answers.put((key, query(key)))
                 except Exception as error:
                     answers.put((key, error))
 
@@ -207,30 +207,30 @@ class RetryingClient:
             found[key] = answer
         return found
 
-    def give_up(self, why: str) -> None:
-        """Ask nothing more in this run, and say so once."""
+    def give_up(self, reason: str) -> None:
+        """Send no more requests in this run, and warn once."""
         with self._lock:
             if self.down:
                 return
-            self.down = self.redact(why)
+            self.down = self.redact(reason)
         self.warn(
             Notice(
-                f"the shared store `{self.shown}` is left alone for the rest of this run: {self.down}",
+                f"the shared store `{self.shown}` is not used for the rest of this run: {self.down}",
                 "MM821",
-                "the build goes on without it; MMBUILD_REMOTE=off asks nothing from the start",
+                "the build continues without it; set MMBUILD_REMOTE=off to skip it from the start",
             )
         )
 
-    def _worked(self) -> None:
+    def _record_answer(self) -> None:
         self._answered, self._in_a_row, self._answered_at = True, 0, self.flow.clock()
 
     def _is_permanent(self, error: Exception) -> bool:
-        """Whether asking again would say the same, or cost the same long time again."""
+        """Return whether a retry would fail in the same way, or would wait for a server that never answered."""
         if isinstance(error, (NotImplementedError, ImportError, TypeError)) or _denied(error):
             return True
         return isinstance(error, TimeoutError) and not self._answered
 
-    def _gave_up(self, error: Exception | None, began: float) -> UnreachableError:
+    def _failure(self, error: Exception | None, began: float) -> UnreachableError:
         if error is None or self.down:
             return UnreachableError(f"the shared store `{self.shown}` is down: {self.down}", code="MM821")
         reported = self.redact(describe(error))
@@ -238,8 +238,8 @@ class RetryingClient:
             self.failed += 1
             self._in_a_row += 1
             silent = isinstance(error, TimeoutError) and self._is_silent(began)
-            hopeless = silent or not self._answered or self._in_a_row >= _IN_A_ROW
-        if hopeless:
+            down = silent or not self._answered or self._in_a_row >= _IN_A_ROW
+        if down:
             self.give_up(reported)
         return UnreachableError(f"the shared store `{self.shown}` did not answer: {reported}", code="MM821")
 
@@ -249,54 +249,54 @@ class RetryingClient:
             return
         self.warn(
             Notice(
-                f"the shared store `{self.shown}` did not answer everything within {self.timeout:g} s;"
-                " the rest counts as not there",
+                f"the shared store `{self.shown}` did not answer every request within {self.timeout:g} s;"
+                " the unanswered ones count as missing",
                 "MM821",
-                "store.timeout in the configuration says how long is waited",
+                "set store.timeout in the configuration to wait longer",
             )
         )
 
 
 def with_timeout(function: Callable[[], T], seconds: float) -> T:
-    """The result of ``function``, waited for so long; the thread of one that hangs is left to itself.
+    """Return the result of ``function``, waiting up to ``seconds``; a hanging thread is abandoned.
 
     Raises:
         TimeoutError: It took longer.
     """
     try:
-        return _result(_started(function).get(timeout=seconds))
+        return _result(_run_in_thread(function).get(timeout=seconds))
     except queue.Empty:
         raise TimeoutError(f"no answer within {seconds:.3g} s") from None
 
 
-def _started(function: Callable[[], T]) -> queue.SimpleQueue[tuple[bool, T | BaseException]]:
-    """Gets the result of ``function``, and whether it is one; run by its own thread."""
-    done: queue.SimpleQueue[tuple[bool, T | BaseException]] = queue.SimpleQueue()
+def _run_in_thread(function: Callable[[], T]) -> queue.SimpleQueue[tuple[bool, T | BaseException]]:
+    """Run ``function`` in a thread; the returned queue receives (True, result) or (False, exception)."""
+    answer: queue.SimpleQueue[tuple[bool, T | BaseException]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
-            done.put((True, function()))
+            answer.put((True, function()))
         except BaseException as error:
-            done.put((False, error))
+            answer.put((False, error))
 
     threading.Thread(target=work, daemon=True).start()
-    return done
+    return answer
 
 
 def _result(answer: tuple[bool, T | BaseException]) -> T:
-    worked, result = answer
-    if worked:
+    succeeded, result = answer
+    if succeeded:
         return result  # type: ignore[return-value]
     assert isinstance(result, BaseException)
     raise result
 
 
 def _denied(error: Exception) -> bool:
-    """Whether the place refuses who asks."""
+    """Return whether the server denied access."""
     return isinstance(error, PermissionError) or getattr(error, "status", None) in (401, 403)
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one short line."""
+    """Format an exception as one short line."""
     line = str(error).strip().partition("\n")[0][:300]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

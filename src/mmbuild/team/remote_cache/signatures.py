@@ -1,8 +1,7 @@
 """Signatures of published entries: ed25519 (RFC 8032) over the canonical JSON of an entry.
 
-Public keys are written as :mod:`mmbuild.base.public_keys` reads them. Private keys are PEM (PKCS #8, not encrypted),
-as ``openssl genpkey -algorithm ed25519`` writes them too. The package ``cryptography`` is imported only to sign and
-to verify.
+Public keys have the format of :mod:`mmbuild.base.public_keys`. Private keys are PEM (PKCS #8, not encrypted), as also
+written by ``openssl genpkey -algorithm ed25519``. The package ``cryptography`` is imported only to sign and verify.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _NEW_KEY = "`mmbuild cache keygen FILE` writes a new one"
 
 
 def make_key(path: Path) -> str:
-    """Write a new private key to ``path``, for its owner alone; returns the public key.
+    """Write a new private key to ``path``, readable only by its owner; return the public key.
 
     Raises:
         RemoteError: MM825, ``cryptography`` is not installed, or the file exists or cannot be written.
@@ -47,7 +46,7 @@ def make_key(path: Path) -> str:
         raise RemoteError(
             f"the key cannot be written to `{path}`: {error.strerror}",
             code="MM825",
-            hint="name a file that does not exist yet, in a directory of your own",
+            hint="name a new file in a directory that you can write to",
         ) from error
     with open(descriptor, "wb") as stream:
         stream.write(text)
@@ -55,10 +54,10 @@ def make_key(path: Path) -> str:
 
 
 def read_key(given: str) -> Ed25519PrivateKey:
-    """The private key at a path, or in PEM text itself.
+    """Load a private key from a path or from PEM text.
 
     Raises:
-        RemoteError: MM825, it cannot be read or is of another kind.
+        RemoteError: MM825, it cannot be read or has another type.
     """
     try:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey as Private
@@ -71,17 +70,17 @@ def read_key(given: str) -> Ed25519PrivateKey:
         text = given.encode() if inline else read_file(Path(given).expanduser(), _KEY_FILE_BYTES)
         key = load_pem_private_key(text, password=None)
     except (OSError, ValueError, TypeError, RuntimeError, FileRefusedError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no unencrypted PEM key"
+        reason = error.strerror if isinstance(error, OSError) else "it is not an unencrypted PEM key"
         if isinstance(error, FileRefusedError):
-            why = f"it {error.problem}"
+            reason = f"it {error.problem}"
         raise RemoteError(
-            f"the signing key {shown} cannot be used: {why}",
+            f"the signing key {shown} cannot be used: {reason}",
             code="MM825",
             hint=_NEW_KEY,
         ) from None
     if not isinstance(key, Private):
         raise RemoteError(
-            f"the signing key {shown} is not of ed25519",
+            f"the signing key {shown} is not an ed25519 key",
             code="MM825",
             hint=_NEW_KEY,
         )
@@ -89,12 +88,12 @@ def read_key(given: str) -> Ed25519PrivateKey:
 
 
 def sign(text: bytes, key: Ed25519PrivateKey) -> Signature:
-    """The signature of ``text``."""
+    """Sign ``text``."""
     return Signature(_public(key), base64.b64encode(key.sign(text)).decode("ascii"))
 
 
 def is_signed(text: bytes, signatures: Iterable[Signature], trusted: Collection[bytes]) -> bool:
-    """Whether one of ``signatures`` is of a trusted key and right.
+    """Return whether one of ``signatures`` is valid and by a trusted key.
 
     Raises:
         RemoteError: MM825, ``cryptography`` is not installed.

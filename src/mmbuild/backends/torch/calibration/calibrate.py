@@ -39,18 +39,6 @@ class LayerFitter(Protocol[Found_co]):
         """Results by the layers' names."""
 
 
-# Path of the decoder in each family's reference model; names below it match the checkpoint tables.
-DECODERS: Mapping[str, str] = {
-    "llava": "model.language_model",
-    "vila": "llm.model",
-    "blip2-opt": "language_model.model.decoder",
-}
-
-
-# Families whose prompts require an image.
-NEED_PICTURES = frozenset({"blip2-opt"})
-
-
 def calibration_requests(
     processor: Processor, samples: Sequence[Sample], family: str, longest: int | None = None
 ) -> Iterator[Request]:

@@ -62,12 +62,6 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def function_of(target: str) -> Any:
-    """Import the function ``module:function``."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _private_directory() -> Path:
     """A directory that only this user can read; logs of failed runs stay there."""
     default = tempfile.gettempdir()
