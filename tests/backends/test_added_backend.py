@@ -89,6 +89,18 @@ def test_doctor_makes_its_checks(capsys):
     assert any(check["name"] == "gpu" for check in groups["host"]["checks"])
 
 
+def test_a_row_in_mmbuild_s_own_table_does_the_same(toy, capsys, monkeypatch):
+    shutil.rmtree(toy.parent / "site")
+    backend_names.added.cache_clear()
+    assert run(capsys, "validate", "recipe.yaml")[0] == 1
+    rows = {**backend_names.BUILT_IN, "toy": "support.backends.toy:BACKEND"}
+    for module in (backend_names, table):
+        monkeypatch.setattr(module, "BUILT_IN", rows)
+    status, _, err = run(capsys, "apply", "recipe.yaml")
+    assert status == 0, err
+    assert run(capsys, "run", "build/toy-llava", "--prompt", "x")[1] == "llava: x\n"
+
+
 @pytest.mark.usefixtures("toy")
 def test_an_unknown_backend_is_refused_with_those_there_are(capsys):
     status, _, err = run(capsys, "validate", "recipe.yaml", "--set", "engine.backend=onnx")

@@ -13,15 +13,10 @@ from typing import TYPE_CHECKING, cast
 from mmbuild.base.entries import load_entry
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.steps.registry import StepSpec, steps
-from mmbuild.schema.backend_names import added
+from mmbuild.schema.backend_names import BUILT_IN, added, names
 
 if TYPE_CHECKING:
     from mmbuild.backends.base import Backend
-
-BUILT_IN: Mapping[str, str] = {
-    "tensorrt-llm": "mmbuild.backends.tensorrt_llm.backend:BACKEND",
-    "torch": "mmbuild.backends.torch.backend:BACKEND",
-}
 
 
 @cache
@@ -48,14 +43,9 @@ def backend(name: str) -> Backend:
         ) from error
 
 
-def names() -> tuple[str, ...]:
-    """All backends, those that are built in first."""
-    return (*BUILT_IN, *(name for name in added() if name not in BUILT_IN))
-
-
 def step_table(used: Iterable[str]) -> Mapping[str, StepSpec]:
     """The steps in force, with those of added backends where ``used`` has a step that the table lacks."""
     table = steps()
     if all(name in table for name in used):
         return table
-    return {**{name: spec for other in added() for name, spec in backend(other).steps.items()}, **table}
+    return {**{name: spec for other in names() for name, spec in backend(other).steps.items()}, **table}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmbuild.backends.table import backend
 from mmbuild.core.graph.plan import Plan
-from mmbuild.schema.backend_names import added
+from mmbuild.schema.backend_names import names
 from mmbuild.steps.table import BUILT_IN
 
 
@@ -23,4 +23,4 @@ def backend_of_step(step: str) -> str:
     """The backend in whose own environment ``step`` runs; empty for steps of mmbuild's environment."""
     if step in BUILT_IN:
         return BUILT_IN[step].backend
-    return next((name for name in added() if step in backend(name).steps), "")
+    return next((name for name in names() if step in backend(name).steps), "")

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+BUILT_IN: Mapping[str, str] = {
+    "tensorrt-llm": "mmbuild.backends.tensorrt_llm.backend:BACKEND",
+    "torch": "mmbuild.backends.torch.backend:BACKEND",
+}
+"""A row for each backend of mmbuild: ``module:OBJECT`` by name."""
+
 GROUP = "mmbuild.backends"
 """The group of entry points."""
 
@@ -15,3 +21,8 @@ def added() -> Mapping[str, str]:
     from importlib.metadata import entry_points
 
     return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+
+
+def names() -> tuple[str, ...]:
+    """All backends, those of mmbuild first."""
+    return (*BUILT_IN, *(name for name in added() if name not in BUILT_IN))

@@ -25,7 +25,7 @@ from pydantic import (
 from mmbuild.models.calibration_data.samples import DEFAULT_SAMPLES
 from mmbuild.models.families import MODULES
 from mmbuild.schema import tensorrt_llm_versions
-from mmbuild.schema.backend_names import added
+from mmbuild.schema.backend_names import names
 
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
@@ -61,7 +61,7 @@ def _or_added(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     try:
         return handler(value)
     except ValidationError:
-        if isinstance(value, str) and value in added():
+        if isinstance(value, str) and value in names():
             return value
         raise
 

@@ -26,7 +26,7 @@ from mmbuild.base.field_checks import (
     word,
     wrong,
 )
-from mmbuild.schema.backend_names import added
+from mmbuild.schema.backend_names import names
 
 _SHOWN = 60
 _DTYPE = one_of("float32", "float16", "bfloat16")
@@ -192,8 +192,7 @@ def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | Non
 
 def _of_added_backend(data: Mapping[str, Any]) -> str | None:
     """What is wrong with the description of an engine whose backend checks the rest itself."""
-    names = (*_BACKENDS, *added())
-    return one_of(*names)(data["backend"], "backend") or _family(data["family"])
+    return one_of(*names())(data["backend"], "backend") or _family(data["family"])
 
 
 def engine_config(data: Mapping[str, Any]) -> str | None:

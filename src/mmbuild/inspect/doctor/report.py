@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbuild.backends.table import backend, names
+from mmbuild.backends.table import backend
 from mmbuild.base.checks import Check, Group
 from mmbuild.base.gpu import Gpu, visible_gpus
 from mmbuild.config.model import UserConfig
 from mmbuild.inspect.doctor import compiler, hardware, software
 from mmbuild.inspect.doctor.recipe_requirements import Needs, by_backend
+from mmbuild.schema.backend_names import names
 
 
 def report(
