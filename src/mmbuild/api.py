@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class BuildError(MmbuildError):
-    """At least one action failed; ``result`` tells all of them."""
+    """At least one action failed; ``result`` lists all of them."""
 
     def __init__(self, result: Result) -> None:
         first = result.failed[0]
@@ -37,14 +37,14 @@ class BuildError(MmbuildError):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[ResolvedRecipe]:
-    """Read and validate a recipe: one result for each variant of its matrix.
+    """Read and validate a recipe; returns one resolved recipe per variant of its matrix.
 
     Args:
         path: The recipe file.
-        overrides: ``dotted.key=value``, as ``--set`` takes them.
+        overrides: ``dotted.key=value``, as for ``--set``.
 
     Raises:
-        RecipeError: it has errors; ``diagnostics`` holds all findings.
+        RecipeError: The recipe has errors; ``diagnostics`` holds all findings.
     """
     from mmbuild.base.diagnostics import RecipeError
     from mmbuild.pipeline.load import load_recipes
@@ -66,13 +66,13 @@ def plan(
 
     Args:
         recipes: From :func:`load_recipe`.
-        store: Directory of the store; None means the default one.
-        build_dir: Where the engine directories go.
-        target: ``{"device", "sm", "isa"}`` for recipes that state none; None means this host.
+        store: Store directory; None means the default one.
+        build_dir: Directory for the engine directories.
+        target: ``{"device", "sm", "isa"}`` for recipes without a target; None means this host.
 
     Raises:
-        RecipeError: recipes ask for parts that are not built yet.
-        MmbuildError: the store cannot be used, or a source cannot be identified.
+        RecipeError: Recipes use features that are not implemented yet.
+        MmbuildError: The store cannot be used, or a source cannot be identified.
     """
     from mmbuild.core.store.layout import open_store
     from mmbuild.pipeline.planning import lower_all
@@ -88,7 +88,7 @@ def plan_graphs(
     *,
     remote: FindRemote | None = None,
 ) -> Plan:
-    """Decide what an apply of ``graphs`` would do; ``remote`` None means the shared store that is configured."""
+    """Decide what an apply of ``graphs`` would do; if ``remote`` is None, uses the configured shared store."""
     from mmbuild.core.graph.planner import make_plan
     from mmbuild.core.graph.rebuild_reasons import reasons_from
     from mmbuild.core.store.action_cache import load_cache
@@ -98,24 +98,24 @@ def plan_graphs(
 
         return open_shared(store)
 
-    why, place = reasons_from(store), Path(build_dir).absolute()
-    return make_plan(graphs, store, load_cache(store), place, why, remote or configured)
+    reasons, directory = reasons_from(store), Path(build_dir).absolute()
+    return make_plan(graphs, store, load_cache(store), directory, reasons, remote or configured)
 
 
 def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere, **changes: Any) -> Result:
-    """Do what ``plan`` says.
+    """Apply ``plan``: build what is missing and install the engines.
 
     Args:
         plan: From :func:`plan`.
-        options: How; None means the defaults.
+        options: How to apply it; None means the defaults.
         sink: Called with each :class:`~mmbuild.core.execution.events.Event`.
-        changes: Fields of :class:`~mmbuild.core.execution.options.ApplyOptions`, such as ``jobs=4``, which go before
-            those of ``options``.
+        changes: Fields of :class:`~mmbuild.core.execution.options.ApplyOptions`, such as ``jobs=4``, that override
+            ``options``.
 
     Raises:
         BuildError: An action failed.
-        MmbuildError: Nothing could start, or the disk is full.
-        TypeError: A change is not a field of the options.
+        MmbuildError: Nothing could be started, or the disk is full.
+        TypeError: A name in ``changes`` is not a field of the options.
     """
     from mmbuild.core.execution.options import ApplyOptions
 
@@ -127,55 +127,59 @@ def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhe
 
 @record_history
 def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere) -> Result:
-    """:func:`apply`, with failures of actions in the result instead of raised."""
+    """Like :func:`apply`, but returns failures of actions in the result instead of raising."""
     from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import ApplyOptions, Options
     from mmbuild.pipeline.preflight import require_ready
 
-    how = options or ApplyOptions()
+    options = options or ApplyOptions()
     if plan.changes:
         from mmbuild.core.execution.repair import without_damage
 
-        plan = without_damage(plan, sink, paranoid=how.paranoid)
-    if how.executor == "ray":
-        return _run_on_cluster(plan, how, sink)
+        plan = without_damage(plan, sink, paranoid=options.paranoid)
+    if options.executor == "ray":
+        return _run_on_cluster(plan, options, sink)
     require_ready(plan)
-    with _sharing(plan, sink) as (here, report):
-        if here is not plan:  # something could not be pulled, and now runs
-            require_ready(here)
-        return run_plan(
-            here, specs=_steps_of(here), options=Options(_capacity(here, how.jobs), how), sink=report
-        )
+    with _sharing(plan, sink) as (local_plan, report):
+        if local_plan is not plan:  # a failed pull means that an action runs here after all
+            require_ready(local_plan)
+        run_options = Options(_capacity(local_plan, options.jobs), options)
+        return run_plan(local_plan, specs=_steps_of(local_plan), options=run_options, sink=report)
 
 
-def _run_on_cluster(plan: Plan, how: ApplyOptions, sink: Sink) -> Result:
-    """:func:`run` with Ray. Environments of backends are not looked at: they are on the nodes."""
+def _run_on_cluster(plan: Plan, options: ApplyOptions, sink: Sink) -> Result:
+    """:func:`run` with Ray. Environments of backends are not checked here: they are on the nodes."""
     from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import Options
     from mmbuild.team.ray.executor import on_cluster
 
-    with _sharing(plan, sink) as (here, report):
-        specs = _steps_of(here)
-        if all(
-            planned.record is not None for planned in here.actions
-        ):  # nothing is left to run: no Ray is started
-            return run_plan(here, specs=specs, options=Options(_capacity(here, how.jobs), how), sink=report)
+    with _sharing(plan, sink) as (local_plan, report):
+        specs = _steps_of(local_plan)
+        # Do not start Ray if nothing is left to run.
+        if all(planned.record is not None for planned in local_plan.actions):
+            run_options = Options(_capacity(local_plan, options.jobs), options)
+            return run_plan(local_plan, specs=specs, options=run_options, sink=report)
         with on_cluster(
-            here, specs, report, address=how.address, jobs=how.jobs, ignore_estimates=how.ignore_estimates
+            local_plan,
+            specs,
+            report,
+            address=options.address,
+            jobs=options.jobs,
+            ignore_estimates=options.ignore_estimates,
         ) as cluster:
-            options = Options(cluster.capacity, how)
-            return run_plan(here, specs=specs, options=options, sink=report, executor=cluster)
+            run_options = Options(cluster.capacity, options)
+            return run_plan(local_plan, specs=specs, options=run_options, sink=report, executor=cluster)
 
 
 def _steps_of(plan: Plan) -> Mapping[str, StepSpec]:
-    """The steps of ``plan``: mmbuild's, and those that its backend adds."""
+    """The steps of ``plan``: those of mmbuild and those added by its backends."""
     from mmbuild.backends.table import step_table
 
     return step_table({planned.action.step for planned in plan.actions})
 
 
 def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]]:
-    """With the shared store, where there is one: see :func:`mmbuild.team.remote_cache.sync.sharing`."""
+    """Use the shared store if the plan has one: see :func:`mmbuild.team.remote_cache.sync.sharing`."""
     if plan.remote is None:
         return nullcontext((plan, sink))
     from mmbuild.team.remote_cache.sync import sharing
@@ -184,7 +188,7 @@ def _sharing(plan: Plan, sink: Sink) -> AbstractContextManager[tuple[Plan, Sink]
 
 
 def _capacity(plan: Plan, jobs: int | None) -> Capacity:
-    """What this machine has for ``plan``; its GPUs are asked for where an action wants one."""
+    """Resources of this machine for ``plan``; GPUs are only queried if an action needs one."""
     from mmbuild.base.gpu import least_memory, visible_gpus
     from mmbuild.core.execution.resources import Capacity, machine_cores, machine_memory
 

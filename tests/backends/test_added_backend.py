@@ -1,4 +1,4 @@
-"""A backend from another distribution: one module and one row, through which everything else goes."""
+"""A backend from another distribution: one module and one entry point are enough."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ MODEL = SOURCE.parents[1] / "examples" / "models" / "llava-shapes"
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """A project, and an installed distribution with the row."""
+    """A project, and an installed distribution with the entry point."""
     information = tmp_path / "site" / "toy_backend-1.0.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
@@ -61,7 +61,7 @@ def test_a_recipe_is_validated_planned_built_and_locked(toy, capsys):
 
 
 @pytest.mark.usefixtures("toy")
-def test_its_engine_is_asked_verified_and_compared_with_this_host(capsys):
+def test_its_engine_is_run_verified_and_checked_against_this_host(capsys):
     assert run(capsys, "apply", "recipe.yaml")[0] == 0
     build = "build/toy-llava"
     assert run(capsys, "run", build, "--prompt", "hello") == (0, "llava: hello\n", "note: a toy\n")
@@ -71,18 +71,20 @@ def test_its_engine_is_asked_verified_and_compared_with_this_host(capsys):
     assert "needs 1.0; here 1.0" in run(capsys, "compat", build)[1]
     status, _, err = run(capsys, "run", build, "--prompt", "hello", "--num-beams", "2")
     assert status == 2
-    assert "--num-beams: `mmbuild run` has no such options for engines of this backend [MM705]" in err
+    assert (
+        "--num-beams: `mmbuild run` does not support these options for engines of this backend [MM705]" in err
+    )
 
 
 @pytest.mark.usefixtures("toy")
-def test_what_it_cannot_build_is_shown_where_the_recipe_says_it(capsys):
+def test_what_it_cannot_build_is_reported_at_the_recipe_line(capsys):
     status, _, err = run(capsys, "validate", "recipe.yaml", "--set", "engine.tensor_parallel=2")
     assert status == 1
     assert "toys have one rank [MM199]" in err
 
 
 @pytest.mark.usefixtures("toy")
-def test_doctor_makes_its_checks(capsys):
+def test_doctor_runs_its_checks(capsys):
     _, out, err = run(capsys, "doctor", "recipe.yaml", "--quick", "--json")
     groups = {group["title"]: group for group in json.loads(out)["groups"]}
     assert groups["toys"]["checks"][0]["name"] == "toy box", err
@@ -102,17 +104,17 @@ def test_a_row_in_mmbuild_s_own_table_does_the_same(toy, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("toy")
-def test_an_unknown_backend_is_refused_with_those_there_are(capsys):
+def test_an_unknown_backend_is_refused_with_the_available_ones(capsys):
     status, _, err = run(capsys, "validate", "recipe.yaml", "--set", "engine.backend=onnx")
     assert status == 1
     assert "engine.backend" in err
-    with pytest.raises(MmbuildError, match="no backend is called `onnx`") as caught:
+    with pytest.raises(MmbuildError, match="unknown backend `onnx`") as caught:
         table.backend("onnx")
     assert "tensorrt-llm, torch, toy" in caught.value.hint
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_row_that_leads_nowhere_is_refused(monkeypatch):
+def test_an_entry_point_that_cannot_be_imported_is_refused(monkeypatch):
     monkeypatch.setattr(table, "added", lambda: {"broken": "nothing.here:BACKEND"})
     with pytest.raises(MmbuildError, match="cannot be loaded") as caught:
         table.backend("broken")
@@ -140,7 +142,7 @@ def comparisons(path):
                 yield f"{path.relative_to(SOURCE)}:{node.lineno}"
 
 
-def test_nothing_but_backends_and_the_schema_compares_a_backend_s_name():
+def test_only_backends_and_the_schema_compare_backend_names():
     outside = [
         path
         for path in SOURCE.rglob("*.py")
@@ -149,7 +151,7 @@ def test_nothing_but_backends_and_the_schema_compares_a_backend_s_name():
     assert [place for path in outside for place in comparisons(path)] == []
 
 
-def test_the_search_finds_what_it_looks_for(tmp_path, monkeypatch):
+def test_the_search_finds_comparisons(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "SOURCE", tmp_path)
     (tmp_path / "x.py").write_text('a.backend == "torch"\nb is Backend.TORCH\nc == "torch"\n')
     assert list(comparisons(tmp_path / "x.py")) == ["x.py:1", "x.py:2"]

@@ -1,4 +1,4 @@
-"""Where a build loads: descriptions and hosts of every kind."""
+"""Compatibility checks with engines and hosts of every kind."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_package_loads_in_the_torch_that_compiled_it(torch: str | None, status
     assert set(found) == {"torch", "cpu"}
 
 
-def test_an_engine_for_cuda_needs_its_sm_and_a_driver() -> None:
+def test_a_cuda_engine_needs_its_sm_and_a_driver() -> None:
     assert statuses(checks(CUDA, HostFacts((gpu(0),), "avx2", "2.11.0"))) == {
         "torch": "ok",
         "gpu": "ok",
@@ -105,21 +105,21 @@ def test_an_engine_for_cuda_needs_its_sm_and_a_driver() -> None:
     assert (none["gpu"].found, none["driver"].status) == ("no driver", "fail")
 
 
-def test_cuda_that_was_not_written_down_stays_unknown() -> None:
+def test_an_unrecorded_cuda_version_stays_unknown() -> None:
     description = replace(CUDA, toolchain={"torch": "2.11.0"})
     assert checks(description, HostFacts((gpu(0),), "avx2", "2.11.0"))["driver"].status == "unknown"
 
 
-def test_a_toolchains_build_on_its_own_host() -> None:
+def test_a_toolchain_engine_on_its_own_host() -> None:
     found = checks_of_toolchain(TRTLLM, (gpu(0), gpu(1)), INSIDE)
     assert statuses(found) == dict.fromkeys(["tensorrt-llm", "tensorrt", "gpu", "ranks", "driver"], "ok")
     assert found["driver"].wanted == "525 or newer"
 
 
-def test_too_few_gpus_of_that_kind_for_its_ranks() -> None:
+def test_too_few_matching_gpus_for_its_ranks() -> None:
     found = checks_of_toolchain(TRTLLM, (gpu(0), gpu(1, sm=80)), INSIDE)
     assert (found["gpu"].status, found["ranks"].status) == ("ok", "fail")
-    assert found["ranks"].found == "1 of that kind"
+    assert found["ranks"].found == "1 matching"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_tensorrt_under_its_other_name() -> None:
     assert found["tensorrt"].status == "ok"
 
 
-def test_versions_that_were_not_written_down_stay_unknown() -> None:
+def test_unrecorded_versions_stay_unknown() -> None:
     bare = replace(
         TRTLLM, toolchain={"tensorrt-llm": "1.2"}, target={"device": "cuda", "sm": None, "isa": None}
     )
@@ -166,7 +166,7 @@ def test_versions_that_were_not_written_down_stay_unknown() -> None:
         (None, 80, ("fail", "fail")),
     ],
 )
-def test_a_tensorrt_visual_engine_beside_torch(
+def test_a_tensorrt_visual_engine_with_torch(
     tensorrt: str | None, sm: int, expected: tuple[str, str]
 ) -> None:
     here = HostFacts((gpu(0, sm=sm),), "avx2", "2.11.0", tensorrt)

@@ -1,4 +1,4 @@
-"""The lowest driver for a build's CUDA."""
+"""The lowest driver for an engine's CUDA version."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_cuda_of_a_build(versions: dict[str, str], cuda: int | None) -> None:
     assert (found and found[0]) == cuda
 
 
-def test_floors_rise_and_unknown_stays_unknown() -> None:
+def test_lowest_drivers_rise_with_cuda_and_unknown_stays_unknown() -> None:
     floors = [lowest_driver(cuda) for cuda in (11, 12, 13)]
     assert floors == ["450", "525", "580"]
     assert lowest_driver(14) is None
 
 
-def test_the_table_names_supported_versions_and_what_their_pins_say() -> None:
+def test_the_table_covers_supported_versions_and_agrees_with_their_pins() -> None:
     for version, entry in _table()["toolchains"].items():
         assert version in SUPPORTED
         named = {name for name in load_toolchain(version).pins if "-cu" in name}

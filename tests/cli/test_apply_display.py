@@ -40,7 +40,7 @@ def test_a_terminal_shows_the_running_action_with_its_progress_and_time(project)
     assert terminal.finish() == 0
 
 
-def test_a_terminal_keeps_a_line_with_the_time_of_each_action_and_the_place_of_the_engine(project):
+def test_terminal_keeps_a_line_with_the_time_of_each_action_and_the_engine_path(project):
     terminal, pipe = held(project)
     terminal.read_until("held by the test")
     pipe.write_text("go on")
@@ -58,13 +58,13 @@ def assert_clean_end(terminal):
     assert "\u25b8" not in terminal.shown[terminal.shown.rindex(SHOW) :]
 
 
-def test_ctrl_c_on_a_terminal_ends_cleanly_and_says_how_to_go_on(project):
+def test_ctrl_c_on_a_terminal_ends_cleanly_and_says_how_to_continue(project):
     terminal, _ = held(project)
     terminal.read_until("held by the test")
     terminal.press("\x03")
     assert terminal.finish() == 130
     text = CONTROL.sub("", terminal.shown)
-    assert "interrupted; finished actions are kept, run the same command to go on" in text
+    assert "interrupted; finished actions are kept, run the same command again to continue" in text
     assert "Traceback" not in text
     assert_clean_end(terminal)
     assert list(open_store(project.root / "store").staging.iterdir()) == []
@@ -93,7 +93,7 @@ def test_a_terminal_without_progress_gets_plain_lines(project, options, variable
     assert "held by the test" not in terminal.shown
 
 
-def test_away_from_a_terminal_lines_are_plain_and_every_action_has_its_time(project):
+def test_without_a_terminal_lines_are_plain_and_every_action_has_its_time(project):
     done = project.run("apply", RECIPE)
     assert CONTROL.findall(done.stderr) == []
     assert re.search(rf"\[\d/8\] done   {LABEL}: \d+\.\d s", done.stderr)

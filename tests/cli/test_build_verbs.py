@@ -32,7 +32,7 @@ def test_plan_then_apply_then_nothing_to_do(project):
     assert "everything is up to date" in project.run("apply", RECIPE).stderr
 
 
-def test_the_plan_of_a_change_names_exactly_what_then_runs(project):
+def test_plan_of_a_change_names_exactly_what_runs(project):
     project.run("apply", RECIPE)
     change = ("--set", "engine.quantization=int8")
     verdicts = planned(project.run("plan", RECIPE, *change).stdout)
@@ -55,7 +55,7 @@ def test_json_events_are_objects_with_a_schema(project):
     }  # fmt: skip
 
 
-def test_plan_json_tells_the_schema_and_every_action(project):
+def test_plan_json_has_the_schema_and_every_action(project):
     data = json.loads(project.run("plan", RECIPE, "--json").stdout)
     assert (data["schema"], data["kind"]) == (1, "plan")
     assert data["actions"][0]["step"] == "download"
@@ -87,12 +87,12 @@ def test_a_saved_plan_is_refused_when_something_changed(project, change):
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"kind": "plan"}', '{"kind": "plan", "schema": 99}'])
-def test_what_is_no_plan_is_told(project, text):
+def test_file_that_is_not_a_plan_is_reported(project, text):
     (project.root / "x.plan").write_text(text)
     assert "[MM201]" in project.run("apply", "x.plan", status=1).stderr
 
 
-def test_a_changed_source_is_seen_and_named(project):
+def test_changed_source_is_detected_and_named(project):
     project.run("apply", RECIPE)
     path = project.root / "examples/models/llava-shapes/tokenizer.json"
     path.write_text(path.read_text() + "\n")
@@ -100,14 +100,14 @@ def test_a_changed_source_is_seen_and_named(project):
     assert "source `model` changed" in out
 
 
-def test_a_file_added_to_a_source_is_seen(project):
-    """The plan cache must notice what it never read."""
+def test_file_added_to_a_source_is_detected(project):
+    """The plan cache must notice files it never read."""
     project.run("apply", RECIPE)
     (project.root / "examples/models/llava-shapes/added_tokens.json").write_text("{}")
     assert planned(project.run("plan", RECIPE).stdout)["download"] == "run"
 
 
-def test_a_failure_is_one_screen_with_the_log(project):
+def test_failure_fits_on_one_screen_with_the_log(project):
     done = project.run("apply", RECIPE, "--no-progress", status=1, MMBUILD_TEST_FAIL="int4")
     assert "ZeroDivisionError: the test asked for it" in done.stderr
     assert "log: " in done.stderr
@@ -119,14 +119,14 @@ def test_a_failure_is_one_screen_with_the_log(project):
     project.run("apply", RECIPE)
 
 
-def test_a_broken_recipe_is_told_with_its_place(project):
+def test_broken_recipe_is_reported_with_its_location(project):
     (project.root / "bad.yaml").write_text("version: 1\nname: x\nmodle: {}\n")
     done = project.run("plan", "bad.yaml", status=1)
     assert "bad.yaml:3:1" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_foreign_store_and_a_missing_recipe_are_told(project):
+def test_foreign_store_and_missing_recipe_are_reported(project):
     (project.root / "mine").mkdir()
     (project.root / "mine" / "x").write_text("")
     assert "[MM303]" in project.run("plan", RECIPE, "--store", "mine", status=1).stderr

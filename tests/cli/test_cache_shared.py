@@ -20,7 +20,7 @@ def shared(tmp_path):
 
 @pytest.fixture
 def machines(tmp_path, shared):
-    """Two users with a project and a store of their own each."""
+    """Two users, each with their own project and store."""
     found = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -54,7 +54,7 @@ def test_ci_publishes_and_people_read(machines):
     assert "to run" in ci.run("plan", RECIPE, "--set", "engine.quantization=none").stdout
 
 
-def test_off_asks_nothing(machines):
+def test_disabled_shared_store_is_not_contacted(machines):
     ci, person = machines
     ci.environment["MMBUILD_PUSH"] = "always"
     ci.run("apply", RECIPE)
@@ -62,7 +62,7 @@ def test_off_asks_nothing(machines):
     assert set(verdicts(person.run("plan", RECIPE).stdout).values()) == {"run"}
 
 
-def test_push_brings_what_was_built_before_and_pull_prepares_an_apply(machines, shared):
+def test_push_uploads_earlier_builds_and_pull_prepares_an_apply(machines, shared):
     one, other = machines
     one.run("apply", RECIPE)
     said = one.run("cache", "push", "--remote", shared).stderr
@@ -74,7 +74,7 @@ def test_push_brings_what_was_built_before_and_pull_prepares_an_apply(machines, 
     assert "done in" in other.run("apply", RECIPE).stderr
 
 
-def test_gc_of_the_shared_store_wants_a_limit_and_keeps_named_builds(machines, shared, tmp_path):
+def test_gc_of_the_shared_store_requires_a_limit_and_keeps_named_builds(machines, shared, tmp_path):
     one, _ = machines
     one.environment["MMBUILD_PUSH"] = "always"
     one.run("apply", RECIPE)
@@ -90,7 +90,7 @@ def test_gc_of_the_shared_store_wants_a_limit_and_keeps_named_builds(machines, s
     assert [path.name for path in left] == ["exclusive"]
 
 
-def test_a_key_is_made_for_its_owner_alone_and_never_over_another_file(machines, tmp_path):
+def test_key_is_readable_only_by_its_owner_and_never_overwrites_a_file(machines, tmp_path):
     one, _ = machines
     public = one.run("cache", "keygen", tmp_path / "key.pem").stdout.strip()
     assert re.fullmatch(r"ed25519:[A-Za-z0-9+/]{43}=", public)
@@ -98,7 +98,7 @@ def test_a_key_is_made_for_its_owner_alone_and_never_over_another_file(machines,
     assert "[MM825]" in one.run("cache", "keygen", tmp_path / "key.pem", status=1).stderr
 
 
-def test_verbs_of_the_shared_store_say_that_none_is_configured(tmp_path):
+def test_shared_store_commands_report_that_none_is_configured(tmp_path):
     project = Project(tmp_path)
     project.environment["MMBUILD_CONFIG"] = str(tmp_path / "none.yaml")
     for words in (("push",), ("pull", RECIPE), ("gc", "--remote", "--max-size", "1GB")):
@@ -115,7 +115,7 @@ def test_verbs_of_the_shared_store_say_that_none_is_configured(tmp_path):
         ("store: {remot: 'file:///x'}", "did you mean: remote"),
     ],
 )
-def test_faults_of_the_configuration_are_told_with_their_place(machines, tmp_path, text, said):
+def test_configuration_errors_are_reported_with_their_location(machines, tmp_path, text, said):
     one, _ = machines
     (tmp_path / "one.yaml").write_text(text)
     reported = one.run("plan", RECIPE, status=1).stderr

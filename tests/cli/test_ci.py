@@ -1,4 +1,4 @@
-"""mmbuild ci: shards as a CI service runs them, and what cannot be asked for."""
+"""mmbuild ci: shards as a CI service runs them, and invalid requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def project(tmp_path, monkeypatch, capsys):
     return CiProject(tmp_path / "project", monkeypatch, capsys)
 
 
-def test_shards_build_every_variant_once_and_end_as_told(tmp_path):
+def test_shards_build_every_variant_once_and_exit_as_documented(tmp_path):
     machines = Project(tmp_path)
     reported = json.loads(machines.run("ci", *RECIPES, "--shards", 2, "--json").stdout)
     assert {name for shard in reported["shards"] for name in shard["variants"]} == NAMES
@@ -40,7 +40,7 @@ def test_shards_build_every_variant_once_and_end_as_told(tmp_path):
 
 
 def test_measured_times_move_variants(project):
-    """By the estimates all four take about the same; with one that takes an hour, that one is alone."""
+    """All four have similar estimates; once one is measured at an hour, it gets its own shard."""
     labels = {
         job["name"]: job["actions"][-1]
         for job in project.json("matrix", "recipes", "--format", "json")["jobs"]
@@ -52,7 +52,7 @@ def test_measured_times_move_variants(project):
     assert max(shard["seconds"] for shard in shards) > 3600
 
 
-def test_what_is_done_more_than_once_is_told_with_its_price(project):
+def test_repeated_actions_are_listed_with_their_cost(project):
     found = project.json("ci", "recipes/small.yaml", "--shards", 3, "--json")
     assert all(len(shard["variants"]) == 1 for shard in found["shards"])
     visual = next(item for item in found["repeated"] if item["label"].endswith("/build_visual"))
@@ -64,7 +64,7 @@ def test_what_is_done_more_than_once_is_told_with_its_price(project):
     )
 
 
-def test_a_shard_without_variants_is_done_at_once(project):
+def test_shard_without_variants_finishes_immediately(project):
     said = project.run("ci", "recipes/other.yaml", "--shards", 2, "--index", 2)
     assert "shard 2 of 2: nothing" in said.err
     assert said.out == ""
@@ -75,18 +75,18 @@ def test_a_shard_without_variants_is_done_at_once(project):
     [
         ([], "give one of"),
         (["--job", "x", "--shards", "2"], "give one of"),
-        (["--job", "x", "--index", "2"], "go with --shards"),
+        (["--job", "x", "--index", "2"], "require --shards"),
         (["--shards", "2", "--index", "3"], "there are 2 shards"),
-        (["--shards", "2", "--index", "1", "--json"], "--json prints all"),
+        (["--shards", "2", "--index", "1", "--json"], "--json cannot be combined with --index"),
     ],
 )
-def test_options_that_do_not_fit_are_usage(project, words, said):
+def test_conflicting_options_are_usage_errors(project, words, said):
     assert said in project.run("ci", "recipes", *words, status=2).err
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"version": 9, "seconds": {}}', '{"version": 1, "seconds": {"a": "b"}}']
 )
-def test_times_that_cannot_be_read_are_told(project, text):
+def test_unreadable_times_are_reported(project, text):
     project.write("times.json", text)
     assert "[MM816]" in project.run("ci", "recipes", "--shards", 2, "--times", "times.json", status=1).err

@@ -1,4 +1,4 @@
-"""``mmbuild compat`` as a person sees it: engine directories with a description and nothing else."""
+"""``mmbuild compat`` as a user sees it: engine directories with a description and nothing else."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def engine(backend: str, target: dict[str, object], toolchain: dict[str, str], ranks: int = 1) -> None:
-    """An engine directory ``build`` that is described and not there."""
+    """An engine directory ``build`` with a description but no files."""
     Path("build").mkdir()
     description = Description(
         family="llava",
@@ -62,14 +62,16 @@ def test_an_engine_for_this_host(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[2].startswith("  ok       cpu    needs generic instructions; here ")
 
 
-def test_one_for_another_torch_is_told_and_fails_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_engine_for_another_torch_is_reported_and_fails_with_check(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     for_this_cpu(torch="1.0.0")
     assert main(["compat", "build"]) == 0
     assert "pip install 'torch==1.0.0'" in capsys.readouterr().out
     assert main(["compat", "build", "--check"]) == 1
 
 
-def test_a_toolchains_engine_is_held_against_its_environment(
+def test_toolchain_engine_is_checked_against_its_environment(
     capsys: pytest.CaptureFixture[str], alone: Path
 ) -> None:
     for_toolchain()
@@ -108,7 +110,7 @@ def test_a_tensorrt_visual_engine(capsys: pytest.CaptureFixture[str], alone: Pat
     assert "tensorrt (visual)" in capsys.readouterr().out
 
 
-def test_what_is_no_engine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_directory_that_is_not_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compat", "nowhere"]) == 1
     assert "[MM540]" in capsys.readouterr().err
 

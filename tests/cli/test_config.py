@@ -1,4 +1,4 @@
-"""``mmbuild config`` as a person sees it."""
+"""``mmbuild config`` as a user sees it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbuild.cli import main
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the configuration is, in a directory of its own."""
+    """Path of the configuration, in its own directory."""
     monkeypatch.setenv("MMBUILD_CONFIG", str(tmp_path / "config.yaml"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "config.yaml"
@@ -77,7 +77,7 @@ def test_a_container(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["tensorrt"] is None
 
 
-def test_what_is_shown_can_be_read_again(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+def test_shown_configuration_can_be_loaded_again(capsys: pytest.CaptureFixture[str], place: Path) -> None:
     config("set-toolchain", "1.2", "--python", "/p", "--examples", "/e")
     assert config("show") == 0
     out = capsys.readouterr().out
@@ -107,7 +107,7 @@ def test_what_is_shown_can_be_read_again(capsys: pytest.CaptureFixture[str], pla
         (("unset", "tensorrt"), 1, "[MM612]"),
     ],
 )
-def test_a_mistake_is_told_and_nothing_written(
+def test_mistake_is_reported_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str], place: Path, words: tuple[str, ...], status: int, told: str
 ) -> None:
     assert config(*words) == status
@@ -115,7 +115,7 @@ def test_a_mistake_is_told_and_nothing_written(
     assert not place.exists()
 
 
-def test_an_entry_is_forgotten(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unset_removes_an_entry(capsys: pytest.CaptureFixture[str]) -> None:
     config("set-toolchain", "1.2", "--python", "/p", "--examples", "/e")
     config("set-tensorrt", "--python", "/q")
     assert config("unset", "toolchain", "1.2") == 0

@@ -1,4 +1,4 @@
-"""A damaged store on the command line: codes and not tracebacks, and the right engine in the end."""
+"""A damaged store on the command line: error codes instead of tracebacks, and the right engine in the end."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ def built(project):
     return {path.name: path.read_bytes() for path in place.rglob("*.json") if path.name != "manifest.json"}
 
 
-def test_a_cached_plan_with_another_digit_is_made_again_and_builds_the_right_engine(project):
-    """Even one whose checksum was computed again: keys are compared with content before anything runs."""
+def test_modified_cached_plan_is_made_again_and_builds_the_right_engine(project):
+    """Even with a recomputed checksum: keys are compared with content before anything runs."""
     time.sleep(0.1)  # files written a moment ago are not cached by their times
     first = json.loads(project.run("plan", RECIPE, "--json").stdout)
     (path,) = (project.root / "store" / "plans").iterdir()
@@ -75,8 +75,8 @@ def test_a_recipe_in_flow_style_is_a_recipe(project):
     assert (project.root / "build" / "flow").is_dir()
 
 
-def test_events_that_nobody_reads_stop_no_build(project):
-    """Standard output is full from the first line on; the build is done all the same."""
+def test_unwritable_events_do_not_stop_the_build(project):
+    """Standard output is full from the first line on; the build still completes."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""``mmbuild doctor`` as a person sees it."""
+"""``mmbuild doctor`` as a user sees it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_host_alone(capsys: pytest.CaptureFixture[str], alone: Path) -> None
     assert not (alone / "store").exists(), "it changes nothing"
 
 
-def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_matches_the_text(capsys: pytest.CaptureFixture[str]) -> None:
     status, found = checks(capsys)
     assert status == 0
     assert {"python", "gpu", "memory", "store", "build directory", "torch", "compiler", "git"} <= set(
@@ -64,7 +64,7 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["host"]["torch"]) == {"name", "status", "found", "wanted", "why", "way"}
 
 
-def test_every_configured_toolchain_is_looked_at(capsys: pytest.CaptureFixture[str], alone: Path) -> None:
+def test_every_configured_toolchain_is_checked(capsys: pytest.CaptureFixture[str], alone: Path) -> None:
     python = make_python(alone / "venv", {"tensorrt_llm": "0.9.0"})
     Path("config.yaml").write_text(
         f"toolchains:\n  0.9.0: {{python: {python}, examples: {alone}}}\n"
@@ -97,7 +97,7 @@ def test_a_recipe_for_a_toolchain_needs_it(capsys: pytest.CaptureFixture[str]) -
     assert "mmbuild config set-toolchain 1.2" in rows["environment"]["way"]
 
 
-def test_cuda_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cuda_recipe_on_a_host_without_cuda(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = str(RECIPES / "demo" / "llava-int4.yaml")
     status, found = checks(capsys, recipe, "--set", "target={device: cuda, sm: 90}")
     assert status == 1
@@ -114,7 +114,9 @@ def test_several_ranks_need_mpirun(
     assert found["host"]["mpirun"]["status"] == "fail"
 
 
-def test_a_faulty_recipe_is_told_as_validate_does(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_invalid_recipe_is_reported_as_by_validate(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     path = write_project(tmp_path / "project")
     assert main(["doctor", "--quick", str(path), "--set", "engine.dtype=flaot16"]) == 1
     captured = capsys.readouterr()
@@ -122,13 +124,13 @@ def test_a_faulty_recipe_is_told_as_validate_does(capsys: pytest.CaptureFixture[
     assert "[MM112]" in captured.err
 
 
-def test_a_faulty_configuration_is_told_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_configuration_is_reported_with_its_location(capsys: pytest.CaptureFixture[str]) -> None:
     Path("config.yaml").write_text("toolchain: {}\n", "utf-8")
     assert main(["doctor", "--quick"]) == 1
     assert "config.yaml:1:1: error:" in capsys.readouterr().err
 
 
-def test_on_a_terminal_it_is_a_table_in_colours() -> None:
+def test_terminal_output_is_a_coloured_table() -> None:
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120"}
     environment.pop("NO_COLOR", None)

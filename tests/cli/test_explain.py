@@ -10,7 +10,7 @@ from mmbuild.base.errors import UsageError
 from mmbuild.cli.explain import command
 
 
-def test_an_entry_says_symptom_cause_and_cure() -> None:
+def test_entry_has_symptom_cause_and_cure() -> None:
     result = CliRunner().invoke(command, ["mm103"])
     assert result.exit_code == 0
     first, _, *rest = result.stdout.splitlines()
@@ -18,12 +18,12 @@ def test_an_entry_says_symptom_cause_and_cure() -> None:
     assert [line.split(":")[0] for line in rest if not line.startswith(" ")] == ["symptom", "cause", "cure"]
 
 
-def test_without_a_code_all_are_listed() -> None:
+def test_without_a_code_all_codes_are_listed() -> None:
     lines = CliRunner().invoke(command, []).stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(codes())
 
 
-def test_an_unknown_code_names_the_nearest() -> None:
+def test_unknown_code_suggests_the_nearest() -> None:
     with pytest.raises(UsageError) as caught:
         CliRunner().invoke(command, ["MM10"], catch_exceptions=False)
     assert caught.value.hint is not None

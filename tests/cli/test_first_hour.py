@@ -1,4 +1,4 @@
-"""What a new user gets wrong first, with the whole screen that says so."""
+"""What a new user gets wrong first, with the complete error output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def project(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def screen(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 1) -> str:
-    """Everything that the command prints, of which nothing goes to standard output."""
+    """Everything the command prints; nothing may go to standard output."""
     assert main([*arguments]) == status
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -67,7 +67,7 @@ def test_a_missing_picture(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_missing_picture_is_no_bug_of_plan(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_picture_is_not_reported_as_a_bug_by_plan(capsys: pytest.CaptureFixture[str]) -> None:
     Path("recipe.yaml").write_text(RECIPE + "verify: {images: [b.png]}\n")
     assert screen(capsys, "plan", "recipe.yaml", "--store", "store") == (
         "recipe.yaml:14:19: error: the image `b.png` does not exist [MM517]\n"
@@ -91,7 +91,7 @@ def write_bad_pictures(directory: Path) -> None:
     Image.new("RGB", (8, 8)).save(directory / "portable.ppm")
 
 
-def test_pictures_that_are_none(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_pictures(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_bad_pictures(project)
     names = ["folder.png", "text.png", "empty.jpg", "cut.png", "head.jpg", "portable.ppm"]
     recipe = RECIPE + "verify:\n  images:\n" + "".join(f"    - {name}\n" for name in names)
@@ -128,7 +128,7 @@ def test_pictures_that_are_none(project: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
-def test_every_kind_of_picture_is_taken_by_its_content(
+def test_image_formats_are_recognized_by_content(
     project: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     Image.new("RGB", (20, 10), "red").save(project / "picture.bin", format=kind)
@@ -157,8 +157,8 @@ def test_a_question_that_is_too_long_is_not_printed_in_full(capsys: pytest.Captu
     assert long not in found
 
 
-def test_the_chat_form_counts_too(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The template writes the token for a beginning itself, so that none is added."""
+def test_chat_template_counts_towards_the_length(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The template already writes the start token, so none is added."""
     Path("model/chat_template.jinja").write_text(
         "{{ bos_token }}{% for c in messages[0].content %}"
         "{{ '<image>' if c.type == 'image' else c.text }}{% endfor %}"
@@ -237,7 +237,7 @@ def test_the_name_of_a_model_on_the_hub(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.usefixtures("project")
-def test_a_path_with_a_mistake_is_no_model_on_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_path_is_not_taken_for_a_hub_model(capsys: pytest.CaptureFixture[str]) -> None:
     found = validated(capsys, RECIPE.replace("source: model", "source: model/lava"))
     assert "      hint: check the path; it is relative to the file that names it\n" in found
 

@@ -29,7 +29,7 @@ def unescaped(text):
     return text.replace("%0A", "\n").replace("%3A", ":").replace("%2C", ",").replace("%25", "%")
 
 
-def test_a_failed_action_stands_beside_its_line_with_its_log_folded(project, summary):
+def test_failed_action_is_annotated_at_its_line_with_a_folded_log(project, summary):
     done = project.run("apply", RECIPE, "--format", "github", status=1, MMBUILD_TEST_FAIL="int4")
     command, _, rest = done.stdout.partition("\n")
     found = re.fullmatch(r"::error file=([^,]+),line=(\d+),col=(\d+),title=([^:]+)::(.*)", command)
@@ -51,7 +51,7 @@ def test_a_failed_action_stands_beside_its_line_with_its_log_folded(project, sum
     assert f"- `{LABEL}` MM310: " in reported
 
 
-def test_an_apply_that_went_well_is_a_row_of_the_summary(project, summary):
+def test_successful_apply_is_a_row_of_the_summary(project, summary):
     done = project.run("apply", RECIPE, "--format", "github")
     assert done.stdout == f"build/{NAME}\n"
     head, _, _, _, row = summary.read_text().splitlines()[:5]
@@ -66,13 +66,13 @@ def test_an_apply_that_went_well_is_a_row_of_the_summary(project, summary):
     assert "| 0 | 0 | 8 |" in again
 
 
-def test_without_a_summary_to_write_nothing_is_written(project, summary):
+def test_without_a_summary_file_nothing_is_written(project, summary):
     project.run("apply", RECIPE, "--format", "github", GITHUB_STEP_SUMMARY="")
     project.run("apply", RECIPE)
     assert not summary.exists()
 
 
-def test_faults_of_recipes_and_of_planning_are_annotated(project, summary):
+def test_recipe_and_planning_errors_are_annotated(project, summary):
     done = project.run("apply", RECIPE, "--set", "engine.dtyp=x", "--format", "github", status=1)
     assert done.stdout.startswith("::error file=--set engine.dtyp=x,line=1,")
     assert "title=MM103::" in done.stdout

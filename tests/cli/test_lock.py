@@ -17,7 +17,7 @@ def project(tmp_path):
 def test_lock_apply_change_refuse_lock_again(project):
     assert project.run("apply", "--locked", RECIPE, status=1).stderr.count("MM800") == 1
     assert project.run("lock", RECIPE).stdout.strip() == LOCK
-    assert "nothing changed" in project.run("lock", RECIPE).stderr
+    assert "unchanged" in project.run("lock", RECIPE).stderr
     project.run("lock", "--check", RECIPE)
     project.run("apply", "--locked", RECIPE)
     assert list((project.root / "build" / NAME).iterdir())
@@ -30,7 +30,7 @@ def test_lock_apply_change_refuse_lock_again(project):
     project.run("lock", "--check", RECIPE)
 
 
-def test_what_makes_no_sense_together_is_wrong_usage(project):
+def test_conflicting_options_are_usage_errors(project):
     project.run("lock", RECIPE)
     assert "MM804" in project.run("plan", "--locked", RECIPE, "--set", "name=x", status=2).stderr
     project.run("lock", "--check", "--update", "model", RECIPE, status=2)

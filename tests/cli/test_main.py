@@ -16,7 +16,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"mmbuild {__version__}\n"
 
 
-def test_help_names_every_verb(capsys):
+def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     for verb, line in VERBS.items():
@@ -25,7 +25,7 @@ def test_help_names_every_verb(capsys):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_a_help_with_an_example(verb, capsys):
+def test_every_command_has_help_with_an_example(verb, capsys):
     assert main([verb, "--help"]) == 0
     out = capsys.readouterr().out
     assert "Example:" in out
@@ -42,7 +42,7 @@ def test_every_verb_has_a_help_with_an_example(verb, capsys):
         (["apply", "x.yaml", "--jobs", "many"], "jobs"),
     ],
 )
-def test_a_wrong_command_line_is_told_and_exits_with_2(arguments, words, capsys):
+def test_wrong_command_line_is_reported_and_exits_with_2(arguments, words, capsys):
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -76,7 +76,7 @@ def test_exit_statuses(error, status, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_error_is_told_with_causes_and_hint(capsys):
+def test_error_is_reported_with_causes_and_hint(capsys):
     error = MmbuildError("the file is odd", code="MM9", hint="make it even")
     error.__cause__ = OSError("disk on fire")
     run_guarded(raising(error))
@@ -100,7 +100,7 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_reader_that_exits_early_is_not_an_error():
     done = subprocess.run(
         f"{sys.executable} -m mmbuild --help | head -n 1",
         shell=True,
@@ -113,7 +113,7 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.parametrize("verb", ["compat", "run", "verify", "compare", "validate", "plan"])
-def test_a_name_that_is_too_long_is_no_bug(verb, capsys):
+def test_name_that_is_too_long_is_not_reported_as_a_bug(verb, capsys):
     prompt = ["--prompt", "x"] if verb == "run" else []
     assert main([verb, "x" * 5000, *prompt]) == 1
     err = capsys.readouterr().err

@@ -30,7 +30,7 @@ def outputs(text):
     return dict(line.partition("=")[::2] for line in text.splitlines())
 
 
-def test_every_action_runs_once_over_all_jobs_each_on_a_machine_of_its_own(tmp_path):
+def test_every_action_runs_once_with_each_job_on_its_own_machine(tmp_path):
     def machine(name):
         (tmp_path / name).mkdir()
         found = Project(tmp_path / name)
@@ -84,7 +84,7 @@ def test_gitlab_gets_a_child_pipeline_with_needs_whose_lines_run(project):
     assert shlex.split(job["script"][0]) == line
 
 
-def test_a_pipeline_of_nothing_still_has_a_job(project):
+def test_empty_pipeline_still_has_a_job(project):
     said = project.run("matrix", "recipes", "--changed-since", "HEAD", "--format", "gitlab")
     pipeline = yaml.safe_load(said.out)
     assert pipeline.keys() - {"stages"} == {"nothing to build"}
@@ -112,7 +112,7 @@ def test_changed_since_names_the_variants_whose_keys_changed(project, path, old,
     assert bool(shared) == any(name.endswith("none") for name in changed)
 
 
-def test_a_recipe_that_was_wrong_or_absent_then_counts_as_changed(project):
+def test_recipe_that_was_invalid_or_missing_counts_as_changed(project):
     project.change("recipes/other.yaml", "version: 1", "version: 7")
     broken = project.commit()
     project.change("recipes/other.yaml", "version: 7", "version: 1")
@@ -122,8 +122,8 @@ def test_a_recipe_that_was_wrong_or_absent_then_counts_as_changed(project):
     assert [job["name"] for job in jobs if job["kind"] == "engine"] == ["other", "new"]
 
 
-def test_a_job_of_a_changed_recipe_is_the_one_that_ci_knows(project):
-    """`mmbuild ci` is not told what changed: names and contents of jobs must not follow from that."""
+def test_job_of_a_changed_recipe_matches_the_job_of_ci(project):
+    """`mmbuild ci` does not know what changed: names and contents of jobs must not depend on it."""
     project.change("recipes/small.yaml", "quantization: [none, int8, int4]", "quantization: [int8, int4]")
     all_jobs = project.json("matrix", "recipes", "--format", "json")["jobs"]
     project.change("recipes/other.yaml", "model2", "model")
@@ -135,7 +135,7 @@ def test_a_job_of_a_changed_recipe_is_the_one_that_ci_knows(project):
         assert f"`{job['name']}`" in said
 
 
-def test_a_shallow_clone_is_told_what_to_fetch(project, tmp_path, monkeypatch):
+def test_shallow_clone_gets_a_hint_what_to_fetch(project, tmp_path, monkeypatch):
     old = project.git("rev-parse", "HEAD")
     project.change("recipes/base/base.yaml", "len: 32", "len: 33")
     project.commit()
@@ -157,7 +157,7 @@ def test_outside_of_git_nothing_can_be_compared(project, tmp_path, monkeypatch):
     assert "[MM812]" in project.run("matrix", "recipes", "--changed-since", "HEAD", status=1).err
 
 
-def test_a_directory_without_recipes_and_faults_in_them_are_told(project):
+def test_directory_without_recipes_and_invalid_recipes_are_reported(project):
     (project.root / "recipes" / "none").mkdir()
     assert "[MM810]" in project.run("matrix", "recipes/none", status=1).err
     project.change("recipes/small.yaml", "name: small", "name: small\ngate: {}")
@@ -167,14 +167,14 @@ def test_a_directory_without_recipes_and_faults_in_them_are_told(project):
     assert "recipes/other.yaml:1:10" in said
 
 
-def test_more_jobs_than_github_takes_are_refused(project):
+def test_more_jobs_than_github_allows_are_refused(project):
     lengths = ", ".join(str(length) for length in range(32, 64))
     axes = f"{{quantization: [none, int8, int4], max_input_len: [{lengths}], max_batch_size: [1, 2, 3]}}"
     project.write("recipes/small.yaml", f"version: 1\nname: small\nextends: base/base.yaml\nmatrix: {axes}\n")
     assert "[MM814]" in project.run("matrix", "recipes/small.yaml", "--format", "github", status=1).err
 
 
-def test_locks_are_taken_at_their_word_and_refused_where_recipes_moved(project):
+def test_locks_are_trusted_but_refused_where_recipes_changed(project):
     for name in ("small", "other"):
         project.run("lock", f"recipes/{name}.yaml")
     assert len(project.json("matrix", "recipes", "--locked", "--format", "json")["jobs"]) == 5

@@ -1,4 +1,4 @@
-"""mmbuild matrix-diff: what a change costs, by line and version, and what of it is free."""
+"""mmbuild matrix-diff: what a change rebuilds, by line and version, and what stays cached."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_nothing_changed_is_nothing_to_build(project):
     assert said == "### mmbuild: nothing to build, 4 variants unchanged\n\n"
 
 
-def test_a_line_is_blamed_for_what_it_costs_and_nothing_more(project):
+def test_each_line_is_blamed_only_for_what_it_rebuilds(project):
     project.change("recipes/base/base.yaml", "max_output_len: 32", "max_output_len: 33")
     found = by_name(diff(project, "HEAD", "--exit-code", status=3))
     assert list(found) == ["other", "small-none", "small-int8", "small-int4"]
@@ -54,8 +54,8 @@ def test_a_line_is_blamed_for_what_it_costs_and_nothing_more(project):
     assert set(steps(int8["keep"])) == {"download", "convert", "quantize", "build_visual"}
 
 
-def test_two_lines_of_one_recipe_are_told_apart(project):
-    """One costs a compilation, the other nothing, since backend torch does not look at it."""
+def test_two_lines_of_one_recipe_are_distinguished(project):
+    """One requires a compilation, the other nothing, since backend torch ignores it."""
     project.change(
         "recipes/base/base.yaml", "max_batch_size: 2", "max_batch_size: 3\n  tensorrt_llm: {fused_mlp: false}"
     )
@@ -68,7 +68,7 @@ def test_two_lines_of_one_recipe_are_told_apart(project):
     assert "`recipes/base/base.yaml:8` `engine.tensorrt_llm.fused_mlp` was added: `false`: no action" in free
 
 
-def test_variants_of_which_the_same_is_told_share_a_row(project):
+def test_variants_with_the_same_changes_share_a_row(project):
     lengths = ", ".join(str(length) for length in range(32, 47))
     axes = f"matrix: {{quantization: [int8], max_input_len: [{lengths}]}}"
     project.write("recipes/small.yaml", f"version: 1\nname: small\nextends: base/base.yaml\n{axes}\n")
@@ -81,14 +81,14 @@ def test_variants_of_which_the_same_is_told_share_a_row(project):
     assert cells[1][-1] == f"{cells[0][-1]} each"
 
 
-def test_comments_are_free_and_told_as_such(project):
+def test_comments_are_reported_as_free(project):
     project.change("recipes/base/base.yaml", "version: 1", "# what all share\nversion: 1")
     found = diff(project, "HEAD", "--exit-code")
     assert (found["build"], found["only_text"]) == ([], ["recipes/base/base.yaml"])
     assert "- `recipes/base/base.yaml`: only comments or layout" in project.run("matrix-diff", "HEAD").out
 
 
-def test_a_key_that_is_gone_is_told_where_it_was(project):
+def test_removed_key_is_reported_at_its_old_location(project):
     project.change("recipes/other.yaml", "name: other", "name: other\nengine: {max_beam_width: 2}")
     project.commit()
     project.change("recipes/other.yaml", "\nengine: {max_beam_width: 2}", "")
@@ -97,7 +97,7 @@ def test_a_key_that_is_gone_is_told_where_it_was(project):
     assert "`engine.max_beam_width` was removed, was `2`" in project.run("matrix-diff", "HEAD").out
 
 
-def test_new_and_gone_variants_and_what_they_share_with_others(project):
+def test_added_and_removed_variants_and_actions_shared_with_others(project):
     project.change("recipes/small.yaml", "[none, int8, int4]", "[int8, fp8]")
     project.change("recipes/small.yaml", "fp8", "int4_awq")
     (project.root / "recipes/other.yaml").unlink()
@@ -109,14 +109,14 @@ def test_new_and_gone_variants_and_what_they_share_with_others(project):
     assert "1 new, 3 gone of 5 variants" in project.run("matrix-diff", "HEAD").out
 
 
-def test_what_comes_from_no_line_is_told_as_source_or_version(project):
+def test_changes_without_a_line_are_reported_as_source_or_version(project):
     project.change("model2/config.json", '"vocab_size": 102', '"vocab_size": 110')
     (only,) = diff(project)["variants"]
     assert (only["name"], only["lines"]) == ("other", [])
     assert any(reason.startswith("source `model` changed (model2)") for reason in only["reasons"])
 
 
-def test_locks_that_moved_are_told_by_package(project):
+def test_updated_locks_are_reported_by_package(project):
     for name in ("small", "other"):
         project.run("lock", f"recipes/{name}.yaml")
     project.commit()
@@ -133,7 +133,7 @@ def test_locks_that_moved_are_told_by_package(project):
     assert diff(project, "HEAD")["variants"] == []
 
 
-def test_revisions_directories_and_the_point_where_branches_parted(project, tmp_path):
+def test_revisions_directories_and_merge_base(project, tmp_path):
     first = project.commit() if project.git("status", "--short") else project.git("rev-parse", "HEAD")
     shutil.copytree(project.root, tmp_path / "copy", ignore=shutil.ignore_patterns(".git"))
     project.git("checkout", "-q", "-b", "topic")
@@ -149,7 +149,7 @@ def test_revisions_directories_and_the_point_where_branches_parted(project, tmp_
     assert (len(apart["variants"]), apart["variants"][0]["file"]) == (4, "recipes/other.yaml")
 
 
-def test_two_directories_of_recipes_themselves_are_compared(project, tmp_path):
+def test_two_recipe_directories_are_compared(project, tmp_path):
     trees = [tmp_path / "one", tmp_path / "two"]
     for tree, length in zip(trees, (96, 90), strict=True):
         shutil.copytree(project.root / "model", tree / "model")
@@ -160,7 +160,7 @@ def test_two_directories_of_recipes_themselves_are_compared(project, tmp_path):
     assert (line["file"], line["line"], line["before"], line["after"]) == ("a.yaml", 9, 96, 90)
 
 
-def test_faults_now_are_errors_and_faults_then_are_told(project):
+def test_current_errors_fail_and_earlier_errors_are_reported(project):
     project.change("recipes/other.yaml", "version: 1", "version: 7")
     broken = project.commit()
     said = project.run("matrix-diff", f"HEAD~..{broken}", status=1).err
@@ -172,11 +172,11 @@ def test_faults_now_are_errors_and_faults_then_are_told(project):
 
 
 @pytest.mark.parametrize("words", [["..HEAD"], ["a", "b"], ["HEAD", "HEAD", "HEAD"]])
-def test_states_that_are_none_are_usage(project, words):
+def test_invalid_states_are_usage_errors(project, words):
     assert "[MM817]" in project.run("matrix-diff", *words, status=2).err
 
 
-def test_markdown_stays_in_its_cells(project):
+def test_markdown_is_escaped_in_cells(project):
     project.change("recipes/other.yaml", "name: other", 'name: other\nverify: {prompts: ["a | b ` c"]}')
     row = next(
         line for line in project.run("matrix-diff", "HEAD").out.splitlines() if line.startswith("| `other`")

@@ -1,4 +1,4 @@
-"""``mmbuild run`` as a person sees it."""
+"""``mmbuild run`` as a user sees it."""
 
 import json
 
@@ -37,7 +37,7 @@ def run_output(capsys, *arguments, status=0):
     return captured
 
 
-def test_a_plain_question_is_answered_on_stdout_and_nothing_else_is_said(engine, pictures, capsys):
+def test_answer_is_the_only_output(engine, pictures, capsys):
     (image, answer), _ = pictures
     reported = run_output(capsys, engine, "--image", image, "--prompt", "how many ?")
     assert reported.out == answer + "\n"
@@ -83,18 +83,18 @@ def test_a_profile_goes_to_stderr(engine, pictures, capsys):
         (["1", "2"], [], [(("1",), None), (("2",), None)]),
     ],
 )
-def test_who_is_asked_about_what(images, prompts, expected):
+def test_pairing_of_images_and_prompts(images, prompts, expected):
     assert pair(images, prompts) == expected
 
 
-def test_images_that_belong_together_have_one_prompt():
+def test_together_takes_one_prompt():
     assert pair(["1", "2"], ["a"], together=True) == [(("1", "2"), "a")]
     with pytest.raises(UsageError, match="2 prompts"):
         pair(["1", "2"], ["a", "b"], together=True)
 
 
-def test_numbers_that_make_no_pairs_are_refused():
-    with pytest.raises(UsageError, match="3 images and 2 prompts"):
+def test_numbers_that_cannot_be_paired_are_refused():
+    with pytest.raises(UsageError, match="3 images with 2 prompts"):
         pair(["1", "2", "3"], ["a", "b"])
 
 
@@ -123,7 +123,7 @@ def places(engine, tmp_path):
         (["ENGINE", "--prompt", "how many ?", "--stream", "--json"], 2, "MM521", "--stream"),
         (["ENGINE", "--prompt", "how many ?", "--temperature", "-1"], 2, "MM520", "temperature"),
         (["ENGINE", "--prompt", "how many ?", "--top-p", "2"], 2, "MM520", "top_p"),
-        (["ENGINE", "--image", "a", "--image", "b", *["--prompt", "c"] * 3], 2, "MM518", "pairs"),
+        (["ENGINE", "--image", "a", "--image", "b", *["--prompt", "c"] * 3], 2, "MM518", "cannot pair"),
         (["ENGINE"], 2, "MM518", "--prompt"),
         (["ENGINE", "--image", "PICTURE"], 1, "MM518", "--prompt"),
         (["ENGINE", "--prompt", "how many ?", "--num-beams", "2"], 1, "MM522", "1 to 1"),
@@ -132,7 +132,7 @@ def places(engine, tmp_path):
         (["ENGINE", "--prompt", "a", "--num-beams", "2", "--stream"], 2, "MM521", "--stream"),
     ],
 )
-def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code, words):
+def test_bad_input_is_reported_on_one_screen(places, capsys, arguments, status, code, words):
     reported = run_output(capsys, *(places.get(word, word) for word in arguments), status=status)
     assert reported.out == ""
     assert reported.err.startswith("error: ")
@@ -141,7 +141,7 @@ def test_bad_input_is_told_on_one_screen(places, capsys, arguments, status, code
     assert len(reported.err.splitlines()) < 12
 
 
-def test_a_page_is_read_without_a_question_greedily_and_by_beams(tmp_path, capsys):
+def test_page_is_read_without_a_prompt_greedily_and_with_beams(tmp_path, capsys):
     built = str(demo_engines.directory("nougat"))
     (page,) = ask("nougat", 5, 1, held_out=True)
     path = tmp_path / "page.png"
@@ -165,7 +165,7 @@ def test_a_question_about_two_pictures(tmp_path, capsys):
     assert reported.out.strip() == asked_about.answer
 
 
-def test_settings_of_the_model_are_obeyed_unless_they_are_to_be_ignored(engine, pictures, tmp_path, capsys):
+def test_generation_settings_of_the_model_apply_unless_ignored(engine, pictures, tmp_path, capsys):
     question = ("--image", pictures[0][0], "--prompt", "how many ?")
     (answer,) = json.loads(run_output(capsys, engine, *question, "--json").out)["answers"]
     settings = {"suppress_tokens": answer["token_ids"]}
@@ -189,7 +189,7 @@ def test_settings_of_the_model_are_obeyed_unless_they_are_to_be_ignored(engine, 
     assert reported.err == ""
 
 
-def test_a_model_s_length_penalty_holds_until_another_is_asked_for(tmp_path, capsys):
+def test_length_penalty_of_the_model_is_the_default(tmp_path, capsys):
     built = demo_engines.directory("nougat")
     (page,) = ask("nougat", 5, 1, held_out=True)
     page.pictures[0].save(tmp_path / "page.png")
@@ -210,7 +210,7 @@ def test_a_model_s_length_penalty_holds_until_another_is_asked_for(tmp_path, cap
     assert found[1] == found[3]
 
 
-def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, capsys):
+def test_fp8_on_a_cpu_is_first_reported_as_emulated(tmp_path, capsys):
     description = json.loads((demo_directory() / "engine.json").read_text())
     description["llm"]["quant_algo"] = "FP8"
     (tmp_path / "engine.json").write_text(json.dumps(description))
@@ -223,5 +223,5 @@ def test_fp8_on_a_cpu_is_said_to_be_emulated_before_anything_else(tmp_path, caps
 
 
 @pytest.mark.parametrize(("quant_algo", "device"), [("FP8", "cuda"), ("W4A16_AWQ", "cpu"), (None, "cpu")])
-def test_what_is_computed_as_asked_needs_no_remark(quant_algo, device):
+def test_native_computation_needs_no_remark(quant_algo, device):
     assert emulation_note({"quant_algo": quant_algo}, {"device": device}) is None

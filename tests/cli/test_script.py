@@ -1,4 +1,4 @@
-"""``mmbuild script`` as a person sees it."""
+"""``mmbuild script`` as a user sees it."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def test_another_toolchain_and_a_file(tmp_path: Path) -> None:
     assert os.access(path, os.X_OK)
 
 
-def test_set_is_obeyed() -> None:
+def test_set_overrides_are_applied() -> None:
     result = run(
         str(RECIPES / "llava-int4.yaml"), "--set", "engine.max_output_len=77", "--toolchain", "0.10.0"
     )
     assert "--max_output_len 77" in result.stdout
 
 
-def test_everything_that_cannot_be_built_is_told_at_once() -> None:
+def test_everything_that_cannot_be_built_is_reported_at_once() -> None:
     result = run(str(RECIPES / "llava-7b-calibrated.yaml"), "--toolchain", "0.10.0")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.count("[MM603]") == 2
     assert result.stderr.count("hint:") == 2
 
 
-def test_a_faulty_recipe_is_told_as_validate_does(tmp_path: Path) -> None:
+def test_invalid_recipe_is_reported_as_by_validate(tmp_path: Path) -> None:
     result = run(str(write_project(tmp_path, RECIPE.replace("float32", "flaot16"))))
     assert (result.exit_code, result.stdout) == (1, "")
     assert "[MM112]" in result.stderr
@@ -70,7 +70,7 @@ def test_recipes_for_different_toolchains(capsys: pytest.CaptureFixture[str], tm
     assert "second with" not in capsys.readouterr().err
 
 
-def test_a_recipe_is_judged_by_the_version_that_the_script_is_for(tmp_path: Path) -> None:
+def test_recipe_is_checked_against_the_version_of_the_script(tmp_path: Path) -> None:
     # SM 70 is too old for the recipe's own toolchain.
     text = (
         RECIPE.replace("torch", "tensorrt-llm").replace("int8", "none") + "target: {device: cuda, sm: 70}\n"

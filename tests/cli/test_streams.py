@@ -14,7 +14,7 @@ from mmbuild.cli.output import print_status, run_guarded
 
 
 def shell(line, **environment):
-    """A command line in which `mmbuild` is the tool."""
+    """Run a shell command line in which `mmbuild` works."""
     script = f'mmbuild() {{ "{sys.executable}" -m mmbuild "$@"; }}\n{line}'
     return subprocess.run(
         ["bash", "-c", script],
@@ -36,14 +36,14 @@ def test_output_that_cannot_be_written_ends_with_a_code(verb, where):
 
 
 @pytest.mark.parametrize("where", ["2> /dev/full", "2>&-"])
-def test_an_error_that_standard_error_does_not_take_is_on_standard_output(where):
+def test_error_goes_to_standard_output_if_standard_error_is_closed(where):
     done = shell(f"mmbuild explain nonsense {where}")
     assert done.returncode == 2
     assert done.stdout == b"error: no code `nonsense` [MM190]\n"
 
 
 @pytest.mark.parametrize("where", ["2> /dev/full", "2>&-", "<&-"])
-def test_messages_that_are_lost_change_no_result(where):
+def test_lost_messages_do_not_change_the_result(where):
     done = shell(f"mmbuild explain MM103 {where}")
     assert done.returncode == 0
     assert done.stdout.startswith(b"MM103")
@@ -53,13 +53,13 @@ def test_without_any_stream_there_is_still_a_status():
     assert shell("mmbuild explain MM103 <&- >&- 2>&-").returncode == 1
 
 
-def test_a_reader_that_ends_early_is_no_failure():
+def test_reader_that_exits_early_is_not_a_failure():
     done = shell('mmbuild schema | head -c 1; exit "${PIPESTATUS[0]}"')
     assert (done.returncode, done.stdout, done.stderr) == (0, b"{", b"")
 
 
-def test_a_file_that_is_opened_never_becomes_standard_output():
-    """What is printed must not end in the store: closed descriptors are occupied before anything is opened."""
+def test_opened_file_never_becomes_standard_output():
+    """Output must not end up in the store: closed descriptors are occupied before anything is opened."""
     script = "import os\nfrom mmbuild.base.output_streams import guarded_streams\n"
     script += "with guarded_streams():\n    assert os.open('/dev/null', os.O_RDONLY) > 2\n"
     done = shell(f'"{sys.executable}" -c "{script}" <&- >&- 2>&-')
@@ -67,13 +67,13 @@ def test_a_file_that_is_opened_never_becomes_standard_output():
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_characters_that_the_encoding_lacks_are_escaped(encoding):
+def test_characters_missing_from_the_encoding_are_escaped(encoding):
     done = shell("mmbuild validate $'\\u6f22.yaml'", PYTHONIOENCODING=encoding)
     assert done.returncode == 1
     assert ("\\u6f22" if encoding != "utf-8" else "漢") in done.stderr.decode(encoding)
 
 
-def test_escape_sequences_of_others_do_not_reach_the_terminal(capsys):
+def test_foreign_escape_sequences_do_not_reach_the_terminal(capsys):
     def body():
         print_status("label \x1b[2J\u202e")
         click.echo("answer \x1b]0;title\x07")
@@ -102,7 +102,7 @@ def test_an_interrupt_while_an_error_is_reported_is_one_line(capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
-def test_warnings_of_libraries_are_in_our_form_or_silent(capsys):
+def test_library_warnings_are_reformatted_or_silenced(capsys):
     def body():
         warnings.simplefilter("always")
         warnings.warn("look\nhere", UserWarning, stacklevel=1)

@@ -1,4 +1,4 @@
-"""``mmbuild validate`` as a person sees it."""
+"""``mmbuild validate`` as a user sees it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_github_annotations_go_to_stdout(tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
-def test_a_warning_is_told_and_does_not_fail(tmp_path: Path) -> None:
+def test_warning_is_reported_and_does_not_fail(tmp_path: Path) -> None:
     path = write_project(tmp_path, RECIPE.replace("source: model", "source: model\n  revision: v1"))
     result = run(str(path))
     assert (result.exit_code, result.stdout) == (0, f"ok small {path}\n")
@@ -105,7 +105,7 @@ def test_help_shows_an_example() -> None:
 
 
 @pytest.mark.parametrize("home", ["/proc", "/dev/null", "/sys/kernel"])
-def test_a_home_that_takes_no_store_is_a_warning_now(
+def test_home_that_cannot_hold_a_store_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     for name in ("MMBUILD_STORE", "XDG_CACHE_HOME"):

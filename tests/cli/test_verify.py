@@ -1,4 +1,4 @@
-"""``mmbuild verify`` as a person sees it."""
+"""``mmbuild verify`` as a user sees it."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from support.engines.loaded import DEMO, demo_directory, drawn
 
 @pytest.fixture
 def build(tmp_path):
-    """The demo engine as a build directory of its own."""
+    """The demo engine in its own build directory."""
     return Path(shutil.copytree(demo_directory(), tmp_path / "build"))
 
 
@@ -52,7 +52,7 @@ def test_an_engine_of_full_precision_gives_the_same_answers(build, pictures, cap
         assert f"{count}/{count}" in reported.out
 
 
-def test_without_pictures_and_prompts_it_makes_its_own(build, capsys):
+def test_without_pictures_and_prompts_synthetic_ones_are_used(build, capsys):
     reported = verified(capsys, build, "--model", DEMO, "--max-new-tokens", 4, "--json")
     report = json.loads(reported.out)
     assert {entry["image"] for entry in report["questions"]} == {1, 2}
@@ -69,7 +69,7 @@ def test_an_answer_is_compared_up_to_its_end(build, pictures, capsys):
     assert len(entry["answers"]["engine"].split()) == 1
 
 
-def test_the_report_goes_where_it_is_wanted(build, pictures, tmp_path, capsys):
+def test_report_is_written_to_the_requested_path(build, pictures, tmp_path, capsys):
     out = tmp_path / "elsewhere.json"
     verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out)
     assert json.loads(out.read_text())["version"] == 3
@@ -78,7 +78,7 @@ def test_the_report_goes_where_it_is_wanted(build, pictures, tmp_path, capsys):
     assert not (build / "report.html").exists()
 
 
-def test_a_report_that_cannot_be_written_is_told(build, pictures, tmp_path, capsys):
+def test_unwritable_report_is_an_error(build, pictures, tmp_path, capsys):
     out = tmp_path / "no" / "such" / "directory.json"
     reported = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out, status=1)
     assert "[MM562]" in reported.err
@@ -102,11 +102,11 @@ def test_an_engine_that_disagrees_fails_and_shows_both_logits(build, pictures, t
 
 @pytest.fixture
 def int4(tmp_path):
-    """The int4 demo engine as a build directory of its own."""
+    """The int4 demo engine in its own build directory."""
     return Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "int4"))
 
 
-def test_a_quantized_engine_keeps_to_the_gates_of_its_precision(int4, pictures, capsys):
+def test_quantized_engine_passes_the_gates_of_its_precision(int4, pictures, capsys):
     reported = verified(capsys, int4, "--model", DEMO, *questions(pictures), "--json")
     report = json.loads(reported.out)
     summary = report["summary"]
@@ -124,7 +124,7 @@ def test_a_quantized_engine_keeps_to_the_gates_of_its_precision(int4, pictures, 
     assert "passed" in page
 
 
-def test_scales_that_went_to_the_wrong_rows_are_refused(int4, pictures, capsys):
+def test_scales_in_the_wrong_rows_are_refused(int4, pictures, capsys):
     rank = int4 / "llm" / "rank0.safetensors"
     weights = load_file(rank)
     wrong = next(name for name in weights if name.endswith("layers.0.mlp.fc.per_channel_scale"))
@@ -143,7 +143,7 @@ def recorded(build, **entry):
     with_manifest(build, actions=[], refused=[entry])
 
 
-def test_gates_are_those_that_apply_judged_by(int4, pictures, capsys):
+def test_gates_are_those_of_apply(int4, pictures, capsys):
     gates = {"max_kl": {"bound": 0.0, "origin": "recipe"}}
     recorded(int4, step="verify", params={"gates": gates, "weights": "model"})
     reported = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]), status=1)
@@ -151,14 +151,14 @@ def test_gates_are_those_that_apply_judged_by(int4, pictures, capsys):
     assert "max_perplexity_ratio" not in reported.err
 
 
-def test_random_weights_are_measured_and_not_judged(int4, pictures, capsys):
+def test_random_weights_are_measured_but_not_gated(int4, pictures, capsys):
     recorded(int4, step="download", params={"kind": "dummy"})
     reported = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]))
     assert "the weights are random" in reported.out
     assert json.loads((int4 / "report.json").read_text())["gates"] == []
 
 
-def test_a_build_whose_manifest_is_gone_is_refused_and_unchecked_needs_a_model(build, tmp_path, capsys):
+def test_build_without_a_manifest_is_refused_and_with_no_check_needs_a_model(build, tmp_path, capsys):
     (build / "manifest.json").unlink()
     assert "[MM760]" in verified(capsys, build, status=1).err
     reported = verified(capsys, build, "--no-check", "--store", tmp_path / "store", status=1)
@@ -166,7 +166,7 @@ def test_a_build_whose_manifest_is_gone_is_refused_and_unchecked_needs_a_model(b
     assert "--model" in reported.err
 
 
-def test_a_model_that_the_store_lost_is_told(build, tmp_path, capsys):
+def test_model_missing_from_the_store_is_reported(build, tmp_path, capsys):
     entry = {"step": "download", "artifact": "0" * 64}
     with_manifest(build, actions=[entry])
     reported = verified(capsys, build, "--store", tmp_path / "store", status=1)
@@ -175,7 +175,7 @@ def test_a_model_that_the_store_lost_is_told(build, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"actions": 7}', '{"actions": [{}]}'])
-def test_a_damaged_manifest_is_refused_and_unchecked_as_good_as_none(build, tmp_path, text, capsys):
+def test_damaged_manifest_is_refused_and_with_no_check_treated_as_missing(build, tmp_path, text, capsys):
     (build / "manifest.json").unlink()
     (build / "manifest.json").write_text(text)
     assert "[MM763]" in verified(capsys, build, "--store", tmp_path / "store", status=1).err
@@ -183,14 +183,14 @@ def test_a_damaged_manifest_is_refused_and_unchecked_as_good_as_none(build, tmp_
     assert "[MM561]" in unchecked.err
 
 
-def test_a_model_directory_without_weights_is_told(build, tmp_path, pictures, capsys):
+def test_model_directory_without_weights_is_reported(build, tmp_path, pictures, capsys):
     (tmp_path / "model").mkdir()
     reported = verified(capsys, build, "--model", tmp_path / "model", *questions(pictures), status=1)
     assert "[MM563]" in reported.err
     assert str(tmp_path / "model") in reported.err
 
 
-def test_what_is_no_engine_is_told(tmp_path, capsys):
+def test_directory_that_is_not_an_engine_is_reported(tmp_path, capsys):
     assert "[MM540]" in verified(capsys, tmp_path, status=1).err
 
 

@@ -1,4 +1,4 @@
-"""Builds side by side, from what lies in their directories."""
+"""Comparison of builds from the files in their directories."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from support.errors import refused
 
 
 def make(directory, quantization="none", kls=(0.01, 0.02), *, model="m" * 64, kind="path", **same):
-    """A demo engine's directory with a manifest and a report as apply leaves them."""
+    """Directory of a demo engine with a manifest and a report, as written by apply."""
     shutil.copytree(demo_directory("float32", quantization), directory)
     actions = [
         {
@@ -72,7 +72,7 @@ def test_sizes_are_those_of_the_files(tmp_path):
     assert second["bytes"]["weights"] < first["bytes"]["weights"]
 
 
-def test_a_kept_profile_tells_speed(tmp_path, capsys):
+def test_saved_profile_gives_the_speed(tmp_path, capsys):
     build = make(tmp_path / "whole")
     ((picture, _),) = drawn(3, 1)
     picture.save(tmp_path / "a.png")
@@ -103,13 +103,13 @@ def test_random_weights_have_no_quality(tmp_path):
     assert "random" in note
 
 
-def test_a_later_verify_of_the_same_engine_goes_before_apply_s_report(tmp_path):
+def test_later_verify_of_the_same_engine_overrides_the_report_of_apply(tmp_path):
     build = make(tmp_path / "build", kls=(0.1, 0.1))
     keep(build, (0.5, 0.5), engine="e" * 64)
     assert compare([build])["builds"][0]["quality"]["max_kl"] == pytest.approx(0.5)
 
 
-def test_a_report_of_the_engine_that_was_here_before_does_not(tmp_path):
+def test_report_of_an_earlier_engine_is_ignored(tmp_path):
     build = make(tmp_path / "build", kls=(0.1, 0.1))
     keep(build, (0.5, 0.5), engine="f" * 64)
     assert compare([build])["builds"][0]["quality"]["max_kl"] == pytest.approx(0.1)
@@ -126,20 +126,20 @@ def test_an_engine_without_manifest_and_report_has_its_precision_and_size(tmp_pa
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 2}'])
-def test_a_report_that_cannot_be_read_is_told(tmp_path, text):
+def test_unreadable_report_is_an_error(tmp_path, text):
     build = make(tmp_path / "build")
     (build / "verify" / "report.json").write_text(text)
     refused(CompareError, "MM596", compare, [build])
 
 
-def test_answers_of_upstream_s_runner_are_no_quality(tmp_path):
+def test_answers_of_the_upstream_runner_do_not_count_as_quality(tmp_path):
     build = make(tmp_path / "build")
     data = {"version": 1, "summary": {"questions": 1, "compared": False}, "questions": []}
     (build / "verify" / "report.json").write_text(json.dumps(data))
     assert compare([build])["builds"][0]["quality"] is None
 
 
-def test_an_engine_of_tensorrt_llm_has_the_precision_that_was_asked_for(tmp_path):
+def test_engine_of_tensorrt_llm_has_the_requested_precision(tmp_path):
     build = make(tmp_path / "build")
     description = json.loads((build / "engine.json").read_text())
     variables = {"dtype": "float16", "algorithm": "int4_awq"}
@@ -151,10 +151,10 @@ def test_an_engine_of_tensorrt_llm_has_the_precision_that_was_asked_for(tmp_path
     assert (found["dtype"], found["quant_algo"], found["ranks"]) == ("float16", "int4_awq", 2)
 
 
-def test_what_is_no_engine_is_told(tmp_path):
+def test_directory_that_is_not_an_engine_is_reported(tmp_path):
     refused(LayoutError, "MM540", compare, [tmp_path])
 
 
-def test_python_has_it_too(tmp_path):
+def test_python_api(tmp_path):
     build = make(tmp_path / "build")
     assert mmbuild.compare([build]) == compare([build])

@@ -20,7 +20,7 @@ from support.projects.recipe_project import CONFIG, RECIPE, codes, load, only, p
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
-def test_every_recipe_names_the_schema_that_lies_there() -> None:
+def test_every_recipe_refers_to_an_existing_schema() -> None:
     for path in RECIPES.rglob("*.yaml"):
         first = path.read_text("utf-8").splitlines()[0]
         _, mark, target = first.partition("# yaml-language-server: $schema=")
@@ -28,7 +28,7 @@ def test_every_recipe_names_the_schema_that_lies_there() -> None:
         assert (path.parent / target).resolve() == (RECIPES / "schema.json").resolve()
 
 
-def test_the_recipe_of_the_design() -> None:
+def test_recipe_from_the_design() -> None:
     (variant,) = load_recipes([RECIPES / "llava-int4.yaml"], offline=True).variants
     assert variant.name == "llava-1.5-7b-int4"
     assert variant.recipe.engine.max_multimodal_len == 576
@@ -47,13 +47,13 @@ def test_the_recipe_of_the_design() -> None:
         ("hf://no/body", "MM133"),
     ],
 )
-def test_a_source_that_cannot_be_had_points_at_it(tmp_path: Path, source: str, code: str) -> None:
+def test_unavailable_source_is_reported_at_its_key(tmp_path: Path, source: str, code: str) -> None:
     result = load(tmp_path, RECIPE.replace("source: model", f"source: {source}"), offline=True)
     found = only(result)
     assert (found.code, found.path, pointed(found)) == (code, "model.source", source)
 
 
-def test_a_model_of_another_family_points_at_the_family(tmp_path: Path) -> None:
+def test_model_of_another_family_is_reported_at_the_family(tmp_path: Path) -> None:
     found = only(load(tmp_path, config={**CONFIG, "model_type": "blip-2"}))
     assert (found.code, pointed(found)) == ("MM410", "llava")
 
@@ -78,7 +78,7 @@ def test_a_damaged_config_is_a_finding(tmp_path: Path, change: dict[str, Any]) -
     assert pointed(found) == "model"
 
 
-def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_files_with_one_name_are_refused(tmp_path: Path) -> None:
     first = write_project(tmp_path)
     second = tmp_path / "other.yaml"
     second.write_text(RECIPE, encoding="utf-8")
@@ -140,7 +140,7 @@ quietly = settings(max_examples=60, suppress_health_check=[HealthCheck.function_
 
 @quietly
 @given(recipe=recipes)
-def test_a_valid_recipe_comes_back_as_it_was_written(tmp_path: Path, recipe: dict[str, Any]) -> None:
+def test_valid_recipe_keeps_its_values(tmp_path: Path, recipe: dict[str, Any]) -> None:
     result = load(tmp_path, yaml.safe_dump(recipe, allow_unicode=True))
     assert codes(result) == []
     (variant,) = result.variants
@@ -160,7 +160,7 @@ anything = st.recursive(
 
 @quietly
 @given(recipe=recipes, key=st.sampled_from(sorted(every_key())), value=anything)
-def test_any_value_anywhere_yields_findings_at_most(
+def test_any_value_anywhere_yields_only_findings(
     tmp_path: Path, recipe: dict[str, Any], key: str, value: object
 ) -> None:
     place = recipe
@@ -185,7 +185,7 @@ edits = st.lists(
 
 @quietly
 @given(changes=edits)
-def test_any_edit_of_the_text_yields_findings_at_most(
+def test_any_edit_of_the_text_yields_only_findings(
     tmp_path: Path, changes: list[tuple[int, int, str]]
 ) -> None:
     text = RECIPE
@@ -200,7 +200,7 @@ def test_any_edit_of_the_text_yields_findings_at_most(
 
 @quietly
 @given(recipe=recipes, data=st.data())
-def test_a_misspelt_key_is_underlined_and_its_spelling_found(
+def test_misspelt_key_is_underlined_and_corrected(
     tmp_path: Path, recipe: dict[str, Any], data: st.DataObject
 ) -> None:
     keys = [key for key in recipe["engine"] if key not in ("torch",)]

@@ -108,7 +108,7 @@ def test_models_that_are_built_are_valid(tmp_path: Path, family: str) -> None:
         ("nougat", {**NOUGAT, "encoder": {"model_type": "vit"}}, None, "MM410", "model.source", "model"),
     ],
 )
-def test_a_source_that_cannot_be_built_is_pointed_at(
+def test_unsupported_source_is_reported_at_its_key(
     tmp_path: Path,
     family: str,
     config: dict[str, Any],
@@ -122,7 +122,7 @@ def test_a_source_that_cannot_be_built_is_pointed_at(
     assert found.hint
 
 
-def test_what_follows_from_a_family_that_is_not_the_model_s_is_not_told_too(tmp_path: Path) -> None:
+def test_consequences_of_a_wrong_family_are_not_reported(tmp_path: Path) -> None:
     # float16 is refused for T5 alone, and this is an OPT.
     recipe = project(tmp_path, "blip2-t5", BLIP2)
     text = recipe.read_text(encoding="utf-8").replace("float32", "float16")
@@ -164,7 +164,7 @@ anything = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(family=st.sampled_from(sorted(MODELS)), data=st.data(), value=anything)
-def test_any_value_anywhere_in_config_json_is_a_finding_at_most(
+def test_any_value_anywhere_in_config_json_yields_only_findings(
     tmp_path: Path, family: str, data: st.DataObject, value: object
 ) -> None:
     sources: list[Any] = copy.deepcopy([source for source in MODELS[family] if source is not None])
@@ -188,7 +188,7 @@ def _at(content: Any, path: tuple[str, ...]) -> Any:
     return content
 
 
-def test_neither_torch_nor_transformers_is_imported_to_say_so(tmp_path: Path) -> None:
+def test_findings_import_neither_torch_nor_transformers(tmp_path: Path) -> None:
     recipe = project(tmp_path, "vila", FLAT, {**CLIP, **QUANTIZED})
     code = (
         "import sys; from pathlib import Path; from mmbuild.pipeline.load import load_recipes\n"

@@ -47,14 +47,14 @@ def commit(found: Prepared) -> object:
     return next(action.params["commit"] for action in graph.actions if action.step == "calibration_data")
 
 
-def test_a_branch_of_a_data_set_is_asked_for_each_time(tmp_path: Path, store: Store, hub: Hub) -> None:
+def test_branch_of_a_data_set_is_resolved_each_time(tmp_path: Path, store: Store, hub: Hub) -> None:
     assert commit(planned(tmp_path, store)) == FIRST
     hub.branches["main"] = SECOND
     moved = planned(tmp_path, store)
     assert (commit(moved), moved.cached) == (SECOND, False)
 
 
-def test_a_commit_of_a_data_set_is_planned_from_the_cache_until_what_calibrates_is_another(
+def test_commit_of_a_data_set_is_planned_from_the_cache_until_the_calibrator_changes(
     tmp_path: Path, store: Store, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = planned(tmp_path, store, revision=FIRST)

@@ -52,7 +52,7 @@ README = {
 
 
 @pytest.mark.parametrize("name", sorted(README))
-def test_lengths_are_those_of_the_commands_they_replace(name: str) -> None:
+def test_lengths_match_the_commands_they_replace(name: str) -> None:
     variants = {variant.name: variant for variant in load_recipes(REAL, offline=True).variants}
     engine = variants[name].recipe.engine
     lengths = (engine.max_batch_size, engine.max_input_len, engine.max_output_len, engine.max_multimodal_len)

@@ -61,7 +61,7 @@ engine:
         ("MM606", with_version(DATA, "1.2"), "calibration", with_version(TRTLLM.replace("int8", "int4"), "1.2")),
     ],
 )  # fmt: skip
-def test_it_fires_at_its_key_and_stays_silent(
+def test_finding_is_reported_at_its_key_or_not_at_all(
     tmp_path: Path, code: str, recipe: str, caret: str, silent: str
 ) -> None:
     found = only(load(tmp_path, recipe, offline=True))
@@ -75,19 +75,19 @@ def test_it_is_inert_with_backend_torch(tmp_path: Path, recipe: str) -> None:
     assert codes(load(tmp_path, recipe.replace("tensorrt-llm\n", "torch\n"), offline=True)) == []
 
 
-def test_it_is_told_together_with_what_rules_find(tmp_path: Path) -> None:
+def test_findings_are_reported_together_with_rule_violations(tmp_path: Path) -> None:
     recipe = with_version(AWQ + "  max_multimodal_len: 1\n", "0.10.0")
     assert codes(load(tmp_path, recipe)) == ["MM141", "MM603"]
 
 
-def test_a_key_that_a_rule_objects_to_has_its_cause_already(tmp_path: Path) -> None:
+def test_key_rejected_by_a_rule_is_not_reported_twice(tmp_path: Path) -> None:
     # The converters of encoder-decoders have no weight-only form either.
     assert codes(load(tmp_path, T5 + "  quantization: int4\n", offline=True)) == ["MM145"]
     assert codes(load(tmp_path, with_version(AWQ, "0.11.0"))) == ["MM601"]
     assert codes(load(tmp_path, with_version(AWQ.replace("int4_awq", "int5"), "0.10.0"))) == ["MM112"]
 
 
-def test_variants_of_a_matrix_are_told_once_each_and_the_others_stay(tmp_path: Path) -> None:
+def test_variants_of_a_matrix_are_reported_once_each_and_the_others_stay(tmp_path: Path) -> None:
     recipe = with_version(TRTLLM, "0.10.0") + "matrix: {quantization: [none, int8, int4_awq, fp8]}\n"
     result = load(tmp_path, recipe)
     assert codes(result) == ["MM603", "MM603"]
@@ -95,13 +95,13 @@ def test_variants_of_a_matrix_are_told_once_each_and_the_others_stay(tmp_path: P
     assert [variant.name for variant in result.variants] == ["small-none", "small-int8"]
 
 
-def test_a_version_set_on_the_command_line_is_judged(tmp_path: Path) -> None:
+def test_version_set_on_the_command_line_is_checked(tmp_path: Path) -> None:
     found = only(load(tmp_path, AWQ, "engine.tensorrt_llm.toolchain=0.9.0"))
     assert (found.code, pointed(found)) == ("MM603", "int4_awq")
     assert "TensorRT-LLM 0.9.0" in found.message
 
 
-def test_code_that_is_not_pinned_is_warned_of_and_stops_nothing(tmp_path: Path) -> None:
+def test_unpinned_code_is_only_a_warning(tmp_path: Path) -> None:
     pin = '  code: {source: "git+https://example.org/VILA.git", revision: abc}\n'
     result = load(tmp_path, with_version(VILA15.replace(pin, ""), "0.12.0"), offline=True)
     found = only(result)
@@ -134,15 +134,13 @@ engine:
         (REAL.replace("tensorrt-llm", "torch"), ["MM168"]),
     ],
 )
-def test_a_quantizer_that_shows_the_model_texts_alone_is_warned_of(
-    tmp_path: Path, silent: str, code: list[str]
-) -> None:
+def test_text_only_quantizer_is_a_warning(tmp_path: Path, silent: str, code: list[str]) -> None:
     found = only(load(tmp_path, REAL, offline=True))
     assert (found.code, found.severity, pointed(found)) == ("MM175", "warning", "int4_awq")
     assert codes(load(tmp_path, silent, offline=True)) == code
 
 
-def test_pictures_of_the_recipe_are_no_texts(tmp_path: Path) -> None:
+def test_pictures_of_the_recipe_are_not_texts(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "data.jsonl").write_text('{"image": "a.png", "prompt": "what?"}\n')
     named = "{algorithm: int4_awq, calibration: {data: data.jsonl, samples: 1}}"

@@ -1,8 +1,8 @@
-"""What a backend is: everything that depends on which program builds and runs an engine.
+"""The backend interface: everything that depends on which program builds and runs an engine.
 
-A backend is one object that satisfies :class:`Backend`, and one row that names it
-(:mod:`mmbuild.backends.table`). Planning, locking, checking a host, running and verifying go through it; no other
-module compares a backend's name.
+A backend is one object that satisfies :class:`Backend`, registered under its name in
+:mod:`mmbuild.backends.table`. Planning, locking, host checks, running and verifying go through it; no other module
+compares backend names.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class PlanContext:
-    """What lowering may use besides the recipe.
+    """Inputs of lowering besides the recipe.
 
     Attributes:
         target: What mmbuild's own torch runs on here, ``{"device": "cpu" | "cuda", "sm", "isa"}``. ``sm`` is that of
-            this host's first GPU, also where torch cannot use it.
-        digest: BLAKE3 of a user's file, 64 hexadecimal digits.
-        offline: Whether to ask no hub.
+            this host's first GPU, even if torch cannot use it.
+        digest: Returns the BLAKE3 digest of a user's file, 64 hexadecimal digits.
+        offline: Whether hub requests are forbidden.
     """
 
     target: Mapping[str, Any]
@@ -45,21 +45,21 @@ class PlanContext:
     _once: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
 
     def once(self, function: Callable[[K], V]) -> Callable[[K], V]:
-        """``function``, called once for each argument while a plan is made: probing an environment takes seconds."""
+        """``function``, cached per argument for one plan: probing an environment takes seconds."""
         return self._once.setdefault(function, cache(function))
 
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What recipes of one backend need of the host, beyond memory and disk.
+    """Host requirements of a backend's recipes, other than memory and disk.
 
     Attributes:
-        gpus: GPUs that one of them takes at once.
-        gpus_if_any: The same, where the backend's own checks report a host without any GPU.
-        extras: Extras of mmbuild's own installation, such as ``torch`` or ``mpi``.
-        ranks: Processes of the largest engine that mmbuild itself starts.
-        compiler: Whether packages are compiled here.
-        tensorrt: Whether one has a TensorRT visual engine that mmbuild builds itself.
+        gpus: Most GPUs that a single recipe uses at once.
+        gpus_if_any: The same, for backends whose own checks already report a host without a GPU.
+        extras: Required extras of mmbuild, such as ``torch`` or ``mpi``.
+        ranks: Most processes that mmbuild starts for one engine.
+        compiler: Whether packages are compiled on this host.
+        tensorrt: Whether mmbuild itself builds a TensorRT visual engine for one of them.
     """
 
     gpus: int = 0
@@ -71,19 +71,19 @@ class Requirements:
 
 
 Pair = tuple[tuple[str, ...], str | None]
-"""One prompt, perhaps none, and the paths of its pictures."""
+"""Image paths and an optional prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """What ``mmbuild run`` asks of an engine.
+    """Parameters of ``mmbuild run``.
 
     Attributes:
-        pairs: Prompts with their pictures.
-        max_new_tokens: Tokens of each answer; None means the engine's limit.
+        pairs: Prompts with their images.
+        max_new_tokens: Maximum length of each answer; None means the engine's limit.
         sampling: ``temperature``, ``top_k``, ``top_p`` and ``seed``.
         beams: ``width`` and ``length_penalty``.
-        ignore_generation_config: Whether the model's own settings are left out.
+        ignore_generation_config: Whether to ignore the model's own generation settings.
         show: ``text``, ``stream``, ``profile`` or ``json``.
     """
 
@@ -97,14 +97,14 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """What ``mmbuild verify`` asks.
+    """Parameters of ``mmbuild verify``.
 
     Attributes:
-        sources: Directories of the model's files by source (``model``, ``vision``); empty where nothing is compared.
-        images: Paths of pictures; empty means the recipe's.
+        sources: Directories of the model's files by source (``model``, ``vision``); empty if nothing is compared.
+        images: Paths of images; empty means the recipe's.
         prompts: Prompts; empty means the recipe's.
-        max_new_tokens: Tokens of each answer; None means the recipe's number.
-        out: Where the report goes.
+        max_new_tokens: Maximum length of each answer; None means the recipe's value.
+        out: Path of the report.
         as_json: Whether the report is printed as JSON.
     """
 
@@ -118,7 +118,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine said to one pair; ``token_ids`` is None where only its text is known."""
+    """An engine's answer to one pair; ``token_ids`` is None if only the text is known."""
 
     images: tuple[str, ...]
     prompt: str | None
@@ -128,14 +128,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What ``mmbuild run`` prints.
+    """Output of ``mmbuild run``.
 
     Attributes:
-        answers: In the order of the pairs, each as it becomes known.
-        pieces: Text of the only answer as it is decoded; None unless it is streamed.
-        notes: Lines about how the pictures were read.
-        profile: Lines with times and memory; empty where the engine prints its own.
-        facts: What ``--json`` reports besides the answers.
+        answers: In the order of the pairs, each yielded as soon as it is complete.
+        pieces: Text of the single answer as it is decoded; None unless streaming.
+        notes: Lines about how the images were read.
+        profile: Lines with times and memory; empty if the engine prints its own.
+        facts: Further fields of the ``--json`` output.
     """
 
     answers: Iterable[Answer] = ()
@@ -146,36 +146,36 @@ class Answers:
 
 
 class Runner(Protocol):
-    """A built engine that can be asked. Entries are ``module:function`` names of functions that print: an engine over
-    several ranks calls them in the process of rank 0."""
+    """Runs a built engine. Output functions are passed as ``module:function`` names, because a multi-rank engine
+    calls them in the process of rank 0."""
 
     @property
     def run_options(self) -> frozenset[str] | None:
-        """Options of ``mmbuild run`` that it takes; None means all."""
+        """Options of ``mmbuild run`` that it supports; None means all."""
 
     @property
     def verify_options(self) -> frozenset[str] | None:
-        """Options of ``mmbuild verify`` that it takes; None means all."""
+        """Options of ``mmbuild verify`` that it supports; None means all."""
 
     @property
     def has_own_question(self) -> bool:
-        """Whether it can be run without a prompt and a picture."""
+        """Whether it can run without a prompt and an image."""
 
     @property
     def compares(self) -> bool:
-        """Whether ``verify`` compares it with the model, whose files it then needs."""
+        """Whether ``verify`` compares it with the original model and so needs the model's files."""
 
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
-        """Warnings and notes about what the engine does not do as the model says."""
+        """Warnings and notes about model settings that the engine does not follow."""
 
     def run(self, request: RunRequest, show: str) -> None:
-        """Ask the engine; ``show`` is an entry that takes :class:`Answers` and ``request.show``."""
+        """Run the engine; ``show`` names a function that takes :class:`Answers` and ``request.show``."""
 
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
-        """Check the engine; returns lines to print.
+        """Verify the engine; returns lines to print.
 
-        ``compare`` is an entry that loads the engine, compares it with transformers and prints a report. It takes the
-        directory as ``build`` and the fields of ``request``.
+        ``compare`` names a function that loads the engine, compares it with transformers and prints a report. It
+        takes the engine directory as ``build`` and the fields of ``request``.
 
         Raises:
             MmbuildError: The check failed.
@@ -187,57 +187,57 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What ``engine.backend`` of a recipe says."""
+        """The value of ``engine.backend`` that selects it."""
 
     @property
     def steps(self) -> Mapping[str, StepSpec]:
-        """Steps that the built-in table does not have, by name."""
+        """Additional steps by name, not in the built-in table."""
 
     def check(self, variant: ResolvedRecipe) -> Iterable[Violation]:
-        """What of a valid recipe this backend cannot build, or builds with a warning."""
+        """Errors and warnings for a valid recipe: what this backend cannot build, or builds with a caveat."""
 
     def cacheable(self, variant: ResolvedRecipe) -> bool:
-        """Whether a plan of ``variant`` follows from files alone, not from what an environment has installed."""
+        """Whether a plan of ``variant`` depends on files alone, not on packages installed in an environment."""
 
     def lower(self, variant: ResolvedRecipe, context: PlanContext) -> RecipeGraph:
         """The actions that build ``variant``.
 
         Raises:
-            MmbuildError: It cannot be built here, or a source cannot be identified.
+            MmbuildError: ``variant`` cannot be built here, or a source cannot be identified.
         """
 
     def environment(self, variant: ResolvedRecipe) -> str:
-        """What a lock calls the environment that builds ``variant``."""
+        """Name, in lock files, of the environment that builds ``variant``."""
 
     def environment_packages(self, actions: Sequence[Action]) -> Mapping[str, str]:
-        """Versions that the result of ``actions`` depends on and that are not among the versions in their keys."""
+        """Package versions that affect the result of ``actions`` and are not part of their keys."""
 
     def environment_facts(self, variant: ResolvedRecipe) -> Mapping[str, str]:
-        """What else identifies that environment, such as the digest of a container's image."""
+        """Further facts that identify that environment, such as the digest of a container image."""
 
     def require_ready(self, plan: Plan) -> None:
-        """Refuse a plan whose actions cannot run here, before anything is downloaded.
+        """Reject a plan whose actions cannot run here, before anything is downloaded.
 
         Raises:
-            MmbuildError: With what is missing.
+            MmbuildError: Something is missing; the message lists it.
         """
 
     def requirements(self, variants: Sequence[ResolvedRecipe], device: str) -> Requirements:
-        """What ``variants`` need of this host; ``device`` is built for where a recipe states none."""
+        """Host requirements of ``variants``; ``device`` applies to recipes that do not set one."""
 
     def host_checks(
         self, variants: Sequence[ResolvedRecipe] | None, sm: int | None, config: UserConfig
     ) -> Iterable[Group]:
-        """Checks of environments outside mmbuild's own.
+        """Checks of environments other than mmbuild's own.
 
         Args:
-            variants: Recipes that use them; None means all environments in ``config``.
+            variants: Recipes to check for; None checks all environments in ``config``.
             sm: Compute capability of this host's GPU, such as 90; None without one.
             config: The user's configuration.
         """
 
     def open(self, build: Path, description: Description, report: Callable[[str], None]) -> Runner:
-        """The engine in the directory ``build``, which is not loaded yet; ``report`` takes lines about progress."""
+        """Runner for the engine in directory ``build``, not loaded yet; ``report`` receives progress lines."""
 
     def compatibility(self, build: Path, description: Description) -> Iterable[Check]:
-        """What an engine needs to load, compared with this host. Nothing is loaded."""
+        """Compares what an engine needs to load with this host. Nothing is loaded."""

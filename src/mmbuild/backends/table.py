@@ -1,7 +1,7 @@
-"""The backends: a row for each that is built in, and entry points of other distributions.
+"""The table of backends: built-in ones, and entry points of other distributions.
 
-A distribution adds a backend with an entry point of the group ``mmbuild.backends``, whose name is what
-``engine.backend`` says and whose value is the ``module:OBJECT`` of a :class:`~mmbuild.backends.base.Backend`.
+A distribution adds a backend with an entry point in the group ``mmbuild.backends``. Its name is the value of
+``engine.backend``; its value is the ``module:OBJECT`` of a :class:`~mmbuild.backends.base.Backend`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def backend(name: str) -> Backend:
     """The backend called ``name``.
 
     Raises:
-        MmbuildError: MM232, there is none, or its module cannot be imported.
+        MmbuildError: MM232, there is no such backend, or its module cannot be imported.
     """
     entry = BUILT_IN.get(name) or added().get(name)
     if entry is None:
         raise MmbuildError(
-            f"no backend is called `{name}`",
+            f"unknown backend `{name}`",
             code="MM232",
-            hint="install the distribution that has it, or use one of " + ", ".join(names()),
+            hint="install the distribution that provides it, or use one of " + ", ".join(names()),
         )
     try:
         return cast("Backend", load_entry(entry))
@@ -39,12 +39,12 @@ def backend(name: str) -> Backend:
         raise MmbuildError(
             f"backend `{name}` (`{entry}`) cannot be loaded: {error}",
             code="MM232",
-            hint="reinstall the distribution that has it",
+            hint="reinstall the distribution that provides it",
         ) from error
 
 
 def step_table(used: Iterable[str]) -> Mapping[str, StepSpec]:
-    """The steps in force, with those of added backends where ``used`` has a step that the table lacks."""
+    """The active step table, extended by the steps of added backends if ``used`` names one missing from it."""
     table = steps()
     if all(name in table for name in used):
         return table

@@ -1,4 +1,4 @@
-"""The command line. A verb's module is imported only when that verb is used."""
+"""The command line. The module of a command is imported only when that command runs."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     import click
 
 VERBS = {
-    "validate": "Judge recipes without building anything",
+    "validate": "Check recipes without building anything",
     "plan": "Show what apply would do, and why",
-    "apply": "Build what is missing and lay out the engines",
-    "matrix": "Cut recipes into the jobs of a CI service",
-    "matrix-diff": "Say what a change of recipes costs",
+    "apply": "Build what is missing and install the engines",
+    "matrix": "Split recipes into jobs for a CI service",
+    "matrix-diff": "Show what a change to recipes rebuilds and how long it takes",
     "ci": "Run one job of a matrix, or one of several shards",
-    "lock": "Pin what recipes do not say: commits, versions, digests, target",
-    "run": "Ask a built engine about images",
-    "verify": "Compare a built engine with the model it came from",
-    "compare": "Put builds side by side: precision, size, quality, speed",
-    "why": "Say why actions run, back to the edited line",
-    "diff": "Say what is different between two builds",
-    "history": "List what was built, how long it took, what the store saved",
-    "graph": "Draw the actions of recipes",
+    "lock": "Pin what recipes leave open: commits, versions, digests, target",
+    "run": "Run a built engine on images and prompts",
+    "verify": "Compare a built engine with its source model",
+    "compare": "Compare builds side by side: precision, size, quality, speed",
+    "why": "Explain why actions run, down to the edited line",
+    "diff": "Show the differences between two builds",
+    "history": "List past builds, their duration and the time the store saved",
+    "graph": "Draw the action graph of recipes",
     "script": "Write the commands of a TensorRT-LLM version as a shell script",
-    "config": "Say where toolchains and TensorRT are on this host",
-    "doctor": "Find what this host lacks for a build",
-    "compat": "Say where a built engine loads",
+    "config": "Configure where toolchains and TensorRT are on this host",
+    "doctor": "Check whether this host can build",
+    "compat": "Show which hosts can load a built engine",
     "schema": "Print the JSON Schema of recipes",
-    "explain": "Say more about a code such as MM103",
+    "explain": "Explain a diagnostic code such as MM103",
     "cache": "List, check and shrink the store",
 }
-"""Verb -> the line of the help. ``mmbuild.cli.<verb>`` (with ``_`` for ``-``) has it as ``command``."""
+"""Command name -> its line of ``--help``. Module ``mmbuild.cli.<name>`` (``_`` for ``-``) defines ``command``."""
 
 _HELP = """Declarative builds of vision-language inference engines.
 
@@ -44,12 +44,12 @@ Example:
   mmbuild run build/llava-shapes-int4 --image picture.png --prompt "..."
 
 \b
-Exit status: 0 done, 1 the input or the build is at fault, or output could not be written, 2 wrong usage
-or a bug of mmbuild, 3 changes (plan --detailed-exitcode), 4 a stale plan, 130 interrupted. A reader that
-ends early (`| head`) stops no work and changes no status.
+Exit status: 0 success, 1 invalid input, a failed build or output that could not be written, 2 wrong usage
+or a bug in mmbuild, 3 changes (plan --detailed-exitcode), 4 a stale plan, 130 interrupted. A reader that
+exits early (`| head`) neither stops the work nor changes the status.
 
 \b
-Completion: put this into the shell's start-up file
+Completion: add this to your shell's start-up file
   bash: eval "$(_MMBUILD_COMPLETE=bash_source mmbuild)"
   zsh:  eval "$(_MMBUILD_COMPLETE=zsh_source mmbuild)"
   fish: _MMBUILD_COMPLETE=fish_source mmbuild | source
@@ -57,30 +57,29 @@ Completion: put this into the shell's start-up file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``mmbuild``; returns the exit status (``sys.argv`` when ``arguments`` is None)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given == ["--version"]:
+    """Run ``mmbuild`` with ``arguments`` (``sys.argv`` if None) and return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
         return _print_version()
-    # Plans and records are thousands of objects without cycles: looking for those takes a twentieth of an idle apply.
+    # Plans and records are thousands of objects without cycles: collecting cycles costs 5 % of an idle apply.
     gc.set_threshold(50_000, 20, 50)
     from mmbuild.cli.output import run_guarded
 
-    given = [
-        text.replace("\0", "\\0") for text in given
-    ]  # which no system call takes; a shell cannot write one
+    # No system call accepts NUL, and a shell cannot pass it; only a Python caller can.
+    words = [text.replace("\0", "\\0") for text in words]
 
-    # --debug may stand anywhere: who sees a failure appends it to the line.
-    debug = "--debug" in given and not _after_separator(given)
+    # --debug is accepted anywhere: users append it to the line that failed.
+    debug = "--debug" in words and not _after_separator(words)
     if debug:
-        given.remove("--debug")
+        words.remove("--debug")
     return run_guarded(
-        lambda: _group().main(given, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
+        lambda: _group().main(words, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
         debug=debug,
     )
 
 
 def _print_version() -> int:
-    """Without what the verbs need, which takes longer to import than to run."""
+    """Print the version without importing click, which takes longer than the rest."""
     from mmbuild._version import __version__
     from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
@@ -92,8 +91,8 @@ def _print_version() -> int:
         return 1 if out.lost else 0
 
 
-def _after_separator(given: list[str]) -> bool:
-    return "--" in given and given.index("--") < given.index("--debug")
+def _after_separator(words: list[str]) -> bool:
+    return "--" in words and words.index("--") < words.index("--debug")
 
 
 def _group() -> click.Group:
@@ -102,7 +101,7 @@ def _group() -> click.Group:
     from mmbuild._version import __version__
 
     class Verbs(click.Group):
-        """Knows its verbs without importing them."""
+        """Lists the commands without importing their modules."""
 
         def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
             return list(VERBS)
@@ -135,6 +134,6 @@ def _group() -> click.Group:
 def _unknown_verb(word: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(word, VERBS, n=1)
-    meant = f"; did you mean `{near[0]}`?" if near else f"; verbs are {', '.join(VERBS)}"
-    return f"no verb `{word}`{meant}"
+    matches = difflib.get_close_matches(word, VERBS, n=1)
+    suggestion = f"; did you mean `{matches[0]}`?" if matches else f"; commands are {', '.join(VERBS)}"
+    return f"no command `{word}`{suggestion}"

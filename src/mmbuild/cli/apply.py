@@ -1,4 +1,4 @@
-"""``mmbuild apply``: build what is missing and lay out the engines."""
+"""``mmbuild apply``: build what is missing and install the engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmbuild.team.ci.summary import EventStats
 
 _TIMES_SHOWN = 40
-"""More lines than this fill a screen and say nothing."""
+"""Longest table of action times; more lines would not fit on a screen."""
 
 
 @click.command("apply")
@@ -26,8 +26,8 @@ _TIMES_SHOWN = 40
 @options.location_options
 @options.locked_option
 @options.applying()
-@click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
-@click.option("--no-progress", is_flag=True, help="No live display, also on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object per line.")
+@click.option("--no-progress", is_flag=True, help="Disable the live display on a terminal.")
 @github.annotate_errors
 @click.pass_context
 def command(
@@ -45,10 +45,10 @@ def command(
     no_progress: bool,
     layout: str,
 ) -> None:
-    """Build what is missing and lay out the engines as build/<recipe>/.
+    """Build what is missing and install the engines as build/<recipe>/.
 
-    RECIPE may be one saved plan instead (`mmbuild plan -o FILE`); it is refused with exit status 4 when
-    something has changed since.
+    RECIPE may also be a saved plan (`mmbuild plan -o FILE`). If anything has changed since it was saved, the
+    plan is refused with exit status 4.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def command(
     from mmbuild.core.graph.plan_file import looks_saved
 
     if as_json and layout == "github":
-        raise click.UsageError("--json and --format github both want standard output")
+        raise click.UsageError("--json and --format github both write to standard output; use one of them")
     if len(recipes) == 1 and looks_saved(recipes[0]):
         planning = _from_saved(recipes[0], overrides)
     else:
@@ -109,16 +109,16 @@ def _run(
     from mmbuild.core.execution.progress import display
 
     if as_json:
-        outlet = _Outlet()
-        result = run(planning.plan, applied, sink=outlet)
-        outlet.raise_failure()
+        printer = _EventPrinter()
+        result = run(planning.plan, applied, sink=printer)
+        printer.raise_failure()
         return result
     with display(planning.plan, live=live) as sink:
         return run(planning.plan, applied, sink=tally.watching(sink))
 
 
-class _Outlet:
-    """Events on standard output; once that is closed or full, the build goes on without it."""
+class _EventPrinter:
+    """Prints events to standard output; if that is closed or full, the build continues without it."""
 
     def __init__(self) -> None:
         self._failure: OSError | None = None
@@ -132,7 +132,7 @@ class _Outlet:
             self._failure = error
 
     def raise_failure(self) -> None:
-        """Raise what ended the output, now that the build is done.
+        """Raise the error that ended the output, if any; called after the build.
 
         Raises:
             OSError: Standard output was closed or full.
@@ -142,7 +142,7 @@ class _Outlet:
 
 
 def _report(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> None:
-    """Failures in any case; the end in words unless the events on standard output tell it."""
+    """Print failures always, and a summary unless the events on standard output already report it."""
     from mmbuild.cli.output import print_status, report_failed
 
     for failed in result.failed:
@@ -162,14 +162,14 @@ def _report(planning: Planning, result: Result, *, debug: bool, quiet: bool) -> 
 
 
 def _times(result: Result) -> list[str]:
-    """A line for each action that ran, in the order of their ends; of very many the longest."""
+    """One line per action that ran, in the order they finished; only the longest if there are many."""
     shown = list(result.times)
     if len(shown) > _TIMES_SHOWN:
         shown = sorted(shown, key=lambda item: -item[1])[:_TIMES_SHOWN]
     width = max((len(label) for label, _ in shown), default=0)
     lines = [f"  {label:<{width}}  {seconds:8.1f} s" for label, seconds in shown]
-    more = len(result.times) - len(shown)
-    return [*lines, f"  and {more} shorter ones"] if more else lines
+    omitted = len(result.times) - len(shown)
+    return [*lines, f"  and {omitted} shorter ones"] if omitted else lines
 
 
 def _print_up_to_date(planning: Planning) -> None:

@@ -34,7 +34,7 @@ class _Quantity(click.ParamType[float]):
             return value
         match = re.fullmatch(self.pattern, str(value).strip().lower())
         if match is None:
-            self.fail(f"{value!r} is no {self.name}; write it like {self.example}", param, ctx)
+            self.fail(f"invalid {self.name} {value!r}: expected for example {self.example}", param, ctx)
         return float(match[1]) * self.units[match[2] or ""]
 
 
@@ -58,7 +58,7 @@ def command() -> None:
 @options.store
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(*, store: Path | None, as_json: bool) -> None:
-    """List the artifacts, last used first, with the named builds that reach them.
+    """List artifacts, most recently used first, with the builds that use them.
 
     \b
     Example:
@@ -71,23 +71,26 @@ def ls(*, store: Path | None, as_json: bool) -> None:
     from mmbuild.core.store.reachability import reachable_artifacts
 
     opened = open_store(store)
-    held = reachable_artifacts(opened, load_cache(opened))
+    artifacts = reachable_artifacts(opened, load_cache(opened))
     if as_json:
-        click.echo(json.dumps({"schema": 1, "store": str(opened.root), "artifacts": [_row(i) for i in held]}))
+        click.echo(
+            json.dumps({"schema": 1, "store": str(opened.root), "artifacts": [_row(i) for i in artifacts]})
+        )
         return
-    width = max((len(item.label) for item in held), default=0)
-    for item in held:
+    width = max((len(item.label) for item in artifacts), default=0)
+    for item in artifacts:
         users = ", ".join(item.recipes) or "-"
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label:<{width}}  {users}")
-    print_status(f"{len(held)} artifacts in `{opened.root}`")
+    print_status(f"{len(artifacts)} artifacts in `{opened.root}`")
 
 
 @command.command("verify")
 @options.store
 def verify(*, store: Path | None) -> None:
-    """Hash everything again, and remove what is damaged and what was built from it; exit status 1 if anything was.
+    """Rehash the store and remove damaged artifacts and everything built from them.
 
-    Engine directories whose files are not what was laid out there are reported, and the next apply repairs them.
+    Exit status 1 if anything was damaged. Engine directories whose files were modified are reported; the next apply
+    repairs them.
 
     \b
     Example:
@@ -97,35 +100,42 @@ def verify(*, store: Path | None) -> None:
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.verify import check_store
 
-    found = check_store(open_store(store))
-    for fault in found.faults:
+    result = check_store(open_store(store))
+    for fault in result.faults:
         click.echo(f"removed: {fault}")
-    for label in found.consumers:
-        click.echo(f"removed: the result of `{label}`, which was built from something damaged")
-    for build in found.builds:
+    for label in result.consumers:
+        click.echo(f"removed: the result of `{label}`, which was built from a damaged artifact")
+    for build in result.builds:
         click.echo(f"voided: {build}")
-    if found.leftovers:
-        print_status(f"{found.leftovers} leftovers of killed builds (no damage)")
+    if result.leftovers:
+        print_status(f"{result.leftovers} leftovers of killed builds (harmless)")
     print_status(
-        f"{found.objects} objects and {found.artifacts} artifacts checked, {len(found.faults)} faults"
+        f"{result.objects} objects and {result.artifacts} artifacts checked, {len(result.faults)} faults"
     )
-    if found.faults or found.builds:
-        print_status("the next apply builds again what was removed, and lays out again what was voided")
+    if result.faults or result.builds:
+        print_status("the next apply rebuilds what was removed and reinstalls the voided engines")
         sys.exit(1)
 
 
 @command.command("gc")
 @options.store
-@click.option("--max-size", type=_SIZE, metavar="SIZE", help="Stop when the store is no larger: 500MB, 20GB.")
-@click.option("--older-than", type=_AGE, metavar="AGE", help="Only what was not used for so long: 12h, 30d.")
-@click.option("--dry-run", is_flag=True, help="Show what would go.")
+@click.option(
+    "--max-size",
+    type=_SIZE,
+    metavar="SIZE",
+    help="Remove until the store is no larger than this: 500MB, 20GB.",
+)
+@click.option(
+    "--older-than", type=_AGE, metavar="AGE", help="Only remove artifacts unused for this long: 12h, 30d."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be removed.")
 @click.option(
     "--remote",
     is_flag=False,
     flag_value="",
     default=None,
     metavar="[URL]",
-    help="The shared store instead, by default the one that is configured.",
+    help="Clean the shared store instead (default: the configured one).",
 )
 def gc(
     *,
@@ -135,9 +145,9 @@ def gc(
     dry_run: bool,
     remote: str | None,
 ) -> None:
-    """Remove artifacts that no named build (an existing build/<recipe>) reaches, longest unused first.
+    """Remove artifacts that no existing build/<recipe> uses, least recently used first.
 
-    Of a shared store only the named builds of this machine are known, so say what may go: by age, by size, or both.
+    In a shared store the builds of other machines are unknown, so an age or a size limit is required.
 
     \b
     Example:
@@ -153,7 +163,7 @@ def gc(
     if remote is not None:
         if limit is None and older_than is None:
             raise click.UsageError(
-                "--remote needs --older-than or --max-size: other machines' builds are not known"
+                "--remote needs --older-than or --max-size: the builds of other machines are unknown"
             )
         _gc_remote(open_store(store), remote, limit, older_than, dry_run=dry_run)
         return
@@ -162,17 +172,13 @@ def gc(
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
     print_status(
-        f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts stay ({size_text(swept.kept_size)})"
+        f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})"
     )
     if limit is not None and swept.kept_size > limit:
-        print_status(
-            "what is left is used by named builds; remove an engine directory to let its artifacts go"
-        )
+        print_status("existing builds use what is left; remove an engine directory to free its artifacts")
 
 
-_REMOTE = click.option(
-    "--remote", metavar="URL", help="The shared store (default: the one that is configured)."
-)
+_REMOTE = click.option("--remote", metavar="URL", help="Shared store (default: the configured one).")
 
 
 @command.command("push")
@@ -180,9 +186,9 @@ _REMOTE = click.option(
 @options.store
 @_REMOTE
 def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -> None:
-    """Publish what has been built: everything in the store, or what the recipes are made from.
+    """Upload results to the shared store: everything in this store, or what the recipes need.
 
-    What is there already is not carried again; the first published result of an action stands.
+    Results that are already there are not uploaded again; the first published result of an action is kept.
 
     \b
     Example:
@@ -198,21 +204,21 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
 
     opened = open_store(store)
     shared = _shared(opened, remote)
-    carried = 0
+    uploaded = 0
 
-    def told(record: Record, done: PushResult | MmbuildError) -> None:
-        nonlocal carried
-        if isinstance(done, MmbuildError):
-            print_status(f"failed  {record.label}: {done.message} [{done.code}]")
+    def report(record: Record, outcome: PushResult | MmbuildError) -> None:
+        nonlocal uploaded
+        if isinstance(outcome, MmbuildError):
+            print_status(f"failed  {record.label}: {outcome.message} [{outcome.code}]")
             return
-        carried += done.carried
-        print_status(f"{done.outcome:<10}  {record.label}  {size_text(done.carried)}")
+        uploaded += outcome.carried
+        print_status(f"{outcome.outcome:<10}  {record.label}  {size_text(outcome.carried)}")
 
     with shared_lock(opened):
         records = _built(opened, recipes)
-        failed = push_all(shared, records, told)
+        failed = push_all(shared, records, report)
     print_status(
-        f"{len(records)} results, {size_text(carried)} carried to `{shared.settings.shown}`, {failed} failed"
+        f"{len(records)} results, {size_text(uploaded)} uploaded to `{shared.settings.shown}`, {failed} failed"
     )
     if failed:
         sys.exit(1)
@@ -232,7 +238,7 @@ def pull(
     build_dir: Path,
     remote: str | None,
 ) -> None:
-    """Pull what an apply of the recipes would pull, and run nothing: the next apply can do without the network.
+    """Download what an apply of the recipes would pull, without building; the next apply needs no network.
 
     \b
     Example:
@@ -260,7 +266,7 @@ def pull(
 @command.command("keygen")
 @click.argument("file", type=click.Path(path_type=Path))
 def keygen(*, file: Path) -> None:
-    """Make a key that signs what is published; prints the public one, for store.trusted_keys of everybody else.
+    """Create a key for signing published results and print its public half for the store.trusted_keys of others.
 
     \b
     Example:
@@ -271,7 +277,7 @@ def keygen(*, file: Path) -> None:
 
     public = make_key(file.expanduser())
     print_status(
-        f"wrote `{file}`; keep it to yourself, and name it as store.signing_key or in MMBUILD_SIGNING_KEY"
+        f"wrote `{file}`; keep it secret, and set store.signing_key or MMBUILD_SIGNING_KEY to its path"
     )
     click.echo(public)
 
@@ -285,13 +291,13 @@ def _shared(store: Store, remote: str | None) -> SharedStore:
         raise RemoteError(
             "no shared store is configured",
             code="MM820",
-            hint="give `--remote URL`, set MMBUILD_REMOTE, or write `store: {remote: URL}` into the configuration",
+            hint="give `--remote URL`, set MMBUILD_REMOTE, or add `store: {remote: URL}` to the configuration",
         )
     return shared
 
 
 def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
-    """Results whose artifacts are here, oldest first: all of them, or those of the recipes."""
+    """Results with artifacts in this store, oldest first: all of them, or those that ``recipes`` need."""
     from mmbuild.core.store.action_cache import load_cache
 
     cache = load_cache(store)
@@ -317,11 +323,13 @@ def _gc_remote(
 
     shared = _shared(store, remote)
     keep = reached_by(live_roots(store)).keys()
-    done = collect(shared, max_size=limit, older_than=older_than, keep=keep, dry_run=dry_run)
-    for item in done.removed:
+    swept = collect(shared, max_size=limit, older_than=older_than, keep=keep, dry_run=dry_run)
+    for item in swept.removed:
         click.echo(f"{item.digest[:16]}  {size_text(item.size):>9}  {item.label}")
     verb = "would free" if dry_run else "freed"
-    print_status(f"{verb} {size_text(done.freed)}; {done.kept} artifacts stay ({size_text(done.kept_size)})")
+    print_status(
+        f"{verb} {size_text(swept.freed)}; {swept.kept} artifacts kept ({size_text(swept.kept_size)})"
+    )
 
 
 def _row(item: Reachable) -> dict[str, Any]:

@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 @options.recipes
 @options.location_options
 @options.locked_option
-@click.option("--job", "name", metavar="NAME", help="Run a job that `mmbuild matrix` listed.")
-@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Cut the recipes into N shards.")
-@click.option("--index", type=click.IntRange(min=1), metavar="I", help="Run this shard, from 1.")
-@click.option("--times", type=click.Path(path_type=Path), help="Measured times of actions, for --shards.")
+@click.option("--job", "name", metavar="NAME", help="Run this job from `mmbuild matrix`.")
+@click.option("--shards", type=click.IntRange(min=1), metavar="N", help="Split the recipes into N shards.")
+@click.option("--index", type=click.IntRange(min=1), metavar="I", help="Run this shard (the first is 1).")
+@click.option(
+    "--times", type=click.Path(path_type=Path), help="File with measured action times, for --shards."
+)
 @click.option(
     "--save-times",
     type=click.Path(path_type=Path),
-    help="Write the times that actions took on this machine, for --times.",
+    help="Write the action times measured on this machine, for --times.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the shards as JSON.")
 @options.applying("jobs", "keep_going", "ignore_estimates")
@@ -62,11 +64,12 @@ def command(
 ) -> None:
     """Run one job of a matrix, or one of several shards.
 
-    --job runs what `mmbuild matrix` listed for the same recipes and the same --set. A job that several variants need
-    makes results and no engine directory; the others take them from the shared store, or make them themselves.
+    --job runs a job that `mmbuild matrix` listed for the same recipes and the same --set. A job that several variants
+    need produces results but no engine directory; the other jobs pull these from the shared store, or build them
+    themselves.
 
-    --shards cuts all variants into parts that take about the same time and need nothing of each other; --index runs
-    one. Every machine cuts alike, from the same recipes, options, --times and -j.
+    --shards splits all variants into independent parts that take about the same time; --index runs one of them.
+    Every machine computes the same split from the same recipes, options, --times and -j.
 
     \b
     Example:
@@ -104,7 +107,7 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What is applied, and the variants that it is for."""
+    """The graphs to apply, and the variants they belong to."""
 
     graphs: tuple[RecipeGraph, ...]
     variants: tuple[str, ...]
@@ -119,14 +122,14 @@ def _require_one_task(
     *,
     as_json: bool,
 ) -> None:
-    if sum(given is not None for given in (name, shards, save_times)) != 1:
+    if sum(option is not None for option in (name, shards, save_times)) != 1:
         raise click.UsageError("give one of --job, --shards and --save-times")
     if shards is None and (index is not None or times is not None or as_json):
-        raise click.UsageError("--index, --times and --json go with --shards")
+        raise click.UsageError("--index, --times and --json require --shards")
     if index is not None and shards is not None and index > shards:
-        raise click.UsageError(f"there are {shards} shards, and --index is {index}")
+        raise click.UsageError(f"--index {index} is out of range: there are {shards} shards")
     if index is not None and as_json:
-        raise click.UsageError("--json prints all shards, and --index runs one")
+        raise click.UsageError("--json cannot be combined with --index: it prints all shards")
 
 
 def _job(planned: Variants, name: str) -> _Chosen:
@@ -136,7 +139,7 @@ def _job(planned: Variants, name: str) -> _Chosen:
     return _Chosen((job.graph,), job.variants)
 
 
-def _cut(
+def _split(
     planned: Variants, count: int, times: Path | None, at_once: int
 ) -> tuple[ShardPlan, Mapping[str, Action], Mapping[str, float]]:
     from mmbuild.team.ci.durations import read_times, seconds_of
@@ -151,7 +154,7 @@ def _cut(
 def _shard(planned: Variants, count: int, index: int, times: Path | None, at_once: int) -> _Chosen:
     from mmbuild.cli.output import print_status
 
-    names = _cut(planned, count, times, at_once)[0].shards[index - 1].variants
+    names = _split(planned, count, times, at_once)[0].shards[index - 1].variants
     print_status(
         f"shard {index} of {count}: {', '.join(names) or 'nothing, there are more shards than variants'}"
     )
@@ -161,11 +164,11 @@ def _shard(planned: Variants, count: int, index: int, times: Path | None, at_onc
 def _print_shards(planned: Variants, count: int, times: Path | None, at_once: int, *, as_json: bool) -> None:
     from mmbuild.team.ci import shards as shard_report
 
-    found = _cut(planned, count, times, at_once)
+    split = _split(planned, count, times, at_once)
     if as_json:
-        click.echo(json.dumps(shard_report.document(*found), indent=1))
+        click.echo(json.dumps(shard_report.document(*split), indent=1))
     else:
-        click.echo(shard_report.text(*found), nl=False)
+        click.echo(shard_report.text(*split), nl=False)
 
 
 def _save_times(planned: Variants, store: Store, path: Path) -> None:
@@ -175,9 +178,9 @@ def _save_times(planned: Variants, store: Store, path: Path) -> None:
     from mmbuild.team.ci.jobs import union_of
 
     actions = union_of([variant.graph for variant in planned.planned]).actions
-    found = measured_seconds(actions.values(), load_cache(store))
-    write_times(path, found)
-    print_status(f"{path}: times of {len(found)} of {len(actions)} actions; the others are estimated")
+    measured = measured_seconds(actions.values(), load_cache(store))
+    write_times(path, measured)
+    print_status(f"{path}: times of {len(measured)} of {len(actions)} actions; the others are estimated")
 
 
 def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
@@ -185,7 +188,7 @@ def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
 
 
 def _require_locked(planned: Variants, chosen: _Chosen, store: Store, requested: VariantOptions) -> None:
-    """What this machine builds must be what the locks say, also of versions and of the target."""
+    """Check that this machine builds what the locks pin, including versions and target."""
     from mmbuild.team.lockfile import apply, make
 
     for file in sorted(_files(planned, chosen)):
@@ -199,7 +202,7 @@ def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:
 
 
 def _apply(plan: Plan, applied: ApplyOptions, *, debug: bool) -> tuple[EventStats, Result]:
-    """Do what ``plan`` says, with plain lines."""
+    """Apply ``plan``, with plain progress lines."""
     from mmbuild.api import run
     from mmbuild.cli.output import print_status, report_failed
     from mmbuild.core.execution.progress import display

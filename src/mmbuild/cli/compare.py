@@ -18,10 +18,10 @@ from mmbuild.cli import options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.check_option
 def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
-    """Put precision, size, building, quality and speed of builds side by side.
+    """Compare precision, size, build cost, quality and speed of builds side by side.
 
-    Reads the build directories alone; nothing is loaded or measured. Quality is that of the last `mmbuild verify`
-    of a build, or else of its apply. Speed is there where a profile was kept:
+    Reads only the build directories; nothing is loaded or measured. Quality comes from the last `mmbuild verify`
+    of a build, otherwise from its apply. Speed is shown if a profile was saved:
 
     \b
       mmbuild run BUILD --image a.png --prompt "..." --json > BUILD/profile.json
@@ -34,38 +34,37 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
 
     for build in builds:
         options.checked_engine(build, check=check, runs=False)
-    found = compare(builds)
-    click.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
+    comparison = compare(builds)
+    click.echo(json.dumps(comparison, indent=2, ensure_ascii=False) if as_json else render(comparison))
 
 
-def render(found: Mapping[str, Any]) -> str:
-    """The table, a build in each column, and the notes."""
-    builds = found["builds"]
+def render(comparison: Mapping[str, Any]) -> str:
+    """The table, with one build per column, and the notes."""
+    builds = comparison["builds"]
     rows = [["", *names(builds)]]
-    for title, tell in _ROWS:
-        cells = [_cell(tell, build) for build in builds]
+    for title, value in _ROWS:
+        cells = [_cell(value, build) for build in builds]
         if set(cells) != {"-"}:
             rows.append([title, *cells])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join(
-        [*lines, *("" for _ in found["notes"][:1]), *(f"note: {note}" for note in found["notes"])]
-    )
+    notes = comparison["notes"]
+    return "\n".join([*lines, *("" for _ in notes[:1]), *(f"note: {note}" for note in notes)])
 
 
 def names(builds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Last parts of the paths where those tell them apart, else the paths."""
+    """Column titles: the last part of each path if these are unique, otherwise the whole paths."""
     short = [Path(build["name"]).name for build in builds]
     return short if len(set(short)) == len(short) else [str(build["name"]) for build in builds]
 
 
-def _cell(tell: Callable[[Mapping[str, Any]], str], build: Mapping[str, Any]) -> str:
-    """``-`` where the build does not say."""
+def _cell(value: Callable[[Mapping[str, Any]], str], build: Mapping[str, Any]) -> str:
+    """``value(build)``, or ``-`` if the build does not have it."""
     try:
-        return tell(build)
-    except (TypeError, KeyError):  # None where a number would be, or no such number
+        return value(build)
+    except (TypeError, KeyError):  # None instead of a number, or a missing key
         return "-"
 
 

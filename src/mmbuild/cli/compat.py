@@ -1,4 +1,4 @@
-"""``mmbuild compat``: where a built engine loads."""
+"""``mmbuild compat``: which hosts can load a built engine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from mmbuild.cli import options
 @click.command("compat")
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--check", is_flag=True, help="Exit with 1 where this host does not fit.")
-@click.option(
-    "--no-check", is_flag=True, help="Do not compare the engine's files with its manifest.json first."
-)
+@click.option("--check", is_flag=True, help="Exit with 1 if this host cannot load the engine.")
+@click.option("--no-check", is_flag=True, help="Skip comparing the engine's files with its manifest.json.")
 def command(*, build: Path, as_json: bool, check: bool, no_check: bool) -> None:
-    """Say where a built engine loads, and whether it does here.
+    """Show what a host needs to load a built engine, and whether this host has it.
 
-    Reads descriptions alone: no GPU is needed, and nothing is loaded.
+    Reads only metadata: no GPU is needed, and nothing is loaded.
 
     \b
     Example:

@@ -12,10 +12,10 @@ _PATH = click.Path(path_type=Path)
 
 @click.group("config")
 def command() -> None:
-    """Say where toolchains and TensorRT are on this host.
+    """Configure where toolchains and TensorRT are on this host.
 
-    The configuration is a YAML file of your own; recipes never name it. Setting an entry keeps all others, and
-    loses comments that were written into the file by hand.
+    The configuration is a per-user YAML file that recipes never refer to. Setting an entry keeps all others but
+    drops comments from the file.
 
     \b
     Example:
@@ -27,7 +27,7 @@ def command() -> None:
 
 @command.command("path")
 def path() -> None:
-    """Print where the configuration is looked for.
+    """Print the path of the configuration file.
 
     \b
     Example:
@@ -41,7 +41,7 @@ def path() -> None:
 @command.command("show")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with defaults filled in and ~ expanded.")
 def show(*, as_json: bool) -> None:
-    """Print the configuration, judged.
+    """Check and print the configuration.
 
     \b
     Example:
@@ -59,7 +59,7 @@ def show(*, as_json: bool) -> None:
     if text:
         click.echo(text, nl=False)
     else:
-        print_status(f"nothing is configured; `{where}` is made by `mmbuild config set-toolchain`")
+        print_status(f"nothing is configured; `mmbuild config set-toolchain` creates `{where}`")
 
 
 @command.command("set-toolchain")
@@ -71,9 +71,7 @@ def show(*, as_json: bool) -> None:
     metavar="ENGINE IMAGE",
     help="docker or podman, and an image that has this version installed.",
 )
-@click.option(
-    "--option", "options", multiple=True, metavar="WORD", help="Further option for docker or podman."
-)
+@click.option("--option", "options", multiple=True, metavar="WORD", help="Extra option for docker or podman.")
 @click.option(
     "--examples",
     required=True,
@@ -91,9 +89,9 @@ def set_toolchain(
     examples: Path,
     variables: tuple[str, ...],
 ) -> None:
-    """Say where a TensorRT-LLM version runs: a Python of this host, or a container image.
+    """Set where a TensorRT-LLM version runs: a Python on this host, or a container image.
 
-    What was said about this version before is replaced. `mmbuild doctor` then says whether it is complete.
+    Replaces an earlier entry for this version. `mmbuild doctor` then checks whether it is complete.
 
     \b
     Example:
@@ -103,15 +101,15 @@ def set_toolchain(
     """
     entry: dict[str, Any] = {}
     if python is not None:
-        entry["python"] = _place(python)
+        entry["python"] = _path_text(python)
     if container is not None:
         engine, image = container
         entry["container"] = {"engine": engine, "image": image}
         if options:
             entry["container"]["options"] = list(options)
     elif options:
-        raise click.UsageError("--option is for --container")
-    entry["examples"] = _place(examples)
+        raise click.UsageError("--option requires --container")
+    entry["examples"] = _path_text(examples)
     _put(("toolchains", version), entry, variables)
 
 
@@ -121,18 +119,18 @@ def set_toolchain(
 )
 @click.option("--variable", "variables", multiple=True, metavar="NAME=VALUE", help="Environment variable.")
 def set_tensorrt(*, python: Path, variables: tuple[str, ...]) -> None:
-    """Say which Python builds and runs TensorRT visual engines.
+    """Set the Python that builds and runs TensorRT visual engines.
 
     \b
     Example:
       mmbuild config set-tensorrt --python ~/venvs/tensorrt/bin/python
     """
-    _put(("tensorrt",), {"python": _place(python)}, variables)
+    _put(("tensorrt",), {"python": _path_text(python)}, variables)
 
 
 @command.group("unset")
 def unset() -> None:
-    """Forget an entry.
+    """Remove an entry.
 
     \b
     Example:
@@ -144,7 +142,7 @@ def unset() -> None:
 @unset.command("toolchain")
 @click.argument("version")
 def unset_toolchain(*, version: str) -> None:
-    """Forget where a TensorRT-LLM version runs.
+    """Remove the entry of a TensorRT-LLM version.
 
     \b
     Example:
@@ -155,7 +153,7 @@ def unset_toolchain(*, version: str) -> None:
 
 @unset.command("tensorrt")
 def unset_tensorrt() -> None:
-    """Forget which Python has TensorRT.
+    """Remove the entry for TensorRT.
 
     \b
     Example:
@@ -164,9 +162,8 @@ def unset_tensorrt() -> None:
     _drop(("tensorrt",))
 
 
-def _place(path: Path) -> str:
-    """As it is written into the file: absolute, since it is read from anywhere. A link stays a link: a virtual
-    environment's python is one."""
+def _path_text(path: Path) -> str:
+    """``path`` as written to the file: absolute, but with links kept, since a virtual environment's python is one."""
     return str(path if str(path).startswith("~") else path.absolute())
 
 
@@ -179,13 +176,13 @@ def _put(keys: tuple[str, ...], entry: dict[str, Any], variables: tuple[str, ...
         entry["variables"] = dict(_variable(word) for word in variables)
     where = config_path()
     edit.set_entry(where, keys, entry)
-    print_status(f"wrote `{where}`; `mmbuild doctor` says whether it is complete")
+    print_status(f"wrote `{where}`; `mmbuild doctor` checks whether it is complete")
 
 
 def _variable(word: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not equals:
-        raise click.UsageError(f"--variable takes NAME=VALUE, not `{word}`")
+        raise click.UsageError(f"invalid --variable `{word}`: expected NAME=VALUE")
     return name, value
 
 

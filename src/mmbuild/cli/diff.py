@@ -1,4 +1,4 @@
-"""``mmbuild diff``: what is different between two builds."""
+"""``mmbuild diff``: the differences between two builds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import click
 
 
 @click.command("diff")
-@click.argument("one", type=click.Path(path_type=Path), metavar="BUILD")
-@click.argument("other", type=click.Path(path_type=Path), metavar="BUILD")
+@click.argument("first", type=click.Path(path_type=Path), metavar="BUILD")
+@click.argument("second", type=click.Path(path_type=Path), metavar="BUILD")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 where the engines differ, as git diff does.")
-def command(*, one: Path, other: Path, as_json: bool, exit_code: bool) -> None:
-    """Say what is different between two builds: recipe, versions, target, inputs, steps and files.
+@click.option("--exit-code", is_flag=True, help="Exit with 1 if the engines differ, as git diff does.")
+def command(*, first: Path, second: Path, as_json: bool, exit_code: bool) -> None:
+    """Show the differences between two builds: recipe, versions, target, inputs, steps and files.
 
-    Reads the engine directories alone, so that a build may come from another machine. Files are compared by content;
-    `mmbuild compare` puts sizes, quality and speed side by side.
+    Reads only the engine directories, so a build may come from another machine. Files are compared by content;
+    `mmbuild compare` shows sizes, quality and speed side by side.
 
     \b
     Example:
@@ -29,7 +29,7 @@ def command(*, one: Path, other: Path, as_json: bool, exit_code: bool) -> None:
     from mmbuild.inspect.diff.reports import diff_json as data
     from mmbuild.inspect.diff.reports import lines
 
-    found = compare_builds(one, other)
-    click.echo(json.dumps(data(found), indent=1) if as_json else "\n".join(lines(found)))
-    if exit_code and not found.same:
+    difference = compare_builds(first, second)
+    click.echo(json.dumps(data(difference), indent=1) if as_json else "\n".join(lines(difference)))
+    if exit_code and not difference.same:
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""``mmbuild doctor``: this host and its environments, held against what builds need."""
+"""``mmbuild doctor``: check this host and its environments against the requirements of builds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
-@click.option("--offline", is_flag=True, help="Ask no hub for anything.")
 @click.option(
-    "--quick", is_flag=True, help="Build no package to try the compiler (it takes 10 to 20 seconds)."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value in every recipe."
 )
+@click.option("--offline", is_flag=True, help="Do not contact the hub.")
+@click.option("--quick", is_flag=True, help="Skip the test compile, which takes 10 to 20 seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.location_options
 def command(
@@ -33,10 +33,10 @@ def command(
     store: Path | None,
     build_dir: Path,
 ) -> None:
-    """Look at this host and the environments of toolchains: what is there, what is missing, what to do.
+    """Check this host and its toolchain environments, and say how to fix what is missing.
 
-    Without recipes, the host and everything that `mmbuild config` knows is looked at; with recipes, what these
-    need. Nothing is changed and nothing is fetched. Exit status 1 when something would make a build fail.
+    Without recipes, checks the host and everything in `mmbuild config`; with recipes, what they need. Changes and
+    downloads nothing. Exit status 1 if a build would fail.
 
     \b
     Example:
@@ -50,9 +50,9 @@ def command(
     from mmbuild.inspect.doctor.report import report
 
     config = load()
-    place = store.expanduser().resolve() if store is not None else default_root()
-    needed = _needs(recipes, overrides, offline, place, build_dir) if recipes else None
-    groups = report(config, store=place, build_dir=build_dir, needed=needed, quick=quick)
+    root = store.expanduser().resolve() if store is not None else default_root()
+    needed = _needs(recipes, overrides, offline, root, build_dir) if recipes else None
+    groups = report(config, store=root, build_dir=build_dir, needed=needed, quick=quick)
     if as_json:
         click.echo(render.as_json(groups))
     elif sys.stdout.isatty():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.command("explain")
 @click.argument("code", required=False, metavar="[CODE]")
 def command(code: str | None) -> None:
-    """Say what a code such as MM103 means and what to do about it; without a code, list them all.
+    """Explain what a code such as MM103 means and how to fix it; without a code, list all codes.
 
     \b
     Example:
@@ -24,20 +24,20 @@ def command(code: str | None) -> None:
     from mmbuild.base.codes import codes, lookup, nearest
 
     if code is None:
-        for entry in codes().values():
-            click.echo(f"{entry.code}  {entry.title}")
+        for listed in codes().values():
+            click.echo(f"{listed.code}  {listed.title}")
         return
-    found = lookup(code)
-    if found is None:
+    entry = lookup(code)
+    if entry is None:
         from mmbuild.base.errors import UsageError
 
-        near = nearest(code)
-        hint = f"Did you mean `mmbuild explain {near}`?" if near else "`mmbuild explain` lists all codes"
+        match = nearest(code)
+        hint = f"did you mean `mmbuild explain {match}`?" if match else "`mmbuild explain` lists all codes"
         raise UsageError(f"no code `{code}`", code="MM190", hint=hint)
-    click.echo(_entry(found))
+    click.echo(_text(entry))
 
 
-def _entry(code: Code) -> str:
+def _text(code: Code) -> str:
     lines = [f"{code.code}: {code.title}", ""]
     for name in ("symptom", "cause", "cure"):
         text = f"{name}: {getattr(code, name)}"

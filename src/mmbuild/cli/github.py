@@ -1,4 +1,4 @@
-"""``--format github``: what apply and ci say to a GitHub workflow, besides what they say to people."""
+"""``--format github``: annotations and job summary of apply and ci in a GitHub workflow."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def annotate_errors(function: F) -> F:
-    """Add ``--format`` as ``layout``; with ``github``, what ends the command is annotated."""
+    """Add ``--format`` as ``layout``; with ``github``, the error that ends the command is annotated."""
 
     @wraps(function)
-    def wrapped(*given: Any, layout: str, **named: Any) -> Any:
+    def wrapped(*args: Any, layout: str, **kwargs: Any) -> Any:
         if layout != "github":
-            return function(*given, layout=layout, **named)
+            return function(*args, layout=layout, **kwargs)
         from mmbuild.team.ci.annotate import annotated_errors
 
         with annotated_errors():
-            return function(*given, layout=layout, **named)
+            return function(*args, layout=layout, **kwargs)
 
     option = click.option(
         "--format",
@@ -35,7 +35,7 @@ def annotate_errors(function: F) -> F:
         type=click.Choice(["text", "github"]),
         default="text",
         show_default=True,
-        help="github adds annotations, folded logs of what failed, and a job summary.",
+        help="github adds annotations, folded logs of failures, and a job summary.",
     )
     return cast(F, option(wrapped))
 
@@ -43,13 +43,13 @@ def annotate_errors(function: F) -> F:
 def report(
     plan: Plan, tally: EventStats | None = None, result: Result | None = None, recipes: Iterable[Path] = ()
 ) -> None:
-    """Annotations on standard output, and the summary where GitHub wants it; without a result nothing had to be done.
+    """Print annotations to standard output and append the job summary to GitHub's file.
 
     Args:
-        plan: What was applied.
-        tally: What its events told.
-        result: How it ended.
-        recipes: Files, for the places of failures.
+        plan: The plan that was applied.
+        tally: Statistics of its events.
+        result: Its result; None if everything was up to date.
+        recipes: Recipe files, used to locate failures.
     """
     from mmbuild.core.execution.events import Result
     from mmbuild.team.ci import annotate
@@ -57,9 +57,9 @@ def report(
     from mmbuild.team.ci.summary import EventStats, append_summary, summary
 
     tally, result = tally or EventStats(), result or Result()
-    found = recipe_locations(recipes, [failed.label for failed in result.failed])
+    locations = recipe_locations(recipes, [failed.label for failed in result.failed])
     for failed in result.failed:
-        click.echo(annotate.failure(failed, found.get(failed.label)))
+        click.echo(annotate.failure(failed, locations.get(failed.label)))
     for event in tally.warnings:
         click.echo(annotate.warning(event))
     append_summary(summary(plan, tally, result))

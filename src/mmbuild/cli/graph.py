@@ -1,4 +1,4 @@
-"""``mmbuild graph``: draw the actions of recipes."""
+"""``mmbuild graph``: draw the action graph of recipes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmbuild.cli import options
     type=click.Choice(["mermaid", "dot", "svg"]),
     default="mermaid",
     show_default=True,
-    help="What to print; svg needs Graphviz.",
+    help="Output format; svg needs Graphviz.",
 )
 def command(
     *,
@@ -30,7 +30,7 @@ def command(
     build_dir: Path,
     layout: str,
 ) -> None:
-    """Draw the actions of recipes, coloured by what apply would do with them.
+    """Draw the action graph of recipes, coloured by what apply would do.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``mmbuild history``: what was built, how long it took, what the store saved."""
+"""``mmbuild history``: past builds, their duration and the time the store saved."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ _NAMES_SHOWN = 3
 @click.command("history")
 @click.argument("builds", nargs=-1, metavar="[BUILD]...")
 @options.store
-@click.option("-n", "count", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="Print all of them, one JSON object a line.")
+@click.option(
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="Number of applies to show.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print all of them, one JSON object per line.")
 def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json: bool) -> None:
-    """List the applies that this store has seen, newest last; with BUILD, a variant's name, those that built it.
+    """List the applies recorded in this store, newest last; with BUILD, a variant's name, only those that built it.
 
-    Cached are results that were there already, pulled those that came from a shared store; saved is the time that
-    building them had taken. Applies that found everything up to date are not listed.
+    "cached" counts results that were already in the store, "pulled" those from a shared store; "saved" is the time
+    it originally took to build them. Applies with nothing to do are not listed.
 
     \b
     Example:
@@ -63,7 +70,7 @@ def _table(entries: Sequence[HistoryEntry], count: int) -> Iterator[str]:
     kept = sum(entry.cached + entry.pulled for entry in entries)
     took, saved = (sum(getattr(entry, name) for entry in entries) for name in ("seconds", "saved"))
     yield (
-        f"{len(entries)} applies took {time_text(took)}: {built} actions built, {kept} not built again, "
+        f"{len(entries)} applies took {time_text(took)}: {built} actions built, {kept} reused, "
         f"which saved {time_text(saved)}"
     )
 

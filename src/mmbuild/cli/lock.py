@@ -1,4 +1,4 @@
-"""``mmbuild lock``: write down what recipes do not say, for a whole team."""
+"""``mmbuild lock``: pin what recipes leave open, so that a whole team builds the same."""
 
 from __future__ import annotations
 
@@ -19,16 +19,14 @@ _PARTS = ("model", "packages", "target", "all")
 
 @click.command("lock")
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE...")
-@click.option(
-    "--check", is_flag=True, help="Write nothing; exit with 1 where a lock is not what it should be."
-)
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a lock is missing or out of date.")
 @click.option(
     "--update",
     multiple=True,
     type=click.Choice(_PARTS),
-    help="Move a part on to what it is now: the hub's commits, this environment's versions, this host.",
+    help="Update a part: commits from the hub, versions of this environment, this host as target.",
 )
-@click.option("--offline", is_flag=True, help="Ask no hub for anything.")
+@click.option("--offline", is_flag=True, help="Do not contact the hub.")
 @click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
 @options.store
 def command(
@@ -40,9 +38,9 @@ def command(
     allow_outside: bool | None,
     store: Path | None,
 ) -> None:
-    """Write RECIPE.lock beside each recipe: commits, digests, versions, target, and the hash of the plan.
+    """Write RECIPE.lock next to each recipe: commits, digests, versions, target, and the hash of the plan.
 
-    What a lock says already is kept until `--update` moves it on; recipes and local files are read anew.
+    Existing pins are kept unless `--update` is used; recipes and local files are read again.
 
     \b
     Example:
@@ -54,7 +52,7 @@ def command(
     from mmbuild.team.lockfile.make import LockOptions
 
     if check and update:
-        raise click.UsageError("--check writes nothing, so --update has nothing to move")
+        raise click.UsageError("--check cannot be combined with --update: it writes nothing")
     opened, requested = open_store(store), LockOptions(offline, allow_outside)
     if check:
         same = [_check(recipe, opened, requested) for recipe in recipes]
@@ -73,13 +71,15 @@ def _check(recipe: Path, store: Store, requested: LockOptions) -> bool:
     from mmbuild.team.lockfile.model import lock_path
 
     try:
-        _, apart = apply.check(recipe, store, requested)
-        if apart:
-            raise refuse(lock_path(recipe), apart, hint="Run `mmbuild lock`, look at what changed, commit it")
+        _, changes = apply.check(recipe, store, requested)
+        if changes:
+            raise refuse(
+                lock_path(recipe), changes, hint="run `mmbuild lock`, review the changes and commit them"
+            )
     except MmbuildError as error:
         report_error(error)
         return False
-    print_status(f"{lock_path(recipe)}: as it should be")
+    print_status(f"{lock_path(recipe)}: up to date")
     return True
 
 
@@ -92,15 +92,15 @@ def _write(recipe: Path, store: Store, requested: LockOptions, update: tuple[str
 
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
-    moved = PARTS if "all" in update else update
-    made = make(recipe, store, requested, known=known, update=moved)
-    if made.findings:
-        print_status(render_text(made.findings).rstrip())
-    apart = differences(known, made.lock) if known is not None else ()
-    if known is not None and not apart:
-        print_status(f"{path}: nothing changed")
+    parts = PARTS if "all" in update else update
+    result = make(recipe, store, requested, known=known, update=parts)
+    if result.findings:
+        print_status(render_text(result.findings).rstrip())
+    changes = differences(known, result.lock) if known is not None else ()
+    if known is not None and not changes:
+        print_status(f"{path}: unchanged")
     else:
-        write_lock(path, made.lock)
-        for item in apart:
+        write_lock(path, result.lock)
+        for item in changes:
             print_status(f"  {item}")
     click.echo(str(path))

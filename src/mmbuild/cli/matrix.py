@@ -1,4 +1,4 @@
-"""``mmbuild matrix``: the jobs of a CI service that build recipes, each action once."""
+"""``mmbuild matrix``: CI jobs that build recipes and run each action once."""
 
 from __future__ import annotations
 
@@ -21,18 +21,16 @@ _FORMATS = ("text", "github", "gitlab", "json")
 @options.recipes
 @options.locked_option
 @options.store
-@click.option(
-    "--changed-since", metavar="REV", help="Only variants that are not what they were at a revision."
-)
+@click.option("--changed-since", metavar="REV", help="Only variants that changed since a git revision.")
 @click.option("--format", "layout", type=click.Choice(_FORMATS), default="text", show_default=True)
 @click.option(
     "--runner",
     "runners",
     multiple=True,
     metavar="KIND=LABELS",
-    help="Labels (tags) of runners for jobs of KIND cpu or gpu; {gpus}, {sm} and {memory_gib} are filled in.",
+    help="Runner labels (tags) for jobs of KIND cpu or gpu; {gpus}, {sm} and {memory_gib} are filled in.",
 )
-@click.option("--include", metavar="FILE", help="For gitlab: a file with the hidden job `.mmbuild`.")
+@click.option("--include", metavar="FILE", help="For gitlab: file that defines the hidden job `.mmbuild`.")
 def command(
     *,
     recipes: tuple[Path, ...],
@@ -46,10 +44,10 @@ def command(
     runners: tuple[str, ...],
     include: str | None,
 ) -> None:
-    """Cut recipes into jobs of a CI service: what several variants need in one job, each variant in one of its own.
+    """Split recipes into CI jobs: actions that several variants share run in common jobs, each variant in its own.
 
-    RECIPE may be a directory: it stands for the YAML files right in it. A job is run by `mmbuild ci RECIPE... --job
-    NAME`, with the same recipes and the same --set. Jobs take results of others from the shared store.
+    RECIPE may be a directory, meaning the YAML files directly in it. Run a job with `mmbuild ci RECIPE... --job
+    NAME`, with the same recipes and the same --set. Jobs pull the results of other jobs from the shared store.
 
     \b
     Example:
@@ -74,21 +72,21 @@ def command(
     if changed_since is not None:
         jobs = select(jobs, _changed(changed_since, recipes, planned, opened, requested))
     actions = [action for job in jobs for action in job.actions]
-    found = job_rows.rows(jobs, seconds_of(actions, measured_seconds(actions, load_cache(opened))), labels)
+    rows = job_rows.rows(jobs, seconds_of(actions, measured_seconds(actions, load_cache(opened))), labels)
     if layout == "json":
-        click.echo(json.dumps(job_rows.document(found), indent=1))
+        click.echo(json.dumps(job_rows.document(rows), indent=1))
     elif layout == "github":
-        click.echo(github.outputs(found), nl=False)
+        click.echo(github.outputs(rows), nl=False)
     elif layout == "gitlab":
-        click.echo(gitlab.pipeline(found, _arguments(recipes, requested), include), nl=False)
+        click.echo(gitlab.pipeline(rows, _arguments(recipes, requested), include), nl=False)
     else:
-        click.echo(job_rows.text(found), nl=False)
+        click.echo(job_rows.text(rows), nl=False)
     if any(job.needs for job in jobs):
         _warn_without_shared_store()
 
 
 def plan_and_warn(recipes: tuple[Path, ...], store: Store, requested: VariantOptions) -> Variants:
-    """Plan what the command line names; warnings go to standard error."""
+    """Plan the variants of ``recipes``; warnings go to standard error."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
     from mmbuild.team.ci.variants import plan_variants, recipe_files
@@ -111,16 +109,16 @@ def _changed(
 
 
 def _arguments(recipes: tuple[Path, ...], requested: VariantOptions) -> list[str]:
-    """What `mmbuild ci` has to be told to plan the same."""
+    """Arguments with which `mmbuild ci` makes the same plan."""
     words = [str(path) for path in recipes]
     for override in requested.overrides:
         words += ["--set", override]
-    given = (
+    flags = (
         ("--offline", requested.offline),
         ("--allow-outside", requested.allow_outside),
         ("--locked", requested.locked),
     )
-    return [*words, *(word for word, required in given if required)]
+    return [*words, *(flag for flag, enabled in flags if enabled)]
 
 
 def _warn_without_shared_store() -> None:
@@ -129,5 +127,5 @@ def _warn_without_shared_store() -> None:
 
     if settings() is None:
         print_status(
-            "no shared store is configured here: without one every job builds what it needs (docs/ci.md)"
+            "no shared store is configured on this machine: without one, every job builds all it needs (docs/ci.md)"
         )

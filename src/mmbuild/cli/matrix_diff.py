@@ -1,4 +1,4 @@
-"""``mmbuild matrix-diff``: what a change of recipes costs."""
+"""``mmbuild matrix-diff``: what a change to recipes rebuilds and how long it takes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ _CHANGES = 3
     type=click.Path(path_type=Path),
     default=(Path("recipes"),),
     show_default="recipes",
-    help="Recipe files, or directories with recipes right in them.",
+    help="Recipe files, or directories that directly contain recipes.",
 )
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Lay a value over every recipe.")
-@click.option("--offline", is_flag=True, help="Ask no hub for anything.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value in every recipe."
+)
+@click.option("--offline", is_flag=True, help="Do not contact the hub.")
 @click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
 @options.locked_option
 @options.store
 @click.option(
     "--format", "layout", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 3 when there is something to build.")
+@click.option("--exit-code", is_flag=True, help="Exit with 3 if there is something to build.")
 def command(
     *,
     states: tuple[str, ...],
@@ -44,10 +46,10 @@ def command(
     layout: str,
     exit_code: bool,
 ) -> None:
-    """Say what a change of recipes costs: which variants, by which line or version, and which actions.
+    """Show what a change to recipes rebuilds: which variants, because of which line or version, and which actions.
 
-    Compares two revisions, REV with the working tree, REV...REV from where they parted, or two directories. Both are
-    planned by this mmbuild for this host; nothing is built.
+    Compares a revision with the working tree (REV), two revisions (REV..REV), the merge base of two revisions with
+    the second (REV...REV), or two directories. This mmbuild plans both sides for this host; nothing is built.
 
     \b
     Example:
@@ -65,12 +67,16 @@ def command(
 
     opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
     with snapshots(states, recipes, opened, requested) as (before, after):
-        found = differences(before, after, opened, requested)
-    actions = [*found.build, *found.keep, *(action for one in found.variants for action in one.build)]
+        changes = differences(before, after, opened, requested)
+    actions = [
+        *changes.build,
+        *changes.keep,
+        *(action for variant in changes.variants for action in variant.build),
+    ]
     seconds = seconds_of(actions, measured_seconds(actions, load_cache(opened)))
     if layout == "json":
-        click.echo(json.dumps(pr_comment.document(found, seconds), indent=1))
+        click.echo(json.dumps(pr_comment.document(changes, seconds), indent=1))
     else:
-        click.echo(pr_comment.markdown(found, seconds), nl=False)
-    if exit_code and found.build:
+        click.echo(pr_comment.markdown(changes, seconds), nl=False)
+    if exit_code and changes.build:
         sys.exit(_CHANGES)

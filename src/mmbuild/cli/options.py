@@ -1,4 +1,4 @@
-"""Options that several verbs share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _REDRAW_SECONDS = 0.2
 
 
 def recipes(function: F) -> F:
-    """The recipe files and how to load them: ``recipes``, and :func:`loading_options`."""
+    """Add the argument ``recipes`` and :func:`loading_options`."""
     return click.argument(
         "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
     )(loading_options(function))
 
 
 def loading_options(function: F) -> F:
-    """How recipes are loaded: ``overrides``, ``offline``, ``allow_outside``."""
+    """Add ``overrides``, ``offline`` and ``allow_outside``: how recipes are loaded."""
     for add in reversed(
         (
             click.option(
@@ -38,9 +38,9 @@ def loading_options(function: F) -> F:
                 "overrides",
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Lay a value over every recipe.",
+                help="Override a value in every recipe.",
             ),
-            click.option("--offline", is_flag=True, help="Ask no hub for anything."),
+            click.option("--offline", is_flag=True, help="Do not contact the hub."),
             click.option(
                 "--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root."
             ),
@@ -51,57 +51,63 @@ def loading_options(function: F) -> F:
 
 
 def locked_option(function: F) -> F:
-    """Whether recipes are built as their locks say: ``locked``."""
+    """Add ``locked``: whether recipes must match their locks."""
     return click.option(
-        "--locked", is_flag=True, help="Refuse whatever is not as RECIPE.lock says (`mmbuild lock`)."
+        "--locked", is_flag=True, help="Refuse anything that differs from RECIPE.lock (`mmbuild lock`)."
     )(function)
 
 
 def location_options(function: F) -> F:
-    """Where things go: ``store``, ``build_dir``."""
+    """Add ``store`` and ``build_dir``."""
     function = click.option(
         "--build-dir",
         type=click.Path(path_type=Path),
         default=Path("build"),
         show_default=True,
-        help="Where the engine directories go.",
+        help="Directory for the engine directories.",
     )(function)
     return store(function)
 
 
 APPLY_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "jobs": click.option(
-        "-j", "--jobs", type=click.IntRange(min=1), help="Actions at once (default: one for each core)."
+        "-j",
+        "--jobs",
+        type=click.IntRange(min=1),
+        help="Number of actions to run at once (default: one per core).",
     ),
     "keep_going": click.option(
-        "-k", "--keep-going", is_flag=True, help="After a failure, run what does not depend on it."
+        "-k",
+        "--keep-going",
+        is_flag=True,
+        help="After a failure, keep running actions that do not depend on it.",
     ),
     "ignore_estimates": click.option(
-        "--ignore-estimates", is_flag=True, help="Start even if memory or disk look too small."
+        "--ignore-estimates", is_flag=True, help="Start even if memory or disk space seems too small."
     ),
     "paranoid": click.option(
         "--paranoid",
         is_flag=True,
-        help="Read every file of the store before it is used, whatever its times say.",
+        help="Hash every file of the store before use, even if its timestamps are unchanged.",
     ),
     "executor": click.option(
         "--executor",
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="Where actions run: this machine, or the nodes of a Ray cluster (docs/cluster.md).",
+        help="Where actions run: on this machine, or on the nodes of a Ray cluster (docs/cluster.md).",
     ),
     "address": click.option(
         "--address",
         metavar="HOST:PORT",
-        help="Address of the cluster, or `auto` (default: $RAY_ADDRESS, else a Ray of this machine for this run).",
+        help="Ray cluster address, or `auto` (default: $RAY_ADDRESS, else a local Ray for this run).",
     ),
 }
-"""Command-line options by the field of :class:`~mmbuild.core.execution.options.ApplyOptions` that they set."""
+"""Field of :class:`~mmbuild.core.execution.options.ApplyOptions` -> the command-line option that sets it."""
 
 
 def applying(*names: str) -> Callable[[F], F]:
-    """How a plan is applied: ``applied``, an ``ApplyOptions`` from the options ``names`` (none: all of them)."""
+    """Add ``applied``, an ``ApplyOptions`` built from the options ``names`` (all if empty)."""
     chosen = {name: APPLY_OPTIONS[name] for name in names or APPLY_OPTIONS}
 
     def decorate(function: F) -> F:
@@ -111,7 +117,7 @@ def applying(*names: str) -> Callable[[F], F]:
 
             fields = {name: kwargs.pop(name) for name in chosen}
             if fields.get("address") is not None and fields["executor"] != "ray":
-                raise click.UsageError("--address is for --executor ray")
+                raise click.UsageError("--address requires --executor ray")
             return function(*args, applied=ApplyOptions(**fields), **kwargs)
 
         decorated: Any = wrapped
@@ -123,35 +129,35 @@ def applying(*names: str) -> Callable[[F], F]:
 
 
 def store(function: F) -> F:
-    """The store: ``store``, None for the default one."""
+    """Add ``store``; None selects the default one."""
     return click.option(
         "--store",
         type=click.Path(path_type=Path),
-        help="Directory of the store (default: $MMBUILD_STORE, else ~/.cache/mmbuild/store).",
+        help="Store directory (default: $MMBUILD_STORE, else ~/.cache/mmbuild/store).",
     )(function)
 
 
 def check_option(function: F) -> F:
-    """Whether an engine directory is compared with its manifest: ``check``."""
+    """Add ``check``: whether an engine directory is compared with its manifest."""
     return click.option(
         "--check/--no-check",
         default=True,
         show_default=True,
-        help="Compare the engine's files with its manifest.json before anything of it is used.",
+        help="Compare the engine's files with its manifest.json before using them.",
     )(function)
 
 
 def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Description:
-    """What an engine directory describes, its files checked first.
+    """Check the files of an engine directory and return its description.
 
     Args:
         build: The engine directory.
-        check: Whether its files are compared with its manifest.
-        runs: Whether the engine will be loaded. Otherwise large files are not hashed, a missing manifest is a
-            warning, and the description may leave out the LLM's sizes.
+        check: Whether to compare its files with its manifest.
+        runs: Whether the engine will be loaded. If not, large files are not hashed, a missing manifest is only a
+            warning, and the description may lack the sizes of the LLM.
 
     Raises:
-        LayoutError, ContentsError: As :func:`mmbuild.backends.engine_dir.contents.check`,
+        LayoutError, ContentsError: see :func:`mmbuild.backends.engine_dir.contents.check`,
             :func:`mmbuild.backends.engine_dir.description.read` and
             :func:`mmbuild.backends.engine_dir.description.require_ranks`.
     """
@@ -160,10 +166,10 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
     from mmbuild.cli.output import print_status
 
     if check:
-        doubt = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
-        if doubt is not None:
-            print_status(f"warning: {doubt.message} [{doubt.code}]")
-            print_status(f"  hint: {doubt.hint}")
+        problem = contents.check(build, loads=runs, progress=_hashing(build) if sys.stderr.isatty() else None)
+        if problem is not None:
+            print_status(f"warning: {problem.message} [{problem.code}]")
+            print_status(f"  hint: {problem.hint}")
     description = layout.read(build, whole_llm=runs)
     if runs:
         layout.require_ranks(build, description)
@@ -171,7 +177,7 @@ def checked_engine(build: Path, *, check: bool, runs: bool = True) -> Descriptio
 
 
 def _hashing(build: Path) -> Progress:
-    """Shows on a terminal how far the hashing of a build's large files is."""
+    """Progress callback that shows on a terminal how many bytes of ``build`` have been hashed."""
     from mmbuild.base.terminal_text import one_line, raw
 
     shown = 0.0
@@ -192,29 +198,29 @@ def _hashing(build: Path) -> Progress:
     return progress
 
 
-def refuse_others(context: click.Context, taken: frozenset[str] | None, verb: str) -> None:
-    """Refuse options that the backend of an engine has no counterpart for; ``taken`` None means that it has all.
+def refuse_others(context: click.Context, supported: frozenset[str] | None, verb: str) -> None:
+    """Refuse options that the engine's backend does not support; ``supported`` is None if it supports all.
 
     Raises:
         UsageError: MM705.
     """
     from mmbuild.base.errors import UsageError
 
-    others = [name for name in given_options(context) if taken is not None and name not in taken]
+    others = [name for name in given_options(context) if supported is not None and name not in supported]
     if others:
         raise UsageError(
-            f"{', '.join(others)}: `mmbuild {verb}` has no such options for engines of this backend",
+            f"{', '.join(others)}: `mmbuild {verb}` does not support these options for engines of this backend",
             code="MM705",
-            hint="leave them out",
+            hint="remove them",
         )
 
 
 def given_options(context: click.Context) -> tuple[str, ...]:
-    """Options that were written on the command line, by their long names."""
-    written = click.core.ParameterSource.COMMANDLINE
+    """Long names of the options given on the command line."""
+    explicit = click.core.ParameterSource.COMMANDLINE
     return tuple(
         max(parameter.opts, key=len)
         for parameter in context.command.params
         if isinstance(parameter, click.Option)
-        and context.get_parameter_source(str(parameter.name)) is written
+        and context.get_parameter_source(str(parameter.name)) is explicit
     )

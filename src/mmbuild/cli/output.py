@@ -1,4 +1,4 @@
-"""What every verb shares in speaking to a person: colours, errors, exit statuses."""
+"""Terminal output shared by all commands: colours, errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ _CHANGES = 3
 
 _LONGEST_NAME = 200
 
-_FURTHER = "\n  | "
-"""Before further lines of a message: none of them looks like a line of ours, or like a command to a CI service."""
+_CONTINUATION = "\n  | "
+"""Starts each further line of a message, so that none looks like a line of mmbuild or a CI workflow command."""
 
 _STYLES = {"error": "31;1", "hint": "32", "label": "36", "dim": "2"}
 
 
 def print_status(text: str = "") -> None:
-    """A line for people: to standard error."""
+    """Print a line to standard error."""
     print(text, file=sys.stderr)
 
 
 def styled(style: str, text: str) -> str:
-    """``text`` coloured for standard error, where that is a terminal and NO_COLOR is not set."""
+    """``text`` in the colour of ``style`` if standard error takes colours."""
     if not use_color():
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 
 
 def use_color() -> bool:
-    """Whether standard error takes colours."""
+    """Whether standard error is a terminal and colours are not disabled."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def run_guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
-    """Run ``body`` with cleaned streams, report what it raises, and return the exit status."""
+    """Run ``body`` with guarded streams, report any exception, and return the exit status."""
     from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
     with guarded_streams() as (out, err):
@@ -53,7 +53,7 @@ def run_guarded(body: Callable[[], Any], *, debug: bool = False) -> int:
             status = _status_of(body, debug)
             out.flush()
             err.flush()
-        except KeyboardInterrupt:  # while an error was reported
+        except KeyboardInterrupt:  # while reporting an error
             print_status("interrupted")
             return INTERRUPTED
         if out.lost:
@@ -72,7 +72,7 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
-        print_status("interrupted; finished actions are kept, run the same command to go on")
+        print_status("interrupted; finished actions are kept, run the same command again to continue")
         return INTERRUPTED
     except click.ClickException as error:
         report_usage(error)
@@ -83,7 +83,7 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         return error.exit_status
     except (OSError, MemoryError) as error:
         _print_traceback(debug)
-        report_error(_of_the_machine(error))
+        report_error(_system_error(error))
         return 1
     except Exception as error:
         _print_traceback(debug)
@@ -92,11 +92,11 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
     return _status(status)
 
 
-def _of_the_machine(error: OSError | MemoryError) -> MmbuildError:
-    """What a file system or the memory refuses is not a bug of ours."""
+def _system_error(error: OSError | MemoryError) -> MmbuildError:
+    """Errors of the file system or of memory are not bugs in mmbuild."""
     if isinstance(error, MemoryError):
         return MmbuildError(
-            "there is not enough memory", code="MM782", hint="free some, or use a larger machine"
+            "there is not enough memory", code="MM782", hint="free some memory, or use a larger machine"
         )
     name = "" if error.filename is None else os.fsdecode(os.fspath(error.filename))
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
@@ -104,12 +104,12 @@ def _of_the_machine(error: OSError | MemoryError) -> MmbuildError:
     return MmbuildError(
         f"{where}{error.strerror or _first_line(error) or type(error).__name__}",
         code="MM781",
-        hint="look at the path, its rights and its disk; `--debug` shows where it was used",
+        hint="check the path, its permissions and its disk; `--debug` shows where it was used",
     )
 
 
 def report_error(error: MmbuildError) -> None:
-    """``error:``, the causes, a blank line, ``hint:``."""
+    """Print ``error:``, the causes, a blank line, ``hint:``."""
     diagnostics = getattr(error, "diagnostics", None)
     if diagnostics:
         from mmbuild.base.diagnostics import render_text
@@ -127,7 +127,7 @@ def report_error(error: MmbuildError) -> None:
 
 
 def report_failed(failed: Failed, *, debug: bool = False) -> None:
-    """A failed action: what happened, what it came from, the log."""
+    """Print a failed action: the error, its causes and the log."""
     _head(failed.message, failed.code)
     for cause in failed.causes:
         print_status(f"  caused by: {_lines(cause)}")
@@ -136,29 +136,29 @@ def report_failed(failed: Failed, *, debug: bool = False) -> None:
     if debug and failed.traceback:
         print_status(clean(failed.traceback.rstrip()))
     print_status(f"  log: {failed.log}")
-    for place in failed.aside:
-        print_status(f"  the refused engine: {place}")
-        if (page := Path(place) / "verify" / "report.html").is_file():
-            print_status(f"  what was found of it: {page}")
+    for directory in failed.aside:
+        print_status(f"  the refused engine: {directory}")
+        if (page := Path(directory) / "verify" / "report.html").is_file():
+            print_status(f"  its report: {page}")
     _print_hint(failed.hint)
 
 
 def report_usage(error: Any) -> None:
-    """A wrong command line: click's message in our form."""
+    """Print a usage error: click's message in the format of mmbuild."""
     _head(error.format_message())
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "mmbuild"
-    _print_hint(f"`{command} --help` shows how it is used")
+    _print_hint(f"`{command} --help` shows the usage")
 
 
 def report_bug(error: Exception) -> None:
-    """Anything that nobody foresaw."""
+    """Print an unexpected exception."""
     _head(f"{type(error).__name__}: {_first_line(error)}")
-    _print_hint("this is a bug in mmbuild; please report it with what `--debug` shows")
+    _print_hint("this is a bug in mmbuild; please report it with the output of `--debug`")
 
 
 def _head(message: str, code: str = "") -> None:
-    """The line that says what is wrong: on standard output where nothing can be written to standard error."""
+    """Print the ``error:`` line, on standard output if standard error cannot be written."""
     shown = _lines(message)
     coded = f" {styled('dim', f'[{code}]')}" if code else ""
     print_status(f"{styled('error', 'error:')} {shown}{coded}")
@@ -167,8 +167,8 @@ def _head(message: str, code: str = "") -> None:
 
 
 def _lines(text: str) -> str:
-    """``text`` cleaned, its further lines marked."""
-    return clean(text, newline=_FURTHER).replace(f"{_FURTHER}  | ", _FURTHER)
+    """``text`` cleaned, with its further lines marked."""
+    return clean(text, newline=_CONTINUATION).replace(f"{_CONTINUATION}  | ", _CONTINUATION)
 
 
 def _print_hint(hint: str | None) -> None:

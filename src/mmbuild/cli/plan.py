@@ -21,8 +21,8 @@ _CHANGES = 3
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Save the plan for `mmbuild apply FILE`."
 )
-@click.option("--detailed-exitcode", is_flag=True, help="Exit with 3 when apply would do something.")
-@click.option("--explain", is_flag=True, help="Show how each derived number follows.")
+@click.option("--detailed-exitcode", is_flag=True, help="Exit with 3 if apply would do anything.")
+@click.option("--explain", is_flag=True, help="Show how each derived number is computed.")
 def command(
     *,
     recipes: tuple[Path, ...],
@@ -37,11 +37,11 @@ def command(
     detailed_exitcode: bool,
     explain: bool,
 ) -> None:
-    """Show what apply would do, and why, one line for each action.
+    """Show what apply would do, and why, one line per action.
 
-    Verdicts: `run`; `unknown until built` (below an action that runs; left out if its inputs come out as
-    before); `pull` (another machine built it, and its files are needed); `restore` (built, but not where it belongs);
-    `up to date`.
+    Verdicts: `run`; `unknown until built` (depends on an action that runs; skipped if its inputs turn out
+    unchanged); `pull` (built by another machine, and its files are needed); `restore` (built, but missing from the
+    engine directory); `up to date`.
 
     \b
     Example:
@@ -64,7 +64,7 @@ def command(
     )
     if output is not None:
         save_plan(output, planning.plan, planning.request)
-        print_status(f"saved `{output}`; `mmbuild apply {output}` does exactly this")
+        print_status(f"saved `{output}`; `mmbuild apply {output}` applies exactly this plan")
     if as_json:
         from mmbuild.core.graph.serialize import plan_to_json
 

@@ -1,4 +1,4 @@
-"""From the command line's recipes to a plan: the part that plan, apply and graph share."""
+"""Plans the recipes of a command line; shared by plan, apply and graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmbuild.pipeline.planning import PlanOptions, Prepared, prepare
 
 @dataclass(frozen=True, slots=True)
 class Planning:
-    """A plan with what it came from."""
+    """A plan with the inputs it was made from."""
 
     plan: Plan
     prepared: Prepared
@@ -34,7 +34,7 @@ def plan_request(
     build_dir: Path,
     locked: bool = False,
 ) -> Planning:
-    """Load and plan, with ``locked`` exactly what the recipes' locks say; warnings go to standard error.
+    """Load recipes and plan them, with ``locked`` as pinned by their locks; warnings go to standard error.
 
     Raises:
         MmbuildError: see :func:`mmbuild.pipeline.planning.prepare` and
@@ -68,15 +68,15 @@ def plan_request(
 
 
 def _is_sound(plan: Plan) -> bool:
-    """Whether what is going to run has the keys that its content says; nothing else of a plan costs anything."""
+    """Whether the keys of all actions to run match their content; others cost nothing and need no check."""
     return all(is_sound(planned.action) for planned in plan.actions if planned.record is None)
 
 
 def plan_again(request: Mapping[str, Any]) -> Planning:
-    """Plan what a saved plan asked for.
+    """Plan the request of a saved plan again.
 
     Raises:
-        MmbuildError: As :func:`plan_request`.
+        MmbuildError: see :func:`plan_request`.
     """
     return plan_request(
         tuple(Path(path) for path in request["recipes"]),

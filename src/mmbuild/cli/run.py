@@ -1,4 +1,4 @@
-"""``mmbuild run``: ask a built engine."""
+"""``mmbuild run``: run a built engine."""
 
 from __future__ import annotations
 
@@ -18,35 +18,47 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.argument("build", type=click.Path(path_type=Path))
-@click.option("--image", "images", multiple=True, metavar="FILE", help="A picture; several make a batch.")
-@click.option("--prompt", "prompts", multiple=True, help="A question; several make a batch. None for Nougat.")
-@click.option("--together", is_flag=True, help="All images belong to one prompt (VILA).")
-@click.option("--max-new-tokens", type=int, help="Tokens per answer; default and limit: max_output_len.")
+@click.option("--image", "images", multiple=True, metavar="FILE", help="Image file; repeat for a batch.")
+@click.option("--prompt", "prompts", multiple=True, help="Prompt; repeat for a batch. Nougat takes none.")
+@click.option("--together", is_flag=True, help="Pass all images to one prompt (VILA).")
 @click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."
+    "--max-new-tokens", type=int, help="Maximum tokens per answer (default and limit: max_output_len)."
 )
 @click.option(
-    "--top-k", type=int, default=0, show_default=True, help="Draw from the k likeliest; 0: from all."
+    "--temperature", type=float, default=0.0, show_default=True, help="Sampling temperature; 0 is greedy."
 )
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw from the likeliest up to p.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option(
-    "--num-beams", type=int, default=1, show_default=True, help="Search so many beams, up to max_beam_width."
+    "--top-k",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Sample from the k most likely tokens; 0 means all.",
+)
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Sample from the most likely tokens with total probability p.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for sampling.")
+@click.option(
+    "--num-beams", type=int, default=1, show_default=True, help="Number of beams, up to max_beam_width."
 )
 @click.option(
     "--length-penalty",
     type=float,
     show_default="the model's, else 1.0",
-    help="Larger favours longer answers (beams).",
+    help="Length penalty of beam search; larger values favour longer answers.",
 )
 @click.option(
     "--ignore-generation-config",
     is_flag=True,
-    help="Ignore the model's generation settings; its end tokens still end answers.",
+    help="Ignore the model's generation settings, except its end tokens.",
 )
-@click.option("--stream", is_flag=True, help="Print the answer as it comes (one prompt only).")
-@click.option("--profile", is_flag=True, help="Times, tokens per second and peak memory, on stderr.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, profile included.")
+@click.option("--stream", is_flag=True, help="Print the answer as it is generated (one prompt only).")
+@click.option("--profile", is_flag=True, help="Print times, tokens per second and peak memory to stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object that includes the profile.")
 @options.check_option
 @click.pass_context
 def command(
@@ -68,20 +80,20 @@ def command(
     as_json: bool,
     check: bool,
 ) -> None:
-    """Ask a built engine about pictures.
+    """Run a built engine on images and prompts.
 
-    An engine is code: loading one executes it. So its files are first compared with BUILD/manifest.json, and an
-    engine that is not as it was built is refused; --no-check loads it as it is. Run engines of people you trust.
+    An engine is code: loading one executes it. Its files are therefore first compared with BUILD/manifest.json, and
+    a modified engine is refused; --no-check skips this. Only run engines from people you trust.
 
-    BUILD is the directory that `mmbuild apply` names. Answers go to stdout, one line each. One prompt is asked
-    about every image, one image serves every prompt, otherwise they go in pairs. A prompt is put into the
-    model's chat form unless it names the image token itself. Nougat reads pages and takes no prompt.
+    BUILD is the directory that `mmbuild apply` prints. Answers go to stdout, one line each. A single prompt is used
+    with every image, a single image with every prompt; otherwise images and prompts are paired. Prompts are put into
+    the model's chat template unless they contain the image token. Nougat reads pages and takes no prompt.
 
-    Decoding is greedy unless --temperature or --num-beams says otherwise, and obeys the settings in the model's
-    generation_config.json (docs/generation-settings.md), but for sampling and numbers of beams.
+    Decoding is greedy unless --temperature or --num-beams is given. It follows the model's generation_config.json
+    (docs/generation-settings.md), except for sampling and the number of beams.
 
-    An engine of backend tensorrt-llm is asked through TensorRT-LLM's own runner, once for each pair; without
-    --image and --prompt the runner asks its own question about its own picture.
+    Engines of backend tensorrt-llm run in TensorRT-LLM's own runner, once per pair; without --image and --prompt the
+    runner uses its own question and picture.
 
     \b
     Example:
@@ -96,15 +108,16 @@ def command(
     from mmbuild.models.prompts import require_unicode
 
     require_unicode(prompts)
-    description = options.checked_engine(
-        build, check=check
-    )  # a wrong path is reported before seconds of imports
+    # Report a wrong path before spending seconds on imports.
+    description = options.checked_engine(build, check=check)
     runner = backend(description.backend).open(build, description, print_status)
     options.refuse_others(context, runner.run_options, "run")
     for remark in runner.remarks(ignore_generation_config=ignore_generation_config):
         click.echo(remark, err=True)
-    asked = bool(images or prompts)
-    pairs = pair(images, prompts, together=together) if asked or not runner.has_own_question else [((), None)]
+    has_input = bool(images or prompts)
+    pairs = (
+        pair(images, prompts, together=together) if has_input or not runner.has_own_question else [((), None)]
+    )
     check_stream(stream, pairs, profile or as_json or num_beams > 1)
     request = RunRequest(
         pairs,
@@ -118,7 +131,7 @@ def command(
 
 
 def show(answers: Answers, form: str) -> None:
-    """Print what an engine said; ``form`` is ``text``, ``stream``, ``profile`` or ``json``."""
+    """Print the answers of an engine; ``form`` is ``text``, ``stream``, ``profile`` or ``json``."""
     for note in answers.notes:
         click.echo(f"note: {note}", err=True)
     if answers.pieces is not None:
@@ -148,56 +161,59 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 
 
 def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
-    """Refuse ``--stream`` where answers cannot come in pieces.
+    """Refuse ``--stream`` where answers cannot be streamed.
 
     Raises:
-        UsageError: Several prompts, or output that is only known at the end.
+        UsageError: There are several prompts, or the output is only known at the end.
     """
     if stream and (len(pairs) != 1 or whole):
         from mmbuild.base.errors import UsageError
 
         raise UsageError(
-            "--stream prints one answer as it comes",
+            "--stream prints a single answer as it is generated",
             code="MM521",
-            hint="Give one prompt, without --profile and --json",
+            hint="give one prompt, without --profile, --json and --num-beams",
         )
 
 
 def pair(images: Sequence[str], prompts: Sequence[str], *, together: bool = False) -> list[Pair]:
-    """Who is asked about what.
+    """Pair images with prompts; with ``together`` all images go to one prompt.
 
     Raises:
-        UsageError: Nothing is asked; several images and several prompts, of different numbers; or several prompts
-            about images that belong together.
+        UsageError: There are no images and no prompts, different numbers of several images and several prompts, or
+            several prompts with ``together``.
     """
     if together or not images:
-        return [(tuple(images), prompt) for prompt in _asked(images, prompts, together=together)]
+        return [(tuple(images), prompt) for prompt in _checked_prompts(images, prompts, together=together)]
     if len(prompts) <= 1:
         return [((image,), prompts[0] if prompts else None) for image in images]
     if len(images) == 1:
         return [((images[0],), prompt) for prompt in prompts]
     if len(images) != len(prompts):
-        raise _no_pairs(
-            f"{len(images)} images and {len(prompts)} prompts do not make pairs",
-            "Give one prompt for all images, one image for all prompts, or as many of each",
+        raise _pairing_error(
+            f"cannot pair {len(images)} images with {len(prompts)} prompts",
+            "give one prompt for all images, one image for all prompts, or the same number of each",
         )
     return [((image,), prompt) for image, prompt in zip(images, prompts, strict=True)]
 
 
-def _asked(images: Sequence[str], prompts: Sequence[str], *, together: bool) -> Sequence[str | None]:
+def _checked_prompts(
+    images: Sequence[str], prompts: Sequence[str], *, together: bool
+) -> Sequence[str | None]:
     if together and len(prompts) > 1:
-        raise _no_pairs(
-            f"--together gives one prompt all images, and there are {len(prompts)} prompts", "Give one prompt"
+        raise _pairing_error(
+            f"--together passes all images to one prompt, but there are {len(prompts)} prompts",
+            "give one prompt",
         )
     if not images and not prompts:
-        raise _no_pairs(
-            "nothing is asked: there is neither --image nor --prompt",
-            "Give a question with --prompt, and pictures with --image",
+        raise _pairing_error(
+            "nothing to run: there is neither --image nor --prompt",
+            "give a question with --prompt, and images with --image",
         )
     return prompts or (None,)
 
 
-def _no_pairs(message: str, hint: str) -> MmbuildError:
+def _pairing_error(message: str, hint: str) -> MmbuildError:
     from mmbuild.base.errors import UsageError
 
     return UsageError(message, code="MM518", hint=hint)

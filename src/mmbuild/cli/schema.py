@@ -1,4 +1,4 @@
-"""``mmbuild schema``: JSON Schema of recipes."""
+"""``mmbuild schema``: the JSON Schema of recipes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 def command() -> None:
     """Print the JSON Schema of recipes.
 
-    Editors with a YAML language server complete and check recipes by it; a recipe names it in its first line.
+    Editors with a YAML language server use it to complete and check recipes that refer to it in their first line.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``mmbuild script``: the commands of a TensorRT-LLM version, as a shell script."""
+"""``mmbuild script``: write TensorRT-LLM build commands as a shell script."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     "--toolchain",
     "version",
     metavar="VERSION",
-    help="Version of TensorRT-LLM (default: the recipe's engine.tensorrt_llm.toolchain).",
+    help="TensorRT-LLM version (default: the recipe's engine.tensorrt_llm.toolchain).",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the script here, executable.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write an executable script to this file."
+)
 def command(
     recipes: tuple[Path, ...],
     overrides: tuple[str, ...],
@@ -36,10 +38,10 @@ def command(
     version: str | None,
     output: Path | None,
 ) -> None:
-    """Write the commands of a TensorRT-LLM version that build recipes, as a shell script.
+    """Write the commands with which a TensorRT-LLM version builds the recipes, as a shell script.
 
-    All variants of the recipes go into one script, and what they share is in it once. Nothing is run, and
-    engine.backend is not looked at.
+    One script builds all variants; steps they share appear once. Nothing is run, and engine.backend is
+    ignored.
 
     \b
     Example:
@@ -50,7 +52,7 @@ def command(
     from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
     if version in SUPPORTED:
-        # Recipes are judged by the version that the script is for, not by their own.
+        # Check recipes against the version of the script, not the version in the recipe.
         overrides = (*overrides, f"engine.tensorrt_llm.toolchain='{version}'")
     loaded = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
     if loaded.diagnostics:
@@ -63,9 +65,9 @@ def command(
     from mmbuild.backends.tensorrt_llm.toolchains.script import script
 
     toolchain = _toolchain(loaded.variants, version)
-    refused = [error for variant in loaded.variants for error in refusals(variant, toolchain)]
-    if refused:
-        _report_refused(refused)
+    errors = [error for variant in loaded.variants for error in refusals(variant, toolchain)]
+    if errors:
+        _report_errors(errors)
         sys.exit(1)
     text = script(loaded.variants, toolchain)
     if output is None:
@@ -83,16 +85,16 @@ def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Too
     requested = {version or variant.recipe.engine.tensorrt_llm.toolchain for variant in variants}
     if len(requested) > 1:
         raise ToolchainError(
-            f"the recipes ask for different toolchains: {', '.join(sorted(requested))}",
+            f"the recipes require different toolchains: {', '.join(sorted(requested))}",
             code="MM609",
-            hint="Choose one with --toolchain, or write a script for each",
+            hint="choose one with --toolchain, or write one script per toolchain",
         )
     return load_toolchain(requested.pop())
 
 
-def _report_refused(refused: Sequence[ToolchainError]) -> None:
-    """All that stands in the way, at once."""
+def _report_errors(errors: Sequence[ToolchainError]) -> None:
+    """Print all errors at once."""
     from mmbuild.base.diagnostics import Diagnostic, render_text
 
-    findings = [Diagnostic(error.code, error.message, hint=error.hint) for error in refused]
+    findings = [Diagnostic(error.code, error.message, hint=error.hint) for error in errors]
     print_status(render_text(findings, color=use_color()).rstrip())

@@ -1,4 +1,4 @@
-"""``mmbuild validate``: judge recipes without building anything."""
+"""``mmbuild validate``: check recipes without building anything."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "json", "github"]),
     default="text",
     show_default=True,
-    help="How findings are told; github makes annotations of a workflow.",
+    help="Output format of findings; github prints workflow annotations.",
 )
 def command(
     recipes: tuple[Path, ...],
@@ -35,10 +35,10 @@ def command(
     offline: bool,
     allow_outside: bool | None,
 ) -> None:
-    """Judge recipes without building anything.
+    """Check recipes without building anything.
 
-    Prints one line for each valid recipe (each variant of a matrix), and every finding with its file, line
-    and column. Exit status 0 without errors, 1 with, 2 for a wrong command line.
+    Prints one line per valid recipe (or variant of a matrix), and every finding with its file, line and
+    column. Exit status 0 without errors, 1 with errors, 2 for wrong usage.
 
     \b
     Example:
@@ -55,7 +55,7 @@ def command(
 
 
 def _store_findings() -> tuple[Diagnostic, ...]:
-    """A warning where an apply would find no place for its store: now rather than after hours of preparation."""
+    """A warning if an apply could not create its store, which is better known now than after hours of work."""
     from mmbuild.base.diagnostics import Diagnostic
     from mmbuild.core.store.layout import default_problem
 

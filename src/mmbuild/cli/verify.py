@@ -1,4 +1,4 @@
-"""``mmbuild verify``: hold a built engine against the model that it came from."""
+"""``mmbuild verify``: compare a built engine with its source model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MEASURED = record(
     closed=False,
 )
 _GATE = record({"bound": number(-1e300, 1e300), "origin": word}, may_lack=("origin",), closed=False)
-_JUDGED = record(
+_VERIFIED = record(
     {"gates": mapping_of(_GATE, 100), "weights": optional(word)},
     may_lack=("gates", "weights"),
     closed=False,
@@ -40,15 +40,23 @@ _JUDGED = record(
 @click.command("verify")
 @click.argument("build", type=click.Path(path_type=Path))
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="Model directory (default: the one it was built from)."
-)
-@click.option("--image", "images", multiple=True, metavar="FILE", help="A picture; default: the recipe's.")
-@click.option("--prompt", "prompts", multiple=True, help="A question; default: the recipe's.")
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), help="Tokens per question; default: the recipe's, or 32."
+    "--model",
+    type=click.Path(path_type=Path),
+    help="Model directory (default: the source model of the build).",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Where the report goes (default: BUILD/report.json)."
+    "--image", "images", multiple=True, metavar="FILE", help="Image file (default: those of the recipe)."
+)
+@click.option("--prompt", "prompts", multiple=True, help="Prompt (default: those of the recipe).")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Maximum tokens per question (default: from the recipe, or 32).",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write the report to this file (default: BUILD/report.json).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report.")
 @options.store
@@ -67,15 +75,15 @@ def command(
     store: Path | None,
     check: bool,
 ) -> None:
-    """Compare a built engine with transformers on the weights it was built from.
+    """Compare a built engine with transformers running the source model.
 
-    Every prompt is asked about every image, on both sides. An unquantized engine must give the same greedy
-    tokens up to rounding, and a quantized one keep to the gates of its recipe, else the exit status is 1. The
-    report says the first differing token of each question with both sides' logits; a page of the same name,
-    report.html, shows it with plots and pictures.
+    Both sides answer every prompt about every image. An unquantized engine must give the same greedy tokens up
+    to rounding, and a quantized one must pass the gates of its recipe; otherwise the exit status is 1. The report
+    gives the first differing token of each question with the logits of both sides; report.html next to it shows
+    the same with plots and images.
 
-    For an engine of backend tensorrt-llm, upstream's runner makes its own accuracy check instead: its question about
-    its picture, with the answer that it knows.
+    For an engine of backend tensorrt-llm, the upstream runner performs its own accuracy check instead: a built-in
+    question about a built-in image, with a known answer.
 
     \b
     Example:
@@ -88,7 +96,7 @@ def command(
     from mmbuild.models.prompts import require_unicode
 
     require_unicode(prompts)
-    description = options.checked_engine(build, check=check)  # first whether it is an engine at all
+    description = options.checked_engine(build, check=check)  # fail early if it is not an engine
     runner = backend(description.backend).open(build, description, print_status)
     options.refuse_others(context, runner.verify_options, "verify")
     sources = {"model": model} if model else sources_of(build, store) if runner.compares else {}
@@ -114,10 +122,10 @@ def compare(
     out: str,
     as_json: bool,
 ) -> None:
-    """Load the engine, compare, report and judge: the verb within one process, or one rank.
+    """Load the engine, compare, write the report and check the gates, within one process or rank.
 
     Raises:
-        VerifyError, GateError: As :func:`mmbuild.steps.verify.require_agreement`.
+        VerifyError, GateError: see :func:`mmbuild.steps.verify.require_agreement`.
     """
     from mmbuild.backends.torch.engine import Engine
     from mmbuild.cli.output import print_status
@@ -125,7 +133,7 @@ def compare(
     from mmbuild.steps import measure, verify
 
     requested = recorded_questions(Path(build))
-    engine = Engine.load(build, check=False)  # the verb did, before ranks were started
+    engine = Engine.load(build, check=False)  # checked by the command before ranks were started
     shown = measure.open_images(list(images) or requested.get("images") or (), engine)
     measures = measure.measure(
         engine,
@@ -147,7 +155,7 @@ def compare(
 
 
 def recorded_questions(build: Path) -> dict[str, Any]:
-    """Prompts, pictures that still exist and the number of tokens of the recipe's verify section."""
+    """Prompts, token limit and images of the recipe's verify section; no images unless all still exist."""
     actions = manifest.actions(build, "measure")
     if not actions:
         return {}
@@ -155,23 +163,23 @@ def recorded_questions(build: Path) -> dict[str, Any]:
     problem = _MEASURED(action.get("params", {}), "params")
     if problem is not None:
         raise _unusable(build, problem)
-    places = sorted(action.get("locators", {}).items(), key=lambda item: (len(item[0]), item[0]))
-    images = [path for _, path in places if Path(path).is_file()]
-    return {**action.get("params", {}), "images": images if len(images) == len(places) else []}
+    locators = sorted(action.get("locators", {}).items(), key=lambda item: (len(item[0]), item[0]))
+    images = [path for _, path in locators if Path(path).is_file()]
+    return {**action.get("params", {}), "images": images if len(images) == len(locators) else []}
 
 
 def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
-    """The gates that apply holds ``build`` to: ``gates``, ``weights`` and the ``engine``'s digest.
+    """The gates that apply checks for ``build``: ``gates``, ``weights`` and the digest of the ``engine``.
 
-    Of an engine that was built without verifying, or whose manifest is gone, the usual ones of its ``quant_algo``.
+    If the engine was built without verification or has no manifest, these are the usual gates of its ``quant_algo``.
     """
     from mmbuild.evaluation.bounds import usual_bounds
 
     engines = manifest.actions(build, "assemble")
     engine = engines[0].get("artifact") if engines else None
-    judged = manifest.actions(build, "verify")
-    params = judged[0].get("params", {}) if judged else {}
-    problem = _JUDGED(params, "params")
+    verify_actions = manifest.actions(build, "verify")
+    params = verify_actions[0].get("params", {}) if verify_actions else {}
+    problem = _VERIFIED(params, "params")
     if problem is not None:
         raise _unusable(build, problem)
     if "gates" in params:
@@ -188,15 +196,15 @@ def _unusable(build: Path, problem: str) -> MmbuildError:
     from mmbuild.steps.verify import VerifyError
 
     return VerifyError(
-        f"`{build / manifest.NAME}` is damaged: {problem}", code="MM763", hint="Apply its recipe again"
+        f"`{build / manifest.NAME}` is damaged: {problem}", code="MM763", hint="apply its recipe again"
     )
 
 
 def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
-    """The model directories that ``build`` came from, in the store, by ``model`` and ``vision``.
+    """Directories of the source models of ``build`` in the store, by ``model`` and ``vision``.
 
     Raises:
-        VerifyError: The manifest is gone, or the store no longer has a model.
+        VerifyError: The manifest is missing, or a model is no longer in the store.
     """
     from mmbuild.core.store.layout import open_store
     from mmbuild.steps.verify import VerifyError
@@ -206,23 +214,23 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
         raise VerifyError(
             f"`{build}/manifest.json` does not say which model the engine was built from",
             code="MM561",
-            hint="Apply its recipe again, or give the model directory with --model",
+            hint="apply its recipe again, or give the model directory with --model",
         )
     opened = open_store(store)
-    found = {}
+    sources = {}
     for action in actions:
         if digest(action.get("artifact"), "artifact") is not None or not opened.has(action["artifact"]):
             raise VerifyError(
                 f"the model that `{build}` was built from is not in the store `{opened.root}`",
                 code="MM561",
-                hint="Name the store with --store, apply the recipe again, or give the model directory with --model",
+                hint="give the store with --store, apply the recipe again, or give the model directory with --model",
             )
-        found[action.get("params", {}).get("source", "model")] = opened.tree(action["artifact"])
-    return found
+        sources[action.get("params", {}).get("source", "model")] = opened.tree(action["artifact"])
+    return sources
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """A report as a table and its summary; all numbers are up to and including the end token."""
+    """A report as a table with a summary; all numbers count tokens up to and including the end token."""
     from mmbuild.steps.verify import shortened
 
     lines = [f"{'image':<7}{'equal tokens':<14}{'mean KL':<11}question -> engine (reference)"]
@@ -244,7 +252,7 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
     kind = f"{summary['dtype']}, {summary['quant_algo'] or 'not quantized'}"
     lines = [
         f"{summary['identical']} of {summary['questions']} answers have the same tokens up to the end token, "
-        f"{summary['ties']} part where rounding decides ({kind})",
+        f"{summary['ties']} differ only by rounding ({kind})",
         f"over the {summary['tokens']} tokens of the reference's answers: {summary['equal_tokens']} equal before the "
         f"first difference, top-1 {summary['top1_agreement']:.1%}, mean KL {summary['mean_kl']:.2e}, "
         f"largest {summary['max_kl']:.2e}; {summary['answer_agreement']:.1%} of the answers have the same text",
@@ -253,6 +261,6 @@ def _summary(report: Mapping[str, Any]) -> list[str]:
         f"gate {'passed' if gate['passed'] else 'FAILED'}: {describe_gate(gate)}" for gate in report["gates"]
     ]
     if report["weights"] == "dummy":
-        lines.append("the weights are random: quality means nothing here")
-    apart = [entry for entry in report["questions"] if entry["difference"] is not None]
-    return lines + [f"first difference: {describe(entry)}" for entry in apart[:1]]
+        lines.append("the weights are random: quality is meaningless")
+    differing = [entry for entry in report["questions"] if entry["difference"] is not None]
+    return lines + [f"first difference: {describe(entry)}" for entry in differing[:1]]

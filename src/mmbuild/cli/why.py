@@ -1,4 +1,4 @@
-"""``mmbuild why``: the chain of reasons back to the edited line."""
+"""``mmbuild why``: explain why actions run, down to the edited line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @options.loading_options
 @options.location_options
 @options.locked_option
-@click.option("--key", "with_key", is_flag=True, help="Show the parts of the step's keys, too.")
+@click.option("--key", "with_key", is_flag=True, help="Also show the parts of the step's key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
 def command(
     *,
@@ -36,13 +36,13 @@ def command(
     with_key: bool,
     as_json: bool,
 ) -> None:
-    """Say why actions of RECIPE would run, back to the line, version or file that changed.
+    """Explain why actions of RECIPE would run, down to the line, version or file that changed.
 
-    Where nothing is to be done, it says why the last build ran. STEP is a step such as `build_llm`, or
-    `VARIANT/STEP` where the recipe has a matrix.
+    If everything is up to date, explains why the last build ran. STEP is a step such as `build_llm`, or
+    `VARIANT/STEP` if the recipe has a matrix.
 
-    Lines are found by trial: each value that the recipe's files say differently now is put back alone, and what of an
-    action's key changes with it comes from there.
+    Lines are found by trial: each changed value is reverted by itself, and the parts of an action's key that change
+    with it are attributed to its line.
 
     \b
     Example:
@@ -56,48 +56,49 @@ def command(
         refuse_overrides(overrides)
     requested = WhyOptions(recipe, overrides, offline, allow_outside, store, build_dir, locked)
     variants = trace_variants(requested)
-    found = [one for one in variants if step is None or one.matches(step)]
-    if not found and step is not None:
+    matches = [variant for variant in variants if step is None or variant.matches(step)]
+    if not matches and step is not None:
         raise _no_step(recipe, step, variants)
     if as_json:
-        click.echo(json.dumps([_data(one, step, with_key) for one in found], indent=1))
+        click.echo(json.dumps([_data(variant, step, with_key) for variant in matches], indent=1))
         return
-    blocks = ["\n".join(_text(one, step, with_key)) for one in found]
+    blocks = ["\n".join(_text(variant, step, with_key)) for variant in matches]
     click.echo("\n\n".join(blocks))
 
 
-def _text(one: VariantTrace, step: str | None, with_key: bool) -> Iterator[str]:
+def _text(variant: VariantTrace, step: str | None, with_key: bool) -> Iterator[str]:
     from mmbuild.inspect.diff.reports import chain, key_lines, overview
 
     if step is None:
-        yield from overview(one.trace, one.edits)
+        yield from overview(variant.trace, variant.edits)
         return
-    label = one.label(step)
-    yield from chain(one.trace, label, one.edits)
+    label = variant.label(step)
+    yield from chain(variant.trace, label, variant.edits)
     if with_key:
         yield ""
-        yield from key_lines(*one.keys(label))
+        yield from key_lines(*variant.keys(label))
 
 
-def _data(one: VariantTrace, step: str | None, with_key: bool) -> dict[str, Any]:
+def _data(variant: VariantTrace, step: str | None, with_key: bool) -> dict[str, Any]:
     from mmbuild.inspect.diff.reports import why_json
 
-    data = why_json(one.trace, one.edits)
+    data = why_json(variant.trace, variant.edits)
     if step is None:
         return data
-    label = one.label(step)
+    label = variant.label(step)
     data["actions"] = [action for action in data["actions"] if action["label"] == label]
     if with_key:
-        action, inputs, key = one.keys(label)
+        action, inputs, key = variant.keys(label)
         data["key"] = {"definition": action.definition_key, "action": key, "inputs": dict(inputs)}
     return data
 
 
-def _no_step(recipe: Path, step: str, found: list[VariantTrace]) -> Exception:
+def _no_step(recipe: Path, step: str, variants: list[VariantTrace]) -> Exception:
     from mmbuild.base.diagnostics import nearest
     from mmbuild.base.errors import UsageError
 
-    steps = list(dict.fromkeys(label.rpartition("/")[2] for one in found for label in one.build.actions))
-    near = nearest(step, steps)
-    hint = f"Did you mean `{near}`?" if near else f"It has: {', '.join(steps)}"
+    labels = [label for variant in variants for label in variant.build.actions]
+    steps = list(dict.fromkeys(label.rpartition("/")[2] for label in labels))
+    match = nearest(step, steps)
+    hint = f"did you mean `{match}`?" if match else f"its steps are: {', '.join(steps)}"
     return UsageError(f"`{recipe}` has no step `{step}`", code="MM850", hint=hint)

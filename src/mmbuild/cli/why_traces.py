@@ -1,4 +1,4 @@
-"""A recipe held against its engine directories: what ``mmbuild why`` asks."""
+"""Compares a recipe with its engine directories, for ``mmbuild why``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmbuild.schema.resolved import ResolvedRecipe
 
 @dataclass(frozen=True, slots=True)
 class WhyOptions:
-    """Which recipe, and how it is planned; as ``mmbuild plan`` has it."""
+    """The recipe and how to plan it; same options as ``mmbuild plan``."""
 
     recipe: Path
     overrides: tuple[str, ...] = ()
@@ -33,13 +33,13 @@ class WhyOptions:
 
 @dataclass(frozen=True, slots=True)
 class VariantTrace:
-    """One variant.
+    """What changed in one variant.
 
     Attributes:
         build: Its build in the plan.
-        planned: The plan's actions by definition key.
-        trace: What changed.
-        edits: Lines that it comes from.
+        planned: The actions of the plan by definition key.
+        trace: The changes.
+        edits: The edited lines that cause them.
     """
 
     build: Build
@@ -48,14 +48,14 @@ class VariantTrace:
     edits: Sequence[Edit]
 
     def matches(self, step: str) -> bool:
-        """Whether it has ``step``, with or without the variant's name before it."""
+        """Whether it has ``step``, which may be prefixed with the variant's name."""
         return self.label(step) in self.build.actions
 
     def label(self, step: str) -> str:
         return step if "/" in step else f"{self.build.recipe}/{step}"
 
     def keys(self, label: str) -> tuple[Action, Mapping[str, str], str | None]:
-        """An action, the artifact digests of its inputs as far as known, and its action key, if all are."""
+        """An action, the known artifact digests of its inputs, and its action key if all of them are known."""
         action = self.planned[self.build.actions[label]].action
         records = {name: self.planned[key].record for name, key in action.inputs.items()}
         inputs = {name: record.digest for name, record in records.items() if record is not None}
@@ -64,7 +64,7 @@ class VariantTrace:
 
 @dataclass(frozen=True, slots=True)
 class _Lowering:
-    """How the recipe is lowered: under which target and pins."""
+    """Lowers a variant with a given target and pins."""
 
     store: Store
     offline: bool
@@ -84,25 +84,25 @@ class _Lowering:
 
 
 def trace_variants(options: WhyOptions) -> list[VariantTrace]:
-    """Plan the recipe and trace every variant of it.
+    """Plan the recipe and trace each of its variants.
 
     Raises:
         RecipeError: The recipe has errors.
-        MmbuildError: As planning does.
+        MmbuildError: Planning failed.
     """
     from mmbuild.api import plan_graphs
 
     store = open_store(options.store)
     variants, graphs, lower = _load(options, store)
     plan = plan_graphs(graphs, store, options.build_dir)
-    planned = {one.action.definition_key: one for one in plan.actions}
-    found = []
+    planned = {item.action.definition_key: item for item in plan.actions}
+    traces = []
     for variant, build in zip(variants, plan.builds, strict=True):
         traced = trace(build, planned, read_root(store, build.directory), store)
-        found.append(
+        traces.append(
             VariantTrace(build, planned, traced, edits(variant, traced, lower, offline=options.offline))
         )
-    return found
+    return traces
 
 
 def _load(
@@ -133,6 +133,6 @@ def _load_locked(
     from mmbuild.team.lockfile.apply import plan_locked
     from mmbuild.team.lockfile.make import LockOptions
 
-    found = plan_locked(options.recipe, store, LockOptions(options.offline, options.allow_outside))
-    pins = Pins(commits=found.lock.commits, packages=found.lock.packages)
-    return found.variants, found.graphs, _Lowering(store, options.offline, found.lock.target, pins)
+    locked = plan_locked(options.recipe, store, LockOptions(options.offline, options.allow_outside))
+    pins = Pins(commits=locked.lock.commits, packages=locked.lock.packages)
+    return locked.variants, locked.graphs, _Lowering(store, options.offline, locked.lock.target, pins)

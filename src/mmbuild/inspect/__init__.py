@@ -1,1 +1,1 @@
-"""Explains and compares what was built, and checks this host."""
+"""Explains and compares builds, and checks this host."""

@@ -1,6 +1,6 @@
-"""Several builds side by side: precision, size, what building took, quality, speed.
+"""Compares builds: precision, size, build cost, quality, speed.
 
-Everything is read from the build directories; no engine is loaded and nothing is measured.
+Reads only the build directories; no engine is loaded and nothing is measured.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ class CompareError(MmbuildError):
 
 
 def compare(builds: Sequence[str | Path]) -> dict[str, Any]:
-    """Look at ``builds``.
+    """Compare ``builds``.
 
     Returns:
-        ``{"version", "builds", "notes"}``, plain data. Of each build: ``name``, ``family``, ``backend``, ``device``,
-        ``ranks``, ``dtype``, ``quant_algo``, ``weights`` (``dummy`` where they are random), ``refused``, ``model``
+        ``{"version", "builds", "notes"}``, plain data. Each build has ``name``, ``family``, ``backend``, ``device``,
+        ``ranks``, ``dtype``, ``quant_algo``, ``weights`` (``dummy`` if they are random), ``refused``, ``model``
         (digests of its sources), ``bytes`` (``weights``, ``packages``), ``building`` (``seconds`` of all its
-        actions, ``peak_memory`` bytes), ``quality`` (value by gate), ``gates`` (passed, of how many),
-        ``questions``, ``asked`` and ``speed`` (of a kept ``profile.json``); None where a build does not say. A note
-        says what is not comparable.
+        actions, ``peak_memory`` in bytes), ``quality`` (value by gate), ``gates`` (number passed, total),
+        ``questions``, ``asked`` and ``speed`` (from a saved ``profile.json``); None if unknown. Notes say what is not
+        comparable.
 
     Raises:
-        LayoutError: A directory is no engine directory.
-        CompareError: MM596, a report or profile is damaged or of another version.
+        LayoutError: A directory is not an engine directory.
+        CompareError: MM596, a report or profile is damaged or has another version.
     """
-    found = [inspect_builds(Path(build)) for build in builds]
-    return {"version": 1, "builds": found, "notes": notes(found)}
+    entries = [inspect_builds(Path(build)) for build in builds]
+    return {"version": 1, "builds": entries, "notes": notes(entries)}
 
 
 def inspect_builds(build: Path) -> dict[str, Any]:
-    """One build, as :func:`compare` describes it."""
+    """The entry of one build, as described in :func:`compare`."""
     description = layout.read(build, whole_llm=False)
     llm, report = description.llm, _report(build)
     return {
@@ -79,8 +79,9 @@ def inspect_builds(build: Path) -> dict[str, Any]:
         "ranks": llm["tensor_parallel"],
         **_precision(llm),
         "weights": manifest.weights(build),
-        "refused": [one.get("message", "") for one in manifest.read(build).get("refused", ())],
-        "model": sorted(str(one.get("artifact")) for one in manifest.actions(build, "download")) or None,
+        "refused": [item.get("message", "") for item in manifest.read(build).get("refused", ())],
+        "model": sorted(str(action.get("artifact")) for action in manifest.actions(build, "download"))
+        or None,
         "bytes": {"weights": _bytes(build, _WEIGHTS), "packages": _bytes(build, _PACKAGES)},
         "building": _building(build),
         **_quality(report),
@@ -88,29 +89,29 @@ def inspect_builds(build: Path) -> dict[str, Any]:
     }
 
 
-def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What of ``found`` may not be compared with the first build's, one sentence each."""
-    first, lines = found[0], []
-    for other in found[1:]:
+def notes(builds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is not comparable between the first of ``builds`` and the others, one sentence each."""
+    first, lines = builds[0], []
+    for other in builds[1:]:
         both = f"`{other['name']}` and `{first['name']}`"
         if _differ(first["model"], other["model"]) or first["family"] != other["family"]:
             lines.append(
-                f"{both} are of different models: nothing but their own gates says how good they are"
+                f"{both} are built from different models: compare their quality only by their own gates"
             )
         elif _differ(first["asked"], other["asked"]):
             lines.append(f"{both} were asked different questions: their quality is not comparable")
         if first["device"] != other["device"]:
             lines.append(f"{both} are for different devices: times and memory are not comparable")
     lines += [
-        f"the weights of `{one['name']}` are random: its quality means nothing"
-        for one in found
-        if one["weights"] == "dummy"
+        f"the weights of `{build['name']}` are random: its quality is meaningless"
+        for build in builds
+        if build["weights"] == "dummy"
     ]
     return lines
 
 
 def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
-    """Of backend tensorrt-llm, what the commands were made from."""
+    """Data type and quantization; with backend tensorrt-llm, from the variables of its commands."""
     if "variables" not in llm:
         return {"dtype": llm.get("dtype"), "quant_algo": llm.get("quant_algo")}
     requested = llm["variables"]
@@ -118,8 +119,8 @@ def _precision(llm: Mapping[str, Any]) -> dict[str, Any]:
     return {"dtype": requested.get("dtype"), "quant_algo": None if algorithm == "none" else algorithm}
 
 
-def _differ(one: object, other: object) -> bool:
-    return one is not None and other is not None and one != other
+def _differ(first: object, second: object) -> bool:
+    return first is not None and second is not None and first != second
 
 
 def _device(target: Mapping[str, Any]) -> str:
@@ -129,25 +130,25 @@ def _device(target: Mapping[str, Any]) -> str:
 
 
 def _bytes(build: Path, suffixes: tuple[str, ...]) -> int:
-    """Bytes of the files that end so; links count for what they lead to."""
+    """Total size of the files with ``suffixes``, following links."""
     files = (path for path in build.rglob("*") if path.suffix in suffixes and path.is_file())
     return sum(path.stat().st_size for path in files)
 
 
 def _building(build: Path) -> dict[str, float] | None:
-    """Of the actions that made the build, whenever they ran."""
+    """Time and memory of the actions that produced the build, whenever they ran."""
     try:
         actions = manifest.read(build)["actions"]
         return {
-            "seconds": sum(one["seconds"] for one in actions),
-            "peak_memory": max(one["peak_memory"] for one in actions),
+            "seconds": sum(action["seconds"] for action in actions),
+            "peak_memory": max(action["peak_memory"] for action in actions),
         }
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def _report(build: Path) -> Mapping[str, Any] | None:
-    """The newest report of this very engine: of `mmbuild verify`, or else of apply."""
+    """The latest report of this engine: from `mmbuild verify`, otherwise from apply."""
     engines = manifest.actions(build, "assemble")
     own = _read(build / REPORT)
     if own is not None and (not engines or own.get("engine") == engines[0].get("artifact")):
@@ -160,15 +161,17 @@ def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
         return {"quality": None, "gates": None, "questions": None, "asked": None}
     questions, pictures = report["questions"], report["pictures"]
     return {
-        "quality": {name: found["value"] for name, found in report["quality"].items()},
+        "quality": {name: entry["value"] for name, entry in report["quality"].items()},
         "gates": [sum(gate["passed"] for gate in report["gates"]), len(report["gates"])],
         "questions": len(questions),
-        "asked": [[pictures[one["image"] - 1], one["prompt"], one["max_new_tokens"]] for one in questions],
+        "asked": [
+            [pictures[item["image"] - 1], item["prompt"], item["max_new_tokens"]] for item in questions
+        ],
     }
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A report; None where there is none, or one of backend tensorrt-llm, which compares nothing."""
+    """A report; None if it does not exist or is from backend tensorrt-llm, which compares nothing."""
     data = _json(path)
     if data is None:
         return None
@@ -177,31 +180,31 @@ def _read(path: Path) -> Mapping[str, Any] | None:
         return None
     if data.get("version") != REPORT_VERSION:
         raise CompareError(
-            f"`{path}` is of version {str(data.get('version'))[:40]}, and this mmbuild reads version "
+            f"`{path}` has version {str(data.get('version'))[:40]}, but this mmbuild reads version "
             f"{REPORT_VERSION}",
             code="MM596",
-            hint=f"Run `mmbuild verify {path.parent}`, which writes it again",
+            hint=f"run `mmbuild verify {path.parent}` to write it again",
         )
-    _require(path, _REPORT(data, "") or _pictured(data))
+    _require(path, _REPORT(data, "") or _image_problem(data))
     return data
 
 
-def _pictured(report: Mapping[str, Any]) -> str | None:
-    """Whether every question is about a picture of the report."""
+def _image_problem(report: Mapping[str, Any]) -> str | None:
+    """The problem if a question refers to an image that is not in the report."""
     count = len(report["pictures"])
-    beyond = next((one["image"] for one in report["questions"] if one["image"] > count), None)
-    return None if beyond is None else f"a question is about picture {beyond}, and there are {count}"
+    invalid = next((item["image"] for item in report["questions"] if item["image"] > count), None)
+    return None if invalid is None else f"a question refers to image {invalid}, but there are {count}"
 
 
 def _require(path: Path, problem: str | None) -> None:
     if problem is not None:
         raise CompareError(
-            f"`{path}` is damaged: {problem}", code="MM596", hint="Run `mmbuild verify` on the build again"
+            f"`{path}` is damaged: {problem}", code="MM596", hint="run `mmbuild verify` on the build again"
         )
 
 
 def _speed(build: Path) -> Mapping[str, Any] | None:
-    """Of what ``mmbuild run BUILD --json`` printed, where somebody kept it as ``profile.json``."""
+    """Speed from the output of ``mmbuild run BUILD --json``, if it was saved as ``profile.json``."""
     data = _json(build / PROFILE)
     profile = data.get("profile") if data is not None else None
     if not isinstance(profile, dict):
@@ -216,8 +219,8 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except FileRefusedError as error:
-        raise CompareError(f"`{path}` {error.problem}", code="MM596", hint="Remove it") from None
+        raise CompareError(f"`{path}` {error.problem}", code="MM596", hint="remove it") from None
     except OSError as error:
         raise CompareError(
-            f"`{path}` cannot be read: {error.strerror}", code="MM596", hint="Remove it"
+            f"`{path}` cannot be read: {error.strerror}", code="MM596", hint="remove it"
         ) from error

@@ -1,1 +1,1 @@
-"""From recipes to actions: loading, lowering and planning."""
+"""Turns recipes into actions: loading, lowering and planning."""

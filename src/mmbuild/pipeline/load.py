@@ -1,4 +1,4 @@
-"""Recipe files to resolved recipes: the one way in."""
+"""Loads recipe files and resolves them; every command goes through :func:`load_recipes`."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from mmbuild.schema.solver import derivations, solve
 from mmbuild.schema.validation import check
 from mmbuild.schema.verification_rules import verify_faults
 
-_MARKS = 55  # characters that are added to a build's name: of temporary directories, locks and reports
+_SUFFIX = 55  # characters added to a build's name for temporary directories, locks and reports
 _TRUE = ("1", "true", "yes")
 _Configs = dict[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What came of a set of recipe files.
+    """The result of loading a set of recipe files.
 
     Attributes:
         variants: Every variant without errors.
-        diagnostics: Errors and warnings of all files, at once.
-        files: Every file read: recipes, what they extend, local models with their directories.
+        diagnostics: Errors and warnings of all files.
+        files: Every file read: recipes, the files they extend, local models with their directories.
     """
 
     variants: tuple[ResolvedRecipe, ...]
@@ -56,7 +56,7 @@ class LoadResult:
 
 @dataclass(slots=True)
 class _Session:
-    """One call of :func:`load_recipes`: its options, and the configs and model directories read so far."""
+    """State of one :func:`load_recipes` call: options, and the configs and model directories read so far."""
 
     overrides: list[Override]
     offline: bool
@@ -74,23 +74,23 @@ def load_recipes(
     offline: bool = False,
     allow_outside: bool | None = None,
 ) -> LoadResult:
-    """Read recipe files and everything they name.
+    """Read recipe files and everything they refer to.
 
     Args:
         paths: Recipe files.
-        overrides: ``dotted.key=value`` for every recipe, as given to ``--set``.
-        offline: Ask no hub for a ``config.json``.
-        allow_outside: Accept paths outside the project's root; None asks ``MMBUILD_ALLOW_OUTSIDE``.
+        overrides: ``dotted.key=value`` for every recipe, as for ``--set``.
+        offline: Do not fetch any ``config.json`` from the hub.
+        allow_outside: Accept paths outside the project's root; None reads ``MMBUILD_ALLOW_OUTSIDE``.
 
     Returns:
-        Variants and findings; nothing is raised for bad input.
+        Variants and findings; invalid input raises nothing.
     """
     if allow_outside is None:
         allow_outside = os.environ.get("MMBUILD_ALLOW_OUTSIDE", "").lower() in _TRUE
     parsed, findings = parse_overrides(overrides)
     session = _Session(parsed, offline, allow_outside, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
-    _refuse_same_names(variants, session)
+    _refuse_duplicate_names(variants, session)
     _refuse_long_names(variants, session)
     return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
 
@@ -112,7 +112,7 @@ def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
 
 
 def with_node(variant: ResolvedRecipe, node: YamlNode, *, offline: bool = False) -> ResolvedRecipe | None:
-    """``variant`` as if its files said ``node``; None where that is no valid recipe."""
+    """``variant`` as if its files contained ``node``; None if that is not a valid recipe."""
     session = _Session([], offline, allow_outside=True)
     loaded = _load_variant(variant.path, variant.root, "", node, session)
     return None if loaded is None else replace(loaded, name=variant.name, places=variant.places)
@@ -122,7 +122,7 @@ def _load_variant(
     path: Path, root: Path, suffix: str, node: YamlNode, session: _Session
 ) -> ResolvedRecipe | None:
     recipe, findings, faulty = check(node)
-    # What the YAML reader found at a place is not told again as a wrong type.
+    # A problem that the YAML reader reported is not reported again as a wrong type.
     reported = {(item.file, item.line, item.column) for item in session.findings if item.line}
     findings = [item for item in findings if (item.file, item.line, item.column) not in reported]
     if recipe is None:
@@ -137,28 +137,28 @@ def _load_variant(
     facts, configs, fault = _model(recipe, blamed, root, session)
     model = ModelFiles() if facts is None else _model_files(recipe, root, facts, configs, session)
     fault = [*outside_places, *fault, *model.faults]
-    # Whatever follows from a family that may be the wrong one is no root cause.
-    doubtful = {"model.family"} if any(item.code in _NOT_OF_THE_FAMILY for item in fault) else set()
+    # Rule violations that follow from a family that may be wrong are not root causes.
+    doubtful = {"model.family"} if any(item.code in _FAMILY_MISMATCH for item in fault) else set()
     faults = [*fault, *check_rules(recipe, facts, faulty | doubtful)]
     variant = None
     if facts is not None:
         variant = _resolved(path, root, f"{recipe.name}{suffix}", recipe, facts, configs)
-        about_settings, settings_files = generation_faults(
+        settings_faults, settings_files = generation_faults(
             recipe, facts, configs["model"], model.directory, blamed
         )
-        # A file that two readers find damaged is one fault.
-        known = {item.message for item in about_settings}
-        faults = [*(item for item in faults if item.message not in known), *about_settings]
+        # A damaged file is one fault even if two readers report it.
+        known = {item.message for item in settings_faults}
+        faults = [*(item for item in faults if item.message not in known), *settings_faults]
         session.files += settings_files
-        faults += _not_by_the_backend(variant, faulty, faults)
-    told_of = blamed | {item.blame[0] for item in faults if item.severity == "error"}
-    for about, read in (
-        calibration_faults(recipe, told_of),
-        verify_faults(recipe, model.given, told_of),
+        faults += _backend_faults(variant, faulty, faults)
+    reported_keys = blamed | {item.blame[0] for item in faults if item.severity == "error"}
+    for section_faults, files in (
+        calibration_faults(recipe, reported_keys),
+        verify_faults(recipe, model.given, reported_keys),
     ):
-        faults += about
-        session.files += read
-    findings += [_point(node, item) for item in faults]
+        faults += section_faults
+        session.files += files
+    findings += [_to_diagnostic(node, item) for item in faults]
     session.findings += findings
     if faulty or variant is None or any(item.severity == "error" for item in findings):
         return None
@@ -179,18 +179,18 @@ def _resolved(
     )
 
 
-def _not_by_the_backend(
+def _backend_faults(
     variant: ResolvedRecipe, faulty: set[str], reported: Sequence[Violation]
 ) -> list[Violation]:
-    """What the backend cannot build; a key that a rule objects to has its cause already."""
+    """What the backend cannot build, except for keys that a rule already rejects."""
     known = faulty | {item.blame[0] for item in reported if item.severity == "error"}
-    found = backend(variant.recipe.engine.backend).check(variant)
-    return [item for item in found if not touches(item.blame, known)]
+    violations = backend(variant.recipe.engine.backend).check(variant)
+    return [item for item in violations if not touches(item.blame, known)]
 
 
-# The model is of another family, or of none.
-_NOT_OF_THE_FAMILY = ("MM410", "MM711")
-# Whom a family's findings blame first where they do not say it; the model's source where they are not listed.
+# The model belongs to another family, or to none.
+_FAMILY_MISMATCH = ("MM410", "MM711")
+# Keys blamed for a family's findings that name none; codes not listed here blame the model's source.
 _BLAME = {
     "MM410": ("model.family", "model.source"),
     "MM415": ("model.vision.source",),
@@ -201,7 +201,7 @@ _BLAME = {
 def _model(
     recipe: Recipe, faulty: set[str], root: Path, session: _Session
 ) -> tuple[ModelFacts | None, _Configs, list[Violation]]:
-    """The model's facts and configs, or what stands in the way."""
+    """The facts and configs of the model, or the violations that prevent reading them."""
     model = recipe.model
     if any(path.split(".")[0] == "model" for path in faulty):
         return None, {}, []
@@ -211,11 +211,11 @@ def _model(
             name == "vision" and "vision" not in family(model.family).TRAITS.second_sources
         ):
             continue
-        found = _known_config(source.source, source.revision, root, session)
-        if isinstance(found, MmbuildError):
-            return None, {}, [Violation(found.code, (f"{key}.source",), found.message, found.hint)]
-        session.files += found.files
-        configs[name] = found.config
+        config = _cached_config(source.source, source.revision, root, session)
+        if isinstance(config, MmbuildError):
+            return None, {}, [Violation(config.code, (f"{key}.source",), config.message, config.hint)]
+        session.files += config.files
+        configs[name] = config.config
     try:
         facts = family(model.family).facts(configs["model"], configs.get("vision"))
         require_sound(facts)
@@ -226,39 +226,39 @@ def _model(
         return None, configs, [Violation(error.code, blame, error.message, error.hint)]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         message = f"the config.json of `{model.source}` is damaged: {type(error).__name__} {error}"
-        return None, configs, [Violation("MM132", ("model.source",), message, "Fetch config.json again")]
+        return None, configs, [Violation("MM132", ("model.source",), message, "download config.json again")]
 
 
 def _model_files(
     recipe: Recipe, root: Path, facts: ModelFacts, configs: _Configs, session: _Session
 ) -> ModelFiles:
-    """What is wrong with the files next to config.json; variants of one model are looked at once."""
+    """Check the files next to config.json, once for all variants of a model."""
     model = recipe.model
-    known = json.dumps([model.model_dump(mode="json"), str(root)], sort_keys=True)
-    if known not in session.models:
-        named = {"model": model, "vision": model.vision}
+    key = json.dumps([model.model_dump(mode="json"), str(root)], sort_keys=True)
+    if key not in session.models:
+        sources = {"model": model, "vision": model.vision}
         configs_read = {
             name: session.configs.get((source.source, source.revision))
-            for name, source in named.items()
+            for name, source in sources.items()
             if source is not None
         }
         fetched = [
             name
-            for name, found in configs_read.items()
-            if isinstance(found, SourceConfig) and found.origin == "hub"
+            for name, config in configs_read.items()
+            if isinstance(config, SourceConfig) and config.origin == "hub"
         ]
-        session.models[known] = check_files(model, root, facts, configs, fetched)
-    session.files += session.models[known].files
-    return session.models[known]
+        session.models[key] = check_files(model, root, facts, configs, fetched)
+    session.files += session.models[key].files
+    return session.models[key]
 
 
-def _known_config(
+def _cached_config(
     source: str, revision: str | None, root: Path, session: _Session
 ) -> SourceConfig | MmbuildError:
-    known = (source, revision)
-    if known not in session.configs:
-        session.configs[known] = _read_config(source, revision, root, session.offline)
-    return session.configs[known]
+    key = (source, revision)
+    if key not in session.configs:
+        session.configs[key] = _read_config(source, revision, root, session.offline)
+    return session.configs[key]
 
 
 def _read_config(source: str, revision: str | None, root: Path, offline: bool) -> SourceConfig | MmbuildError:
@@ -268,15 +268,14 @@ def _read_config(source: str, revision: str | None, root: Path, offline: bool) -
         return error
 
 
-def _point(node: YamlNode, fault: Violation) -> Diagnostic:
-    written = next((path for path in fault.blame if has(node, path)), fault.blame[0])
-    hint = (_hub_hint(node, written) if fault.code == "MM130" else None) or fault.hint
-    bare = Diagnostic(fault.code, fault.message, fault.severity, path=written, hint=hint)
-    return _locate(node, bare)
+def _to_diagnostic(node: YamlNode, fault: Violation) -> Diagnostic:
+    key = next((path for path in fault.blame if has(node, path)), fault.blame[0])
+    hint = (_hub_hint(node, key) if fault.code == "MM130" else None) or fault.hint
+    return _locate(node, Diagnostic(fault.code, fault.message, fault.severity, path=key, hint=hint))
 
 
 def _hub_hint(node: YamlNode, key: str) -> str | None:
-    """What to write where a directory that does not exist is called like a model on the hub."""
+    """The correct value if a missing directory has the name of a model on the hub."""
     at, _ = find(node, parts_of(key))
     if not isinstance(at.value, str):
         return None
@@ -284,7 +283,7 @@ def _hub_hint(node: YamlNode, key: str) -> str | None:
 
 
 def _locate(node: YamlNode, item: Diagnostic) -> Diagnostic:
-    """``item`` with the place of its path, or of the nearest mapping that the user wrote."""
+    """``item`` with the location of its path, or of the nearest mapping that the user wrote."""
     at, reached = find(node, parts_of(item.path))
     span = at.key or at.span if isinstance(at.value, Mapping) else at.span
     path = dotted(reached) or item.path
@@ -300,22 +299,22 @@ def _locate(node: YamlNode, item: Diagnostic) -> Diagnostic:
 
 
 def _refuse_long_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
-    """A build's name is a file's name, with marks of what is written next to it."""
+    """Refuse names too long for a build directory and the suffixed files next to it."""
     for variant in variants:
-        if len(os.fsencode(variant.name)) > NAME - _MARKS:
+        if len(os.fsencode(variant.name)) > NAME - _SUFFIX:
             session.findings.append(
                 Diagnostic(
                     "MM752",
-                    f"the variant `{variant.name[:60]} ...` has a name of {len(variant.name)} characters, "
-                    f"and a build's directory can have {NAME - _MARKS}",
+                    f"the name of the variant `{variant.name[:60]} ...` has {len(variant.name)} characters, "
+                    f"but a build directory can have {NAME - _SUFFIX}",
                     file=str(variant.path),
                     path="name",
-                    hint="Shorten `name`, or take words for the matrix's values that are shorter",
+                    hint="shorten `name`, or use shorter labels for the matrix values",
                 )
             )
 
 
-def _refuse_same_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
+def _refuse_duplicate_names(variants: Iterable[ResolvedRecipe], session: _Session) -> None:
     seen: dict[str, ResolvedRecipe] = {}
     for variant in variants:
         first = seen.setdefault(variant.name, variant)
@@ -326,11 +325,11 @@ def _refuse_same_names(variants: Iterable[ResolvedRecipe], session: _Session) ->
                     f"`{variant.name}` is built by {first.path} and by {variant.path}",
                     file=str(variant.path),
                     path="name",
-                    hint="Give one of them another name, or name the file once",
+                    hint="rename one of them, or pass the file only once",
                 )
             )
 
 
 def _unique(findings: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    # Variants of one recipe share most of their lines, and so their findings.
+    # Variants of one recipe share most lines and therefore most findings.
     return tuple(dict.fromkeys(findings))

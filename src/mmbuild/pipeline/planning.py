@@ -1,4 +1,4 @@
-"""From a request (recipe files and overrides) to graphs, through the plan cache."""
+"""Turns recipe files and overrides into graphs, using the plan cache."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 _ENVIRONMENT = re.compile(
     r"(MMBUILD_(?!STORE|FAULT|TEST|REMOTE|PUSH|SIGNING)|HF_(?!TOKEN)|HUGGINGFACE_|XDG_CONFIG|CUDA_VISIBLE).*"
 )
-"""Variables that loading or lowering may look at. Tokens change no plan and are written nowhere."""
+"""Variables that loading or lowering may read. Tokens do not affect plans and are never stored."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# In keys, beside the packages that are always looked at.
+# Part of keys, in addition to the packages that are always checked.
 _CALIBRATES = ("nvidia-modelopt",)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a person asked for.
+    """The recipes to plan and how to load them.
 
     Attributes:
         paths: Recipe files.
-        overrides: ``dotted.key=value`` as given to ``--set``.
-        offline: Ask no hub.
-        allow_outside: Accept paths outside the project's root; None asks the environment.
+        overrides: ``dotted.key=value`` as for ``--set``.
+        offline: Do not contact the hub.
+        allow_outside: Accept paths outside the project's root; None reads the environment.
     """
 
     paths: tuple[Path, ...]
@@ -53,11 +53,11 @@ class Prepared:
     """Validated and lowered recipes.
 
     Attributes:
-        graphs: One for each variant.
-        derivations: Lines that tell how each derived number follows, by variant.
-        warnings: Findings that are no errors, as text.
-        cached: Whether the plan cache had it.
-        entry: Its name there.
+        graphs: One graph per variant.
+        derivations: Lines that show how each derived number is computed, by variant.
+        warnings: Warnings, as text.
+        cached: Whether it comes from the plan cache.
+        entry: Name of its entry in the plan cache.
     """
 
     graphs: tuple[RecipeGraph, ...]
@@ -68,11 +68,11 @@ class Prepared:
 
 
 def prepare(request: PlanOptions, store: Store, *, again: bool = False) -> Prepared:
-    """Load, validate and lower; from the cache when nothing that made the plan has changed, unless ``again``.
+    """Load, validate and lower recipes; from the plan cache if no input changed, unless ``again``.
 
     Raises:
-        RecipeError: the recipes have errors, or ask for parts that are not built yet.
-        MmbuildError: a source cannot be identified.
+        RecipeError: The recipes have errors, or use features that are not implemented yet.
+        MmbuildError: A source cannot be identified.
     """
     name = cache_name(_facts(request))
     value = None if again else read_entry(store, name)
@@ -80,7 +80,7 @@ def prepare(request: PlanOptions, store: Store, *, again: bool = False) -> Prepa
         try:
             return replace(_from_json(value), entry=name)
         except (KeyError, TypeError, AttributeError, ValueError):
-            pass  # of another version or damaged: made again below
+            pass  # from another version or damaged: loaded again below
     return _load(request, store, name)
 
 
@@ -119,11 +119,11 @@ def lower_all(
 ) -> tuple[RecipeGraph, ...]:
     """Graphs of ``variants`` for ``target`` (None: this host).
 
-    ``seen`` collects each user file that was hashed and its directory: a file that is added to a source
-    changes the directory's times. ``digests`` collects their digests.
+    ``seen`` collects each hashed user file and its directory, whose times change when a file is added to a source.
+    ``digests`` collects the digests of these files.
 
     Raises:
-        MmbuildError: a source cannot be identified.
+        MmbuildError: A source cannot be identified.
     """
     from mmbuild.backends.base import PlanContext
     from mmbuild.backends.table import backend
@@ -133,19 +133,19 @@ def lower_all(
         if seen is not None:
             seen[path] = None
             seen[path.parent] = None
-        found = index.digest(path)
+        value = index.digest(path)
         if digests is not None:
-            digests[path] = found
-        return found
+            digests[path] = value
+        return value
 
-    required = host.default_target() if target is None else target
-    if target is None and required["sm"] is None:
-        # For TensorRT-LLM the host's torch has no say: it may be one for CPUs beside a GPU.
+    effective = host.default_target() if target is None else target
+    if target is None and effective["sm"] is None:
+        # The host's torch does not matter for TensorRT-LLM: it may be a CPU build on a machine with a GPU.
         from mmbuild.base import gpu
 
-        required = {**required, "sm": gpu.first_sm()}
+        effective = {**effective, "sm": gpu.first_sm()}
     with closing(StatCache(store)) as index:
-        context = PlanContext(required, digest, offline)
+        context = PlanContext(effective, digest, offline)
         graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph
@@ -169,21 +169,23 @@ def _facts(request: PlanOptions) -> dict[str, Any]:
 
 
 def _pinned(variant: ResolvedRecipe) -> bool:
-    """Whether the plan depends on files and commits alone.
+    """Whether the plan depends only on files and commits.
 
-    A branch may move without any file changing, and so may what is installed in a toolchain's environment.
+    A branch can move, and the packages of a toolchain's environment can change, without any file changing.
     """
     from mmbuild.backends.table import backend
 
     if not backend(variant.recipe.engine.backend).cacheable(variant):
         return False
     model, data = variant.recipe.model, variant.recipe.engine.quantization.calibration
-    named = [(model.source, model.revision), *([(data.data, data.revision)] if data is not None else [])]
-    return all(_COMMIT.fullmatch(revision or "") for source, revision in named if source.startswith("hf://"))
+    sources = [(model.source, model.revision), *([(data.data, data.revision)] if data is not None else [])]
+    return all(
+        _COMMIT.fullmatch(revision or "") for source, revision in sources if source.startswith("hf://")
+    )
 
 
 def derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
-    """How each derived number of ``variant`` follows, a line for each."""
+    """How each derived number of ``variant`` is computed, one line each."""
     return tuple(f"{item.name} = {item.value}: {item.arithmetic}" for item in variant.derivations)
 
 

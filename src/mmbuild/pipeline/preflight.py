@@ -1,4 +1,4 @@
-"""Before anything starts: whether this host can run what a plan needs, asked of each backend that it uses."""
+"""Checks, before anything starts, that this host can run a plan, by calling each backend it uses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmbuild.steps.table import BUILT_IN
 
 
 def require_ready(plan: Plan) -> None:
-    """Refuse a plan whose actions cannot run here, before gigabytes are downloaded for it.
+    """Refuse a plan whose actions cannot run on this host, before downloading gigabytes for it.
 
     Raises:
-        MmbuildError: With everything that is missing, and what to do.
+        MmbuildError: Lists everything that is missing and how to fix it.
     """
     steps = {planned.action.step for planned in plan.actions}
     for name in sorted({backend_of_step(step) for step in steps} - {""}):
@@ -20,7 +20,7 @@ def require_ready(plan: Plan) -> None:
 
 
 def backend_of_step(step: str) -> str:
-    """The backend in whose own environment ``step`` runs; empty for steps of mmbuild's environment."""
+    """The backend whose environment runs ``step``; empty if mmbuild's own environment does."""
     if step in BUILT_IN:
         return BUILT_IN[step].backend
     return next((name for name in names() if step in backend(name).steps), "")

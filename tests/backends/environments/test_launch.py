@@ -52,7 +52,7 @@ def test_python_stands_for_the_environments_own(argv: list[str], program: int | 
     assert list(launch(HOSTED, argv, workdir=WORK, source={}).argv) == expected
 
 
-def test_programs_beside_the_interpreter_come_first() -> None:
+def test_programs_next_to_the_interpreter_come_first_on_path() -> None:
     started = launch(HOSTED, ["trtllm-build"], workdir=WORK, source={"PATH": "/usr/bin:/bin"})
     assert started.environment["PATH"] == "/venv/bin:/usr/bin:/bin"
     own = launch(HOSTED, ["x"], workdir=WORK, variables={"PATH": "/own"}, source={"PATH": "/usr/bin"})
@@ -73,7 +73,7 @@ def test_a_foreign_python_sees_listed_variables_and_nothing_of_ours() -> None:
     assert found["PYTHONNOUSERSITE"] == "1"
 
 
-def test_variables_of_a_command_come_over_those_of_the_environment() -> None:
+def test_variables_of_a_command_override_those_of_the_environment() -> None:
     found = launch(HOSTED, ["x"], workdir=WORK, variables={"A": "command"}, source={"A": "shell"}).environment
     assert (found["A"], found["B"]) == ("command", "b")
     inside = launch(
@@ -89,7 +89,7 @@ def test_gpus_of_a_python_are_named_by_uuid_or_as_inherited() -> None:
     assert named.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
 
 
-def test_a_docker_command_whole() -> None:
+def test_the_complete_docker_command() -> None:
     started = launch(
         contained(variables={"B": "b c"}),
         ["python", "run.py"],
@@ -124,7 +124,7 @@ def test_podman_keeps_the_user_and_names_gpus_by_cdi() -> None:
     assert "--gpus" not in started.argv
 
 
-def test_podman_raises_no_limits_which_it_may_not_without_root() -> None:
+def test_podman_raises_no_limits_because_it_may_not_without_root() -> None:
     assert options(launch(contained("podman"), ["x"], workdir=WORK, source={}), "--ulimit") == ["host"]
 
 
@@ -138,21 +138,21 @@ def test_files_in_a_container_belong_to_the_user() -> None:
     assert user == f"{os.getuid()}:{os.getgid()}"
 
 
-def test_a_secret_is_on_no_command_line() -> None:
+def test_secrets_do_not_appear_on_command_lines() -> None:
     started = launch(contained(variables={"HF_TOKEN": "hf_1234"}), ["x"], workdir=WORK, source={})
     assert "HF_TOKEN" in options(started, "-e")
     assert not any("hf_1234" in word for word in started.argv)
     assert started.environment["HF_TOKEN"] == "hf_1234"
 
 
-def test_what_the_shell_holds_stays_outside_a_container() -> None:
+def test_variables_of_the_shell_stay_outside_a_container() -> None:
     source = {"HF_TOKEN": "hf_1234", "DOCKER_HOST": "unix:///run/d.sock", "CUDA_VISIBLE_DEVICES": "1"}
     started = launch(contained(), ["x"], workdir=WORK, source=source)
     assert not any("HF_TOKEN" in word or "CUDA" in word for word in started.argv)
     assert started.environment["DOCKER_HOST"] == "unix:///run/d.sock"
 
 
-def test_what_is_written_to_is_never_mounted_read_only() -> None:
+def test_writable_paths_are_never_mounted_read_only() -> None:
     started = launch(
         contained(), ["x"], workdir=Path("/src/trt"), mounts=(WORK,), writable=(WORK,), source={}
     )
@@ -181,7 +181,7 @@ PATH = st.lists(st.text("ab .-'$`*\\é=", min_size=1, max_size=6), min_size=1, m
 
 
 @given(st.lists(WORD, max_size=5), st.dictionaries(NAME, WORD, max_size=3), st.lists(PATH, max_size=4))
-def test_whatever_is_given_arrives_as_it_is(
+def test_arguments_and_variables_arrive_unchanged(
     arguments: list[str], variables: dict[str, str], paths: list[Path]
 ) -> None:
     started = launch(
@@ -205,12 +205,12 @@ def test_whatever_is_given_arrives_as_it_is(
 
 
 @given(st.lists(st.from_regex(r"GPU-[0-9a-f]{8}", fullmatch=True), min_size=1, max_size=4, unique=True))
-def test_docker_reads_every_gpu(uuids: list[str]) -> None:
+def test_docker_parses_every_gpu(uuids: list[str]) -> None:
     (value,) = options(launch(contained(), ["x"], workdir=WORK, gpus=uuids, source={}), "--gpus")
     (field,) = next(csv.reader([value]))
     assert field == f"device={','.join(uuids)}"
 
 
 @given(st.lists(WORD.filter(lambda word: word not in ("python", "python3")), max_size=5))
-def test_a_python_of_this_host_gets_the_arguments_as_they_are(arguments: list[str]) -> None:
+def test_a_python_of_this_host_gets_the_arguments_unchanged(arguments: list[str]) -> None:
     assert launch(HOSTED, ["program", *arguments], workdir=WORK, source={}).argv == ("program", *arguments)

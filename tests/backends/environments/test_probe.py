@@ -1,4 +1,4 @@
-"""What is installed in an environment, asked of real processes."""
+"""Queries of environments, with real processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hosted(python: Path) -> ToolchainEnvironment:
 
 
 def in_container(image: str, engine: str = "docker") -> ToolchainEnvironment:
-    # mounted, so that it must be there
+    # mounted, so it must exist
     return ToolchainEnvironment(container=Container(engine=engine, image=image), examples=Path("/"))
 
 
@@ -70,7 +70,7 @@ def test_a_real_environment() -> None:
     assert found == {"python": HERE, "pytest": metadata.version("pytest")}
 
 
-def test_everything_that_a_toolchain_pins_is_asked_for() -> None:
+def test_every_pinned_distribution_is_queried() -> None:
     assert {
         "tensorrt-llm",
         "tensorrt",
@@ -84,7 +84,7 @@ def test_everything_that_a_toolchain_pins_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-def test_a_container_is_asked_through_its_engine_and_may_print_a_banner(
+def test_a_container_is_queried_through_its_engine_and_may_print_a_banner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     program = make_engine(tmp_path / "bin", engine, make_python(tmp_path / "image", TRTLLM))
@@ -94,7 +94,7 @@ def test_a_container_is_asked_through_its_engine_and_may_print_a_banner(
     assert argv[:2] == ["run", "--rm"]
 
 
-def test_an_image_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = make_engine(tmp_path, "docker", Path(sys.executable))
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
     error = failure(in_container("missing:tag"))
@@ -102,23 +102,23 @@ def test_an_image_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no such image" in error.message
 
 
-def test_an_engine_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_container_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert failure(in_container("image:tag", "podman")).code == "MM615"
 
 
-def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_interpreter(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no program", "utf-8")
     assert "does not exist" in failure(hosted(tmp_path / "gone")).message
     assert "cannot be run" in failure(hosted(tmp_path / "file")).message
     assert failure(hosted(tmp_path)).code == "MM614"
 
 
-def test_a_program_of_another_machine(tmp_path: Path) -> None:
+def test_an_executable_for_another_machine(tmp_path: Path) -> None:
     assert failure(hosted(make_program(tmp_path / "python", "\x7fELF of nothing"))).code == "MM614"
 
 
-def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
+def test_a_hanging_process_is_killed_with_its_children(tmp_path: Path) -> None:
     started = tmp_path / "started"
     program = make_program(tmp_path / "python", f"#!/bin/sh\nsleep 1000 & echo $! > {started}\nwait\n")
     error = failure(hosted(program), seconds=1.0)
@@ -127,7 +127,7 @@ def test_one_that_hangs_is_killed_with_what_it_started(tmp_path: Path) -> None:
 
 
 def running(process: int) -> bool:
-    """Whether a process runs; one that was killed and not yet collected does not."""
+    """Whether a process runs; a killed process that is not yet reaped does not."""
     try:
         state = Path(f"/proc/{process}/stat").read_text("utf-8").rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -138,7 +138,7 @@ def running(process: int) -> bool:
 @pytest.mark.parametrize(
     "body", ["exit 3", "echo hello", "echo mmbuild-installed:[]; exit 0", "echo 'mmbuild-installed:{'"]
 )
-def test_one_that_prints_nonsense(tmp_path: Path, body: str) -> None:
+def test_an_invalid_answer(tmp_path: Path, body: str) -> None:
     error = failure(hosted(make_program(tmp_path / "python", f"#!/bin/sh\necho because >&2\n{body}\n")))
     assert error.code == "MM617"
     assert "because" in error.message
@@ -164,7 +164,7 @@ def test_the_commit_of_a_checkout(tmp_path: Path) -> None:
     assert revision_of(tmp_path, "v0.9.0") == commit
 
 
-def test_what_is_no_checkout_of_its_own_has_no_commit(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_itself_a_checkout_has_no_commit(tmp_path: Path) -> None:
     make_checkout(tmp_path, ["examples/run.py"])
     assert examples_revision(tmp_path / "examples") is None
     assert examples_revision(tmp_path / "gone") is None

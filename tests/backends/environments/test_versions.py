@@ -10,7 +10,7 @@ from mmbuild.backends.environments.versions import accepts, extra_requirements, 
 @pytest.mark.parametrize(
     ("specifier", "version", "expected"),
     [
-        (">=2.2.0a,<=2.3.0a", "2.3.0a0+40ec155e58.nv24.3", True),  # as in an image of NVIDIA
+        (">=2.2.0a,<=2.3.0a", "2.3.0a0+40ec155e58.nv24.3", True),  # as in NVIDIA's images
         (">=2.2.0a,<=2.3.0a", "2.3.0", False),
         ("==9.3.0.post12.dev1", "9.3.0.post12.dev1", True),
         ("~=0.11,<0.12", "0.11.2", True),
@@ -24,7 +24,9 @@ from mmbuild.backends.environments.versions import accepts, extra_requirements, 
         ("==x", "1", None),
     ],
 )
-def test_a_version_fits_or_not_or_cannot_be_read(specifier: str, version: str, expected: bool | None) -> None:
+def test_a_version_matches_or_not_or_cannot_be_parsed(
+    specifier: str, version: str, expected: bool | None
+) -> None:
     assert accepts(specifier, version) is expected
 
 

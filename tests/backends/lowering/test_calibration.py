@@ -1,4 +1,4 @@
-"""Lowering a calibrated recipe: one action in place of convert and quantize, keyed on the data that it takes."""
+"""Lowering a calibrated recipe: one action in place of convert and quantize, keyed on the data it uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Lowered = Callable[..., RecipeGraph]
 
 @pytest.fixture
 def lowered(tmp_path: Path) -> Lowered:
-    """``lowered(algorithm, calibration)``: the graph of the small recipe; files are digested by their content."""
+    """``lowered(algorithm, calibration)``: the graph of the small recipe; file digests depend on content."""
     calibration_files.write(tmp_path)
 
     def make(
@@ -46,7 +46,7 @@ def lowered(tmp_path: Path) -> Lowered:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub with a data set in the imagefolder form."""
+    """A hub with a data set in imagefolder layout."""
     with serving(image_folder(6), tmp_path / "cache", monkeypatch) as state:
         yield state
 
@@ -80,7 +80,7 @@ def test_the_engine_is_compiled_for_its_groups(lowered: Lowered) -> None:
     assert "group_size" not in compiled[1]
 
 
-def test_the_data_and_the_pictures_that_are_taken_are_sources(lowered: Lowered, tmp_path: Path) -> None:
+def test_the_data_file_and_the_selected_images_are_sources(lowered: Lowered, tmp_path: Path) -> None:
     action = quantize(lowered(calibration=ASKED))
     assert set(action.sources) == {"data", "image0", "image1", "image2"}
     assert action.locators["data"] == str(tmp_path / "data.jsonl")
@@ -90,7 +90,7 @@ def test_the_data_and_the_pictures_that_are_taken_are_sources(lowered: Lowered, 
     assert quantize(lowered(calibration=ASKED)).definition_key != key
 
 
-def test_a_picture_that_is_not_taken_changes_nothing(lowered: Lowered, tmp_path: Path) -> None:
+def test_an_image_that_is_not_selected_does_not_change_the_key(lowered: Lowered, tmp_path: Path) -> None:
     action = quantize(lowered(calibration=ASKED))
     taken = {Path(place).name for place in action.locators.values()}
     other = next(name for name in (f"{number}.png" for number in range(8)) if name not in taken)
@@ -101,25 +101,25 @@ def test_a_picture_that_is_not_taken_changes_nothing(lowered: Lowered, tmp_path:
 @pytest.mark.parametrize(
     "changed", [{"seed": 6}, {"samples": 4}, {"text_only": True}], ids=lambda changed: next(iter(changed))
 )
-def test_what_is_asked_of_the_data_is_in_the_key(lowered: Lowered, changed: dict[str, Any]) -> None:
+def test_the_calibration_options_are_in_the_key(lowered: Lowered, changed: dict[str, Any]) -> None:
     first, other = quantize(lowered(calibration=ASKED)), quantize(lowered(calibration=ASKED | changed))
     assert first.definition_key != other.definition_key
 
 
-def test_without_data_the_prompts_are_those_of_verify(lowered: Lowered) -> None:
+def test_without_data_the_prompts_of_verify_are_used(lowered: Lowered) -> None:
     action = quantize(lowered())
     assert action.params["calibration"] == {"samples": 32, "seed": 0, "prompts": []}
     assert action.sources == {}
 
 
-def test_on_cuda_it_takes_a_gpu_and_says_how_much_of_it(lowered: Lowered) -> None:
+def test_on_cuda_it_requests_a_gpu_and_gpu_memory(lowered: Lowered) -> None:
     host = {"device": "cuda", "sm": 90, "isa": "avx2"}
     resources = quantize(lowered(host=host)).resources
     assert (resources.gpus, resources.gpu_memory > 0) == (1, True)
     assert quantize(lowered()).resources.gpus == 0
 
 
-def test_a_model_that_the_gpu_does_not_hold_is_planned_to_come_there_layer_by_layer(
+def test_a_model_too_large_for_the_gpu_is_planned_layer_by_layer(
     lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_gpu = {"device": "cuda", "sm": 90, "isa": "avx2"}
@@ -132,7 +132,7 @@ def test_a_model_that_the_gpu_does_not_hold_is_planned_to_come_there_layer_by_la
     assert split.definition_key == whole.definition_key, "the result is the same"
 
 
-def test_a_missing_model_optimizer_is_told_with_the_command_that_installs_it(
+def test_a_missing_model_optimizer_is_reported_with_the_install_command(
     lowered: Lowered, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote")
@@ -148,9 +148,7 @@ def fetched(graph: RecipeGraph) -> Action:
     return next(action for action in graph.actions if action.step == "calibration_data")
 
 
-def test_a_data_set_of_the_hub_is_fetched_at_its_commit_for_the_calibration_alone(
-    lowered: Lowered, hub: Hub
-) -> None:
+def test_a_hub_data_set_is_fetched_at_its_commit_for_calibration_only(lowered: Lowered, hub: Hub) -> None:
     graph = lowered("int4_awq", ON_HUB)
     assert [action.step for action in graph.actions] == [
         "download", "calibration_data", "quantize", "build_llm", "build_visual", "assemble",
@@ -164,7 +162,7 @@ def test_a_data_set_of_the_hub_is_fetched_at_its_commit_for_the_calibration_alon
     assert hub.fetch_counts() == {}, "no picture is fetched to plan"
 
 
-def test_another_commit_or_file_of_a_data_set_is_another_key_and_its_name_for_the_commit_is_not(
+def test_the_key_depends_on_the_commit_and_file_of_a_data_set_not_on_the_revision_name(
     lowered: Lowered, hub: Hub
 ) -> None:
     key = quantize(lowered(calibration=ON_HUB)).definition_key
@@ -180,9 +178,7 @@ def test_another_commit_or_file_of_a_data_set_is_another_key_and_its_name_for_th
     assert quantize(lowered(calibration=ON_HUB)).definition_key != key
 
 
-def test_a_branch_that_was_asked_for_is_known_offline_and_others_can_be_planned(
-    lowered: Lowered, hub: Hub
-) -> None:
+def test_offline_a_branch_seen_before_resolves_and_others_can_be_planned(lowered: Lowered, hub: Hub) -> None:
     unknown = fetched(lowered(calibration=ON_HUB, offline=True)).params
     assert (unknown["commit"], unknown["revision"]) == (None, "main")
     online = lowered(calibration=ON_HUB)
@@ -199,7 +195,7 @@ def test_a_data_set_of_tables_is_refused_before_any_work(lowered: Lowered, hub: 
 
 
 @pytest.mark.parametrize("algorithm", ["int8", "int4"])
-def test_weight_only_with_calibration_looks_at_the_model_beside_the_converted_checkpoint(
+def test_weight_only_with_calibration_reads_the_model_and_the_converted_checkpoint(
     lowered: Lowered, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote")

@@ -1,4 +1,4 @@
-"""Estimates: near the truth for models whose sizes are known."""
+"""Estimates are close for models whose sizes are known."""
 
 import json
 from pathlib import Path
@@ -41,11 +41,11 @@ def test_a_7b_checkpoint_is_13_and_a_half_gigabytes(llm):
 
 
 @pytest.mark.parametrize(("algorithm", "gigabytes"), [("none", 13.48), ("int8", 7.0), ("int4", 3.76)])
-def test_quantized_checkpoints_shrink_but_for_embedding_and_head(llm, algorithm, gigabytes):
+def test_quantized_checkpoints_shrink_except_embedding_and_head(llm, algorithm, gigabytes):
     assert sizes([llm], "float16", algorithm).quantized == pytest.approx(gigabytes * 1e9, rel=0.02)
 
 
-def test_converting_takes_a_few_tensors_and_not_the_model(llm):
+def test_converting_holds_a_few_tensors_not_the_model(llm):
     assert sizes([llm], "float16", "none").convert_memory < 1.5 * GIB
 
 
@@ -61,7 +61,7 @@ def test_verifying_holds_reference_and_engine(llm):
     assert estimate.verify_memory >= 2 * estimate.checkpoint
 
 
-def test_a_tower_is_held_twice():
+def test_the_visual_tower_is_held_twice():
     tower = 303e6 * 4
     assert 2 * tower < visual_memory(facts("7b").visual) < 4 * tower + 2 * GIB
 
@@ -72,7 +72,7 @@ def test_caches_of_llava_7b_take_half_a_mebibyte_a_token(llm):
 
 
 @pytest.mark.parametrize(("algorithm", "seconds"), [("int4_awq", 87), ("smoothquant", 65), ("fp8", 59)])
-def test_calibrating_a_7b_on_a_gpu_takes_about_what_one_run_took(llm, algorithm, seconds):
+def test_calibrating_a_7b_on_a_gpu_matches_a_measured_run(llm, algorithm, seconds):
     """16 samples on an H200 (benchmarks/RESULTS.md, calibrated-cuda), and 51 s for an extension, compiled once."""
     size = sizes([llm], "float16", algorithm)
     assert calibration_seconds(size, algorithm, 16, on_gpu=True) == pytest.approx(seconds + 51, rel=0.15)
@@ -86,7 +86,7 @@ def test_calibrating_takes_longer_with_more_samples_a_larger_model_and_a_search(
 
     assert seconds("fp8", 16) < seconds("fp8", 32) < seconds("int4_awq", 32)
     assert seconds("fp8", 16) < seconds("fp8", 16, facts("13b").llm)
-    # What does not depend on the samples is paid once.
+    # Fixed costs are paid once.
     assert seconds("fp8", 64) - seconds("fp8", 32) == pytest.approx(
         2 * (seconds("fp8", 32) - seconds("fp8", 16))
     )

@@ -1,4 +1,4 @@
-"""What of mmbuild's own environment a plan depends on."""
+"""The parts of mmbuild's own environment that plans depend on."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from support.errors import refused
 
 @pytest.fixture
 def torch_is(monkeypatch):
-    """Makes plans see another version of torch."""
+    """Returns a function that sets the torch version that plans see."""
 
     def change(version):
         monkeypatch.setattr(local_environment, "_installed", {"torch": version}.__getitem__)
@@ -20,16 +20,16 @@ def torch_is(monkeypatch):
     ("version", "device", "floor"),
     [("2.11.0+cu130", "cpu", "2.13"), ("2.12.1", "cpu", "2.13"), ("2.10.0+cu128", "cuda", "2.11")],
 )
-def test_a_torch_that_never_built_for_the_device_is_refused_while_planning(torch_is, version, device, floor):
+def test_planning_refuses_a_torch_too_old_for_the_device(torch_is, version, device, floor):
     torch_is(version)
     error = refused(local_environment.LowerError, "MM231", local_environment.compiler, {"device": device})
-    assert f"torch {version} is installed" in error.message
+    assert f"torch {version} is too old" in error.message
     assert f"torch>={floor}" in error.hint
 
 
 @pytest.mark.parametrize(
     ("version", "device"), [("2.13.0+cpu", "cpu"), ("2.13.0+cu130", "cpu"), ("2.11.0+cu130", "cuda")]
 )
-def test_a_torch_that_built_for_the_device_is_named_in_the_plan(torch_is, version, device):
+def test_a_supported_torch_is_recorded_in_the_plan(torch_is, version, device):
     torch_is(version)
     assert local_environment.compiler({"device": device}) == version

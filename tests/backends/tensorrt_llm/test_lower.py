@@ -1,4 +1,4 @@
-"""Lowering for backend tensorrt-llm: which actions a recipe becomes, and what each one's key depends on."""
+"""Lowering for backend tensorrt-llm: the actions of a recipe and what their keys depend on."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def changed(one: RecipeGraph, other: RecipeGraph) -> set[str]:
     return {name for name in first if first[name].definition_key != second[name].definition_key}
 
 
-# The fused MLP is for plain weights only.
+# Only unquantized weights use the fused MLP.
 UNFUSED = "engine.tensorrt_llm.fused_mlp=auto"
 
 
@@ -62,7 +62,7 @@ def test_producers_come_first_and_the_engine_is_assembled(model: str) -> None:
         ("visual.dtype=float32", {"assemble"}),
     ],
 )
-def test_a_key_changes_where_a_command_does(change: str, steps: set[str]) -> None:
+def test_a_key_changes_only_if_a_command_does(change: str, steps: set[str]) -> None:
     more = ("engine.max_multimodal_len=null",) if "batch" in change else ()
     assert changed(lowered(), lowered(change, *more)) == steps
 
@@ -72,7 +72,7 @@ def test_all_precisions_of_a_model_share_one_visual_engine() -> None:
     assert changed(plain, packed) == {"convert", "build_llm", "assemble"}
 
 
-def test_engines_are_for_one_architecture_and_packed_weights_are_too() -> None:
+def test_engines_and_packed_weights_are_specific_to_one_architecture() -> None:
     assert changed(lowered(), lowered(sm=80)) == {"build_llm", "build_visual", "assemble"}
     packed = (UNFUSED, "engine.quantization=int8")
     assert changed(lowered(*packed), lowered(*packed, sm=80)) == {
@@ -83,7 +83,7 @@ def test_engines_are_for_one_architecture_and_packed_weights_are_too() -> None:
     }
 
 
-def test_the_recipes_architecture_goes_before_the_hosts() -> None:
+def test_the_recipes_architecture_overrides_the_hosts() -> None:
     stated = lowered("target={device: cuda, sm: 80}", sm=90)
     assert by_label(stated)["build_llm"].target == {"device": "cuda", "sm": 80, "isa": None}
 
@@ -107,7 +107,7 @@ def test_another_tensorrt_builds_another_engine() -> None:
     }
 
 
-def test_where_an_environment_lies_is_in_no_key() -> None:
+def test_the_location_of_an_environment_is_not_in_keys() -> None:
     moved = Environment('{"python": "/home/me/bin/python"}', HERE.installed)
     assert changed(lowered(), lowered(environment=moved)) == set()
 
@@ -130,7 +130,7 @@ def test_calibrated_weights_come_from_the_versions_own_quantizer(version: str) -
         assert "convert" not in by_label(graph)
 
 
-def test_ranks_are_asked_on_as_many_gpus() -> None:
+def test_verify_requests_one_gpu_per_rank() -> None:
     graph = lowered("engine.tensor_parallel=2", "verify={prompts: [why]}")
     assert by_label(graph)["verify"].resources.gpus == 2
     assert by_label(graph)["build_llm"].resources.gpus == 1

@@ -1,4 +1,4 @@
-"""Backend tensorrt-llm with calibration data: mmbuild's own action makes the checkpoint that the builder reads."""
+"""Backend tensorrt-llm with calibration data: mmbuild's own action writes the checkpoint that the builder reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.toolchain.cases import load as load_variants
 
 HERE = Environment('{"python": "/opt/venv/bin/python"}', {"tensorrt": "10.13.3"})
 PICTURES = Path(__file__).parents[3] / "examples/calibration/vila.jsonl"
-# A torch for CPUs beside a GPU of SM 90.
+# A CPU-only torch on a host with a GPU of SM 90.
 BESIDE = {"device": "cpu", "sm": 90, "isa": "avx2"}
 ON_GPU = {"device": "cuda", "sm": 90, "isa": "avx2"}
 DATA: dict[str, Any] = {"data": "data.jsonl", "samples": 3, "seed": 5}
@@ -96,7 +96,7 @@ def test_the_builder_reads_what_mmbuild_calibrated(lowered: Lowered, algorithm: 
     (command,) = build.params["commands"]
     argv = command["argv"]
     assert argv[argv.index("--checkpoint_dir") + 1] == build.params["reads"]["checkpoint"]
-    # What is expected of the engine is said of the checkpoint that is read, not of one of the version's quantizer.
+    # The engine's expectations follow from this checkpoint, not from one of the version's own quantizer.
     required = {
         item.key: item.values for item in Expected.model_validate(command["expected"]).places[0].config
     }
@@ -125,7 +125,7 @@ def test_it_is_calibrated_where_mmbuilds_torch_runs_and_built_for_the_gpu(lowere
         assert found["build_llm"].resources.gpu_memory > 0
 
 
-def test_the_gpu_that_a_recipe_names_is_the_engines(lowered: Lowered) -> None:
+def test_the_target_of_a_recipe_applies_to_the_engine_only(lowered: Lowered) -> None:
     found = labels(lowered("tensorrt-llm", "fp8", DATA, BESIDE, "1.2", "target={device: cuda, sm: 89}"))
     assert found["build_llm"].target["sm"] == 89
     assert found["quantize"].target["device"] == "cpu"
@@ -157,7 +157,7 @@ def test_a_data_set_of_the_hub_is_fetched_for_it(lowered: Lowered, hub: Hub) -> 
     assert found["quantize"] == labels(lowered("torch", "int4_awq", request))["quantize"]
 
 
-def test_a_picture_that_changes_calibrates_anew_and_keeps_the_visual_engine(lowered: Lowered) -> None:
+def test_a_changed_image_repeats_calibration_and_keeps_the_visual_engine(lowered: Lowered) -> None:
     first = labels(lowered())
     Path(first["quantize"].locators["image0"]).write_bytes(png(99))
     other = labels(lowered())
@@ -165,8 +165,8 @@ def test_a_picture_that_changes_calibrates_anew_and_keeps_the_visual_engine(lowe
     assert changed == {"quantize", "build_llm", "assemble"}
 
 
-def test_a_second_source_is_fetched_for_calibration_alone() -> None:
-    """VILA's tower is a model of its own: the whole model is shown the data, and commands read the first alone."""
+def test_a_second_source_is_fetched_for_calibration_only() -> None:
+    """VILA's visual tower is a separate model: calibration runs both, commands read only the first source."""
     requested = json.dumps({"algorithm": "int4_awq", "calibration": {"data": str(PICTURES), "samples": 2}})
     (variant,) = load_variants(
         "vila-7b-fp16",
@@ -183,7 +183,7 @@ def test_a_second_source_is_fetched_for_calibration_alone() -> None:
     assert found["download-vision"].definition_key not in found["assemble"].inputs.values()
 
 
-def test_a_plan_from_elsewhere_with_weights_that_converters_permute_is_refused() -> None:
+def test_calibrating_weights_that_converters_permute_is_refused() -> None:
     (variant,) = load_variants("llava-int4")
     engine = variant.recipe.engine
     quantization = engine.quantization.model_copy(update={"calibration": Calibration(data=str(PICTURES))})
@@ -203,7 +203,7 @@ def test_a_plan_from_elsewhere_with_weights_that_converters_permute_is_refused()
         (lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote", "MM462", install_hint("quantize")),
     ],
 )
-def test_what_calibrates_and_is_missing_is_told_while_planning(
+def test_missing_calibration_packages_are_reported_while_planning(
     lowered: Lowered,
     monkeypatch: pytest.MonkeyPatch,
     module: Any,

@@ -1,4 +1,4 @@
-"""Two builds side by side: what they were made from, and what came of it."""
+"""`mmbuild diff`: the inputs and results of two builds."""
 
 import json
 import os
@@ -27,14 +27,14 @@ def build(place, *overrides):
     return place / NAME
 
 
-def test_a_build_is_the_same_as_itself_laid_out_elsewhere(project):
+def test_build_equals_itself_installed_elsewhere(project):
     found = compare_builds(build(project.root / "a"), build(project.root / "b"))
     assert found.same
     assert [found.recipe, found.versions, found.steps, found.files] == [{}, {}, (), ()]
-    assert "the same engine" in "\n".join(lines(found))
+    assert "the engines are identical" in "\n".join(lines(found))
 
 
-def test_recipe_steps_and_files_that_differ_are_told_and_nothing_else(project):
+def test_only_differing_recipe_values_steps_and_files_are_reported(project):
     one, other = build(project.root / "a"), build(project.root / "b", "engine.max_batch_size=2")
     found = compare_builds(one, other)
     assert found.recipe == {"engine.max_batch_size": (4, 2)}
@@ -47,7 +47,7 @@ def test_recipe_steps_and_files_that_differ_are_told_and_nothing_else(project):
     assert not found.same
 
 
-def test_versions_and_hosts_come_from_the_manifests_alone(project):
+def test_versions_and_hosts_come_only_from_the_manifests(project):
     one, other = build(project.root / "a"), build(project.root / "b")
     manifest = json.loads((other / "manifest.json").read_bytes())
     manifest["made_by"]["mmbuild"] = "0.0.1"
@@ -66,17 +66,17 @@ def test_versions_and_hosts_come_from_the_manifests_alone(project):
     assert found.same
 
 
-def test_a_step_that_makes_something_else_of_the_same_is_pointed_out(project):
+def test_step_that_is_not_reproducible_is_reported(project):
     one, other = build(project.root / "a"), build(project.root / "b")
     manifest = json.loads((other / "manifest.json").read_bytes())
     manifest["actions"][0]["artifact"] = "0" * 64
     (other / "manifest.json").write_text(json.dumps(manifest))
     (step,) = compare_builds(one, other).steps
     assert step.unexplained
-    assert "does not make the same thing twice" in "\n".join(lines(compare_builds(one, other)))
+    assert "is not reproducible" in "\n".join(lines(compare_builds(one, other)))
 
 
-def test_steps_of_one_build_alone(project):
+def test_steps_of_only_one_build(project):
     one, other = build(project.root / "a"), build(project.root / "b", "engine.quantization=none")
     reported = diff_json(compare_builds(one, other))
     assert reported["only"] == {"quantize": str(one)}
@@ -109,15 +109,15 @@ def test_files_are_compared_by_content(tmp_path):
     ]
 
 
-def test_what_is_no_build_or_cannot_be_read_is_refused(project):
+def test_directory_that_is_not_a_build_is_refused(project):
     one = build(project.root / "a")
-    with pytest.raises(DiffError, match="no engine directory") as caught:
+    with pytest.raises(DiffError, match="not an mmbuild engine directory") as caught:
         compare_builds(one, project.root)
     assert caught.value.code == "MM851"
     assert caught.value.__cause__ is not None
 
 
-def test_a_file_that_cannot_be_read_is_told(project, monkeypatch):
+def test_unreadable_file_is_reported(project, monkeypatch):
     one, other = build(project.root / "a"), build(project.root / "b")
     copied = project.root / "c"
     shutil.copytree(other, copied)  # not the same files any more: they have to be read
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_read_is_told(project, monkeypatch):
     assert caught.value.code == "MM852"
 
 
-def test_the_verb_ends_like_git_diff(project):
+def test_exit_code_is_that_of_git_diff(project):
     build(project.root / "a"), build(project.root / "b", "engine.max_batch_size=2")
     pair = (f"a/{NAME}", f"b/{NAME}")
     assert "engine.max_batch_size  4 -> 2" in project.run("diff", *pair).stdout

@@ -1,4 +1,4 @@
-"""Why: from an action back to the line, file or version that changed."""
+"""`mmbuild why`: from an action back to the line, file or version that changed."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from support.projects.demo_project import NAME, RECIPE, Project
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project whose demo recipe has been built; this process is in it."""
+    """A project whose demo recipe is built, as the current directory."""
     project = Project(tmp_path)
     monkeypatch.chdir(project.root)
     for name in ("MMBUILD_STORE", "MMBUILD_STEPS"):
@@ -64,7 +64,7 @@ def line_of(text, part):
     return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
 
 
-def test_a_line_is_found_and_what_is_derived_from_it(project):
+def test_line_and_its_derived_values_are_found(project):
     text = write(project, "llava.yaml", ("max_batch_size: 4", "max_batch_size: 3"))
     found = why(project)
     line = ("llava.yaml", line_of(text, "max_batch_size"), "engine.max_batch_size", 4)
@@ -78,7 +78,7 @@ def test_a_line_is_found_and_what_is_derived_from_it(project):
     ]
 
 
-def test_each_of_several_lines_gets_its_own(project):
+def test_each_of_several_lines_gets_its_own_changes(project):
     write(project, "llava.yaml", ("max_batch_size: 4", "max_batch_size: 5"))
     write(project, "llava-int4.yaml", ("quantization: int4", "quantization: int8\n  max_output_len: 20"))
     keys = {path: {item[2] for item in lines} for path, lines in blamed(why(project)).items()}
@@ -89,18 +89,18 @@ def test_each_of_several_lines_gets_its_own(project):
     assert keys["measure", "max_new_tokens"] == {"engine.max_output_len"}
 
 
-def test_a_set_value_is_a_place_too(project):
+def test_set_override_is_a_location(project):
     (lines,) = {tuple(lines) for lines in blamed(why(project, "engine.max_beam_width=2")).values()}
     assert [(file, key) for file, _, key, _ in lines] == [
         ("--set engine.max_beam_width=2", "engine.max_beam_width")
     ]
 
 
-def test_a_line_that_is_gone_is_told_at_what_it_stood_in(project):
+def test_removed_line_is_reported_at_its_parent(project):
     write(project, "llava-int4.yaml", ("engine:\n  quantization: int4\n", ""))
     found = why(project)
     text = "\n".join(overview(found.trace, found.edits))
-    assert "`engine.quantization.algorithm: int4` is no longer there" in text
+    assert "`engine.quantization.algorithm: int4` was removed" in text
     assert f"{NAME}/build_llm (run)" in text
 
 
@@ -114,18 +114,18 @@ def test_a_changed_file_is_named(project):
     assert f"the file is {image}" in "\n".join(overview(found.trace, found.edits))
 
 
-def test_edits_that_only_hold_together_are_told_as_possible(project):
+def test_edits_that_are_only_valid_together_are_reported_as_possible_causes(project):
     write(project, "llava-int4.yaml", ("quantization: int4", "max_batch_size: 8\n  max_multimodal_len: 512"))
     write(project, "llava.yaml", ("max_batch_size: 4", "max_batch_size: 4\n  max_multimodal_len: 256"))
     found = why(project)
     assert {edit.key: edit.reaches for edit in found.edits}["engine.max_batch_size"] is None
-    assert "perhaps by engine.max_batch_size" in "\n".join(overview(found.trace, found.edits))
+    assert "possibly engine.max_batch_size" in "\n".join(overview(found.trace, found.edits))
 
 
-def test_after_the_build_it_says_why_the_build_ran(project):
+def test_after_a_build_the_last_build_is_explained(project):
     before = why(project)
     assert before.trace.past
-    assert "laid out for the first time" in "\n".join(overview(before.trace, before.edits))
+    assert "built for the first time" in "\n".join(overview(before.trace, before.edits))
     write(project, "llava.yaml", ("max_batch_size: 4", "max_batch_size: 2"))
     expected = blamed(why(project))
     build(project)
@@ -133,7 +133,7 @@ def test_after_the_build_it_says_why_the_build_ran(project):
     assert after.trace.past
     assert blamed(after) == expected
     reported = list(overview(after.trace, after.edits))
-    assert "nothing to do; what the last build (" in reported[0]
+    assert "nothing to do; changes of the last build (" in reported[0]
     assert any("(up to date)" in line for line in reported)
     # Laid out again, it still knows.
     shutil.rmtree(project.root / "build" / NAME)
@@ -141,7 +141,7 @@ def test_after_the_build_it_says_why_the_build_ran(project):
     assert blamed(why(project)) == expected
 
 
-def test_the_verb_tells_the_chain_the_key_and_json(project):
+def test_command_prints_the_chain_the_key_and_json(project):
     changed = ("--set", "engine.max_batch_size=6")
     chain = project.run("why", RECIPE, "verify", *changed).stdout
     assert chain.splitlines()[0] == f"{NAME}/verify (unknown until built)"
@@ -158,10 +158,10 @@ def test_the_verb_tells_the_chain_the_key_and_json(project):
     assert "has no step `build_lm` [MM850]" in (
         said := project.run("why", RECIPE, "build_lm", status=2).stderr
     )
-    assert "Did you mean `build_llm`?" in said
+    assert "did you mean `build_llm`?" in said
 
 
-def test_of_a_recipe_never_built_every_cause_is_its_newness(project):
+def test_recipe_that_was_never_built(project):
     reported = project.run("why", "recipes/demo/vila.yaml").stdout
-    assert "never laid out here" in reported
+    assert "never built here" in reported
     assert "never built before" in reported

@@ -1,4 +1,4 @@
-"""Whether a package can be built and loaded: tried with the real compiler, and with ones that cannot."""
+"""The compiler check, with the real compiler and with broken ones."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_compiler_that_compiles_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert item.why.startswith("fatal error: iostream")
 
 
-def test_one_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiler_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(make_program(tmp_path / "g++", "#!/bin/sh\nexec sleep 1000\n")))
     item = compiler_check(seconds=0.5)
     assert item.status == "fail"
     assert "0.5 s" in item.why
 
 
-def test_not_tried_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_leaves_the_compiler_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "sh")
     assert untried().status == "unknown"

@@ -1,4 +1,4 @@
-"""GPUs, memory and disk: what needs what, with control groups written into a directory."""
+"""Checks of GPUs, memory and disk, with control groups written into a directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def checks(found: tuple[Gpu, ...] | None, needed: int = 0, sms: frozenset[int] =
     return list(gpu_checks(found, needed=needed, sms=sms))
 
 
-def test_no_driver_is_a_fault_where_one_is_needed() -> None:
+def test_missing_driver_fails_if_a_gpu_is_needed() -> None:
     (item,) = checks(None)
     assert (item.status, item.found) == ("ok", "no NVIDIA driver")
     (item,) = checks(None, needed=2)
@@ -31,7 +31,7 @@ def test_too_few_gpus() -> None:
     assert (item.found, item.wanted) == ("1", "2 GPUs")
 
 
-def test_a_gpu_of_another_architecture_than_recipes_state() -> None:
+def test_gpu_of_another_architecture_than_in_the_recipes() -> None:
     found = checks((H200, A10), sms=frozenset({90}))
     assert [item.status for item in found] == ["ok", "ok", "warn"]
     assert found[1].found == "NVIDIA H200, SM 90, 143771 MiB"
@@ -53,14 +53,14 @@ def test_memory_of_the_machine(tmp_path: Path) -> None:
     assert memory_check(70 * 10**9, root).status == "fail"
 
 
-def test_the_limit_of_a_control_group_is_what_counts(tmp_path: Path) -> None:
+def test_limit_of_a_control_group_applies(tmp_path: Path) -> None:
     item = memory_check(30 * 10**9, machine(tmp_path, 64_000_000, 16 * 10**9))
     assert item.status == "fail"
     assert item.found == "16.0 GB (a control group's limit; the machine has 65.5 GB)"
     assert item.wanted == "about 30.0 GB"
 
 
-def test_disk_where_a_place_is_to_be_made(tmp_path: Path) -> None:
+def test_disk_of_a_directory_that_does_not_exist_yet(tmp_path: Path) -> None:
     item = disk_check("store", tmp_path / "a" / "b", 0)
     assert item.status in ("ok", "warn")  # as much as this machine happens to have
     assert str(tmp_path / "a" / "b") in item.found

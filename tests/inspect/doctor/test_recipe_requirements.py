@@ -1,4 +1,4 @@
-"""What recipes need."""
+"""The requirements of recipes."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_toolchains_with_their_families_and_largest_ranks() -> None:
     assert found.software == Requirements(gpus_if_any=2)
 
 
-def test_what_calibrates_is_needed_whatever_engine_is_built() -> None:
+def test_calibration_packages_are_required_for_every_backend() -> None:
     trtllm = ("engine.backend=tensorrt-llm", "engine.dtype=float16")
     of = {
         name: needs(variants(name, *overrides), [], "cpu")
@@ -81,7 +81,7 @@ def test_what_calibrates_is_needed_whatever_engine_is_built() -> None:
     assert plain.software.extras == ("torch",), "integers are fitted by mmbuild alone"
 
 
-def test_doctor_looks_for_model_optimizer_where_a_recipe_is_calibrated(tmp_path: Path) -> None:
+def test_doctor_checks_model_optimizer_for_a_calibrated_recipe(tmp_path: Path) -> None:
     found = needs(
         variants("demo/llava-awq", "engine.backend=tensorrt-llm", "engine.dtype=float16"), [], "cpu"
     )

@@ -20,19 +20,19 @@ def test_text_aligns_names_and_gives_reasons_below() -> None:
         "  ok       gpu       none\n"
         "\n"
         "other\n"
-        "  fail     compiler  no g++; wanted: g++\n"
+        "  fail     compiler  no g++; required: g++\n"
         "                     why: engines are compiled\n"
         "                     way: Install it\n"
     )
 
 
-def test_text_with_other_words_says_both_sides() -> None:
+def test_text_with_both_labels_shows_both_values() -> None:
     assert text(GROUPS[:1], expected="needs", found="here").splitlines()[1] == (
         "  ok       python  needs >=3.11; here 3.11.7"
     )
 
 
-def test_json_holds_everything_and_says_whether_all_is_well() -> None:
+def test_json_has_all_checks_and_an_overall_result() -> None:
     document = json.loads(as_json(GROUPS))
     assert document["ok"] is False
     assert document["groups"][1]["checks"] == [

@@ -18,20 +18,20 @@ def versions(monkeypatch: pytest.MonkeyPatch, found: dict[str, str]) -> None:
     monkeypatch.setattr(host, "installed_versions", lambda names: {n: found[n] for n in names if n in found})
 
 
-def test_our_extra_as_it_is_installed_here() -> None:
+def test_installed_extra() -> None:
     found = {item.name: item for item in software.extra_checks("torch", needed=True)}
     assert set(found) == {"torch", "transformers", "tokenizers", "pillow"}
     assert failed_checks(found.values()) == ()
 
 
-def test_another_torch_than_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_torch_version(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, {"torch": "2.6.0", "transformers": "5.17.0", "tokenizers": "1", "pillow": "11"})
     (item,) = failed_checks(software.extra_checks("torch", needed=False))
     assert (item.name, item.found) == ("torch", "2.6.0")
     assert "[torch]'" in item.way
 
 
-def test_what_is_missing_is_a_fault_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_fails_if_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, {})
     assert {item.status for item in software.extra_checks("torch", needed=True)} == {"fail"}
     assert {item.status for item in software.extra_checks("torch", needed=False)} == {"warn"}
@@ -75,6 +75,6 @@ def test_tensorrts_interpreter_that_is_missing(tmp_path: Path) -> None:
     assert "set-tensorrt" in item.way
 
 
-def test_a_program_that_is_there() -> None:
+def test_installed_program() -> None:
     item = software.program_check("sh", needed=True, why="", way="")
     assert (item.status, item.found) == ("ok", shutil.which("sh"))

@@ -1,8 +1,9 @@
-"""Environments of toolchains: the Python or container image that runs a TensorRT-LLM version.
+"""Toolchain environments: the Python or container image that runs a TensorRT-LLM version.
 
-``launch``  a command's argv and variables inside an environment
-``process`` runs a short foreign process
-``probe``   what is installed in an environment
+``launch``   argv and variables of a command inside an environment; runs short commands
+``probe``    what is installed in an environment
+``programs`` checks for programs on PATH
+``versions`` compares versions with specifiers
 
 The user's configuration file names the environments (:mod:`mmbuild.config`). Importing this package reads nothing.
 """

@@ -1,4 +1,4 @@
-"""A command's argv and environment variables inside a toolchain's environment. Nothing here runs anything."""
+"""A command's argv and environment variables inside a toolchain's environment, and a runner for short commands."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from mmbuild.config.model import Container, ToolchainEnvironment
 from mmbuild.core.execution.worker_environment import listed_environment
 
 _PYTHON = ("python", "python3")
-# Launchers, and their options that take a value: the program is the first word that is neither.
+# Launchers, and their options that take values: the program is the first word after these.
 _LAUNCHERS = ("mpirun", "mpiexec")
 _TAKE_ONE = frozenset({"-n", "-np", "-c", "-N", "-H", "--host", "--hostfile", "--bind-to", "--map-by"})
 _TAKE_TWO = frozenset({"--mca"})
-# Variables of this process's Python that would lead another Python astray.
+# Variables of this process's Python that would misdirect another Python.
 _OURS = ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")
-# What the clients of container engines go by (docs.docker.com/reference/cli/docker, podman(1)).
+# Variables that the clients of container engines read (docs.docker.com/reference/cli/docker, podman(1)).
 _CLIENT = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_CERT_PATH", "DOCKER_TLS_VERIFY")
 _CLIENT_PODMAN = ("CONTAINER_HOST", "CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "REGISTRY_AUTH_FILE")
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "API_KEY")
-# The user of this host has no name and no home in the image; both are looked up by torch and the hub's client.
+# The host's user has no name and no home in the image; torch and the hub client look up both.
 _HOME = {"HOME": "/tmp", "USER": "mmbuild"}
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What to start.
+    """A process to start.
 
     Attributes:
         argv: Program and arguments.
-        environment: All environment variables of the process, and no others.
+        environment: The complete environment of the process.
     """
 
     argv: tuple[str, ...]
@@ -54,31 +54,31 @@ def launch(
     source: Mapping[str, str] | None = None,
     user: str | None = None,
 ) -> Launch:
-    """``argv`` as it is started inside ``environment``.
+    """The process that runs ``argv`` inside ``environment``.
 
     Args:
         environment: A Python of this host, or a container image.
-        argv: Program and arguments; ``python`` (also behind ``mpirun``) stands for the environment's own.
-        workdir: Absolute directory that it is started in, and may write to. The caller starts the process there.
-        mounts: Further absolute paths that it reads.
-        writable: Further absolute paths that it writes to.
-        variables: Variables of this command, over those of the environment.
-        gpus: UUIDs of the GPUs that it may use. None named: as this process's own environment says for a Python,
-            and none for a container.
-        source: Variables of this process; ``os.environ`` where left out.
-        user: ``uid:gid`` in a docker container; this process's own where left out.
+        argv: Program and arguments; ``python`` (also after ``mpirun``) means the environment's own.
+        workdir: Absolute, writable working directory. The caller starts the process there.
+        mounts: Additional absolute paths that it reads.
+        writable: Additional absolute paths that it writes to.
+        variables: Variables of this command; they override those of the environment.
+        gpus: UUIDs of the GPUs that it may use. If empty, a Python inherits this process's setting and a container
+            gets no GPU.
+        source: Variables of this process; default ``os.environ``.
+        user: ``uid:gid`` in a docker container; default this process's own.
 
     Raises:
-        MmbuildError: MM613, a path that a container cannot mount.
+        MmbuildError: MM613, a path cannot be mounted into a container.
     """
-    given = os.environ if source is None else source
+    inherited = os.environ if source is None else source
     required = {**environment.variables, **(variables or {})}
     if environment.container is not None:
         readable = (environment.examples, *mounts)
-        places = _mounts(readable, (workdir, *writable))
-        return _contained(environment.container, argv, workdir, places, required, gpus, given, user)
-    assert environment.python is not None  # the model has one of the two
-    return _hosted(environment.python, argv, required, gpus, given)
+        paths = _mounts(readable, (workdir, *writable))
+        return _contained(environment.container, argv, workdir, paths, required, gpus, inherited, user)
+    assert environment.python is not None  # the model requires one of the two
+    return _hosted(environment.python, argv, required, gpus, inherited)
 
 
 def _hosted(
@@ -86,61 +86,61 @@ def _hosted(
     argv: Sequence[str],
     required: Mapping[str, str],
     gpus: Sequence[str],
-    given: Mapping[str, str],
+    inherited: Mapping[str, str],
 ) -> Launch:
-    listed = {name: value for name, value in listed_environment(given).items() if name not in _OURS}
-    found = {**listed, "PYTHONNOUSERSITE": "1", **required}
+    listed = {name: value for name, value in listed_environment(inherited).items() if name not in _OURS}
+    variables = {**listed, "PYTHONNOUSERSITE": "1", **required}
     if gpus:
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    # A virtual environment has its console scripts, trtllm-build and mpirun, beside its python.
-    found["PATH"] = os.pathsep.join(filter(None, (str(python.parent), found.get("PATH", os.defpath))))
-    return Launch(_with_python(argv, str(python)), found)
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    # The console scripts of a virtual environment, such as trtllm-build, are in the directory of its python.
+    variables["PATH"] = os.pathsep.join(filter(None, (str(python.parent), variables.get("PATH", os.defpath))))
+    return Launch(_with_python(argv, str(python)), variables)
 
 
 def _with_python(argv: Sequence[str], python: str) -> tuple[str, ...]:
     words = list(argv)
-    place = _program(words)
-    if place < len(words) and words[place] in _PYTHON:
-        words[place] = python
+    index = _program_index(words)
+    if index < len(words) and words[index] in _PYTHON:
+        words[index] = python
     return tuple(words)
 
 
-def _program(words: Sequence[str]) -> int:
-    """Where the program is: first, or behind the options of a launcher; ``len(words)`` where there is none."""
+def _program_index(words: Sequence[str]) -> int:
+    """Index of the program: first, or after the options of a launcher; ``len(words)`` if there is none."""
     if not words or Path(words[0]).name not in _LAUNCHERS:
         return 0
-    place = 1
-    while place < len(words) and words[place].startswith("-"):
-        place += 2 if words[place] in _TAKE_ONE else 3 if words[place] in _TAKE_TWO else 1
-    return min(place, len(words))
+    index = 1
+    while index < len(words) and words[index].startswith("-"):
+        index += 2 if words[index] in _TAKE_ONE else 3 if words[index] in _TAKE_TWO else 1
+    return min(index, len(words))
 
 
 def _contained(
     container: Container,
     argv: Sequence[str],
     workdir: Path,
-    places: Mapping[Path, bool],
+    paths: Mapping[Path, bool],
     required: Mapping[str, str],
     gpus: Sequence[str],
-    given: Mapping[str, str],
+    inherited: Mapping[str, str],
     user: str | None,
 ) -> Launch:
     inside = {**_HOME, "PYTHONNOUSERSITE": "1", **required}
     secret = {name: value for name, value in inside.items() if any(word in name.upper() for word in _SECRET)}
     words = [container.engine, "run", "--rm", *_identity(container.engine, user), *_devices(container, gpus)]
     words += ["--ipc=host", *_limits(container.engine)]
-    for path, write in places.items():
+    for path, write in paths.items():
         words += ["--mount", f"type=bind,src={path},dst={path}{'' if write else ',readonly=true'}"]
     words += ["-w", str(workdir)]
     for name, value in inside.items():
-        # A name alone: the engine takes the value from its own environment, and no process list shows it.
+        # Name only: the engine reads the value from its own environment, so it appears in no process list.
         words += ["-e", name if name in secret else f"{name}={value}"]
     words += [*container.options, container.image, *argv]
-    return Launch(tuple(words), {**_client(given), **secret})
+    return Launch(tuple(words), {**_client(inherited), **secret})
 
 
 def _identity(engine: str, user: str | None) -> Iterator[str]:
-    """Files are written as the user's own; a signal that ends docker's client ends the program as well."""
+    """Options that make files belong to the user and, for docker, forward signals from its client to the program."""
     if engine == "podman":
         yield "--userns=keep-id"
         return
@@ -148,9 +148,9 @@ def _identity(engine: str, user: str | None) -> Iterator[str]:
 
 
 def _limits(engine: str) -> tuple[str, ...]:
-    """What TensorRT-LLM's own instructions give docker: pinned memory, deep stacks.
+    """The limits that TensorRT-LLM's instructions set for docker: pinned memory, deep stacks.
 
-    podman without root may raise no limit and refuses to start (podman issue 19319): it takes the user's own.
+    Rootless podman may not raise limits and refuses to start (podman issue 19319): it keeps the user's.
     """
     return (
         ("--ulimit", "host")
@@ -164,43 +164,45 @@ def _devices(container: Container, gpus: Sequence[str]) -> Iterator[str]:
         for uuid in gpus:
             yield from ("--device", f"nvidia.com/gpu={uuid}")
     elif gpus:
-        # docker reads the value as a line of CSV, in which a field with commas is quoted.
+        # docker parses the value as a CSV record, in which a field with commas must be quoted.
         yield from ("--gpus", f'"device={",".join(gpus)}"')
 
 
 def _mounts(readable: Sequence[Path], writable: Sequence[Path]) -> dict[Path, bool]:
-    """Paths to mount, outer ones first, and whether each may be written to."""
-    found = {**dict.fromkeys(readable, False), **dict.fromkeys(writable, True)}
-    for path in found:
+    """Paths to mount, parents first, and whether each is writable."""
+    paths = {**dict.fromkeys(readable, False), **dict.fromkeys(writable, True)}
+    for path in paths:
         _require_mountable(path)
-    return dict(sorted(found.items(), key=lambda item: item[0].parts))
+    return dict(sorted(paths.items(), key=lambda item: item[0].parts))
 
 
 def _require_mountable(path: Path) -> None:
     bad = next((character for character in ':,"\n\r' if character in str(path)), None)
     if bad is None and path.is_absolute():
         return
-    problem = "is not absolute" if bad is None else f"holds {bad!r}, which the option --mount cannot carry"
+    problem = (
+        "is not absolute" if bad is None else f"contains {bad!r}, which the option `--mount` cannot express"
+    )
     raise MmbuildError(
         f"`{path}` cannot be mounted into a container: it {problem}",
         code="MM613",
-        hint="Use a path without colons, commas, quotes and line breaks: another --store, another checkout of "
-        "TensorRT-LLM, or a link to it",
+        hint="use a path without colons, commas, quotes and line breaks: another `--store`, another checkout of "
+        "TensorRT-LLM, or a symbolic link to it",
     )
 
 
-def _client(given: Mapping[str, str]) -> dict[str, str]:
+def _client(inherited: Mapping[str, str]) -> dict[str, str]:
     names = (*_CLIENT, *_CLIENT_PODMAN)
-    return {**listed_environment(given), **{name: given[name] for name in names if name in given}}
+    return {**listed_environment(inherited), **{name: inherited[name] for name in names if name in inherited}}
 
 
 def run(started: Launch, directory: str, seconds: float) -> subprocess.CompletedProcess[str] | None:
-    """Run ``started`` in ``directory``; None where it took longer than ``seconds`` and was killed.
+    """Run ``started`` in ``directory``; None if it took longer than ``seconds`` and was killed.
 
-    Everything that it started is killed with it, so that no grandchild keeps its output open.
+    Its child processes are killed with it, so that no grandchild keeps its output open.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The process cannot be started.
     """
     process = subprocess.Popen(
         started.argv,

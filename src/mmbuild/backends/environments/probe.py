@@ -1,4 +1,4 @@
-"""What is installed in an environment: asked of its own Python, in one short process that imports nothing heavy."""
+"""Queries what is installed in an environment: one short process of its own Python, without heavy imports."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from mmbuild.base.limits import MESSAGE
 from mmbuild.config.model import Interpreter, ToolchainEnvironment
 
 SECONDS = 60.0
-"""How long an environment may take to answer. A container that starts for the first time takes seconds."""
+"""Time limit of a query. The first start of a container takes seconds."""
 
 _MARK = "mmbuild-installed:"
-# Runs in the foreign Python (3.8 or newer): banners of images may be printed before the line that counts.
+# Runs in the environment's Python (3.8 or newer). Images may print banners before the marked line.
 _PROGRAM = f"""\
 import json, shutil, sys
 from importlib import metadata
 names, programs, requiring = map(json.loads, sys.argv[1:4])
-found = {{"versions": {{"python": "%d.%d.%d" % sys.version_info[:3]}}, "requires": []}}
+report = {{"versions": {{"python": "%d.%d.%d" % sys.version_info[:3]}}, "requires": []}}
 for name in names:
     try:
-        found["versions"][name] = metadata.version(name)
+        report["versions"][name] = metadata.version(name)
     except metadata.PackageNotFoundError:
         pass
-if requiring in found["versions"]:
-    found["requires"] = metadata.requires(requiring) or []
-found["programs"] = {{name: shutil.which(name) for name in programs}}
-print("\\n{_MARK}" + json.dumps(found))
+if requiring in report["versions"]:
+    report["requires"] = metadata.requires(requiring) or []
+report["programs"] = {{name: shutil.which(name) for name in programs}}
+print("\\n{_MARK}" + json.dumps(report))
 """
-_SAID = record(
+_REPORT = record(
     {
         "versions": mapping_of(optional(word), 10_000),
         "requires": list_of(text(10_000), 10_000),
@@ -51,12 +51,12 @@ _TOOLCHAIN = "tensorrt-llm"
 
 @dataclass(frozen=True, slots=True)
 class InstalledPackages:
-    """What an environment says about itself.
+    """What is installed in an environment.
 
     Attributes:
-        versions: Distribution (normalized name) to version, and its own as ``python``.
-        requires: What the installed tensorrt_llm itself requires: requirement lines of its metadata.
-        programs: Program to the path it has there, None where there is none.
+        versions: Versions of distributions by normalized name, and of Python as ``python``.
+        requires: Requirement lines in the metadata of the installed tensorrt_llm.
+        programs: Paths of programs by name; None if not on PATH.
     """
 
     versions: Mapping[str, str]
@@ -65,18 +65,18 @@ class InstalledPackages:
 
 
 class ProbeError(MmbuildError):
-    """An environment that cannot be asked."""
+    """An environment that cannot be queried."""
 
 
 def normalized(name: str) -> str:
-    """A distribution's name as comparisons use it (packaging.python.org, "Name normalization")."""
+    """The normalized name of a distribution (packaging.python.org, "Name normalization")."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def installed(
     environment: ToolchainEnvironment, names: Iterable[str], *, seconds: float = SECONDS
 ) -> Mapping[str, str]:
-    """Versions of distributions inside ``environment``, by normalized name, and its own as ``python``.
+    """Versions of distributions inside ``environment``, by normalized name, and of Python as ``python``.
 
     Args:
         environment: A Python of this host, or a container image.
@@ -96,7 +96,7 @@ def query(
     *,
     seconds: float = SECONDS,
 ) -> InstalledPackages:
-    """What is inside ``environment``, in one process.
+    """Query ``environment`` in one process.
 
     Args:
         environment: A Python of this host, or a container image.
@@ -105,8 +105,8 @@ def query(
         seconds: Time limit.
 
     Raises:
-        ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, no answer in time;
-            MM617, an answer that makes no sense.
+        ProbeError: MM614, no such interpreter; MM615, no such container engine or image; MM616, timeout; MM617, an
+            invalid answer.
     """
     required = sorted({normalized(name) for name in names})
     requested = (json.dumps(required), json.dumps(list(programs)), json.dumps(_TOOLCHAIN))
@@ -122,29 +122,29 @@ def query(
 def interpreter_versions(
     interpreter: Interpreter, names: Iterable[str] = ("tensorrt", "numpy"), *, seconds: float = SECONDS
 ) -> Mapping[str, str]:
-    """:func:`installed` for an interpreter that is no toolchain's."""
-    # An environment with no examples of its own: nothing that is asked here reads them.
-    alone = ToolchainEnvironment(
+    """:func:`installed` for an interpreter that belongs to no toolchain."""
+    # The examples path is a placeholder: queries do not read it.
+    environment = ToolchainEnvironment(
         python=interpreter.python, examples=Path("/"), variables=interpreter.variables
     )
-    return installed(alone, names, seconds=seconds)
+    return installed(environment, names, seconds=seconds)
 
 
 def examples_revision(path: Path) -> str | None:
-    """The commit that the checkout at ``path`` is at; None where that is not known (no git, no checkout)."""
+    """The commit checked out at ``path``; None if unknown (no git, not a checkout)."""
     return _git(path, "rev-parse", "--verify", "HEAD")
 
 
 def revision_of(path: Path, name: str) -> str | None:
-    """The commit that ``name`` (a tag or commit) means in the checkout at ``path``; None where it has none."""
+    """The commit that ``name`` (a tag or commit) refers to in the checkout at ``path``; None if unknown there."""
     return _git(path, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
 
 
 def _git(path: Path, *words: str) -> str | None:
-    # The directory itself must be the checkout: a directory inside another repository has that one's commit.
+    # The directory itself must be the checkout: inside another repository, git would report that repository's commit.
     if shutil.which("git") is None or not (path / ".git").exists():
         return None
-    # Only reading: a checkout of another user is no reason to refuse (git's safe.directory guards hooks and config).
+    # Another user's checkout is safe to read; git's safe.directory guards against its hooks and config.
     command = ["git", "-c", f"safe.directory={path}", "-C", str(path), *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -160,8 +160,8 @@ def _require_interpreter(path: Path) -> None:
     raise ProbeError(
         f"the interpreter `{path}` {problem}",
         code="MM614",
-        hint="Name the python of a virtual environment, such as /opt/trtllm/bin/python, "
-        "with `mmbuild config set-toolchain` or `set-tensorrt`",
+        hint="set the python of a virtual environment, such as /opt/trtllm/bin/python, "
+        "with `mmbuild config set-toolchain` or `mmbuild config set-tensorrt`",
     )
 
 
@@ -169,9 +169,9 @@ def _require_engine(started: Launch) -> None:
     engine = started.argv[0]
     if shutil.which(engine, path=started.environment.get("PATH")) is None:
         raise ProbeError(
-            f"`{engine}` is not installed, and the configuration runs a toolchain in a container",
+            f"`{engine}` is not installed, but the configuration runs a toolchain in a container",
             code="MM615",
-            hint=f"Install {engine}, or name a Python with `mmbuild config set-toolchain VERSION --python`",
+            hint=f"install {engine}, or set a Python with `mmbuild config set-toolchain VERSION --python`",
         )
 
 
@@ -182,13 +182,13 @@ def _output(started: Launch, directory: str, seconds: float) -> subprocess.Compl
         raise ProbeError(
             f"`{started.argv[0]}` cannot be started: {error.strerror or error}",
             code="MM614",
-            hint="It is no program of this machine; name another interpreter",
+            hint="it is not an executable for this machine; set another interpreter",
         ) from error
     if done is None:
         raise ProbeError(
             f"`{started.argv[0]}` did not answer within {seconds:g} s",
             code="MM616",
-            hint="Start it by hand and look what it waits for; a container image should be pulled beforehand",
+            hint="start it by hand to see what it waits for; pull a container image beforehand",
         )
     return done
 
@@ -196,24 +196,24 @@ def _output(started: Launch, directory: str, seconds: float) -> subprocess.Compl
 def _answer(done: subprocess.CompletedProcess[str], started: Launch) -> InstalledPackages:
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     try:
-        found = parse_json(lines[-1].removeprefix(_MARK).encode(), MESSAGE)
-        if done.returncode == 0 and _SAID(found, "") is None and found["versions"].get("python"):
-            return InstalledPackages(found["versions"], tuple(found["requires"]), found["programs"])
+        report = parse_json(lines[-1].removeprefix(_MARK).encode(), MESSAGE)
+        if done.returncode == 0 and _REPORT(report, "") is None and report["versions"].get("python"):
+            return InstalledPackages(report["versions"], tuple(report["requires"]), report["programs"])
     except (IndexError, KeyError, TypeError, ValueError):
         pass
     engine = Path(started.argv[0]).name
-    reported = next(
+    last_line = next(
         (line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr"
     )
-    # 125 to 127 are the engine's own: it failed, the program cannot be run, or is not there.
+    # The engine itself returns 125 to 127: it failed, the program is not executable, or does not exist.
     if engine in ("docker", "podman") and done.returncode in (125, 126, 127):
         raise ProbeError(
-            f"{engine} could not start the image: {reported.strip()}",
+            f"{engine} could not start the image: {last_line.strip()}",
             code="MM615",
-            hint=f"Pull the image by hand ({engine} pull), and look whether {engine} runs without sudo",
+            hint=f"pull the image by hand (`{engine} pull`), and check that {engine} works without sudo",
         )
     raise ProbeError(
-        f"`{started.argv[0]}` did not say what is installed: exit status {done.returncode}, {reported.strip()}",
+        f"`{started.argv[0]}` did not report what is installed: exit status {done.returncode}, {last_line.strip()}",
         code="MM617",
-        hint="Run it by hand with `-c 'import importlib.metadata'`; Python 3.8 or newer is needed",
+        hint="run it by hand with `-c 'import importlib.metadata'`; Python 3.8 or newer is required",
     )

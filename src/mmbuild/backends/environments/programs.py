@@ -8,7 +8,7 @@ from mmbuild.base.checks import Check
 
 
 def program_check(name: str, *, needed: bool, why: str, way: str) -> Check:
-    """Whether a program is on PATH."""
+    """Checks that a program is on PATH; a missing program fails if ``needed``, else warns."""
     path = shutil.which(name)
     if path is not None:
         return Check(name, "ok", path)

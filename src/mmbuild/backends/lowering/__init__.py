@@ -1,1 +1,1 @@
-"""What backends share to turn recipes into actions: parameters of steps, estimates, downloads and calibration."""
+"""Lowering code that backends share: step parameters, resource estimates, downloads and calibration."""

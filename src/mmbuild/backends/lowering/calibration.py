@@ -1,7 +1,7 @@
-"""The action that fits a quantization on data and writes the checkpoint.
+"""The action that calibrates a quantization and writes the quantized checkpoint.
 
-Calibrated algorithms write it from the model itself, in place of convert and quantize; int8 and int4 with calibration
-from the converted checkpoint.
+Calibrated algorithms read the model itself and replace convert and quantize; int8 and int4 with calibration data read
+the converted checkpoint.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mmbuild.models.sources import hub
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 
-# Besides the packages that the model itself needs.
+# In addition to the packages that the model itself needs.
 OPTIMIZER = "nvidia-modelopt"
-# Bytes of a picture, and seconds to fetch one: guesses.
+# Bytes per image, and seconds to fetch one: guesses.
 _PICTURE, _PICTURE_SECONDS = 500_000, 0.2
 
 
 def optimizer_version() -> str:
-    """Version of Model Optimizer: what is installed here, or what a lock in force says.
+    """Version of Model Optimizer: the locked one if a lock is active, else the installed one.
 
     Raises:
         CalibrationError: MM462, it is not installed.
@@ -43,7 +43,7 @@ def optimizer_version() -> str:
         return pins.package(OPTIMIZER) or metadata.version(OPTIMIZER)
     except metadata.PackageNotFoundError:
         raise CalibrationError(
-            f"the recipe's quantization is fitted by `{OPTIMIZER}`, which is not installed",
+            f"the recipe's quantization needs `{OPTIMIZER}`, which is not installed",
             code="MM462",
             hint=install_hint("quantize"),
         ) from None
@@ -58,41 +58,41 @@ def lower_calibration(
     *,
     offline: bool,
 ) -> tuple[Action, ...]:
-    """What makes the quantized checkpoint, last, and before it what fetches its data from a hub.
+    """The action that writes the quantized checkpoint, preceded by the download of a hub data set if there is one.
 
-    It runs in mmbuild's own environment whatever backend reads the checkpoint, so that backends share it.
+    It runs in mmbuild's own environment for every backend, so backends share its result.
 
     Args:
-        variant: A recipe with a quantization that is fitted on data.
-        inputs: Definition keys of ``model``, perhaps ``vision``, and ``checkpoint`` of int8 and int4.
-        size: Of the model.
-        target: What mmbuild's torch runs on; it is in the key.
-        digest: BLAKE3 of a user's file, hex.
-        offline: Ask no hub.
+        variant: A recipe whose quantization is calibrated.
+        inputs: Definition keys of ``model``, optionally ``vision``, and ``checkpoint`` for int8 and int4.
+        size: Sizes of the model.
+        target: What mmbuild's torch runs on; part of the key.
+        digest: Returns the BLAKE3 digest of a user's file, hex.
+        offline: Whether hub requests are forbidden.
 
     Raises:
         MissingPackageError: MM230, torch or transformers is missing.
         CalibrationError: As :func:`fetch_data` and :func:`quantize`.
         SourceError: As :func:`fetch_data`.
     """
-    used = {package: local_environment.version(package) for package in local_environment.PACKAGES}
+    versions = {package: local_environment.version(package) for package in local_environment.PACKAGES}
     fetched = fetch_data(variant, offline=offline)
     if fetched is None:
-        return (quantize(variant, inputs, size, target, digest, used),)
+        return (quantize(variant, inputs, size, target, digest, versions),)
     inputs = {**inputs, "data": fetched.definition_key}
-    return (fetched, quantize(variant, inputs, size, target, digest, used))
+    return (fetched, quantize(variant, inputs, size, target, digest, versions))
 
 
 def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
-    """Fetch the samples of a data set on the hub; None where the recipe names none.
+    """The action that fetches samples of a hub data set; None if the recipe names none.
 
     Args:
-        variant: A recipe with a quantization that is fitted on data.
-        offline: Ask no hub: a branch is what it was when it was last asked for.
+        variant: A recipe whose quantization is calibrated.
+        offline: Whether hub requests are forbidden; a branch then resolves to its last known commit.
 
     Raises:
-        CalibrationError: MM464, the data set's layout is not read, as far as that can be known here.
-        SourceError: The hub cannot say what the revision is.
+        CalibrationError: MM464, the data set's layout is not supported, as far as its file list shows.
+        SourceError: The revision cannot be resolved.
     """
     calibration = variant.recipe.engine.quantization.calibration
     if calibration is None or not hub_dataset.is_data_set(calibration.data):
@@ -128,7 +128,7 @@ def _commit(repo: str, revision: str | None, *, offline: bool) -> str | None:
     except SourceError as error:
         if not offline or error.code != "MM422":
             raise
-        # Enough to plan with; the step refuses to guess which commit was meant.
+        # Good enough for a plan; the step itself refuses to run without a commit.
         return None
 
 
@@ -138,7 +138,7 @@ def _check_layout(requested: hub_dataset.DataSet, commit: str, *, offline: bool)
     except SourceError as error:
         if error.code != "MM422":
             raise
-        return  # told when the data are fetched
+        return  # checked again when the data set is fetched
     hub_dataset.sample_file(requested, names)
 
 
@@ -150,15 +150,15 @@ def quantize(
     digest: Callable[[Path], str],
     toolchain: Mapping[str, str],
 ) -> Action:
-    """Calibrate the model and write the quantized checkpoint.
+    """The action that calibrates the model and writes the quantized checkpoint.
 
     Args:
-        variant: A recipe with a quantization that is fitted on data.
-        inputs: Definition keys of ``model``, perhaps ``vision``, ``data`` where :func:`fetch_data` gave one, and
-            ``checkpoint`` of int8 and int4.
-        size: Of the model.
-        target: What it is built for; the model runs on that kind of device.
-        digest: BLAKE3 of a user's file, hex.
+        variant: A recipe whose quantization is calibrated.
+        inputs: Definition keys of ``model``, optionally ``vision``, ``data`` if :func:`fetch_data` returned one,
+            and ``checkpoint`` for int8 and int4.
+        size: Sizes of the model.
+        target: What mmbuild's torch runs on; calibration runs on that device.
+        digest: Returns the BLAKE3 digest of a user's file, hex.
         toolchain: Versions of torch and transformers.
 
     Raises:
@@ -206,11 +206,11 @@ def quantize(
 
 
 def _files(variant: ResolvedRecipe) -> dict[str, Path]:
-    """The data and the pictures of the samples that will be taken, by name."""
+    """The data file and the images of the selected samples, by name."""
     calibration = variant.recipe.engine.quantization.calibration
     if calibration is None or hub_dataset.is_data_set(calibration.data):
         return {}
     path = Path(calibration.data)
     samples = data.load(path, calibration.samples, calibration.seed, text_only=calibration.text_only)
-    pictures = {f"image{number}": image for number, image in enumerate(data.images(samples))}
-    return {"data": path, **pictures}
+    images = {f"image{number}": image for number, image in enumerate(data.images(samples))}
+    return {"data": path, **images}

@@ -21,14 +21,14 @@ _BYTES_PER_SECOND = 50e6
 def download(
     variant: ResolvedRecipe, name: str, size: int, digest: Callable[[Path], str], *, offline: bool
 ) -> Action:
-    """Fetch a source, or refer to it where it is a directory.
+    """The action that fetches a source, or refers to it if it is a local directory.
 
     Args:
         variant: The recipe.
         name: The source, ``model`` or ``vision``.
-        size: Bytes of its weights, an estimate.
-        digest: BLAKE3 of a user's file, hex.
-        offline: Ask no hub for the commit of a branch.
+        size: Estimated size of its weights, bytes.
+        digest: Returns the BLAKE3 digest of a user's file, hex.
+        offline: Whether hub requests, which resolve a branch, are forbidden.
 
     Raises:
         MmbuildError: The source cannot be identified.
@@ -38,8 +38,8 @@ def download(
     assert source is not None
     directories = family(variant.facts.family).TRAITS.directories
     if parse_source(source.source).kind == "directory":
-        place = variant.root / source.source
-        require_files(place, name, len(variant.configs), variant.facts.directories)
+        directory = variant.root / source.source
+        require_files(directory, name, len(variant.configs), variant.facts.directories)
     identity = identify(
         source.source,
         source.revision,

@@ -1,6 +1,6 @@
-"""What an action will take, from the model's sizes: bytes of disk and of anonymous memory.
+"""Estimates of an action's disk use and anonymous memory, in bytes, from the model's sizes.
 
-Estimates decide what runs side by side and refuse a build that cannot fit; nothing of them is in a key.
+They decide which actions run concurrently and reject builds that cannot fit. They are not part of any key.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from mmbuild.models.families.facts import LlmFacts, VisualFacts
 GIB = 1 << 30
 DOWNLOAD_MEMORY = GIB // 4
 PACKAGE_DISK = 64 << 20
-# Importing torch and compiling, seen on small models: 0.6 GiB in the process, 0.6 GiB in two compilers.
+# Importing torch and compiling, measured with small models: 0.6 GiB in the process, 0.6 GiB in two compilers.
 _COMPILE_MEMORY = GIB + GIB // 4
-# transformers and Model Optimizer as imported.
+# transformers and Model Optimizer once imported.
 _CALIBRATION_BASE = GIB
-# What CUDA keeps on the host.
+# Host memory of a CUDA context.
 _CUDA_HOST = GIB
 _ITEM_BYTES: Mapping[str, float] = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int4": 0.5,
     "int4_awq": 0.52, "smoothquant": 1, "fp8": 1,
@@ -26,17 +26,17 @@ _ITEM_BYTES: Mapping[str, float] = {"float32": 4, "float16": 2, "bfloat16": 2, "
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes.
+    """Sizes of a model, bytes.
 
     Attributes:
-        model: Of the model's weights as downloaded (LLM only; the tower is small beside it).
-        checkpoint: Of the converted checkpoint.
-        quantized: Of the quantized one.
-        layers: Of the linear layers of the LLM's layers, unquantized, as the checkpoint has them.
-        layer: Of one of them.
+        model: Weights as downloaded (LLM only; the visual tower is small in comparison).
+        checkpoint: The converted checkpoint.
+        quantized: The quantized checkpoint.
+        layers: All linear layers of the LLM, unquantized, in the checkpoint's dtype.
+        layer: The linear layers of one LLM layer.
         convert_memory: Peak anonymous memory of convert and quantize: a few tensors at a time.
-        engine_memory: Peak of build_llm, its key-value caches left out (:func:`cache_memory`).
-        verify_memory: Peak of verify: reference and engine side by side.
+        engine_memory: Peak memory of build_llm without its key-value caches (:func:`cache_memory`).
+        verify_memory: Peak memory of verify: reference and engine at once.
     """
 
     model: int
@@ -50,10 +50,10 @@ class Sizes:
 
 
 def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
-    """Estimate from shapes of decoder and encoder, the engine's dtype and its quantization algorithm."""
+    """Estimates from the shapes of decoder and encoder, the engine's dtype and quantization algorithm."""
     llm = stacks[0]
     embedding = llm.vocab_size * llm.hidden_size
-    # An encoder has a table of its own and no head.
+    # An encoder has its own embedding table and no head.
     tables = (len(stacks) + 1) * embedding
     linear = sum(map(linear_weights, stacks))
     item = _ITEM_BYTES[dtype]
@@ -72,43 +72,43 @@ def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
 
 
 def calibration_memory(size: Sizes, *, on_gpu: bool, split: bool = False) -> int:
-    """Peak of a calibration in the host's anonymous memory: copies of one layer, transformers and Model Optimizer.
+    """Peak anonymous host memory of a calibration: copies of one layer, transformers and Model Optimizer.
 
-    Where the CPU runs it, the whole model in float32 as well. For a GPU the weights are mapped: 2.0 GB were measured
-    with a model of 7B, where this says 2.9; where it is ``split``, because a GPU does not hold it, the host does.
+    On a CPU, plus the whole model in float32. On a GPU the weights are memory-mapped (measured 2.0 GB for a 7B model,
+    estimated 2.9), unless the model is ``split`` because the GPU cannot hold it: then the host holds it.
     """
     model = (size.checkpoint if split else 0) if on_gpu else size.model * 2
     return _CALIBRATION_BASE + size.convert_memory + (_CUDA_HOST if on_gpu else 0) + model
 
 
 def calibration_seconds(size: Sizes, algorithm: str, samples: int, *, on_gpu: bool) -> float:
-    """Of a calibration, to show: importing, reading, passes of all samples, writing.
+    """Duration of a calibration in seconds, for display: imports, reading, forward passes of all samples, writing.
 
-    On a GPU from one run (7B, 16 samples, an H200 that compilers used too): Model Optimizer's extension compiles in
-    51 s, files are read in 5 s and written in 31 s; a sample took 1.6 s, for int4_awq 3.1 s.
+    The GPU numbers come from one run (7B, 16 samples, an H200 shared with compilers): Model Optimizer's extension
+    compiled in 51 s, files were read in 5 s and written in 31 s; a sample took 1.6 s, with int4_awq 3.1 s.
     """
-    searched = 2 if algorithm == "int4_awq" else 1
+    passes = 2 if algorithm == "int4_awq" else 1
     if on_gpu:
-        return 55 + size.model * (2.7e-9 + samples * searched * 1.2e-10)
-    # A CPU passes a sample at about 2 GB/s; the search tries eleven scales.
+        return 55 + size.model * (2.7e-9 + samples * passes * 1.2e-10)
+    # A forward pass on a CPU reads about 2 GB/s of weights; the AWQ search tries eleven scales.
     return 20 + samples * size.model / 2e9 * (11 if algorithm == "int4_awq" else 1)
 
 
 def calibration_gpu_memory(size: Sizes, *, split: bool = False) -> int:
-    """Peak on the GPU: the model in the engine's dtype (``split``: one of its layers, tables and tower), copies of a
-    layer, activations of one sample.
+    """Peak GPU memory of a calibration: the model in the engine's dtype (if ``split``: one layer, embeddings and
+    visual tower), copies of a layer, activations of one sample.
     """
     model = size.checkpoint - size.layers + size.layer if split else size.checkpoint
     return model + 4 * size.convert_memory
 
 
 def weight_cores(checkpoint: int) -> int:
-    """Cores for convert and quantize: small models leave the others to compilers, more than eight wait for disks."""
+    """Cores for convert and quantize: small models leave cores to compilers; beyond eight, the disk limits."""
     return max(1, min(8, checkpoint // GIB))
 
 
 def linear_weights(llm: LlmFacts) -> int:
-    """Number of weights in the linear layers of all layers of a stack."""
+    """Number of weights in all linear layers of a stack."""
     heads = (2 * llm.num_attention_heads + 2 * llm.num_key_value_heads) * llm.head_size
     attentions, matrices = (2 if llm.cross_attention else 1), (3 if llm.mlp_type == "GatedMLP" else 2)
     layer = llm.hidden_size * (attentions * heads + matrices * llm.intermediate_size)
@@ -116,12 +116,12 @@ def linear_weights(llm: LlmFacts) -> int:
 
 
 def cache_memory(llm: LlmFacts, dtype: str, sequences: int, slots: int) -> int:
-    """Key-value caches of an engine: Inductor copies them once while it compiles."""
+    """Size of an engine's key-value caches; Inductor copies them once while it compiles."""
     per_slot = 2 * llm.num_key_value_heads * llm.head_size * llm.num_hidden_layers
     return int(per_slot * _ITEM_BYTES[dtype]) * sequences * slots
 
 
 def visual_memory(visual: VisualFacts) -> int:
-    """Peak of build_visual: the tower twice (weights, and the copy that is saved) and the compiler."""
+    """Peak memory of build_visual: the visual tower twice (weights and the saved copy) and the compiler."""
     layer = 4 * visual.hidden_size**2 + 2 * visual.hidden_size * visual.intermediate_size
     return _COMPILE_MEMORY + 2 * 4 * layer * visual.num_hidden_layers

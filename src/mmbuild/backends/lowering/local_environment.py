@@ -1,4 +1,4 @@
-"""mmbuild's own environment, as far as a plan depends on it: its packages, and what its torch runs on."""
+"""The parts of mmbuild's own environment that plans depend on: package versions and the device of its torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.optional_packages import missing_package_error
 
 PACKAGES = ("torch", "transformers")
-"""What runs a model."""
+"""Packages that run a model."""
 
 
 class LowerError(MmbuildError):
-    """A recipe that is right, and that this environment cannot build."""
+    """A valid recipe that this environment cannot build."""
 
 
 def version(package: str) -> str:
-    """What a lock in force says, or what is installed here.
+    """Version of a package: the locked one if a lock is active, else the installed one.
 
     Raises:
-        MissingPackageError: MM230, neither.
+        MissingPackageError: MM230, neither locked nor installed.
     """
     return pins.package(package) or _installed(package)
 
@@ -39,7 +39,7 @@ def _installed(package: str) -> str:
 
 
 FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}
-"""The oldest torch that engines were built and run with, by device."""
+"""The oldest supported torch by device: engines were built and run with it."""
 
 
 def compiler(target: Mapping[str, Any]) -> str:
@@ -47,23 +47,23 @@ def compiler(target: Mapping[str, Any]) -> str:
 
     Raises:
         MissingPackageError: MM230, torch is missing.
-        LowerError: MM231, it is older than engines for this device were ever built with.
+        LowerError: MM231, torch is too old for engines for this device.
     """
-    found, floor = version("torch"), FLOOR[target["device"]]
-    if Version(found) < Version(floor):
+    installed, minimum = version("torch"), FLOOR[target["device"]]
+    if Version(installed) < Version(minimum):
         raise LowerError(
-            f"torch {found} is installed, and engines for `{target['device']}` are built with torch {floor} or later",
+            f"torch {installed} is too old: engines for `{target['device']}` need torch {minimum} or later",
             code="MM231",
-            hint=f"pip install 'torch>={floor},<2.14'",
+            hint=f"pip install 'torch>={minimum},<2.14'",
         )
-    return found
+    return installed
 
 
 def target(host: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"device", "sm", "isa"}`` of what torch runs on here: a GPU beside a torch for CPUs is none.
+    """``{"device", "sm", "isa"}`` of the device torch uses here; a CPU-only torch ignores a GPU.
 
     Args:
-        host: As :func:`mmbuild.base.host.default_target` gives it; ``sm`` may be that of a GPU that torch cannot use.
+        host: From :func:`mmbuild.base.host.default_target`; ``sm`` may be that of a GPU that torch cannot use.
     """
     sm = None if host["device"] == "cpu" else host.get("sm")
     return {"device": host["device"], "sm": sm, "isa": host.get("isa")}

@@ -1,4 +1,4 @@
-"""What recipes of any backend need of mmbuild's own installation."""
+"""Requirements of recipes, for any backend, on mmbuild's own installation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmbuild.schema.resolved import ResolvedRecipe
 
 
 def fitting_extras(variants: Iterable[ResolvedRecipe]) -> tuple[str, ...]:
-    """Extras for quantizations that mmbuild itself fits on data."""
-    fitted = [item for item in variants if is_fitted_by_mmbuild(item.recipe.engine)]
-    if any(item.recipe.engine.quantization.algorithm in CALIBRATED for item in fitted):
+    """Extras for the quantizations that mmbuild itself calibrates."""
+    calibrated = [item for item in variants if is_fitted_by_mmbuild(item.recipe.engine)]
+    if any(item.recipe.engine.quantization.algorithm in CALIBRATED for item in calibrated):
         return ("torch", "quantize")
-    return ("torch",) if fitted else ()
+    return ("torch",) if calibrated else ()
 
 
 def most_ranks(variants: Iterable[ResolvedRecipe]) -> int:

@@ -1,4 +1,4 @@
-"""Parameters of the steps, from a model's facts and what a recipe asks for: plain JSON, all of it in keys."""
+"""Step parameters, from model facts and recipe: plain JSON, all of it part of the keys."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mmbuild.models.families.facts import ModelFacts, shape_of
 def download(
     facts: ModelFacts, source: str, configs: Mapping[str, Mapping[str, Any]], directories: Sequence[str]
 ) -> dict[str, Any]:
-    """Of ``download``, beside what names the content: what the model must turn out to be.
+    """Parameters of ``download`` besides those that identify the content: the facts to check the model against.
 
     Args:
-        facts: That the build is planned with.
+        facts: Model facts that the build is planned with.
         source: ``model`` or ``vision``.
         configs: ``config.json`` of all sources.
-        directories: Directories below the model's own that hold files of it.
+        directories: Subdirectories of the model that hold its files.
     """
     expected = {
         "family": facts.family,
@@ -28,13 +28,13 @@ def download(
         "configs": configs,
         "facts": asdict(facts),
     }
-    # Lists where dataclasses have tuples: what a journal gives back is compared with this.
+    # Lists instead of the dataclasses' tuples: values read back from a journal are compared with these.
     plain: dict[str, Any] = json.loads(json.dumps(expected))
     return plain
 
 
 def convert(facts: ModelFacts, dtype: str, tensor_parallel: int) -> dict[str, Any]:
-    """Of ``convert``: what the checkpoint holds, and nothing of lengths or targets."""
+    """Parameters of ``convert``: the checkpoint's content, independent of lengths and targets."""
     return {
         "family": facts.family,
         "llm": asdict(facts.llm),
@@ -52,16 +52,17 @@ def build_llm(
     limits: Mapping[str, int | None],
     group_size: int | None = None,
 ) -> dict[str, Any]:
-    """Of ``build_llm`` for the torch backend: :class:`~mmbuild.backends.torch.config.EngineConfig` as JSON.
+    """Parameters of ``build_llm`` for the torch backend:
+    :class:`~mmbuild.backends.torch.config.EngineConfig` as JSON.
 
     Args:
-        facts: Of the model; its weights are no matter.
-        dtype: Of activations and unquantized weights.
+        facts: Facts of the model; only shapes are used.
+        dtype: Dtype of activations and unquantized weights.
         quant_algo: None, ``W8A16``, ``W4A16``, or one of :mod:`mmbuild.models.checkpoint.calibrated_layout`.
-        tensor_parallel: Ranks.
+        tensor_parallel: Number of ranks.
         limits: ``max_batch_size``, ``max_beam_width``, ``max_input_len``, ``max_output_len``,
             ``max_multimodal_len``.
-        group_size: Inputs that share a scale; None where the quantization has no groups.
+        group_size: Number of inputs that share a scale; None if the quantization has no groups.
     """
     grouped = {} if group_size is None else {"group_size": group_size}
     return {
@@ -78,7 +79,7 @@ def build_llm(
 def build_visual(
     facts: ModelFacts, dtype: str, feature_dtype: str, max_batch_size: int | None
 ) -> dict[str, Any]:
-    """Of ``build_visual``: no precision of the LLM but that of the features it takes."""
+    """Parameters of ``build_visual``; of the LLM's precision only the dtype of the features it takes."""
     return {
         "family": facts.family,
         "dtype": dtype,
@@ -92,7 +93,7 @@ def build_visual(
 def assemble(
     facts: ModelFacts, toolchain: Mapping[str, str], generation_config: str = "obey"
 ) -> dict[str, Any]:
-    """Of ``assemble``; ``generation_config``: whether the model's generation settings are obeyed, as in recipes."""
+    """Parameters of ``assemble``; ``generation_config``: ``obey`` or ``ignore``, as in recipes."""
     return {
         "family": facts.family,
         "image_token_id": facts.image_token_id,

@@ -1,4 +1,4 @@
-"""Backend tensorrt-llm: engines built by the commands of a TensorRT-LLM version, in an environment that has it."""
+"""Backend tensorrt-llm: builds engines with the commands of a TensorRT-LLM version, in an environment that has it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class VersionUse:
-    """What is built with one TensorRT-LLM version: families, and ranks of the largest engine."""
+    """Use of one TensorRT-LLM version: the families built with it, and the ranks of the largest engine."""
 
     families: tuple[str, ...] = ()
     ranks: int = 1
@@ -41,7 +41,7 @@ class TensorRtLlmBackend:
     steps: Mapping[str, StepSpec] = {}
 
     def check(self, variant: ResolvedRecipe) -> Iterable[Violation]:
-        """What the chosen version of TensorRT-LLM cannot build, and what it builds with a warning."""
+        """Errors and warnings for the recipe's TensorRT-LLM version."""
         version = _version(variant)
         if version not in SUPPORTED:
             return ()  # a rule of the schema reports that
@@ -53,7 +53,7 @@ class TensorRtLlmBackend:
         return (*violations(variant, toolchain), *cautions(variant, toolchain))
 
     def cacheable(self, variant: ResolvedRecipe) -> bool:
-        """Only where no TensorRT is involved, whose version may change under a plan."""
+        """Only without a TensorRT visual engine: the installed TensorRT may change between plans."""
         return variant.recipe.visual.backend is not VisualBackend.TENSORRT
 
     def lower(self, variant: ResolvedRecipe, context: PlanContext) -> RecipeGraph:
@@ -74,11 +74,11 @@ class TensorRtLlmBackend:
         return environment_name(_version(variant))
 
     def environment_packages(self, actions: Sequence[Action]) -> Mapping[str, str]:
-        """Nothing: keys hold all versions."""
+        """Empty: keys contain all versions."""
         return {}
 
     def environment_facts(self, variant: ResolvedRecipe) -> Mapping[str, str]:
-        """The tag of the examples, and the image of a configured container."""
+        """The tag of the example scripts, and the image of a configured container."""
         from mmbuild.backends.tensorrt_llm.images import image_of
         from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 
@@ -92,7 +92,7 @@ class TensorRtLlmBackend:
         require_toolchains(plan)
 
     def requirements(self, variants: Sequence[ResolvedRecipe], device: str) -> Requirements:
-        """One GPU for each rank, and what mmbuild itself calibrates with."""
+        """One GPU per rank, and the extras that mmbuild itself needs for calibration."""
         return Requirements(
             gpus_if_any=most_ranks(variants) if variants else 0, extras=fitting_extras(variants)
         )
@@ -100,7 +100,7 @@ class TensorRtLlmBackend:
     def host_checks(
         self, variants: Sequence[ResolvedRecipe] | None, sm: int | None, config: UserConfig
     ) -> Iterable[Group]:
-        """A group for each version."""
+        """One group per TensorRT-LLM version."""
         from mmbuild.backends.tensorrt_llm.checks.toolchain import container_checks, toolchain_checks
 
         environments = config.toolchains
@@ -129,14 +129,14 @@ class TensorRtLlmBackend:
 
 
 def environment_name(version: str) -> str:
-    """What locks call the environment of a TensorRT-LLM version."""
+    """Name of a TensorRT-LLM version's environment in lock files."""
     return f"tensorrt-llm {version}"
 
 
 def configured_environment(version: str) -> Environment | None:
-    """What the user configured for a toolchain, with the versions that a lock in force states.
+    """The environment configured for a toolchain; an active lock supplies its versions.
 
-    An environment that does not answer counts as empty: apply reports why.
+    An environment that does not respond counts as empty: apply reports why.
     """
     from mmbuild.backends.environments.probe import installed
     from mmbuild.backends.tensorrt_llm.lower import Environment
@@ -153,22 +153,22 @@ def configured_environment(version: str) -> Environment | None:
         versions = dict(installed(configured, pinned_distributions()))
     except MmbuildError:
         versions = {}
-    # A name that the toolchain itself does not have: `tensorrt-llm` is its version.
+    # Underscores keep the distribution apart from `tensorrt-llm`, the toolchain's version.
     return Environment(
         configured.model_dump_json(), {name.replace("-", "_"): text for name, text in versions.items()}
     )
 
 
 def version_uses(variants: Iterable[ResolvedRecipe]) -> Mapping[str, VersionUse]:
-    """What ``variants`` build, by version."""
-    users: dict[str, list[ResolvedRecipe]] = {}
+    """Use of each TensorRT-LLM version by ``variants``."""
+    by_version: dict[str, list[ResolvedRecipe]] = {}
     for item in variants:
-        users.setdefault(_version(item), []).append(item)
+        by_version.setdefault(_version(item), []).append(item)
     return {
         version: VersionUse(
-            tuple(sorted({str(item.recipe.model.family) for item in using})), most_ranks(using)
+            tuple(sorted({str(item.recipe.model.family) for item in items})), most_ranks(items)
         )
-        for version, using in users.items()
+        for version, items in by_version.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""What an engine of backend tensorrt-llm needs to load, compared with this host. Nothing is loaded."""
+"""Compares what an engine of backend tensorrt-llm needs with this host. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from mmbuild.config.load import load
 
 
 def probe_environment(description: Description) -> Mapping[str, str] | None:
-    """Versions by normalized name in the environment that the engine runs in; None where none that answers is
-    configured.
+    """Versions by normalized name in the environment that runs the engine; None if none is configured or it does not
+    respond.
 
     Raises:
         MmbuildError: The user's configuration cannot be read.
@@ -31,14 +31,14 @@ def probe_environment(description: Description) -> Mapping[str, str] | None:
 def compatibility(
     description: Description, gpus: tuple[Gpu, ...] | None, inside: Mapping[str, str] | None
 ) -> Iterator[Check]:
-    """What the engine needs, compared with this host.
+    """Checks what the engine needs on this host.
 
     Args:
-        description: What ``engine.json`` says.
-        gpus: GPUs of this host; None where no driver answers.
+        description: Contents of ``engine.json``.
+        gpus: GPUs of this host; None if no driver responds.
         inside: From :func:`probe_environment`.
     """
-    # `tensorrt-llm` is the toolchain; what was installed is named with underscores.
+    # `tensorrt-llm` is the toolchain's version; installed distributions are recorded with underscores.
     line = description.toolchain.get("tensorrt-llm", UNRECORDED)
     built = {normalized(name): version for name, version in description.toolchain.items() if "-" not in name}
     yield _installed("tensorrt-llm", built.get("tensorrt-llm"), line, inside)
@@ -47,23 +47,28 @@ def compatibility(
 
 
 def _installed(name: str, exact: str | None, line: str, inside: Mapping[str, str] | None) -> Check:
-    """TensorRT-LLM itself: the version that built it where that is known, else the toolchain's line."""
-    wanted = exact or f"{line} (which release was not written down)"
-    way = f"`mmbuild config set-toolchain {line}` names where it is"
+    """TensorRT-LLM itself: the release that built the engine if recorded, else the toolchain's version line."""
+    required = exact or f"{line} (the exact release was not recorded)"
+    way = f"set its environment with `mmbuild config set-toolchain {line}`"
     if inside is None:
         return Check(
-            name, "fail", "no environment that answers is configured", wanted, "its runner runs there", way
+            name,
+            "fail",
+            "no working environment is configured",
+            required,
+            "the engine's runner needs one",
+            way,
         )
     found = inside.get(name, "not installed")
     if exact is None:
-        return Check(name, "unknown", found, wanted, "an engine names the release that built it")
-    return check(name, found == exact, found, wanted, "the runtime refuses engines of another release", way)
+        return Check(name, "unknown", found, required, "an engine depends on the release that built it")
+    return check(name, found == exact, found, required, "the runtime refuses engines of another release", way)
 
 
 def _tensorrt(built: str | None, inside: Mapping[str, str] | None) -> Check:
     found = None if inside is None else version_of("tensorrt", inside)
     if built is None:
-        return Check("tensorrt", "unknown", found or "not known", "not written down", TENSORRT_RULE)
+        return Check("tensorrt", "unknown", found or "unknown", "not recorded", TENSORRT_RULE)
     if inside is None:
-        return Check("tensorrt", "unknown", "not known", built, TENSORRT_RULE)
+        return Check("tensorrt", "unknown", "unknown", built, TENSORRT_RULE)
     return check("tensorrt", found == built, found or "not installed", built, TENSORRT_RULE, REBUILD)

@@ -1,4 +1,4 @@
-"""Container images of toolchains, as a lock identifies them."""
+"""Container images of toolchains, as recorded in lock files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _SECONDS = 30
 
 
 def image_of(version: str) -> dict[str, str]:
-    """``image`` and its ``digest`` where the user configured a container for toolchain ``version``; else nothing.
+    """``image`` and ``digest`` of the container configured for toolchain ``version``; empty if there is none.
 
-    The digest is the registry's where the image came from one, else the id of the image on this host.
+    The digest is the registry's if the image came from one, else the image's id on this host.
     """
     configured = load().toolchains.get(version)
     if configured is None or configured.container is None:
@@ -23,13 +23,13 @@ def image_of(version: str) -> dict[str, str]:
 
 
 def image_digest(container: Container) -> str | None:
-    """``sha256:...`` of an image; None where the engine does not know it."""
+    """``sha256:...`` of an image; None if the container engine does not know it."""
     if "@sha256:" in container.image:
         return container.image.partition("@")[2]
-    form = "{{range .RepoDigests}}{{println .}}{{end}}{{.Id}}"
+    template = "{{range .RepoDigests}}{{println .}}{{end}}{{.Id}}"
     try:
-        shown = subprocess.run(
-            [container.engine, "image", "inspect", "--format", form, container.image],
+        output = subprocess.run(
+            [container.engine, "image", "inspect", "--format", template, container.image],
             capture_output=True,
             text=True,
             timeout=_SECONDS,
@@ -37,6 +37,6 @@ def image_digest(container: Container) -> str | None:
         ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    first = next(iter(shown.split()), "")
+    first = next(iter(output.split()), "")
     digest = first.rpartition("@")[2]
     return digest if digest.startswith("sha256:") else f"sha256:{digest}" if digest else None

@@ -1,10 +1,10 @@
-"""A resolved recipe to actions for backend tensorrt-llm: downloads, the toolchain's commands, engine directory.
+"""Lowers a recipe to actions for backend tensorrt-llm: downloads, the toolchain's commands, the engine directory.
 
-Each group of commands that makes one thing is an action (:mod:`mmbuild.backends.tensorrt_llm.toolchains.tasks`). Its
-parameters are the commands themselves and what they must leave, so its key changes exactly where a command does:
-convert knows nothing of lengths, and one visual engine serves all precisions of a model.
+Each group of commands that builds one artifact is an action (:mod:`mmbuild.backends.tensorrt_llm.toolchains.tasks`).
+Its parameters are the commands and their expected outputs, so its key changes exactly when a command does: convert
+does not depend on lengths, and all precisions of a model share one visual engine.
 
-Where a recipe names calibration data, mmbuild's own action makes the checkpoint in place of the version's quantizer,
+If a recipe names calibration data, mmbuild's own action writes the checkpoint instead of TensorRT-LLM's quantizer,
 which would calibrate on text: the same action, with the same key, as for backend torch.
 """
 
@@ -33,7 +33,7 @@ from mmbuild.core.steps.registry import steps
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
 
-# Names of `variables` that say where things came from, and are of no use to a built engine.
+# Names in `variables` that describe sources and are useless to a built engine.
 _OF_SOURCES = frozenset(
     {
         "source",
@@ -59,12 +59,12 @@ _SECONDS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where a toolchain's commands run, as far as a plan depends on it.
+    """The environment that runs a toolchain's commands, as far as a plan depends on it.
 
     Attributes:
-        locator: :class:`~mmbuild.config.model.ToolchainEnvironment` as JSON; in no key. None where only its
+        locator: :class:`~mmbuild.config.model.ToolchainEnvironment` as JSON; not part of keys. None if only its
             versions are known, from a lock.
-        installed: Versions of what is installed there; in the keys, since an engine loads only in the TensorRT that
+        installed: Versions of installed packages; part of keys, because an engine loads only in the TensorRT that
             built it.
     """
 
@@ -85,23 +85,23 @@ def lower_toolchain(
 
     Args:
         variant: A validated recipe with all numbers solved.
-        sm: Compute capability of this host's GPU; what the recipe's ``target`` states goes before it.
-        environment: Of the recipe's toolchain; None where the user has configured none: such a plan can be read,
-            and not applied.
-        digest: BLAKE3 of a user's file, hex.
-        offline: Ask no hub for the commit of a branch.
-        own: What mmbuild's own torch runs on, ``{"device", "sm", "isa"}``; None asks this host. Calibration runs
-            there, whatever GPU the engine is for.
+        sm: Compute capability of this host's GPU; the recipe's ``target`` overrides it.
+        environment: Environment of the recipe's toolchain; None if none is configured: the plan can then be shown but
+            not applied.
+        digest: Returns the BLAKE3 digest of a user's file, hex.
+        offline: Whether hub requests, which resolve a branch, are forbidden.
+        own: What mmbuild's own torch runs on, ``{"device", "sm", "isa"}``; None probes this host. Calibration runs
+            there, whichever GPU the engine is for.
 
     Raises:
         ToolchainError: The toolchain cannot build the recipe.
-        MmbuildError: The source cannot be identified, or what calibrates is missing or cannot.
+        MmbuildError: The source cannot be identified, or calibration is not possible here.
     """
     return _Lowering(variant, sm, environment).graph(digest, offline, own)
 
 
 class _Lowering:
-    """One variant on its way to a graph."""
+    """State of lowering one variant."""
 
     def __init__(self, variant: ResolvedRecipe, sm: int | None, environment: Environment | None) -> None:
         self.variant, self.engine, self.facts = variant, variant.recipe.engine, variant.facts
@@ -123,47 +123,47 @@ class _Lowering:
     def graph(
         self, digest: Callable[[Path], str], offline: bool, own: Mapping[str, Any] | None
     ) -> RecipeGraph:
-        # The GPU is known here even where the recipe does not state it.
+        # Unlike the schema's checks, this one knows the GPU even if the recipe does not set it.
         for refusal in refusals(self.variant, self.toolchain, sm=self.sm):
             raise refusal
         sources = {
             name: self.add(download(self.variant, name, self.size.model, digest, offline=offline))
             for name in self._sources()
         }
-        made = {"model": sources[self._read()]}
+        producers = {"model": sources[self._source_read()]}
         if self.known["calibrated"]:
-            made["checkpoint"] = self.fitted(sources, own or host.default_target(), digest, offline)
+            producers["checkpoint"] = self.calibrate(sources, own or host.default_target(), digest, offline)
         for task in tasks(self.variant, self.building):
-            made[task.makes] = self.task(task, made)
-        engine = self.assemble(made)
+            producers[task.makes] = self.task(task, producers)
+        engine = self.assemble(producers)
         if self.variant.recipe.verify is not None:
             self.verify(engine, digest)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
 
     def _sources(self) -> tuple[str, ...]:
-        """What is fetched: calibration runs the whole model, commands read one source."""
-        return tuple(self.variant.configs) if self.known["calibrated"] else (self._read(),)
+        """Sources to fetch: calibration runs the whole model, commands read a single source."""
+        return tuple(self.variant.configs) if self.known["calibrated"] else (self._source_read(),)
 
-    def _read(self) -> str:
-        """The source that the commands read: BLIP-2's whole checkpoint is the second one of a recipe."""
+    def _source_read(self) -> str:
+        """The source that the commands read: BLIP-2's full checkpoint is a recipe's second source."""
         whole = self.toolchain.families[self.variant.recipe.model.family].weights == "whole"
         return "vision" if whole and "vision" in self.variant.configs else "model"
 
-    def fitted(
+    def calibrate(
         self,
         sources: Mapping[str, Action],
         own: Mapping[str, Any],
         digest: Callable[[Path], str],
         offline: bool,
     ) -> Action:
-        """The checkpoint that mmbuild fits on the recipe's data, in its own environment."""
+        """The checkpoint that mmbuild calibrates on the recipe's data, in its own environment."""
         inputs = {name: action.definition_key for name, action in sources.items()}
         target = local_environment.target(own)
-        found = lower_calibration.lower_calibration(
+        actions = lower_calibration.lower_calibration(
             self.variant, inputs, self.size, target, digest, offline=offline
         )
-        self.actions += found
-        return found[-1]
+        self.actions += actions
+        return actions[-1]
 
     def add(self, action: Action) -> Action:
         self.actions.append(action)
@@ -180,8 +180,8 @@ class _Lowering:
             )
         )
 
-    def task(self, task: Task, made: Mapping[str, Action]) -> Action:
-        # Integers are packed for one architecture while weights are converted, and engines are for one.
+    def task(self, task: Task, producers: Mapping[str, Action]) -> Action:
+        # Converting packs integer weights for one GPU architecture, and engines are specific to one.
         packed = task.step == "convert" and self.engine.quantization.algorithm in WEIGHT_ONLY
         bound = packed or task.step in ("build_llm", "build_visual")
         host = task.step == "prepare"
@@ -189,7 +189,7 @@ class _Lowering:
             task.step,
             "toolchain",
             self.task_params(task),
-            inputs={name: made[name].definition_key for name in task.reads},
+            inputs={name: producers[name].definition_key for name in task.reads},
             target=self.target if bound else {},
             toolchain={} if host else self.versions,
             locators=self.locators,
@@ -221,24 +221,24 @@ class _Lowering:
             return Resources(memory=estimate.GIB, disk=estimate.GIB, seconds=_SECONDS[step])
         memory = predict(step, self.variant, self.toolchain)
         disk = estimate.GIB if step == "build_visual" else self.size.quantized
-        # Converters load a model onto a GPU as well, and none of the programs can be imported without a driver.
-        # A converter that finds too little memory on its GPU goes on in the host's.
+        # Converters also load the model onto a GPU, and none of the programs can be imported without a driver.
+        # A converter with too little GPU memory falls back to host memory.
         gpu_memory = 0 if step == "convert" else memory.gpu
         return Resources(memory=memory.host, disk=disk, gpus=1, gpu_memory=gpu_memory, seconds=_SECONDS[step])
 
-    def assemble(self, made: Mapping[str, Action]) -> Action:
+    def assemble(self, producers: Mapping[str, Action]) -> Action:
         return self.action(
             "assemble",
             "toolchain_engine",
             self.description(),
-            inputs={name: made[name].definition_key for name in _ENGINE_PARTS if name in made},
+            inputs={name: producers[name].definition_key for name in _ENGINE_PARTS if name in producers},
             target=self.target,
             toolchain=self.versions,
             resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),
         )
 
     def description(self) -> dict[str, Any]:
-        """What ``engine.json`` says: enough to ask the engine without its recipe."""
+        """Contents of ``engine.json``: enough to run the engine without its recipe."""
         family = self.variant.recipe.model.family
         known = {name: value for name, value in self.known.items() if name not in _OF_SOURCES}
         return {

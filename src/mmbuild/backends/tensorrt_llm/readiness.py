@@ -1,7 +1,7 @@
-"""Whether this host can run the toolchains that a plan needs.
+"""Checks that this host can run the toolchains that a plan needs.
 
-A build that lacks its environment would fail after gigabytes of downloads. So the environments are queried first,
-once for each version, and everything that is missing is reported on one screen.
+Without its environment a build would fail after gigabytes of downloads. So environments are queried first, once per
+version, and everything missing is reported at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COMMANDS = ("toolchain", "toolchain_verify")
 
 
 class ToolchainMissingError(MmbuildError):
-    """MM702: a toolchain is not ready. ``details`` are the lines below the message: what is missing, and ways on."""
+    """MM702: a toolchain is not ready. ``details`` are the lines below the message: what is missing, and remedies."""
 
     def __init__(
         self, message: str, *, code: str, hint: str | None = None, details: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ def _restore(message: str, code: str, hint: str | None, details: tuple[str, ...]
 
 @dataclass(slots=True)
 class _Need:
-    """What the recipes of a plan need of one version."""
+    """What the recipes of a plan need from one TensorRT-LLM version."""
 
     recipes: set[str] = field(default_factory=set)
     families: set[str] = field(default_factory=set)
@@ -50,7 +50,7 @@ class _Need:
 
 
 def require_toolchains(plan: Plan) -> None:
-    """Refuse a plan whose commands cannot run here. Nothing is looked at where none would run.
+    """Reject a plan whose commands cannot run here. Plans without commands to run are not checked.
 
     Raises:
         ToolchainMissingError: MM702.
@@ -73,7 +73,7 @@ def require_toolchains(plan: Plan) -> None:
 
 
 def _needs(plan: Plan) -> dict[str, _Need]:
-    """By version, of the recipes that have a command to run."""
+    """Needs by version, of the recipes with a command to run."""
     running = {
         recipe
         for planned in plan.actions
@@ -105,9 +105,9 @@ def _other_architectures(need: _Need, sm: int | None) -> Iterator[Check]:
                 "target",
                 "fail",
                 f"target.sm is {other}",
-                f"SM {sm}, as this host's GPU is",
-                "TensorRT builds engines on the GPU that they are for",
-                "Build on such a GPU, or remove target.sm",
+                f"SM {sm}, this host's GPU",
+                "TensorRT builds engines only for the GPU it runs on",
+                f"build on a GPU with SM {other}, or remove `target.sm`",
             )
 
 
@@ -115,20 +115,20 @@ def _missing(
     toolchain: Toolchain, need: _Need, missing: list[Check], *, configured: bool
 ) -> ToolchainMissingError:
     version, names = toolchain.version, sorted(need.recipes)
-    shown = f"`{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+    recipes = f"`{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
     verb = "needs" if len(names) == 1 else "need"
-    cures = _cures(check for check in missing if configured or check.name != "environment")
-    install = cures if configured else [*_installation(toolchain), *cures]
+    remedies = _remedies(check for check in missing if configured or check.name != "environment")
+    install = remedies if configured else [*_installation(toolchain), *remedies]
     return ToolchainMissingError(
-        f"{shown} {verb} TensorRT-LLM {version}, which is not ready on this host; nothing was downloaded",
+        f"{recipes} {verb} TensorRT-LLM {version}, which is not ready on this host; nothing was downloaded",
         code="MM702",
-        hint="`mmbuild doctor` with the same recipes looks again",
+        hint="`mmbuild doctor` with the same recipes checks again",
         details=(
             *_table(missing),
             "",
             "Either make it ready:",
             *(f"  {line}" for line in install),
-            "or build with the embedded PyTorch engine, by the same command with",
+            "or build with the embedded PyTorch engine by adding to the same command",
             "  --set engine.backend=torch",
         ),
     )
@@ -137,11 +137,11 @@ def _missing(
 def _table(missing: list[Check]) -> Iterator[str]:
     width = max(len(check.name) for check in missing)
     for check in missing:
-        wanted = f"; wanted: {check.wanted}" if check.wanted else ""
-        yield f"{check.name:<{width}}  {check.found}{wanted}"
+        required = f"; wanted: {check.wanted}" if check.wanted else ""
+        yield f"{check.name:<{width}}  {check.found}{required}"
 
 
-def _cures(missing: Iterable[Check]) -> list[str]:
+def _remedies(missing: Iterable[Check]) -> list[str]:
     return list(dict.fromkeys(check.way for check in missing if check.way))
 
 

@@ -1,7 +1,7 @@
-"""Which lines of a recipe a change comes from.
+"""Finds the lines of a recipe that cause a change.
 
-Nothing is guessed from names: each value that the recipe's files say differently now is put back to what it was,
-alone, and the recipe is lowered again. What of an action's definition is then not as it is now comes from that line.
+Nothing is guessed from names: each changed value is reverted by itself and the recipe is lowered again. The parts of
+an action's definition that then differ from the current ones are attributed to that value's line.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from mmbuild.schema import explicit_values
 from mmbuild.schema.resolved import ResolvedRecipe
 
 Lower = Callable[[ResolvedRecipe], RecipeGraph]
-"""Lowers a variant as the plan did: for its target, with its pins."""
+"""Lowers a variant as the plan did, with the same target and pins."""
 
 Reach = Mapping[str, frozenset[str]]
-"""Step -> paths of its definition, ``part.path``, that come from a value of the recipe."""
+"""Step -> paths in its definition (``part.path``) that depend on a value of the recipe."""
 
 MOST = 40
-"""Of more changed values none is put back: a recipe that was written anew is not one change."""
+"""With more changed values than this, none is reverted: the recipe was rewritten."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A value that the recipe's files say differently now.
+    """A value that changed in the recipe's files.
 
     Attributes:
         key: Dotted key.
-        old: What they said, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
-        new: What they say, or ``ABSENT``.
-        span: Where; of a value that is gone, the place of what is nearest. None where nothing is left of it.
-        reaches: What follows from it; None where that is not known, because the recipe is not valid with the old
-            value alone, or too many values changed.
+        old: Old value, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
+        new: New value, or ``ABSENT``.
+        span: Its location; for a removed value, that of the nearest enclosing key. None if nothing is left of it.
+        reaches: What depends on it; None if unknown, because the recipe is not valid with only this value reverted,
+            or too many values changed.
     """
 
     key: str
@@ -49,15 +49,15 @@ class Edit:
     reaches: Reach | None
 
 
-def edits(variant: ResolvedRecipe, found: Trace, lower: Lower, *, offline: bool = False) -> list[Edit]:
-    """What the files of ``variant`` say differently from ``found.settings``, and what follows from each of it.
+def edits(variant: ResolvedRecipe, trace: Trace, lower: Lower, *, offline: bool = False) -> list[Edit]:
+    """Values in the files of ``variant`` that differ from ``trace.settings``, with what depends on each.
 
-    Empty where the settings of the earlier build were not kept.
+    Empty if the settings of the earlier build were not recorded.
     """
-    if variant.node is None or not found.settings:
+    if variant.node is None or not trace.settings:
         return []
-    now = leaves(one.planned.action for one in found.actions)
-    changed = different(found.settings, explicit_values.explicit_values(variant.node))
+    now = leaves(item.planned.action for item in trace.actions)
+    changed = different(trace.settings, explicit_values.explicit_values(variant.node))
     return [
         Edit(
             key,
@@ -70,13 +70,13 @@ def edits(variant: ResolvedRecipe, found: Trace, lower: Lower, *, offline: bool 
     ]
 
 
-def causes(one: ActionTrace, change: Change, found: Sequence[Edit]) -> list[Edit]:
-    """Edits that ``change`` of an action comes from."""
-    return [edit for edit in found if edit.reaches and explains(edit.reaches, step_of(one.label), change)]
+def causes(action: ActionTrace, change: Change, edits: Sequence[Edit]) -> list[Edit]:
+    """The ``edits`` that cause ``change`` in ``action``."""
+    return [edit for edit in edits if edit.reaches and explains(edit.reaches, step_of(action.label), change)]
 
 
 def explains(reaches: Reach, step: str, change: Change) -> bool:
-    """Whether ``change`` of the action called ``step`` comes from a value that reaches so far."""
+    """Whether a value with these ``reaches`` causes ``change`` in ``step``."""
     name = change.part if change.part in ("step", "version") else f"{change.part}.{change.path}"
     return any(path == name or path.startswith(f"{name}.") for path in reaches.get(step, ()))
 
@@ -90,36 +90,36 @@ def reach(
     *,
     offline: bool,
 ) -> Reach | None:
-    """What of ``now``, the :func:`leaves` of the variant's actions, comes from a value being what it is.
+    """The parts of the action definitions that depend on one value of the recipe.
 
     Args:
-        variant: As it is.
+        variant: The current variant.
         key: Dotted key of the value.
-        old: What it was, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
-        now: Of the variant as it is.
-        lower: How it was lowered.
-        offline: Ask no hub.
+        old: Its old value, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
+        now: The :func:`leaves` of the current variant's actions.
+        lower: Lowers a variant as the plan did.
+        offline: Do not contact the hub.
 
     Returns:
-        None where the recipe is not valid with the old value alone.
+        None if the recipe is not valid with only this value reverted.
     """
-    assert variant.node is not None  # of every recipe that was read from files
-    back = (
+    assert variant.node is not None  # set for every recipe read from files
+    reverted = (
         drop(variant.node, key.split("."))
         if old is ABSENT
         else explicit_values.with_value(variant.node, key, old)
     )
-    other = with_node(variant, back, offline=offline)
+    other = with_node(variant, reverted, offline=offline)
     if other is None:
         return None
     then = leaves(lower(other).actions)
     changed = {step: frozenset(different(then.get(step, {}), own)) for step, own in now.items()}
-    gone = {step: frozenset(own) for step, own in then.items() if step not in now}
-    return {step: paths for step, paths in {**changed, **gone}.items() if paths}
+    removed = {step: frozenset(own) for step, own in then.items() if step not in now}
+    return {step: paths for step, paths in {**changed, **removed}.items() if paths}
 
 
 def leaves(actions: Iterable[Action]) -> dict[str, dict[str, Any]]:
-    """Definitions without inputs, whose changes have causes of their own: step -> values by path, ``part.path``."""
+    """Step -> values of its definition by ``part.path``, without inputs, whose changes have their own causes."""
     return {
         step_of(action.label): flat(
             {part: value for part, value in definition_of(action).items() if part != "inputs"}
@@ -129,12 +129,12 @@ def leaves(actions: Iterable[Action]) -> dict[str, dict[str, Any]]:
 
 
 def step_of(label: str) -> str:
-    """What an action is called within its variant."""
+    """Name of an action within its variant."""
     return label.rpartition("/")[2]
 
 
 def _span(node: YamlNode, key: str) -> Span | None:
-    """Of the value; of one that is gone, of the mapping that it stood in."""
+    """Location of the value; for a removed value, of the mapping that contained it."""
     exact = explicit_values.span_of(node, key)
     if exact is not None:
         return exact

@@ -1,4 +1,4 @@
-"""Two engine directories held against each other: what they were made from, and what came of it."""
+"""Compares two engine directories: their inputs and their results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mmbuild.evaluation import manifest
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A file that is not the same on both sides.
+    """A file that differs between the two sides.
 
     Attributes:
-        path: Below either directory.
-        old: Bytes on the first side; None where it is not there.
-        new: Bytes on the second side; None where it is not there.
+        path: Relative path.
+        old: Size in bytes on the first side; None if it does not exist there.
+        new: Size in bytes on the second side; None if it does not exist there.
     """
 
     path: str
@@ -29,32 +29,32 @@ class FileChange:
     new: int | None
 
 
-def file_changes(one: Path, other: Path, apart: Collection[str] = ()) -> list[FileChange]:
-    """Files below ``one`` and ``other`` that differ in content, sorted; those named in ``apart`` are left out.
+def file_changes(first: Path, second: Path, ignored: Collection[str] = ()) -> list[FileChange]:
+    """Files below ``first`` and ``second`` that differ in content, sorted, without those in ``ignored``.
 
-    Links count for what they lead to. Files of one size are read, unless they are one file.
+    Links are followed. Files of equal size are hashed, unless both paths are the same file.
 
     Raises:
-        OSError: One of them cannot be read.
+        OSError: A file cannot be read.
     """
-    left, right = (_sizes(side, apart) for side in (one, other))
-    same = [path for path in left if left[path] == right.get(path, -1)]
-    unsure = [path for path in same if not (one / path).samefile(other / path)]
-    digests = [hash_files([side / path for path in unsure]) for side in (one, other)]
-    altered = {path for path, a, b in zip(unsure, *digests, strict=True) if a != b}
+    left, right = (_sizes(side, ignored) for side in (first, second))
+    same_size = [path for path in left if left[path] == right.get(path, -1)]
+    candidates = [path for path in same_size if not (first / path).samefile(second / path)]
+    digests = [hash_files([side / path for path in candidates]) for side in (first, second)]
+    altered = {path for path, a, b in zip(candidates, *digests, strict=True) if a != b}
     changed = {path for path in {*left, *right} if left.get(path) != right.get(path)} | altered
     return [FileChange(path, left.get(path), right.get(path)) for path in sorted(changed)]
 
 
-def _sizes(directory: Path, apart: Collection[str]) -> dict[str, int]:
-    found = {}
+def _sizes(directory: Path, ignored: Collection[str]) -> dict[str, int]:
+    sizes = {}
     for root, _, names in os.walk(directory, followlinks=True):
         for name in names:
             path = Path(root, name)
             relative = path.relative_to(directory).as_posix()
-            if relative not in apart and path.is_file():
-                found[relative] = path.stat().st_size
-    return found
+            if relative not in ignored and path.is_file():
+                sizes[relative] = path.stat().st_size
+    return sizes
 
 
 _MANIFEST_PARTS = ("params", "target", "toolchain", "sources")
@@ -66,13 +66,13 @@ class DiffError(MmbuildError):
 
 @dataclass(frozen=True, slots=True)
 class StepChange:
-    """One step of both builds.
+    """A step that both builds have.
 
     Attributes:
         step: Its label without the variant's name.
-        own: What was different in its definition, apart from inputs.
-        follows: Steps that made its inputs, where those came out differently, by input.
-        result: Whether it came out differently.
+        own: Changes in its definition, apart from inputs.
+        follows: Input -> the step that produced it, for inputs that differ.
+        result: Whether its result differs.
     """
 
     step: str
@@ -82,23 +82,23 @@ class StepChange:
 
     @property
     def unexplained(self) -> bool:
-        """Whether it came out differently though nothing that it was given differs."""
+        """Whether its result differs although its definition and inputs are equal."""
         return self.result and not self.own and not self.follows
 
 
 @dataclass(frozen=True, slots=True)
 class BuildDiff:
-    """Everything that differs.
+    """The differences between two builds; pairs of values are (first, second).
 
     Attributes:
-        builds: What each is: ``path``, ``recipe``, ``built_at`` (of its last action), ``host``.
-        recipe: Values of the recipes' files by dotted key, (first, second).
-        known: Whether both builds say what their recipes' files said.
-        versions: Of mmbuild, packages and steps, by name.
+        builds: ``path``, ``recipe``, ``built_at`` (time of the last action) and ``host`` of each build.
+        recipe: Values in the recipe files, by dotted key.
+        known: Whether both builds record the values of their recipe files.
+        versions: Versions of mmbuild, packages and steps, by name.
         target: Device, SM, ISA.
-        steps: Steps of both builds that differ in anything.
-        only: Steps of one build alone: name -> 0 or 1, the build that has it.
-        files: Files that differ, without manifests.
+        steps: Steps of both builds that differ in any way.
+        only: Steps that only one build has: name -> 0 or 1, the build that has it.
+        files: Files that differ, except manifests.
     """
 
     builds: tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -112,84 +112,86 @@ class BuildDiff:
 
     @property
     def same(self) -> bool:
-        """Whether the engines are the same: every file, and every step's result."""
+        """Whether the engines are equal: every file, and the result of every step."""
         return not (self.files or self.only or any(step.result for step in self.steps))
 
 
-def compare_builds(one: Path, other: Path) -> BuildDiff:
+def compare_builds(first: Path, second: Path) -> BuildDiff:
     """Compare two engine directories.
 
     Raises:
-        DiffError: MM851, a directory is no build of mmbuild; MM852, its files cannot be read.
+        DiffError: MM851, a directory is not an mmbuild build; MM852, its files cannot be read.
     """
-    lines = [_manifest(one), _manifest(other)]
-    sides = [_steps(item) for item in lines]
-    both = [name for name in sides[0] if name in sides[1]]
-    found = [_step(name, sides[0][name], sides[1][name], _makers(sides[1])) for name in both]
+    manifests = [_manifest(first), _manifest(second)]
+    sides = [_steps(item) for item in manifests]
+    common = [name for name in sides[0] if name in sides[1]]
+    steps = [_step(name, sides[0][name], sides[1][name], _producers(sides[1])) for name in common]
     only = {name: side for side in (0, 1) for name in sides[side] if name not in sides[1 - side]}
-    settings = [item.get("settings") or {} for item in lines]
+    settings = [item.get("settings") or {} for item in manifests]
     try:
-        files = file_changes(one, other, (manifest.NAME,))
+        files = file_changes(first, second, (manifest.NAME,))
     except OSError as error:
         raise DiffError(
-            f"the builds' files cannot be read: {error}",
+            f"cannot read the files of the builds: {error}",
             code="MM852",
-            hint="`mmbuild apply` lays a build out again",
+            hint="reinstall the build with `mmbuild apply`",
         ) from error
     return BuildDiff(
-        builds=(_about(one, lines[0]), _about(other, lines[1])),
+        builds=(_about(first, manifests[0]), _about(second, manifests[1])),
         recipe=different(settings[0], settings[1]) if all(settings) else {},
         known=all(settings),
-        versions=_versions(lines, found),
-        target=_part(found, "target"),
-        steps=tuple(step for step in found if step.own or step.follows or step.result),
+        versions=_versions(manifests, steps),
+        target=_part(steps, "target"),
+        steps=tuple(step for step in steps if step.own or step.follows or step.result),
         only=only,
         files=tuple(files),
     )
 
 
 def _manifest(build: Path) -> Mapping[str, Any]:
-    reported = manifest.read(build)
+    content = manifest.read(build)
     try:
-        for action in reported["actions"]:
+        for action in content["actions"]:
             _ = action["label"], action["artifact"], action["definition_key"]
     except (KeyError, TypeError) as error:
         raise DiffError(
-            f"`{build}` is no engine directory of mmbuild: no readable {manifest.NAME} lies there",
+            f"`{build}` is not an mmbuild engine directory: it has no readable {manifest.NAME}",
             code="MM851",
-            hint="Name two directories such as build/llava-int4",
+            hint="give two directories such as build/llava-int4",
         ) from error
-    return reported
+    return content
 
 
-def _about(build: Path, reported: Mapping[str, Any]) -> dict[str, Any]:
-    actions = reported["actions"]
+def _about(build: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    actions = content["actions"]
     return {
         "path": str(build),
-        "recipe": reported.get("recipe"),
+        "recipe": content.get("recipe"),
         "built_at": max((action.get("built_at") or 0.0 for action in actions), default=0.0),
         "host": next((action.get("built_on") for action in reversed(actions)), None),
     }
 
 
-def _steps(reported: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _steps(content: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Actions by label without the variant's name, producers first."""
-    return {str(action["label"]).rpartition("/")[2]: action for action in reported["actions"]}
+    return {str(action["label"]).rpartition("/")[2]: action for action in content["actions"]}
 
 
-def _makers(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Step by the digest of what it made."""
+def _producers(steps: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Digest of a result -> the step that produced it."""
     return {str(action["artifact"]): name for name, action in steps.items()}
 
 
-def _step(name: str, old: Mapping[str, Any], new: Mapping[str, Any], makers: Mapping[str, str]) -> StepChange:
-    found = changes(_definition(old), _definition(new))
+def _step(
+    name: str, old: Mapping[str, Any], new: Mapping[str, Any], producers: Mapping[str, str]
+) -> StepChange:
+    own = changes(_definition(old), _definition(new))
     inputs = different(old.get("inputs") or {}, new.get("inputs") or {})
     follows = {
-        item: makers.get(str(now), "a step of one build alone") if now is not ABSENT else "nothing"
+        item: producers.get(str(now), "a step of only one build") if now is not ABSENT else "nothing"
         for item, (_, now) in inputs.items()
     }
-    return StepChange(name, tuple(found), follows, old["artifact"] != new["artifact"])
+    return StepChange(name, tuple(own), follows, old["artifact"] != new["artifact"])
 
 
 def _definition(action: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,11 +200,11 @@ def _definition(action: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _versions(
-    reported: Iterable[Mapping[str, Any]], found: Iterable[StepChange]
+    manifests: Iterable[Mapping[str, Any]], steps: Iterable[StepChange]
 ) -> dict[str, tuple[Any, Any]]:
-    """Of what is in keys; a package that only the host has, and no key, made no difference."""
-    steps = tuple(found)
-    made_by = [item.get("made_by") or {} for item in reported]
+    """Versions that are part of keys; other packages of the host cannot affect a result."""
+    steps = tuple(steps)
+    made_by = [item.get("made_by") or {} for item in manifests]
     of_steps = {
         f"step {change.path}": (change.old, change.new)
         for step in steps
@@ -212,8 +214,8 @@ def _versions(
     return {**different(made_by[0], made_by[1]), **_part(steps, "toolchain"), **of_steps}
 
 
-def _part(found: Iterable[StepChange], part: str) -> dict[str, tuple[Any, Any]]:
-    """Changes of one part, once for all steps."""
+def _part(steps: Iterable[StepChange], part: str) -> dict[str, tuple[Any, Any]]:
+    """Changes of one part of the definition, merged over all steps."""
     return {
-        change.path: (change.old, change.new) for step in found for change in step.own if change.part == part
+        change.path: (change.old, change.new) for step in steps for change in step.own if change.part == part
     }

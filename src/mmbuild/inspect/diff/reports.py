@@ -18,24 +18,24 @@ from mmbuild.inspect.diff.trace import ActionTrace, Trace
 
 TRACE_SCHEMA = 1
 _NOTES = {
-    "toolchain": "what is installed here is another version",
-    "version": "this mmbuild does the step differently",
-    "target": "the recipe states none, and this host is another",
+    "toolchain": "another version is installed here",
+    "version": "this mmbuild implements the step differently",
+    "target": "the recipe sets no target, and this host differs",
 }
-"""What a change comes from that no line of the recipe says."""
+"""Part of the definition -> the cause of a change that no line of the recipe explains."""
 
 
 def overview(found: Trace, edits: Sequence[Edit]) -> Iterator[str]:
-    """Lines: each action that changed by itself, what changed, by which line, and what it leads to."""
+    """Lines for each action that changed by itself: what changed, because of which line, and what follows."""
     yield f"{found.recipe}: {_headline(found)}"
     reported: set[str] = set()
     for one in found.causes():
         reported.add(one.label)
         yield ""
         yield from _cause(one, edits, "  ")
-        led = [label.rpartition("/")[2] for label in found.led_to(one.label)]
-        if led:
-            yield f"    leads to {', '.join(led)}"
+        consumers = [label.rpartition("/")[2] for label in found.led_to(one.label)]
+        if consumers:
+            yield f"    leads to {', '.join(consumers)}"
             reported.update(found.led_to(one.label))
     for one in found.actions:
         if one.label not in reported and not found.past and one.planned.verdict is not Verdict.UP_TO_DATE:
@@ -44,7 +44,7 @@ def overview(found: Trace, edits: Sequence[Edit]) -> Iterator[str]:
 
 
 def chain(found: Trace, label: str, edits: Sequence[Edit]) -> Iterator[str]:
-    """Lines: from one action back through its inputs to what changed by itself."""
+    """Lines that lead from one action through its inputs back to what changed by itself."""
     actions = {one.label: one for one in found.actions}
     if label not in actions:
         yield f"{label}: {_headline(found)}"
@@ -53,9 +53,9 @@ def chain(found: Trace, label: str, edits: Sequence[Edit]) -> Iterator[str]:
 
 
 def key_lines(action: Action, inputs: Mapping[str, str], key: str | None) -> Iterator[str]:
-    """Lines: the parts of an action's keys. ``inputs`` are artifact digests, as far as they are known."""
+    """Lines with the parts of an action's keys. ``inputs`` are the known artifact digests."""
     yield f"definition key  {action.definition_key}"
-    yield f"action key      {key or 'not known before its inputs are'}"
+    yield f"action key      {key or 'unknown until its inputs are built'}"
     definition = definition_of(action)
     yield f"  step          {action.step}, version {action.version}"
     for part in ("params", "target", "toolchain", "sources"):
@@ -67,8 +67,8 @@ def key_lines(action: Action, inputs: Mapping[str, str], key: str | None) -> Ite
 
 def why_json(found: Trace, edits: Sequence[Edit]) -> dict[str, Any]:
     """``{"schema", "recipe", "since", "past", "actions": [{"label", "verdict", "reason", "known", "changes",
-    "follows"}]}``; of each change ``part``, ``path``, ``old``, ``new`` and ``because``: the recipe's values that it
-    comes from, with their places."""
+    "follows"}]}``; each change has ``part``, ``path``, ``old``, ``new`` and ``because``: the values of the recipe
+    that cause it, with their locations."""
     return {
         "schema": TRACE_SCHEMA,
         "recipe": found.recipe,
@@ -81,10 +81,10 @@ def why_json(found: Trace, edits: Sequence[Edit]) -> dict[str, Any]:
 def _headline(found: Trace) -> str:
     since = f" since {_when(found.since)}" if found.since else ""
     if not found.past:
-        return f"what changed{since}" if found.since else "never laid out here"
+        return f"what changed{since}" if found.since else "never built here"
     if not found.actions:
-        return f"nothing to do; laid out for the first time {_when(found.at)}"
-    return f"nothing to do; what the last build ({_when(found.at)}) changed{since}"
+        return f"nothing to do; built for the first time {_when(found.at)}"
+    return f"nothing to do; changes of the last build ({_when(found.at)}){since}"
 
 
 def _when(at: float) -> str:
@@ -103,7 +103,7 @@ def _cause(one: ActionTrace, edits: Sequence[Edit], indent: str) -> Iterator[str
 
 
 def _changes(one: ActionTrace, edits: Sequence[Edit], indent: str) -> Iterator[str]:
-    """What changed, with the lines that it comes from; neighbours that come from the same are told together."""
+    """The changes with the lines that cause them; adjacent changes with the same cause share its lines."""
     blamed = [(change, causes(one, change, edits)) for change in one.own]
     for position, (change, lines) in enumerate(blamed):
         yield f"{indent}{change.text}"
@@ -117,9 +117,9 @@ def _edit(edit: Edit) -> str:
     span = edit.span
     where = "" if span is None else f"{span.source.label}:{span.line}:{span.column}: "
     if edit.new is ABSENT:
-        return f"{where}`{edit.key}: {display(edit.old)}` is no longer there"
-    said = "is new" if edit.old is ABSENT else f"was {display(edit.old)}"
-    return f"{where}`{edit.key}: {display(edit.new)}` {said}"
+        return f"{where}`{edit.key}: {display(edit.old)}` was removed"
+    change = "is new" if edit.old is ABSENT else f"was {display(edit.old)}"
+    return f"{where}`{edit.key}: {display(edit.new)}` {change}"
 
 
 def _without_line(one: ActionTrace, change: Change, edits: Sequence[Edit], indent: str) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _without_line(one: ActionTrace, change: Change, edits: Sequence[Edit], inden
         yield f"{indent}{_NOTES[change.part]}"
     unclear = [edit.key for edit in edits if edit.reaches is None]
     if unclear and change.part == "params":
-        yield f"{indent}perhaps by {', '.join(unclear)}, whose old values are no recipe with the others as they are"
+        yield f"{indent}possibly {', '.join(unclear)}: reverting only this value gives an invalid recipe"
 
 
 def _back(
@@ -141,8 +141,8 @@ def _back(
     indent: str,
     reported: set[str],
 ) -> Iterator[str]:
-    quiet = not one.changed
-    yield f"{indent}{_head(one)}{f': {one.planned.reason}' if quiet else ''}"
+    reason = "" if one.changed else f": {one.planned.reason}"
+    yield f"{indent}{_head(one)}{reason}"
     if one.label in reported:
         yield f"{indent}  as above"
         return
@@ -151,7 +151,7 @@ def _back(
         yield f"{indent}  never built before, or its definition is no longer in the store"
     yield from _changes(one, edits, f"{indent}  ")
     for name, producer in one.follows.items():
-        yield f"{indent}  input `{name}` changed, which is made by"
+        yield f"{indent}  input `{name}` changed, which is produced by"
         yield from _back(actions[producer], actions, found, edits, f"{indent}    ", reported)
 
 
@@ -191,14 +191,14 @@ DIFF_SCHEMA = 1
 
 
 def lines(found: BuildDiff) -> Iterator[str]:
-    """For a person; only what differs."""
+    """The differences as lines of text."""
     for sign, build in zip("-+", found.builds, strict=True):
         yield f"{sign} {build['path']}  {build['recipe']}{_built_at(build)}"
     if found.same:
-        yield "the same engine: every file and every step's result"
+        yield "the engines are identical: every file, and the result of every step"
     yield from _pairs("recipe", found.recipe)
     if not found.known:
-        yield "recipe: at least one of the builds does not say what its recipe's files said"
+        yield "recipe: at least one of the builds does not record the values of its recipe files"
     yield from _pairs("versions", found.versions)
     yield from _pairs("target", found.target)
     yield from _steps(found)
@@ -207,7 +207,7 @@ def lines(found: BuildDiff) -> Iterator[str]:
 
 def diff_json(found: BuildDiff) -> dict[str, Any]:
     """``{"schema", "same", "builds", "recipe", "versions", "target", "steps", "only", "files"}``; a pair of values is
-    ``{"old", "new"}`` and lacks the side that has none."""
+    ``{"old", "new"}`` without the side that has no value."""
     return {
         "schema": DIFF_SCHEMA,
         "same": found.same,
@@ -224,8 +224,8 @@ def diff_json(found: BuildDiff) -> dict[str, Any]:
 def _built_at(build: Mapping[str, Any]) -> str:
     if not build["built_at"]:
         return ""
-    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(build["built_at"]))
-    return f"  built {made}" + (f" on {build['host']}" if build["host"] else "")
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(build["built_at"]))
+    return f"  built {when}" + (f" on {build['host']}" if build["host"] else "")
 
 
 def _pairs(title: str, pairs: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
@@ -239,7 +239,7 @@ def _pairs(title: str, pairs: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    return "(not there)" if value is ABSENT else display(value)
+    return "(missing)" if value is ABSENT else display(value)
 
 
 def _steps(found: BuildDiff) -> Iterator[str]:
@@ -247,15 +247,15 @@ def _steps(found: BuildDiff) -> Iterator[str]:
         yield ""
         yield "steps:"
     for step in found.steps:
-        text = "came out differently" if step.result else "came out the same"
+        text = "different result" if step.result else "same result"
         yield f"  {step.step}: {text}"
         for change in step.own:
-            if change.part not in ("toolchain", "target", "version"):  # told above, once for all steps
+            if change.part not in ("toolchain", "target", "version"):  # reported above for all steps
                 yield f"    {change.text}"
-        for name, maker in step.follows.items():
-            yield f"    input `{name}` is of {maker}"
+        for name, producer in step.follows.items():
+            yield f"    input `{name}` comes from {producer}"
         if step.unexplained:
-            yield "    from the very same inputs: this step does not make the same thing twice"
+            yield "    from identical inputs: this step is not reproducible"
     for name, side in found.only.items():
         yield f"  {name}: only in {found.builds[side]['path']}"
 
@@ -266,7 +266,7 @@ def _files(found: BuildDiff) -> Iterator[str]:
         yield "files:"
     width = max((len(item.path) for item in found.files), default=0)
     for item in found.files:
-        sizes = [("(not there)" if size is None else size_text(size)) for size in (item.old, item.new)]
+        sizes = [("(missing)" if size is None else size_text(size)) for size in (item.old, item.new)]
         both = sizes[0] if sizes[0] == sizes[1] else " -> ".join(sizes)
         yield f"  {item.path:<{width}}  {both}"
 

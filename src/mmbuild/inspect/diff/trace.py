@@ -1,4 +1,4 @@
-"""Why actions run, or last ran: what changed in their definitions, and whose change they follow."""
+"""Explains why actions run, or last ran: what changed in their definitions or in those of their producers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mmbuild.core.store.roots import Root
 
 @dataclass(frozen=True, slots=True)
 class ActionTrace:
-    """One action of a build, and what became different in it.
+    """One action of a build, and what changed in it.
 
     Attributes:
         planned: The action with its verdict and the plan's reason.
-        own: What changed in its definition, apart from inputs.
+        own: Changes in its definition, apart from inputs.
         follows: Labels of the producers whose definitions changed, by input.
         known: Whether there was an earlier definition to compare with.
     """
@@ -40,15 +40,15 @@ class ActionTrace:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All actions of one build, held against what its directory held before.
+    """All actions of one build, compared with the previous content of its directory.
 
     Attributes:
         recipe: Name of the variant.
-        actions: Producers first.
-        settings: What the recipe's files said then, by dotted key; empty where that was not kept.
-        at: Seconds since the epoch when the directory was last laid out; 0 where unknown.
-        since: The same of what is compared with.
-        past: Whether that is the last rebuild, and nothing is to be done now.
+        actions: The actions, producers first.
+        settings: Earlier values in the recipe files, by dotted key; empty if they were not recorded.
+        at: When the engine was last installed, in seconds since the epoch; 0 if unknown.
+        since: The same for the build it is compared with.
+        past: Whether this explains the last rebuild, because there is nothing to do now.
     """
 
     recipe: str
@@ -59,26 +59,26 @@ class Trace:
     past: bool
 
     def causes(self) -> list[ActionTrace]:
-        """Actions that changed by themselves, not only by what they are fed."""
-        return [one for one in self.actions if one.own or not one.known]
+        """Actions that changed by themselves, not only because of their inputs."""
+        return [item for item in self.actions if item.own or not item.known]
 
     def led_to(self, label: str) -> list[str]:
         """Labels of the changed actions that follow ``label``, directly or not, producers first."""
         reached = {label}
-        for one in self.actions:
-            if reached & set(one.follows.values()):
-                reached.add(one.label)
-        return [one.label for one in self.actions if one.label in reached and one.label != label]
+        for item in self.actions:
+            if reached & set(item.follows.values()):
+                reached.add(item.label)
+        return [item.label for item in self.actions if item.label in reached and item.label != label]
 
 
 def trace(build: Build, planned: Mapping[str, PlannedAction], root: Root | None, store: Store) -> Trace:
-    """Compare ``build`` with what its directory holds, or, where that is the same, with what it held before.
+    """Compare ``build`` with the content of its directory or, if that is up to date, with the previous content.
 
     Args:
-        build: Of a plan.
-        planned: The plan's actions by definition key.
-        root: What the store knows of the directory.
-        store: Has the earlier definitions.
+        build: A build of a plan.
+        planned: The actions of the plan by definition key.
+        root: The store's record of the directory.
+        store: Contains the earlier definitions.
     """
     before: Mapping[str, Any] = {}
     past = False
@@ -90,7 +90,7 @@ def trace(build: Build, planned: Mapping[str, PlannedAction], root: Root | None,
     actions = tuple(
         _traced(planned[key], label, earlier.get(label), labels, store)
         for label, key in build.actions.items()
-        if earlier or not past  # nothing was there before the last build: nothing to tell
+        if earlier or not past  # nothing to compare the first build with
     )
     at = root.at if root is not None else 0.0
     return Trace(build.recipe, actions, before.get("settings", {}), at, before.get("at", 0.0), past)
@@ -103,7 +103,7 @@ def _as_before(root: Root) -> Mapping[str, Any]:
 def _traced(
     planned: PlannedAction, label: str, last: str | None, labels: Mapping[str, str], store: Store
 ) -> ActionTrace:
-    # One that several recipes share is told under the name that it has in this one.
+    # A shared action is reported under its label in this variant.
     action = replace(planned.action, label=label)
     planned = replace(planned, action=action)
     if last == action.definition_key:
@@ -111,11 +111,13 @@ def _traced(
     old = read_definition(store, last) if last is not None else None
     if old is None:
         return ActionTrace(planned, known=False)
-    found = changes(old, definition_of(action))
+    differences = changes(old, definition_of(action))
     follows = {
         change.path: labels[action.inputs[change.path]]
-        for change in found
+        for change in differences
         if change.part == "inputs" and change.path in action.inputs
     }
-    own = tuple(change for change in found if change.part != "inputs" or change.path not in action.inputs)
+    own = tuple(
+        change for change in differences if change.part != "inputs" or change.path not in action.inputs
+    )
     return ActionTrace(planned, own, follows)

@@ -1,12 +1,12 @@
-"""Checks of this host and its environments against what builds need.
+"""Checks this host and its environments against the requirements of builds.
 
 ``hardware``             GPUs, memory, disk
-``software``             our Python, torch, git, MPI, containers, TensorRT's interpreter
-``compiler``             whether an AOTInductor package can be built and loaded; ``compile_probe`` is what it runs
+``software``             mmbuild's Python, torch, git, MPI, containers, the Python of TensorRT
+``compiler``             whether an AOTInductor package can be built and loaded, by running ``compile_probe``
 ``recipe_requirements``  what recipes need
-``report``               which checks are made
+``report``               selects the checks
 ``render``               prints them
 
-Checks of a TensorRT-LLM environment are in :mod:`mmbuild.backends.tensorrt_llm.checks`. Checks change nothing.
+The checks of a TensorRT-LLM environment are in :mod:`mmbuild.backends.tensorrt_llm.checks`. Checks change nothing.
 Importing this package reads nothing.
 """

@@ -1,7 +1,7 @@
-"""What the compiler check runs in a process of its own: one small package, built, loaded and called.
+"""Builds, loads and calls one small package; the compiler check runs it in a separate process.
 
-``python -m mmbuild.inspect.doctor.compile_probe DIRECTORY`` prints one line of JSON. The package is built and loaded
-by the functions that build and load engines, for this host's CPU.
+``python -m mmbuild.inspect.doctor.compile_probe DIRECTORY`` prints one line of JSON. It uses the functions
+that build and load engines, for the CPU of this host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MARK = "mmbuild-compiled:"
 
 
 def main(directory: Path) -> None:
-    """Build, load and call; raises whatever goes wrong."""
+    """Build, load and call the package; raises on any failure."""
     import torch
 
     from mmbuild.backends.torch.aot_package import cpu_isa, load_package
@@ -29,18 +29,18 @@ def main(directory: Path) -> None:
     started = time.monotonic()
     with torch.no_grad():
         program = torch.export.export(module, (x,))
-        required = module(x)
+        expected = module(x)
     path = directory / "probe.pt2"
     compile_package(program, path, {"device": "cpu", "sm": None, "isa": cpu_isa()})
     compiled = time.monotonic()
-    # Bound by the names of a checkpoint, as an engine's are.
+    # Bound by checkpoint names, as in an engine.
     constants = {
         name.removeprefix(PACKAGE_PREFIX): value.detach() for name, value in module.named_parameters()
     }
     package = load_package(path, constants, "cpu")
-    got = package(x)
-    if not torch.allclose(got, required, atol=1e-5):
-        raise RuntimeError(f"the compiled package is off by {float((got - required).abs().max()):.3g}")
+    actual = package(x)
+    if not torch.allclose(actual, expected, atol=1e-5):
+        raise RuntimeError(f"the compiled package is off by {float((actual - expected).abs().max()):.3g}")
     loaded = time.monotonic()
     print(f"\n{MARK}" + json.dumps({"compile": compiled - started, "load": loaded - compiled}))
 

@@ -1,4 +1,4 @@
-"""What recipes need of this host: what their backends say, and what a plan of them would run."""
+"""What recipes require from this host, according to their backends and to their plan."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a set of recipes needs.
+    """The requirements of a set of recipes.
 
     Attributes:
         variants: The recipes.
-        software: What their backends need, all together.
-        sms: Compute capabilities that recipes state, such as 90.
-        memory: Bytes of host memory of the largest action that would run.
-        disk: Bytes that the actions that would run write.
+        software: The merged requirements of their backends.
+        sms: Compute capabilities set in recipes, such as 90.
+        memory: Host memory in bytes of the largest action that would run.
+        disk: Bytes written by the actions that would run.
     """
 
     variants: tuple[ResolvedRecipe, ...] = ()
@@ -34,24 +34,24 @@ class Needs:
 
     @property
     def recipes(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the variants."""
         return tuple(item.name for item in self.variants)
 
 
 def needs(variants: Sequence[ResolvedRecipe], todo: Iterable[Action], device: str) -> Needs:
-    """What ``variants`` need.
+    """The requirements of ``variants``.
 
     Args:
         variants: Validated recipes.
-        todo: Actions that an apply of them would run.
-        device: ``cpu`` or ``cuda``: what this host builds for where a recipe states nothing.
+        todo: Actions that an apply would run.
+        device: ``cpu`` or ``cuda``: the default target of this host.
     """
     actions = list(todo)
-    stated = [item.recipe.target for item in variants if item.recipe.target is not None]
+    targets = [item.recipe.target for item in variants if item.recipe.target is not None]
     return Needs(
         tuple(variants),
-        merged(backend(name).requirements(using, device) for name, using in by_backend(variants).items()),
-        sms=frozenset(target.sm for target in stated if target.sm is not None),
+        merged(backend(name).requirements(users, device) for name, users in by_backend(variants).items()),
+        sms=frozenset(target.sm for target in targets if target.sm is not None),
         memory=max((action.resources.memory for action in actions), default=0),
         disk=sum(action.resources.disk for action in actions),
     )
@@ -59,14 +59,14 @@ def needs(variants: Sequence[ResolvedRecipe], todo: Iterable[Action], device: st
 
 def by_backend(variants: Iterable[ResolvedRecipe]) -> dict[str, list[ResolvedRecipe]]:
     """``variants`` by the name of their backend."""
-    found: dict[str, list[ResolvedRecipe]] = {}
+    grouped: dict[str, list[ResolvedRecipe]] = {}
     for item in variants:
-        found.setdefault(str(item.recipe.engine.backend), []).append(item)
-    return found
+        grouped.setdefault(str(item.recipe.engine.backend), []).append(item)
+    return grouped
 
 
 def merged(requirements: Iterable[Requirements]) -> Requirements:
-    """What satisfies all of ``requirements``."""
+    """Requirements that satisfy all of ``requirements``."""
     items = [Requirements(), *requirements]
     return Requirements(
         gpus=max(item.gpus for item in items),

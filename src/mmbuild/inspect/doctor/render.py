@@ -1,4 +1,4 @@
-"""Checks for people and for programs."""
+"""Formats checks as text, tables and JSON."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mmbuild.base.terminal_text import clean, raw
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red", "unknown": "cyan"}
 
 
-def text(groups: Sequence[Group], *, expected: str = "wanted", found: str = "") -> str:
-    """Plain text: a line for each check, and below it why it matters and what to do.
+def text(groups: Sequence[Group], *, expected: str = "required", found: str = "") -> str:
+    """Plain text: one line per check, followed by the reason and the fix unless it is ok.
 
     Args:
-        groups: Checks.
-        expected: Word before what is required.
-        found: Word before what was found; where given, both are always said, the wanted first.
+        groups: The checks.
+        expected: Label of the required value.
+        found: Label of the actual value; if set, both values are always shown, the required one first.
     """
     width = max((len(check.name) for group in groups for check in group.checks), default=0)
     blocks = []
     for group in groups:
-        reported = (line for check in group.checks for line in _lines(check, width, expected, found))
-        blocks.append("\n".join((group.title, *reported)))
+        lines = (line for check in group.checks for line in _lines(check, width, expected, found))
+        blocks.append("\n".join((group.title, *lines)))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -50,8 +50,8 @@ def _advice(check: Check) -> Iterator[str]:
         yield f"way: {check.way}"
 
 
-def print_table(groups: Iterable[Group], *, expected: str = "wanted", found: str = "found") -> None:
-    """The same as tables in colours, to a terminal; the words head the columns."""
+def print_table(groups: Iterable[Group], *, expected: str = "required", found: str = "found") -> None:
+    """Print coloured tables to a terminal; ``expected`` and ``found`` are column titles."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -63,8 +63,8 @@ def print_table(groups: Iterable[Group], *, expected: str = "wanted", found: str
             table.add_column(column, overflow="fold")
         for check in group.checks:
             status = Text(check.status, style=_STYLES[check.status])
-            reported = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
-            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, reported, check.wanted)))
+            details = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
+            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, details, check.wanted)))
         console.print(table)
         console.print()
 

@@ -1,4 +1,4 @@
-"""Which checks are made: of the host and every configured environment, or of what some recipes need."""
+"""Selects the checks: of the host and every configured environment, or of what recipes require."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmbuild.schema.backend_names import names
 def report(
     config: UserConfig, *, store: Path, build_dir: Path, needed: Needs | None = None, quick: bool = False
 ) -> tuple[Group, ...]:
-    """Make the checks.
+    """Run the checks.
 
     Args:
         config: The user's configuration.
-        store: Directory of the store.
-        build_dir: Where engine directories go.
-        needed: What recipes need; None looks at the host and everything that is configured.
-        quick: Build no package to try the compiler.
+        store: Store directory.
+        build_dir: Directory for the engine directories.
+        needed: Requirements of recipes; None checks the host and everything that is configured.
+        quick: Skip the test compile.
     """
     gpus = visible_gpus()
     groups = [Group("host", tuple(_host(config, gpus, store, build_dir, needed, quick)))]
@@ -41,13 +41,13 @@ def _host(
     quick: bool,
 ) -> Iterator[Check]:
     yield software.python_check()
-    every, wanted = needed is None, needed or Needs()
-    software_needs = wanted.software
-    # Where there is no GPU at all, the backend's own checks say so.
+    every, required = needed is None, needed or Needs()
+    software_needs = required.software
+    # If there is no GPU at all, the checks of the backend report it.
     ranks = software_needs.gpus_if_any if gpus else 0
-    yield from hardware.gpu_checks(gpus, needed=max(software_needs.gpus, ranks), sms=wanted.sms)
-    yield hardware.memory_check(wanted.memory)
-    yield hardware.disk_check("store", store, wanted.disk)
+    yield from hardware.gpu_checks(gpus, needed=max(software_needs.gpus, ranks), sms=required.sms)
+    yield hardware.memory_check(required.memory)
+    yield hardware.disk_check("store", store, required.disk)
     yield hardware.disk_check("build directory", build_dir, 0)
     for extra in ("torch",) if every else software_needs.extras:
         yield from software.extra_checks(extra, needed=not every)
@@ -63,7 +63,7 @@ def _host(
 
 
 def _environments(config: UserConfig, needed: Needs | None, sm: int | None) -> Iterator[Group]:
-    """Of the backends that the recipes use, or of all."""
+    """Checks of the backends that the recipes use, or of all backends."""
     if needed is None:
         for name in names():
             yield from backend(name).host_checks(None, sm, config)

@@ -1,4 +1,4 @@
-"""Programs and packages of this host: our own Python's, git, MPI, container engines, TensorRT's interpreter."""
+"""Checks of programs and packages: mmbuild's Python, git, MPI, container engines, the Python of TensorRT."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TENSORRT_PYTHON = ">=3.10"
 
 
 def python_check() -> Check:
-    """mmbuild's own Python."""
+    """The Python that runs mmbuild."""
     return Check("python", "ok", platform.python_version())
 
 
 def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
-    """What an extra of ours asks for, held against what is installed.
+    """Compare the requirements of one of mmbuild's extras with what is installed.
 
     Args:
         extra: ``torch``, ``mpi``, ...
@@ -33,55 +33,55 @@ def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:
     required = extra_requirements(extra)
     installed = _installed(required)
     for name, specifier in required.items():
-        found = installed.get(normalized(name))
-        if found is not None and accepts(specifier, found):
-            yield Check(name, "ok", found, specifier)
+        version = installed.get(normalized(name))
+        if version is not None and accepts(specifier, version):
+            yield Check(name, "ok", version, specifier)
             continue
-        status: Status = "fail" if needed or found is not None else "warn"
+        status: Status = "fail" if needed or version is not None else "warn"
         why = (
             f"mmbuild was written for these versions of {name}"
-            if found
+            if version
             else f"extra `{extra}` is not installed"
         )
-        yield Check(name, status, found or "not installed", specifier, why, install_hint(extra))
+        yield Check(name, status, version or "not installed", specifier, why, install_hint(extra))
 
 
 def _installed(names: Iterable[str]) -> Mapping[str, str]:
-    """Versions of what our own Python has of ``names``, by normalized name."""
+    """Versions of ``names`` installed in mmbuild's Python, by normalized name."""
     return {normalized(name): text for name, text in host.installed_versions(names).items()}
 
 
 def script_checks() -> Iterator[Check]:
-    """What scripts of ``mmbuild script`` call to fetch models."""
-    why = "scripts of `mmbuild script` fetch models with it"
+    """Programs that scripts from ``mmbuild script`` call to download models."""
+    why = "scripts from `mmbuild script` download models with it"
     for name, package in (("git", "git"), ("git-lfs", "git-lfs")):
-        yield program_check(name, needed=False, why=why, way=f"Install it (`apt install {package}`)")
+        yield program_check(name, needed=False, why=why, way=f"install it (`apt install {package}`)")
 
 
 def mpirun_check(ranks: int) -> Check:
-    """Whether engines over several ranks can be started."""
+    """Whether engines with several ranks can be started."""
     from mmbuild.backends.torch.distributed import mpirun
 
     try:
-        found = mpirun.find()
+        launcher = mpirun.find()
     except MmbuildError as error:
         why = f"recipes build for {ranks} ranks"
         return Check("mpirun", "fail", error.message, "Open MPI or MPICH", why, error.hint or "")
-    return Check("mpirun", "ok", f"{found.path} ({found.kind.name})")
+    return Check("mpirun", "ok", f"{launcher.path} ({launcher.kind.name})")
 
 
 def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterator[Check]:
-    """The Python that builds and runs TensorRT visual engines; nothing where none is configured and none needed."""
+    """The Python that builds and runs TensorRT visual engines; no checks if it is neither configured nor needed."""
     if interpreter is None:
         own = version_of("tensorrt", _installed(names_for("tensorrt")))
         if own is not None:
             fits = accepts(_TENSORRT, own) is True
-            why = "" if fits else "TensorRT visual engines are built and run there"
+            why = "" if fits else "TensorRT visual engines are built and run in it"
             yield Check(
                 "tensorrt", "ok" if fits else "fail", f"{own}, in mmbuild's own Python", _TENSORRT, why
             )
         elif needed:
-            why = "recipes ask for TensorRT visual engines, which are built and run in a Python of their own"
+            why = "recipes use TensorRT visual engines, which are built and run in a separate Python"
             way = "`mmbuild config set-tensorrt --python PYTHON`, or `--set visual.backend=torch`"
             yield Check(
                 "tensorrt python", "fail", "not configured", "a Python with tensorrt and numpy", why, way
@@ -102,11 +102,11 @@ def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterato
 def _versioned(
     name: str, distribution: str, specifier: str, versions: Mapping[str, str], interpreter: Interpreter
 ) -> Check:
-    found = version_of(distribution, versions)
-    if found is not None and accepts(specifier, found):
-        return Check(name, "ok", found, specifier)
+    version = version_of(distribution, versions)
+    if version is not None and accepts(specifier, version):
+        return Check(name, "ok", version, specifier)
     way = f"{interpreter.python} -m pip install '{distribution}{specifier}'"
     if distribution == "python":
-        way = "Make a virtual environment with such a Python, and name it with `mmbuild config set-tensorrt`"
-    why = "TensorRT visual engines are built and run there"
-    return Check(name, "fail", found or "not installed", specifier or "any", why, way)
+        way = "create a virtual environment with such a Python, and register it with `mmbuild config set-tensorrt`"
+    why = "TensorRT visual engines are built and run in it"
+    return Check(name, "fail", version or "not installed", specifier or "any", why, way)

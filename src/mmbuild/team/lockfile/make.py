@@ -1,4 +1,4 @@
-"""Finding out what a lock holds: a recipe is planned, and what the plan had to ask is written down."""
+"""Makes locks: plans a recipe and records every external fact that the plan depends on."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.model import Lockfile, lock_path
 
 PARTS = ("model", "packages", "target")
-"""What a lock keeps until it is told to move on. Recipes and files lie in the team's repository: that is where they
-are kept, and a lock follows them."""
+"""Parts that a lock keeps until they are updated. Recipes and files are versioned in the team's repository, so a lock
+follows them."""
 
-# Not all of them are in keys; an environment that has others is another environment.
+# Not all of them are part of keys, but all identify the environment.
 _EMBEDDED_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "Pillow")
 
 
 @dataclass(frozen=True, slots=True)
 class LockedPlan:
-    """A recipe file, loaded and lowered, with the lock that describes that.
+    """A recipe file, loaded and lowered, with the lock that describes it.
 
     Attributes:
-        lock: What it follows from.
+        lock: The facts that the plan depends on.
         variants: Validated recipes.
-        graphs: One for each variant.
+        graphs: One graph per variant.
         findings: Warnings.
     """
 
@@ -51,7 +51,7 @@ class LockedPlan:
 
 @dataclass(frozen=True, slots=True)
 class LockOptions:
-    """How a recipe is loaded; as :class:`mmbuild.pipeline.planning.PlanOptions` says it."""
+    """How to load a recipe; see :class:`mmbuild.pipeline.planning.PlanOptions`."""
 
     offline: bool = False
     allow_outside: bool | None = None
@@ -64,31 +64,31 @@ def make(
     known: Lockfile | None = None,
     update: Collection[str] = (),
 ) -> LockedPlan:
-    """Plan ``recipe`` and describe what the plan follows from.
+    """Plan ``recipe`` and record what the plan depends on.
 
     Args:
         recipe: A recipe file.
-        store: For the digests of user files.
-        options: How to load it.
-        known: Its present lock: what that says of a part stands, except for parts in ``update``.
-        update: Of :data:`PARTS`.
+        store: The store, for digests of user files.
+        options: How to load the recipe.
+        known: Its current lock, whose parts are kept unless they are in ``update``.
+        update: Parts to update, from :data:`PARTS`.
 
     Raises:
         RecipeError: The recipe has errors.
         MmbuildError: A source cannot be identified.
     """
     keep = {part: known for part in PARTS if known is not None and part not in update}
-    stated = Pins(
+    pinned = Pins(
         commits=keep["model"].commits if "model" in keep else {},
         packages=keep["packages"].packages if "packages" in keep else {},
     )
     target = dict(keep["target"].target) if "target" in keep else this_target()
-    with use_pins(stated):
+    with use_pins(pinned):
         return _plan(recipe, store, options, target, keep.get("packages"), keep.get("model"))
 
 
 def this_target() -> dict[str, Any]:
-    """This host, for a lock: the GPU also where the host's torch is one for CPUs, as TensorRT-LLM brings its own."""
+    """This host as a target; includes the GPU even if torch is a CPU build, since TensorRT-LLM has its own."""
     target = host.default_target()
     return {**target, "sm": target["sm"] if target["sm"] is not None else gpu.first_sm()}
 
@@ -130,7 +130,7 @@ def _plan(
 
 
 def _hash(graphs: Sequence[RecipeGraph]) -> str:
-    """Over all definition keys and what each engine is called; no machine's paths are in it."""
+    """Hash of all definition keys and engine names; independent of local paths."""
     keys = sorted({action.definition_key for graph in graphs for action in graph.actions})
     return hash_json({"actions": keys, "engines": {graph.recipe: graph.engine for graph in graphs}})
 
@@ -140,19 +140,19 @@ def _name(path: Path, base: Path) -> str:
 
 
 def _recipe_digest(path: Path) -> str:
-    """Digest of a recipe's data: comments and order of keys say nothing."""
+    """Digest of a recipe's data; comments and the order of keys do not matter."""
     text = read_file(path, YAML_TEXT)
     try:
         return hash_json(parse_yaml(text, YAML_TEXT))
-    except YamlProblemError:  # a text that looks like a date and is none: a recipe all the same
+    except YamlProblemError:  # such as text that looks like a date but is not; the recipe is still usable
         return hash_json({"text": text.decode("utf-8", "backslashreplace")})
 
 
 def _models(
     variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], offline: bool, known: Lockfile | None
 ) -> dict[str, dict[str, Any]]:
-    """Hub sources by revision: their commits, as the download actions have them, and the files of these."""
-    found: dict[str, dict[str, Any]] = {}
+    """Hub sources by revision, with the commits of the download actions and the files of these commits."""
+    models: dict[str, dict[str, Any]] = {}
     for variant, graph in zip(variants, graphs, strict=True):
         commits = {
             action.params["repo"]: action
@@ -171,17 +171,16 @@ def _models(
                 if old is not None and old["commit"] == commit and old.get("files")
                 else _files(action.params["repo"], commit, action.params.get("directories", ()), offline)
             )
-            found.setdefault(source.source, {})[revision] = {"commit": commit, "files": files}
+            models.setdefault(source.source, {})[revision] = {"commit": commit, "files": files}
         for source_name, revision, entry in _data_sets(variant, graph, offline):
-            found.setdefault(source_name, {})[revision] = entry
-    return found
+            models.setdefault(source_name, {})[revision] = entry
+    return models
 
 
 def _data_sets(
     variant: ResolvedRecipe, graph: RecipeGraph, offline: bool
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Source, revision, commit and sample file of the data sets that quantizations are fitted on; pictures are those
-    of the commit."""
+    """Source, revision, commit and sample file of each calibration data set; its images are fixed by the commit."""
     calibration = variant.recipe.engine.quantization.calibration
     for action in graph.actions:
         if action.step == "calibration_data" and action.params["commit"] and calibration is not None:
@@ -201,11 +200,11 @@ def _sample_files(data_set: DataSet, commit: str, offline: bool) -> dict[str, di
             raise
         return {}
     name = sample_file(data_set, listing)
-    return {name: _stated(listing[name])}
+    return {name: _file_entry(listing[name])}
 
 
 def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
-    """What the hub says of the files that a build takes; nothing where it cannot be asked and never was."""
+    """Digests and sizes of the files a build needs, from the hub; empty if offline and not cached."""
     from mmbuild.models.errors import SourceError
     from mmbuild.models.sources import hf_layout, hub
 
@@ -215,41 +214,45 @@ def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) ->
         if not offline:
             raise
         return {}
-    return {name: _stated(listing[name]) for name in sorted(hf_layout.required_files(listing, directories))}
+    return {
+        name: _file_entry(listing[name]) for name in sorted(hf_layout.required_files(listing, directories))
+    }
 
 
-def _stated(file: HubFile) -> dict[str, Any]:
+def _file_entry(file: HubFile) -> dict[str, Any]:
     return {"sha256" if len(file.digest) == 64 else "git": file.digest, "size": file.size}
 
 
 def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
-    named = [variant.recipe.model.code for variant in variants if variant.recipe.model.code is not None]
-    return {code.source: code.revision for code in named}
+    codes = [variant.recipe.model.code for variant in variants if variant.recipe.model.code is not None]
+    return {code.source: code.revision for code in codes}
 
 
 def _environments(
     variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lockfile | None
 ) -> dict[str, dict[str, Any]]:
-    """Versions in the keys, and what else says which environment it was.
+    """Versions that are part of keys, and other facts that identify each environment.
 
-    A recipe for TensorRT-LLM that mmbuild calibrates has two.
+    A recipe for TensorRT-LLM that mmbuild calibrates has two environments.
     """
-    found: dict[str, dict[str, Any]] = {}
+    environments: dict[str, dict[str, Any]] = {}
     for variant, graph in zip(variants, graphs, strict=True):
         chosen = backend(variant.recipe.engine.backend)
         main = chosen.environment(variant)
-        found.setdefault(main, {"packages": {}})
+        environments.setdefault(main, {"packages": {}})
         for action in graph.actions:
             if action.toolchain:
                 name = main if backend_of_step(action.step) else EMBEDDED
-                found.setdefault(name, {"packages": {}})["packages"].update(action.toolchain)
-        found[main]["packages"].update(chosen.environment_packages(graph.actions))
-        found[main].update(_kept(known, main) or chosen.environment_facts(variant))
-    if EMBEDDED in found:
-        here = host.installed_versions(_EMBEDDED_PACKAGES)
-        stated = {key: pins.package(key) or here.get(key) for key in _EMBEDDED_PACKAGES}
-        found[EMBEDDED]["packages"].update({key: version for key, version in stated.items() if version})
-    return found
+                environments.setdefault(name, {"packages": {}})["packages"].update(action.toolchain)
+        environments[main]["packages"].update(chosen.environment_packages(graph.actions))
+        environments[main].update(_kept(known, main) or chosen.environment_facts(variant))
+    if EMBEDDED in environments:
+        installed = host.installed_versions(_EMBEDDED_PACKAGES)
+        versions = {key: pins.package(key) or installed.get(key) for key in _EMBEDDED_PACKAGES}
+        environments[EMBEDDED]["packages"].update(
+            {key: version for key, version in versions.items() if version}
+        )
+    return environments
 
 
 def _kept(known: Lockfile | None, name: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The environment of a toolchain, held against what its version needs: stand-in interpreters and checkouts."""
+"""Checks of a toolchain's environment, with stand-in interpreters and checkouts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RIGHT = {
 
 @pytest.fixture(autouse=True)
 def this_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins run on the Python of the tests; the range of the version is replaced by one that has it."""
+    """Stand-ins run on the tests' Python; the toolchain's Python range is widened to include it."""
     real = checked.load_toolchain
 
     def with_this_python(version: str) -> Any:
@@ -49,7 +49,7 @@ def make(
     tag: str = "v0.10.0",
     tools: tuple[str, ...] = (),
 ) -> ToolchainEnvironment:
-    """An environment that holds ``distributions``, trtllm-build and ``tools``, with a checkout at ``tag``."""
+    """An environment with ``distributions``, trtllm-build and ``tools``, and a checkout at ``tag``."""
     python = make_python(directory / "venv", distributions)
     for name in ("trtllm-build", "wget", *tools):
         make_program(python.parent / name, "#!/bin/sh\n")
@@ -68,7 +68,7 @@ def failed(checks: Mapping[str, Check]) -> set[str]:
     return {item.name for item in failed_checks(checks.values())}
 
 
-def test_all_is_well(tmp_path: Path) -> None:
+def test_a_complete_environment_passes(tmp_path: Path) -> None:
     found = check(make(tmp_path))
     assert {name: item.status for name, item in found.items()} == dict.fromkeys(found, "ok")
     assert set(found) == {
@@ -78,7 +78,7 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert found["tensorrt-llm"].found == "0.10.0"
 
 
-def test_nothing_is_configured() -> None:
+def test_no_configured_environment() -> None:
     found = check(None)
     assert failed(found) == {"environment"}
     assert "mmbuild config set-toolchain 0.10.0" in found["environment"].way
@@ -104,7 +104,9 @@ def test_without_a_gpu(tmp_path: Path) -> None:
         ("torch", "of my own making", "unknown"),
     ],
 )
-def test_a_pin_that_is_not_kept(tmp_path: Path, name: str, version: str | None, status: str) -> None:
+def test_a_version_that_differs_from_its_pin(
+    tmp_path: Path, name: str, version: str | None, status: str
+) -> None:
     given = {key: value for key, value in RIGHT.items() if key != name}
     if version is not None:
         given[name] = version
@@ -122,7 +124,7 @@ def test_tensorrt_under_its_other_name(tmp_path: Path) -> None:
     assert check(make(tmp_path, {**given, "tensorrt-cu12": "10.0.1"}))["tensorrt"].status == "ok"
 
 
-def test_what_the_installed_tensorrt_llm_asks_for_itself_is_only_told(tmp_path: Path) -> None:
+def test_a_version_that_the_installed_tensorrt_llm_requires_only_warns(tmp_path: Path) -> None:
     environment = make(tmp_path, {**RIGHT, "transformers": "4.41.0", "torch": "2.4.0"})
     metadata = next((tmp_path / "venv" / "site").glob("tensorrt_llm-*/METADATA"))
     metadata.write_text(metadata.read_text("utf-8") + "Requires-Dist: transformers==4.41.0\n", "utf-8")
@@ -139,7 +141,7 @@ def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (found["python"].status, found["python"].wanted) == (expected, real.python)
 
 
-def test_an_environment_that_does_not_answer(tmp_path: Path) -> None:
+def test_an_environment_that_does_not_respond(tmp_path: Path) -> None:
     environment = make(tmp_path)
     gone = environment.model_copy(update={"python": tmp_path / "gone"})
     found = check(gone)
@@ -148,7 +150,7 @@ def test_an_environment_that_does_not_answer(tmp_path: Path) -> None:
     assert "does not exist" in found["environment"].why
 
 
-def test_programs_that_commands_begin_with(tmp_path: Path) -> None:
+def test_programs_of_the_commands(tmp_path: Path) -> None:
     environment = make(tmp_path)
     (tmp_path / "venv" / "bin" / "trtllm-build").unlink()
     found = check(environment)
@@ -156,7 +158,7 @@ def test_programs_that_commands_begin_with(tmp_path: Path) -> None:
     assert str(environment.python) in found["trtllm-build"].way
 
 
-def test_mpirun_is_asked_for_by_several_ranks_alone(tmp_path: Path) -> None:
+def test_only_several_ranks_require_mpirun(tmp_path: Path) -> None:
     environment = make(tmp_path).model_copy(update={"variables": {"PATH": "/nowhere"}})
     assert "mpirun" not in check(environment)
     assert failed(check(environment, ranks=2)) == {"mpirun"}
@@ -172,9 +174,7 @@ def test_examples_at_another_commit(tmp_path: Path) -> None:
     assert "checkout v0.10.0" in found["examples"].way
 
 
-def test_examples_of_the_very_version_that_is_installed_are_only_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_of_the_installed_version_only_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = checked.load_toolchain
     pins = {**load_toolchain(VERSION).pins, "tensorrt_llm": ">=0.10,<0.11"}
     monkeypatch.setattr(
@@ -187,7 +187,7 @@ def test_examples_of_the_very_version_that_is_installed_are_only_told(
     assert failed(check(other)) == {"examples"}
 
 
-def test_examples_that_are_not_there_or_have_no_history(tmp_path: Path) -> None:
+def test_examples_that_are_missing_or_have_no_history(tmp_path: Path) -> None:
     environment = make(tmp_path)
     bare = tmp_path / "bare"
     for place, expected in ((tmp_path / "gone", "fail"), (bare, "fail")):
@@ -199,7 +199,7 @@ def test_examples_that_are_not_there_or_have_no_history(tmp_path: Path) -> None:
     assert check(environment.model_copy(update={"examples": bare}))["examples"].status == "unknown"
 
 
-def test_a_container_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_is_checked_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = make(tmp_path)
     assert environment.python is not None
     engine = make_engine(tmp_path / "host", "docker", environment.python)
@@ -221,7 +221,7 @@ def test_an_unknown_version() -> None:
         toolchain_checks("0.11.0", None, sm=90)
 
 
-def test_what_one_family_asks_for_goes_before_the_versions_own_pin() -> None:
+def test_a_familys_requirement_overrides_the_versions_pin() -> None:
     toolchain = load_toolchain("0.12.0")
     own = {item.name: item for item in requirements(toolchain, ["vila"])}
     assert (own["transformers"].specifier, own["transformers"].families) == ("==4.36.2", ("vila",))
@@ -232,7 +232,7 @@ def test_what_one_family_asks_for_goes_before_the_versions_own_pin() -> None:
     assert none == []
 
 
-def test_what_one_family_asks_for_stops_nothing_where_nobody_builds_it(
+def test_a_familys_requirement_only_warns_if_the_family_is_not_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = checked.load_toolchain
@@ -247,7 +247,7 @@ def test_what_one_family_asks_for_stops_nothing_where_nobody_builds_it(
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_every_version_says_what_it_calls(version: str) -> None:
+def test_every_version_lists_its_programs(version: str) -> None:
     toolchain = load_toolchain(version)
     one = programs(toolchain, ["llava"], 1)
     assert "trtllm-build" in one

@@ -1,4 +1,4 @@
-"""What commands leave, read by mmbuild and written by programs that stand in for TensorRT-LLM's."""
+"""Checks of command outputs, written by stand-ins for TensorRT-LLM's programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.toolchain.products import executed, fetchable
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_right_products_of_every_recipe_have_no_finding(version: str, tmp_path: Path) -> None:
+def test_correct_products_have_no_findings(version: str, tmp_path: Path) -> None:
     made: dict[str, set[str]] = {}
     for number, (variant, steps) in enumerate(rendered(version)):
         if not fetchable(variant):

@@ -1,4 +1,4 @@
-"""Each way in which a command leaves something wrong behind and ends with 0: exactly its finding, and no other."""
+"""Commands that exit with 0 but write a wrong result: each fault gives exactly its finding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.toolchain.products import MADE, executed, fetchable
 
 Case = tuple[ResolvedRecipe, tuple[Command, ...]]
 
-# What a fault is called by the check of the command that has it.
+# The code that the check of a command reports for each fault.
 CHECKPOINT = {
     "missing_rank": "MM650",
     "config_only": "MM650",
@@ -48,7 +48,7 @@ LEGACY = ("0.9.0.dev2024040900", "0.9.0")
 
 
 def cases(version: str) -> dict[tuple[str, str, int], Case]:
-    """One case for each family, quantization and 1 or 2 ranks."""
+    """One case per family, quantization and number of ranks (1 or 2)."""
     found: dict[tuple[str, str, int], Case] = {}
     for variant, steps in rendered(version):
         engine = variant.recipe.engine
@@ -82,12 +82,12 @@ def test_a_fault_of_a_checkpoint_is_found(version: str, fault: str, tmp_path: Pa
         if fault in ("unquantized", "unpacked") and algorithm == "none":
             continue
         if fault == "unpacked" and algorithm in ("fp8", "smoothquant"):
-            continue  # how their tensors are named was not read
+            continue  # their tensor names are unknown
         if fault == "tensors" and parts and version == "1.2":
             continue  # as above
         (name,) = names(case, "convert", "quantize")
         codes = codes_of(case, version, tmp_path / f"{family}-{algorithm}-{ranks}", name, fault)
-        # Some faults are in each part and in each rank.
+        # Some faults occur in every part and every rank.
         assert codes, (family, algorithm, ranks)
         assert set(codes) == {CHECKPOINT[fault]}, (family, algorithm, ranks)
         assert len(codes) <= ranks * (2 if family == "blip2-t5" else 1)
@@ -116,7 +116,7 @@ def test_a_fault_of_an_engine_is_found(version: str, fault: str, tmp_path: Path)
                 continue  # their config.json has none
             root = tmp_path / f"{family}-{algorithm}-{ranks}-{name}"
             codes = codes_of(case, version, root, name, fault)
-            # The older command for encoder-decoders makes both engines.
+            # The older command for encoder-decoders builds both engines.
             engines = 2 if legacy and family == "blip2-t5" else 1
             assert codes == [ENGINE[fault]] * engines, (family, algorithm, ranks, name)
             checked += 1
@@ -133,7 +133,7 @@ def test_a_fault_of_a_visual_engine_is_found(version: str, fault: str, tmp_path:
         assert codes == ([] if version == "0.9.0" and fault != "missing_rank" else [VISUAL[fault]])
 
 
-def test_the_visual_engine_of_the_last_line_tells_its_batch(tmp_path: Path) -> None:
+def test_the_visual_engine_of_1_2_records_its_batch(tmp_path: Path) -> None:
     for key, case in cases("1.2").items():
         assert codes_of(case, "1.2", tmp_path / "-".join(map(str, key)), "build_visual", "batch") == ["MM654"]
 
@@ -170,7 +170,7 @@ def test_a_visual_model_that_was_not_read_is_found_in_the_log_alone(
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_every_rule_is_for_a_command_that_there_is(version: str) -> None:
+def test_every_rule_is_for_an_existing_command(version: str) -> None:
     made = {
         (variant.facts.family, step.name)
         for variant, steps in rendered(version)
@@ -184,6 +184,6 @@ def test_every_rule_is_for_a_command_that_there_is(version: str) -> None:
         for family in rule.families
         for name in rule.commands
     }
-    # The visual builder of 0.9.0 leaves nothing but its engine.
+    # The visual builder of 0.9.0 writes only its engine.
     unruled = {item for item in made - ruled if item[1] != "build_visual" or version != "0.9.0"}
     assert unruled == set()

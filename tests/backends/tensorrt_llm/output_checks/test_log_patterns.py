@@ -1,4 +1,4 @@
-"""Known lines: each is found where it is said, and nothing is found in an ordinary log."""
+"""Known lines: each is detected and explained, and an ordinary log has no findings."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ SAID = {
     ],
 }
 
-# Each is near a known line and means nothing bad.
+# Each resembles a known line but is harmless.
 ORDINARY = """\
 [TensorRT-LLM] TensorRT-LLM version: 0.10.0
 [TRT] [I] Succeeded parsing visual_engines/llava/onnx/visual_encoder.onnx
@@ -104,7 +104,7 @@ def test_a_known_line_is_found_and_explained(code: str, line: str) -> None:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_an_ordinary_log_has_no_remark(version: str) -> None:
+def test_an_ordinary_log_has_no_findings(version: str) -> None:
     assert scan(ORDINARY, version) == ()
 
 
@@ -117,6 +117,6 @@ def test_a_line_that_means_something_else_in_a_version_is_silent_there(row) -> N
         assert scan(SAID[row.code], version) == ()
 
 
-def test_remarks_come_in_the_order_of_the_log() -> None:
+def test_findings_come_in_the_order_of_the_log() -> None:
     lines = [SAID["MM688"][0], SAID["MM670"][0], SAID["MM688"][0]]
     assert [(item.line, item.finding.code) for item in scan(lines, "1.2")] == [(1, "MM688"), (2, "MM670")]

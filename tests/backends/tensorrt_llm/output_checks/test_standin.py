@@ -1,4 +1,4 @@
-"""The stand-in programs, started as programs: what the tests of products rest on."""
+"""The stand-in programs that the tests of command outputs rely on, run as real processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def start(
 
 
 def built(version: str, root: Path) -> tuple[ResolvedRecipe, list[Command], Path, Path]:
-    """LLaVA on two ranks, each command started as it stands."""
+    """LLaVA on two ranks, each command run unchanged."""
     (variant,) = load("llava-fp16", "engine.tensor_parallel=2")
     toolchain = load_toolchain(version)
     checkout, programs = install(version, root)

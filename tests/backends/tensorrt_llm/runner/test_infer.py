@@ -1,4 +1,4 @@
-"""Answers in the output of upstream's runner."""
+"""Parses answers in the output of upstream's runner."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SOME_TEXT = st.text(min_size=1).filter(lambda text: text.strip())
 
 
 @given(texts=st.lists(SOME_TEXT, min_size=1, max_size=4), colon=st.sampled_from(["", ":"]))
-def test_the_best_beam_is_taken_whatever_it_says(texts: list[str], colon: str) -> None:
+def test_the_best_beam_is_returned_whatever_its_text(texts: list[str], colon: str) -> None:
     """The runner prints the list of beams as Python does: line ends, quotes and brackets are escaped."""
     lines = ("[TensorRT-LLM] loaded", "[Q] why", f"[A]{colon} {texts}", "Generated 3 tokens")
     assert answers(lines) == (texts[0].strip(),)
@@ -21,6 +21,6 @@ def test_each_prompt_of_a_batch_has_its_answer() -> None:
     assert answers(("[A]: ['one']", "[A]: ['two', 'second beam']")) == ("one", "two")
 
 
-def test_what_only_looks_like_an_answer_is_none() -> None:
+def test_lines_that_only_resemble_an_answer_are_ignored() -> None:
     for line in ("[A]", "[A]: one", "[A]: []", "[A]: [open(", "[A]: [1, 2]", "  [A]: ['indented']"):
         assert answers((line,)) == ()

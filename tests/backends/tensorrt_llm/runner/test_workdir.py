@@ -1,4 +1,4 @@
-"""Workplaces: a directory like upstream's page has it, which never writes into the checkout."""
+"""Work directories: laid out as upstream's page expects, never writing into the checkout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
     return root
 
 
-def test_scripts_are_found_by_the_paths_that_they_know_each_other_by(checkout: Path, tmp_path: Path) -> None:
+def test_scripts_find_each_other_by_relative_paths(checkout: Path, tmp_path: Path) -> None:
     cwd = make_workplace(tmp_path / "w", checkout, WORKDIR, ["tmp/hf_models/m"])
     assert cwd == tmp_path / "w" / WORKDIR
     for name in (
@@ -41,7 +41,7 @@ def test_scripts_are_found_by_the_paths_that_they_know_each_other_by(checkout: P
         assert Path(os.path.normpath(cwd / name)).is_file(), name
 
 
-def test_what_work_by_hand_left_in_the_checkout_is_not_seen_nor_written_to(
+def test_leftovers_of_manual_work_in_the_checkout_are_neither_visible_nor_written_to(
     checkout: Path, tmp_path: Path
 ) -> None:
     before = sorted(path for path in checkout.rglob("*"))
@@ -53,7 +53,7 @@ def test_what_work_by_hand_left_in_the_checkout_is_not_seen_nor_written_to(
     assert sorted(path for path in checkout.rglob("*")) == before
 
 
-def test_the_way_to_the_scripts_is_real_so_that_dots_lead_back_along_it(
+def test_the_path_to_the_scripts_consists_of_real_directories_so_that_dot_dot_works(
     checkout: Path, tmp_path: Path
 ) -> None:
     cwd = make_workplace(tmp_path / "w", checkout, WORKDIR, [])
@@ -80,7 +80,7 @@ def test_a_model_is_laid_out_as_real_directories_with_links(tmp_path: Path) -> N
     assert linked_directories({"model": place}) == (users.parent,)
 
 
-def test_symbolic_links_lead_to_the_files_themselves(tmp_path: Path) -> None:
+def test_symbolic_links_point_to_the_files_themselves(tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "a").write_text("a", "utf-8")
@@ -89,8 +89,8 @@ def test_symbolic_links_lead_to_the_files_themselves(tmp_path: Path) -> None:
     assert linked_directories({"model": tmp_path / "place"}) == (model,)
 
 
-def test_a_directory_stands_for_all_below_it(tmp_path: Path) -> None:
-    """An engine with hundreds of directories of code is one mount, and what lies elsewhere another."""
+def test_a_directory_covers_everything_below_it(tmp_path: Path) -> None:
+    """An engine with hundreds of code directories is one mount; files elsewhere need another."""
     engine, elsewhere = tmp_path / "engine", tmp_path / "store"
     for name in ("code/a/b/one.py", "code/c/two.py"):
         (engine / name).parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What a version cannot build is refused with its reason, and what it can build is not."""
+"""Each version refuses what it cannot build, with the reason, and accepts the rest."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shaped(model: str, algorithm: str, *overrides: str) -> ResolvedRecipe:
 
 
 def quantized(variant: ResolvedRecipe, quantization: Quantization) -> ResolvedRecipe:
-    """``variant`` with a quantization that no rule of recipes has judged: the toolchain's own word is asked for."""
+    """``variant`` with a quantization that bypasses the schema rules, to test the toolchain's own check."""
     engine = variant.recipe.engine.model_copy(update={"quantization": quantization})
     return replace(variant, recipe=variant.recipe.model_copy(update={"engine": engine}))
 
@@ -70,10 +70,10 @@ def test_precisions_by_family_and_version(family: str, algorithm: str, version: 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("model", ["flan-t5-xl", "nougat-base"])
-def test_encoder_decoders_are_built_unquantized_only(model: str, version: str) -> None:
+def test_encoder_decoders_are_only_built_unquantized(model: str, version: str) -> None:
     (plain,) = load(model, *(["engine.max_input_len=512"] if model == "flan-t5-xl" else []))
     assert refusal_codes(plain, version) == []
-    for algorithm in CALIBRATED:  # weight-only is refused in the recipe already
+    for algorithm in CALIBRATED:  # the schema already refuses weight-only
         variant = quantized(plain, Quantization(algorithm=Algorithm(algorithm)))
         assert "MM603" in refusal_codes(variant, version)
 
@@ -115,7 +115,7 @@ def test_opts_head_must_divide_among_ranks(version: str) -> None:
 
 
 def on_pictures(variant: ResolvedRecipe, algorithm: str, **more: Any) -> ResolvedRecipe:
-    """``variant`` with a quantization that is fitted on data of the recipe."""
+    """``variant`` with a quantization calibrated on the recipe's data."""
     data = Calibration(data="data.jsonl")
     return quantized(variant, Quantization(algorithm=Algorithm(algorithm), calibration=data, **more))
 
@@ -123,7 +123,7 @@ def on_pictures(variant: ResolvedRecipe, algorithm: str, **more: Any) -> Resolve
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("algorithm", CALIBRATED)
 @pytest.mark.parametrize("model", ["llava-fp16", "vila-7b-fp16"])
-def test_what_only_a_quantizer_cannot_do_is_built_where_mmbuild_calibrates(
+def test_limits_of_the_quantizer_do_not_apply_if_mmbuild_calibrates(
     model: str, algorithm: str, version: str
 ) -> None:
     variant = on_pictures(shaped(model, "none"), algorithm)
@@ -134,7 +134,7 @@ def test_what_only_a_quantizer_cannot_do_is_built_where_mmbuild_calibrates(
 
 @pytest.mark.parametrize("version", SUPPORTED)
 @pytest.mark.parametrize("algorithm", CALIBRATED)
-def test_what_the_reader_does_not_take_is_refused_with_data_too(algorithm: str, version: str) -> None:
+def test_what_the_checkpoint_reader_rejects_is_refused_with_data_too(algorithm: str, version: str) -> None:
     wide = shaped("llava-fp16", "none", "engine.dtype=float32")
     assert refusal_codes(on_pictures(wide, algorithm), version) == ["MM169"]
     assert refusal_codes(on_pictures(shaped("opt-2.7b", "none"), algorithm), version) == ["MM603"]
@@ -175,7 +175,7 @@ def test_no_command_quantizes_what_mmbuild_calibrates(algorithm: str, version: s
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_what_is_refused_makes_no_commands_and_each_reason_is_one_sentence(version: str) -> None:
+def test_refused_recipes_have_no_commands_and_each_reason_is_one_sentence(version: str) -> None:
     toolchain, counted = load_toolchain(version), 0
     for variant in everything():
         for error in refusals(variant, toolchain):
@@ -219,7 +219,7 @@ def test_every_entry_of_a_file_is_reached(version: str) -> None:
     assert {note for variant in variants for note in notes(variant, toolchain)}
 
 
-def test_models_are_those_that_the_cases_name() -> None:
+def test_the_cases_cover_all_models() -> None:
     assert {variant.facts.family for model in MODELS for variant in load(model)} == {
         *("blip2-t5", "blip2-opt", "llava", "vila", "nougat")
     }
@@ -252,7 +252,7 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
     ],
     ids=["old base", "base in a new place", "old scaling", "scaling in a new spelling", "llama3"],
 )
-def test_positions_that_a_converter_would_read_otherwise_are_refused(
+def test_rotary_settings_that_a_converter_would_misread_are_refused(
     variant: ResolvedRecipe, refused: tuple[str, ...], version: str
 ) -> None:
     assert refusal_codes(variant, version) == (["MM604"] if version in refused else [])

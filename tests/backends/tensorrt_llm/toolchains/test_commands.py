@@ -1,4 +1,4 @@
-"""Commands: order, places, products, and what is by construction never wrong."""
+"""Commands: order, directories, products, and errors that cannot occur by construction."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def made(variant: ResolvedRecipe, version: str) -> dict[str, Command]:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_work_comes_in_the_order_in_which_it_needs_the_work_before(version: str) -> None:
+def test_commands_come_after_the_commands_they_depend_on(version: str) -> None:
     for _, steps in rendered(version):
         places = [ORDER.index(step.step) for step in steps]
         assert places == sorted(places)
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_rank_files_are_products_once_for_each_rank(version: str) -> None:
+def test_rank_files_are_listed_once_per_rank(version: str) -> None:
     for variant, steps in rendered(version):
         ranks = variant.recipe.engine.tensor_parallel
         for step in steps:
@@ -45,7 +45,7 @@ def test_rank_files_are_products_once_for_each_rank(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_what_run_is_given_is_what_the_builds_wrote(version: str) -> None:
+def test_run_reads_what_the_builds_wrote(version: str) -> None:
     for variant, steps in rendered(version):
         products = [product for step in steps for product in step.products]
         run = next(step for step in steps if step.name == "run").argv
@@ -56,7 +56,7 @@ def test_what_run_is_given_is_what_the_builds_wrote(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_what_the_build_reads_is_what_the_conversion_wrote(version: str) -> None:
+def test_the_build_reads_what_the_conversion_wrote(version: str) -> None:
     for _, steps in rendered(version):
         written = [
             product for step in steps for product in step.products if step.step in ("convert", "quantize")
@@ -99,7 +99,7 @@ def test_pinned_model_code_is_checked_out() -> None:
     assert list(steps).index("pin_code") < list(steps).index("edit_delay_load")
 
 
-def test_a_dot_in_a_name_reaches_the_visual_engines_directory_whole() -> None:
+def test_a_dot_in_a_name_does_not_truncate_the_visual_engines_directory() -> None:
     # 0.10.0 names the directory up to the first dot unless it is said.
     step = made(load("opt-2.7b", "engine.quantization=none")[0], "0.10.0")["build_visual"]
     assert step.argv[step.argv.index("--output_dir") + 1] == "visual_engines/opt-2.7b"
@@ -122,7 +122,7 @@ def test_a_question_that_begins_like_a_flag_stays_a_value(question: str) -> None
     assert f"--input_text={question}" in made(variant, "0.10.0")["run"].argv
 
 
-def test_pictures_go_to_versions_that_take_them() -> None:
+def test_images_are_passed_to_versions_that_accept_them() -> None:
     (variant,) = load("llava-int4")
     verify = Verify(prompts=("?",), images=("/pictures/a b.png",))
     variant = replace(variant, recipe=variant.recipe.model_copy(update={"verify": verify}))

@@ -1,4 +1,4 @@
-"""Every command of every version, recipe and precision is one that the version's programs accept."""
+"""The programs of every version accept all commands, for every recipe and precision."""
 
 from __future__ import annotations
 

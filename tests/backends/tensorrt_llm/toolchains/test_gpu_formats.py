@@ -1,4 +1,4 @@
-"""Number formats against GPUs and layer sizes."""
+"""Number formats that GPUs and layer sizes allow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shaped(algorithm: str, *overrides: str) -> ResolvedRecipe:
 
 
 def stated_for(variant: ResolvedRecipe, sm: int) -> ResolvedRecipe:
-    """``variant`` with a GPU in its recipe, whatever the rules on recipes would say of it."""
+    """``variant`` with a target GPU, bypassing the schema rules."""
     return replace(
         variant, recipe=variant.recipe.model_copy(update={"target": Target(device=Device.CUDA, sm=sm)})
     )
@@ -61,15 +61,15 @@ def test_formats_run_on_some_gpus(
         stated = stated_for(shaped(algorithm, f"engine.dtype={dtype}"), sm)
         expected = [] if sm in fits else ["MM640"]
         assert violation_codes(stated, version) == expected, sm
-        # Where the recipe states none, it is the host's.
+        # Without a target in the recipe, the host's GPU counts.
         assert violation_codes(shaped(algorithm, f"engine.dtype={dtype}"), version, sm) == expected, sm
 
 
-def test_a_gpu_that_is_not_known_is_not_judged() -> None:
+def test_an_unknown_gpu_is_not_checked() -> None:
     assert violation_codes(shaped("fp8"), "1.2") == []
 
 
-def test_what_the_recipe_states_goes_before_the_host() -> None:
+def test_the_recipes_gpu_overrides_the_hosts() -> None:
     assert violation_codes(shaped("fp8", "target.device=cuda", "target.sm=90"), "1.2", 70) == []
 
 
@@ -103,7 +103,7 @@ def test_layers_that_cannot_be_packed_are_named(
 def test_the_hint_lists_ranks_that_work() -> None:
     (fault,) = violations(shaped("int4", "engine.tensor_parallel=8"), load_toolchain("1.2"))
     assert (fault.code, fault.blame[0]) == ("MM641", "engine.tensor_parallel")
-    assert fault.hint == "Set engine.tensor_parallel to 1, 2, 4"
+    assert fault.hint == "set engine.tensor_parallel to 1, 2, 4"
 
 
 sizes = st.integers(1, 40).map(lambda count: 16 * count)
@@ -138,7 +138,7 @@ def test_rows_and_columns_are_those_of_the_split_weight(
         assert {layer.name for layer in unpackable(replace(facts, llm=llm), algorithm, ranks)} == wrong
 
 
-def test_tables_name_versions_and_formats_that_there_are() -> None:
+def test_tables_list_only_existing_versions_and_formats() -> None:
     known = {item.value for item in Algorithm} | {item.value for item in Dtype}
     for row in (*tables().gpus, *tables().packing):
         assert set(row.formats) <= known

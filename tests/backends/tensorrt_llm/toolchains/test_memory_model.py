@@ -1,4 +1,4 @@
-"""Predicted memory: parameters against published counts, factors against what trtllm-build said of itself."""
+"""Predicted memory: compares parameters with published counts, and factors with logs of trtllm-build."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("recipe", COUNTS)
-def test_parameters_are_those_that_are_published(recipe: str) -> None:
+def test_parameter_counts_match_published_ones(recipe: str) -> None:
     facts = load(recipe)[0].facts
     stacks = [facts.llm] + ([facts.encoder] if facts.encoder else [])
     twice = facts.llm.vocab_size * facts.llm.hidden_size
@@ -64,7 +64,7 @@ LOGS = [(70725, 176257), (7757, 18131), (1453, 5799), (1035, 4628), (311, 6979),
 
 
 @pytest.mark.parametrize(("weights", "peak"), LOGS)
-def test_what_builds_took_is_not_more_than_predicted(weights: int, peak: int) -> None:
+def test_measured_builds_stay_within_the_prediction(weights: int, peak: int) -> None:
     (row,) = table().build_llm
     predicted = row.host["base"] / 2**20 + row.host["rank"] * weights
     assert predicted > 0.9 * peak
@@ -92,7 +92,7 @@ def test_more_ranks_take_less_to_build_and_no_less_to_convert() -> None:
     assert predict("convert", four, toolchain).host >= predict("convert", one, toolchain).host
 
 
-def test_a_text_model_of_its_own_is_converted_without_the_tower() -> None:
+def test_a_separate_text_model_is_converted_without_the_tower() -> None:
     (variant,) = load("opt-2.7b", "engine.quantization=none")
     alone, whole = (predict("convert", variant, load_toolchain(version)) for version in ("0.10.0", "1.2"))
     assert whole.host - alone.host == 2 * tower_parameters(variant.facts.visual)

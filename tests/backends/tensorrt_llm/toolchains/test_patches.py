@@ -1,4 +1,4 @@
-"""Edits of VILA's code: made where the code is as it was, once, and refused elsewhere."""
+"""Edits of VILA's code: applied once to unchanged code, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_an_edit_does_what_upstreams_sed_does(version: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_edit_that_was_made_is_not_made_again(version: str, tmp_path: Path) -> None:
+def test_an_edit_is_applied_only_once(version: str, tmp_path: Path) -> None:
     checkout(tmp_path)
     for step in edits(version):
         assert step.edit is not None
@@ -84,7 +84,7 @@ def test_an_edit_that_was_made_is_not_made_again(version: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_code_that_has_moved_on_is_refused_and_left_alone(version: str, tmp_path: Path) -> None:
+def test_changed_code_is_refused_and_left_unchanged(version: str, tmp_path: Path) -> None:
     checkout(tmp_path)
     for path in tmp_path.rglob("*.py"):
         path.write_text("# another release\n", "utf-8")
@@ -99,7 +99,7 @@ def test_code_that_has_moved_on_is_refused_and_left_alone(version: str, tmp_path
     assert contents(tmp_path) == before
 
 
-def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ToolchainError) as caught:
         apply_edit(Edit(file="nothing.py", find="a", replace="b"), tmp_path)
     assert caught.value.code == "MM701"
@@ -107,7 +107,7 @@ def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("both", [{}, {"replace": "a", "after": "b"}])
 def test_an_edit_replaces_or_adds_and_never_both(both: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="an edit replaces"):
+    with pytest.raises(ValueError, match="an edit needs exactly one of"):
         Edit(file="f", find="x", **both)
 
 

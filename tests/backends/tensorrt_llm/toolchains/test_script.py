@@ -1,4 +1,4 @@
-"""Scripts: clean for shellcheck, and run with stand-in programs they call exactly the commands, in order."""
+"""Scripts pass shellcheck and, with stand-in programs, run exactly the commands in order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def scripts(version: str, directory: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_every_recipes_script_is_clean(version: str, tmp_path: Path) -> None:
+def test_every_script_passes_shellcheck(version: str, tmp_path: Path) -> None:
     files = [str(path) for path in scripts(version, tmp_path)]
     assert len(files) > 20
     for path in files:
@@ -129,7 +129,7 @@ def test_a_script_calls_exactly_the_commands(model: str, version: str, checkout:
     )
 
 
-def test_odd_questions_and_paths_arrive_as_they_are(checkout: Path) -> None:
+def test_unusual_questions_and_paths_arrive_unchanged(checkout: Path) -> None:
     question = 'What\'s "this"? $HOME `id` $(id) \\ \\n !x * ~ # ; & | <a>\n\tand  more '
     (variant,) = load("llava-int4")
     verify = Verify(prompts=(question,), images=("/p/a b'c\".png",))
@@ -175,7 +175,7 @@ def test_a_wrong_word_or_no_checkout_does_nothing(checkout: Path) -> None:
     assert "set TRTLLM_ROOT to the checkout" in bare.stderr
 
 
-def test_what_variants_share_is_in_a_script_once() -> None:
+def test_commands_shared_by_variants_appear_once() -> None:
     text = script(load("opt-2.7b"), load_toolchain("0.10.0"))
     assert text.count("git clone https://huggingface.co/facebook/opt-2.7b") == 1
     assert text.count("build_visual_engine.py") == 1

@@ -1,4 +1,4 @@
-"""The reader that contracts are checked with refuses what argparse refuses, and what it forgives."""
+"""The strict flag parser of the contract tests rejects what argparse rejects, and what argparse tolerates."""
 
 from __future__ import annotations
 

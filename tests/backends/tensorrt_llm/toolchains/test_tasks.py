@@ -1,4 +1,4 @@
-"""Tasks: groups of commands that each run in a fresh directory, filled with what they read and nothing else."""
+"""Tasks: groups of commands that run in a fresh directory containing only their inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def below(path: str, place: str) -> bool:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_all_products_of_a_task_lie_in_its_place(version: str) -> None:
+def test_all_products_of_a_task_are_in_its_directory(version: str) -> None:
     for name, found, _ in every(version):
         for task in found:
             for command in task.commands:
@@ -64,7 +64,7 @@ def test_every_command_but_downloads_and_questions_is_in_one_task(version: str) 
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_code_of_its_own_lies_beside_the_model_where_scripts_look_for_it(version: str) -> None:
+def test_model_code_is_next_to_the_model_where_scripts_look_for_it(version: str) -> None:
     for name, found, _ in every(version):
         for task in found:
             if "code" in task.reads:

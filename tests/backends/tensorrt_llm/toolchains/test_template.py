@@ -1,4 +1,4 @@
-"""Templates make one argument each, and reach nothing."""
+"""Templates produce one argument each and cannot access Python."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from mmbuild.backends.tensorrt_llm.toolchains.template import fill, holds
 
 
 @given(st.text())
-def test_a_value_goes_in_as_it_is(value: str) -> None:
+def test_values_are_inserted_unchanged(value: str) -> None:
     assert fill("--x={{ value }}", {"value": value}) == f"--x={value}"
 
 
-def test_a_value_is_no_template() -> None:
+def test_a_value_is_not_a_template() -> None:
     assert fill("{{ value }}", {"value": "{{ 1 + 1 }}"}) == "{{ 1 + 1 }}"
 
 
@@ -34,6 +34,6 @@ def test_an_unknown_name_in_a_condition_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("text", ["{{ x.__class__ }}", "{{ ''.__class__.__mro__ }}", "{{ x.append(1) }}"])
-def test_nothing_of_python_is_reached(text: str) -> None:
+def test_templates_cannot_access_python(text: str) -> None:
     with pytest.raises(SecurityError):
         fill(f"{text}{{{{ x.__class__.__init__ }}}}", {"x": []})

@@ -1,4 +1,4 @@
-"""What recipes give to templates: names of directories, questions, pictures, the fused MLP."""
+"""Names that recipes provide for templates: directories, questions, images, the fused MLP."""
 
 from __future__ import annotations
 

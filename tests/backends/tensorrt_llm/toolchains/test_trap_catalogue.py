@@ -1,4 +1,4 @@
-"""The catalogue of traps: each of the 34 is there, told by codes that are explained, and held by tests that exist."""
+"""The trap catalogue: all entries are complete, with documented codes and existing tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Traps that cannot be met, because mmbuild writes the commands: held over every recipe, and over drawn ones."""
+"""Traps that cannot occur because mmbuild writes the commands: tested for every recipe and for random ones."""
 
 from __future__ import annotations
 

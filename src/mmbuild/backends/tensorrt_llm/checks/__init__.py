@@ -1,8 +1,6 @@
-"""Checks of a TensorRT-LLM environment against what a toolchain needs.
+"""Checks a TensorRT-LLM environment against the requirements of a toolchain.
 
-``model``         one check
-``versions``      versions against specifiers, and what our own extras require
-``requirements``  what a TensorRT-LLM version requires to be installed
+``requirements``  packages and programs that a TensorRT-LLM version requires
 ``examples``      its example scripts
-``toolchain``     all of it for one environment
+``toolchain``     all checks of one environment
 """

@@ -1,4 +1,4 @@
-"""What a TensorRT-LLM version wants installed: distributions by version and family, and programs. Pure."""
+"""Requirements of a TensorRT-LLM version: distributions by version and family, and programs. Pure."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mmbuild.backends.environments.probe import normalized
 from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
 from mmbuild.backends.tensorrt_llm.toolchains.model import CommandEntry, Toolchain, When
 
-# Distributions by the repository that pip is given; their names differ.
+# Distributions by the repository that pip installs them from, where the names differ.
 _REPOSITORIES: Mapping[str, str] = {"https://github.com/bfshi/scaling_on_scales": "s2wrapper"}
-_HOST_PROGRAMS = ("git",)  # run by mmbuild itself, outside of the environment
+_HOST_PROGRAMS = ("git",)  # run by mmbuild itself, outside the environment
 _LAUNCHERS = ("mpirun", "mpiexec")
 _FROM_ELSEWHERE = ("python", "python3", *_HOST_PROGRAMS)
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredPackage:
-    """A distribution that the version asks for, or some ``families`` alone."""
+    """A distribution that a version requires; if ``families`` is not empty, only for these."""
 
     name: str
     specifier: str
@@ -28,7 +28,7 @@ class RequiredPackage:
 
 
 def requirements(toolchain: Toolchain, families: Iterable[str]) -> Iterator[RequiredPackage]:
-    """Every distribution with each specifier that is asked of it: a family's own goes before the version's."""
+    """Every required distribution with each of its specifiers; a family's specifier overrides the version's."""
     own = {str(name): entry.requirements for name, entry in toolchain.families.items()}
     special: dict[tuple[str, str], list[str]] = {}
     for family in families:
@@ -46,7 +46,7 @@ def requirements(toolchain: Toolchain, families: Iterable[str]) -> Iterator[Requ
 
 
 def _requirement(line: str) -> tuple[str, str]:
-    """(normalized name, specifier) of a requirement line, which may be a repository."""
+    """(normalized name, specifier) of a requirement line, which may be a repository URL."""
     url = line.removeprefix("git+").removesuffix(".git")
     if url in _REPOSITORIES:
         return _REPOSITORIES[url], ""
@@ -58,23 +58,23 @@ def _requirement(line: str) -> tuple[str, str]:
 
 
 def distributions(toolchain: Toolchain) -> set[str]:
-    """Names of everything that :func:`requirements` can ask for, and what any other version pins."""
+    """Names of all distributions that :func:`requirements` can return, and of those that any other version pins."""
     lines = [line for entry in toolchain.families.values() for line in entry.requirements]
     return {*pinned_distributions(), *(_requirement(line)[0] for line in lines)}
 
 
 def programs(toolchain: Toolchain, families: Iterable[str], ranks: int) -> tuple[str, ...]:
-    """Programs that the commands of ``families`` begin with, other than python."""
+    """Programs that the commands of ``families`` run, other than python."""
     chosen = set(families)
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for command in toolchain.commands:
         if chosen & set(map(str, command.families)) and not command.script_only and command.edit is None:
-            found.update(dict.fromkeys(_begins_with(command, ranks)))
-    return tuple(name for name in found if name not in _FROM_ELSEWHERE)
+            names.update(dict.fromkeys(_programs_of(command, ranks)))
+    return tuple(name for name in names if name not in _FROM_ELSEWHERE)
 
 
-def _begins_with(command: CommandEntry, ranks: int) -> Iterator[str]:
-    """The program of a command, and its launcher where there are several ranks."""
+def _programs_of(command: CommandEntry, ranks: int) -> Iterator[str]:
+    """The program of a command, and its launcher if there are several ranks."""
     for group in command.argv:
         words = group.add[0] if isinstance(group, When) else group
         if not isinstance(group, When):

@@ -1,4 +1,4 @@
-"""The environment of a TensorRT-LLM version, held against what the version needs."""
+"""Checks the environment of a TensorRT-LLM version against the version's requirements."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from mmbuild.base.checks import Check, Status
 from mmbuild.config.model import ToolchainEnvironment
 
 _OWN = "tensorrt-llm"
-# Packages on which a build hangs, and why. A difference in any other is told, and stops nothing.
-_DECIDE: Mapping[str, str] = {
-    _OWN: "commands, flags and files differ from version to version",
-    "tensorrt": "engines load only in the TensorRT that built them, and tensorrt_llm is linked with one",
-    "torch": "tensorrt_llm's libraries are compiled for one torch",
-    "transformers": "the converters read models through it, and its classes move between versions",
+# Packages whose mismatch fails a build, and why. A mismatch of any other is only a warning.
+_CRITICAL: Mapping[str, str] = {
+    _OWN: "commands, flags and files change between versions",
+    "tensorrt": "engines load only in the TensorRT that built them, and tensorrt_llm is linked against one version",
+    "torch": "tensorrt_llm's libraries are compiled for one torch version",
+    "transformers": "the converters read models through it, and its classes change between versions",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _CheckContext:
-    """What checks look at; ``chosen`` says whether these families are what somebody wants to build."""
+    """Input of the checks; ``chosen`` is true if the families come from recipes to build."""
 
     toolchain: Toolchain
     environment: ToolchainEnvironment
@@ -50,33 +50,33 @@ def toolchain_checks(
     ranks: int = 1,
     families: Iterable[str] = (),
 ) -> tuple[Check, ...]:
-    """Whether ``environment`` can run the commands of a version.
+    """Checks that ``environment`` can run the commands of a version.
 
     Args:
-        version: Of TensorRT-LLM.
-        environment: As configured; None where the user configured none.
-        sm: Compute capability of the GPU that it is to run on (90 for 9.0); None where there is no GPU.
+        version: TensorRT-LLM version.
+        environment: The configured environment; None if there is none.
+        sm: Compute capability of the GPU that it runs on (90 for 9.0); None without a GPU.
         ranks: Ranks of the largest engine.
-        families: Families that are to be built. Where empty, all are looked at, and what a family alone asks for
-            stops nothing.
+        families: Families to build. If empty, all families are checked, and requirements of a single family only
+            warn.
 
     Raises:
         ToolchainError: MM601 or MM602, no such version.
     """
     toolchain = load_toolchain(version)
-    given = tuple(sorted({str(family) for family in families}))
-    chosen = given or tuple(str(family) for family in toolchain.families)
+    requested = tuple(sorted({str(family) for family in families}))
+    checked = requested or tuple(str(family) for family in toolchain.families)
     if environment is None:
         return (_unconfigured(version), _gpu(sm))
     place = _place(environment)
     try:
-        inside = probe.query(environment, distributions(toolchain), programs(toolchain, chosen, ranks))
+        inside = probe.query(environment, distributions(toolchain), programs(toolchain, checked, ranks))
     except ProbeError as error:
-        broken = Check("environment", "fail", place, "one that answers", error.message, error.hint or "")
+        broken = Check("environment", "fail", place, "one that responds", error.message, error.hint or "")
         return (broken, examples_check(toolchain, environment.examples, {}), _gpu(sm))
-    context = _CheckContext(toolchain, environment, inside, chosen, bool(given))
-    found = [check for function in _CHECKS for check in function(context)]
-    return (Check("environment", "ok", place), *found, _gpu(sm))
+    context = _CheckContext(toolchain, environment, inside, checked, bool(requested))
+    checks = [check for function in _CHECKS for check in function(context)]
+    return (Check("environment", "ok", place), *checks, _gpu(sm))
 
 
 def _unconfigured(version: str) -> Check:
@@ -85,8 +85,8 @@ def _unconfigured(version: str) -> Check:
         "fail",
         "not configured",
         f"a Python or container image with TensorRT-LLM {version}",
-        "its commands run there, and not in mmbuild's own Python",
-        f"Install it and name it: `mmbuild config set-toolchain {version} --python PYTHON --examples CHECKOUT`; "
+        "its commands run there, not in mmbuild's own Python",
+        f"install it and configure it: `mmbuild config set-toolchain {version} --python PYTHON --examples CHECKOUT`; "
         "or build with `--set engine.backend=torch`, which needs no TensorRT-LLM",
     )
 
@@ -105,8 +105,8 @@ def _python(context: _CheckContext) -> Iterator[Check]:
         "ok" if fits else "fail",
         found,
         range_,
-        "" if fits else f"TensorRT-LLM {context.toolchain.version} works in no other",
-        "" if fits else "Make a virtual environment with such a Python, or use a container image",
+        "" if fits else f"TensorRT-LLM {context.toolchain.version} does not support other versions",
+        "" if fits else "create a virtual environment with such a Python, or use a container image",
     )
 
 
@@ -118,28 +118,28 @@ def _pins(context: _CheckContext) -> Iterator[Check]:
 def _pin(item: RequiredPackage, context: _CheckContext) -> Check:
     found = version_of(item.name, context.inside.versions)
     label = f"{item.name} ({', '.join(item.families)})" if item.families else item.name
-    asking = item.specifier or "any"
+    required = item.specifier or "any"
     fits = accepts(item.specifier, found) if found is not None else False
     if fits:
-        return Check(label, "ok", found or "", asking)
+        return Check(label, "ok", found or "", required)
     if fits is None:
-        return Check(label, "unknown", found or "", asking, "this version cannot be compared")
+        return Check(label, "unknown", found or "", required, "this version cannot be compared")
     way = _install(item, context)
     if item.families:
         status: Status = "fail" if context.chosen else "warn"
-        why = f"the code of {', '.join(item.families)} asks for it"
-    elif item.name not in _DECIDE:
+        why = f"the code of {', '.join(item.families)} requires it"
+    elif item.name not in _CRITICAL:
         status, why = "warn", f"TensorRT-LLM {context.toolchain.version} was released with it"
     elif found is not None and _own_accepts(item.name, found, context.inside):
         status, way = "warn", ""
-        why = "not what was written down for this version, but what the installed tensorrt_llm asks for"
+        why = "not the version recorded for this toolchain, but accepted by the installed tensorrt_llm"
     else:
-        status, why = "fail", _DECIDE[item.name]
-    return Check(label, status, found or "not installed", asking, why, way)
+        status, why = "fail", _CRITICAL[item.name]
+    return Check(label, status, found or "not installed", required, why, way)
 
 
 def _own_accepts(name: str, version: str, inside: InstalledPackages) -> bool:
-    """Whether the installed tensorrt_llm itself asks for what is installed: it knows better than our notes."""
+    """Whether the installed tensorrt_llm's own metadata accepts ``version``; it overrides the recorded pins."""
     own = specifiers(inside.requires, python=inside.versions["python"])
     specifier = next((own[other] for other in names_for(name) if other in own), None)
     return specifier is not None and accepts(specifier, version) is True
@@ -147,7 +147,7 @@ def _own_accepts(name: str, version: str, inside: InstalledPackages) -> bool:
 
 def _install(item: RequiredPackage, context: _CheckContext) -> str:
     if context.environment.container is not None:
-        return "Use the image that was released for this version, or one made from it"
+        return "use the image released for this version, or one derived from it"
     index = " --extra-index-url https://pypi.nvidia.com" if item.name in (_OWN, "tensorrt") else ""
     return f"{context.environment.python} -m pip install{index} '{item.name}{item.specifier}'"
 
@@ -158,9 +158,9 @@ def _programs(context: _CheckContext) -> Iterator[Check]:
             yield Check(name, "ok", path)
             continue
         place = _place(context.environment)
-        why, way = "its commands call it", f"Install it there; {place} was looked through"
+        why, way = "its commands call it", f"install it in {place}"
         if context.environment.container is None:
-            way = f"Install it beside {context.environment.python}, or on PATH"
+            way = f"install it next to {context.environment.python}, or on PATH"
         yield Check(name, "fail", "not found", "on PATH in the environment", why, way)
 
 
@@ -175,9 +175,9 @@ def _gpu(sm: int | None) -> Check:
         "gpu",
         "fail",
         "none",
-        "one with its driver",
-        "engines are tuned on the GPU that they are for, and converters pack integers for it",
-        "Build on a machine with the GPU; `nvidia-smi` and CUDA_VISIBLE_DEVICES say what is visible here",
+        "a GPU with its driver",
+        "engines are tuned on their target GPU, and converters pack integer weights for it",
+        "build on a machine with the GPU; `nvidia-smi` and `CUDA_VISIBLE_DEVICES` show what is visible here",
     )
 
 
@@ -185,8 +185,8 @@ _CHECKS: tuple[Callable[[_CheckContext], Iterator[Check]], ...] = (_python, _pin
 
 
 def container_checks(environment: ToolchainEnvironment | None) -> Iterator[Check]:
-    """The program that runs an environment's container."""
+    """Checks for the program that runs an environment's container."""
     if environment is not None and environment.container is not None:
         engine = environment.container.engine
         why = "the configuration runs a toolchain in a container"
-        yield program_check(engine, needed=True, why=why, way=f"Install {engine}")
+        yield program_check(engine, needed=True, why=why, way=f"install {engine}")

@@ -1,10 +1,11 @@
-"""Compares what a TensorRT-LLM command left with what the recipe requires.
+"""Checks the output of TensorRT-LLM commands against the recipe.
 
-Several faults of these commands exit with 0: a rank that is not written, a prompt table of another size, a
-quantization that did not happen. Everything here reads plain files and imports neither TensorRT nor torch.
+Several failures of these commands exit with 0: a missing rank, a prompt table of the wrong size, a quantization that
+did not happen. The checks read plain files and import neither TensorRT nor torch.
 
-``check``                        the findings of one command
-``expectations``                 what a command must leave, from the recipe
-``log_patterns``                 known lines in a command's output
-``rules.yaml``, ``tensors.yaml`` what each command of each version must leave; ``model`` has the form
+``check``                        checks the output of one command
+``expectations``                 the expected output of a command, derived from the recipe
+``files``                        reads JSON files and safetensors headers
+``log_patterns``                 known lines in a command's log
+``rules.yaml``, ``tensors.yaml`` the expected output of each command by version; ``model`` has the schema
 """

@@ -1,4 +1,4 @@
-"""The findings of one command: everything it left, held against what was expected."""
+"""Compares the files that a command wrote with the expected ones."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ from mmbuild.backends.tensorrt_llm.output_checks.model import (
 def differences(
     path: Path, content: Mapping[str, Any], expected: Sequence[ExpectedOutput]
 ) -> Iterator[ProductError]:
-    """One finding for each code whose values differ (MM653 to MM658, MM662); it names all of them.
+    """One finding per code (MM653 to MM658, MM662), listing all values with that code that differ.
 
     Args:
-        path: The file that ``content`` was read from, for the message.
-        content: The file.
-        expected: Its keys and values.
+        path: Path of the config.json, for the message.
+        content: Its content.
+        expected: Expected keys and values.
     """
-    found: dict[Code, list[str]] = {}
+    mismatches: dict[Code, list[str]] = {}
     for item in expected:
-        there = value_at(content, item.key)
-        if not _fits(item, there):
-            found.setdefault(item.code, []).append(
-                f"{item.key} is {_shown(there)}, not {' or '.join(map(_shown, item.values))}"
+        actual = value_at(content, item.key)
+        if not _matches(item, actual):
+            mismatches.setdefault(item.code, []).append(
+                f"{item.key} is {_shown(actual)}, not {' or '.join(map(_shown, item.values))}"
             )
-    for code, parts in found.items():
-        telling = rules().tellings[code]
-        yield ProductError(f"{path}: {', '.join(parts)}: {telling.why}", code=code, hint=telling.way)
+    for code, parts in mismatches.items():
+        explanation = rules().tellings[code]
+        yield ProductError(f"{path}: {', '.join(parts)}: {explanation.why}", code=code, hint=explanation.way)
 
 
 def value_at(content: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    found: Any = content
+    """The value at a dotted key; None if it is missing."""
+    value: Any = content
     for name in key.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
-def _fits(item: ExpectedOutput, there: Any) -> bool:
-    if item.begins and isinstance(there, str):
-        return any(there == value or there.startswith((f"{value}.", f"{value}rc")) for value in item.values)
-    return there in item.values
+def _matches(item: ExpectedOutput, actual: Any) -> bool:
+    if item.begins and isinstance(actual, str):
+        return any(actual == value or actual.startswith((f"{value}.", f"{value}rc")) for value in item.values)
+    return actual in item.values
 
 
 def _shown(value: Any) -> str:
@@ -61,41 +61,41 @@ def _shown(value: Any) -> str:
 
 
 def stale_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
-    """MM651: files beside ``expected`` that end alike. No command empties its directory."""
-    endings = {path.suffix for path in expected}
+    """MM651: other files with the suffixes of ``expected``. No command empties its output directory."""
+    suffixes = {path.suffix for path in expected}
     others = sorted(
-        path.name for path in directory.glob("*") if path.suffix in endings and path not in expected
+        path.name for path in directory.glob("*") if path.suffix in suffixes and path not in expected
     )
     if others:
         yield ProductError(
-            f"{directory} holds {', '.join(others)} beside the {len(expected)} rank(s) of this build: left over "
-            "from an earlier one with more ranks or another name",
+            f"{directory} contains {', '.join(others)} in addition to the {len(expected)} rank(s) of this build: "
+            "left over from an earlier build with more ranks or another name",
             code="MM651",
-            hint="Remove the directory and run the command again",
+            hint="remove the directory and run the command again",
         )
 
 
 def missing_source_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
-    """MM661: ranks that the checkpoint lacked from which an engine was built."""
+    """MM661: ranks missing from the checkpoint that an engine was built from."""
     missing = [path.name for path in expected if not _has_content(path)]
     if missing:
         yield ProductError(
-            f"the engine was built from {directory}, which lacks {', '.join(missing)}: up to 0.10 such ranks get "
-            "dummy weights, with a warning and no failure",
+            f"the engine was built from {directory}, where {', '.join(missing)} is missing: up to 0.10 such ranks "
+            "get dummy weights with only a warning",
             code="MM661",
-            hint="Convert again, then empty the engine's directory and build again",
+            hint="convert again, then empty the engine's directory and build again",
         )
 
 
 def missing_files(paths: tuple[Path, ...]) -> Iterator[ProductError]:
-    """MM650: for each directory, the products that are not there or empty."""
+    """MM650: for each directory, the products that are missing or empty."""
     for directory in dict.fromkeys(path.parent for path in paths):
-        gone = [path.name for path in paths if path.parent == directory and not _has_content(path)]
-        if gone:
+        missing = [path.name for path in paths if path.parent == directory and not _has_content(path)]
+        if missing:
             yield ProductError(
-                f"{directory} lacks {', '.join(gone)}, and the command ended without a failure",
+                f"{', '.join(missing)} missing from {directory} although the command succeeded",
                 code="MM650",
-                hint="Read the command's log for the first error, and run it again",
+                hint="look for the first error in the command's log, and run it again",
             )
 
 
@@ -111,7 +111,7 @@ Parts = Mapping[PartName, OutputPart]
 def check_tensors(
     path: Path, header: Mapping[str, Stored], table: str, parts: Parts
 ) -> Iterator[ProductError]:
-    """MM660: what ``table`` lists and a rank's file lacks.
+    """MM660: tensors in ``table`` that are missing from a rank's file.
 
     Args:
         path: The file, for the message.
@@ -119,51 +119,51 @@ def check_tensors(
         table: Name of a table in ``tensors.yaml``.
         parts: Facts of the model's parts.
     """
-    gone = [name for name in expected_names(table, parts, 1) if name not in header]
-    if gone:
-        yield _missing_tensors(path, gone, "tensors")
+    missing = [name for name in expected_names(table, parts, 1) if name not in header]
+    if missing:
+        yield _missing_tensors(path, missing, "tensors")
 
 
 def check_packed(
     path: Path, header: Mapping[str, Stored], table: str, parts: Parts, algorithm: str
 ) -> Iterator[ProductError]:
-    """MM657: layers that config.json calls ``algorithm`` and that lie there unpacked or without scales."""
-    ending = tables().scales.get(algorithm)
-    if ending is None:
+    """MM657: layers that are unpacked or have no scales although config.json says ``algorithm``."""
+    suffix = tables().scales.get(algorithm)
+    if suffix is None:
         return
-    plain = []
+    unpacked = []
     for item in tables().tables[table]:
         linears = item.linears + (item.gated_linears if _gated(item, parts) else ())
         for linear in _filled(linears, parts[item.part].num_hidden_layers, 1):
             weight = header.get(f"{linear}.weight")
             if weight is None:
-                continue  # MM660 tells of it
-            if weight.dtype not in tables().packed or f"{linear}.{ending}" not in header:
-                plain.append(linear)
-    if plain:
+                continue  # reported as MM660
+            if weight.dtype not in tables().packed or f"{linear}.{suffix}" not in header:
+                unpacked.append(linear)
+    if unpacked:
         yield ProductError(
-            f"{path}: {_some(plain)} not {algorithm}, which config.json beside it says: weights are plain or their "
-            f"`{ending}` is missing",
+            f"{path}: {_some(unpacked)} not quantized to {algorithm} as config.json says: weights are not packed or "
+            f"their `{suffix}` is missing",
             code="MM657",
-            hint="Empty the directory and convert again with the command as mmbuild shows it",
+            hint="empty the directory and convert again with the command that mmbuild shows",
         )
 
 
 def check_raw(directory: Path, table: str, parts: Parts, ranks: int) -> Iterator[ProductError]:
-    """MM660: raw files that ``table`` lists and ``directory`` lacks, or that are empty."""
-    there = {item.name for item in directory.glob("*.bin") if item.stat().st_size > 0}
-    gone = [name for name in expected_names(table, parts, ranks) if name not in there]
-    if gone:
-        yield _missing_tensors(directory, gone, "raw tensors")
+    """MM660: raw files in ``table`` that are missing from ``directory`` or empty."""
+    existing = {item.name for item in directory.glob("*.bin") if item.stat().st_size > 0}
+    missing = [name for name in expected_names(table, parts, ranks) if name not in existing]
+    if missing:
+        yield _missing_tensors(directory, missing, "raw tensors")
 
 
 def expected_names(table: str, parts: Parts, ranks: int) -> tuple[str, ...]:
-    """Names that ``table`` lists for a model of these parts, each once."""
-    found: dict[str, None] = {}
+    """Names in ``table`` for a model with these parts, without duplicates."""
+    names: dict[str, None] = {}
     for item in tables().tables[table]:
         patterns = item.names + (item.gated if _gated(item, parts) else ())
-        found |= dict.fromkeys(_filled(patterns, parts[item.part].num_hidden_layers, ranks))
-    return tuple(found)
+        names |= dict.fromkeys(_filled(patterns, parts[item.part].num_hidden_layers, ranks))
+    return tuple(names)
 
 
 def _gated(item: Names, parts: Parts) -> bool:
@@ -177,12 +177,11 @@ def _filled(patterns: tuple[str, ...], layers: int, ranks: int) -> Iterator[str]
                 yield pattern.format(layer=layer, rank=rank)
 
 
-def _missing_tensors(path: Path, gone: list[str], what: str) -> ProductError:
+def _missing_tensors(path: Path, names: list[str], kind: str) -> ProductError:
     return ProductError(
-        f"{path} lacks {len(gone)} of its {what}: {_some(gone)}; "
-        "a converter's worker failed, or it read another model",
+        f"{path}: {len(names)} {kind} missing: {_some(names)}; a converter worker failed, or it read another model",
         code="MM660",
-        hint="Look for tracebacks in the converter's log, remove the directory, and convert again",
+        hint="look for tracebacks in the converter's log, remove the directory, and convert again",
     )
 
 
@@ -195,18 +194,16 @@ _RANK = "rank{rank}.safetensors"
 
 
 def check(expected: Expected, directory: Path) -> tuple[ProductError, ...]:
-    """What is wrong with what a command left; empty where nothing is.
-
-    Call it after a command that ended with 0. Files are read, nothing is changed.
+    """Check the output of a command that exited with 0. Only reads files.
 
     Args:
         expected: From :func:`mmbuild.backends.tensorrt_llm.output_checks.expectations.expect`.
-        directory: The directory that the command ran in.
+        directory: Working directory of the command.
 
     Returns:
-        Findings, not raised: MM650 a product missing, MM651 ranks of an earlier build, MM652 a config.json that is
-        none, MM653 to MM658 and MM662 a value in it, MM659 a broken file, MM660 tensors missing, MM661 an engine
-        from a checkpoint that lacks ranks.
+        Findings, not raised; empty if all is correct. MM650 a missing product, MM651 ranks of an earlier build, MM652
+        an unreadable config.json, MM653 to MM658 and MM662 a wrong value in it, MM659 a broken file, MM660 missing
+        tensors, MM661 an engine from a checkpoint with missing ranks.
     """
     return tuple(_findings(expected, directory))
 

@@ -1,4 +1,4 @@
-"""What a command must leave, worked out from the recipe before the command runs: pure."""
+"""Computes the outputs a command must produce, from the recipe, before it runs. Pure."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ from mmbuild.schema.resolved import ResolvedRecipe
 
 
 def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> Expected:
-    """What ``command`` leaves where it does what the recipe asks for.
+    """The output of ``command`` that the recipe requires.
 
-    Only what the command's own result depends on is in it: a checkpoint is expected without lengths.
+    It depends only on what affects the command's own result: a checkpoint's expectations do not contain lengths.
 
     Args:
         command: One of :func:`mmbuild.backends.tensorrt_llm.toolchains.commands.commands` of the same variant and
             toolchain.
         variant: The recipe, with the model's facts.
-        toolchain: The version.
+        toolchain: The toolchain of the recipe.
     """
     family = variant.facts.family
     known = variables(variant, toolchain) | {"version": toolchain.version}
     algorithm = variant.recipe.engine.quantization.algorithm
-    # What mmbuild calibrated has one name, whatever the version's own quantizer would call it.
+    # A checkpoint calibrated by mmbuild has one name, whatever the version's quantizer would write.
     known["quant_algos"] = (
         (ALGORITHMS[algorithm].quant_algo,) if known["calibrated"] else rules().quant_algos[algorithm]
     )
     parts: dict[PartName, Any] = {"llm": variant.facts.llm}
     if variant.facts.encoder is not None:
         parts["encoder"] = variant.facts.encoder
-    held = [
+    matching = [
         rule
         for rule in rules().rules
         if command.name in rule.commands and family in rule.families and toolchain.version in rule.toolchains
     ]
-    places = tuple(_output_path(rule, known | {"part": parts[rule.part]}) for rule in held)
+    places = tuple(_output_path(rule, known | {"part": parts[rule.part]}) for rule in matching)
     ranks = known["tensor_parallel"]
-    if not any(rule.ranks or rule.raw or rule.checkpoint for rule in held):  # nothing of the LLM is looked at
+    if not any(rule.ranks or rule.raw or rule.checkpoint for rule in matching):  # no rule checks the LLM
         parts.clear()
         ranks = 1
     return Expected(

@@ -1,4 +1,4 @@
-"""Plain files read without the libraries that write them: JSON, and what a safetensors file says of itself."""
+"""Reads JSON files and safetensors headers without the libraries that write them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_head
 
 
 class ProductError(MmbuildError):
-    """A file that a command should have left is missing, or says something else than the recipe."""
+    """An output file of a command is missing or does not match the recipe."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor in a file: its name for a number type (``F16``, ``I8``, ...) and its shape."""
+    """A tensor in a safetensors file: dtype name (``F16``, ``I8``, ...) and shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
     """The object in ``path``.
 
     Raises:
-        ProductError: MM652, it is not readable or holds no JSON object.
+        ProductError: MM652, the file cannot be read or is not a JSON object.
     """
     try:
         return read_object(path, CHECKPOINT_CONFIG)
@@ -40,33 +40,33 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def read_header(path: Path) -> Mapping[str, Stored]:
-    """Tensors of a safetensors file by name; the data is not read, its size is compared.
+    """Tensors of a safetensors file by name; checks the size of the data but does not read it.
 
     Raises:
-        ProductError: MM659, the header is not readable, or the file is shorter or longer than the header says.
+        ProductError: MM659, the header cannot be read, or the file's size does not match it.
     """
     try:
-        found = read_tensor_header(path)
+        header = read_tensor_header(path)
     except HeaderProblemError as error:
         raise _broken(path, str(error)) from None
     except FileRefusedError as error:
         raise _broken(path, f"it {error.problem}") from None
     except OSError as error:
         raise _broken(path, str(error)) from error
-    return {name: Stored(tensor.dtype, tensor.shape) for name, tensor in found.items()}
+    return {name: Stored(tensor.dtype, tensor.shape) for name, tensor in header.items()}
 
 
-def _unreadable(path: Path, what: str) -> ProductError:
+def _unreadable(path: Path, problem: str) -> ProductError:
     return ProductError(
-        f"{path} cannot be read as the command's config.json: {what}",
+        f"cannot read config.json at {path}: {problem}",
         code="MM652",
-        hint="Empty the directory and run the command again",
+        hint="empty the directory and run the command again",
     )
 
 
-def _broken(path: Path, what: str) -> ProductError:
+def _broken(path: Path, problem: str) -> ProductError:
     return ProductError(
-        f"{path} is no whole safetensors file: {what}",
+        f"{path} is not a complete safetensors file: {problem}",
         code="MM659",
-        hint="Look for free disk space and for `Killed` in the log, remove the file, and run the command again",
+        hint="check free disk space and look for `Killed` in the log, remove the file, and run the command again",
     )

@@ -1,7 +1,7 @@
-"""Known lines in the output of TensorRT-LLM's commands, and what they mean.
+"""Known lines in the logs of TensorRT-LLM's commands, and what they mean.
 
-Some are the last line of a failure whose cause is elsewhere; others are said by a command that goes on and ends with
-0. The lines are data in ``log_patterns.yaml``, their explanations in ``mmbuild/base/codes/log.yaml``.
+Some end a failure whose cause is elsewhere; others come from a command that continues and exits with 0. The patterns
+are in ``log_patterns.yaml``, their explanations in ``mmbuild/base/codes/log.yaml``.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class KnownLine(Entry):
     """One row of ``log_patterns.yaml``.
 
     Attributes:
-        code: What it is called in ``mmbuild/base/codes/log.yaml``.
-        pattern: Regular expression that is searched in each line.
-        severity: ``fatal``: the command fails there. ``silent``: it goes on, and what it makes is wrong.
-        toolchains: Versions in which the line means that.
+        code: Code of its entry in ``mmbuild/base/codes/log.yaml``.
+        pattern: Regular expression searched for in each line.
+        severity: ``fatal``: the command fails. ``silent``: it continues, but its result is wrong.
+        toolchains: Versions to which the pattern applies.
     """
 
     code: LogCode
@@ -46,12 +46,12 @@ class KnownLine(Entry):
 
 @dataclass(frozen=True, slots=True)
 class LogFinding:
-    """A known line that was found.
+    """A known line in a log.
 
     Attributes:
-        line: Its number, from 1; the first where it is there several times.
+        line: Line number of its first occurrence, from 1.
         severity: As in :class:`KnownLine`.
-        finding: What is told.
+        finding: The error to report.
     """
 
     line: int
@@ -61,27 +61,27 @@ class LogFinding:
 
 @cache
 def known_lines() -> tuple[KnownLine, ...]:
-    """All rows."""
+    """All rows of ``log_patterns.yaml``."""
     return TypeAdapter(tuple[KnownLine, ...]).validate_python(table("log_patterns.yaml"))
 
 
 def scan(lines: Iterable[str], version: str) -> tuple[LogFinding, ...]:
-    """The known lines in a command's output, each code once, in the order in which they came.
+    """The known lines in a command's log, one finding per code, in order of appearance.
 
     Args:
-        lines: Output and errors of the command, as they came.
+        lines: Lines of stdout and stderr, in order.
         version: The toolchain's version.
     """
-    waiting = [(re.compile(row.pattern), row) for row in known_lines() if version in row.toolchains]
-    found: dict[LogCode, LogFinding] = {}
+    patterns = [(re.compile(row.pattern), row) for row in known_lines() if version in row.toolchains]
+    findings: dict[LogCode, LogFinding] = {}
     for number, line in enumerate(lines, start=1):
-        for pattern, row in waiting:
-            if row.code not in found and pattern.search(line.strip()):
-                found[row.code] = _remark(number, line, row)
-    return tuple(found.values())
+        for pattern, row in patterns:
+            if row.code not in findings and pattern.search(line.strip()):
+                findings[row.code] = _finding(number, line, row)
+    return tuple(findings.values())
 
 
-def _remark(number: int, line: str, row: KnownLine) -> LogFinding:
+def _finding(number: int, line: str, row: KnownLine) -> LogFinding:
     entry = codes()[row.code]
     shown = line.strip()[:_LONGEST_SHOWN]
     message = f"line {number} of the log, `{shown}`: {entry.cause.removesuffix('.')}"

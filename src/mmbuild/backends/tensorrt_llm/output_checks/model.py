@@ -1,8 +1,8 @@
-"""The form of ``rules.yaml`` and ``tensors.yaml``.
+"""Schema of ``rules.yaml`` and ``tensors.yaml``.
 
-Strings marked *template* are Jinja2, those marked *expression* are Jinja2 expressions. Both may name what
-:mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context` lists, ``rank`` (in names of rank files), ``part``
-(facts of the encoder or the decoder), ``version`` and what a rule's own ``names`` add. Strings marked *pattern* hold
+Strings marked *template* are Jinja2 templates, those marked *expression* Jinja2 expressions. Both may use the names
+in :mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context`, ``rank`` (in names of rank files), ``part``
+(facts of the encoder or the decoder), ``version`` and the rule's own ``names``. Strings marked *pattern* contain
 ``{layer}`` and ``{rank}``.
 """
 
@@ -23,7 +23,7 @@ PartName = Literal["encoder", "llm"]
 
 
 class Entry(BaseModel):
-    """Base of all parts: closed and immutable."""
+    """Base of all parts: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,11 +32,10 @@ class Expectation(Entry):
     """One value of a config.json.
 
     Attributes:
-        key: Keys from the outside in, joined by dots.
-        value: What must stand there; a list means any of its items. A key that is not there counts as null.
-            Expression.
-        begins: Whether it is enough that the text begins so.
-        code: Of the finding.
+        key: Dotted key.
+        value: Expected value; a list allows any of its items. A missing key counts as null. Expression.
+        begins: Whether a version that begins with the value also matches.
+        code: Code of the finding.
     """
 
     key: str
@@ -50,7 +49,7 @@ class Group(Entry):
 
     Attributes:
         group: Its name.
-        below: Key that holds all of its keys, or nothing.
+        below: Key that contains all of its keys; empty for the top level.
     """
 
     group: str
@@ -58,20 +57,21 @@ class Group(Entry):
 
 
 class Rule(Entry):
-    """What some commands leave in one directory.
+    """The output of some commands in one directory.
 
     Attributes:
         commands: Names of commands.
-        families: Families it holds for.
-        toolchains: Versions it holds for.
-        part: Whose facts ``part`` are.
-        directory: Below the directory that the command runs in; template.
-        ranks: Name of a rank's file; template over ``rank``. Other files that end so are of an earlier build.
+        families: Families to which the rule applies.
+        toolchains: Versions to which the rule applies.
+        part: The model part whose facts ``part`` refers to.
+        directory: Relative to the command's working directory; template.
+        ranks: Name of a rank's file; template over ``rank``. Other files with its suffix are left over from an
+            earlier build.
         checkpoint: Directory whose rank files the command reads; template.
-        config: Expectations of ``config.json``; none are read where empty.
-        tensors: Table of the tensors that each rank file must hold.
-        raw: Table of the raw files that must be there.
-        names: More names for expressions; expressions.
+        config: Expectations of ``config.json``; if empty, the file is not read.
+        tensors: Table of the tensors required in each rank file.
+        raw: Table of the required raw files.
+        names: Additional names for expressions; expressions.
     """
 
     commands: tuple[str, ...]
@@ -88,7 +88,7 @@ class Rule(Entry):
 
 
 class LogPattern(Entry):
-    """What a code means for whoever reads a finding: why it matters, and what to do. No full stops."""
+    """Explanation of a code: why the finding matters (``why``) and what to do (``way``). No full stops."""
 
     why: str
     way: str
@@ -98,10 +98,10 @@ class Rules(Entry):
     """``rules.yaml``.
 
     Attributes:
-        quant_algos: What config.json may call each quantization; null is none.
-        tellings: Texts by code.
-        expectations: Groups of expectations.
-        rules: What each command leaves.
+        quant_algos: Allowed names of each quantization in config.json; null means unquantized.
+        tellings: Explanations by code.
+        expectations: Expectations by group.
+        rules: Expected output of each command.
     """
 
     quant_algos: dict[Algorithm, tuple[str | None, ...]]
@@ -114,11 +114,11 @@ class Names(Entry):
     """Names of tensors or files of one part of a model.
 
     Attributes:
-        part: Whose number of layers counts.
+        part: The model part that determines the number of layers.
         names: Patterns.
-        gated: Patterns that hold where the MLP has a gate.
+        gated: Patterns that apply only if the MLP has a gate.
         linears: Patterns of the layers, without ``.weight``, that quantization packs.
-        gated_linears: The same, where the MLP has a gate.
+        gated_linears: Further such patterns if the MLP has a gate.
     """
 
     part: PartName = "llm"
@@ -132,9 +132,9 @@ class Tables(Entry):
     """``tensors.yaml``.
 
     Attributes:
-        scales: Ending of the tensor that each packed layer must have beside its weight, by quantization.
-        packed: Names that a safetensors header gives to the types of packed weights.
-        tables: Tables by name; one item for each part.
+        scales: By quantization, the suffix of the tensor that each packed layer needs in addition to its weight.
+        packed: Safetensors dtypes of packed weights.
+        tables: Tables by name; one item per model part.
     """
 
     scales: dict[str, str]
@@ -143,13 +143,13 @@ class Tables(Entry):
 
 
 class ExpectedOutput(Entry):
-    """One value of a config.json: :class:`Expectation` with its value worked out.
+    """One value of a config.json: :class:`Expectation` with its value computed.
 
     Attributes:
-        key: Keys from the outside in, joined by dots.
-        values: What may stand there; null where the key may be missing.
-        begins: Whether it is enough that the text begins so.
-        code: Of the finding.
+        key: Dotted key.
+        values: Allowed values; null allows a missing key.
+        begins: Whether a version that begins with a value also matches.
+        code: Code of the finding.
     """
 
     key: str
@@ -159,15 +159,15 @@ class ExpectedOutput(Entry):
 
 
 class OutputPath(Entry):
-    """One directory that a command must leave, all names filled in.
+    """One output directory of a command, all names filled in.
 
     Attributes:
-        directory: Below the one that the command runs in.
-        ranks: Names of the ranks' files, in their order.
+        directory: Relative to the command's working directory.
+        ranks: Names of the rank files, in rank order.
         checkpoint: Directory that the command reads ranks from.
-        config: Of ``config.json``.
-        tensors: Table of the tensors that each rank file must hold.
-        raw: Table of the raw files that must be there.
+        config: Expected values in ``config.json``.
+        tensors: Table of the tensors required in each rank file.
+        raw: Table of the required raw files.
     """
 
     directory: str
@@ -179,20 +179,20 @@ class OutputPath(Entry):
 
 
 class OutputPart(Entry):
-    """What the names of tensors depend on in one part of a model."""
+    """Facts of one model part that tensor names depend on."""
 
     num_hidden_layers: int
     mlp_type: str
 
 
 class Expected(Entry):
-    """Everything that one command must leave: plain data, worked out before it runs.
+    """The complete expected output of one command: plain data, computed before it runs.
 
     Attributes:
-        products: Files and directories, below the directory that the command runs in.
-        places: Directories and what is in them.
+        products: Files and directories, relative to the command's working directory.
+        places: Output directories and their content.
         parts: The model's parts.
-        ranks: How many there are.
+        ranks: Number of ranks.
     """
 
     products: tuple[str, ...]
@@ -209,11 +209,11 @@ def table(name: str) -> Any:
 
 @cache
 def rules() -> Rules:
-    """What each command must leave."""
+    """The content of ``rules.yaml``."""
     return Rules.model_validate(table("rules.yaml"))
 
 
 @cache
 def tables() -> Tables:
-    """Names of tensors."""
+    """The content of ``tensors.yaml``."""
     return Tables.model_validate(table("tensors.yaml"))

@@ -1,4 +1,4 @@
-"""One command: started, its output passed on line by line, and what is known of its output told."""
+"""Runs one command: passes its output on line by line, and explains known lines in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmbuild.backends.tensorrt_llm.output_checks.log_patterns import LogFinding,
 from mmbuild.base.errors import MmbuildError
 
 _KEPT = 12
-"""Last lines that a failure shows."""
+"""Number of last output lines in an error message."""
 
 
 class CommandError(MmbuildError):
-    """A command that failed, or that went on where it should have failed."""
+    """A command that failed, or that succeeded but produced a wrong result."""
 
 
 def run_command(
@@ -26,18 +26,18 @@ def run_command(
     """Run ``launch`` in ``cwd``.
 
     Args:
-        name: What a person calls the command.
+        name: Name of the command, for messages.
         launch: Arguments and environment.
-        cwd: Where it runs.
-        version: The toolchain's version, for known lines of its output.
-        tell: Gets each line of output and errors as it comes, without its end.
+        cwd: Working directory.
+        version: The toolchain's version, which selects the known lines.
+        tell: Called with each line of stdout and stderr, without its line end.
 
     Returns:
-        All lines of output and errors.
+        All lines of stdout and stderr.
 
     Raises:
-        CommandError: MM700 it failed for no known reason, or cannot be started; MM670 to MM690 a line of its output
-            says why it failed, or that what it made is wrong although it ended with 0.
+        CommandError: MM700, it failed for an unknown reason, or cannot be started; MM670 to MM690, a known line of
+            its output explains the failure, or shows that its result is wrong although it exited with 0.
     """
     try:
         process = subprocess.Popen(
@@ -54,7 +54,7 @@ def run_command(
         raise CommandError(
             f"`{launch.argv[0]}` of {name} cannot be started: {error.strerror}",
             code="MM700",
-            hint="`mmbuild doctor` looks at the environment",
+            hint="`mmbuild doctor` checks the environment",
         ) from error
     lines = tuple(_passed_on(process, tell))
     status = process.wait()
@@ -64,7 +64,7 @@ def run_command(
     for remark in remarks:
         if remark.severity == "silent":
             raise CommandError(
-                f"{name} ended with 0, and what it made is wrong: {remark.finding.message}",
+                f"{name} exited with 0, but its result is wrong: {remark.finding.message}",
                 code=remark.finding.code,
                 hint=remark.finding.hint,
             )
@@ -83,15 +83,15 @@ def _passed_on(process: subprocess.Popen[str], tell: Callable[[str], None]) -> I
 def _failed(
     name: str, argv: Sequence[str], status: int, lines: Sequence[str], remarks: Sequence[LogFinding]
 ) -> CommandError:
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-    # The first cause that a line names; what is said after it mostly follows from it.
+    outcome = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
+    # Report the first fatal line: later ones usually follow from it.
     for remark in sorted(remarks, key=lambda item: item.severity != "fatal"):
         finding = remark.finding
-        return CommandError(f"{name} {how}: {finding.message}", code=finding.code, hint=finding.hint)
+        return CommandError(f"{name} {outcome}: {finding.message}", code=finding.code, hint=finding.hint)
     last = deque((line for line in lines if line.strip()), maxlen=_KEPT)
     shown = "\n".join(f"  | {line}" for line in last)
     return CommandError(
-        f"{name} {how}: `{shlex.join(argv)}`" + (f"\n{shown}" if shown else ""),
+        f"{name} {outcome}: `{shlex.join(argv)}`" + (f"\n{shown}" if shown else ""),
         code="MM700",
-        hint="The log has all of its output; `mmbuild script` writes the command for a try by hand",
+        hint="the log has its complete output; `mmbuild script` writes the command to run it by hand",
     )

@@ -1,4 +1,4 @@
-"""Asking an engine of backend tensorrt-llm: upstream's runner, once for each pair."""
+"""Runs an engine of backend tensorrt-llm: starts upstream's runner once per pair."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mmbuild.models.generation_settings import not_passed_text
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRunner:
-    """See :class:`mmbuild.backends.base.Runner`. The runner answers greedily, or with as many beams as the engine was
-    built for, and checks its own question."""
+    """See :class:`mmbuild.backends.base.Runner`. Upstream's runner decodes greedily, or with as many beams as the
+    engine was built for; its accuracy check uses its own question."""
 
     build: Path
     description: Description
@@ -35,17 +35,17 @@ class UpstreamRunner:
     compares: bool = False
 
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
-        """Settings of the model that the runner is not given (MM725)."""
+        """Model settings that the runner does not apply (MM725)."""
         for name, value in self.description.settings_not_applied.items():
             yield f"warning: the model sets {not_passed_text(name, value)} [MM725]"
 
     def run(self, request: RunRequest, show: str) -> None:
-        """Ask each pair; answers are shown as they come."""
+        """Run each pair; answers are shown as they arrive."""
         facts = {"toolchain": dict(self.description.toolchain)}
         load_entry(show)(Answers(self._answers(request), facts=facts), request.show)
 
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
-        """Upstream's own check: its question about its picture, compared with the answer that it knows."""
+        """Upstream's own accuracy check: its question about its image, compared with the known answer."""
         result = self._infer(self._environment(), InferenceRequest(mode="check_accuracy"))
         self.report(
             "the accuracy check of TensorRT-LLM's runner passed; nothing was compared with transformers"
@@ -66,10 +66,10 @@ class UpstreamRunner:
         environment = load().toolchains.get(version)
         if environment is None:
             raise MmbuildError(
-                f"the engine runs in TensorRT-LLM {version}, and no environment is configured for it",
+                f"the engine needs TensorRT-LLM {version}, but no environment is configured for it",
                 code="MM704",
-                hint=f"`mmbuild config set-toolchain {version} --python ... --examples ...`; `mmbuild compat` says "
-                "what the engine needs",
+                hint=f"run `mmbuild config set-toolchain {version} --python ... --examples ...`; `mmbuild compat` "
+                "lists what the engine needs",
             )
         return environment
 

@@ -1,4 +1,4 @@
-"""Asking an engine of backend tensorrt-llm through upstream's own runner."""
+"""Runs an engine of backend tensorrt-llm through upstream's own runner."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from mmbuild.backends.tensorrt_llm.toolchains.model import Mode, Toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import DEFAULT_NEW_TOKENS, inference_context
 from mmbuild.config.model import ToolchainEnvironment
 
-# `logger.info(f"\n[A] {texts}")` up to 0.10, `[A]: ...` for each prompt later: a list with one text for each beam.
+# `logger.info(f"\n[A] {texts}")` up to 0.10, later `[A]: ...` for each prompt: a list with one text per beam.
 _ANSWER = re.compile(r"^\[A\]:? (?P<texts>\[.*\])$")
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """What is asked.
+    """Input of one run.
 
     Attributes:
-        prompt: In a person's words; None asks the runner's own question.
-        images: Pictures that belong to the prompt; none takes the runner's own picture.
-        max_new_tokens: Most tokens of the answer; None takes the engine's most, or upstream's 30 if fewer.
-        mode: ``run``, ``profile`` (times) or ``check_accuracy`` (upstream's question, with its known answer).
+        prompt: The user's question; None uses the runner's own.
+        images: Images of the prompt; if empty, the runner uses its own image.
+        max_new_tokens: Maximum length of the answer; None means the smaller of the engine's limit and upstream's 30.
+        mode: ``run``, ``profile`` (times) or ``check_accuracy`` (upstream's question with its known answer).
     """
 
     prompt: str | None = None
@@ -46,7 +46,7 @@ class InferenceRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """What the runner said: answers, the best beam of each, and all of its lines."""
+    """Output of the runner: the best beam of each answer, and all lines."""
 
     texts: tuple[str, ...]
     lines: tuple[str, ...]
@@ -67,30 +67,30 @@ def infer(
     Args:
         engine: The engine directory.
         description: Its ``engine.json``.
-        environment: Where the toolchain's commands run.
-        question: What to ask.
-        root: Empty or absent directory to work in; nothing large is copied into it.
-        gpus: Ids of the GPUs to use; none takes what is visible.
-        tell: Gets each line of the runner's output.
+        environment: Environment of the toolchain.
+        question: Input of the run.
+        root: Empty or absent work directory; no large files are copied into it.
+        gpus: UUIDs of the GPUs to use; if empty, the visible ones.
+        tell: Called with each line of the runner's output.
 
     Raises:
-        CommandError: MM703 the version's runner takes no pictures, MM706 it gave no answer, or as
+        CommandError: MM703, the version's runner takes no images; MM706, it printed no answer; or as
             :func:`~mmbuild.backends.tensorrt_llm.runner.command.run_command`.
     """
     known = description.llm["variables"]
     toolchain = _toolchain(description)
     if question.images and not takes_images(description):
         raise CommandError(
-            f"the runner of TensorRT-LLM {toolchain.version} knows one picture of its own for {known['family']}, "
-            "and takes no other",
+            f"the runner of TensorRT-LLM {toolchain.version} has one built-in image for {known['family']} and "
+            "accepts no other",
             code="MM703",
-            hint="Ask without a picture to see that the engine runs; a build with toolchain '1.2' or backend torch "
-            "takes pictures",
+            hint="run without an image to check that the engine works; a build with toolchain '1.2' or backend torch "
+            "accepts images",
         )
     places = description.llm["places"]
     cwd = make_workplace(root, environment.examples, toolchain.workdir, places.values())
-    filled = {name: cwd / place for name, place in places.items() if (engine / name).is_dir()}
-    for name, place in filled.items():
+    directories = {name: cwd / place for name, place in places.items() if (engine / name).is_dir()}
+    for name, place in directories.items():
         link_tree(engine / name, place, symbolic=True)
     entry = toolchain.families[known["family"]]
     limit = known["max_output_len"]
@@ -107,7 +107,7 @@ def infer(
         environment,
         command.argv,
         workdir=cwd,
-        mounts=linked_directories(filled, (engine,)),
+        mounts=linked_directories(directories, (engine,)),
         writable=(root,),
         variables=dict(command.environment),
         gpus=gpus,
@@ -116,31 +116,31 @@ def infer(
     texts = answers(lines)
     if not texts and question.mode == "run":
         raise CommandError(
-            "run.py ended with 0 and printed no answer",
+            "run.py exited with 0 but printed no answer",
             code="MM706",
-            hint="Look at its output; the form of its answers is told in docs/toolchains.md",
+            hint="read its output; docs/toolchains.md describes the format of answers",
         )
     return InferenceResult(texts, lines)
 
 
 def takes_images(description: Description) -> bool:
-    """Whether the runner of the engine's toolchain takes pictures for its family."""
+    """Whether the runner of the engine's toolchain accepts images for its family."""
     known: dict[str, Any] = description.llm["variables"]
     toolchain = _toolchain(description)
     entry = toolchain.families[known["family"]]
-    marks = {}
-    for image in (None, "picture"):
-        what = inference_context(entry, "run", None, image, 1, stated=True)
-        marks[image] = _inference_command(toolchain, known, what).argv
-    return marks[None] != marks["picture"]
+    commands = {}
+    for image in (None, "image"):
+        context = inference_context(entry, "run", None, image, 1, stated=True)
+        commands[image] = _inference_command(toolchain, known, context).argv
+    return commands[None] != commands["image"]
 
 
 def _toolchain(description: Description) -> Toolchain:
     """The toolchain of an engine.
 
     Raises:
-        ToolchainError: MM601, MM602, its version is not known.
-        CommandError: MM768, its family is not one of that version.
+        ToolchainError: MM601, MM602, its version is unknown.
+        CommandError: MM768, that version does not have its family.
     """
     version, known = description.toolchain["tensorrt-llm"], description.llm["variables"]
     if missing := {"family", "max_output_len"} - known.keys():
@@ -152,29 +152,29 @@ def _toolchain(description: Description) -> Toolchain:
     return toolchain
 
 
-def _inference_command(toolchain: Toolchain, known: Mapping[str, Any], what: Mapping[str, Any]) -> Command:
+def _inference_command(toolchain: Toolchain, known: Mapping[str, Any], context: Mapping[str, Any]) -> Command:
     """The runner's command.
 
     Raises:
-        CommandError: MM768, engine.json lacks a value that the command is made from, or has one of another type.
+        CommandError: MM768, a value that the command needs is missing from engine.json or has the wrong type.
     """
     try:
-        return inference_command(toolchain, known, what)
+        return inference_command(toolchain, known, context)
     except (KeyError, TypeError, ValueError, TemplateError) as error:
         raise _unknown(
-            f"lacks what the runner's command is made from: {type(error).__name__}: {error}"
+            f"has missing or invalid values for the runner's command: {type(error).__name__}: {error}"
         ) from error
 
 
 def _unknown(problem: str) -> CommandError:
     return CommandError(
-        f"the engine's engine.json {problem}", code="MM768", hint="Apply its recipe again with this mmbuild"
+        f"the engine's engine.json {problem}", code="MM768", hint="apply its recipe again with this mmbuild"
     )
 
 
 def answers(lines: Sequence[str]) -> tuple[str, ...]:
     """The best beam of each answer in the runner's output."""
-    found = []
+    best = []
     for line in lines:
         match = _ANSWER.match(line)
         if match is not None:
@@ -183,12 +183,12 @@ def answers(lines: Sequence[str]) -> tuple[str, ...]:
             except (ValueError, SyntaxError):
                 continue
             if texts and isinstance(texts[0], str):
-                found.append(texts[0].strip())
-    return tuple(found)
+                best.append(texts[0].strip())
+    return tuple(best)
 
 
 def _pictures(images: Sequence[Path], cwd: Path) -> str | None:
-    """Copies beside the scripts, under names that mean nothing; several go with commas between them."""
+    """Copies of ``images`` next to the scripts, with neutral names; comma-separated."""
     names = []
     for number, image in enumerate(images):
         name = f"picture{number}{image.suffix.lower()}"

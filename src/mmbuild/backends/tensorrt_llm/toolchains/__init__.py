@@ -1,16 +1,16 @@
-"""TensorRT-LLM toolchains: for each supported version one YAML file with the commands that build an engine.
+"""TensorRT-LLM toolchains: one YAML file per supported version with the commands that build an engine.
 
-``model``             the form of a file
-``load``              reads and checks a file
+``model``             schema of a toolchain file
+``load``              loads and validates a file
 ``template``          fills in its templates
-``template_context``  what a template may name: numbers of the recipe, facts of the model
+``template_context``  names available in templates: numbers of the recipe, facts of the model
 ``capabilities``      what a version cannot build, and why
-``gpu_formats``       which number formats a GPU and a layer's size allow
-``memory_model``      memory of the commands, predicted from shapes
-``commands``          a resolved recipe as ordered commands
-``tasks``             commands in groups that build one thing
-``patches``           edits of upstream's scripts
-``script``            commands as a shell script
+``gpu_formats``       number formats that a GPU and layer sizes allow
+``memory_model``      predicts the memory of commands from shapes
+``commands``          the ordered commands of a resolved recipe
+``tasks``             groups of commands that build one artifact
+``patches``           edits of third-party code
+``script``            the commands as a shell script
 
 :mod:`mmbuild.schema.tensorrt_llm_versions` lists the versions. Nothing here runs a command. Importing this package
 reads nothing.

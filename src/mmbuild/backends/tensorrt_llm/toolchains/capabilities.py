@@ -1,4 +1,4 @@
-"""What a toolchain cannot build: told before any work, with the reason and what to do instead."""
+"""Reports what a toolchain cannot build, before any work, with the reason and the alternative."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 _TOOLCHAIN = "engine.tensorrt_llm.toolchain"
 _ALGORITHM = "engine.quantization.algorithm"
 _CALIBRATION = "engine.quantization.calibration"
-# Keys of a checkpoint's config.json, and those of a recipe that they follow from.
+# Recipe keys that determine a key of a checkpoint's config.json.
 _BLAMED = {
     "dtype": ("engine.dtype", _ALGORITHM),
     "quantization.group_size": ("engine.quantization.group_size", _ALGORITHM),
@@ -36,19 +36,23 @@ _WAYS = (1, 2, 4, 8)
 def violations(
     variant: ResolvedRecipe, toolchain: Toolchain, *, sm: int | None = None
 ) -> tuple[Violation, ...]:
-    """Why ``toolchain`` cannot build ``variant``, and the keys to blame; empty where it can.
+    """Why ``toolchain`` cannot build ``variant``, and the recipe keys responsible; empty if it can.
 
     Args:
-        variant: A recipe with all numbers solved; rules of recipes may still object to it.
+        variant: A recipe with all numbers solved; it may still violate schema rules.
         toolchain: A version of TensorRT-LLM.
-        sm: Compute capability of the GPU that is to run it, where the recipe states none; None: not looked at.
+        sm: Compute capability of the target GPU if the recipe does not set one; None skips GPU checks.
     """
     known = variables(variant, toolchain)
     if known["sm"] is None:
         known["sm"] = sm
-    found = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
-    if not found:
-        found += [*_unread(variant, toolchain), *_permuted(variant), *_rotary(variant, toolchain, known)]
+    problems = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
+    if not problems:
+        problems += [
+            *_unreadable(variant, toolchain),
+            *_permuted(variant),
+            *_rotary(variant, toolchain, known),
+        ]
     return tuple(
         Violation(
             item.code,
@@ -56,7 +60,7 @@ def violations(
             f"TensorRT-LLM {toolchain.version}: {item.message}",
             item.hint,
         )
-        for item in found
+        for item in problems
     )
 
 
@@ -67,7 +71,7 @@ def refusals(
 
     The errors are MM603 (quantization), MM604 (a model in this form), MM605 (a number beyond a limit of the version),
     MM606 (int8 or int4 with calibration data), MM169 (a quantized checkpoint that the version is not known to read),
-    MM640 (a GPU that does not run it) and MM641 (a layer that cannot be packed).
+    MM640 (an unsupported GPU) and MM641 (a layer that cannot be packed).
     """
     return tuple(
         ToolchainError(f"{variant.name} with {fault.message}", code=fault.code, hint=fault.hint)
@@ -95,24 +99,26 @@ def _gpu(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Violation]:
 
 def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Violation]:
     facts, algorithm, ranks = variant.facts, known["algorithm"], known["tensor_parallel"]
-    wrong = unpackable(facts, algorithm, ranks)
-    if not wrong:
+    layers = unpackable(facts, algorithm, ranks)
+    if not layers:
         return
-    sizes = ", ".join(f"{layer.name} {layer.outputs} x {layer.inputs}" for layer in wrong)
-    possible = [str(ways) for ways in _WAYS if _whole(facts, ways) and not unpackable(facts, algorithm, ways)]
+    sizes = ", ".join(f"{layer.name} {layer.outputs} x {layer.inputs}" for layer in layers)
+    possible = [
+        str(ways) for ways in _WAYS if _divides(facts, ways) and not unpackable(facts, algorithm, ways)
+    ]
     yield Violation(
         "MM641",
         ("engine.tensor_parallel", _ALGORITHM),
-        f"{algorithm} weights are packed in blocks of {multiple_of(algorithm)} rows and columns, which on "
-        f"{ranks} rank(s) do not divide {sizes}",
-        f"Set engine.tensor_parallel to {', '.join(possible)}"
+        f"{algorithm} weights are packed in blocks of {multiple_of(algorithm)} rows and columns, which do not "
+        f"divide {sizes} on {ranks} rank(s)",
+        f"set engine.tensor_parallel to {', '.join(possible)}"
         if possible
-        else "Set engine.quantization to none",
+        else "set engine.quantization to none",
     )
 
 
-def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation]:
-    """What the version's reader of checkpoints would not take of a calibrated one."""
+def _unreadable(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation]:
+    """Keys of a calibrated checkpoint's config.json that the version's checkpoint reader rejects."""
     engine = variant.recipe.engine
     how = ALGORITHMS.get(engine.quantization.algorithm)
     if how is None:
@@ -127,19 +133,19 @@ def _unread(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation
         yield Violation(
             "MM169",
             _BLAMED.get(item.key, (_ALGORITHM,)),
-            f"its reader of checkpoints does not take `{item.key}`: {item.why}",
-            f"Use toolchain {' or '.join(map(repr, others))}"
+            f"its checkpoint reader does not accept `{item.key}`: {item.why}",
+            f"use toolchain {' or '.join(map(repr, others))}"
             if others
-            else "Set engine.dtype to float16 or bfloat16"
+            else "set engine.dtype to float16 or bfloat16"
             if item.key == "dtype"
-            else "Set engine.quantization to int8 or int4",
+            else "set engine.quantization to int8 or int4",
         )
 
 
 def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, Any]) -> Iterator[Violation]:
-    """Rotary positions that the version's own converter would read otherwise; it reads config.json itself.
+    """Rotary settings that the version's own converter would misread from config.json.
 
-    Its transformers is of before 5: it takes the base from ``rope_theta`` alone and knows no ``rope_parameters``.
+    It uses transformers < 5, which reads the base only from ``rope_theta`` and ignores ``rope_parameters``.
     """
     llm = variant.facts.llm
     if llm.rotary_base is None or known["calibrated"]:
@@ -150,9 +156,9 @@ def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, A
         yield Violation(
             "MM604",
             ("model.source",),
-            f"its converter reads the rotary base from `rope_theta` alone, which gives {base:g}, "
-            f"and the model's is {llm.rotary_base:g}",
-            f"Write `rope_theta: {llm.rotary_base:g}` at the top of the decoder's config in config.json",
+            f"its converter reads the rotary base only from `rope_theta`, which gives {base:g}, "
+            f"but the model's is {llm.rotary_base:g}",
+            f"add `rope_theta: {llm.rotary_base:g}` to the decoder's config in config.json",
         )
     kinds, scaling = accepted().lines[toolchain.version].rotary_kinds, llm.rotary_scaling
     if scaling is None:
@@ -160,14 +166,14 @@ def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, A
     written = text.get("rope_scaling") or {}
     kind = scaling["rope_type"]
     if kind not in kinds:
-        reason = f"it knows rope scaling of the kinds {', '.join(kinds)}, and the model's is `{kind}`"
-        yield Violation("MM604", ("model.source",), reason, "Set engine.backend to torch")
+        reason = f"it supports the rope scaling types {', '.join(kinds)}, but the model's is `{kind}`"
+        yield Violation("MM604", ("model.source",), reason, "set engine.backend to torch")
     elif "type" not in written and toolchain.version != tensorrt_llm_versions.SUPPORTED[-1]:
         yield Violation(
             "MM604",
             ("model.source",),
-            "its converter looks up the kind of rope scaling as `rope_scaling.type`, which config.json does not have",
-            f"Write `type: {kind}` into `rope_scaling` in config.json, with the numbers of `rope_parameters`",
+            "its converter reads the type of rope scaling from `rope_scaling.type`, which config.json does not have",
+            f"add `type: {kind}` to `rope_scaling` in config.json, with the values of `rope_parameters`",
         )
 
 
@@ -184,26 +190,26 @@ def _decoder_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _permuted(variant: ResolvedRecipe) -> Iterator[Violation]:
-    """Data for weights that the version's converters alone can lay out."""
+    """Calibration data for weights whose layout only the version's converters can write."""
     quantization = variant.recipe.engine.quantization
     if quantization.calibration is not None and quantization.algorithm in WEIGHT_ONLY:
         name = quantization.algorithm.value
         yield Violation(
             "MM606",
             (_CALIBRATION,),
-            f"its converter permutes {name} weights for one GPU, and the plain ones that mmbuild calibrates would be "
-            "read as nonsense",
-            f"Remove {_CALIBRATION}, or set engine.backend to torch",
+            f"its converter permutes {name} weights for one GPU architecture, and would misread the plain ones that "
+            "mmbuild calibrates",
+            f"remove {_CALIBRATION}, or set engine.backend to torch",
         )
 
 
-def _whole(facts: ModelFacts, ranks: int) -> bool:
+def _divides(facts: ModelFacts, ranks: int) -> bool:
     return all(divides(llm, ranks) for llm in stacks(facts))
 
 
 def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Violation, ...]:
-    """What should be told before anything runs: warnings, MM642 (notes), MM175 (calibration on text)."""
-    noted = tuple(
+    """Warnings to report before anything runs: MM642 (notes), MM175 (calibration on text)."""
+    warnings = tuple(
         Violation(
             "MM642",
             (note.warn,),
@@ -213,11 +219,11 @@ def cautions(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Violation, 
         for note, text in _matching_notes(variant, toolchain)
         if note.warn is not None
     )
-    return (*noted, *_text_alone(variant, toolchain))
+    return (*warnings, *_text_only(variant, toolchain))
 
 
-def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation]:
-    """The version's own quantizer, which shows a vision-language model no picture."""
+def _text_only(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Violation]:
+    """MM175: the version's own quantizer calibrates a vision-language model without images."""
     recipe, quantization = variant.recipe, variant.recipe.engine.quantization
     if quantization.algorithm not in ALGORITHMS or quantization.calibration is not None:
         return
@@ -225,15 +231,15 @@ def _text_alone(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Viola
         yield Violation(
             "MM175",
             (_ALGORITHM,),
-            f"TensorRT-LLM {toolchain.version}: its own quantizer calibrates {quantization.algorithm} on texts, and "
-            f"`{recipe.model.source}` would see no picture",
-            f"Name pictures and prompts in {_CALIBRATION}.data: mmbuild then calibrates",
+            f"TensorRT-LLM {toolchain.version}: its own quantizer calibrates {quantization.algorithm} on text, so "
+            f"`{recipe.model.source}` would see no images",
+            f"list images and prompts in {_CALIBRATION}.data; mmbuild then calibrates",
             severity="warning",
         )
 
 
 def notes(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[str, ...]:
-    """What a reader of the commands for ``variant`` should know."""
+    """Notes for readers of the commands for ``variant``."""
     return tuple(text for _, text in _matching_notes(variant, toolchain))
 
 

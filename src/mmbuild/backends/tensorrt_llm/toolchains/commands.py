@@ -1,4 +1,4 @@
-"""A resolved recipe and a toolchain to ordered commands: pure, nothing is run and nothing is read.
+"""Computes the ordered commands of a resolved recipe and a toolchain. Pure: runs and reads nothing.
 
 Commands are argument lists. They run in :attr:`Command.workdir` below a checkout of TensorRT-LLM; every relative path
 is relative to it.
@@ -24,7 +24,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.template import fill, holds
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import recipe_inference_context, variables
 from mmbuild.schema.resolved import ResolvedRecipe
 
-# A flag's value that itself begins like a flag must be joined to it: argparse takes it for another flag.
+# A value that begins like a flag must be joined to its flag with `=`: argparse would take it for another flag.
 _FLAG = "-"
 
 
@@ -34,15 +34,15 @@ class Command:
 
     Attributes:
         name: ``convert``, ``build_llm``, ``run``, ...; unique among a recipe's commands.
-        step: What kind of work it is.
+        step: Kind of work.
         comment: One line for readers.
-        groups: Arguments, those together that belong together.
-        workdir: Directory below the checkout that it runs in.
-        environment: Variables set for it, name and value.
-        products: Files and directories it leaves, relative to ``workdir``.
-        once: Directory that makes it needless where it exists, relative to ``workdir``.
-        edit: The change of a file that it makes, names filled in; mmbuild makes it itself.
-        script_only: Whether only a script needs it.
+        groups: Arguments, grouped (a flag with its value).
+        workdir: Working directory below the checkout.
+        environment: Environment variables, name and value.
+        products: Files and directories it writes, relative to ``workdir``.
+        once: If this directory exists, the command is skipped; relative to ``workdir``.
+        edit: The file edit that it makes, names filled in; mmbuild applies it itself.
+        script_only: Whether only scripts need it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Command:
 
 
 def commands(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Command, ...]:
-    """Everything from the download to three ways of asking, in the order in which it runs.
+    """All commands in execution order, from the download to three ways of running the engine.
 
     Raises:
         ToolchainError: MM603 to MM606, ``toolchain`` cannot build ``variant``; the first of
@@ -77,10 +77,10 @@ def commands(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Command, ..
 def inference_command(
     toolchain: Toolchain, known: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> Command:
-    """The command that asks a built engine.
+    """The command that runs a built engine.
 
     Args:
-        toolchain: The version that built it.
+        toolchain: The toolchain that built it.
         known: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.variables`, of the same recipe.
         requested: From :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.inference_context`.
     """
@@ -88,7 +88,7 @@ def inference_command(
     for item in toolchain.commands:
         if item.step == "run" and known["family"] in item.families and holds(item.when, names):
             return _command(item, requested["mode"], names, toolchain.workdir)
-    raise KeyError(f"{toolchain.version} asks no {known['family']}")
+    raise KeyError(f"{toolchain.version} has no run command for {known['family']}")
 
 
 def _commands(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Command]:
@@ -105,7 +105,7 @@ def _commands(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Command
 
 
 def _downloads(known: Mapping[str, Any], workdir: str) -> Iterator[Command]:
-    """The model from where the recipe says; nothing for random weights, which no script can fetch."""
+    """Commands that fetch the model from its source; none for random weights, which no script can fetch."""
     target, url, revision = known["model_dir"], known["source_url"], known["revision"]
     if url is not None:
         clone = (("git", "clone", url, target),)
@@ -152,5 +152,5 @@ def _joined(group: Group) -> Group:
 def _products(item: CommandEntry, names: Mapping[str, Any]) -> Iterator[str]:
     ranks = range(names["tensor_parallel"])
     for text in item.products:
-        # A path that does not name the rank comes out the same for all of them, and counts once.
+        # Paths without `rank` are the same for all ranks and listed once.
         yield from dict.fromkeys(fill(text, {**names, "rank": rank}) for rank in ranks)

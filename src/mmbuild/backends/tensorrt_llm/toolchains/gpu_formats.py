@@ -1,4 +1,4 @@
-"""Number formats against GPUs and layer sizes: the tables of ``gpu_formats.yaml``, read and asked."""
+"""Number formats that GPUs and layer sizes allow: loads and queries the tables of ``gpu_formats.yaml``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Sm = Annotated[int, Field(ge=0, le=199)]
 
 
 class GpuRow(Part):
-    """GPUs that formats run on. ``reason`` is a template over ``format``."""
+    """GPUs that run some formats. ``reason`` is a template over ``format``."""
 
     toolchains: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class GpuRow(Part):
 
 
 class PackingRow(Part):
-    """Sizes that formats can be packed in."""
+    """Layer sizes that some formats can be packed in."""
 
     formats: tuple[str, ...]
     multiple: Annotated[int, Field(ge=2)]
@@ -49,7 +49,7 @@ def tables() -> Formats:
     """Both tables.
 
     Raises:
-        pydantic.ValidationError: The file is not of the form (a mistake of ours, found by tests).
+        pydantic.ValidationError: The file does not match the schema (a bug in mmbuild, caught by tests).
     """
     text = (files("mmbuild.backends.tensorrt_llm.toolchains") / "gpu_formats.yaml").read_text(
         encoding="utf-8"
@@ -61,29 +61,29 @@ def gpu_objection(version: str, formats: Sequence[str], sm: int) -> tuple[str, s
     """Why ``version`` does not run ``formats`` (a quantization and a dtype) on a GPU of capability ``sm``.
 
     Returns:
-        The reason, what to do instead, and the format that stands in the way (None: it is the GPU itself).
+        The reason, the alternative, and the format responsible (None: the GPU itself is not supported).
     """
     for row in tables().gpus:
-        concerned = [name for name in formats if name in row.formats] if row.formats else [None]
+        affected = [name for name in formats if name in row.formats] if row.formats else [None]
         inside = any(low <= sm <= high for low, high in row.sm)
-        if not inside and concerned and version in (row.toolchains or (version,)):
-            return fill(row.reason, {"format": concerned[0]}), row.way, concerned[0]
+        if not inside and affected and version in (row.toolchains or (version,)):
+            return fill(row.reason, {"format": affected[0]}), row.way, affected[0]
     return None
 
 
 def multiple_of(algorithm: str) -> int:
-    """What rows and columns of weights in ``algorithm`` must be a multiple of."""
+    """The number that rows and columns of weights in ``algorithm`` must be a multiple of."""
     return next((row.multiple for row in tables().packing if algorithm in row.formats), 1)
 
 
 def unpackable(facts: ModelFacts, algorithm: str, ranks: int) -> tuple[Linear, ...]:
-    """Linear layers that cannot be packed when split over ``ranks``; none where they cannot be split at all."""
+    """Linear layers that cannot be packed when split over ``ranks``; empty if they cannot be split at all."""
     multiple = multiple_of(algorithm)
-    found = (
+    layers = (
         layer
         for llm in stacks(facts)
         if divides(llm, ranks)
         for layer in linears(llm, ranks)
         if layer.inputs % multiple or layer.outputs % multiple
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(layers))

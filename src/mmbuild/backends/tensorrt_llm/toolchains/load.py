@@ -1,4 +1,4 @@
-"""A toolchain file, read and judged."""
+"""Loads and validates toolchain files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def load_toolchain(version: str) -> Toolchain:
     """The toolchain of ``version``.
 
     Raises:
-        ToolchainError: MM601 or MM602, there is none.
-        pydantic.ValidationError: The file is not of the form (a mistake of ours, found by tests).
+        ToolchainError: MM601 or MM602, there is no such toolchain.
+        pydantic.ValidationError: The file does not match the schema (a bug in mmbuild, caught by tests).
     """
     text = (files("mmbuild.backends.tensorrt_llm.toolchains") / f"{require(version)}.yaml").read_text(
         encoding="utf-8"
@@ -27,12 +27,12 @@ def load_toolchain(version: str) -> Toolchain:
     return Toolchain.model_validate(yaml.load(text, Loader=loader))
 
 
-# Besides what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
+# In addition to what toolchains pin. s2wrapper: the distribution of scaling_on_scales, which VILA needs.
 _FURTHER = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "mpi4py", "numpy", "s2wrapper", "cuda-python")
 
 
 @cache
 def pinned_distributions() -> tuple[str, ...]:
-    """Every distribution that a supported toolchain pins, normalized."""
+    """Normalized names of all distributions that a supported toolchain pins."""
     names = {normalized(name) for version in SUPPORTED for name in load_toolchain(version).pins}
     return tuple(sorted(names | set(_FURTHER)))

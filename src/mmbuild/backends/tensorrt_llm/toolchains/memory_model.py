@@ -1,7 +1,7 @@
-"""What the commands of a toolchain take of host and GPU memory, predicted from shapes.
+"""Predicts the host and GPU memory of a toolchain's commands from shapes.
 
-The factors and what they were taken from are in ``memory_model.yaml``. They are there to refuse a build that cannot
-fit before it starts (a command killed for memory has run for minutes), and to let commands run side by side.
+The factors and their evidence are in ``memory_model.yaml``. Predictions reject a build that cannot fit before it
+starts (a command killed for memory has run for minutes), and decide which commands run concurrently.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Quantity = Literal["base", "model", "checkpoint", "rank", "tower"]
 Factors = dict[Quantity, Annotated[float, Field(ge=0)]]
 
 _DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Weights of linear layers; scales of 2 bytes for each 64 or 128 of them are rounded up to the next 32nd.
+# Weights of linear layers; the 2-byte scales, one per 64 or 128 weights, are rounded up to 1/32.
 _QUANTIZED_BYTES: Mapping[Algorithm, float] = {
     Algorithm.INT8: 1,
     Algorithm.INT4: 0.5,
@@ -39,12 +39,12 @@ _TOWER_BYTES = 2
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Peak of a step, bytes.
+    """Peak memory of a step, bytes.
 
     Attributes:
-        host: Anonymous memory of the host.
-        gpu: Memory of the GPU that it runs on; of all GPUs together where upstream's loader spreads a model over them
-            (convert, quantize). 0 where it needs no GPU.
+        host: Anonymous host memory.
+        gpu: Memory of the GPU that it runs on; the total of all GPUs if upstream's loader spreads a model over them
+            (convert, quantize). 0 if it needs no GPU.
     """
 
     host: int
@@ -52,7 +52,7 @@ class Memory:
 
 
 class Row(Part):
-    """Factors of a step for some families and versions; all where left out."""
+    """Factors of a step for some families and versions; all if left out."""
 
     families: tuple[Family, ...] = ()
     toolchains: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Row(Part):
     evidence: str
 
     def fits(self, family: str, version: str) -> bool:
-        """Whether the row is for ``family`` and ``version``."""
+        """Whether the row applies to ``family`` and ``version``."""
         return family in (self.families or (family,)) and version in (self.toolchains or (version,))
 
 
@@ -78,10 +78,10 @@ class Table(Part):
 
 @cache
 def table() -> Table:
-    """The factors.
+    """The content of ``memory_model.yaml``.
 
     Raises:
-        pydantic.ValidationError: The file is not of the form (a mistake of ours, found by tests).
+        pydantic.ValidationError: The file does not match the schema (a bug in mmbuild, caught by tests).
     """
     text = (files("mmbuild.backends.tensorrt_llm.toolchains") / "memory_model.yaml").read_text(
         encoding="utf-8"
@@ -108,14 +108,14 @@ def _quantities(
     engine, facts = variant.recipe.engine, variant.facts
     stacks = [facts.llm] + ([facts.encoder] if facts.encoder is not None else [])
     tower = tower_parameters(facts.visual)
-    # Where the text model is a source of its own, its converter never sees the tower.
-    text_alone = step == "convert" and toolchain.families[facts.family].weights == "text"
-    # All ranks hold as much: what does not divide is padded.
+    # If the text model is a separate source, its converter never loads the visual tower.
+    text_only = step == "convert" and toolchain.families[facts.family].weights == "text"
+    # All ranks have the same size: dimensions that do not divide are padded.
     dtype, algorithm = engine.dtype.value, engine.quantization.algorithm
     rank = sum(rank_bytes(stack, engine.tensor_parallel, dtype, algorithm) for stack in stacks)
     return {
         "base": 1,
-        "model": load * (sum(map(parameters, stacks)) + (0 if text_alone else tower)),
+        "model": load * (sum(map(parameters, stacks)) + (0 if text_only else tower)),
         "checkpoint": rank * engine.tensor_parallel,
         "rank": rank,
         "tower": _TOWER_BYTES * tower,
@@ -123,12 +123,12 @@ def _quantities(
 
 
 def parameters(llm: LlmFacts) -> int:
-    """Number of weights of a stack, as the model holds them."""
+    """Number of weights of a stack, as stored in the model."""
     return sum(prod(part.shape) for spec in tensors(llm) for part in spec.parts)
 
 
 def rank_bytes(llm: LlmFacts, ranks: int, dtype: str, algorithm: Algorithm) -> int:
-    """Bytes of one rank's file in the checkpoint; scales counted roughly."""
+    """Bytes of one rank's file in the checkpoint; scales are approximated."""
     plain = _DTYPE_BYTES[dtype]
     quantized = _QUANTIZED_BYTES.get(algorithm, plain)
     sizes = (
@@ -138,6 +138,6 @@ def rank_bytes(llm: LlmFacts, ranks: int, dtype: str, algorithm: Algorithm) -> i
 
 
 def tower_parameters(visual: VisualFacts) -> int:
-    """Number of weights in the layers of a visual tower: attention and MLP; the projector is small beside them."""
+    """Number of weights in the layers of a visual tower: attention and MLP; the projector is negligible."""
     layer = 4 * visual.hidden_size**2 + 2 * visual.hidden_size * visual.intermediate_size
     return layer * visual.num_hidden_layers

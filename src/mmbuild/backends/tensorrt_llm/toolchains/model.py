@@ -1,7 +1,7 @@
-"""The form of a toolchain file.
+"""Schema of a toolchain file.
 
-Strings marked *template* are Jinja2; strings marked *condition* are Jinja2 expressions. Both may name what
-:mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context` lists, and nothing else.
+Strings marked *template* are Jinja2 templates; strings marked *condition* are Jinja2 expressions. Both may use only
+the names in :mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context`.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ Group = tuple[str, ...]
 
 
 class Part(BaseModel):
-    """Base of all parts: closed and immutable."""
+    """Base of all parts: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Source(Part):
-    """Where the example scripts are."""
+    """Source of the example scripts."""
 
     repository: str
-    revision: str = Field(description="Tag or commit that the scripts were read at")
+    revision: str = Field(description="Tag or commit that the commands were written for")
 
 
 class ReservedWord(Part):
-    """A word in a model directory's name that the scripts take as a sign of a family."""
+    """A word in a model directory's name from which the scripts infer a family."""
 
     word: str
     family: Family
 
 
 class FamilyEntry(Part):
-    """What a version says about one family.
+    """A version's settings for one family.
 
     Attributes:
-        weights: What the converter reads: ``model`` (the model's one source), ``text`` (the text model alone, with
-            a second source for the visual side) or ``whole`` (the checkpoint that holds both).
+        weights: What the converter reads: ``model`` (the model's single source), ``text`` (only the text model; the
+            visual side has a second source) or ``whole`` (the checkpoint that contains both).
         visual_type: ``--model_type`` of the visual builder.
-        visual_types: The same, by second source, where the builder fetches the tower itself by that word.
-        prompt: Question asked where the recipe has none; None where the model takes no text.
-        prompt_template: How a question of the recipe is given to ``run.py``; template over ``question``.
+        visual_types: The same by second source, if the builder itself fetches the visual tower by that type.
+        prompt: Default question if the recipe has none; None if the model takes no text.
+        prompt_template: Prompt passed to ``run.py`` for a question of the recipe; template over ``question``.
         code: Repository of model code that the scripts import, cloned into ``code_dir``.
-        model_files: JSON files that scripts read in the model's directory and that models may lack, by name.
-        requirements: Requirement lines on top of the version's pins.
-        paths: Instead of the version's.
+        model_files: JSON files that scripts read in the model's directory but models may not have, by name.
+        requirements: Requirement lines in addition to the version's pins.
+        paths: Overrides of the version's paths.
     """
 
     weights: Literal["model", "text", "whole"] = "model"
@@ -65,20 +65,20 @@ class FamilyEntry(Part):
 
 
 class When(Part):
-    """Arguments that are there under a condition."""
+    """Conditional arguments."""
 
     when: str
     add: tuple[Group, ...]
 
 
 class Edit(Part):
-    """A change of one file of somebody else's code, which holds only where the text is as it was read.
+    """An edit of one file of third-party code, which applies only if the file still contains the expected text.
 
     Attributes:
-        file: Below the directory that commands run in; template.
-        find: Text that must be there.
-        replace: What takes its place, everywhere.
-        after: Instead of ``replace``: a line put after each line that holds ``find``.
+        file: Relative to the working directory; template.
+        find: Text that must be present.
+        replace: Replacement of every occurrence.
+        after: Instead of ``replace``: a line to insert after each line that contains ``find``.
     """
 
     file: str
@@ -89,7 +89,7 @@ class Edit(Part):
     @model_validator(mode="after")
     def _one_way(self) -> Edit:
         if (self.replace is None) == (self.after is None):
-            raise ValueError("an edit replaces, or puts a line after")
+            raise ValueError("an edit needs exactly one of `replace` and `after`")
         return self
 
 
@@ -98,19 +98,19 @@ class CommandEntry(Part):
 
     Attributes:
         name: Unique among the commands of one recipe.
-        step: What kind of work it is.
+        step: Kind of work.
         comment: One line for readers of a script; template.
-        families: Families it is for.
-        algorithms: Quantizations it is for; all where left out.
-        when: Condition; always where left out.
-        modes: ``run`` alone, or once for each mode; ``mode`` names it.
-        argv: Arguments in groups that belong together (a flag and its value); templates.
-        environment: Variables set for it; templates.
-        products: Files and directories it must leave; templates. Those that name ``rank`` are there once for each
-            rank.
-        once: Directory that makes the command needless, where work is not repeated; template.
-        edit: What the command changes in a file. mmbuild makes that change itself, checked, and does not run it.
-        script_only: Whether it is of no use but in a script.
+        families: Families to which it applies.
+        algorithms: Quantizations to which it applies; default all.
+        when: Condition; default always.
+        modes: Only for ``run`` commands: the command is repeated for each of these, available as ``mode``.
+        argv: Arguments in groups (a flag with its value); templates.
+        environment: Environment variables; templates.
+        products: Files and directories it must write; templates. Those that use ``rank`` exist once per rank.
+        once: If this directory exists, scripts skip the command; template.
+        edit: The file edit that the command makes. mmbuild applies it itself, with checks, instead of running the
+            command.
+        script_only: Whether only scripts need it.
     """
 
     name: str
@@ -133,15 +133,15 @@ class Unsupported(Part):
 
     Attributes:
         code: MM603 (quantization), MM604 (a model in this form) or MM605 (a number beyond a limit).
-        blame: Dotted keys of the recipe that ask for it, the most likely culprit first.
-        families: Families it holds for.
-        algorithms: Quantizations it holds for; all where left out.
-        when: Condition; always where left out.
-        of_quantizer: Whether it is the version's own making of a quantized checkpoint alone that fails, and neither
-            its builder nor its runtime: then it does not hold where mmbuild calibrates in its place.
+        blame: Dotted recipe keys responsible, the most likely first.
+        families: Families to which it applies.
+        algorithms: Quantizations to which it applies; default all.
+        when: Condition; default always.
+        of_quantizer: Whether only the version's own quantizer fails, not its builder or runtime; such an entry does
+            not apply if mmbuild calibrates instead.
         reason: Why, one sentence without a full stop; template.
         way: What to do instead; template.
-        evidence: Where that is known from.
+        evidence: Source of the claim.
     """
 
     code: Literal["MM603", "MM604", "MM605"]
@@ -156,13 +156,13 @@ class Unsupported(Part):
 
 
 class Note(Part):
-    """What a reader of the commands should know; no fault.
+    """Information for readers of the commands; not an error.
 
     Attributes:
-        families: Families it holds for.
-        when: Condition; always where left out.
-        text: What; template.
-        warn: Key of a recipe to point at, where the note should be told before anything runs (MM642).
+        families: Families to which it applies.
+        when: Condition; default always.
+        text: The note; template.
+        warn: Recipe key to report the note at, as a warning before anything runs (MM642).
     """
 
     families: tuple[Family, ...]
@@ -175,20 +175,20 @@ class Toolchain(Part):
     """One version of TensorRT-LLM.
 
     Attributes:
-        version: As recipes name it.
-        facts: What the file was made from.
+        version: Version as written in recipes.
+        facts: Sources of the file.
         source: The example scripts.
-        python: Versions of Python that work, as a specifier.
-        pins: Package to version specifier.
-        workdir: Directory of the checkout that commands run in.
-        reserved: Words in names that mean something to the scripts.
-        precisions: Directory word of an algorithm; ``none`` has one for each dtype.
-        qformats: ``--qformat`` of the algorithms that its quantizer makes.
-        paths: Names of directories and scripts, in an order in which later ones may use earlier ones; templates.
-        families: What differs by family.
-        commands: In the order in which they run.
+        python: Supported Python versions, as a specifier.
+        pins: Version specifiers by package.
+        workdir: Working directory of commands, relative to the checkout.
+        reserved: Words in names that the scripts interpret.
+        precisions: Directory names by algorithm; ``none`` has one per dtype.
+        qformats: ``--qformat`` by algorithm that its quantizer supports.
+        paths: Names of directories and scripts; later ones may use earlier ones; templates.
+        families: Settings by family.
+        commands: Commands in execution order.
         unsupported: What it cannot build.
-        notes: What should be known.
+        notes: Notes for readers.
     """
 
     version: str

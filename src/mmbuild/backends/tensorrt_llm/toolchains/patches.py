@@ -1,7 +1,7 @@
-"""Edits of somebody else's code, made only where the code is as it was when the edit was written.
+"""Edits of third-party code, applied only if the code is unchanged since the edit was written.
 
-``sed`` succeeds where it finds nothing to change, and changes again what it changed before. An edit here does
-neither: it is refused where its text is gone, and leaves a file alone that it was made in already.
+``sed`` succeeds even if nothing matches, and applies the same change twice. Edits here do neither: they fail if their
+text is missing, and leave an already edited file unchanged.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 
 
 def apply_edit(edit: Edit, directory: Path) -> bool:
-    """Make ``edit`` below ``directory``; whether the file changed.
+    """Apply ``edit`` below ``directory``; returns whether the file changed.
 
     Raises:
-        ToolchainError: MM701, the file or the text that the edit looks for is not there.
+        ToolchainError: MM701, the file or the text to replace is missing.
     """
     path = directory / edit.file
     try:
@@ -27,7 +27,7 @@ def apply_edit(edit: Edit, directory: Path) -> bool:
     except (OSError, FileRefusedError, UnicodeDecodeError) as error:
         raise _moved(edit, f"cannot be read ({error})") from error
     if edit.find not in text and not (edit.replace and edit.replace in text):
-        raise _moved(edit, f"has no `{edit.find}`")
+        raise _moved(edit, f"does not contain `{edit.find}`")
     changed = edited_text(edit, text)
     if changed == text:
         return False
@@ -36,10 +36,10 @@ def apply_edit(edit: Edit, directory: Path) -> bool:
 
 
 def edited_text(edit: Edit, text: str) -> str:
-    """``text`` after ``edit``; an edit made before is not made again.
+    """``text`` with ``edit`` applied; idempotent.
 
-    A text to look for may be part of what replaces it, as where a word becomes a comment: what lies inside such a
-    replacement counts as replaced.
+    The replacement may contain the searched text, for example when a word is commented out: occurrences inside an
+    existing replacement are left alone.
     """
     if edit.after is not None:
         return _with_lines(text, edit.find, edit.after)
@@ -50,18 +50,18 @@ def edited_text(edit: Edit, text: str) -> str:
 
 def _with_lines(text: str, find: str, line: str) -> str:
     rows = text.split("\n")
-    made: list[str] = []
+    result: list[str] = []
     for number, row in enumerate(rows):
-        made.append(row)
+        result.append(row)
         following = rows[number + 1] if number + 1 < len(rows) else None
         if find in row and following != line:
-            made.append(line)
-    return "\n".join(made)
+            result.append(line)
+    return "\n".join(result)
 
 
-def _moved(edit: Edit, what: str) -> ToolchainError:
+def _moved(edit: Edit, problem: str) -> ToolchainError:
     return ToolchainError(
-        f"`{edit.file}` {what}, and an edit of this code needs it: the code is newer or older than the toolchain",
+        f"`{edit.file}` {problem}, so its edit cannot be applied: the code does not match the toolchain's version",
         code="MM701",
-        hint="Pin a commit that the toolchain's version was made for: model.code.revision",
+        hint="pin a commit that matches the toolchain's version in model.code.revision",
     )

@@ -1,7 +1,7 @@
-"""Commands as a shell script that people read, change and keep.
+"""Writes commands as a shell script that people read, change and keep.
 
-The script does what upstream's page says by hand, in the same directories: download, convert, build, ask. Work whose
-directory is there already is not repeated for downloads; everything else runs again.
+The script automates the steps of upstream's page in the same directories: download, convert, build, run. It skips
+downloads whose directory exists; everything else runs again.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _SPECIAL = re.compile(r'([\\"$`])')
 
 
 def quote(argument: str) -> str:
-    """``argument`` for bash: bare where that is safe, else in double quotes with everything special escaped.
+    """``argument`` quoted for bash: bare if safe, else in double quotes with special characters escaped.
 
-    Double quotes are what people write, and what shellcheck finds nothing in; bash has no other special characters
-    in them outside an interactive shell.
+    People write double quotes and shellcheck accepts them; a non-interactive bash has no other special characters in
+    them.
     """
     if _BARE.fullmatch(argument):
         return argument
@@ -35,7 +35,7 @@ def quote(argument: str) -> str:
 
 
 def line(arguments: Iterable[str]) -> str:
-    """``arguments`` quoted, in one line."""
+    """``arguments`` quoted, on one line."""
     return " ".join(quote(argument) for argument in arguments)
 
 
@@ -44,20 +44,20 @@ _MODES = ("run", "profile", "check_accuracy")
 
 
 def script(variants: Sequence[ResolvedRecipe], toolchain: Toolchain) -> str:
-    """A bash script that builds ``variants`` and asks each engine.
+    """A bash script that builds ``variants`` and runs each engine.
 
     Raises:
-        ToolchainError: MM603 to MM606, the toolchain cannot build a variant; MM174, calibration data, which mmbuild
-            alone looks at; MM607, a model of random weights; MM608, two variants would write the same files.
+        ToolchainError: MM603 to MM606, the toolchain cannot build a variant; MM174, calibration data, which only
+            mmbuild itself uses; MM607, a model with random weights; MM608, two variants would write the same files.
     """
     for variant in variants:
         _require_weights(variant)
         _require_commands(variant, toolchain)
-    made = [(variant, commands(variant, toolchain)) for variant in variants]
-    _require_apart([(variant.name, steps) for variant, steps in made])
+    planned = [(variant, commands(variant, toolchain)) for variant in variants]
+    _require_distinct_products([(variant.name, steps) for variant, steps in planned])
     lines = [*_head(variants, toolchain), *_start(variants, toolchain)]
     seen: set[Command] = set()
-    for variant, steps in made:
+    for variant, steps in planned:
         lines += ["", *_banner(variant, toolchain)]
         lines += _build([step for step in steps if step.step != "run" and step not in seen])
         seen.update(steps)
@@ -71,23 +71,23 @@ def _require_weights(variant: ResolvedRecipe) -> None:
         raise ToolchainError(
             f"{variant.name}: a script cannot fetch the random weights of `{model.source}`",
             code="MM607",
-            hint="Set model.source to the model itself: --set model.source=hf://owner/name",
+            hint="set model.source to the real model: `--set model.source=hf://owner/name`",
         )
 
 
 def _require_commands(variant: ResolvedRecipe, toolchain: Toolchain) -> None:
     if variables(variant, toolchain)["calibrated"]:
         raise ToolchainError(
-            f"{variant.name}: no command of TensorRT-LLM {toolchain.version} calibrates on the recipe's data; its "
-            "quantizer takes texts of its own, and mmbuild itself does it while it builds",
+            f"{variant.name}: TensorRT-LLM {toolchain.version} has no command that calibrates on the recipe's data; "
+            "its quantizer uses its own texts, and only mmbuild itself calibrates on the data",
             code="MM174",
-            hint="Build with `mmbuild apply`, or leave engine.quantization.calibration out and calibrate on text",
+            hint="build with `mmbuild apply`, or remove engine.quantization.calibration and calibrate on text",
         )
 
 
-def _require_apart(made: Sequence[tuple[str, Sequence[Command]]]) -> None:
+def _require_distinct_products(planned: Sequence[tuple[str, Sequence[Command]]]) -> None:
     writers: dict[str, tuple[str, Command]] = {}
-    for name, steps in made:
+    for name, steps in planned:
         for step in steps:
             for product in step.products:
                 other, first = writers.setdefault(product, (name, step))
@@ -95,7 +95,7 @@ def _require_apart(made: Sequence[tuple[str, Sequence[Command]]]) -> None:
                     raise ToolchainError(
                         f"{other} and {name} would both write `{product}`, by different commands",
                         code="MM608",
-                        hint="Write a script for each, pinning the axis with --set; run each in its own checkout",
+                        hint="write one script per variant with `--set`, and run each in its own checkout",
                     )
 
 
@@ -168,7 +168,7 @@ def _ask(steps: Sequence[Command]) -> Iterator[str]:
 
 
 def _command(step: Command, indent: str = "") -> Iterator[str]:
-    """A comment and the command, its groups on lines of their own where one line is too short."""
+    """A comment and the command, with one line per group if it does not fit on one line."""
     yield from (indent + row for row in _comment(step.comment))
     settings = [f"{name}={quote(text)}" for name, text in step.environment]
     parts = settings + [line(group) for group in step.groups]
@@ -177,7 +177,7 @@ def _command(step: Command, indent: str = "") -> Iterator[str]:
 
 
 def _comment(text: str) -> Iterator[str]:
-    """Comment lines of one sentence; a recipe's words cannot end the comment."""
+    """``text`` wrapped into comment lines; line breaks in a recipe's text cannot end the comment."""
     words = " ".join(text.split()).split(" ")
     row = "#"
     for word in words:

@@ -1,8 +1,8 @@
-"""Commands in groups that make one thing: what each reads, and the directory that it leaves. Pure.
+"""Groups of commands that build one artifact: the directories each reads, and the one it writes. Pure.
 
-Commands name their directories relative to the one that they run in, as upstream's page does. A task says which of
-these directories must be filled before it runs (``reads``), and which one is its result (``makes``), so that every
-task can run in a fresh directory of its own.
+Commands name directories relative to their working directory, as upstream's page does. A task lists which of these
+must be filled before it runs (``reads``) and which one is its result (``makes``), so that every task can run in a
+fresh directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.model import Step, Toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
 from mmbuild.schema.resolved import ResolvedRecipe
 
-# What lies where: a name for each directory of a toolchain's ``paths``.
+# Names of the directories in a toolchain's ``paths``.
 PLACES: Mapping[str, str] = {
     "model": "model_dir",
     "code": "code_dir",
@@ -46,12 +46,12 @@ class Task:
     """Commands of one step.
 
     Attributes:
-        step: What kind of work it is.
-        commands: In the order in which they run, in one directory.
-        reads: Directories that must be there: a key of :data:`PLACES` to the path.
+        step: Kind of work.
+        commands: Commands in execution order, run in one directory.
+        reads: Required directories: key of :data:`PLACES` to path.
         makes: Key of :data:`PLACES` of the result.
         place: Path of the result.
-        files: JSON to write where the model has no such file: path to content.
+        files: JSON files to write if the model does not have them: path to content.
     """
 
     step: Step
@@ -63,10 +63,10 @@ class Task:
 
 
 def shared(toolchain: Toolchain) -> Toolchain:
-    """``toolchain`` with a directory of the visual engine that names no precision and no number of ranks.
+    """``toolchain`` with a visual engine directory that does not depend on precision and number of ranks.
 
-    The visual engine is the same for all of them, and where its command does not differ it is built once. Upstream's
-    runner finds it where ``toolchain`` itself says.
+    The visual engine does not depend on them either, so it is built once for all variants with the same command.
+    Upstream's runner still uses the path in ``toolchain`` itself.
     """
     return toolchain.model_copy(
         update={"paths": {**toolchain.paths, "visual_dir": "visual_engines/{{ model }}"}}
@@ -74,42 +74,42 @@ def shared(toolchain: Toolchain) -> Toolchain:
 
 
 def tasks(variant: ResolvedRecipe, toolchain: Toolchain) -> tuple[Task, ...]:
-    """What makes the engines of ``variant``, producers first; downloading and asking are not among it, nor is
-    what mmbuild does itself (calibration).
+    """The tasks that build the engines of ``variant``, producers first; without downloads, runs, and calibration by
+    mmbuild itself.
 
     Args:
         variant: The recipe.
-        toolchain: From :func:`shared`, where visual engines are to be shared.
+        toolchain: From :func:`shared` if visual engines are to be shared.
 
     Raises:
         ToolchainError: As :func:`~mmbuild.backends.tensorrt_llm.toolchains.commands.commands`.
     """
-    found: dict[Step, list[Command]] = {}
+    by_step: dict[Step, list[Command]] = {}
     for command in commands(variant, toolchain):
         if command.step in _MAKES and not command.script_only:
-            found.setdefault(command.step, []).append(command)
+            by_step.setdefault(command.step, []).append(command)
     known = variables(variant, toolchain)
     places = places_of(known)
     extra = toolchain.families[variant.recipe.model.family].model_files
     files = {f"{places['model']}/{name}": content for name, content in extra.items()}
-    there = {"model", *(_MAKES[step] for step in found)}
+    available = {"model", *(_MAKES[step] for step in by_step)}
     if known["calibrated"]:  # by mmbuild itself
-        there.add("checkpoint")
+        available.add("checkpoint")
     return tuple(
         Task(
             step,
-            tuple(found[step]),
-            {name: places[name] for name in _READS[step] if name in there},
+            tuple(by_step[step]),
+            {name: places[name] for name in _READS[step] if name in available},
             _MAKES[step],
             places[_MAKES[step]],
             files if "model" in _READS[step] else {},
         )
         for step in _MAKES
-        if step in found
+        if step in by_step
     )
 
 
 def places_of(known: Mapping[str, Any]) -> dict[str, str]:
-    """Path of each of :data:`PLACES`, by what
-    :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.variables` gives."""
+    """Paths by key of :data:`PLACES`; ``known`` comes from
+    :func:`~mmbuild.backends.tensorrt_llm.toolchains.template_context.variables`."""
     return {name: known[variable] for name, variable in PLACES.items()}

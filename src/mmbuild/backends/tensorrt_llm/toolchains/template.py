@@ -1,6 +1,6 @@
-"""Templates of toolchain files: Jinja2 without access to Python, where an unknown name is an error.
+"""Templates of toolchain files: sandboxed Jinja2, in which an unknown name is an error.
 
-A template makes exactly one argument; nothing is split, and no shell ever reads it.
+A template produces exactly one argument; it is not split, and no shell interprets it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def fill(text: str, variables: Mapping[str, Any]) -> str:
     """``text`` with its placeholders filled in.
 
     Raises:
-        jinja2.UndefinedError: It names what is not in ``variables`` (a mistake of ours, found by tests).
+        jinja2.UndefinedError: It uses a name that is not in ``variables`` (a bug in mmbuild, caught by tests).
     """
     return _template(text).render(variables)
 
@@ -39,11 +39,11 @@ def holds(condition: str, variables: Mapping[str, Any]) -> bool:
     """Whether ``condition`` is true.
 
     Raises:
-        jinja2.UndefinedError: see :func:`fill`.
+        jinja2.UndefinedError: As in :func:`fill`.
     """
     return bool(_expression(condition)(variables))
 
 
 def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:
-    """What ``expression`` comes to; using a name that is not in ``variables`` fails as in :func:`fill`."""
+    """The value of ``expression``; using a name that is not in ``variables`` fails as in :func:`fill`."""
     return _expression(expression)(variables)

@@ -1,6 +1,6 @@
-"""What the templates of a toolchain may name: numbers of the recipe as the solver left them, and facts of the model.
+"""Names available in toolchain templates: the recipe's solved numbers, and facts of the model.
 
-A template that names anything else fails, so this is the whole interface between recipes and toolchain files.
+A template that uses any other name fails, so this is the complete interface between recipes and toolchain files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.solver import sequence_len
 
 DEFAULT_NEW_TOKENS = 30
-"""Tokens of an answer where the recipe says nothing: those of upstream's commands, which its accuracy check needs."""
+"""Default length of an answer: that of upstream's commands, which its accuracy check requires."""
 
 DEFAULT_SAMPLES = 32
-"""Calibration samples where the recipe says nothing: those of upstream's commands, and the most that AWQ takes."""
+"""Default number of calibration samples: that of upstream's commands, and the most that AWQ uses."""
 
 
 def variables(variant: ResolvedRecipe, toolchain: Toolchain) -> dict[str, Any]:
-    """Every name that conditions and templates may use, but for those of :func:`recipe_inference_context` and
-    ``rank``."""
+    """All names for conditions and templates, except those of :func:`recipe_inference_context` and ``rank``."""
     recipe, facts = variant.recipe, variant.facts
     entry = toolchain.families[recipe.model.family]
     algorithm = recipe.engine.quantization.algorithm
-    found: dict[str, Any] = {
+    names: dict[str, Any] = {
         "family": facts.family,
         **_engine(recipe.engine),
         "max_seq_len": sequence_len(recipe).value,
@@ -45,8 +44,8 @@ def variables(variant: ResolvedRecipe, toolchain: Toolchain) -> dict[str, Any]:
         **_sources(variant, entry, toolchain.reserved),
     }
     for name, text in (toolchain.paths | entry.paths).items():
-        found[name] = fill(text, found)
-    return found
+        names[name] = fill(text, names)
+    return names
 
 
 def _engine(engine: Engine) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "algorithm": quantization.algorithm.value,
         "weight_only": quantization.algorithm in WEIGHT_ONLY,
         "group_size": quantization.group_size,
-        # mmbuild makes the checkpoint, and no command.
+        # mmbuild itself writes the checkpoint, not a command.
         "calibrated": quantization.calibration is not None and quantization.algorithm in CALIBRATED,
         "samples": quantization.calibration.samples if quantization.calibration else DEFAULT_SAMPLES,
         "tensor_parallel": engine.tensor_parallel,
@@ -71,9 +70,9 @@ def _engine(engine: Engine) -> dict[str, Any]:
 
 
 def _fused_mlp(variant: ResolvedRecipe) -> bool | None:
-    """``auto`` fuses where weights are plain; without a gate there is nothing to fuse.
+    """Whether to fuse the MLP; ``auto`` fuses unquantized weights. Without a gate there is nothing to fuse.
 
-    None: the option is left out. Upstream's page fuses on one GPU and does not mention it over several.
+    None omits the option. Upstream's page fuses on one GPU and does not mention the option for several.
     """
     engine = variant.recipe.engine
     fused = engine.tensorrt_llm.fused_mlp
@@ -106,15 +105,15 @@ def _sources(variant: ResolvedRecipe, entry: FamilyEntry, reserved: Sequence[Res
 
 
 def directory_name(source: str, family: str, reserved: Sequence[ReservedWord]) -> str:
-    """Name of the model's directory: the last part of ``source``, in letters that need no quoting.
+    """Name of the model's directory: the last part of ``source``, in characters that need no quoting.
 
-    The name is also the engine's name and part of every path, and scripts read meaning into some words of it: a
-    family's own word is put in where it is missing, and taken out for all other families.
+    The name is also the engine's name and part of every path, and scripts interpret some words in it: a family's
+    reserved word is added if missing, and broken up for all other families.
 
     Args:
         source: A hub repository or a directory.
         family: The model's family.
-        reserved: The words.
+        reserved: The reserved words.
     """
     name = source.rstrip("/").rpartition("/")[2]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("-.") or "model"
@@ -130,8 +129,7 @@ def directory_name(source: str, family: str, reserved: Sequence[ReservedWord]) -
 
 
 def recipe_inference_context(variant: ResolvedRecipe, entry: FamilyEntry, mode: Mode) -> Mapping[str, Any]:
-    """What ``run.py`` is asked where the recipe decides: its first question and picture, see
-    :func:`inference_context`."""
+    """:func:`inference_context` for the recipe's first question and image."""
     verify = variant.recipe.verify if mode != "check_accuracy" else None
     if verify is None:
         tokens = min(DEFAULT_NEW_TOKENS, variant.recipe.engine.max_output_len)
@@ -155,24 +153,24 @@ def inference_context(
     *,
     stated: bool,
 ) -> Mapping[str, Any]:
-    """``mode``, ``prompt``, ``image``, ``max_new_tokens`` and ``stated`` (by a person?), for templates.
+    """``mode``, ``prompt``, ``image``, ``max_new_tokens`` and ``stated``, for templates.
 
-    Upstream's accuracy check compares with the known answer to its own question about its own picture, so nothing
-    of a recipe's goes into it.
+    Upstream's accuracy check compares with the known answer to its own question about its own image, so it ignores
+    the recipe's.
 
     Args:
-        entry: Of the family.
-        mode: What for.
-        question: In a person's words; None asks the family's own.
-        image: A file; None takes upstream's own.
-        max_new_tokens: Most tokens of the answer, at most the engine's.
-        stated: Whether a person asked for any of that.
+        entry: Settings of the family.
+        mode: Mode of ``run.py``.
+        question: The user's question; None uses the family's default.
+        image: A file; None uses upstream's own.
+        max_new_tokens: Maximum length of the answer, not above the engine's limit.
+        stated: Whether any of these was set by a user or recipe.
     """
     own = mode == "check_accuracy"
-    reported = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
+    prompt = fill(entry.prompt_template, {"question": question}) if question is not None else entry.prompt
     return {
         "mode": mode,
-        "prompt": None if entry.prompt is None else entry.prompt if own else reported,
+        "prompt": None if entry.prompt is None else entry.prompt if own else prompt,
         "image": None if own else image,
         "max_new_tokens": max_new_tokens,
         "stated": stated and not own,
