@@ -149,7 +149,7 @@ anything = st.recursive(
     | st.booleans()
     | st.integers()
     | st.integers(2**62, 2**70)
-    | st.floats()
+    | st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others
     | st.text(max_size=6)
     | st.sampled_from(["linear", "llama3", "gated-gelu", "bfloat16", "LlavaModel"]),
     lambda inner: (
