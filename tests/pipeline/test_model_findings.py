@@ -149,7 +149,7 @@ anything = st.recursive(
     | st.booleans()
     | st.integers()
     | st.integers(2**62, 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)  # JSON has no others
+    | st.floats()
     | st.text(max_size=6)
     | st.sampled_from(["linear", "llama3", "gated-gelu", "bfloat16", "LlavaModel"]),
     lambda inner: (
@@ -177,7 +177,8 @@ def test_any_value_anywhere_in_config_json_yields_only_findings(
     assert result.variants or result.diagnostics
     for found in result.diagnostics:
         # `damaged` would mean that a reader stumbled, not that it understood what is wrong.
-        assert found.code != "MM132", found.message
+        # Infinity and NaN are no JSON, so there is nothing to understand: the file itself is refused.
+        assert found.code != "MM132" or "which is not a JSON number" in found.message, found.message
         assert (found.line, found.file) != (0, "")
         found.message.encode("utf-8")
 

@@ -64,7 +64,7 @@ def run_command(
     for remark in remarks:
         if remark.severity == "silent":
             raise CommandError(
-                f"{name} exited with 0, but its result is wrong: {remark.finding.message}",
+                f"{name} exited with status 0, but its result is wrong: {remark.finding.message}",
                 code=remark.finding.code,
                 hint=remark.finding.hint,
             )

@@ -116,7 +116,7 @@ def infer(
     texts = answers(lines)
     if not texts and question.mode == "run":
         raise CommandError(
-            "run.py exited with 0 but printed no answer",
+            "run.py exited with status 0 but printed no answer",
             code="MM706",
             hint="read its output; docs/toolchains.md describes the format of answers",
         )
