@@ -156,6 +156,15 @@ def failing_later(rank: int) -> None:
     session.decode(torch.tensor([1]))
 
 
+def aborting() -> None:
+    """Rank 0 dies of a library's assertion, which only descriptor 2 has heard of."""
+    world = connect(2, "cpu")
+    if world.rank == 0:
+        os.write(2, b"terminate called after throwing an instance of 'gloo::IoException'\n\n")
+        os.abort()
+    serve_commands(world, None)
+
+
 def outlived() -> None:
     """Rank 0 says who the ranks are and waits for a parent that is about to be killed."""
     world = connect(2, "cpu")

@@ -70,9 +70,14 @@ def compiling(ranks: int) -> Iterator[None]:
     try:
         yield
     finally:
-        c10d._unregister_process_group(GROUP)
+        unregister()
 
 
 def register(group: dist.ProcessGroup) -> None:
     """Register ``group`` for the packages of this process; the caller must keep it alive."""
     c10d._register_process_group(GROUP, group)
+
+
+def unregister() -> None:
+    """Undo :func:`register`."""
+    c10d._unregister_process_group(GROUP)

@@ -151,6 +151,14 @@ def test_a_rank_killed_while_decoding_ends_all_and_is_named(rank, monkeypatch, p
     assert all(ends(watch) for watch in map(watched, pids))
 
 
+def test_the_last_output_of_a_rank_that_aborted_is_quoted():
+    error = refused(RankError, "MM580", run_on_ranks, 2, "support.engines.rank_programs:aborting", {})
+    assert error.message == (
+        "rank 0 was killed by SIGABRT, and the other ranks were stopped; "
+        "its last output: terminate called after throwing an instance of 'gloo::IoException'"
+    )
+
+
 def test_a_wrong_number_of_ranks_is_reported_once_and_all_ranks_end():
     launcher = mpirun.find()
     program = "from support.engines.rank_programs import start; start(2)"

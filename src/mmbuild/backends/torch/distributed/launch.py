@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from mmbuild.base.optional_packages import install_hint, require
 CALL, LOG = "call.json", "mpirun.log"
 # Time for mpirun to stop the other ranks after a failure, time to exit after SIGTERM, and polling interval.
 _GRACE_SECONDS, _TERMINATE_SECONDS, _POLL_SECONDS = 15.0, 5.0, 0.5
+_BACKTRACE = re.compile(r"\[[^\]]+:\d+\] ")  # the host and process id before each line
+_QUOTED = 300  # characters of a log in a message
 
 
 def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
@@ -154,8 +157,12 @@ def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
     died = launcher.kind.died.search(output)
     rank = ranks_by_pid(directory).get(int(died["pid"])) if died else None
     if died and rank is not None:
+        number = int(died["signal"])
+        # A library that aborts says why first; SIGKILL comes without a word of the rank's own.
+        quoted = "" if number == signal.SIGKILL else _last_line(directory / f"rank{rank}.log")
         return RankError(
-            f"rank {rank} was killed by {_signal_name(int(died['signal']))}, and the other ranks were stopped",
+            f"rank {rank} was killed by {_signal_name(number)}, and the other ranks were stopped"
+            + (f"; its last output: {quoted}" if quoted else ""),
             code="MM580",
             hint=f"SIGKILL often means that memory ran out (see `dmesg`); logs of the ranks: {directory}",
         )
@@ -168,13 +175,23 @@ def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
         return RankError(
             failure.message, code="MM585", hint=f"see traceback and logs of the ranks: {directory}"
         )
-    last = (output.strip().splitlines() or ["nothing"])[-1]
     return RankError(
         f"`{launcher.path}` ({launcher.kind.name}) exited with status {status}, and no rank reported a failure; "
-        f"its last output: {last}",
+        f"its last output: {_last_line(log) or 'nothing'}",
         code="MM584",
         hint=f"its output is in {log}; try `{launcher.path} -n 2 hostname`",
     )
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that is not empty and not from Open MPI's backtrace; empty if there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next(
+        (line.strip() for line in reversed(lines) if line.strip() and not _BACKTRACE.match(line)), ""
+    )[:_QUOTED]
 
 
 def _signal_name(number: int) -> str:

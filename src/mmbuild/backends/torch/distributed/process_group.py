@@ -106,6 +106,19 @@ class ProcessGroup:
         if self.broken:
             self.abort()
         self.send(END)
+        self.leave()
+
+    def leave(self) -> None:
+        """Stop the threads of torch's group; every rank calls this when its program ends.
+
+        A thread of gloo that asks for the GIL after the interpreter has shut down aborts the process (SIGABRT). NCCL
+        has no such threads, and its communicators may not be destroyed while CUDA graphs hold them.
+        """
+        group, self.group = self.group, None
+        if group is None or BACKENDS["cuda"] in dist.get_backend(group):
+            return
+        collectives.unregister()
+        dist.destroy_process_group(group)
 
 
 _worlds: list[ProcessGroup] = []
@@ -129,8 +142,7 @@ def connect(ranks: int, device: str) -> ProcessGroup:
     comm = _communicator()
     world = ProcessGroup(comm.rank, comm.size, comm)
     _worlds.append(world)
-    if world.rank == 0:
-        atexit.register(world.close)
+    atexit.register(world.close if world.rank == 0 else world.leave)
     if world.size != ranks:
         if world.rank != 0:
             world.stand_by()
