@@ -24,7 +24,11 @@ def screen(status: int, stdout: str, stderr: str, root: Path) -> str:
     text = f"exit status {status}\n"
     for name, stream in (("stdout", stdout), ("stderr", stderr)):
         text += f"--- {name}\n{stream}" if stream else ""
-    text = text.replace(str(root), "ROOT")
+    return without_volatile(text.replace(str(root), "ROOT"))
+
+
+def without_volatile(text: str) -> str:
+    """``text`` with keys, dates and numbers of seconds and sizes replaced, as in :func:`screen`."""
     for pattern, name in _VOLATILE:
         text = re.sub(pattern, name, text)
     return text
