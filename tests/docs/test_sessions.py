@@ -1,8 +1,8 @@
 """The console blocks of README.md and docs/tutorial.md are run, and print what the page shows.
 
-Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output and
-standard error together are compared with the lines below it. On a page, a line `...` stands for any number of lines,
-`...` at the end of a line for the rest of it, and numbers of seconds and sizes are not compared.
+Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output
+and standard error together are compared with the lines below it. On a page, a line `...` stands for any number of
+lines, `...` within a line for any text, and numbers of seconds and sizes are not compared.
 """
 
 from __future__ import annotations
