@@ -56,7 +56,7 @@ def test_a_driver_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", ["library", "lost", "hangs"])
-def test_no_driver_that_answers_is_no_gpu(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def test_without_an_answering_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setattr(gpu, "_SECONDS", 0.1 if fault == "hangs" else 30)
     fake_pynvml.install(monkeypatch, H200, fault=fault)
     assert (visible_gpus(), first_sm(), least_memory(gpus())) == (None, None, 0)

@@ -105,7 +105,7 @@ def test_history_and_reasons_reach_back_to_the_old_store(project):
     assert mmbuild(project, "why", "recipe.yaml").returncode == 0
 
 
-def test_an_apply_goes_on_from_the_old_store(project):
+def test_an_apply_continues_from_the_old_store(project):
     done = mmbuild(project, "apply", "recipe.yaml", "--ignore-estimates", steps=True)
     assert done.returncode == 0, done.stderr
     assert mmbuild(project, "cache", "verify").returncode == 0

@@ -49,7 +49,7 @@ def test_every_field_of_transformers_is_in_the_table_and_no_other():
     assert set(fields()) == theirs
 
 
-def test_what_config_classes_drop_is_what_transformers_says():
+def test_fields_that_config_classes_drop_match_transformers():
     assert set(dropped_by_config_classes()) == set(GenerationConfig._get_default_generation_params())
 
 

@@ -58,7 +58,7 @@ def test_decoding_stops_where_the_restated_criterion_stops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_text_that_goes_on_is_never_stopped(seed: int) -> None:
+def test_text_without_repetition_is_never_stopped(seed: int) -> None:
     assert stops_at(lively(random.Random(seed), 600)) is None
 
 

@@ -59,7 +59,7 @@ def crashing(place):
         (crashing, "ended with status"),
     ],
 )
-def test_only_what_ends_in_a_coded_error_is_no_failure(tmp_path, monkeypatch, probe, said):
+def test_only_coded_errors_are_not_failures(tmp_path, monkeypatch, probe, said):
     monkeypatch.setattr(fuzz, "make_world", lambda place: (place / "mmbuild.yaml").touch())
     target = Target("a file", "mmbuild.yaml", "bytes", (probe,))
     count = fuzz.fuzz([target], 1.0, 1, tmp_path, slow=0.5)["a file"]

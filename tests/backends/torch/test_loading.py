@@ -80,7 +80,7 @@ def test_an_engine_json_that_cannot_be_understood_is_refused(damaged, text):
     refused(LayoutError, "MM541", load, damaged)
 
 
-def test_an_engine_of_another_version_says_which(damaged):
+def test_the_version_of_another_engine_is_reported(damaged):
     edit(damaged, version=99)
     error = refused(LayoutError, "MM541", load, damaged)
     assert "version 99" in error.message
@@ -99,7 +99,7 @@ def test_an_engine_of_another_torch_is_refused(damaged):
     assert torch.__version__ in error.message
 
 
-def test_an_engine_for_instructions_this_cpu_lacks_is_refused(damaged, monkeypatch):
+def test_an_engine_for_instructions_missing_on_this_cpu_is_refused(damaged, monkeypatch):
     monkeypatch.setattr(aot_package, "cpu_isa", lambda: "generic")
     error = refused(EngineError, "MM507", load, damaged)
     assert "avx2" in error.message

@@ -178,7 +178,7 @@ def test_a_build_keeps_away_from_a_running_gc(workspace):
     assert workspace.apply(chain("r")).ok
 
 
-def test_a_store_of_somebody_else_is_reported_with_its_owner():
+def test_another_user_s_store_is_reported_with_its_owner():
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
     with tempfile.TemporaryDirectory() as place:

@@ -94,7 +94,7 @@ def test_two_clones_with_one_lock_plan_the_same_hash(project: Path, store: Store
     assert str(tmp_path) not in lock_path(project).read_text()
 
 
-def test_the_locked_target_stands_for_this_host(project, store, monkeypatch) -> None:
+def test_the_locked_target_replaces_this_host(project, store, monkeypatch) -> None:
     """The plan hash of a lock is the same on a host of another kind; applying there is refused."""
     made = lock(project, store)
     monkeypatch.setattr(make.host, "default_target", lambda: {"device": "cpu", "sm": None, "isa": "neon"})
