@@ -1,6 +1,6 @@
-"""Recipes for TensorRT-LLM through the command line: refused where it is missing, built and asked where it is.
+"""Recipes for TensorRT-LLM through the command line: refused if it is missing, built and run if it is installed.
 
-What stands in for TensorRT-LLM are programs with its flags; the engines that they write answer nothing.
+TensorRT-LLM is faked by programs with its flags; their engines do not answer questions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSIONS = ("1.2", "0.12.0")
 
 
 class Host:
-    """A machine with a store of its own; ``variables`` say what is installed on it."""
+    """A machine with its own store; ``variables`` describe what is installed on it."""
 
     def __init__(self, root: Path, **variables: str) -> None:
         self.root = root

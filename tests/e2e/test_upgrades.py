@@ -25,7 +25,7 @@ ACTIONS = ("download", "convert", "quantize", "build_llm", "build_visual", "asse
 
 @pytest.fixture
 def project(tmp_path):
-    """The project, as if it had been made where it now lies."""
+    """The project, with its paths changed to the current directory."""
     with tarfile.open(FIXTURE) as archive:
         archive.extractall(tmp_path, filter="data")
     plan = tmp_path / "saved-plan.json"

@@ -13,7 +13,7 @@ from mmbuild.models.repetition_detector import Repetition
 
 
 def lively(rng: random.Random, steps: int) -> list[float]:
-    """Largest logits of text that goes on: now sure, now unsure."""
+    """Largest logits of text without repetition: sometimes confident, sometimes not."""
     return [rng.choice([4.0, 12.0, 25.0]) + rng.gauss(0, 3) for _ in range(steps)]
 
 

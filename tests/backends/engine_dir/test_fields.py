@@ -1,4 +1,4 @@
-"""Files of an engine that somebody edited: every field has a type and a range, and no mutant gets further."""
+"""Edited files of an engine: every field has a type and a range, and every invalid mutant is refused."""
 
 import copy
 import json

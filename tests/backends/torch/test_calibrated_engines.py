@@ -1,4 +1,4 @@
-"""Compiled engines of calibrated checkpoints answer as transformers does with the weights that they stand for."""
+"""Compiled engines of calibrated checkpoints answer as transformers does with the dequantized weights."""
 
 import dataclasses
 from types import MethodType

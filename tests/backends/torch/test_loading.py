@@ -21,7 +21,7 @@ from support.engines.loaded import DEMO, demo_directory, demo_engine
 from support.errors import refused
 
 load = partial(Engine.load, check=False)
-"""What is wrong with files that somebody edited on purpose, and with those of builds without a manifest."""
+"""Errors in files edited on purpose, and in builds without a manifest."""
 
 
 @pytest.fixture

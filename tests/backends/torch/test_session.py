@@ -1,4 +1,4 @@
-"""A session refuses what its engine was not built for, and goes on afterwards."""
+"""A session refuses what its engine was not built for, and continues to work afterwards."""
 
 import pytest
 import torch

@@ -140,7 +140,7 @@ def test_manifests_that_a_power_failure_emptied_are_made_again(workspace):
 
 
 def test_after_an_interrupt_the_same_process_can_apply_again(workspace):
-    """A notebook goes on after Ctrl-C: no lock of the interrupted apply may be left."""
+    """A notebook continues after Ctrl-C: no lock of the interrupted apply may be left."""
 
     def interrupt(event):
         if event.kind is EventKind.PROGRESS:

@@ -78,7 +78,7 @@ def longer(recipe="r", end="end"):
     return RecipeGraph(recipe, (*known.actions[:2], last), last.definition_key)
 
 
-# What is laid out.
+# Installed engines.
 
 
 def test_a_small_file_is_laid_out_as_a_copy(workspace):

@@ -36,7 +36,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def victim(tmp_path):
-    """A directory of somebody else's with a file in it."""
+    """Another user's directory with a file in it."""
     (tmp_path / "victim" / "inner").mkdir(parents=True)
     (tmp_path / "victim" / "inner" / "precious").write_text("precious")
     return tmp_path / "victim"

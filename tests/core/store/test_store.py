@@ -244,7 +244,7 @@ def test_the_default_store_follows_the_environment(monkeypatch, tmp_path):
 
 
 def hexed(name):
-    """A digest that is easy to tell apart."""
+    """A digest that is easy to recognize."""
     return name.encode().hex().ljust(64, "0")
 
 

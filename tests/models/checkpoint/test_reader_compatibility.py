@@ -1,4 +1,4 @@
-"""Which lines of TensorRT-LLM read a calibrated checkpoint: all of ours, and none that was spoilt."""
+"""Which lines of TensorRT-LLM read a calibrated checkpoint: all correct ones, and no damaged one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """An engine is given the token ids and pixels that transformers makes of the same question and pictures.
 
-transformers is asked directly: its processors, chat templates and preprocessing, with what files of earlier years
+transformers is called directly: its processors, chat templates and preprocessing, with what files of earlier years
 leave out filled in from the config. VILA has no class there: its rules are written here from its published source.
 Nothing of mmbuild is imported but what is tested.
 """

@@ -1,4 +1,4 @@
-"""No code comes with a model: nothing asks for it, and everything that loads files says so."""
+"""No code of a model is run: nothing requests it, and every loader refuses it explicitly."""
 
 from __future__ import annotations
 

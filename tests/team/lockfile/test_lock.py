@@ -67,7 +67,7 @@ def refusal_text(recipe: Path, store: Store) -> str:
 
 
 def other_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """An environment with other packages: in keys (metadata) and beside them (the host's list)."""
+    """An environment with other packages: in keys (metadata) and outside of keys (the host's list)."""
     from mmbuild.backends.lowering import local_environment
 
     real, listed = local_environment._installed, make.host.installed_versions

@@ -56,7 +56,7 @@ def workspace(cluster, tmp_path):
 
 @pytest.fixture
 def carrying(cluster, tmp_path):
-    """A workspace with a shared store, so that also the node with a store of its own takes part."""
+    """A workspace with a shared store, so that the node with its own store is used too."""
     (tmp_path / "shared").mkdir()
     return cluster.workspace(tmp_path / "driver", f"file://{tmp_path / 'shared'}")
 
@@ -254,7 +254,7 @@ def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_reported(
 
 
 def in_use(store):
-    """Whether somebody builds in it: also the process of Ray on a node that was just lost, until it notices."""
+    """Whether a process builds in it; a Ray process on a lost node counts until it notices."""
     try:
         with exclusive_lock(store):
             return False

@@ -76,7 +76,7 @@ def test_damaged_entries_are_reported_and_replaced(one, other, tmp_path, harm):
 
 
 def test_an_entry_with_another_key_is_ignored(one, other, tmp_path):
-    """Otherwise whoever may write could give one action the result of another by copying a file."""
+    """Otherwise anyone with write access could give one action the result of another by copying a file."""
     one.apply(chain("r"), chain("evil", text="evil"))
     entries = {json.loads(path.read_bytes())["label"]: path for path in files(tmp_path, "actions")}
     entries["r/2"].write_bytes(entries["evil/2"].read_bytes())
@@ -194,7 +194,7 @@ def test_what_an_earlier_run_left_damaged_is_pulled_again(one, other):
 
 
 def test_the_apply_after_a_killed_pull_resumes(one, tmp_path):
-    """kill -9 after a chunk, in the whole tool as a process of its own."""
+    """kill -9 after a chunk, with the whole tool in a separate process."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(TESTS),

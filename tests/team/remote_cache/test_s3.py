@@ -67,7 +67,7 @@ def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(m
     graph = RecipeGraph("r", (engine,), engine.definition_key)
     views = [machine.shared() for machine in machines]
     for machine, view in zip(machines, views, strict=True):
-        machine.plan(graph, shared=view)  # nobody has it yet
+        machine.plan(graph, shared=view)  # it does not exist yet
     ready = threading.Barrier(len(machines))
 
     def apply(item):
@@ -111,7 +111,7 @@ class Counting:
 
     def put_part(self, *arguments):
         if self.taken >= self.left:
-            raise NotImplementedError("the test wants no more")  # asked again it would say the same
+            raise NotImplementedError("the test wants no more")  # another request would give the same answer
         self.taken += 1
         return self._place.put_part(*arguments)
 
@@ -156,7 +156,7 @@ def test_an_upload_that_another_machine_ends_meanwhile_is_its(machines, parts):
 
     class Late(Counting):
         def complete(self, *_):
-            push(rival, record)  # goes on with the same upload, and ends it
+            push(rival, record)  # resumes the same upload and completes it
             raise FileNotFoundError("The specified upload does not exist")
 
     shared._place = Late(shared.place, 99)

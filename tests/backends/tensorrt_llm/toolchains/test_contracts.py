@@ -58,7 +58,7 @@ def test_weight_only_decoders_are_built_on_several_ranks(version: str) -> None:
     assert {("blip2-t5", "none", 2), ("nougat", "none", 2)} <= seen
 
 
-# Flag of the numbers in each command; the solver's name for what must stand there.
+# Flag of the numbers in each command; the solver's name for its value.
 NUMBERS = {
     "--max_batch_size": "max_batch_size",
     "--max_beam_width": "max_beam_width",

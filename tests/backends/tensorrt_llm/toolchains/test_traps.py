@@ -147,7 +147,7 @@ def adding(*tokens: str) -> Spoil:
 REF, T5, NOUGAT = "0.9.0.dev2024040900", "flan-t5-xl", "nougat-base"
 LLAVA, INT4 = "llava-fp16", "llava-int4"
 TABLE = "--max_multimodal_len"
-# Check, recipe, version, command, and how that command is spoilt.
+# Check, recipe, version, command, and what makes that command wrong.
 SPOILT: Sequence[tuple[str, str, str, str, Spoil]] = [
     ("01", LLAVA, "1.2", "build_llm", with_value(TABLE, "575")),
     ("01", T5, REF, "build_llm", with_value(TABLE, "32")),
