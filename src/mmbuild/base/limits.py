@@ -111,19 +111,12 @@ HASHED_FILES = Limit(
 CHECKPOINT_CONFIG = Limit(
     "a checkpoint's config", 16 * MB, 32, 1_000_000, 1 * MB, "a line for each linear layer"
 )
-MEASUREMENTS = Limit(
-    "measurements", 64 * MB, 16, 4_000_000, 1 * MB, "the answers to a few thousand questions"
-)
+MEASUREMENTS = Limit("measurements", 64 * MB, 16, 4_000_000, 1 * MB, "answers to a few thousand questions")
 SAVED_PLAN = Limit(
     "a saved plan", 64 * MB, 64, 4_000_000, 1 * MB, "5 kB per action; 1,000 variants with ten actions"
 )
 STORE_TREE = Limit(
-    "an artifact's manifest",
-    64 * MB,
-    8,
-    4_000_000,
-    8 * KB,
-    "200 bytes per file, and paths within their limit",
+    "an artifact's manifest", 64 * MB, 8, 4_000_000, 8 * KB, "200 bytes per file; paths within their limit"
 )
 STORE_RECORD = Limit(
     "a line of the journal", 1 * MB, 16, 50_000, 64 * KB, "keys, digests and a label; 100 bytes per input"
