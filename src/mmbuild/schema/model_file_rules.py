@@ -15,7 +15,7 @@ from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.model import Model
 
 if TYPE_CHECKING:
-    from mmbuild.models.files.checked_model import Model as CheckedModel
+    from mmbuild.models.validation.checked_model import Model as CheckedModel
 
 _KEYS = {"model": "model.source", "vision": "model.vision.source"}
 
@@ -62,8 +62,8 @@ def check_files(
     if not places:
         return ModelFiles(tuple(faults))
     # Imported late: Jinja takes 20 ms to import, and many recipes name no directory.
-    from mmbuild.models.files import checked_model
-    from mmbuild.models.files.consistency import findings, inspected_paths
+    from mmbuild.models.validation import checked_model
+    from mmbuild.models.validation.consistency import findings, inspected_paths
 
     sources = {
         name: checked_model.Source(place, weights=weights) for name, (place, weights) in places.items()

@@ -15,7 +15,7 @@ from mmbuild.steps.assemble import link_processor
 if TYPE_CHECKING:
     from mmbuild.base.progress import Progress
     from mmbuild.models.checkpoint.clip_search import Moments
-    from mmbuild.models.processor import Request
+    from mmbuild.models.families.processor import Request
 
 
 def run(context: StepContext) -> None:
@@ -141,8 +141,8 @@ def _requests(
     """The requests that the model is calibrated on."""
     from mmbuild.backends.torch.calibration import calibrate as loop
     from mmbuild.models.calibration_data import samples as data
-    from mmbuild.models.processor import load_processor
-    from mmbuild.models.prompts import DEFAULT_PROMPTS
+    from mmbuild.models.families.processor import load_processor
+    from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
 
     processor = load_processor(processor_files, params["family"])
     requested = params["calibration"]

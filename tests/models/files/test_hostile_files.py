@@ -18,16 +18,16 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError
 from mmbuild.config.load import load as load_configuration
 from mmbuild.evaluation import manifest
-from mmbuild.models import generation_settings
 from mmbuild.models.checkpoint import reader, reader_compatibility
 from mmbuild.models.checkpoint.hf_weights import open_weights, own_weight_files, weight_files
 from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.config_reading import saved_config
-from mmbuild.models.files import small_files
+from mmbuild.models.files import generation_settings, small_files
 from mmbuild.models.files import weight_files as pickles
 from mmbuild.models.files.vocabulary import pieces
-from mmbuild.models.sources import hub_index, integrity
+from mmbuild.models.sources import hub_index
 from mmbuild.models.sources.config import read_config
+from mmbuild.models.validation import integrity
 from mmbuild.team.lockfile.model import read_lock
 
 Read = Callable[[Path], Any]

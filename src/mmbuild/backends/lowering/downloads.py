@@ -11,8 +11,8 @@ from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
 from mmbuild.models.families import family
 from mmbuild.models.sources.config import parse_source
-from mmbuild.models.sources.integrity import require_files
 from mmbuild.models.sources.resolve import identify
+from mmbuild.models.validation.integrity import require_files
 from mmbuild.schema.resolved import ResolvedRecipe
 
 _BYTES_PER_SECOND = 50e6

@@ -19,7 +19,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import MODEL_JSON
-from mmbuild.models.sources import hf_layout
+from mmbuild.models.files import hf_layout
 from mmbuild.models.sources.model_addresses import hub_address
 
 Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]

@@ -18,8 +18,8 @@ from mmbuild.base.files import FileRefusedError, read_file, read_object
 from mmbuild.base.limits import MODEL_JSON
 from mmbuild.base.progress import Progress
 from mmbuild.models.errors import SourceError
-from mmbuild.models.files import adapters
-from mmbuild.models.sources import hf_layout, hub_index
+from mmbuild.models.files import adapters, hf_layout
+from mmbuild.models.sources import hub_index
 from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fetch
 
 # Limit for files fetched during validation: enough for a tokenizer with several hundred thousand tokens.

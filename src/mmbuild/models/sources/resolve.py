@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.files import entries
 from mmbuild.models.errors import SourceError
-from mmbuild.models.sources import hf_layout
+from mmbuild.models.files import hf_layout
 from mmbuild.models.sources.allowed_places import Places, as_locator
 from mmbuild.models.sources.config import parse_source
 

@@ -206,7 +206,8 @@ def _sample_files(data_set: DataSet, commit: str, offline: bool) -> dict[str, di
 def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
     """Digests and sizes of the files a build needs, from the hub; empty if offline and not cached."""
     from mmbuild.models.errors import SourceError
-    from mmbuild.models.sources import hf_layout, hub
+    from mmbuild.models.files import hf_layout
+    from mmbuild.models.sources import hub
 
     try:
         listing = hub.list_files(repo, commit, offline=offline)

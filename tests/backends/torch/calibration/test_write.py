@@ -28,7 +28,7 @@ from mmbuild.models.checkpoint.reader import load_config, open_tensors
 from mmbuild.models.checkpoint.reader_compatibility import facts as accepted
 from mmbuild.models.families import family as family_of
 from mmbuild.models.families.facts import LlmFacts
-from mmbuild.models.processor import Processor, Request, encode, load_processor
+from mmbuild.models.families.processor import Processor, Request, encode, load_processor
 
 MODELS = Path(__file__).parents[4] / "examples" / "models"
 FAMILIES = ("llava", "vila", "blip2-opt")

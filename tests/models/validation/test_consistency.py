@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from mmbuild.base.codes import lookup
 from mmbuild.models.families import family
-from mmbuild.models.files.checked_model import Model, Source
-from mmbuild.models.files.consistency import Finding, findings, inspected_paths
+from mmbuild.models.validation.checked_model import Model, Source
+from mmbuild.models.validation.consistency import Finding, findings, inspected_paths
 from support.models import tiny_families as tiny
 from support.models.directories import edit, save_llava
 

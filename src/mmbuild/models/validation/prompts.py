@@ -14,8 +14,8 @@ from mmbuild.models.families import MODULES
 from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.files import chat_template
 from mmbuild.models.files import vocabulary as tokenizer_file
-from mmbuild.models.files.checked_model import Model, image_token_of, template_of
 from mmbuild.models.files.expected_files import ExpectedFiles
+from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
 
 DEFAULT_PROMPTS = ("What is in the picture?", "Describe the picture in detail.")
 """Prompts for recipes that name none; the model's chat template is applied."""

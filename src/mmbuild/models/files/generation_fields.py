@@ -144,6 +144,6 @@ def dropped_by_config_classes() -> frozenset[str]:
 
 @cache
 def _table() -> Mapping[str, Any]:
-    text = files("mmbuild.models").joinpath("generation_settings.yaml").read_text(encoding="utf-8")
+    text = files("mmbuild.models.files").joinpath("generation_settings.yaml").read_text(encoding="utf-8")
     table: Mapping[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return table

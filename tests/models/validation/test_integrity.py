@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmbuild.base.errors import MmbuildError
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families import family
-from mmbuild.models.sources.integrity import check_model, read_header, require_files
+from mmbuild.models.validation.integrity import check_model, read_header, require_files
 from support.errors import refused
 from support.models import weights_on_disk as disk
 

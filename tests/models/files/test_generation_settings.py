@@ -21,8 +21,8 @@ from transformers import (
 
 from mmbuild.base.codes import codes
 from mmbuild.models.families import family
-from mmbuild.models.generation_fields import dropped_by_config_classes, fields
-from mmbuild.models.generation_settings import (
+from mmbuild.models.files.generation_fields import dropped_by_config_classes, fields
+from mmbuild.models.files.generation_settings import (
     Reader,
     SettingsError,
     SettingsPlace,
@@ -459,7 +459,7 @@ def test_a_random_vila_without_llm_has_the_settings_of_its_outer_config(tmp_path
 
 def test_reading_imports_neither_torch_nor_transformers():
     program = (
-        "import sys; from mmbuild.models.generation_settings import SettingsPlace, read_settings\n"
+        "import sys; from mmbuild.models.files.generation_settings import SettingsPlace, read_settings\n"
         "read_settings({'generation_config.json': {'eos_token_id': 2, 'min_length': 3}}.get, SettingsPlace())\n"
         "print(sorted({'torch', 'transformers', 'numpy', 'tokenizers'} & set(sys.modules)))"
     )

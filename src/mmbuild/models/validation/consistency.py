@@ -20,11 +20,11 @@ from mmbuild.models.families.facts import FamilyError, ModelFacts
 from mmbuild.models.files import adapters, chat_template, processor_config, remote_code, weight_files
 from mmbuild.models.files import vocabulary as tokenizer_file
 from mmbuild.models.files import weight_files as pickles
-from mmbuild.models.files.checked_model import Model, image_token_of, template_of
 from mmbuild.models.files.expected_files import ExpectedFiles
 from mmbuild.models.files.small_files import display, read_json
 from mmbuild.models.files.vocabulary import require_embeddings, require_image_token
 from mmbuild.models.files.weight_files import WeightSet, require_agreement, require_one_place, weight_set
+from mmbuild.models.validation.checked_model import Model, image_token_of, template_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _sets(directory: Path, inner: tuple[str, ...]) -> Iterator[tuple[str, Weight
 
 def _headers(directory: Path, found: WeightSet) -> dict[str, Mapping[str, Any]]:
     # Imported late to avoid a cycle.
-    from mmbuild.models.sources.integrity import read_header
+    from mmbuild.models.validation.integrity import read_header
 
     return {name: read_header(directory / name) for name in found.files if name.endswith(".safetensors")}
 
@@ -120,7 +120,7 @@ def _headers(directory: Path, found: WeightSet) -> dict[str, Mapping[str, Any]]:
 def _require_floats(headers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """Check that weights are floats; position ids and the like may be integers."""
     from mmbuild.models.checkpoint.hf_weights import WEIGHTS, require_floats
-    from mmbuild.models.files.weight_shapes import stored_tensors
+    from mmbuild.models.validation.weight_shapes import stored_tensors
 
     for files in headers.values():
         for name, tensor in stored_tensors(files).items():
@@ -135,7 +135,12 @@ def _require_shapes(
     headers: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> None:
     # Imported late: tables of tensors take 30 ms, and many recipes name no directory.
-    from mmbuild.models.files.weight_shapes import embedding_name, layer_names, require_shapes, stored_tensors
+    from mmbuild.models.validation.weight_shapes import (
+        embedding_name,
+        layer_names,
+        require_shapes,
+        stored_tensors,
+    )
 
     files = {
         f"{name}/{file}" if name else file: header

@@ -1,4 +1,4 @@
-from mmbuild.models.sources.hf_layout import required_files
+from mmbuild.models.files.hf_layout import required_files
 
 SMALL = ["config.json", "tokenizer.json", "preprocessor_config.json"]
 

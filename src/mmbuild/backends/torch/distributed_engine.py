@@ -19,7 +19,7 @@ from mmbuild.backends.torch.distributed.process_group import END, ProcessGroup, 
 from mmbuild.backends.torch.engine import Engine
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.store.disk_errors import fault_point
-from mmbuild.models.processor import Request
+from mmbuild.models.families.processor import Request
 
 
 class RankWorker:

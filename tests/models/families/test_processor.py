@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mmbuild.models.errors import EngineError
-from mmbuild.models.processor import Request, encode
+from mmbuild.models.families.processor import Request, encode
 from support.engines.loaded import demo_engine, drawn
 from support.errors import refused
 

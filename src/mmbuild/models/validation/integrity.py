@@ -17,7 +17,7 @@ from mmbuild.base.limits import MODEL_JSON
 from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_header
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families import ModelFacts, family
-from mmbuild.models.sources import hf_layout
+from mmbuild.models.files import hf_layout
 from mmbuild.models.sources.resolve import source_files
 
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -158,7 +158,7 @@ def _check_config(
     facts = family(family_name).facts(found["model"], found.get("vision"))
     plain = json.loads(json.dumps(asdict(facts)))
     # Imported late because it imports Jinja, which planning does not need.
-    from mmbuild.models.files.consistency import differences
+    from mmbuild.models.validation.consistency import differences
 
     for name, theirs, ours in differences(plain, json.loads(json.dumps(planned))):
         raise SourceError(
@@ -182,8 +182,8 @@ def _check_agreement(
     Raises:
         MmbuildError: MM730 to MM741.
     """
-    from mmbuild.models.files.checked_model import Model, Source
-    from mmbuild.models.files.consistency import findings
+    from mmbuild.models.validation.checked_model import Model, Source
+    from mmbuild.models.validation.consistency import findings
 
     for item in findings(Model(family_name, facts, configs, {source: Source(model)})):
         message = item.error.message.replace(f"`{model}/", "`").replace(f"`{model}`", "the model")

@@ -1,7 +1,7 @@
 """Reads the generation settings of a model, ``generation_config.json``, like transformers 5.10 to 5.17.
 
-A table defines the handling of each field (:mod:`mmbuild.models.generation_fields`). Without the file, the fields
-come from ``config.json`` (``GenerationConfig.from_model_config``). Imports neither torch nor transformers.
+A table defines the handling of each field (:mod:`mmbuild.models.files.generation_fields`). Without the file, the
+fields come from ``config.json`` (``GenerationConfig.from_model_config``). Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.models.files.generation_fields import FORMS, dropped_by_config_classes, fields
 from mmbuild.models.files.small_files import SmallFileError, display, read_json
-from mmbuild.models.generation_fields import FORMS, dropped_by_config_classes, fields
 
 FILE = "generation_config.json"
 CONFIG = "config.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmbuild.models.processor import Request
+from mmbuild.models.families.processor import Request
 
 # Converts a question (None if the model takes none) and RGB images (PIL) to inputs of `generate`.
 Inputs = Callable[[str | None, Sequence[Any]], Request]

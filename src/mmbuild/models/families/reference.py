@@ -14,11 +14,11 @@ from torch import Tensor
 from mmbuild.models.dtypes import DTYPES
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import part
+from mmbuild.models.families.processor import Request, first_line
 from mmbuild.models.images import Picture, open_as_saved
-from mmbuild.models.processor import Request, first_line
 
 if TYPE_CHECKING:
-    from mmbuild.models.families.shared.transformers_inputs import Inputs
+    from mmbuild.models.families.transformers_inputs import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def load_reference(family: str, sources: Mapping[str, Path], dtype: str, device:
 def load_inputs(family: str, sources: Mapping[str, Path], model: Any) -> Inputs:
     """Load transformers' preprocessing of a question and its images for ``generate``.
 
-    It shares no code with that of the engine (:func:`mmbuild.models.processor.encode`).
+    It shares no code with that of the engine (:func:`mmbuild.models.families.processor.encode`).
 
     Args:
         family: The family's name.
