@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.keys import action_key
 from mmbuild.core.graph.plan import Build, PlannedAction
@@ -69,18 +69,12 @@ class _Lowering:
     store: Store
     offline: bool
     target: Mapping[str, Any] | None = None
-    pins: Any = None
+    pins: Pins = NO_PINS
 
     def __call__(self, variant: ResolvedRecipe) -> RecipeGraph:
         from mmbuild.pipeline.planning import lower_all
 
-        with self.pinning():
-            return lower_all((variant,), self.store, target=self.target, offline=self.offline)[0]
-
-    def pinning(self) -> AbstractContextManager[None]:
-        from mmbuild.base.pins import use_pins
-
-        return nullcontext() if self.pins is None else use_pins(self.pins)
+        return lower_all((variant,), self.store, target=self.target, offline=self.offline, pins=self.pins)[0]
 
 
 def trace_variants(options: WhyOptions) -> list[VariantTrace]:
@@ -129,10 +123,9 @@ def _load(
 def _load_locked(
     options: WhyOptions, store: Store
 ) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
-    from mmbuild.base.pins import Pins
     from mmbuild.team.lockfile.apply import plan_locked
     from mmbuild.team.lockfile.make import LockOptions
 
     locked = plan_locked(options.recipe, store, LockOptions(options.offline, options.allow_outside))
-    pins = Pins(commits=locked.lock.commits, packages=locked.lock.packages)
-    return locked.variants, locked.graphs, _Lowering(store, options.offline, locked.lock.target, pins)
+    lower = _Lowering(store, options.offline, locked.lock.target, locked.lock.pins)
+    return locked.variants, locked.graphs, lower

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmbuild._version import __version__
 from mmbuild.base import host
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.serialize import graph_from_json, graph_to_json
 from mmbuild.core.store.layout import Store
@@ -115,9 +116,10 @@ def lower_all(
     *,
     target: Mapping[str, Any] | None = None,
     offline: bool = False,
+    pins: Pins = NO_PINS,
     digests: dict[Path, str] | None = None,
 ) -> tuple[RecipeGraph, ...]:
-    """Graphs of ``variants`` for ``target`` (None: this host).
+    """Graphs of ``variants`` for ``target`` (None: this host), with the versions and commits of ``pins``.
 
     ``seen`` collects each hashed user file and its directory, whose times change when a file is added to a source.
     ``digests`` collects the digests of these files.
@@ -145,7 +147,7 @@ def lower_all(
 
         effective = {**effective, "sm": gpu.first_sm()}
     with closing(StatCache(store)) as index:
-        context = PlanContext(effective, digest, offline)
+        context = PlanContext(effective, digest, offline, pins)
         graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,16 +88,14 @@ def changed_lines(
 
 def _lower(recipe: ResolvedRecipe, store: Store, options: VariantOptions) -> RecipeGraph:
     """Lower a recipe in the way it was planned: with its lock, if it was locked."""
-    from mmbuild.base.pins import Pins, use_pins
+    from mmbuild.base.pins import NO_PINS
     from mmbuild.pipeline.planning import lower_all
     from mmbuild.team.lockfile.model import lock_path, read_lock
 
     path = lock_path(recipe.path)
     lock = read_lock(path) if options.locked and path.exists() else None
-    pins = use_pins(Pins(lock.commits, lock.packages)) if lock is not None else nullcontext()
-    with pins:
-        target = lock.target if lock is not None else None
-        return lower_all((recipe,), store, target=target, offline=options.offline)[0]
+    target, pins = (None, NO_PINS) if lock is None else (lock.target, lock.pins)
+    return lower_all((recipe,), store, target=target, offline=options.offline, pins=pins)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.backends.table import backend
-from mmbuild.base import gpu, host, pins
+from mmbuild.base import gpu, host
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.files import read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.pins import EMBEDDED, Pins, use_pins
+from mmbuild.base.pins import EMBEDDED, Pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
@@ -80,11 +80,10 @@ def make(
     keep = {part: known for part in PARTS if known is not None and part not in update}
     pinned = Pins(
         commits=keep["model"].commits if "model" in keep else {},
-        packages=keep["packages"].packages if "packages" in keep else {},
+        environments=keep["packages"].packages if "packages" in keep else {},
     )
     target = dict(keep["target"].target) if "target" in keep else this_target()
-    with use_pins(pinned):
-        return _plan(recipe, store, options, target, keep.get("packages"), keep.get("model"))
+    return _plan(recipe, store, options, target, pinned, keep.get("packages"), keep.get("model"))
 
 
 def this_target() -> dict[str, Any]:
@@ -98,6 +97,7 @@ def _plan(
     store: Store,
     options: LockOptions,
     target: dict[str, Any],
+    pins: Pins,
     environments: Lockfile | None,
     models: Lockfile | None,
 ) -> LockedPlan:
@@ -105,11 +105,13 @@ def _plan(
     from mmbuild.pipeline.load import load_recipes
     from mmbuild.pipeline.planning import lower_all
 
-    loaded = load_recipes([recipe], offline=options.offline, allow_outside=options.allow_outside)
+    loaded = load_recipes([recipe], offline=options.offline, allow_outside=options.allow_outside, pins=pins)
     if any(item.severity == "error" for item in loaded.diagnostics):
         raise RecipeError(loaded.diagnostics)
     digests: dict[Path, str] = {}
-    graphs = lower_all(loaded.variants, store, target=target, offline=options.offline, digests=digests)
+    graphs = lower_all(
+        loaded.variants, store, target=target, offline=options.offline, pins=pins, digests=digests
+    )
     base = lock_path(recipe).absolute().parent
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
     lock = Lockfile(
@@ -122,7 +124,7 @@ def _plan(
         models=_models(loaded.variants, graphs, options.offline, models),
         files={_name(path, base): digest for path, digest in sorted(digests.items())},
         code=_code(loaded.variants),
-        environments=_environments(loaded.variants, graphs, environments),
+        environments=_environments(loaded.variants, graphs, environments, pins),
         variants=hashes,
         plan=_hash(graphs),
     )
@@ -229,7 +231,7 @@ def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
 
 
 def _environments(
-    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lockfile | None
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lockfile | None, pins: Pins
 ) -> dict[str, dict[str, Any]]:
     """Versions that are part of keys, and other facts that identify each environment.
 
