@@ -1,4 +1,4 @@
-"""Loads recipe files and resolves them; every command goes through :func:`load_recipes`."""
+"""Loads recipe files and resolves them; every command goes through :func:`load`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.backends.table import backend
-from mmbuild.base.diagnostics import Diagnostic, Violation, touches
+from mmbuild.base.diagnostics import Diagnostic, RecipeError, Violation, touches
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
 from mmbuild.base.pins import NO_PINS, Pins
@@ -20,6 +20,7 @@ from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.families.sanity_checks import require_sound
 from mmbuild.models.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.models.sources.model_addresses import missing_directory
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.schema.calibration_rules import calibration_faults
 from mmbuild.schema.files import read_document
 from mmbuild.schema.generation_rules import generation_faults
@@ -97,6 +98,29 @@ def load_recipes(
     _refuse_duplicate_names(variants, session)
     _refuse_long_names(variants, session)
     return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
+
+
+def load(request: PlanOptions, pins: Pins = NO_PINS) -> LoadResult:
+    """:func:`load_recipes` for ``request``."""
+    return load_recipes(
+        request.paths,
+        overrides=request.overrides,
+        offline=request.offline,
+        allow_outside=request.allow_outside,
+        pins=pins,
+    )
+
+
+def load_valid(request: PlanOptions, pins: Pins = NO_PINS) -> LoadResult:
+    """:func:`load`, for recipes without errors.
+
+    Raises:
+        RecipeError: The recipes have errors; all of them at once.
+    """
+    loaded = load(request, pins)
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    return loaded
 
 
 def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 
 from mmbuild.base.pins import Pins
 from mmbuild.core.store.layout import Store, open_store
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.team.lockfile import apply, make
 from mmbuild.team.lockfile.compare import differences
-from mmbuild.team.lockfile.make import LockOptions
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock, write_lock
 from support.projects.demo_project import REPOSITORY
 from support.servers.hub import Hub, commit_id, digest, model_files, running
 
 FIRST, SECOND = commit_id(1), commit_id(2)
 MODEL = REPOSITORY / "examples/models/llava-shapes"
-ASKED = LockOptions()
+ASKED = PlanOptions()
 
 
 @pytest.fixture

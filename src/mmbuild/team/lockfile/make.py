@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.models.calibration_data.hub_dataset import DataSet, sample_file
 from mmbuild.models.sources.hub_index import HubFile
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.pipeline.preflight import backend_of_step
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.model import Lockfile, lock_path
@@ -49,18 +50,10 @@ class LockedPlan:
     findings: tuple[Diagnostic, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LockOptions:
-    """How to load a recipe; see :class:`mmbuild.pipeline.planning.PlanOptions`."""
-
-    offline: bool = False
-    allow_outside: bool | None = None
-
-
 def make(
     recipe: Path,
     store: Store,
-    options: LockOptions,
+    request: PlanOptions,
     known: Lockfile | None = None,
     update: Collection[str] = (),
 ) -> LockedPlan:
@@ -69,7 +62,7 @@ def make(
     Args:
         recipe: A recipe file.
         store: The store, for digests of user files.
-        options: How to load the recipe.
+        request: How to load the recipe; its paths are not used.
         known: Its current lock, whose parts are kept unless they are in ``update``.
         update: Parts to update, from :data:`PARTS`.
 
@@ -83,7 +76,7 @@ def make(
         environments=keep["packages"].packages if "packages" in keep else {},
     )
     target = dict(keep["target"].target) if "target" in keep else this_target()
-    return _plan(recipe, store, options, target, pinned, keep.get("packages"), keep.get("model"))
+    return _plan(recipe, store, request, target, pinned, keep.get("packages"), keep.get("model"))
 
 
 def this_target() -> dict[str, Any]:
@@ -95,22 +88,19 @@ def this_target() -> dict[str, Any]:
 def _plan(
     recipe: Path,
     store: Store,
-    options: LockOptions,
+    request: PlanOptions,
     target: dict[str, Any],
     pins: Pins,
     environments: Lockfile | None,
     models: Lockfile | None,
 ) -> LockedPlan:
-    from mmbuild.base.diagnostics import RecipeError
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.load import load_valid
     from mmbuild.pipeline.planning import lower_all
 
-    loaded = load_recipes([recipe], offline=options.offline, allow_outside=options.allow_outside, pins=pins)
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        raise RecipeError(loaded.diagnostics)
+    loaded = load_valid(replace(request, paths=(recipe,)), pins)
     digests: dict[Path, str] = {}
     graphs = lower_all(
-        loaded.variants, store, target=target, offline=options.offline, pins=pins, digests=digests
+        loaded.variants, store, target=target, offline=request.offline, pins=pins, digests=digests
     )
     base = lock_path(recipe).absolute().parent
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
@@ -121,7 +111,7 @@ def _plan(
             for path in loaded.files
             if path.suffix in (".yaml", ".yml")
         },
-        models=_models(loaded.variants, graphs, options.offline, models),
+        models=_models(loaded.variants, graphs, request.offline, models),
         files={_name(path, base): digest for path, digest in sorted(digests.items())},
         code=_code(loaded.variants),
         environments=_environments(loaded.variants, graphs, environments, pins),
