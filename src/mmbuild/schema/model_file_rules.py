@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmbuild.base.diagnostics import Violation
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.pins import Pins
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families.facts import Config, ModelFacts
 from mmbuild.models.sources.config import parse_source
@@ -42,7 +43,12 @@ class ModelFiles:
 
 
 def check_files(
-    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
+    model: Model,
+    root: Path,
+    facts: ModelFacts,
+    configs: Mapping[str, Config],
+    fetched: Collection[str],
+    pins: Pins,
 ) -> ModelFiles:
     """Check the files of a model against each other and against config.json.
 
@@ -53,10 +59,11 @@ def check_files(
         configs: config.json by source, ``model`` and ``vision``.
         fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. If the
             hub refuses, the download step reports it.
+        pins: Commits that replace branches and tags.
     """
     faults: list[Violation] = []
     places: dict[str, tuple[Path, bool]] = {}
-    for name, place, weights in _places(model, root, facts, fetched, faults):
+    for name, place, weights in _places(model, root, facts, fetched, pins, faults):
         if name in configs:
             places[name] = (place, weights)
     if not places:
@@ -82,7 +89,12 @@ def check_files(
 
 
 def _places(
-    model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Violation]
+    model: Model,
+    root: Path,
+    facts: ModelFacts,
+    fetched: Collection[str],
+    pins: Pins,
+    faults: list[Violation],
 ) -> Iterator[tuple[str, Path, bool]]:
     """Sources as (name, directory, whether it has weights)."""
     for name, source in (("model", model), ("vision", model.vision)):
@@ -95,7 +107,7 @@ def _places(
             from mmbuild.models.sources.hub import fetch_small_files
 
             try:
-                yield name, fetch_small_files(ref.value, source.revision, facts.directories), False
+                yield name, fetch_small_files(ref.value, source.revision, facts.directories, pins), False
             except SourceError:
                 continue
             except MmbuildError as error:
