@@ -116,14 +116,14 @@ def _calibration_inputs(context: StepContext) -> dict[str, Any]:
 
 def _log_readers(checkpoint: Path) -> None:
     """Log which TensorRT-LLM release lines can read the checkpoint as written."""
-    from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read
+    from mmbuild.backends.tensorrt_llm.toolchains.checkpoint_reader import lines_that_read, release_line
 
     lines, objection = lines_that_read(checkpoint)
     if objection is not None:
         print(f"no TensorRT-LLM version is known to read this: `{objection.key}` {objection.why}")
         return
     run, only_read = (
-        [line for line in lines if facts().lines[line].reader_run is seen] for seen in (True, False)
+        [line for line in lines if release_line(line).reader_run is seen] for seen in (True, False)
     )
     if run:
         print(

@@ -1,25 +1,27 @@
-"""Predicts whether a TensorRT-LLM release line can read a checkpoint, from its keys, algorithms and tensors.
+"""Predicts whether a version of TensorRT-LLM can read a checkpoint, from its keys, algorithms and tensors.
 
-The facts are in ``reader_compatibility.yaml``. They are stricter than the readers: anything unknown is rejected, so
+The facts are in ``reader.yaml`` of a version. They are stricter than the readers: anything unknown is rejected, so
 only verified combinations are accepted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import Field
 
+from mmbuild.backends.tensorrt_llm.toolchains.load import version_facts
+from mmbuild.backends.tensorrt_llm.toolchains.model import Part
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import CHECKPOINT_CONFIG
 from mmbuild.base.safetensors_header import HeaderProblemError, read_tensor_header
 from mmbuild.models.checkpoint.reader import rank_file
 from mmbuild.models.errors import CheckpointError
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 _ROWS = ("attention.dense", "mlp.proj")
 _LINEARS = ("attention.qkv", *_ROWS, "mlp.fc", "mlp.gate")
@@ -45,33 +47,7 @@ class Objection:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseLine:
-    """A TensorRT-LLM release line.
-
-    Attributes:
-        quantization: Supported keys of ``quantization``; others raise.
-        quant_algos: Supported values of ``quant_algo``.
-        calibrated: Calibrated algorithms that it loads, by architecture.
-        reader_run: Whether this was tested by running its reader; otherwise by reading its sources.
-        rotary_kinds: Supported kinds of rope scaling.
-        float16_alone: Algorithms that always compute in float16, regardless of the model's dtype.
-        plain_rotary_alone: Algorithms whose attention ignores rotary base and scaling.
-        derives_head_size: Whether it computes the head size as ``hidden_size / num_attention_heads``.
-    """
-
-    quantization: Sequence[str]
-    quant_algos: Sequence[str]
-    calibrated: Mapping[str, Sequence[str]]
-    reader_run: bool
-    rotary_kinds: Sequence[str]
-    float16_alone: Sequence[str] = ()
-    plain_rotary_alone: Sequence[str] = ()
-    derives_head_size: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(Part):
     """Required tensors of quantized layers.
 
     Attributes:
@@ -84,59 +60,69 @@ class Layout:
 
     dtypes: Sequence[str]
     tensors: Mapping[str, Sequence[str]]
-    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    norms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[str]] = Field(default={})
+    norms: Mapping[str, Sequence[str]] = Field(default={})
     group_sizes: Sequence[int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Content of ``reader_compatibility.yaml``."""
+class ReleaseLine(Part):
+    """The checkpoint reader of a version: ``reader.yaml``.
+
+    Attributes:
+        required: Required keys of ``config.json``.
+        read_only: Keys of ``config.json`` that the reader cannot set.
+        quantization: Supported keys of ``quantization``; others raise.
+        quant_algos: Supported values of ``quant_algo``.
+        calibrated: Calibrated algorithms that it loads, by architecture.
+        reader_run: Whether this was tested by running its reader; otherwise by reading its sources.
+        rotary_kinds: Supported kinds of rope scaling.
+        layouts: Tensors of quantized layers, by algorithm.
+        permuted: Algorithms whose weights its converters permute.
+        float16_alone: Algorithms that always compute in float16, regardless of the model's dtype.
+        plain_rotary_alone: Algorithms whose attention ignores rotary base and scaling.
+        reads_type_only: Whether its converter reads the kind of rope scaling from ``type`` only.
+        derives_head_size: Whether it computes the head size as ``hidden_size / num_attention_heads``.
+    """
 
     required: Sequence[str]
     read_only: Sequence[str]
-    lines: Mapping[str, ReleaseLine]
+    quantization: Sequence[str]
+    quant_algos: Sequence[str]
+    calibrated: Mapping[str, Sequence[str]]
+    reader_run: bool
+    rotary_kinds: Sequence[str]
     layouts: Mapping[str, Layout]
     permuted: Sequence[str]
+    float16_alone: Sequence[str] = ()
+    plain_rotary_alone: Sequence[str] = ()
+    reads_type_only: bool = False
+    derives_head_size: bool = False
 
 
 @cache
-def facts() -> Facts:
-    """The table.
-
-    Raises:
-        TypeError: The file is malformed (a bug in mmbuild, caught by tests).
-    """
-    text = (files("mmbuild.models.checkpoint") / "reader_compatibility.yaml").read_text(encoding="utf-8")
-    content = yaml.safe_load(text)
-    return Facts(
-        **content
-        | {
-            "lines": {name: ReleaseLine(**line) for name, line in content["lines"].items()},
-            "layouts": {name: Layout(**layout) for name, layout in content["layouts"].items()},
-        }
-    )
+def release_line(version: str) -> ReleaseLine:
+    """The checkpoint reader of ``version``."""
+    return ReleaseLine.model_validate(version_facts(version, "reader"))
 
 
 def read_config(line: str, config: Mapping[str, Any]) -> tuple[Objection, ...]:
-    """Objections of a release line's reader to a ``config.json``; empty if it can read the file.
+    """Objections of a version's reader to a ``config.json``; empty if it can read the file.
 
     Args:
         line: A TensorRT-LLM version, as in names of toolchains.
         config: The file's content.
     """
-    known = facts().lines.get(line)
-    if known is None:
+    if line not in SUPPORTED:
         return (Objection("version", f"TensorRT-LLM {line} is {_UNKNOWN}"),)
-    return tuple(_config(known, config))
+    return tuple(_config(release_line(line), config))
 
 
 def _config(line: ReleaseLine, config: Mapping[str, Any]) -> Iterator[Objection]:
-    for key in facts().required:
+    for key in line.required:
         if config.get(key) is None:
             yield Objection(key, "is missing")
     for key in config:
-        if key in facts().read_only:
+        if key in line.read_only:
             yield Objection(key, "is an attribute that its reader cannot set")
     yield from _positions(line, config)
     quantization = config.get("quantization") or {}
@@ -167,14 +153,14 @@ def _quantized(line: ReleaseLine, config: Mapping[str, Any], algorithm: str) -> 
     if algorithm not in line.quant_algos:
         yield Objection(where, f"{algorithm} is not supported by its reader")
         return
-    if algorithm in facts().permuted:
+    if algorithm in line.permuted:
         if config.get("layout") == "plain":
             yield Objection(
                 "layout", f"plain weights of {algorithm} are read as permuted ones, which gives wrong answers"
             )
         return
     architecture = config.get("architecture")
-    layout = facts().layouts.get(algorithm)
+    layout = line.layouts.get(algorithm)
     if layout is None or algorithm not in line.calibrated.get(str(architecture), ()):
         yield Objection(where, f"{algorithm} of {architecture} is {_UNKNOWN}")
         return
@@ -193,10 +179,10 @@ def _quantized(line: ReleaseLine, config: Mapping[str, Any], algorithm: str) -> 
         yield Objection("quantization.group_size", f"{group} is not supported by its kernels")
 
 
-def read_tensors(config: Mapping[str, Any], header: Header) -> tuple[Objection, ...]:
-    """Tensors of a rank that any reader would miss or misread, according to ``config``."""
+def read_tensors(line: str, config: Mapping[str, Any], header: Header) -> tuple[Objection, ...]:
+    """Tensors of a rank that the reader of a version would miss or misread, according to ``config``."""
     quantization = config.get("quantization") or {}
-    layout = facts().layouts.get(str(quantization.get("quant_algo")))
+    layout = release_line(line).layouts.get(str(quantization.get("quant_algo")))
     return () if layout is None else tuple(_tensors(layout, quantization.get("group_size"), header))
 
 
@@ -238,16 +224,21 @@ def _norms(layout: Layout, header: Header) -> Iterator[Objection]:
 
 
 def lines_that_read(checkpoint: Path) -> tuple[tuple[str, ...], Objection | None]:
-    """Release lines that can read ``checkpoint``; if there are none, also the first objection of the newest line.
+    """Versions that can read ``checkpoint``; if there are none, also the first objection of the newest version.
 
     Raises:
         CheckpointError: MM436, a file cannot be read.
     """
     config, headers = _opened(checkpoint)
-    tensors = [item for header in headers for item in read_tensors(config, header)]
-    by_line = {line: [*read_config(line, config), *tensors] for line in facts().lines}
+    by_line = {
+        line: [
+            *read_config(line, config),
+            *(item for header in headers for item in read_tensors(line, config, header)),
+        ]
+        for line in SUPPORTED
+    }
     readable = tuple(line for line, objections in by_line.items() if not objections)
-    return readable, None if readable else by_line[list(by_line)[-1]][0]
+    return readable, None if readable else by_line[SUPPORTED[-1]][0]
 
 
 def _opened(checkpoint: Path) -> tuple[dict[str, Any], list[Header]]:

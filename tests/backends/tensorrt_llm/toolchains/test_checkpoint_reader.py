@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.backends.tensorrt_llm.output_checks.model import tables
+from mmbuild.backends.tensorrt_llm.toolchains import checkpoint_reader
+from mmbuild.backends.tensorrt_llm.toolchains.checkpoint_reader import (
+    Header,
+    Objection,
+    lines_that_read,
+    read_config,
+    release_line,
+)
 from mmbuild.base.safetensors_header import read_tensor_header
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS, stored_tensors
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read, read_config, read_tensors
 from mmbuild.models.errors import CheckpointError
 from mmbuild.models.families.facts import LlmFacts
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
@@ -49,6 +57,12 @@ def written(tmp_path: Path, algorithm: str, dtype: str = "float16") -> Path:
     return write_checkpoint(tmp_path / f"{algorithm}-{dtype}", required, random_tensors(required))
 
 
+def read_tensors(content: dict[str, Any], header: Header) -> tuple[Objection, ...]:
+    """Objections to the tensors of a rank, which are the same in every line."""
+    (found,) = {checkpoint_reader.read_tensors(line, content, header) for line in SUPPORTED}
+    return found
+
+
 def headers(checkpoint: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     read = read_tensor_header(checkpoint / "rank0.safetensors")
     return {name: (tensor.dtype, tensor.shape) for name, tensor in read.items()}
@@ -61,7 +75,7 @@ def test_every_line_reads_what_is_written_for_llama(
     tmp_path: Path, algorithm: str, dtype: str, line: str
 ) -> None:
     checkpoint = written(tmp_path, algorithm, dtype)
-    in_float16 = facts().lines[line].float16_alone and (algorithm, dtype) == ("smoothquant", "bfloat16")
+    in_float16 = release_line(line).float16_alone and (algorithm, dtype) == ("smoothquant", "bfloat16")
     content = json.loads((checkpoint / "config.json").read_text())
     assert [item.key for item in read_config(line, content)] == (["dtype"] if in_float16 else [])
     assert not list(read_tensors(content, headers(checkpoint)))
@@ -111,7 +125,7 @@ def test_a_norm_without_its_number_is_found(fault: str) -> None:
 
 @given(key=st.from_regex(r"[a-z_]{3,20}", fullmatch=True), line=st.sampled_from(SUPPORTED))
 def test_an_unknown_key_is_named_within_quantization_and_taken_outside(key: str, line: str) -> None:
-    known = {*facts().lines[line].quantization, *facts().read_only}
+    known = {*release_line(line).quantization, *release_line(line).read_only}
     content = to_json(config("int4_awq"))
     if key not in known:
         assert read_config(line, {**content, "extra_" + key: 1}) == ()
@@ -214,12 +228,13 @@ def test_half_of_a_checkpoint_is_not_a_checkpoint(tmp_path: Path) -> None:
     refused(CheckpointError, "MM436", lines_that_read, checkpoint)
 
 
-def test_the_tables_name_the_same_lines_algorithms_and_scales_as_the_others() -> None:
-    assert tuple(facts().lines) == SUPPORTED
+@pytest.mark.parametrize("line", SUPPORTED)
+def test_the_tables_name_the_same_algorithms_and_scales_as_the_others(line: str) -> None:
+    layouts = release_line(line).layouts
     for how in ALGORITHMS.values():
-        layout = facts().layouts[how.quant_algo]
+        layout = layouts[how.quant_algo]
         assert {*layout.tensors, *layout.rows} == {stored.suffix for stored in how.tensors}
         assert set(layout.norms) == {constant.suffix for constant in how.norms}
         assert set(layout.rows) == {stored.suffix for stored in how.tensors if stored.only_where_inputs_split}
     for algorithm, scale in tables().scales.items():
-        assert algorithm in facts().permuted or scale in facts().layouts[algorithm].tensors
+        assert algorithm in release_line(line).permuted or scale in layouts[algorithm].tensors
