@@ -112,7 +112,7 @@ def calibrate(setting: Setting, variant: str) -> None:
 def quantize_params(setting: Setting, variant: str) -> dict[str, Any]:
     """Parameters of the step quantize."""
     from mmbuild.backends.lowering import step_params
-    from mmbuild.models.prompts import DEFAULT_PROMPTS
+    from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
 
     facts = setting.facts()
     return {
@@ -326,8 +326,8 @@ def transformers(setting: Setting) -> None:
     """The same question to transformers' eager generate; its logits are kept for the engines."""
     import torch
 
-    from mmbuild.models.processor import encode, load_processor
-    from mmbuild.models.reference import continue_greedily, load_reference
+    from mmbuild.models.families.processor import encode, load_processor
+    from mmbuild.models.families.reference import continue_greedily, load_reference
 
     sources = {"model": setting.room / "model"}
     with host_peak() as peak:

@@ -48,7 +48,7 @@ def measure() -> list[Row]:
     from benchmarks.llava_cuda import picture
     from mmbuild.base.progress import silent
     from mmbuild.models.families import part
-    from mmbuild.models.processor import encode, load_processor
+    from mmbuild.models.families.processor import encode, load_processor
     from mmbuild.models.sources import random_weights
 
     with tempfile.TemporaryDirectory(prefix="mmbuild-decode-") as place:
@@ -67,7 +67,7 @@ def transformers_seconds(model: Path, request: Any) -> float:
     """Seconds per token of transformers' generate, its first token left out."""
     import torch
 
-    from mmbuild.models.reference import load_reference
+    from mmbuild.models.families.reference import load_reference
 
     reference = load_reference("llava", {"model": model}, "float32", "cpu")
     ids = torch.tensor([request.ids])

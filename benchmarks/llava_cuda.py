@@ -246,8 +246,8 @@ def measure_transformers(room: Path) -> dict[str, Any]:
 
     import torch
 
-    from mmbuild.models.processor import encode, load_processor
-    from mmbuild.models.reference import load_reference
+    from mmbuild.models.families.processor import encode, load_processor
+    from mmbuild.models.families.reference import load_reference
 
     gc.collect()
     torch.cuda.empty_cache()

@@ -78,8 +78,8 @@ def step(name: str, room: Path, out: str, params: dict[str, Any], **inputs: str)
 def compile_part(room: Path, ranks: int, package: str) -> None:
     """Compile one package of one engine, or the visual engine (in a process of its own)."""
     from mmbuild.backends.lowering import step_params
-    from mmbuild.backends.torch.collectives import compiling
     from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.distributed.collectives import compiling
     from mmbuild.backends.torch.export import compile_package, export_llm
 
     facts = model_facts(room)

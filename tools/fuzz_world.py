@@ -147,7 +147,7 @@ def _pictures(place: Path) -> None:
 def _weights(place: Path) -> None:
     from mmbuild.models.checkpoint.hf_weights import open_weights
     from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
-    from mmbuild.models.sources.integrity import read_header
+    from mmbuild.models.validation.integrity import read_header
 
     read_header(place / "weights" / "model.safetensors")
     with open_weights(place / "weights") as tensors:

@@ -1,10 +1,10 @@
-"""The tables of docs/generation-settings.md, from mmbuild/models/generation_settings.yaml."""
+"""The tables of docs/generation-settings.md, from mmbuild/models/files/generation_settings.yaml."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mmbuild.models.generation_fields import Field, fields
+from mmbuild.models.files.generation_fields import Field, fields
 from toolchain_tables import replace_table
 
 EFFECTS = ("obeyed", "beams", "reported", "none")

@@ -1,12 +1,13 @@
-"""The tables of docs/toolchains.md that follow from the toolchain files."""
+"""The tables of docs/toolchains.md that follow from the files of the versions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import tables
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
-from mmbuild.backends.tensorrt_llm.toolchains.memory_model import Factors, Row, Table, table
+from mmbuild.backends.tensorrt_llm.toolchains.memory_model import Factors, Table, table
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
@@ -86,10 +87,10 @@ def _refusals(toolchains: Sequence[Toolchain]) -> Iterator[Sequence[str]]:
 
 def _gpus() -> Iterator[Sequence[str]]:
     yield ["number formats", "toolchains", "SM", "reason", "evidence"]
-    for row in tables().gpus:
+    for row, versions in _by_row(lambda version: tables(version).gpus):
         yield [
             ", ".join(row.formats) or "all",
-            ", ".join(f"`{version}`" for version in row.toolchains) or "all",
+            "all" if len(versions) == len(SUPPORTED) else ", ".join(f"`{version}`" for version in versions),
             ", ".join(f"{low}-{high}" if high < _ANY_SM else f"{low} and newer" for low, high in row.sm),
             row.reason.replace("{{ format }}", "the format"),
             row.evidence,
@@ -98,17 +99,26 @@ def _gpus() -> Iterator[Sequence[str]]:
 
 def _packing() -> Iterator[Sequence[str]]:
     yield ["number formats", "rows and columns on a rank are a multiple of", "evidence"]
-    for row in tables().packing:
+    for row, _ in _by_row(lambda version: tables(version).packing):
         yield [", ".join(row.formats), str(row.multiple), row.evidence]
 
 
 def _memory() -> Iterator[Sequence[str]]:
     yield ["step", "families", "host", "GPU", "how it is known", "evidence"]
     for step in Table.model_fields:
-        rows: tuple[Row, ...] = getattr(table(), step)
+        rows = [row for row, _ in _by_row(lambda version, step=step: getattr(table(version), step))]
         for row in rows:
             families = ", ".join(row.families) or ("the others" if len(rows) > 1 else "all")
             yield [step, families, _sum(row.host), _sum(row.gpu), row.kind, row.evidence]
+
+
+def _by_row(rows: Callable[[str], Iterable[Any]]) -> Iterable[tuple[Any, list[str]]]:
+    """Each row of the versions' tables, with the versions that have it."""
+    found: dict[str, tuple[Any, list[str]]] = {}
+    for version in SUPPORTED:
+        for row in rows(version):
+            found.setdefault(repr(row), (row, []))[1].append(version)
+    return found.values()
 
 
 def _sum(factors: Factors) -> str:

@@ -46,13 +46,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> list[Resolve
     Raises:
         RecipeError: The recipe has errors; ``diagnostics`` holds all findings.
     """
-    from mmbuild.base.diagnostics import RecipeError
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.load import load_valid
+    from mmbuild.pipeline.options import PlanOptions
 
-    loaded = load_recipes([Path(path)], overrides=tuple(overrides))
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        raise RecipeError(loaded.diagnostics)
-    return list(loaded.variants)
+    return list(load_valid(PlanOptions((Path(path),), tuple(overrides))).variants)
 
 
 def plan(

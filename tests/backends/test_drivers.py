@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mmbuild.backends.compatibility import _table, cuda_of, lowest_driver
+from mmbuild.backends.compatibility import lowest_driver
+from mmbuild.backends.tensorrt_llm.compatibility import cuda_of
+from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import tables
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
@@ -36,9 +38,10 @@ def test_lowest_drivers_rise_with_cuda_and_unknown_stays_unknown() -> None:
     assert lowest_driver(14) is None
 
 
-def test_the_table_covers_supported_versions_and_agrees_with_their_pins() -> None:
-    for version, entry in _table()["toolchains"].items():
-        assert version in SUPPORTED
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_the_cuda_of_a_version_agrees_with_its_pins(version: str) -> None:
+    cuda = tables(version).cuda
+    if cuda is not None:
         named = {name for name in load_toolchain(version).pins if "-cu" in name}
-        assert all(name.endswith(f"-cu{entry['cuda']}") for name in named)
-        assert entry["evidence"]
+        assert all(name.endswith(f"-cu{cuda.version}") for name in named)
+        assert cuda.evidence

@@ -58,18 +58,14 @@ PARSERS = re.compile(
 )
 OWN = {
     "what mmbuild itself brings": (
-        "models/checkpoint/reader_compatibility.py",
         "base/codes/__init__.py",
         "backends/compatibility.py",
         "models/families/defaults.py",
-        "models/generation_fields.py",
-        "backends/tensorrt_llm/output_checks/model.py",
+        "models/files/generation_fields.py",
         "evaluation/bounds.py",
         "schema/exclusive_settings.py",
         "models/sources/config.py",
-        "backends/tensorrt_llm/toolchains/gpu_formats.py",
         "backends/tensorrt_llm/toolchains/load.py",
-        "backends/tensorrt_llm/toolchains/memory_model.py",
     ),
     "what processes of one build say to each other": (
         "inspect/doctor/compiler.py",
@@ -86,8 +82,8 @@ OWN = {
         "base/sandbox.py",
         "backends/lowering/step_params.py",
         "models/files/chat_template.py",
-        "models/files/consistency.py",
-        "models/sources/integrity.py",
+        "models/validation/consistency.py",
+        "models/validation/integrity.py",
     ),
     "the note that pip leaves of an installation": ("base/optional_packages.py",),
     "checked by its own checksum": ("core/store/plan_cache.py",),

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.backends.torch.lower import lower
 from mmbuild.base.canonical_json import hash_json
-from mmbuild.base.pins import Pins, use_pins
+from mmbuild.base.pins import Pins
 from mmbuild.pipeline.load import load_recipes
 
 HERE = Path(__file__).parent
@@ -46,20 +46,19 @@ def contents(path: Path) -> str:
     return hash_json(path.name)
 
 
+CONTEXT = PlanContext(HOST, contents, offline=True, pins=Pins(OneCommit(), {"torch": PACKAGES}))
+
+
 def digests(recipe: Path, backend: str) -> dict[str, str]:
     """The digest of each variant's actions, or the codes of what is wrong with the recipe."""
-    loaded = load_recipes([recipe], overrides=(f"engine.backend={backend}",), offline=True)
+    loaded = load_recipes([recipe], overrides=(f"engine.backend={backend}",), offline=True, pins=CONTEXT.pins)
     codes = sorted({item.code for item in loaded.diagnostics if item.severity == "error"})
     if codes:
         return {"refused": " ".join(codes)}
     found = {}
     for variant in loaded.variants:
-        if backend == "torch":
-            graph = lower(variant, target=HOST, digest=contents, offline=True)
-        else:
-            graph = lower_toolchain(
-                variant, sm=90, environment=ENVIRONMENT, digest=contents, offline=True, own=HOST
-            )
+        torch = backend == "torch"
+        graph = lower(variant, CONTEXT) if torch else lower_toolchain(variant, CONTEXT, ENVIRONMENT)
         actions = [[action.label, action.step, action.definition_key] for action in graph.actions]
         found[variant.name] = hash_json([actions, graph.engine])[:16]
     return found
@@ -73,10 +72,8 @@ def everything() -> dict[str, dict[str, dict[str, str]]]:
 
 
 @pytest.fixture(autouse=True)
-def _settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with use_pins(Pins(OneCommit(), {"torch": PACKAGES})):
-        yield
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -87,8 +84,5 @@ def test_keys_of_a_recipe_are_unchanged(recipe: Path, backend: str) -> None:
 
 
 if __name__ == "__main__":
-    with (
-        mock.patch.dict(os.environ, HF_HUB_CACHE="/nonexistent"),
-        use_pins(Pins(OneCommit(), {"torch": PACKAGES})),
-    ):
+    with mock.patch.dict(os.environ, HF_HUB_CACHE="/nonexistent"):
         TABLE.write_text(json.dumps(everything(), indent=1) + "\n", encoding="utf-8")

@@ -12,7 +12,8 @@ import pytest
 from mmbuild.base import host
 from mmbuild.core.store import plan_cache
 from mmbuild.core.store.layout import Store, open_store
-from mmbuild.pipeline.planning import PlanOptions, Prepared, prepare
+from mmbuild.pipeline.options import PlanOptions
+from mmbuild.pipeline.planning import Prepared, prepare
 from support.projects.recipe_project import RECIPE, load, write_parts
 from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
 from support.servers.hub import Hub

@@ -14,18 +14,18 @@ from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_each_supported_version_has_its_own_file(version: str) -> None:
+def test_each_supported_version_has_its_own_directory(version: str) -> None:
     assert require(version) == version
     assert load_toolchain(version).version == version
 
 
-def test_there_is_no_file_without_a_version() -> None:
+def test_there_is_no_directory_without_a_version() -> None:
     found = {
         item.name
         for item in files("mmbuild.backends.tensorrt_llm.toolchains").iterdir()
         if item.name[0].isdigit()
     }
-    assert found == {f"{version}.yaml" for version in SUPPORTED}
+    assert found == set(SUPPORTED)
 
 
 @pytest.mark.parametrize(

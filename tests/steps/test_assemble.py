@@ -9,7 +9,7 @@ from mmbuild.backends.engine_dir import description
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
 from mmbuild.models.families.facts import shape_of
-from mmbuild.models.generation_settings import SettingsError
+from mmbuild.models.files.generation_settings import SettingsError
 from mmbuild.steps import assemble
 from mmbuild.steps.assemble import AssembleError
 from support.engines.build import facts_of

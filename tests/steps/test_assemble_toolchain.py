@@ -10,7 +10,7 @@ import pytest
 
 from mmbuild.backends.engine_dir import description
 from mmbuild.core.steps.context import StepContext
-from mmbuild.models.generation_settings import SettingsError
+from mmbuild.models.files.generation_settings import SettingsError
 from mmbuild.steps import assemble_toolchain
 from support.errors import refused
 

@@ -11,7 +11,7 @@ import torch
 from mmbuild.backends.torch import parity
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.errors import EngineError
-from mmbuild.models.prompts import DEFAULT_PROMPTS
+from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
 from mmbuild.steps import measure
 from mmbuild.steps.measure import InputError, generated_pictures
 from support.engines.loaded import DEMO, demo_directory, demo_engine, drawn

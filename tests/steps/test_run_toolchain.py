@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.engine_dir import description as layout
 from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.base.errors import MmbuildError
@@ -96,7 +97,7 @@ def lowered(recipe: ResolvedRecipe, found: Environment | None, sm: int | None = 
     def digest(path: Path) -> str:
         return f"digest of {path.name}"
 
-    return lower_toolchain(recipe, sm=sm, environment=found, digest=digest, offline=True)
+    return lower_toolchain(recipe, PlanContext({"sm": sm}, digest, offline=True), found)
 
 
 class Executed:

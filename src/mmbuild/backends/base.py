@@ -7,14 +7,15 @@ compares backend names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from mmbuild.base.checks import Check, Group
 from mmbuild.base.diagnostics import Violation
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.steps.registry import StepSpec
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mmbuild.core.graph.plan import Plan
     from mmbuild.schema.resolved import ResolvedRecipe
 
-K = TypeVar("K", bound=Hashable)
+P = ParamSpec("P")
 V = TypeVar("V")
 
 
@@ -37,15 +38,17 @@ class PlanContext:
             this host's first GPU, even if torch cannot use it.
         digest: Returns the BLAKE3 digest of a user's file, 64 hexadecimal digits.
         offline: Whether hub requests are forbidden.
+        pins: Versions and commits from a lock, in place of those installed here and on the hub.
     """
 
     target: Mapping[str, Any]
     digest: Callable[[Path], str]
     offline: bool = False
+    pins: Pins = NO_PINS
     _once: dict[Callable[..., Any], Callable[..., Any]] = field(default_factory=dict)
 
-    def once(self, function: Callable[[K], V]) -> Callable[[K], V]:
-        """``function``, cached per argument for one plan: probing an environment takes seconds."""
+    def once(self, function: Callable[P, V]) -> Callable[P, V]:
+        """``function``, cached per arguments for one plan: probing an environment takes seconds."""
         return self._once.setdefault(function, cache(function))
 
 

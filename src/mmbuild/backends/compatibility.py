@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import yaml
 
@@ -35,20 +34,18 @@ def cuda_of(versions: Mapping[str, str]) -> tuple[int, str] | None:
     if len(named) == 1:
         ((major, name),) = named.items()
         return major, f"{name} was installed where the engine was built"
-    entry = _table()["toolchains"].get(versions.get("tensorrt-llm", ""))
-    return (entry["cuda"], f"TensorRT-LLM {versions['tensorrt-llm']}: {entry['evidence']}") if entry else None
+    return None
 
 
 def lowest_driver(cuda: int) -> str | None:
     """The lowest driver version that runs a CUDA major version; None if the table has no entry."""
-    version: str | None = _table()["drivers"].get(cuda)
-    return version
+    return _drivers().get(cuda)
 
 
 @cache
-def _table() -> Mapping[str, Any]:
+def _drivers() -> Mapping[int, str]:
     text = (files("mmbuild.backends") / "drivers.yaml").read_text(encoding="utf-8")
-    loaded: Mapping[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loaded: Mapping[int, str] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return loaded
 
 
@@ -61,12 +58,15 @@ TENSORRT_RULE = (
 )
 
 
-def gpu_checks(description: Description, visible: tuple[Gpu, ...] | None) -> Iterator[Check]:
+def gpu_checks(
+    description: Description, visible: tuple[Gpu, ...] | None, cuda: tuple[int, str] | None
+) -> Iterator[Check]:
     """Checks of the GPUs and the driver that a CUDA engine needs.
 
     Args:
         description: Contents of ``engine.json``.
         visible: GPUs of this host; None if no driver responds.
+        cuda: From :func:`cuda_of`.
     """
     gpus, sm = visible or (), description.target.get("sm")
     found = ", ".join(f"SM {gpu.sm}" for gpu in gpus) or ("no GPU" if visible is not None else "no driver")
@@ -81,7 +81,7 @@ def gpu_checks(description: Description, visible: tuple[Gpu, ...] | None) -> Ite
         yield check(
             "ranks", len(matching) >= ranks, text, f"{ranks} GPUs", "each rank needs its own", REBUILD
         )
-    yield _driver(cuda_of(description.toolchain), gpus)
+    yield _driver(cuda, gpus)
 
 
 def _driver(cuda: tuple[int, str] | None, gpus: tuple[Gpu, ...]) -> Check:

@@ -1,18 +1,9 @@
-"""Locked versions and commits that replace those of this machine and the hub while planning.
-
-Planning depends on two things besides the recipe's files: the installed packages, and the commit of a branch. Code
-that plans with a lock sets both with :func:`use_pins`; other code is not affected.
-"""
+"""Locked versions and commits that replace those of this machine and the hub while planning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-Commits = Mapping[tuple[str, str], str]
-"""Commit by (``owner/name``, branch or tag)."""
 
 EMBEDDED = "torch"
 """The environment of the embedded backend; others are named ``tensorrt-llm <version>``."""
@@ -20,42 +11,27 @@ EMBEDDED = "torch"
 
 @dataclass(frozen=True, slots=True)
 class Pins:
-    """Pinned values.
+    """Pinned values; none by default.
 
     Attributes:
-        commits: Commits of hub sources.
-        packages: Versions by distribution, by environment (:data:`EMBEDDED`, ``tensorrt-llm 1.2``).
+        commits: Commits of hub sources, by (``owner/name``, branch or tag).
+        environments: Versions by distribution, by environment (:data:`EMBEDDED`, ``tensorrt-llm 1.2``).
     """
 
-    commits: Commits = field(default_factory=dict)
-    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    commits: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def commit(self, repo: str, revision: str | None) -> str | None:
+        """Return the pinned commit of a branch or tag (None: ``main``), or None if it is not pinned."""
+        return self.commits.get((repo, revision or "main"))
+
+    def package(self, name: str, environment: str = EMBEDDED) -> str | None:
+        """Return the pinned version of a distribution, or None if it is not pinned."""
+        return (self.packages(environment) or {}).get(name)
+
+    def packages(self, environment: str) -> Mapping[str, str] | None:
+        """Return all pinned versions of an environment, or None if it has none."""
+        return self.environments.get(environment)
 
 
-_CURRENT: ContextVar[Pins | None] = ContextVar("pins", default=None)
-
-
-@contextmanager
-def use_pins(pins: Pins) -> Iterator[None]:
-    """Use ``pins`` in this context."""
-    token = _CURRENT.set(pins)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
-
-
-def commit(repo: str, revision: str | None) -> str | None:
-    """Return the pinned commit of a branch or tag (None: ``main``), or None if it is not pinned."""
-    current = _CURRENT.get()
-    return None if current is None else current.commits.get((repo, revision or "main"))
-
-
-def package(name: str, environment: str = EMBEDDED) -> str | None:
-    """Return the pinned version of a distribution, or None if it is not pinned."""
-    return (packages(environment) or {}).get(name)
-
-
-def packages(environment: str) -> Mapping[str, str] | None:
-    """Return all pinned versions of an environment, or None if there are no pins."""
-    current = _CURRENT.get()
-    return None if current is None else current.packages.get(environment)
+NO_PINS = Pins()

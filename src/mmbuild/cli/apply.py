@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmbuild.cli.planning import Planning
     from mmbuild.core.execution.events import Event, Result
     from mmbuild.core.execution.options import ApplyOptions
+    from mmbuild.pipeline.options import PlanOptions
     from mmbuild.team.ci.summary import EventStats
 
 _TIMES_SHOWN = 40
@@ -33,13 +34,9 @@ _TIMES_SHOWN = 40
 def command(
     context: click.Context,
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
+    request: PlanOptions,
     store: Path | None,
     build_dir: Path,
-    locked: bool,
     applied: ApplyOptions,
     as_json: bool,
     no_progress: bool,
@@ -60,18 +57,10 @@ def command(
 
     if as_json and layout == "github":
         raise click.UsageError("--json and --format github both write to standard output; use one of them")
-    if len(recipes) == 1 and looks_saved(recipes[0]):
-        planning = _from_saved(recipes[0], overrides)
+    if len(request.paths) == 1 and looks_saved(request.paths[0]):
+        planning = _from_saved(request.paths[0], request.overrides)
     else:
-        planning = plan_request(
-            recipes,
-            overrides,
-            offline=offline,
-            allow_outside=allow_outside,
-            store=store,
-            build_dir=build_dir,
-            locked=locked,
-        )
+        planning = plan_request(request, store, build_dir)
     if not planning.plan.changes and not as_json:
         _print_up_to_date(planning)
         if layout == "github":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmbuild.core.store.action_cache import Record
     from mmbuild.core.store.layout import Store
     from mmbuild.core.store.reachability import Reachable
+    from mmbuild.pipeline.options import PlanOptions
     from mmbuild.team.remote_cache.remote_cache import SharedStore
 
 _SIZES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -230,10 +231,7 @@ def push(*, recipes: tuple[Path, ...], store: Path | None, remote: str | None) -
 @_REMOTE
 def pull(
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
+    request: PlanOptions,
     store: Path | None,
     build_dir: Path,
     remote: str | None,
@@ -250,13 +248,13 @@ def pull(
     from mmbuild.core.graph.plan_text import summary
     from mmbuild.core.store.layout import open_store
     from mmbuild.core.store.locks import shared_lock
-    from mmbuild.pipeline.planning import PlanOptions, prepare
+    from mmbuild.pipeline.planning import prepare
     from mmbuild.team.remote_cache.sync import pull_planned
 
     opened = open_store(store)
     shared = _shared(opened, remote)
     shared.settings = replace(shared.settings, pull=True)
-    prepared = prepare(PlanOptions(recipes, overrides, offline, allow_outside), opened)
+    prepared = prepare(request, opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir, remote=lambda: shared)
     with shared_lock(opened), display(plan) as sink:
         plan = pull_planned(plan, shared, sink)
@@ -305,7 +303,8 @@ def _built(store: Store, recipes: tuple[Path, ...]) -> list[Record]:
     if not recipes:
         return records
     from mmbuild.api import plan_graphs
-    from mmbuild.pipeline.planning import PlanOptions, prepare
+    from mmbuild.pipeline.options import PlanOptions
+    from mmbuild.pipeline.planning import prepare
 
     graphs = prepare(PlanOptions(recipes), store).graphs
     plan = plan_graphs(graphs, store, remote=lambda: None)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from mmbuild.core.graph.action import Action, RecipeGraph
     from mmbuild.core.graph.plan import Plan
     from mmbuild.core.store.layout import Store
+    from mmbuild.pipeline.options import PlanOptions
     from mmbuild.team.ci.shards import ShardPlan
     from mmbuild.team.ci.summary import EventStats
-    from mmbuild.team.ci.variants import VariantOptions, Variants
+    from mmbuild.team.ci.variants import Variants
 
 
 @click.command("ci")
@@ -46,13 +47,9 @@ if TYPE_CHECKING:
 def command(
     context: click.Context,
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
+    request: PlanOptions,
     store: Path | None,
     build_dir: Path,
-    locked: bool,
     name: str | None,
     shards: int | None,
     index: int | None,
@@ -79,11 +76,10 @@ def command(
     """
     from mmbuild.cli.matrix import plan_and_warn
     from mmbuild.core.store.layout import open_store
-    from mmbuild.team.ci.variants import VariantOptions
 
     _require_one_task(name, shards, index, times, save_times, as_json=as_json)
-    opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
-    planned = plan_and_warn(recipes, opened, requested)
+    opened = open_store(store)
+    planned = plan_and_warn(request, opened)
     if save_times is not None:
         _save_times(planned, opened, save_times)
         return
@@ -95,8 +91,8 @@ def command(
         if name is not None
         else _shard(planned, shards or 1, index or 1, times, applied.jobs or 1)
     )
-    if locked:
-        _require_locked(planned, chosen, opened, requested)
+    if request.locked:
+        _require_locked(planned, chosen, opened, request)
     plan = _plan(chosen.graphs, opened, build_dir)
     tally, result = _apply(plan, applied, debug=bool(context.obj and context.obj.get("debug")))
     if layout == "github":
@@ -187,12 +183,12 @@ def _files(planned: Variants, chosen: _Chosen) -> set[Path]:
     return {variant.file for variant in planned.planned if variant.name in chosen.variants}
 
 
-def _require_locked(planned: Variants, chosen: _Chosen, store: Store, requested: VariantOptions) -> None:
+def _require_locked(planned: Variants, chosen: _Chosen, store: Store, request: PlanOptions) -> None:
     """Check that this machine builds what the locks pin, including versions and target."""
-    from mmbuild.team.lockfile import apply, make
+    from mmbuild.team.lockfile import apply
 
     for file in sorted(_files(planned, chosen)):
-        apply.plan_locked(file, store, make.LockOptions(requested.offline, requested.allow_outside))
+        apply.plan_locked(file, store, request)
 
 
 def _plan(graphs: Sequence[RecipeGraph], store: Store, build_dir: Path) -> Plan:

@@ -12,22 +12,18 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.inspect.doctor.recipe_requirements import Needs
+    from mmbuild.pipeline.options import PlanOptions
 
 
 @click.command("doctor")
 @click.argument("recipes", nargs=-1, type=click.Path(path_type=Path), metavar="[RECIPE...]")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value in every recipe."
-)
-@click.option("--offline", is_flag=True, help="Do not contact the hub.")
+@options.planning("overrides", "offline")
 @click.option("--quick", is_flag=True, help="Skip the test compile, which takes 10 to 20 seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.location_options
 def command(
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
+    request: PlanOptions,
     quick: bool,
     as_json: bool,
     store: Path | None,
@@ -51,7 +47,7 @@ def command(
 
     config = load()
     root = store.expanduser().resolve() if store is not None else default_root()
-    needed = _needs(recipes, overrides, offline, root, build_dir) if recipes else None
+    needed = _needs(request, root, build_dir) if request.paths else None
     groups = report(config, store=root, build_dir=build_dir, needed=needed, quick=quick)
     if as_json:
         click.echo(render.as_json(groups))
@@ -63,9 +59,7 @@ def command(
         sys.exit(1)
 
 
-def _needs(
-    recipes: tuple[Path, ...], overrides: tuple[str, ...], offline: bool, store: Path, build_dir: Path
-) -> Needs:
+def _needs(request: PlanOptions, store: Path, build_dir: Path) -> Needs:
     from mmbuild.api import plan_graphs
     from mmbuild.base import host
     from mmbuild.base.diagnostics import render_text
@@ -73,15 +67,15 @@ def _needs(
     from mmbuild.core.graph.plan import Verdict
     from mmbuild.core.store.layout import open_store
     from mmbuild.inspect.doctor.recipe_requirements import needs
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.load import load
     from mmbuild.pipeline.planning import lower_all
 
-    loaded = load_recipes(recipes, overrides=overrides, offline=offline)
+    loaded = load(request)
     if loaded.diagnostics:
         print_status(render_text(loaded.diagnostics, color=use_color()).rstrip())
     if any(item.severity == "error" for item in loaded.diagnostics):
         sys.exit(1)
     opened = open_store(store)
-    plan = plan_graphs(lower_all(loaded.variants, opened, offline=offline), opened, build_dir)
+    plan = plan_graphs(lower_all(loaded.variants, opened, offline=request.offline), opened, build_dir)
     todo = [item.action for item in plan.actions if item.verdict in (Verdict.RUN, Verdict.UNKNOWN)]
     return needs(loaded.variants, todo, host.default_target()["device"])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.pipeline.options import PlanOptions
 
 
 @click.command("graph")
@@ -22,10 +26,7 @@ from mmbuild.cli import options
 )
 def command(
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
+    request: PlanOptions,
     store: Path | None,
     build_dir: Path,
     layout: str,
@@ -39,7 +40,5 @@ def command(
     from mmbuild.cli.planning import plan_request
     from mmbuild.core.graph.plan_text import FORMATS
 
-    planning = plan_request(
-        recipes, overrides, offline=offline, allow_outside=allow_outside, store=store, build_dir=build_dir
-    )
+    planning = plan_request(request, store, build_dir)
     click.echo(FORMATS[layout](planning.plan), nl=False)

@@ -12,13 +12,13 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
-    from mmbuild.team.lockfile.make import LockOptions
+    from mmbuild.pipeline.options import PlanOptions
 
 _PARTS = ("model", "packages", "target", "all")
 
 
 @click.command("lock")
-@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE...")
+@options.recipe_paths
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a lock is missing or out of date.")
 @click.option(
     "--update",
@@ -26,16 +26,13 @@ _PARTS = ("model", "packages", "target", "all")
     type=click.Choice(_PARTS),
     help="Update a part: commits from the hub, versions of this environment, this host as target.",
 )
-@click.option("--offline", is_flag=True, help="Do not contact the hub.")
-@click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
+@options.planning("offline", "allow_outside")
 @options.store
 def command(
     *,
-    recipes: tuple[Path, ...],
+    request: PlanOptions,
     check: bool,
     update: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
     store: Path | None,
 ) -> None:
     """Write RECIPE.lock next to each recipe: commits, digests, versions, target, and the hash of the plan.
@@ -49,21 +46,20 @@ def command(
       mmbuild apply --locked recipes/llava-int4.yaml
     """
     from mmbuild.core.store.layout import open_store
-    from mmbuild.team.lockfile.make import LockOptions
 
     if check and update:
         raise click.UsageError("--check cannot be combined with --update: it writes nothing")
-    opened, requested = open_store(store), LockOptions(offline, allow_outside)
+    opened = open_store(store)
     if check:
-        same = [_check(recipe, opened, requested) for recipe in recipes]
+        same = [_check(recipe, opened, request) for recipe in request.paths]
         if not all(same):
             sys.exit(1)
         return
-    for recipe in recipes:
-        _write(recipe, opened, requested, update)
+    for recipe in request.paths:
+        _write(recipe, opened, request, update)
 
 
-def _check(recipe: Path, store: Store, requested: LockOptions) -> bool:
+def _check(recipe: Path, store: Store, request: PlanOptions) -> bool:
     from mmbuild.base.errors import MmbuildError
     from mmbuild.cli.output import print_status, report_error
     from mmbuild.team.lockfile import apply
@@ -71,7 +67,7 @@ def _check(recipe: Path, store: Store, requested: LockOptions) -> bool:
     from mmbuild.team.lockfile.model import lock_path
 
     try:
-        _, changes = apply.check(recipe, store, requested)
+        _, changes = apply.check(recipe, store, request)
         if changes:
             raise refuse(
                 lock_path(recipe), changes, hint="run `mmbuild lock`, review the changes and commit them"
@@ -83,7 +79,7 @@ def _check(recipe: Path, store: Store, requested: LockOptions) -> bool:
     return True
 
 
-def _write(recipe: Path, store: Store, requested: LockOptions, update: tuple[str, ...]) -> None:
+def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, ...]) -> None:
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
     from mmbuild.team.lockfile.compare import differences
@@ -93,7 +89,7 @@ def _write(recipe: Path, store: Store, requested: LockOptions, update: tuple[str
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
     parts = PARTS if "all" in update else update
-    result = make(recipe, store, requested, known=known, update=parts)
+    result = make(recipe, store, request, known=known, update=parts)
     if result.findings:
         print_status(render_text(result.findings).rstrip())
     changes = differences(known, result.lock) if known is not None else ()

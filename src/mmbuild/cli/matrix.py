@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
-    from mmbuild.team.ci.variants import VariantOptions, Variants
+    from mmbuild.pipeline.options import PlanOptions
+    from mmbuild.team.ci.variants import Variants
 
 _FORMATS = ("text", "github", "gitlab", "json")
 
@@ -33,11 +35,7 @@ _FORMATS = ("text", "github", "gitlab", "json")
 @click.option("--include", metavar="FILE", help="For gitlab: file that defines the hidden job `.mmbuild`.")
 def command(
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
-    locked: bool,
+    request: PlanOptions,
     store: Path | None,
     changed_since: str | None,
     layout: str,
@@ -63,14 +61,13 @@ def command(
     from mmbuild.team.ci.durations import measured_seconds, seconds_of
     from mmbuild.team.ci.jobs import jobs_of, select
     from mmbuild.team.ci.runners import GITHUB, GITLAB, parse_runners
-    from mmbuild.team.ci.variants import VariantOptions
 
     labels = parse_runners(runners, GITLAB if layout == "gitlab" else GITHUB)
-    opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
-    planned = plan_and_warn(recipes, opened, requested)
+    opened = open_store(store)
+    planned = plan_and_warn(request, opened)
     jobs = jobs_of(planned.planned)
     if changed_since is not None:
-        jobs = select(jobs, _changed(changed_since, recipes, planned, opened, requested))
+        jobs = select(jobs, _changed(changed_since, planned, opened, request))
     actions = [action for job in jobs for action in job.actions]
     rows = job_rows.rows(jobs, seconds_of(actions, measured_seconds(actions, load_cache(opened))), labels)
     if layout == "json":
@@ -78,45 +75,43 @@ def command(
     elif layout == "github":
         click.echo(github.outputs(rows), nl=False)
     elif layout == "gitlab":
-        click.echo(gitlab.pipeline(rows, _arguments(recipes, requested), include), nl=False)
+        click.echo(gitlab.pipeline(rows, _arguments(request), include), nl=False)
     else:
         click.echo(job_rows.text(rows), nl=False)
     if any(job.needs for job in jobs):
         _warn_without_shared_store()
 
 
-def plan_and_warn(recipes: tuple[Path, ...], store: Store, requested: VariantOptions) -> Variants:
-    """Plan the variants of ``recipes``; warnings go to standard error."""
+def plan_and_warn(request: PlanOptions, store: Store) -> Variants:
+    """Plan the variants of recipe files and directories; warnings go to standard error."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.cli.output import print_status
     from mmbuild.team.ci.variants import plan_variants, recipe_files
 
-    planned = plan_variants(recipe_files(recipes), store, requested)
+    planned = plan_variants(replace(request, paths=recipe_files(request.paths)), store)
     if planned.warnings:
         print_status(render_text(planned.warnings).rstrip())
     return planned
 
 
-def _changed(
-    revision: str, recipes: tuple[Path, ...], planned: Variants, store: Store, requested: VariantOptions
-) -> frozenset[str]:
+def _changed(revision: str, planned: Variants, store: Store, request: PlanOptions) -> frozenset[str]:
     from mmbuild.cli.output import print_status
     from mmbuild.team.ci.worktrees import changed_since
 
-    names = changed_since(revision, recipes, planned, store, requested)
+    names = changed_since(revision, planned, store, request)
     print_status(f"{len(names)} of {len(planned.planned)} variants changed since {revision}")
     return names
 
 
-def _arguments(recipes: tuple[Path, ...], requested: VariantOptions) -> list[str]:
+def _arguments(request: PlanOptions) -> list[str]:
     """Arguments with which `mmbuild ci` makes the same plan."""
-    words = [str(path) for path in recipes]
-    for override in requested.overrides:
+    words = [str(path) for path in request.paths]
+    for override in request.overrides:
         words += ["--set", override]
     flags = (
-        ("--offline", requested.offline),
-        ("--allow-outside", requested.allow_outside),
-        ("--locked", requested.locked),
+        ("--offline", request.offline),
+        ("--allow-outside", request.allow_outside),
+        ("--locked", request.locked),
     )
     return [*words, *(flag for flag, enabled in flags if enabled)]
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.pipeline.options import PlanOptions
 
 _CHANGES = 3
 
@@ -23,12 +27,7 @@ _CHANGES = 3
     show_default="recipes",
     help="Recipe files, or directories that directly contain recipes.",
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value in every recipe."
-)
-@click.option("--offline", is_flag=True, help="Do not contact the hub.")
-@click.option("--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root.")
-@options.locked_option
+@options.planning(*options.PLAN_OPTIONS)
 @options.store
 @click.option(
     "--format", "layout", type=click.Choice(["markdown", "json"]), default="markdown", show_default=True
@@ -37,11 +36,7 @@ _CHANGES = 3
 def command(
     *,
     states: tuple[str, ...],
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
-    locked: bool,
+    request: PlanOptions,
     store: Path | None,
     layout: str,
     exit_code: bool,
@@ -63,11 +58,10 @@ def command(
     from mmbuild.team.ci.differences import differences
     from mmbuild.team.ci.durations import measured_seconds, seconds_of
     from mmbuild.team.ci.revisions import snapshots
-    from mmbuild.team.ci.variants import VariantOptions
 
-    opened, requested = open_store(store), VariantOptions(overrides, offline, allow_outside, locked)
-    with snapshots(states, recipes, opened, requested) as (before, after):
-        changes = differences(before, after, opened, requested)
+    opened = open_store(store)
+    with snapshots(states, opened, request) as (before, after):
+        changes = differences(before, after, opened, request)
     actions = [
         *changes.build,
         *changes.keep,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,39 +22,48 @@ F = TypeVar("F", bound=Callable[..., Any])
 _REDRAW_SECONDS = 0.2
 
 
-def recipes(function: F) -> F:
-    """Add the argument ``recipes`` and :func:`loading_options`."""
-    return click.argument(
-        "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
-    )(loading_options(function))
-
-
-def loading_options(function: F) -> F:
-    """Add ``overrides``, ``offline`` and ``allow_outside``: how recipes are loaded."""
-    for add in reversed(
-        (
-            click.option(
-                "--set",
-                "overrides",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Override a value in every recipe.",
-            ),
-            click.option("--offline", is_flag=True, help="Do not contact the hub."),
-            click.option(
-                "--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root."
-            ),
-        )
-    ):
-        function = add(function)
-    return function
-
-
-def locked_option(function: F) -> F:
-    """Add ``locked``: whether recipes must match their locks."""
-    return click.option(
+PLAN_OPTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "overrides": click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value in every recipe."
+    ),
+    "offline": click.option("--offline", is_flag=True, help="Do not contact the hub."),
+    "allow_outside": click.option(
+        "--allow-outside", is_flag=True, default=None, help="Accept paths outside the project's root."
+    ),
+    "locked": click.option(
         "--locked", is_flag=True, help="Refuse anything that differs from RECIPE.lock (`mmbuild lock`)."
-    )(function)
+    ),
+}
+"""Field of :class:`~mmbuild.pipeline.options.PlanOptions` -> the command-line option that sets it."""
+
+locked_option = PLAN_OPTIONS["locked"]
+recipe_paths = click.argument(
+    "recipes", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECIPE..."
+)
+
+
+def planning(*names: str) -> Callable[[F], F]:
+    """Add ``request``, a ``PlanOptions`` built from the parameter ``recipes`` and the command's plan options.
+
+    Adds the options ``names``; the command may add others of :data:`PLAN_OPTIONS` elsewhere in its ``--help``.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapped(*args: Any, recipes: tuple[Path, ...], **kwargs: Any) -> Any:
+            from mmbuild.pipeline.options import PlanOptions
+
+            fields = {name: kwargs.pop(name) for name in PLAN_OPTIONS if name in kwargs}
+            return function(*args, request=PlanOptions(recipes, **fields), **kwargs)
+
+        return cast(F, _with_options(wrapped, [PLAN_OPTIONS[name] for name in names]))
+
+    return decorate
+
+
+def recipes(function: F) -> F:
+    """Add the argument ``recipes`` and the options for loading them, as ``request``: see :func:`planning`."""
+    return recipe_paths(planning("overrides", "offline", "allow_outside")(function))
 
 
 def location_options(function: F) -> F:
@@ -120,12 +129,14 @@ def applying(*names: str) -> Callable[[F], F]:
                 raise click.UsageError("--address requires --executor ray")
             return function(*args, applied=ApplyOptions(**fields), **kwargs)
 
-        decorated: Any = wrapped
-        for add in reversed(chosen.values()):
-            decorated = add(decorated)
-        return cast(F, decorated)
+        return cast(F, _with_options(wrapped, chosen.values()))
 
     return decorate
+
+
+def _with_options(function: Any, options: Iterable[Callable[[Any], Any]]) -> Any:
+    """``function`` with ``options``, listed by ``--help`` in this order."""
+    return functools.reduce(lambda decorated, add: add(decorated), reversed(list(options)), function)
 
 
 def store(function: F) -> F:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.pipeline.options import PlanOptions
 
 _CHANGES = 3
 
@@ -25,13 +29,9 @@ _CHANGES = 3
 @click.option("--explain", is_flag=True, help="Show how each derived number is computed.")
 def command(
     *,
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
+    request: PlanOptions,
     store: Path | None,
     build_dir: Path,
-    locked: bool,
     as_json: bool,
     output: Path | None,
     detailed_exitcode: bool,
@@ -53,15 +53,7 @@ def command(
     from mmbuild.core.graph.plan_file import save_plan
     from mmbuild.core.graph.plan_text import derivation_text, plan_text
 
-    planning = plan_request(
-        recipes,
-        overrides,
-        offline=offline,
-        allow_outside=allow_outside,
-        store=store,
-        build_dir=build_dir,
-        locked=locked,
-    )
+    planning = plan_request(request, store, build_dir)
     if output is not None:
         save_plan(output, planning.plan, planning.request)
         print_status(f"saved `{output}`; `mmbuild apply {output}` applies exactly this plan")

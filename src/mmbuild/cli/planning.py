@@ -12,7 +12,8 @@ from mmbuild.core.graph.keys import is_sound
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.store.layout import Store, open_store
 from mmbuild.core.store.plan_cache import forget_entry
-from mmbuild.pipeline.planning import PlanOptions, Prepared, prepare
+from mmbuild.pipeline.options import PlanOptions
+from mmbuild.pipeline.planning import Prepared, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,8 @@ class Planning:
     request: Mapping[str, Any]
 
 
-def plan_request(
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    *,
-    offline: bool,
-    allow_outside: bool | None,
-    store: Path | None,
-    build_dir: Path,
-    locked: bool = False,
-) -> Planning:
-    """Load recipes and plan them, with ``locked`` as pinned by their locks; warnings go to standard error.
+def plan_request(request: PlanOptions, store: Path | None, build_dir: Path) -> Planning:
+    """Load recipes and plan them; warnings go to standard error.
 
     Raises:
         MmbuildError: see :func:`mmbuild.pipeline.planning.prepare` and
@@ -43,28 +35,24 @@ def plan_request(
     from mmbuild.api import plan_graphs
 
     opened = open_store(store)
-    options = PlanOptions(recipes, overrides, offline, allow_outside)
-    if locked:
-        prepared = _prepare_locked(recipes, overrides, offline, allow_outside, opened)
-    else:
-        prepared = prepare(options, opened)
+    prepared = _prepare_locked(request, opened) if request.locked else prepare(request, opened)
     plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.cached and not _is_sound(plan):
         forget_entry(opened, prepared.entry)
-        prepared = prepare(options, opened, again=True)
+        prepared = prepare(request, opened, again=True)
         plan = plan_graphs(prepared.graphs, opened, build_dir)
     if prepared.warnings:
         print_status(prepared.warnings.rstrip())
-    request = {
-        "recipes": [str(path.absolute()) for path in recipes],
-        "overrides": list(overrides),
-        "offline": offline,
-        "allow_outside": allow_outside,
+    saved = {
+        "recipes": [str(path.absolute()) for path in request.paths],
+        "overrides": list(request.overrides),
+        "offline": request.offline,
+        "allow_outside": request.allow_outside,
         "store": str(opened.root),
         "build_dir": str(build_dir.absolute()),
-        "locked": locked,
+        "locked": request.locked,
     }
-    return Planning(plan, prepared, request)
+    return Planning(plan, prepared, saved)
 
 
 def _is_sound(plan: Plan) -> bool:
@@ -72,32 +60,23 @@ def _is_sound(plan: Plan) -> bool:
     return all(is_sound(planned.action) for planned in plan.actions if planned.record is None)
 
 
-def plan_again(request: Mapping[str, Any]) -> Planning:
+def plan_again(saved: Mapping[str, Any]) -> Planning:
     """Plan the request of a saved plan again.
 
     Raises:
         MmbuildError: see :func:`plan_request`.
     """
-    return plan_request(
-        tuple(Path(path) for path in request["recipes"]),
-        tuple(request["overrides"]),
-        offline=bool(request["offline"]),
-        allow_outside=request["allow_outside"],
-        store=Path(request["store"]),
-        build_dir=Path(request["build_dir"]),
-        locked=bool(request.get("locked")),
+    request = PlanOptions(
+        tuple(Path(path) for path in saved["recipes"]),
+        tuple(saved["overrides"]),
+        offline=bool(saved["offline"]),
+        allow_outside=saved["allow_outside"],
+        locked=bool(saved.get("locked")),
     )
+    return plan_request(request, Path(saved["store"]), Path(saved["build_dir"]))
 
 
-def _prepare_locked(
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
-    store: Store,
-) -> Prepared:
-    from mmbuild.team.lockfile.apply import prepare_locked, refuse_overrides
-    from mmbuild.team.lockfile.make import LockOptions
+def _prepare_locked(request: PlanOptions, store: Store) -> Prepared:
+    from mmbuild.team.lockfile.apply import prepare_locked
 
-    refuse_overrides(overrides)
-    return prepare_locked(recipes, store, LockOptions(offline, allow_outside))
+    return prepare_locked(request, store)

@@ -105,7 +105,7 @@ def command(
     from mmbuild.backends.base import RunRequest
     from mmbuild.backends.table import backend
     from mmbuild.cli.output import print_status
-    from mmbuild.models.prompts import require_unicode
+    from mmbuild.models.validation.prompts import require_unicode
 
     require_unicode(prompts)
     # Report a wrong path before spending seconds on imports.

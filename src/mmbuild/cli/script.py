@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
+    from mmbuild.pipeline.options import PlanOptions
     from mmbuild.schema.resolved import ResolvedRecipe
     from mmbuild.schema.tensorrt_llm_versions import ToolchainError
 
@@ -31,10 +33,7 @@ if TYPE_CHECKING:
     "-o", "--output", type=click.Path(path_type=Path), help="Write an executable script to this file."
 )
 def command(
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
+    request: PlanOptions,
     version: str | None,
     output: Path | None,
 ) -> None:
@@ -48,13 +47,14 @@ def command(
       mmbuild script recipes/llava-int4.yaml --toolchain 0.10.0 -o llava-int4.sh
       TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh
     """
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.load import load
     from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
     if version in SUPPORTED:
         # Check recipes against the version of the script, not the version in the recipe.
-        overrides = (*overrides, f"engine.tensorrt_llm.toolchain='{version}'")
-    loaded = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
+        chosen = f"engine.tensorrt_llm.toolchain='{version}'"
+        request = replace(request, overrides=(*request.overrides, chosen))
+    loaded = load(request)
     if loaded.diagnostics:
         from mmbuild.base.diagnostics import render_text
 

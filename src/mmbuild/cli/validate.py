@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,7 @@ from mmbuild.cli.output import use_color
 if TYPE_CHECKING:
     from mmbuild.base.diagnostics import Diagnostic
     from mmbuild.pipeline.load import LoadResult
+    from mmbuild.pipeline.options import PlanOptions
 
 
 @click.command("validate")
@@ -29,11 +29,8 @@ if TYPE_CHECKING:
     help="Output format of findings; github prints workflow annotations.",
 )
 def command(
-    recipes: tuple[Path, ...],
-    overrides: tuple[str, ...],
+    request: PlanOptions,
     layout: str,
-    offline: bool,
-    allow_outside: bool | None,
 ) -> None:
     """Check recipes without building anything.
 
@@ -45,9 +42,9 @@ def command(
       mmbuild validate recipes/llava-int4.yaml
       mmbuild validate recipes/*.yaml --set engine.backend=torch --format github
     """
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.load import load
 
-    result = load_recipes(recipes, overrides=overrides, offline=offline, allow_outside=allow_outside)
+    result = load(request)
     result = replace(result, diagnostics=(*result.diagnostics, *_store_findings()))
     _print_findings(result, layout)
     if any(item.severity == "error" for item in result.diagnostics):

@@ -93,7 +93,7 @@ def command(
     from mmbuild.backends.base import VerifyRequest
     from mmbuild.backends.table import backend
     from mmbuild.cli.output import print_status
-    from mmbuild.models.prompts import require_unicode
+    from mmbuild.models.validation.prompts import require_unicode
 
     require_unicode(prompts)
     description = options.checked_engine(build, check=check)  # fail early if it is not an engine

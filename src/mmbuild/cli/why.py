@@ -13,26 +13,28 @@ from mmbuild.cli import options
 
 if TYPE_CHECKING:
     from mmbuild.cli.why_traces import VariantTrace
+    from mmbuild.pipeline.options import PlanOptions
 
 
 @click.command("why")
-@click.argument("recipe", type=click.Path(path_type=Path), metavar="RECIPE")
+@click.argument(
+    "recipes",
+    type=click.Path(path_type=Path),
+    metavar="RECIPE",
+    callback=lambda _context, _argument, path: (path,),
+)
 @click.argument("step", required=False, metavar="[STEP]")
-@options.loading_options
+@options.planning("overrides", "offline", "allow_outside")
 @options.location_options
 @options.locked_option
 @click.option("--key", "with_key", is_flag=True, help="Also show the parts of the step's key.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (its schema has a version).")
 def command(
     *,
-    recipe: Path,
+    request: PlanOptions,
     step: str | None,
-    overrides: tuple[str, ...],
-    offline: bool,
-    allow_outside: bool | None,
     store: Path | None,
     build_dir: Path,
-    locked: bool,
     with_key: bool,
     as_json: bool,
 ) -> None:
@@ -49,16 +51,12 @@ def command(
       mmbuild why recipes/llava-int4.yaml
       mmbuild why recipes/llava-int4.yaml build_llm --key
     """
-    from mmbuild.cli.why_traces import WhyOptions, trace_variants
-    from mmbuild.team.lockfile.apply import refuse_overrides
+    from mmbuild.cli.why_traces import trace_variants
 
-    if locked:
-        refuse_overrides(overrides)
-    requested = WhyOptions(recipe, overrides, offline, allow_outside, store, build_dir, locked)
-    variants = trace_variants(requested)
+    variants = trace_variants(request, store, build_dir)
     matches = [variant for variant in variants if step is None or variant.matches(step)]
     if not matches and step is not None:
-        raise _no_step(recipe, step, variants)
+        raise _no_step(request.paths[0], step, variants)
     if as_json:
         click.echo(json.dumps([_data(variant, step, with_key) for variant in matches], indent=1))
         return

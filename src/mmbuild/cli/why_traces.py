@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.keys import action_key
@@ -15,20 +13,9 @@ from mmbuild.core.store.layout import Store, open_store
 from mmbuild.core.store.roots import read_root
 from mmbuild.inspect.diff.blame import Edit, edits
 from mmbuild.inspect.diff.trace import Trace, trace
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.schema.resolved import ResolvedRecipe
-
-
-@dataclass(frozen=True, slots=True)
-class WhyOptions:
-    """The recipe and how to plan it; same options as ``mmbuild plan``."""
-
-    recipe: Path
-    overrides: tuple[str, ...] = ()
-    offline: bool = False
-    allow_outside: bool | None = None
-    store: Path | None = None
-    build_dir: Path = Path("build")
-    locked: bool = False
+from mmbuild.team.lockfile.model import Lockfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,77 +49,43 @@ class VariantTrace:
         return action, inputs, action_key(action, inputs) if len(inputs) == len(records) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Lowering:
-    """Lowers a variant with a given target and pins."""
-
-    store: Store
-    offline: bool
-    target: Mapping[str, Any] | None = None
-    pins: Any = None
-
-    def __call__(self, variant: ResolvedRecipe) -> RecipeGraph:
-        from mmbuild.pipeline.planning import lower_all
-
-        with self.pinning():
-            return lower_all((variant,), self.store, target=self.target, offline=self.offline)[0]
-
-    def pinning(self) -> AbstractContextManager[None]:
-        from mmbuild.base.pins import use_pins
-
-        return nullcontext() if self.pins is None else use_pins(self.pins)
-
-
-def trace_variants(options: WhyOptions) -> list[VariantTrace]:
-    """Plan the recipe and trace each of its variants.
+def trace_variants(
+    request: PlanOptions, store: Path | None = None, build_dir: Path = Path("build")
+) -> list[VariantTrace]:
+    """Plan one recipe and trace each of its variants.
 
     Raises:
         RecipeError: The recipe has errors.
         MmbuildError: Planning failed.
     """
     from mmbuild.api import plan_graphs
+    from mmbuild.team.lockfile.apply import lower_locked
 
-    store = open_store(options.store)
-    variants, graphs, lower = _load(options, store)
-    plan = plan_graphs(graphs, store, options.build_dir)
+    opened = open_store(store)
+    variants, graphs, lock = _load(request, opened)
+    plan = plan_graphs(graphs, opened, build_dir)
     planned = {item.action.definition_key: item for item in plan.actions}
+
+    def lower(variant: ResolvedRecipe) -> RecipeGraph:
+        return lower_locked(variant, opened, lock, offline=request.offline)
+
     traces = []
     for variant, build in zip(variants, plan.builds, strict=True):
-        traced = trace(build, planned, read_root(store, build.directory), store)
-        traces.append(
-            VariantTrace(build, planned, traced, edits(variant, traced, lower, offline=options.offline))
-        )
+        traced = trace(build, planned, read_root(opened, build.directory), opened)
+        changed = edits(variant, traced, lower, offline=request.offline)
+        traces.append(VariantTrace(build, planned, traced, changed))
     return traces
 
 
 def _load(
-    options: WhyOptions, store: Store
-) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
-    from mmbuild.base.diagnostics import RecipeError
-    from mmbuild.pipeline.load import load_recipes
+    request: PlanOptions, store: Store
+) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], Lockfile | None]:
+    from mmbuild.pipeline.load import load_valid
     from mmbuild.pipeline.planning import lower_all
-
-    if options.locked:
-        return _load_locked(options, store)
-    loaded = load_recipes(
-        [options.recipe],
-        overrides=options.overrides,
-        offline=options.offline,
-        allow_outside=options.allow_outside,
-    )
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        raise RecipeError(loaded.diagnostics)
-    graphs = lower_all(loaded.variants, store, offline=options.offline)
-    return loaded.variants, graphs, _Lowering(store, options.offline)
-
-
-def _load_locked(
-    options: WhyOptions, store: Store
-) -> tuple[Sequence[ResolvedRecipe], Sequence[RecipeGraph], _Lowering]:
-    from mmbuild.base.pins import Pins
     from mmbuild.team.lockfile.apply import plan_locked
-    from mmbuild.team.lockfile.make import LockOptions
 
-    locked = plan_locked(options.recipe, store, LockOptions(options.offline, options.allow_outside))
-    pins = Pins(commits=locked.lock.commits, packages=locked.lock.packages)
-    return locked.variants, locked.graphs, _Lowering(store, options.offline, locked.lock.target, pins)
+    if request.locked:
+        locked = plan_locked(request.paths[0], store, request)
+        return locked.variants, locked.graphs, locked.lock
+    variants = load_valid(request).variants
+    return variants, lower_all(variants, store, offline=request.offline), None

@@ -1,4 +1,4 @@
-"""Loads recipe files and resolves them; every command goes through :func:`load_recipes`."""
+"""Loads recipe files and resolves them; every command goes through :func:`load`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.backends.table import backend
-from mmbuild.base.diagnostics import Diagnostic, Violation, touches
+from mmbuild.base.diagnostics import Diagnostic, RecipeError, Violation, touches
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import NAME
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.base.yaml_nodes import YamlNode, dotted, find, has, parts_of, replace_at
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.models.families.sanity_checks import require_sound
 from mmbuild.models.sources.config import SourceConfig, read_config, require_directories
 from mmbuild.models.sources.model_addresses import missing_directory
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.schema.calibration_rules import calibration_faults
 from mmbuild.schema.files import read_document
 from mmbuild.schema.generation_rules import generation_faults
@@ -61,6 +63,7 @@ class _Session:
     overrides: list[Override]
     offline: bool
     allow_outside: bool
+    pins: Pins = NO_PINS
     findings: list[Diagnostic] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     configs: dict[tuple[str, str | None], SourceConfig | MmbuildError] = field(default_factory=dict)
@@ -73,6 +76,7 @@ def load_recipes(
     overrides: Sequence[str] = (),
     offline: bool = False,
     allow_outside: bool | None = None,
+    pins: Pins = NO_PINS,
 ) -> LoadResult:
     """Read recipe files and everything they refer to.
 
@@ -81,6 +85,7 @@ def load_recipes(
         overrides: ``dotted.key=value`` for every recipe, as for ``--set``.
         offline: Do not fetch any ``config.json`` from the hub.
         allow_outside: Accept paths outside the project's root; None reads ``MMBUILD_ALLOW_OUTSIDE``.
+        pins: Commits that replace branches and tags.
 
     Returns:
         Variants and findings; invalid input raises nothing.
@@ -88,11 +93,34 @@ def load_recipes(
     if allow_outside is None:
         allow_outside = os.environ.get("MMBUILD_ALLOW_OUTSIDE", "").lower() in _TRUE
     parsed, findings = parse_overrides(overrides)
-    session = _Session(parsed, offline, allow_outside, findings)
+    session = _Session(parsed, offline, allow_outside, pins, findings)
     variants = [variant for path in paths for variant in _load_file(Path(path), session)]
     _refuse_duplicate_names(variants, session)
     _refuse_long_names(variants, session)
     return LoadResult(tuple(variants), _unique(session.findings), tuple(dict.fromkeys(session.files)))
+
+
+def load(request: PlanOptions, pins: Pins = NO_PINS) -> LoadResult:
+    """:func:`load_recipes` for ``request``."""
+    return load_recipes(
+        request.paths,
+        overrides=request.overrides,
+        offline=request.offline,
+        allow_outside=request.allow_outside,
+        pins=pins,
+    )
+
+
+def load_valid(request: PlanOptions, pins: Pins = NO_PINS) -> LoadResult:
+    """:func:`load`, for recipes without errors.
+
+    Raises:
+        RecipeError: The recipes have errors; all of them at once.
+    """
+    loaded = load(request, pins)
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        raise RecipeError(loaded.diagnostics)
+    return loaded
 
 
 def _load_file(path: Path, session: _Session) -> list[ResolvedRecipe]:
@@ -247,7 +275,7 @@ def _model_files(
             for name, config in configs_read.items()
             if isinstance(config, SourceConfig) and config.origin == "hub"
         ]
-        session.models[key] = check_files(model, root, facts, configs, fetched)
+        session.models[key] = check_files(model, root, facts, configs, fetched, session.pins)
     session.files += session.models[key].files
     return session.models[key]
 
@@ -257,15 +285,14 @@ def _cached_config(
 ) -> SourceConfig | MmbuildError:
     key = (source, revision)
     if key not in session.configs:
-        session.configs[key] = _read_config(source, revision, root, session.offline)
+        try:
+            found: SourceConfig | MmbuildError = read_config(
+                source, revision, root, offline=session.offline, pins=session.pins
+            )
+        except MmbuildError as error:
+            found = error
+        session.configs[key] = found
     return session.configs[key]
-
-
-def _read_config(source: str, revision: str | None, root: Path, offline: bool) -> SourceConfig | MmbuildError:
-    try:
-        return read_config(source, revision, root, offline=offline)
-    except MmbuildError as error:
-        return error
 
 
 def _to_diagnostic(node: YamlNode, fault: Violation) -> Diagnostic:

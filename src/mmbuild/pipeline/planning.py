@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmbuild._version import __version__
 from mmbuild.base import host
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.serialize import graph_from_json, graph_to_json
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.plan_cache import cache_name, read_entry, write_entry
 from mmbuild.core.store.stat_cache import StatCache
+from mmbuild.pipeline.options import PlanOptions
 
 if TYPE_CHECKING:
     from mmbuild.schema.resolved import ResolvedRecipe
@@ -29,23 +31,6 @@ _ENVIRONMENT = re.compile(
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 # Part of keys, in addition to the packages that are always checked.
 _CALIBRATES = ("nvidia-modelopt",)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """The recipes to plan and how to load them.
-
-    Attributes:
-        paths: Recipe files.
-        overrides: ``dotted.key=value`` as for ``--set``.
-        offline: Do not contact the hub.
-        allow_outside: Accept paths outside the project's root; None reads the environment.
-    """
-
-    paths: tuple[Path, ...]
-    overrides: tuple[str, ...] = ()
-    offline: bool = False
-    allow_outside: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +55,8 @@ class Prepared:
 def prepare(request: PlanOptions, store: Store, *, again: bool = False) -> Prepared:
     """Load, validate and lower recipes; from the plan cache if no input changed, unless ``again``.
 
+    Locks are not read: :func:`mmbuild.team.lockfile.apply.prepare_locked` plans a request that is ``locked``.
+
     Raises:
         RecipeError: The recipes have errors, or use features that are not implemented yet.
         MmbuildError: A source cannot be identified.
@@ -85,17 +72,10 @@ def prepare(request: PlanOptions, store: Store, *, again: bool = False) -> Prepa
 
 
 def _load(request: PlanOptions, store: Store, name: str) -> Prepared:
-    from mmbuild.base.diagnostics import RecipeError, render_text
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.base.diagnostics import render_text
+    from mmbuild.pipeline.load import load_valid
 
-    loaded = load_recipes(
-        request.paths,
-        overrides=request.overrides,
-        offline=request.offline,
-        allow_outside=request.allow_outside,
-    )
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        raise RecipeError(loaded.diagnostics)
+    loaded = load_valid(request)
     seen: dict[Path, None] = dict.fromkeys(loaded.files)
     graphs = lower_all(loaded.variants, store, seen, offline=request.offline)
     prepared = Prepared(
@@ -115,9 +95,10 @@ def lower_all(
     *,
     target: Mapping[str, Any] | None = None,
     offline: bool = False,
+    pins: Pins = NO_PINS,
     digests: dict[Path, str] | None = None,
 ) -> tuple[RecipeGraph, ...]:
-    """Graphs of ``variants`` for ``target`` (None: this host).
+    """Graphs of ``variants`` for ``target`` (None: this host), with the versions and commits of ``pins``.
 
     ``seen`` collects each hashed user file and its directory, whose times change when a file is added to a source.
     ``digests`` collects the digests of these files.
@@ -145,7 +126,7 @@ def lower_all(
 
         effective = {**effective, "sm": gpu.first_sm()}
     with closing(StatCache(store)) as index:
-        context = PlanContext(effective, digest, offline)
+        context = PlanContext(effective, digest, offline, pins)
         graphs = [backend(variant.recipe.engine.backend).lower(variant, context) for variant in variants]
     return tuple(
         replace(graph, settings=explicit_values(variant.node)) if variant.node is not None else graph

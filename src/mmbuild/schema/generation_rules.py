@@ -13,8 +13,7 @@ from typing import Any
 from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
-from mmbuild.models.files.small_files import display
-from mmbuild.models.generation_settings import (
+from mmbuild.models.files.generation_settings import (
     Load,
     Reader,
     SettingsError,
@@ -23,6 +22,7 @@ from mmbuild.models.generation_settings import (
     runner_findings,
     settings_files,
 )
+from mmbuild.models.files.small_files import display
 from mmbuild.schema.model import Backend, GenerationConfig, Recipe
 
 _SOURCE = "model.source"

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from mmbuild.base.diagnostics import Violation
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.pins import Pins
 from mmbuild.models.errors import SourceError
 from mmbuild.models.families.facts import Config, ModelFacts
 from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.model import Model
 
 if TYPE_CHECKING:
-    from mmbuild.models.files.checked_model import Model as CheckedModel
+    from mmbuild.models.validation.checked_model import Model as CheckedModel
 
 _KEYS = {"model": "model.source", "vision": "model.vision.source"}
 
@@ -42,7 +43,12 @@ class ModelFiles:
 
 
 def check_files(
-    model: Model, root: Path, facts: ModelFacts, configs: Mapping[str, Config], fetched: Collection[str]
+    model: Model,
+    root: Path,
+    facts: ModelFacts,
+    configs: Mapping[str, Config],
+    fetched: Collection[str],
+    pins: Pins,
 ) -> ModelFiles:
     """Check the files of a model against each other and against config.json.
 
@@ -53,17 +59,18 @@ def check_files(
         configs: config.json by source, ``model`` and ``vision``.
         fetched: Sources whose config.json was fetched from the hub: their other small files are fetched too. If the
             hub refuses, the download step reports it.
+        pins: Commits that replace branches and tags.
     """
     faults: list[Violation] = []
     places: dict[str, tuple[Path, bool]] = {}
-    for name, place, weights in _places(model, root, facts, fetched, faults):
+    for name, place, weights in _places(model, root, facts, fetched, pins, faults):
         if name in configs:
             places[name] = (place, weights)
     if not places:
         return ModelFiles(tuple(faults))
     # Imported late: Jinja takes 20 ms to import, and many recipes name no directory.
-    from mmbuild.models.files import checked_model
-    from mmbuild.models.files.consistency import findings, inspected_paths
+    from mmbuild.models.validation import checked_model
+    from mmbuild.models.validation.consistency import findings, inspected_paths
 
     sources = {
         name: checked_model.Source(place, weights=weights) for name, (place, weights) in places.items()
@@ -82,7 +89,12 @@ def check_files(
 
 
 def _places(
-    model: Model, root: Path, facts: ModelFacts, fetched: Collection[str], faults: list[Violation]
+    model: Model,
+    root: Path,
+    facts: ModelFacts,
+    fetched: Collection[str],
+    pins: Pins,
+    faults: list[Violation],
 ) -> Iterator[tuple[str, Path, bool]]:
     """Sources as (name, directory, whether it has weights)."""
     for name, source in (("model", model), ("vision", model.vision)):
@@ -95,7 +107,7 @@ def _places(
             from mmbuild.models.sources.hub import fetch_small_files
 
             try:
-                yield name, fetch_small_files(ref.value, source.revision, facts.directories), False
+                yield name, fetch_small_files(ref.value, source.revision, facts.directories, pins), False
             except SourceError:
                 continue
             except MmbuildError as error:

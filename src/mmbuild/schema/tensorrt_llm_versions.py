@@ -7,7 +7,7 @@ import re
 from mmbuild.base.errors import MmbuildError
 
 SUPPORTED: tuple[str, ...] = ("0.9.0.dev2024040900", "0.9.0", "0.10.0", "0.12.0", "1.2")
-"""Versions with a toolchain file, oldest first."""
+"""Versions with a directory in ``mmbuild/backends/tensorrt_llm/toolchains``, oldest first."""
 
 DEFAULT = "1.2"
 """The last release line that builds engines."""

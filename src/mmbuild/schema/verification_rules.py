@@ -10,7 +10,7 @@ from mmbuild.base.diagnostics import Violation, touches
 from mmbuild.schema.model import Backend, Recipe
 
 if TYPE_CHECKING:
-    from mmbuild.models.files.checked_model import Model as CheckedModel
+    from mmbuild.models.validation.checked_model import Model as CheckedModel
 
 _IMAGES, _PROMPTS, _LIMIT = "verify.images", "verify.prompts", "engine.max_input_len"
 _SHOWN = 40
@@ -62,7 +62,7 @@ def _questions(recipe: Recipe, model: CheckedModel) -> Iterator[Violation]:
     verify, limit = recipe.verify, recipe.engine.max_input_len
     if verify is None or recipe.engine.backend != Backend.TORCH:
         return
-    from mmbuild.models.prompts import DEFAULT_PROMPTS, tokens_beyond
+    from mmbuild.models.validation.prompts import DEFAULT_PROMPTS, tokens_beyond
 
     expected = model.expected()
     for number, prompt in enumerate(verify.prompts or DEFAULT_PROMPTS):

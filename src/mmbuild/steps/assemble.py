@@ -20,14 +20,14 @@ from mmbuild.core.steps.context import StepContext, link
 from mmbuild.models.checkpoint.config import from_json
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import shape_of
-from mmbuild.models.generation_settings import (
+from mmbuild.models.files.generation_settings import (
     GenerationSettings,
     Reader,
     SettingsFinding,
     SettingsReading,
     read_directory,
 )
-from mmbuild.models.sources.hf_layout import SMALL
+from mmbuild.models.files.hf_layout import SMALL
 
 
 class AssembleError(MmbuildError):

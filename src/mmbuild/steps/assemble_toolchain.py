@@ -10,7 +10,7 @@ from __future__ import annotations
 from mmbuild.backends.engine_dir import description
 from mmbuild.backends.tensorrt_llm.runner.workdir import add_files, link_tree
 from mmbuild.core.steps.context import StepContext
-from mmbuild.models.generation_settings import Reader, not_passed, runner_findings
+from mmbuild.models.files.generation_settings import Reader, not_passed, runner_findings
 from mmbuild.steps.assemble import log_findings, read_logged
 
 

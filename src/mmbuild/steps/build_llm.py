@@ -18,8 +18,8 @@ def run(context: StepContext) -> None:
             fails.
     """
     from mmbuild.backends.torch.calibrated_linear import check_target
-    from mmbuild.backends.torch.collectives import compiling
     from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.distributed.collectives import compiling
     from mmbuild.backends.torch.export import compile_package, export_llm, outside_names, require_outside
 
     config = from_json(context.params)

@@ -18,8 +18,8 @@ from mmbuild.models.errors import SourceError
 from mmbuild.models.families import part
 from mmbuild.models.sources.allowed_places import from_locators, real_path
 from mmbuild.models.sources.config import read_config
-from mmbuild.models.sources.integrity import check_model
 from mmbuild.models.sources.resolve import MODEL, source_files
+from mmbuild.models.validation.integrity import check_model
 
 
 def run(context: StepContext) -> None:
@@ -27,7 +27,7 @@ def run(context: StepContext) -> None:
 
     Params: ``kind`` (``path``, ``hf``, ``dummy``) and the other fields that
     :func:`mmbuild.models.sources.resolve.identify` returns; ``family``, ``source`` (``model`` or ``vision``),
-    ``directories``, ``configs`` and ``facts`` as :func:`mmbuild.models.sources.integrity.check_model` takes them.
+    ``directories``, ``configs`` and ``facts`` as :func:`mmbuild.models.validation.integrity.check_model` takes them.
     Locators: ``model``, a directory, with the allowed ``places`` of its link targets, or ``recorded``, a model name.
 
     Raises:

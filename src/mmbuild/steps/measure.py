@@ -21,15 +21,15 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.progress import Progress, silent
 from mmbuild.core.steps.context import StepContext
 from mmbuild.evaluation import thumbnails
-from mmbuild.models.prompts import DEFAULT_PROMPTS
+from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mmbuild.backends.torch.engine import Engine
     from mmbuild.backends.torch.parity import Comparison
+    from mmbuild.models.families.processor import Request
     from mmbuild.models.images import Picture
-    from mmbuild.models.processor import Request
 
 
 _SHOWN = 6
@@ -164,7 +164,7 @@ def measure(
     """
     import transformers
 
-    from mmbuild.models.reference import (
+    from mmbuild.models.families.reference import (
         ignore_generation_config,
         load_inputs,
         load_reference,
@@ -239,7 +239,7 @@ def _naming_question(image: int, prompt: str | None) -> Iterator[None]:
     try:
         yield
     except MmbuildError as error:
-        from mmbuild.models.processor import first_line
+        from mmbuild.models.families.processor import first_line
 
         where = f"image {image}, prompt `{first_line(prompt or '', 60)}`"
         raise type(error)(f"{where}: {error.message}", code=error.code, hint=error.hint) from error.__cause__
@@ -259,7 +259,7 @@ def _question(
     from dataclasses import replace
 
     from mmbuild.backends.torch.parity import compare, is_tie
-    from mmbuild.models.reference import answer_greedily
+    from mmbuild.models.families.reference import answer_greedily
 
     stopping = replace(engine.stopping(max_new_tokens), repetition=None)
     processor = engine.processor

@@ -15,7 +15,7 @@ from mmbuild.steps.assemble import link_processor
 if TYPE_CHECKING:
     from mmbuild.base.progress import Progress
     from mmbuild.models.checkpoint.clip_search import Moments
-    from mmbuild.models.processor import Request
+    from mmbuild.models.families.processor import Request
 
 
 def run(context: StepContext) -> None:
@@ -116,14 +116,14 @@ def _calibration_inputs(context: StepContext) -> dict[str, Any]:
 
 def _log_readers(checkpoint: Path) -> None:
     """Log which TensorRT-LLM release lines can read the checkpoint as written."""
-    from mmbuild.models.checkpoint.reader_compatibility import facts, lines_that_read
+    from mmbuild.backends.tensorrt_llm.toolchains.checkpoint_reader import lines_that_read, release_line
 
     lines, objection = lines_that_read(checkpoint)
     if objection is not None:
         print(f"no TensorRT-LLM version is known to read this: `{objection.key}` {objection.why}")
         return
     run, only_read = (
-        [line for line in lines if facts().lines[line].reader_run is seen] for seen in (True, False)
+        [line for line in lines if release_line(line).reader_run is seen] for seen in (True, False)
     )
     if run:
         print(
@@ -141,8 +141,8 @@ def _requests(
     """The requests that the model is calibrated on."""
     from mmbuild.backends.torch.calibration import calibrate as loop
     from mmbuild.models.calibration_data import samples as data
-    from mmbuild.models.processor import load_processor
-    from mmbuild.models.prompts import DEFAULT_PROMPTS
+    from mmbuild.models.families.processor import load_processor
+    from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
 
     processor = load_processor(processor_files, params["family"])
     requested = params["calibration"]

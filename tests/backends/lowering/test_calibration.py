@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import calibration as lower_calibration
 from mmbuild.backends.torch.lower import lower
 from mmbuild.base.optional_packages import install_hint
@@ -39,7 +40,7 @@ def lowered(tmp_path: Path) -> Lowered:
         request = {"algorithm": algorithm, **({"calibration": calibration} if calibration else {}), **keys}
         recipe = RECIPE.replace("quantization: int8", f"quantization: {json.dumps(request)}")
         (variant,) = load(tmp_path, recipe).variants
-        return lower(variant, target=host, digest=lambda path: path.read_text("latin-1"), offline=offline)
+        return lower(variant, PlanContext(host, lambda path: path.read_text("latin-1"), offline))
 
     return make
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.environments.probe import ProbeError
 from mmbuild.backends.tensorrt import interpreter, plan
 from mmbuild.backends.tensorrt.errors import TensorRTError
@@ -103,7 +104,7 @@ def test_other_versions_are_checked_before_anything_is_built(version: str) -> No
 def visual_action(room: Path, *overrides: str) -> Action:
     write_parts(room / "model")
     (variant,) = load(room, RECIPE, *overrides).variants
-    graph = lower(variant, target=GPU, digest=lambda path: path.name)
+    graph = lower(variant, PlanContext(GPU, lambda path: path.name))
     (action,) = (action for action in graph.actions if action.step == "build_visual")
     return action
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, ToolchainError
@@ -22,7 +23,7 @@ def lowered(
         return f"digest of {path.name}"
 
     variant, *_ = load(model, "engine.backend=tensorrt-llm", *overrides)
-    return lower_toolchain(variant, sm=sm, environment=environment, digest=digest, offline=True)
+    return lower_toolchain(variant, PlanContext({"sm": sm}, digest, offline=True), environment)
 
 
 def by_label(graph: RecipeGraph) -> dict[str, Action]:
@@ -125,7 +126,7 @@ def test_calibrated_weights_come_from_the_versions_own_quantizer(version: str) -
         assert variants == ()  # refused, with the reason: tests/schema
         return
     for variant in variants:
-        graph = lower_toolchain(variant, sm=90, environment=HERE, digest=str, offline=True)
+        graph = lower_toolchain(variant, PlanContext({"sm": 90}, str, offline=True), HERE)
         assert "quantize" in by_label(graph)
         assert "convert" not in by_label(graph)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import calibration as lower_calibration
 from mmbuild.backends.lowering import local_environment
 from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
@@ -63,8 +64,8 @@ def lowered(tmp_path: Path) -> Lowered:
             return path.read_text("latin-1")
 
         if backend == "torch":
-            return lower(variant, target=own, digest=digest, offline=False)
-        return lower_toolchain(variant, sm=90, environment=HERE, digest=digest, offline=False, own=own)
+            return lower(variant, PlanContext(own, digest))
+        return lower_toolchain(variant, PlanContext({**own, "sm": 90}, digest), HERE)
 
     return make
 
@@ -174,7 +175,7 @@ def test_a_second_source_is_fetched_for_calibration_only() -> None:
         f"engine.quantization={requested}",
         "engine.tensorrt_llm.fused_mlp=auto",
     )
-    graph = lower_toolchain(variant, sm=90, environment=HERE, digest=str, offline=True, own=BESIDE)
+    graph = lower_toolchain(variant, PlanContext({**BESIDE, "sm": 90}, str, offline=True), HERE)
     found = labels(graph)
     sources = {"model": found["download"], "vision": found["download-vision"]}
     assert found["quantize"].inputs == {name: action.definition_key for name, action in sources.items()}
@@ -191,9 +192,8 @@ def test_calibrating_weights_that_converters_permute_is_refused() -> None:
         update={"engine": engine.model_copy(update={"quantization": quantization})}
     )
     variant = replace(variant, recipe=changed)
-    refused(
-        ToolchainError, "MM606", lower_toolchain, variant, sm=90, environment=HERE, digest=str, offline=True
-    )
+    context = PlanContext({"sm": 90}, str, offline=True)
+    refused(ToolchainError, "MM606", lower_toolchain, variant, context, HERE)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 import demo_worlds
 from mmbuild.backends.torch.beam_search import Beams
 from mmbuild.backends.torch.parity import TIE, compare, is_tie
-from mmbuild.models.reference import continue_greedily
+from mmbuild.models.families.reference import continue_greedily
 from support.engines.demo import BATCH, BEAMS, engine, reference
 from support.models.references import beam_search, rounded
 from training.nougat import distance

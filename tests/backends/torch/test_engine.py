@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmbuild.backends.torch.parity import compare, is_tie
-from mmbuild.models.reference import continue_greedily, load_reference
+from mmbuild.models.families.reference import continue_greedily, load_reference
 from support.engines.loaded import (
     DEMO,
     demo_engine,

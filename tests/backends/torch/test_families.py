@@ -5,7 +5,7 @@ import pytest
 from mmbuild.backends.torch.beam_search import Beams
 from mmbuild.backends.torch.generate import Stopping
 from mmbuild.backends.torch.parity import compare
-from mmbuild.models.reference import continue_greedily
+from mmbuild.models.families.reference import continue_greedily
 from support.engines.families import BATCH, BEAMS, engine, reference, requests
 from support.models.references import beam_search
 

@@ -11,7 +11,7 @@ from mmbuild.backends.torch.sampling import Sampling
 from mmbuild.backends.torch.session import Session
 from mmbuild.backends.torch.weights import rank_files
 from mmbuild.models.errors import EngineError
-from mmbuild.models.reference import continue_greedily
+from mmbuild.models.families.reference import continue_greedily
 from support.engines.families import BATCH, BEAMS, engine, reference, requests
 from support.errors import refused
 

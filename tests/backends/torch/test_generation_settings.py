@@ -10,7 +10,7 @@ import pytest
 from mmbuild.backends.torch import Engine
 from mmbuild.backends.torch.beam_search import Beams
 from mmbuild.models.families import family
-from mmbuild.models.generation_settings import Reader, SettingsPlace, read_settings
+from mmbuild.models.files.generation_settings import Reader, SettingsPlace, read_settings
 from support.engines import families as family_engines
 from support.engines import loaded as engines
 from support.engines.build import relaid, with_manifest

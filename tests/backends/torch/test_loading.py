@@ -16,7 +16,7 @@ from mmbuild.backends.engine_dir.description import LayoutError
 from mmbuild.backends.torch import Engine, aot_package
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.models.errors import EngineError
-from mmbuild.models.processor import load_processor
+from mmbuild.models.families.processor import load_processor
 from support.engines.loaded import DEMO, demo_directory, demo_engine
 from support.errors import refused
 

@@ -14,8 +14,8 @@ from mmbuild.backends.torch.generate import Stopping, collect, stream
 from mmbuild.backends.torch.logits_processors import LogitsRules
 from mmbuild.backends.torch.sampling import Sampling
 from mmbuild.models.errors import EngineError
-from mmbuild.models.generation_fields import fields
-from mmbuild.models.generation_settings import Reader, SettingsPlace, read_settings
+from mmbuild.models.files.generation_fields import fields
+from mmbuild.models.files.generation_settings import Reader, SettingsPlace, read_settings
 from support.engines.sessions import IMAGE, START, VOCABULARY, ModelSession, generated, llama, t5
 from support.errors import refused
 from support.models.tiny_text import tokenizer

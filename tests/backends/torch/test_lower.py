@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import local_environment
 from mmbuild.backends.torch.lower import lower
 from mmbuild.base.errors import MmbuildError
@@ -29,7 +30,7 @@ def lowered(tmp_path):
             return f"{path.name}-{weights}"
 
         (variant,) = load(tmp_path, recipe, *overrides, config=config).variants
-        return lower(variant, target=host, digest=digest)
+        return lower(variant, PlanContext(host, digest))
 
     return make
 
@@ -177,7 +178,7 @@ def test_no_key_contains_the_project_s_path(tmp_path):
     def keys(directory):
         write_parts(directory / "model")
         (variant,) = load(directory, RECIPE).variants
-        graph = lower(variant, target=HOST, digest=lambda path: path.name)
+        graph = lower(variant, PlanContext(HOST, lambda path: path.name))
         return [action.definition_key for action in graph.actions]
 
     assert keys(tmp_path / "one") == keys(tmp_path / "other")
@@ -213,6 +214,6 @@ def test_an_unreadable_tokenizer_is_reported_before_anything_is_built(tmp_path, 
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "sentencepiece" else found(name)
     )
-    error = refused(MissingPackageError, "MM230", lower, variant, target=HOST, digest=str)
+    error = refused(MissingPackageError, "MM230", lower, variant, PlanContext(HOST, str))
     assert "tokenizer.model needs `sentencepiece`" in error.message
     assert "sentencepiece" in error.hint

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmbuild.backends.torch.parity import TIE, TokenDifference, compare, is_tie, kl_divergence
 from mmbuild.models.errors import EngineError
-from mmbuild.models.reference import answer_greedily, continue_greedily
+from mmbuild.models.families.reference import answer_greedily, continue_greedily
 from support.engines.loaded import demo_engine, demo_reference, drawn
 from support.errors import refused
 

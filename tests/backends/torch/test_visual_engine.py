@@ -8,7 +8,7 @@ from mmbuild.backends.torch.visual_engine import VisualConfig, build
 from mmbuild.backends.visual.tensors import fill
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.llava.visual import LlavaVisual, canonical
-from mmbuild.models.reference import load_reference
+from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
 from support.engines.loaded import DEMO, demo_engine, demo_reference, random_engine, random_model
 from support.errors import refused

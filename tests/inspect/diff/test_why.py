@@ -6,11 +6,12 @@ import shutil
 import pytest
 
 from mmbuild.api import apply, plan_graphs
-from mmbuild.cli.why_traces import WhyOptions, trace_variants
+from mmbuild.cli.why_traces import trace_variants
 from mmbuild.core.store.layout import open_store
 from mmbuild.inspect.diff.blame import causes
 from mmbuild.inspect.diff.reports import overview
-from mmbuild.pipeline.planning import PlanOptions, prepare
+from mmbuild.pipeline.options import PlanOptions
+from mmbuild.pipeline.planning import prepare
 from support.projects.demo_project import NAME, RECIPE, Project
 
 
@@ -43,7 +44,7 @@ def write(project, name, *pairs):
 
 def why(project, *overrides):
     (found,) = trace_variants(
-        WhyOptions(project.root / RECIPE, overrides, offline=True, build_dir=project.root / "build")
+        PlanOptions((project.root / RECIPE,), overrides, offline=True), build_dir=project.root / "build"
     )
     return found
 

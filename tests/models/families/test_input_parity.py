@@ -30,7 +30,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.llava.reference import load_inputs as llava_inputs
-from mmbuild.models.processor import encode, load_processor
+from mmbuild.models.families.processor import encode, load_processor
 from support.errors import refused
 from support.models import tiny_families as tiny
 

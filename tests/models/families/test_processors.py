@@ -15,7 +15,7 @@ from transformers import AutoProcessor, Blip2Processor, NougatProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from mmbuild.models.errors import EngineError
-from mmbuild.models.processor import Processor, Request, encode, load_processor
+from mmbuild.models.families.processor import Processor, Request, encode, load_processor
 from support.models import tiny_families as tiny
 
 BLIP2 = ["blip2-opt", "blip2-t5"]

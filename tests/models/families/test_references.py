@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, Blip2ForCo
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import part
-from mmbuild.models.processor import Request
-from mmbuild.models.reference import arguments
+from mmbuild.models.families.processor import Request
+from mmbuild.models.families.reference import arguments
 from support.models import tiny_families as tiny
 
 STEPS = 5

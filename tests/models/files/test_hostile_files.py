@@ -13,21 +13,22 @@ import pytest
 
 from mmbuild.backends.engine_dir.wrong_directory import instead_of_engine
 from mmbuild.backends.tensorrt_llm.output_checks import files as products
+from mmbuild.backends.tensorrt_llm.toolchains import checkpoint_reader
 from mmbuild.backends.visual.config import make_config, read_description
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError
 from mmbuild.config.load import load as load_configuration
 from mmbuild.evaluation import manifest
-from mmbuild.models import generation_settings
-from mmbuild.models.checkpoint import reader, reader_compatibility
+from mmbuild.models.checkpoint import reader
 from mmbuild.models.checkpoint.hf_weights import open_weights, own_weight_files, weight_files
 from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.config_reading import saved_config
-from mmbuild.models.files import small_files
+from mmbuild.models.files import generation_settings, small_files
 from mmbuild.models.files import weight_files as pickles
 from mmbuild.models.files.vocabulary import pieces
-from mmbuild.models.sources import hub_index, integrity
+from mmbuild.models.sources import hub_index
 from mmbuild.models.sources.config import read_config
+from mmbuild.models.validation import integrity
 from mmbuild.team.lockfile.model import read_lock
 
 Read = Callable[[Path], Any]
@@ -48,7 +49,7 @@ READERS: dict[str, tuple[Read, str]] = {
     "pickle": (lambda at: open_weights(at).__enter__(), "pytorch_model.bin"),
     "checkpoint's config": (reader.load_config, "config.json"),
     "checkpoint's tensors": (lambda at: reader.open_tensors(at, 0), "rank0.safetensors"),
-    "checkpoint for TensorRT-LLM": (reader_compatibility.lines_that_read, "config.json"),
+    "checkpoint for TensorRT-LLM": (checkpoint_reader.lines_that_read, "config.json"),
     "product's config": (lambda at: products.read_json(at / "config.json"), "config.json"),
     "product's header": (lambda at: products.read_header(at / "a.safetensors"), "a.safetensors"),
     "visual engine": (read_description, "visual.json"),

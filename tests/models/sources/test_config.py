@@ -11,6 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import MODEL_JSON
+from mmbuild.base.pins import Pins
 from mmbuild.models.families import MODULES, family
 from mmbuild.models.sources.config import ConfigError, SourceRef, parse_source, read_config, recorded_models
 
@@ -121,7 +122,7 @@ def test_an_unrecorded_model_is_not_requested_offline(tmp_path: Path) -> None:
 def test_an_unrecorded_model_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requested = []
 
-    def fetch_config(repo: str, revision: str | None) -> dict[str, object]:
+    def fetch_config(repo: str, revision: str | None, _pins: Pins) -> dict[str, object]:
         requested.append((repo, revision))
         return {"model_type": "llava"}
 

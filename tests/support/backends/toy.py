@@ -47,7 +47,7 @@ class ToyBackend:
         return True
 
     def lower(self, variant, context):
-        fetched = download(variant, "model", 0, context.digest, offline=context.offline)
+        fetched = download(variant, "model", 0, context)
         engine = make_action(
             label=f"{variant.name}/toy",
             step="toy_engine",

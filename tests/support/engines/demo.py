@@ -8,7 +8,7 @@ from typing import Any
 
 from demo_worlds import MODELS
 from mmbuild.backends.torch import Engine
-from mmbuild.models.reference import load_reference
+from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
 
 ROOT = Path(__file__).parents[3] / "examples" / "models"

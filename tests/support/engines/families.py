@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from mmbuild.backends.torch import Engine
-from mmbuild.models.processor import Request
-from mmbuild.models.reference import load_reference
+from mmbuild.models.families.processor import Request
+from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
 from support.models import tiny_families
 from support.steps import cache as step_cache

@@ -12,8 +12,8 @@ from PIL import Image
 
 import shapes_world as world
 from mmbuild.backends.torch import Engine
-from mmbuild.models.processor import Request
-from mmbuild.models.reference import load_reference
+from mmbuild.models.families.processor import Request
+from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
 from support.models import tiny_llava
 from support.steps import cache as step_cache

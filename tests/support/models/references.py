@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmbuild.models.processor import Request
-from mmbuild.models.reference import arguments
+from mmbuild.models.families.processor import Request
+from mmbuild.models.families.reference import arguments
 
 
 def beam_search(
@@ -52,7 +52,7 @@ def settled(
     end token that ends them.
 
     Args:
-        reference: From :func:`mmbuild.models.reference.load_reference`.
+        reference: From :func:`mmbuild.models.families.reference.load_reference`.
         request: What is asked.
         settings: As generation_config.json has them.
         tokens: As ``max_new_tokens``.

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from mmbuild.core.store.layout import Store, open_store
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.team.lockfile import apply, make
-from mmbuild.team.lockfile.make import LockOptions
 from mmbuild.team.lockfile.model import Lockfile, lock_path, read_lock, write_lock
 from support.projects.recipe_project import RECIPE, load, write_parts
 from support.servers.data_set_hub import FIRST, REPO, SECOND, image_folder, picture, serving
@@ -49,12 +49,12 @@ def recipe(tmp_path: Path, hub: Hub) -> Path:
 def lock(recipe: Path, store: Store, *update: str) -> Lockfile:
     path = lock_path(recipe)
     known = read_lock(path) if path.exists() else None
-    write_lock(path, make.make(recipe, store, LockOptions(), known, update).lock)
+    write_lock(path, make.make(recipe, store, PlanOptions(), known, update).lock)
     return read_lock(path)
 
 
 def locked_commit(recipe: Path, store: Store) -> str:
-    (graph,) = apply.plan_locked(recipe, store, LockOptions()).graphs
+    (graph,) = apply.plan_locked(recipe, store, PlanOptions()).graphs
     return next(str(action.params["commit"]) for action in graph.actions if action.step == "calibration_data")
 
 
@@ -83,4 +83,4 @@ def test_a_branch_that_moved_calibrates_on_what_is_locked_until_it_is_updated(
 def test_a_branch_that_is_gone_is_planned_as_locked(recipe: Path, hub: Hub, store: Store) -> None:
     made = lock(recipe, store)
     hub.branches.clear()
-    assert apply.plan_locked(recipe, store, LockOptions()).lock == made
+    assert apply.plan_locked(recipe, store, PlanOptions()).lock == made

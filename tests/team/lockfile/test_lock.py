@@ -17,18 +17,18 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.base import pins
+from mmbuild.base.pins import Pins
 from mmbuild.core.store.layout import Store, open_store
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.team.lockfile import apply, make
 from mmbuild.team.lockfile.compare import differences
-from mmbuild.team.lockfile.make import LockOptions
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock, write_lock
 from support.projects.demo_project import REPOSITORY
 from support.servers.hub import Hub, commit_id, digest, model_files, running
 
 FIRST, SECOND = commit_id(1), commit_id(2)
 MODEL = REPOSITORY / "examples/models/llava-shapes"
-ASKED = LockOptions()
+ASKED = PlanOptions()
 
 
 @pytest.fixture
@@ -305,12 +305,12 @@ def test_a_field_of_another_kind_is_named(tmp_path: Path, place: str, value: obj
     assert last in caught.value.message
 
 
-def test_pins_hold_in_their_context_alone() -> None:
-    with pins.use_pins(pins.Pins({("a/b", "main"): FIRST}, {"torch": {"torch": "1"}})):
-        assert pins.commit("a/b", None) == FIRST
-        assert pins.package("torch") == "1"
-        assert pins.package("torch", "tensorrt-llm 1.2") is None
-    assert pins.commit("a/b", None) is None
+def test_pins_are_found_by_revision_and_environment() -> None:
+    pins = Pins({("a/b", "main"): FIRST}, {"torch": {"torch": "1"}})
+    assert pins.commit("a/b", None) == FIRST
+    assert pins.package("torch") == "1"
+    assert pins.package("torch", "tensorrt-llm 1.2") is None
+    assert Pins().commit("a/b", None) is None
 
 
 def test_an_image_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from mmbuild.core.store.layout import Store, open_store
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.team.lockfile import apply
-from mmbuild.team.lockfile.make import LockOptions, make
+from mmbuild.team.lockfile.make import make
 from mmbuild.team.lockfile.model import LockError, lock_path, write_lock
 from support.projects.recipe_project import RECIPE, load, png, write_parts
 
-TENSORRT, ASKED = "tensorrt-llm 1.2", LockOptions()
+TENSORRT, ASKED = "tensorrt-llm 1.2", PlanOptions()
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ def _settings(settings: Mapping[str, Any], vocab_size: int) -> str | None:
     """A problem with the generation settings, checked like those of a model; or None."""
     if not settings:
         return None
-    from mmbuild.models.generation_fields import FORMS, fields
+    from mmbuild.models.files.generation_fields import FORMS, fields
 
     for name, value in settings.items():
         row = fields().get(name)

@@ -6,16 +6,17 @@ the converted checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import estimate, local_environment, step_params
 from mmbuild.backends.lowering.estimate import Sizes
-from mmbuild.base import pins
 from mmbuild.base.gpu import gpus, least_memory
 from mmbuild.base.optional_packages import install_hint
+from mmbuild.base.pins import Pins
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
@@ -33,8 +34,8 @@ OPTIMIZER = "nvidia-modelopt"
 _PICTURE, _PICTURE_SECONDS = 500_000, 0.2
 
 
-def optimizer_version() -> str:
-    """Version of Model Optimizer: the locked one if a lock is active, else the installed one.
+def optimizer_version(pins: Pins) -> str:
+    """Version of Model Optimizer: the pinned one, else the installed one.
 
     Raises:
         CalibrationError: MM462, it is not installed.
@@ -54,9 +55,7 @@ def lower_calibration(
     inputs: Mapping[str, str],
     size: Sizes,
     target: Mapping[str, Any],
-    digest: Callable[[Path], str],
-    *,
-    offline: bool,
+    context: PlanContext,
 ) -> tuple[Action, ...]:
     """The action that writes the quantized checkpoint, preceded by the download of a hub data set if there is one.
 
@@ -67,28 +66,27 @@ def lower_calibration(
         inputs: Definition keys of ``model``, optionally ``vision``, and ``checkpoint`` for int8 and int4.
         size: Sizes of the model.
         target: What mmbuild's torch runs on; part of the key.
-        digest: Returns the BLAKE3 digest of a user's file, hex.
-        offline: Whether hub requests are forbidden.
+        context: Inputs besides the recipe.
 
     Raises:
         MissingPackageError: MM230, torch or transformers is missing.
         CalibrationError: As :func:`fetch_data` and :func:`quantize`.
         SourceError: As :func:`fetch_data`.
     """
-    versions = {package: local_environment.version(package) for package in local_environment.PACKAGES}
-    fetched = fetch_data(variant, offline=offline)
+    versions = local_environment.versions(context.pins)
+    fetched = fetch_data(variant, context)
     if fetched is None:
-        return (quantize(variant, inputs, size, target, digest, versions),)
+        return (quantize(variant, inputs, size, target, context, versions),)
     inputs = {**inputs, "data": fetched.definition_key}
-    return (fetched, quantize(variant, inputs, size, target, digest, versions))
+    return (fetched, quantize(variant, inputs, size, target, context, versions))
 
 
-def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
+def fetch_data(variant: ResolvedRecipe, context: PlanContext) -> Action | None:
     """The action that fetches samples of a hub data set; None if the recipe names none.
 
     Args:
         variant: A recipe whose quantization is calibrated.
-        offline: Whether hub requests are forbidden; a branch then resolves to its last known commit.
+        context: If it is offline, a branch resolves to its last known commit.
 
     Raises:
         CalibrationError: MM464, the data set's layout is not supported, as far as its file list shows.
@@ -98,9 +96,9 @@ def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
     if calibration is None or not hub_dataset.is_data_set(calibration.data):
         return None
     requested = hub_dataset.parse(calibration.data)
-    commit = _commit(requested.repo, calibration.revision, offline=offline)
+    commit = _commit(requested.repo, calibration.revision, context)
     if commit is not None:
-        _check_layout(requested, commit, offline=offline)
+        _check_layout(requested, commit, offline=context.offline)
     return make_action(
         label=f"{variant.name}/calibration_data",
         step="calibration_data",
@@ -122,11 +120,11 @@ def fetch_data(variant: ResolvedRecipe, *, offline: bool) -> Action | None:
     )
 
 
-def _commit(repo: str, revision: str | None, *, offline: bool) -> str | None:
+def _commit(repo: str, revision: str | None, context: PlanContext) -> str | None:
     try:
-        return hub.resolve_revision(repo, revision, offline=offline)
+        return hub.resolve_revision(repo, revision, offline=context.offline, pins=context.pins)
     except SourceError as error:
-        if not offline or error.code != "MM422":
+        if not context.offline or error.code != "MM422":
             raise
         # Good enough for a plan; the step itself refuses to run without a commit.
         return None
@@ -147,7 +145,7 @@ def quantize(
     inputs: Mapping[str, str],
     size: Sizes,
     target: Mapping[str, Any],
-    digest: Callable[[Path], str],
+    context: PlanContext,
     toolchain: Mapping[str, str],
 ) -> Action:
     """The action that calibrates the model and writes the quantized checkpoint.
@@ -158,7 +156,7 @@ def quantize(
             and ``checkpoint`` for int8 and int4.
         size: Sizes of the model.
         target: What mmbuild's torch runs on; calibration runs on that device.
-        digest: Returns the BLAKE3 digest of a user's file, hex.
+        context: Inputs besides the recipe.
         toolchain: Versions of torch and transformers.
 
     Raises:
@@ -186,12 +184,12 @@ def quantize(
             "calibration": request,
         },
         inputs=inputs,
-        sources={name: digest(path) for name, path in files.items()},
+        sources={name: context.digest(path) for name, path in files.items()},
         locators={name: str(path) for name, path in files.items()},
         target=target,
         toolchain=toolchain
         if quantization.algorithm in WEIGHT_ONLY
-        else {**toolchain, OPTIMIZER: optimizer_version()},
+        else {**toolchain, OPTIMIZER: optimizer_version(context.pins)},
         resources=Resources(
             cores=estimate.weight_cores(size.checkpoint),
             memory=estimate.calibration_memory(size, on_gpu=on_gpu, split=split),

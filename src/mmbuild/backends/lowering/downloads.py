@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import estimate, step_params
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
 from mmbuild.models.families import family
 from mmbuild.models.sources.config import parse_source
-from mmbuild.models.sources.integrity import require_files
 from mmbuild.models.sources.resolve import identify
+from mmbuild.models.validation.integrity import require_files
 from mmbuild.schema.resolved import ResolvedRecipe
 
 _BYTES_PER_SECOND = 50e6
 
 
-def download(
-    variant: ResolvedRecipe, name: str, size: int, digest: Callable[[Path], str], *, offline: bool
-) -> Action:
+def download(variant: ResolvedRecipe, name: str, size: int, context: PlanContext) -> Action:
     """The action that fetches a source, or refers to it if it is a local directory.
 
     Args:
         variant: The recipe.
         name: The source, ``model`` or ``vision``.
         size: Estimated size of its weights, bytes.
-        digest: Returns the BLAKE3 digest of a user's file, hex.
-        offline: Whether hub requests, which resolve a branch, are forbidden.
+        context: Inputs besides the recipe.
 
     Raises:
         MmbuildError: The source cannot be identified.
@@ -45,9 +40,10 @@ def download(
         source.revision,
         variant.root,
         config=variant.configs[name],
-        digest=digest,
+        digest=context.digest,
         directories=directories,
-        offline=offline,
+        offline=context.offline,
+        pins=context.pins,
         places=variant.places,
     )
     planned = step_params.download(variant.facts, name, variant.configs, directories)

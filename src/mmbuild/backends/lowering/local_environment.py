@@ -9,9 +9,9 @@ from typing import Any
 
 from packaging.version import Version
 
-from mmbuild.base import pins
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.optional_packages import missing_package_error
+from mmbuild.base.pins import NO_PINS, Pins
 
 PACKAGES = ("torch", "transformers")
 """Packages that run a model."""
@@ -21,11 +21,11 @@ class LowerError(MmbuildError):
     """A valid recipe that this environment cannot build."""
 
 
-def version(package: str) -> str:
-    """Version of a package: the locked one if a lock is active, else the installed one.
+def version(package: str, pins: Pins) -> str:
+    """Version of a package: the pinned one, else the installed one.
 
     Raises:
-        MissingPackageError: MM230, neither locked nor installed.
+        MissingPackageError: MM230, neither pinned nor installed.
     """
     return pins.package(package) or _installed(package)
 
@@ -42,14 +42,19 @@ FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}
 """The oldest supported torch by device: engines were built and run with it."""
 
 
-def compiler(target: Mapping[str, Any]) -> str:
+def versions(pins: Pins) -> dict[str, str]:
+    """:func:`version` of each of :data:`PACKAGES`."""
+    return {package: version(package, pins) for package in PACKAGES}
+
+
+def compiler(target: Mapping[str, Any], pins: Pins = NO_PINS) -> str:
     """The version of torch that compiles for ``target``.
 
     Raises:
         MissingPackageError: MM230, torch is missing.
         LowerError: MM231, torch is too old for engines for this device.
     """
-    installed, minimum = version("torch"), FLOOR[target["device"]]
+    installed, minimum = version("torch", pins), FLOOR[target["device"]]
     if Version(installed) < Version(minimum):
         raise LowerError(
             f"torch {installed} is too old: engines for `{target['device']}` need torch {minimum} or later",

@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.backends.tensorrt.errors import TensorRTError
-from mmbuild.base import pins
 from mmbuild.base.host import installed_versions
+from mmbuild.base.pins import NO_PINS, Pins
 
 
-def plan_tensorrt(target: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def plan_tensorrt(target: Mapping[str, Any], dtype: str, pins: Pins = NO_PINS) -> dict[str, Any]:
     """Parameters of ``build_visual``: the TensorRT version, which the engine depends on.
 
     Args:
         target: ``{"device"}`` of the engine.
         dtype: Number format of the tower.
+        pins: May pin the TensorRT version, which then need not be installed.
 
     Raises:
         TensorRTError: MM578, the target is not a GPU; MM565, MM566, there is no TensorRT; MM567, it does not support

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mmbuild.backends.base import PlanContext, Requirements, Runner
 from mmbuild.backends.lowering.requirements import fitting_extras, most_ranks
-from mmbuild.base import pins
 from mmbuild.base.checks import Check, Group
 from mmbuild.config.load import load
 from mmbuild.schema.model import VisualBackend
@@ -60,14 +59,10 @@ class TensorRtLlmBackend:
         """See :func:`mmbuild.backends.tensorrt_llm.lower.lower_toolchain`."""
         from mmbuild.backends.tensorrt_llm.lower import lower_toolchain
 
-        return lower_toolchain(
-            variant,
-            sm=context.target["sm"],
-            environment=context.once(configured_environment)(_version(variant)),
-            digest=context.digest,
-            offline=context.offline,
-            own=context.target,
-        )
+        version = _version(variant)
+        locked = context.pins.packages(environment_name(version)) or {}
+        environment = context.once(configured_environment)(version, tuple(locked.items()))
+        return lower_toolchain(variant, context, environment)
 
     def environment(self, variant: ResolvedRecipe) -> str:
         """``tensorrt-llm VERSION``."""
@@ -133,8 +128,8 @@ def environment_name(version: str) -> str:
     return f"tensorrt-llm {version}"
 
 
-def configured_environment(version: str) -> Environment | None:
-    """The environment configured for a toolchain; an active lock supplies its versions.
+def configured_environment(version: str, locked: tuple[tuple[str, str], ...]) -> Environment | None:
+    """The environment configured for a toolchain, with the ``locked`` versions, else with the installed ones.
 
     An environment that does not respond counts as empty: apply reports why.
     """
@@ -144,7 +139,6 @@ def configured_environment(version: str) -> Environment | None:
     from mmbuild.base.errors import MmbuildError
 
     configured = load().toolchains.get(version)
-    locked = pins.packages(environment_name(version))
     if locked:
         return Environment(configured.model_dump_json() if configured else None, dict(locked))
     if configured is None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from mmbuild.backends import compatibility as shared
 from mmbuild.backends.compatibility import REBUILD, TENSORRT_RULE, UNRECORDED, check, gpu_checks
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.environments.probe import ProbeError, installed, normalized
 from mmbuild.backends.environments.versions import version_of
+from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import tables
 from mmbuild.backends.tensorrt_llm.toolchains.load import pinned_distributions
 from mmbuild.base.checks import Check
 from mmbuild.base.gpu import Gpu
 from mmbuild.config.load import load
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 
 def probe_environment(description: Description) -> Mapping[str, str] | None:
@@ -43,7 +46,16 @@ def compatibility(
     built = {normalized(name): version for name, version in description.toolchain.items() if "-" not in name}
     yield _installed("tensorrt-llm", built.get("tensorrt-llm"), line, inside)
     yield _tensorrt(version_of("tensorrt", built), inside)
-    yield from gpu_checks(description, gpus)
+    yield from gpu_checks(description, gpus, cuda_of(description.toolchain))
+
+
+def cuda_of(versions: Mapping[str, str]) -> tuple[int, str] | None:
+    """As :func:`mmbuild.backends.compatibility.cuda_of`; if that is unknown, the CUDA version of the toolchain."""
+    found, line = shared.cuda_of(versions), versions.get("tensorrt-llm", "")
+    known = tables(line).cuda if line in SUPPORTED else None
+    if found is not None or known is None:
+        return found
+    return known.version, f"TensorRT-LLM {line}: {known.evidence}"
 
 
 def _installed(name: str, exact: str | None, line: str, inside: Mapping[str, str] | None) -> Check:

@@ -10,11 +10,12 @@ which would calibrate on text: the same action, with the same key, as for backen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import calibration as lower_calibration
 from mmbuild.backends.lowering import estimate, local_environment
 from mmbuild.backends.lowering.downloads import download
@@ -26,7 +27,6 @@ from mmbuild.backends.tensorrt_llm.toolchains.memory_model import predict
 from mmbuild.backends.tensorrt_llm.toolchains.model import Step
 from mmbuild.backends.tensorrt_llm.toolchains.tasks import Task, places_of, shared, tasks
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
-from mmbuild.base import host
 from mmbuild.core.graph.action import Action, RecipeGraph, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import steps
@@ -73,42 +73,36 @@ class Environment:
 
 
 def lower_toolchain(
-    variant: ResolvedRecipe,
-    *,
-    sm: int | None,
-    environment: Environment | None,
-    digest: Callable[[Path], str],
-    offline: bool,
-    own: Mapping[str, Any] | None = None,
+    variant: ResolvedRecipe, context: PlanContext, environment: Environment | None
 ) -> RecipeGraph:
     """The actions of one variant with backend tensorrt-llm.
 
     Args:
         variant: A validated recipe with all numbers solved.
-        sm: Compute capability of this host's GPU; the recipe's ``target`` overrides it.
+        context: Inputs besides the recipe. The recipe's ``target`` overrides the context's ``sm`` for the engine;
+            calibration runs on the context's target, whichever GPU the engine is for.
         environment: Environment of the recipe's toolchain; None if none is configured: the plan can then be shown but
             not applied.
-        digest: Returns the BLAKE3 digest of a user's file, hex.
-        offline: Whether hub requests, which resolve a branch, are forbidden.
-        own: What mmbuild's own torch runs on, ``{"device", "sm", "isa"}``; None probes this host. Calibration runs
-            there, whichever GPU the engine is for.
 
     Raises:
         ToolchainError: The toolchain cannot build the recipe.
         MmbuildError: The source cannot be identified, or calibration is not possible here.
     """
-    return _Lowering(variant, sm, environment).graph(digest, offline, own)
+    return _Lowering(variant, context, environment).graph()
 
 
 class _Lowering:
     """State of lowering one variant."""
 
-    def __init__(self, variant: ResolvedRecipe, sm: int | None, environment: Environment | None) -> None:
-        self.variant, self.engine, self.facts = variant, variant.recipe.engine, variant.facts
+    def __init__(
+        self, variant: ResolvedRecipe, context: PlanContext, environment: Environment | None
+    ) -> None:
+        self.context, self.variant = context, variant
+        self.engine, self.facts = variant.recipe.engine, variant.facts
         self.toolchain = load_toolchain(self.engine.tensorrt_llm.toolchain)
         self.building = shared(self.toolchain)
         stated = variant.recipe.target
-        self.sm = stated.sm if stated is not None and stated.sm else sm
+        self.sm = stated.sm if stated is not None and stated.sm else context.target["sm"]
         self.target = {"device": "cuda", "sm": self.sm, "isa": None}
         self.versions = {
             "tensorrt-llm": self.toolchain.version,
@@ -120,24 +114,22 @@ class _Lowering:
         self.known = variables(variant, self.toolchain)
         self.actions: list[Action] = []
 
-    def graph(
-        self, digest: Callable[[Path], str], offline: bool, own: Mapping[str, Any] | None
-    ) -> RecipeGraph:
+    def graph(self) -> RecipeGraph:
         # Unlike the schema's checks, this one knows the GPU even if the recipe does not set it.
         for refusal in refusals(self.variant, self.toolchain, sm=self.sm):
             raise refusal
         sources = {
-            name: self.add(download(self.variant, name, self.size.model, digest, offline=offline))
+            name: self.add(download(self.variant, name, self.size.model, self.context))
             for name in self._sources()
         }
         producers = {"model": sources[self._source_read()]}
         if self.known["calibrated"]:
-            producers["checkpoint"] = self.calibrate(sources, own or host.default_target(), digest, offline)
+            producers["checkpoint"] = self.calibrate(sources)
         for task in tasks(self.variant, self.building):
             producers[task.makes] = self.task(task, producers)
         engine = self.assemble(producers)
         if self.variant.recipe.verify is not None:
-            self.verify(engine, digest)
+            self.verify(engine)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
 
     def _sources(self) -> tuple[str, ...]:
@@ -149,19 +141,11 @@ class _Lowering:
         whole = self.toolchain.families[self.variant.recipe.model.family].weights == "whole"
         return "vision" if whole and "vision" in self.variant.configs else "model"
 
-    def calibrate(
-        self,
-        sources: Mapping[str, Action],
-        own: Mapping[str, Any],
-        digest: Callable[[Path], str],
-        offline: bool,
-    ) -> Action:
+    def calibrate(self, sources: Mapping[str, Action]) -> Action:
         """The checkpoint that mmbuild calibrates on the recipe's data, in its own environment."""
         inputs = {name: action.definition_key for name, action in sources.items()}
-        target = local_environment.target(own)
-        actions = lower_calibration.lower_calibration(
-            self.variant, inputs, self.size, target, digest, offline=offline
-        )
+        target = local_environment.target(self.context.target)
+        actions = lower_calibration.lower_calibration(self.variant, inputs, self.size, target, self.context)
         self.actions += actions
         return actions[-1]
 
@@ -254,7 +238,7 @@ class _Lowering:
             },
         }
 
-    def verify(self, engine: Action, digest: Callable[[Path], str]) -> Action:
+    def verify(self, engine: Action) -> Action:
         required = self.variant.recipe.verify
         assert required is not None
         images = {f"image{number}": Path(image) for number, image in enumerate(required.images)}
@@ -266,7 +250,7 @@ class _Lowering:
                 "max_new_tokens": min(required.max_new_tokens, self.engine.max_output_len),
             },
             inputs={"engine": engine.definition_key},
-            sources={name: digest(path) for name, path in images.items()},
+            sources={name: self.context.digest(path) for name, path in images.items()},
             locators={**self.locators, **{name: str(path) for name, path in images.items()}},
             target=self.target,
             toolchain=self.versions,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mmbuild.backends.base import PlanContext, Requirements, Runner
 from mmbuild.backends.lowering.requirements import fitting_extras, most_ranks
-from mmbuild.base import pins
 from mmbuild.base.checks import Check, Group
+from mmbuild.base.pins import EMBEDDED
 from mmbuild.schema.model import Device, VisualBackend
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class TorchBackend:
         """See :func:`mmbuild.backends.torch.lower.lower`."""
         from mmbuild.backends.torch.lower import lower
 
-        return lower(variant, target=context.target, digest=context.digest, offline=context.offline)
+        return lower(variant, context)
 
     def environment(self, variant: ResolvedRecipe) -> str:
         """mmbuild's own."""
-        return pins.EMBEDDED
+        return EMBEDDED
 
     def environment_packages(self, actions: Sequence[Action]) -> Mapping[str, str]:
         """The TensorRT of the visual engine, which is a parameter of its action."""

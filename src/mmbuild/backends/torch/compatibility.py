@@ -13,6 +13,7 @@ from mmbuild.backends.compatibility import (
     TENSORRT_RULE,
     UNRECORDED,
     check,
+    cuda_of,
     gpu_checks,
     tensor_parallel,
 )
@@ -111,7 +112,7 @@ def _torch_build(description: Description, here: HostFacts) -> Iterator[Check]:
     way = f"pip install 'torch=={_public(wanted)}', or apply its recipe again"
     yield check("torch", fits, found or "not installed", wanted, why, way)
     if description.target["device"] == "cuda":
-        yield from gpu_checks(description, here.gpus)
+        yield from gpu_checks(description, here.gpus, cuda_of(description.toolchain))
         return
     isa = str(description.target["isa"])
     fits = host.runs_on(isa, here.isa)

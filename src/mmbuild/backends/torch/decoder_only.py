@@ -15,8 +15,8 @@ from mmbuild.backends.torch import positions as rope
 from mmbuild.backends.torch.attention import Attention, Rotation
 from mmbuild.backends.torch.blocks import Mlp, Weight, embed, norm
 from mmbuild.backends.torch.calibrated_linear import linear_maker
-from mmbuild.backends.torch.collectives import gather_vocabulary
 from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.distributed.collectives import gather_vocabulary
 from mmbuild.backends.torch.linear import Layout, Linear, MakeLinear
 
 

@@ -15,8 +15,8 @@ from mmbuild.backends.torch import positions as relative_position
 from mmbuild.backends.torch.attention import Attention, CrossAttention, EncoderAttention
 from mmbuild.backends.torch.blocks import Mlp, Weight, embed, embedding_scale, norm
 from mmbuild.backends.torch.calibrated_linear import linear_maker
-from mmbuild.backends.torch.collectives import gather_vocabulary
 from mmbuild.backends.torch.config import EngineConfig, local_heads
+from mmbuild.backends.torch.distributed.collectives import gather_vocabulary
 from mmbuild.backends.torch.linear import Layout, Linear, MakeLinear
 from mmbuild.models.families.facts import LlmFacts
 

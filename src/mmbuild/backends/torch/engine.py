@@ -27,9 +27,9 @@ from mmbuild.backends.torch.visual_loading import load_visual
 from mmbuild.backends.torch.weights import check_caches, check_memory, check_weights
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family
-from mmbuild.models.generation_settings import START
-from mmbuild.models.processor import Image, Request, encode, load_processor
-from mmbuild.models.prompts import require_unicode
+from mmbuild.models.families.processor import Image, Request, encode, load_processor
+from mmbuild.models.files.generation_settings import START
+from mmbuild.models.validation.prompts import require_unicode
 
 
 class Engine:
@@ -65,7 +65,7 @@ class Engine:
         the manifest that ``mmbuild apply`` wrote; a warning is issued if that lists no digests.
 
         An engine with several ranks must be loaded by a program under mpirun; the call returns only in rank 0
-        (``backends/torch/distributed/roles.py``).
+        (``backends/torch/distributed_engine.py``).
 
         Args:
             path: The engine directory.
@@ -86,7 +86,7 @@ class Engine:
                 hint="`mmbuild run` runs it with TensorRT-LLM's runner",
             )
         if description.llm["tensor_parallel"] > 1:
-            from mmbuild.backends.torch.distributed.roles import load_distributed
+            from mmbuild.backends.torch.distributed_engine import load_distributed
 
             return load_distributed(directory, description, check=check)
         if check:

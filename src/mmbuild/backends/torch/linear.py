@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmbuild.backends.torch.collectives import all_reduce
 from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.distributed.collectives import all_reduce
 from mmbuild.models.errors import EngineError
 
 

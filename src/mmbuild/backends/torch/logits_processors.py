@@ -25,7 +25,7 @@ class LogitsRules:
 
     Attributes:
         fields: Validated fields of ``generation_config.json`` that have an effect
-            (:mod:`mmbuild.models.generation_settings`).
+            (:mod:`mmbuild.models.files.generation_settings`).
         seen: What ``generate`` gets for a prompt: its ids, ids and embeddings, only embeddings, or the first ids of a
             decoder.
         vocab_size: Number of logits. Larger ids in a prompt are rows of the prompt table.

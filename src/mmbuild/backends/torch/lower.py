@@ -7,10 +7,11 @@ What is in an action's parameters is in its key, so each action gets exactly wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.base import PlanContext
 from mmbuild.backends.lowering import calibration as lower_calibration
 from mmbuild.backends.lowering import estimate, local_environment, step_params
 from mmbuild.backends.lowering.downloads import download
@@ -37,26 +38,18 @@ QUANT_ALGO: Mapping[str, str | None] = {
 _LIMITS = ("max_batch_size", "max_beam_width", "max_input_len", "max_output_len", "max_multimodal_len")
 
 
-def lower(
-    variant: ResolvedRecipe,
-    *,
-    target: Mapping[str, Any],
-    digest: Callable[[Path], str],
-    offline: bool = False,
-) -> RecipeGraph:
+def lower(variant: ResolvedRecipe, context: PlanContext) -> RecipeGraph:
     """The actions of one variant, for the torch backend.
 
     Args:
         variant: A validated recipe with all numbers solved.
-        target: This host, ``{"device", "sm", "isa"}``; what the recipe's ``target`` states goes before it.
-        digest: BLAKE3 of a user's file, hex (the stat index).
-        offline: Ask no hub for the commit of a branch.
+        context: Inputs besides the recipe; the recipe's ``target`` overrides the context's.
 
     Raises:
         MissingPackageError: MM230, torch or transformers is not installed.
         MmbuildError: The source cannot be identified.
     """
-    return _Lowering(variant, _target(variant, target)).graph(digest, offline)
+    return _Lowering(variant, context).graph()
 
 
 def _target(variant: ResolvedRecipe, host: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,20 +79,21 @@ def _require_tokenizer_library(variant: ResolvedRecipe) -> None:
 class _Lowering:
     """One variant on its way to a graph."""
 
-    def __init__(self, variant: ResolvedRecipe, target: Mapping[str, Any]) -> None:
+    def __init__(self, variant: ResolvedRecipe, context: PlanContext) -> None:
         self.variant, self.recipe, self.facts = variant, variant.recipe, variant.facts
-        self.engine, self.target = variant.recipe.engine, target
+        self.context, self.target = context, _target(variant, context.target)
+        self.engine = variant.recipe.engine
         self.algorithm = str(self.engine.quantization.algorithm.value)
         self.traits = family(self.facts.family).TRAITS
         stacks = [self.facts.llm] + ([self.facts.encoder] if self.facts.encoder else [])
         self.size = estimate.sizes(stacks, self.engine.dtype.value, self.algorithm)
         self.actions: list[Action] = []
 
-    def graph(self, digest: Callable[[Path], str], offline: bool) -> RecipeGraph:
+    def graph(self) -> RecipeGraph:
         _require_tokenizer_library(self.variant)
-        sources = {name: self.download(name, digest, offline) for name in self.variant.configs}
+        sources = {name: self.download(name) for name in self.variant.configs}
         keys = {name: action.definition_key for name, action in sources.items()}
-        checkpoint = self.checkpoint(keys, digest, offline)
+        checkpoint = self.checkpoint(keys)
         inputs = {
             "checkpoint": checkpoint.definition_key,
             "llm": self.build_llm().definition_key,
@@ -108,24 +102,24 @@ class _Lowering:
         }
         engine = self.assemble(inputs)
         if self.recipe.verify is not None:
-            self.verify(engine, keys, digest)
+            self.verify(engine, keys)
         return RecipeGraph(self.variant.name, tuple(self.actions), engine.definition_key)
 
-    def checkpoint(self, sources: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
+    def checkpoint(self, sources: Mapping[str, str]) -> Action:
         """What makes the LLM's weights: convert, and quantize; or calibration, which reads the model itself."""
         if self.algorithm in calibrated_layouts.ALGORITHMS:
-            return self.fitted(sources, digest, offline)
+            return self.fitted(sources)
         converted = self.convert(sources["model"])
         if self.algorithm == "none":
             return converted
         if self.engine.quantization.calibration is not None:
-            return self.fitted({**sources, "checkpoint": converted.definition_key}, digest, offline)
+            return self.fitted({**sources, "checkpoint": converted.definition_key})
         return self.quantize(converted)
 
-    def fitted(self, inputs: Mapping[str, str], digest: Callable[[Path], str], offline: bool) -> Action:
+    def fitted(self, inputs: Mapping[str, str]) -> Action:
         """Quantization that is fitted on data, and what fetches them."""
         found = lower_calibration.lower_calibration(
-            self.variant, inputs, self.size, self.target, digest, offline=offline
+            self.variant, inputs, self.size, self.target, self.context
         )
         self.actions += found
         return found[-1]
@@ -141,8 +135,8 @@ class _Lowering:
         self.actions.append(action)
         return action
 
-    def download(self, name: str, digest: Callable[[Path], str], offline: bool) -> Action:
-        action = download(self.variant, name, self.size.model, digest, offline=offline)
+    def download(self, name: str) -> Action:
+        action = download(self.variant, name, self.size.model, self.context)
         self.actions.append(action)
         return action
 
@@ -187,7 +181,7 @@ class _Lowering:
                 engine.quantization.group_size,
             ),
             target=self.target,
-            toolchain={"torch": local_environment.compiler(self.target)},
+            toolchain={"torch": local_environment.compiler(self.target, self.context.pins)},
             resources=self.compiling(
                 self.size.engine_memory + self._caches(), 10.0 + 3.0 * facts.llm.num_hidden_layers
             ),
@@ -209,15 +203,15 @@ class _Lowering:
             self.facts, dtype.value, self.engine.dtype.value, self.recipe.visual.max_batch_size
         )
         if self.recipe.visual.backend is VisualBackend.TENSORRT:
-            params["tensorrt"] = plan_tensorrt(self.target, dtype.value)
+            params["tensorrt"] = plan_tensorrt(self.target, dtype.value, self.context.pins)
         return self.add(
             "build_visual",
             params,
             inputs=sources,
             target=self.target,
             toolchain={
-                "torch": local_environment.compiler(self.target),
-                "transformers": local_environment.version("transformers"),
+                "torch": local_environment.compiler(self.target, self.context.pins),
+                "transformers": local_environment.version("transformers", self.context.pins),
             },
             resources=self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
         )
@@ -231,10 +225,7 @@ class _Lowering:
             "assemble",
             step_params.assemble(
                 self.facts,
-                {
-                    "torch": local_environment.version("torch"),
-                    "transformers": local_environment.version("transformers"),
-                },
+                local_environment.versions(self.context.pins),
                 self.engine.generation_config.value,
             ),
             inputs=inputs,
@@ -242,7 +233,7 @@ class _Lowering:
             resources=Resources(memory=estimate.DOWNLOAD_MEMORY, seconds=0.5),
         )
 
-    def verify(self, engine: Action, sources: Mapping[str, str], digest: Callable[[Path], str]) -> Action:
+    def verify(self, engine: Action, sources: Mapping[str, str]) -> Action:
         """What is measured, and its verdict, which has the gates in its key and nothing else."""
         required, stated = self.recipe.verify, self.recipe.gates
         assert required is not None
@@ -255,13 +246,10 @@ class _Lowering:
                 "max_new_tokens": min(required.max_new_tokens, self.engine.max_output_len),
             },
             inputs={"engine": engine.definition_key, **sources},
-            sources={name: digest(path) for name, path in images.items()},
+            sources={name: self.context.digest(path) for name, path in images.items()},
             locators={name: str(path) for name, path in images.items()},
             target=self.target,
-            toolchain={
-                "torch": local_environment.version("torch"),
-                "transformers": local_environment.version("transformers"),
-            },
+            toolchain=local_environment.versions(self.context.pins),
             resources=Resources(memory=self.size.verify_memory, gpus=gpus, seconds=20.0),
         )
         dummy = is_dummy(self.recipe)

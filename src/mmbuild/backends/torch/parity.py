@@ -12,8 +12,8 @@ from torch import Tensor
 from mmbuild.backends.torch.engine import Engine
 from mmbuild.backends.torch.generate import Stopping, collect, stream
 from mmbuild.models.errors import EngineError
-from mmbuild.models.processor import Request
-from mmbuild.models.reference import Continuation
+from mmbuild.models.families.processor import Request
+from mmbuild.models.families.reference import Continuation
 
 # Difference of two logits up to which their order may be due to rounding, by engine dtype. Logits of trained models
 # are within +-50; float16 and bfloat16 round those to 1/32 and 1/4, and errors of layers add up.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest
-from mmbuild.models.generation_settings import not_applied_text
+from mmbuild.models.files.generation_settings import not_applied_text
 
 if TYPE_CHECKING:
     from mmbuild.backends.engine_dir.description import Description

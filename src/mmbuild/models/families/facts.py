@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.models.generation_settings import SettingsPlace
+from mmbuild.models.files.generation_settings import SettingsPlace
 
 
 class FamilyError(MmbuildError):

@@ -1,1 +1,1 @@
-"""Validation of a model directory's small files and of the headers of its weights."""
+"""Readers of the small files of a model directory and of the headers of its weights."""

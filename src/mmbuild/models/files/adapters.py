@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmbuild.base.files import entries
 from mmbuild.models.errors import ModelFilesError
+from mmbuild.models.files import hf_layout
 from mmbuild.models.files.small_files import SmallFileError, display, read_json
-from mmbuild.models.sources import hf_layout
 
 CONFIG = "adapter_config.json"
 # PEFT's files, as named by `PeftModel.save_pretrained`.

@@ -19,7 +19,8 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, entries, read_file
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import MODEL_JSON
-from mmbuild.models.sources import hf_layout
+from mmbuild.base.pins import NO_PINS, Pins
+from mmbuild.models.files import hf_layout
 from mmbuild.models.sources.model_addresses import hub_address
 
 Kind = Literal["hub", "directory", "dummy-hub", "dummy-directory"]
@@ -82,7 +83,9 @@ def parse_source(source: str) -> SourceRef:
     )
 
 
-def read_config(source: str, revision: str | None, root: Path, *, offline: bool = False) -> SourceConfig:
+def read_config(
+    source: str, revision: str | None, root: Path, *, offline: bool = False, pins: Pins = NO_PINS
+) -> SourceConfig:
     """Find the ``config.json`` of ``source``.
 
     Args:
@@ -90,6 +93,7 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
         revision: Branch, tag or commit of a hub source; None is ``main``.
         root: Base of relative directories.
         offline: Do not access the hub.
+        pins: Commits that replace branches and tags.
 
     Raises:
         ConfigError: The config is unavailable or not JSON.
@@ -109,7 +113,7 @@ def read_config(source: str, revision: str | None, root: Path, *, offline: bool 
         )
     from mmbuild.models.sources.hub import fetch_config
 
-    return SourceConfig(fetch_config(ref.value, revision), "hub")
+    return SourceConfig(fetch_config(ref.value, revision, pins), "hub")
 
 
 def require_directories(source: str, root: Path, directories: Iterable[str]) -> None:

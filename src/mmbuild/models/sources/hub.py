@@ -13,13 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mmbuild.base import pins
 from mmbuild.base.files import FileRefusedError, read_file, read_object
 from mmbuild.base.limits import MODEL_JSON
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.base.progress import Progress
 from mmbuild.models.errors import SourceError
-from mmbuild.models.files import adapters
-from mmbuild.models.sources import hf_layout, hub_index
+from mmbuild.models.files import adapters, hf_layout
+from mmbuild.models.sources import hub_index
 from mmbuild.models.sources.hub_download import LOCAL_FAULTS, HubFileRequest, fetch
 
 # Limit for files fetched during validation: enough for a tokenizer with several hundred thousand tokens.
@@ -27,8 +27,8 @@ _SMALL_BYTES = 20_000_000
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
-    """Fetch ``config.json`` of a hub model.
+def fetch_config(repo: str, revision: str | None, pins: Pins = NO_PINS) -> Mapping[str, Any]:
+    """Fetch ``config.json`` of a hub model, at the pinned commit if ``pins`` has one.
 
     Raises:
         SourceError: The hub is unreachable, the model or file does not exist or access is denied, or it is not JSON.
@@ -42,7 +42,7 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
     except SourceError as error:
         if isinstance(error.__cause__, errors.EntryNotFoundError):
             with suppress(SourceError):
-                fetch_small_files(repo, revision)
+                fetch_small_files(repo, revision, pins=pins)
         raise
     try:
         return read_object(path, MODEL_JSON)
@@ -52,13 +52,16 @@ def fetch_config(repo: str, revision: str | None) -> Mapping[str, Any]:
         ) from None
 
 
-def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str] = ()) -> Path:
+def fetch_small_files(
+    repo: str, revision: str | None, directories: Sequence[str] = (), pins: Pins = NO_PINS
+) -> Path:
     """Fetch the small files of a model; returns their directory in the hub cache.
 
     Args:
         repo: ``owner/name``.
         revision: Branch, tag or commit; None is ``main``.
         directories: Subdirectories that also contain files of the model.
+        pins: Commits that replace branches and tags.
 
     Raises:
         SourceError: The hub is unreachable or denies access.
@@ -68,7 +71,7 @@ def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # short downloads, and bars would garble the command's output
-    commit = resolve_revision(repo, revision)
+    commit = resolve_revision(repo, revision, pins=pins)
     with _explained(repo, commit):
         files = hub_index.query(repo, commit)
         required = [name for name in hf_layout.required_files(files, directories) if hf_layout.is_small(name)]
@@ -81,11 +84,11 @@ def fetch_small_files(repo: str, revision: str | None, directories: Sequence[str
     return place
 
 
-def resolve_revision(repo: str, revision: str | None, *, offline: bool = False) -> str:
+def resolve_revision(repo: str, revision: str | None, *, offline: bool = False, pins: Pins = NO_PINS) -> str:
     """Resolve a branch or tag to a commit, 40 hexadecimal digits.
 
-    An active lockfile takes precedence (:mod:`mmbuild.base.pins`). The hub's answer is stored in its cache, as
-    ``huggingface_hub`` does; without a network, or with ``offline``, the cached answer is used.
+    A pinned commit takes precedence. The hub's answer is stored in its cache, as ``huggingface_hub`` does; without a
+    network, or with ``offline``, the cached answer is used.
 
     Raises:
         SourceError: MM420, the model or revision does not exist; MM421, access is denied; MM422, the hub is

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.files import entries
+from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.models.errors import SourceError
-from mmbuild.models.sources import hf_layout
+from mmbuild.models.files import hf_layout
 from mmbuild.models.sources.allowed_places import Places, as_locator
 from mmbuild.models.sources.config import parse_source
 
@@ -51,6 +52,7 @@ def identify(
     digest: Callable[[Path], str],
     directories: Sequence[str] = (),
     offline: bool = False,
+    pins: Pins = NO_PINS,
     places: Places | None = None,
 ) -> SourceIdentity:
     """Identify the content of ``source``.
@@ -64,6 +66,7 @@ def identify(
         directories: Subdirectories that contain files of the model (:class:`Traits`).
         offline: Do not access the hub: a branch is resolved from the cache; if it is not cached, the commit is None,
             which can be planned but not downloaded.
+        pins: Commits that replace branches and tags.
         places: Directories that the files may be in after resolving links; None: anywhere.
 
     Raises:
@@ -72,7 +75,7 @@ def identify(
     """
     ref = parse_source(source)
     if ref.kind == "hub":
-        return _hub(ref.value, revision, offline)
+        return _hub(ref.value, revision, offline, pins)
     directory = Path(root / ref.value)
     if ref.kind == "directory":
         return SourceIdentity(
@@ -92,11 +95,11 @@ def identify(
     )
 
 
-def _hub(repo: str, revision: str | None, offline: bool) -> SourceIdentity:
+def _hub(repo: str, revision: str | None, offline: bool, pins: Pins) -> SourceIdentity:
     from mmbuild.models.sources import hub
 
     try:
-        commit = hub.resolve_revision(repo, revision, offline=offline)
+        commit = hub.resolve_revision(repo, revision, offline=offline, pins=pins)
     except SourceError as error:
         if not offline or error.code != "MM422":
             raise

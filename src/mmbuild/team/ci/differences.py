@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from mmbuild.core.graph.differences import ABSENT, Change, changes, different
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.core.store.layout import Store
 from mmbuild.inspect.diff.blame import MOST, Reach, explains, leaves, reach, step_of
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.schema.explicit_values import explicit_values, span_of
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.ci.jobs import union_of
-from mmbuild.team.ci.variants import Variant, VariantOptions, Variants
+from mmbuild.team.ci.variants import Variant, Variants
 from mmbuild.team.ci.worktrees import Pair, State, pairs
 
 
@@ -65,15 +65,13 @@ class Side:
         return path.relative_to(self.tree).as_posix() if path.is_relative_to(self.tree) else span.source.label
 
 
-def changed_lines(
-    before: Side, after: Side, store: Store, options: VariantOptions
-) -> tuple[ChangedValue, ...]:
+def changed_lines(before: Side, after: Side, store: Store, request: PlanOptions) -> tuple[ChangedValue, ...]:
     """Return the values that differ between the two sides, by key."""
     changed = different(explicit_values(before.node), explicit_values(after.node))
     now = leaves(after.variant.graph.actions)
 
     def lower(recipe: ResolvedRecipe) -> RecipeGraph:
-        return _lower(recipe, store, options)
+        return _lower(recipe, store, request)
 
     lines = []
     for key, (old, new) in changed.items():
@@ -81,24 +79,20 @@ def changed_lines(
         span = span_of(side.node, key) or side.node.span
         known = len(changed) <= MOST
         reaches = (
-            reach(after.variant.recipe, key, old, now, lower, offline=options.offline) if known else None
+            reach(after.variant.recipe, key, old, now, lower, offline=request.offline) if known else None
         )
         lines.append(ChangedValue(side.where(span), span.line, key, old, new, reaches))
     return tuple(lines)
 
 
-def _lower(recipe: ResolvedRecipe, store: Store, options: VariantOptions) -> RecipeGraph:
+def _lower(recipe: ResolvedRecipe, store: Store, request: PlanOptions) -> RecipeGraph:
     """Lower a recipe in the way it was planned: with its lock, if it was locked."""
-    from mmbuild.base.pins import Pins, use_pins
-    from mmbuild.pipeline.planning import lower_all
+    from mmbuild.team.lockfile.apply import lower_locked
     from mmbuild.team.lockfile.model import lock_path, read_lock
 
     path = lock_path(recipe.path)
-    lock = read_lock(path) if options.locked and path.exists() else None
-    pins = use_pins(Pins(lock.commits, lock.packages)) if lock is not None else nullcontext()
-    with pins:
-        target = lock.target if lock is not None else None
-        return lower_all((recipe,), store, target=target, offline=options.offline)[0]
+    lock = read_lock(path) if request.locked and path.exists() else None
+    return lower_locked(recipe, store, lock, offline=request.offline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +158,11 @@ class Differences:
     faults: Mapping[str, str]
 
 
-def differences(before: Snapshot, after: Snapshot, store: Store, options: VariantOptions) -> Differences:
+def differences(before: Snapshot, after: Snapshot, store: Store, request: PlanOptions) -> Differences:
     """Compare two states of the same recipes."""
     known = {action.definition_key for variant in before.variants.planned for action in variant.graph.actions}
     compared = [
-        _difference(pair, before.tree, after.tree, known, store, options)
+        _difference(pair, before.tree, after.tree, known, store, request)
         for pair in pairs(before.variants, after.variants)
     ]
     union = union_of([variant.graph for variant in after.variants.planned])
@@ -187,7 +181,7 @@ def differences(before: Snapshot, after: Snapshot, store: Store, options: Varian
 
 
 def _difference(
-    pair: Pair, before: Path, after: Path, known: set[str], store: Store, options: VariantOptions
+    pair: Pair, before: Path, after: Path, known: set[str], store: Store, request: PlanOptions
 ) -> VariantDifference:
     if pair.after is None:
         assert pair.before is not None
@@ -196,7 +190,7 @@ def _difference(
     lines: tuple[ChangedValue, ...] = ()
     reasons: tuple[str, ...] = ()
     if pair.before is not None:
-        lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, options)
+        lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, request)
         reasons = _reasons(pair, lines)
     return VariantDifference(
         pair.name,

@@ -11,11 +11,10 @@ from pathlib import Path
 from mmbuild.base.diagnostics import RecipeError
 from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.team.ci.differences import Snapshot
 from mmbuild.team.ci.variants import (
     CiError,
-    VariantOptions,
-    Variants,
     plan_valid_variants,
     plan_variants,
     recipe_files,
@@ -27,17 +26,16 @@ WORKING_TREE = "working tree"
 
 @contextmanager
 def snapshots(
-    given: Sequence[str], recipes: Sequence[Path], store: Store, options: VariantOptions
+    given: Sequence[str], store: Store, request: PlanOptions
 ) -> Iterator[tuple[Snapshot, Snapshot]]:
     """Plan both states; their files exist inside the context.
 
     Args:
         given: ``REV`` (compared with the working tree), ``REV..REV``, ``REV...REV`` (from the merge base), or two
             directories.
-        recipes: Recipe files and directories: relative to the current directory for revisions, otherwise relative to
-            each of the two directories.
         store: For the digests of files.
-        options: How recipes are planned.
+        request: Recipe files and directories: relative to the current directory for revisions, otherwise relative to
+            each of the two directories; and how they are planned.
 
     Raises:
         UsageError: MM817, ``given`` is none of these.
@@ -50,24 +48,23 @@ def snapshots(
             raise _cannot_compare(given)
         first, second = directories
         yield (
-            Snapshot(given[0], first, plan_valid_variants(_files_in(first, recipes), store, options)),
-            Snapshot(given[1], second, _plan_later(_files_in(second, recipes), second, store, options)),
+            _earlier(given[0], first, _files_in(first, request.paths), store, request),
+            _later(given[1], second, _files_in(second, request.paths), store, request),
         )
         return
     if len(given) != 1:
         raise _cannot_compare(given)
-    top = repository(recipes[0])
+    recipes, top = request.paths, repository(request.paths[0])
     before, after = _revisions(given[0], top)
     with ExitStack() as trees:
         old_tree = trees.enter_context(tree_of(before, top))
-        earlier = plan_valid_variants(existing_files(recipes, top, old_tree), store, options)
+        earlier = _earlier(before, old_tree, existing_files(recipes, top, old_tree), store, request)
         if after is None:
             tree, files = top, recipe_files(recipes)
         else:
             tree = trees.enter_context(tree_of(after, top))
             files = existing_files(recipes, top, tree)
-        later = _plan_later(files, tree, store, options)
-        yield Snapshot(before, old_tree, earlier), Snapshot(after or WORKING_TREE, tree, later)
+        yield earlier, _later(after or WORKING_TREE, tree, files, store, request)
 
 
 def _revisions(text: str, top: Path) -> tuple[str, str | None]:
@@ -99,10 +96,14 @@ def _files_in(tree: Path, recipes: Sequence[Path]) -> tuple[Path, ...]:
     return recipe_files(existing or [tree])
 
 
-def _plan_later(files: Sequence[Path], tree: Path, store: Store, options: VariantOptions) -> Variants:
+def _earlier(name: str, tree: Path, files: tuple[Path, ...], store: Store, request: PlanOptions) -> Snapshot:
+    return Snapshot(name, tree, plan_valid_variants(replace(request, paths=files), store))
+
+
+def _later(name: str, tree: Path, files: tuple[Path, ...], store: Store, request: PlanOptions) -> Snapshot:
     """Plan the later state. Errors show paths relative to the tree, which may be a temporary directory."""
     try:
-        return plan_variants(files, store, options)
+        return Snapshot(name, tree, plan_variants(replace(request, paths=files), store))
     except RecipeError as error:
         raise RecipeError(
             [replace(item, file=item.file.removeprefix(f"{tree}/")) for item in error.diagnostics]

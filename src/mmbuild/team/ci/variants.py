@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmbuild.base.diagnostics import Diagnostic, RecipeError
+from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
-from mmbuild.pipeline.load import load_recipes
+from mmbuild.pipeline.load import load_valid
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.schema.resolved import ResolvedRecipe
 
 
@@ -19,23 +20,6 @@ class CiError(MmbuildError):
 
 
 _SUFFIXES = (".yaml", ".yml")
-
-
-@dataclass(frozen=True, slots=True)
-class VariantOptions:
-    """How recipes are planned; the fields are as in :class:`mmbuild.pipeline.planning.PlanOptions`.
-
-    Attributes:
-        overrides: ``dotted.key=value`` for every recipe.
-        offline: Send no requests to the hub.
-        allow_outside: Accept paths outside the project's root; None reads the environment.
-        locked: Plan according to the recipes' locks.
-    """
-
-    overrides: tuple[str, ...] = ()
-    offline: bool = False
-    allow_outside: bool | None = None
-    locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,39 +81,34 @@ def recipe_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def plan_variants(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
-    """Load, validate and lower all variants of ``files``.
+def plan_variants(request: PlanOptions, store: Store) -> Variants:
+    """Load, validate and lower all variants of the request's files.
 
     Raises:
         RecipeError: Recipes have errors; all of them at once.
-        MmbuildError: A source cannot be identified; with ``options.locked``, MM800 to MM804.
+        MmbuildError: A source cannot be identified; with ``request.locked``, MM800 to MM804.
     """
     from mmbuild.pipeline.planning import lower_all
 
-    if options.locked:
-        return _plan_locked(files, store, options)
-    loaded = load_recipes(
-        files, overrides=options.overrides, offline=options.offline, allow_outside=options.allow_outside
-    )
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        raise RecipeError(loaded.diagnostics)
-    graphs = lower_all(loaded.variants, store, offline=options.offline)
+    if request.locked:
+        return _plan_locked(request, store)
+    loaded = load_valid(request)
+    graphs = lower_all(loaded.variants, store, offline=request.offline)
     return Variants(_variants(loaded.variants, graphs), loaded.files, loaded.diagnostics)
 
 
-def plan_valid_variants(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
+def plan_valid_variants(request: PlanOptions, store: Store) -> Variants:
     """As :func:`plan_variants`, but skip recipes with errors, which an earlier state may have.
 
-    A recipe without a lock is planned without one, even with ``options.locked``.
+    A recipe without a lock is planned without one, even with ``request.locked``.
     """
     planned: list[Variant] = []
     read: list[Path] = []
     faults: dict[str, str] = {}
-    for file in files:
-        locked = options.locked and file.with_suffix(".lock").exists()
-        file_options = VariantOptions(options.overrides, options.offline, options.allow_outside, locked)
+    for file in request.paths:
+        locked = request.locked and file.with_suffix(".lock").exists()
         try:
-            variants = plan_variants([file], store, file_options)
+            variants = plan_variants(replace(request, paths=(file,), locked=locked), store)
         except MmbuildError as error:
             faults[str(file)] = error.message
             continue
@@ -138,22 +117,20 @@ def plan_valid_variants(files: Sequence[Path], store: Store, options: VariantOpt
     return Variants(tuple(planned), tuple(dict.fromkeys(read)), faults=faults)
 
 
-def _plan_locked(files: Sequence[Path], store: Store, options: VariantOptions) -> Variants:
+def _plan_locked(request: PlanOptions, store: Store) -> Variants:
     """Plan each file with its own lock, without checking locked versions and target: nothing is built here."""
     from mmbuild.team.lockfile import make as locks
     from mmbuild.team.lockfile.apply import refuse_overrides
     from mmbuild.team.lockfile.compare import differences, refuse
     from mmbuild.team.lockfile.model import lock_path, read_lock
 
-    refuse_overrides(options.overrides)
+    refuse_overrides(request.overrides)
     variants: list[Variant] = []
     read: dict[Path, None] = {}
     warnings: dict[Diagnostic, None] = {}
-    for file in files:
+    for file in request.paths:
         lock = read_lock(lock_path(file))
-        current = locks.make(
-            file, store, locks.LockOptions(options.offline, options.allow_outside), known=lock
-        )
+        current = locks.make(file, store, request, known=lock)
         changed = differences(lock, current.lock)
         if changed:
             raise refuse(lock_path(file), changed, hint="run `mmbuild lock` and check what changed in it")

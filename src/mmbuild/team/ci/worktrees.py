@@ -7,16 +7,16 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.team.ci.variants import (
     CiError,
     Variant,
-    VariantOptions,
     Variants,
     plan_valid_variants,
     recipe_files,
@@ -170,9 +170,7 @@ def pairs(before: Variants, after: Variants) -> tuple[Pair, ...]:
     )
 
 
-def changed_since(
-    revision: str, paths: Sequence[Path], now: Variants, store: Store, options: VariantOptions
-) -> frozenset[str]:
+def changed_since(revision: str, now: Variants, store: Store, request: PlanOptions) -> frozenset[str]:
     """Return the names of variants in ``now`` that are new or changed since ``revision``.
 
     The recipes of that revision are planned by this mmbuild, with the files they name if those are in git. A recipe
@@ -181,9 +179,9 @@ def changed_since(
     Raises:
         CiError: MM811, MM812.
     """
-    top = repository(paths[0])
+    top = repository(request.paths[0])
     with tree_of(revision, top) as tree:
-        before = plan_valid_variants(existing_files(paths, top, tree), store, options)
+        before = plan_valid_variants(replace(request, paths=existing_files(request.paths, top, tree)), store)
     return frozenset(pair.name for pair in pairs(before, now) if pair.state in ("new", "changed"))
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmbuild.base import host
 from mmbuild.base.diagnostics import render_text
 from mmbuild.base.errors import UsageError
+from mmbuild.base.pins import NO_PINS
+from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
-from mmbuild.pipeline.planning import Prepared, derivation_lines
+from mmbuild.pipeline.options import PlanOptions
+from mmbuild.pipeline.planning import Prepared, derivation_lines, lower_all
+from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.compare import LockDifference, differences, refuse
-from mmbuild.team.lockfile.make import LockedPlan, LockOptions, make, this_target
+from mmbuild.team.lockfile.make import LockedPlan, make, this_target
 from mmbuild.team.lockfile.model import LockError, Lockfile, lock_path, read_lock
 
 _REFUSED = "install the locked versions in this environment, or update the lock: `mmbuild lock --update PART`"
 
 
-def check(recipe: Path, store: Store, options: LockOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
+def check(recipe: Path, store: Store, request: PlanOptions) -> tuple[Lockfile, tuple[LockDifference, ...]]:
     """Return the lock of ``recipe`` and how the recipe and its files differ from it.
 
     Versions, commits and target are taken from the lock: it may have been created for another machine.
@@ -28,17 +32,18 @@ def check(recipe: Path, store: Store, options: LockOptions) -> tuple[Lockfile, t
         MmbuildError: The recipe has errors.
     """
     lock = read_lock(lock_path(recipe))
-    return lock, differences(lock, make(recipe, store, options, known=lock).lock)
+    return lock, differences(lock, make(recipe, store, request, known=lock).lock)
 
 
-def prepare_locked(recipes: Sequence[Path], store: Store, options: LockOptions) -> Prepared:
-    """Prepare ``recipes`` according to their locks, as :func:`mmbuild.pipeline.planning.prepare` but uncached.
+def prepare_locked(request: PlanOptions, store: Store) -> Prepared:
+    """Prepare recipes according to their locks, as :func:`mmbuild.pipeline.planning.prepare` but uncached.
 
     Raises:
         LockError: MM800 to MM803.
+        UsageError: MM804.
         MmbuildError: A recipe has errors.
     """
-    plans = [plan_locked(recipe, store, options) for recipe in recipes]
+    plans = [plan_locked(recipe, store, request) for recipe in request.paths]
     findings = tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings))
     return Prepared(
         tuple(graph for plan in plans for graph in plan.graphs),
@@ -61,26 +66,36 @@ def refuse_overrides(overrides: Collection[str]) -> None:
         )
 
 
-def plan_locked(recipe: Path, store: Store, options: LockOptions) -> LockedPlan:
+def plan_locked(recipe: Path, store: Store, request: PlanOptions) -> LockedPlan:
     """Lower ``recipe`` according to its lock, on a machine that can build the locked target.
 
     Raises:
         LockError: MM800, MM801; MM802, recipe, files, versions or the hub's files differ; MM803, the lock's target
             cannot be built here.
+        UsageError: MM804, there are overrides.
         MmbuildError: The recipe has errors.
     """
+    refuse_overrides(request.overrides)
     path = lock_path(recipe)
     lock = read_lock(path)
-    plan = make(recipe, store, options, known=lock)
+    plan = make(recipe, store, request, known=lock)
     changed = differences(lock, plan.lock)
     if changed:
         raise refuse(path, changed, hint="run `mmbuild lock` and check what changed in it")
-    here = make(recipe, store, options, known=lock, update=("packages",))
+    here = make(recipe, store, request, known=lock, update=("packages",))
     changed = differences(lock, here.lock)
     if changed:
         raise refuse(path, changed, hint=_REFUSED)
     _require_target(path, lock.target, this_target())
     return plan
+
+
+def lower_locked(
+    variant: ResolvedRecipe, store: Store, lock: Lockfile | None, *, offline: bool
+) -> RecipeGraph:
+    """Lower a variant as a plan with ``lock`` does; None stands for a plan without one."""
+    target, pins = (None, NO_PINS) if lock is None else (lock.target, lock.pins)
+    return lower_all((variant,), store, target=target, offline=offline, pins=pins)[0]
 
 
 def _require_target(path: Path, locked: Mapping[str, Any], here: Mapping[str, Any]) -> None:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmbuild.backends.table import backend
-from mmbuild.base import gpu, host, pins
+from mmbuild.base import gpu, host
 from mmbuild.base.canonical_json import hash_json
 from mmbuild.base.diagnostics import Diagnostic
 from mmbuild.base.files import read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.base.pins import EMBEDDED, Pins, use_pins
+from mmbuild.base.pins import EMBEDDED, Pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.models.calibration_data.hub_dataset import DataSet, sample_file
 from mmbuild.models.sources.hub_index import HubFile
+from mmbuild.pipeline.options import PlanOptions
 from mmbuild.pipeline.preflight import backend_of_step
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.model import Lockfile, lock_path
@@ -49,18 +50,10 @@ class LockedPlan:
     findings: tuple[Diagnostic, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LockOptions:
-    """How to load a recipe; see :class:`mmbuild.pipeline.planning.PlanOptions`."""
-
-    offline: bool = False
-    allow_outside: bool | None = None
-
-
 def make(
     recipe: Path,
     store: Store,
-    options: LockOptions,
+    request: PlanOptions,
     known: Lockfile | None = None,
     update: Collection[str] = (),
 ) -> LockedPlan:
@@ -69,7 +62,7 @@ def make(
     Args:
         recipe: A recipe file.
         store: The store, for digests of user files.
-        options: How to load the recipe.
+        request: How to load the recipe; its paths are not used.
         known: Its current lock, whose parts are kept unless they are in ``update``.
         update: Parts to update, from :data:`PARTS`.
 
@@ -80,11 +73,10 @@ def make(
     keep = {part: known for part in PARTS if known is not None and part not in update}
     pinned = Pins(
         commits=keep["model"].commits if "model" in keep else {},
-        packages=keep["packages"].packages if "packages" in keep else {},
+        environments=keep["packages"].packages if "packages" in keep else {},
     )
     target = dict(keep["target"].target) if "target" in keep else this_target()
-    with use_pins(pinned):
-        return _plan(recipe, store, options, target, keep.get("packages"), keep.get("model"))
+    return _plan(recipe, store, request, target, pinned, keep.get("packages"), keep.get("model"))
 
 
 def this_target() -> dict[str, Any]:
@@ -96,20 +88,20 @@ def this_target() -> dict[str, Any]:
 def _plan(
     recipe: Path,
     store: Store,
-    options: LockOptions,
+    request: PlanOptions,
     target: dict[str, Any],
+    pins: Pins,
     environments: Lockfile | None,
     models: Lockfile | None,
 ) -> LockedPlan:
-    from mmbuild.base.diagnostics import RecipeError
-    from mmbuild.pipeline.load import load_recipes
+    from mmbuild.pipeline.load import load_valid
     from mmbuild.pipeline.planning import lower_all
 
-    loaded = load_recipes([recipe], offline=options.offline, allow_outside=options.allow_outside)
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        raise RecipeError(loaded.diagnostics)
+    loaded = load_valid(replace(request, paths=(recipe,)), pins)
     digests: dict[Path, str] = {}
-    graphs = lower_all(loaded.variants, store, target=target, offline=options.offline, digests=digests)
+    graphs = lower_all(
+        loaded.variants, store, target=target, offline=request.offline, pins=pins, digests=digests
+    )
     base = lock_path(recipe).absolute().parent
     hashes = {graph.recipe: _hash([graph]) for graph in graphs}
     lock = Lockfile(
@@ -119,10 +111,10 @@ def _plan(
             for path in loaded.files
             if path.suffix in (".yaml", ".yml")
         },
-        models=_models(loaded.variants, graphs, options.offline, models),
+        models=_models(loaded.variants, graphs, request.offline, models),
         files={_name(path, base): digest for path, digest in sorted(digests.items())},
         code=_code(loaded.variants),
-        environments=_environments(loaded.variants, graphs, environments),
+        environments=_environments(loaded.variants, graphs, environments, pins),
         variants=hashes,
         plan=_hash(graphs),
     )
@@ -206,7 +198,8 @@ def _sample_files(data_set: DataSet, commit: str, offline: bool) -> dict[str, di
 def _files(repo: str, commit: str, directories: Sequence[str], offline: bool) -> dict[str, dict[str, Any]]:
     """Digests and sizes of the files a build needs, from the hub; empty if offline and not cached."""
     from mmbuild.models.errors import SourceError
-    from mmbuild.models.sources import hf_layout, hub
+    from mmbuild.models.files import hf_layout
+    from mmbuild.models.sources import hub
 
     try:
         listing = hub.list_files(repo, commit, offline=offline)
@@ -229,7 +222,7 @@ def _code(variants: Sequence[ResolvedRecipe]) -> dict[str, str]:
 
 
 def _environments(
-    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lockfile | None
+    variants: Sequence[ResolvedRecipe], graphs: Sequence[RecipeGraph], known: Lockfile | None, pins: Pins
 ) -> dict[str, dict[str, Any]]:
     """Versions that are part of keys, and other facts that identify each environment.
 

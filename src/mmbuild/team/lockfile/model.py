@@ -28,6 +28,7 @@ from mmbuild.base.field_checks import (
 )
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import LOCK_TEXT
+from mmbuild.base.pins import Pins
 from mmbuild.base.yaml_reader import YamlProblemError, parse_yaml
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
@@ -72,12 +73,17 @@ class Lockfile:
 
     @property
     def commits(self) -> dict[tuple[str, str], str]:
-        """Commit by (repository, revision), for :class:`mmbuild.base.pins.Pins`."""
+        """Commit by (repository, revision)."""
         return {
             (source.removeprefix("hf://"), revision): str(known["commit"])
             for source, revisions in self.models.items()
             for revision, known in revisions.items()
         }
+
+    @property
+    def pins(self) -> Pins:
+        """Commits and versions for planning."""
+        return Pins(self.commits, self.packages)
 
     @property
     def packages(self) -> dict[str, Mapping[str, str]]:

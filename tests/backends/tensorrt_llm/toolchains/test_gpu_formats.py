@@ -94,7 +94,7 @@ def test_the_message_says_format_and_gpu_and_what_to_do() -> None:
 def test_layers_that_cannot_be_packed_are_named(
     recipe: str, algorithm: str, ranks: int, layers: list[str]
 ) -> None:
-    found = unpackable(load(recipe)[0].facts, algorithm, ranks)
+    (found,) = {unpackable(version, load(recipe)[0].facts, algorithm, ranks) for version in SUPPORTED}
     if recipe == "llava-13b-fp16":
         layers = [layer for layer in layers if 13824 // 8 % 64]
     assert [layer.name for layer in found] == layers
@@ -133,14 +133,15 @@ def test_rows_and_columns_are_those_of_the_split_weight(
     ]
     assert [(layer.name, layer.outputs, layer.inputs) for layer in linears(llm, ranks)] == expected
     for algorithm, block in (("none", 1), ("int8", 32), ("int4", 64), ("int4_awq", 64), ("fp8", 1)):
-        assert multiple_of(algorithm) == block
+        assert {multiple_of(version, algorithm) for version in SUPPORTED} == {block}
         wrong = {name for name, outputs, inputs in expected if outputs % block or inputs % block}
-        assert {layer.name for layer in unpackable(replace(facts, llm=llm), algorithm, ranks)} == wrong
+        found = unpackable("1.2", replace(facts, llm=llm), algorithm, ranks)
+        assert {layer.name for layer in found} == wrong
 
 
-def test_tables_list_only_existing_versions_and_formats() -> None:
+@pytest.mark.parametrize("version", SUPPORTED)
+def test_tables_list_only_existing_formats(version: str) -> None:
     known = {item.value for item in Algorithm} | {item.value for item in Dtype}
-    for row in (*tables().gpus, *tables().packing):
+    for row in (*tables(version).gpus, *tables(version).packing):
         assert set(row.formats) <= known
-        assert set(getattr(row, "toolchains", ())) <= set(SUPPORTED)
         assert row.evidence

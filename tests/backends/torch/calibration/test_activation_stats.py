@@ -16,8 +16,8 @@ from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.samples import CalibrationError
 from mmbuild.models.checkpoint import clip_search, weight_only
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS
-from mmbuild.models.processor import Request, load_processor
-from mmbuild.models.reference import continue_greedily, load_reference
+from mmbuild.models.families.processor import Request, load_processor
+from mmbuild.models.families.reference import continue_greedily, load_reference
 from support.errors import refused
 from support.models.weight_only import dequantize
 

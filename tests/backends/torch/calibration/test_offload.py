@@ -15,8 +15,8 @@ from mmbuild.backends.torch.calibration import activation_stats, calibrate, mode
 from mmbuild.backends.torch.calibration.modelopt import LayerFit
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.families import family as find_family
-from mmbuild.models.processor import Request, load_processor
-from mmbuild.models.reference import load_reference
+from mmbuild.models.families.processor import Request, load_processor
+from mmbuild.models.families.reference import load_reference
 from support.engines.two_devices import GPU, HOST, TwoDevices
 
 EXAMPLES = Path(__file__).parents[4] / "examples"

@@ -13,7 +13,7 @@ from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.checkpoint.config import CheckpointConfig
 from mmbuild.models.families import family
-from mmbuild.models.processor import load_processor
+from mmbuild.models.families.processor import load_processor
 from support import TESTS
 from support.engines import rank_calibrated
 from support.engines.loaded import DEMO

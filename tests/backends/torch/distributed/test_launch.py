@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmbuild.backends.torch import collectives
-from mmbuild.backends.torch.distributed import mpirun
+from mmbuild.backends.torch.distributed import collectives, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from support import TESTS

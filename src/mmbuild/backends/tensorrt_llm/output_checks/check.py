@@ -15,7 +15,7 @@ from mmbuild.backends.tensorrt_llm.output_checks.model import (
     OutputPart,
     OutputPath,
     PartName,
-    rules,
+    explanations,
     tables,
 )
 
@@ -38,7 +38,7 @@ def differences(
                 f"{item.key} is {_shown(actual)}, not {' or '.join(map(_shown, item.values))}"
             )
     for code, parts in mismatches.items():
-        explanation = rules().tellings[code]
+        explanation = explanations()[code]
         yield ProductError(f"{path}: {', '.join(parts)}: {explanation.why}", code=code, hint=explanation.way)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from mmbuild.backends.tensorrt_llm.output_checks.model import (
     Expected,
     ExpectedOutput,
-    Group,
     OutputPart,
     OutputPath,
     PartName,
@@ -34,20 +33,18 @@ def expect(command: Command, variant: ResolvedRecipe, toolchain: Toolchain) -> E
         variant: The recipe, with the model's facts.
         toolchain: The toolchain of the recipe.
     """
-    family = variant.facts.family
-    known = variables(variant, toolchain) | {"version": toolchain.version}
+    family, version = variant.facts.family, toolchain.version
+    known = variables(variant, toolchain) | {"version": version}
     algorithm = variant.recipe.engine.quantization.algorithm
     # A checkpoint calibrated by mmbuild has one name, whatever the version's quantizer would write.
     known["quant_algos"] = (
-        (ALGORITHMS[algorithm].quant_algo,) if known["calibrated"] else rules().quant_algos[algorithm]
+        (ALGORITHMS[algorithm].quant_algo,) if known["calibrated"] else rules(version).quant_algos[algorithm]
     )
     parts: dict[PartName, Any] = {"llm": variant.facts.llm}
     if variant.facts.encoder is not None:
         parts["encoder"] = variant.facts.encoder
     matching = [
-        rule
-        for rule in rules().rules
-        if command.name in rule.commands and family in rule.families and toolchain.version in rule.toolchains
+        rule for rule in rules(version).rules if command.name in rule.commands and family in rule.families
     ]
     places = tuple(_output_path(rule, known | {"part": parts[rule.part]}) for rule in matching)
     ranks = known["tensor_parallel"]
@@ -72,17 +69,21 @@ def _output_path(rule: Rule, known: Mapping[str, Any]) -> OutputPath:
         directory=fill(rule.directory, names),
         ranks=tuple(fill(rule.ranks or "", {**names, "rank": rank}) for rank in ranks),
         checkpoint=rule.checkpoint and fill(rule.checkpoint, names),
-        config=tuple(required for group in rule.config for required in _expected_outputs(group, names)),
+        config=tuple(
+            required
+            for name, below in rule.config.items()
+            for required in _expected_outputs(name, below, names)
+        ),
         tensors=rule.tensors,
         raw=rule.raw,
     )
 
 
-def _expected_outputs(group: Group, names: Mapping[str, Any]) -> Iterator[ExpectedOutput]:
-    for item in rules().expectations[group.group]:
+def _expected_outputs(group: str, below: str, names: Mapping[str, Any]) -> Iterator[ExpectedOutput]:
+    for item in rules(names["version"]).expectations[group]:
         value = evaluate(item.value, names)
         yield ExpectedOutput(
-            key=f"{group.below}.{item.key}" if group.below else item.key,
+            key=f"{below}.{item.key}" if below else item.key,
             values=value if isinstance(value, tuple) else (value,),
             begins=item.begins,
             code=item.code,

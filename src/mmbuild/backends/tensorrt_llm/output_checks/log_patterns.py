@@ -1,7 +1,7 @@
 """Known lines in the logs of TensorRT-LLM's commands, and what they mean.
 
 Some end a failure whose cause is elsewhere; others come from a command that continues and exits with 0. The patterns
-are in ``log_patterns.yaml``, their explanations in ``mmbuild/base/codes/log.yaml``.
+are in ``logs.yaml`` of a version, their explanations in ``mmbuild/base/codes/log.yaml``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from pydantic import TypeAdapter
-
 from mmbuild.backends.tensorrt_llm.output_checks.files import ProductError
-from mmbuild.backends.tensorrt_llm.output_checks.model import Entry, table
+from mmbuild.backends.tensorrt_llm.toolchains.load import version_facts
+from mmbuild.backends.tensorrt_llm.toolchains.model import Part
 from mmbuild.base.codes import codes
-from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 Severity = Literal["fatal", "silent"]
 LogCode = Literal[
@@ -28,20 +26,18 @@ LogCode = Literal[
 _LONGEST_SHOWN = 300
 
 
-class KnownLine(Entry):
-    """One row of ``log_patterns.yaml``.
+class KnownLine(Part):
+    """One entry of ``logs.yaml``.
 
     Attributes:
         code: Code of its entry in ``mmbuild/base/codes/log.yaml``.
         pattern: Regular expression searched for in each line.
         severity: ``fatal``: the command fails. ``silent``: it continues, but its result is wrong.
-        toolchains: Versions to which the pattern applies.
     """
 
     code: LogCode
     pattern: str
     severity: Severity
-    toolchains: tuple[str, ...] = SUPPORTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +56,10 @@ class LogFinding:
 
 
 @cache
-def known_lines() -> tuple[KnownLine, ...]:
-    """All rows of ``log_patterns.yaml``."""
-    return TypeAdapter(tuple[KnownLine, ...]).validate_python(table("log_patterns.yaml"))
+def known_lines(version: str) -> tuple[KnownLine, ...]:
+    """The known lines in logs of ``version``."""
+    rows = version_facts(version, "logs").items()
+    return tuple(KnownLine.model_validate({"code": code, **row}) for code, row in rows)
 
 
 def scan(lines: Iterable[str], version: str) -> tuple[LogFinding, ...]:
@@ -72,7 +69,7 @@ def scan(lines: Iterable[str], version: str) -> tuple[LogFinding, ...]:
         lines: Lines of stdout and stderr, in order.
         version: The toolchain's version.
     """
-    patterns = [(re.compile(row.pattern), row) for row in known_lines() if version in row.toolchains]
+    patterns = [(re.compile(row.pattern), row) for row in known_lines(version)]
     findings: dict[LogCode, LogFinding] = {}
     for number, line in enumerate(lines, start=1):
         for pattern, row in patterns:

@@ -1,4 +1,4 @@
-"""Schema of ``rules.yaml`` and ``tensors.yaml``.
+"""Schema of ``outputs.yaml`` of a version, and of ``tensors.yaml`` and ``explanations.yaml``.
 
 Strings marked *template* are Jinja2 templates, those marked *expression* Jinja2 expressions. Both may use the names
 in :mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context`, ``rank`` (in names of rank files), ``part``
@@ -9,26 +9,22 @@ in :mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context`, ``rank`` (i
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BeforeValidator, Field, TypeAdapter
 
+from mmbuild.backends.tensorrt_llm.toolchains.load import read_yaml, version_facts
+from mmbuild.backends.tensorrt_llm.toolchains.model import Part, entries
 from mmbuild.schema.model import Algorithm, Family
-from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 
 Code = Literal["MM653", "MM654", "MM655", "MM656", "MM657", "MM658", "MM662"]
 PartName = Literal["encoder", "llm"]
 
-
-class Entry(BaseModel):
-    """Base of all parts: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+_DIRECTORY = Path(__file__).parent
 
 
-class Expectation(Entry):
+class Expectation(Part):
     """One value of a config.json.
 
     Attributes:
@@ -44,31 +40,19 @@ class Expectation(Entry):
     code: Code
 
 
-class Group(Entry):
-    """A named group of expectations.
-
-    Attributes:
-        group: Its name.
-        below: Key that contains all of its keys; empty for the top level.
-    """
-
-    group: str
-    below: str = ""
-
-
-class Rule(Entry):
+class Rule(Part):
     """The output of some commands in one directory.
 
     Attributes:
         commands: Names of commands.
         families: Families to which the rule applies.
-        toolchains: Versions to which the rule applies.
         part: The model part whose facts ``part`` refers to.
         directory: Relative to the command's working directory; template.
         ranks: Name of a rank's file; template over ``rank``. Other files with its suffix are left over from an
             earlier build.
         checkpoint: Directory whose rank files the command reads; template.
-        config: Expectations of ``config.json``; if empty, the file is not read.
+        config: Groups of expectations of ``config.json``, and the key that contains the keys of each (empty for the
+            top level); if there are none, the file is not read.
         tensors: Table of the tensors required in each rank file.
         raw: Table of the required raw files.
         names: Additional names for expressions; expressions.
@@ -76,41 +60,38 @@ class Rule(Entry):
 
     commands: tuple[str, ...]
     families: tuple[Family, ...]
-    toolchains: tuple[str, ...] = SUPPORTED
     part: PartName = "llm"
     directory: str
     ranks: str | None = None
     checkpoint: str | None = None
-    config: tuple[Group, ...] = ()
+    config: dict[str, str] = Field(default={})
     tensors: str | None = None
     raw: str | None = None
-    names: dict[str, str] = {}
+    names: dict[str, str] = Field(default={})
 
 
-class LogPattern(Entry):
-    """Explanation of a code: why the finding matters (``why``) and what to do (``way``). No full stops."""
+class Explanation(Part):
+    """Why a finding matters (``why``) and what to do (``way``). No full stops."""
 
     why: str
     way: str
 
 
-class Rules(Entry):
-    """``rules.yaml``.
+class Rules(Part):
+    """``outputs.yaml``.
 
     Attributes:
         quant_algos: Allowed names of each quantization in config.json; null means unquantized.
-        tellings: Explanations by code.
         expectations: Expectations by group.
         rules: Expected output of each command.
     """
 
     quant_algos: dict[Algorithm, tuple[str | None, ...]]
-    tellings: dict[Code, LogPattern]
     expectations: dict[str, tuple[Expectation, ...]]
-    rules: tuple[Rule, ...]
+    rules: Annotated[tuple[Rule, ...], BeforeValidator(entries)]
 
 
-class Names(Entry):
+class Names(Part):
     """Names of tensors or files of one part of a model.
 
     Attributes:
@@ -128,7 +109,7 @@ class Names(Entry):
     gated_linears: tuple[str, ...] = ()
 
 
-class Tables(Entry):
+class Tables(Part):
     """``tensors.yaml``.
 
     Attributes:
@@ -142,7 +123,7 @@ class Tables(Entry):
     tables: dict[str, tuple[Names, ...]]
 
 
-class ExpectedOutput(Entry):
+class ExpectedOutput(Part):
     """One value of a config.json: :class:`Expectation` with its value computed.
 
     Attributes:
@@ -158,7 +139,7 @@ class ExpectedOutput(Entry):
     code: Code
 
 
-class OutputPath(Entry):
+class OutputPath(Part):
     """One output directory of a command, all names filled in.
 
     Attributes:
@@ -178,14 +159,14 @@ class OutputPath(Entry):
     raw: str | None = None
 
 
-class OutputPart(Entry):
+class OutputPart(Part):
     """Facts of one model part that tensor names depend on."""
 
     num_hidden_layers: int
     mlp_type: str
 
 
-class Expected(Entry):
+class Expected(Part):
     """The complete expected output of one command: plain data, computed before it runs.
 
     Attributes:
@@ -201,19 +182,19 @@ class Expected(Entry):
     ranks: int
 
 
-def table(name: str) -> Any:
-    """Content of a YAML file of this package."""
-    text = (files("mmbuild.backends.tensorrt_llm.output_checks") / name).read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+@cache
+def rules(version: str) -> Rules:
+    """The content of ``outputs.yaml`` of ``version``."""
+    return Rules.model_validate(version_facts(version, "outputs"))
 
 
 @cache
-def rules() -> Rules:
-    """The content of ``rules.yaml``."""
-    return Rules.model_validate(table("rules.yaml"))
+def explanations() -> dict[Code, Explanation]:
+    """The content of ``explanations.yaml``."""
+    return TypeAdapter(dict[Code, Explanation]).validate_python(read_yaml(_DIRECTORY / "explanations.yaml"))
 
 
 @cache
 def tables() -> Tables:
     """The content of ``tensors.yaml``."""
-    return Tables.model_validate(table("tensors.yaml"))
+    return Tables.model_validate(read_yaml(_DIRECTORY / "tensors.yaml"))

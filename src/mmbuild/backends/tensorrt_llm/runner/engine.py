@@ -16,7 +16,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.gpu import visible_gpus
 from mmbuild.config.load import load
 from mmbuild.config.model import ToolchainEnvironment
-from mmbuild.models.generation_settings import not_passed_text
+from mmbuild.models.files.generation_settings import not_passed_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""TensorRT-LLM toolchains: one YAML file per supported version with the commands that build an engine.
+"""TensorRT-LLM toolchains: one directory of YAML files per supported version, with the commands that build an engine.
 
-``model``             schema of a toolchain file
-``load``              loads and validates a file
+``model``             schema of the files that describe commands
+``load``              merges the files of a version and those that it extends
 ``template``          fills in its templates
 ``template_context``  names available in templates: numbers of the recipe, facts of the model
+``checkpoint_reader`` what a version can read of a checkpoint
 ``capabilities``      what a version cannot build, and why
 ``gpu_formats``       number formats that a GPU and layer sizes allow
 ``memory_model``      predicts the memory of commands from shapes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmbuild.backends.tensorrt_llm.toolchains.checkpoint_reader import read_config, release_line
 from mmbuild.backends.tensorrt_llm.toolchains.gpu_formats import gpu_objection, multiple_of, unpackable
 from mmbuild.backends.tensorrt_llm.toolchains.model import Note, Toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template import fill, holds
@@ -12,15 +13,12 @@ from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
 from mmbuild.base.diagnostics import Violation
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.checkpoint.config import CheckpointConfig, to_json
-from mmbuild.models.checkpoint.reader_compatibility import facts as accepted
-from mmbuild.models.checkpoint.reader_compatibility import read_config
 from mmbuild.models.families.facts import ModelFacts
-from mmbuild.schema import tensorrt_llm_versions
 from mmbuild.schema.calibration_rules import is_production_model
 from mmbuild.schema.linear_shapes import divides, stacks
 from mmbuild.schema.model import WEIGHT_ONLY
 from mmbuild.schema.resolved import ResolvedRecipe
-from mmbuild.schema.tensorrt_llm_versions import ToolchainError
+from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, ToolchainError
 
 _TOOLCHAIN = "engine.tensorrt_llm.toolchain"
 _ALGORITHM = "engine.quantization.algorithm"
@@ -46,7 +44,11 @@ def violations(
     known = variables(variant, toolchain)
     if known["sm"] is None:
         known["sm"] = sm
-    problems = [*_unsupported(known, toolchain), *_gpu(known, toolchain), *_packing(variant, known)]
+    problems = [
+        *_unsupported(known, toolchain),
+        *_gpu(known, toolchain),
+        *_packing(variant, toolchain, known),
+    ]
     if not problems:
         problems += [
             *_unreadable(variant, toolchain),
@@ -97,20 +99,22 @@ def _gpu(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Violation]:
         yield Violation("MM640", ("target.sm", *blame), f"{reason}, and the engine is for SM {sm}", way)
 
 
-def _packing(variant: ResolvedRecipe, known: Mapping[str, Any]) -> Iterator[Violation]:
+def _packing(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, Any]) -> Iterator[Violation]:
     facts, algorithm, ranks = variant.facts, known["algorithm"], known["tensor_parallel"]
-    layers = unpackable(facts, algorithm, ranks)
+    layers = unpackable(toolchain.version, facts, algorithm, ranks)
     if not layers:
         return
     sizes = ", ".join(f"{layer.name} {layer.outputs} x {layer.inputs}" for layer in layers)
     possible = [
-        str(ways) for ways in _WAYS if _divides(facts, ways) and not unpackable(facts, algorithm, ways)
+        str(ways)
+        for ways in _WAYS
+        if _divides(facts, ways) and not unpackable(toolchain.version, facts, algorithm, ways)
     ]
     yield Violation(
         "MM641",
         ("engine.tensor_parallel", _ALGORITHM),
-        f"{algorithm} weights are packed in blocks of {multiple_of(algorithm)} rows and columns, which do not "
-        f"divide {sizes} on {ranks} rank(s)",
+        f"{algorithm} weights are packed in blocks of {multiple_of(toolchain.version, algorithm)} rows and "
+        f"columns, which do not divide {sizes} on {ranks} rank(s)",
         f"set engine.tensor_parallel to {', '.join(possible)}"
         if possible
         else "set engine.quantization to none",
@@ -128,7 +132,7 @@ def _unreadable(variant: ResolvedRecipe, toolchain: Toolchain) -> Iterator[Viola
         variant.facts.llm, engine.dtype.value, engine.tensor_parallel, how.quant_algo, group
     )
     config = to_json(planned)
-    others = [line for line in accepted().lines if not read_config(line, config)]
+    others = [line for line in SUPPORTED if not read_config(line, config)]
     for item in read_config(toolchain.version, config):
         yield Violation(
             "MM169",
@@ -160,15 +164,17 @@ def _rotary(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, A
             f"but the model's is {llm.rotary_base:g}",
             f"add `rope_theta: {llm.rotary_base:g}` to the decoder's config in config.json",
         )
-    kinds, scaling = accepted().lines[toolchain.version].rotary_kinds, llm.rotary_scaling
+    line, scaling = release_line(toolchain.version), llm.rotary_scaling
     if scaling is None:
         return
     written = text.get("rope_scaling") or {}
     kind = scaling["rope_type"]
-    if kind not in kinds:
-        reason = f"it supports the rope scaling types {', '.join(kinds)}, but the model's is `{kind}`"
+    if kind not in line.rotary_kinds:
+        reason = (
+            f"it supports the rope scaling types {', '.join(line.rotary_kinds)}, but the model's is `{kind}`"
+        )
         yield Violation("MM604", ("model.source",), reason, "set engine.backend to torch")
-    elif "type" not in written and toolchain.version != tensorrt_llm_versions.SUPPORTED[-1]:
+    elif line.reads_type_only and "type" not in written:
         yield Violation(
             "MM604",
             ("model.source",),

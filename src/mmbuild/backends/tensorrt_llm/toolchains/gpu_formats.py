@@ -1,16 +1,15 @@
-"""Number formats that GPUs and layer sizes allow: loads and queries the tables of ``gpu_formats.yaml``."""
+"""Number formats that GPUs and layer sizes allow: loads and queries ``gpus.yaml``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Annotated
 
-import yaml
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from mmbuild.backends.tensorrt_llm.toolchains.model import Part
+from mmbuild.backends.tensorrt_llm.toolchains.load import version_facts
+from mmbuild.backends.tensorrt_llm.toolchains.model import Part, entries
 from mmbuild.backends.tensorrt_llm.toolchains.template import fill
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.schema.linear_shapes import Linear, divides, linears, stacks
@@ -21,7 +20,6 @@ Sm = Annotated[int, Field(ge=0, le=199)]
 class GpuRow(Part):
     """GPUs that run some formats. ``reason`` is a template over ``format``."""
 
-    toolchains: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
     sm: Annotated[tuple[tuple[Sm, Sm], ...], Field(min_length=1)]
     reason: str
@@ -37,24 +35,25 @@ class PackingRow(Part):
     evidence: str
 
 
-class Formats(Part):
-    """``gpu_formats.yaml``."""
+class Cuda(Part):
+    """CUDA major version, and where the version's own files say it."""
 
-    gpus: tuple[GpuRow, ...]
-    packing: tuple[PackingRow, ...]
+    version: int
+    evidence: str
+
+
+class Formats(Part):
+    """``gpus.yaml``."""
+
+    cuda: Cuda | None = None
+    gpus: Annotated[tuple[GpuRow, ...], BeforeValidator(entries)]
+    packing: Annotated[tuple[PackingRow, ...], BeforeValidator(entries)]
 
 
 @cache
-def tables() -> Formats:
-    """Both tables.
-
-    Raises:
-        pydantic.ValidationError: The file does not match the schema (a bug in mmbuild, caught by tests).
-    """
-    text = (files("mmbuild.backends.tensorrt_llm.toolchains") / "gpu_formats.yaml").read_text(
-        encoding="utf-8"
-    )
-    return Formats.model_validate(yaml.safe_load(text))
+def tables(version: str) -> Formats:
+    """Both tables of ``version``."""
+    return Formats.model_validate(version_facts(version, "gpus"))
 
 
 def gpu_objection(version: str, formats: Sequence[str], sm: int) -> tuple[str, str, str | None] | None:
@@ -63,22 +62,22 @@ def gpu_objection(version: str, formats: Sequence[str], sm: int) -> tuple[str, s
     Returns:
         The reason, the alternative, and the format responsible (None: the GPU itself is not supported).
     """
-    for row in tables().gpus:
+    for row in tables(version).gpus:
         affected = [name for name in formats if name in row.formats] if row.formats else [None]
         inside = any(low <= sm <= high for low, high in row.sm)
-        if not inside and affected and version in (row.toolchains or (version,)):
+        if not inside and affected:
             return fill(row.reason, {"format": affected[0]}), row.way, affected[0]
     return None
 
 
-def multiple_of(algorithm: str) -> int:
+def multiple_of(version: str, algorithm: str) -> int:
     """The number that rows and columns of weights in ``algorithm`` must be a multiple of."""
-    return next((row.multiple for row in tables().packing if algorithm in row.formats), 1)
+    return next((row.multiple for row in tables(version).packing if algorithm in row.formats), 1)
 
 
-def unpackable(facts: ModelFacts, algorithm: str, ranks: int) -> tuple[Linear, ...]:
+def unpackable(version: str, facts: ModelFacts, algorithm: str, ranks: int) -> tuple[Linear, ...]:
     """Linear layers that cannot be packed when split over ``ranks``; empty if they cannot be split at all."""
-    multiple = multiple_of(algorithm)
+    multiple = multiple_of(version, algorithm)
     layers = (
         layer
         for llm in stacks(facts)

@@ -1,7 +1,7 @@
 """Predicts the host and GPU memory of a toolchain's commands from shapes.
 
-The factors and their evidence are in ``memory_model.yaml``. Predictions reject a build that cannot fit before it
-starts (a command killed for memory has run for minutes), and decide which commands run concurrently.
+The factors and their evidence are in ``memory.yaml`` of a version. Predictions reject a build that cannot fit before
+it starts (a command killed for memory has run for minutes), and decide which commands run concurrently.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from math import prod
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field
 
+from mmbuild.backends.tensorrt_llm.toolchains.load import version_facts
 from mmbuild.backends.tensorrt_llm.toolchains.model import Part, Toolchain
 from mmbuild.models.checkpoint.tensor_table import tensors
 from mmbuild.models.families.facts import LlmFacts, VisualFacts
@@ -52,23 +51,18 @@ class Memory:
 
 
 class Row(Part):
-    """Factors of a step for some families and versions; all if left out."""
+    """Factors of a step for some families; all if left out."""
 
     families: tuple[Family, ...] = ()
-    toolchains: tuple[str, ...] = ()
     load: Literal[2, 4] = 2
     host: Factors
     gpu: Factors
     kind: Literal["measured", "read", "estimate"]
     evidence: str
 
-    def fits(self, family: str, version: str) -> bool:
-        """Whether the row applies to ``family`` and ``version``."""
-        return family in (self.families or (family,)) and version in (self.toolchains or (version,))
-
 
 class Table(Part):
-    """``memory_model.yaml``."""
+    """``memory.yaml``."""
 
     convert: tuple[Row, ...]
     quantize: tuple[Row, ...]
@@ -77,23 +71,16 @@ class Table(Part):
 
 
 @cache
-def table() -> Table:
-    """The content of ``memory_model.yaml``.
-
-    Raises:
-        pydantic.ValidationError: The file does not match the schema (a bug in mmbuild, caught by tests).
-    """
-    text = (files("mmbuild.backends.tensorrt_llm.toolchains") / "memory_model.yaml").read_text(
-        encoding="utf-8"
-    )
-    return Table.model_validate(yaml.safe_load(text))
+def table(version: str) -> Table:
+    """The content of ``memory.yaml`` of ``version``."""
+    return Table.model_validate(version_facts(version, "memory"))
 
 
 def predict(step: str, variant: ResolvedRecipe, toolchain: Toolchain) -> Memory:
     """Peak memory of ``step`` (a field of :class:`Table`) for ``variant`` with ``toolchain``."""
     family = variant.facts.family
-    rows: tuple[Row, ...] = getattr(table(), step)
-    row = next(row for row in rows if row.fits(family, toolchain.version))
+    rows: tuple[Row, ...] = getattr(table(toolchain.version), step)
+    row = next(row for row in rows if family in (row.families or (family,)))
     known = _quantities(step, variant, toolchain, row.load)
     return Memory(host=_sum(row.host, known), gpu=_sum(row.gpu, known))
 

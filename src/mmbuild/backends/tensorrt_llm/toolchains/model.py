@@ -1,4 +1,4 @@
-"""Schema of a toolchain file.
+"""Schema of the files ``toolchain``, ``commands``, ``unsupported`` and ``notes`` of a version.
 
 Strings marked *template* are Jinja2 templates; strings marked *condition* are Jinja2 expressions. Both may use only
 the names in :mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context`.
@@ -6,9 +6,10 @@ the names in :mod:`mmbuild.backends.tensorrt_llm.toolchains.template_context`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mmbuild.schema.model import Algorithm, Family
 
@@ -21,6 +22,30 @@ class Part(BaseModel):
     """Base of all parts: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def entries(content: Any) -> Any:
+    """The values of a mapping: files name the entries of a list, so that other versions can change them."""
+    return tuple(content.values()) if isinstance(content, Mapping) else content
+
+
+def _named(content: Any) -> Any:
+    return tuple({"name": key, **entry} for key, entry in content.items())
+
+
+def _groups(content: Any) -> Any:
+    return tuple(_named_groups(content)) if isinstance(content, Mapping) else content
+
+
+def _named_groups(content: Mapping[str, Any]) -> Iterator[Any]:
+    """A key that begins with ``-`` is part of its group; any other only names one or several."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and "when" in value:
+            yield {"when": value["when"], "add": _groups({k: v for k, v in value.items() if k != "when"})}
+        elif isinstance(value, Mapping):
+            yield from _named_groups(value)
+        else:
+            yield (*([key] if key.startswith("-") else []), *([value] if isinstance(value, str) else value))
 
 
 class Source(Part):
@@ -120,7 +145,7 @@ class CommandEntry(Part):
     algorithms: tuple[Algorithm, ...] = tuple(Algorithm)
     when: str = "true"
     modes: tuple[Mode, ...] = ()
-    argv: tuple[Group | When, ...]
+    argv: Annotated[tuple[Group | When, ...], BeforeValidator(_groups)]
     environment: dict[str, str] = {}
     products: tuple[str, ...] = ()
     once: str | None = None
@@ -202,6 +227,6 @@ class Toolchain(Part):
     qformats: dict[str, str] = {}
     paths: dict[str, str]
     families: dict[Family, FamilyEntry]
-    commands: Annotated[tuple[CommandEntry, ...], Field(min_length=1)]
-    unsupported: tuple[Unsupported, ...] = ()
-    notes: tuple[Note, ...] = ()
+    commands: Annotated[tuple[CommandEntry, ...], Field(min_length=1), BeforeValidator(_named)]
+    unsupported: Annotated[tuple[Unsupported, ...], BeforeValidator(entries)] = ()
+    notes: Annotated[tuple[Note, ...], BeforeValidator(entries)] = ()

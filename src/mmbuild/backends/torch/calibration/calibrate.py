@@ -23,8 +23,8 @@ from mmbuild.models.calibration_data import synthetic_images
 from mmbuild.models.calibration_data.samples import CalibrationError, Sample
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import family as find_family
-from mmbuild.models.processor import Processor, Request, encode
-from mmbuild.models.reference import continue_greedily, load_reference
+from mmbuild.models.families.processor import Processor, Request, encode
+from mmbuild.models.families.reference import continue_greedily, load_reference
 
 Found = TypeVar("Found")
 Found_co = TypeVar("Found_co", covariant=True)

@@ -18,8 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from mmbuild.backends.torch import collectives
-from mmbuild.backends.torch.distributed import failures, mpirun
+from mmbuild.backends.torch.distributed import collectives, failures, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.base.optional_packages import install_hint
 

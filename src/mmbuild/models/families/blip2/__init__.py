@@ -24,7 +24,7 @@ from mmbuild.models.families.shared.config_reading import (
     section,
     side,
 )
-from mmbuild.models.generation_settings import SettingsPlace
+from mmbuild.models.files.generation_settings import SettingsPlace
 
 WHOLE = "blip-2"
 

@@ -15,7 +15,7 @@ from mmbuild.models.families import blip2
 from mmbuild.models.families.facts import Config, LlmFacts, ModelFacts, Naming, Traits
 from mmbuild.models.families.parse import require_multiple
 from mmbuild.models.families.shared.config_reading import not_built, require_value, token_ids
-from mmbuild.models.generation_settings import SettingsPlace
+from mmbuild.models.files.generation_settings import SettingsPlace
 
 NAME = "blip2-opt"
 TRAITS = Traits(

@@ -15,9 +15,9 @@ import torch
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.blip2 import WHOLE, language_model
+from mmbuild.models.families.processor import Processor, Request
 from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
 from mmbuild.models.families.shared.config_reading import saved_configs
-from mmbuild.models.processor import Processor, Request
 
 
 def load(directory: Path) -> Processor:

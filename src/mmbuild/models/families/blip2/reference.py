@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from mmbuild.models.families.blip2 import WHOLE, language_model
+from mmbuild.models.families.processor import Request
 from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.config_reading import saved_config
-from mmbuild.models.families.shared.transformers_inputs import Inputs, request
-from mmbuild.models.processor import Request
+from mmbuild.models.families.transformers_inputs import Inputs, request
 
 
 def _text_model(config: Mapping[str, Any]) -> Any:

@@ -28,7 +28,7 @@ from mmbuild.models.families.shared.config_reading import (
     token_ids,
 )
 from mmbuild.models.families.shared.llama import llama_facts
-from mmbuild.models.generation_settings import SettingsPlace
+from mmbuild.models.files.generation_settings import SettingsPlace
 
 NAME = "llava"
 TRAITS = Traits(decoder="model.language_model")

@@ -15,10 +15,10 @@ import torch
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.llava import facts as read_facts
+from mmbuild.models.families.processor import Processor, Request
 from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
 from mmbuild.models.families.shared.chat import load_chat
 from mmbuild.models.families.shared.config_reading import saved_config
-from mmbuild.models.processor import Processor, Request
 
 
 def load(directory: Path) -> Processor:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbuild.models.families.processor import Request
 from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.families.shared.hugging_face import load_model as load
 from mmbuild.models.families.shared.hugging_face import tensor_shapes
-from mmbuild.models.families.shared.transformers_inputs import Inputs, encode_chat
-from mmbuild.models.processor import Request
+from mmbuild.models.families.transformers_inputs import Inputs, encode_chat
 
 __all__ = ["load", "load_inputs", "tensor_shapes"]
 

@@ -34,7 +34,7 @@ from mmbuild.models.families.shared.config_reading import (
     section,
     token_ids,
 )
-from mmbuild.models.generation_settings import SettingsPlace
+from mmbuild.models.files.generation_settings import SettingsPlace
 
 NAME = "nougat"
 TRAITS = Traits(encoder_decoder=True, cross_attention=True, most_images_per_prompt=1)

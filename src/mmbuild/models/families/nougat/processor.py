@@ -12,9 +12,9 @@ from typing import Any
 
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.nougat import facts as read_facts
+from mmbuild.models.families.processor import Processor, Request
 from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
 from mmbuild.models.families.shared.config_reading import saved_configs
-from mmbuild.models.processor import Processor, Request
 from mmbuild.models.repetition_detector import Repetition
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mmbuild.base.files import entries, require_regular
 from mmbuild.models.errors import EngineError, SourceError
+from mmbuild.models.families.processor import first_line
 from mmbuild.models.files.small_files import read_json
 from mmbuild.models.images import require_pixels
-from mmbuild.models.processor import first_line
 
 
 def saved_processor(directory: Path) -> Any:

@@ -19,7 +19,7 @@ from mmbuild.models.families.shared.config_reading import not_built, require_tow
 from mmbuild.models.families.shared.llama import llama_facts
 from mmbuild.models.families.vila import layout
 from mmbuild.models.families.vila.layout import NAME, Layout
-from mmbuild.models.generation_settings import SettingsPlace
+from mmbuild.models.files.generation_settings import SettingsPlace
 
 TRAITS = Traits(
     second_sources=("vision", "code"),

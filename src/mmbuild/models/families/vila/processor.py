@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from mmbuild.models.errors import EngineError
+from mmbuild.models.families.processor import Processor, Request
 from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
 from mmbuild.models.families.shared.chat import IMAGE, Prompt, load_chat
 from mmbuild.models.families.shared.config_reading import saved_configs
 from mmbuild.models.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.models.families.vila import facts as read_facts
 from mmbuild.models.images import require_pixels
-from mmbuild.models.processor import Processor, Request
 
 
 def load(directory: Path) -> Processor:

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from mmbuild.models.checkpoint.hf_weights import open_weights
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.errors import EngineError
+from mmbuild.models.families.processor import Request
 from mmbuild.models.families.shared import hugging_face
 from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.families.shared.config_reading import saved_config
-from mmbuild.models.families.shared.transformers_inputs import Inputs, takes_parts
+from mmbuild.models.families.transformers_inputs import Inputs, takes_parts
 from mmbuild.models.families.vila import IMAGE_TOKEN_ID, layout
 from mmbuild.models.families.vila.visual import canonical, make_projector, tower_config
 from mmbuild.models.files.small_files import read_text
 from mmbuild.models.images import require_pixels
-from mmbuild.models.processor import Request
 
 IMAGE = "<image>"
 
