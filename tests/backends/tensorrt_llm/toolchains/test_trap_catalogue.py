@@ -23,7 +23,7 @@ BY_KIND = {
     "recipe": (
         "tests/schema/",
         "tests/pipeline/",
-        "tests/models/sources/",
+        "tests/models/validation/",
         "tests/core/execution/",
         _TOOLCHAINS,
     ),
