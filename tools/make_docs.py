@@ -37,8 +37,8 @@ RECIPE_HEAD = """\
 
 <!-- Written by tools/make_docs.py from mmbuild.schema.model; change the descriptions there. -->
 
-A recipe is one YAML file that says what to build, never how. `mmbuild validate RECIPE` judges it without building
-anything, and every finding names file, line and column; `mmbuild schema` prints the JSON Schema that editors use.
+A recipe is a YAML file that says what to build, not how. `mmbuild validate RECIPE` checks it without building
+anything and reports every problem with file, line and column; `mmbuild schema` prints the JSON Schema for editors.
 
 ```yaml
 {base}```
@@ -48,32 +48,33 @@ anything, and every finding names file, line and column; `mmbuild schema` prints
 
 ## How recipes combine
 
-- `extends` names a recipe to start from, relative to the file that says so. Mappings merge key by key; everything
-  else is replaced; `null` takes a value back to its default. Circles are refused.
-- `--set engine.quantization=int8` lays a value over every recipe named on the command line. The value is YAML.
-- `matrix` makes one variant for each combination of values, named `<name>-<value>...`. An axis is a key of
-  `engine` (`quantization: [none, int8]`), a dotted key (`visual.dtype: [float16, float32]`), or a name of its own
-  (`batch: {{key: engine.max_batch_size, values: [1, 8]}}`). A key given with `--set` pins its axis.
-- Paths are relative to the file that names them (to the current directory with `--set`), and stay within the
-  project's root: the nearest directory upwards that holds `.git`, `pyproject.toml` or `mmbuild.yaml`, else the
-  recipe's own. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` lifts that.
-- Links in a model's directory are followed within the project's root, within a directory that `--set` names, and
-  within one cache of the Hugging Face hub. Others are refused, so that a project of somebody else cannot take in
-  files of yours; `--allow-outside` lifts that too. [limits.md](limits.md) says how large files may be.
-- Only plain data: no tags, no `yes`/`no` for true and false, no NaN, each key once. Anchors and `<<` are fine.
+- `extends` names a base recipe, relative to the file that extends it. Mappings merge key by key; everything else is
+  replaced; `null` resets a value to its default. Cycles are refused.
+- `--set engine.quantization=int8` overrides a value in every recipe on the command line. The value is YAML.
+- `matrix` defines one variant for each combination of values, named `<name>-<value>...`. An axis is a key of
+  `engine` (`quantization: [none, int8]`), a dotted key (`visual.dtype: [float16, float32]`), or a name with a key
+  (`batch: {{key: engine.max_batch_size, values: [1, 8]}}`). `--set` on a key fixes its axis.
+- Paths are relative to the file that contains them (with `--set`, to the current directory). They must be inside the
+  project's root: the nearest parent directory with `.git`, `pyproject.toml` or `mmbuild.yaml`, otherwise the
+  recipe's directory. `--allow-outside` or `MMBUILD_ALLOW_OUTSIDE=1` allows other paths.
+- Links in a model's directory are followed within the project's root, within a directory named with `--set`, and
+  within one cache of the Hugging Face hub. Others are refused, so that somebody else's project cannot read your
+  files; `--allow-outside` allows them too. [limits.md](limits.md) lists how large files may be.
+- Only plain data is allowed: no tags, no `yes`/`no` for true and false, no NaN, each key once. Anchors and `<<` are
+  fine.
 
 ## What is computed
 
 | number | from |
 |---|---|
-| num_visual_features | the model's config.json; [families/](families/) says how for each family |
+| num_visual_features | the model's config.json, in a different way for each family: see [families/](families/) |
 | max_multimodal_len | max_batch_size x max_images_per_prompt x num_visual_features ({across}: num_visual_features) |
 | visual.max_batch_size | max_batch_size x max_images_per_prompt |
-| quantization.group_size of int4_awq | 128 where that divides the inputs of every linear layer on a rank, else 64 |
+| quantization.group_size of int4_awq | 128 if it divides the inputs of every linear layer on a rank, otherwise 64 |
 
-Each may be stated, and must then be right. max_input_len counts text and visual features together; max_input_len +
-max_output_len (of an encoder-decoder: 1 + max_output_len) stay within the model's max_position_embeddings where
-positions are learned or rotary.
+A recipe may set each of them; a wrong value is an error. max_input_len counts text and visual features together.
+With learned or rotary positions, max_input_len + max_output_len (for an encoder-decoder, 1 + max_output_len) must not
+exceed the model's max_position_embeddings.
 
 | family | number formats | weight-only int8 and int4 | images in a prompt | second sources |
 |---|---|---|---|---|

@@ -18,17 +18,17 @@ HEAD = """\
 
 <!-- Written by tools/make_docs.py from tests/contracts/traps.yaml; change the entries there. -->
 
-Ways in which a multimodal build with TensorRT-LLM fails late, or comes out silently wrong, and what mmbuild does
-about each. 1 to 34 were found in the sources of TensorRT-LLM, the others in issues. Each is held by tests that are
-named in [the catalogue](../tests/contracts/traps.yaml), with where it is known from; the codes are explained in
+How a multimodal build with TensorRT-LLM can fail late, or silently give a wrong result, and what mmbuild does about
+it. Numbers 1 to 34 were found in the sources of TensorRT-LLM, the others in issues. [The
+catalogue](../tests/contracts/traps.yaml) lists the source of each and the tests for it; the codes are explained in
 [diagnostics.md](diagnostics.md). No TensorRT-LLM command was executed for this.
 
-- recipe: found in what a user writes, by `mmbuild validate` and `plan`, before any work
-- product: found in what a command left or said, right after it
-- construction: cannot happen, because mmbuild writes the command; held over every recipe and drawn ones
+- recipe: found in the recipe by `mmbuild validate` and `plan`, before any work
+- product: found in the files or the output of a command, right after it ran
+- construction: cannot happen, because mmbuild writes the command; tested with every recipe and with random ones
 - environment: found by `mmbuild doctor`, and by `apply` before it downloads anything
 
-| | trap | toolchains | found as | codes |
+| | trap | toolchains | found in | codes |
 |---|---|---|---|---|
 """
 

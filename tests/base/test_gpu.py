@@ -56,7 +56,7 @@ def test_a_driver_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", ["library", "lost", "hangs"])
-def test_no_driver_that_answers_is_no_gpu(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def test_without_an_answering_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     monkeypatch.setattr(gpu, "_SECONDS", 0.1 if fault == "hangs" else 30)
     fake_pynvml.install(monkeypatch, H200, fault=fault)
     assert (visible_gpus(), first_sm(), least_memory(gpus())) == (None, None, 0)
@@ -69,7 +69,7 @@ def test_what_a_driver_does_not_support_is_unknown(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_real_library_is_called_by_its_own_names() -> None:
-    """All functions that the stand-in has, NVML's Python package has too."""
+    """NVML's Python package has every function of the fake."""
     names = "import pynvml; print(' '.join(name for name in dir(pynvml) if name.lower().startswith('nvml')))"
     done = subprocess.run([sys.executable, "-c", names], capture_output=True, text=True, check=True)
     stand_in = (fake_pynvml.SITE / "pynvml.py").read_text("utf-8")

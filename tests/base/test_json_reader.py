@@ -87,7 +87,7 @@ def test_nesting_that_overflows_a_stack_is_refused() -> None:
         parse_json(b"[" * 200_000 + b"]" * 200_000, deep)
 
 
-def test_a_name_that_stands_twice_is_refused_where_it_matters() -> None:
+def test_a_duplicate_name_is_refused_where_it_matters() -> None:
     text = b'{"a": 1, "b": {"c": 1, "c": 2}}'
     assert parse_json(text, LIMIT) == {"a": 1, "b": {"c": 2}}
     with pytest.raises(JsonProblemError, match="`c` twice"):

@@ -107,7 +107,7 @@ def test_a_truncated_header_is_refused_without_reading_on(tmp_path: Path, conten
         read_tensor_header(tmp_path / "x")
 
 
-def test_a_device_is_no_weight_file(tmp_path: Path) -> None:
+def test_a_device_is_not_a_weight_file(tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to("/dev/zero")
     with pytest.raises(FileRefusedError):
         read_tensor_header(tmp_path / "x")

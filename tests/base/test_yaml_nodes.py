@@ -48,9 +48,7 @@ def test_plain_is_the_data_alone(data: Any) -> None:
 
 
 @given(mappings, mappings)
-def test_merging_keeps_what_only_one_has_and_where_it_stands(
-    base: dict[str, Any], over: dict[str, Any]
-) -> None:
+def test_merging_keeps_unique_keys_and_their_positions(base: dict[str, Any], over: dict[str, Any]) -> None:
     merged = merge(node(base), node(over, THERE))
     for key in base.keys() - over.keys():
         assert plain(merged.value[key]) == base[key]

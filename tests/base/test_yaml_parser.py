@@ -51,7 +51,7 @@ def read(text: str) -> tuple[YamlNode | None, list[Diagnostic]]:
         ("- " * 100_000 + "1", "MM110", 1, 65),
     ],
 )
-def test_a_fault_is_found_where_it_stands(text: str, code: str, line: int, column: int) -> None:
+def test_an_error_has_its_position(text: str, code: str, line: int, column: int) -> None:
     _, findings = read(text)
     assert [(item.code, item.line, item.column) for item in findings] == [(code, line, column)]
 

@@ -316,7 +316,7 @@ def test_numbers_with_an_exponent(capsys: pytest.CaptureFixture[str]) -> None:
         )
 
 
-# 9. A recipe where an engine is asked for.
+# 9. A recipe where an engine is required.
 
 
 @pytest.mark.parametrize("verb", ["run", "verify", "compat", "compare"])

@@ -100,7 +100,7 @@ def test_numbers_that_cannot_be_paired_are_refused():
 
 @pytest.fixture
 def places(engine, tmp_path):
-    """What the words in capitals below stand for."""
+    """Values for the words in capitals below."""
     broken, empty, picture = tmp_path / "broken.png", tmp_path / "empty", tmp_path / "picture.png"
     broken.write_bytes(b"no picture")
     empty.mkdir()

@@ -62,7 +62,7 @@ def test_the_path_of_the_configuration(
     assert config_path() == Path(expected)
 
 
-def test_everything_that_may_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/u")
     config = parse(WHOLE, "config.yaml")
     older, newer = config.toolchains["0.9.0"], config.toolchains["1.2"]
@@ -84,7 +84,7 @@ def test_the_example_of_the_page_is_a_configuration() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing yet\n", "---\n", "{}\n", "null\n"])
-def test_nothing_said_is_an_empty_configuration(text: str) -> None:
+def test_a_missing_file_is_an_empty_configuration(text: str) -> None:
     assert parse(text, "config.yaml") == UserConfig()
 
 
@@ -135,7 +135,7 @@ def test_all_faults_are_reported_at_once_in_the_order_of_lines() -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"# " + b"x" * 1_000_001])
-def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_configuration(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     with pytest.raises(MmbuildError) as caught:

@@ -19,7 +19,7 @@ def config(tmp_path, monkeypatch):
     return path
 
 
-def test_without_a_word_there_is_no_shared_store(config):
+def test_there_is_no_shared_store_by_default(config):
     assert settings() is None
     config.write_text("toolchains: {}\n# store\n")
     assert settings() is None
@@ -46,7 +46,7 @@ def test_ci_writes_and_people_read(config, monkeypatch, push, ci, pushes):
     assert settings().push
 
 
-def test_the_variable_stands_above_the_file_and_off_means_none(config, monkeypatch):
+def test_the_variable_overrides_the_file_and_off_disables_it(config, monkeypatch):
     config.write_text("store: {remote: 'file:///srv/x', timeout: 3}")
     monkeypatch.setenv("MMBUILD_REMOTE", "memory://y")
     assert (settings().url, settings().timeout) == ("memory://y", 3)
@@ -84,7 +84,7 @@ def test_steps_see_neither_the_url_nor_the_key():
     assert listed_environment(given).keys() & given.keys() == {"MMBUILD_STEPS"}
 
 
-def test_a_protocol_that_nobody_knows_is_reported():
+def test_an_unknown_protocol_is_reported():
     with pytest.raises(MmbuildError, match="cannot be used") as caught:
         connect(Settings("nonsense://x"))
     assert caught.value.code == "MM820"

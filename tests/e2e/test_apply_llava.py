@@ -101,7 +101,7 @@ def test_an_engine_that_fails_a_gate_is_kept_aside_and_other_gates_only_judge(in
     assert f"the refused engine: {aside}" in reported
     assert "failed" in (aside / "verify" / "report.html").read_text()
     assert not there.engine.exists()
-    # What is kept can be judged again and compared.
+    # The rejected engine can be verified again and compared.
     again = there.run("verify", aside, "--store", tool.root / "store", status=1)
     assert "gate FAILED: max_kl" in again.stdout
     assert re.search(r"^gates passed +1 of 2", there.run("compare", aside).stdout, flags=re.M)

@@ -1,6 +1,6 @@
-"""Recipes for TensorRT-LLM through the command line: refused where it is missing, built and asked where it is.
+"""Recipes for TensorRT-LLM through the command line: refused if it is missing, built and run if it is installed.
 
-What stands in for TensorRT-LLM are programs with its flags; the engines that they write answer nothing.
+TensorRT-LLM is faked by programs with its flags; their engines do not answer questions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSIONS = ("1.2", "0.12.0")
 
 
 class Host:
-    """A machine with a store of its own; ``variables`` say what is installed on it."""
+    """A machine with its own store; ``variables`` describe what is installed on it."""
 
     def __init__(self, root: Path, **variables: str) -> None:
         self.root = root
@@ -91,7 +91,7 @@ def test_without_tensorrt_llm_apply_stops_before_any_download(tmp_path: Path) ->
     assert host.downloaded() == []
 
 
-def test_the_other_way_on_works_as_it_stands(tmp_path: Path) -> None:
+def test_the_suggested_alternative_works(tmp_path: Path) -> None:
     host = Host(tmp_path)
     plan = host.run("plan", RECIPE, "--offline", "--set", "engine.backend=torch", *host.places).stdout
     assert f"{NAME}/quantize" in plan
@@ -109,7 +109,7 @@ def test_a_plan_needs_no_tensorrt_llm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_with_tensorrt_llm_it_is_built_asked_and_left_alone(host: Host, version: str) -> None:
+def test_with_tensorrt_llm_it_is_built_run_and_then_up_to_date(host: Host, version: str) -> None:
     chosen = (*SMALL, f"--set=engine.tensorrt_llm.toolchain='{version}'")
     host.apply(*chosen)
     manifest = json.loads((host.engine / "manifest.json").read_text("utf-8"))
@@ -146,20 +146,20 @@ def test_options_of_the_embedded_engine_are_refused_for_engines_of_tensorrt_llm(
     assert "MM705" in reported
 
 
-def test_an_engine_is_not_asked_where_its_toolchain_is_not(host: Host) -> None:
+def test_an_engine_is_not_run_without_its_toolchain(host: Host) -> None:
     host.apply(*SMALL)
     host.variables["MMBUILD_CONFIG"] = str(host.root / "none.yaml")
     assert "MM704" in host.run("run", host.engine, "--prompt", "why", status=1).stderr
 
 
-def test_a_gpu_of_another_architecture_is_told_before_anything_runs(host: Host) -> None:
+def test_a_gpu_of_another_architecture_is_reported_before_anything_runs(host: Host) -> None:
     reported = host.apply(*SMALL, "--set=target={device: cuda, sm: 80}", status=1).stderr
     assert "MM702" in reported
     assert "target.sm is 80" in reported
     assert host.downloaded() == []
 
 
-def test_a_gpu_that_is_too_small_is_told_before_anything_runs(host: Host) -> None:
+def test_a_gpu_that_is_too_small_is_reported_before_anything_runs(host: Host) -> None:
     host.variables |= gpus(mib=100)
     reported = host.apply(*SMALL, status=1).stderr
     assert "MM317" in reported
@@ -168,7 +168,7 @@ def test_a_gpu_that_is_too_small_is_told_before_anything_runs(host: Host) -> Non
     host.apply(*SMALL, "--ignore-estimates")
 
 
-def test_a_wrong_pin_is_told_with_the_command_that_mends_it(
+def test_a_wrong_pin_is_reported_with_the_command_that_fixes_it(
     host: Host, toolchains: dict[str, dict[str, object]]
 ) -> None:
     site = Path(str(toolchains["1.2"]["python"])).parents[1] / "site"

@@ -148,7 +148,7 @@ def test_a_link_of_a_model_does_not_carry_off_a_file_from_outside(project, tmp_p
     assert "MM747" not in project("plan", "recipe.yaml", "--allow-outside").text
 
 
-def test_code_of_a_processor_is_neither_run_nor_asked_about(project, old_engine):
+def test_code_of_a_processor_is_neither_run_nor_prompted_for(project, old_engine):
     mark = project.root / "executed"
     for name in ("processor_config.json", "tokenizer_config.json"):
         path = old_engine / "processor" / name
@@ -379,21 +379,21 @@ def test_a_name_longer_than_a_file_name_is_refused_before_anything_is_built(proj
     project.refused("validate", "recipe.yaml", code="MM752")
 
 
-def test_a_prompt_that_is_no_text_is_refused(project):
+def test_a_prompt_that_is_not_text_is_refused(project):
     done = ask(project, prompt=os.fsdecode(b"what \xff ?"))
     assert done.returncode == 1
     assert "[MM785]" in done.text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_standard_output_is_said(project):
+def test_a_full_standard_output_is_reported(project):
     with open("/dev/full", "wb") as full:
         done = project("plan", "recipe.yaml", stdout=full)
     assert done.returncode == 1
     assert "[MM780]" in done.text
 
 
-def test_a_home_that_cannot_be_written_is_said(project):
+def test_an_unwritable_home_is_reported(project):
     done = project(
         "plan", "recipe.yaml", environment={"HOME": "/proc", "MMBUILD_STORE": "", "XDG_CACHE_HOME": ""}
     )

@@ -1,4 +1,4 @@
-"""The examples of docs/python-api.md run as they stand, in a project of their own."""
+"""The examples of docs/python-api.md run unchanged, in a scratch project."""
 
 import os
 import re

@@ -25,7 +25,7 @@ ACTIONS = ("download", "convert", "quantize", "build_llm", "build_visual", "asse
 
 @pytest.fixture
 def project(tmp_path):
-    """The project, as if it had been made where it now lies."""
+    """The project, with its paths changed to the current directory."""
     with tarfile.open(FIXTURE) as archive:
         archive.extractall(tmp_path, filter="data")
     plan = tmp_path / "saved-plan.json"
@@ -105,7 +105,7 @@ def test_history_and_reasons_reach_back_to_the_old_store(project):
     assert mmbuild(project, "why", "recipe.yaml").returncode == 0
 
 
-def test_an_apply_goes_on_from_the_old_store(project):
+def test_an_apply_continues_from_the_old_store(project):
     done = mmbuild(project, "apply", "recipe.yaml", "--ignore-estimates", steps=True)
     assert done.returncode == 0, done.stderr
     assert mmbuild(project, "cache", "verify").returncode == 0

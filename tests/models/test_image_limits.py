@@ -161,7 +161,7 @@ def test_a_picture_that_is_padded_to_a_square_has_a_limit_too() -> None:
         shaped(SimpleNamespace(width=50_000, height=1_000, size=(50_000, 1_000), mode="RGB"), images, "pad")
 
 
-def test_a_limit_says_itself() -> None:
+def test_a_limit_is_in_its_message() -> None:
     require_pixels(8_000, 8_000)
     with pytest.raises(PictureError, match=f"{PIXELS:,}"):
         require_pixels(8_001, 8_000)

@@ -13,7 +13,7 @@ from mmbuild.models.repetition_detector import Repetition
 
 
 def lively(rng: random.Random, steps: int) -> list[float]:
-    """Largest logits of text that goes on: now sure, now unsure."""
+    """Largest logits of text without repetition: sometimes confident, sometimes not."""
     return [rng.choice([4.0, 12.0, 25.0]) + rng.gauss(0, 3) for _ in range(steps)]
 
 
@@ -58,7 +58,7 @@ def test_decoding_stops_where_the_restated_criterion_stops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_text_that_goes_on_is_never_stopped(seed: int) -> None:
+def test_text_without_repetition_is_never_stopped(seed: int) -> None:
     assert stops_at(lively(random.Random(seed), 600)) is None
 
 

@@ -1,4 +1,4 @@
-"""The plan cache gives back no plan that what it asked would answer otherwise now."""
+"""The plan cache returns a plan only if everything it depends on is unchanged."""
 
 from __future__ import annotations
 

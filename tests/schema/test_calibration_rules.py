@@ -96,12 +96,12 @@ def test_data_of_weight_only_quantization_are_checked_the_same_way(tmp_path: Pat
     assert "calibration.samples" in {one.name for one in result.variants[0].derivations}
     data(tmp_path, 40, text=True)
     assert only(load(tmp_path, recipe(algorithm))).code == "MM164"
-    # Without calibration nothing is said of samples, and no pictures are generated.
+    # Without calibration, samples are not mentioned and no pictures are generated.
     (variant,) = load(tmp_path, RECIPE, f"engine.quantization={algorithm}").variants
     assert "calibration.samples" not in {one.name for one in variant.derivations}
 
 
-def test_fewer_samples_than_asked_for_blame_the_number_where_it_is_written(tmp_path: Path) -> None:
+def test_too_few_samples_are_reported_at_the_requested_number(tmp_path: Path) -> None:
     data(tmp_path, 31)
     assert pointed(only(load(tmp_path, recipe()))) == '"data.jsonl"'
     found = only(load(tmp_path, recipe(samples=33)))

@@ -24,7 +24,7 @@ def test_every_key_and_every_code_is_there() -> None:
         assert f"## {code}:" in make_docs.diagnostics_page()
 
 
-def test_check_tells_a_stale_page(
+def test_check_reports_a_stale_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "docs/recipe.md"

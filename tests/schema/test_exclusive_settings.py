@@ -1,4 +1,4 @@
-"""Settings that may not stand together: every row of the table fires on what it names, and on nothing else."""
+"""Mutually exclusive settings: every row of the table applies to its settings and to nothing else."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_the_files_are_among_those_that_a_plan_depends_on(tmp_path: Path) -> Non
     assert (tmp_path / "model" / "generation_config.json") in load(tmp_path).files
 
 
-def test_a_model_of_the_hub_is_not_asked_for_its_settings(tmp_path: Path) -> None:
+def test_settings_of_a_hub_model_are_not_requested(tmp_path: Path) -> None:
     recipe = RECIPE.replace("source: model", "source: hf://llava-hf/llava-1.5-7b-hf").replace(
         "_len: 128", "_len: 2000"
     )

@@ -62,7 +62,7 @@ def test_random_weights_take_small_files_from_a_directory(project: Path) -> None
     assert codes(load_recipes([project])) == ["MM740"]
 
 
-def test_what_config_says_goes_first(tmp_path: Path) -> None:
+def test_errors_in_config_json_come_first(tmp_path: Path) -> None:
     write_project(tmp_path)
     for name in ("tokenizer.json", "preprocessor_config.json", "model.safetensors"):
         (tmp_path / "model" / name).write_text("{}")

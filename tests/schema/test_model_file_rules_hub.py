@@ -105,14 +105,14 @@ def test_a_large_file_is_left_to_the_download(
     assert state.fetch_counts().keys() == SMALL - {"tokenizer.json"}
 
 
-def test_offline_nothing_is_asked_for(hub: Callable[[], Hub], files: Path, tmp_path: Path) -> None:
+def test_offline_makes_no_requests(hub: Callable[[], Hub], files: Path, tmp_path: Path) -> None:
     edit(files / "processor_config.json", patch_size=14)
     state = hub()
     assert codes(load(tmp_path, offline=True)) == ["MM133"]
     assert state.log == []
 
 
-def test_a_recorded_model_is_not_asked_for(hub: Callable[[], Hub], tmp_path: Path) -> None:
+def test_a_recorded_model_is_not_requested(hub: Callable[[], Hub], tmp_path: Path) -> None:
     state = hub()
     recipe = ON_HUB.replace("hf://shapes/llava", "hf://llava-hf/llava-1.5-7b-hf").replace("128", "4000")
     load(tmp_path, recipe)

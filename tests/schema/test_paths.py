@@ -31,7 +31,7 @@ def test_a_model_outside_the_root_is_refused(tmp_path: Path, source: str) -> Non
     assert (found.code, found.path) == ("MM122", "model.source")
 
 
-def test_a_path_typed_with_set_may_lie_anywhere(tmp_path: Path) -> None:
+def test_a_path_from_set_may_be_outside_the_project(tmp_path: Path) -> None:
     write_project(tmp_path / "elsewhere")
     elsewhere = tmp_path / "elsewhere/model"
     (variant,) = load(tmp_path / "inside", RECIPE, f"model.source={elsewhere}").variants

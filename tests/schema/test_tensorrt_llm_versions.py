@@ -1,4 +1,4 @@
-"""Which versions of TensorRT-LLM there are toolchains for, and what is said about others."""
+"""Which versions of TensorRT-LLM there are toolchains for, and the messages about others."""
 
 from __future__ import annotations
 

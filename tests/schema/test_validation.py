@@ -69,9 +69,7 @@ def test_a_wrong_value_is_underlined(
         ("version: 1\n", "version", ""),
     ],
 )
-def test_a_missing_key_points_at_the_mapping_that_lacks_it(
-    tmp_path: Path, line: str, key: str, anchor: str
-) -> None:
+def test_a_missing_key_points_at_its_mapping(tmp_path: Path, line: str, key: str, anchor: str) -> None:
     found = only(load(tmp_path, RECIPE.replace(line, "")))
     assert (found.code, found.path) == ("MM111", key)
     if anchor:

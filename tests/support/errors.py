@@ -1,4 +1,4 @@
-"""What is asked of every error that is told to a person."""
+"""Checks for every error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program on a terminal of its own (pty(7)): what it shows, and keys pressed there."""
+"""A program on its own terminal (pty(7)): its output, and keys sent to it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Terminal:
             return True
         try:
             chunk = os.read(self.master, 65536)
-        except OSError:  # EIO: nobody holds the other end any more
+        except OSError:  # EIO: the other end is closed
             return False
         self.shown += chunk.decode(errors="replace")
         return bool(chunk)

@@ -14,7 +14,7 @@ def wait_for(condition, seconds=60):
 
 
 def gone(process):
-    """Whether the process has ended, be it that nobody has asked for its status."""
+    """Whether the process has ended, even if its status has not been collected."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

@@ -75,7 +75,7 @@ def test_the_exam_asks_as_the_processor_and_the_model_do(family: str) -> None:
     assert torch.allclose(logits[: len(required)], required, atol=1e-4)
 
 
-def test_t5_has_a_head_of_its_own_and_opt_has_not() -> None:
+def test_t5_has_its_own_head_and_opt_does_not() -> None:
     t5 = Blip2ForConditionalGeneration.from_pretrained(folder("blip2-t5"), dtype=torch.float32).language_model
     assert not torch.equal(t5.lm_head.weight, t5.shared.weight)
     assert not t5.config.scale_decoder_outputs

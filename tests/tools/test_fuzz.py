@@ -59,7 +59,7 @@ def crashing(place):
         (crashing, "ended with status"),
     ],
 )
-def test_only_what_ends_in_a_coded_error_is_no_failure(tmp_path, monkeypatch, probe, said):
+def test_only_coded_errors_are_not_failures(tmp_path, monkeypatch, probe, said):
     monkeypatch.setattr(fuzz, "make_world", lambda place: (place / "mmbuild.yaml").touch())
     target = Target("a file", "mmbuild.yaml", "bytes", (probe,))
     count = fuzz.fuzz([target], 1.0, 1, tmp_path, slow=0.5)["a file"]
@@ -72,7 +72,7 @@ def test_only_what_ends_in_a_coded_error_is_no_failure(tmp_path, monkeypatch, pr
 
 
 def test_a_minute_of_damaged_files_finds_no_failure():
-    # A process of its own: here other tests may have left threads behind, which no forked process has.
+    # A separate process: other tests may have left threads in this one, which a forked process does not have.
     done = subprocess.run(
         [sys.executable, fuzz.__file__, "--seconds", "60", "--slow", "30"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""Calibration data of the demo models, as it lies in the repository."""
+"""Calibration data of the demo models, as committed in the repository."""
 
 from __future__ import annotations
 

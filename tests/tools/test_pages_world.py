@@ -16,7 +16,7 @@ def words(page: Page) -> list[str]:
 
 @given(seeds, st.booleans())
 @settings(max_examples=40)
-def test_held_out_words_come_only_when_asked_for_and_then_alone(seed: int, held_out: bool) -> None:
+def test_held_out_words_appear_only_on_request_and_then_alone(seed: int, held_out: bool) -> None:
     page = pages_world.draw_page(np.random.default_rng(seed), held_out=held_out)
     assert {pages_world.held_out_word(word) for word in words(page)} == {held_out}
 
@@ -49,7 +49,7 @@ def test_print_stays_on_the_page(seed: int) -> None:
 
 
 @pytest.mark.parametrize("change", ["title", "bold", "item"])
-def test_what_markup_tells_apart_print_tells_apart(change: str) -> None:
+def test_different_markup_is_printed_differently(change: str) -> None:
     page = Page("Vole", (Line((Word("ab", bold=change == "bold"),), item=change == "item"),))
     plain = Page("" if change == "title" else "Vole", (Line((Word("ab"),)),))
     pictures = [pages_world.draw_picture(p, np.random.default_rng(3)).tobytes() for p in (page, plain)]

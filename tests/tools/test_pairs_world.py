@@ -43,7 +43,7 @@ def test_answers(kind: pairs_world.Kind, which: int, answer: str) -> None:
     assert pairs_world.answer(Pair(red_circle, two_red_squares), kind, which) == answer
 
 
-def test_more_is_told_both_ways_and_as_the_same() -> None:
+def test_comparisons_have_both_directions_and_equality() -> None:
     one, three = Scene(0, 0, (4,)), Scene(0, 0, (1, 2, 3))
     lines = [
         pairs_world.answer(Pair(*scenes), "more", 0) for scenes in [(one, three), (three, one), (one, one)]

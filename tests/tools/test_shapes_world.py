@@ -9,7 +9,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 @given(seeds, st.booleans())
-def test_held_out_combinations_come_only_when_asked_for(seed: int, held_out: bool) -> None:
+def test_held_out_combinations_appear_only_on_request(seed: int, held_out: bool) -> None:
     scene = world.draw_scene(np.random.default_rng(seed), held_out=held_out)
     assert scene.held_out == held_out
     assert 1 <= len(set(scene.cells)) == len(scene.cells) <= 5

@@ -71,7 +71,7 @@ SHARD_INDEX = Limit(
     8,
     2_000_000,
     64 * KB,
-    "one line of 100 bytes a tensor; models of 400 B parameters have 100,000 tensors",
+    "a line of 100 bytes per tensor; models with 400 B parameters have 100,000 tensors",
 )
 TENSOR_HEADER = Limit(
     "a safetensors header",
@@ -79,10 +79,10 @@ TENSOR_HEADER = Limit(
     8,
     2_000_000,
     1 * MB,
-    "120 bytes a tensor, as an index; safetensors itself takes up to 100 MB",
+    "120 bytes per tensor; safetensors itself accepts up to 100 MB",
 )
 HUB_LISTING = Limit(
-    "a listing of the hub", 64 * MB, 8, 4_000_000, 64 * KB, "200 bytes a file; data sets have 100,000 files"
+    "a listing of the hub", 64 * MB, 8, 4_000_000, 64 * KB, "200 bytes per file; data sets have 100,000 files"
 )
 YAML_TEXT = Limit(
     "a recipe, lock or configuration",
@@ -90,8 +90,8 @@ YAML_TEXT = Limit(
     32,
     20_000,
     64 * KB,
-    "a recipe is a page; a matrix of a hundred variants and its lock take some thousand lines. Values count after "
-    "aliases were expanded",
+    "a recipe is a page; a matrix of a hundred variants and its lock take a few thousand lines. Values are counted "
+    "after aliases are expanded",
 )
 LOCK_TEXT = Limit(
     "a lock", 16 * MB, 32, 500_000, 64 * KB, "three lines for each file of a model and each package"
@@ -100,26 +100,26 @@ CALIBRATION_LINE = Limit(
     "a line of calibration data", 1 * MB, 16, 100_000, 1 * MB, "a prompt and a picture's name"
 )
 ENGINE_JSON = Limit(
-    "an engine's description", 4 * MB, 32, 400_000, 1 * MB, "hundreds of packages of some lines each"
+    "an engine's description", 4 * MB, 32, 400_000, 1 * MB, "hundreds of packages with a few lines each"
 )
 ENGINE_MANIFEST = Limit(
-    "an engine's manifest", 64 * MB, 32, 4_000_000, 1 * MB, "100 bytes a file, and the recipe's settings"
+    "an engine's manifest", 64 * MB, 32, 4_000_000, 1 * MB, "100 bytes per file, and the recipe's settings"
 )
 HASHED_FILES = Limit(
-    "a list of hashed files", 2 * MB, 4, 20_000, 200, "4,096 large files of engines, 200 bytes each"
+    "a list of hashed files", 2 * MB, 4, 20_000, 200, "4,096 large engine files, 200 bytes each"
 )
 CHECKPOINT_CONFIG = Limit(
     "a checkpoint's config", 16 * MB, 32, 1_000_000, 1 * MB, "a line for each linear layer"
 )
-MEASUREMENTS = Limit("measurements", 64 * MB, 16, 4_000_000, 1 * MB, "the answers of some thousand questions")
+MEASUREMENTS = Limit("measurements", 64 * MB, 16, 4_000_000, 1 * MB, "answers to a few thousand questions")
 SAVED_PLAN = Limit(
-    "a saved plan", 64 * MB, 64, 4_000_000, 1 * MB, "5 kB an action, 1,000 variants of ten actions"
+    "a saved plan", 64 * MB, 64, 4_000_000, 1 * MB, "5 kB per action; 1,000 variants with ten actions"
 )
 STORE_TREE = Limit(
-    "an artifact's manifest", 64 * MB, 8, 4_000_000, 8 * KB, "200 bytes a file, and paths no longer than PATH"
+    "an artifact's manifest", 64 * MB, 8, 4_000_000, 8 * KB, "200 bytes per file; paths within their limit"
 )
 STORE_RECORD = Limit(
-    "a line of the journal", 1 * MB, 16, 50_000, 64 * KB, "keys, digests and a label; 100 bytes an input"
+    "a line of the journal", 1 * MB, 16, 50_000, 64 * KB, "keys, digests and a label; 100 bytes per input"
 )
 STORE_HISTORY = Limit(
     "a line of the history", 8 * MB, 8, 1_000_000, 64 * KB, "the labels of all actions of one apply"
@@ -133,12 +133,12 @@ STORE_NOTE = Limit(
     64,
     4_000_000,
     1 * MB,
-    "definitions, named builds and cached plans: as a saved plan",
+    "definitions, named builds and cached plans; like a saved plan",
 )
 SHARED_ENTRY = Limit(
-    "an entry of a shared store", 1 * MB, 16, 50_000, 64 * KB, "a record of the journal and its signature"
+    "an entry of a shared store", 1 * MB, 16, 50_000, 64 * KB, "a journal record and its signature"
 )
-MESSAGE = Limit("a message", 64 * MB, 64, 4_000_000, 16 * MB, "what processes of one build say to each other")
+MESSAGE = Limit("a message", 64 * MB, 64, 4_000_000, 16 * MB, "sent between the processes of a build")
 
 LIMITS = tuple(value for value in globals().values() if isinstance(value, Limit))
 """Every row, for documentation and tests."""

@@ -120,7 +120,7 @@ def test_without_a_manifest_nothing_is_loaded(build):
     assert check(build, loads=False).code == "MM760"
 
 
-def test_a_directory_that_is_no_engine_is_called_so(tmp_path):
+def test_a_directory_that_is_not_an_engine_is_reported(tmp_path):
     with pytest.raises(LayoutError) as caught:
         check(tmp_path)
     assert caught.value.code == "MM540"
@@ -217,7 +217,7 @@ def test_a_digest_that_was_changed_in_the_memory_is_not_believed(build, large, c
 
 
 @pytest.mark.usefixtures("large")
-def test_a_cache_that_cannot_be_written_is_no_error(build, monkeypatch):
+def test_an_unwritable_cache_is_not_an_error(build, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nothing")
     check(build)
     assert hashed(build) == len(b"weights")

@@ -1,4 +1,4 @@
-"""Files of an engine that somebody edited: every field has a type and a range, and no mutant gets further."""
+"""Edited files of an engine: every field has a type and a range, and every invalid mutant is refused."""
 
 import copy
 import json
@@ -210,7 +210,7 @@ def test_a_place_of_a_toolchain_s_engine_stays_inside(build, place):
 
 @pytest.mark.parametrize("name", ["engine.json", "visual/visual.json", "report.json", "profile.json"])
 @pytest.mark.parametrize("how", ["fifo", "directory", "device", "large", "deep", "not utf-8"])
-def test_what_is_no_such_file_is_refused_at_once(build, name, how):
+def test_a_file_of_another_kind_is_refused_immediately(build, name, how):
     path = build / name
     path.unlink()
     if how == "fifo":

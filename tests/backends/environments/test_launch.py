@@ -47,7 +47,7 @@ def options(started: Launch, flag: str) -> list[str]:
         (["wget", "python"], None),
     ],
 )
-def test_python_stands_for_the_environments_own(argv: list[str], program: int | None) -> None:
+def test_python_is_the_environment_s_own(argv: list[str], program: int | None) -> None:
     expected = ["/venv/bin/python" if place == program else word for place, word in enumerate(argv)]
     assert list(launch(HOSTED, argv, workdir=WORK, source={}).argv) == expected
 

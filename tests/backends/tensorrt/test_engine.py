@@ -97,7 +97,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, room: Path, interpreter: Interpre
     monkeypatch.setenv("MMBUILD_CONFIG", str(path))
 
 
-def test_its_description_says_what_it_is_tied_to(built: Path) -> None:
+def test_its_description_has_the_versions_it_depends_on(built: Path) -> None:
     described = json.loads((built / "engine" / "visual.json").read_text())
     (timings,) = (built / "engine").glob("*.timings")
     assert described["backend"] == "tensorrt"
@@ -162,7 +162,7 @@ def test_a_missing_engine_is_refused(directory: Path, tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_an_engine_that_is_not_what_its_description_says_is_refused(
+def test_an_engine_that_differs_from_its_description_is_refused(
     directory: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     path = directory / "visual.json"
@@ -206,7 +206,7 @@ def test_loading_that_fails_is_reported(
     assert told in refused(TensorRTError, code, load, built / "engine", tmp_path, **variables).message
 
 
-def test_memory_that_cannot_be_locked_is_no_failure(built: Path) -> None:
+def test_memory_that_cannot_be_locked_is_not_a_failure(built: Path) -> None:
     engine = load(built / "engine", built, FAKE_CUDA_FAULT="cuMemHostRegister_v2")
     assert engine(pictures(engine.config, 2)).isfinite().all()
 
@@ -264,7 +264,7 @@ sys.stdin.read()
 """
 
 
-def test_the_process_ends_with_whoever_loaded_it(built: Path) -> None:
+def test_the_process_ends_with_the_one_that_loaded_it(built: Path) -> None:
     paths = [str(TESTS), str(Path(__file__).parent)]
     command = [sys.executable, "-c", _OWNER, *paths, str(built)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:

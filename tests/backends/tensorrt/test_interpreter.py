@@ -86,7 +86,7 @@ def test_a_wheel_s_post_number_is_not_tensorrt_s(tmp_path: Path, version: str) -
 
 @pytest.mark.parametrize("version", ["8.6.1", "10.16.1.11", "11.4.0.106"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_formats_are_judged_before_anything_is_built(version: str, dtype: str) -> None:
+def test_formats_are_checked_before_anything_is_built(version: str, dtype: str) -> None:
     if version.startswith("8.") and dtype == "bfloat16":
         assert version in refused(TensorRTError, "MM567", interpreter.check_dtype, version, dtype).message
     else:
@@ -94,7 +94,7 @@ def test_formats_are_judged_before_anything_is_built(version: str, dtype: str) -
 
 
 @pytest.mark.parametrize("version", ["8.5.3", "9.3.0", "12.0.0"])
-def test_other_lines_are_judged_before_anything_is_built(version: str) -> None:
+def test_other_versions_are_checked_before_anything_is_built(version: str) -> None:
     refused(TensorRTError, "MM567", interpreter.check_dtype, version, "float16")
 
 

@@ -184,7 +184,7 @@ def test_timings_are_kept_under_their_digest_and_given_ones_stay_as_they_are(
     assert digest(tmp_path / file.name) == first["sha256"]
 
 
-def test_a_build_that_had_to_measure_more_says_so(tmp_path: Path) -> None:
+def test_a_build_that_measured_more_reports_it(tmp_path: Path) -> None:
     partial = tmp_path / "partial.timings"
     partial.write_text(json.dumps({"Cos": 1, "version": "8.6.0"}))
     reported = build(tmp_path, "8.6.0", timing_cache=known(partial))["timing_cache"]

@@ -1,4 +1,4 @@
-"""Compiled engines of calibrated checkpoints answer as transformers does with the weights that they stand for."""
+"""Compiled engines of calibrated checkpoints answer as transformers does with the dequantized weights."""
 
 import dataclasses
 from types import MethodType
@@ -122,7 +122,7 @@ def compare_one(engine, model, prompt):
     return worst
 
 
-def test_logits_are_those_of_the_weights_that_the_checkpoint_stands_for(engine):
+def test_logits_are_those_of_the_dequantized_checkpoint(engine):
     config, _, _, stored, tensors = engine
     model = reference(stored, tensors)
     worst = compare(engine, model)

@@ -1,4 +1,4 @@
-"""Layers of calibrated checkpoints multiply by what their tensors stand for, which is worked out here in float64."""
+"""Layers of calibrated checkpoints multiply by the weights their tensors encode, computed here in float64."""
 
 import dataclasses
 

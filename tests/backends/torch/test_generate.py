@@ -115,7 +115,7 @@ def test_decoding_stops_when_the_last_sequence_has_ended(engine):
     assert collect(iter(steps), 3) == [[0, 1, 2], [10, 11], [20, 21, 22, 23, 24]]
 
 
-def test_the_last_token_asked_for_costs_no_further_step(engine):
+def test_the_last_requested_token_costs_no_further_step(engine):
     session = Counting(engine.config)
     assert len(list(stream(session, [[5]], session, Stopping(4)))) == 4
     assert session.steps == 3

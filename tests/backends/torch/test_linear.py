@@ -1,4 +1,4 @@
-"""Quantized linear layers multiply by what the stored integers and scales stand for."""
+"""Quantized linear layers multiply by the weights that the stored integers and scales encode."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from support.models.engine_config import CONFIG
 
 
 def layer(quant_algo, layout, inputs, outputs, dtype="float32"):
-    """A layer with random weights, and the matrix [out, in] it stands for, float64."""
+    """A layer with random weights, and the matrix [out, in] it encodes, float64."""
     config = dataclasses.replace(CONFIG, quant_algo=quant_algo, dtype=dtype)
     made = linear_maker(config, layout)(inputs, outputs)
     generator = torch.Generator().manual_seed(inputs * 1000 + outputs)

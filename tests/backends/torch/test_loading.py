@@ -21,7 +21,7 @@ from support.engines.loaded import DEMO, demo_directory, demo_engine
 from support.errors import refused
 
 load = partial(Engine.load, check=False)
-"""What is wrong with files that somebody edited on purpose, and with those of builds without a manifest."""
+"""Errors in files edited on purpose, and in builds without a manifest."""
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_an_engine_json_that_cannot_be_understood_is_refused(damaged, text):
     refused(LayoutError, "MM541", load, damaged)
 
 
-def test_an_engine_of_another_version_says_which(damaged):
+def test_the_version_of_another_engine_is_reported(damaged):
     edit(damaged, version=99)
     error = refused(LayoutError, "MM541", load, damaged)
     assert "version 99" in error.message
@@ -99,7 +99,7 @@ def test_an_engine_of_another_torch_is_refused(damaged):
     assert torch.__version__ in error.message
 
 
-def test_an_engine_for_instructions_this_cpu_lacks_is_refused(damaged, monkeypatch):
+def test_an_engine_for_instructions_missing_on_this_cpu_is_refused(damaged, monkeypatch):
     monkeypatch.setattr(aot_package, "cpu_isa", lambda: "generic")
     error = refused(EngineError, "MM507", load, damaged)
     assert "avx2" in error.message

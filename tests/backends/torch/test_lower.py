@@ -174,7 +174,7 @@ def test_pictures_are_in_the_key_by_content_and_not_by_place(lowered):
     assert not any("/" in str(value) for value in (*action.params.values(), *action.sources.values()))
 
 
-def test_no_key_knows_where_the_project_lies(tmp_path):
+def test_no_key_contains_the_project_s_path(tmp_path):
     def keys(directory):
         write_parts(directory / "model")
         (variant,) = load(directory, RECIPE).variants
@@ -185,7 +185,7 @@ def test_no_key_knows_where_the_project_lies(tmp_path):
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_directory_that_lacks_a_part_is_refused_before_anything_is_read(lowered, tmp_path, part):
+def test_an_incomplete_directory_is_refused_before_anything_is_read(lowered, tmp_path, part):
     lowered()
     (tmp_path / "model" / part).unlink()
     error = refused(MmbuildError, "MM402", lowered)
@@ -193,7 +193,7 @@ def test_a_directory_that_lacks_a_part_is_refused_before_anything_is_read(lowere
     assert str(tmp_path / "model") in error.message
 
 
-def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monkeypatch):
+def test_a_missing_torch_is_reported_with_the_install_command(lowered, monkeypatch):
     def missing(package):
         raise local_environment.metadata.PackageNotFoundError(package)
 
@@ -206,7 +206,7 @@ def test_a_missing_torch_is_told_with_the_command_that_installs_it(lowered, monk
     assert "pip install" in error.hint
 
 
-def test_a_tokenizer_that_nothing_here_reads_is_told_before_anything_is_built(tmp_path, monkeypatch):
+def test_an_unreadable_tokenizer_is_reported_before_anything_is_built(tmp_path, monkeypatch):
     write_parts(tmp_path / "model")
     (variant,) = load(tmp_path, RECIPE).variants
     (tmp_path / "model" / "tokenizer.json").rename(tmp_path / "model" / "tokenizer.model")

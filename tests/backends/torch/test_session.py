@@ -1,4 +1,4 @@
-"""A session refuses what its engine was not built for, and goes on afterwards."""
+"""A session refuses what its engine was not built for, and continues to work afterwards."""
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_decode_before_prefill_is_refused(engine):
     refused(EngineError, "MM509", session.decode, torch.tensor([5]))
 
 
-def test_a_sequence_at_its_last_slot_is_refused_and_the_session_goes_on(session, table):
+def test_a_sequence_at_its_last_slot_is_refused_and_the_session_continues(session, table):
     config = session.config
     session.prefill([[5] * config.max_input_len], table)
     for _ in range(config.max_output_len):

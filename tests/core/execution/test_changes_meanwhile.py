@@ -48,7 +48,7 @@ def pipe(tmp_path):
 
 
 def referring(source):
-    """A recipe that refers to a file of the user, and whose next step takes as long as the test wants."""
+    """A recipe that refers to a file of the user, and whose next step takes as long as the test needs."""
     sources, locators = {"file": hash_file(source)}, {"file": str(source)}
     return action("refer", "r/refer", sources=sources, locators=locators)
 
@@ -300,7 +300,7 @@ def test_a_log_that_cannot_be_written_stops_no_action(workspace, tmp_path, kind)
 
 
 def test_a_full_disk_under_the_log_stops_no_action(tmp_path):
-    """In a process of its own, whose streams it takes over."""
+    """Runs in a separate process, because it takes over the streams."""
     import subprocess
     import sys
 

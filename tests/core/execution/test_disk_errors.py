@@ -140,7 +140,7 @@ def test_manifests_that_a_power_failure_emptied_are_made_again(workspace):
 
 
 def test_after_an_interrupt_the_same_process_can_apply_again(workspace):
-    """A notebook goes on after Ctrl-C: no lock of the interrupted apply may be left."""
+    """A notebook continues after Ctrl-C: no lock of the interrupted apply may be left."""
 
     def interrupt(event):
         if event.kind is EventKind.PROGRESS:
@@ -178,7 +178,7 @@ def test_a_build_keeps_away_from_a_running_gc(workspace):
     assert workspace.apply(chain("r")).ok
 
 
-def test_a_store_of_somebody_else_is_reported_with_its_owner():
+def test_another_user_s_store_is_reported_with_its_owner():
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
     with tempfile.TemporaryDirectory() as place:

@@ -18,7 +18,7 @@ def workspace(tmp_path):
 
 
 def judged(text="engine", **params):
-    """An engine and the action that judges what was measured of it."""
+    """An engine and the action that checks its measurements."""
     engine = action("write", "r/engine", text=text)
     measures = action("write", "r/measure", {"engine": engine}, text="measured")
     verdict = action("judge", "r/judge", {"measures": measures}, **params)

@@ -39,7 +39,7 @@ def test_a_saved_plan_comes_back(saved):
     assert read_saved(saved)["request"] == REQUEST
 
 
-def test_a_plan_of_a_recipe_that_is_gone_is_stale_and_says_how_to_renew_it(saved):
+def test_a_plan_of_a_deleted_recipe_is_stale_and_has_a_hint(saved):
     with pytest.raises(StalePlanError, match=r"`/r.yaml`, which does not exist") as caught:
         require_recipes(saved, read_saved(saved))
     assert f"mmbuild plan RECIPE -o {saved}" in caught.value.hint
@@ -92,7 +92,7 @@ def test_text_of_anything_is_refused(saved, text):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "endless", "gone"])
-def test_what_is_no_file_is_refused(saved, kind):
+def test_a_path_that_is_not_a_file_is_refused(saved, kind):
     saved.unlink()
     if kind == "pipe":
         os.mkfifo(saved)
@@ -107,6 +107,6 @@ def test_what_is_no_file_is_refused(saved, kind):
 @pytest.mark.parametrize(
     "text", ["{version: 1}", '{"version": 1, "name": "x"}', "{\n  model: {}}", "version: 1", "# {"]
 )
-def test_a_recipe_in_any_style_is_no_saved_plan(saved, text):
+def test_a_recipe_in_any_style_is_not_a_saved_plan(saved, text):
     saved.write_text(text)
     assert not looks_saved(saved)

@@ -78,7 +78,7 @@ def longer(recipe="r", end="end"):
     return RecipeGraph(recipe, (*known.actions[:2], last), last.definition_key)
 
 
-# What is laid out.
+# Installed engines.
 
 
 def test_a_small_file_is_laid_out_as_a_copy(workspace):
@@ -141,7 +141,7 @@ def test_verify_reports_an_edited_build_and_apply_repairs_it(workspace, how):
     assert check_store(workspace.store).builds == ()
 
 
-def test_a_changed_time_alone_is_no_fault(workspace):
+def test_a_changed_time_alone_is_not_damage(workspace):
     workspace.apply(chain("r"))
     os.utime(workspace.build / "r" / "text", (1, 1))
     assert check_store(workspace.store).builds == ()
@@ -216,7 +216,7 @@ def test_a_damaged_input_is_found_where_the_manifest_has_no_stats(workspace):
     assert [failed.code for failed in workspace.apply(longer(end="other")).failed] == ["MM323"]
 
 
-def test_paranoid_reads_what_its_stat_says_is_unchanged(workspace, monkeypatch):
+def test_paranoid_reads_files_with_an_unchanged_stat(workspace, monkeypatch):
     """Damage of the disk changes no times."""
     workspace.apply(chain("r"))
     digest = workspace.digest("r/1")
@@ -369,7 +369,7 @@ def killed_check(store):
         ("staging/name", "dangling"),
     ],
 )
-def test_verify_removes_what_is_no_object_and_no_artifact(workspace, place, kind):
+def test_verify_removes_files_that_are_neither_objects_nor_artifacts(workspace, place, kind):
     workspace.apply(chain("r"))
     path = workspace.store.root / place
     path.parent.mkdir(exist_ok=True)

@@ -84,7 +84,7 @@ ODD = ("pipe", "directory", "loop", "endless", *TEXTS)
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Record)])
 @pytest.mark.parametrize("value", VALUES)
-def test_a_record_holds_what_its_fields_say_or_is_no_record(field, value):
+def test_a_record_has_valid_fields_or_is_rejected(field, value):
     data = {**dataclasses.asdict(RECORD), field: VALUES[value]}
     found = parse_record(json.dumps(data).encode())
     if found is not None:
@@ -97,7 +97,7 @@ def test_a_record_holds_what_its_fields_say_or_is_no_record(field, value):
 @pytest.mark.parametrize(
     "digest", ["", "ab", HEX + "a", HEX.upper(), "g" * 64, "../" * 20 + "etc/", HEX[:-1] + "\n"]
 )
-def test_a_record_whose_digest_is_none_is_no_record(digest):
+def test_a_record_with_an_invalid_digest_is_rejected(digest):
     assert parse_record(json.dumps({**dataclasses.asdict(RECORD), "digest": digest}).encode()) is None
 
 
@@ -333,7 +333,7 @@ def test_an_index_of_another_schema_is_not_used(store, indexed, schema):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "endless", "loop"])
-def test_an_index_that_is_no_file_is_not_used(store, indexed, kind):
+def test_an_index_that_is_not_a_file_is_not_used(store, indexed, kind):
     odd(store.root / "stat.db", kind)
     assert digest_file(store, indexed) == hash_file(indexed)
 

@@ -183,7 +183,7 @@ def test_a_lock_is_a_regular_file(store, tmp_path, kind):
 
 
 @pytest.mark.usefixtures("soon")
-def test_a_wait_is_reported_where_a_worker_says(store, held, monkeypatch):
+def test_a_wait_is_reported_to_the_registered_reporter(store, held, monkeypatch):
     heard = []
     monkeypatch.setattr(wait_notices, "_reporters", [])
     wait_notices.report_to(heard.append)

@@ -89,6 +89,6 @@ def test_a_damaged_manifest_is_reported_or_is_another_manifest(found, data):
 @pytest.mark.parametrize(
     "value", [None, [], {}, {"entries": 3}, {"entries": [3]}, {"entries": [{"path": "a"}]}]
 )
-def test_other_json_is_no_manifest(value):
+def test_other_json_is_not_a_manifest(value):
     with pytest.raises(MmbuildError, match="damaged"):
         parse_manifest(json.dumps(value).encode(), "abc")

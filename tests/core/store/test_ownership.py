@@ -36,7 +36,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def victim(tmp_path):
-    """A directory of somebody else's with a file in it."""
+    """Another user's directory with a file in it."""
     (tmp_path / "victim" / "inner").mkdir(parents=True)
     (tmp_path / "victim" / "inner" / "precious").write_text("precious")
     return tmp_path / "victim"
@@ -251,7 +251,7 @@ def test_in_a_store_of_one_user_a_loose_umask_opens_no_directory(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "\0\0", None])
-def test_a_store_that_lost_its_version_says_how_to_mend_it(store, text):
+def test_a_store_without_its_version_has_a_hint(store, text):
     version = store.root / "VERSION"
     version.unlink() if text is None else version.write_text(text)
     (store.root / "journal.jsonl").touch()

@@ -60,7 +60,7 @@ def test_what_was_published_is_laid_out_again(store, tmp_path, seed):
         assert not laid.stat().st_mode & 0o222
 
 
-def test_the_same_files_are_the_same_artifact_and_lie_once(store):
+def test_equal_files_are_one_artifact_and_stored_once(store):
     one = publish.publish(store, output(store, "a", x=b"same", y=b"1"))
     two = publish.publish(store, output(store, "b", x=b"same", y=b"1"))
     other = publish.publish(store, output(store, "c", x=b"same", y=b"2"))
@@ -244,7 +244,7 @@ def test_the_default_store_follows_the_environment(monkeypatch, tmp_path):
 
 
 def hexed(name):
-    """A digest that is easy to tell apart."""
+    """A digest that is easy to recognize."""
     return name.encode().hex().ljust(64, "0")
 
 
@@ -335,7 +335,7 @@ def test_a_plan_counts_while_its_files_are_unchanged(store, tmp_path):
     assert read_entry(store, cache_name({"a": 2})) is None
 
 
-def test_a_lock_is_held_by_one_and_ends_with_its_release(store):
+def test_a_lock_has_one_holder_until_its_release(store):
     held = try_lock(store.lock("x"))
     assert held is not None
     assert try_lock(store.lock("x")) is None

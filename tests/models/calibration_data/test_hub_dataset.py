@@ -175,7 +175,7 @@ def test_invalid_lines_are_reported_with_the_address_of_their_file(
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_fewer_samples_than_asked_for_and_a_hub_that_lies(start: Start, tmp_path: Path) -> None:
+def test_too_few_samples_and_changed_files_are_refused(start: Start, tmp_path: Path) -> None:
     hub = start(image_folder(3))
     refused(CalibrationError, "MM165", fetch, tmp_path / "few", samples=4)
     hub.sent["train/metadata.jsonl"] = hub.commits[FIRST]["train/metadata.jsonl"][::-1]

@@ -71,12 +71,12 @@ def test_a_seed_chooses_the_same_samples_each_time_in_the_order_of_the_file(tmp_
     assert len(others) > 1
 
 
-def test_all_samples_are_taken_where_all_are_asked_for(tmp_path: Path) -> None:
+def test_all_samples_are_used_if_all_are_requested(tmp_path: Path) -> None:
     path = write(tmp_path, pictures(tmp_path, 5))
     assert [sample.line for sample in samples.load(path, 5, 3, text_only=False)] == [1, 2, 3, 4, 5]
 
 
-def test_text_alone_is_refused_unless_the_recipe_says_so(tmp_path: Path) -> None:
+def test_text_alone_is_refused_unless_the_recipe_allows_it(tmp_path: Path) -> None:
     path = write(tmp_path, [*pictures(tmp_path, 1), {"prompt": "what is seven times six?"}])
     error = refused(path)
     assert (error.code, f"{path}:2 has no image" in error.message) == ("MM164", True)

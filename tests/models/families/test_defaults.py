@@ -93,7 +93,7 @@ def test_aliases_are_the_attribute_map_of_the_class(model_type: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["llava", "blip-2"])
-def test_what_stands_in_for_a_missing_section_is_what_transformers_takes(model_type: str) -> None:
+def test_defaults_of_a_missing_section_are_those_of_transformers(model_type: str) -> None:
     whole = CONFIG_MAPPING[model_type]()
     for key, stands_in in config_class(model_type).sections.items():
         theirs = getattr(whole, key)

@@ -1,6 +1,6 @@
 """An engine is given the token ids and pixels that transformers makes of the same question and pictures.
 
-transformers is asked directly: its processors, chat templates and preprocessing, with what files of earlier years
+transformers is called directly: its processors, chat templates and preprocessing, with what files of earlier years
 leave out filled in from the config. VILA has no class there: its rules are written here from its published source.
 Nothing of mmbuild is imported but what is tested.
 """
@@ -208,7 +208,7 @@ def same(found, expected):
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_llava_is_asked_as_transformers_asks(template, tokenizer, tmp_path):
+def test_llava_prompts_equal_those_of_transformers(template, tokenizer, tmp_path):
     processor = save_llava(tmp_path, TOKENIZERS[tokenizer](), TEMPLATES[template])
     ours, as_text = load_processor(tmp_path, "llava"), "text" in template
     for seed, (question, count) in enumerate(questions(template)):
@@ -284,7 +284,7 @@ def test_a_chat_template_is_found_wherever_transformers_finds_it(place, tmp_path
 
 
 @pytest.mark.parametrize("count", range(3))
-def test_without_a_chat_template_llava_is_asked_in_the_form_of_vicuna(count, tmp_path):
+def test_llava_without_a_chat_template_uses_the_vicuna_form(count, tmp_path):
     # What the chat template of llava-1.5-7b-hf makes of one question.
     processor = save_llava(tmp_path, byte_tokenizer())
     pictures = shown(1, count)
@@ -339,7 +339,7 @@ def vila_prompt(tokenizer, template, question, count):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("template", [None, *TEMPLATES])
 @pytest.mark.parametrize("layout", ["directories", "flat"])
-def test_vila_is_asked_as_its_published_code_asks(layout, template, tokenizer, tmp_path):
+def test_vila_prompts_equal_those_of_its_published_code(layout, template, tokenizer, tmp_path):
     aspect = ["resize", "pad", "default"][len(str(template)) % 3]
     save = tiny.save_vila if layout == "directories" else tiny.save_flat_vila
     sources = save(1, tmp_path)
@@ -370,7 +370,7 @@ def test_vila_is_asked_as_its_published_code_asks(layout, template, tokenizer, t
 
 @pytest.mark.parametrize("family", ["blip2-opt", "blip2-t5"])
 @pytest.mark.parametrize("stated", [True, False])
-def test_blip2_is_asked_as_transformers_asks(family, stated, tmp_path):
+def test_blip2_prompts_equal_those_of_transformers(family, stated, tmp_path):
     tiny.save_model(family, 1, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     processor = Blip2Processor(

@@ -56,7 +56,7 @@ def test_every_recorded_model_has_one(tmp_path: Path) -> None:
         assert builder(read_config(f"hf://{repo}", None, tmp_path, offline=True).config) in MODULES
 
 
-def test_llava_s_own_layout_says_what_the_other_family_needs() -> None:
+def test_llava_s_own_layout_names_what_the_other_family_needs() -> None:
     error = refused(FamilyError, "MM410", family("llava").facts, OWN)
     assert "LLaVA's own layout" in error.message
     assert error.hint

@@ -114,9 +114,7 @@ def test_an_empty_note_of_a_quantizer_is_none(model: str, note: dict[str, Any]) 
         ("_name_or_path", None, False),
     ],
 )
-def test_the_model_that_was_quantized_is_named_where_the_config_tells(
-    key: str, value: object, named: bool
-) -> None:
+def test_the_unquantized_model_is_named_if_the_config_has_it(key: str, value: object, named: bool) -> None:
     config = {"model_type": "llava", key: value, "quantization_config": {"quant_method": "awq"}}
     error = refused(FamilyError, "MM710", family("llava").facts, config)
     assert error.hint

@@ -208,7 +208,7 @@ def laid_out(plain: Path, places: set[str], out: Path) -> Path:
 
 
 def found_by(load: Any, directory: Path) -> str | None:
-    """The default template of what transformers loads; an exception where it cannot tell which one that is."""
+    """The default template of what transformers loads; an exception if it cannot determine which one that is."""
     template = load(directory).chat_template
     return template["default"] if isinstance(template, dict) else template
 

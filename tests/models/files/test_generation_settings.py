@@ -49,7 +49,7 @@ def test_every_field_of_transformers_is_in_the_table_and_no_other():
     assert set(fields()) == theirs
 
 
-def test_what_config_classes_drop_is_what_transformers_says():
+def test_fields_that_config_classes_drop_match_transformers():
     assert set(dropped_by_config_classes()) == set(GenerationConfig._get_default_generation_params())
 
 
@@ -90,7 +90,7 @@ SECTIONS = {
 
 
 def save(form: str, root: Path) -> Path:
-    """A small model; the directory of its own files."""
+    """A small model, and the directory of its files."""
     name, _, kind = form.partition("/")
     if name == "llava":
         tiny_llava.save_random_model(root, 1)
@@ -173,7 +173,7 @@ NEUTRAL: dict[str, list[Any]] = {
 
 
 def changing(theirs: GenerationConfig) -> dict[str, Any]:
-    """The drawn fields that change something; special tokens are looked at apart."""
+    """The drawn fields that change something; special tokens are tested separately."""
     found = {name: getattr(theirs, name) for name in ("forced_bos_token_id", "forced_eos_token_id", *NEUTRAL)}
     return {
         name: value
@@ -467,7 +467,7 @@ def test_reading_imports_neither_torch_nor_transformers():
     assert done.stdout.strip() == "[]"
 
 
-# --- The table, held against what transformers generates. ---
+# --- The table, compared with what transformers generates. ---
 
 WITHOUT_EFFECT: dict[str, Any] = {
     "max_new_tokens": 3,

@@ -1,4 +1,4 @@
-"""No code comes with a model: nothing asks for it, and everything that loads files says so."""
+"""No code of a model is run: nothing requests it, and every loader refuses it explicitly."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class _Asking:
         return str(directory)
 
 
-def test_files_alone_are_loaded_and_nothing_is_asked(tmp_path: Path) -> None:
+def test_only_local_files_are_loaded_and_no_remote_code(tmp_path: Path) -> None:
     assert hugging_face.pretrained(_Asking, tmp_path, backend="pil") == str(tmp_path)
     assert _Asking.options == {"local_files_only": True, "trust_remote_code": False, "backend": "pil"}
 

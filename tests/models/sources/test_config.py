@@ -111,7 +111,7 @@ def test_recorded_facts_are_what_transformers_reads_out_of_them(name: str, tmp_p
     assert compared
 
 
-def test_an_unrecorded_model_is_not_asked_for_offline(tmp_path: Path) -> None:
+def test_an_unrecorded_model_is_not_requested_offline(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config("hf://no/body", None, tmp_path, offline=True)
     assert caught.value.code == "MM133"

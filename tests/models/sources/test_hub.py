@@ -133,12 +133,12 @@ def test_a_branch_becomes_a_commit_and_the_download_stays_there_when_it_moves(
     assert source.resolve_revision(hub.repo, None) == SECOND
 
 
-def test_a_commit_is_not_asked_for(hub: Hub) -> None:
+def test_a_commit_needs_no_request(hub: Hub) -> None:
     assert source.resolve_revision(hub.repo, SECOND) == SECOND
     assert hub.log == []
 
 
-def test_offline_the_last_answer_stands(hub: Hub) -> None:
+def test_offline_uses_the_last_answer(hub: Hub) -> None:
     with pytest.raises(SourceError) as caught:
         source.resolve_revision(hub.repo, "main", offline=True)
     assert caught.value.code == "MM422"
@@ -275,7 +275,7 @@ download(sys.argv[1], sys.argv[2], Path("out"), lambda *told: print(*told, flush
 """
 
 
-def test_after_kill_9_only_the_missing_bytes_are_asked_for(hub: Hub, tmp_path: Path) -> None:
+def test_after_kill_9_only_the_missing_bytes_are_requested(hub: Hub, tmp_path: Path) -> None:
     hub.stall[WEIGHTS] = 1_000_000
     home, size = tmp_path / "home", len(hub.commits[FIRST][WEIGHTS])
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(home)}
@@ -355,7 +355,7 @@ def test_a_damaged_file_of_the_cache_is_not_used_without_a_network(
     assert not (tmp_path / "b" / WEIGHTS).exists()
 
 
-def test_a_cache_that_lacks_a_file_the_hub_once_listed_is_not_whole(
+def test_a_cache_without_a_file_that_the_hub_listed_is_incomplete(
     hub: Hub, tmp_path: Path, cut_off: Callable[[], None]
 ) -> None:
     hub.fail["tokenizer_config.json"] = [418]

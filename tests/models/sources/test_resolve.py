@@ -111,7 +111,7 @@ def test_source_files_are_sorted_and_may_leave_weights_out() -> None:
     assert "model.safetensors" not in names
 
 
-def test_a_branch_that_was_never_asked_for_can_be_planned_offline_and_not_downloaded(
+def test_an_unresolved_branch_can_be_planned_but_not_downloaded_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants

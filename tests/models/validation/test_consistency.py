@@ -440,7 +440,7 @@ def set_images(directory: Path, **values: Any) -> None:
 
 
 def as_before_2025(directory: Path, **values: Any) -> None:
-    """Image settings in a file of their own, as all hubs have them."""
+    """Image settings in a separate file, as in hub models."""
     images = json.loads((directory / PROCESSOR).read_text())["image_processor"]
     edit(directory / PROCESSOR, image_processor=None)
     edit(directory / "preprocessor_config.json", **{**images, **values})

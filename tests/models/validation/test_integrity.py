@@ -229,7 +229,7 @@ def test_a_model_in_directories_has_weights_in_each_of_them(parted: Path) -> Non
         weights.touch()
 
 
-def test_weights_of_a_model_in_directories_may_lie_together(parted: Path) -> None:
+def test_weights_of_a_model_in_directories_may_be_in_one_file(parted: Path) -> None:
     for part in PARTED:
         for path in (parted / part).glob("*model.*"):
             path.unlink()

@@ -45,7 +45,7 @@ def engine(family: str, seed: int, quantization: str = "none", tensor_parallel: 
 
 
 def directory(family: str, seed: int, quantization: str = "none", tensor_parallel: int = 1) -> Path:
-    """Where the engine lies."""
+    """The engine's directory."""
     name = family.partition("/")[0]
     return build_engine.build_engine(
         name,

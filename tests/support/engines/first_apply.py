@@ -1,7 +1,7 @@
-"""The first apply of the demo recipe in an empty store, once in a run of the tests, whichever process needs it first.
+"""The first apply of the demo recipe in an empty store, run once per test run, by the first process that needs it.
 
-``test_apply_llava.py`` looks at it and goes on in its place. Who only needs the compiled engines takes a copy of the
-store as it was then.
+``test_apply_llava.py`` checks it and continues in the same directory. Tests that only need the compiled
+engines copy the store as it was after the first apply.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COMPILED = ("build_llm", "build_visual")
 
 
 class Tool:
-    """`mmbuild` with a store and a build directory of its own."""
+    """`mmbuild` with its own store and build directory."""
 
     def __init__(self, root: Path, build: str = "build") -> None:
         self.root = root

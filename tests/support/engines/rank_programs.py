@@ -22,7 +22,7 @@ from mmbuild.base.errors import MmbuildError
 
 
 class Tally:
-    """A session whose state is a number in each rank; its rank r adds what it is told times r + 1."""
+    """A session whose state is a number in each rank; rank r adds the number it gets times r + 1."""
 
     device = "cpu"
 
@@ -130,7 +130,7 @@ def packaged(path: str) -> None:
 
 
 def failing(rank: int, how: str) -> None:
-    """Rank ``rank`` fails while the ranks load: ``told`` by an error of ours, or ``bug``."""
+    """Rank ``rank`` fails while the ranks load: ``told`` with an MmbuildError, ``bug`` with any other exception."""
     world = connect(2, "cpu")
 
     def load() -> None:

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 VOCABULARY = 24
 IMAGE = VOCABULARY - 1
-"""The image token of prompts; ``VOCABULARY + row`` stands for it in what a session gets."""
+"""The image token of prompts; a session gets ``VOCABULARY + row`` in its place."""
 START = 3
 
 

@@ -1,4 +1,4 @@
-"""Two devices on one CPU: which of them a tensor is on is kept beside it, and an operation on both is refused.
+"""Two devices on one CPU: each tensor's device is recorded separately, and an operation across both is refused.
 
 As on a real machine, scalars (0 dimensions) go with either. Tensors that nobody placed (positions, masks, constants
 that a model makes for itself) go with either too, because what device they are asked for cannot be seen here.

@@ -1,4 +1,4 @@
-"""Calibrated checkpoints of random numbers, and the weights that they stand for, worked out nibble by nibble."""
+"""Calibrated checkpoints of random numbers, and the weights they encode, computed nibble by nibble."""
 
 from __future__ import annotations
 

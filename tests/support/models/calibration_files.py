@@ -9,7 +9,7 @@ SAMPLES = 8
 
 
 def write(root: Path) -> None:
-    """``model/`` with the files that a model must have beside config.json, and ``data.jsonl`` with its pictures."""
+    """``model/`` with the files that a model must have next to config.json, and ``data.jsonl`` with its pictures."""
     write_parts(root / "model")
     for number in range(SAMPLES):
         (root / f"{number}.png").write_bytes(png(number))

@@ -1,5 +1,5 @@
-"""What tests ask of transformers beside greedy tokens: beam search, a model's generation settings, and a model whose
-weights are rounded."""
+"""transformers as the reference for more than greedy tokens: beam search, a model's generation settings, and a model
+whose weights are rounded."""
 
 from __future__ import annotations
 

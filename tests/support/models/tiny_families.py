@@ -142,7 +142,7 @@ def facts(name: str, sources: Mapping[str, Path]) -> ModelFacts:
 
 
 def randomize(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Every parameter drawn anew, norms and biases too, so that none can be forgotten."""
+    """Every parameter is random, norms and biases too, so that a missing one is noticed."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():

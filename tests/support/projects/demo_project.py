@@ -1,4 +1,4 @@
-"""The demo recipes and model in a directory of their own, and the tool run there with trivial step bodies."""
+"""A project with the demo recipes and model, and mmbuild run there with trivial step bodies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workshops that share a store: each is one machine, with a local store and a build directory of its own."""
+"""Machines that share a store: each has its own local store and build directory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from support.steps.trivial import TABLE
 
 @dataclass
 class Machine(Workspace):
-    """A workspace whose plans ask the shared store at ``url``; each plan is a run of its own."""
+    """A workspace whose plans query the shared store at ``url``; each plan is a separate run."""
 
     url: str = ""
     push: bool = True

@@ -1,4 +1,4 @@
-"""A small project on disk: a recipe beside a model directory, and shorthands to load and look at it."""
+"""A small project on disk: a recipe next to a model directory, and helpers to load and inspect it."""
 
 from __future__ import annotations
 

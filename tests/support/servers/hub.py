@@ -1,6 +1,6 @@
 """A small Hugging Face hub on the loopback interface, with faults on demand.
 
-Speaks what ``huggingface_hub`` asks of a model, or of a data set where ``repo`` is ``datasets/owner/name``: its
+Serves what ``huggingface_hub`` requests for a model, or for a data set if ``repo`` is ``datasets/owner/name``: its
 information with file metadata, and its files with ETag, size, commit and byte ranges.
 """
 

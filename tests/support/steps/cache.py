@@ -1,7 +1,7 @@
 """Step outputs kept between tests, test processes and runs, so that each engine is compiled once.
 
-A step's output lies in a directory named by everything that made it: the step, its parameters and inputs,
-and the code behind it. One process makes it, the others wait for its lock.
+A step's output is in a directory named after everything it depends on: the step, its parameters and inputs,
+and the code behind it. One process builds it, the others wait for its lock.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ _RUN_TIME = frozenset(
 
 @cache
 def default_root() -> Path:
-    """Outputs kept for this torch; those that no test asked for in days are removed."""
+    """Outputs kept for this torch; those that no test has used for days are removed."""
     everything = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent / "test-engines"
     root = everything / torch.__version__
     root.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def tree_key(directory: Path) -> str:
 
 
 def once(root: Path, name: str, key: Any, make: Callable[[Path], None]) -> Path:
-    """The directory that ``make(directory)`` filled, the first time that ``name`` and ``key`` were asked for."""
+    """The directory that ``make(directory)`` filled, the first time it was called with ``name`` and ``key``."""
     text = json.dumps(key, sort_keys=True, default=str)
     done = root / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     with _locked(done.with_suffix(".lock")):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,9 @@ def body(context: StepContext) -> None:
     """Write what the action was given."""
     if os.environ.get("MMBUILD_TEST_FAIL") == context.params.get("algorithm", ""):
         raise ZeroDivisionError("the test asked for it")
+    if os.environ.get("MMBUILD_TEST_KILL") == context.params.get("algorithm", ""):
+        print("layer 1 of 2\nlayer 2 of 2", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
     if (pipe := os.environ.get("MMBUILD_TEST_HOLD")) and context.params.keys() == {"algorithm"}:
         context.progress("held by the test", 0.25)
         Path(pipe).read_text()  # until the test writes into this named pipe

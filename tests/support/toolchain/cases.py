@@ -20,13 +20,13 @@ MODELS = ("flan-t5-xl", "opt-2.7b", "llava-fp16", "vila-7b-fp16", "vila1.5-3b-fp
 
 @cache
 def recipe_files() -> tuple[Path, ...]:
-    """Every recipe of the repository that stands by itself."""
+    """Every recipe of the repository that is not a base recipe."""
     return (*sorted(RECIPES.glob("*.yaml")), *sorted((RECIPES / "demo").glob("*.yaml")))
 
 
 @cache
 def load(path: str, *overrides: str) -> tuple[ResolvedRecipe, ...]:
-    """The variants of ``recipes/<path>.yaml`` with ``key=value`` laid over; empty where it does not validate so.
+    """The variants of ``recipes/<path>.yaml`` with ``key=value`` overrides; empty if it does not validate.
 
     The backend is torch where nothing else is said, so that no one version judges what others build.
     """

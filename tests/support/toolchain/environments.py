@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Told apart from a real interpreter by what it sees: only the distributions that lie beside it.
+# Unlike a real interpreter, it sees only the distributions next to it.
 _PYTHON = """\
 #!/bin/sh
 exec "{real}" -S -c '
@@ -55,7 +55,7 @@ def make_python(directory: Path, distributions: Mapping[str, str]) -> Path:
 def make_engine(directory: Path, name: str, inside: Path) -> Path:
     """A program ``name`` in ``directory`` that takes what docker and podman take, and runs the command on this host.
 
-    ``python3`` in it is ``inside``. What it was given goes to ``<name>.json`` beside it.
+    ``python3`` in it is ``inside``. Its arguments go to ``<name>.json`` next to it.
     """
     record = str(directory / f"{name}.json")
     text = _ENGINE.format(real=sys.executable, record=record, inside=str(inside))
@@ -77,7 +77,7 @@ def make_program(path: Path, text: str) -> Path:
 
 
 def make_checkout(directory: Path, files: Sequence[str] = (), tag: str | None = None) -> str:
-    """A git repository with one commit, tagged where asked; returns the commit."""
+    """A git repository with one commit, with an optional tag; returns the commit."""
     for name in files or ("README",):
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text("x\n", "utf-8")
@@ -90,7 +90,7 @@ def make_checkout(directory: Path, files: Sequence[str] = (), tag: str | None = 
 
 
 def git(directory: Path, *words: str) -> str:
-    """Output of a git command that depends on nobody's settings."""
+    """Output of a git command that does not depend on user settings."""
     assert shutil.which("git")
     who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false"]
     done = subprocess.run(

@@ -162,7 +162,7 @@ def _fused(case: Case) -> Found:
     for call in case.calls:
         if call.program == "trtllm-build":
             requested = call.given.get("--use_fused_mlp")
-            # In the last line it is on where nothing is said.
+            # In the latest version it is on by default.
             on = requested in (True, "enable") or (requested is None and case.version == "1.2" and gated)
             yield not (on and _quantized(case)), f"{call.name} {requested}"
 
@@ -221,7 +221,7 @@ def _vila(case: Case) -> Found:
 
 
 def _paths(call: Call) -> Iterator[str]:
-    """Arguments that are no question; flags of paths only, words of `--model_type` are none."""
+    """Arguments that are not a question; flags of paths only, words of `--model_type` are none."""
     for flag, value in call.given.items():
         if isinstance(value, str) and flag not in ("--input_text", "--model_type"):
             yield value
@@ -399,7 +399,7 @@ def _ignored(case: Case) -> Found:
         yield not wrong & set(call.given), call.name
 
 
-# From issues, beside the 34.
+# From issues, in addition to the 34.
 @check("c1-both-engines-take-a-full-batch")
 def _batches(case: Case) -> Found:
     pictures = case.engine.max_batch_size * case.engine.max_images_per_prompt
@@ -419,7 +419,7 @@ def _decoder(case: Case) -> Found:
 
 @check("c3-a-dot-in-a-name-is-kept")
 def _dots(case: Case) -> Found:
-    # 0.10.0 cuts the model's name at its first dot where no directory is said.
+    # 0.10.0 cuts the model's name at its first dot if no directory is passed.
     for call in case.named("build_visual"):
         cut = case.version == "0.10.0" and "." in posixpath.basename(call.given["--model_path"])
         yield not cut or "--output_dir" in call.given, call.given["--model_path"]

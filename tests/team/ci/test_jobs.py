@@ -82,7 +82,7 @@ def test_what_six_precisions_share_is_one_job():
     assert all(job.needs == ("shared-m",) and len(job.actions) == 1 for job in jobs[1:])
 
 
-def test_a_source_under_several_models_is_a_job_of_its_own_before_theirs():
+def test_a_source_of_several_models_is_a_separate_earlier_job():
     tower = action("a/download-vision", "download", {"kind": "hub", "repo": "openai/clip"})
     found = []
     for model in ("a", "b"):

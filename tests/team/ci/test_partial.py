@@ -51,7 +51,7 @@ def test_a_job_that_others_have_done_pulls_and_runs_nothing(machines):
 
 
 def test_what_could_not_be_pulled_is_made_again(machines, tmp_path):
-    """The plan that is made anew then still holds the actions that belong to no engine."""
+    """The new plan still has the actions that belong to no engine."""
     one, two, _ = machines
     one.apply(loose(SOURCE))
     for path in (tmp_path / "shared" / "v1" / "objects").rglob("*"):

@@ -29,7 +29,7 @@ def alone(one, seconds):
 
 
 def single(name, seconds):
-    """A variant of one action beside its assemble, which takes 1 s."""
+    """A variant with one action besides its assemble, which takes 1 s."""
     action = make_action(
         label=f"{name}/build",
         step="s",

@@ -76,7 +76,7 @@ def test_each_engine_has_its_precision_size_counts_and_gates(tmp_path):
 
 def test_what_failed_is_in_its_row_and_reported_below(tmp_path):
     found = plan(tmp_path, "one")
-    engine(tmp_path / "build" / "one")  # of an earlier apply: not what was asked for
+    engine(tmp_path / "build" / "one")  # from an earlier apply: not requested
     failed = Failed("one/assemble", "it broke\nbadly", "MM310", None, (), "log")
     text = summary(found, heard(), Result(failed=(failed,)))
     assert rows(text)[-1] == ["`one`", "", "", "0", "0", "", "", "failed: assemble"]

@@ -36,7 +36,7 @@ class Runner:
         self.root = root
 
     def run(self, step, **given):
-        """A step's line under bash, as GitHub runs it; ``given`` stands for expressions in its ``env``."""
+        """A step's line under bash, as GitHub runs it; ``given`` replaces expressions in its ``env``."""
         environment = {**self.project.environment, **WORKFLOW["env"]}
         for name, value in step.get("env", {}).items():
             environment[name] = re.sub(r"\$\{\{ *(.*?) *\}\}", lambda found: given[found[1]], value)

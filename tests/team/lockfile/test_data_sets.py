@@ -33,7 +33,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def recipe(tmp_path: Path, hub: Hub) -> Path:
-    """A small model beside it; ``hub`` has the data."""
+    """A small model next to it; ``hub`` has the data."""
     assert hub.url
     request = {"algorithm": "fp8", "calibration": {"data": SOURCE, "samples": 3}}
     load(

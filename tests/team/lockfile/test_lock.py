@@ -67,7 +67,7 @@ def refusal_text(recipe: Path, store: Store) -> str:
 
 
 def other_versions(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
-    """An environment with other packages: in keys (metadata) and beside them (the host's list)."""
+    """An environment with other packages: in keys (metadata) and outside of keys (the host's list)."""
     from mmbuild.backends.lowering import local_environment
 
     real, listed = local_environment._installed, make.host.installed_versions
@@ -94,7 +94,7 @@ def test_two_clones_with_one_lock_plan_the_same_hash(project: Path, store: Store
     assert str(tmp_path) not in lock_path(project).read_text()
 
 
-def test_the_locked_target_stands_for_this_host(project, store, monkeypatch) -> None:
+def test_the_locked_target_replaces_this_host(project, store, monkeypatch) -> None:
     """The plan hash of a lock is the same on a host of another kind; applying there is refused."""
     made = lock(project, store)
     monkeypatch.setattr(make.host, "default_target", lambda: {"device": "cpu", "sm": None, "isa": "neon"})

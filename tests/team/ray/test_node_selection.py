@@ -56,7 +56,7 @@ def workspace(cluster, tmp_path):
 
 @pytest.fixture
 def carrying(cluster, tmp_path):
-    """A workspace with a shared store, so that also the node with a store of its own takes part."""
+    """A workspace with a shared store, so that the node with its own store is used too."""
     (tmp_path / "shared").mkdir()
     return cluster.workspace(tmp_path / "driver", f"file://{tmp_path / 'shared'}")
 
@@ -160,7 +160,7 @@ def test_an_action_no_node_can_run_is_refused_with_what_each_node_is_missing(wor
 
 @pytest.mark.parametrize("how", ["told", "bug", "killed", "exit"])
 @pytest.mark.parametrize("sm", [77, 55])
-def test_a_failure_is_reported_as_on_one_machine_wherever_it_happened(carrying, tmp_path, how, sm):
+def test_a_failure_on_any_node_is_reported_as_on_one_machine(carrying, tmp_path, how, sm):
     def graph(make):
         first = action("write", "r/first", text="x")
         return recipe(first, make("fail", "r/bad", {"x": first}, how=how))
@@ -193,9 +193,7 @@ def test_an_engine_that_its_last_action_refuses_is_kept_aside_with_its_report(ca
     assert {"text", "paper"} <= found
 
 
-def test_a_node_with_a_store_of_its_own_gets_inputs_and_gives_results_through_the_shared_store(
-    cluster, carrying, tmp_path
-):
+def test_a_node_with_its_own_store_exchanges_artifacts_through_the_shared_store(cluster, carrying, tmp_path):
     def graph(make):
         first = action("write", "r/first", text="before")
         there = make("copy", "r/there", {"x": first})
@@ -256,7 +254,7 @@ def test_an_action_whose_node_is_lost_runs_on_another_one_and_is_reported(
 
 
 def in_use(store):
-    """Whether somebody builds in it: also the process of Ray on a node that was just lost, until it notices."""
+    """Whether a process builds in it; a Ray process on a lost node counts until it notices."""
     try:
         with exclusive_lock(store):
             return False
@@ -362,7 +360,7 @@ def test_the_command_reaches_the_cluster_by_its_address(cluster, tmp_path):
     assert reported.stderr.count("MM849") == 1
 
 
-def test_an_action_that_waits_for_a_node_says_so(workspace, tmp_path, monkeypatch):
+def test_waiting_for_a_node_is_reported(workspace, tmp_path, monkeypatch):
     monkeypatch.setattr(task_runner, "_WAITING_SECONDS", 0.2)
     both = [Held(tmp_path, 77, name) for name in ("r/one", "r/other")]  # of one GPU
 

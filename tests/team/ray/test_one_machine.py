@@ -38,7 +38,7 @@ def results(project):
 
 
 def events(reported):
-    """Kinds by label in order; of progress it is by chance how much is told."""
+    """Kinds by label in order; how many progress events there are is random."""
     found: dict[str, list[str]] = {}
     for line in reported.splitlines():
         event = json.loads(line)
@@ -126,7 +126,7 @@ def test_what_answers_and_is_not_ray_is_reported_too(says, monkeypatch):
 
 @pytest.fixture
 def held(tmp_path):
-    """An apply on a Ray of its own, and the process that its only action started and waits beside."""
+    """An apply with its own Ray, and the process that its only action started and waits for."""
     file = tmp_path / "pid"
     temporary = Path(tempfile.mkdtemp(prefix="mm"))  # names of sockets are at most 107 bytes
     command = [sys.executable, str(PROGRAM), str(tmp_path / "store"), str(tmp_path / "build"), str(file)]

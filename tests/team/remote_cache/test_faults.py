@@ -75,8 +75,8 @@ def test_damaged_entries_are_reported_and_replaced(one, other, tmp_path, harm):
     assert Machine(tmp_path / "third", url=one.url).apply(chain("r")).ran == ()
 
 
-def test_an_entry_under_another_key_is_no_result(one, other, tmp_path):
-    """Otherwise whoever may write could give one action the result of another by copying a file."""
+def test_an_entry_with_another_key_is_ignored(one, other, tmp_path):
+    """Otherwise anyone with write access could give one action the result of another by copying a file."""
     one.apply(chain("r"), chain("evil", text="evil"))
     entries = {json.loads(path.read_bytes())["label"]: path for path in files(tmp_path, "actions")}
     entries["r/2"].write_bytes(entries["evil/2"].read_bytes())
@@ -127,7 +127,7 @@ def test_a_store_that_goes_down_in_the_run_costs_what_was_not_published_yet(one,
     assert {"MM821"} == other.codes()
 
 
-def test_a_pull_goes_on_where_it_stopped(one, other, monkeypatch):
+def test_a_pull_resumes_where_it_stopped(one, other, monkeypatch):
     monkeypatch.setattr(pulling, "_CHUNK", 1 << 20)
     one.apply(one_large())
     shared = other.shared()
@@ -193,8 +193,8 @@ def test_what_an_earlier_run_left_damaged_is_pulled_again(one, other):
     assert check_store(other.store).faults == ()
 
 
-def test_killed_in_a_pull_the_next_apply_goes_on(one, tmp_path):
-    """kill -9 after a chunk, in the whole tool as a process of its own."""
+def test_the_apply_after_a_killed_pull_resumes(one, tmp_path):
+    """kill -9 after a chunk, with the whole tool in a separate process."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(TESTS),
@@ -277,7 +277,7 @@ def test_clocks_that_are_years_apart_change_nothing(one, other, tmp_path, skew):
     assert not other.plan(chain("r")).changes
 
 
-def test_the_first_published_result_stands_and_the_other_machine_takes_it(one, other):
+def test_the_first_published_result_wins_and_the_other_machine_takes_it(one, other):
     """A step that never comes out the same twice, run by two machines at once."""
     graph = one_large(1000)
     shared = other.shared()

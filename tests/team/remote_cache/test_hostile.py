@@ -295,7 +295,7 @@ def test_a_server_that_sends_a_byte_at_a_time_is_given_up(tmp_path, headers_too)
 
 
 class Endless(BaseHTTPRequestHandler):
-    """Sends more than was asked for, and does not end."""
+    """Sends more than was requested, without end."""
 
     def do_GET(self):
         self.send_response(200)

@@ -17,7 +17,7 @@ from support.steps.trivial import action, chain
 
 
 class Plain(SimpleHTTPRequestHandler):
-    """Knows no ranges; wants a token where the server has one."""
+    """Does not support ranges; requires a token if the server has one."""
 
     def do_GET(self):
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":

@@ -67,7 +67,7 @@ def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(m
     graph = RecipeGraph("r", (engine,), engine.definition_key)
     views = [machine.shared() for machine in machines]
     for machine, view in zip(machines, views, strict=True):
-        machine.plan(graph, shared=view)  # nobody has it yet
+        machine.plan(graph, shared=view)  # it does not exist yet
     ready = threading.Barrier(len(machines))
 
     def apply(item):
@@ -111,12 +111,12 @@ class Counting:
 
     def put_part(self, *arguments):
         if self.taken >= self.left:
-            raise NotImplementedError("the test wants no more")  # asked again it would say the same
+            raise NotImplementedError("the test wants no more")  # another request would give the same answer
         self.taken += 1
         return self._place.put_part(*arguments)
 
 
-def test_an_upload_that_broke_off_goes_on_with_the_parts_that_lack(machines, parts):
+def test_an_interrupted_upload_resumes_with_the_missing_parts(machines, parts):
     one, other, _ = machines
     one.push = False
     one.apply(parts)
@@ -156,7 +156,7 @@ def test_an_upload_that_another_machine_ends_meanwhile_is_its(machines, parts):
 
     class Late(Counting):
         def complete(self, *_):
-            push(rival, record)  # goes on with the same upload, and ends it
+            push(rival, record)  # resumes the same upload and completes it
             raise FileNotFoundError("The specified upload does not exist")
 
     shared._place = Late(shared.place, 99)
@@ -165,7 +165,7 @@ def test_an_upload_that_another_machine_ends_meanwhile_is_its(machines, parts):
     assert other.bytes("r") == one.bytes("r")
 
 
-def test_collecting_ends_uploads_that_nobody_went_on_with(machines):
+def test_collecting_aborts_abandoned_uploads(machines):
     one, _, _ = machines
     one.apply(chain("r"))
     place = one.shared().place
@@ -187,7 +187,7 @@ def test_collecting_a_bucket(machines):
     assert other.verdicts(chain("s", text="b"))["s/2"] == "run"
 
 
-def test_a_bucket_that_is_not_there_is_reported_once_and_the_build_goes_on(machines):
+def test_a_missing_bucket_is_reported_once_and_the_build_continues(machines):
     one, _, _ = machines
     one.url = "s3://there-is-none/x"
     assert one.apply(chain("r")).ok

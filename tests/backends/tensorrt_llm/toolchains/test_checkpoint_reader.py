@@ -1,4 +1,4 @@
-"""Which lines of TensorRT-LLM read a calibrated checkpoint: all of ours, and none that was spoilt."""
+"""Which lines of TensorRT-LLM read a calibrated checkpoint: all correct ones, and no damaged one."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_the_unquantized_form_is_read_by_every_line_in_every_number_format() -> 
             assert read_config(line, to_json(CheckpointConfig(LLM, dtype, 1))) == ()
 
 
-def test_a_line_that_nobody_described_reads_nothing() -> None:
+def test_an_undescribed_version_reads_nothing() -> None:
     (objection,) = read_config("0.11.0", to_json(config("fp8")))
     assert objection.key == "version"
 

@@ -100,7 +100,7 @@ def test_pinned_model_code_is_checked_out() -> None:
 
 
 def test_a_dot_in_a_name_does_not_truncate_the_visual_engines_directory() -> None:
-    # 0.10.0 names the directory up to the first dot unless it is said.
+    # 0.10.0 names the directory up to the first dot unless it is passed.
     step = made(load("opt-2.7b", "engine.quantization=none")[0], "0.10.0")["build_visual"]
     assert step.argv[step.argv.index("--output_dir") + 1] == "visual_engines/opt-2.7b"
 

@@ -37,7 +37,7 @@ def test_every_command_parses_with_the_flags_of_its_version(version: str) -> Non
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_every_family_is_built_and_asked_in_three_ways(version: str) -> None:
+def test_every_family_is_built_and_run_in_three_ways(version: str) -> None:
     built = {variant.facts.family: [step.name for step in steps] for variant, steps in rendered(version)}
     assert set(built) == set(MODULES)
     for names in built.values():
@@ -58,7 +58,7 @@ def test_weight_only_decoders_are_built_on_several_ranks(version: str) -> None:
     assert {("blip2-t5", "none", 2), ("nougat", "none", 2)} <= seen
 
 
-# Flag of the numbers in each command; the solver's name for what must stand there.
+# Flag of the numbers in each command; the solver's name for its value.
 NUMBERS = {
     "--max_batch_size": "max_batch_size",
     "--max_beam_width": "max_beam_width",
@@ -135,7 +135,7 @@ def test_fused_mlp_is_not_requested_over_several_gpus_unless_the_recipe_says_so(
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_fused_mlp_is_never_asked_of_quantized_weights(version: str) -> None:
+def test_fused_mlp_is_never_requested_for_quantized_weights(version: str) -> None:
     requested = set()
     for variant, steps in rendered(version):
         for step in steps:
@@ -168,7 +168,7 @@ def test_attention_plugins_follow_the_dtype(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
-def test_the_number_of_ranks_is_said_wherever_it_is_not_derived(version: str) -> None:
+def test_the_number_of_ranks_is_passed_unless_it_is_derived(version: str) -> None:
     for variant, steps in rendered(version):
         ranks = variant.recipe.engine.tensor_parallel
         for step in steps:

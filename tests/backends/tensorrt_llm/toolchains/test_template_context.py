@@ -92,7 +92,7 @@ def with_verify(recipe: str, **verify: Any) -> ResolvedRecipe:
     return replace(variant, recipe=variant.recipe.model_copy(update={"verify": Verify(**verify)}))
 
 
-def test_the_recipes_question_and_picture_are_asked_about() -> None:
+def test_the_recipe_s_question_and_picture_are_used() -> None:
     variant = with_verify("llava-int4", prompts=("How many?", "Which?"), images=("/a.png",), max_new_tokens=7)
     requested = recipe_inference_context(variant, load_toolchain("0.12.0").families["llava"], "run")
     assert requested == {
@@ -136,7 +136,7 @@ def test_newer_vila_and_llava_get_their_question_after_the_picture() -> None:
     )
 
 
-def test_nougat_is_asked_nothing() -> None:
+def test_nougat_has_no_prompt() -> None:
     variant = with_verify("nougat-base", prompts=("How many?",))
     for version in SUPPORTED:
         assert (

@@ -23,7 +23,7 @@ BY_KIND = {
     "recipe": (
         "tests/schema/",
         "tests/pipeline/",
-        "tests/models/sources/",
+        "tests/models/validation/",
         "tests/core/execution/",
         _TOOLCHAINS,
     ),
@@ -82,7 +82,7 @@ def test_what_holds_a_trap_exists_and_is_collected() -> None:
             assert [known for known in CHECKS if known.startswith(check)], held
 
 
-def test_each_kind_is_held_where_such_things_are_tested() -> None:
+def test_each_kind_is_tested_in_its_place() -> None:
     for trap in TRAPS:
         for kind in trap["kind"]:
             assert [held for held in trap["held"] if held.startswith(BY_KIND[kind])], (trap["id"], kind)

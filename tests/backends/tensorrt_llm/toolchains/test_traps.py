@@ -85,7 +85,7 @@ def overrides(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=overrides(), version=st.sampled_from(SUPPORTED))
-def test_it_cannot_happen_whatever_a_recipe_says(drawn: tuple[str, tuple[str, ...]], version: str) -> None:
+def test_it_cannot_happen_with_any_recipe(drawn: tuple[str, tuple[str, ...]], version: str) -> None:
     model, settled = drawn
     for variant in load.__wrapped__(model, *settled):
         if not refusals(variant, load_toolchain(version)):
@@ -104,7 +104,7 @@ places = st.lists(words, min_size=1, max_size=4).map("".join)
     model=st.sampled_from(MODELS),
     version=st.sampled_from(SUPPORTED),
 )
-def test_it_cannot_happen_wherever_a_model_lies(place: str, model: str, version: str) -> None:
+def test_it_cannot_happen_with_any_model_path(place: str, model: str, version: str) -> None:
     short = ("engine.max_input_len=500",) if model == "flan-t5-xl" else ()
     for variant in load(model, *short):
         source = {"source": f"/data/{place}", "revision": None}
@@ -147,7 +147,7 @@ def adding(*tokens: str) -> Spoil:
 REF, T5, NOUGAT = "0.9.0.dev2024040900", "flan-t5-xl", "nougat-base"
 LLAVA, INT4 = "llava-fp16", "llava-int4"
 TABLE = "--max_multimodal_len"
-# Check, recipe, version, command, and how that command is spoilt.
+# Check, recipe, version, command, and what makes that command wrong.
 SPOILT: Sequence[tuple[str, str, str, str, Spoil]] = [
     ("01", LLAVA, "1.2", "build_llm", with_value(TABLE, "575")),
     ("01", T5, REF, "build_llm", with_value(TABLE, "32")),
@@ -236,7 +236,7 @@ def test_a_check_sees_a_runner_on_too_few_ranks() -> None:
 
 
 @pytest.mark.parametrize("spoil", [with_value("--qformat", "int4_wo"), with_value("--calib_size", "64")])
-def test_a_check_sees_the_quantizer_asked_for_what_it_does_not_do(spoil: Spoil) -> None:
+def test_a_check_finds_an_unsupported_quantizer_request(spoil: Spoil) -> None:
     (variant,) = load("llava-int4", "engine.quantization=int4_awq")
     steps = commands(variant, load_toolchain("1.2"))
     spoilt = [
@@ -252,7 +252,7 @@ def test_a_check_sees_a_quantizer_that_cannot_read_the_model() -> None:
     assert not all(right for right, _ in CHECKS[named("11")](replace(case, version="0.12.0")))
 
 
-def test_every_check_is_spoilt_by_something() -> None:
+def test_every_check_fails_for_a_wrong_command() -> None:
     # 19 is held by the strict reader itself: see test_strict_flags.py.
     spoilt = {row[0] for row in SPOILT} | {"11", "12", "19", "21"}
     assert spoilt == {name.partition("-")[0] for name in CHECKS}

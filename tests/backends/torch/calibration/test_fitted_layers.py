@@ -1,4 +1,4 @@
-"""Arithmetic of the stored form: what values and scales stand for, and which layers share a scale of their inputs."""
+"""Arithmetic of the stored form: what values and scales mean, and which layers share a scale of their inputs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_awq_fits_values_to_the_scales_that_are_stored() -> None:
     scales, pre = made.tensors["weights_scaling_factor"], made.tensors["prequant_scaling_factor"]
     assert (scales.dtype, pre.dtype) == (torch.float16, torch.float16)
     step = scales.float().repeat_interleave(64, dim=1)
-    # The largest of a group may lie beyond 7 steps by the rounding of the scale: 2 ** -11 of it.
+    # The largest of a group may exceed 7 steps by the rounding of the scale: 2 ** -11 of it.
     assert bool(((made.values * step - weight / pre.float()).abs() <= step * (0.5 + 7 * 2**-11)).all())
 
 

@@ -124,7 +124,7 @@ BOUNDS = {"int4_awq": 0.2, "smoothquant": 0.02, "fp8": 0.04}
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_is_stored_stands_for_the_models_weights(
+def test_stored_weights_dequantize_to_the_model_s_weights(
     written: Callable[..., Path], family: str, algorithm: str
 ) -> None:
     plain, made = open_tensors(written(family, None), 0), open_tensors(written(family, algorithm), 0)
@@ -295,7 +295,7 @@ def test_the_norms_constant_is_one(written: Callable[..., Path]) -> None:
         assert file.get_tensor("transformer.layers.0.input_layernorm.scale_to_int").tolist() == [1.0]
 
 
-def test_what_a_table_says_was_run_is_what_the_contract_says_was_run() -> None:
+def test_the_table_and_the_contract_agree_on_what_was_run() -> None:
     for algorithm, how in READERS["algorithms"].items():
         for architecture, versions in how["run"].items():
             for version in SUPPORTED:

@@ -109,7 +109,7 @@ def test_run_starts_the_ranks_itself_and_prints_the_answer_once(build, picture, 
     assert capfd.readouterr() == (answer + "\n", "")
 
 
-def test_run_tells_a_wrong_picture_as_an_unsplit_engine_does(build, capfd):
+def test_run_reports_a_wrong_picture_like_an_unsplit_engine(build, capfd):
     assert main(["run", str(build), "--image", "/nowhere.png", "--prompt", "how many ?"]) == 1
     reported = capfd.readouterr()
     assert reported.out == ""
@@ -117,7 +117,7 @@ def test_run_tells_a_wrong_picture_as_an_unsplit_engine_does(build, capfd):
     assert "[MM517]" in reported.err
 
 
-def test_run_tells_which_rank_s_file_is_damaged(build, capfd):
+def test_run_reports_which_rank_s_file_is_damaged(build, capfd):
     weights = build / "llm" / "rank1.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert main(["run", str(build), "--no-check", "--prompt", "how many ?"]) == 1

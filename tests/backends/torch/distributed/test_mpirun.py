@@ -111,7 +111,7 @@ DEATHS = [
 
 
 @pytest.mark.parametrize(("kind", "said"), DEATHS)
-def test_a_death_is_read_from_what_the_launcher_says(kind, said):
+def test_a_death_is_read_from_the_launcher_s_output(kind, said):
     found = kind.died.search(said)
     assert found is not None
     assert (found["pid"], found["signal"]) == ("2214", "9")

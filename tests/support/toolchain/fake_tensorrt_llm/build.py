@@ -10,7 +10,7 @@ from support.toolchain.fake_tensorrt_llm.models import Stack, decoder, encoder
 
 ENGINE = b"stand-in engine\n"
 DUMMY = ("0.9.0.dev2024040900", "0.9.0", "0.10.0")  # where a missing rank gets dummy weights
-BY_OUTPUT = DUMMY  # lengths told as input and output, later as input and sequence
+BY_OUTPUT = DUMMY  # lengths passed as input and output, later as input and sequence
 
 
 def trtllm_build(version: str, flags: dict[str, Any], cwd: Path, faults: frozenset[str]) -> None:

@@ -63,7 +63,7 @@ def raw(kind: str, flags: dict[str, Any], cwd: Path, faults: frozenset[str]) -> 
         for file in files:
             (out / f"{file}.bin").write_bytes(bytes(4))
     sides = "" if kind == "bart" else f"[encoder]\nd_model = {encoder(model).width}\n"
-    # What the real config.ini says of the model, for the stand-in of the builder.
+    # The model's values in the real config.ini, for the fake builder.
     (out / "standin").mkdir(exist_ok=True)
     (out / "standin/config.json").write_bytes((model / "config.json").read_bytes())
     (out / "config.ini").write_text(f"{sides}[decoder]\nd_model = {stack.width}\n[structure]\n", "utf-8")

@@ -10,7 +10,7 @@ KNOWN = frozenset(
     {
         "missing_rank",  # the last rank is not written
         "config_only",  # no rank is
-        "stale_rank",  # a rank of an earlier build with more of them lies there
+        "stale_rank",  # a rank from an earlier build with more ranks is left
         "broken_config",  # config.json ends early
         "table",  # the prompt table has another size
         "batch",  # the engine is for another batch size
@@ -18,7 +18,7 @@ KNOWN = frozenset(
         "dtype",  # another number format
         "ranks",  # another number of ranks in config.json
         "unquantized",  # the quantization does not happen
-        "unpacked",  # config.json tells of a quantization, and weights are plain
+        "unpacked",  # config.json declares a quantization, but weights are plain
         "model",  # the products of another model
         "truncated",  # a rank's file is cut
         "pointer",  # a rank's file is a git-LFS pointer

@@ -21,7 +21,7 @@ except RejectedError as error:
     sys.exit(f"error: unrecognized arguments: {{error}}")
 """
 
-# One process stands for all ranks.
+# One process plays all ranks.
 MPIRUN = """\
 #!/bin/sh
 [ "$1" = -n ] || exit 2

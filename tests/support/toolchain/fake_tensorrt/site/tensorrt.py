@@ -72,7 +72,7 @@ class ParserError:
 
 
 class OnnxParser:
-    """FAKE_FAULT=unknown:OP: reads no operators OP, and is told so for each; says nothing else of the model."""
+    """FAKE_FAULT=unknown:OP: rejects every operator OP and reports each; reports nothing else about the model."""
 
     def __init__(self, network, log):
         self._network, self._log, self._errors = network, log, []

@@ -1,0 +1,84 @@
+"""Commands, recipes, make targets and links on all pages exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from mmbuild.cli import _group
+from support.pages import PAGES, ROOT, blocks, mmbuild_commands
+
+cli = _group()
+COMMANDS = [command for page in PAGES for command in mmbuild_commands(page)]
+
+
+def resolve(words: list[str]) -> tuple[click.Command, list[str]]:
+    """The command that ``words`` name, and the words after it."""
+    command: click.Command = cli
+    while isinstance(command, click.Group):
+        assert words, f"`{command.name}` needs a command"
+        found = command.get_command(click.Context(command), words[0])
+        assert found is not None, f"no command `{words[0]}`"
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize(("place", "words"), COMMANDS, ids=[place for place, _ in COMMANDS])
+def test_the_command_and_its_options_exist(place: str, words: list[str]) -> None:
+    command, rest = resolve(words)
+    known = {
+        option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+    assert used <= known | {"--help"}, place
+
+
+@pytest.mark.parametrize(("place", "words"), COMMANDS, ids=[place for place, _ in COMMANDS])
+def test_the_recipes_exist(place: str, words: list[str]) -> None:
+    for word in words:
+        if word.startswith("recipes/") and not set(word) & set("*["):
+            assert (ROOT / word).exists(), place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_verbs_in_the_text_exist(page: Path) -> None:
+    for verbs in re.findall(r"`mmbuild ([a-z][a-z -]*[a-z\\|]*)", page.read_text("utf-8")):
+        first, *rest = verbs.split()
+        command = cli.get_command(click.Context(cli), first)
+        assert command is not None, verbs
+        for second in rest[0].split("\\|") if rest and isinstance(command, click.Group) else []:
+            assert second in command.list_commands(click.Context(command)), verbs
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    shell = "".join(block.text for block in blocks(page) if block.language in ("console", "sh", ""))
+    assert set(re.findall(r"^make ([a-z-]+)", shell, re.M)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
+        if target.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_start_page_lists_every_page() -> None:
+    start = (ROOT / "docs" / "README.md").read_text("utf-8")
+    linked = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", start)}
+    pages = {page for page in PAGES if page.parent == ROOT / "docs"}
+    assert pages - {ROOT / "docs" / "README.md"} <= linked

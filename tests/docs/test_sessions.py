@@ -1,0 +1,120 @@
+"""The console blocks of README.md and docs/tutorial.md are run, and print what the page shows.
+
+Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output
+and standard error together are compared with the lines below it. On a page, a line `...` stands for any number of
+lines, `...` within a line for any text, and numbers of seconds and sizes are not compared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from support import TESTS
+from support.engines.first_apply import compiled_store
+from support.pages import ROOT, Block, blocks, session
+from support.screen import without_volatile
+
+README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+SKIPPED = {
+    "mmbuild doctor llava-7b.yaml": "prints what this host has",
+    "mmbuild apply llava-7b.yaml": "downloads 14 GB from the hub",
+}
+"""Commands that are not run, and why; ``test_commands.py`` checks that they exist."""
+
+BUILDS = re.compile(r"^\$ mmbuild (apply|run|verify) (?!llava-7b)", re.M)
+"""Matches blocks that compile an engine. They run on a copy of the store that other tests have compiled."""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Variables of a scratch project in ``tmp_path``, with `mmbuild` on PATH and no network."""
+    for name in ("recipes", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "mmbuild.yaml").touch()
+    program = tmp_path / "bin" / "mmbuild"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mmbuild "$@"\n')
+    program.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(TESTS)]),
+        "MMBUILD_STORE": str(tmp_path / "store"),
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+    }
+
+
+def pattern(shown: str) -> re.Pattern[str]:
+    """Matches the outputs that the lines on a page stand for; an empty line at the end of a block is layout."""
+    text = re.escape(without_volatile(shown))
+    text = re.sub(r"^\\\.\\\.\\\.\\\n", r"(.*\n)*?", text, flags=re.M)
+    return re.compile(text.replace(r"\.\.\.", ".*"))
+
+
+def run(commands: Iterable[tuple[str, str]], root: Path, environment: dict[str, str]) -> None:
+    for command, shown in commands:
+        if command in SKIPPED:
+            continue
+        if command.startswith("mmbuild apply") and (root / "compiled").exists():
+            shutil.rmtree(root / "store", ignore_errors=True)  # left by `plan`, which shows an empty store
+            (root / "compiled").rename(root / "store")
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        printed = without_volatile(done.stdout.replace(f"{root}/", ""))
+        assert pattern(shown).fullmatch(printed), f"$ {command}\n{printed}"
+
+
+def console(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "console"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in console(README) if not BUILDS.search(block.text)],
+    ids=lambda block: block.name,
+)
+def test_readme(block: Block, tmp_path: Path, environment: dict[str, str]) -> None:
+    (recipe,) = (block.text for block in blocks(README) if block.title == "llava-7b.yaml")
+    (tmp_path / "llava-7b.yaml").write_text(recipe, "utf-8")
+    lines = recipe.replace("max_batch_size", "max_batchsize").splitlines(keepends=True)
+    lines.insert(14, "  max_multimodal_len: 577\n")
+    (tmp_path / "bad.yaml").write_text("".join(lines), "utf-8")
+    run(session(block), tmp_path, environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "chosen",
+    [[block for block in console(README) if BUILDS.search(block.text)], console(TUTORIAL)],
+    ids=["README.md", "tutorial.md"],
+)
+def test_a_build_with_the_real_steps(
+    chosen: list[Block],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    environment: dict[str, str],
+) -> None:
+    compiled_store(tmp_path_factory, tmp_path / "compiled")
+    run((pair for block in chosen for pair in session(block)), tmp_path, environment)
+
+
+def test_skipped_commands_are_on_a_page() -> None:
+    shown = README.read_text("utf-8") + TUTORIAL.read_text("utf-8")
+    assert [command for command in SKIPPED if f"$ {command}\n" not in shown] == []
