@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mmbuild.core.steps.context import StepContext
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.steps.table import BUILT_IN
+from mmbuild.steps.table import STEPS
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "examples" / "models" / "llava-shapes"
@@ -23,7 +23,7 @@ def body(context: StepContext) -> None:
 
 
 TABLE: Mapping[str, StepSpec] = {
-    name: StepSpec(name, "benchmark-1", "benchmarks.project:body") for name in BUILT_IN
+    name: StepSpec(name, "benchmark-1", "benchmarks.project:body") for name in STEPS
 }
 
 

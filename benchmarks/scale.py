@@ -25,7 +25,7 @@ from benchmarks.project import environment, make_matrix, make_model, tool
 from benchmarks.report import Row, milliseconds
 from mmbuild.core.steps.context import StepContext
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.steps.table import BUILT_IN
+from mmbuild.steps.table import STEPS
 
 RECIPES = 200
 BOUND = "250 ms (stretch 100 ms)"
@@ -41,7 +41,7 @@ def body(context: StepContext) -> None:
 
 
 TABLE: Mapping[str, StepSpec] = {
-    name: StepSpec(name, "benchmark-1", "benchmarks.scale:body") for name in BUILT_IN
+    name: StepSpec(name, "benchmark-1", "benchmarks.scale:body") for name in STEPS
 }
 
 

@@ -93,13 +93,13 @@ def test_a_cuda_engine_needs_its_sm_and_a_driver() -> None:
         "driver": "ok",
     }
     other = checks(CUDA, HostFacts((gpu(0, sm=89),), "avx2", "2.11.0"))
-    assert (other["gpu"].status, other["gpu"].wanted, other["gpu"].found) == (
+    assert (other["gpu"].status, other["gpu"].required, other["gpu"].found) == (
         "fail",
         "SM 90, exactly",
         "SM 89",
     )
     old = checks(CUDA, HostFacts((gpu(0, driver="575.57.08"),), "avx2", "2.11.0"))
-    assert (old["driver"].status, old["driver"].wanted) == ("fail", "580 or newer")
+    assert (old["driver"].status, old["driver"].required) == ("fail", "580 or newer")
     assert "CUDA 13" in old["driver"].why
     none = checks(CUDA, HostFacts(None, "avx2", "2.11.0"))
     assert (none["gpu"].found, none["driver"].status) == ("no driver", "fail")
@@ -113,7 +113,7 @@ def test_an_unrecorded_cuda_version_stays_unknown() -> None:
 def test_a_toolchain_engine_on_its_own_host() -> None:
     found = checks_of_toolchain(TRTLLM, (gpu(0), gpu(1)), INSIDE)
     assert statuses(found) == dict.fromkeys(["tensorrt-llm", "tensorrt", "gpu", "ranks", "driver"], "ok")
-    assert found["driver"].wanted == "525 or newer"
+    assert found["driver"].required == "525 or newer"
 
 
 def test_too_few_matching_gpus_for_its_ranks() -> None:

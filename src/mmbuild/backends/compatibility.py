@@ -1,6 +1,6 @@
 """Host checks that engines of several backends share: GPUs and their driver.
 
-A check's ``wanted`` is what the engine needs, its ``found`` what this host has.
+A check's ``required`` is what the engine needs, its ``found`` what this host has.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def _driver(cuda: tuple[int, str] | None, gpus: tuple[Gpu, ...]) -> Check:
     if cuda is None or lowest is None:
         return Check("driver", "unknown", found, "unknown", "the CUDA version of the build was not recorded")
     why = f"the minimum for CUDA {cuda[0]} ({cuda[1]})"
-    way = "install a newer driver; it also runs older CUDA versions"
+    hint = "install a newer driver; it also runs older CUDA versions"
     return check(
-        "driver", bool(gpus) and accepts(f">={lowest}", found) is True, found, f"{lowest} or newer", why, way
+        "driver", bool(gpus) and accepts(f">={lowest}", found) is True, found, f"{lowest} or newer", why, hint
     )
 
 
@@ -101,6 +101,6 @@ def tensor_parallel(description: Description) -> int:
     return int(description.llm.get("tensor_parallel", 1))
 
 
-def check(name: str, fits: bool, found: str, wanted: str, why: str, way: str) -> Check:
+def check(name: str, fits: bool, found: str, required: str, why: str, hint: str) -> Check:
     """A check that passes if ``fits``, else fails with its reason and remedy."""
-    return Check(name, "ok", found, wanted) if fits else Check(name, "fail", found, wanted, why, way)
+    return Check(name, "ok", found, required) if fits else Check(name, "fail", found, required, why, hint)

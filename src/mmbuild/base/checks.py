@@ -1,4 +1,4 @@
-"""One check: what was found, what was wanted, and the way there."""
+"""Result of one check: what was found, what is required, and what to do about a difference."""
 
 from __future__ import annotations
 
@@ -11,24 +11,35 @@ Status = Literal["ok", "warn", "fail", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at.
+    """Result of one check.
 
     Attributes:
-        name: What it is about, a word or two.
+        name: The subject, a word or two.
         status: ``ok``; ``warn``, works or is not needed now; ``fail``, a build would fail or be wrong; ``unknown``,
-            could not be looked at.
-        found: What is there.
-        wanted: What should be; empty where nothing is asked for.
-        why: Why that matters, one sentence without a full stop; empty where all is well.
-        way: What to do; empty where there is nothing to do.
+            could not be checked.
+        found: The actual value.
+        required: The required value; empty if there is no requirement.
+        why: Why it matters, one sentence without a full stop; empty if the check passed.
+        hint: What to do; empty if nothing is to be done.
     """
 
     name: str
     status: Status
     found: str = ""
-    wanted: str = ""
+    required: str = ""
     why: str = ""
-    way: str = ""
+    hint: str = ""
+
+    def document(self) -> dict[str, str]:
+        """The check as plain data, under the keys that ``doctor --json`` and ``compat --json`` have always used."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "found": self.found,
+            "wanted": self.required,
+            "why": self.why,
+            "way": self.hint,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +51,10 @@ class Group:
 
 
 def failed_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
-    """Those that stand in the way of a build."""
+    """Return the checks that prevent a build."""
     return tuple(check for check in checks if check.status == "fail")
 
 
 def size_text(count: float) -> str:
-    """Bytes for people: ``1.5 GB``."""
+    """Format a number of bytes, such as ``1.5 GB``."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

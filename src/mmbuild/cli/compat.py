@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -42,7 +41,7 @@ def command(*, build: Path, as_json: bool, check: bool, no_check: bool) -> None:
             "family": description.family,
             "backend": description.backend,
             "fits": fits,
-            "checks": [asdict(item) for item in checks],
+            "checks": [item.document() for item in checks],
         }
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     elif sys.stdout.isatty():

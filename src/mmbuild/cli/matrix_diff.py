@@ -55,7 +55,7 @@ def command(
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.team.ci import pr_comment
-    from mmbuild.team.ci.differences import differences
+    from mmbuild.team.ci.change_cost import differences
     from mmbuild.team.ci.durations import measured_seconds, seconds_of
     from mmbuild.team.ci.revisions import snapshots
 

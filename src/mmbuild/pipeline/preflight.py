@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmbuild.backends.table import backend
 from mmbuild.core.graph.plan import Plan
 from mmbuild.schema.backend_names import names
-from mmbuild.steps.table import BUILT_IN
+from mmbuild.steps.table import STEPS
 
 
 def require_ready(plan: Plan) -> None:
@@ -21,6 +21,6 @@ def require_ready(plan: Plan) -> None:
 
 def backend_of_step(step: str) -> str:
     """The backend whose environment runs ``step``; empty if mmbuild's own environment does."""
-    if step in BUILT_IN:
-        return BUILT_IN[step].backend
+    if step in STEPS:
+        return STEPS[step].backend
     return next((name for name in names() if step in backend(name).steps), "")

@@ -10,7 +10,7 @@ _TENSORRT_LLM = "tensorrt-llm"
 _TORCH = ("torch",)
 _EXPORT = ("torch", "torch._inductor", "torch.export")
 
-BUILT_IN: Mapping[str, StepSpec] = {
+STEPS: Mapping[str, StepSpec] = {
     spec.name: spec
     for spec in (
         StepSpec("download", "1", "mmbuild.steps.download:run"),

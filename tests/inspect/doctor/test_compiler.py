@@ -22,7 +22,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     for item in (compiler_check(), untried()):
         assert item.status == "fail"
         assert "`no-such-compiler` not found" in item.found
-        assert "g++" in item.way
+        assert "g++" in item.hint
 
 
 def test_a_compiler_that_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def test_missing_driver_fails_if_a_gpu_is_needed() -> None:
     (item,) = checks(None)
     assert (item.status, item.found) == ("ok", "no NVIDIA driver")
     (item,) = checks(None, needed=2)
-    assert (item.status, item.wanted) == ("fail", "2 GPUs")
+    assert (item.status, item.required) == ("fail", "2 GPUs")
     (item,) = checks((), needed=1)
     assert item.status == "fail"
 
@@ -28,7 +28,7 @@ def test_missing_driver_fails_if_a_gpu_is_needed() -> None:
 def test_too_few_gpus() -> None:
     assert failed_checks(checks((H200,), needed=1)) == ()
     (item,) = failed_checks(checks((H200,), needed=2))
-    assert (item.found, item.wanted) == ("1", "2 GPUs")
+    assert (item.found, item.required) == ("1", "2 GPUs")
 
 
 def test_gpu_of_another_architecture_than_in_the_recipes() -> None:
@@ -57,7 +57,7 @@ def test_limit_of_a_control_group_applies(tmp_path: Path) -> None:
     item = memory_check(30 * 10**9, machine(tmp_path, 64_000_000, 16 * 10**9))
     assert item.status == "fail"
     assert item.found == "16.0 GB (a control group's limit; the machine has 65.5 GB)"
-    assert item.wanted == "about 30.0 GB"
+    assert item.required == "about 30.0 GB"
 
 
 def test_disk_of_a_directory_that_does_not_exist_yet(tmp_path: Path) -> None:
@@ -65,4 +65,4 @@ def test_disk_of_a_directory_that_does_not_exist_yet(tmp_path: Path) -> None:
     assert item.status in ("ok", "warn")  # as much as this machine happens to have
     assert str(tmp_path / "a" / "b") in item.found
     short = disk_check("store", tmp_path, 10**18)
-    assert (short.status, short.wanted) == ("fail", "about 1000000000.0 GB")
+    assert (short.status, short.required) == ("fail", "about 1000000000.0 GB")

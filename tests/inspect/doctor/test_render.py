@@ -22,7 +22,7 @@ def test_text_aligns_names_and_gives_reasons_below() -> None:
         "other\n"
         "  fail     compiler  no g++; required: g++\n"
         "                     why: engines are compiled\n"
-        "                     way: Install it\n"
+        "                     hint: Install it\n"
     )
 
 

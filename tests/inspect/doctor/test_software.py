@@ -28,7 +28,7 @@ def test_unsupported_torch_version(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, {"torch": "2.6.0", "transformers": "5.17.0", "tokenizers": "1", "pillow": "11"})
     (item,) = failed_checks(software.extra_checks("torch", needed=False))
     assert (item.name, item.found) == ("torch", "2.6.0")
-    assert "[torch]'" in item.way
+    assert "[torch]'" in item.hint
 
 
 def test_missing_package_fails_if_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,9 +72,9 @@ def test_tensorrts_interpreter_that_is_missing(tmp_path: Path) -> None:
     assert item.status == "fail"
     assert list(software.tensorrt_checks(None, needed=False)) == []
     (item,) = software.tensorrt_checks(None, needed=True)
-    assert "set-tensorrt" in item.way
+    assert "set-tensorrt" in item.hint
 
 
 def test_installed_program() -> None:
-    item = software.program_check("sh", needed=True, why="", way="")
+    item = software.program_check("sh", needed=True, why="", hint="")
     assert (item.status, item.found) == ("ok", shutil.which("sh"))

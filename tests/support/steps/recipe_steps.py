@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmbuild.core.steps.context import StepContext
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.steps.table import BUILT_IN
+from mmbuild.steps.table import STEPS
 
 
 def body(context: StepContext) -> None:
@@ -36,5 +36,5 @@ def body(context: StepContext) -> None:
 
 
 TABLE: Mapping[str, StepSpec] = {
-    name: StepSpec(name, "trivial-1", "support.steps.recipe_steps:body") for name in BUILT_IN
+    name: StepSpec(name, "trivial-1", "support.steps.recipe_steps:body") for name in STEPS
 }

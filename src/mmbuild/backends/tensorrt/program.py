@@ -7,7 +7,7 @@ log goes to standard error. The first request says what the process is for:
 ``build``  make an engine and end
 ``serve``  load an engine, answer ``run`` and ``time`` requests until standard input ends
 
-Pixels and features travel through shared memory whose descriptor ``serve`` is told: the input's room first, then
+Pixels and features travel through shared memory whose descriptor ``serve`` receives: the input's room first, then
 the output's. CUDA is called through its driver library, so that no CUDA toolkit and no torch are needed.
 """
 
@@ -59,7 +59,7 @@ LIBRARY_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
 
 class RefusalError(Exception):
-    """What is told instead of an answer: a kind, which the caller knows, and a message."""
+    """A failure reported instead of an answer: a kind, which the caller knows, and a message."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -239,7 +239,7 @@ def build(request: Request) -> dict[str, Any]:
 def parse(trt: Any, network: Any, log: Any, path: str, nodes: list[str]) -> Any:
     """Fill ``network``; any error of the parser is fatal: a network that lacks nodes can be built too.
 
-    TensorRT tells nodes by number, from 10 on by name as well; ``nodes`` has the names for all.
+    TensorRT identifies nodes by number, from 10 on also by name; ``nodes`` has the names for all.
     """
     parser = trt.OnnxParser(network, log)
     parsed = parser.parse_from_file(path)

@@ -61,7 +61,7 @@ def cuda_of(versions: Mapping[str, str]) -> tuple[int, str] | None:
 def _installed(name: str, exact: str | None, line: str, inside: Mapping[str, str] | None) -> Check:
     """TensorRT-LLM itself: the release that built the engine if recorded, else the toolchain's version line."""
     required = exact or f"{line} (the exact release was not recorded)"
-    way = f"set its environment with `mmbuild config set-toolchain {line}`"
+    hint = f"set its environment with `mmbuild config set-toolchain {line}`"
     if inside is None:
         return Check(
             name,
@@ -69,12 +69,14 @@ def _installed(name: str, exact: str | None, line: str, inside: Mapping[str, str
             "no working environment is configured",
             required,
             "the engine's runner needs one",
-            way,
+            hint,
         )
     found = inside.get(name, "not installed")
     if exact is None:
         return Check(name, "unknown", found, required, "an engine depends on the release that built it")
-    return check(name, found == exact, found, required, "the runtime refuses engines of another release", way)
+    return check(
+        name, found == exact, found, required, "the runtime refuses engines of another release", hint
+    )
 
 
 def _tensorrt(built: str | None, inside: Mapping[str, str] | None) -> Check:

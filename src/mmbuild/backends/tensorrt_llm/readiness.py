@@ -137,12 +137,12 @@ def _missing(
 def _table(missing: list[Check]) -> Iterator[str]:
     width = max(len(check.name) for check in missing)
     for check in missing:
-        required = f"; wanted: {check.wanted}" if check.wanted else ""
+        required = f"; required: {check.required}" if check.required else ""
         yield f"{check.name:<{width}}  {check.found}{required}"
 
 
 def _remedies(missing: Iterable[Check]) -> list[str]:
-    return list(dict.fromkeys(check.way for check in missing if check.way))
+    return list(dict.fromkeys(check.hint for check in missing if check.hint))
 
 
 def _installation(toolchain: Toolchain) -> Iterator[str]:

@@ -96,21 +96,21 @@ def _visual(visual: Mapping[str, Any] | None, here: HostFacts) -> Iterator[Check
     """A TensorRT visual engine beside the embedded engine."""
     if visual is None:
         return
-    found, wanted = here.tensorrt, str(visual["version"])
-    fits = found is not None and found.partition(".post")[0] == wanted
-    yield check("tensorrt (visual)", fits, found or "not configured", wanted, TENSORRT_RULE, _TENSORRT_WAY)
+    found, required = here.tensorrt, str(visual["version"])
+    fits = found is not None and found.partition(".post")[0] == required
+    yield check("tensorrt (visual)", fits, found or "not configured", required, TENSORRT_RULE, _TENSORRT_WAY)
     sms = [gpu.sm for gpu in here.gpus or ()]
     text = ", ".join(f"SM {sm}" for sm in sms) or "no GPU"
     yield check("gpu (visual)", visual["sm"] in sms, text, f"SM {visual['sm']}, exactly", SM_RULE, REBUILD)
 
 
 def _torch_build(description: Description, here: HostFacts) -> Iterator[Check]:
-    wanted, found = description.toolchain.get("torch", UNRECORDED), here.torch
+    required, found = description.toolchain.get("torch", UNRECORDED), here.torch
     # The part behind the plus says how torch was built; packages do not depend on it.
-    fits = found is not None and _public(found) == _public(wanted)
+    fits = found is not None and _public(found) == _public(required)
     why = "compiled packages load in the torch that compiled them"
-    way = f"pip install 'torch=={_public(wanted)}', or apply its recipe again"
-    yield check("torch", fits, found or "not installed", wanted, why, way)
+    hint = f"pip install 'torch=={_public(required)}', or apply its recipe again"
+    yield check("torch", fits, found or "not installed", required, why, hint)
     if description.target["device"] == "cuda":
         yield from gpu_checks(description, here.gpus, cuda_of(description.toolchain))
         return

@@ -10,7 +10,7 @@ from typing import Any
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import STORE_NOTE
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.differences import WORDS, changes
+from mmbuild.core.graph.definition_diff import WORDS, changes
 from mmbuild.core.graph.planner import Explain
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors

@@ -33,7 +33,7 @@ class StepSpec:
     backend: str = ""
 
 
-_BUILT_IN = "mmbuild.steps.table:BUILT_IN"
+_DEFAULT = "mmbuild.steps.table:STEPS"
 
 DIRECTORIES = "mmbuild.models.sources.resolve"
 """Module that selects the files of a user's directory and computes their digest."""
@@ -45,7 +45,7 @@ def steps() -> Mapping[str, StepSpec]:
     ``MMBUILD_STEPS=module:NAME`` replaces it; benchmarks and fault tests use this to run the whole tool
     with trivial steps. Such a table must use its own versions, so that its results never mix with real ones.
     """
-    table: Mapping[str, StepSpec] = load_entry(os.environ.get("MMBUILD_STEPS") or _BUILT_IN)
+    table: Mapping[str, StepSpec] = load_entry(os.environ.get("MMBUILD_STEPS") or _DEFAULT)
     return table
 
 

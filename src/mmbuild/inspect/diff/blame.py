@@ -12,7 +12,7 @@ from typing import Any
 
 from mmbuild.base.yaml_nodes import Span, YamlNode, drop, find
 from mmbuild.core.graph.action import Action, RecipeGraph
-from mmbuild.core.graph.differences import ABSENT, Change, different, flat
+from mmbuild.core.graph.definition_diff import ABSENT, Change, different, flat
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.inspect.diff.trace import ActionTrace, Trace
 from mmbuild.pipeline.load import with_node
@@ -35,7 +35,7 @@ class Edit:
 
     Attributes:
         key: Dotted key.
-        old: Old value, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
+        old: Old value, plain data, or :data:`~mmbuild.core.graph.definition_diff.ABSENT`.
         new: New value, or ``ABSENT``.
         span: Its location; for a removed value, that of the nearest enclosing key. None if nothing is left of it.
         reaches: What depends on it; None if unknown, because the recipe is not valid with only this value reverted,
@@ -95,7 +95,7 @@ def reach(
     Args:
         variant: The current variant.
         key: Dotted key of the value.
-        old: Its old value, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
+        old: Its old value, plain data, or :data:`~mmbuild.core.graph.definition_diff.ABSENT`.
         now: The :func:`leaves` of the current variant's actions.
         lower: Lowers a variant as the plan did.
         offline: Do not contact the hub.

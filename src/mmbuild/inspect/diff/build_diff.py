@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.core.graph.differences import ABSENT, Change, changes, different
+from mmbuild.core.graph.definition_diff import ABSENT, Change, changes, different
 from mmbuild.core.store.hashing import hash_files
 from mmbuild.evaluation import manifest
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbuild.base.formatting import size_text
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.differences import ABSENT, Change, display, flat
+from mmbuild.core.graph.definition_diff import ABSENT, Change, display, flat
 from mmbuild.core.graph.plan import Verdict
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.inspect.diff.blame import Edit, causes

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mmbuild.core.graph.differences import Change, changes
+from mmbuild.core.graph.definition_diff import Change, changes
 from mmbuild.core.graph.plan import Build, PlannedAction
 from mmbuild.core.graph.rebuild_reasons import definition_of, read_definition
 from mmbuild.core.store.layout import Store

@@ -26,12 +26,12 @@ def gpu_checks(gpus: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int]
     if not gpus:
         state = "no NVIDIA driver" if gpus is None else "a driver, but no usable GPU"
         why = "recipes build for CUDA" if needed else ""
-        way = (
+        hint = (
             "check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or build with `--set target.device=cpu`"
             if needed
             else ""
         )
-        yield Check("gpu", "fail" if needed else "ok", state, expected, why, way)
+        yield Check("gpu", "fail" if needed else "ok", state, expected, why, hint)
         return
     yield Check("driver", "ok", gpus[0].driver)
     for index, gpu in enumerate(gpus):
@@ -40,8 +40,10 @@ def gpu_checks(gpus: tuple[Gpu, ...] | None, *, needed: int, sms: frozenset[int]
         text = f"{gpu.name}, SM {gpu.sm}, {gpu.memory >> 20} MiB"
         yield Check(f"gpu {index}", "warn" if mismatch else "ok", text, why=why if mismatch else "")
     if len(gpus) < needed:
-        way = "build on a machine with more GPUs, or lower engine.tensor_parallel; check CUDA_VISIBLE_DEVICES"
-        yield Check("gpus", "fail", str(len(gpus)), expected, "each rank needs one", way)
+        hint = (
+            "build on a machine with more GPUs, or lower engine.tensor_parallel; check CUDA_VISIBLE_DEVICES"
+        )
+        yield Check("gpus", "fail", str(len(gpus)), expected, "each rank needs one", hint)
 
 
 def memory_check(needed: int, root: Path = Path("/")) -> Check:
@@ -58,8 +60,8 @@ def memory_check(needed: int, root: Path = Path("/")) -> Check:
     if needed <= usable:
         return Check("memory", "ok", state, f"about {size_text(needed)}" if needed else "")
     why = "estimated for the largest action"
-    way = "build on a larger machine, raise the limit of the control group, or try with --ignore-estimates"
-    return Check("memory", "fail", state, f"about {size_text(needed)}", why, way)
+    hint = "build on a larger machine, raise the limit of the control group, or try with --ignore-estimates"
+    return Check("memory", "fail", state, f"about {size_text(needed)}", why, hint)
 
 
 def _physical(root: Path) -> int:
@@ -84,12 +86,12 @@ def disk_check(name: str, path: Path, needed: int) -> Check:
     free = shutil.disk_usage(existing).free
     state = f"{size_text(free)} free at {path}"
     if not os.access(existing, os.W_OK | os.X_OK):
-        way = "choose another directory with --store or --build-dir"
-        return Check(name, "fail", f"{path} is not writable", "a writable directory", "", way)
+        hint = "choose another directory with --store or --build-dir"
+        return Check(name, "fail", f"{path} is not writable", "a writable directory", "", hint)
     if needed > free:
-        way = "free some space (`mmbuild cache gc`), or use another --store"
+        hint = "free some space (`mmbuild cache gc`), or use another --store"
         why = "estimated for the missing actions"
-        return Check(name, "fail", state, f"about {size_text(needed)}", why, way)
+        return Check(name, "fail", state, f"about {size_text(needed)}", why, hint)
     if not needed and free < _LITTLE:
         why = "a 7B model takes 14 GB, and its engine refers to it"
         return Check(name, "warn", state, "", why, "free some space (`mmbuild cache gc`)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 
 from mmbuild.base.checks import Check, Group, failed_checks
 from mmbuild.base.terminal_text import clean, raw
@@ -30,7 +29,7 @@ def text(groups: Sequence[Group], *, expected: str = "required", found: str = ""
 
 
 def _lines(check: Check, width: int, expected: str, found: str) -> Iterator[str]:
-    state = f"{expected} {check.wanted}; {found} {check.found}" if found else _state(check, expected)
+    state = f"{expected} {check.required}; {found} {check.found}" if found else _state(check, expected)
     yield f"  {check.status:<7}  {check.name:<{width}}  {state}".rstrip()
     if check.status != "ok":
         indent = " " * (width + 13)
@@ -38,16 +37,16 @@ def _lines(check: Check, width: int, expected: str, found: str) -> Iterator[str]
 
 
 def _state(check: Check, expected: str) -> str:
-    if check.wanted and check.status != "ok":
-        return f"{check.found}; {expected}: {check.wanted}"
-    return f"{check.found} ({check.wanted})" if check.wanted else check.found
+    if check.required and check.status != "ok":
+        return f"{check.found}; {expected}: {check.required}"
+    return f"{check.found} ({check.required})" if check.required else check.found
 
 
 def _advice(check: Check) -> Iterator[str]:
     if check.why:
         yield f"why: {check.why}"
-    if check.way:
-        yield f"way: {check.way}"
+    if check.hint:
+        yield f"hint: {check.hint}"
 
 
 def print_table(groups: Iterable[Group], *, expected: str = "required", found: str = "found") -> None:
@@ -64,7 +63,7 @@ def print_table(groups: Iterable[Group], *, expected: str = "required", found: s
         for check in group.checks:
             status = Text(check.status, style=_STYLES[check.status])
             details = Text("\n".join((check.found, *(_advice(check) if check.status != "ok" else ()))))
-            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, details, check.wanted)))
+            table.add_row(status, *(Text(clean(str(cell))) for cell in (check.name, details, check.required)))
         console.print(table)
         console.print()
 
@@ -76,7 +75,7 @@ def as_json(groups: Iterable[Group]) -> str:
         "version": 1,
         "ok": not any(failed_checks(group.checks) for group in listed),
         "groups": [
-            {"title": group.title, "checks": [asdict(check) for check in group.checks]} for group in listed
+            {"title": group.title, "checks": [check.document() for check in group.checks]} for group in listed
         ],
     }
     return json.dumps(document, indent=2, ensure_ascii=False)

@@ -55,7 +55,7 @@ def script_checks() -> Iterator[Check]:
     """Programs that scripts from ``mmbuild script`` call to download models."""
     why = "scripts from `mmbuild script` download models with it"
     for name, package in (("git", "git"), ("git-lfs", "git-lfs")):
-        yield program_check(name, needed=False, why=why, way=f"install it (`apt install {package}`)")
+        yield program_check(name, needed=False, why=why, hint=f"install it (`apt install {package}`)")
 
 
 def mpirun_check(ranks: int) -> Check:
@@ -82,9 +82,9 @@ def tensorrt_checks(interpreter: Interpreter | None, *, needed: bool) -> Iterato
             )
         elif needed:
             why = "recipes use TensorRT visual engines, which are built and run in a separate Python"
-            way = "`mmbuild config set-tensorrt --python PYTHON`, or `--set visual.backend=torch`"
+            hint = "`mmbuild config set-tensorrt --python PYTHON`, or `--set visual.backend=torch`"
             yield Check(
-                "tensorrt python", "fail", "not configured", "a Python with tensorrt and numpy", why, way
+                "tensorrt python", "fail", "not configured", "a Python with tensorrt and numpy", why, hint
             )
         return
     try:
@@ -105,8 +105,8 @@ def _versioned(
     version = version_of(distribution, versions)
     if version is not None and accepts(specifier, version):
         return Check(name, "ok", version, specifier)
-    way = f"{interpreter.python} -m pip install '{distribution}{specifier}'"
+    hint = f"{interpreter.python} -m pip install '{distribution}{specifier}'"
     if distribution == "python":
-        way = "create a virtual environment with such a Python, and register it with `mmbuild config set-tensorrt`"
+        hint = "create a virtual environment with such a Python, and register it with `mmbuild config set-tensorrt`"
     why = "TensorRT visual engines are built and run in it"
-    return Check(name, "fail", version or "not installed", specifier or "any", why, way)
+    return Check(name, "fail", version or "not installed", specifier or "any", why, hint)

@@ -114,10 +114,10 @@ def similar_kind(
     return None
 
 
-def not_any_family(other: Mapping[str, str], told_by: str, code: str = "MM410") -> FamilyError:
+def not_any_family(other: Mapping[str, str], evidence: str, code: str = "MM410") -> FamilyError:
     """MM410: the model is similar to a family's, but no family builds it."""
     return FamilyError(
-        f"config.json describes {other['name']} ({told_by}), which is not supported: {other['why']}",
+        f"config.json describes {other['name']} ({evidence}), which is not supported: {other['why']}",
         code=code,
         hint=other["instead"],
         blame=_SOURCE,

@@ -191,12 +191,12 @@ def fetch_files(
     for name in names:
         before = done
 
-        def tell(received: int, name: str = name, before: int = before) -> None:
+        def report(received: int, name: str = name, before: int = before) -> None:
             progress(f"downloading {name}", (before + received) / total)
 
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         with _explained(repo, commit):
-            fetch(HubFileRequest(repo, commit, files[name]), out / name, tell)
+            fetch(HubFileRequest(repo, commit, files[name]), out / name, report)
         done += files[name].size
     progress("downloaded", 1.0)
 

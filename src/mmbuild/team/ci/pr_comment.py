@@ -9,9 +9,9 @@ from mmbuild._version import __version__
 from mmbuild.base.formatting import estimate_text
 from mmbuild.base.templates import code, render
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.differences import ABSENT, display
+from mmbuild.core.graph.definition_diff import ABSENT, display
 from mmbuild.inspect.diff.blame import step_of
-from mmbuild.team.ci.differences import ChangedValue, Differences, VariantDifference
+from mmbuild.team.ci.change_cost import ChangedValue, Differences, VariantDifference
 
 VERSION = 1
 _CAUSES = 4
@@ -57,7 +57,7 @@ def markdown(found: Differences, seconds: Mapping[str, float]) -> str:
         "cost": _cost(found, seconds),
         "free": _free(found),
     }
-    return render("mmbuild.team.ci", "differences.md.j2", values)
+    return render("mmbuild.team.ci", "pr_comment.md.j2", values)
 
 
 def _headline(found: Differences) -> str:

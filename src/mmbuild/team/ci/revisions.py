@@ -12,7 +12,7 @@ from mmbuild.base.diagnostics import RecipeError
 from mmbuild.base.errors import UsageError
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.options import PlanOptions
-from mmbuild.team.ci.differences import Snapshot
+from mmbuild.team.ci.change_cost import Snapshot
 from mmbuild.team.ci.variants import (
     CiError,
     plan_valid_variants,

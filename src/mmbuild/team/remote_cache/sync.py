@@ -29,10 +29,10 @@ _AT_ONCE = 3
 
 @contextmanager
 def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
-    """What to run, and where to tell of it, with everything pulled that ``plan`` wants pulled.
+    """Pull what ``plan`` needs from the shared store; yield the plan to run and the sink for its events.
 
-    Where something did not come, the plan is made again without it. Results that are told to the sink are pushed,
-    where the configuration says so; leaving waits for that.
+    If a result cannot be pulled, the plan is made again without it. If the configuration says so, results that are
+    reported to the sink are pushed; leaving the context waits for that.
 
     Raises:
         MmbuildError: MM302 the disk is full; MM305.
@@ -42,14 +42,14 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
         yield plan, sink
         return
     with shared_lock(plan.store):
-        shared.calls.warn = _teller(sink)
+        shared.calls.warn = _reporter(sink)
         plan = pull_planned(plan, shared, sink)
         with _pushing(shared, sink) as pushing:
             yield plan, pushing
 
 
 def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
-    """Pull until the plan wants nothing more; the plan that is then left."""
+    """Pull until the plan requires nothing more, and return that plan."""
     while required := [planned for planned in plan.actions if planned.verdict is Verdict.PULL]:
         _pull(shared, required, sink)
         _record_remote_results(plan, shared)
@@ -70,7 +70,7 @@ def pull_planned(plan: Plan, shared: SharedStore, sink: Sink) -> Plan:
 
 
 def _pull(shared: SharedStore, required: list[PlannedAction], sink: Sink) -> None:
-    """One round. What does not come is noted in ``shared``, so that the next plan does without it."""
+    """Pull once. Failures are recorded in ``shared``, so that the next plan does without these results."""
     labels = {planned.record.digest: planned for planned in required if planned.record is not None}
     for planned in labels.values():
         assert planned.record is not None
@@ -98,7 +98,7 @@ def _pull(shared: SharedStore, required: list[PlannedAction], sink: Sink) -> Non
 
 
 def _record_remote_results(plan: Plan, shared: SharedStore) -> None:
-    """Into the journal goes what was learnt from others, so that the next plan need not ask."""
+    """Write results found in the shared store into the journal, so that the next plan need not ask again."""
     cache = load_cache(plan.store)
     for planned in plan.actions:
         record = planned.record
@@ -108,20 +108,19 @@ def _record_remote_results(plan: Plan, shared: SharedStore) -> None:
         remember_definition(plan.store, planned.action)
 
 
-def _teller(sink: Sink) -> WarningHandler:
-    def tell(notice: Notice) -> None:
-        sink(
-            Event(
-                EventKind.WARNING, data={"message": notice.message, "code": notice.code, "hint": notice.hint}
-            )
-        )
+def _reporter(sink: Sink) -> WarningHandler:
+    """Return a handler that passes warnings of the shared store to the sink, as events."""
 
-    return tell
+    def report(notice: Notice) -> None:
+        data = {"message": notice.message, "code": notice.code, "hint": notice.hint}
+        sink(Event(EventKind.WARNING, data=data))
+
+    return report
 
 
 @contextmanager
 def _pushing(shared: SharedStore, sink: Sink) -> Iterator[Sink]:
-    """A sink that also publishes what it hears to be finished, in a thread of its own."""
+    """Yield a sink that also publishes finished results, in its own thread."""
     if not shared.settings.push or shared.calls.down:
         yield sink
         return
@@ -204,7 +203,7 @@ class _Pusher:
         self.sink(Event(EventKind.PUSHED, label, data))
 
     def _check(self) -> None:
-        """Once; a place that cannot be published to is told, and left alone."""
+        """Check that results can be published to the store; if not, nothing more is pushed."""
         try:
             check_writable(self.shared)
             self._checked = True

@@ -81,8 +81,8 @@ def test_a_complete_environment_passes(tmp_path: Path) -> None:
 def test_no_configured_environment() -> None:
     found = check(None)
     assert failed(found) == {"environment"}
-    assert "mmbuild config set-toolchain 0.10.0" in found["environment"].way
-    assert "engine.backend=torch" in found["environment"].way
+    assert "mmbuild config set-toolchain 0.10.0" in found["environment"].hint
+    assert "engine.backend=torch" in found["environment"].hint
 
 
 def test_without_a_gpu(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_version_that_differs_from_its_pin(
     assert failed(found) == ({item.name} if status == "fail" else set())
     if status != "unknown":
         assert item.found == (version or "not installed")
-        assert "-m pip install" in item.way
+        assert "-m pip install" in item.hint
 
 
 def test_tensorrt_under_its_other_name(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_another_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     real = load_toolchain(VERSION)
     found = check(make(tmp_path))
     expected = "ok" if sys.version_info[:2] == (3, 10) else "fail"
-    assert (found["python"].status, found["python"].wanted) == (expected, real.python)
+    assert (found["python"].status, found["python"].required) == (expected, real.python)
 
 
 def test_an_environment_that_does_not_respond(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_programs_of_the_commands(tmp_path: Path) -> None:
     (tmp_path / "venv" / "bin" / "trtllm-build").unlink()
     found = check(environment)
     assert failed(found) == {"trtllm-build"}
-    assert str(environment.python) in found["trtllm-build"].way
+    assert str(environment.python) in found["trtllm-build"].hint
 
 
 def test_only_several_ranks_require_mpirun(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_examples_at_another_commit(tmp_path: Path) -> None:
     git(environment.examples, "commit", "--quiet", "--allow-empty", "--message", "later")
     found = check(environment)
     assert failed(found) == {"examples"}
-    assert "checkout v0.10.0" in found["examples"].way
+    assert "checkout v0.10.0" in found["examples"].hint
 
 
 def test_examples_of_the_installed_version_only_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +194,7 @@ def test_examples_that_are_missing_or_have_no_history(tmp_path: Path) -> None:
         bare.mkdir(exist_ok=True)
         found = check(environment.model_copy(update={"examples": place}))["examples"]
         assert found.status == expected
-        assert found.way.startswith("git clone https://github.com/NVIDIA/TensorRT-LLM")
+        assert found.hint.startswith("git clone https://github.com/NVIDIA/TensorRT-LLM")
     (bare / "examples" / "multimodal").mkdir(parents=True)
     assert check(environment.model_copy(update={"examples": bare}))["examples"].status == "unknown"
 

@@ -37,8 +37,8 @@ def examples_check(toolchain: Toolchain, path: Path, versions: Mapping[str, str]
     if tag is not None and head == probe.revision_of(path, tag):
         why = f"this is the tag of the installed tensorrt_llm, but the commands were written for {source.revision}"
         return Check("examples", "warn", f"{path} at {tag}", expected, why)
-    way = f"git -C {path} fetch --tags && git -C {path} checkout {source.revision}"
-    return Check("examples", "fail", f"{path} at {head[:12]}", expected, _WHY, way)
+    hint = f"git -C {path} fetch --tags && git -C {path} checkout {source.revision}"
+    return Check("examples", "fail", f"{path} at {head[:12]}", expected, _WHY, hint)
 
 
 def _tag_of_installed(toolchain: Toolchain, versions: Mapping[str, str]) -> str | None:

@@ -124,18 +124,18 @@ def _pin(item: RequiredPackage, context: _CheckContext) -> Check:
         return Check(label, "ok", found or "", required)
     if fits is None:
         return Check(label, "unknown", found or "", required, "this version cannot be compared")
-    way = _install(item, context)
+    hint = _install(item, context)
     if item.families:
         status: Status = "fail" if context.chosen else "warn"
         why = f"the code of {', '.join(item.families)} requires it"
     elif item.name not in _CRITICAL:
         status, why = "warn", f"TensorRT-LLM {context.toolchain.version} was released with it"
     elif found is not None and _own_accepts(item.name, found, context.inside):
-        status, way = "warn", ""
+        status, hint = "warn", ""
         why = "not the version recorded for this toolchain, but accepted by the installed tensorrt_llm"
     else:
         status, why = "fail", _CRITICAL[item.name]
-    return Check(label, status, found or "not installed", required, why, way)
+    return Check(label, status, found or "not installed", required, why, hint)
 
 
 def _own_accepts(name: str, version: str, inside: InstalledPackages) -> bool:
@@ -158,10 +158,10 @@ def _programs(context: _CheckContext) -> Iterator[Check]:
             yield Check(name, "ok", path)
             continue
         place = _place(context.environment)
-        why, way = "its commands call it", f"install it in {place}"
+        why, hint = "its commands call it", f"install it in {place}"
         if context.environment.container is None:
-            way = f"install it next to {context.environment.python}, or on PATH"
-        yield Check(name, "fail", "not found", "on PATH in the environment", why, way)
+            hint = f"install it next to {context.environment.python}, or on PATH"
+        yield Check(name, "fail", "not found", "on PATH in the environment", why, hint)
 
 
 def _examples(context: _CheckContext) -> Iterator[Check]:
@@ -189,4 +189,4 @@ def container_checks(environment: ToolchainEnvironment | None) -> Iterator[Check
     if environment is not None and environment.container is not None:
         engine = environment.container.engine
         why = "the configuration runs a toolchain in a container"
-        yield program_check(engine, needed=True, why=why, way=f"install {engine}")
+        yield program_check(engine, needed=True, why=why, hint=f"install {engine}")

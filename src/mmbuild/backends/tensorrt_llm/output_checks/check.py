@@ -39,7 +39,7 @@ def differences(
             )
     for code, parts in mismatches.items():
         explanation = explanations()[code]
-        yield ProductError(f"{path}: {', '.join(parts)}: {explanation.why}", code=code, hint=explanation.way)
+        yield ProductError(f"{path}: {', '.join(parts)}: {explanation.why}", code=code, hint=explanation.hint)
 
 
 def value_at(content: Mapping[str, Any], key: str) -> Any:

@@ -71,10 +71,10 @@ class Rule(Part):
 
 
 class Explanation(Part):
-    """Why a finding matters (``why``) and what to do (``way``). No full stops."""
+    """Why a finding matters (``why``) and what to do (``hint``). No full stops."""
 
     why: str
-    way: str
+    hint: str
 
 
 class Rules(Part):

@@ -21,7 +21,7 @@ class CommandError(MmbuildError):
 
 
 def run_command(
-    name: str, launch: Launch, cwd: Path, version: str, tell: Callable[[str], None]
+    name: str, launch: Launch, cwd: Path, version: str, on_line: Callable[[str], None]
 ) -> tuple[str, ...]:
     """Run ``launch`` in ``cwd``.
 
@@ -30,7 +30,7 @@ def run_command(
         launch: Arguments and environment.
         cwd: Working directory.
         version: The toolchain's version, which selects the known lines.
-        tell: Called with each line of stdout and stderr, without its line end.
+        on_line: Called with each line of stdout and stderr, without its line end.
 
     Returns:
         All lines of stdout and stderr.
@@ -56,7 +56,7 @@ def run_command(
             code="MM700",
             hint="`mmbuild doctor` checks the environment",
         ) from error
-    lines = tuple(_passed_on(process, tell))
+    lines = tuple(_output_lines(process, on_line))
     status = process.wait()
     remarks = scan(lines, version)
     if status != 0:
@@ -71,12 +71,12 @@ def run_command(
     return lines
 
 
-def _passed_on(process: subprocess.Popen[str], tell: Callable[[str], None]) -> Iterator[str]:
+def _output_lines(process: subprocess.Popen[str], on_line: Callable[[str], None]) -> Iterator[str]:
     assert process.stdout is not None
     with process.stdout as output:
         for row in output:
             line = row.rstrip("\n")
-            tell(line)
+            on_line(line)
             yield line
 
 

@@ -84,5 +84,5 @@ class UpstreamRunner:
                 gpus=tuple(gpu.uuid for gpu in visible_gpus() or ())[
                     : self.description.llm["tensor_parallel"]
                 ],
-                tell=self.report,
+                on_line=self.report,
             )

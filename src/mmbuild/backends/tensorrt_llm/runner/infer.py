@@ -60,7 +60,7 @@ def infer(
     root: Path,
     *,
     gpus: Sequence[str] = (),
-    tell: Callable[[str], None] = print,
+    on_line: Callable[[str], None] = print,
 ) -> InferenceResult:
     """Run upstream's runner on an engine directory.
 
@@ -71,7 +71,7 @@ def infer(
         question: Input of the run.
         root: Empty or absent work directory; no large files are copied into it.
         gpus: UUIDs of the GPUs to use; if empty, the visible ones.
-        tell: Called with each line of the runner's output.
+        on_line: Called with each line of the runner's output.
 
     Raises:
         CommandError: MM703, the version's runner takes no images; MM706, it printed no answer; or as
@@ -112,7 +112,7 @@ def infer(
         variables=dict(command.environment),
         gpus=gpus,
     )
-    lines = run_command("run.py", started, cwd, toolchain.version, tell)
+    lines = run_command("run.py", started, cwd, toolchain.version, on_line)
     texts = answers(lines)
     if not texts and question.mode == "run":
         raise CommandError(

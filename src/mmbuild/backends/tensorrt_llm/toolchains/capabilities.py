@@ -87,16 +87,16 @@ def _unsupported(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Vio
         if entry.of_quantizer and known["calibrated"]:
             continue
         if family in entry.families and algorithm in entry.algorithms and holds(entry.when, known):
-            yield Violation(entry.code, entry.blame, fill(entry.reason, known), fill(entry.way, known))
+            yield Violation(entry.code, entry.blame, fill(entry.reason, known), fill(entry.hint, known))
 
 
 def _gpu(known: Mapping[str, Any], toolchain: Toolchain) -> Iterator[Violation]:
     sm, formats = known["sm"], (known["algorithm"], known["dtype"])
     objection = gpu_objection(toolchain.version, formats, sm) if sm is not None else None
     if objection is not None:
-        reason, way, culprit = objection
+        reason, hint, culprit = objection
         blame = {None: (), known["dtype"]: ("engine.dtype",)}.get(culprit, (_ALGORITHM,))
-        yield Violation("MM640", ("target.sm", *blame), f"{reason}, and the engine is for SM {sm}", way)
+        yield Violation("MM640", ("target.sm", *blame), f"{reason}, and the engine is for SM {sm}", hint)
 
 
 def _packing(variant: ResolvedRecipe, toolchain: Toolchain, known: Mapping[str, Any]) -> Iterator[Violation]:

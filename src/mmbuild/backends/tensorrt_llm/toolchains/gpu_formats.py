@@ -23,7 +23,7 @@ class GpuRow(Part):
     formats: tuple[str, ...] = ()
     sm: Annotated[tuple[tuple[Sm, Sm], ...], Field(min_length=1)]
     reason: str
-    way: str
+    hint: str
     evidence: str
 
 
@@ -66,7 +66,7 @@ def gpu_objection(version: str, formats: Sequence[str], sm: int) -> tuple[str, s
         affected = [name for name in formats if name in row.formats] if row.formats else [None]
         inside = any(low <= sm <= high for low, high in row.sm)
         if not inside and affected:
-            return fill(row.reason, {"format": affected[0]}), row.way, affected[0]
+            return fill(row.reason, {"format": affected[0]}), row.hint, affected[0]
     return None
 
 

@@ -165,7 +165,7 @@ class Unsupported(Part):
         of_quantizer: Whether only the version's own quantizer fails, not its builder or runtime; such an entry does
             not apply if mmbuild calibrates instead.
         reason: Why, one sentence without a full stop; template.
-        way: What to do instead; template.
+        hint: What to do instead; template.
         evidence: Source of the claim.
     """
 
@@ -176,7 +176,7 @@ class Unsupported(Part):
     when: str = "true"
     of_quantizer: bool = False
     reason: str
-    way: str
+    hint: str
     evidence: str
 
 

@@ -10,7 +10,8 @@ launch        the parent: starts the ranks, waits, reports the first failure
 stdio         rank 0 writes to the parent's terminal itself
 __main__      one rank of a command that the parent started
 process_group inside a rank: its number, the process group, agreeing on failures
-roles         loads an engine of several ranks: rank 0 broadcasts calls, the other ranks execute them
+engine        what the ranks do: rank 0 broadcasts calls of its session, the other ranks execute them
+collectives   sums over ranks, inside the compiled packages
 failures      a rank's failure as data
 ============= ================================================================================
 """

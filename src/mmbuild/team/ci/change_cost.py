@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbuild.base.yaml_nodes import Span, YamlNode
 from mmbuild.core.graph.action import Action, RecipeGraph
-from mmbuild.core.graph.differences import ABSENT, Change, changes, different
+from mmbuild.core.graph.definition_diff import ABSENT, Change, changes, different
 from mmbuild.core.graph.rebuild_reasons import definition_of
 from mmbuild.core.store.layout import Store
 from mmbuild.inspect.diff.blame import MOST, Reach, explains, leaves, reach, step_of
@@ -29,7 +29,7 @@ class ChangedValue:
         file: Path relative to the project; for a removed value, the file that had it.
         line: From 1.
         key: Dotted key of the recipe.
-        old: Earlier value, plain data, or :data:`~mmbuild.core.graph.differences.ABSENT`.
+        old: Earlier value, plain data, or :data:`~mmbuild.core.graph.definition_diff.ABSENT`.
         new: Later value, or ``ABSENT``.
         reaches: Definitions of the variant that it changes: step -> paths, ``part.path``. None if unknown.
     """
