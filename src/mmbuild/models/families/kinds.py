@@ -7,7 +7,7 @@ The table is ``kinds.yaml``.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmbuild.models.families.defaults import table
@@ -18,8 +18,6 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SOURCE = ("model.source",)
 # Top-level keys that LLaVA's and VILA's original code writes.
 _OWN_KEYS = ("llm_cfg", "mm_vision_tower", "mm_projector_type", "mm_hidden_size", "mm_vision_select_layer")
-# Language models of a complete BLIP-2; the default is OPT.
-_BLIP2 = {"opt": "blip2-opt", "t5": "blip2-t5"}
 
 
 def is_original_layout(config: Mapping[str, Any]) -> bool:
@@ -29,28 +27,25 @@ def is_original_layout(config: Mapping[str, Any]) -> bool:
 
 def builder(config: Mapping[str, Any]) -> str | None:
     """The family that builds a model; None if no family does."""
-    kind = config.get("model_type")
-    if kind in ("llava", "llava_llama", "llama") and is_original_layout(config):
-        return "vila"
-    if kind == "llava" and _section_type(config, "text_config", "llama") == "llama":
-        return "llava"
-    if kind == "blip-2":
-        return _BLIP2.get(_section_type(config, "text_config", "opt"))
-    if kind == "vision-encoder-decoder":
-        sections = (_section_type(config, "encoder", ""), _section_type(config, "decoder", ""))
-        return "nougat" if sections == ("donut-swin", "mbart") else None
-    return _BLIP2.get(kind) if isinstance(kind, str) else None
+    for row in table("kinds.yaml")["builders"]:
+        if (
+            config.get("model_type") in row["model_type"]
+            and (not row.get("original_layout") or is_original_layout(config))
+            and all(_section_type(config, key) in kinds for key, kinds in row.get("sections", {}).items())
+        ):
+            return str(row["family"])
+    return None
 
 
-def types_of(family: str) -> Collection[str]:
+def types_of(family: str) -> Sequence[str]:
     """Top-level ``model_type`` values of configs that ``family`` reads."""
-    types: Collection[str] = table("kinds.yaml")["families"][family]
+    types: Sequence[str] = table("kinds.yaml")["families"][family]
     return types
 
 
-def _section_type(config: Mapping[str, Any], key: str, default: str) -> str:
+def _section_type(config: Mapping[str, Any], key: str) -> Any:
     section = config.get(key)
-    return str(section.get("model_type", default)) if isinstance(section, Mapping) else default
+    return section.get("model_type", "") if isinstance(section, Mapping) else ""
 
 
 def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
@@ -85,7 +80,7 @@ def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyErr
     needs = ""
     if right == "vila" and "llm_cfg" not in config:
         needs = f" with {tower_setting(config)}"
-    elif config.get("model_type") in _BLIP2:
+    elif config.get("model_type") in ("opt", "t5"):
         needs = " with a BLIP-2 checkpoint as `model.vision`"
     layout = "" if right != "vila" else f" in {'VILA' if 'llm_cfg' in config else 'LLaVA'}'s own layout"
     return FamilyError(
@@ -128,8 +123,8 @@ def other_section(key: str, model_type: str, family: str, known: Collection[str]
     """MM410: the family does not support this kind of section."""
     names = " and ".join(f"`{name}`" for name in known)
     message = f"`{key}.model_type` is {display(model_type)}, and family {family} is built for {names}"
-    right = _BLIP2.get(model_type) if key == "text_config" and family in _BLIP2.values() else None
-    if right is not None:
+    right = builder({"model_type": types_of(family)[0], key: {"model_type": model_type}})
+    if key == "text_config" and right is not None:
         return FamilyError(message, code="MM410", hint=f"set model.family to `{right}`, which builds it")
     hint = f"use a model whose `{key}` is {names.replace(' and ', ' or ')}; no family builds this combination"
     return FamilyError(message, code="MM410", hint=hint, blame=_SOURCE)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmbuild.backends.torch.calibration.fitted_layers import source_names
 from mmbuild.backends.torch.calibration.modelopt import unusable
-from mmbuild.models.checkpoint.clip_search import Moments
+from mmbuild.models.checkpoint.scale_search import Moments
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
 
 
