@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import click
 import pytest
 
 from mmbuild.cli import _group
+from mmbuild.cli.options import APPLY_OPTIONS
+from mmbuild.core.execution.options import ApplyOptions
 from support.pages import PAGES, ROOT, blocks, mmbuild_commands
 
 cli = _group()
@@ -82,3 +85,11 @@ def test_the_start_page_lists_every_page() -> None:
     linked = {(ROOT / "docs" / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", start)}
     pages = {page for page in PAGES if page.parent == ROOT / "docs"}
     assert pages - {ROOT / "docs" / "README.md"} <= linked
+
+
+def test_every_option_of_apply_is_on_the_page_and_on_the_command_line() -> None:
+    names = [field.name for field in dataclasses.fields(ApplyOptions)]
+    page = (ROOT / "docs" / "python-api.md").read_text("utf-8")
+    section = page.partition("\n## apply\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| (\w+) \|", section, re.M) == ["field", *names]
+    assert list(APPLY_OPTIONS) == names

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event
@@ -41,17 +42,9 @@ class Workspace:
     def reasons(self, *graphs: RecipeGraph) -> dict[str, str]:
         return {p.action.label: p.reason for p in self.plan(*graphs).actions}
 
-    def apply(
-        self,
-        *graphs: RecipeGraph,
-        capacity: Capacity | None = None,
-        keep_going: bool = False,
-        ignore_estimates: bool = False,
-    ) -> Result:
-        options = Options(
-            capacity or Capacity(2, 1 << 50, (), 2),
-            ApplyOptions(keep_going=keep_going, ignore_estimates=ignore_estimates),
-        )
+    def apply(self, *graphs: RecipeGraph, capacity: Capacity | None = None, **applied: Any) -> Result:
+        """``applied``: fields of ``ApplyOptions``."""
+        options = Options(capacity or Capacity(2, 1 << 50, (), 2), ApplyOptions(**applied))
         return run_plan(self.plan(*graphs), specs=TABLE, options=options, sink=self.events.append)
 
     def text(self, recipe: str) -> str:

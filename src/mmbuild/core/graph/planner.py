@@ -1,7 +1,8 @@
-"""The planner decides which actions run, and why.
+"""Makes the plan: merges the graphs of recipes and decides which actions run, and why.
 
-``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. It reads the journal and
-the stat of files in build directories, but no artifacts.
+``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. Verdicts come from
+``verdicts.py``, reasons from ``rebuild_reasons.py``. The planner reads the journal and the stat of files in build
+directories, but no artifacts.
 """
 
 from __future__ import annotations

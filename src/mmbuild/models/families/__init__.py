@@ -1,12 +1,12 @@
 """Model families: one package each, looked up by name. Everything specific to a family is in its package:
 
 ==============  ===============================================================================
-``__init__``    ``TRAITS``, ``facts(config, vision)``: facts from ``config.json``, and ``NAMINGS``: names of the
-                language model's tensors. Does not import torch.
+``__init__``    ``TRAITS``, ``facts(config, vision)``: facts from ``config.json``, ``NAMINGS``: names of the language
+                model's tensors, and ``settings_place``: its generation settings. Does not import torch.
 ``files``       ``expected``: location of tokenizer and processor, and numbers in them that repeat ``config.json``.
 ``visual``      ``make`` and ``canonical``: tower and projector as one module, and the names of its weights.
 ``processor``   ``load``: converts prompts and images to token ids and pixels; ``write_stand_in`` for random models.
-``reference``   ``load``: loads the model with transformers; ``tensor_shapes`` of a random model.
+``reference``   ``load``, ``load_inputs``: model and processor of transformers; ``tensor_shapes`` of a random model.
 ==============  ===============================================================================
 
 ``blip2`` contains two families, ``opt`` and ``t5``, which have separate modules in place of ``__init__`` and share
