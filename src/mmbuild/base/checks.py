@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 Status = Literal["ok", "warn", "fail", "unknown"]
@@ -32,14 +32,7 @@ class Check:
 
     def document(self) -> dict[str, str]:
         """The check as plain data, under the keys that ``doctor --json`` and ``compat --json`` have always used."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "found": self.found,
-            "wanted": self.required,
-            "why": self.why,
-            "way": self.hint,
-        }
+        return dict(zip(("name", "status", "found", "wanted", "why", "way"), astuple(self), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from mmbuild.config.load import load
 from mmbuild.config.model import UserConfig
 
 _VISUAL = "visual.json"
-_TENSORRT_WAY = "Name a Python that has it with `mmbuild config set-tensorrt`, or apply its recipe again"
+_TENSORRT_HINT = "Name a Python that has it with `mmbuild config set-tensorrt`, or apply its recipe again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _visual(visual: Mapping[str, Any] | None, here: HostFacts) -> Iterator[Check
         return
     found, required = here.tensorrt, str(visual["version"])
     fits = found is not None and found.partition(".post")[0] == required
-    yield check("tensorrt (visual)", fits, found or "not configured", required, TENSORRT_RULE, _TENSORRT_WAY)
+    yield check("tensorrt (visual)", fits, found or "not configured", required, TENSORRT_RULE, _TENSORRT_HINT)
     sms = [gpu.sm for gpu in here.gpus or ()]
     text = ", ".join(f"SM {sm}" for sm in sms) or "no GPU"
     yield check("gpu (visual)", visual["sm"] in sms, text, f"SM {visual['sm']}, exactly", SM_RULE, REBUILD)

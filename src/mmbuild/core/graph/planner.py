@@ -1,8 +1,7 @@
-"""Makes the plan: merges the graphs of recipes and decides which actions run, and why.
+"""Makes the plan: which actions run (verdicts come from ``verdicts.py``), and why (``rebuild_reasons.py``).
 
-``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. Verdicts come from
-``verdicts.py``, reasons from ``rebuild_reasons.py``. The planner reads the journal and the stat of files in build
-directories, but no artifacts.
+``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. It reads the journal and
+the stat of files in build directories, but no artifacts.
 """
 
 from __future__ import annotations

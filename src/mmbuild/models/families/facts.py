@@ -227,6 +227,18 @@ class Naming:
     ignored: tuple[str, ...] = ()
 
 
+def tower_facts(tower: Mapping[str, Any], image: int, count: int, arithmetic: str) -> VisualFacts:
+    """Facts of a tower of pictures with side ``image``, whose features are counted by ``arithmetic``."""
+    return VisualFacts(
+        num_visual_features=count,
+        image_size=(image, image),
+        derivation=Derivation("num_visual_features", count, f"{arithmetic} = {count}"),
+        num_hidden_layers=tower["num_hidden_layers"],
+        hidden_size=tower["hidden_size"],
+        intermediate_size=tower["intermediate_size"],
+    )
+
+
 def read_llm(content: Mapping[str, Any] | None) -> LlmFacts | None:
     """Parse :class:`LlmFacts` from plain data; None stays None."""
     return None if content is None else LlmFacts(**content)

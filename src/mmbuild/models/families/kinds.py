@@ -27,10 +27,10 @@ def is_original_layout(config: Mapping[str, Any]) -> bool:
 
 def builder(config: Mapping[str, Any]) -> str | None:
     """The family that builds a model; None if no family does."""
-    for row in table("kinds.yaml")["builders"]:
+    for row in table("kinds.yaml")["families"]:
         if (
             config.get("model_type") in row["model_type"]
-            and (not row.get("original_layout") or is_original_layout(config))
+            and row.get("original_layout") in (None, is_original_layout(config))
             and all(_section_type(config, key) in kinds for key, kinds in row.get("sections", {}).items())
         ):
             return str(row["family"])
@@ -39,8 +39,8 @@ def builder(config: Mapping[str, Any]) -> str | None:
 
 def types_of(family: str) -> Sequence[str]:
     """Top-level ``model_type`` values of configs that ``family`` reads."""
-    types: Sequence[str] = table("kinds.yaml")["families"][family]
-    return types
+    rows = table("kinds.yaml")["families"]
+    return [kind for row in rows if row["family"] == family for kind in row["model_type"]]
 
 
 def _section_type(config: Mapping[str, Any], key: str) -> Any:
@@ -59,7 +59,7 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
     other = similar_kind(model_type=kind) if isinstance(kind, str) else None
     if other is not None:
         return not_any_family(other, f"model_type {display(kind)}")
-    if not any(kind in types_of(name) for name in table("kinds.yaml")["families"]):
+    if not any(kind in row["model_type"] for row in table("kinds.yaml")["families"]):
         return _unknown(
             f"config.json says model_type {display(kind)}, which is not supported: no family builds it",
             _SOURCE,
@@ -92,8 +92,8 @@ def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyErr
 
 
 def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
-    rows = table("kinds.yaml")["families"].items()
-    listed = "; ".join(f"{', '.join(f'`{kind}`' for kind in kinds)} (family {name})" for name, kinds in rows)
+    names = dict.fromkeys(row["family"] for row in table("kinds.yaml")["families"])
+    listed = "; ".join(f"{', '.join(f'`{kind}`' for kind in types_of(one))} (family {one})" for one in names)
     return FamilyError(message, code="MM410", hint=f"supported are {listed}", blame=blame)
 
 

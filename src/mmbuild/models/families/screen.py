@@ -70,7 +70,7 @@ def screen(config: Config, family: str, second: Config | None = None) -> None:
     """
     _require_json(config)
     kind = config.get("model_type")
-    if not any(kind in types_of(name) for name in table("kinds.yaml")["families"]):
+    if not any(kind in row["model_type"] for row in table("kinds.yaml")["families"]):
         raise wrong_family(config, family)
     _require_unquantized(config)
     _require_one_picture(config)

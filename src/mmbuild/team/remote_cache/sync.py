@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.remote_warnings import Notice, WarningHandler, notice_of
+from mmbuild.config.remote_warnings import Notice, notice_of
 from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.graph.plan import Plan, PlannedAction, Verdict, graphs_of
 from mmbuild.core.graph.planner import make_plan
@@ -42,7 +43,7 @@ def sharing(plan: Plan, sink: Sink) -> Iterator[tuple[Plan, Sink]]:
         yield plan, sink
         return
     with shared_lock(plan.store):
-        shared.calls.warn = _reporter(sink)
+        shared.calls.warn = partial(_report_warning, sink)
         plan = pull_planned(plan, shared, sink)
         with _pushing(shared, sink) as pushing:
             yield plan, pushing
@@ -108,14 +109,9 @@ def _record_remote_results(plan: Plan, shared: SharedStore) -> None:
         remember_definition(plan.store, planned.action)
 
 
-def _reporter(sink: Sink) -> WarningHandler:
-    """Return a handler that passes warnings of the shared store to the sink, as events."""
-
-    def report(notice: Notice) -> None:
-        data = {"message": notice.message, "code": notice.code, "hint": notice.hint}
-        sink(Event(EventKind.WARNING, data=data))
-
-    return report
+def _report_warning(sink: Sink, notice: Notice) -> None:
+    data = {"message": notice.message, "code": notice.code, "hint": notice.hint}
+    sink(Event(EventKind.WARNING, data=data))
 
 
 @contextmanager

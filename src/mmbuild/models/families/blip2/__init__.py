@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from mmbuild.models.families.defaults import config_class
-from mmbuild.models.families.facts import Config, Derivation, FamilyError, VisualFacts
+from mmbuild.models.families.facts import Config, FamilyError, VisualFacts, tower_facts
 from mmbuild.models.families.parse import display, parse, wrong_value
 from mmbuild.models.families.screen import about_second_source, screen
 from mmbuild.models.families.shared.config_reading import (
@@ -22,7 +22,7 @@ from mmbuild.models.families.shared.config_reading import (
     require_model_type,
     require_tower,
     section,
-    side,
+    square_sides,
 )
 from mmbuild.models.files.generation_settings import SettingsPlace
 
@@ -169,19 +169,10 @@ def visual_facts(parts: Parts) -> VisualFacts:
         FamilyError: MM411, a size is not a number of pixels, or there are no queries.
     """
     tower, count = parts.tower, parts.blip2["num_query_tokens"]
-    image, patch = (side("vision_config.", key, tower[key]) for key in ("image_size", "patch_size"))
-    if patch > image:
-        raise not_built(f"`vision_config` has image_size {image} and patch_size {patch}: no patch fits")
+    image, _ = square_sides("vision_config.", tower)
     if count < 1:
         raise wrong_value("", "num_query_tokens", count, "at least 1", 32)
-    return VisualFacts(
-        num_visual_features=count,
-        image_size=(image, image),
-        derivation=Derivation("num_visual_features", count, f"num_query_tokens {count} = {count}"),
-        num_hidden_layers=tower["num_hidden_layers"],
-        hidden_size=tower["hidden_size"],
-        intermediate_size=tower["intermediate_size"],
-    )
+    return tower_facts(tower, image, count, f"num_query_tokens {count}")
 
 
 def image_token_id(blip2: Config, tokenizer_size: int, vocab_size: int) -> int:

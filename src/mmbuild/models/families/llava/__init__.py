@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.models.families.defaults import config_class, table
-from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Naming, Traits, VisualFacts
+from mmbuild.models.families.facts import Config, ModelFacts, Naming, Traits, VisualFacts, tower_facts
 from mmbuild.models.families.kinds import is_original_layout, wrong_family
 from mmbuild.models.families.parse import parse, wrong_value
 from mmbuild.models.families.sanity_checks import require_layer
 from mmbuild.models.families.screen import screen
 from mmbuild.models.families.shared.config_reading import (
-    not_built,
     require_model_type,
-    require_tower,
     section,
-    side,
+    square_sides,
     token_ids,
 )
 from mmbuild.models.families.shared.llama import llama_facts
@@ -106,11 +104,7 @@ def _require_projector(root: Mapping[str, Any]) -> None:
 
 
 def _visual(root: Mapping[str, Any], tower: Mapping[str, Any]) -> VisualFacts:
-    where = "vision_config."
-    require_tower(where, tower)
-    image, patch = (side(where, key, tower[key]) for key in ("image_size", "patch_size"))
-    if patch > image:
-        raise not_built(f"`vision_config` has image_size {image} and patch_size {patch}: no patch fits")
+    image, patch = square_sides("vision_config.", tower)
     layers, states = tower["num_hidden_layers"], root["vision_feature_layer"]
     if states in ([], ()):
         raise wrong_value("", "vision_feature_layer", states, "a layer of the tower, or a list of some", -2)
@@ -119,12 +113,4 @@ def _visual(root: Mapping[str, Any], tower: Mapping[str, Any]) -> VisualFacts:
     across = image // patch
     cls = 0 if root["vision_feature_select_strategy"] == "default" else 1
     count = across * across + cls
-    arithmetic = f"({image} // {patch})^2{' + 1 (CLS)' if cls else ''} = {count}"
-    return VisualFacts(
-        num_visual_features=count,
-        image_size=(image, image),
-        derivation=Derivation("num_visual_features", count, arithmetic),
-        num_hidden_layers=layers,
-        hidden_size=tower["hidden_size"],
-        intermediate_size=tower["intermediate_size"],
-    )
+    return tower_facts(tower, image, count, f"({image} // {patch})^2{' + 1 (CLS)' if cls else ''}")

@@ -152,6 +152,19 @@ def require_tower(where: str, tower: Mapping[str, Any]) -> None:
         raise wrong_value(where, "num_channels", tower["num_channels"], "3, for red, green and blue", 3)
 
 
+def square_sides(where: str, tower: Mapping[str, Any]) -> tuple[int, int]:
+    """Sides of a tower's pictures and patches, in pixels.
+
+    Raises:
+        FamilyError: MM411, transformers cannot build the tower, or it has no patches.
+    """
+    require_tower(where, tower)
+    image, patch = (side(where, key, tower[key]) for key in ("image_size", "patch_size"))
+    if patch > image:
+        raise not_built(f"`{where.rstrip('.')}` has image_size {image} and patch_size {patch}: no patch fits")
+    return image, patch
+
+
 def saved_config(directory: Path) -> Mapping[str, Any]:
     """``config.json`` of a model directory.
 

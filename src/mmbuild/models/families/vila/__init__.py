@@ -11,7 +11,7 @@ import math
 import re
 from contextlib import nullcontext
 
-from mmbuild.models.families.facts import Config, Derivation, ModelFacts, Naming, Traits, VisualFacts
+from mmbuild.models.families.facts import Config, ModelFacts, Naming, Traits, VisualFacts, tower_facts
 from mmbuild.models.families.parse import display
 from mmbuild.models.families.sanity_checks import require_layer
 from mmbuild.models.families.screen import about_second_source
@@ -64,22 +64,14 @@ def _visual(read: Layout) -> VisualFacts:
     with about_second_source() if read.second else nullcontext():
         require_tower(read.tower_where, tower)
         image, patch = (side(read.tower_where, key, tower[key]) for key in ("image_size", "patch_size"))
-    layers = tower["num_hidden_layers"]
-    require_layer("mm_vision_select_layer", read.layer, layers)
+    require_layer("mm_vision_select_layer", read.layer, tower["num_hidden_layers"])
     across = image // patch
     if across < 1:
         raise not_built(f"the tower has image_size {image} and patch_size {patch}: no patch fits")
     # CLIP puts a class token in front of the patches, SigLIP has none; `patch` leaves out the first token.
     extra = (1 if tower["model_type"] == "clip_vision_model" else 0) - (1 if read.feature == "patch" else 0)
     count, arithmetic = _projected(read.projector, across * across + extra, _patches(image, patch, extra))
-    return VisualFacts(
-        num_visual_features=count,
-        image_size=(image, image),
-        derivation=Derivation("num_visual_features", count, f"{arithmetic} = {count}"),
-        num_hidden_layers=layers,
-        hidden_size=tower["hidden_size"],
-        intermediate_size=tower["intermediate_size"],
-    )
+    return tower_facts(tower, image, count, arithmetic)
 
 
 def _patches(image: int, patch: int, extra: int) -> str:
