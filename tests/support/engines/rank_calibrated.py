@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mmbuild.backends.torch import decoder_only
 from mmbuild.backends.torch.build_module import make_model
 from mmbuild.backends.torch.config import EngineConfig, from_json
-from mmbuild.backends.torch.distributed.engine import serve_commands
 from mmbuild.backends.torch.distributed.process_group import connect
+from mmbuild.backends.torch.rank_worker import serve_commands
 from mmbuild.backends.torch.session import Session
 from mmbuild.backends.torch.weights import check_weights, rank_files
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from mmbuild.backends.torch.distributed import collectives
-from mmbuild.backends.torch.distributed.engine import LeaderSession, serve_commands
 from mmbuild.backends.torch.distributed.process_group import ProcessGroup, connect
+from mmbuild.backends.torch.rank_worker import LeaderSession, serve_commands
 from mmbuild.base.errors import MmbuildError
 
 

@@ -65,7 +65,7 @@ class Engine:
         the manifest that ``mmbuild apply`` wrote; a warning is issued if that lists no digests.
 
         An engine with several ranks must be loaded by a program under mpirun; the call returns only in rank 0
-        (``backends/torch/distributed/engine.py``).
+        (``backends/torch/rank_worker.py``).
 
         Args:
             path: The engine directory.
@@ -86,7 +86,7 @@ class Engine:
                 hint="`mmbuild run` runs it with TensorRT-LLM's runner",
             )
         if description.llm["tensor_parallel"] > 1:
-            from mmbuild.backends.torch.distributed.engine import load_distributed
+            from mmbuild.backends.torch.rank_worker import load_distributed
 
             return load_distributed(directory, description, check=check)
         if check:
