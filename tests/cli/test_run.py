@@ -37,6 +37,7 @@ def run_output(capsys, *arguments, status=0):
     return captured
 
 
+@pytest.mark.slow
 def test_answer_is_the_only_output(engine, pictures, capsys):
     (image, answer), _ = pictures
     reported = run_output(capsys, engine, "--image", image, "--prompt", "how many ?")
@@ -141,6 +142,7 @@ def test_bad_input_is_reported_on_one_screen(places, capsys, arguments, status, 
     assert len(reported.err.splitlines()) < 12
 
 
+@pytest.mark.slow
 def test_page_is_read_without_a_prompt_greedily_and_with_beams(tmp_path, capsys):
     built = str(demo_engines.directory("nougat"))
     (page,) = ask("nougat", 5, 1, held_out=True)
@@ -153,6 +155,7 @@ def test_page_is_read_without_a_prompt_greedily_and_with_beams(tmp_path, capsys)
     assert "takes no question" in refused.err
 
 
+@pytest.mark.slow
 def test_a_question_about_two_pictures(tmp_path, capsys):
     built = str(demo_engines.directory("vila"))
     asked_about = next(item for item in ask("vila", 6, 2, held_out=True) if len(item.pictures) == 2)

@@ -106,6 +106,7 @@ def int4(tmp_path):
     return Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "int4"))
 
 
+@pytest.mark.slow
 def test_quantized_engine_passes_the_gates_of_its_precision(int4, pictures, capsys):
     reported = verified(capsys, int4, "--model", DEMO, *questions(pictures), "--json")
     report = json.loads(reported.out)

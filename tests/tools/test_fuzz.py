@@ -11,7 +11,6 @@ import fuzz
 from fuzz_world import TARGETS, Target
 from mmbuild.base.errors import MmbuildError
 
-
 WHOLE = b"recipe: 1\n"
 
 
@@ -79,6 +78,7 @@ def test_only_coded_errors_are_not_failures(tmp_path, monkeypatch, probe, said):
         assert said in count.failures[0]
 
 
+@pytest.mark.slow
 def test_a_minute_of_damaged_files_finds_no_failure():
     # A separate process: other tests may have left threads in this one, which a forked process does not have.
     done = subprocess.run(

@@ -11,6 +11,8 @@ from support.engines.demo import BATCH, BEAMS, engine, reference
 from support.models.references import beam_search, rounded
 from training.nougat import distance
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("blip2-opt", "blip2-t5", "vila", "nougat")
 # The format that each family's real recipes are in, and that transformers runs on a CPU.
 HALF = {"blip2-opt": "float16", "blip2-t5": "bfloat16", "vila": "float16", "nougat": "bfloat16"}

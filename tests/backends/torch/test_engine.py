@@ -18,6 +18,8 @@ from support.engines.loaded import (
 )
 from support.models.references import rounded
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 32
 SEEDS = (2, 3, 5, 11)
 _SEEDS = [pytest.param(seed, marks=pytest.mark.extended) if seed > 3 else seed for seed in SEEDS]

@@ -9,6 +9,8 @@ from mmbuild.models.families.reference import continue_greedily
 from support.engines.families import BATCH, BEAMS, engine, reference, requests
 from support.models.references import beam_search
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 16
 # Between them: norms before and after, tied heads and others, gated and plain MLPs, scaled embeddings and plain ones,
 # a projection behind the tower and none, one source and two.

@@ -14,6 +14,8 @@ from support.engines.loaded import DEMO, demo_engine, demo_reference, random_eng
 from support.errors import refused
 from support.models import tiny_llava
 
+pytestmark = pytest.mark.slow
+
 # Engines that the tests of the LLM compile anyway: other image sizes, layers and strategies.
 SEEDS = (2, 3, 5, pytest.param(11, marks=pytest.mark.extended))
 

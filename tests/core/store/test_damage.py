@@ -20,6 +20,7 @@ from mmbuild.core.store.materialize import materialize_file
 from mmbuild.core.store.plan_cache import read_entry, write_entry
 from mmbuild.core.store.roots import read_root, root_path
 from mmbuild.core.store.verify import check_store
+from support.marks import slow_except
 from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
 
@@ -192,7 +193,7 @@ def test_an_edit_of_a_large_file_in_a_build_is_found_before_it_is_used(workspace
 # What is used.
 
 
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("how", slow_except(HARMS, *SOME))
 def test_a_damaged_input_is_not_used(workspace, tmp_path, how):
     workspace.apply(chain("r"))
     harm(stored(workspace, "r/1"), how)

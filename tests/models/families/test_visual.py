@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbuild.models.families import part
 from mmbuild.models.families.vila.visual import DownSample
+from support.marks import slow_except
 from support.models import tiny_families as tiny
 
 
@@ -127,7 +128,7 @@ def test_a_tower_that_was_trained_along_goes_before_the_second_source(
     torch.testing.assert_close(module(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["blip2-opt", "nougat", "vila"])
+@pytest.mark.parametrize("family", slow_except(("blip2-opt", "nougat", "vila"), "vila"))
 @torch.inference_mode()
 def test_a_visual_side_exports_with_any_number_of_pictures(family: str, tmp_path: Path) -> None:
     sources = tiny.save_vila(1, tmp_path) if family == "vila" else {"model": tmp_path}

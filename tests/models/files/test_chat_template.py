@@ -97,6 +97,7 @@ PIECES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> None:

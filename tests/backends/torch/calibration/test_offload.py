@@ -76,7 +76,12 @@ def same(one: LayerFit, other: LayerFit) -> bool:
 
 @pytest.mark.parametrize(
     ("family", "algorithm"),
-    [*(("llava", name) for name in ALGORITHMS), ("vila", "fp8"), ("blip2-opt", "int4_awq")],
+    [
+        *(("llava", name) for name in ALGORITHMS if name != "int4_awq"),
+        pytest.param("llava", "int4_awq", marks=pytest.mark.slow),
+        ("vila", "fp8"),
+        pytest.param("blip2-opt", "int4_awq", marks=pytest.mark.slow),
+    ],
 )
 def test_layers_that_come_one_by_one_are_fitted_as_in_a_whole_model(family: str, algorithm: str) -> None:
     def fit(linears: Mapping[str, nn.Linear], *, forward: Any) -> dict[str, LayerFit]:

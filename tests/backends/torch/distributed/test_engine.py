@@ -17,6 +17,8 @@ from support.engines import families as family_engines
 from support.engines import rank_programs
 from support.engines.loaded import DEMO, drawn
 
+pytestmark = pytest.mark.slow
+
 SEED, TOKENS = 61, 20
 PATHS = [TESTS, Path(shapes_world.__file__).parent]
 
