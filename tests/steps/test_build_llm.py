@@ -12,6 +12,8 @@ from mmbuild.steps import build_llm
 from support.engines.loaded import demo_directory, demo_engine
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 
@@ -26,7 +28,6 @@ def test_the_parameters_round_trip_to_the_engine_config(config):
     assert config.to_json() == described
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["prefill.pt2", "decode.pt2", "decode_batch.pt2"])
 def test_packages_take_every_weight_from_outside_and_are_small(config, package):
     path = demo_directory() / "llm" / package

@@ -180,7 +180,8 @@ def compare_greedy(written, seen, data):
     assert answers(model, requested, stopping) == right
 
 
-@pytest.mark.parametrize("seen", slow_except(SEEN, "ids"))
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", SEEN)
 @settings(max_examples=25)
 @given(data=st.data())
 def test_settings_give_the_beams_of_transformers(seen, data):

@@ -72,7 +72,7 @@ def names(case: Case, *steps: str) -> list[str]:
     return [step.name for step in case[1] if step.step in steps]
 
 
-@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "1.2"))
 @pytest.mark.parametrize("fault", CHECKPOINT)
 def test_a_fault_of_a_checkpoint_is_found(version: str, fault: str, tmp_path: Path) -> None:
     checked = 0
