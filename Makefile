@@ -21,10 +21,10 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
 
-# Some minutes: no engine is compiled and no rank, cluster or real build is started.
+# Minutes: the tests that compile nothing and take little time.
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -q $(addprefix --ignore=tests/,backends/torch backends/visual backends/tensorrt e2e team/ray inspect/doctor tools)
+	$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not extended'
 
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py

@@ -1,10 +1,13 @@
 """What all tests share: where compilers keep their work, and engines compiled once for everybody."""
 
+import gc
 import os
 import signal
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Nothing that collecting the tests imports and makes is garbage; looking for it takes a fifth of the time.
+gc.disable()
 # Before torch is imported: Inductor and OpenMP read these once.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".mmbuild" / "inductor"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -53,3 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order whole files; the tests of a file stay as they are."""
     turn = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: turn.get(item.path, len(turn)))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage of the tests alone, which takes an eighth of their time otherwise."""
+    gc.freeze()
+    gc.enable()

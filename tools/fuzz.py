@@ -156,7 +156,7 @@ def _child(target: Target, seconds: float, number: int, place: Path, slow: float
     shutil.copytree(world, whole, symlinks=True)
     count, seen = Count(), set[str]()
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while not count.inputs or time.monotonic() < until:
         _limit_memory()  # from here on, whatever the fuzzer itself keeps
         _batch(target, place, world, number, until, count, seen, slow)
         number += 1
@@ -188,7 +188,7 @@ def _batch(
     )
     @given(mutants(target.form, whole))
     def each(data: bytes) -> None:
-        if time.monotonic() > until:
+        if count.inputs and time.monotonic() > until:
             return
         (place / "input").write_bytes(data)
         count.inputs += 1

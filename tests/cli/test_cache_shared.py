@@ -36,6 +36,7 @@ def verdicts(text):
     return {step: verdict for verdict, step in re.findall(r"^(\S[a-z ]*?)  +\S+?/(\S+)  ", text, flags=re.M)}
 
 
+@pytest.mark.slow
 def test_ci_publishes_and_people_read(machines):
     ci, person = machines
     ci.environment["CI"] = "true"
@@ -62,6 +63,7 @@ def test_disabled_shared_store_is_not_contacted(machines):
     assert set(verdicts(person.run("plan", RECIPE).stdout).values()) == {"run"}
 
 
+@pytest.mark.slow
 def test_push_uploads_earlier_builds_and_pull_prepares_an_apply(machines, shared):
     one, other = machines
     one.run("apply", RECIPE)
@@ -74,6 +76,7 @@ def test_push_uploads_earlier_builds_and_pull_prepares_an_apply(machines, shared
     assert "done in" in other.run("apply", RECIPE).stderr
 
 
+@pytest.mark.slow
 def test_gc_of_the_shared_store_requires_a_limit_and_keeps_named_builds(machines, shared, tmp_path):
     one, _ = machines
     one.environment["MMBUILD_PUSH"] = "always"

@@ -18,6 +18,7 @@ def project(tmp_path, monkeypatch, capsys):
     return CiProject(tmp_path / "project", monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_shards_build_every_variant_once_and_exit_as_documented(tmp_path):
     machines = Project(tmp_path)
     reported = json.loads(machines.run("ci", *RECIPES, "--shards", 2, "--json").stdout)

@@ -20,6 +20,7 @@ def built(project):
     return {path.name: path.read_bytes() for path in place.rglob("*.json") if path.name != "manifest.json"}
 
 
+@pytest.mark.slow
 def test_modified_cached_plan_is_made_again_and_builds_the_right_engine(project):
     """Even with a recomputed checksum: keys are compared with content before anything runs."""
     time.sleep(0.1)  # files written a moment ago are not cached by their times

@@ -14,6 +14,7 @@ def project(tmp_path):
     return Project(tmp_path)
 
 
+@pytest.mark.slow
 def test_lock_apply_change_refuse_lock_again(project):
     assert project.run("apply", "--locked", RECIPE, status=1).stderr.count("MM800") == 1
     assert project.run("lock", RECIPE).stdout.strip() == LOCK

@@ -30,6 +30,7 @@ def outputs(text):
     return dict(line.partition("=")[::2] for line in text.splitlines())
 
 
+@pytest.mark.slow
 def test_every_action_runs_once_with_each_job_on_its_own_machine(tmp_path):
     def machine(name):
         (tmp_path / name).mkdir()

@@ -37,6 +37,7 @@ def run_output(capsys, *arguments, status=0):
     return captured
 
 
+@pytest.mark.slow
 def test_answer_is_the_only_output(engine, pictures, capsys):
     (image, answer), _ = pictures
     reported = run_output(capsys, engine, "--image", image, "--prompt", "how many ?")
@@ -44,17 +45,20 @@ def test_answer_is_the_only_output(engine, pictures, capsys):
     assert reported.err == ""
 
 
+@pytest.mark.slow
 def test_several_images_make_a_batch_with_a_line_each(engine, pictures, capsys):
     images = [word for path, _ in pictures for word in ("--image", path)]
     reported = run_output(capsys, engine, *images, "--prompt", "how many ?")
     assert reported.out.splitlines() == [answer for _, answer in pictures]
 
 
+@pytest.mark.slow
 def test_a_stream_prints_the_same(engine, pictures, capsys):
     arguments = [engine, "--image", pictures[0][0], "--prompt", "describe the picture ."]
     assert run_output(capsys, *arguments, "--stream").out == run_output(capsys, *arguments).out
 
 
+@pytest.mark.slow
 def test_json_holds_answers_tokens_and_profile(engine, pictures, capsys):
     reported = run_output(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--json")
     data = json.loads(reported.out)
@@ -65,6 +69,7 @@ def test_json_holds_answers_tokens_and_profile(engine, pictures, capsys):
     assert data["profile"]["peak_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_a_profile_goes_to_stderr(engine, pictures, capsys):
     reported = run_output(capsys, engine, "--image", pictures[0][0], "--prompt", "how many ?", "--profile")
     assert reported.out == pictures[0][1] + "\n"
@@ -108,6 +113,7 @@ def places(engine, tmp_path):
     return {"ENGINE": engine, "BROKEN": str(broken), "EMPTY": str(empty), "PICTURE": str(picture)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "code", "words"),
     [
@@ -141,6 +147,7 @@ def test_bad_input_is_reported_on_one_screen(places, capsys, arguments, status, 
     assert len(reported.err.splitlines()) < 12
 
 
+@pytest.mark.slow
 def test_page_is_read_without_a_prompt_greedily_and_with_beams(tmp_path, capsys):
     built = str(demo_engines.directory("nougat"))
     (page,) = ask("nougat", 5, 1, held_out=True)
@@ -153,6 +160,7 @@ def test_page_is_read_without_a_prompt_greedily_and_with_beams(tmp_path, capsys)
     assert "takes no question" in refused.err
 
 
+@pytest.mark.slow
 def test_a_question_about_two_pictures(tmp_path, capsys):
     built = str(demo_engines.directory("vila"))
     asked_about = next(item for item in ask("vila", 6, 2, held_out=True) if len(item.pictures) == 2)
@@ -165,6 +173,7 @@ def test_a_question_about_two_pictures(tmp_path, capsys):
     assert reported.out.strip() == asked_about.answer
 
 
+@pytest.mark.slow
 def test_generation_settings_of_the_model_apply_unless_ignored(engine, pictures, tmp_path, capsys):
     question = ("--image", pictures[0][0], "--prompt", "how many ?")
     (answer,) = json.loads(run_output(capsys, engine, *question, "--json").out)["answers"]
@@ -189,6 +198,7 @@ def test_generation_settings_of_the_model_apply_unless_ignored(engine, pictures,
     assert reported.err == ""
 
 
+@pytest.mark.slow
 def test_length_penalty_of_the_model_is_the_default(tmp_path, capsys):
     built = demo_engines.directory("nougat")
     (page,) = ask("nougat", 5, 1, held_out=True)
@@ -210,6 +220,7 @@ def test_length_penalty_of_the_model_is_the_default(tmp_path, capsys):
     assert found[1] == found[3]
 
 
+@pytest.mark.slow
 def test_fp8_on_a_cpu_is_first_reported_as_emulated(tmp_path, capsys):
     description = json.loads((demo_directory() / "engine.json").read_text())
     description["llm"]["quant_algo"] = "FP8"

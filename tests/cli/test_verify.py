@@ -39,6 +39,7 @@ def questions(pictures):
     return [*images, "--prompt", "how many ?", "--prompt", "describe the picture ."]
 
 
+@pytest.mark.slow
 def test_an_engine_of_full_precision_gives_the_same_answers(build, pictures, capsys):
     reported = verified(capsys, build, "--model", DEMO, *questions(pictures))
     assert "4 of 4 answers have the same tokens up to the end token" in reported.out
@@ -52,6 +53,7 @@ def test_an_engine_of_full_precision_gives_the_same_answers(build, pictures, cap
         assert f"{count}/{count}" in reported.out
 
 
+@pytest.mark.slow
 def test_without_pictures_and_prompts_synthetic_ones_are_used(build, capsys):
     reported = verified(capsys, build, "--model", DEMO, "--max-new-tokens", 4, "--json")
     report = json.loads(reported.out)
@@ -60,6 +62,7 @@ def test_without_pictures_and_prompts_synthetic_ones_are_used(build, capsys):
     assert max(len(entry["reference_tokens"]) for entry in report["questions"]) == 4
 
 
+@pytest.mark.slow
 def test_an_answer_is_compared_up_to_its_end(build, pictures, capsys):
     reported = verified(
         capsys, build, "--model", DEMO, "--image", pictures[0], "--prompt", "how many ?", "--json"
@@ -69,6 +72,7 @@ def test_an_answer_is_compared_up_to_its_end(build, pictures, capsys):
     assert len(entry["answers"]["engine"].split()) == 1
 
 
+@pytest.mark.slow
 def test_report_is_written_to_the_requested_path(build, pictures, tmp_path, capsys):
     out = tmp_path / "elsewhere.json"
     verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out)
@@ -78,6 +82,7 @@ def test_report_is_written_to_the_requested_path(build, pictures, tmp_path, caps
     assert not (build / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_unwritable_report_is_an_error(build, pictures, tmp_path, capsys):
     out = tmp_path / "no" / "such" / "directory.json"
     reported = verified(capsys, build, "--model", DEMO, *questions(pictures[:1]), "--out", out, status=1)
@@ -85,6 +90,7 @@ def test_unwritable_report_is_an_error(build, pictures, tmp_path, capsys):
     assert str(out) in reported.err
 
 
+@pytest.mark.slow
 def test_an_engine_that_disagrees_fails_and_shows_both_logits(build, pictures, tmp_path, capsys):
     model = tmp_path / "model"
     shutil.copytree(DEMO, model)
@@ -106,6 +112,7 @@ def int4(tmp_path):
     return Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "int4"))
 
 
+@pytest.mark.slow
 def test_quantized_engine_passes_the_gates_of_its_precision(int4, pictures, capsys):
     reported = verified(capsys, int4, "--model", DEMO, *questions(pictures), "--json")
     report = json.loads(reported.out)
@@ -124,6 +131,7 @@ def test_quantized_engine_passes_the_gates_of_its_precision(int4, pictures, caps
     assert "passed" in page
 
 
+@pytest.mark.slow
 def test_scales_in_the_wrong_rows_are_refused(int4, pictures, capsys):
     rank = int4 / "llm" / "rank0.safetensors"
     weights = load_file(rank)
@@ -143,6 +151,7 @@ def recorded(build, **entry):
     with_manifest(build, actions=[], refused=[entry])
 
 
+@pytest.mark.slow
 def test_gates_are_those_of_apply(int4, pictures, capsys):
     gates = {"max_kl": {"bound": 0.0, "origin": "recipe"}}
     recorded(int4, step="verify", params={"gates": gates, "weights": "model"})
@@ -151,6 +160,7 @@ def test_gates_are_those_of_apply(int4, pictures, capsys):
     assert "max_perplexity_ratio" not in reported.err
 
 
+@pytest.mark.slow
 def test_random_weights_are_measured_but_not_gated(int4, pictures, capsys):
     recorded(int4, step="download", params={"kind": "dummy"})
     reported = verified(capsys, int4, "--model", DEMO, *questions(pictures[:1]))
@@ -158,6 +168,7 @@ def test_random_weights_are_measured_but_not_gated(int4, pictures, capsys):
     assert json.loads((int4 / "report.json").read_text())["gates"] == []
 
 
+@pytest.mark.slow
 def test_build_without_a_manifest_is_refused_and_with_no_check_needs_a_model(build, tmp_path, capsys):
     (build / "manifest.json").unlink()
     assert "[MM760]" in verified(capsys, build, status=1).err
@@ -166,6 +177,7 @@ def test_build_without_a_manifest_is_refused_and_with_no_check_needs_a_model(bui
     assert "--model" in reported.err
 
 
+@pytest.mark.slow
 def test_model_missing_from_the_store_is_reported(build, tmp_path, capsys):
     entry = {"step": "download", "artifact": "0" * 64}
     with_manifest(build, actions=[entry])
@@ -174,6 +186,7 @@ def test_model_missing_from_the_store_is_reported(build, tmp_path, capsys):
     assert str(tmp_path / "store") in reported.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"actions": 7}', '{"actions": [{}]}'])
 def test_damaged_manifest_is_refused_and_with_no_check_treated_as_missing(build, tmp_path, text, capsys):
     (build / "manifest.json").unlink()
@@ -183,6 +196,7 @@ def test_damaged_manifest_is_refused_and_with_no_check_treated_as_missing(build,
     assert "[MM561]" in unchecked.err
 
 
+@pytest.mark.slow
 def test_model_directory_without_weights_is_reported(build, tmp_path, pictures, capsys):
     (tmp_path / "model").mkdir()
     reported = verified(capsys, build, "--model", tmp_path / "model", *questions(pictures), status=1)

@@ -99,7 +99,7 @@ def test_readme(block: Block, tmp_path: Path, environment: dict[str, str]) -> No
     run(session(block), tmp_path, environment)
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "chosen",
     [[block for block in console(README) if BUILDS.search(block.text)], console(TUTORIAL)],

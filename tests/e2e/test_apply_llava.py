@@ -8,6 +8,8 @@ import pytest
 from support.engines.first_apply import NAME, RECIPE, Tool, first_apply
 from support.engines.loaded import DEMO, drawn
 
+pytestmark = pytest.mark.slow
+
 STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"}
 REBUILT = {"quantize", "build_llm", "assemble", "measure", "verify"}
 

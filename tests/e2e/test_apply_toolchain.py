@@ -15,6 +15,8 @@ import pytest
 
 from support.toolchain.host import configure, contained, environment, gpus
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/llava-int4.yaml"
 NAME = "llava-1.5-7b-int4"

@@ -17,6 +17,8 @@ from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.verify import check_store
 from support.engines.loaded import drawn
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 # Of one prompt: what several would need is not compiled.
 RECIPE = ("recipes/demo/llava.yaml", "--set", "engine.max_batch_size=1")

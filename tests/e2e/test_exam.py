@@ -5,6 +5,8 @@ from benchmarks import exam
 
 from support.engines.loaded import demo_engine
 
+pytestmark = pytest.mark.slow
+
 PICTURES = 500
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from benchmarks import exam
 
 from support.engines.loaded import demo_engine
+
+pytestmark = pytest.mark.slow
 
 QUESTIONS, POINTS = 200, 3
 

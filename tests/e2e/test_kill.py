@@ -15,6 +15,8 @@ from mmbuild.core.store.verify import check_store
 from support import TESTS
 from support.steps import apply_chains
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = 20
 FAULTS = (
     "publish-objects",

@@ -11,6 +11,8 @@ import pytest
 
 from support.engines.first_apply import compiled_store
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "python-api.md").read_text("utf-8")
 

@@ -18,6 +18,8 @@ import pytest
 
 from support import TESTS
 
+pytestmark = pytest.mark.slow
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "project-9d5f9bf.tar.xz"
 MADE_AT = "/srv/mmbuild-old"
 ACTIONS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble")

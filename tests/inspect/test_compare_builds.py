@@ -49,6 +49,7 @@ def rows(text):
     return {cells[0]: [cell.strip() for cell in cells[1:] if cell.strip()] for cells in found}
 
 
+@pytest.mark.slow
 def test_a_table_has_a_column_for_each_build(tmp_path, capsys):
     whole, int4 = make(tmp_path / "whole"), make(tmp_path / "int4", "int4", (0.2, 0.4))
     assert main(["compare", str(whole), str(int4)]) == 0
@@ -64,6 +65,7 @@ def test_a_table_has_a_column_for_each_build(tmp_path, capsys):
     assert "\x1b" not in text
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_the_files(tmp_path):
     whole, int4 = make(tmp_path / "whole"), make(tmp_path / "int4", "int4")
     first, second = compare([whole, int4])["builds"]
@@ -72,6 +74,7 @@ def test_sizes_are_those_of_the_files(tmp_path):
     assert second["bytes"]["weights"] < first["bytes"]["weights"]
 
 
+@pytest.mark.slow
 def test_saved_profile_gives_the_speed(tmp_path, capsys):
     build = make(tmp_path / "whole")
     ((picture, _),) = drawn(3, 1)
@@ -86,6 +89,7 @@ def test_saved_profile_gives_the_speed(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["builds"] == [found]
 
 
+@pytest.mark.slow
 def test_different_models_and_different_questions_are_not_comparable(tmp_path):
     first = make(tmp_path / "first")
     other = make(tmp_path / "other", model="n" * 64)
@@ -98,23 +102,27 @@ def test_different_models_and_different_questions_are_not_comparable(tmp_path):
     assert str(requested) in reported[1]
 
 
+@pytest.mark.slow
 def test_random_weights_have_no_quality(tmp_path):
     (note,) = compare([make(tmp_path / "dummy", kind="dummy")])["notes"]
     assert "random" in note
 
 
+@pytest.mark.slow
 def test_later_verify_of_the_same_engine_overrides_the_report_of_apply(tmp_path):
     build = make(tmp_path / "build", kls=(0.1, 0.1))
     keep(build, (0.5, 0.5), engine="e" * 64)
     assert compare([build])["builds"][0]["quality"]["max_kl"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_report_of_an_earlier_engine_is_ignored(tmp_path):
     build = make(tmp_path / "build", kls=(0.1, 0.1))
     keep(build, (0.5, 0.5), engine="f" * 64)
     assert compare([build])["builds"][0]["quality"]["max_kl"] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_an_engine_without_manifest_and_report_has_its_precision_and_size(tmp_path, capsys):
     build = Path(shutil.copytree(demo_directory("float32", "int4"), tmp_path / "bare"))
     (build / "manifest.json").unlink()
@@ -125,6 +133,7 @@ def test_an_engine_without_manifest_and_report_has_its_precision_and_size(tmp_pa
     assert "building took" not in reported
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 2}'])
 def test_unreadable_report_is_an_error(tmp_path, text):
     build = make(tmp_path / "build")
@@ -132,6 +141,7 @@ def test_unreadable_report_is_an_error(tmp_path, text):
     refused(CompareError, "MM596", compare, [build])
 
 
+@pytest.mark.slow
 def test_answers_of_the_upstream_runner_do_not_count_as_quality(tmp_path):
     build = make(tmp_path / "build")
     data = {"version": 1, "summary": {"questions": 1, "compared": False}, "questions": []}
@@ -139,6 +149,7 @@ def test_answers_of_the_upstream_runner_do_not_count_as_quality(tmp_path):
     assert compare([build])["builds"][0]["quality"] is None
 
 
+@pytest.mark.slow
 def test_engine_of_tensorrt_llm_has_the_requested_precision(tmp_path):
     build = make(tmp_path / "build")
     description = json.loads((build / "engine.json").read_text())
@@ -155,6 +166,7 @@ def test_directory_that_is_not_an_engine_is_reported(tmp_path):
     refused(LayoutError, "MM540", compare, [tmp_path])
 
 
+@pytest.mark.slow
 def test_python_api(tmp_path):
     build = make(tmp_path / "build")
     assert mmbuild.compare([build]) == compare([build])

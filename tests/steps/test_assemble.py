@@ -217,6 +217,7 @@ def test_features_that_do_not_fit_the_prompt_table_are_rejected_with_the_arithme
     assert "256" in error.message
 
 
+@pytest.mark.slow
 def test_a_real_engine_contains_the_chat_template_of_its_model():
     template = demo_engine().directory / "processor" / "chat_template.jinja"
     assert template.read_text() == (DEMO / "chat_template.jinja").read_text()

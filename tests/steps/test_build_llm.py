@@ -12,6 +12,8 @@ from mmbuild.steps import build_llm
 from support.engines.loaded import demo_directory, demo_engine
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 

@@ -33,6 +33,7 @@ def build(model, out, **changes):
     )
 
 
+@pytest.mark.slow
 def test_the_description_lists_the_build_parameters():
     described = json.loads((demo_directory() / "visual" / "visual.json").read_text())
     assert described == {name: value for name, value in PARAMS.items() if name != "family"}
@@ -65,6 +66,7 @@ def test_an_unexpected_number_of_features_is_rejected(model, out):
     assert "65" in error.message
 
 
+@pytest.mark.slow
 def test_tensorrt_builds_the_engine_if_planned(model, out, tmp_path, monkeypatch):
     config = tmp_path / "config.yaml"
     named = fake_tensorrt.interpreter(tmp_path, "10.0.1")

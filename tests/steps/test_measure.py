@@ -32,6 +32,7 @@ def run(out, locators=None, prompts=("how many ?",), tokens=32):
     return json.loads((out / measure.MEASURES).read_text())
 
 
+@pytest.mark.slow
 def test_the_result_holds_every_question_and_no_time(out, tmp_path):
     locators = {}
     for number, (picture, _) in enumerate(drawn(1, 2)):
@@ -44,6 +45,7 @@ def test_the_result_holds_every_question_and_no_time(out, tmp_path):
     assert "seconds" not in json.dumps(report)
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(out, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
@@ -53,6 +55,7 @@ def test_the_same_inputs_give_the_same_bytes(out, tmp_path):
     assert all((out / path).read_bytes() == (other / path).read_bytes() for path in files)
 
 
+@pytest.mark.slow
 def test_pictures_are_numbered_as_the_recipe_lists_them(out, tmp_path):
     correct = []
     locators = {}
@@ -64,6 +67,7 @@ def test_pictures_are_numbered_as_the_recipe_lists_them(out, tmp_path):
     assert [entry["answers"]["engine"].split()[0] for entry in report["questions"]] == correct
 
 
+@pytest.mark.slow
 def test_default_prompts_and_pictures_are_used_if_none_are_given(out):
     report = run(out, prompts=(), tokens=3)
     assert report["summary"]["questions"] == 2 * len(DEFAULT_PROMPTS)
@@ -76,6 +80,7 @@ def test_generated_pictures_differ_and_are_always_the_same():
     assert np.array_equal(first, np.asarray(generated_pictures((60, 80))[0]))
 
 
+@pytest.mark.slow
 def test_every_number_is_over_the_answer_up_to_its_end_token(out):
     report = run(out, tokens=12)
     ends = demo_engine().description.eos_token_ids
@@ -98,6 +103,7 @@ def test_every_number_is_over_the_answer_up_to_its_end_token(out):
     assert summary["mean_kl"] == pytest.approx(sum(kls) / total, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_a_converted_picture_is_named_and_both_sides_see_it(out, tmp_path):
     (picture, _), *_ = drawn(1, 1)
     picture.convert("RGBA").save(tmp_path / "a.png")
@@ -120,6 +126,7 @@ def measured_with(monkeypatch, change):
     )
 
 
+@pytest.mark.slow
 def test_a_prompt_that_differs_from_transformers_has_its_own_error(monkeypatch):
     def twice(request):
         return replace(request, ids=(request.ids[0], *request.ids))
@@ -129,6 +136,7 @@ def test_a_prompt_that_differs_from_transformers_has_its_own_error(monkeypatch):
         assert words in error.message
 
 
+@pytest.mark.slow
 def test_pixels_that_differ_from_transformers_have_their_own_error(monkeypatch):
     def mirrored(request):
         return replace(request, pixels=request.pixels.flip(-1))
@@ -148,6 +156,7 @@ def test_pixels_that_differ_from_transformers_have_their_own_error(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_numbers_are_reported_with_the_question_and_the_side(monkeypatch):
     real = parity._teacher_forced
     monkeypatch.setattr(

@@ -12,6 +12,7 @@ from mmbuild.models.checkpoint.reader import load_config, open_tensors
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 from mmbuild.steps import calibration_data, convert, quantize
 from support.engines.build import facts_of
+from support.marks import slow_except
 from support.models import weights_on_disk as disk
 from support.servers.data_set_hub import FIRST, REPO, serving
 
@@ -72,7 +73,7 @@ def calibrated(
     return out
 
 
-@pytest.mark.parametrize("data", [ANSWERED, None], ids=["data", "generated"])
+@pytest.mark.parametrize("data", slow_except([ANSWERED, None], None), ids=["data", "generated"])
 def test_a_model_and_data_become_a_calibrated_checkpoint(
     tmp_path: Path, data: Path | None, capfd: pytest.CaptureFixture[str]
 ) -> None:

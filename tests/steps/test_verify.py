@@ -39,14 +39,17 @@ def with_difference(report, *, tie, quant_algo=None):
     return {**report, "summary": summary, "questions": [request]}
 
 
+@pytest.mark.slow
 def test_an_identical_engine_passes(report):
     require_agreement(report)
 
 
+@pytest.mark.slow
 def test_a_tie_passes(report):
     require_agreement(with_difference(report, tie=True))
 
 
+@pytest.mark.slow
 def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(report):
     error = refused(VerifyError, "MM560", require_agreement, with_difference(report, tie=False))
     assert error.message == (
@@ -56,6 +59,7 @@ def test_a_difference_that_rounding_does_not_explain_fails_with_both_logits(repo
     )
 
 
+@pytest.mark.slow
 def test_a_side_that_had_ended_is_named(report):
     entry = with_difference(report, tie=False)["questions"][0]
     difference = {
@@ -69,11 +73,13 @@ def test_a_side_that_had_ended_is_named(report):
     assert reported.endswith("transformers has `circles` (token 11), the engine ends its answer")
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_shortened(report):
     entry = {**with_difference(report, tie=False)["questions"][0], "prompt": "why " * 500}
     assert len(verify.describe(entry)) < 300
 
 
+@pytest.mark.slow
 def test_a_quantized_engine_may_differ_within_its_gates(report):
     require_agreement(with_difference(report, tie=False, quant_algo="W4A16"))
 
@@ -111,6 +117,7 @@ def test_a_failed_gate_fails_the_step_and_keeps_the_report(tmp_path):
     assert not json.loads((tmp_path / "out" / "report.json").read_text())["gates"][0]["passed"]
 
 
+@pytest.mark.slow
 def test_a_report_is_written_completely_or_not_at_all(report, tmp_path):
     refused(VerifyError, "MM562", verify.write, report, {}, tmp_path / "no" / "report.json")
     assert not (tmp_path / "no").exists()

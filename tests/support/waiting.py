@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 
-def wait_for(condition, seconds=60):
-    """What ``condition`` gives once that is true."""
+def wait_for(condition, seconds=240):
+    """Return what ``condition`` returns once it is true; a busy machine may need minutes."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoProcessor, Blip2ForConditionalGeneration
 
 import demo_worlds
+from support.marks import slow_except
 from training import blip2, drawing
 
 MODELS = Path(demo_worlds.__file__).parents[1] / "examples" / "models"
@@ -22,7 +23,7 @@ def pixels(family: str):  # type: ignore[no-untyped-def]
     return drawing.normalizer(blip2.make_processor(family).image_processor, "cpu")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "blip2-opt"))
 def test_it_answers_about_combinations_it_was_never_trained_on(family: str) -> None:
     processor = AutoProcessor.from_pretrained(folder(family))
     model = Blip2ForConditionalGeneration.from_pretrained(folder(family), dtype=torch.float32).eval()

@@ -39,6 +39,7 @@ def test_it_answers_about_combinations_it_was_never_trained_on(processor, exam, 
     assert shares["all"] >= 95
 
 
+@pytest.mark.slow
 def test_without_the_picture_it_knows_next_to_nothing(processor, exam) -> None:  # type: ignore[no-untyped-def]
     assert llava.examine(model(None), exam, processor, "cpu", blank=True)["all"] <= 35
     seen = llava.make_data(990_002, 500, processor.tokenizer, held_out=False)

@@ -52,6 +52,7 @@ def project(patches: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Te
     return F.linear(rows, weights["layers.4.weight"], weights["layers.4.bias"])
 
 
+@pytest.mark.slow
 def test_it_answers_about_one_and_two_pictures_it_was_never_trained_on() -> None:
     vision, images = tower(), SiglipImageProcessorPil.from_pretrained(DEMO / "vision_tower")
     weights = {name: t.float() for name, t in load_file(DEMO / "mm_projector" / "model.safetensors").items()}

@@ -24,6 +24,7 @@ from mmbuild.config.model import Interpreter
 from mmbuild.models.errors import EngineError
 from support import TESTS
 from support.errors import refused
+from support.marks import slow_except
 from support.models import tiny_families as tiny
 from support.toolchain import fake_tensorrt as fake
 
@@ -60,7 +61,7 @@ def pictures(config: VisualConfig, count: int) -> torch.Tensor:
     return torch.randn(count, 3, *config.image_size, generator=torch.Generator().manual_seed(count))
 
 
-@pytest.mark.parametrize("version", fake.VERSIONS)
+@pytest.mark.parametrize("version", slow_except(fake.VERSIONS, "8.6.0", "11.4.0.106"))
 @torch.no_grad()
 def test_features_are_the_module_s_for_every_number_of_images(tmp_path: Path, version: str) -> None:
     module, config = blip2(tmp_path / "model")
@@ -264,6 +265,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_the_process_ends_with_the_one_that_loaded_it(built: Path) -> None:
     paths = [str(TESTS), str(Path(__file__).parent)]
     command = [sys.executable, "-c", _OWNER, *paths, str(built)]

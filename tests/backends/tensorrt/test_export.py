@@ -19,6 +19,7 @@ from mmbuild.backends.visual.tensors import fill
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families import part
 from support.errors import refused
+from support.marks import slow_except
 from support.models import tiny_families as tiny
 from support.models import tiny_llava
 
@@ -55,7 +56,7 @@ def evaluated(path: Path, pixels: Tensor) -> np.ndarray:
 FAMILIES = ["llava", "vila", "vila/down-sampling", "blip2-opt", "blip2-t5", "nougat"]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", slow_except(range(2), 0))
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.inference_mode()
 def test_a_model_gives_the_module_s_features_for_any_number_of_images(

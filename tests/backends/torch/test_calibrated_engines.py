@@ -25,6 +25,8 @@ from support.models.calibrated_checkpoints import (
 from support.models.engine_config import CONFIG, LLM
 from support.steps import cache as step_cache
 
+pytestmark = pytest.mark.slow
+
 TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 LLAMA = dataclasses.replace(
     LLM, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_size=8, rotary_base=10000.0

@@ -11,6 +11,8 @@ from support.engines.demo import BATCH, BEAMS, engine, reference
 from support.models.references import beam_search, rounded
 from training.nougat import distance
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("blip2-opt", "blip2-t5", "vila", "nougat")
 # The format that each family's real recipes are in, and that transformers runs on a CPU.
 HALF = {"blip2-opt": "float16", "blip2-t5": "bfloat16", "vila": "float16", "nougat": "bfloat16"}
@@ -45,7 +47,7 @@ def test_tokens_are_the_reference_s_alone_and_in_a_batch(family):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(name, marks=pytest.mark.slow) if name != "nougat" else name for name in FAMILIES],
+    [pytest.param(name, marks=pytest.mark.extended) if name != "nougat" else name for name in FAMILIES],
 )
 def test_half_precision_parts_from_the_reference_only_where_rounding_decides(family):
     dtype, tokens = HALF[family], TOKENS.get(family, 24)
@@ -79,7 +81,7 @@ def test_beams_find_the_reference_s_answer(family):
     [
         ("blip2-opt", "float32", "int8"),
         ("blip2-t5", "bfloat16", "none"),
-        pytest.param("vila", "float32", "int4", marks=pytest.mark.slow),
+        pytest.param("vila", "float32", "int4", marks=pytest.mark.extended),
     ],
 )
 def test_answers_are_right(family, dtype, quantization):
@@ -107,7 +109,7 @@ def test_pages_are_read():
     ("family", "quantization", "layers", "levels"),
     [
         ("blip2-opt", "int8", "language_model.model.decoder.layers", 128),
-        pytest.param("vila", "int4", "llm.model.layers", 8, marks=pytest.mark.slow),
+        pytest.param("vila", "int4", "llm.model.layers", 8, marks=pytest.mark.extended),
     ],
 )
 def test_quantized_engines_give_the_tokens_of_transformers_on_rounded_weights(

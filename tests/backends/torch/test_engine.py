@@ -18,9 +18,11 @@ from support.engines.loaded import (
 )
 from support.models.references import rounded
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 32
 SEEDS = (2, 3, 5, 11)
-_SLOW = [pytest.param(seed, marks=pytest.mark.slow) if seed > 3 else seed for seed in SEEDS]
+_SEEDS = [pytest.param(seed, marks=pytest.mark.extended) if seed > 3 else seed for seed in SEEDS]
 
 
 def demo_requests(engine, seed, count):
@@ -42,7 +44,7 @@ def test_the_random_models_cover_what_they_should():
     assert any(text["head_dim"] * text["num_attention_heads"] != text["hidden_size"] for text in texts)
 
 
-@pytest.mark.parametrize("seed", _SLOW)
+@pytest.mark.parametrize("seed", _SEEDS)
 def test_random_shapes_give_the_reference_s_tokens_alone_and_in_a_batch(seed):
     engine = random_engine(seed)
     reference = load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
@@ -65,7 +67,7 @@ def test_the_demo_model_gives_the_reference_s_tokens(batch):
     assert [answer.token_ids for answer in answers] == expected
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_half_precision_parts_from_the_reference_only_where_rounding_decides(dtype):
     engine = demo_engine(dtype)
     for request in demo_requests(engine, 7, 2):

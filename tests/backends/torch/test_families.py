@@ -9,16 +9,18 @@ from mmbuild.models.families.reference import continue_greedily
 from support.engines.families import BATCH, BEAMS, engine, reference, requests
 from support.models.references import beam_search
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 16
 # Between them: norms before and after, tied heads and others, gated and plain MLPs, scaled embeddings and plain ones,
 # a projection behind the tower and none, one source and two.
 MODELS = [
-    pytest.param("blip2-opt", 10, marks=pytest.mark.slow),
+    pytest.param("blip2-opt", 10, marks=pytest.mark.extended),
     ("blip2-opt/two", 6),
     ("blip2-t5", 4),
     ("blip2-t5/two", 1),
     ("nougat", 1),
-    pytest.param("nougat", 7, marks=pytest.mark.slow),
+    pytest.param("nougat", 7, marks=pytest.mark.extended),
     ("vila", 1),
     ("vila/flat", 2),
 ]

@@ -15,6 +15,8 @@ from mmbuild.models.families.reference import continue_greedily
 from support.engines.families import BATCH, BEAMS, engine, reference, requests
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 MODELS = [("blip2-opt", 10), ("blip2-t5", 1), ("nougat", 1), ("vila", 1)]
 models = pytest.mark.parametrize(("family", "seed"), MODELS)
 LENGTHS = [3, 9, 1]

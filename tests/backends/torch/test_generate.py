@@ -11,6 +11,8 @@ from mmbuild.models.repetition_detector import Repetition
 from support.engines.loaded import demo_engine, drawn
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def engine():

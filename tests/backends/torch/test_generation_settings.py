@@ -16,6 +16,8 @@ from support.engines import loaded as engines
 from support.engines.build import relaid, with_manifest
 from support.models.references import settled
 
+pytestmark = pytest.mark.slow
+
 TOKENS = 12
 MODELS = [
     ("llava", 1),

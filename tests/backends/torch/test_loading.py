@@ -20,6 +20,8 @@ from mmbuild.models.families.processor import load_processor
 from support.engines.loaded import DEMO, demo_directory, demo_engine
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 load = partial(Engine.load, check=False)
 """Errors in files edited on purpose, and in builds without a manifest."""
 

@@ -18,6 +18,7 @@ from mmbuild.models.files.generation_fields import fields
 from mmbuild.models.files.generation_settings import Reader, SettingsPlace, read_settings
 from support.engines.sessions import IMAGE, START, VOCABULARY, ModelSession, generated, llama, t5
 from support.errors import refused
+from support.marks import slow_except
 from support.models.tiny_text import tokenizer
 
 SEEN = ("ids", "ids and embeddings", "embeddings", "decoder ids")
@@ -138,7 +139,7 @@ def test_every_obeyed_field_is_tried():
     assert set(VALUES) == set(TELLING) == obeyed - {"decoder_start_token_id", "bos_token_id"}
 
 
-@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("seen", slow_except(SEEN, "ids", "decoder ids"))
 @pytest.mark.parametrize("name", sorted(TELLING))
 def test_a_setting_alone_gives_the_greedy_tokens_of_transformers(name, seen):
     written, model = with_ends({name: TELLING[name]}, seen), model_of(seen, 0)
@@ -161,7 +162,7 @@ def test_what_may_not_begin_an_answer_counts_from_behind_a_forced_first_token(se
         assert not {answer[1] for answer in found} & set(few)
 
 
-@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("seen", slow_except(SEEN, "ids"))
 @settings(max_examples=25)
 @given(data=st.data())
 def test_settings_together_give_the_greedy_tokens_of_transformers(seen, data):
@@ -179,6 +180,7 @@ def compare_greedy(written, seen, data):
     assert answers(model, requested, stopping) == right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", SEEN)
 @settings(max_examples=25)
 @given(data=st.data())

@@ -47,6 +47,7 @@ def asked():
     return demo_engine(), request, continue_greedily(demo_reference(), request, 12)
 
 
+@pytest.mark.slow
 def test_an_exact_engine_has_no_difference(asked):
     compared = compare(*asked)
     assert compared.difference is None
@@ -60,6 +61,7 @@ def changed(reference, place, token):
     return replace(reference, tokens=tokens)
 
 
+@pytest.mark.slow
 def test_the_first_difference_is_shown_with_both_sides_logits(asked):
     engine, request, reference = asked
     place = 4
@@ -78,6 +80,7 @@ def test_the_first_difference_is_shown_with_both_sides_logits(asked):
     assert found.reference_margin < 0
 
 
+@pytest.mark.slow
 def test_an_answer_is_compared_up_to_its_end_token(asked):
     engine, request, _ = asked
     reference = answer_greedily(demo_reference(), request, 12)
@@ -87,6 +90,7 @@ def test_an_answer_is_compared_up_to_its_end_token(asked):
     assert compared.engine_tokens[-1] in engine.description.eos_token_ids
 
 
+@pytest.mark.slow
 def test_an_engine_that_does_not_end_differs_where_the_reference_ended(asked):
     engine, request, _ = asked
     reference = answer_greedily(demo_reference(), request, 12)
@@ -97,6 +101,7 @@ def test_an_engine_that_does_not_end_differs_where_the_reference_ended(asked):
     assert not is_tie(found, "bfloat16")
 
 
+@pytest.mark.slow
 def test_an_engine_that_ends_too_early_differs_there(asked):
     engine, request, reference = asked
     stopping = replace(engine.stopping(12), eos_token_ids=(reference.tokens[2],))
@@ -105,6 +110,7 @@ def test_an_engine_that_ends_too_early_differs_there(asked):
     assert not is_tie(found, "bfloat16")
 
 
+@pytest.mark.slow
 def test_the_reference_keeps_its_settings_when_nothing_may_end_its_answer(asked):
     _, request, reference = asked
     assert len(reference.tokens) == 12
@@ -112,6 +118,7 @@ def test_the_reference_keeps_its_settings_when_nothing_may_end_its_answer(asked)
     assert ends in answer_greedily(demo_reference(), request, 12).tokens
 
 
+@pytest.mark.slow
 def test_a_question_that_transformers_cannot_answer_has_its_own_error(asked):
     engine, request, _ = asked
     beyond = replace(request, ids=(*request.ids, engine.config.vocab_size + 3))

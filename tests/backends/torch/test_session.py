@@ -9,6 +9,8 @@ from mmbuild.models.errors import EngineError
 from support.engines.loaded import demo_directory, demo_engine, random_requests
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def engine():

@@ -14,8 +14,10 @@ from support.engines.loaded import DEMO, demo_engine, demo_reference, random_eng
 from support.errors import refused
 from support.models import tiny_llava
 
+pytestmark = pytest.mark.slow
+
 # Engines that the tests of the LLM compile anyway: other image sizes, layers and strategies.
-SEEDS = (2, 3, 5, pytest.param(11, marks=pytest.mark.slow))
+SEEDS = (2, 3, 5, pytest.param(11, marks=pytest.mark.extended))
 
 
 def features_of(reference, pixels):
@@ -46,7 +48,7 @@ def test_an_image_s_features_do_not_depend_on_the_others():
         )
 
 
-@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.extended)])
 def test_half_precision_features_are_near_those_of_transformers(dtype):
     visual = demo_engine(dtype).visual
     pixels = torch.randn(2, 3, 64, 64)

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from mmbuild.core.store.locks import try_lock
 from mmbuild.core.store.verify import check_store
 from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
+from support.waiting import gone, wait_for
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_user_files_next_to_an_engine_survive_its_replacement(workspace):
 
 def test_a_process_that_a_step_left_behind_is_ended(workspace, tmp_path):
     workspace.apply(alone("grandchild", file=str(tmp_path / "pid"), seconds=0))
-    assert_gone(int((tmp_path / "pid").read_text()))
+    assert wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(workspace, tmp_path):
@@ -246,7 +246,7 @@ def test_an_interrupt_ends_the_workers_and_keeps_what_is_done(workspace, tmp_pat
     workspace.events = type("Sink", (), {"append": staticmethod(interrupt)})()
     with pytest.raises(KeyboardInterrupt):
         workspace.apply(graph)
-    assert_gone(int((tmp_path / "pid").read_text()))
+    assert wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
     assert workspace.verdicts(graph)["r/first"] == "up to date"
     assert list(workspace.store.staging.iterdir()) == []
     assert check_store(workspace.store).faults == ()
@@ -293,21 +293,3 @@ def test_a_step_without_a_body_is_refused_before_anything_runs(workspace):
             options=Options(Capacity(1, 1, (), 1), ApplyOptions(ignore_estimates=True)),
             sink=print,
         )
-
-
-def wait_for(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-
-
-def assert_gone(pid):
-    """The process ended (or is a zombie that nobody has reaped yet)."""
-
-    def gone():
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-        except FileNotFoundError:
-            return True
-
-    wait_for(gone)

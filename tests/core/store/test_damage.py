@@ -20,6 +20,7 @@ from mmbuild.core.store.materialize import materialize_file
 from mmbuild.core.store.plan_cache import read_entry, write_entry
 from mmbuild.core.store.roots import read_root, root_path
 from mmbuild.core.store.verify import check_store
+from support.marks import slow_except
 from support.projects.workspace import Workspace
 from support.steps.trivial import action, chain
 
@@ -127,7 +128,7 @@ def test_an_edited_build_is_laid_out_again(workspace, how, name):
     assert set(workspace.verdicts(chain("r")).values()) == {"up to date"}
 
 
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("how", slow_except(HARMS, *SOME))
 def test_verify_reports_an_edited_build_and_apply_repairs_it(workspace, how):
     workspace.apply(chain("r"))
     before = workspace.text("r")
@@ -192,7 +193,7 @@ def test_an_edit_of_a_large_file_in_a_build_is_found_before_it_is_used(workspace
 # What is used.
 
 
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("how", slow_except(HARMS, *SOME))
 def test_a_damaged_input_is_not_used(workspace, tmp_path, how):
     workspace.apply(chain("r"))
     harm(stored(workspace, "r/1"), how)
@@ -243,7 +244,7 @@ def output(store, name, **files):
     return out
 
 
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("how", slow_except(HARMS, *SOME))
 def test_a_damaged_object_is_replaced_by_one_that_is_published_again(tmp_path, how):
     """Deduplication must not put the damaged bytes into the new artifact."""
     store = open_store(tmp_path / "store")
@@ -255,7 +256,7 @@ def test_a_damaged_object_is_replaced_by_one_that_is_published_again(tmp_path, h
     assert store.object(entry.digest).read_bytes() == b"same"
 
 
-@pytest.mark.parametrize("how", HARMS)
+@pytest.mark.parametrize("how", slow_except(HARMS, *SOME))
 def test_a_damaged_artifact_is_replaced_by_one_that_is_published_again(tmp_path, how):
     store = open_store(tmp_path / "store")
     first = publish.publish(store, output(store, "a", x=b"same"))

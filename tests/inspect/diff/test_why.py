@@ -142,6 +142,7 @@ def test_after_a_build_the_last_build_is_explained(project):
     assert blamed(why(project)) == expected
 
 
+@pytest.mark.slow
 def test_command_prints_the_chain_the_key_and_json(project):
     changed = ("--set", "engine.max_batch_size=6")
     chain = project.run("why", RECIPE, "verify", *changed).stdout

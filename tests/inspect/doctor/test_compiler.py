@@ -11,6 +11,7 @@ from mmbuild.inspect.doctor.compiler import compiler_check, untried
 from support.toolchain.environments import make_program
 
 
+@pytest.mark.slow
 def test_the_compiler_of_this_machine_builds_a_package_that_loads() -> None:
     item = compiler_check()
     assert (item.status, item.why) == ("ok", "")
@@ -25,6 +26,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "g++" in item.hint
 
 
+@pytest.mark.slow
 def test_a_compiler_that_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = make_program(tmp_path / "g++", "#!/bin/sh\necho 'fatal error: iostream' >&2\nexit 1\n")
     monkeypatch.setenv("CXX", str(broken))

@@ -19,7 +19,7 @@ from support.models.config_oracle import Expected, RefusalError
 from support.models.random_configs import Drawer
 
 # (seed, share of nulls and as many wrong values): mostly right configs, and mostly wrong ones.
-DRAWS = [(1, 0.01), (2, 0.08)]
+DRAWS = [(1, 0.01), pytest.param(2, 0.08, marks=pytest.mark.slow)]
 COUNT = 150
 # Why mmbuild refuses a config that transformers takes; everything else must agree.
 NOT_BUILT = (

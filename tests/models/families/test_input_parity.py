@@ -32,6 +32,7 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.families.llava.reference import load_inputs as llava_inputs
 from mmbuild.models.families.processor import encode, load_processor
 from support.errors import refused
+from support.marks import slow_except
 from support.models import tiny_families as tiny
 
 PATCH, SIDE = 7, 28
@@ -206,7 +207,7 @@ def same(found, expected):
     assert found.pixels.numel() == 0 if pixels is None else torch.equal(found.pixels, pixels)
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("tokenizer", slow_except(TOKENIZERS, "words"))
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_llava_prompts_equal_those_of_transformers(template, tokenizer, tmp_path):
     processor = save_llava(tmp_path, TOKENIZERS[tokenizer](), TEMPLATES[template])
@@ -336,7 +337,7 @@ def vila_prompt(tokenizer, template, question, count):
     return text, not text.startswith("<s>")
 
 
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+@pytest.mark.parametrize("tokenizer", slow_except(TOKENIZERS, "words"))
 @pytest.mark.parametrize("template", [None, *TEMPLATES])
 @pytest.mark.parametrize("layout", ["directories", "flat"])
 def test_vila_prompts_equal_those_of_its_published_code(layout, template, tokenizer, tmp_path):

@@ -9,6 +9,8 @@ from mmbuild.models.families.processor import Request, encode
 from support.engines.loaded import demo_engine, drawn
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def engine():

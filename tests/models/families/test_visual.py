@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmbuild.models.families import part
 from mmbuild.models.families.vila.visual import DownSample
+from support.marks import slow_except
 from support.models import tiny_families as tiny
 
 
@@ -18,7 +19,7 @@ def pictures(size: tuple[int, int], count: int = 2) -> Tensor:
     return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", slow_except(range(3), 0))
 @pytest.mark.parametrize("family", ["blip2-opt", "blip2-t5"])
 @torch.inference_mode()
 def test_blip2_features_are_those_of_transformers(family: str, seed: int, tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_second_source_gives_blip2_its_eyes(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", slow_except(range(4), 0))
 @torch.inference_mode()
 def test_nougat_features_are_what_its_decoder_looks_at(seed: int, tmp_path: Path) -> None:
     model = tiny.save_model("nougat", seed, tmp_path)
@@ -127,7 +128,7 @@ def test_a_tower_that_was_trained_along_goes_before_the_second_source(
     torch.testing.assert_close(module(pixels), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["blip2-opt", "nougat", "vila"])
+@pytest.mark.parametrize("family", slow_except(("blip2-opt", "nougat", "vila"), "vila"))
 @torch.inference_mode()
 def test_a_visual_side_exports_with_any_number_of_pictures(family: str, tmp_path: Path) -> None:
     sources = tiny.save_vila(1, tmp_path) if family == "vila" else {"model": tmp_path}

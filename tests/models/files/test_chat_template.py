@@ -97,6 +97,7 @@ PIECES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> None:
@@ -110,6 +111,7 @@ def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> 
         assert render(template, TEXT, special_tokens=TOKENS) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.text(string.printable, max_size=40), st.integers(0, 3))
 def test_text_and_number_of_pictures_pass_through(text: str, pictures: int) -> None:
@@ -213,6 +215,7 @@ def found_by(load: Any, directory: Path) -> str | None:
     return template["default"] if isinstance(template, dict) else template
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(places=st.sets(st.sampled_from(sorted(PLACES)), max_size=3))
 def test_a_template_is_found_where_transformers_finds_it(

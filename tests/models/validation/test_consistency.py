@@ -722,6 +722,7 @@ KEYS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(FILES), keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=3), value=JSON)
 def test_whatever_a_file_holds_is_at_most_a_finding(

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from support import TESTS
+from support.projects.forked import run_forked
 
 REPOSITORY = Path(__file__).parents[3]
 RECIPE = "recipes/demo/llava-int4.yaml"
@@ -34,15 +35,19 @@ class Project:
         }
 
     def run(self, *arguments, status=0, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "mmbuild", *map(str, arguments)],
-            cwd=self.root,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        given, words = {**self.environment, **environment}, [str(word) for word in arguments]
+        if any(name.startswith("PYTHON") for name in environment):  # Python reads these when it starts
+            done = subprocess.run(
+                [sys.executable, "-m", "mmbuild", *words],
+                cwd=self.root,
+                env=given,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        else:
+            done = run_forked(words, self.root, given)
         assert done.returncode == status, done.stderr + done.stdout
         assert "Traceback" not in done.stderr or environment.get("traceback")
         return done

@@ -81,6 +81,7 @@ def planned(tmp_path_factory):
     return dict(line.partition("=")[::2] for line in lines)
 
 
+@pytest.mark.slow
 def test_stores_of_jobs_laid_over_each_other_are_one_store(planned, tmp_path):
     """download-artifact merges what jobs before have uploaded; an engine then builds nothing that they built."""
     artifacts = {}

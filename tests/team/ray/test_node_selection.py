@@ -37,6 +37,8 @@ from support.waiting import gone, wait_for
 pytest.importorskip("ray")
 from support.projects.cluster import raylets
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cluster():

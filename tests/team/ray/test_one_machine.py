@@ -27,6 +27,8 @@ pytest.importorskip("ray")
 
 PROGRAM = apply_on_ray.__file__
 
+pytestmark = pytest.mark.slow
+
 
 def results(project):
     """What was built: artifacts by action key, and the files of the engine."""

@@ -62,6 +62,7 @@ def test_what_one_machine_built_another_pulls(machines):
     assert set(other.labels_of(EventKind.PULLED)) == {"r/0", "s/2"}
 
 
+@pytest.mark.slow
 def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(machines):
     engine = action("large", "r/0", bytes=100)
     graph = RecipeGraph("r", (engine,), engine.definition_key)
@@ -82,6 +83,7 @@ def test_of_machines_that_publish_at_once_one_wins_and_all_end_with_its_result(m
     assert len({machine.bytes("r") for machine in machines}) == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_blob_is_built_around_and_replaced(machines, options):
     one, other, third = machines
     one.apply(chain("r"))
@@ -134,6 +136,7 @@ def test_an_interrupted_upload_resumes_with_the_missing_parts(machines, parts):
     assert other.bytes("r") == one.bytes("r")
 
 
+@pytest.mark.slow
 def test_an_upload_in_parts_survives_errors_and_lost_answers(machines, parts):
     one, other, _ = machines
     one.push = False
@@ -147,6 +150,7 @@ def test_an_upload_in_parts_survives_errors_and_lost_answers(machines, parts):
     assert other.bytes("r") == one.bytes("r")
 
 
+@pytest.mark.slow
 def test_an_upload_that_another_machine_ends_meanwhile_is_its(machines, parts):
     one, other, _ = machines
     one.push = False

@@ -11,6 +11,7 @@ from mmbuild.backends.tensorrt_llm.output_checks.model import rules
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.marks import slow_except
 from support.toolchain.cases import rendered
 from support.toolchain.products import MADE, executed, fetchable
 
@@ -71,7 +72,7 @@ def names(case: Case, *steps: str) -> list[str]:
     return [step.name for step in case[1] if step.step in steps]
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "1.2"))
 @pytest.mark.parametrize("fault", CHECKPOINT)
 def test_a_fault_of_a_checkpoint_is_found(version: str, fault: str, tmp_path: Path) -> None:
     checked = 0
@@ -105,7 +106,7 @@ def test_raw_files_that_a_failed_worker_left_out_are_found(
     assert codes_of(case, version, tmp_path, "convert", "tensors") == ["MM660"]
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 @pytest.mark.parametrize("fault", ENGINE)
 def test_a_fault_of_an_engine_is_found(version: str, fault: str, tmp_path: Path) -> None:
     checked = 0
@@ -123,7 +124,7 @@ def test_a_fault_of_an_engine_is_found(version: str, fault: str, tmp_path: Path)
     assert checked >= 8
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 @pytest.mark.parametrize("fault", VISUAL)
 def test_a_fault_of_a_visual_engine_is_found(version: str, fault: str, tmp_path: Path) -> None:
     for key, case in cases(version).items():
@@ -157,7 +158,7 @@ def test_from_the_next_version_on_the_build_fails_there(tmp_path: Path) -> None:
         dict(executed(*case, "0.12.0", tmp_path, {"convert": "missing_rank"}))
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 @pytest.mark.parametrize("fault", ["", "onnx"])
 def test_a_visual_model_that_was_not_read_is_found_in_the_log_alone(
     version: str, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -169,7 +170,7 @@ def test_a_visual_model_that_was_not_read_is_found_in_the_log_alone(
     assert [item.finding.code for item in scan(said.splitlines(), version)] == (["MM675"] if fault else [])
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_every_rule_is_for_an_existing_command(version: str) -> None:
     made = {
         (variant.facts.family, step.name)

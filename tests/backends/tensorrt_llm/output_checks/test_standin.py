@@ -15,6 +15,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, commands
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.marks import slow_except
 from support.toolchain.cases import load
 from support.toolchain.fake_tensorrt_llm.install import install
 from support.toolchain.products import MADE, fetch
@@ -50,7 +51,7 @@ def built(version: str, root: Path) -> tuple[ResolvedRecipe, list[Command], Path
     return variant, steps, checkout, programs
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_programs_build_and_answer(version: str, tmp_path: Path) -> None:
     _, steps, checkout, programs = built(version, tmp_path)
     (step,) = (step for step in steps if step.name == "run")

@@ -10,13 +10,14 @@ from mmbuild.backends.tensorrt_llm.toolchains.commands import commands
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.models.families import MODULES
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.marks import slow_except
 from support.toolchain.cases import load, rendered
 from support.toolchain.strict_flags import RejectedError, contract, parse, program
 
 SCRIPTED = ("convert", "quantize", "build_llm", "build_visual", "run")
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_every_command_parses_with_the_flags_of_its_version(version: str) -> None:
     known, used = contract(version), Counter()
     for variant, steps in rendered(version):
@@ -36,7 +37,7 @@ def test_every_command_parses_with_the_flags_of_its_version(version: str) -> Non
     assert unused <= {"examples/quantization/quantize.py"}
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_every_family_is_built_and_run_in_three_ways(version: str) -> None:
     built = {variant.facts.family: [step.name for step in steps] for variant, steps in rendered(version)}
     assert set(built) == set(MODULES)
@@ -45,7 +46,7 @@ def test_every_family_is_built_and_run_in_three_ways(version: str) -> None:
         assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_weight_only_decoders_are_built_on_several_ranks(version: str) -> None:
     seen = {
         (variant.facts.family, variant.recipe.engine.quantization.algorithm.value, ranks)
@@ -68,7 +69,7 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_lengths_are_the_solvers(version: str) -> None:
     known, checked = contract(version), Counter()
     for variant, steps in rendered(version):
@@ -134,7 +135,7 @@ def test_fused_mlp_is_not_requested_over_several_gpus_unless_the_recipe_says_so(
         assert not [word for word in build.argv if "fused_mlp" in word]
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_fused_mlp_is_never_requested_for_quantized_weights(version: str) -> None:
     requested = set()
     for variant, steps in rendered(version):
@@ -152,7 +153,7 @@ def test_fused_mlp_is_never_requested_for_quantized_weights(version: str) -> Non
     assert len(requested) > 1
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_attention_plugins_follow_the_dtype(version: str) -> None:
     for variant, steps in rendered(version):
         dtype = variant.recipe.engine.dtype.value
@@ -167,7 +168,7 @@ def test_attention_plugins_follow_the_dtype(version: str) -> None:
             assert given.get("--gpt_attention_plugin", "float16") == dtype
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_the_number_of_ranks_is_passed_unless_it_is_derived(version: str) -> None:
     for variant, steps in rendered(version):
         ranks = variant.recipe.engine.tensor_parallel

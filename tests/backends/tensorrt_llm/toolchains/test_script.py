@@ -23,6 +23,7 @@ from mmbuild.schema.model import Calibration, Verify
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED, ToolchainError
 from support.errors import refused
+from support.marks import slow_except
 from support.toolchain.cases import MODELS, load, recipe_files
 
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
@@ -41,7 +42,7 @@ def scripts(version: str, directory: Path) -> list[Path]:
     return made
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_every_script_passes_shellcheck(version: str, tmp_path: Path) -> None:
     files = [str(path) for path in scripts(version, tmp_path)]
     assert len(files) > 20
@@ -111,7 +112,7 @@ def expected(
     return calls
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 @pytest.mark.parametrize("model", MODELS)
 def test_a_script_calls_exactly_the_commands(model: str, version: str, checkout: Path) -> None:
     variants = load(model)

@@ -10,6 +10,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.commands import Command
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.tasks import PLACES, Task, tasks
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.marks import slow_except
 from support.toolchain.cases import rendered
 
 
@@ -22,7 +23,7 @@ def below(path: str, place: str) -> bool:
     return PurePosixPath(path).is_relative_to(place)
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_all_products_of_a_task_are_in_its_directory(version: str) -> None:
     for name, found, _ in every(version):
         for task in found:
@@ -31,7 +32,7 @@ def test_all_products_of_a_task_are_in_its_directory(version: str) -> None:
                 assert all(below(product, task.place) for product in command.products), (name, command.name)
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_every_directory_that_a_command_names_is_read_or_made_by_its_task(version: str) -> None:
     """The arguments alone are looked at: a place of the build that a task was not given would be empty there."""
     for name, found, _ in every(version):
@@ -44,7 +45,7 @@ def test_every_directory_that_a_command_names_is_read_or_made_by_its_task(versio
                     assert named <= own, (name, command.name, argument)
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_a_task_reads_what_tasks_before_it_make(version: str) -> None:
     for name, found, _ in every(version):
         made = {"model"}
@@ -55,7 +56,7 @@ def test_a_task_reads_what_tasks_before_it_make(version: str) -> None:
         assert {"checkpoint", "llm", "visual"} <= made
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_every_command_but_downloads_and_questions_is_in_one_task(version: str) -> None:
     for name, found, steps in every(version):
         lines = [command.name for task in found for command in task.commands]
@@ -63,7 +64,7 @@ def test_every_command_but_downloads_and_questions_is_in_one_task(version: str) 
         assert sorted(lines) == sorted(left), name
 
 
-@pytest.mark.parametrize("version", SUPPORTED)
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
 def test_model_code_is_next_to_the_model_where_scripts_look_for_it(version: str) -> None:
     for name, found, _ in every(version):
         for task in found:

@@ -83,6 +83,7 @@ def overrides(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
     return model, tuple(f"engine.{key}={value}" for key, value in numbers.items())
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=overrides(), version=st.sampled_from(SUPPORTED))
 def test_it_cannot_happen_with_any_recipe(drawn: tuple[str, tuple[str, ...]], version: str) -> None:

@@ -28,6 +28,7 @@ def fit(linears: dict[str, nn.Linear], x: torch.Tensor, algorithm: str) -> dict[
     return modelopt.fit(linears, algorithm, GROUP, lambda: second(first(x).relu()).sum().item())
 
 
+@pytest.mark.slow
 def test_awq_scales_are_those_of_model_optimizers_own_quantizer() -> None:
     linears, x = net(1)
     weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
@@ -42,6 +43,7 @@ def test_awq_scales_are_those_of_model_optimizers_own_quantizer() -> None:
         assert float(((ours - theirs).abs() > step * 1e-3).float().mean()) < 1e-3
 
 
+@pytest.mark.slow
 def test_awq_lowers_the_error_that_plain_rounding_makes() -> None:
     linears, x = net(2)
     weight = linears["layers.0.a"].weight.detach().clone()

@@ -18,6 +18,7 @@ from mmbuild.models.families import family as find_family
 from mmbuild.models.families.processor import Request, load_processor
 from mmbuild.models.families.reference import load_reference
 from support.engines.two_devices import GPU, HOST, TwoDevices
+from support.marks import slow_except
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 FAMILIES = ("llava", "vila", "blip2-opt")
@@ -74,9 +75,11 @@ def same(one: LayerFit, other: LayerFit) -> bool:
     return one.prescale is other.prescale or torch.equal(*(found.prescale for found in (one, other)))  # type: ignore[arg-type]
 
 
+CASES = [*(("llava", name) for name in ALGORITHMS), ("vila", "fp8"), ("blip2-opt", "int4_awq")]
+
+
 @pytest.mark.parametrize(
-    ("family", "algorithm"),
-    [*(("llava", name) for name in ALGORITHMS), ("vila", "fp8"), ("blip2-opt", "int4_awq")],
+    ("family", "algorithm"), slow_except(CASES, *(case for case in CASES if case[1] != "int4_awq"))
 )
 def test_layers_that_come_one_by_one_are_fitted_as_in_a_whole_model(family: str, algorithm: str) -> None:
     def fit(linears: Mapping[str, nn.Linear], *, forward: Any) -> dict[str, LayerFit]:

@@ -30,6 +30,7 @@ from mmbuild.models.families import family as family_of
 from mmbuild.models.families.facts import LlmFacts
 from mmbuild.models.families.processor import Processor, Request, encode, load_processor
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.marks import slow_except
 
 MODELS = Path(__file__).parents[4] / "examples" / "models"
 FAMILIES = ("llava", "vila", "blip2-opt")
@@ -122,7 +123,7 @@ def fed_by(layer: str) -> str | None:
 BOUNDS = {"int4_awq": 0.2, "smoothquant": 0.02, "fp8": 0.04}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "llava"))
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_stored_weights_dequantize_to_the_model_s_weights(
     written: Callable[..., Path], family: str, algorithm: str
@@ -184,7 +185,7 @@ def axis_of_ranks(layer: str, suffix: str, ndim: int) -> int | None:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("family", ["llava", "blip2-opt"])
+@pytest.mark.parametrize("family", slow_except(["llava", "blip2-opt"], "llava"))
 def test_two_ranks_hold_what_one_holds_cut_in_two(
     written: Callable[..., Path], family: str, algorithm: str
 ) -> None:
@@ -274,7 +275,9 @@ CUT = [
 ]
 
 
-@pytest.mark.parametrize(("family", "algorithm", "ranks"), CUT)
+@pytest.mark.parametrize(
+    ("family", "algorithm", "ranks"), slow_except(CUT, *(case for case in CUT if case[0] == "llava"))
+)
 def test_every_layer_of_every_rank_holds_what_upstreams_modules_require(
     written: Callable[..., Path], family: str, algorithm: str, ranks: int
 ) -> None:

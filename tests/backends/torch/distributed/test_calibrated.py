@@ -18,6 +18,8 @@ from support import TESTS
 from support.engines import rank_calibrated
 from support.engines.loaded import DEMO
 
+pytestmark = pytest.mark.slow
+
 LLM = family("llava").facts(json.loads((DEMO / "config.json").read_text())).llm
 GROUP, ROWS = 64, 8
 PROMPT = [1, 17, *range(LLM.vocab_size, LLM.vocab_size + ROWS), 30, 41, 12]

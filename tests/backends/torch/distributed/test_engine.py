@@ -17,6 +17,8 @@ from support.engines import families as family_engines
 from support.engines import rank_programs
 from support.engines.loaded import DEMO, drawn
 
+pytestmark = pytest.mark.slow
+
 SEED, TOKENS = 61, 20
 PATHS = [TESTS, Path(shapes_world.__file__).parent]
 
@@ -28,7 +30,7 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.extended
 @pytest.mark.parametrize(("family", "seed", "ranks"), [("blip2-t5", 1, 2)])
 def test_a_split_engine_gives_the_tokens_of_the_whole_one(family, seed, ranks, capfd):
     lengths, tokens = [3, 9, 1], 16
@@ -55,8 +57,8 @@ def over_ranks(ranks, family, dtype, capfd, **arguments):
     [
         (2, "llava"),
         (2, "blip2-t5"),
-        pytest.param(4, "llava", marks=pytest.mark.slow),
-        pytest.param(2, "blip2-opt", marks=pytest.mark.slow),
+        pytest.param(4, "llava", marks=pytest.mark.extended),
+        pytest.param(2, "blip2-opt", marks=pytest.mark.extended),
     ],
 )
 def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
@@ -70,8 +72,8 @@ def test_shipped_models_give_one_rank_s_tokens(family, ranks, capfd):
     ("family", "dtype"),
     [
         ("llava", "float16"),
-        pytest.param("blip2-opt", "float16", marks=pytest.mark.slow),
-        pytest.param("blip2-t5", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("blip2-opt", "float16", marks=pytest.mark.extended),
+        pytest.param("blip2-t5", "bfloat16", marks=pytest.mark.extended),
     ],
 )
 def test_half_precision_over_ranks_parts_from_one_rank_s_by_rounding_alone(family, dtype, capfd):

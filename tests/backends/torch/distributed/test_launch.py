@@ -19,6 +19,8 @@ from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from support import TESTS
 from support.errors import refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch, tmp_path_factory):
