@@ -36,9 +36,9 @@ class Layers(nn.Module):
         super().__init__()
         self.model = nn.ModuleList(layers)
 
-    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """x [1, L, in] of each -> [1, L, out]."""
-        return [layer(x) for layer, x in zip(self.model, inputs, strict=True)]
+        return tuple(layer(x) for layer, x in zip(self.model, inputs, strict=True))
 
 
 def layer_config(setting: Setting, variant: str, group: int | None) -> Any:
@@ -113,17 +113,18 @@ def _compiled(setting: Setting, module: Layers, variant: str, longest: int) -> A
     from torch.export import Dim
 
     from mmbuild.backends.torch.aot_package import load_package
-    from mmbuild.backends.torch.export import compile_package
+    from mmbuild.backends.torch.export import WithWeights, compile_package, export
 
     dtype, traced = getattr(torch, setting.dtype), min(5, longest)
     example = [torch.zeros(1, traced, size, device=setting.device, dtype=dtype) for size, _ in SIZES]
     length = Dim("length", min=1, max=longest) if longest > 1 else Dim.STATIC
-    with torch.no_grad():
-        program = torch.export.export(module, (example,), dynamic_shapes=([{1: length}] * len(SIZES),))
+    names, weights = zip(*((name, value.data) for name, value in module.named_parameters()), strict=True)
+    dims = [*[{1: length}] * len(SIZES), *[None] * len(names)]
+    program = export(WithWeights(module, "forward", names), [*example, *weights], dims, setting.device)
     path = setting.room / f"layers-{variant}-{longest}.pt2"
     compile_package(program, path, setting.target())
-    constants = {name: parameter.data for name, parameter in module.model.named_parameters()}
-    return load_package(path, constants, setting.device)
+    package = load_package(path, setting.device)
+    return lambda inputs: package([*inputs, *weights])
 
 
 def exact(layer: Any, x: Tensor, *, rounds_fp8: bool) -> Tensor:
@@ -237,7 +238,7 @@ def small_checkpoint(setting: Setting, config: Any) -> tuple[dict[str, Tensor], 
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from mmbuild.backends.torch.build_module import weights_of
-    from mmbuild.backends.torch.calibrated_linear import linear_maker, stored_shape
+    from mmbuild.backends.torch.calibrated_linear import linear_maker
     from mmbuild.backends.torch.linear import layout_of
 
     llm = config.llm
@@ -289,8 +290,7 @@ def small_checkpoint(setting: Setting, config: Any) -> tuple[dict[str, Tensor], 
                 own[f"layers.{index}.{home}.{part}_proj"] = dict(layer.named_parameters())
     model.load_state_dict({name: value.float() for name, value in state.items()})
     _round_inputs(model, own, fp8=setting.device == "cuda")
-    sized = {name: value.reshape(stored_shape(name, value, config)) for name, value in tensors.items()}
-    return {name: value.contiguous() for name, value in sized.items()}, model
+    return {name: value.contiguous() for name, value in tensors.items()}, model
 
 
 def _matrix(layer: Any, one_hot: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.calibrated_setting import VARIANTS, Setting
+from benchmarks.calibrated_setting import PACKAGES, VARIANTS, Setting
 
 # What is left of the time for everything when compilers are given up, and when nothing more is begun.
 _TO_MEASURE, _TO_END = 100, 12
@@ -108,7 +108,7 @@ class Jobs:
 def build(jobs: Jobs, threads: int) -> None:
     """Everything that engines are put together from: compilers beside calibration, which the GPU does."""
     jobs.run("model")
-    for package in ("prefill", "decode"):
+    for package in PACKAGES:
         for variant in jobs.variants:
             jobs.start("compile", variant, package)
     for variant in jobs.calibrated:
@@ -137,7 +137,7 @@ def build_one_by_one(jobs: Jobs) -> None:
         jobs.run("check", variant, threads=1)
         jobs.run("calibrate", variant, threads=1)
     for variant in jobs.variants:
-        for package in ("prefill", "decode"):
+        for package in PACKAGES:
             jobs.run("compile", variant, package, threads=1)
 
 

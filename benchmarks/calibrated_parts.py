@@ -202,9 +202,8 @@ def compile_package(setting: Setting, variant: str, package: str) -> None:
     config = from_json(setting.engine_params(variant))
     path = out / f"{package}.pt2"
     with host_peak() as peak:
-        traced, program = timed(lambda: exported(config, package, setting.device))
+        traced, program = timed(lambda: export.export_package(config, package, setting.device))
         compiled, _ = timed(lambda: export.compile_package(program, path, setting.target()))
-    export.require_outside(path, export.outside_names(config, package, setting.device))
     (out / "llm.json").write_text(json.dumps(config.to_json()))
     say(
         row="package",
@@ -215,21 +214,6 @@ def compile_package(setting: Setting, variant: str, package: str) -> None:
         MB=path.stat().st_size / 1e6,
         peak_host_GB=peak[0],
     )
-
-
-def exported(config: Any, package: str, device: str) -> Any:
-    """One of the graphs that build_llm exports; the other one is exported by another process."""
-    import torch
-
-    from mmbuild.backends.torch import decoder_only, export
-    from mmbuild.backends.torch.build_module import make_model
-    from mmbuild.backends.torch.linear import layout_of
-
-    with torch.device(device):
-        llm = make_model(config, layout_of(device))
-    if package == "prefill":
-        return export._export(decoder_only.Prefill(llm), *export._prompts(config), device)
-    return export._export(decoder_only.Decode(llm), *export._step(config, 1), device)
 
 
 def engine(setting: Setting, variant: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.llava_cuda import LIMITS, MODEL
 
 # What a recipe calls them, and what checkpoints do.
+PACKAGES = ("layer_prefill", "layer_chunk", "layer_decode", "embed", "head")
 VARIANTS: Mapping[str, str | None] = {
     "none": None,
     "int4_awq": "W4A16_AWQ",

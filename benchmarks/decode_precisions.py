@@ -116,7 +116,6 @@ def random_weights(config: Any) -> dict[str, Any]:
     import torch
 
     from mmbuild.backends.torch.build_module import weights_of
-    from mmbuild.backends.torch.calibrated_linear import stored_shape
 
     def fill(name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         if dtype == torch.int8:
@@ -128,6 +127,4 @@ def random_weights(config: Any) -> dict[str, Any]:
         return torch.empty(shape, dtype=dtype).uniform_(-0.02, 0.02)
 
     weights = weights_of(config)
-    return {
-        name: fill(name, stored_shape(name, value, config), value.dtype) for name, value in weights.items()
-    }
+    return {name: fill(name, tuple(value.shape), value.dtype) for name, value in weights.items()}

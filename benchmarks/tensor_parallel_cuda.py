@@ -21,7 +21,7 @@ RECORDED = "llava-hf/llava-1.5-7b-hf"
 DTYPE = "float16"
 NEW_TOKENS, COMPARED = 128, 48
 QUESTION = "What is in this picture? "
-PACKAGES = ("prefill", "decode")
+PACKAGES = ("layer_prefill", "layer_chunk", "layer_decode", "embed", "head")
 
 
 def target() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def compile_part(room: Path, ranks: int, package: str) -> None:
     from mmbuild.backends.lowering import step_params
     from mmbuild.backends.torch.config import from_json
     from mmbuild.backends.torch.distributed.collectives import compiling
-    from mmbuild.backends.torch.export import compile_package, export_llm
+    from mmbuild.backends.torch.export import compile_package, export_package
 
     facts = model_facts(room)
     if package == "visual":
@@ -88,7 +88,7 @@ def compile_part(room: Path, ranks: int, package: str) -> None:
         return
     config = from_json(step_params.build_llm(facts, DTYPE, None, ranks, limits(facts)))
     out = room / f"llm-{ranks}"
-    program = export_llm(config, target()["device"])[package]
+    program = export_package(config, package, target()["device"])
     with compiling(ranks):
         compile_package(program, out / f"{package}.pt2", target())
     (out / "llm.json").write_text(json.dumps(config.to_json()))

@@ -30,6 +30,15 @@ LLM = {
     "max_output_len": 40,
     "max_multimodal_len": 256,
 }
+PACKAGES = (
+    "embed",
+    "layer_prefill",
+    "layer_chunk",
+    "layer_decode",
+    "head",
+    "layer_decode_batch",
+    "head_batch",
+)
 VISUAL = {"feature_dtype": "float16", "max_batch_size": 4, "num_visual_features": 64}
 CHECKPOINT = to_json(CheckpointConfig(FACTS.llm, "float16", 1, "W4A16"))
 
@@ -39,9 +48,8 @@ def parts(tmp_path):
     """Input artifacts whose packages and weights are only names."""
     files = {
         "llm/llm.json": LLM,
-        "llm/prefill.pt2": "prefill",
-        "llm/decode.pt2": "decode",
-        "llm/decode_batch.pt2": "decode of several",
+        **{f"llm/{name}.pt2": name for name in PACKAGES},
+        "llm/kernels/c7.cubin": "kernel",
         "visual/visual.json": VISUAL,
         "visual/visual.pt2": "visual",
         "visual/visual.safetensors": "weights",
@@ -56,7 +64,7 @@ def parts(tmp_path):
     }
     for name, content in files.items():
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content))
     return tmp_path
 
@@ -86,9 +94,8 @@ def test_an_engine_directory_holds_both_engines_and_the_processor(parts):
     assert files == {
         "engine.json",
         "llm/config.json",
-        "llm/decode.pt2",
-        "llm/decode_batch.pt2",
-        "llm/prefill.pt2",
+        *(f"llm/{name}.pt2" for name in PACKAGES),
+        "llm/kernels/c7.cubin",
         "llm/rank0.safetensors",
         "processor/chat_template.jinja",
         "processor/config.json",
@@ -102,14 +109,14 @@ def test_an_engine_directory_holds_both_engines_and_the_processor(parts):
 
 def test_nothing_is_copied(parts):
     out = assembled(parts)
-    for name in ("llm/prefill.pt2", "visual/visual.safetensors"):
+    for name in ("llm/layer_prefill.pt2", "visual/visual.safetensors"):
         assert (out / name).samefile(parts / name)
     assert (out / "llm" / "rank0.safetensors").samefile(parts / "checkpoint" / "rank0.safetensors")
 
 
 def test_engine_json_describes_it(parts):
     described = description.read(assembled(parts))
-    assert described.llm == LLM
+    assert described.llm == {**LLM, "llm": {**LLM["llm"], "num_hidden_layers": FACTS.llm.num_hidden_layers}}
     assert described.visual == VISUAL
     assert described.target == TARGET
     assert described.image_token_id == 4
@@ -179,7 +186,11 @@ def test_every_rank_is_required(parts):
     assert "rank1.safetensors" in refused(AssembleError, "MM550", assembled, parts).message
 
 
-SHAPES = {name: value for name, value in LLM["llm"].items() if isinstance(value, (int, float))} | {
+SHAPES = {
+    name: value
+    for name, value in LLM["llm"].items()
+    if isinstance(value, (int, float)) and name != "num_hidden_layers"
+} | {
     "quant_algo": "W4A16",
     "dtype": "float16",
     "hidden_act": "silu",
@@ -201,6 +212,12 @@ def test_a_checkpoint_with_other_shapes_is_rejected_with_both_values(parts, name
 def test_a_tied_head_and_the_position_limit_do_not_shape_packages(parts):
     change(parts / "checkpoint" / "config.json", max_position_embeddings=9)
     assembled(parts)
+
+
+def test_the_checkpoint_says_how_many_layers_an_engine_has(parts):
+    change(parts / "checkpoint" / "config.json", num_hidden_layers=7)
+    described = json.loads((assembled(parts) / "engine.json").read_text())
+    assert described["llm"]["llm"]["num_hidden_layers"] == 7
 
 
 def test_features_of_another_dtype_are_rejected(parts):

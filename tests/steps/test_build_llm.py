@@ -1,11 +1,13 @@
 """Step build_llm: what it compiles, and what it rejects."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from mmbuild.backends.torch import packages
 from mmbuild.backends.torch.config import from_json
-from mmbuild.backends.torch.export import outside_names, require_outside
+from mmbuild.backends.torch.package_shapes import compiled_sizes
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.errors import EngineError
 from mmbuild.steps import build_llm
@@ -28,19 +30,15 @@ def test_the_parameters_round_trip_to_the_engine_config(config):
     assert config.to_json() == described
 
 
-@pytest.mark.parametrize("package", ["prefill.pt2", "decode.pt2", "decode_batch.pt2"])
-def test_packages_take_every_weight_from_outside_and_are_small(config, package):
-    path = demo_directory() / "llm" / package
-    require_outside(path, outside_names(config, path.stem, "cpu"))
-    assert path.stat().st_size < 8e6
-
-
-def test_a_weight_compiled_into_a_package_is_named(config):
-    path = demo_directory() / "llm" / "decode.pt2"
-    names = outside_names(config, "decode", "cpu") | {"model.transformer.nothing.weight"}
-    error = refused(EngineError, "MM536", require_outside, path, names)
-    assert "`model.transformer.nothing.weight`" in error.message
-    assert "decode.pt2" in error.message
+def test_packages_hold_no_weights_and_serve_any_number_of_layers(config):
+    directory = demo_directory() / "llm"
+    for name, shapes in packages.largest_shapes(config).items():
+        path = directory / f"{name}.pt2"
+        assert len(compiled_sizes(path)) == len(shapes)
+        assert path.stat().st_size < 4e6
+    assert config.llm.num_hidden_layers > 1
+    deeper = replace(config, llm=replace(config.llm, num_hidden_layers=9))
+    assert packages.largest_shapes(deeper) == packages.largest_shapes(config)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mmbuild.base.limits import CHECKPOINT_CONFIG
 from mmbuild.core.steps.context import StepContext, link
 from mmbuild.models.checkpoint.config import from_json
 from mmbuild.models.families import family
-from mmbuild.models.families.facts import shape_of
+from mmbuild.models.families.facts import LlmFacts, shape_of
 from mmbuild.models.files.generation_settings import (
     GenerationSettings,
     Reader,
@@ -48,23 +48,35 @@ def run(context: StepContext) -> None:
     check_features(llm, visual)
     for name in description.packages(llm):
         link(inputs["llm"] / f"{name}.pt2", out / description.LLM / f"{name}.pt2")
+    _link_files(inputs["llm"] / description.KERNELS, out / description.LLM / description.KERNELS)
     for component in description.components(llm):
-        _link_checkpoint(inputs["checkpoint"] / component, out / description.LLM / component, component, llm)
-    for path in sorted(inputs["visual"].iterdir()):
-        link(path, out / description.VISUAL / path.name)
+        stored = _link_checkpoint(
+            inputs["checkpoint"] / component, out / description.LLM / component, component, llm
+        )
+        # Packages are compiled for one layer, of which the checkpoint says how many there are.
+        llm["encoder" if component == "encoder" else "llm"]["num_hidden_layers"] = stored.num_hidden_layers
+    _link_files(inputs["visual"], out / description.VISUAL)
     link_processor(inputs, out / description.PROCESSOR)
     description.write(out, _description(context, llm, visual))
 
 
-def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[str, Any]) -> None:
-    """Link the config and the rank files of one component."""
-    check_checkpoint(llm, _json(checkpoint / "config.json"), component)
+def _link_files(directory: Path, out: Path) -> None:
+    """Link all files of a directory, if there is one."""
+    for path in sorted(directory.rglob("*")):
+        if not path.is_dir():
+            link(path, out / path.relative_to(directory))
+
+
+def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[str, Any]) -> LlmFacts:
+    """Link the config and the rank files of one component; returns what its config says."""
+    stored = check_checkpoint(llm, _json(checkpoint / "config.json"), component)
     link(checkpoint / "config.json", out / "config.json")
     for rank in range(llm["tensor_parallel"]):
         name = f"rank{rank}.safetensors"
         if not (checkpoint / name).exists():
             raise AssembleError(f"the checkpoint has no {name}", code="MM550", hint="apply the recipe again")
         link(checkpoint / name, out / name)
+    return stored
 
 
 def link_processor(sources: Mapping[str, Path], out: Path) -> None:
@@ -134,13 +146,16 @@ def log_findings(findings: Iterable[SettingsFinding]) -> None:
         print(f"warning: {item.message} [{item.code}]")
 
 
-def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], component: str = ".") -> None:
+def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], component: str = ".") -> LlmFacts:
     """Check that a checkpoint has the shapes, the tensor parallelism and the quantization of the packages.
 
     Args:
         llm: ``EngineConfig`` as JSON.
         checkpoint: ``config.json`` of one component.
         component: ``.``, ``encoder`` or ``decoder``.
+
+    Returns:
+        The stack of layers that the checkpoint holds.
 
     Raises:
         AssembleError: MM551, naming the first field that differs.
@@ -168,6 +183,7 @@ def check_checkpoint(llm: Mapping[str, Any], checkpoint: Mapping[str, Any], comp
                 hint="the model's config.json changed since planning, or the store is damaged: "
                 "compare config.json, run `mmbuild cache verify`",
             )
+    return stored.llm
 
 
 def check_features(llm: Mapping[str, Any], visual: Mapping[str, Any]) -> None:

@@ -18,19 +18,11 @@ def run(context: StepContext) -> None:
             fails.
     """
     from mmbuild.backends.torch.calibrated_linear import check_target
+    from mmbuild.backends.torch.compile_pool import compile_all
     from mmbuild.backends.torch.config import from_json
-    from mmbuild.backends.torch.distributed.collectives import compiling
-    from mmbuild.backends.torch.export import compile_package, export_llm, outside_names, require_outside
 
     config = from_json(context.params)
     check_target(config, context.target)
-    context.progress("export", 0.0)
-    programs = export_llm(config, str(context.target["device"]))
-    for done, (name, program) in enumerate(programs.items()):
-        context.progress(f"compile {name}", (done + 0.5) / (len(programs) + 0.5))
-        package = context.out / f"{name}.pt2"
-        with compiling(config.tensor_parallel):
-            compile_package(program, package, context.target)
-        require_outside(package, outside_names(config, name, str(context.target["device"])))
+    compile_all(config, context.out, context.target, context.cores, context.progress)
     text = json.dumps(config.to_json(), indent=2, sort_keys=True)
     (context.out / "llm.json").write_text(text + "\n", encoding="utf-8")

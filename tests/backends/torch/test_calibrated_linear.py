@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.backends.torch.calibrated_linear import (
-    SCALAR_COPIES,
-    bound,
     check_target,
     linear_maker,
-    stored_shape,
 )
 from mmbuild.backends.torch.config import from_json
 from mmbuild.models.checkpoint import weight_only
@@ -42,7 +39,7 @@ def layer(quant_algo, inputs, outputs, layout="plain", *, dtype="float32", reduc
             parameter.data = torch.randn(outputs, inputs, generator=random).mul(100).to(parameter.dtype)
         elif name in ("prequant_scaling_factor", "smoother"):
             parameter.data.uniform_(0.25, 4, generator=random)
-        elif len(parameter) == SCALAR_COPIES and quant_algo == FP8:
+        elif len(parameter) == 1 and quant_algo == FP8:
             parameter.data.fill_(0.01)
         else:
             parameter.data.uniform_(0.001, 0.01, generator=random)
@@ -164,9 +161,8 @@ def test_fp8_in_float16_does_not_overflow_before_it_is_scaled():
 @pytest.mark.parametrize("quant_algo", [AWQ, SMOOTH, FP8])
 def test_layers_ask_for_what_the_checkpoints_tables_say(quant_algo, reduce):
     made = layer(quant_algo, 64, 24, dtype="float16", reduce=reduce)
-    config = dataclasses.replace(CONFIG, quant_algo=quant_algo)
     request = {
-        name: (str(value.dtype).removeprefix("torch."), stored_shape(name, value.data, config))
+        name: (str(value.dtype).removeprefix("torch."), tuple(value.shape))
         for name, value in made.named_parameters()
     }
     assert request == stored_tensors(
@@ -178,14 +174,6 @@ def test_layers_ask_for_what_the_checkpoints_tables_say(quant_algo, reduce):
         group_size=GROUP,
         inputs_split=reduce,
     )
-
-
-def test_scalars_are_bound_as_copies_that_inductor_leaves_outside():
-    config = dataclasses.replace(CONFIG, quant_algo=FP8)
-    copies = bound("mlp.fc.weights_scaling_factor", torch.tensor([0.5]), config)
-    assert copies.tolist() == [0.5] * SCALAR_COPIES
-    weight = torch.zeros(4, 4)
-    assert bound("mlp.fc.weight", weight, config) is weight
 
 
 @pytest.mark.parametrize("group_size", [None, 48])

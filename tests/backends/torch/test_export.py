@@ -18,14 +18,13 @@ def config(cpp, aot):
     )
 
 
-AOT = ("package_constants_in_so", "compile_wrapper_opt_level")
+AOT = ("compile_wrapper_opt_level",)
 OF_2_11 = config(("simdlen", "dynamic_threads"), AOT)
 
 
 def test_an_option_missing_in_torch_2_11_is_omitted():
     found = inductor_options(CPU, OF_2_11)
     assert found == {
-        "aot_inductor.package_constants_in_so": False,
         "cpp.dynamic_threads": True,
         "cpp.simdlen": 256,
     }

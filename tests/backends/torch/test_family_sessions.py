@@ -12,6 +12,7 @@ from mmbuild.backends.torch.session import Session
 from mmbuild.backends.torch.weights import rank_files
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.reference import continue_greedily
+from support.engines.caches import overflow
 from support.engines.families import BATCH, BEAMS, engine, reference, requests
 from support.errors import refused
 
@@ -64,13 +65,9 @@ def test_what_an_overflow_left_reaches_neither_the_next_batch_nor_its_beams(fami
     requested = requests(built, LENGTHS, seed)
     stopping, beams = built.stopping(6, ignore_eos=True), Beams(BEAMS)
     clean = [built.run(requested, stopping).answers, built.run(requested, stopping, beams=beams).answers]
-    for name, constant in built.session._constants.items():
-        if "cache" in name:
-            constant.fill_(torch.nan)
+    overflow(built.session)
     assert built.run(requested, stopping, beams=beams).answers == clean[1]
-    for name, constant in built.session._constants.items():
-        if "cache" in name:
-            constant.fill_(torch.nan)
+    overflow(built.session)
     assert built.run(requested, stopping).answers == clean[0]
 
 
@@ -82,14 +79,11 @@ def test_dead_slots_that_graphs_read_are_cleared(family, seed, monkeypatch):
     expected = built.run(requested, built.stopping(6, ignore_eos=True)).answers
 
     class EverySlot:
-        def __call__(self, decode, inputs, views, order):
-            given = (*inputs, *views)
-            return decode(*(given[place] for place in order))
+        def __call__(self, step, inputs, views, _rows):
+            return step(inputs, views)
 
     monkeypatch.setattr(built.session, "_graphs", EverySlot())
-    for name, constant in built.session._constants.items():
-        if "cache" in name:
-            constant.fill_(torch.nan)
+    overflow(built.session)
     assert built.run(requested, built.stopping(6, ignore_eos=True)).answers == expected
 
 
@@ -117,7 +111,7 @@ def test_the_last_slot_is_used_and_the_one_behind_it_refused(family, seed):
     found = built.run([requested], built.stopping(limit, ignore_eos=True)).answers[0]
     assert found.token_ids == expected.tokens
     refused(EngineError, "MM515", built.run, [requested], Stopping(limit + 1))
-    while built.session._longest < built.config.max_seq_len:
+    while built.session._caches.lengths[0] < built.config.max_seq_len:
         assert built.session.decode(torch.tensor([5])).isfinite().all()
     error = refused(EngineError, "MM510", built.session.decode, torch.tensor([5]))
     assert str(built.config.max_seq_len) in error.message

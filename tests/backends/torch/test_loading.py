@@ -134,9 +134,9 @@ LLM_WEIGHTS = "llm/rank0.safetensors"
 @pytest.mark.parametrize(
     "name",
     [
-        "llm/prefill.pt2",
-        "llm/decode.pt2",
-        "llm/decode_batch.pt2",
+        "llm/embed.pt2",
+        "llm/layer_prefill.pt2",
+        "llm/layer_decode_batch.pt2",
         LLM_WEIGHTS,
         "visual/visual.pt2",
         "visual/visual.safetensors",
@@ -156,7 +156,7 @@ def test_truncated_weights_are_named(damaged, name, share):
     assert name in refused(EngineError, "MM504", load, damaged).message
 
 
-@pytest.mark.parametrize("name", ["llm/prefill.pt2", "visual/visual.pt2"])
+@pytest.mark.parametrize("name", ["llm/layer_prefill.pt2", "visual/visual.pt2"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_truncated_package_is_named(damaged, name, share):
     truncate(damaged / name, share)
@@ -194,3 +194,25 @@ def test_a_processor_that_cannot_be_read_is_named(tmp_path, name, text):
     if text is not None:
         (directory / name).write_text(text)
     assert str(directory) in refused(EngineError, "MM516", load_processor, directory, "llava").message
+
+
+def test_a_process_that_is_killed_leaves_no_file_of_its_packages(tmp_path):
+    program = f"from mmbuild.backends.torch import Engine; Engine.load({str(demo_directory())!r})"
+    code = f"{program}; print('loaded', flush=True); input()"
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "loaded\n"
+        process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_of_an_earlier_form_are_refused_with_the_command_that_compiles_new_ones(damaged):
+    edit(damaged, version=2)
+    error = refused(LayoutError, "MM541", load, damaged)
+    assert "mmbuild apply" in error.hint

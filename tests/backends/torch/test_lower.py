@@ -1,5 +1,6 @@
 """Lowering: which actions a recipe becomes, and what each one's key depends on."""
 
+import copy
 import importlib.util
 from pathlib import Path
 
@@ -135,6 +136,19 @@ def test_measuring_takes_a_gpu_for_each_rank(lowered):
     assert actions["build_llm"].resources.gpus == 1
 
 
+def test_actions_that_compile_share_their_gpu_and_those_that_measure_do_not(lowered):
+    actions = by_step(lowered(host={**HOST, "device": "cuda", "sm": 90}))
+    assert {step for step, action in actions.items() if action.resources.gpus} == {
+        "build_llm",
+        "build_visual",
+        "measure",
+    }
+    assert {step for step, action in actions.items() if action.resources.gpu_shared} == {
+        "build_llm",
+        "build_visual",
+    }
+
+
 def test_numbers_of_the_recipe_reach_the_steps(lowered):
     actions = by_step(lowered())
     llm = actions["build_llm"].params
@@ -152,7 +166,19 @@ def test_numbers_of_the_recipe_reach_the_steps(lowered):
         "float32",
         1,
     )
-    assert checkpoint["llm"]["num_hidden_layers"] == llm["llm"]["num_hidden_layers"]
+    assert (checkpoint["llm"]["num_hidden_layers"], llm["llm"]["num_hidden_layers"]) == (2, 1)
+
+
+def test_models_that_differ_in_depth_alone_share_their_packages(lowered):
+    def of_depth(layers):
+        config = copy.deepcopy(CONFIG)
+        config["text_config"]["num_hidden_layers"] = layers
+        return by_step(lowered(config=config))
+
+    few, many = of_depth(2), of_depth(7)
+    assert few["build_llm"].definition_key == many["build_llm"].definition_key
+    assert few["convert"].definition_key != many["convert"].definition_key
+    assert few["build_llm"].resources.memory == many["build_llm"].resources.memory
 
 
 def test_llm_parameters_are_an_engine_config(lowered):
@@ -160,7 +186,7 @@ def test_llm_parameters_are_an_engine_config(lowered):
 
     config = from_json(by_step(lowered())["build_llm"].params)
     assert config.max_seq_len == 192
-    assert config.kv_bytes_per_token == 2 * 2 * 4 * 8 * 4
+    assert config.kv_bytes_per_token == 2 * 4 * 8 * 4  # of the one layer that is compiled
 
 
 def test_verify_asks_no_more_tokens_than_the_engine_has(lowered):

@@ -1,30 +1,30 @@
 """What packages were compiled for, compared with engine.json before anything is allocated."""
 
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mmbuild.backends.engine_dir import description
+from mmbuild.backends.torch import packages
 from mmbuild.backends.torch.aot_package import load_package
+from mmbuild.backends.torch.bound_packages import BoundPackages
+from mmbuild.backends.torch.build_module import runtime_buffers
 from mmbuild.backends.torch.config import EngineConfig, from_json
-from mmbuild.backends.torch.package_shapes import compiled_shapes
+from mmbuild.backends.torch.package_shapes import compiled_sizes
 from mmbuild.backends.torch.weights import check_caches, check_weights, load_rank_file
 from mmbuild.base.errors import MmbuildError
+from support.engines.loaded import demo_directory
 
-FIXTURE = Path(__file__).parents[2] / "fixtures" / "project-9d5f9bf.tar.xz"
+pytestmark = pytest.mark.slow
 
 Edited = Callable[..., EngineConfig]
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("engine")
-    with tarfile.open(FIXTURE) as archive:
-        archive.extractall(place, filter="data")
-    return place / "build" / "old"
+def engine() -> Path:
+    return demo_directory()
 
 
 @pytest.fixture
@@ -36,11 +36,16 @@ def edited(engine: Path) -> Edited:
     return edit
 
 
-def test_a_package_says_what_shapes_it_was_compiled_for(engine: Path) -> None:
-    shapes = compiled_shapes(engine / "llm" / "decode.pt2")
+def test_a_package_says_what_sizes_it_was_compiled_for(engine: Path, edited: Edited) -> None:
+    names = [item[0] if item else "" for item in packages.largest_shapes(edited())["layer_decode_batch"]]
+    sizes = compiled_sizes(engine / "llm" / "layer_decode_batch.pt2")
+    config = edited()
 
-    assert shapes["model.transformer.layers.0.attention.k_cache"] == (1, 2, 105, 16)
-    assert compiled_shapes(engine / "engine.json") == {}
+    cache = sizes[names.index("attention.k_cache")]
+    heads = config.llm.num_key_value_heads
+    assert cache.static == {1: heads, 2: config.max_seq_len + 1, 3: config.llm.head_size}
+    assert cache.most == {0: config.sequences}
+    assert compiled_sizes(engine / "engine.json") == ()
 
 
 def test_limits_that_the_packages_were_built_for_are_accepted(engine: Path, edited: Edited) -> None:
@@ -59,14 +64,26 @@ def test_limits_beyond_the_packages_are_refused_before_caches_are_allocated(
     assert caught.value.code == "MM786"
 
 
-def test_weights_of_other_shapes_are_not_bound_to_a_package(engine: Path) -> None:
-    weights = load_rank_file(engine / "llm" / "rank0.safetensors", "cpu")
-    name = "transformer.vocab_embedding.weight"
+def test_weights_of_other_shapes_are_not_passed_to_a_package(engine: Path, edited: Edited) -> None:
+    tensors = load_rank_file(engine / "llm" / "rank0.safetensors", "cpu") | runtime_buffers(edited(), "cpu")
+    name = "transformer.layers.1.mlp.fc.weight"
 
-    with pytest.raises(MmbuildError) as caught:
-        load_package(engine / "llm" / "decode.pt2", {**weights, name: weights[name][:1]}, "cpu")
+    with pytest.raises(MmbuildError, match=r"mlp\.fc\.weight") as caught:
+        BoundPackages(edited(), engine / "llm", {**tensors, name: tensors[name][:1]}, "cpu")
 
     assert caught.value.code == "MM786"
+
+
+def test_a_package_that_is_loaded_again_is_mapped_once_and_leaves_no_file(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = set(Path("/proc/self/fd").iterdir())
+    first, second = (load_package(engine / "llm" / "head.pt2", "cpu") for _ in range(2))
+
+    assert first._library is second._library
+    assert list(tmp_path.iterdir()) == []
+    assert len(set(Path("/proc/self/fd").iterdir())) <= len(before)
 
 
 def test_more_layers_than_tensors_are_refused_without_building_the_model(engine: Path) -> None:

@@ -102,6 +102,17 @@ def test_a_gpu_is_taken_once_across_processes(tmp_path):
     assert list(try_lock_gpus(GPUS, 3, tmp_path)) == list(GPUS)
 
 
+def test_what_compiles_shares_a_gpu_and_what_measures_has_it_alone(tmp_path):
+    sharing = [try_lock_gpus(GPUS[:1], 1, tmp_path, shared=True) for _ in range(3)]
+    assert all(list(locks) == ["GPU-aa1"] for locks in sharing)
+    assert try_lock_gpus(GPUS[:1], 1, tmp_path) is None
+    for locks in sharing:
+        locks["GPU-aa1"].release()
+    alone = try_lock_gpus(GPUS[:1], 1, tmp_path)
+    assert try_lock_gpus(GPUS[:1], 1, tmp_path, shared=True) is None
+    alone["GPU-aa1"].release()
+
+
 def test_the_critical_path_counts_what_waits():
     a = action("write", "a", text="a", resources=Resources(seconds=1))
     b = action("write", "b", {"x": a}, text="b", resources=Resources(seconds=10))

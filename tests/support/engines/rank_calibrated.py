@@ -6,18 +6,18 @@ What Inductor makes of layers and of sums over ranks other tests look at. These 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmbuild.backends.torch import decoder_only
-from mmbuild.backends.torch.build_module import make_model
+from mmbuild.backends.torch import packages
 from mmbuild.backends.torch.config import EngineConfig, from_json
 from mmbuild.backends.torch.distributed.process_group import connect
+from mmbuild.backends.torch.export import WithWeights
 from mmbuild.backends.torch.rank_worker import serve_commands
 from mmbuild.backends.torch.session import Session
 from mmbuild.backends.torch.weights import check_weights, rank_files
@@ -28,18 +28,19 @@ TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 def session_of(config: EngineConfig, checkpoint: Path, rank: int) -> Session:
     """A real session of one rank; its packages are modules over the session's own weights and caches."""
 
-    def load_package(path: Path, constants: Mapping[str, Tensor], device: str) -> nn.Module:
-        model = make_model(config, "plain").to(device)
-        for name, parameter in model.named_parameters():
-            parameter.data = constants[name]
-        for name, _ in list(model.named_buffers()):
-            owner, _, own = name.rpartition(".")
-            setattr(model.get_submodule(owner), own, constants[name])
-        return {"prefill": decoder_only.Prefill, "decode": decoder_only.Decode}[path.stem](model)
+    def load_package(path: Path, device: str) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        package, model = packages.table(config)[path.stem], packages.one_layer_model(config, "plain", device)
+        module = WithWeights(package.module(model), package.method, package.names(model))
+
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+            outputs = module(*inputs)
+            return list(outputs) if isinstance(outputs, tuple) else [outputs]
+
+        return run
 
     files = rank_files(checkpoint, config, rank)
     check_weights(files, config)
-    with mock.patch("mmbuild.backends.torch.aot_package.load_package", load_package):
+    with mock.patch("mmbuild.backends.torch.bound_packages.load_package", load_package):
         return Session(config, Path("nowhere"), files, TARGET)
 
 

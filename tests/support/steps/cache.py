@@ -50,7 +50,7 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "backends/engine_dir/description.py",
             "steps/assemble.py",
-            "models/generation_*",
+            "models/files/generation_*",
         ),
         ("__init__.py",),
     ),
@@ -62,17 +62,20 @@ _RUN_TIME = frozenset(
         "__init__",
         "aot_package",
         "beam_search",
+        "bound_packages",
         "cuda_graphs",
         "engine",
         "generate",
         "logits_processors",
         "outputs",
+        "package_shapes",
         "parity",
+        "row_caches",
         "sampling",
         "session",
         "visual_engine",
         "visual_loading",
-        "weight_check",
+        "weights",
     )
 )
 

@@ -18,26 +18,37 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import ENGINE_JSON
 
-VERSION = 2
+VERSION = 3
+# Of version 2 everything can be read except a torch engine's packages, which had other inputs.
+_READABLE = (2, VERSION)
 DESCRIPTION = "engine.json"
 LLM, VISUAL, PROCESSOR = "llm", "visual", "processor"
+KERNELS = "kernels"
+"""Directory beside packages for CUDA, with the kernels that they load."""
 
 _AGAIN = "apply its recipe again"
 _SHOWN = 40
 
 
 def packages(llm: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of an LLM engine's packages, without ``.pt2``: one that starts a batch, and those that decode.
+    """Names of an LLM engine's packages, without ``.pt2``: embedding, layers and head, and an encoder's.
 
-    ``decode`` is compiled for one sequence and reads stored integers directly; several sequences have their own
-    package.
+    A ``layer_*`` package serves every layer. Those of ``decode`` and ``head`` are compiled for one sequence and read
+    stored integers directly; several sequences have their own.
 
     Args:
         llm: ``EngineConfig`` as JSON.
     """
-    start = "encode" if llm["llm"]["cross_attention"] else "prefill"
+    encoder = ("encoder_embed", "encoder_layer", "encoder_finish") if llm["encoder"] else ()
+    start = (*encoder, "cross_fill") if llm["llm"]["cross_attention"] else ("layer_prefill", "layer_chunk")
     several = llm["max_batch_size"] * llm["max_beam_width"] > 1
-    return (start, "decode", "decode_batch") if several else (start, "decode")
+    return (
+        *start,
+        "embed",
+        "layer_decode",
+        "head",
+        *(("layer_decode_batch", "head_batch") if several else ()),
+    )
 
 
 def components(llm: Mapping[str, Any]) -> tuple[str, ...]:
@@ -111,7 +122,7 @@ def read(directory: Path, *, whole_llm: bool = True) -> Description:
             error.problem if isinstance(error, FileRefusedError) else f"cannot be read: {error.strerror}"
         )
         raise LayoutError(f"`{path}` {problem}", code="MM541", hint=_AGAIN) from None
-    if data.get("version") != VERSION or type(data["version"]) is not int:
+    if data.get("version") not in _READABLE or type(data["version"]) is not int:
         raise LayoutError(
             f"`{path}` has version {_short(data.get('version'))}, but this mmbuild reads version {VERSION}",
             code="MM541",
@@ -121,6 +132,20 @@ def read(directory: Path, *, whole_llm: bool = True) -> Description:
     if damage is not None:
         raise LayoutError(f"`{path}` is damaged: {damage}", code="MM541", hint=_AGAIN)
     return Description(**{**data, "eos_token_ids": tuple(data["eos_token_ids"])})
+
+
+def require_current(directory: Path, description: Description) -> None:
+    """Check that the packages of a torch engine are of this version's form.
+
+    Raises:
+        LayoutError: MM541.
+    """
+    if description.version != VERSION:
+        raise LayoutError(
+            f"the packages of `{directory}` are of an earlier mmbuild, and this one cannot load them",
+            code="MM541",
+            hint="run `mmbuild apply` with its recipe: it compiles new packages and uses the weights again",
+        )
 
 
 def require_description(directory: Path) -> None:

@@ -1,7 +1,6 @@
 """Attention over static caches, with TensorRT-LLM's tensor names.
 
-The caches are buffers that the session owns and binds to all packages. Positions are inputs, not state, because
-Inductor constant-folds a one-element buffer that a graph mutates (pytorch #165444).
+The caches belong to the session, which passes the rows of the sequences that a package is to work on.
 """
 
 from __future__ import annotations
@@ -80,41 +79,59 @@ class CachedProjections(Projections):
 
 
 class Attention(CachedProjections):
-    """Causal grouped-query attention over a static cache."""
+    """Causal grouped-query attention over a static cache; the caches passed in have one row per sequence."""
 
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
         super().__init__(config, llm, make, config.max_seq_len)
 
     def prefill(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Fill slots 0..L-1 and attend causally among the L tokens: [B, L, hidden] -> the same."""
-        batch, length, _ = x.shape
+        length = x.shape[1]
         q, k, v = self.project(x, rotation)
-        self.k_cache[:batch, :, :length] = k.transpose(1, 2)
-        self.v_cache[:batch, :, :length] = v.transpose(1, 2)
+        self.k_cache[:, :, :length] = k.transpose(1, 2)
+        self.v_cache[:, :, :length] = v.transpose(1, 2)
+        keys, values = self._for_heads(k.transpose(1, 2), v.transpose(1, 2))
+        attended = self.attend(q.transpose(1, 2), keys, values, causal=True)
+        out: Tensor = self.dense(attended.transpose(1, 2).flatten(2))
+        return out
+
+    def _for_heads(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, kv_heads, S, d], repeated for the query heads that share them."""
         group = self.heads // self.kv_heads
-        if group > 1:
-            k, v = k.repeat_interleave(group, dim=2), v.repeat_interleave(group, dim=2)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        out: Tensor = self.dense(self.attend(q, k, v, causal=True).transpose(1, 2).flatten(2))
-        return out
+        if group == 1:
+            return keys, values
+        # Contiguous, or torch.export cannot prove for every length that views are possible.
+        keys, values = (part.repeat_interleave(group, dim=1).contiguous() for part in (keys, values))
+        return keys, values
 
-    def decode(self, x: Tensor, rotation: Rotation, positions: Tensor, mask: Tensor) -> Tensor:
-        """Write one slot per sequence and attend to the live ones.
+    def extend(self, x: Tensor, rotation: Rotation, positions: Tensor, mask: Tensor) -> Tensor:
+        """Write the slots of the given tokens and attend to the live ones.
 
-        x [B, 1, hidden]; positions int64 [B]; mask [B, 1 or heads, 1, slots]: either bool, true where a slot holds a
-        token of that sequence (this one included), or added to the scores -> [B, 1, hidden].
+        x [B, L, hidden]; positions int64 [B, L], the slots to write; mask [B, 1 or heads, L, S], added to the scores
+        of the first S slots -> [B, L, hidden].
         """
-        batch, slots = x.shape[0], mask.shape[-1]
+        batch, length = x.shape[:2]
         q, k, v = self.project(x, rotation)
-        rows = torch.arange(batch, device=x.device)[:, None]
-        heads = torch.arange(self.kv_heads, device=x.device)[None, :]
-        self.k_cache.index_put_((rows, heads, positions[:, None]), k[:, 0])
-        self.v_cache.index_put_((rows, heads, positions[:, None]), v[:, 0])
-        # The query heads that share a key head form the rows of one small product, so keys are read once.
-        q = q.reshape(batch, self.kv_heads, -1, self.head_size)
-        keys, values = self.k_cache[:batch, :, :slots], self.v_cache[:batch, :, :slots]
-        out: Tensor = self.dense(self.attend(q, keys, values, mask).reshape(batch, 1, -1))
+        rows = torch.arange(batch, device=x.device)[:, None, None]
+        heads = torch.arange(self.kv_heads, device=x.device)[None, None, :]
+        self.k_cache.index_put_((rows, heads, positions[:, :, None]), k)
+        self.v_cache.index_put_((rows, heads, positions[:, :, None]), v)
+        keys, values = self.k_cache[:, :, : mask.shape[-1]], self.v_cache[:, :, : mask.shape[-1]]
+        if _is_one(length):
+            # The query heads that share a key head form the rows of one small product, so keys are read once.
+            q = q.reshape(batch, self.kv_heads, -1, self.head_size)
+            attended = self.attend(q, keys, values, mask).reshape(batch, 1, -1)
+        else:
+            keys, values = self._for_heads(keys, values)
+            attended = self.attend(q.transpose(1, 2), keys, values, mask)
+            attended = attended.transpose(1, 2).flatten(2)
+        out: Tensor = self.dense(attended)
         return out
+
+
+def _is_one(size: object) -> bool:
+    """Whether a size is statically 1; comparing a symbolic one would specialize it."""
+    return isinstance(size, int) and size == 1
 
 
 class CrossAttention(CachedProjections):
@@ -125,18 +142,18 @@ class CrossAttention(CachedProjections):
 
     def fill(self, states: Tensor) -> None:
         """Write keys and values of the encoder's output [B, S, hidden] to slots 0..S-1."""
-        batch, length, _ = states.shape
+        length = states.shape[1]
         width = self.heads * self.head_size
         kv = self.qkv.part(states, width, width + 2 * self.kv_heads * self.head_size)
         k, v = (part.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for part in kv.chunk(2, dim=-1))
-        self.k_cache[:batch, :, :length] = k
-        self.v_cache[:batch, :, :length] = v
+        self.k_cache[:, :, :length] = k
+        self.v_cache[:, :, :length] = v
 
     def decode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, 1, hidden], mask bool [B, 1, 1, S] -> [B, 1, hidden]."""
+        """x [B, 1, hidden], mask [B, 1, 1, S], added to the scores -> [B, 1, hidden]."""
         batch, slots = x.shape[0], mask.shape[-1]
         q = self.qkv.part(x, 0, self.heads * self.head_size)
         q = q.view(batch, 1, self.heads, self.head_size).transpose(1, 2)
-        keys, values = self.k_cache[:batch, :, :slots], self.v_cache[:batch, :, :slots]
+        keys, values = self.k_cache[:, :, :slots], self.v_cache[:, :, :slots]
         out: Tensor = self.dense(self.attend(q, keys, values, mask).reshape(batch, 1, -1))
         return out

@@ -113,6 +113,12 @@ def embed(ids: Tensor, vocab_size: int, words: Tensor, prompt_table: Tensor) -> 
     return torch.where(visual[..., None], features, tokens)
 
 
+def additive_mask(live: Tensor, dtype: torch.dtype) -> Tensor:
+    """bool -> the same shape in ``dtype``: 0 where true, the smallest number elsewhere."""
+    zero = torch.zeros((), dtype=dtype, device=live.device)
+    return torch.where(live, zero, torch.finfo(dtype).min)
+
+
 def attention_scale(llm: LlmFacts) -> float:
     """Factor of the attention scores."""
     return 1.0 / (llm.q_scaling * math.sqrt(llm.head_size))

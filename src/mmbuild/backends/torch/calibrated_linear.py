@@ -31,8 +31,6 @@ from mmbuild.models.checkpoint import calibrated_layout as stored
 from mmbuild.models.checkpoint.calibrated_layout import FLOAT8_FROM_SM
 from mmbuild.models.errors import CheckpointError, EngineError
 
-# Scalars are bound as several copies, because Inductor compiles constants of up to 8 elements into the package.
-SCALAR_COPIES = 16
 # Largest values of int8 and float8_e4m3fn.
 _INT8_MAX, _FP8_MAX = 127, 448.0
 # Minimum scale, for tokens that are all zero.
@@ -150,7 +148,7 @@ class Fp8Linear(RankLinear):
 
     weight float8_e4m3fn [out, in]. On the CPU inputs are not rounded. Products are computed in the engine's dtype,
     because Inductor (torch 2.11) cannot compile ``_scaled_mm`` with factors that are parts of constants. The factors
-    are scalars, bound as :data:`SCALAR_COPIES` copies.
+    are float32 [1].
     """
 
     def __init__(
@@ -166,8 +164,8 @@ class Fp8Linear(RankLinear):
         super().__init__(config, outputs, bias=bias, reduce=reduce)
         self.rounds_inputs = layout == "rows"
         self.weight = frozen_parameter(torch.empty(outputs, inputs, dtype=torch.float8_e4m3fn))
-        self.weights_scaling_factor = frozen_parameter(torch.empty(SCALAR_COPIES, dtype=torch.float32))
-        self.activation_scaling_factor = frozen_parameter(torch.empty(SCALAR_COPIES, dtype=torch.float32))
+        self.weights_scaling_factor = frozen_parameter(torch.empty(1, dtype=torch.float32))
+        self.activation_scaling_factor = frozen_parameter(torch.empty(1, dtype=torch.float32))
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
@@ -205,25 +203,6 @@ def _stored_once(x: Tensor) -> Tensor:
     """
     x = x.contiguous()
     return torch.as_strided(x, x.shape, x.stride())
-
-
-def stored_shape(name: str, tensor: Tensor, config: EngineConfig) -> tuple[int, ...]:
-    """Shape in the checkpoint of the module's tensor ``name``."""
-    return (1,) if _is_scalar(name, config) else tuple(tensor.shape)
-
-
-def bound(name: str, tensor: Tensor, config: EngineConfig) -> Tensor:
-    """The tensor that packages are bound to for a checkpoint tensor: scalars are repeated."""
-    return tensor.expand(SCALAR_COPIES).contiguous() if _is_scalar(name, config) else tensor
-
-
-def reads(name: str, config: EngineConfig, device: str) -> bool:
-    """Whether graphs for ``device`` read the module's tensor ``name``: on the CPU FP8 does not round inputs."""
-    return not (config.quant_algo == "FP8" and device == "cpu" and name.endswith("activation_scaling_factor"))
-
-
-def _is_scalar(name: str, config: EngineConfig) -> bool:
-    return config.quant_algo == "FP8" and name.endswith("_scaling_factor")
 
 
 _WEIGHT_ONLY = ("W8A16", "W4A16")

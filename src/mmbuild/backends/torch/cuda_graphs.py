@@ -1,17 +1,16 @@
 """Runs decode steps as CUDA graphs.
 
-A graph has fixed shapes, but the live part of the cache grows. So there is one graph per batch size and multiple of
-``BUCKET`` slots, captured on first use; a step reads at most ``BUCKET - 1`` dead slots.
+A graph has fixed shapes, but the live part of the cache grows. So there is one graph per range of rows and multiple
+of ``BUCKET`` slots, captured on first use; a step reads at most ``BUCKET - 1`` dead slots.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from mmbuild.backends.torch.aot_package import Package
 
 BUCKET = 128
 _WARM_UP_RUNS = 2
@@ -24,48 +23,48 @@ class _Captured:
     logits: Tensor
 
 
+Step = Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], Tensor]
+"""A decode step: inputs that change from step to step, and views of slots -> logits."""
+
+
 class DecodeGraphs:
-    """Calls decode packages through graphs for the batch size and the live part of the caches."""
+    """Runs decode steps through graphs for the rows and the live part of the caches."""
 
     def __init__(self) -> None:
         self._captured: dict[tuple[int, ...], _Captured] = {}
 
     def __call__(
-        self, decode: Package, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...], order: tuple[int, ...]
+        self, step: Step, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...], rows: tuple[int, int]
     ) -> Tensor:
-        """Run ``decode`` on ``inputs`` (each [B]) and ``views`` of the slots, cut to buckets -> float32 [B, vocab].
+        """Run ``step`` on ``inputs`` (each [B]) and ``views`` of the slots, cut to buckets -> float32 [B, vocab].
 
         Args:
-            decode: The package.
+            step: The step.
             inputs: Tensors whose values change from step to step.
             views: Slots to read; always the same memory for the same length.
-            order: Order of inputs and views in the package's arguments.
+            rows: Range of cache rows that the step works on.
         """
-        key = (inputs[0].shape[0], *(view.shape[0] for view in views))
+        key = (*rows, *(view.shape[0] for view in views))
         if key not in self._captured:
-            self._captured[key] = self._capture(decode, inputs, views, order)
+            self._captured[key] = self._capture(step, inputs, views)
         captured = self._captured[key]
         for own, value in zip(captured.inputs, inputs, strict=True):
             own.copy_(value)
         captured.graph.replay()
         return captured.logits
 
-    def _capture(
-        self, decode: Package, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...], order: tuple[int, ...]
-    ) -> _Captured:
+    def _capture(self, step: Step, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...]) -> _Captured:
         # The warm-up runs execute this step, so they write the same values to the same cache slots.
         inputs = tuple(value.clone() for value in inputs)
-        given = (*inputs, *views)
-        arguments = [given[place] for place in order]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_RUNS):
-                decode(*arguments)
+                step(inputs, views)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = decode(*arguments)
+            logits = step(inputs, views)
         return _Captured(graph, inputs, logits)
 
 

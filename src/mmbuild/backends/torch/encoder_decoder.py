@@ -1,8 +1,8 @@
-"""Encoder-decoder language models (T5, mBART's decoder), written for export.
+"""Encoder-decoder language models (T5, mBART's decoder), written for export in parts.
 
 *Encode* runs once per batch: T5's encoder over prompts and prompt table, or no encoder if the visual features are
-already encoded (Nougat). It fills the decoder's cross-attention caches. *Decode* runs one token per sequence; the
-first is the model's start token, so the decoder needs no prefill.
+already encoded (Nougat). Then *fill* writes the cross-attention caches of each decoder layer. *Decode* runs one token
+per sequence; the first is the model's start token, so the decoder needs no prefill.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mmbuild.backends.torch import positions as relative_position
 from mmbuild.backends.torch.attention import Attention, CrossAttention, EncoderAttention
-from mmbuild.backends.torch.blocks import Mlp, Weight, embed, embedding_scale, norm
+from mmbuild.backends.torch.blocks import Mlp, Weight, additive_mask, embed, embedding_scale, norm
 from mmbuild.backends.torch.calibrated_linear import linear_maker
 from mmbuild.backends.torch.config import EngineConfig, local_heads
 from mmbuild.backends.torch.distributed.collectives import gather_vocabulary
@@ -39,7 +39,9 @@ class Embedding(nn.Module):
         x = F.embedding(ids, self.vocab_embedding.weight)
         x = x * self.scale if self.scale != 1.0 else x
         if self.position_embedding is not None:
-            x = x + F.embedding(positions, self.position_embedding.weight)
+            # A row without a sequence has the position of the spare slot, which may be beyond the table.
+            table = self.position_embedding.weight
+            x = x + F.embedding(positions.clamp_max(table.shape[0] - 1), table)
         return x if self.embedding_layernorm is None else self.embedding_layernorm(x)
 
 
@@ -77,16 +79,18 @@ class Encoder(nn.Module):
         buckets = relative_position.buckets(llm, self.reach, both_ways=True)
         self.register_buffer("position_buckets", buckets.to(torch.get_default_device()))
 
-    def forward(self, ids: Tensor, lengths: Tensor, prompt_table: Tensor) -> Tensor:
-        """ids int64 [B, L] right-padded, lengths int64 [B], prompt_table [rows, hidden] -> [B, L, hidden]."""
+    def embed(self, ids: Tensor, lengths: Tensor, prompt_table: Tensor) -> tuple[Tensor, Tensor]:
+        """ids int64 [B, L] right-padded, lengths int64 [B], prompt_table [rows, hidden] -> x [B, L, hidden], and the
+        mask of all layers [B, heads, L, L], the relative bias included."""
         x = embed(ids, self.vocab_size, self.embedding.vocab_embedding.weight, prompt_table)
         table = self.encoder_layers[0].attention.rel_attn_table
         bias = relative_position.encoder_bias(table, self.position_buckets, ids.shape[1], self.reach)
         slots = torch.arange(ids.shape[1], device=ids.device)
         known = (slots[None, :] < lengths[:, None])[:, None, None, :]
-        mask = torch.where(known, bias[None], torch.finfo(bias.dtype).min)
-        for layer in self.encoder_layers:
-            x = layer(x, mask)
+        return x, torch.where(known, bias[None], torch.finfo(bias.dtype).min)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Output of the last layer [B, L, hidden] -> states for cross-attention."""
         y: Tensor = self.final_layernorm(x)
         return y
 
@@ -104,9 +108,15 @@ class DecoderLayer(nn.Module):
         self.mlp = Mlp(config, llm, make)
         self.mlp_layernorm = norm(config, llm)
 
+    def fill(self, states: Tensor) -> Tensor:
+        """Fill the cross-attention caches from encoded states [B, S, hidden] -> S, int64 [1], because a graph must
+        return something."""
+        self.cross_attention.fill(states)
+        return torch.full((1,), states.shape[1], device=states.device)
+
     def decode(self, x: Tensor, positions: Tensor, mask: Tensor, cross_mask: Tensor) -> Tensor:
-        """x [B, 1, hidden] -> the same; masks as in :mod:`mmbuild.backends.torch.attention`."""
-        x = x + self.self_attention.decode(self.self_attention_layernorm(x), None, positions, mask)
+        """x [B, 1, hidden], positions [B, 1] -> the same; masks as in :mod:`mmbuild.backends.torch.attention`."""
+        x = x + self.self_attention.extend(self.self_attention_layernorm(x), None, positions, mask)
         x = x + self.cross_attention.decode(self.cross_attention_layernorm(x), cross_mask)
         y: Tensor = x + self.mlp(self.mlp_layernorm(x))
         return y
@@ -131,14 +141,30 @@ class Decoder(nn.Module):
             buckets = relative_position.buckets(llm, config.max_seq_len, both_ways=False)
             self.register_buffer("position_buckets", buckets.to(torch.get_default_device()))
 
-    def mask(self, positions: Tensor, slots: Tensor) -> Tensor:
-        """Mask of the self-attention scores: [B, 1 or heads, 1, slots]."""
-        live = (slots[None, :] <= positions[:, None])[:, None, None, :]
+    def embed(
+        self, ids: Tensor, positions: Tensor, slots: Tensor, lengths: Tensor, cross_slots: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The input of the first layer, and what all layers share.
+
+        Args:
+            ids: int64 [B, 1].
+            positions: int64 [B, 1] of those tokens.
+            slots: int64 [S] = 0..S-1: its length is the number of cache slots that layers read.
+            lengths: int64 [B] of the encoded prompts.
+            cross_slots: int64 [C] = 0..C-1, C at least the longest length.
+
+        Returns:
+            x [B, 1, hidden]; mask of self-attention [B, 1 or heads, 1, S], the relative bias included; mask of
+            cross-attention [B, 1, 1, C].
+        """
+        x = self.embedding(ids, positions)
+        cross = additive_mask(cross_slots[None, :] < lengths[:, None], x.dtype)[:, None, None, :]
+        live = (slots[None, :] <= positions)[:, None, None, :]
         if not self.relative:
-            return live
+            return x, additive_mask(live, x.dtype), cross
         table = self.decoder_layers[0].self_attention.rel_attn_table
-        bias = relative_position.decoder_bias(table, self.position_buckets, positions, slots)
-        return torch.where(live, bias, torch.finfo(bias.dtype).min)
+        bias = relative_position.decoder_bias(table, self.position_buckets, positions[:, 0], slots)
+        return x, torch.where(live, bias, torch.finfo(bias.dtype).min), cross
 
     def logits(self, x: Tensor) -> Tensor:
         """Last hidden states [B, hidden] -> float32 [B, vocab_size]."""
@@ -164,57 +190,3 @@ class EncoderDecoder(nn.Module):
         make = linear_maker(config, layout)
         self.encoder = Encoder(config, config.encoder, make) if config.encoder else None
         self.decoder = Decoder(config, layout, make)
-
-    def fill(self, states: Tensor) -> None:
-        """Fill the cross-attention cache of every layer from the encoder's output [B, S, hidden]."""
-        for layer in self.decoder.decoder_layers:
-            layer.cross_attention.fill(states)
-
-
-class EncodePrompts(nn.Module):
-    """Encode graph: encodes prompts and fills the cross-attention caches."""
-
-    def __init__(self, model: EncoderDecoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: Tensor, lengths: Tensor, prompt_table: Tensor) -> Tensor:
-        """ids int64 [B, L] right-padded, lengths int64 [B], prompt_table [rows, hidden] -> [B, L, hidden]."""
-        assert self.model.encoder is not None
-        states: Tensor = self.model.encoder(ids, lengths, prompt_table)
-        self.model.fill(states)
-        return states
-
-
-class EncodeFeatures(nn.Module):
-    """Encode graph: fills the cross-attention caches with the visual features of each sequence."""
-
-    def __init__(self, model: EncoderDecoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, features: Tensor) -> Tensor:
-        """features [B, S, hidden] -> S, int64 [1], because a graph must return something."""
-        self.model.fill(features)
-        return torch.full((1,), features.shape[1], device=features.device)
-
-
-class Decode(nn.Module):
-    """Decode graph: one token per sequence to logits of the next one."""
-
-    def __init__(self, model: EncoderDecoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self, ids: Tensor, positions: Tensor, slots: Tensor, lengths: Tensor, cross_slots: Tensor
-    ) -> Tensor:
-        """ids, positions int64 [B], slots int64 [S] as in a decoder-only model; lengths int64 [B] of the encoded
-        prompts, cross_slots int64 [C] = 0..C-1, C at least the longest length -> float32 [B, vocab]."""
-        decoder = self.model.decoder
-        mask = decoder.mask(positions, slots)
-        cross_mask = (cross_slots[None, :] < lengths[:, None])[:, None, None, :]
-        x = decoder.embedding(ids[:, None], positions[:, None])
-        for layer in decoder.decoder_layers:
-            x = layer.decode(x, positions, mask, cross_mask)
-        return decoder.logits(x[:, 0])

@@ -85,6 +85,7 @@ class Engine:
                 code="MM764",
                 hint="`mmbuild run` runs it with TensorRT-LLM's runner",
             )
+        layout.require_current(directory, description)
         if description.llm["tensor_parallel"] > 1:
             from mmbuild.backends.torch.rank_worker import load_distributed
 

@@ -8,6 +8,7 @@ What is in an action's parameters is in its key, so each action gets exactly wha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ QUANT_ALGO: Mapping[str, str | None] = {
     **{name: how.quant_algo for name, how in calibrated_layouts.ALGORITHMS.items()},
 }
 
+# Packages of an engine that compile at once.
+_COMPILE_CORES = 4
 _LIMITS = ("max_batch_size", "max_beam_width", "max_input_len", "max_output_len", "max_multimodal_len")
 
 
@@ -183,7 +186,9 @@ class _Lowering:
             target=self.target,
             toolchain={"torch": local_environment.compiler(self.target, self.context.pins)},
             resources=self.compiling(
-                self.size.engine_memory + self._caches(), 10.0 + 3.0 * facts.llm.num_hidden_layers
+                2 * self.size.engine_memory + self._caches() // facts.llm.num_hidden_layers,
+                30.0,
+                _COMPILE_CORES,
             ),
         )
 
@@ -213,12 +218,22 @@ class _Lowering:
                 "torch": local_environment.compiler(self.target, self.context.pins),
                 "transformers": local_environment.version("transformers", self.context.pins),
             },
-            resources=self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
+            # TensorRT chooses kernels by timing them.
+            resources=replace(
+                self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
+                gpu_shared="tensorrt" not in params,
+            ),
         )
 
-    def compiling(self, memory: int, seconds: float) -> Resources:
-        gpus = 1 if self.target["device"] == "cuda" else 0
-        return Resources(memory=memory, disk=estimate.PACKAGE_DISK, gpus=gpus, seconds=seconds)
+    def compiling(self, memory: int, seconds: float, cores: int = 1) -> Resources:
+        return Resources(
+            cores=cores,
+            memory=memory,
+            disk=estimate.PACKAGE_DISK,
+            gpus=1 if self.target["device"] == "cuda" else 0,
+            gpu_shared=True,
+            seconds=seconds,
+        )
 
     def assemble(self, inputs: Mapping[str, str]) -> Action:
         return self.add(

@@ -1,7 +1,7 @@
 """Reads the shapes that a package was compiled for from its sources, without running it.
 
-A package gets its weights and caches only by name and address, so it would access a smaller tensor beyond its end.
-AOTInductor keeps the C++ of the wrapper in the package, which lists every constant with its shape.
+A package trusts the sizes of its inputs, weights and caches included. AOTInductor keeps the C++ of the wrapper in the
+package, which has a check of every input (and by default does not call it).
 """
 
 from __future__ import annotations
@@ -9,69 +9,72 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError, require_regular
 from mmbuild.base.limits import MB
 from mmbuild.models.errors import EngineError
 
-# Packages name constants after the wrapper module (`Prefill.model`), checkpoints do not.
-PACKAGE_PREFIX = "model."
-
-Shape = tuple[int, ...]
-
 _WRAPPER = ".wrapper.cpp"
 _MOST_BYTES = 64 * MB
-_SHAPE = re.compile(rb"constants_info_\[(\d+)\]\.shape = \{([0-9, ]*)\};")
-_NAME = re.compile(rb'constants_info_\[(\d+)\]\.original_fqn = "([^"\n]*)";')
 _INPUT = b"static void check_input_"
-_ROWS = re.compile(rb"if \((\d+) != arg\d+_\d+_size\[0\]\)")
-_FIRST = b"constants_info_[0]"
+_STATIC = re.compile(rb"if \((\d+) != arg\d+_\d+_size\[(\d+)\]\)")
+_MOST = re.compile(rb"if \(arg\d+_\d+_size\[(\d+)\] > (\d+)\)")
 
 
-def compiled_shapes(path: Path) -> dict[str, Shape]:
-    """Shapes of the constants by name in the exported module; empty if the package does not list them."""
-    source = _wrapper(path)
-    begin, end = source.find(_FIRST), source.rfind(b"constants_info_[")
-    lines = source[begin : source.find(b"\n", end) + 1] if begin >= 0 else b""
-    shapes = {index: tuple(map(int, sizes.split(b","))) if sizes else () for index, sizes in _shapes(lines)}
-    names = {match[1]: match[2].decode("utf-8", "replace") for match in _NAME.finditer(lines)}
-    return {name: shapes[index] for index, name in names.items() if index in shapes}
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of an input that a package was compiled for, by dimension.
+
+    Attributes:
+        static: Exact sizes.
+        most: Upper limits of dynamic ones.
+    """
+
+    static: Mapping[int, int] = field(default_factory=dict)
+    most: Mapping[int, int] = field(default_factory=dict)
 
 
-def check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
-    """Check that constants have the shapes that the package was compiled for.
+def compiled_sizes(path: Path) -> tuple[Sizes, ...]:
+    """The sizes of every input; empty if the package does not list them."""
+    sizes = {}
+    for part in _wrapper(path).split(_INPUT)[1:]:
+        number, _, body = part.partition(b"(")
+        if number.isdigit():
+            static = {int(dim): int(size) for size, dim in _STATIC.findall(body)}
+            sizes[int(number)] = Sizes(static, {int(dim): int(size) for dim, size in _MOST.findall(body)})
+    return tuple(sizes.get(index, Sizes()) for index in range(max(sizes, default=-1) + 1))
+
+
+def check_sizes(path: Path, given: Sequence[tuple[str, Sequence[int]] | None]) -> None:
+    """Check that tensors have the sizes that a package was compiled for.
 
     Args:
         path: The package.
-        shapes: Shapes by the constants' names in a checkpoint; unknown names are ignored.
+        given: Name and shape of each input in order, the largest if shapes vary; None for those of unknown shape.
 
     Raises:
-        EngineError: MM786, a shape differs.
+        EngineError: MM786, a size or the number of inputs differs.
     """
-    for name, required in compiled_shapes(path).items():
-        plain = name.removeprefix(PACKAGE_PREFIX)
-        if shapes.get(plain, required) != required:
-            raise _mismatch(path, f"`{plain}` of {list(required)}", f"of {list(shapes[plain])}")
+    compiled = compiled_sizes(path)
+    if compiled and len(compiled) != len(given):
+        raise _mismatch(path, f"{len(compiled)} inputs", f"{len(given)}")
+    for sizes, item in zip(compiled, given, strict=False):
+        if item is not None:
+            _check(path, sizes, *item)
 
 
-def check_input(path: Path, index: int, rows: int) -> None:
-    """Check that the first dimension of an input has the length that the package was compiled for.
-
-    Args:
-        path: The package.
-        index: Index of the input.
-        rows: Its length.
-
-    Raises:
-        EngineError: MM786, the length differs.
-    """
-    parts = _wrapper(path).split(_INPUT)[1:]
-    body = next((part for part in parts if part.startswith(b"%d(" % index)), b"")
-    match = _ROWS.search(body)
-    if match is not None and int(match[1]) != rows:
-        raise _mismatch(path, f"input {index + 1} of {int(match[1]):,} rows", f"of {rows:,}")
+def _check(path: Path, sizes: Sizes, name: str, shape: Sequence[int]) -> None:
+    for dim, size in sizes.static.items():
+        if dim >= len(shape) or shape[dim] != size:
+            raise _mismatch(path, f"`{name}` with {size:,} in dimension {dim + 1}", f"one of {list(shape)}")
+    for dim, size in sizes.most.items():
+        if dim < len(shape) and shape[dim] > size:
+            raise _mismatch(
+                path, f"`{name}` with at most {size:,} in dimension {dim + 1}", f"one of {list(shape)}"
+            )
 
 
 def _mismatch(path: Path, compiled: str, actual: str) -> EngineError:
@@ -81,10 +84,6 @@ def _mismatch(path: Path, compiled: str, actual: str) -> EngineError:
         hint="the engine directory mixes files of two builds, or its engine.json was edited; "
         "run `mmbuild apply` with its recipe",
     )
-
-
-def _shapes(lines: bytes) -> list[tuple[bytes, bytes]]:
-    return [(match[1], match[2].strip(b", ")) for match in _SHAPE.finditer(lines)]
 
 
 def _wrapper(path: Path) -> bytes:

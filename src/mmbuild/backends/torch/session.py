@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmbuild.backends.engine_dir import description
-from mmbuild.backends.torch import aot_package, build_module, weights
+from mmbuild.backends.torch import build_module, weights
+from mmbuild.backends.torch.bound_packages import BoundPackages, Rows
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.cuda_graphs import DecodeGraphs, bucket
+from mmbuild.backends.torch.row_caches import RowCaches
 from mmbuild.models.errors import EngineError
-
-# Places of (tokens, positions[, lengths]) and (slots[, cross_slots]) among a decode package's arguments.
-_ORDER = {False: (0, 1, 2), True: (0, 1, 3, 2, 4)}
 
 
 class Session:
-    """One batch at a time: :meth:`prefill`, then :meth:`decode` until done.
+    """Sequences in the rows of the KV caches: :meth:`prefill` starts some, :meth:`extend` and :meth:`decode` go on.
 
-    Loading compiles nothing. The KV caches live as long as the session. Values from an earlier batch are masked, and
-    also cleared where they may be read (if prompts differ in length, or graphs read more slots than are live),
-    because a mask does not hide non-finite values.
+    Rows are independent: a row can be started, extended or decoded while others hold live sequences. Calls without
+    ``rows`` are about the last batch that was started.
+
+    Loading compiles nothing. The caches live as long as the session. Values that an earlier sequence left in a row
+    are masked, and also cleared, because a mask does not hide non-finite values.
     """
 
     def __init__(
@@ -44,30 +45,28 @@ class Session:
         """
         self.config = config
         self.device = str(target["device"])
-        self._constants: dict[str, Tensor] = {}
+        tensors: dict[str, Tensor] = {}
         for prefix, path in files.items():
-            tensors = weights.arrange(weights.load_rank_file(path, self.device), config, self.device)
-            self._constants |= {prefix + name: tensor for name, tensor in tensors.items()}
-        self.weight_bytes = sum(value.numel() * value.element_size() for value in self._constants.values())
-        self._constants |= build_module.runtime_buffers(config, self.device)
-        self._packages = {
-            name: aot_package.load_package(directory / f"{name}.pt2", self._constants, self.device)
-            for name in description.packages(config.to_json())
-        }
+            arranged = weights.arrange(weights.load_rank_file(path, self.device), config, self.device)
+            tensors |= {prefix + name: tensor for name, tensor in arranged.items()}
+        self.weight_bytes = sum(value.numel() * value.element_size() for value in tensors.values())
+        buffers = build_module.runtime_buffers(config, self.device)
+        self._caches = RowCaches(config, buffers)
+        self._packages = BoundPackages(config, directory, tensors | buffers, self.device)
         self._slots = torch.arange(max(config.max_seq_len, config.cross_len), device=self.device)
+        self._table = torch.empty(0) if config.cross_len else self.empty_prompt_table()
         self._graphs = DecodeGraphs() if self.device == "cuda" else None
-        self._positions: Tensor | None = None
-        self._longest = 0
-        self._encoded: Tensor | None = None
-        self._longest_encoded = 0
+        self._rows: tuple[int, ...] = ()
 
     def empty_prompt_table(self) -> Tensor:
         """A prompt table to fill: zeros [max_multimodal_len, hidden] in the engine's dtype."""
         shape = (self.config.max_multimodal_len, self.config.hidden_size)
         return torch.zeros(shape, dtype=self.config.torch_dtype, device=self.device)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], visual: Tensor) -> Tensor:
-        """Start a batch of prompts; their lengths may differ.
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None
+    ) -> Tensor:
+        """Start a sequence per prompt; their lengths may differ.
 
         Ids >= vocab_size are rows of the prompt table.
 
@@ -75,43 +74,98 @@ class Session:
             prompts: Token ids; with cross-attention to features, the decoder's start token each.
             visual: The prompt table [max_multimodal_len, hidden], or, with cross-attention to features, the features
                 of each sequence [B, max_multimodal_len, hidden].
+            rows: Cache row of each sequence, different ones; what they held is gone. Default: 0 to B - 1.
 
         Returns:
             Logits of each prompt's first new token, float32 [B, vocab_size].
 
         Raises:
-            EngineError: A prompt is empty or longer than max_input_len, the batch is larger than
-                max_batch_size, ``visual`` has another shape, or an id is outside vocabulary and table.
+            EngineError: A prompt is empty or longer than max_input_len, the batch is larger than max_batch_size,
+                ``visual`` has another shape, an id is outside vocabulary and table, or there is no such row.
         """
         check_batch(self.config, prompts, visual)
-        if not self.config.llm.cross_attention:
-            return self._prefill(prompts, visual)
-        if self.config.encoder is None:
-            return self._start(torch.tensor([visual.shape[1]] * len(prompts)), (visual,))
-        ids, lengths = self._padded(prompts)
-        return self._start(lengths, (ids, lengths, visual))
+        self._rows = self._checked(range(len(prompts)) if rows is None else rows, len(prompts))
+        start = self._encode if self.config.llm.cross_attention else self._prefill
+        spans = _spans(self._rows)
+        with torch.inference_mode():
+            parts = [
+                start([prompts[place] for place in places], visual, places, span) for places, span in spans
+            ]
+        return _in_order(parts, spans)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], table: Tensor) -> Tensor:
+    def extend(
+        self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None
+    ) -> Tensor:
+        """Go on with the prompts of sequences that :meth:`prefill` started: a prompt in parts.
+
+        Args:
+            prompts: The next token ids of each sequence; as for :meth:`prefill`.
+            visual: The prompt table.
+            rows: Row of each sequence.
+
+        Returns:
+            Logits of each sequence's next token, float32 [B, vocab_size].
+
+        Raises:
+            EngineError: As :meth:`prefill`; MM509, a row holds no sequence; MM510, the tokens exceed the engine's
+                slots.
+        """
+        check_batch(self.config, prompts, visual)
+        rows = self._checked(self._rows if rows is None else rows, len(prompts))
+        self._require_slots(rows, list(map(len, prompts)))
+        spans = _spans(rows)
+        with torch.inference_mode():
+            parts = [
+                self._extend([prompts[place] for place in places], visual, span) for places, span in spans
+            ]
+        return _in_order(parts, spans)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], table: Tensor, _: Sequence[int], rows: Rows
+    ) -> Tensor:
         ids, lengths = self._padded(prompts)
         longest = ids.shape[1]
-        if min(map(len, prompts)) < longest or self._graphs is not None:
-            self._clear(longest)
-        with torch.inference_mode():
-            logits: Tensor = self._packages["prefill"](ids, lengths, table)
-        self._positions, self._longest = lengths, longest
-        return logits
+        self._caches.start(rows, [len(prompt) for prompt in prompts], longest)
+        positions = self._slots[:longest].expand(len(prompts), -1).contiguous()
+        x, _mask, *rotation = self._packages("embed", ids, positions, self._slots[:1], table)
+        x = self._packages.layers("layer_prefill", x, *rotation, rows=rows)
+        return self._logits(x, lengths)
 
-    def _start(self, lengths: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Encode a batch, then decode the start token of every sequence."""
+    def _extend(self, prompts: Sequence[Sequence[int]], table: Tensor, rows: Rows) -> Tensor:
+        ids, lengths = self._padded(prompts)
+        starts = self._caches.lengths[slice(*rows)]
+        self._caches.advance(range(*rows), [len(prompt) for prompt in prompts])
+        # Padding goes to the spare slot, which is never read.
+        positions = torch.full_like(ids, self.config.max_seq_len)
+        for row, (start, prompt) in enumerate(zip(starts, prompts, strict=True)):
+            positions[row, : len(prompt)] = self._slots[start : start + len(prompt)]
+        slots = self._slots[: max(self._caches.lengths[slice(*rows)])]
+        x, mask, *rotation = self._packages("embed", ids, positions, slots, table)
+        x = self._packages.layers("layer_chunk", x, positions, mask, *rotation, rows=rows)
+        return self._logits(x, lengths)
+
+    def _logits(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Logits of each sequence's last token, from hidden states [B, L, hidden]."""
+        last = x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+        return self._packages("head" if len(last) == 1 else "head_batch", last)[0]
+
+    def _encode(
+        self, prompts: Sequence[Sequence[int]], visual: Tensor, places: Sequence[int], rows: Rows
+    ) -> Tensor:
+        """Encode sequences, then decode the start token of each."""
         start = self.config.llm.decoder_start_token_id
         assert start is not None
-        self._encoded, self._longest_encoded = lengths.to(self.device), int(lengths.max())
-        if self._graphs is not None:
-            self._clear(0, self._longest_encoded)
-        with torch.inference_mode():
-            self._packages["encode"](*inputs)
-        self._positions, self._longest = torch.zeros_like(self._encoded), 0
-        return self.decode(torch.full_like(self._encoded, start))
+        if self.config.encoder is None:
+            states, encoded = visual[list(places)].contiguous(), [visual.shape[1]] * len(prompts)
+        else:
+            ids, lengths = self._padded(prompts)
+            encoded = [len(prompt) for prompt in prompts]
+            x, mask = self._packages("encoder_embed", ids, lengths, visual)
+            x = self._packages.layers("encoder_layer", x, mask)
+            (states,) = self._packages("encoder_finish", x)
+        self._caches.start(rows, [0] * len(prompts), 0, encoded)
+        self._packages.each_layer("cross_fill", states, rows)
+        return self._decode([start] * len(prompts), tuple(range(*rows)))
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """ids int64 [B, L], right-padded with zeros, and lengths int64 [B]."""
@@ -122,15 +176,8 @@ class Session:
         lengths = torch.tensor([len(prompt) for prompt in prompts])
         return ids.to(self.device), lengths.to(self.device)
 
-    def _clear(self, start: int, encoded: int = 0) -> None:
-        """Zero the slots from ``start`` on, in cross-attention caches from ``encoded`` on. Covers all sequences,
-        because beams also use those beyond the batch."""
-        for name, cache in self._constants.items():
-            if build_module.is_cache(name):
-                cache[:, :, encoded if build_module.is_cross_cache(name) else start :] = 0
-
     def select(self, rows: Tensor) -> None:
-        """Continue with ``rows`` of the batch, int64 [n]; rows may be repeated or dropped.
+        """Continue with ``rows`` of the batch, int64 [n], in rows 0 to n - 1; rows may be repeated or dropped.
 
         Raises:
             EngineError: More rows than the engine has sequences.
@@ -141,56 +188,118 @@ class Session:
                 code="MM511",
                 hint="raise max_batch_size or max_beam_width in the recipe",
             )
-        assert self._positions is not None
-        rows = rows.to(self.device)
-        for name, cache in self._constants.items():
-            if build_module.is_cache(name):
-                live = self._longest_encoded if build_module.is_cross_cache(name) else self._longest
-                cache[: len(rows), :, :live] = cache[:, :, :live].index_select(0, rows)
-        self._positions = self._positions.index_select(0, rows)
-        if self._encoded is not None:
-            self._encoded = self._encoded.index_select(0, rows)
+        self._caches.select([self._rows[row] for row in rows.tolist()])
+        self._rows = tuple(range(len(rows)))
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Append one token to every sequence: int64 [B] -> logits float32 [B, vocab_size].
+    def decode(self, tokens: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """Append one token to each sequence: int64 [B] -> logits float32 [B, vocab_size].
 
         On CUDA the result is overwritten by the next call.
+
+        Args:
+            tokens: The tokens.
+            rows: Row of each sequence.
 
         Raises:
             EngineError: MM509, there was no prefill; MM510, a sequence has reached the engine's last slot.
         """
-        if self._positions is None:
+        if rows is None and not self._rows:
             raise EngineError("decode was called before prefill", code="MM509")
-        if self._longest >= self.config.max_seq_len:
+        rows = self._checked(self._rows if rows is None else rows, len(tokens))
+        self._require_slots(rows, [1] * len(rows))
+        with torch.inference_mode():
+            return self._decode(tokens, rows)
+
+    def _decode(self, tokens: Tensor | Sequence[int], rows: tuple[int, ...]) -> Tensor:
+        tokens = torch.as_tensor(tokens, device=self.device)
+        # One sequence has packages of its own. Several are decoded together with the rows between them, whose results
+        # nobody reads: they write to the spare slot.
+        span = (rows[0], rows[0] + 1) if len(rows) == 1 else (0, max(rows) + 1)
+        complete = rows == tuple(range(*span))
+        if not complete:
+            tokens = torch.zeros(span[1], dtype=torch.int64, device=self.device).index_copy(
+                0, torch.tensor(rows, device=self.device), tokens
+            )
+        positions = self._caches.positions(span, rows)
+        self._caches.advance(rows, [1] * len(rows))
+        inputs, views = self._step_arguments(tokens, positions, rows, span)
+        step = partial(self._step, span)
+        logits = step(inputs, views) if self._graphs is None else self._graphs(step, inputs, views, span)
+        return logits if complete else logits[list(rows)]
+
+    def _step_arguments(
+        self, tokens: Tensor, positions: Tensor, rows: Sequence[int], span: Rows
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Inputs that change from step to step, and views of the slots to read."""
+        config, caches = self.config, self._caches
+        inputs: tuple[Tensor, ...] = (tokens, positions)
+        limits = [(max(caches.lengths[row] for row in rows), config.max_seq_len)]
+        if config.cross_len:
+            inputs += (caches.encoded_tensor(span),)
+            limits.append((max(caches.encoded[row] for row in rows), config.cross_len))
+        cuts = [bucket(*pair) if self._graphs is not None else pair[0] for pair in limits]
+        return inputs, tuple(self._slots[:cut] for cut in cuts)
+
+    def _step(self, span: Rows, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...]) -> Tensor:
+        """One token of each sequence in a range of rows: embedding, layers, head."""
+        tokens, positions, *lengths = inputs
+        ids, places = tokens[:, None], positions[:, None]
+        layer, head = ("layer_decode", "head") if len(tokens) == 1 else ("layer_decode_batch", "head_batch")
+        if lengths:
+            x, *shared = self._packages("embed", ids, places, views[0], *lengths, views[1])
+        else:
+            x, *shared = self._packages("embed", ids, places, views[0], self._table)
+        x = self._packages.layers(layer, x, places, *shared, rows=span)
+        return self._packages(head, x[:, 0])[0]
+
+    def _checked(self, rows: Sequence[int], count: int) -> tuple[int, ...]:
+        """``rows``, which must be ``count`` different ones that the engine has."""
+        most = self.config.sequences
+        if len(rows) != count or len(set(rows)) != count or not all(0 <= row < most for row in rows):
             raise EngineError(
-                f"a sequence has reached the engine's {self.config.max_seq_len} tokens "
+                f"{count} sequences are given for the rows {list(rows)} of an engine with {most}",
+                code="MM511",
+                hint=f"name one row for each sequence, from 0 to {most - 1}",
+            )
+        return tuple(rows)
+
+    def _require_slots(self, rows: Sequence[int], counts: Sequence[int]) -> None:
+        """Check that rows hold sequences that ``counts`` more tokens fit in."""
+        caches, most = self._caches, self.config.max_seq_len
+        if not all(caches.started[row] for row in rows):
+            raise EngineError("a row holds no sequence: prefill starts one", code="MM509")
+        if any(caches.lengths[row] + count > most for row, count in zip(rows, counts, strict=True)):
+            raise EngineError(
+                f"a sequence has reached the engine's {most} tokens "
                 f"(prompt {self.config.prompt_len} + max_output_len {self.config.max_output_len})",
                 code="MM510",
                 hint="request fewer new tokens, or raise max_output_len in the recipe",
             )
-        self._longest += 1
-        decode = self._packages["decode" if len(tokens) == 1 else "decode_batch"]
-        inputs, views, order = self._arguments(tokens)
-        with torch.inference_mode():
-            if self._graphs is not None:
-                logits = self._graphs(decode, inputs, views, order)
-            else:
-                given = (*inputs, *views)
-                logits = decode(*(given[place] for place in order))
-            self._positions = self._positions + 1
-        return logits
 
-    def _arguments(self, tokens: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[int, ...]]:
-        """Inputs that change from step to step, views of the slots to read, and the order of both."""
-        assert self._positions is not None
-        config, cross = self.config, self._encoded is not None
-        inputs: tuple[Tensor, ...] = (tokens, self._positions)
-        lengths = [(self._longest, config.max_seq_len)]
-        if self._encoded is not None:
-            inputs += (self._encoded,)
-            lengths.append((self._longest_encoded, config.cross_len))
-        cuts = [bucket(*pair) if self._graphs is not None else pair[0] for pair in lengths]
-        return inputs, tuple(self._slots[:cut] for cut in cuts), _ORDER[cross]
+
+_Spans = list[tuple[list[int], Rows]]
+
+
+def _spans(rows: Sequence[int]) -> _Spans:
+    """Ranges of consecutive rows, each with the places in ``rows`` of its members."""
+    spans: _Spans = []
+    for place in sorted(range(len(rows)), key=rows.__getitem__):
+        row = rows[place]
+        if spans and spans[-1][1][1] == row:
+            places, (first, _) = spans[-1]
+            spans[-1] = ([*places, place], (first, row + 1))
+        else:
+            spans.append(([place], (row, row + 1)))
+    return spans
+
+
+def _in_order(parts: Sequence[Tensor], spans: _Spans) -> Tensor:
+    """The results of spans in the order of the rows that were given."""
+    order = [place for places, _ in spans for place in places]
+    if len(parts) == 1 and order == sorted(order):
+        return parts[0]
+    joined = torch.cat(list(parts))
+    return torch.empty_like(joined).index_copy(0, torch.tensor(order, device=joined.device), joined)
 
 
 def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: Tensor) -> None:

@@ -1,21 +1,19 @@
-"""Loads and validates weight files, and binds weights and buffers to compiled packages."""
+"""Loads and validates weight files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmbuild.backends.engine_dir import description
-from mmbuild.backends.torch import linear
-from mmbuild.backends.torch.build_module import buffers_of, weights_of
-from mmbuild.backends.torch.calibrated_linear import bound, stored_shape
+from mmbuild.backends.torch import linear, packages
+from mmbuild.backends.torch.build_module import weights_of
 from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX, check_input, check_shapes
+from mmbuild.backends.torch.package_shapes import check_sizes
 from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.formatting import size_text
 from mmbuild.base.limits import TENSOR_HEADER
@@ -80,7 +78,7 @@ def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) ->
     algorithm = config.quant_algo
     if algorithm in BY_QUANT_ALGO:
         check_scales(tensors)
-        return {name: bound(name, tensor, config) for name, tensor in tensors.items()}
+        return dict(tensors)
     if algorithm is None or linear.layout_of(device) == "plain":
         return dict(tensors)
     return {
@@ -100,29 +98,7 @@ def rank_files(directory: Path, config: EngineConfig, rank: int) -> dict[str, Pa
     return {f"{part}.": directory / part / name for part in parts}
 
 
-def bind(constants: Mapping[str, Tensor], needed: Iterable[str], package: str) -> dict[str, Tensor]:
-    """Select the constants that a package needs, by the package's names.
-
-    Raises:
-        EngineError: MM505, neither the checkpoint nor the session has a required tensor.
-    """
-    names = {name: name.removeprefix(PACKAGE_PREFIX) for name in needed}
-    missing = sorted(plain for plain in names.values() if plain not in constants)
-    if missing:
-        raise EngineError(
-            f"package `{package}` needs `{missing[0]}`"
-            + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
-            + ", which the weights do not contain",
-            code="MM505",
-            hint="the engine directory mixes files of two builds; apply its recipe again",
-        )
-    return {name: constants[plain] for name, plain in names.items()}
-
-
 _MOST_SHOWN = 200
-_TABLE = 2
-"""Index of the prompt table among the inputs of the package that starts a batch."""
-
 Kind = tuple[str, tuple[int, ...]]
 
 # safetensors' names of dtypes.
@@ -184,12 +160,8 @@ def check_caches(directory: Path, config: EngineConfig) -> None:
     Raises:
         EngineError: MM786, a size differs.
     """
-    packages = [directory / f"{name}.pt2" for name in description.packages(config.to_json())]
-    shapes = {name: tuple(buffer.shape) for name, buffer in buffers_of(config).items()}
-    for package in packages:
-        check_shapes(package, shapes)
-    if not config.llm.cross_attention:
-        check_input(packages[0], _TABLE, config.max_multimodal_len)
+    for name, shapes in packages.largest_shapes(config).items():
+        check_sizes(directory / f"{name}.pt2", shapes)
 
 
 def expected_tensors(config: EngineConfig) -> dict[str, Kind]:
@@ -200,7 +172,7 @@ def expected_tensors(config: EngineConfig) -> dict[str, Kind]:
     """
     try:
         return {
-            name: (_SPELLINGS[tensor.dtype], stored_shape(name, tensor, config))
+            name: (_SPELLINGS[tensor.dtype], tuple(tensor.shape))
             for name, tensor in weights_of(config).items()
         }
     except EngineError:

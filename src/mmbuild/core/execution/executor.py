@@ -53,10 +53,14 @@ class Executor(Protocol):
     def grant(self, action: Action) -> Resources:
         """Return the resources granted to ``action``: its estimates, limited to what exists."""
 
-    def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:
+    def lock_gpus(self, count: int, *, shared: bool = False) -> Mapping[str, FileLock] | None:
         """Return GPUs for an action by id, with their locks; None if too few are free now.
 
         Empty for an executor that assigns GPUs itself when it places the action.
+
+        Args:
+            count: Number of GPUs.
+            shared: Whether others may use them at the same time.
         """
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:

@@ -49,8 +49,8 @@ class Local:
     def grant(self, action: Action) -> Resources:
         return grant(action.resources, self.capacity)
 
-    def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:
-        return try_lock_gpus(self.capacity.gpus, count) if count else {}
+    def lock_gpus(self, count: int, *, shared: bool = False) -> Mapping[str, FileLock] | None:
+        return try_lock_gpus(self.capacity.gpus, count, shared=shared) if count else {}
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
         return start_workers(place, preload(specs), hold)

@@ -15,14 +15,17 @@ from mmbuild.core.store.locks import FileLock, try_lock
 
 
 def try_lock_gpus(
-    uuids: Sequence[str], count: int, directory: Path | None = None
+    uuids: Sequence[str], count: int, directory: Path | None = None, *, shared: bool = False
 ) -> dict[str, FileLock] | None:
-    """Lock ``count`` of ``uuids`` across processes; return None and lock nothing if fewer are free."""
+    """Lock ``count`` of ``uuids`` across processes; return None and lock nothing if fewer are free.
+
+    A GPU that is locked ``shared`` is free for others that share it, and for nobody else.
+    """
     held: dict[str, FileLock] = {}
     for uuid in uuids:
         if len(held) == count:
             break
-        lock = try_lock((directory or _lock_directory()) / f"{uuid}.lock")
+        lock = try_lock((directory or _lock_directory()) / f"{uuid}.lock", shared=shared)
         if lock is not None:
             held[uuid] = lock
     if len(held) == count:
@@ -135,6 +138,7 @@ def grant(resources: Resources, capacity: Capacity) -> Resources:
         disk=resources.disk,
         gpus=resources.gpus,
         seconds=resources.seconds,
+        gpu_shared=resources.gpu_shared,
     )
 
 

@@ -119,7 +119,7 @@ class Scheduler:
         self, planned: PlannedAction, name: str, resources: Resources, held: ExitStack
     ) -> Resources | None:
         """Start a worker, which takes over the locks in ``held``; return None if too few GPUs are free."""
-        gpus = self.executor.lock_gpus(resources.gpus)
+        gpus = self.executor.lock_gpus(resources.gpus, shared=resources.gpu_shared)
         if gpus is None:
             if self.contended.setdefault(planned.action.definition_key, Patience()).due():
                 why = f"it needs {resources.gpus} GPUs, and other processes on this machine use too many"

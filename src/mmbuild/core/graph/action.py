@@ -24,6 +24,7 @@ class Resources:
         gpus: Number of GPUs; the scheduler grants that many ids.
         gpu_memory: Peak memory on each GPU, bytes; 0 if unknown.
         seconds: Expected wall time, for the critical path; 0 if unknown.
+        gpu_shared: Whether others may use the GPUs meanwhile: for compiling, not for anything that measures.
     """
 
     cores: int = 1
@@ -32,6 +33,7 @@ class Resources:
     gpus: int = 0
     gpu_memory: int = 0
     seconds: float = 0.0
+    gpu_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

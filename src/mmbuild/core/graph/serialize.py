@@ -13,7 +13,7 @@ from mmbuild.core.graph.plan import Build, Plan, PlannedAction
 PLAN_SCHEMA = 1
 """Version of the printed and saved format; increased when a field is removed or changes its meaning."""
 
-_RESOURCES = ("cores", "memory", "disk", "gpus", "gpu_memory", "seconds")
+_RESOURCES = ("cores", "memory", "disk", "gpus", "gpu_memory", "seconds", "gpu_shared")
 
 
 def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:

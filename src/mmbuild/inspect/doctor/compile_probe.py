@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 MARK = "mmbuild-compiled:"
@@ -20,25 +19,19 @@ def main(directory: Path) -> None:
     import torch
 
     from mmbuild.backends.torch.aot_package import cpu_isa, load_package
-    from mmbuild.backends.torch.export import compile_package
-    from mmbuild.backends.torch.package_shapes import PACKAGE_PREFIX
+    from mmbuild.backends.torch.export import WithWeights, compile_package, export
 
     torch.manual_seed(0)
-    parts = {"model": torch.nn.Linear(16, 16), "activation": torch.nn.SiLU()}
-    module, x = torch.nn.Sequential(OrderedDict(parts)).eval(), torch.randn(3, 16)
+    module, x = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.SiLU()).eval(), torch.randn(3, 16)
+    weights = {name: value.detach() for name, value in module.named_parameters()}
     started = time.monotonic()
+    program = export(WithWeights(module, "forward", list(weights)), [x, *weights.values()], [None] * 3, "cpu")
     with torch.no_grad():
-        program = torch.export.export(module, (x,))
         expected = module(x)
     path = directory / "probe.pt2"
     compile_package(program, path, {"device": "cpu", "sm": None, "isa": cpu_isa()})
     compiled = time.monotonic()
-    # Bound by checkpoint names, as in an engine.
-    constants = {
-        name.removeprefix(PACKAGE_PREFIX): value.detach() for name, value in module.named_parameters()
-    }
-    package = load_package(path, constants, "cpu")
-    actual = package(x)
+    (actual,) = load_package(path, "cpu")([x, *weights.values()])
     if not torch.allclose(actual, expected, atol=1e-5):
         raise RuntimeError(f"the compiled package is off by {float((actual - expected).abs().max()):.3g}")
     loaded = time.monotonic()

@@ -245,11 +245,12 @@ def read_llm(content: Mapping[str, Any] | None) -> LlmFacts | None:
 
 
 def shape_of(llm: LlmFacts) -> LlmFacts:
-    """``llm`` without fields that do not affect compiled packages: the position limit, unless positions are a table,
-    and tied embeddings."""
+    """``llm`` without fields that do not affect compiled packages: the number of layers, the position limit, unless
+    positions are a table, and tied embeddings."""
     learned = llm.position_embedding_type == "learned_absolute"
     return replace(
         llm,
+        num_hidden_layers=1,
         max_position_embeddings=llm.max_position_embeddings if learned else 0,
         tie_word_embeddings=False,
     )

@@ -84,8 +84,8 @@ class Cluster:
             memory=min(required.memory, max((node.memory for node in nodes), default=0)),
         )
 
-    def lock_gpus(self, count: int) -> Mapping[str, FileLock] | None:  # noqa: ARG002 (Ray chooses them)
-        return {}
+    def lock_gpus(self, count: int, *, shared: bool = False) -> Mapping[str, FileLock] | None:  # noqa: ARG002
+        return {}  # Ray chooses them
 
     @contextmanager
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> Iterator[Running]:  # noqa: ARG002

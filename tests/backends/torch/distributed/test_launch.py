@@ -16,6 +16,7 @@ from torch import nn
 from mmbuild.backends.torch.distributed import collectives, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.backends.torch.distributed.launch import run_on_ranks
+from mmbuild.backends.torch.export import WithWeights, compile_package, export
 from support import TESTS
 from support.errors import refused
 
@@ -93,14 +94,14 @@ class Half(nn.Module):
 
 
 def test_a_compiled_package_gives_what_the_unsplit_network_gives(capfd, tmp_path):
-    batch = torch.export.Dim("batch", min=1, max=4)
-    program = torch.export.export(Half(), (torch.zeros(2, 32),), dynamic_shapes=({0: batch},))
-    path = str(tmp_path / "half.pt2")
+    half, batch = Half(), torch.export.Dim("batch", min=1, max=4)
+    names = ["up", "down", "head"]
+    inputs = [torch.zeros(2, 32), *(getattr(half, name) for name in names)]
+    program = export(WithWeights(half, "forward", names), inputs, [{0: batch}, None, None, None], "cpu")
+    path = tmp_path / "half.pt2"
     with collectives.compiling(2):
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=path, inductor_configs={"aot_inductor.package_constants_in_so": False}
-        )
-    run_on_ranks(2, "support.engines.rank_programs:packaged", {"path": path})
+        compile_package(program, path, {"device": "cpu", "sm": None, "isa": "avx2"})
+    run_on_ranks(2, "support.engines.rank_programs:packaged", {"path": str(path)})
     assert max(json.loads(capfd.readouterr().out.splitlines()[-1])) < 1e-5
 
 
