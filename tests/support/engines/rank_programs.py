@@ -199,6 +199,18 @@ def answers_of(engine: Any, lengths: Sequence[int], seed: int, tokens: int) -> l
     return [[list(answer.token_ids) for answer in way] for way in (together, alone, beams)]
 
 
+def in_parts(engine: Any, request: Any, tokens: int) -> list[int]:
+    """Greedy tokens of a request whose prompt comes into another row in two parts."""
+    (prompt,), visual = engine.inputs([request])
+    engine.session.prefill([prompt[:2]], visual, rows=[1])
+    logits = engine.session.extend([prompt[2:]], visual, rows=[1])
+    answer = [int(logits.argmax())]
+    while len(answer) < tokens:
+        logits = engine.session.decode(torch.tensor(answer[-1:]), rows=[1])
+        answer.append(int(logits.argmax()))
+    return answer
+
+
 def demo_answers(build: str, family: str, seed: int, tokens: int, forced: Sequence[Sequence[int]]) -> None:
     """What the engine of a shipped model answers, and its logits along given answers, by request."""
     from mmbuild.backends.torch import Engine
@@ -211,7 +223,8 @@ def demo_answers_of(
     engine: Any, family: str, seed: int, tokens: int, forced: Sequence[Sequence[int]] = ()
 ) -> dict[str, Any]:
     """Greedy tokens of freshly drawn questions in one batch; logits [steps, vocab] of each of the first ones along
-    ``forced``, left out along its own greedy tokens. In this process."""
+    ``forced``, left out along its own greedy tokens; greedy tokens of the first one, its prompt in two parts. In this
+    process."""
     import demo_worlds
 
     requested = demo_worlds.ask(family, seed, 4, held_out=True)
@@ -226,4 +239,5 @@ def demo_answers_of(
         rows = [engine.session.prefill(prompts, visual).clone()]
         rows += [engine.session.decode(torch.tensor([token])).clone() for token in own[:-1]]
         logits.append(torch.cat(rows).tolist())
-    return {"tokens": greedy, "logits": logits}
+    parts = [] if engine.config.cross_len else in_parts(engine, requests[0], tokens)
+    return {"tokens": greedy, "logits": logits, "in parts": parts}

@@ -31,6 +31,7 @@ class RankWorker:
         self.verbs: Mapping[str, Callable[..., None]] = {
             "inputs": self._inputs,
             "prefill": self._prefill,
+            "extend": self._extend,
             "decode": self._decode,
             "select": self._select,
         }
@@ -38,12 +39,17 @@ class RankWorker:
     def _inputs(self, requests: list[Any]) -> None:
         _, self._visual = self._engine.inputs(requests)
 
-    def _prefill(self, prompts: list[list[int]], visual: Tensor | None) -> None:
-        features = self._visual if visual is None else visual.to(self._engine.session.device)
-        self._engine.session.prefill(prompts, features)
+    def _prefill(self, prompts: list[list[int]], visual: Tensor | None, *rows: list[int]) -> None:
+        self._engine.session.prefill(prompts, self._features(visual), *rows)
 
-    def _decode(self, tokens: list[int]) -> None:
-        self._engine.session.decode(self._integers(tokens))
+    def _extend(self, prompts: list[list[int]], visual: Tensor | None, *rows: list[int]) -> None:
+        self._engine.session.extend(prompts, self._features(visual), *rows)
+
+    def _features(self, visual: Tensor | None) -> Tensor | None:
+        return self._visual if visual is None else visual.to(self._engine.session.device)
+
+    def _decode(self, tokens: list[int], *rows: list[int]) -> None:
+        self._engine.session.decode(self._integers(tokens), *rows)
 
     def _select(self, rows: list[int]) -> None:
         self._engine.session.select(self._integers(rows))
@@ -116,15 +122,33 @@ class LeaderSession:
         self._shared = self._together(make, "inputs", list(requests))
         return self._shared
 
-    def prefill(self, prompts: Sequence[Sequence[int]], visual: Tensor) -> Tensor:
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None
+    ) -> Tensor:
         """As :meth:`Session.prefill`."""
+        return self._start("prefill", prompts, visual, rows)
+
+    def extend(
+        self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None
+    ) -> Tensor:
+        """As :meth:`Session.extend`."""
+        return self._start("extend", prompts, visual, rows)
+
+    def _start(
+        self, verb: str, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None
+    ) -> Tensor:
         known = self._shared is not None and visual is self._shared[1]
         reported = None if known else visual.cpu()
-        return self._call("prefill", [list(prompt) for prompt in prompts], reported, local=(prompts, visual))
+        chosen = () if rows is None else (list(rows),)
+        called = [list(prompt) for prompt in prompts], reported, *chosen
+        result: Tensor = self._call(verb, *called, local=(prompts, visual, *chosen))
+        return result
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def decode(self, tokens: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """As :meth:`Session.decode`."""
-        return self._call("decode", tokens.tolist(), local=(tokens,))
+        chosen = () if rows is None else (list(rows),)
+        result: Tensor = self._call("decode", tokens.tolist(), *chosen, local=(tokens, *chosen))
+        return result
 
     def select(self, rows: Tensor) -> None:
         """As :meth:`Session.select`."""
