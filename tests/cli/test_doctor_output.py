@@ -144,7 +144,7 @@ host
   fail     gpus             1; required: 2 GPUs
                             why: each rank needs one
                             hint: build on a machine with more GPUs, or lower engine.tensor_parallel; check CUDA_VISIBLE_DEVICES
-  ok       memory           64.0 GB (about 1.3 GB)
+  ok       memory           64.0 GB (about 2.7 GB)
   ok       store            3.0 GB free at ROOT/store (about 0.1 GB)
   warn     build directory  3.0 GB free at build
                             why: a 7B model takes 14 GB, and its engine refers to it

@@ -16,13 +16,15 @@ TOKENS = 16
 # a projection behind the tower and none, one source and two.
 MODELS = [
     pytest.param("blip2-opt", 10, marks=pytest.mark.extended),
-    ("blip2-opt/two", 6),
-    ("blip2-t5", 4),
+    ("blip2-opt/two", 10),
+    pytest.param("blip2-opt/two", 6, marks=pytest.mark.extended),
+    pytest.param("blip2-t5", 4, marks=pytest.mark.extended),
     ("blip2-t5/two", 1),
     ("nougat", 1),
     pytest.param("nougat", 7, marks=pytest.mark.extended),
     ("vila", 1),
-    ("vila/flat", 2),
+    ("vila/flat", 1),
+    pytest.param("vila/flat", 2, marks=pytest.mark.extended),
 ]
 models = pytest.mark.parametrize(("family", "seed"), MODELS)
 

@@ -70,6 +70,7 @@ _RUN_TIME = frozenset(
         "outputs",
         "package_shapes",
         "parity",
+        "rank_worker",
         "row_caches",
         "sampling",
         "session",
