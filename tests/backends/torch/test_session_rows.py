@@ -107,3 +107,11 @@ def test_rows_that_the_engine_lacks_or_that_hold_nothing_are_refused(family, see
             break
         session.extend(longest, table, rows=[2, 0])
     refused(EngineError, "MM510", session.extend, longest, table, rows=[2, 0])
+
+
+@pytest.mark.parametrize(("family", "seed"), [("nougat", 1), ("blip2-t5", 1)])
+def test_prompts_of_an_encoder_decoder_cannot_be_extended(family, seed):
+    built = engine(family, seed)
+    prompts, visual = built.inputs(requests(built, [3], seed))
+    built.session.prefill(prompts, visual)
+    assert "encoder-decoder" in refused(EngineError, "MM511", built.session.extend, prompts, visual).message

@@ -1,6 +1,6 @@
 """Linear layers, unquantized and weight-only quantized, for CPU and CUDA.
 
-Weights have the checkpoint's names, so a rank file's tensors are bound to a compiled package without renaming. A
+Weights have the checkpoint's names, so a rank file's tensors are passed to a compiled package without renaming. A
 single input row (one sequence, one token) is memory-bound: quantized layers then read the stored integers once, in a
 reduction that Inductor fuses (CPU) or in a Triton kernel (CUDA). For other shapes they widen the weights and use a
 matrix product.

@@ -72,7 +72,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-# Inductor inlines constants of up to 8 elements; a table of buckets is never that short.
+# The least length of a table; packages with shorter ones have not been tried.
 _SHORTEST = 16
 
 

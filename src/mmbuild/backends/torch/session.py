@@ -108,8 +108,14 @@ class Session:
 
         Raises:
             EngineError: As :meth:`prefill`; MM509, a row holds no sequence; MM510, the tokens exceed the engine's
-                slots.
+                slots; MM511, the model is an encoder-decoder, which encodes whole prompts.
         """
+        if self.config.llm.cross_attention:
+            raise EngineError(
+                "an encoder-decoder encodes whole prompts, which cannot be extended",
+                code="MM511",
+                hint="pass the whole prompt to prefill",
+            )
         check_batch(self.config, prompts, visual)
         rows = self._checked(self._rows if rows is None else rows, len(prompts))
         self._require_slots(rows, list(map(len, prompts)))
