@@ -11,10 +11,6 @@ gc.disable()
 # Before torch is imported: Inductor and OpenMP read these once.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".mmbuild" / "inductor"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The C++ around a package's kernels: half of what compiling costs, and not where numbers are made. The kernels are
-# optimized as always.
-os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
-os.environ.setdefault("AOT_INDUCTOR_ENABLE_LINE_TABLES", "0")
 
 # Tests say what they need of the surroundings: a CI service's `CI` publishes to shared stores, a user's configuration
 # names toolchains.

@@ -36,10 +36,11 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (),
     ),
-    "build_llm": (("backends/torch/*.py", "steps/build_llm.py"), ()),
+    "build_llm": (("backends/torch/*.py", "backends/torch/package_runtime/*", "steps/build_llm.py"), ()),
     "build_visual": (
         (
             "backends/torch/export.py",
+            "backends/torch/package_runtime/*",
             "backends/visual/*.py",
             "backends/torch/visual_engine.py",
             "steps/build_visual.py",
@@ -99,7 +100,7 @@ def code_key(step: str) -> str:
     """Changes with the code that makes a step's output."""
     packages, of_families = _CODE[step]
     root = Path(mmbuild.__file__).parent
-    required = [path for name in packages for path in root.glob(name)]
+    required = [path for name in packages for path in root.glob(name) if path.is_file()]
     required += [path for name in of_families for path in (root / "models/families").rglob(f"*{name}")]
     digest = hashlib.sha256()
     for path in sorted(set(required)):

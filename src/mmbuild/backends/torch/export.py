@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 
 from mmbuild.backends.engine_dir import description
-from mmbuild.backends.torch import packages
+from mmbuild.backends.torch import package_runtime, packages
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.linear import layout_of
@@ -96,8 +96,9 @@ def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, A
     """
     # A package has a few kernels: processes that compile them side by side take longer to start than they save.
     with (
-        torch._inductor.config.patch(compile_threads=1),
+        torch._inductor.config.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}),
         mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=_vector_isas(target)),
+        package_runtime.reduced(),
     ):
         torch._inductor.aoti_compile_and_package(
             program, package_path=os.fspath(path), inductor_configs=inductor_options(target)

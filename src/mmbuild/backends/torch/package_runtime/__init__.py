@@ -1,0 +1,64 @@
+"""What a compiled package holds besides the code of its graph, reduced to what mmbuild calls.
+
+AOTInductor puts its whole runtime into every library: containers that swap weights, checks of inputs, a regular
+expression. g++ takes 5 s for that, and less than 1 s for what is here. It depends on what torch generates, so what is
+not found there stays as torch has it, and compiles in the time that torch needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from torch._inductor import codecache
+from torch._inductor.codegen import cpp_wrapper_cpu
+
+_HERE = Path(__file__).parent
+_RUNTIME, _INTERFACE = _HERE / "runtime.h", _HERE / "interface.cpp"
+# A function that compares an input with what was compiled for; only AOTI_RUNTIME_CHECK_INPUTS=1 calls them.
+# mmbuild compares shapes before it calls (package_shapes).
+_CHECK = re.compile(r"^AOTI_NOINLINE static void check_input_\d+\(\n.*?^}\n", re.MULTILINE | re.DOTALL)
+_CHECK_CALL = re.compile(r"^ *check_input_\d+\(input_handles\);\n", re.MULTILINE)
+
+
+@contextmanager
+def reduced() -> Iterator[None]:
+    """Libraries that are compiled meanwhile hold the reduced runtime.
+
+    Those that call operators of torch, or hold constants, keep torch's interface: its loader must be able to read
+    them.
+    """
+    compile_library = codecache.AotCodeCompiler.compile
+
+    def compile_reduced(graph: Any, wrapper: str, kernels: str, operators: str | None, **rest: Any) -> Any:
+        own = not (operators or graph.constants)
+        return compile_library(graph, reduce_source(wrapper, own_interface=own), kernels, operators, **rest)
+
+    with (
+        mock.patch.object(codecache.AotCodeCompiler, "compile", compile_reduced),
+        mock.patch.object(codecache, "_get_cpp_wrapper_header", return_value=os.fspath(_RUNTIME)),
+    ):
+        yield
+
+
+def reduce_source(wrapper: str, *, own_interface: bool) -> str:
+    """The C++ source of a package without the checks of its inputs.
+
+    Args:
+        wrapper: As Inductor generates it.
+        own_interface: Whether the C interface of torch is replaced by ours, a subset.
+    """
+    wrapper = _CHECK_CALL.sub("", _CHECK.sub("", wrapper))
+    return wrapper.replace(_interface_of_torch(), _INTERFACE.read_text("utf-8")) if own_interface else wrapper
+
+
+@functools.cache
+def _interface_of_torch() -> str:
+    directory = Path(cpp_wrapper_cpu.__file__).parent
+    return (directory / "aoti_runtime" / "interface.cpp").read_text("utf-8")

@@ -1,0 +1,158 @@
+"""What a package's library holds besides its graph: compared with what torch puts there."""
+
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from mmbuild.backends.torch import package_runtime
+from mmbuild.backends.torch.aot_package import cpu_isa, load_package
+from mmbuild.backends.torch.export import compile_package, export
+
+TARGET = {"device": "cpu", "sm": None, "isa": cpu_isa()}
+# What torch's interface has and nobody here calls.
+SWAP = b"AOTInductorModelContainerSwapConstantBuffer"
+
+
+class Scaled(nn.Module):
+    """Two products: one output that depends on both inputs, and one that is computed in place."""
+
+    def forward(self, *inputs):
+        """x [B, 8], weight [8, 8] -> x @ weight, its softmax."""
+        x, weight = inputs
+        y = x @ weight
+        return y, y.softmax(-1)
+
+
+class WithConstant(nn.Module):
+    """A graph that holds a constant, as none of an engine does."""
+
+    def forward(self, *inputs):
+        """x [16] -> x plus a table, too long for Inductor to write it into the code."""
+        return inputs[0] + torch.tensor([float(number) for number in range(16)])
+
+
+def compiled(module, inputs, dims, path):
+    compile_package(export(module, inputs, dims, "cpu"), path, TARGET)
+    return path
+
+
+def source_and_library(path):
+    """The C++ that Inductor generated and was compiled, and the library."""
+    with zipfile.ZipFile(path) as package:
+        named = {
+            Path(name).suffixes[-2:][0] + Path(name).suffix: name
+            for name in package.namelist()
+            if "wrapper" in name
+        }
+        return package.read(named[".wrapper.cpp"]).decode(), package.read(named[".wrapper.so"])
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A compiled package of :class:`Scaled`."""
+    inputs = (torch.zeros(3, 8), torch.zeros(8, 8))
+    dims = ({0: torch.export.Dim("rows", min=1, max=16)}, None)
+    return compiled(Scaled(), inputs, dims, tmp_path_factory.mktemp("package") / "scaled.pt2")
+
+
+@pytest.mark.slow
+def test_the_torch_installed_generates_what_is_left_out(package):
+    """Both cuts depend on the text that this torch generates."""
+    source, library = source_and_library(package)
+    assert "check_input_" not in source
+    assert SWAP not in library
+    assert "std::regex" not in source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 2, 16])
+def test_a_package_computes_what_its_module_does(package, rows):
+    x, weight = torch.randn(rows, 8), torch.randn(8, 8, requires_grad=True)
+    with torch.no_grad():
+        expected = Scaled()(x, weight)
+    for found, wanted in zip(load_package(package, "cpu")([x, weight]), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+        assert not found.requires_grad
+
+
+@pytest.mark.slow
+def test_a_wrong_number_of_inputs_is_an_error(package, capfd):
+    with pytest.raises(RuntimeError, match="RunSingleThreaded"):
+        load_package(package, "cpu")([torch.zeros(3, 8)])
+    assert "another number of inputs" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_gradients_stay_as_the_caller_has_them(package):
+    run = load_package(package, "cpu")
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            run([torch.zeros(3, 8), torch.zeros(8, 8)])
+            assert torch.is_grad_enabled() is enabled
+
+
+@pytest.mark.slow
+def test_a_graph_with_constants_keeps_the_interface_of_torch(tmp_path):
+    """Torch's own loader reads it, and gives it its constants."""
+    path = compiled(WithConstant(), (torch.zeros(16),), (None,), tmp_path / "constant.pt2")
+    _, library = source_and_library(path)
+    assert SWAP in library
+    found = torch._inductor.aoti_load_package(str(path))(torch.ones(16))
+    assert found.tolist() == [float(number) for number in range(1, 17)]
+
+
+def test_a_source_that_has_neither_checks_nor_interface_stays_as_it_is():
+    source = "int main() { return 0; }\n"
+    assert package_runtime.reduce_source(source, own_interface=True) == source
+
+
+COMPARE = r"""
+#include <iostream>
+#include <regex>
+#include "device_name.h"
+
+int main() {
+  const std::regex pattern("(cpu|cuda|xpu|mps)(:([0-9]+))?");
+  for (std::string line; std::getline(std::cin, line);) {
+    std::smatch groups;
+    const bool matched = std::regex_match(line, groups, pattern);
+    mmbuild::Groups found;
+    bool same = mmbuild::match_device(line, found) == matched;
+    for (size_t group = 0; matched && group < found.size(); ++group) {
+      same = same && found[group].matched == groups[group].matched && found[group].str() == groups[group].str();
+    }
+    std::cout << (same ? "same" : "different") << (matched ? " match\n" : " none\n");
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    """A program that answers, for each line, whether std::regex and the matcher agree."""
+    directory = tmp_path_factory.mktemp("comparison")
+    (directory / "compare.cpp").write_text(COMPARE)
+    include = Path(package_runtime.__file__).parent
+    subprocess.run(
+        ["g++", "-std=c++20", f"-I{include}", directory / "compare.cpp", "-o", directory / "compare"],
+        check=True,
+    )
+    return directory / "compare"
+
+
+@pytest.mark.slow
+@given(st.lists(st.text("cpudamsx:0123456789 ", max_size=8), min_size=50))
+def test_names_of_devices_match_as_the_regular_expression_has_it(comparison, names):
+    names = [*names, "cpu", "cuda", "cuda:0", "cuda:17", "mps:", "xpu:x", "", ":1", "cuda:1:2", "cuda:01"]
+    answers = subprocess.run(
+        [comparison], input="\n".join(names) + "\n", capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(answers) == len(names)
+    assert not [name for name, answer in zip(names, answers, strict=True) if answer.startswith("different")]
+    assert "same match" in answers
