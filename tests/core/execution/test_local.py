@@ -198,13 +198,23 @@ def test_what_cannot_fit_is_refused_before_anything_runs(workspace, resources, c
 
 
 def test_gpus_are_granted_by_id_and_at_once_only_as_many_as_there_are(workspace, monkeypatch, tmp_path):
-    monkeypatch.setattr("mmbuild.core.execution.resources._lock_directory", lambda: tmp_path)
+    monkeypatch.setattr("mmbuild.core.execution.gpu_queue.DIRECTORY", tmp_path / "gpus")
     users = [action("environment", f"r/{i}", n=i, resources=Resources(gpus=2)) for i in range(2)]
     workspace.apply(beside(*users), capacity=Capacity(4, 1 << 50, ("GPU-a", "GPU-b", "GPU-c"), 4))
     text = (workspace.store.tree(workspace.digest("r/0")) / "environment").read_text()
     assert "CUDA_VISIBLE_DEVICES=GPU-a,GPU-b\n" in text
     kinds = [e.kind for e in workspace.events if e.kind in (EventKind.STARTED, EventKind.FINISHED)]
     assert kinds == [EventKind.STARTED, EventKind.FINISHED] * 3
+    assert not list((tmp_path / "gpus").glob("*.waiting/*"))
+
+
+def test_actions_that_will_not_start_give_up_their_place_for_a_gpu(workspace, monkeypatch, tmp_path):
+    monkeypatch.setattr("mmbuild.core.execution.gpu_queue.DIRECTORY", tmp_path / "gpus")
+    fails = action("fail", "r/0", resources=Resources(gpus=1, seconds=9))
+    waits = action("environment", "r/1", resources=Resources(gpus=1))
+    assert not workspace.apply(beside(fails, waits), capacity=Capacity(4, 1 << 50, ("GPU-a",), 4)).ok
+    assert not list((tmp_path / "gpus").glob("*.waiting/*"))
+    assert (tmp_path / "gpus" / "GPU-a.waiting").is_dir()  # it did wait
 
 
 def test_a_directory_that_mmbuild_did_not_make_is_not_replaced(workspace):

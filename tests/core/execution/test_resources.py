@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from mmbuild.base.gpu import select
 from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, priorities
-from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory, try_lock_gpus
+from mmbuild.core.execution.resources import Capacity, grant, machine_cores, machine_memory
 from mmbuild.core.execution.worker_environment import granted_environment, listed_environment
 from mmbuild.core.graph.action import Resources
 from support.steps.trivial import action
@@ -89,28 +89,6 @@ GPUS = ("GPU-aa1", "GPU-ab2", "GPU-c3")
 )
 def test_cuda_visible_devices_is_honoured(visible, expected):
     assert select(GPUS, visible) == expected
-
-
-def test_a_gpu_is_taken_once_across_processes(tmp_path):
-    first = try_lock_gpus(GPUS, 2, tmp_path)
-    assert list(first) == ["GPU-aa1", "GPU-ab2"]
-    assert try_lock_gpus(GPUS, 2, tmp_path) is None
-    second = try_lock_gpus(GPUS, 1, tmp_path)
-    assert list(second) == ["GPU-c3"]
-    for lock in [*first.values(), *second.values()]:
-        lock.release()
-    assert list(try_lock_gpus(GPUS, 3, tmp_path)) == list(GPUS)
-
-
-def test_what_compiles_shares_a_gpu_and_what_measures_has_it_alone(tmp_path):
-    sharing = [try_lock_gpus(GPUS[:1], 1, tmp_path, shared=True) for _ in range(3)]
-    assert all(list(locks) == ["GPU-aa1"] for locks in sharing)
-    assert try_lock_gpus(GPUS[:1], 1, tmp_path) is None
-    for locks in sharing:
-        locks["GPU-aa1"].release()
-    alone = try_lock_gpus(GPUS[:1], 1, tmp_path)
-    assert try_lock_gpus(GPUS[:1], 1, tmp_path, shared=True) is None
-    alone["GPU-aa1"].release()
 
 
 def test_the_critical_path_counts_what_waits():

@@ -15,6 +15,8 @@ DOWNLOAD_MEMORY = GIB // 4
 PACKAGE_DISK = 64 << 20
 # Importing torch and compiling, measured with small models: 0.6 GiB in the process, 0.6 GiB in two compilers.
 _COMPILE_MEMORY = GIB + GIB // 4
+# On a GPU: a context, and the tensors that kernels are compiled for, uninitialized.
+_CUDA_CONTEXT = GIB // 2
 # transformers and Model Optimizer once imported.
 _CALIBRATION_BASE = GIB
 # Host memory of a CUDA context.
@@ -69,6 +71,11 @@ def sizes(stacks: Sequence[LlmFacts], dtype: str, algorithm: str) -> Sizes:
         engine_memory=_COMPILE_MEMORY,
         verify_memory=GIB + 2 * checkpoint,
     )
+
+
+def compile_gpu_memory(tensors: int, processes: int) -> int:
+    """Peak GPU memory of processes that compile packages, each with ``tensors`` bytes of its own."""
+    return processes * (_CUDA_CONTEXT + tensors)
 
 
 def calibration_memory(size: Sizes, *, on_gpu: bool, split: bool = False) -> int:

@@ -226,11 +226,14 @@ class _Lowering:
         )
 
     def compiling(self, memory: int, seconds: float, cores: int = 1) -> Resources:
+        on_gpu = self.target["device"] == "cuda"
+        one_layer = self.size.checkpoint - self.size.layers + self.size.layer
         return Resources(
             cores=cores,
             memory=memory,
             disk=estimate.PACKAGE_DISK,
-            gpus=1 if self.target["device"] == "cuda" else 0,
+            gpus=1 if on_gpu else 0,
+            gpu_memory=estimate.compile_gpu_memory(one_layer, cores) if on_gpu else 0,
             gpu_shared=True,
             seconds=seconds,
         )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmbuild.core.execution.gpu_queue import GpuRequest
 from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.core.store.locks import FileLock
 
 
 class Running(Protocol):
@@ -53,10 +53,8 @@ class Executor(Protocol):
     def grant(self, action: Action) -> Resources:
         """Return the resources granted to ``action``: its estimates, limited to what exists."""
 
-    def lock_gpus(self, count: int, *, shared: bool = False) -> Mapping[str, FileLock] | None:
-        """Return GPUs for an action by id, with their locks; None if too few are free now.
-
-        Empty for an executor that assigns GPUs itself when it places the action.
+    def request_gpus(self, count: int, *, shared: bool = False) -> GpuRequest:
+        """Return a request for GPUs, which is for none if the executor assigns them itself when it places the action.
 
         Args:
             count: Number of GPUs.

@@ -14,6 +14,7 @@ from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.build_dir import check_replaceable
 from mmbuild.core.execution.events import Event, EventKind, Result, Sink
 from mmbuild.core.execution.executor import Executor, Running
+from mmbuild.core.execution.gpu_queue import GpuRequest
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.ready_queue import (
     ReadyPool,
@@ -22,7 +23,7 @@ from mmbuild.core.execution.ready_queue import (
     priorities,
     state_of,
 )
-from mmbuild.core.execution.resources import Capacity, check_fits, grant, try_lock_gpus
+from mmbuild.core.execution.resources import Capacity, check_fits, grant
 from mmbuild.core.execution.scheduler import Scheduler
 from mmbuild.core.execution.staging import staging, sweep
 from mmbuild.core.execution.worker_pool import start_workers
@@ -49,8 +50,8 @@ class Local:
     def grant(self, action: Action) -> Resources:
         return grant(action.resources, self.capacity)
 
-    def lock_gpus(self, count: int, *, shared: bool = False) -> Mapping[str, FileLock] | None:
-        return try_lock_gpus(self.capacity.gpus, count, shared=shared) if count else {}
+    def request_gpus(self, count: int, *, shared: bool = False) -> GpuRequest:
+        return GpuRequest(self.capacity.gpus, count, shared)
 
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> AbstractContextManager[Running]:
         return start_workers(place, preload(specs), hold)

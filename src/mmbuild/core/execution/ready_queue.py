@@ -111,6 +111,7 @@ class ReadyPool:
     priority: Mapping[str, float]
     cores: int = 0
     memory: int = 0
+    shared_gpu_memory: int = 0
     running: int = 0
     _ready: list[tuple[float, int, str]] = field(default_factory=list)
     _count: int = 0
@@ -134,6 +135,7 @@ class ReadyPool:
             elif taken is not NOTHING:
                 self.cores += taken.cores
                 self.memory += taken.memory
+                self.shared_gpu_memory += _shared_gpu_memory(taken)
                 self.running += 1
         for item in kept:
             heapq.heappush(self._ready, item)
@@ -148,12 +150,19 @@ class ReadyPool:
         return (
             self.cores + resources.cores <= self.capacity.cores
             and self.memory + resources.memory <= self.capacity.memory
+            and self._gpu_has_room(_shared_gpu_memory(resources))
         )
+
+    def _gpu_has_room(self, more: int) -> bool:
+        """Whether ``more`` bytes fit on a GPU beside actions that share it: as if all shared the same one."""
+        most = self.capacity.gpu_memory
+        return not more or not most or self.shared_gpu_memory + more <= most
 
     def give_back(self, taken: Resources) -> None:
         """Release the resources of an action that ended."""
         self.cores -= taken.cores
         self.memory -= taken.memory
+        self.shared_gpu_memory -= _shared_gpu_memory(taken)
         self.running -= 1
 
     def clear(self) -> None:
@@ -164,6 +173,10 @@ class ReadyPool:
     def waiting(self) -> bool:
         """Whether a ready action has not started yet."""
         return bool(self._ready)
+
+
+def _shared_gpu_memory(resources: Resources) -> int:
+    return resources.gpu_memory if resources.gpu_shared else 0
 
 
 NOTHING = Resources(cores=0)

@@ -4,47 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action, Resources
-from mmbuild.core.store.locks import FileLock, try_lock
-
-
-def try_lock_gpus(
-    uuids: Sequence[str], count: int, directory: Path | None = None, *, shared: bool = False
-) -> dict[str, FileLock] | None:
-    """Lock ``count`` of ``uuids`` across processes; return None and lock nothing if fewer are free.
-
-    A GPU that is locked ``shared`` is free for others that share it, and for nobody else.
-    """
-    held: dict[str, FileLock] = {}
-    for uuid in uuids:
-        if len(held) == count:
-            break
-        lock = try_lock((directory or _lock_directory()) / f"{uuid}.lock", shared=shared)
-        if lock is not None:
-            held[uuid] = lock
-    if len(held) == count:
-        return held
-    for lock in held.values():
-        lock.release()
-    return None
-
-
-def _lock_directory() -> Path:
-    """Return the lock directory, shared by all users of the machine because the GPUs are."""
-    path = Path(tempfile.gettempdir()) / "mmbuild-gpus"
-    try:
-        path.mkdir()
-        path.chmod(0o1777)
-    except FileExistsError:
-        pass
-    return path
-
 
 _UNLIMITED = 1 << 60
 
@@ -137,6 +102,7 @@ def grant(resources: Resources, capacity: Capacity) -> Resources:
         memory=min(resources.memory, capacity.memory),
         disk=resources.disk,
         gpus=resources.gpus,
+        gpu_memory=resources.gpu_memory,
         seconds=resources.seconds,
         gpu_shared=resources.gpu_shared,
     )

@@ -12,6 +12,7 @@ from mmbuild.core.execution.apply_state import ApplyState
 from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.executor import Executor, Running
 from mmbuild.core.execution.failures import explain_failure
+from mmbuild.core.execution.gpu_queue import GpuRequest
 from mmbuild.core.execution.job import Failure, WorkerJob, read_failure
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.ready_queue import NOTHING, ReadyPool, SchedulerState
@@ -60,6 +61,7 @@ class Scheduler:
     workers: Running
     running: dict[str, _Running] = field(default_factory=dict)
     contended: dict[str, Patience] = field(default_factory=dict)
+    gpu_requests: dict[str, GpuRequest] = field(default_factory=dict)
     pulls: set[str] = field(default_factory=set)
     failures: dict[str, Failure] = field(default_factory=dict)
     started: int = 0
@@ -80,6 +82,7 @@ class Scheduler:
         finally:  # after an interrupt or error, this process may continue and apply again
             for running in self.running.values():
                 running.held.close()
+            self._withdraw()
 
     def _queue(self, keys: Iterable[str]) -> None:
         if self.outcome.failed and not self.options.apply.keep_going:
@@ -119,12 +122,18 @@ class Scheduler:
         self, planned: PlannedAction, name: str, resources: Resources, held: ExitStack
     ) -> Resources | None:
         """Start a worker, which takes over the locks in ``held``; return None if too few GPUs are free."""
-        gpus = self.executor.lock_gpus(resources.gpus, shared=resources.gpu_shared)
+        key = planned.action.definition_key
+        request = self.gpu_requests.get(key) or self.executor.request_gpus(
+            resources.gpus, shared=resources.gpu_shared
+        )
+        gpus = request.try_take()
         if gpus is None:
-            if self.contended.setdefault(planned.action.definition_key, Patience()).due():
-                why = f"it needs {resources.gpus} GPUs, and other processes on this machine use too many"
+            self.gpu_requests[key] = request
+            if self.contended.setdefault(key, Patience()).due():
+                why = f"it needs {resources.gpus} GPUs, which others use or wait for that came first"
                 self.outcome.report(EventKind.WAITING, planned.action, why=why)
             return None
+        self.gpu_requests.pop(key, None)
         for gpu in gpus.values():
             held.callback(gpu.release)
         job = self._job(planned.action, name, resources, tuple(gpus))
@@ -228,4 +237,11 @@ class Scheduler:
         if not self.options.apply.keep_going:
             self.pool.clear()
             self.contended.clear()
+            self._withdraw()
             self.pulls.clear()
+
+    def _withdraw(self) -> None:
+        """Give up the places of actions that wait for GPUs."""
+        for request in self.gpu_requests.values():
+            request.close()
+        self.gpu_requests.clear()

@@ -12,13 +12,13 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.execution.executor import Running
+from mmbuild.core.execution.gpu_queue import GpuRequest
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity, check_fits
 from mmbuild.core.execution.staging import staging
 from mmbuild.core.graph.action import Action, Resources
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.steps.registry import StepSpec
-from mmbuild.core.store.locks import FileLock
 from mmbuild.team.ray.artifact_transfer import ArtifactTransfer
 from mmbuild.team.ray.connect import connected
 from mmbuild.team.ray.node_selection import ClusterNode, alive, capable_nodes, query_nodes, refuse
@@ -84,8 +84,8 @@ class Cluster:
             memory=min(required.memory, max((node.memory for node in nodes), default=0)),
         )
 
-    def lock_gpus(self, count: int, *, shared: bool = False) -> Mapping[str, FileLock] | None:  # noqa: ARG002
-        return {}  # Ray chooses them
+    def request_gpus(self, count: int, *, shared: bool = False) -> GpuRequest:  # noqa: ARG002
+        return GpuRequest((), 0)  # Ray chooses them
 
     @contextmanager
     def running(self, place: Path, specs: Sequence[StepSpec], hold: int) -> Iterator[Running]:  # noqa: ARG002
