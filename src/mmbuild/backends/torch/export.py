@@ -23,6 +23,7 @@ from mmbuild.backends.engine_dir import description
 from mmbuild.backends.torch import package_runtime, packages
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.inductor_fix import arrays_declared_where_used
 from mmbuild.backends.torch.linear import layout_of
 
 # Compiler options by instruction set: g++'s target and Inductor's vector width. Without an entry g++ compiles for the
@@ -99,6 +100,7 @@ def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, A
         torch._inductor.config.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}),
         mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=_vector_isas(target)),
         package_runtime.reduced(),
+        arrays_declared_where_used(),
     ):
         torch._inductor.aoti_compile_and_package(
             program, package_path=os.fspath(path), inductor_configs=inductor_options(target)
