@@ -14,7 +14,9 @@ CUDA = {"device": "cuda", "sm": 90, "isa": None}
 def config(cpp, aot):
     """An Inductor configuration with these options and no others."""
     return SimpleNamespace(
-        cpp=SimpleNamespace(**dict.fromkeys(cpp)), aot_inductor=SimpleNamespace(**dict.fromkeys(aot))
+        deterministic=False,
+        cpp=SimpleNamespace(**dict.fromkeys(cpp)),
+        aot_inductor=SimpleNamespace(**dict.fromkeys(aot)),
     )
 
 

@@ -140,7 +140,8 @@ def _has(config: Any, name: str) -> bool:
 
 def _options(target: Mapping[str, Any]) -> dict[str, Any]:
     if target["device"] == "cuda":
-        return {}
+        # Without timing kernels: others may use the GPU meanwhile.
+        return {"deterministic": True}
     return {"cpp.dynamic_threads": True} | dict(_ISA.get(str(target["isa"]), {}))
 
 
