@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from mmbuild.core.steps.registry import StepSpec
 
 _TENSORRT_LLM = "tensorrt-llm"
-_TORCH = ("torch",)
-_EXPORT = ("torch", "torch._inductor", "torch.export")
+# The backend comes first: it says how torch looks for GPUs.
+_TORCH = ("mmbuild.backends.torch", "torch")
+_EXPORT = (*_TORCH, "torch.export", "mmbuild.backends.torch.compile_pool")
 
 STEPS: Mapping[str, StepSpec] = {
     spec.name: spec
