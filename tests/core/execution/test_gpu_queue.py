@@ -4,6 +4,9 @@ import multiprocessing
 import os
 import random
 import signal
+import tempfile
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,7 @@ def in_a_process(work):
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
+    there.close()  # so that the death of the process ends the wait
     return process, here.recv()
 
 
@@ -145,22 +149,25 @@ def test_a_process_that_is_killed_keeps_nobody_waiting(ask, tmp_path, waits):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_users_share_gpus_that_another_user_used_first(ask, tmp_path):
+def test_users_share_gpus_that_another_user_used_first():
     """Files in a directory of everybody's belong to who made them, and cannot be written to by others."""
-    os.chmod(tmp_path, 0o777)
-    for parent in tmp_path.parents[:2]:
-        os.chmod(parent, 0o755)
-    held = ask(uuids=GPUS[:1]).try_take()
+    with tempfile.TemporaryDirectory() as everybodys:
+        os.chmod(everybodys, 0o1777)
+        share_with_another(partial(GpuRequest, GPUS[:1], 1, directory=Path(everybodys) / "gpus"))
+
+
+def share_with_another(ask):
+    held = ask().try_take()
 
     def as_another():
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        return ask(uuids=GPUS[:1]).try_take() is not None
+        return ask().try_take() is not None
 
     process, taken = in_a_process(as_another)
     assert not taken
     release(held)
-    behind = ask(uuids=GPUS[:1])
+    behind = ask()
     assert behind.try_take() is None  # the other user came first
     behind.close()
     process.kill()
