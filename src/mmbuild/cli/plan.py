@@ -49,7 +49,7 @@ def command(
       mmbuild plan recipes/llava-int4.yaml -o llava.plan && mmbuild apply llava.plan
     """
     from mmbuild.cli.output import print_status
-    from mmbuild.cli.planning import plan_request
+    from mmbuild.cli.plan_request import plan_request
     from mmbuild.core.graph.plan_file import save_plan
     from mmbuild.core.graph.plan_text import derivation_text, plan_text
 

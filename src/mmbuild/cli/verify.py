@@ -22,7 +22,7 @@ from mmbuild.base.field_checks import (
     word,
 )
 from mmbuild.cli import options
-from mmbuild.evaluation import manifest
+from mmbuild.evaluation import engine_manifest
 
 _MEASURED = record(
     {"prompts": list_of(text(1_000_000), 100_000), "max_new_tokens": integer(1, 1 << 22)},
@@ -156,7 +156,7 @@ def compare(
 
 def recorded_questions(build: Path) -> dict[str, Any]:
     """Prompts, token limit and images of the recipe's verify section; no images unless all still exist."""
-    actions = manifest.actions(build, "measure")
+    actions = engine_manifest.actions(build, "measure")
     if not actions:
         return {}
     action = actions[0]
@@ -175,16 +175,16 @@ def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
     """
     from mmbuild.evaluation.bounds import usual_bounds
 
-    engines = manifest.actions(build, "assemble")
+    engines = engine_manifest.actions(build, "assemble")
     engine = engines[0].get("artifact") if engines else None
-    verify_actions = manifest.actions(build, "verify")
+    verify_actions = engine_manifest.actions(build, "verify")
     params = verify_actions[0].get("params", {}) if verify_actions else {}
     problem = _VERIFIED(params, "params")
     if problem is not None:
         raise _unusable(build, problem)
     if "gates" in params:
         return {"gates": params["gates"], "weights": params["weights"], "engine": engine}
-    weights = manifest.weights(build)
+    weights = engine_manifest.weights(build)
     return {
         "gates": {} if weights == "dummy" else usual_bounds(quant_algo),
         "weights": weights,
@@ -196,7 +196,7 @@ def _unusable(build: Path, problem: str) -> MmbuildError:
     from mmbuild.steps.verify import VerifyError
 
     return VerifyError(
-        f"`{build / manifest.NAME}` is damaged: {problem}", code="MM763", hint="apply its recipe again"
+        f"`{build / engine_manifest.NAME}` is damaged: {problem}", code="MM763", hint="apply its recipe again"
     )
 
 
@@ -209,7 +209,7 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     from mmbuild.core.store.layout import open_store
     from mmbuild.steps.verify import VerifyError
 
-    actions = manifest.actions(build, "download")
+    actions = engine_manifest.actions(build, "download")
     if not actions:
         raise VerifyError(
             f"`{build}/manifest.json` does not say which model the engine was built from",

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 
 if TYPE_CHECKING:
     from mmbuild.config.model import SharedStoreConfig

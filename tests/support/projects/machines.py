@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmbuild.config.remote_cache import Settings
-from mmbuild.config.remote_warnings import Notice
+from mmbuild.config.remote_errors import Notice
 from mmbuild.core.execution.events import EventKind
-from mmbuild.core.execution.local import Result, run_plan
 from mmbuild.core.execution.options import ApplyOptions, Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import Result, run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.graph.planner import make_plan

@@ -9,9 +9,9 @@ from typing import Any
 
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event
-from mmbuild.core.execution.local import Result, run_plan
 from mmbuild.core.execution.options import ApplyOptions, Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import Result, run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.store.layout import Store, open_store

@@ -28,8 +28,8 @@ from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.materialize import materialize
+from mmbuild.core.store.named_builds import Laid, Root, before, read_root, root_path, scan_files, write_root
 from mmbuild.core.store.record_fields import INNER_PATH, list_of
-from mmbuild.core.store.roots import Laid, Root, before, read_root, root_path, scan_files, write_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

@@ -19,7 +19,7 @@ from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard, remove_tree
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
-from mmbuild.core.store.roots import root_path, scan_files
+from mmbuild.core.store.named_builds import root_path, scan_files
 
 _REPORTS = frozenset({"report.json", "report.html"})
 """Files that ``mmbuild verify`` adds to an engine; they do not prevent its removal."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.roots import Laid, Root, scan_files, seen_of
+from mmbuild.core.store.named_builds import Laid, Root, scan_files, seen_of
 from mmbuild.core.store.stat_cache import StatCache
 
 _LINK = "link to "

@@ -23,7 +23,7 @@ from mmbuild.core.store.hashing import hash_file, hash_files
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.manifest import Tree, read_tree
-from mmbuild.core.store.roots import all_roots, scan_files, write_root
+from mmbuild.core.store.named_builds import all_roots, scan_files, write_root
 
 
 @dataclass(frozen=True, slots=True)

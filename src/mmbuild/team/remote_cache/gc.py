@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 from mmbuild.team.remote_cache import object_store as names
 from mmbuild.team.remote_cache.object_store import FileInfo, refusal
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mmbuild.config.remote_warnings import Notice, RemoteError, WarningHandler, to_stderr
+from mmbuild.config.remote_errors import Notice, RemoteError, WarningHandler, to_stderr
 
 WINDOW_SECONDS = 30.0
 """A server is given up if, over this time, it sent nothing or on average less than :data:`LEAST_RATE`."""

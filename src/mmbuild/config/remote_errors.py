@@ -1,4 +1,4 @@
-"""Warnings and errors of the shared store, which never fail a build."""
+"""Base of the shared store's errors, and the warnings that report them where a build goes on without the store."""
 
 from __future__ import annotations
 

@@ -283,8 +283,8 @@ def test_the_api_raises_what_failed(workspace, monkeypatch):
 def test_a_step_without_a_body_is_refused_before_anything_runs(workspace):
     unknown = action("write", "r/x", text="1")
     graph = RecipeGraph("r", (unknown,), unknown.definition_key)
-    from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import Options
+    from mmbuild.core.execution.run_plan import run_plan
 
     with pytest.raises(MmbuildError, match="which this mmbuild does not have"):
         run_plan(
