@@ -1,4 +1,4 @@
-"""Sections of ``config.json`` as transformers' config classes (5.17) read them, without importing transformers.
+"""Reads sections of ``config.json`` as transformers' config classes (5.17) do, without importing transformers.
 
 ``PreTrainedConfig`` sets the keys of a class first, in their own names and checked by kind, derives what follows
 from them, and then sets everything else that the file says, under its aliases, so that an alias wins. Keys, kinds,
