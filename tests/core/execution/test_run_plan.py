@@ -23,7 +23,7 @@ from support.waiting import gone, wait_for
 
 @pytest.fixture
 def workspace(tmp_path):
-    return Workspace(tmp_path)
+    return Workspace(tmp_path, cold=True)
 
 
 def alone(step, **params):
