@@ -12,13 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from mmbuild.core.execution import run_plan
-from mmbuild.core.execution.worker_pool import start_workers
 from support.projects import warm_workers
 
 # Neither torch nor what reads the environment when it is imported.
@@ -75,7 +74,7 @@ def _context(module_path: str) -> ForkServerContext:
 def _run(
     arguments: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path, workers: str
 ) -> None:
-    run_plan.start_workers = partial(start_workers, launch=partial(warm_workers.launch, workers))
+    run_plan.start_workers = warm_workers.starter(workers)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -23,7 +24,7 @@ from mmbuild.core.execution import forkserver
 from mmbuild.core.execution.executor import Running
 from mmbuild.core.execution.run_plan import Local, preload
 from mmbuild.core.execution.worker_environment import listed_environment
-from mmbuild.core.execution.worker_pool import ServerProcess, start_workers
+from mmbuild.core.execution.worker_pool import ServerProcess, WorkerPool, start_workers
 
 _IMPORTED = (*forkserver._NEEDED_BY_ALL, "support.steps.trivial", "support.steps.recipe_steps")
 
@@ -32,7 +33,12 @@ class WarmLocal(Local):
     """Executor on this machine whose fork server is forked."""
 
     def running(self, place: Path, specs: Any, hold: int) -> AbstractContextManager[Running]:
-        return start_workers(place, preload(specs), hold, launch=partial(launch, address()))
+        return starter(address())(place, preload(specs), hold)
+
+
+def starter(where: str) -> Callable[..., AbstractContextManager[WorkerPool]]:
+    """``start_workers`` with fork servers forked by the process at ``where``."""
+    return partial(start_workers, launch=partial(launch, where))
 
 
 @cache

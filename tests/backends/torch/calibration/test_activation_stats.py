@@ -19,6 +19,7 @@ from mmbuild.models.checkpoint.weight_only import ALGORITHMS
 from mmbuild.models.families.processor import Request, load_processor
 from mmbuild.models.families.reference import continue_greedily, load_reference
 from support.errors import refused
+from support.marks import slow_except
 from support.models.weight_only import dequantize
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -85,7 +86,7 @@ def entering(linears: dict[str, nn.Linear]) -> Iterator[dict[str, list[torch.Ten
         handle.remove()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "llava"))
 def test_outputs_on_the_calibration_set_are_nearer_than_those_of_absmax_scales(family: str) -> None:
     sources, requests = shown(family)
     found = calibrate.observe(
