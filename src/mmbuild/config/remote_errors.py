@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmbuild.base.errors import MmbuildError
@@ -16,9 +15,6 @@ class Notice:
     message: str
     code: str
     hint: str = ""
-
-
-WarningHandler = Callable[[Notice], None]
 
 
 class RemoteError(MmbuildError):
