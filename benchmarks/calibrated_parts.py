@@ -162,8 +162,8 @@ def data_free(setting: Setting, variant: str) -> None:
 
     import torch
 
-    from mmbuild.backends.torch.calibration.fitted_layers import source_names
-    from mmbuild.backends.torch.calibration.modelopt import LayerFit
+    from mmbuild.backends.torch.calibration.apply_scales import source_names
+    from mmbuild.backends.torch.calibration.fit_scales import LayerFit
     from mmbuild.backends.torch.calibration.write import write
     from mmbuild.models.checkpoint.config import CheckpointConfig
     from mmbuild.models.checkpoint.tensor_table import tensors

@@ -15,9 +15,9 @@ from benchmarks.project import TABLE
 from benchmarks.report import Row, milliseconds
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import nowhere
-from mmbuild.core.execution.local import run_plan
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import run_plan
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.store.layout import open_store

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -11,6 +12,10 @@ gc.disable()
 # Before torch is imported: Inductor and OpenMP read these once.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(ROOT / ".mmbuild" / "inductor"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Without bytecode, which containers often turn off, each run compiles all tests again, and some processes mmbuild.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Tests say what they need of the surroundings: a CI service's `CI` publishes to shared stores, a user's configuration
 # names toolchains.

@@ -125,8 +125,8 @@ def apply(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhe
 @record_history
 def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere) -> Result:
     """Like :func:`apply`, but returns failures of actions in the result instead of raising."""
-    from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import ApplyOptions, Options
+    from mmbuild.core.execution.run_plan import run_plan
     from mmbuild.pipeline.preflight import require_ready
 
     options = options or ApplyOptions()
@@ -146,8 +146,8 @@ def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere
 
 def _run_on_cluster(plan: Plan, options: ApplyOptions, sink: Sink) -> Result:
     """:func:`run` with Ray. Environments of backends are not checked here: they are on the nodes."""
-    from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import Options
+    from mmbuild.core.execution.run_plan import run_plan
     from mmbuild.team.ray.executor import on_cluster
 
     with _sharing(plan, sink) as (local_plan, report):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from mmbuild.schema.json_schema import json_schema, render
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
+@cache
+def validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json_schema())
+
+
 def test_the_committed_schema_is_current() -> None:
     assert (RECIPES / "schema.json").read_text("utf-8") == render()
 
@@ -24,7 +30,7 @@ def test_it_is_a_schema() -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=str)
 def test_shipped_recipes_and_bases_pass(path: Path) -> None:
-    jsonschema.validate(yaml.safe_load(path.read_text("utf-8")), json_schema())
+    validator().validate(yaml.safe_load(path.read_text("utf-8")))
 
 
 @pytest.mark.parametrize(
@@ -40,4 +46,4 @@ def test_shipped_recipes_and_bases_pass(path: Path) -> None:
 )
 def test_it_refuses(change: dict[str, Any]) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({"version": 1, "name": "x", **change}, json_schema())
+        validator().validate({"version": 1, "name": "x", **change})

@@ -7,7 +7,7 @@ import torch
 
 from mmbuild.backends.lowering import step_params
 from mmbuild.core.steps.context import StepContext
-from mmbuild.models.checkpoint import scale_search, weight_only
+from mmbuild.models.checkpoint import weight_only, weight_only_fit
 from mmbuild.models.checkpoint.reader import load_config, open_tensors
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
 from mmbuild.steps import calibration_data, convert, quantize
@@ -137,7 +137,7 @@ def test_weight_only_scales_are_fitted_to_the_inputs_of_each_rank(
         for name, whole in moments.items():
             cut = before[name].shape[1]
             own = whole.columns((rank * cut, (rank + 1) * cut)) if cut < len(whole.mean) else whole
-            values, scales = scale_search.quantize(before[name], weight_only.ALGORITHMS[algorithm], own)
+            values, scales = weight_only_fit.quantize(before[name], weight_only.ALGORITHMS[algorithm], own)
             assert torch.equal(after[name], values)
             assert torch.equal(after[name.removesuffix("weight") + "per_channel_scale"], scales)
         assert not torch.equal(

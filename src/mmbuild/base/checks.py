@@ -46,8 +46,3 @@ class Group:
 def failed_checks(checks: Iterable[Check]) -> tuple[Check, ...]:
     """Return the checks that prevent a build."""
     return tuple(check for check in checks if check.status == "fail")
-
-
-def size_text(count: float) -> str:
-    """Format a number of bytes, such as ``1.5 GB``."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

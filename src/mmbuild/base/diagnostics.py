@@ -88,10 +88,10 @@ def render_text(diagnostics: Sequence[Diagnostic], color: bool = False) -> str:
     def paint(style: str, text: str) -> str:
         return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if color else text
 
-    return "\n".join(_block(escape_controls(item), paint) for item in diagnostics)
+    return "\n".join(_block(_escape_controls(item), paint) for item in diagnostics)
 
 
-def escape_controls(item: Diagnostic) -> Diagnostic:
+def _escape_controls(item: Diagnostic) -> Diagnostic:
     """Return ``item`` with control characters escaped, since they could move the cursor or hide text."""
     before = item.excerpt[: max(item.column - 1, 0)]
     return replace(
@@ -164,7 +164,7 @@ def render_github(diagnostics: Sequence[Diagnostic]) -> str:
 
     Format and escaping: "Workflow commands for GitHub Actions", GitHub Docs.
     """
-    return "\n".join(_annotation(escape_controls(item)) for item in diagnostics)
+    return "\n".join(_annotation(_escape_controls(item)) for item in diagnostics)
 
 
 def workflow_command(name: str, message: str, properties: Mapping[str, object]) -> str:

@@ -97,10 +97,10 @@ def digest(value: Any, name: str) -> str | None:
 
 def is_digest(value: Any) -> bool:
     """Return whether ``value`` is a hexadecimal BLAKE3 digest."""
-    return isinstance(value, str) and len(value) == DIGEST_LENGTH and is_hexadecimal(value)
+    return isinstance(value, str) and len(value) == DIGEST_LENGTH and _is_hexadecimal(value)
 
 
-def is_hexadecimal(text: str) -> bool:
+def _is_hexadecimal(text: str) -> bool:
     """Return whether ``text`` consists of one or more lower-case hexadecimal digits."""
     return _HEXADECIMAL.fullmatch(text) is not None
 

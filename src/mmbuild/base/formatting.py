@@ -12,15 +12,6 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def time_text(seconds: float) -> str:
-    """Format a duration: ``0.4 s``, ``1.5 min``, ``25 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
 def estimate_text(seconds: float) -> str:
     """Format an approximate duration: ``40 s``, ``3 min``, ``2.5 h``."""
     if seconds < 90:

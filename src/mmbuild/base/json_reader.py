@@ -40,7 +40,7 @@ def parse_json(data: bytes, limit: Limit, *, unique_names: bool = False) -> Any:
         raise JsonProblemError(f"contains more than {limit.values:,} values, the limit for {limit.kind}")
     value = _decoded(data, limit, _STRICT if unique_names else _DECODER)
     if brackets > limit.depth or len(data) > limit.length:
-        _check_shape(value, limit)
+        _check_shape(value, limit, lengths=len(data) > limit.length)
     if _SURROGATE.search(data):
         _check_unicode(value)
     return value
@@ -66,20 +66,22 @@ def _decoded(data: bytes, limit: Limit, decoder: json.JSONDecoder) -> Any:
         raise JsonProblemError(f"is not JSON ({error.msg} at {where})") from None
 
 
-def _check_shape(value: Any, limit: Limit) -> None:
-    """Check depth and lengths level by level, without recursion."""
-    _check_lengths([value] if isinstance(value, str) else (), limit)
+def _check_shape(value: Any, limit: Limit, *, lengths: bool) -> None:
+    """Check depth, and with ``lengths`` those of texts, level by level, without recursion."""
+    if lengths and isinstance(value, str):
+        _check_lengths([value], limit)
     level, depth = [value], 0
     while level:
         below: list[Any] = []
         for item in level:
             kind = type(item)
-            if kind is dict:
-                _check_lengths(item, limit)
-            if kind in (dict, list):
-                children = item.values() if kind is dict else item
+            if kind not in (dict, list):
+                continue
+            children = item.values() if kind is dict else item
+            if lengths:
+                _check_lengths(item if kind is dict else (), limit)
                 _check_lengths([child for child in children if type(child) is str], limit)
-                below += [child for child in children if type(child) in (dict, list)]
+            below += [child for child in children if type(child) in (dict, list)]
         depth += 1
         if below and depth >= limit.depth:
             raise _too_deep(limit)

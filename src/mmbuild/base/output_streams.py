@@ -141,7 +141,7 @@ class Uncleaned(io.TextIOBase):
 @contextmanager
 def guarded_streams() -> Iterator[tuple[Output, Output]]:
     """Replace the standard streams with :class:`Output`, and print Python warnings as ``warning:`` lines."""
-    occupy((0, 1, 2))
+    _occupy((0, 1, 2))
     before, shown = (sys.stdout, sys.stderr), warnings.showwarning
     streams = Output(before[0], 1), Output(before[1], 2)
     sys.stdout, sys.stderr = streams
@@ -165,7 +165,7 @@ def output_lost_error(reason: str) -> MmbuildError:
     )
 
 
-def occupy(numbers: Iterable[int]) -> None:
+def _occupy(numbers: Iterable[int]) -> None:
     """Open the null device at closed descriptors.
 
     Otherwise the next opened file would get such a descriptor, and printed text would be written to that file.

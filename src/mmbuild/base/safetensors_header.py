@@ -18,9 +18,6 @@ from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.json_reader import JsonProblemError, parse_json
 from mmbuild.base.limits import NAME, TENSOR_HEADER
 
-FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Number formats of weights; mmbuild's own checkpoints also contain integers and float8."""
-
 _BITS = {
     **dict.fromkeys(("F4",), 4),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),

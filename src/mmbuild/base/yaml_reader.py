@@ -29,9 +29,9 @@ def parse_yaml(data: bytes, limit: Limit) -> Any:
     Raises:
         YamlProblemError: It is not YAML, contains anything but plain data, or exceeds ``limit``.
     """
-    text = yaml_text(data, limit)
+    text = _yaml_text(data, limit)
     try:
-        check_events(text, limit)
+        _check_events(text, limit)
         value = yaml.load(text, _LOADER)
     except yaml.YAMLError as error:
         raise YamlProblemError(f"is not valid YAML: {' '.join(str(error).split())[:200]}") from None
@@ -42,7 +42,7 @@ def parse_yaml(data: bytes, limit: Limit) -> Any:
     return _plain(value)
 
 
-def yaml_text(data: bytes, limit: Limit) -> str:
+def _yaml_text(data: bytes, limit: Limit) -> str:
     """Decode ``data`` as text.
 
     Raises:
@@ -56,7 +56,7 @@ def yaml_text(data: bytes, limit: Limit) -> str:
         raise YamlProblemError(f"is not UTF-8 text (byte {error.start})") from None
 
 
-def check_events(text: str, limit: Limit) -> None:
+def _check_events(text: str, limit: Limit) -> None:
     """Check the document's events without building values: libyaml parses iteratively, but composes recursively.
 
     Raises:

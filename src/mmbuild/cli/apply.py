@@ -12,7 +12,7 @@ import click
 from mmbuild.cli import github, options
 
 if TYPE_CHECKING:
-    from mmbuild.cli.planning import Planning
+    from mmbuild.cli.plan_request import Planning
     from mmbuild.core.execution.events import Event, Result
     from mmbuild.core.execution.options import ApplyOptions
     from mmbuild.pipeline.options import PlanOptions
@@ -52,7 +52,7 @@ def command(
       mmbuild apply recipes/demo/llava-int4.yaml
       mmbuild apply recipes/*.yaml --set engine.quantization=int8 --keep-going
     """
-    from mmbuild.cli.planning import plan_request
+    from mmbuild.cli.plan_request import plan_request
     from mmbuild.core.graph.plan_file import looks_saved
 
     if as_json and layout == "github":
@@ -79,7 +79,7 @@ def command(
 
 
 def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:
-    from mmbuild.cli.planning import plan_again
+    from mmbuild.cli.plan_request import plan_again
     from mmbuild.core.graph.plan_file import check_fresh, read_saved, require_recipes
 
     if overrides:

@@ -281,7 +281,7 @@ def keygen(*, file: Path) -> None:
 
 
 def _shared(store: Store, remote: str | None) -> SharedStore:
-    from mmbuild.config.remote_warnings import RemoteError
+    from mmbuild.config.remote_errors import RemoteError
     from mmbuild.team.remote_cache.remote_cache import open_shared
 
     shared = open_shared(store, remote or None)

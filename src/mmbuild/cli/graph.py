@@ -37,7 +37,7 @@ def command(
     Example:
       mmbuild graph recipes/demo/llava-int4.yaml --format svg > graph.svg
     """
-    from mmbuild.cli.planning import plan_request
+    from mmbuild.cli.plan_request import plan_request
     from mmbuild.core.graph.plan_text import FORMATS
 
     planning = plan_request(request, store, build_dir)

@@ -56,8 +56,6 @@ def command(*, builds: tuple[str, ...], store: Path | None, count: int, as_json:
 
 
 def _table(entries: Sequence[HistoryEntry], count: int) -> Iterator[str]:
-    from mmbuild.base.formatting import time_text
-
     if not entries:
         yield "nothing has been built yet"
         return
@@ -70,24 +68,31 @@ def _table(entries: Sequence[HistoryEntry], count: int) -> Iterator[str]:
     kept = sum(entry.cached + entry.pulled for entry in entries)
     took, saved = (sum(getattr(entry, name) for entry in entries) for name in ("seconds", "saved"))
     yield (
-        f"{len(entries)} applies took {time_text(took)}: {built} actions built, {kept} reused, "
-        f"which saved {time_text(saved)}"
+        f"{len(entries)} applies took {_time_text(took)}: {built} actions built, {kept} reused, "
+        f"which saved {_time_text(saved)}"
     )
 
 
 def _row(entry: HistoryEntry) -> tuple[str, ...]:
-    from mmbuild.base.formatting import time_text
-
     more = len(entry.builds) - _NAMES_SHOWN
     names = ", ".join(entry.builds[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
     failed = f" ({', '.join(f'{label} {code}' for label, code in entry.failed)})" if entry.failed else ""
     return (
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at)),
         entry.ended,
-        time_text(entry.seconds),
+        _time_text(entry.seconds),
         str(len(entry.ran)),
         str(entry.cached),
         str(entry.pulled),
-        time_text(entry.saved),
+        _time_text(entry.saved),
         names + failed,
     )
+
+
+def _time_text(seconds: float) -> str:
+    """Format a duration: ``0.4 s``, ``1.5 min``, ``25 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -217,7 +217,7 @@ def refuse_others(context: click.Context, supported: frozenset[str] | None, verb
     """
     from mmbuild.base.errors import UsageError
 
-    others = [name for name in given_options(context) if supported is not None and name not in supported]
+    others = [name for name in _given_options(context) if supported is not None and name not in supported]
     if others:
         raise UsageError(
             f"{', '.join(others)}: `mmbuild {verb}` does not support these options for engines of this backend",
@@ -226,7 +226,7 @@ def refuse_others(context: click.Context, supported: frozenset[str] | None, verb
         )
 
 
-def given_options(context: click.Context) -> tuple[str, ...]:
+def _given_options(context: click.Context) -> tuple[str, ...]:
     """Long names of the options given on the command line."""
     explicit = click.core.ParameterSource.COMMANDLINE
     return tuple(

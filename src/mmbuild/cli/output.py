@@ -32,7 +32,7 @@ def print_status(text: str = "") -> None:
     print(text, file=sys.stderr)
 
 
-def styled(style: str, text: str) -> str:
+def _styled(style: str, text: str) -> str:
     """``text`` in the colour of ``style`` if standard error takes colours."""
     if not use_color():
         return text
@@ -75,7 +75,7 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         print_status("interrupted; finished actions are kept, run the same command again to continue")
         return INTERRUPTED
     except click.ClickException as error:
-        report_usage(error)
+        _report_usage(error)
         return OUR_BUG
     except MmbuildError as error:
         _print_traceback(debug)
@@ -87,7 +87,7 @@ def _status_of(body: Callable[[], Any], debug: bool) -> int:
         return 1
     except Exception as error:
         _print_traceback(debug)
-        report_bug(error)
+        _report_bug(error)
         return OUR_BUG
     return _status(status)
 
@@ -143,7 +143,7 @@ def report_failed(failed: Failed, *, debug: bool = False) -> None:
     _print_hint(failed.hint)
 
 
-def report_usage(error: Any) -> None:
+def _report_usage(error: Any) -> None:
     """Print a usage error: click's message in the format of mmbuild."""
     _head(error.format_message())
     context = getattr(error, "ctx", None)
@@ -151,7 +151,7 @@ def report_usage(error: Any) -> None:
     _print_hint(f"`{command} --help` shows the usage")
 
 
-def report_bug(error: Exception) -> None:
+def _report_bug(error: Exception) -> None:
     """Print an unexpected exception."""
     _head(f"{type(error).__name__}: {_first_line(error)}")
     _print_hint("this is a bug in mmbuild; please report it with the output of `--debug`")
@@ -160,8 +160,8 @@ def report_bug(error: Exception) -> None:
 def _head(message: str, code: str = "") -> None:
     """Print the ``error:`` line, on standard output if standard error cannot be written."""
     shown = _lines(message)
-    coded = f" {styled('dim', f'[{code}]')}" if code else ""
-    print_status(f"{styled('error', 'error:')} {shown}{coded}")
+    coded = f" {_styled('dim', f'[{code}]')}" if code else ""
+    print_status(f"{_styled('error', 'error:')} {shown}{coded}")
     if getattr(sys.stderr, "lost", ""):
         print(f"error: {shown} [{code}]" if code else f"error: {shown}")
 
@@ -174,7 +174,7 @@ def _lines(text: str) -> str:
 def _print_hint(hint: str | None) -> None:
     if hint:
         print_status()
-        print_status(f"{styled('hint', 'hint:')} {_lines(hint)}")
+        print_status(f"{_styled('hint', 'hint:')} {_lines(hint)}")
 
 
 def _print_traceback(debug: bool) -> None:

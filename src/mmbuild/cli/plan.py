@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +50,9 @@ def command(
       mmbuild plan recipes/llava-int4.yaml -o llava.plan && mmbuild apply llava.plan
     """
     from mmbuild.cli.output import print_status
-    from mmbuild.cli.planning import plan_request
+    from mmbuild.cli.plan_request import plan_request
     from mmbuild.core.graph.plan_file import save_plan
-    from mmbuild.core.graph.plan_text import derivation_text, plan_text
+    from mmbuild.core.graph.plan_text import plan_text
 
     planning = plan_request(request, store, build_dir)
     if output is not None:
@@ -63,7 +64,19 @@ def command(
         click.echo(json.dumps(plan_to_json(planning.plan, planning.request), indent=1))
     else:
         if explain:
-            click.echo(derivation_text(planning.prepared.derivations))
+            click.echo(_derivation_text(planning.prepared.derivations))
         click.echo(plan_text(planning.plan), nl=False)
     if detailed_exitcode and planning.plan.changes:
         sys.exit(_CHANGES)
+
+
+def _derivation_text(derivations: Mapping[str, Sequence[str]]) -> str:
+    """Return how each derived number is computed, by variant."""
+    return "\n".join(_derivation_lines(derivations)) + "\n"
+
+
+def _derivation_lines(derivations: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    for name, lines in derivations.items():
+        yield f"{name}:"
+        for line in lines:
+            yield f"  {line}"

@@ -118,7 +118,7 @@ def command(
     pairs = (
         pair(images, prompts, together=together) if has_input or not runner.has_own_question else [((), None)]
     )
-    check_stream(stream, pairs, profile or as_json or num_beams > 1)
+    _check_stream(stream, pairs, profile or as_json or num_beams > 1)
     request = RunRequest(
         pairs,
         max_new_tokens,
@@ -160,7 +160,7 @@ def _as_json(answer: Answer) -> dict[str, Any]:
     return shown if answer.token_ids is None else {**shown, "token_ids": list(answer.token_ids)}
 
 
-def check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
+def _check_stream(stream: bool, pairs: Sequence[object], whole: bool) -> None:
     """Refuse ``--stream`` where answers cannot be streamed.
 
     Raises:

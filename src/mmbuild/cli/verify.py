@@ -22,8 +22,9 @@ from mmbuild.base.field_checks import (
     word,
 )
 from mmbuild.cli import options
-from mmbuild.evaluation import manifest
+from mmbuild.evaluation import engine_manifest
 
+_DEFAULT_NEW_TOKENS = 32
 _MEASURED = record(
     {"prompts": list_of(text(1_000_000), 100_000), "max_new_tokens": integer(1, 1 << 22)},
     may_lack=("prompts", "max_new_tokens"),
@@ -99,7 +100,7 @@ def command(
     description = options.checked_engine(build, check=check)  # fail early if it is not an engine
     runner = backend(description.backend).open(build, description, print_status)
     options.refuse_others(context, runner.verify_options, "verify")
-    sources = {"model": model} if model else sources_of(build, store) if runner.compares else {}
+    sources = {"model": model} if model else _sources_of(build, store) if runner.compares else {}
     request = VerifyRequest(
         sources={name: str(path) for name, path in sources.items()},
         images=images,
@@ -132,7 +133,7 @@ def compare(
     from mmbuild.evaluation import thumbnails
     from mmbuild.steps import measure, verify
 
-    requested = recorded_questions(Path(build))
+    requested = _recorded_questions(Path(build))
     engine = Engine.load(build, check=False)  # checked by the command before ranks were started
     shown = measure.open_images(list(images) or requested.get("images") or (), engine)
     measures = measure.measure(
@@ -141,11 +142,11 @@ def compare(
         prompts=measure.questions(engine, prompts or requested.get("prompts") or ()),
         images=shown,
         max_new_tokens=min(
-            max_new_tokens or requested.get("max_new_tokens") or measure.DEFAULT_NEW_TOKENS,
+            max_new_tokens or requested.get("max_new_tokens") or _DEFAULT_NEW_TOKENS,
             engine.config.max_output_len,
         ),
     )
-    gates = recorded_gates(Path(build), engine.config.quant_algo)
+    gates = _recorded_gates(Path(build), engine.config.quant_algo)
     report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
     small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}
     verify.write(report, small, Path(out))
@@ -154,9 +155,9 @@ def compare(
     verify.require_agreement(report)
 
 
-def recorded_questions(build: Path) -> dict[str, Any]:
+def _recorded_questions(build: Path) -> dict[str, Any]:
     """Prompts, token limit and images of the recipe's verify section; no images unless all still exist."""
-    actions = manifest.actions(build, "measure")
+    actions = engine_manifest.actions(build, "measure")
     if not actions:
         return {}
     action = actions[0]
@@ -168,23 +169,23 @@ def recorded_questions(build: Path) -> dict[str, Any]:
     return {**action.get("params", {}), "images": images if len(images) == len(locators) else []}
 
 
-def recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
+def _recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
     """The gates that apply checks for ``build``: ``gates``, ``weights`` and the digest of the ``engine``.
 
     If the engine was built without verification or has no manifest, these are the usual gates of its ``quant_algo``.
     """
     from mmbuild.evaluation.bounds import usual_bounds
 
-    engines = manifest.actions(build, "assemble")
+    engines = engine_manifest.actions(build, "assemble")
     engine = engines[0].get("artifact") if engines else None
-    verify_actions = manifest.actions(build, "verify")
+    verify_actions = engine_manifest.actions(build, "verify")
     params = verify_actions[0].get("params", {}) if verify_actions else {}
     problem = _VERIFIED(params, "params")
     if problem is not None:
         raise _unusable(build, problem)
     if "gates" in params:
         return {"gates": params["gates"], "weights": params["weights"], "engine": engine}
-    weights = manifest.weights(build)
+    weights = engine_manifest.weights(build)
     return {
         "gates": {} if weights == "dummy" else usual_bounds(quant_algo),
         "weights": weights,
@@ -196,11 +197,11 @@ def _unusable(build: Path, problem: str) -> MmbuildError:
     from mmbuild.steps.verify import VerifyError
 
     return VerifyError(
-        f"`{build / manifest.NAME}` is damaged: {problem}", code="MM763", hint="apply its recipe again"
+        f"`{build / engine_manifest.NAME}` is damaged: {problem}", code="MM763", hint="apply its recipe again"
     )
 
 
-def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
+def _sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     """Directories of the source models of ``build`` in the store, by ``model`` and ``vision``.
 
     Raises:
@@ -209,7 +210,7 @@ def sources_of(build: Path, store: Path | None) -> dict[str, Path]:
     from mmbuild.core.store.layout import open_store
     from mmbuild.steps.verify import VerifyError
 
-    actions = manifest.actions(build, "download")
+    actions = engine_manifest.actions(build, "download")
     if not actions:
         raise VerifyError(
             f"`{build}/manifest.json` does not say which model the engine was built from",

@@ -10,7 +10,7 @@ from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.keys import action_key
 from mmbuild.core.graph.plan import Build, PlannedAction
 from mmbuild.core.store.layout import Store, open_store
-from mmbuild.core.store.roots import read_root
+from mmbuild.core.store.named_builds import read_root
 from mmbuild.inspect.diff.blame import Edit, edits
 from mmbuild.inspect.diff.trace import Trace, trace
 from mmbuild.pipeline.options import PlanOptions

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import YAML_TEXT
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 
 if TYPE_CHECKING:
     from mmbuild.config.model import SharedStoreConfig
@@ -56,7 +56,7 @@ class Settings:
     @property
     def shown(self) -> str:
         """The URL without user, password and query."""
-        return shown_url(self.url)
+        return _shown_url(self.url)
 
     def redact(self, text: str) -> str:
         """Return ``text`` without secrets: userinfo and query of the URL, values of options."""
@@ -87,14 +87,14 @@ def settings(url: str | None = None) -> Settings | None:
         return None
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://.", chosen):
         raise RemoteError(
-            f"`{shown_url(chosen)}` is not a shared store URL",
+            f"`{_shown_url(chosen)}` is not a shared store URL",
             code="MM820",
             hint="use a URL such as file:///srv/mmbuild, s3://bucket/path or https://host/path",
         )
     return _settings(chosen, config)
 
 
-def shown_url(url: str) -> str:
+def _shown_url(url: str) -> str:
     """Return ``url`` without user, password, query and fragment."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

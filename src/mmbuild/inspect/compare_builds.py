@@ -14,7 +14,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import flag, integer, list_of, mapping_of, number, optional, record, text, word
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import MEASUREMENTS
-from mmbuild.evaluation import manifest
+from mmbuild.evaluation import engine_manifest
 
 REPORT, PROFILE = "report.json", "profile.json"
 REPORT_VERSION = 3
@@ -78,9 +78,9 @@ def inspect_builds(build: Path) -> dict[str, Any]:
         "device": _device(description.target),
         "ranks": llm["tensor_parallel"],
         **_precision(llm),
-        "weights": manifest.weights(build),
-        "refused": [item.get("message", "") for item in manifest.read(build).get("refused", ())],
-        "model": sorted(str(action.get("artifact")) for action in manifest.actions(build, "download"))
+        "weights": engine_manifest.weights(build),
+        "refused": [item.get("message", "") for item in engine_manifest.read(build).get("refused", ())],
+        "model": sorted(str(action.get("artifact")) for action in engine_manifest.actions(build, "download"))
         or None,
         "bytes": {"weights": _bytes(build, _WEIGHTS), "packages": _bytes(build, _PACKAGES)},
         "building": _building(build),
@@ -138,7 +138,7 @@ def _bytes(build: Path, suffixes: tuple[str, ...]) -> int:
 def _building(build: Path) -> dict[str, float] | None:
     """Time and memory of the actions that produced the build, whenever they ran."""
     try:
-        actions = manifest.read(build)["actions"]
+        actions = engine_manifest.read(build)["actions"]
         return {
             "seconds": sum(action["seconds"] for action in actions),
             "peak_memory": max(action["peak_memory"] for action in actions),
@@ -149,7 +149,7 @@ def _building(build: Path) -> dict[str, float] | None:
 
 def _report(build: Path) -> Mapping[str, Any] | None:
     """The latest report of this engine: from `mmbuild verify`, otherwise from apply."""
-    engines = manifest.actions(build, "assemble")
+    engines = engine_manifest.actions(build, "assemble")
     own = _read(build / REPORT)
     if own is not None and (not engines or own.get("engine") == engines[0].get("artifact")):
         return own

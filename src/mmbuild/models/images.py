@@ -276,13 +276,13 @@ def _converted(image: Any, path: Path | None) -> Picture:
     tags = dict(getattr(image, "tag_v2", {}))
     image.load()
     steps = [] if frames == 1 or format_name == "MPO" else [f"first of {frames} frames"]
-    rgb, step = _to_rgb(upright(image), tags, format_name)
+    rgb, step = _to_rgb(_upright(image), tags, format_name)
     if step is not None:
         steps.append(step)
     return Picture(_bare(rgb), ", ".join(steps) or None, path)
 
 
-def upright(image: Any) -> Any:
+def _upright(image: Any) -> Any:
     """Apply the orientation tag of ``image``; unreadable EXIF data is ignored."""
     from PIL import ImageOps
 

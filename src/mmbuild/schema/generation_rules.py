@@ -28,7 +28,7 @@ from mmbuild.schema.model import Backend, GenerationConfig, Recipe
 _SOURCE = "model.source"
 
 
-def reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
+def _reader_of(recipe: Recipe, facts: ModelFacts) -> Reader:
     """How the engine of ``recipe`` reads generation settings."""
     return Reader(
         vocab_size=facts.llm.vocab_size,
@@ -74,7 +74,7 @@ def settings_faults(
     """
     place = family(recipe.model.family).settings_place(config)
     try:
-        reading = read_settings(load, place, reader_of(recipe, facts), label)
+        reading = read_settings(load, place, _reader_of(recipe, facts), label)
     except SettingsError as error:
         return [Violation(error.code, (_SOURCE,), error.message, error.hint)]
     findings = list(reading.findings)

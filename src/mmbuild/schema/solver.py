@@ -54,7 +54,7 @@ def sequence_len(recipe: Recipe) -> Derivation:
     return Derivation("max_seq_len", value, arithmetic)
 
 
-def padded_vocab(recipe: Recipe, facts: ModelFacts) -> Derivation:
+def _padded_vocab(recipe: Recipe, facts: ModelFacts) -> Derivation:
     """Rows of the output head, padded to a multiple of the number of ranks."""
     ranks, vocab = recipe.engine.tensor_parallel, facts.llm.vocab_size
     value = -(-vocab // ranks) * ranks
@@ -73,13 +73,13 @@ def derivations(recipe: Recipe, facts: ModelFacts) -> tuple[Derivation, ...]:
         sequence_len(recipe),
     ]
     if recipe.engine.tensor_parallel > 1:
-        derived.append(padded_vocab(recipe, facts))
+        derived.append(_padded_vocab(recipe, facts))
     if is_fitted_by_mmbuild(recipe.engine):
-        derived.append(calibration_samples(recipe))
+        derived.append(_calibration_samples(recipe))
     return tuple(derived)
 
 
-def calibration_samples(recipe: Recipe) -> Derivation:
+def _calibration_samples(recipe: Recipe) -> Derivation:
     """Number of calibration samples, and their source."""
     calibration = recipe.engine.quantization.calibration
     count = calibration.samples if calibration else DEFAULT_SAMPLES

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _SHOWN = 6
 
 
-def ids_differ(ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str | None:
+def _ids_differ(ours: Sequence[int], theirs: Sequence[int], tokenizer: Any) -> str | None:
     """Describe the first difference between two prompts' token ids; None if they are equal."""
     if tuple(ours) == tuple(theirs):
         return None
@@ -55,7 +55,7 @@ def _excerpt(ids: Sequence[int], start: int, tokenizer: Any) -> str:
     return f"{tokens} (`{text}`)"
 
 
-def pixels_differ(ours: Tensor, theirs: Tensor) -> str | None:
+def _pixels_differ(ours: Tensor, theirs: Tensor) -> str | None:
     """Describe how two float32 tensors [images, channels, height, width] differ; None if they are equal."""
     if ours.shape != theirs.shape:
         return f"the pixels have shape {list(ours.shape)}, but transformers' have {list(theirs.shape)}"
@@ -68,7 +68,6 @@ def pixels_differ(ours: Tensor, theirs: Tensor) -> str | None:
 
 MEASURES = "measures.json"
 PICTURES = "pictures"
-DEFAULT_NEW_TOKENS = 32
 
 
 def run(context: StepContext) -> None:
@@ -185,7 +184,7 @@ def measure(
         with _naming_question(number, prompt):
             (request,) = engine.encode([image], [prompt])
             theirs = prepare(prompt, [open_for_reference(image)])
-            require_equal_input(engine, request, theirs)
+            _require_equal_input(engine, request, theirs)
             entries.append(_question(engine, reference, (number, prompt), theirs, max_new_tokens))
     program = {
         "program": "transformers",
@@ -200,12 +199,12 @@ def measure(
             str(number): image.conversion for number, image in enumerate(images, 1) if image.conversion
         },
         "max_new_tokens": max_new_tokens,
-        "summary": summarize(engine, entries),
+        "summary": _summarize(engine, entries),
         "questions": entries,
     }
 
 
-def require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
+def _require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
     """Check that engine and reference get the same input.
 
     Args:
@@ -216,10 +215,10 @@ def require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
     Raises:
         InputError: MM597, the token ids differ; MM598, the pixels differ.
     """
-    problem = ids_differ(ours.ids, theirs.ids, engine.processor.tokenizer)
+    problem = _ids_differ(ours.ids, theirs.ids, engine.processor.tokenizer)
     if problem is not None:
         raise InputError(problem, code="MM597", hint=_REPORT_IT)
-    problem = pixels_differ(ours.pixels, theirs.pixels)
+    problem = _pixels_differ(ours.pixels, theirs.pixels)
     if problem is not None:
         raise InputError(problem, code="MM598", hint=_REPORT_IT)
 
@@ -298,7 +297,7 @@ def _context(engine: Engine, compared: Comparison) -> dict[str, str | None]:
     }
 
 
-def summarize(engine: Engine, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summarize(engine: Engine, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The report's summary. Means are over all tokens of the reference's answers, end tokens included."""
     count = len(entries)
     tokens = [len(entry["reference_tokens"]) for entry in entries]

@@ -14,7 +14,7 @@ from mmbuild.steps.assemble import link_processor
 
 if TYPE_CHECKING:
     from mmbuild.base.progress import Progress
-    from mmbuild.models.checkpoint.scale_search import Moments
+    from mmbuild.models.checkpoint.weight_only_fit import Moments
     from mmbuild.models.families.processor import Request
 
 

@@ -14,7 +14,7 @@ from mmbuild.backends.lowering import step_params
 from mmbuild.backends.tensorrt_llm import compatibility as tensorrt_llm
 from mmbuild.backends.torch.compatibility import HostFacts, compatibility, tensorrt_visual
 from mmbuild.base.errors import MmbuildError
-from mmbuild.evaluation import manifest
+from mmbuild.evaluation import engine_manifest
 from mmbuild.inspect.compare_builds import compare
 from mmbuild.models.families import family as family_of
 
@@ -129,7 +129,7 @@ def everything(build):
     """What verbs read of an engine directory without loading it."""
     found = compare([build])
     visual = tensorrt_visual(build)
-    manifest.weights(build)
+    engine_manifest.weights(build)
     described = description.read(build, whole_llm=False)
     return (
         compatibility(described, HERE, visual)

@@ -74,7 +74,7 @@ def test_a_model_gives_the_module_s_features_for_any_number_of_images(
         )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "vila", "nougat"))
 @torch.inference_mode()
 def test_half_precision_is_half_precision_throughout(family: str, tmp_path: Path) -> None:
     module, config = visual_side(family, 1, "float16", tmp_path)
@@ -90,7 +90,7 @@ def test_half_precision_is_half_precision_throughout(family: str, tmp_path: Path
     assert weights <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "vila", "nougat"))
 def test_it_is_opset_17_and_nothing_but_the_batch_is_computed(family: str, tmp_path: Path) -> None:
     exported = export(*visual_side(family, 0, "float32", tmp_path), tmp_path)
     check_opset(exported.path)

@@ -10,9 +10,9 @@ import pytest
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import Event, EventKind
 from mmbuild.core.execution.job import Failure, WorkerJob, read_failure, write_failure
-from mmbuild.core.execution.local import run_plan
 from mmbuild.core.execution.progress import PlainLines, lenient
 from mmbuild.core.execution.publish_check import confirm, seen_sources
+from mmbuild.core.execution.run_plan import run_plan
 from mmbuild.core.execution.worker import _redirect_streams
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import action_key, is_sound, job_key

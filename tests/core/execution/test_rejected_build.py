@@ -6,7 +6,7 @@ import pytest
 
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.gc import collect
-from mmbuild.core.store.roots import all_roots
+from mmbuild.core.store.named_builds import all_roots
 from mmbuild.core.store.verify import check_store
 from support.projects.workspace import Workspace
 from support.steps.trivial import action

@@ -17,8 +17,8 @@ from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.locks import shared_lock
 from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.materialize import materialize_file
+from mmbuild.core.store.named_builds import read_root, root_path
 from mmbuild.core.store.plan_cache import read_entry, write_entry
-from mmbuild.core.store.roots import read_root, root_path
 from mmbuild.core.store.verify import check_store
 from support.marks import slow_except
 from support.projects.workspace import Workspace
@@ -157,7 +157,7 @@ def test_a_changed_inode_time_alone_lays_nothing_out_again(workspace):
 def test_a_build_that_an_earlier_version_laid_out_is_laid_out_again_with_digests(workspace):
     import json
 
-    from mmbuild.core.store.roots import root_path
+    from mmbuild.core.store.named_builds import root_path
 
     workspace.apply(chain("r"))
     path = root_path(workspace.store, workspace.build / "r")

@@ -18,8 +18,8 @@ from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.history import HistoryEntry, append_entry, history_path, read_history
 from mmbuild.core.store.layout import open_store
 from mmbuild.core.store.manifest import parse_manifest, read_tree
+from mmbuild.core.store.named_builds import Root, read_root, root_path, write_root
 from mmbuild.core.store.plan_cache import cache_name, forget_entry, read_entry, write_entry
-from mmbuild.core.store.roots import Root, read_root, root_path, write_root
 from mmbuild.core.store.stat_cache import digest_file
 from support.marks import slow_except
 from support.projects.workspace import Workspace

@@ -8,8 +8,10 @@ import shutil
 import pytest
 
 from mmbuild.api import apply, load_recipe, plan
+from mmbuild.core.execution import run_plan
 from mmbuild.inspect.diff.build_diff import DiffError, FileChange, compare_builds, file_changes
 from mmbuild.inspect.diff.reports import diff_json, lines
+from support.projects import warm_workers
 from support.projects.demo_project import NAME, RECIPE, Project
 
 
@@ -17,6 +19,7 @@ from support.projects.demo_project import NAME, RECIPE, Project
 def project(tmp_path, monkeypatch):
     project = Project(tmp_path)
     monkeypatch.chdir(project.root)
+    monkeypatch.setattr(run_plan, "start_workers", warm_workers.starter(warm_workers.address()))
     for name in ("MMBUILD_STORE", "MMBUILD_STEPS"):
         monkeypatch.setenv(name, project.environment[name])
     return project

@@ -7,11 +7,13 @@ import pytest
 
 from mmbuild.api import apply, plan_graphs
 from mmbuild.cli.why_traces import trace_variants
+from mmbuild.core.execution import run_plan
 from mmbuild.core.store.layout import open_store
 from mmbuild.inspect.diff.blame import causes
 from mmbuild.inspect.diff.reports import overview
 from mmbuild.pipeline.options import PlanOptions
 from mmbuild.pipeline.planning import prepare
+from support.projects import warm_workers
 from support.projects.demo_project import NAME, RECIPE, Project
 
 
@@ -20,6 +22,7 @@ def project(tmp_path, monkeypatch):
     """A project whose demo recipe is built, as the current directory."""
     project = Project(tmp_path)
     monkeypatch.chdir(project.root)
+    monkeypatch.setattr(run_plan, "start_workers", warm_workers.starter(warm_workers.address()))
     for name in ("MMBUILD_STORE", "MMBUILD_STEPS"):
         monkeypatch.setenv(name, project.environment[name])
     build(project)

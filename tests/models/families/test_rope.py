@@ -116,7 +116,7 @@ def test_other_kinds_are_refused_by_name(kind: str, key: str, place: str) -> Non
     ],
 )
 def test_numbers_that_transformers_fails_on_are_named(text: dict[str, Any], told: str) -> None:
-    from mmbuild.models.families.parse import parse
+    from mmbuild.models.families.transformers_config import parse
 
     assert told in refused(FamilyError, "MM411", resolve, parse("llama", text, "x."), "x.").message
 

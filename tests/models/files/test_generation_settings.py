@@ -33,6 +33,7 @@ from mmbuild.models.files.generation_settings import (
 )
 from support.engines.sessions import START, VOCABULARY, generated, llama, t5
 from support.errors import refused
+from support.marks import slow_except
 from support.models import tiny_families, tiny_llava
 from support.models.tiny_text import tokenizer
 
@@ -136,7 +137,7 @@ def stripped(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", slow_except(FORMS, "llava", "nougat", "blip2-t5/two"))
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_settings_are_those_of_the_model_that_transformers_loads(saved, form, data):

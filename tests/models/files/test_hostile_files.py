@@ -18,7 +18,7 @@ from mmbuild.backends.visual.config import make_config, read_description
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.files import FileRefusedError
 from mmbuild.config.load import load as load_configuration
-from mmbuild.evaluation import manifest
+from mmbuild.evaluation import engine_manifest
 from mmbuild.models.checkpoint import reader
 from mmbuild.models.checkpoint.hf_weights import open_weights, own_weight_files, weight_files
 from mmbuild.models.families.shared import hugging_face
@@ -185,7 +185,7 @@ def test_what_is_named_instead_of_an_engine_is_looked_at_with_care(tmp_path: Pat
     (tmp_path / "c.yaml").write_text("[" * 10_000)
     assert "not an engine" in instead_of_engine(tmp_path)[0]
     (tmp_path / "manifest.json").symlink_to("/dev/zero")
-    assert manifest.read(tmp_path) == {}
+    assert engine_manifest.read(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from typing import Any
 
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event, EventKind
-from mmbuild.core.execution.local import Result, run_plan
 from mmbuild.core.execution.options import ApplyOptions, Options
+from mmbuild.core.execution.run_plan import Result, run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.steps.registry import StepSpec
 from mmbuild.team.ray.connect import connected

@@ -1,4 +1,7 @@
-"""Runs `mmbuild` in a process forked from one that has imported it, which takes most of a short command's time."""
+"""Runs `mmbuild` in a process forked from one that has imported it, which takes most of a short command's time.
+
+Fork servers of `apply` are forked as well (``warm_workers.py``).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+
+from mmbuild.core.execution import run_plan
+from support.projects import warm_workers
 
 # Neither torch nor what reads the environment when it is imported.
 _IMPORTED = (
@@ -30,6 +36,7 @@ _IMPORTED = (
     "mmbuild.pipeline.planning",
     "mmbuild.schema.rules",
     "mmbuild.team.remote_cache.remote_cache",
+    "support.projects.warm_workers",
 )
 
 
@@ -39,7 +46,7 @@ def run_forked(
     """Return what `python -m mmbuild` with ``arguments`` prints and its status, as :func:`subprocess.run` does."""
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place, "out"), Path(place, "err")
-        given = (arguments, cwd, dict(environment), out, err)
+        given = (arguments, cwd, dict(environment), out, err, warm_workers.address())
         process = _context(environment["PYTHONPATH"]).Process(target=_run, args=given)
         process.start()
         process.join(seconds)
@@ -64,7 +71,10 @@ def _context(module_path: str) -> ForkServerContext:
     return context
 
 
-def _run(arguments: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+def _run(
+    arguments: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path, workers: str
+) -> None:
+    run_plan.start_workers = warm_workers.starter(workers)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmbuild.config.remote_cache import Settings
-from mmbuild.config.remote_warnings import Notice
+from mmbuild.config.remote_errors import Notice
 from mmbuild.core.execution.events import EventKind
-from mmbuild.core.execution.local import Result, run_plan
 from mmbuild.core.execution.options import ApplyOptions, Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import Result, run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.graph.planner import make_plan
@@ -23,6 +23,7 @@ from mmbuild.team.remote_cache.object_store import ObjectStore
 from mmbuild.team.remote_cache.remote_cache import SharedStore
 from mmbuild.team.remote_cache.retrying_client import RetryingClient
 from mmbuild.team.remote_cache.sync import sharing
+from support.projects.warm_workers import WarmLocal
 from support.projects.workspace import Workspace
 from support.steps.trivial import TABLE
 
@@ -57,7 +58,11 @@ class Machine(Workspace):
         capacity = Capacity(2, 1 << 50, (), 2)
         with sharing(plan, self.events.append) as (here, sink):
             result = run_plan(
-                here, specs=TABLE, options=Options(capacity, ApplyOptions(**options)), sink=sink
+                here,
+                specs=TABLE,
+                options=Options(capacity, ApplyOptions(**options)),
+                sink=sink,
+                executor=WarmLocal(capacity),
             )
         for event in self.events:
             if event.kind is EventKind.WARNING:

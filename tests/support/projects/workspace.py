@@ -9,21 +9,23 @@ from typing import Any
 
 from mmbuild.api import plan_graphs
 from mmbuild.core.execution.events import Event
-from mmbuild.core.execution.local import Result, run_plan
 from mmbuild.core.execution.options import ApplyOptions, Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import Local, Result, run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.plan import Plan
 from mmbuild.core.store.layout import Store, open_store
+from support.projects.warm_workers import WarmLocal
 from support.steps.trivial import TABLE
 
 
 @dataclass
 class Workspace:
-    """A store and a build directory under ``root``."""
+    """A store and a build directory under ``root``. ``cold``: each apply starts Python for its workers."""
 
     root: Path
     events: list[Event] = field(default_factory=list)
+    cold: bool = False
 
     @property
     def store(self) -> Store:
@@ -45,7 +47,10 @@ class Workspace:
     def apply(self, *graphs: RecipeGraph, capacity: Capacity | None = None, **applied: Any) -> Result:
         """``applied``: fields of ``ApplyOptions``."""
         options = Options(capacity or Capacity(2, 1 << 50, (), 2), ApplyOptions(**applied))
-        return run_plan(self.plan(*graphs), specs=TABLE, options=options, sink=self.events.append)
+        executor = (Local if self.cold else WarmLocal)(options.capacity)
+        return run_plan(
+            self.plan(*graphs), specs=TABLE, options=options, sink=self.events.append, executor=executor
+        )
 
     def text(self, recipe: str) -> str:
         return (self.build / recipe / "text").read_text()

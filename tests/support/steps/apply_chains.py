@@ -12,9 +12,9 @@ from pathlib import Path
 from mmbuild.api import plan_graphs
 from mmbuild.cli.output import run_guarded
 from mmbuild.core.execution.events import Event
-from mmbuild.core.execution.local import run_plan
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import run_plan
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import open_store
 from support.steps.trivial import TABLE, action

@@ -14,9 +14,9 @@ import pytest
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.events import EventKind
-from mmbuild.core.execution.local import run_plan
 from mmbuild.core.execution.options import Options
 from mmbuild.core.execution.resources import Capacity
+from mmbuild.core.execution.run_plan import run_plan
 from mmbuild.core.graph.action import RecipeGraph, Resources
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.store.action_cache import load_cache

@@ -198,7 +198,7 @@ def test_the_apply_after_a_killed_pull_resumes(one, tmp_path):
     """kill -9 after a chunk, with the whole tool in a separate process."""
     environment = {
         **os.environ,
-        "PYTHONPATH": str(TESTS),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)]),
         "MMBUILD_REMOTE": one.url,
         "MMBUILD_PUSH": "always",
     }

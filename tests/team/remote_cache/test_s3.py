@@ -8,7 +8,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 from mmbuild.core.execution.events import EventKind
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.action_cache import load_cache

@@ -34,7 +34,7 @@ OPTIMIZER = "nvidia-modelopt"
 _PICTURE, _PICTURE_SECONDS = 500_000, 0.2
 
 
-def optimizer_version(pins: Pins) -> str:
+def _optimizer_version(pins: Pins) -> str:
     """Version of Model Optimizer: the pinned one, else the installed one.
 
     Raises:
@@ -189,7 +189,7 @@ def quantize(
         target=target,
         toolchain=toolchain
         if quantization.algorithm in WEIGHT_ONLY
-        else {**toolchain, OPTIMIZER: optimizer_version(context.pins)},
+        else {**toolchain, OPTIMIZER: _optimizer_version(context.pins)},
         resources=Resources(
             cores=estimate.weight_cores(size.checkpoint),
             memory=estimate.calibration_memory(size, on_gpu=on_gpu, split=split),

@@ -66,7 +66,7 @@ class RefusalError(Exception):
         self.kind = kind
 
 
-def load_tensorrt() -> tuple[Any, Api]:
+def _load_tensorrt() -> tuple[Any, Api]:
     """The ``tensorrt`` module and its :class:`Api`."""
     try:
         import tensorrt
@@ -79,7 +79,7 @@ def load_tensorrt() -> tuple[Any, Api]:
     return tensorrt, api
 
 
-def make_log(trt: Any) -> Any:
+def _make_log(trt: Any) -> Any:
     """TensorRT's log: warnings and worse to standard error, errors remembered for messages."""
 
     class Log(trt.ILogger):
@@ -181,12 +181,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check_version(trt: Any, expected: str | None) -> None:
+def _check_version(trt: Any, expected: str | None) -> None:
     if expected is not None and trt.__version__ != expected:
         raise RefusalError("version", f"the engine is for TensorRT {expected}, and this is {trt.__version__}")
 
 
-def check_sm(cuda: Cuda, required: int | None) -> int:
+def _check_sm(cuda: Cuda, required: int | None) -> int:
     here = cuda.sm()
     if required is not None and here != required:
         raise RefusalError("sm", f"the engine is for SM {required}, and this GPU is SM {here}")
@@ -206,19 +206,19 @@ def build(request: Request) -> dict[str, Any]:
     must be).
     """
     _die_with_parent()
-    trt, api = load_tensorrt()
-    check_version(trt, request.get("version"))
+    trt, api = _load_tensorrt()
+    _check_version(trt, request.get("version"))
     if request["dtype"] not in api.precision_flags:
         raise RefusalError("unsupported", f"TensorRT {trt.__version__} builds no {request['dtype']} networks")
-    sm = check_sm(Cuda(), request.get("sm"))
-    log = make_log(trt)
+    sm = _check_sm(Cuda(), request.get("sm"))
+    log = _make_log(trt)
     builder = create(trt.Builder, log)
     flag = api.network_flag
     bits = 1 << int(getattr(trt.NetworkDefinitionCreationFlag, flag)) if flag else 0
     network = builder.create_network(bits)
     parser = parse(trt, network, log, request["onnx"], request.get("nodes", []))
     config = configure(trt, api, builder, request)
-    given = give_timings(config, request.get("timing_cache"))
+    given = _give_timings(config, request.get("timing_cache"))
     started = time.perf_counter()
     serialized = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - started
@@ -232,7 +232,7 @@ def build(request: Request) -> dict[str, Any]:
         "sm": sm,
         "seconds": seconds,
         "engine_bytes": serialized.nbytes,
-        "timing_cache": keep_timings(config, given, request.get("timing_cache_out")),
+        "timing_cache": _keep_timings(config, given, request.get("timing_cache_out")),
     }
 
 
@@ -269,7 +269,7 @@ def configure(trt: Any, api: Api, builder: Any, request: Request) -> Any:
     if request["dtype"] == "float32":
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default: 10 bits of mantissa
     if not request.get("library_tactics"):
-        leave_out_libraries(trt, config)
+        _leave_out_libraries(trt, config)
     largest = request["max_batch_size"]
     best = request.get("opt_batch_size", max(1, largest // 2))
     shapes = [(batch, 3, *request["image_size"]) for batch in (1, best, largest)]
@@ -280,7 +280,7 @@ def configure(trt: Any, api: Api, builder: Any, request: Request) -> Any:
     return config
 
 
-def leave_out_libraries(trt: Any, config: Any) -> None:
+def _leave_out_libraries(trt: Any, config: Any) -> None:
     sources = config.get_tactic_sources()
     for name in LIBRARY_TACTICS:
         member = trt.TacticSource.__members__.get(name)
@@ -289,7 +289,7 @@ def leave_out_libraries(trt: Any, config: Any) -> None:
     config.set_tactic_sources(sources)
 
 
-def give_timings(config: Any, known: Request | None) -> str | None:
+def _give_timings(config: Any, known: Request | None) -> str | None:
     """Hand the builder a timing cache, an empty one or the given, whose digest is looked at; returns the digest."""
     content = b""
     if known is not None:
@@ -310,7 +310,7 @@ def give_timings(config: Any, known: Request | None) -> str | None:
     return known["sha256"] if known is not None else None
 
 
-def keep_timings(config: Any, given: str | None, directory: str | None) -> dict[str, Any]:
+def _keep_timings(config: Any, given: str | None, directory: str | None) -> dict[str, Any]:
     """Write the timings under their SHA-256; the given file is never touched."""
     content = bytes(config.get_timing_cache().serialize())
     digest = sha256(content)
@@ -338,11 +338,11 @@ class Engine:
         """The request: ``engine`` (a path), ``engine_bytes``, ``version``, ``sm``, ``dtype``, ``feature_dtype``,
         ``image_size``, ``max_batch_size``, ``num_visual_features``, ``hidden_size`` (all as the engine was built),
         ``memory`` (a descriptor) and ``output_offset`` (bytes)."""
-        trt, _ = load_tensorrt()
-        check_version(trt, request["version"])
+        trt, _ = _load_tensorrt()
+        _check_version(trt, request["version"])
         cuda = self.cuda = Cuda()
-        check_sm(cuda, request["sm"])
-        self.log = make_log(trt)
+        _check_sm(cuda, request["sm"])
+        self.log = _make_log(trt)
         self.engine = self._deserialize(trt, request)
         self._check_tensors(trt, request)
         self.context = self.engine.create_execution_context()

@@ -60,13 +60,13 @@ class TensorRtLlmBackend:
         from mmbuild.backends.tensorrt_llm.lower import lower_toolchain
 
         version = _version(variant)
-        locked = context.pins.packages(environment_name(version)) or {}
-        environment = context.once(configured_environment)(version, tuple(locked.items()))
+        locked = context.pins.packages(_environment_name(version)) or {}
+        environment = context.once(_configured_environment)(version, tuple(locked.items()))
         return lower_toolchain(variant, context, environment)
 
     def environment(self, variant: ResolvedRecipe) -> str:
         """``tensorrt-llm VERSION``."""
-        return environment_name(_version(variant))
+        return _environment_name(_version(variant))
 
     def environment_packages(self, actions: Sequence[Action]) -> Mapping[str, str]:
         """Empty: keys contain all versions."""
@@ -123,12 +123,12 @@ class TensorRtLlmBackend:
         return compatibility(description, visible_gpus(), probe_environment(description))
 
 
-def environment_name(version: str) -> str:
+def _environment_name(version: str) -> str:
     """Name of a TensorRT-LLM version's environment in lock files."""
     return f"tensorrt-llm {version}"
 
 
-def configured_environment(version: str, locked: tuple[tuple[str, str], ...]) -> Environment | None:
+def _configured_environment(version: str, locked: tuple[tuple[str, str], ...]) -> Environment | None:
     """The environment configured for a toolchain, with the ``locked`` versions, else with the installed ones.
 
     An environment that does not respond counts as empty: apply reports why.

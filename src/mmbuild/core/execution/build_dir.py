@@ -28,8 +28,8 @@ from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
 from mmbuild.core.store.manifest import read_tree
 from mmbuild.core.store.materialize import materialize
+from mmbuild.core.store.named_builds import Laid, Root, before, read_root, root_path, scan_files, write_root
 from mmbuild.core.store.record_fields import INNER_PATH, list_of
-from mmbuild.core.store.roots import Laid, Root, before, read_root, root_path, scan_files, write_root
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -104,10 +104,10 @@ def install_build(
             shutil.copytree(source, fresh / place, symlinks=True)
         files = _files(store, fresh, targets)
         data = {"refused": list(refused)} if refused else {}
-        manifest = {**manifest_of(build, actions, records, host), **data, "files": files}
+        manifest = {**_manifest_of(build, actions, records, host), **data, "files": files}
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        replace_directory(fresh, directory)
+        _replace_directory(fresh, directory)
         digests = {name: file["blake3"] for name, file in files.items()}
         stats = record_files(store, directory, [*files, MANIFEST], digests)
         write_root(store, _root(store, build, records, targets, stats))
@@ -127,7 +127,7 @@ def _hashed(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "blake3": hash_file(path)}
 
 
-def manifest_of(
+def _manifest_of(
     build: Build, actions: Sequence[Action], records: Mapping[str, Record], host: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the engine was built from. Not part of any key."""
@@ -216,7 +216,7 @@ def _root(
     )
 
 
-def replace_directory(fresh: Path, target: Path) -> None:
+def _replace_directory(fresh: Path, target: Path) -> None:
     """Replace ``target`` with ``fresh``; readers see either the old directory or the new one."""
     if not os.path.lexists(target):
         fresh.rename(target)

@@ -70,10 +70,10 @@ def explain_failure(label: str, step: str, failure: Failure | None, status: int,
             traceback=failure.traceback,
         )
     message, hint = _death(status)
-    return Failed(label, f"the worker of `{label}` {message}", "MM311", hint, (), str(log), log_tail(log))
+    return Failed(label, f"the worker of `{label}` {message}", "MM311", hint, (), str(log), _log_tail(log))
 
 
-def log_tail(log: Path) -> tuple[str, ...]:
+def _log_tail(log: Path) -> tuple[str, ...]:
     """Return the last lines of a log."""
     try:
         with open(log, "rb") as stream:

@@ -51,11 +51,11 @@ class PlainLines:
 
 
 def _first_line(event: Event) -> str:
-    """Return the first line of :func:`event_line`: failures are reported in full at the end."""
-    return one_line(event_line(event).partition("\n")[0])
+    """Return the first line of :func:`_event_line`: failures are reported in full at the end."""
+    return one_line(_event_line(event).partition("\n")[0])
 
 
-def event_line(event: Event) -> str:
+def _event_line(event: Event) -> str:
     """Format an event as one line; empty for events that only the live display shows."""
     data = event.data
     if event.kind is EventKind.STARTED:

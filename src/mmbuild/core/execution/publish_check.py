@@ -18,7 +18,7 @@ from mmbuild.core.steps.registry import DIRECTORIES
 from mmbuild.core.store.integrity import changed_source
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import Seen
-from mmbuild.core.store.roots import seen_of
+from mmbuild.core.store.named_builds import seen_of
 from mmbuild.core.store.stat_cache import StatCache
 
 _SOURCES = importlib.import_module(DIRECTORIES)

@@ -19,13 +19,13 @@ from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.atomic_files import discard, remove_tree
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import wait_lock
-from mmbuild.core.store.roots import root_path, scan_files
+from mmbuild.core.store.named_builds import root_path, scan_files
 
 _REPORTS = frozenset({"report.json", "report.html"})
 """Files that ``mmbuild verify`` adds to an engine; they do not prevent its removal."""
 
 
-def rejected_path(directory: Path) -> Path:
+def _rejected_path(directory: Path) -> Path:
     """Return the directory for a rejected engine of ``directory``."""
     return directory.with_name(f"{directory.name}.refused")
 
@@ -67,7 +67,7 @@ def keep_rejected(
     """
     known = {label: key for label, key in build.actions.items() if key in records}
     targets = {place: key for place, key in build.targets.items() if key in records}
-    directory = rejected_path(build.directory)
+    directory = _rejected_path(build.directory)
     data = {
         "label": rejected_by.label,
         "step": rejected_by.step,
@@ -93,7 +93,7 @@ def keep_rejected(
 
 def discard_rejected(store: Store, directory: Path) -> None:
     """Remove the rejected engine of ``directory``, unless a user added files to it."""
-    rejected = rejected_path(directory)
+    rejected = _rejected_path(directory)
     if not rejected.is_dir():
         return
     with wait_lock(store.lock(root_path(store, rejected).stem), f"the lock of `{rejected}`"):

@@ -1,4 +1,8 @@
-"""The scheduling loop: starts ready actions that fit and handles worker messages until nothing is left."""
+"""The scheduling loop: starts ready actions that fit and handles worker messages until nothing is left.
+
+Before it starts an action, it looks for the action's result again, because all inputs are known only now. This
+settles actions that the plan left ``UNKNOWN``.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,9 +100,49 @@ class WorkerPool:
             return  # messages() sees the end of the other pipe and reports the cause
 
 
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """Arguments of a fork server's process.
+
+    Attributes:
+        modules: Module search path.
+        events: Descriptor for messages, inherited.
+        hold: Descriptor to keep open until the last worker has ended, inherited.
+        preload: Modules to import before forking.
+        detached: Whether it is not a child of this process.
+    """
+
+    modules: Sequence[str]
+    events: int
+    hold: int
+    preload: Sequence[str]
+    detached: bool
+
+
+def launch(server: ServerProcess) -> subprocess.Popen[bytes]:
+    """Start Python as a fork server, in its own session and with a listed environment."""
+    kind = "detached" if server.detached else "child"
+    modules = json.dumps(list(server.modules))
+    return subprocess.Popen(
+        [sys.executable, "-c", _START, modules, str(server.events), kind, *server.preload],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=None,
+        env=listed_environment(),
+        pass_fds=(server.events, server.hold),
+        start_new_session=True,
+    )
+
+
 @contextmanager
 def start_workers(
-    staging: Path, preload: Iterable[str], hold: int, *, path: Sequence[str] = (), detached: bool = False
+    staging: Path,
+    preload: Iterable[str],
+    hold: int,
+    *,
+    path: Sequence[str] = (),
+    detached: bool = False,
+    launch: Callable[[ServerProcess], subprocess.Popen[bytes]] = launch,
 ) -> Iterator[WorkerPool]:
     """Start a fork server; on exit, stop it and all workers.
 
@@ -113,18 +153,11 @@ def start_workers(
         path: Module search path of the workers; empty means this process's.
         detached: Do not make it a child of this process: Ray kills the children of a process that it ends, and a
             killed fork server could not kill what its workers started.
+        launch: Starts the process.
     """
     reader, writer = os.pipe()
-    modules = json.dumps([entry or os.getcwd() for entry in path or sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-c", _START, modules, str(writer), "detached" if detached else "child", *preload],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=None,
-        env=listed_environment(),
-        pass_fds=(writer, hold),
-        start_new_session=True,
-    )
+    modules = [entry or os.getcwd() for entry in path or sys.path]
+    process = launch(ServerProcess(modules, writer, hold, tuple(preload), detached))
     os.close(writer)
     workers = WorkerPool(staging, process, reader)
     workers._selector.register(reader, selectors.EVENT_READ)

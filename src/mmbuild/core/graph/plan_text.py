@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mmbuild.base.errors import MmbuildError
@@ -29,18 +29,6 @@ def summary(plan: Plan) -> str:
     names = {Verdict.RUN: "to run", Verdict.PULL: "to pull", Verdict.RESTORE: "to restore"}
     counts = {verdict: plan.count(verdict) for verdict in (*_SHOWN_FIRST, Verdict.UP_TO_DATE)}
     return ", ".join(f"{count} {names.get(verdict, verdict)}" for verdict, count in counts.items() if count)
-
-
-def derivation_text(derivations: Mapping[str, Sequence[str]]) -> str:
-    """Return how each derived number is computed, by variant."""
-    return "\n".join(_derivation_lines(derivations)) + "\n"
-
-
-def _derivation_lines(derivations: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    for name, lines in derivations.items():
-        yield f"{name}:"
-        for line in lines:
-            yield f"  {line}"
 
 
 def _shared(recipes: tuple[str, ...]) -> str:

@@ -1,7 +1,8 @@
-"""Makes the plan: which actions run (verdicts come from ``verdicts.py``), and why (``rebuild_reasons.py``).
+"""Makes the plan: which actions run (decided in ``rebuild_decision.py``), and why (``rebuild_reasons.py``).
 
-``plan`` and ``apply`` both call :func:`make_plan`; nothing else decides what runs. It reads the journal and
-the stat of files in build directories, but no artifacts.
+``plan`` and ``apply`` both call :func:`make_plan`. One decision is left to ``mmbuild.core.execution.scheduler``:
+whether an action with the verdict ``UNKNOWN`` runs, once its inputs are built; the scheduler also reuses results that
+appeared after planning. Planning reads the journal and the stat of files in build directories, but no artifacts.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from pathlib import Path
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.graph.plan import Build, Plan, PlannedAction, Verdict
+from mmbuild.core.graph.rebuild_decision import PlanningState, find_results, require_inputs
 from mmbuild.core.graph.remote_lookup import FindRemote
-from mmbuild.core.graph.verdicts import PlanningState, find_results, require_inputs
 from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.build_check import has_no_digests, intact
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.roots import Root, read_root
+from mmbuild.core.store.named_builds import Root, read_root
 
 Explain = Callable[[Action, str | None], str]
 """``explain(action, key)``: why ``action`` runs; ``key`` is the definition key last built for its label, or None."""

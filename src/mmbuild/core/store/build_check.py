@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from mmbuild.base.files import FileRefusedError
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.roots import Laid, Root, scan_files, seen_of
+from mmbuild.core.store.named_builds import Laid, Root, scan_files, seen_of
 from mmbuild.core.store.stat_cache import StatCache
 
 _LINK = "link to "
@@ -82,11 +81,6 @@ def added_files(existing: Iterable[str], ours: Iterable[str]) -> list[str]:
     names = frozenset(ours)
     directories = {name.partition("/")[0] for name in names if "/" in name} - {REPORTS}
     return sorted(name for name in existing if name not in names and name.partition("/")[0] in directories)
-
-
-def invalidate(root: Root, reason: str) -> Root:
-    """Return ``root`` marked as untrusted, so that the next apply installs the build again."""
-    return replace(root, void=reason)
 
 
 def _content(store: Store, path: str, digest: str | None, index: StatCache) -> str:

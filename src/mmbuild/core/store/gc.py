@@ -10,8 +10,8 @@ from mmbuild.core.store.action_cache import load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import exclusive_lock
+from mmbuild.core.store.named_builds import all_roots, root_path
 from mmbuild.core.store.reachability import Reachable, reachable_artifacts
-from mmbuild.core.store.roots import all_roots, root_path
 
 _LOG_SECONDS = 30 * 86400.0
 """Every gc removes logs and plans that are older than this."""

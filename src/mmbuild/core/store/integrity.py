@@ -17,7 +17,7 @@ from mmbuild.base.files import FileRefusedError
 from mmbuild.core.store.hashing import hash_file
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import ManifestEntry, Seen, Tree, read_tree
-from mmbuild.core.store.roots import seen_of
+from mmbuild.core.store.named_builds import seen_of
 from mmbuild.core.store.stat_cache import SMALL, StatCache, stat_of
 
 

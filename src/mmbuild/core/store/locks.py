@@ -114,7 +114,7 @@ def report(text: str) -> None:
         reporter(text)
 
 
-def wait_until(done: Callable[[], bool], what: Callable[[float], str], limit: float) -> bool:
+def _wait_until(done: Callable[[], bool], what: Callable[[float], str], limit: float) -> bool:
     """Call ``done`` until it returns True; return False after ``limit`` seconds.
 
     Args:
@@ -205,7 +205,7 @@ def wait_lock(path: Path, what: str = "a lock") -> Iterator[None]:
     def line(seconds: float) -> str:
         return f"waiting for {what} (`{path}`) for {seconds:.0f} s: held by {holder_text(path)}"
 
-    if not wait_until(done, line, LIMIT_SECONDS):
+    if not _wait_until(done, line, LIMIT_SECONDS):
         raise MmbuildError(
             f"{what} (`{path}`) was not released within {LIMIT_SECONDS:.0f} s: held by {holder_text(path)}",
             code="MM325",

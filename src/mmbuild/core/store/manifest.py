@@ -137,7 +137,7 @@ def parse_manifest(text: bytes, name: str) -> Tree:
     return replace(tree, seen=tuple((ino, size, mtime, ctime) for ino, size, mtime, ctime in seen))
 
 
-def damaged_manifest(name: str, reason: object) -> MmbuildError:
+def _damaged_manifest(name: str, reason: object) -> MmbuildError:
     """Return the error for a manifest that cannot be used."""
     return MmbuildError(
         f"the manifest of artifact `{name}` is damaged ({reason})",
@@ -154,7 +154,7 @@ def _parse(text: bytes, name: str) -> tuple[Tree, Any]:
             raise ValueError("`entries` is not an array")
         return make_tree(ManifestEntry(**require_fields(item, _ENTRY)) for item in entries), data.get("seen")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise damaged_manifest(name, error) from error
+        raise _damaged_manifest(name, error) from error
 
 
 def _entry_json(entry: ManifestEntry) -> dict[str, Any]:
@@ -186,8 +186,8 @@ def read_tree(store: Store, digest: str) -> Tree:
             hint="apply the recipe again to build what is missing",
         ) from error
     except (OSError, FileRefusedError) as error:
-        raise damaged_manifest(digest, error) from error
+        raise _damaged_manifest(digest, error) from error
     tree = parse_manifest(text, digest)
     if tree_digest(tree) != digest:
-        raise damaged_manifest(digest, "it belongs to another artifact")
+        raise _damaged_manifest(digest, "it belongs to another artifact")
     return tree

@@ -41,8 +41,8 @@ from mmbuild.core.store.manifest import (
     read_tree,
     tree_digest,
 )
+from mmbuild.core.store.named_builds import seen_of
 from mmbuild.core.store.ownership import require_directory
-from mmbuild.core.store.roots import seen_of
 from mmbuild.core.store.stat_cache import SMALL, StatCache, digest_file
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})

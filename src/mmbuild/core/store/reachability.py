@@ -11,7 +11,7 @@ from mmbuild.core.store.action_cache import ActionCache
 from mmbuild.core.store.atomic_files import names_in
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.manifest import Tree, read_tree
-from mmbuild.core.store.roots import Root, all_roots
+from mmbuild.core.store.named_builds import Root, all_roots
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,20 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import is_digest
 from mmbuild.core.store.action_cache import ActionCache, load_cache, rewrite
 from mmbuild.core.store.atomic_files import discard, names_in
-from mmbuild.core.store.build_check import altered_files, invalidate
+from mmbuild.core.store.build_check import altered_files
 from mmbuild.core.store.disk_errors import fault_point
 from mmbuild.core.store.hashing import hash_file, hash_files
 from mmbuild.core.store.layout import Store
 from mmbuild.core.store.locks import exclusive_lock
 from mmbuild.core.store.manifest import Tree, read_tree
-from mmbuild.core.store.roots import all_roots, scan_files, write_root
+from mmbuild.core.store.named_builds import all_roots, scan_files, write_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +229,7 @@ def _check_builds(store: Store, voided: Collection[str]) -> tuple[str, ...]:
         elif names := altered_files(store, root):
             problem = f"was changed: `{names[0]}`" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
         if problem:
-            write_root(store, invalidate(root, problem))
+            write_root(store, replace(root, void=problem))
             problems.append(f"`{root.directory}` {problem}")
     return tuple(problems)
 

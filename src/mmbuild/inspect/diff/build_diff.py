@@ -11,7 +11,7 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.graph.definition_diff import ABSENT, Change, changes, different
 from mmbuild.core.store.hashing import hash_files
-from mmbuild.evaluation import manifest
+from mmbuild.evaluation import engine_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def compare_builds(first: Path, second: Path) -> BuildDiff:
     only = {name: side for side in (0, 1) for name in sides[side] if name not in sides[1 - side]}
     settings = [item.get("settings") or {} for item in manifests]
     try:
-        files = file_changes(first, second, (manifest.NAME,))
+        files = file_changes(first, second, (engine_manifest.NAME,))
     except OSError as error:
         raise DiffError(
             f"cannot read the files of the builds: {error}",
@@ -149,13 +149,13 @@ def compare_builds(first: Path, second: Path) -> BuildDiff:
 
 
 def _manifest(build: Path) -> Mapping[str, Any]:
-    content = manifest.read(build)
+    content = engine_manifest.read(build)
     try:
         for action in content["actions"]:
             _ = action["label"], action["artifact"], action["definition_key"]
     except (KeyError, TypeError) as error:
         raise DiffError(
-            f"`{build}` is not an mmbuild engine directory: it has no readable {manifest.NAME}",
+            f"`{build}` is not an mmbuild engine directory: it has no readable {engine_manifest.NAME}",
             code="MM851",
             hint="give two directories such as build/llava-int4",
         ) from error

@@ -10,7 +10,7 @@ from mmbuild.core.graph.definition_diff import Change, changes
 from mmbuild.core.graph.plan import Build, PlannedAction
 from mmbuild.core.graph.rebuild_reasons import definition_of, read_definition
 from mmbuild.core.store.layout import Store
-from mmbuild.core.store.roots import Root
+from mmbuild.core.store.named_builds import Root
 
 
 @dataclass(frozen=True, slots=True)

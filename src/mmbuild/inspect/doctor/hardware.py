@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmbuild.base.checks import Check, size_text
+from mmbuild.base.checks import Check
 from mmbuild.base.gpu import Gpu
 from mmbuild.core.execution.resources import machine_memory
 
@@ -54,14 +54,14 @@ def memory_check(needed: int, root: Path = Path("/")) -> Check:
         root: Directory with ``proc`` and ``sys`` (for tests).
     """
     usable, physical = machine_memory(root), _physical(root)
-    state = size_text(usable)
+    state = _size_text(usable)
     if usable < physical:
-        state += f" (a control group's limit; the machine has {size_text(physical)})"
+        state += f" (a control group's limit; the machine has {_size_text(physical)})"
     if needed <= usable:
-        return Check("memory", "ok", state, f"about {size_text(needed)}" if needed else "")
+        return Check("memory", "ok", state, f"about {_size_text(needed)}" if needed else "")
     why = "estimated for the largest action"
     hint = "build on a larger machine, raise the limit of the control group, or try with --ignore-estimates"
-    return Check("memory", "fail", state, f"about {size_text(needed)}", why, hint)
+    return Check("memory", "fail", state, f"about {_size_text(needed)}", why, hint)
 
 
 def _physical(root: Path) -> int:
@@ -84,15 +84,20 @@ def disk_check(name: str, path: Path, needed: int) -> Check:
     """
     existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    state = f"{size_text(free)} free at {path}"
+    state = f"{_size_text(free)} free at {path}"
     if not os.access(existing, os.W_OK | os.X_OK):
         hint = "choose another directory with --store or --build-dir"
         return Check(name, "fail", f"{path} is not writable", "a writable directory", "", hint)
     if needed > free:
         hint = "free some space (`mmbuild cache gc`), or use another --store"
         why = "estimated for the missing actions"
-        return Check(name, "fail", state, f"about {size_text(needed)}", why, hint)
+        return Check(name, "fail", state, f"about {_size_text(needed)}", why, hint)
     if not needed and free < _LITTLE:
         why = "a 7B model takes 14 GB, and its engine refers to it"
         return Check(name, "warn", state, "", why, "free some space (`mmbuild cache gc`)")
-    return Check(name, "ok", state, f"about {size_text(needed)}" if needed else "")
+    return Check(name, "ok", state, f"about {_size_text(needed)}" if needed else "")
+
+
+def _size_text(count: float) -> str:
+    """Format a number of bytes, such as ``1.5 GB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

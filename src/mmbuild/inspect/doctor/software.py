@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Iterator, Mapping
 
 from mmbuild.backends.environments.probe import ProbeError, interpreter_versions, normalized
@@ -16,11 +15,6 @@ from mmbuild.config.model import Interpreter
 
 _TENSORRT = ">=8.6,<12"
 _TENSORRT_PYTHON = ">=3.10"
-
-
-def python_check() -> Check:
-    """The Python that runs mmbuild."""
-    return Check("python", "ok", platform.python_version())
 
 
 def extra_checks(extra: str, *, needed: bool) -> Iterator[Check]:

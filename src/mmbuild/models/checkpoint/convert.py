@@ -58,7 +58,7 @@ def naming_of(family: str, names: Collection[str], first: str) -> Naming:
     )
 
 
-def unused_tensors(naming: Naming, names: Collection[str], used: Collection[str]) -> list[str]:
+def _unused_tensors(naming: Naming, names: Collection[str], used: Collection[str]) -> list[str]:
     """Tensors of the language model that the checkpoint does not use (biases, adapters)."""
     return sorted(
         name
@@ -214,7 +214,7 @@ def find_sources(
 
 
 def _require_all_used(naming: Naming, stored: Mapping[str, StoredTensor], used: list[str]) -> None:
-    extra = unused_tensors(naming, stored, used)
+    extra = _unused_tensors(naming, stored, used)
     if extra:
         raise CheckpointError(
             f"`{stored[extra[0]].file}` contains `{extra[0]}`"

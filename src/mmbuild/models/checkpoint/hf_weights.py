@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 
 from mmbuild.base.files import FileRefusedError, entries, read_beginning, read_object, require_regular
 from mmbuild.base.limits import SHARD_INDEX
-from mmbuild.base.safetensors_header import FLOATS, HeaderProblemError, require_header
+from mmbuild.base.safetensors_header import HeaderProblemError, require_header
 from mmbuild.models.checkpoint.tensor_parallel import TensorSlice
 from mmbuild.models.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Number formats of weights; mmbuild's own checkpoints also contain integers and float8."""
 # Limit of the total size of pickles from before torch 1.6, which cannot be mapped.
 _READ_WHOLE = 1 << 30
 _SHOWN = 80  # characters of a name in a message
@@ -70,7 +72,7 @@ def require_floats(name: str, tensor: StoredTensor) -> None:
     Raises:
         CheckpointError: MM749, it holds integers.
     """
-    if tensor.dtype not in FLOATS:
+    if tensor.dtype not in _FLOATS:
         raise CheckpointError(
             f"tensor `{name}` in `{tensor.file}` has the number format {tensor.dtype}, "
             "but weights must be floats (F32, F16, BF16 or F64)",

@@ -27,7 +27,7 @@ from mmbuild.models.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmbuild.models.checkpoint.scale_search import Moments
+    from mmbuild.models.checkpoint.weight_only_fit import Moments
 
 # Bytes of a block for tensors that are only copied.
 _BLOCK = 4 << 20
@@ -162,9 +162,9 @@ def _entries(
 def _quantized(rank: _Rank, name: str, how: WeightOnly) -> str:
     """Write a quantized weight and its scales; returns its name."""
     if name in rank.moments:
-        from mmbuild.models.checkpoint import scale_search
+        from mmbuild.models.checkpoint import weight_only_fit
 
-        values, scales = scale_search.quantize(rank.tensors[name], how, rank.moments[name])
+        values, scales = weight_only_fit.quantize(rank.tensors[name], how, rank.moments[name])
     else:
         values, scales = quantize(rank.tensors[name], how)
     for entry, tensor in ((name, values), (scale_name(name), scales)):

@@ -11,6 +11,26 @@
 
 ``blip2`` contains two families, ``opt`` and ``t5``, which have separate modules in place of ``__init__`` and share
 the other parts. Code shared by several packages is in ``mmbuild.models.families.shared``.
+
+A new family needs, in this directory:
+
+1. Its package, as above. ``facts.py`` documents ``TRAITS`` (:class:`~mmbuild.models.families.facts.Traits`,
+   properties of the family) and what ``facts`` returns.
+2. A row in :data:`MODULES`.
+3. ``recognized.yaml``: rows under ``families`` and ``architectures``, which configs it reads and builds. If configs
+   of other families could be mistaken for its own, ``recognize.py`` names the right family in the hint.
+4. For config sections that no other family has: ``fields.yaml`` (keys and types), ``defaults.yaml``, and what the
+   class of transformers derives from them in ``_DERIVED`` of ``transformers_config.py``.
+5. ``recorded/owner--name.json``: the ``config.json`` of released models.
+
+Elsewhere:
+
+6. ``mmbuild/schema/exclusive_settings.yaml``: its name in rows with ``model.family`` that apply to it.
+7. ``mmbuild/backends/tensorrt_llm/toolchains``: an entry under ``families`` of ``0.12.0/toolchain.yaml``, which the
+   other versions extend, and its name in the lists ``families:`` and the conditions on ``family`` of all files there.
+8. Only for a new architecture: a table in ``mmbuild/models/checkpoint/tensor_table.py``, and a module in
+   ``mmbuild/backends/torch``.
+9. A recipe, a page in ``docs/families``, ``make docs``, and the tests that CONTRIBUTING.md lists.
 """
 
 from __future__ import annotations

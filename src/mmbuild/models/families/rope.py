@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.models.families.facts import FamilyError
-from mmbuild.models.families.parse import display, is_kind, is_number, wrong_value
+from mmbuild.models.families.transformers_config import display, is_kind, is_number, wrong_value
 
 DEFAULT = "default"
 # Supported kinds with their required numbers; mmbuild.backends.torch.positions implements them.
@@ -44,7 +44,8 @@ def resolve(text: Mapping[str, Any], where: str) -> Rotary:
     ``rope_type`` over its older spelling ``type``.
 
     Args:
-        text: The decoder's config, as :func:`mmbuild.models.families.parse.parse` returns it for ``llama``.
+        text: The decoder's config, as :func:`mmbuild.models.families.transformers_config.parse` returns it for
+            ``llama``.
         where: Prefix of its keys in messages.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmbuild.models.families.facts import FamilyError, LlmFacts, ModelFacts
-from mmbuild.models.families.parse import display
+from mmbuild.models.families.transformers_config import display
 
 # Supported activations, by name in transformers' ACT2FN.
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu")

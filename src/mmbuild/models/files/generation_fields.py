@@ -26,13 +26,13 @@ class Form:
     expected: str
 
 
-def is_id(value: Any) -> bool:
+def _is_id(value: Any) -> bool:
     """Whether ``value`` is an integer that a tensor can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
 
 
 def _known(value: Any, vocab_size: int | None) -> bool:
-    return is_id(value) and value >= 0 and (vocab_size is None or value < vocab_size)
+    return _is_id(value) and value >= 0 and (vocab_size is None or value < vocab_size)
 
 
 def _is_number(value: Any) -> bool:
@@ -44,7 +44,7 @@ def _all(value: Any, fits: Callable[[Any], bool], *, empty: bool = False) -> boo
 
 
 def _token_ids(value: Any, _: int | None) -> bool:
-    return is_id(value) or _all(value, is_id, empty=True)
+    return _is_id(value) or _all(value, _is_id, empty=True)
 
 
 def _forced(value: Any, vocab_size: int | None) -> bool:
@@ -79,17 +79,17 @@ def _is_text(value: Any) -> bool:
 
 FORMS: Mapping[str, Form] = {
     "token_ids": Form(_token_ids, "a token id, a list of token ids, or null"),
-    "any_token_id": Form(lambda value, _: is_id(value), "a token id"),
+    "any_token_id": Form(lambda value, _: _is_id(value), "a token id"),
     "token_id": Form(_known, "a token id of the vocabulary"),
     "forced": Form(_forced, "a token id of the vocabulary or a list of them"),
-    "tokens": Form(lambda value, _: _all(value, is_id, empty=True), "a list of token ids"),
+    "tokens": Form(lambda value, _: _all(value, _is_id, empty=True), "a list of token ids"),
     "words": Form(_words, "a list of lists of token ids of the vocabulary, none of them empty"),
     "biases": Form(
         _biases, "a list of pairs: token ids of the vocabulary above 0, and a number with a decimal point"
     ),
     "penalty": Form(_penalty, "a number above 0 with a decimal point"),
-    "count": Form(lambda value, _: is_id(value), "a whole number"),
-    "at_least_one": Form(lambda value, _: is_id(value) and value > 0, "a whole number above 0"),
+    "count": Form(lambda value, _: _is_id(value), "a whole number"),
+    "at_least_one": Form(lambda value, _: _is_id(value) and value > 0, "a whole number above 0"),
     "number": Form(lambda value, _: _is_number(value), "a number"),
     "decay": Form(
         lambda value, _: _all(value, _is_number) and len(value) == 2, "a list of a length and a factor"

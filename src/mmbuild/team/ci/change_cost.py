@@ -65,7 +65,7 @@ class Side:
         return path.relative_to(self.tree).as_posix() if path.is_relative_to(self.tree) else span.source.label
 
 
-def changed_lines(before: Side, after: Side, store: Store, request: PlanOptions) -> tuple[ChangedValue, ...]:
+def _changed_lines(before: Side, after: Side, store: Store, request: PlanOptions) -> tuple[ChangedValue, ...]:
     """Return the values that differ between the two sides, by key."""
     changed = different(explicit_values(before.node), explicit_values(after.node))
     now = leaves(after.variant.graph.actions)
@@ -190,7 +190,7 @@ def _difference(
     lines: tuple[ChangedValue, ...] = ()
     reasons: tuple[str, ...] = ()
     if pair.before is not None:
-        lines = changed_lines(Side(pair.before, before), Side(pair.after, after), store, request)
+        lines = _changed_lines(Side(pair.before, before), Side(pair.after, after), store, request)
         reasons = _reasons(pair, lines)
     return VariantDifference(
         pair.name,

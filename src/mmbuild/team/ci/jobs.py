@@ -54,7 +54,7 @@ def closure(actions: Mapping[str, Action], required: Sequence[str]) -> tuple[Act
     return tuple(action for key, action in actions.items() if key in needed)
 
 
-def only_named(action: Action) -> bool:
+def _only_named(action: Action) -> bool:
     """Return whether the result only refers to the user's own files: instant on every machine, never transferred."""
     return action.step == "download" and action.params.get("kind") == "path"
 
@@ -155,7 +155,7 @@ def _groups(union: MergedGraph) -> list[tuple[Kind, list[str]]]:
     jobs: list[tuple[Kind, list[str]]] = [
         ("source" if keys[0] in separate else "shared", keys)
         for keys in by_root.values()
-        if not all(only_named(union.actions[key]) for key in keys)
+        if not all(_only_named(union.actions[key]) for key in keys)
     ]
     return sorted(jobs, key=lambda job: job[0] != "source")
 

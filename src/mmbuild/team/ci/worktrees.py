@@ -85,7 +85,7 @@ def tree_of(revision: str, top: Path) -> Iterator[Path]:
         yield tree
 
 
-def path_in_worktree(path: Path, top: Path, tree: Path) -> Path:
+def _path_in_worktree(path: Path, top: Path, tree: Path) -> Path:
     """Map ``path`` in the repository ``top`` to the same path in ``tree``.
 
     Raises:
@@ -104,7 +104,7 @@ def path_in_worktree(path: Path, top: Path, tree: Path) -> Path:
 def existing_files(paths: Sequence[Path], top: Path, tree: Path) -> tuple[Path, ...]:
     """Return the recipe files that exist for ``paths`` in another state of the repository."""
     files: list[Path] = []
-    for path in [path_in_worktree(path, top, tree) for path in paths]:
+    for path in [_path_in_worktree(path, top, tree) for path in paths]:
         try:
             files += recipe_files([path]) if path.exists() else ()
         except CiError:  # a directory without recipes in that state

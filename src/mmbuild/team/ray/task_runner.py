@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.core.execution.job import WorkerJob
-from mmbuild.core.execution.local import preload
+from mmbuild.core.execution.run_plan import preload
 from mmbuild.core.graph.action import Action
 from mmbuild.core.steps.registry import StepSpec
 from mmbuild.team.ray.node_selection import ClusterNode, alive, resources

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from mmbuild.base.field_checks import is_digest
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 from mmbuild.team.remote_cache import object_store as names
 from mmbuild.team.remote_cache.object_store import FileInfo, refusal
 from mmbuild.team.remote_cache.records import EntryError, parse_entry, parse_manifest
@@ -121,7 +122,7 @@ def _candidates(shared: SharedStore) -> list[GcCandidate]:
     for name, (digest, label) in _each(shared, list(entries), partial(_entry, shared)).items():
         named.setdefault(digest, []).append((_stem(name), label))
         used[digest] = max(entries[name].changed, used.get(digest, 0.0))
-    files = _each(shared, [digest for digest in named if names.is_digest(digest)], partial(_files, shared))
+    files = _each(shared, [digest for digest in named if is_digest(digest)], partial(_files, shared))
     candidates = [
         GcCandidate(
             digest,

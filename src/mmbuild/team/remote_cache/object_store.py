@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.config.remote_cache import Settings
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 from mmbuild.team.remote_cache.retrying_client import WINDOW_SECONDS, MalformedError, describe
 
 LAYOUT = "v1"
@@ -30,7 +29,6 @@ _OURS = ("Range", "Accept-Encoding")
 """Request headers set by mmbuild, not by the configuration."""
 
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 EXCLUSIVE = frozenset({"file", "local", "memory", "s3", "s3a"})
 """Protocols that support exclusive creation of a file: the first writer wins."""
@@ -40,7 +38,7 @@ READ_ONLY = frozenset({"http", "https"})
 Arrived = Callable[[int], None]
 
 
-def ignore_progress(count: int) -> None:
+def _ignore_progress(count: int) -> None:
     """:data:`Arrived` callback that does nothing."""
 
 
@@ -58,11 +56,6 @@ def action(key: str) -> str:
 
 def used(digest: str) -> str:
     return f"used/{digest[:2]}/{digest}"
-
-
-def is_digest(text: object) -> bool:
-    """Return whether ``text`` is 64 hexadecimal digits, so that it can be part of a path."""
-    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +89,7 @@ class ObjectStore:
         """Whether :meth:`read` reports bytes as they arrive, not only at its end."""
         return False
 
-    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = _ignore_progress) -> bytes:
         """Read bytes ``start`` to ``end`` of a file; fewer if it ends before.
 
         Args:
@@ -175,7 +168,7 @@ class Directory(ObjectStore):
         """Always True."""
         return True
 
-    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = _ignore_progress) -> bytes:
         """As :meth:`ObjectStore.read`, but refuse links and devices: others who can write there could otherwise make
         this machine read other files."""
         path = self._path(name)
@@ -255,7 +248,7 @@ class Web(ObjectStore):
         """Always True."""
         return True
 
-    def read(self, name: str, start: int, end: int, arrived: Arrived = ignore_progress) -> bytes:
+    def read(self, name: str, start: int, end: int, arrived: Arrived = _ignore_progress) -> bytes:
         """As :meth:`ObjectStore.read`."""
         from fsspec.asyn import sync
 

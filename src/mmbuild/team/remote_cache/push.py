@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record, append
 from mmbuild.core.store.hashing import hash_file

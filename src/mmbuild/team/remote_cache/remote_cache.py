@@ -10,7 +10,7 @@ from typing import Any
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE, Limit
 from mmbuild.config.remote_cache import Settings, settings
-from mmbuild.config.remote_warnings import Notice, notice_of
+from mmbuild.config.remote_errors import Notice, notice_of
 from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.layout import Store

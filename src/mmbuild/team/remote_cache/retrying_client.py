@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from mmbuild.config.remote_warnings import Notice, RemoteError, WarningHandler, to_stderr
+from mmbuild.config.remote_errors import Notice, RemoteError, to_stderr
 
 WINDOW_SECONDS = 30.0
 """A server is given up if, over this time, it sent nothing or on average less than :data:`LEAST_RATE`."""
@@ -99,7 +99,7 @@ class RetryingClient:
 
     shown: str
     timeout: float
-    warn: WarningHandler = to_stderr
+    warn: Callable[[Notice], None] = to_stderr
     redact: Callable[[str], str] = str
     pause: float = _PAUSE
     flow: Flow = field(default_factory=Flow)

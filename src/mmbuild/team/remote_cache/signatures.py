@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.optional_packages import install_hint
 from mmbuild.base.public_keys import public_bytes, public_text
-from mmbuild.config.remote_warnings import RemoteError
+from mmbuild.config.remote_errors import RemoteError
 from mmbuild.team.remote_cache.records import Signature
 
 if TYPE_CHECKING:

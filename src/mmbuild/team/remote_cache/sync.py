@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.remote_warnings import Notice, notice_of
+from mmbuild.config.remote_errors import Notice, notice_of
 from mmbuild.core.execution.events import Event, EventKind, Sink
 from mmbuild.core.graph.plan import Plan, PlannedAction, Verdict, graphs_of
 from mmbuild.core.graph.planner import make_plan

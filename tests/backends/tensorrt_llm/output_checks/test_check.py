@@ -13,7 +13,7 @@ from support.toolchain.cases import rendered
 from support.toolchain.products import executed, fetchable
 
 
-@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0"))
 def test_correct_products_have_no_findings(version: str, tmp_path: Path) -> None:
     made: dict[str, set[str]] = {}
     for number, (variant, steps) in enumerate(rendered(version)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import PurePosixPath
 
 import pytest
@@ -14,6 +15,7 @@ from support.marks import slow_except
 from support.toolchain.cases import rendered
 
 
+@cache
 def every(version: str) -> list[tuple[str, tuple[Task, ...], tuple[Command, ...]]]:
     toolchain = load_toolchain(version)
     return [(variant.name, tasks(variant, toolchain), steps) for variant, steps in rendered(version)]

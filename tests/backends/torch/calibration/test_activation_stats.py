@@ -14,11 +14,12 @@ import demo_worlds
 from mmbuild.backends.torch.calibration import activation_stats, calibrate
 from mmbuild.models.calibration_data import samples as data
 from mmbuild.models.calibration_data.samples import CalibrationError
-from mmbuild.models.checkpoint import scale_search, weight_only
+from mmbuild.models.checkpoint import weight_only, weight_only_fit
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS
 from mmbuild.models.families.processor import Request, load_processor
 from mmbuild.models.families.reference import continue_greedily, load_reference
 from support.errors import refused
+from support.marks import slow_except
 from support.models.weight_only import dequantize
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -34,7 +35,7 @@ def net(seed: int) -> tuple[nn.Linear, nn.Linear, list[torch.Tensor]]:
 @torch.no_grad()
 def measured(
     first: nn.Linear, second: nn.Linear, samples: list[torch.Tensor]
-) -> dict[str, scale_search.Moments]:
+) -> dict[str, weight_only_fit.Moments]:
     def forward() -> None:
         for sample in samples:
             second(first(sample).relu())
@@ -85,7 +86,7 @@ def entering(linears: dict[str, nn.Linear]) -> Iterator[dict[str, list[torch.Ten
         handle.remove()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "llava"))
 def test_outputs_on_the_calibration_set_are_nearer_than_those_of_absmax_scales(family: str) -> None:
     sources, requests = shown(family)
     found = calibrate.observe(
@@ -102,7 +103,7 @@ def test_outputs_on_the_calibration_set_are_nearer_than_those_of_absmax_scales(f
             weight, x = linear.weight.detach(), torch.cat(kept[layer])
             made = (
                 weight_only.quantize(weight, algorithm),
-                scale_search.quantize(weight, algorithm, found[layer]),
+                weight_only_fit.quantize(weight, algorithm, found[layer]),
             )
             lefts = [dequantize(*one, algorithm) - weight for one in made]
             errors.append([float((x @ left.T).square().mean()) for left in lefts])

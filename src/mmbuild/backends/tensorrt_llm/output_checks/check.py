@@ -32,7 +32,7 @@ def differences(
     """
     mismatches: dict[Code, list[str]] = {}
     for item in expected:
-        actual = value_at(content, item.key)
+        actual = _value_at(content, item.key)
         if not _matches(item, actual):
             mismatches.setdefault(item.code, []).append(
                 f"{item.key} is {_shown(actual)}, not {' or '.join(map(_shown, item.values))}"
@@ -42,7 +42,7 @@ def differences(
         yield ProductError(f"{path}: {', '.join(parts)}: {explanation.why}", code=code, hint=explanation.hint)
 
 
-def value_at(content: Mapping[str, Any], key: str) -> Any:
+def _value_at(content: Mapping[str, Any], key: str) -> Any:
     """The value at a dotted key; None if it is missing."""
     value: Any = content
     for name in key.split("."):
@@ -60,7 +60,7 @@ def _shown(value: Any) -> str:
     return "not set" if value is None else repr(value)
 
 
-def stale_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
+def _stale_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
     """MM651: other files with the suffixes of ``expected``. No command empties its output directory."""
     suffixes = {path.suffix for path in expected}
     others = sorted(
@@ -75,7 +75,7 @@ def stale_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[Product
         )
 
 
-def missing_source_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
+def _missing_source_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterator[ProductError]:
     """MM661: ranks missing from the checkpoint that an engine was built from."""
     missing = [path.name for path in expected if not _has_content(path)]
     if missing:
@@ -87,7 +87,7 @@ def missing_source_ranks(directory: Path, expected: tuple[Path, ...]) -> Iterato
         )
 
 
-def missing_files(paths: tuple[Path, ...]) -> Iterator[ProductError]:
+def _missing_files(paths: tuple[Path, ...]) -> Iterator[ProductError]:
     """MM650: for each directory, the products that are missing or empty."""
     for directory in dict.fromkeys(path.parent for path in paths):
         missing = [path.name for path in paths if path.parent == directory and not _has_content(path)]
@@ -108,7 +108,7 @@ _SHOWN = 3
 Parts = Mapping[PartName, OutputPart]
 
 
-def check_tensors(
+def _check_tensors(
     path: Path, header: Mapping[str, Stored], table: str, parts: Parts
 ) -> Iterator[ProductError]:
     """MM660: tensors in ``table`` that are missing from a rank's file.
@@ -119,12 +119,12 @@ def check_tensors(
         table: Name of a table in ``tensors.yaml``.
         parts: Facts of the model's parts.
     """
-    missing = [name for name in expected_names(table, parts, 1) if name not in header]
+    missing = [name for name in _expected_names(table, parts, 1) if name not in header]
     if missing:
         yield _missing_tensors(path, missing, "tensors")
 
 
-def check_packed(
+def _check_packed(
     path: Path, header: Mapping[str, Stored], table: str, parts: Parts, algorithm: str
 ) -> Iterator[ProductError]:
     """MM657: layers that are unpacked or have no scales although config.json says ``algorithm``."""
@@ -149,15 +149,15 @@ def check_packed(
         )
 
 
-def check_raw(directory: Path, table: str, parts: Parts, ranks: int) -> Iterator[ProductError]:
+def _check_raw(directory: Path, table: str, parts: Parts, ranks: int) -> Iterator[ProductError]:
     """MM660: raw files in ``table`` that are missing from ``directory`` or empty."""
     existing = {item.name for item in directory.glob("*.bin") if item.stat().st_size > 0}
-    missing = [name for name in expected_names(table, parts, ranks) if name not in existing]
+    missing = [name for name in _expected_names(table, parts, ranks) if name not in existing]
     if missing:
         yield _missing_tensors(directory, missing, "raw tensors")
 
 
-def expected_names(table: str, parts: Parts, ranks: int) -> tuple[str, ...]:
+def _expected_names(table: str, parts: Parts, ranks: int) -> tuple[str, ...]:
     """Names in ``table`` for a model with these parts, without duplicates."""
     names: dict[str, None] = {}
     for item in tables().tables[table]:
@@ -209,7 +209,7 @@ def check(expected: Expected, directory: Path) -> tuple[ProductError, ...]:
 
 
 def _findings(expected: Expected, directory: Path) -> Iterator[ProductError]:
-    yield from missing_files(tuple(directory / product for product in expected.products))
+    yield from _missing_files(tuple(directory / product for product in expected.products))
     for place in expected.places:
         yield from _check_path(place, expected, directory)
 
@@ -218,7 +218,7 @@ def _check_path(place: OutputPath, expected: Expected, directory: Path) -> Itera
     where = directory / place.directory
     if place.checkpoint is not None:
         source = directory / place.checkpoint
-        yield from missing_source_ranks(
+        yield from _missing_source_ranks(
             source, tuple(source / _RANK.format(rank=rank) for rank in range(expected.ranks))
         )
     algorithm = None
@@ -230,14 +230,14 @@ def _check_path(place: OutputPath, expected: Expected, directory: Path) -> Itera
             yield error
         else:
             yield from differences(config, content, place.config)
-            algorithm = value_at(content, "quantization.quant_algo")
+            algorithm = _value_at(content, "quantization.quant_algo")
     if place.ranks:
         paths = tuple(where / name for name in place.ranks)
-        yield from stale_ranks(where, paths)
+        yield from _stale_ranks(where, paths)
         for path in paths:
             yield from _checkpoint_file(path, place, expected, algorithm)
     if place.raw is not None and where.is_dir():
-        yield from check_raw(where, place.raw, expected.parts, expected.ranks)
+        yield from _check_raw(where, place.raw, expected.parts, expected.ranks)
 
 
 def _checkpoint_file(
@@ -251,6 +251,6 @@ def _checkpoint_file(
         yield error
         return
     if place.tensors is not None:
-        yield from check_tensors(path, header, place.tensors, expected.parts)
+        yield from _check_tensors(path, header, place.tensors, expected.parts)
         if isinstance(algorithm, str):
-            yield from check_packed(path, header, place.tensors, expected.parts, algorithm)
+            yield from _check_packed(path, header, place.tensors, expected.parts, algorithm)

@@ -32,7 +32,7 @@ def fill(text: str, variables: Mapping[str, Any]) -> str:
     Raises:
         jinja2.UndefinedError: It uses a name that is not in ``variables`` (a bug in mmbuild, caught by tests).
     """
-    return _template(text).render(variables)
+    return _template(text).render(variables) if "{" in text else text  # most arguments are constant
 
 
 def holds(condition: str, variables: Mapping[str, Any]) -> bool:
@@ -41,7 +41,7 @@ def holds(condition: str, variables: Mapping[str, Any]) -> bool:
     Raises:
         jinja2.UndefinedError: As in :func:`fill`.
     """
-    return bool(_expression(condition)(variables))
+    return condition == "true" or bool(_expression(condition)(variables))
 
 
 def evaluate(expression: str, variables: Mapping[str, Any]) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmbuild.backends.torch.calibration.fitted_layers import source_names
-from mmbuild.backends.torch.calibration.modelopt import unusable
-from mmbuild.models.checkpoint.scale_search import Moments
+from mmbuild.backends.torch.calibration.apply_scales import source_names
+from mmbuild.backends.torch.calibration.fit_scales import unusable
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
+from mmbuild.models.checkpoint.weight_only_fit import Moments
 
 
 class _Sums:

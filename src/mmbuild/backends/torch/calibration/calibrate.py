@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from mmbuild.backends.torch.calibration import modelopt, offload
-from mmbuild.backends.torch.calibration.modelopt import LayerFit
+from mmbuild.backends.torch.calibration import fit_scales, offload
+from mmbuild.backends.torch.calibration.fit_scales import LayerFit
 from mmbuild.base.progress import Progress, silent
 from mmbuild.models.calibration_data import synthetic_images
 from mmbuild.models.calibration_data.samples import CalibrationError, Sample
@@ -123,7 +123,7 @@ def calibrate(
         CalibrationError: MM462, Model Optimizer is missing; and as :func:`observe`.
         EngineError: MM563, transformers cannot load the model.
     """
-    fit = partial(modelopt.fit, algorithm=algorithm, group_size=group_size)
+    fit = partial(fit_scales.fit, algorithm=algorithm, group_size=group_size)
     return observe(fit, sources, family, requests, dtype=dtype, device=device, progress=progress)
 
 

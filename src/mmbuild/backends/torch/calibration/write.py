@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmbuild.backends.torch.calibration import fitted_layers
-from mmbuild.backends.torch.calibration.fitted_layers import Quantized
-from mmbuild.backends.torch.calibration.modelopt import LayerFit
+from mmbuild.backends.torch.calibration import apply_scales
+from mmbuild.backends.torch.calibration.apply_scales import Quantized
+from mmbuild.backends.torch.calibration.fit_scales import LayerFit
 from mmbuild.base.progress import Progress, silent
 from mmbuild.models.checkpoint import tensor_parallel, weight_only, writer
 from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS, StoredTensor, norm_tensors, stored_tensors
@@ -75,7 +75,7 @@ def write(
     algorithm = next(name for name, how in ALGORITHMS.items() if how.quant_algo == config.quant_algo)
     quantized = [spec for spec in specs.values() if spec.quantizable]
     foldable = config.llm.layernorm_position == "pre_layernorm"
-    fits = fitted_layers.merged(quantized, observed, algorithm, foldable=foldable)
+    fits = apply_scales.merged(quantized, observed, algorithm, foldable=foldable)
     with open_weights(model) as stored, ExitStack() as files:
         sources = find_sources(family, {".": specs}, stored, tied=config.llm.tie_word_embeddings)
         job = _Job(config, algorithm, fits, sources)
@@ -130,11 +130,11 @@ def _quantize(job: _Job, spec: TensorSpec) -> Quantized:
     weights = [job.sources[part.source][1].read(TensorSlice()) for part in spec.parts]
     layer, fit, config = spec.name.removesuffix(".weight"), job.fits[spec.name], job.config
     if job.algorithm == "smoothquant":
-        return fitted_layers.smoothquant(layer, weights, fit)
+        return apply_scales.smoothquant(layer, weights, fit)
     if job.algorithm == "fp8":
-        return fitted_layers.fp8(layer, weights, fit)
+        return apply_scales.fp8(layer, weights, fit)
     assert config.group_size is not None
-    return fitted_layers.awq(layer, weights, fit, config.group_size, getattr(torch, config.dtype))
+    return apply_scales.awq(layer, weights, fit, config.group_size, getattr(torch, config.dtype))
 
 
 def _of_rank(
@@ -189,7 +189,7 @@ def _sliced(
 def _with_smoothing(job: _Job, name: str, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
     """Multiply a norm's weight and bias by the scale of the layers after it; leave other tensors unchanged."""
     norm = name.rpartition(".")[0]
-    fed = [weight for weight in job.fits if fitted_layers.norm_before(weight) == norm]
+    fed = [weight for weight in job.fits if apply_scales.norm_before(weight) == norm]
     prescale = job.fits[fed[0]].prescale if fed and job.algorithm == "smoothquant" else None
     if prescale is None:
         yield from blocks

@@ -15,8 +15,6 @@ from typing import Any
 
 from mmbuild.models.families.defaults import config_class
 from mmbuild.models.families.facts import Config, FamilyError, VisualFacts, tower_facts
-from mmbuild.models.families.parse import display, parse, wrong_value
-from mmbuild.models.families.screen import about_second_source, screen
 from mmbuild.models.families.shared.config_reading import (
     not_built,
     require_model_type,
@@ -24,6 +22,8 @@ from mmbuild.models.families.shared.config_reading import (
     section,
     square_sides,
 )
+from mmbuild.models.families.transformers_config import display, parse, wrong_value
+from mmbuild.models.families.unsupported import about_second_source, require_supported
 from mmbuild.models.files.generation_settings import SettingsPlace
 
 WHOLE = "blip-2"
@@ -64,7 +64,7 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
             source; MM415, a second source for a complete model; MM416, a second source that is not a BLIP-2 model or
             is for another language model; MM710, already quantized; MM711, for another task.
     """
-    screen(config, family, vision)
+    require_supported(config, family, vision)
     if require_model_type(config, family, (WHOLE, text_type)) == WHOLE:
         if vision is not None:
             raise FamilyError(

@@ -13,8 +13,8 @@ from typing import Any
 
 from mmbuild.models.families import blip2
 from mmbuild.models.families.facts import Config, LlmFacts, ModelFacts, Naming, Traits
-from mmbuild.models.families.parse import require_multiple
 from mmbuild.models.families.shared.config_reading import not_built, require_value, token_ids
+from mmbuild.models.families.transformers_config import require_multiple
 from mmbuild.models.files.generation_settings import SettingsPlace
 
 NAME = "blip2-opt"

@@ -1,7 +1,7 @@
 """LLaVA 1.5: a LLaMA decoder, a CLIP tower and a two-layer projector.
 
 ``config.json`` as transformers writes it, read as its ``LlavaConfig``, ``LlamaConfig`` and ``CLIPVisionConfig``
-(5.17) do (:mod:`mmbuild.models.families.parse`). num_visual_features follows
+(5.17) do (:mod:`mmbuild.models.families.transformers_config`). num_visual_features follows
 ``LlavaForConditionalGeneration.get_image_features``: the patches, and the CLS token too unless
 ``vision_feature_select_strategy`` is ``default``. Several feature layers are concatenated on the channel axis, which
 does not change the count.
@@ -15,10 +15,8 @@ from typing import Any
 
 from mmbuild.models.families.defaults import config_class, table
 from mmbuild.models.families.facts import Config, ModelFacts, Naming, Traits, VisualFacts, tower_facts
-from mmbuild.models.families.kinds import is_original_layout, wrong_family
-from mmbuild.models.families.parse import parse, wrong_value
+from mmbuild.models.families.recognize import is_original_layout, wrong_family
 from mmbuild.models.families.sanity_checks import require_layer
-from mmbuild.models.families.screen import screen
 from mmbuild.models.families.shared.config_reading import (
     require_model_type,
     section,
@@ -26,6 +24,8 @@ from mmbuild.models.families.shared.config_reading import (
     token_ids,
 )
 from mmbuild.models.families.shared.llama import llama_facts
+from mmbuild.models.families.transformers_config import parse, wrong_value
+from mmbuild.models.families.unsupported import require_supported
 from mmbuild.models.files.generation_settings import SettingsPlace
 
 NAME = "llava"
@@ -59,7 +59,7 @@ def sections(config: Config) -> Sections:
     Raises:
         FamilyError: It is of another family, or holds what cannot be built.
     """
-    screen(config, NAME)
+    require_supported(config, NAME)
     require_model_type(config, NAME, ("llava",))
     if is_original_layout(config):
         raise wrong_family(config, NAME)

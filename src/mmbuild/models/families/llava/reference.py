@@ -12,6 +12,7 @@ from mmbuild.models.families.shared.chat import own_template
 from mmbuild.models.families.shared.hugging_face import load_model as load
 from mmbuild.models.families.shared.hugging_face import tensor_shapes
 from mmbuild.models.families.transformers_inputs import Inputs, encode_chat
+from mmbuild.models.files.small_files import read_json
 
 __all__ = ["load", "load_inputs", "tensor_shapes"]
 
@@ -39,7 +40,7 @@ def load_inputs(sources: Mapping[str, Path], model: Any) -> Inputs:
 
 def _fill(processor: Any, directory: Path, config: Any) -> None:
     """Fields that files before transformers 4.45 to 4.48 do not have, and the chat template of before both."""
-    stated = hugging_face.processor_fields(directory)
+    stated = _processor_fields(directory)
     for name, value in (
         ("patch_size", config.vision_config.patch_size),
         ("vision_feature_select_strategy", config.vision_feature_select_strategy),
@@ -52,3 +53,9 @@ def _fill(processor: Any, directory: Path, config: Any) -> None:
         or processor.tokenizer.chat_template
         or own_template("mmbuild.models.families.llava").replace("<image>", processor.image_token)
     )
+
+
+def _processor_fields(directory: Path) -> Mapping[str, Any]:
+    """Content of ``processor_config.json`` in ``directory``; empty if there is no such file."""
+    file = directory / "processor_config.json"
+    return read_json(file) if file.is_file() else {}

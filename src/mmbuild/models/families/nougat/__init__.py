@@ -21,9 +21,7 @@ from mmbuild.models.families.facts import (
     Traits,
     VisualFacts,
 )
-from mmbuild.models.families.kinds import types_of
-from mmbuild.models.families.parse import display, is_number, parse, wrong_value
-from mmbuild.models.families.screen import screen
+from mmbuild.models.families.recognize import types_of
 from mmbuild.models.families.shared.config_reading import (
     first_token,
     not_built,
@@ -34,6 +32,8 @@ from mmbuild.models.families.shared.config_reading import (
     section,
     token_ids,
 )
+from mmbuild.models.families.transformers_config import display, is_number, parse, wrong_value
+from mmbuild.models.families.unsupported import require_supported
 from mmbuild.models.files.generation_settings import SettingsPlace
 
 NAME = "nougat"
@@ -47,7 +47,7 @@ _MOST_STAGES = 16
 
 def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: ARG001 (one source has it all)
     """Read a Nougat ``config.json``; see :class:`~mmbuild.models.families.facts.Family`."""
-    screen(config, NAME)
+    require_supported(config, NAME)
     (kind,) = types_of(NAME)
     require_model_type(config, NAME, (kind,))
     root = parse(kind, config)

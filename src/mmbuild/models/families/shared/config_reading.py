@@ -11,8 +11,8 @@ from mmbuild.base.limits import MODEL_JSON
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.defaults import table
 from mmbuild.models.families.facts import FamilyError
-from mmbuild.models.families.kinds import other_section, wrong_family
-from mmbuild.models.families.parse import MISSING, display, is_kind, parse, wrong_value
+from mmbuild.models.families.recognize import other_section, wrong_family
+from mmbuild.models.families.transformers_config import MISSING, display, is_kind, parse, wrong_value
 
 _UNUSUAL = "use a model without this setting"
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from mmbuild.base.files import entries, require_regular
 from mmbuild.models.errors import EngineError, SourceError
 from mmbuild.models.families.processor import first_line
-from mmbuild.models.files.small_files import read_json
 from mmbuild.models.images import require_pixels
 
 
@@ -29,12 +28,6 @@ def saved_processor(directory: Path) -> Any:
     from transformers import AutoProcessor
 
     return _saved(AutoProcessor, directory, backend="pil")
-
-
-def processor_fields(directory: Path) -> Mapping[str, Any]:
-    """Content of ``processor_config.json`` in ``directory``; empty if there is no such file."""
-    file = directory / "processor_config.json"
-    return read_json(file) if file.is_file() else {}
 
 
 def saved_tokenizer(directory: Path) -> Any:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmbuild.models.families.facts import LlmFacts
-from mmbuild.models.families.parse import display
 from mmbuild.models.families.rope import resolve
 from mmbuild.models.families.shared.config_reading import not_built, require_value
+from mmbuild.models.families.transformers_config import display
 
 _PLAIN = {
     "attention_bias": (False, "only LLaMA decoders without biases are supported"),
@@ -21,7 +21,7 @@ def llama_facts(text: Mapping[str, Any], where: str, *, tied: bool) -> LlmFacts:
     """Sizes and switches of a decoder.
 
     Args:
-        text: Its config, as :func:`mmbuild.models.families.parse.parse` returns it.
+        text: Its config, as :func:`mmbuild.models.families.transformers_config.parse` returns it.
         where: Prefix of its keys in messages, such as ``text_config.``.
         tied: Whether the output head is the embedding table.
 

@@ -12,11 +12,11 @@ import re
 from contextlib import nullcontext
 
 from mmbuild.models.families.facts import Config, ModelFacts, Naming, Traits, VisualFacts, tower_facts
-from mmbuild.models.families.parse import display
 from mmbuild.models.families.sanity_checks import require_layer
-from mmbuild.models.families.screen import about_second_source
 from mmbuild.models.families.shared.config_reading import not_built, require_tower, side, token_ids
 from mmbuild.models.families.shared.llama import llama_facts
+from mmbuild.models.families.transformers_config import display
+from mmbuild.models.families.unsupported import about_second_source
 from mmbuild.models.families.vila import layout
 from mmbuild.models.families.vila.layout import NAME, Layout
 from mmbuild.models.files.generation_settings import SettingsPlace

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmbuild.models.families.facts import Config, FamilyError
-from mmbuild.models.families.kinds import builder, is_original_layout, tower_setting, types_of
-from mmbuild.models.families.parse import MISSING, display, is_kind, parse, wrong_value
-from mmbuild.models.families.screen import about_second_source, screen
+from mmbuild.models.families.recognize import builder, is_original_layout, tower_setting, types_of
 from mmbuild.models.families.shared.config_reading import not_built, require_model_type, section
+from mmbuild.models.families.transformers_config import MISSING, display, is_kind, parse, wrong_value
+from mmbuild.models.families.unsupported import about_second_source, require_supported
 
 NAME = "vila"
 DIRECTORIES = ("llm", "vision_tower", "mm_projector")
@@ -61,7 +61,7 @@ def read(config: Config, vision: Config | None) -> Layout:
             tower is missing; MM415, a second source that has nothing to add; MM416, one of another kind or width;
             MM710, quantized already; MM711, made for another task; MM712, the projector alone.
     """
-    screen(config, NAME, vision)
+    require_supported(config, NAME, vision)
     require_model_type(config, NAME, types_of(NAME))
     _require_built(config)
     if not is_original_layout(config):

@@ -41,7 +41,7 @@ def load(directory: Path) -> Processor:
 
     def encode(question: str | None, pictures: Sequence[Any]) -> Request:
         prompt = chat.prompt(question or "", len(pictures))
-        ids = insert_images(tokenizer, prompt, (IMAGE_TOKEN_ID,) * features, len(pictures))
+        ids = _insert_images(tokenizer, prompt, (IMAGE_TOKEN_ID,) * features, len(pictures))
         if not pictures:
             return Request(ids, torch.empty(0))
         made = [shaped(picture, images, read.aspect) for picture in pictures]
@@ -50,7 +50,7 @@ def load(directory: Path) -> Processor:
     return Processor(tokenizer, encode)
 
 
-def insert_images(
+def _insert_images(
     tokenizer: Any, prompt: Prompt, placeholders: tuple[int, ...], images: int
 ) -> tuple[int, ...]:
     """Token ids of ``prompt``, with ``placeholders`` for every ``<image>``.

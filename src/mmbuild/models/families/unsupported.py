@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from mmbuild.models.families.defaults import table
 from mmbuild.models.families.facts import Config, FamilyError
-from mmbuild.models.families.kinds import (
+from mmbuild.models.families.recognize import (
     REPOSITORY,
     is_original_layout,
     not_any_family,
@@ -21,7 +21,7 @@ from mmbuild.models.families.kinds import (
     types_of,
     wrong_family,
 )
-from mmbuild.models.families.parse import display, is_kind, wrong_value
+from mmbuild.models.families.transformers_config import display, is_kind, wrong_value
 
 _VISION = ("model.vision.source",)
 _TILES = "only towers that see each picture once, at one size, are supported"
@@ -56,7 +56,7 @@ def about_second_source() -> Iterator[None]:
         ) from error
 
 
-def screen(config: Config, family: str, second: Config | None = None) -> None:
+def require_supported(config: Config, family: str, second: Config | None = None) -> None:
     """Check that some family can build a source.
 
     Args:
@@ -70,7 +70,7 @@ def screen(config: Config, family: str, second: Config | None = None) -> None:
     """
     _require_json(config)
     kind = config.get("model_type")
-    if not any(kind in row["model_type"] for row in table("kinds.yaml")["families"]):
+    if not any(kind in row["model_type"] for row in table("recognized.yaml")["families"]):
         raise wrong_family(config, family)
     _require_unquantized(config)
     _require_one_picture(config)
@@ -191,7 +191,7 @@ def _require_task(config: Config, family: str) -> None:
     if not is_kind(classes, "strs?"):
         raise wrong_value("", "architectures", classes, "a list of names of classes, or null")
     kind = "llava_llama" if is_original_layout(config) else kind
-    whole = table("kinds.yaml")["architectures"].get(kind) if isinstance(kind, str) else None
+    whole = table("recognized.yaml")["architectures"].get(kind) if isinstance(kind, str) else None
     if not classes or whole is None or any(_fits(name, whole) for name in classes):
         return
     other = similar_kind(architecture=classes[0])
@@ -208,4 +208,6 @@ def _require_task(config: Config, family: str) -> None:
 def _fits(name: str, whole: list[str]) -> bool:
     if name in whole:
         return True
-    return similar_kind(architecture=name) is None and bool(re.search(table("kinds.yaml")["generates"], name))
+    return similar_kind(architecture=name) is None and bool(
+        re.search(table("recognized.yaml")["generates"], name)
+    )

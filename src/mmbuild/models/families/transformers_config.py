@@ -1,4 +1,4 @@
-"""Sections of ``config.json`` as transformers' config classes (5.17) read them, without importing transformers.
+"""Reads sections of ``config.json`` as transformers' config classes (5.17) do, without importing transformers.
 
 ``PreTrainedConfig`` sets the keys of a class first, in their own names and checked by kind, derives what follows
 from them, and then sets everything else that the file says, under its aliases, so that an alias wins. Keys, kinds,
@@ -118,7 +118,7 @@ def is_kind(value: object, kind: str) -> bool:
     return any(_KINDS[word][0](value) for word in kind.removesuffix("?").split("|"))
 
 
-def describe_kind(kind: str) -> str:
+def _describe_kind(kind: str) -> str:
     """A kind in words."""
     names = kind.removesuffix("?")
     words = ["a number"] if names == "int|float" else [_KINDS[word][1] for word in names.split("|")]
@@ -130,7 +130,7 @@ def _require_kind(where: str, key: str, value: object, kind: str, default: objec
         return
     large = isinstance(value, int) and not isinstance(value, bool) and not _is_int(value)
     raise wrong_value(
-        where, key, value, "a number of at most 64 bits" if large else describe_kind(kind), default
+        where, key, value, "a number of at most 64 bits" if large else _describe_kind(kind), default
     )
 
 

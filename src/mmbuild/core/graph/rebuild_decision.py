@@ -1,4 +1,8 @@
-"""Looks up each action's result and derives the action's verdict."""
+"""Decides which actions run: looks up each action's result and derives the action's verdict.
+
+Actions whose inputs are built first may be :attr:`~mmbuild.core.graph.plan.Verdict.UNKNOWN`: their keys depend on
+those inputs. ``mmbuild.core.execution.scheduler`` decides about them while the plan runs.
+"""
 
 from __future__ import annotations
 

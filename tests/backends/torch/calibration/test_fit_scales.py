@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmbuild.backends.torch.calibration import fitted_layers, modelopt
-from mmbuild.backends.torch.calibration.modelopt import LayerFit
+from mmbuild.backends.torch.calibration import apply_scales, fit_scales
+from mmbuild.backends.torch.calibration.fit_scales import LayerFit
 from mmbuild.models.calibration_data.samples import CalibrationError
 
 INPUTS, GROUP = 128, 64
@@ -25,7 +25,7 @@ def net(seed: int) -> tuple[dict[str, nn.Linear], torch.Tensor]:
 
 def fit(linears: dict[str, nn.Linear], x: torch.Tensor, algorithm: str) -> dict[str, LayerFit]:
     first, second = linears.values()
-    return modelopt.fit(linears, algorithm, GROUP, lambda: second(first(x).relu()).sum().item())
+    return fit_scales.fit(linears, algorithm, GROUP, lambda: second(first(x).relu()).sum().item())
 
 
 @pytest.mark.slow
@@ -33,7 +33,7 @@ def test_awq_scales_are_those_of_model_optimizers_own_quantizer() -> None:
     linears, x = net(1)
     weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
     for name, found in fit(linears, x, "int4_awq").items():
-        made = fitted_layers.awq(name, [weights[name]], found, GROUP, torch.float32)
+        made = apply_scales.awq(name, [weights[name]], found, GROUP, torch.float32)
         fitted = linears[name].weight.detach()
         assert torch.allclose(fitted, weights[name] / found.prescale, rtol=1e-5)
         theirs = linears[name].weight_quantizer(fitted)
@@ -50,7 +50,7 @@ def test_awq_lowers_the_error_that_plain_rounding_makes() -> None:
     found = fit(linears, x, "int4_awq")["layers.0.a"]
 
     def error(scale: torch.Tensor) -> float:
-        made = fitted_layers.awq("a", [weight], LayerFit(scale, None), GROUP, torch.float32)
+        made = apply_scales.awq("a", [weight], LayerFit(scale, None), GROUP, torch.float32)
         back = made.values * made.tensors["weights_scaling_factor"].repeat_interleave(GROUP, dim=1)
         return float(((x * scale) @ back.T - x @ weight.T).square().mean())
 
@@ -88,5 +88,5 @@ def test_inputs_that_nothing_can_be_fitted_on_name_the_layer(algorithm: str, val
         second(linears["layers.0.a"](x) * 0 + value)
 
     with pytest.raises(CalibrationError, match=r"`layers\.0\.b`") as caught:
-        modelopt.fit(linears, algorithm, GROUP, forward)
+        fit_scales.fit(linears, algorithm, GROUP, forward)
     assert caught.value.code == "MM461"

@@ -1,7 +1,7 @@
-"""Identifies the kind of model from ``config.json``: the family that builds it, or the reason why none does.
+"""Recognizes a model by its ``config.json``: the family that builds it, or the reason why none does.
 
 Kinds are distinguished by ``model_type``, by the classes in ``architectures`` and by keys of LLaVA's original layout.
-The table is ``kinds.yaml``.
+The table is ``recognized.yaml``; ``unsupported.py`` checks what else no family can build.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from mmbuild.models.families.defaults import table
 from mmbuild.models.families.facts import FamilyError
-from mmbuild.models.families.parse import display
+from mmbuild.models.families.transformers_config import display
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SOURCE = ("model.source",)
@@ -27,7 +27,7 @@ def is_original_layout(config: Mapping[str, Any]) -> bool:
 
 def builder(config: Mapping[str, Any]) -> str | None:
     """The family that builds a model; None if no family does."""
-    for row in table("kinds.yaml")["families"]:
+    for row in table("recognized.yaml")["families"]:
         if (
             config.get("model_type") in row["model_type"]
             and row.get("original_layout") in (None, is_original_layout(config))
@@ -39,7 +39,7 @@ def builder(config: Mapping[str, Any]) -> str | None:
 
 def types_of(family: str) -> Sequence[str]:
     """Top-level ``model_type`` values of configs that ``family`` reads."""
-    rows = table("kinds.yaml")["families"]
+    rows = table("recognized.yaml")["families"]
     return [kind for row in rows if row["family"] == family for kind in row["model_type"]]
 
 
@@ -59,7 +59,7 @@ def wrong_family(config: Mapping[str, Any], family: str) -> FamilyError:
     other = similar_kind(model_type=kind) if isinstance(kind, str) else None
     if other is not None:
         return not_any_family(other, f"model_type {display(kind)}")
-    if not any(kind in row["model_type"] for row in table("kinds.yaml")["families"]):
+    if not any(kind in row["model_type"] for row in table("recognized.yaml")["families"]):
         return _unknown(
             f"config.json says model_type {display(kind)}, which is not supported: no family builds it",
             _SOURCE,
@@ -92,7 +92,7 @@ def _of_another(config: Mapping[str, Any], family: str, right: str) -> FamilyErr
 
 
 def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
-    names = dict.fromkeys(row["family"] for row in table("kinds.yaml")["families"])
+    names = dict.fromkeys(row["family"] for row in table("recognized.yaml")["families"])
     listed = "; ".join(f"{', '.join(f'`{kind}`' for kind in types_of(one))} (family {one})" for one in names)
     return FamilyError(message, code="MM410", hint=f"supported are {listed}", blame=blame)
 
@@ -100,8 +100,8 @@ def _unknown(message: str, blame: tuple[str, ...]) -> FamilyError:
 def similar_kind(
     *, model_type: str | None = None, architecture: str | None = None
 ) -> Mapping[str, str] | None:
-    """The row of ``kinds.yaml`` for a similar but unsupported model, by ``model_type`` or by class."""
-    for row in table("kinds.yaml")["others"]:
+    """The row of ``recognized.yaml`` for a similar but unsupported model, by ``model_type`` or by class."""
+    for row in table("recognized.yaml")["others"]:
         for key, value in (("model_type", model_type), ("architecture", architecture)):
             if value is not None and re.search(row[key], value):
                 found: Mapping[str, str] = row

@@ -23,7 +23,7 @@ from support.waiting import gone, wait_for
 
 @pytest.fixture
 def workspace(tmp_path):
-    return Workspace(tmp_path)
+    return Workspace(tmp_path, cold=True)
 
 
 def alone(step, **params):
@@ -293,8 +293,8 @@ def test_the_api_raises_what_failed(workspace, monkeypatch):
 def test_a_step_without_a_body_is_refused_before_anything_runs(workspace):
     unknown = action("write", "r/x", text="1")
     graph = RecipeGraph("r", (unknown,), unknown.definition_key)
-    from mmbuild.core.execution.local import run_plan
     from mmbuild.core.execution.options import Options
+    from mmbuild.core.execution.run_plan import run_plan
 
     with pytest.raises(MmbuildError, match="which this mmbuild does not have"):
         run_plan(

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbuild.backends.torch.calibration import fitted_layers
-from mmbuild.backends.torch.calibration.modelopt import LayerFit
+from mmbuild.backends.torch.calibration import apply_scales
+from mmbuild.backends.torch.calibration.fit_scales import LayerFit
 from mmbuild.models.calibration_data.samples import CalibrationError
 from mmbuild.models.checkpoint.tensor_parallel import replicated
 from mmbuild.models.checkpoint.tensor_table import SourceTensor, TensorSpec
@@ -29,7 +29,7 @@ def test_awq_values_and_scales_give_the_weight_back_to_half_a_step(
     seed: int, outputs: int, groups: int, group: int
 ) -> None:
     weight, prescale = some(seed, outputs, groups * group)
-    made = fitted_layers.awq("x", [weight], LayerFit(prescale, None), group, torch.float32)
+    made = apply_scales.awq("x", [weight], LayerFit(prescale, None), group, torch.float32)
     scales = made.tensors["weights_scaling_factor"]
     assert (made.values.dtype, int(made.values.abs().amax()) <= 8) == (torch.int8, True)
     assert scales.shape == (outputs, groups)
@@ -41,7 +41,7 @@ def test_awq_values_and_scales_give_the_weight_back_to_half_a_step(
 
 def test_awq_fits_values_to_the_scales_that_are_stored() -> None:
     weight, prescale = some(3, 8, 64)
-    made = fitted_layers.awq("x", [weight], LayerFit(prescale, None), 64, torch.float16)
+    made = apply_scales.awq("x", [weight], LayerFit(prescale, None), 64, torch.float16)
     scales, pre = made.tensors["weights_scaling_factor"], made.tensors["prequant_scaling_factor"]
     assert (scales.dtype, pre.dtype) == (torch.float16, torch.float16)
     step = scales.float().repeat_interleave(64, dim=1)
@@ -53,7 +53,7 @@ def test_awq_fits_values_to_the_scales_that_are_stored() -> None:
 @given(SEEDS, SIZES, st.integers(1, 60))
 def test_smoothquant_gives_the_weight_back_to_half_a_step(seed: int, outputs: int, inputs: int) -> None:
     weight, prescale = some(seed, outputs, inputs)
-    made = fitted_layers.smoothquant("x", [weight], LayerFit(prescale, None))
+    made = apply_scales.smoothquant("x", [weight], LayerFit(prescale, None))
     step = made.tensors["per_channel_scale"][0][:, None]
     smoother = made.tensors["smoother"][0]
     assert int(made.values.abs().amax()) == 127
@@ -65,7 +65,7 @@ def test_smoothquant_gives_the_weight_back_to_half_a_step(seed: int, outputs: in
 @given(SEEDS, SIZES, st.integers(1, 60))
 def test_fp8_gives_the_weight_back_to_its_mantissa(seed: int, outputs: int, inputs: int) -> None:
     weight, _ = some(seed, outputs, inputs)
-    made = fitted_layers.fp8("x", [weight[: outputs // 2], weight[outputs // 2 :]], LayerFit(None, 44.8))
+    made = apply_scales.fp8("x", [weight[: outputs // 2], weight[outputs // 2 :]], LayerFit(None, 44.8))
     scale = made.tensors["weights_scaling_factor"]
     back = made.values.float() * scale
     # Three bits of mantissa: 1 / 16 of the value; below 2 ** -6 steps are 2 ** -9 wide.
@@ -76,7 +76,7 @@ def test_fp8_gives_the_weight_back_to_its_mantissa(seed: int, outputs: int, inpu
 def test_a_group_of_zeros_stays_zero() -> None:
     weight, prescale = some(1, 4, 128)
     weight[:, :64] = 0
-    made = fitted_layers.awq("x", [weight], LayerFit(prescale, None), 64, torch.float32)
+    made = apply_scales.awq("x", [weight], LayerFit(prescale, None), 64, torch.float32)
     assert not made.values[:, :64].any()
     assert made.values[:, 64:].any()
 
@@ -87,9 +87,9 @@ def test_scales_that_came_to_nothing_name_the_layer(algorithm: str, value: float
     weight = torch.full((4, 64), value)
     ones = torch.ones(64)
     make = {
-        "awq": lambda: fitted_layers.awq("layer.7", [weight], LayerFit(ones, None), 64, torch.float16),
-        "smoothquant": lambda: fitted_layers.smoothquant("layer.7", [weight], LayerFit(ones, None)),
-        "fp8": lambda: fitted_layers.fp8("layer.7", [weight], LayerFit(None, 1.0)),
+        "awq": lambda: apply_scales.awq("layer.7", [weight], LayerFit(ones, None), 64, torch.float16),
+        "smoothquant": lambda: apply_scales.smoothquant("layer.7", [weight], LayerFit(ones, None)),
+        "fp8": lambda: apply_scales.fp8("layer.7", [weight], LayerFit(None, 1.0)),
     }[algorithm]
     with pytest.raises(CalibrationError, match=r"`layer\.7`") as caught:
         make()
@@ -98,7 +98,7 @@ def test_scales_that_came_to_nothing_name_the_layer(algorithm: str, value: float
 
 def test_an_input_scale_beyond_the_dtype_names_the_layer() -> None:
     with pytest.raises(CalibrationError, match="overflow float16") as caught:
-        fitted_layers.awq("x", [torch.ones(2, 64)], LayerFit(torch.full((64,), 1e6), None), 64, torch.float16)
+        apply_scales.awq("x", [torch.ones(2, 64)], LayerFit(torch.full((64,), 1e6), None), 64, torch.float16)
     assert caught.value.code == "MM461"
 
 
@@ -119,7 +119,7 @@ def test_q_k_and_v_share_the_mean_of_their_scales() -> None:
     observed = {
         name: LayerFit(torch.full((2,), float(at)), None) for at, name in enumerate("qkvgud", start=1)
     }
-    found = fitted_layers.merged(SPECS, observed, "int4_awq")
+    found = apply_scales.merged(SPECS, observed, "int4_awq")
     means = {name.partition("5.")[2]: float(one.prescale[0]) for name, one in found.items()}  # type: ignore[index]
     assert means == {
         "attention.qkv.weight": 2,
@@ -133,14 +133,14 @@ def test_what_one_norm_feeds_shares_a_scale_of_smoothquant() -> None:
     observed = {
         name: LayerFit(torch.full((2,), float(at)), None) for at, name in enumerate("qkvgud", start=1)
     }
-    found = fitted_layers.merged(SPECS, observed, "smoothquant")
+    found = apply_scales.merged(SPECS, observed, "smoothquant")
     means = [float(one.prescale[0]) for one in found.values()]  # type: ignore[index]
     assert means == [2, 4.5, 4.5, 6]
-    unfolded = fitted_layers.merged(SPECS, observed, "smoothquant", foldable=False)
+    unfolded = apply_scales.merged(SPECS, observed, "smoothquant", foldable=False)
     assert [float(one.prescale[0]) for one in unfolded.values()] == [1, 1, 1, 6]  # type: ignore[index]
 
 
 def test_a_common_magnitude_is_the_largest() -> None:
     observed = {name: LayerFit(None, float(at)) for at, name in enumerate("qkvgud", start=1)}
-    found = fitted_layers.merged(SPECS, observed, "fp8")
+    found = apply_scales.merged(SPECS, observed, "fp8")
     assert [one.input_amax for one in found.values()] == [3, 4, 5, 6]

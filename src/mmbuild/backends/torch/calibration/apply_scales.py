@@ -1,4 +1,4 @@
-"""Converts fitted parameters of a model's linear layers to the tensors of their quantized form.
+"""Applies fitted scales: quantizes a model's linear layers with the result of ``fit_scales.py``.
 
 Some layers must share one input scale: q, k and v, which are one layer in a checkpoint; for SmoothQuant all layers
 after the same norm, because the norm absorbs the scale. The shared scale is the mean, as in Model Optimizer's
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmbuild.backends.torch.calibration.modelopt import LayerFit, unusable
+from mmbuild.backends.torch.calibration.fit_scales import LayerFit, unusable
 from mmbuild.models.checkpoint.tensor_table import TensorSpec
 
 INT4_MAX, INT8_MAX, FP8_MAX = 7, 127, 448.0

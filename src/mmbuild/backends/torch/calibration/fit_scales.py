@@ -1,9 +1,10 @@
-"""Interface to NVIDIA Model Optimizer; only this module imports it.
+"""Fits the scales of AWQ, SmoothQuant and FP8 with NVIDIA Model Optimizer; only this module imports it.
 
 Model Optimizer gets only the linear layers of the decoder. They are measured in place while the whole model runs. The
 results are read from its quantizers; :mod:`mmbuild.backends.torch.calibration.write` writes the checkpoint. Settings
 are its presets (``INT4_AWQ_CFG``, ``FP8_DEFAULT_CFG`` of 0.47), except SmoothQuant's migration strength, which is 0.5
-as in the paper (https://arxiv.org/abs/2211.10438) instead of 1.
+as in the paper (https://arxiv.org/abs/2211.10438) instead of 1. Plain weight-only int8 and int4 are fitted without
+Model Optimizer, in :mod:`mmbuild.models.checkpoint.weight_only_fit`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Searches weight-only scales that minimize the output error of a layer for its measured inputs.
+"""Fits scales of plain weight-only int8 and int4 to the measured inputs of each layer.
+
+AWQ, SmoothQuant and FP8 are fitted in ``mmbuild.backends.torch.calibration.fit_scales``.
 
 The format is that of :mod:`mmbuild.models.checkpoint.weight_only`, so engines need no change. Rounding a row
 ``w [in]`` to ``s * q`` causes the expected squared output error

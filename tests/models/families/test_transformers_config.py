@@ -11,7 +11,14 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.models.families import FamilyError
 from mmbuild.models.families.defaults import config_class
-from mmbuild.models.families.parse import MISSING, display, is_kind, is_number, parse, wrong_value
+from mmbuild.models.families.transformers_config import (
+    MISSING,
+    display,
+    is_kind,
+    is_number,
+    parse,
+    wrong_value,
+)
 from support.errors import refused
 
 # Read by other modules (positions, sections), kept by T5 as the file says it, or not read at all.

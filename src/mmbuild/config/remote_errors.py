@@ -1,9 +1,8 @@
-"""Warnings and errors of the shared store, which never fail a build."""
+"""Base of the shared store's errors, and the warnings that report them where a build goes on without the store."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmbuild.base.errors import MmbuildError
@@ -16,9 +15,6 @@ class Notice:
     message: str
     code: str
     hint: str = ""
-
-
-WarningHandler = Callable[[Notice], None]
 
 
 class RemoteError(MmbuildError):

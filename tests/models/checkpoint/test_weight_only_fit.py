@@ -1,4 +1,4 @@
-"""Searched weight-only scales: never worse than absmax by what is known of the inputs, in the same format."""
+"""Fitted weight-only scales: never worse than absmax for inputs with the measured moments, in the same format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmbuild.models.checkpoint import scale_search, weight_only
-from mmbuild.models.checkpoint.scale_search import Moments
+from mmbuild.models.checkpoint import weight_only, weight_only_fit
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS
+from mmbuild.models.checkpoint.weight_only_fit import Moments
 from support.models.weight_only import dequantize
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -47,7 +47,7 @@ def test_no_output_is_worse_than_without_data_and_the_format_is_the_same(
     weight, moments = drawn(seed, 2 * pairs, inputs)
     weight = weight.to(dtype)
     plain = weight_only.quantize(weight, ALGORITHMS[algorithm])
-    found = scale_search.quantize(weight, ALGORITHMS[algorithm], moments)
+    found = weight_only_fit.quantize(weight, ALGORITHMS[algorithm], moments)
     assert [(part.dtype, part.shape) for part in found] == [(part.dtype, part.shape) for part in plain]
     before, after = (expected_error(weight, made, algorithm, moments) for made in (plain, found))
     # The search compares in float32.
@@ -58,7 +58,7 @@ def test_no_output_is_worse_than_without_data_and_the_format_is_the_same(
 def test_a_layer_as_wide_as_a_models_loses_much_less(algorithm: str, share: float) -> None:
     weight, moments = drawn(3, 256, 512)
     how = ALGORITHMS[algorithm]
-    made = [weight_only.quantize(weight, how), scale_search.quantize(weight, how, moments)]
+    made = [weight_only.quantize(weight, how), weight_only_fit.quantize(weight, how, moments)]
     before, after = (float(expected_error(weight, one, algorithm, moments).sum()) for one in made)
     assert after < share * before
 
@@ -67,7 +67,7 @@ def test_the_error_that_is_minimized_is_that_of_inputs_with_these_moments() -> N
     weight, moments = drawn(5, 6, 32)
     random = torch.Generator().manual_seed(1)
     x = moments.mean + torch.randn(200_000, 32, generator=random) * moments.variance.sqrt()
-    made = scale_search.quantize(weight, ALGORITHMS["int4"], moments)
+    made = weight_only_fit.quantize(weight, ALGORITHMS["int4"], moments)
     left = dequantize(*made, ALGORITHMS["int4"]) - weight
     measured = (x @ left.T).square().mean(dim=0)
     assert torch.allclose(moments.product(left, left), measured, rtol=0.03)
@@ -77,12 +77,12 @@ def test_the_error_that_is_minimized_is_that_of_inputs_with_these_moments() -> N
 def test_rows_of_zeros_and_inputs_that_are_never_there_stay_what_they_are(algorithm: str) -> None:
     weight, moments = drawn(7, 8, 16)
     weight[2:4] = 0
-    values, scales = scale_search.quantize(weight, ALGORITHMS[algorithm], moments)
+    values, scales = weight_only_fit.quantize(weight, ALGORITHMS[algorithm], moments)
     assert torch.equal(scales[2:4], torch.zeros(2))
     assert bool(torch.isfinite(scales).all())
     nothing = Moments(torch.zeros(16), torch.zeros(16))
     plain = weight_only.quantize(weight, ALGORITHMS[algorithm])
-    assert all(map(torch.equal, scale_search.quantize(weight, ALGORITHMS[algorithm], nothing), plain))
+    assert all(map(torch.equal, weight_only_fit.quantize(weight, ALGORITHMS[algorithm], nothing), plain))
     assert values.dtype is torch.int8
 
 

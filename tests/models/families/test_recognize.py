@@ -9,7 +9,7 @@ import pytest
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mmbuild.models.families import MODULES, FamilyError, family
-from mmbuild.models.families.kinds import builder, is_original_layout, similar_kind, types_of
+from mmbuild.models.families.recognize import builder, is_original_layout, similar_kind, types_of
 from mmbuild.models.sources.config import read_config, recorded_models
 from support.errors import refused
 
