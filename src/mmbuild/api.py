@@ -131,7 +131,7 @@ def run(plan: Plan, options: ApplyOptions | None = None, *, sink: Sink = nowhere
 
     options = options or ApplyOptions()
     if plan.changes:
-        from mmbuild.core.execution.repair import without_damage
+        from mmbuild.core.execution.drop_damaged import without_damage
 
         plan = without_damage(plan, sink, paranoid=options.paranoid)
     if options.executor == "ray":

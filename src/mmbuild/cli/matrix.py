@@ -118,7 +118,7 @@ def _arguments(request: PlanOptions) -> list[str]:
 
 def _warn_without_shared_store() -> None:
     from mmbuild.cli.output import print_status
-    from mmbuild.config.remote_cache import settings
+    from mmbuild.config.shared_store_settings import settings
 
     if settings() is None:
         print_status(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmbuild.config.remote_cache import Settings
 from mmbuild.config.remote_errors import Notice
+from mmbuild.config.shared_store_settings import Settings
 from mmbuild.core.execution.events import EventKind
 from mmbuild.core.execution.options import ApplyOptions, Options
 from mmbuild.core.execution.resources import Capacity

@@ -315,7 +315,7 @@ def test_pins_are_found_by_revision_and_environment() -> None:
 
 def test_an_image_is_known_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the registry where the image came from one, else of this host; none where the engine does not know it."""
-    from mmbuild.backends.tensorrt_llm.images import image_digest
+    from mmbuild.backends.tensorrt_llm.container_images import image_digest
     from mmbuild.config.model import Container
 
     engine = tmp_path / "podman"

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from mmbuild.config.remote_cache import Settings
+from mmbuild.config.shared_store_settings import Settings
 from mmbuild.team.remote_cache.object_store import ObjectStore, connect
 from mmbuild.team.remote_cache.retrying_client import MalformedError
 

@@ -74,7 +74,7 @@ class TensorRtLlmBackend:
 
     def environment_facts(self, variant: ResolvedRecipe) -> Mapping[str, str]:
         """The tag of the example scripts, and the image of a configured container."""
-        from mmbuild.backends.tensorrt_llm.images import image_of
+        from mmbuild.backends.tensorrt_llm.container_images import image_of
         from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 
         version = _version(variant)

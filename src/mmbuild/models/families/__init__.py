@@ -27,7 +27,8 @@ Elsewhere:
 
 6. ``mmbuild/schema/exclusive_settings.yaml``: its name in rows with ``model.family`` that apply to it.
 7. ``mmbuild/backends/tensorrt_llm/toolchains``: an entry under ``families`` of ``0.12.0/toolchain.yaml``, which the
-   other versions extend, and its name in the lists ``families:`` and the conditions on ``family`` of all files there.
+   other versions extend, and its name in the lists ``families:`` and the conditions on ``family`` of all files there
+   and in ``output_checks/tensors.yaml`` beside it.
 8. Only for a new architecture: a table in ``mmbuild/models/checkpoint/tensor_table.py``, and a module in
    ``mmbuild/backends/torch``.
 9. A recipe, a page in ``docs/families``, ``make docs``, and the tests that CONTRIBUTING.md lists.

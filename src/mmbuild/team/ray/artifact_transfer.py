@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.remote_cache import Settings
+from mmbuild.config.shared_store_settings import Settings
 from mmbuild.core.store.layout import Store
 from mmbuild.team.remote_cache.pull import pull
 from mmbuild.team.remote_cache.push import upload_artifact

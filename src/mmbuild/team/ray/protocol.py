@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from mmbuild._version import __version__
 from mmbuild.base import host
-from mmbuild.config.remote_cache import Settings
+from mmbuild.config.shared_store_settings import Settings
 from mmbuild.core.execution.job import WorkerJob
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.core.steps.registry import StepSpec

@@ -17,8 +17,8 @@ from typing import Any
 
 from mmbuild.base.files import FileRefusedError, open_regular
 from mmbuild.base.optional_packages import install_hint
-from mmbuild.config.remote_cache import Settings
 from mmbuild.config.remote_errors import RemoteError
+from mmbuild.config.shared_store_settings import Settings
 from mmbuild.team.remote_cache.retrying_client import WINDOW_SECONDS, MalformedError, describe
 
 LAYOUT = "v1"

@@ -9,8 +9,8 @@ from typing import Any
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.limits import SHARED_ENTRY, STORE_TREE, Limit
-from mmbuild.config.remote_cache import Settings, settings
 from mmbuild.config.remote_errors import Notice, notice_of
+from mmbuild.config.shared_store_settings import Settings, settings
 from mmbuild.core.graph.remote_lookup import RemoteResult
 from mmbuild.core.store.action_cache import Record
 from mmbuild.core.store.layout import Store

@@ -10,8 +10,9 @@ launch        the parent: starts the ranks, waits, reports the first failure
 stdio         rank 0 writes to the parent's terminal itself
 __main__      one rank of a command that the parent started
 process_group inside a rank: its number, the process group, agreeing on failures
-engine        what the ranks do: rank 0 broadcasts calls of its session, the other ranks execute them
 collectives   sums over ranks, inside the compiled packages
 failures      a rank's failure as data
 ============= ================================================================================
+
+What the ranks do, calls that rank 0 broadcasts and the others execute, is in ``backends/torch/rank_worker.py``.
 """

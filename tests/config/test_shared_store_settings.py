@@ -3,7 +3,7 @@
 import pytest
 
 from mmbuild.base.errors import MmbuildError
-from mmbuild.config.remote_cache import Settings, settings
+from mmbuild.config.shared_store_settings import Settings, settings
 from mmbuild.core.execution.worker_environment import listed_environment
 from mmbuild.team.remote_cache.object_store import connect
 
