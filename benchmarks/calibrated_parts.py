@@ -186,8 +186,12 @@ def visual(setting: Setting) -> None:
     """Tower and projector."""
     from mmbuild.backends.lowering import step_params
 
-    params = step_params.build_visual(setting.facts(), setting.dtype, setting.dtype, 1)
-    say(row="visual", seconds=setting.step("build_visual", "visual", params, inputs={"model": "model"}))
+    shape = step_params.visual_shape("llava", {"model": setting.config()})
+    params = step_params.build_visual(setting.facts(), shape, setting.dtype, setting.dtype, 1)
+    say(row="visual", seconds=setting.step("build_visual", "visual", params))
+    weights = step_params.convert_visual("llava", shape, setting.dtype)
+    seconds = setting.step("convert_visual", "visual-weights", weights, inputs={"model": "model"})
+    say(row="visual weights", seconds=seconds)
 
 
 def compile_package(setting: Setting, variant: str, package: str) -> None:
@@ -233,6 +237,7 @@ def engine(setting: Setting, variant: str) -> None:
         "checkpoint": f"checkpoint-{variant}",
         "llm": f"llm-{variant}",
         "visual": "visual",
+        "visual_weights": "visual-weights",
         "model": "model",
     }
     setting.step("assemble", f"engine-{variant}", params, inputs=inputs)

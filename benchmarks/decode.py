@@ -133,7 +133,10 @@ def build(room: Path, algorithm: str) -> Path:
         "max_multimodal_len": facts.visual.num_visual_features,
     }
     params = step_params.build_llm(facts, "float32", ALGORITHMS[algorithm], 1, limits)
-    visual = step_params.build_visual(facts, "float32", "float32", 1)
+    shape = step_params.visual_shape("llava", {"model": CONFIG})
+    visual = step_params.build_visual(facts, shape, "float32", "float32", 1)
+    weights = step_params.convert_visual("llava", shape, "float32")
+    eyes = run_step("convert_visual", room / f"eyes-{algorithm}", weights, target, model=room / "model")
     about = step_params.assemble(facts, {"torch": torch.__version__})
     return run_step(
         "assemble",
@@ -142,7 +145,8 @@ def build(room: Path, algorithm: str) -> Path:
         target,
         checkpoint=checkpoint,
         llm=run_step("build_llm", room / f"llm-{algorithm}", params, target),
-        visual=run_step("build_visual", room / f"visual-{algorithm}", visual, target, model=room / "model"),
+        visual=run_step("build_visual", room / f"visual-{algorithm}", visual, target),
+        visual_weights=eyes,
         model=room / "model",
     )
 

@@ -21,7 +21,7 @@ from mmbuild.core.store.hashing import hash_file
 
 _LARGE = {"llm/rank0.safetensors": 13_500_000_000, "visual/visual.safetensors": 620_000_000}
 _SMALL = {
-    **dict.fromkeys(("llm/prefill.pt2", "llm/decode.pt2", "visual/visual.pt2"), 2_000_000),
+    **dict.fromkeys(("llm/prefill.pt2", "llm/decode.pt2", "visual/layers.pt2"), 2_000_000),
     **{f"processor/{number}.json": 10_000 for number in range(40)},
 }
 _START = """

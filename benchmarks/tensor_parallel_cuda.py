@@ -84,7 +84,11 @@ def compile_part(room: Path, ranks: int, package: str) -> None:
 
     facts = model_facts(room)
     if package == "visual":
-        step("build_visual", room, "visual", step_params.build_visual(facts, DTYPE, DTYPE, 1), model="model")
+        config = json.loads((room / "model" / "config.json").read_text())
+        shape = step_params.visual_shape("llava", {"model": config})
+        step("build_visual", room, "visual", step_params.build_visual(facts, shape, DTYPE, DTYPE, 1))
+        weights = step_params.convert_visual("llava", shape, DTYPE)
+        step("convert_visual", room, "visual-weights", weights, model="model")
         return
     config = from_json(step_params.build_llm(facts, DTYPE, None, ranks, limits(facts)))
     out = room / f"llm-{ranks}"
@@ -142,7 +146,12 @@ def build(room: Path, given: Path | None, ranks: int) -> None:
     print(f"all compiled: {time.perf_counter() - started:.1f} s", flush=True)
     about = step_params.assemble(facts, {"torch": torch.__version__})
     for number in (1, ranks):
-        parts = {"checkpoint": f"checkpoint-{number}", "llm": f"llm-{number}", "visual": "visual"}
+        parts = {
+            "checkpoint": f"checkpoint-{number}",
+            "llm": f"llm-{number}",
+            "visual": "visual",
+            "visual_weights": "visual-weights",
+        }
         step("assemble", room, f"engine-{number}", about, model="model", **parts)
 
 

@@ -50,7 +50,7 @@ def visual_config(model: str) -> Any:
     return VisualConfig(DTYPE, DTYPE, MAX_BATCH, visual.num_visual_features, tuple(visual.image_size))
 
 
-def make_module(model: str, room: Path) -> Any:
+def make_module(model: str) -> Any:
     """The visual side with random weights that float16 holds, the same in every process; float32, on the GPU."""
     import torch
 
@@ -58,12 +58,10 @@ def make_module(model: str, room: Path) -> Any:
     from mmbuild.models.sources.config import read_config
 
     name, recorded = MODELS[model]
-    directory = room / model / "source"
-    directory.mkdir(parents=True, exist_ok=True)
     config = read_config(f"dummy://{recorded}", None, Path()).config
-    (directory / "config.json").write_text(json.dumps(config))
+    shape = part(name, "visual_shape").shape(config)
     with torch.device(DEVICE):
-        module = part(name, "visual").make({"model": directory}, torch.float16)
+        module = part(name, "visual").make(shape, torch.float16)
     module = module.float().to(DEVICE).eval().requires_grad_(False)
     generator = torch.Generator(DEVICE).manual_seed(7)
     for key, value in module.named_parameters():
@@ -97,17 +95,28 @@ def target() -> dict[str, Any]:
 
 def build_part(arguments: argparse.Namespace, model: str, backend: str) -> None:
     """One engine, in a process of its own; leaves its times."""
+    from safetensors.torch import save_file
+
     from mmbuild.backends.tensorrt import engine as tensorrt_engine
-    from mmbuild.backends.torch import visual_engine
+    from mmbuild.backends.torch import visual_build
+    from mmbuild.backends.visual.tensors import WEIGHTS
 
     room = arguments.dir
-    module, config = make_module(model, room), visual_config(model)
+    module, config = make_module(model), visual_config(model)
     out = room / model / backend
     out.mkdir(parents=True)
     started = time.perf_counter()
     times: dict[str, Any] = {}
     if backend == "torch":
-        visual_engine.build(module, config, out, target())
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        save_file(
+            {
+                key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
+                for key, value in tensors.items()
+            },
+            out / WEIGHTS,
+        )
+        visual_build.build(module, config, out, target(), str)
     else:
         options: dict[str, Any] = {}
         if arguments.level is not None:
@@ -184,7 +193,7 @@ def measure(arguments: argparse.Namespace, model: str) -> None:
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     config, room = visual_config(model), arguments.dir / model
-    module = make_module(model, arguments.dir)
+    module = make_module(model)
     pictures = torch.randn(MAX_BATCH, 3, *config.image_size, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         module.feature_dtype = torch.float32

@@ -46,7 +46,7 @@ def test_terminal_keeps_a_line_with_the_time_of_each_action_and_the_engine_path(
     pipe.write_text("go on")
     assert terminal.finish() == 0
     text = CONTROL.sub("", terminal.shown)
-    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak \d+ MB", text)) == 8
+    assert len(re.findall(r"done +\S+/\w+: \d+\.\d s, peak \d+ MB", text)) == 9
     assert text.rstrip().endswith(f"build/{NAME}")
     assert_clean_end(terminal)
 
@@ -89,14 +89,14 @@ def test_a_terminal_without_progress_gets_plain_lines(project, options, variable
     pipe.write_text("go on")
     assert terminal.finish() == 0
     assert CONTROL.findall(terminal.shown) == []
-    assert "[8/8]" in terminal.shown
+    assert "[9/9]" in terminal.shown
     assert "held by the test" not in terminal.shown
 
 
 def test_without_a_terminal_lines_are_plain_and_every_action_has_its_time(project):
     done = project.run("apply", RECIPE)
     assert CONTROL.findall(done.stderr) == []
-    assert re.search(rf"\[\d/8\] done   {LABEL}: \d+\.\d s", done.stderr)
+    assert re.search(rf"\[\d/9\] done   {LABEL}: \d+\.\d s", done.stderr)
     end = done.stderr[done.stderr.index("done in") :]
     for step in (
         "download",
@@ -104,6 +104,7 @@ def test_without_a_terminal_lines_are_plain_and_every_action_has_its_time(projec
         "quantize",
         "build_llm",
         "build_visual",
+        "convert_visual",
         "assemble",
         "measure",
         "verify",

@@ -22,27 +22,30 @@ exit status 0
 --- stdout
 build/llava-shapes-int4
 --- stderr
-[0/8] run    llava-shapes-int4/build_llm: never built
-[1/8] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
-[1/8] run    llava-shapes-int4/download: never built
-[2/8] done   llava-shapes-int4/download: N s, peak N MB, output N MB
-[2/8] run    llava-shapes-int4/build_visual: never built
-[3/8] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
-[3/8] run    llava-shapes-int4/convert: never built
-[4/8] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
-[4/8] run    llava-shapes-int4/quantize: never built
-[5/8] done   llava-shapes-int4/quantize: N s, peak N MB, output N MB
-[5/8] run    llava-shapes-int4/assemble: never built
-[6/8] done   llava-shapes-int4/assemble: N s, peak N MB, output N MB
-[6/8] run    llava-shapes-int4/measure: never built
-[7/8] done   llava-shapes-int4/measure: N s, peak N MB, output N MB
-[7/8] run    llava-shapes-int4/verify: never built
-[8/8] done   llava-shapes-int4/verify: N s, peak N MB, output N MB
-[8/8] engine llava-shapes-int4: ROOT/build/llava-shapes-int4
-done in N s: 8 ran, 0 reused
+[0/9] run    llava-shapes-int4/build_llm: never built
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] run    llava-shapes-int4/build_visual: never built
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] run    llava-shapes-int4/download: never built
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] run    llava-shapes-int4/convert_visual: never built
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] run    llava-shapes-int4/convert: never built
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] run    llava-shapes-int4/quantize: never built
+[6/9] done   llava-shapes-int4/quantize: N s, peak N MB, output N MB
+[6/9] run    llava-shapes-int4/assemble: never built
+[7/9] done   llava-shapes-int4/assemble: N s, peak N MB, output N MB
+[7/9] run    llava-shapes-int4/measure: never built
+[8/9] done   llava-shapes-int4/measure: N s, peak N MB, output N MB
+[8/9] run    llava-shapes-int4/verify: never built
+[9/9] done   llava-shapes-int4/verify: N s, peak N MB, output N MB
+[9/9] engine llava-shapes-int4: ROOT/build/llava-shapes-int4
+done in N s: 9 ran, 0 reused
   llava-shapes-int4/build_llm N s
-  llava-shapes-int4/download N s
   llava-shapes-int4/build_visual N s
+  llava-shapes-int4/download N s
+  llava-shapes-int4/convert_visual N s
   llava-shapes-int4/convert N s
   llava-shapes-int4/quantize N s
   llava-shapes-int4/assemble N s
@@ -54,7 +57,7 @@ exit status 0
 --- stdout
 build/llava-shapes-int4
 --- stderr
-everything is up to date (8 actions)
+everything is up to date (9 actions)
 """)
 
 
@@ -63,22 +66,24 @@ def test_apply_with_a_step_that_raises(project: Project) -> None:
     assert failed == snapshot("""\
 exit status 1
 --- stderr
-[0/8] run    llava-shapes-int4/build_llm: never built
-[1/8] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
-[1/8] run    llava-shapes-int4/download: never built
-[2/8] done   llava-shapes-int4/download: N s, peak N MB, output N MB
-[2/8] run    llava-shapes-int4/build_visual: never built
-[3/8] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
-[3/8] run    llava-shapes-int4/convert: never built
-[4/8] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
-[4/8] run    llava-shapes-int4/quantize: never built
-[5/8] FAILED llava-shapes-int4/quantize: step `quantize` of `llava-shapes-int4/quantize` failed: ZeroDivisionError: the test asked for it
+[0/9] run    llava-shapes-int4/build_llm: never built
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] run    llava-shapes-int4/build_visual: never built
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] run    llava-shapes-int4/download: never built
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] run    llava-shapes-int4/convert_visual: never built
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] run    llava-shapes-int4/convert: never built
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] run    llava-shapes-int4/quantize: never built
+[6/9] FAILED llava-shapes-int4/quantize: step `quantize` of `llava-shapes-int4/quantize` failed: ZeroDivisionError: the test asked for it
 
 error: step `quantize` of `llava-shapes-int4/quantize` failed: ZeroDivisionError: the test asked for it [MM310]
   log: ROOT/store/logs/KEY.log
 
 hint: read the log; `--debug` shows the traceback
-1 failed, 4 ran; finished actions are kept
+1 failed, 5 ran; finished actions are kept
 """)
 
 
@@ -88,16 +93,18 @@ def test_apply_with_a_worker_that_is_killed(project: Project) -> None:
     assert failed == snapshot("""\
 exit status 1
 --- stderr
-[0/8] run    llava-shapes-int4/build_llm: never built
-[1/8] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
-[1/8] run    llava-shapes-int4/download: never built
-[2/8] done   llava-shapes-int4/download: N s, peak N MB, output N MB
-[2/8] run    llava-shapes-int4/build_visual: never built
-[3/8] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
-[3/8] run    llava-shapes-int4/convert: never built
-[4/8] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
-[4/8] run    llava-shapes-int4/quantize: never built
-[5/8] FAILED llava-shapes-int4/quantize: the worker of `llava-shapes-int4/quantize` was killed (SIGKILL), most likely because memory ran out
+[0/9] run    llava-shapes-int4/build_llm: never built
+[1/9] done   llava-shapes-int4/build_llm: N s, peak N MB, output N MB
+[1/9] run    llava-shapes-int4/build_visual: never built
+[2/9] done   llava-shapes-int4/build_visual: N s, peak N MB, output N MB
+[2/9] run    llava-shapes-int4/download: never built
+[3/9] done   llava-shapes-int4/download: N s, peak N MB, output N MB
+[3/9] run    llava-shapes-int4/convert_visual: never built
+[4/9] done   llava-shapes-int4/convert_visual: N s, peak N MB, output N MB
+[4/9] run    llava-shapes-int4/convert: never built
+[5/9] done   llava-shapes-int4/convert: N s, peak N MB, output N MB
+[5/9] run    llava-shapes-int4/quantize: never built
+[6/9] FAILED llava-shapes-int4/quantize: the worker of `llava-shapes-int4/quantize` was killed (SIGKILL), most likely because memory ran out
 
 error: the worker of `llava-shapes-int4/quantize` was killed (SIGKILL), most likely because memory ran out [MM311]
   | layer 1 of 2
@@ -105,5 +112,5 @@ error: the worker of `llava-shapes-int4/quantize` was killed (SIGKILL), most lik
   log: ROOT/store/logs/KEY.log
 
 hint: use fewer `--jobs` or a machine with more memory; see `dmesg`; finished actions are kept
-1 failed, 4 ran; finished actions are kept
+1 failed, 5 ran; finished actions are kept
 """)

@@ -8,7 +8,17 @@ import pytest
 
 from support.projects.demo_project import NAME, RECIPE, Project
 
-STEPS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify")
+STEPS = (
+    "download",
+    "convert",
+    "quantize",
+    "build_llm",
+    "build_visual",
+    "convert_visual",
+    "assemble",
+    "measure",
+    "verify",
+)
 
 
 @pytest.fixture
@@ -50,7 +60,7 @@ def test_json_events_are_objects_with_a_schema(project):
     assert {e["schema"] for e in events} == {1}
     assert events[0]["event"] == "plan"
     assert events[-1] | {"at": 0, "seconds": 0, "laid_out": []} == {
-        "schema": 1, "event": "summary", "at": 0, "label": "", "ran": 8, "reused": 0, "failed": 0,
+        "schema": 1, "event": "summary", "at": 0, "label": "", "ran": 9, "reused": 0, "failed": 0,
         "laid_out": [], "seconds": 0,
     }  # fmt: skip
 

@@ -58,9 +58,9 @@ def test_repeated_actions_are_listed_with_their_cost(project):
     assert all(len(shard["variants"]) == 1 for shard in found["shards"])
     visual = next(item for item in found["repeated"] if item["label"].endswith("/build_visual"))
     assert visual["shards"] == [1, 2, 3]
-    assert visual["extra"] == pytest.approx(2 * 14.0)  # 10 s, and 2 s for each of two layers
+    assert visual["extra"] == pytest.approx(2 * 30.0)
     assert (
-        "repeated in shards 1, 2, 3: small-none/build_visual, 28 s extra"
+        "repeated in shards 1, 2, 3: small-none/build_visual, 60 s extra"
         in project.run("ci", "recipes/small.yaml", "--shards", 3).out
     )
 

@@ -58,12 +58,12 @@ def test_successful_apply_is_a_row_of_the_summary(project, summary):
     assert re.fullmatch(r"### mmbuild: \d built, 0 pulled", head)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[0] == f"`{NAME}`"
-    assert int(cells[3]) + int(cells[5]) == 8
+    assert int(cells[3]) + int(cells[5]) == 9
     before = summary.read_text()
     project.run("apply", RECIPE, "--format", "github")
     again = summary.read_text().removeprefix(before)
     assert again.splitlines()[0] == "### mmbuild: 0 built, 0 pulled"
-    assert "| 0 | 0 | 8 |" in again
+    assert "| 0 | 0 | 9 |" in again
 
 
 def test_without_a_summary_file_nothing_is_written(project, summary):

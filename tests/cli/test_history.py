@@ -25,10 +25,10 @@ def test_applies_are_listed_with_counts(tmp_path):
         "builds",
     ]
     lines = [[*re.split(r"  +", row)[3:5], re.split(r"  +", row)[7]] for row in rows[1:-1]]
-    assert lines[:2] == [["8", "0", NAME], ["5", "3", NAME]]
+    assert lines[:2] == [["9", "0", NAME], ["5", "4", NAME]]
     assert rows[-1].startswith("3 applies took ")
     assert len(project.run("history", "-n", "1").stdout.splitlines()) == 3
     found = [
         json.loads(line) for line in project.run("history", f"build/{NAME}", "--json").stdout.splitlines()
     ]
-    assert [len(entry["ran"]) for entry in found] == [8, 5]
+    assert [len(entry["ran"]) for entry in found] == [9, 5]

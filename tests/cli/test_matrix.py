@@ -65,9 +65,14 @@ def test_github_gets_a_matrix_for_each_stage(project):
     )
     assert (found["has_sources"], found["has_shared"], found["has_engines"]) == ("false", "true", "true")
     assert json.loads(found["sources"]) == {"include": []}
-    [shared] = json.loads(found["shared"])["include"]
-    assert shared["name"] == "shared-small"
-    assert (shared["recipes"], shared["runner"]) == ("recipes/small.yaml", ["a", "m2"])
+    # The towers of both models have one shape, so that they share a compilation.
+    shared = {entry["name"]: entry for entry in json.loads(found["shared"])["include"]}
+    assert set(shared) == {"shared-small", "shared-build_visual"}
+    assert (shared["shared-small"]["recipes"], shared["shared-small"]["runner"]) == (
+        "recipes/small.yaml",
+        ["a", "m1"],
+    )
+    assert shared["shared-build_visual"]["recipes"] == "recipes/other.yaml recipes/small.yaml"
     engines = json.loads(found["engines"])["include"]
     assert [entry["name"] for entry in engines] == ["other", "small-none", "small-int8", "small-int4"]
 
@@ -77,10 +82,12 @@ def test_gitlab_gets_a_child_pipeline_with_needs_whose_lines_run(project):
     pipeline = yaml.safe_load(project.run("matrix", "recipes", *words).out)
     assert pipeline.pop("include") == [{"local": "ci/mmbuild.yml"}]
     stages = pipeline.pop("stages")
-    assert set(pipeline) == {"shared-small", "other", "small-none", "small-int8", "small-int4"}
+    assert set(pipeline) == {
+        "shared-small", "shared-build_visual", "other", "small-none", "small-int8", "small-int4",
+    }  # fmt: skip
     assert {job["stage"] for job in pipeline.values()} <= set(stages)
     job = pipeline["small-int8"]
-    assert (job["extends"], job["needs"]) == (".mmbuild", ["shared-small"])
+    assert (job["extends"], job["needs"]) == (".mmbuild", ["shared-small", "shared-build_visual"])
     line = ["mmbuild", "ci", "recipes", "--set", "engine.max_input_len=64", "--job", "small-int8"]
     assert shlex.split(job["script"][0]) == line
 
@@ -110,7 +117,8 @@ def test_changed_since_names_the_variants_whose_keys_changed(project, path, old,
     jobs = project.json("matrix", "recipes", "--changed-since", first, "--format", "json")["jobs"]
     assert [job["name"] for job in jobs if job["kind"] == "engine"] == changed
     shared = [job["name"] for job in jobs if job["kind"] == "shared"]
-    assert bool(shared) == any(name.endswith("none") for name in changed)
+    assert ("shared-build_visual" in shared) == bool(changed)
+    assert (set(shared) > {"shared-build_visual"}) == any(name.endswith("none") for name in changed)
 
 
 def test_recipe_that_was_invalid_or_missing_counts_as_changed(project):
@@ -178,7 +186,7 @@ def test_more_jobs_than_github_allows_are_refused(project):
 def test_locks_are_trusted_but_refused_where_recipes_changed(project):
     for name in ("small", "other"):
         project.run("lock", f"recipes/{name}.yaml")
-    assert len(project.json("matrix", "recipes", "--locked", "--format", "json")["jobs"]) == 5
+    assert len(project.json("matrix", "recipes", "--locked", "--format", "json")["jobs"]) == 6
     project.change("recipes/base/base.yaml", "len: 32", "len: 33")
     assert "[MM802]" in project.run("matrix", "recipes", "--locked", status=1).err
     assert "[MM804]" in project.run("matrix", "recipes", "--locked", "--set", "name=x", status=2).err

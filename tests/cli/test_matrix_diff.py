@@ -51,7 +51,7 @@ def test_each_line_is_blamed_only_for_what_it_rebuilds(project):
     ]
     assert int8["reasons"] == []
     assert steps(int8["build"]) == ["build_llm", "assemble"]
-    assert set(steps(int8["keep"])) == {"download", "convert", "quantize", "build_visual"}
+    assert set(steps(int8["keep"])) == {"download", "convert", "quantize", "build_visual", "convert_visual"}
 
 
 def test_two_lines_of_one_recipe_are_distinguished(project):

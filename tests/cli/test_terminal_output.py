@@ -81,15 +81,16 @@ llava-shapes-int4:
   visual.max_batch_size = 4: max_batch_size 4 x max_images_per_prompt 1 = 4
   max_seq_len = 168: max_input_len 128 + max_output_len 40 = 168
 
-run  llava-shapes-int4/download      never built
-run  llava-shapes-int4/convert       never built
-run  llava-shapes-int4/quantize      never built
-run  llava-shapes-int4/build_llm     never built
-run  llava-shapes-int4/build_visual  never built
-run  llava-shapes-int4/assemble      never built
-run  llava-shapes-int4/measure       never built
-run  llava-shapes-int4/verify        never built
-8 to run
+run  llava-shapes-int4/download        never built
+run  llava-shapes-int4/convert         never built
+run  llava-shapes-int4/quantize        never built
+run  llava-shapes-int4/build_llm       never built
+run  llava-shapes-int4/build_visual    never built
+run  llava-shapes-int4/convert_visual  never built
+run  llava-shapes-int4/assemble        never built
+run  llava-shapes-int4/measure         never built
+run  llava-shapes-int4/verify          never built
+9 to run
 """)
 
 
@@ -98,15 +99,16 @@ def test_explained_plan_of_an_edited_recipe(project: Project) -> None:
     assert run_screen(project, "plan", RECIPE) == snapshot("""\
 exit status 0
 --- stdout
-up to date  llava-shapes-int4/download      nothing it depends on changed
-up to date  llava-shapes-int4/convert       nothing it depends on changed
-up to date  llava-shapes-int4/quantize      nothing it depends on changed
-up to date  llava-shapes-int4/build_llm     nothing it depends on changed
-up to date  llava-shapes-int4/build_visual  nothing it depends on changed
-up to date  llava-shapes-int4/assemble      nothing it depends on changed
-up to date  llava-shapes-int4/measure       nothing it depends on changed
-up to date  llava-shapes-int4/verify        nothing it depends on changed
-everything is up to date (8 actions)
+up to date  llava-shapes-int4/download        nothing it depends on changed
+up to date  llava-shapes-int4/convert         nothing it depends on changed
+up to date  llava-shapes-int4/quantize        nothing it depends on changed
+up to date  llava-shapes-int4/build_llm       nothing it depends on changed
+up to date  llava-shapes-int4/build_visual    nothing it depends on changed
+up to date  llava-shapes-int4/convert_visual  nothing it depends on changed
+up to date  llava-shapes-int4/assemble        nothing it depends on changed
+up to date  llava-shapes-int4/measure         nothing it depends on changed
+up to date  llava-shapes-int4/verify          nothing it depends on changed
+everything is up to date (9 actions)
 """)
     edit(project, "llava.yaml", "max_batch_size: 4", "max_batch_size: 3")
     assert run_screen(project, "plan", RECIPE, "--explain") == snapshot("""\
@@ -118,15 +120,16 @@ llava-shapes-int4:
   visual.max_batch_size = 3: max_batch_size 3 x max_images_per_prompt 1 = 3
   max_seq_len = 168: max_input_len 128 + max_output_len 40 = 168
 
-up to date           llava-shapes-int4/download      nothing it depends on changed
-up to date           llava-shapes-int4/convert       nothing it depends on changed
-up to date           llava-shapes-int4/quantize      nothing it depends on changed
-run                  llava-shapes-int4/build_llm     parameter `max_batch_size` changed from 4 to 3 (and 1 more)
-run                  llava-shapes-int4/build_visual  parameter `max_batch_size` changed from 4 to 3
-unknown until built  llava-shapes-int4/assemble      depends on the result of `llava-shapes-int4/build_llm` (input `llm`)
-unknown until built  llava-shapes-int4/measure       depends on the result of `llava-shapes-int4/assemble` (input `engine`)
-unknown until built  llava-shapes-int4/verify        depends on the result of `llava-shapes-int4/measure` (input `measures`)
-2 to run, 3 unknown until built, 3 up to date
+up to date           llava-shapes-int4/download        nothing it depends on changed
+up to date           llava-shapes-int4/convert         nothing it depends on changed
+up to date           llava-shapes-int4/quantize        nothing it depends on changed
+run                  llava-shapes-int4/build_llm       parameter `max_batch_size` changed from 4 to 3 (and 1 more)
+run                  llava-shapes-int4/build_visual    parameter `max_batch_size` changed from 4 to 3
+up to date           llava-shapes-int4/convert_visual  nothing it depends on changed
+unknown until built  llava-shapes-int4/assemble        depends on the result of `llava-shapes-int4/build_llm` (input `llm`)
+unknown until built  llava-shapes-int4/measure         depends on the result of `llava-shapes-int4/assemble` (input `engine`)
+unknown until built  llava-shapes-int4/verify          depends on the result of `llava-shapes-int4/measure` (input `measures`)
+2 to run, 3 unknown until built, 4 up to date
 """)
 
 

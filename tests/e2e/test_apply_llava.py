@@ -10,7 +10,17 @@ from support.engines.loaded import DEMO, drawn
 
 pytestmark = pytest.mark.slow
 
-STEPS = {"download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"}
+STEPS = {
+    "download",
+    "convert",
+    "quantize",
+    "build_llm",
+    "build_visual",
+    "convert_visual",
+    "assemble",
+    "measure",
+    "verify",
+}
 REBUILT = {"quantize", "build_llm", "assemble", "measure", "verify"}
 
 

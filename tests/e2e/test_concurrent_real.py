@@ -23,7 +23,16 @@ ROOT = Path(__file__).parents[2]
 # Of one prompt: what several would need is not compiled.
 RECIPE = ("recipes/demo/llava.yaml", "--set", "engine.max_batch_size=1")
 NAME = "llava-shapes"
-STEPS = {"download", "convert", "build_llm", "build_visual", "assemble", "measure", "verify"}
+STEPS = {
+    "download",
+    "convert",
+    "build_llm",
+    "build_visual",
+    "convert_visual",
+    "assemble",
+    "measure",
+    "verify",
+}
 
 
 def start(root):

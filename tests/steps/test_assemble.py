@@ -51,8 +51,9 @@ def parts(tmp_path):
         **{f"llm/{name}.pt2": name for name in PACKAGES},
         "llm/kernels/c7.cubin": "kernel",
         "visual/visual.json": VISUAL,
-        "visual/visual.pt2": "visual",
-        "visual/visual.safetensors": "weights",
+        "visual/calls.json": {},
+        "visual/layers.pt2": "visual",
+        "visual_weights/visual.safetensors": "weights",
         "checkpoint/config.json": CHECKPOINT,
         "checkpoint/rank0.safetensors": "rank",
         "model/config.json": {"text_config": {"eos_token_id": 7}},
@@ -83,7 +84,7 @@ def assembled(parts, family="llava", **params):
         **params,
         "toolchain": {"torch": "2.13.0", "transformers": "5.17.0"},
     }
-    inputs = {name: parts / name for name in ("checkpoint", "llm", "visual", "model")}
+    inputs = {name: parts / name for name in ("checkpoint", "llm", "visual", "visual_weights", "model")}
     assemble.run(StepContext(params=params, inputs=inputs, out=out, target=TARGET))
     return out
 
@@ -101,16 +102,18 @@ def test_an_engine_directory_holds_both_engines_and_the_processor(parts):
         "processor/config.json",
         "processor/generation_config.json",
         "processor/tokenizer.json",
+        "visual/calls.json",
+        "visual/layers.pt2",
         "visual/visual.json",
-        "visual/visual.pt2",
         "visual/visual.safetensors",
     }
 
 
 def test_nothing_is_copied(parts):
     out = assembled(parts)
-    for name in ("llm/layer_prefill.pt2", "visual/visual.safetensors"):
+    for name in ("llm/layer_prefill.pt2", "visual/layers.pt2"):
         assert (out / name).samefile(parts / name)
+    assert (out / "visual" / "visual.safetensors").samefile(parts / "visual_weights" / "visual.safetensors")
     assert (out / "llm" / "rank0.safetensors").samefile(parts / "checkpoint" / "rank0.safetensors")
 
 

@@ -36,7 +36,7 @@ class AssembleError(MmbuildError):
 
 def run(context: StepContext) -> None:
     """``params``: ``{"family", "image_token_id", "generation_config", "toolchain"}``; inputs: ``checkpoint``,
-    ``llm``, ``visual``, ``model`` and optionally ``vision``.
+    ``llm``, ``visual``, ``model`` and optionally ``visual_weights`` and ``vision``.
 
     Raises:
         AssembleError: Two parts contradict each other, or a part is incomplete.
@@ -55,7 +55,9 @@ def run(context: StepContext) -> None:
         )
         # Packages are compiled for one layer, of which the checkpoint says how many there are.
         llm["encoder" if component == "encoder" else "llm"]["num_hidden_layers"] = stored.num_hidden_layers
-    _link_files(inputs["visual"], out / description.VISUAL)
+    for part in ("visual", "visual_weights"):
+        if part in inputs:
+            _link_files(inputs[part], out / description.VISUAL)
     link_processor(inputs, out / description.PROCESSOR)
     description.write(out, _description(context, llm, visual))
 

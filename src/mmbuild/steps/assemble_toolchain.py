@@ -13,6 +13,9 @@ from mmbuild.core.steps.context import StepContext
 from mmbuild.models.files.generation_settings import Reader, not_passed, runner_findings
 from mmbuild.steps.assemble import log_findings, read_logged
 
+# The format of engines of this backend has not changed since this version.
+_VERSION = 3
+
 
 def run(context: StepContext) -> None:
     """``params``: ``{"family", "tensor_parallel", "variables", "places", "versions", "files", "generation_config"}``;
@@ -48,6 +51,7 @@ def run(context: StepContext) -> None:
             toolchain=dict(params["versions"]),
             image_token_id=None,
             eos_token_ids=(),
+            version=_VERSION,
             settings_not_applied={**settings.not_applied, **not_passed(settings, beams=beams)},
         ),
     )

@@ -306,7 +306,7 @@ def test_what_real_models_are_built_for_is_within_the_ranges(family, name):
     described = step_params.assemble(facts, {"torch": "2.13.0"})
     engine = {**ENGINE, "family": family, "llm": llm, "image_token_id": described["image_token_id"]}
     assert fields.description({**engine, "generation_settings": {}}) is None
-    visual = step_params.build_visual(facts, "float16", "float16", 8)
+    visual = step_params.build_visual(facts, {}, "float16", "float16", 8)
     known = {name: visual[name] for name in ("dtype", "feature_dtype", "max_batch_size") if name in visual}
     size = {
         "num_visual_features": facts.visual.num_visual_features,

@@ -60,7 +60,7 @@ def quantize(graph: RecipeGraph) -> Action:
 def test_calibration_reads_the_model_itself(lowered: Lowered, algorithm: str) -> None:
     graph = lowered(algorithm, ASKED)
     assert [action.step for action in graph.actions] == [
-        "download", "quantize", "build_llm", "build_visual", "assemble",
+        "download", "quantize", "build_llm", "build_visual", "convert_visual", "assemble",
     ]  # fmt: skip
     action = quantize(graph)
     assert action.inputs == {"model": graph.actions[0].definition_key}
@@ -152,7 +152,7 @@ def fetched(graph: RecipeGraph) -> Action:
 def test_a_hub_data_set_is_fetched_at_its_commit_for_calibration_only(lowered: Lowered, hub: Hub) -> None:
     graph = lowered("int4_awq", ON_HUB)
     assert [action.step for action in graph.actions] == [
-        "download", "calibration_data", "quantize", "build_llm", "build_visual", "assemble",
+        "download", "calibration_data", "quantize", "build_llm", "build_visual", "convert_visual", "assemble",
     ]  # fmt: skip
     data, action = fetched(graph), quantize(graph)
     assert action.inputs == {"model": graph.actions[0].definition_key, "data": data.definition_key}
@@ -202,7 +202,7 @@ def test_weight_only_with_calibration_reads_the_model_and_the_converted_checkpoi
     monkeypatch.setattr(lower_calibration, "OPTIMIZER", "a-package-that-nobody-wrote")
     graph = lowered(algorithm, ASKED)
     assert [action.step for action in graph.actions] == [
-        "download", "convert", "quantize", "build_llm", "build_visual", "assemble",
+        "download", "convert", "quantize", "build_llm", "build_visual", "convert_visual", "assemble",
     ]  # fmt: skip
     download, convert, action = graph.actions[:3]
     assert action.inputs == {"model": download.definition_key, "checkpoint": convert.definition_key}

@@ -40,7 +40,7 @@ def visual_side(family: str, seed: int, dtype: str, room: Path) -> tuple[nn.Modu
         sources = {"model": room}
     name = family.partition("/")[0]
     visual = part(name, "visual")
-    module = visual.make(sources, DTYPES[dtype])
+    module = tiny.visual_module(name, sources, DTYPES[dtype])
     fill(module, sources, visual.canonical)
     facts = tiny.facts(name, sources).visual
     config = VisualConfig(dtype, dtype, 5, facts.num_visual_features, tuple(facts.image_size))

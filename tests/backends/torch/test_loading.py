@@ -89,6 +89,23 @@ def test_the_version_of_another_engine_is_reported(damaged):
     assert f"version {description.VERSION}" in error.message
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_engine_with_packages_of_an_earlier_version_names_the_command(damaged, version):
+    edit(damaged, version=version)
+    error = refused(LayoutError, "MM541", load, damaged)
+    assert "earlier mmbuild" in error.message
+    assert "mmbuild apply" in error.hint
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "{"])
+def test_damaged_calls_of_a_visual_engine_are_refused(damaged, text):
+    path = damaged / "visual" / "calls.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    assert "calls.json" in refused(EngineError, "MM501", load, damaged).message
+
+
 def test_an_engine_config_with_an_unknown_key_is_of_another_version(damaged):
     edit(damaged, llm={**demo_engine().config.to_json(), "tomorrow": 1})
     assert "tomorrow" in refused(LayoutError, "MM541", load, damaged).message
@@ -138,7 +155,7 @@ LLM_WEIGHTS = "llm/rank0.safetensors"
         "llm/layer_prefill.pt2",
         "llm/layer_decode_batch.pt2",
         LLM_WEIGHTS,
-        "visual/visual.pt2",
+        "visual/layers.pt2",
         "visual/visual.safetensors",
     ],
 )
@@ -156,7 +173,7 @@ def test_truncated_weights_are_named(damaged, name, share):
     assert name in refused(EngineError, "MM504", load, damaged).message
 
 
-@pytest.mark.parametrize("name", ["llm/layer_prefill.pt2", "visual/visual.pt2"])
+@pytest.mark.parametrize("name", ["llm/layer_prefill.pt2", "visual/layers.pt2"])
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_truncated_package_is_named(damaged, name, share):
     truncate(damaged / name, share)

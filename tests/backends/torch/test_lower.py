@@ -15,7 +15,17 @@ from support.errors import refused
 from support.projects.recipe_project import CONFIG, FEATURES, PARTS, RECIPE, load, png, write_parts
 
 HOST = {"device": "cpu", "sm": None, "isa": "avx2"}
-ALL = ["download", "convert", "quantize", "build_llm", "build_visual", "assemble", "measure", "verify"]
+ALL = [
+    "download",
+    "convert",
+    "quantize",
+    "build_llm",
+    "build_visual",
+    "convert_visual",
+    "assemble",
+    "measure",
+    "verify",
+]
 VERIFY = "verify: {prompts: [why], images: [a.png, b.png], max_new_tokens: 500}\n"
 
 
@@ -69,14 +79,64 @@ def test_nothing_is_verified_unless_the_recipe_asks(lowered):
     assert "verify" not in by_step(lowered(recipe=RECIPE))
 
 
-def test_build_llm_takes_nothing_but_shapes_so_that_fine_tunes_share_it(lowered):
-    action = by_step(lowered())["build_llm"]
-    assert not action.inputs
-    assert not action.sources
-    assert not action.locators
-    assert "build_llm" not in changed(lowered(), lowered(weights="other"))
-    rest = set(ALL) - {"build_llm"}
+def test_what_is_compiled_takes_nothing_but_shapes_so_that_fine_tunes_share_it(lowered):
+    for step in ("build_llm", "build_visual"):
+        action = by_step(lowered())[step]
+        assert not action.inputs
+        assert not action.sources
+        assert not action.locators
+    rest = set(ALL) - {"build_llm", "build_visual"}
     assert changed(lowered(), lowered(weights="other")) == rest
+
+
+def with_tower(lowered, **values):
+    config = copy.deepcopy(CONFIG)
+    config["vision_config"].update(values)
+    return by_step(lowered(config=config))["build_visual"].definition_key
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"projection_dim": 99},
+        {"initializer_range": 0.5},
+        {"attention_dropout": 0.1},
+        {"_name_or_path": "/home/someone/tower"},
+        {"torch_dtype": "float16"},
+        {"transformers_version": "4.31.0"},
+        {"layer_norm_eps": 1e-5},
+        {"num_channels": 3},
+    ],
+)
+def test_what_does_not_shape_the_tower_is_in_no_key(lowered, values):
+    assert with_tower(lowered, **values) == with_tower(lowered)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hidden_size": 64},
+        {"intermediate_size": 99},
+        {"num_hidden_layers": 5},
+        {"num_attention_heads": 2},
+        {"hidden_act": "gelu"},
+        {"layer_norm_eps": 1e-6},
+    ],
+)
+def test_another_tower_has_another_key(lowered, values):
+    assert CONFIG["vision_config"] != {**CONFIG["vision_config"], **values}
+    assert with_tower(lowered, **values) != with_tower(lowered)
+
+
+def test_the_visual_weights_are_those_of_one_dtype_for_all_limits_and_machines(lowered):
+    other = {"device": "cpu", "sm": None, "isa": "avx512"}
+    assert "convert_visual" not in changed(lowered(), lowered("engine.max_batch_size=3"))
+    assert "convert_visual" not in changed(lowered(), lowered(host=other))
+    assert "convert_visual" in changed(lowered(), lowered("visual.dtype=float16"))
+    action = by_step(lowered())["convert_visual"]
+    assert action.params["dtype"] == "float32"
+    assert set(action.inputs) == {"model"}
+    assert not action.target
 
 
 @pytest.mark.parametrize(

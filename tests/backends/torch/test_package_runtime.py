@@ -65,7 +65,7 @@ def package(tmp_path_factory):
 def test_the_torch_installed_generates_what_is_left_out(package):
     """Both cuts depend on the text that this torch generates."""
     source, library = source_and_library(package)
-    assert "check_input_" not in source
+    assert source.count("check_input_") == source.count("#if 0\nAOTI_NOINLINE static void check_input_") > 0
     assert SWAP not in library
     assert "std::regex" not in source
 

@@ -1,18 +1,23 @@
 """Visual engines give the features of transformers' LLaVA."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from mmbuild.backends.torch.visual_engine import VisualConfig, build
-from mmbuild.backends.visual.tensors import fill
+from mmbuild.backends.torch.visual_build import build
+from mmbuild.backends.torch.visual_engine import VisualEngine
+from mmbuild.backends.visual.config import VisualConfig
 from mmbuild.models.errors import EngineError
-from mmbuild.models.families.llava.visual import LlavaVisual, canonical
 from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
 from support.engines.loaded import DEMO, demo_engine, demo_reference, random_engine, random_model
 from support.errors import refused
-from support.models import tiny_llava
+from support.models import tiny_families, tiny_llava
 
 pytestmark = pytest.mark.slow
 
@@ -81,8 +86,7 @@ def test_every_choice_of_layers_before_it_is_compiled(tmp_path, layers, strategy
     config = tiny_llava.random_config(3, vision_feature_layer=layers, vision_feature_select_strategy=strategy)
     reference = LlavaForConditionalGeneration(config).float().eval()
     reference.save_pretrained(tmp_path)
-    module = LlavaVisual(config, torch.float32)
-    fill(module, {"model": tmp_path}, canonical)
+    module = tiny_families.filled("llava", {"model": tmp_path})
     size = config.vision_config.image_size
     pixels = torch.randn(2, 3, size, size)
     with torch.inference_mode():
@@ -90,12 +94,105 @@ def test_every_choice_of_layers_before_it_is_compiled(tmp_path, layers, strategy
 
 
 def test_another_number_of_features_than_planned_is_refused_before_compiling(tmp_path):
-    config = tiny_llava.random_config(3)
+    tiny_llava.random_config(3).save_pretrained(tmp_path / "model")
+    module = tiny_families.visual_module("llava", {"model": tmp_path / "model"})
     planned = VisualConfig("float32", "float32", 2, 99, (42, 42))
-    module = LlavaVisual(config, torch.float32)
-    error = refused(EngineError, "MM533", build, module, planned, tmp_path, build_engine.TARGET)
+    out = tmp_path / "out"
+    out.mkdir()
+    error = refused(EngineError, "MM533", build, module, planned, out, build_engine.TARGET, str)
     assert "99" in error.message
-    assert not list(tmp_path.iterdir())
+    assert not list(out.iterdir())
+
+
+@pytest.fixture
+def visual(tmp_path):
+    """A copy of the demo engine's visual directory, to damage."""
+    return Path(shutil.copytree(demo_engine().directory / "visual", tmp_path / "visual"))
+
+
+def load(directory):
+    return VisualEngine(directory, build_engine.TARGET)
+
+
+def rewrite(directory, **tensors):
+    """Replace tensors of the weights, or remove them (None)."""
+    path = directory / "visual.safetensors"
+    content = {**load_file(path), **{name.replace("__", "."): value for name, value in tensors.items()}}
+    path.unlink()
+    save_file({name: value for name, value in content.items() if value is not None}, path)
+
+
+def rewire(directory, number, **fields):
+    """Change fields of a call, by its number."""
+    path = directory / "calls.json"
+    content = json.loads(path.read_text())
+    content["calls"][number].update(fields)
+    path.unlink()
+    path.write_text(json.dumps(content))
+
+
+BIAS = "vision_tower__encoder__layers__0__mlp__fc2__bias"
+
+
+def test_weights_of_another_shape_are_refused(visual):
+    rewrite(visual, **{BIAS: torch.zeros(3)})
+    error = refused(EngineError, "MM786", load, visual)
+    assert BIAS.replace("__", ".") in error.message
+    assert "layers.pt2" in error.message
+
+
+def test_a_missing_weight_is_named(visual):
+    rewrite(visual, **{BIAS: None})
+    assert BIAS.replace("__", ".") in refused(EngineError, "MM505", load, visual).message
+
+
+def test_weights_of_another_dtype_are_refused(visual):
+    tensors = load_file(visual / "visual.safetensors")
+    name = BIAS.replace("__", ".")
+    rewrite(visual, **{BIAS: tensors[name].half()})
+    error = refused(EngineError, "MM505", load, visual)
+    assert name in error.message
+    assert "torch.float16" in error.message
+
+
+@pytest.mark.parametrize(
+    ("number", "fields", "code"),
+    [
+        (1, {"values": [0]}, "MM786"),
+        (1, {"values": []}, "MM786"),
+        (1, {"values": [1, 1]}, "MM786"),
+        (0, {"weights": []}, "MM786"),
+        (0, {"weights": ["vision_tower.embeddings.class_embedding"] * 6}, "MM786"),
+        (1, {"package": "outside"}, "MM786"),
+        (1, {"package": "nothing"}, "MM504"),
+        (1, {"weights": ["no.such.weight"]}, "MM505"),
+    ],
+)
+def test_calls_that_do_not_fit_the_packages_are_refused(visual, number, fields, code):
+    rewire(visual, number, **fields)
+    refused(EngineError, code, load, visual)
+
+
+def test_packages_that_do_not_fit_together_are_refused_before_they_run(visual):
+    rewire(visual, 0, outputs=2)
+    pixels = torch.zeros(1, 3, 64, 64)
+    assert "1 outputs" in refused(EngineError, "MM786", load(visual), pixels).message
+    rewire(visual, 0, outputs=1)
+    content = json.loads((visual / "calls.json").read_text())
+    projector = len(content["calls"]) - 1
+    features = load(visual)(pixels)
+    content["calls"].append({**content["calls"][projector], "values": [projector + 1]})
+    content["result"] = projector + 2
+    (visual / "calls.json").write_text(json.dumps(content))
+    assert features.shape[-1] != 0
+    error = refused(EngineError, "MM786", load(visual), pixels)
+    assert f"value {projector + 1}" in error.message
+
+
+def test_pixels_need_not_be_contiguous():
+    pixels = torch.randn(2, 64, 64, 3).permute(0, 3, 1, 2)
+    visual = demo_engine().visual
+    assert torch.equal(visual(pixels), visual(pixels.contiguous()))
 
 
 def test_a_visual_engine_holds_only_the_tower_and_the_projector():

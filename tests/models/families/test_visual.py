@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmbuild.models.families import part
 from mmbuild.models.families.vila.visual import DownSample
 from support.marks import slow_except
 from support.models import tiny_families as tiny
@@ -153,7 +152,7 @@ def test_the_planned_number_of_features_is_the_one_that_comes_out(family: str, t
         else:
             tiny.save_model(family, seed, out)
         facts = tiny.facts(family, {"model": out})
-        module = part(family, "visual").make({"model": out}, torch.float32).eval()
+        module = tiny.visual_module(family, {"model": out})
         features = module(torch.zeros(1, 3, *facts.visual.image_size))
         assert features.shape[1:] == (facts.visual.num_visual_features, facts.llm.hidden_size)
         assert facts.visual.derivation.arithmetic.endswith(f"= {facts.visual.num_visual_features}")

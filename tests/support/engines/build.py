@@ -19,7 +19,7 @@ from mmbuild.models.checkpoint.calibrated_layout import ALGORITHMS
 from mmbuild.models.families import ModelFacts
 from mmbuild.models.families import family as family_of
 from mmbuild.schema.linear_shapes import group_size
-from mmbuild.steps import assemble, build_llm, build_visual, convert, quantize
+from mmbuild.steps import assemble, build_llm, build_visual, convert, convert_visual, quantize
 from support.steps import cache as step_cache
 
 DATA = Path(__file__).parents[3] / "examples" / "calibration"
@@ -28,8 +28,13 @@ TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 def facts_of(family: str, sources: Mapping[str, Path]) -> ModelFacts:
     """What the configs of ``sources`` say."""
-    configs = {name: json.loads((path / "config.json").read_text()) for name, path in sources.items()}
+    configs = configs_of(sources)
     return family_of(family).facts(configs["model"], configs.get("vision"))
+
+
+def configs_of(sources: Mapping[str, Path]) -> dict[str, Any]:
+    """``config.json`` of every source."""
+    return {name: json.loads((path / "config.json").read_text()) for name, path in sources.items()}
 
 
 def build_engine(
@@ -81,10 +86,19 @@ def build_engine(
     }
     compiled = step_params.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits, group)
     llm = step_cache.run_step(root, build_llm.run, compiled, target=TARGET)
-    seen = step_params.build_visual(facts, dtype, dtype, images)
-    visual = step_cache.run_step(root, build_visual.run, seen, inputs=sources, target=TARGET)
+    shape = step_params.visual_shape(family, configs_of(sources))
+    seen = step_params.build_visual(facts, shape, dtype, dtype, images)
+    visual = step_cache.run_step(root, build_visual.run, seen, target=TARGET)
+    eyes = step_params.convert_visual(family, shape, dtype)
+    visual_weights = step_cache.run_step(root, convert_visual.run, eyes, inputs=sources)
     described = step_params.assemble(facts, {"torch": torch.__version__})
-    parts = {"checkpoint": checkpoint, "llm": llm, "visual": visual, **sources}
+    parts = {
+        "checkpoint": checkpoint,
+        "llm": llm,
+        "visual": visual,
+        "visual_weights": visual_weights,
+        **sources,
+    }
     if processor is not None:
         parts["model"] = processor
     return with_manifest(step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET))

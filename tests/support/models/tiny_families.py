@@ -32,6 +32,7 @@ from transformers import (
     VisionEncoderDecoderModel,
 )
 
+from mmbuild.backends.lowering import step_params
 from mmbuild.models.families import ModelFacts, family, part
 
 VOCABULARY = 300
@@ -278,10 +279,23 @@ def save_flat_vila(
     return sources
 
 
+def visual_shape(name: str, sources: Mapping[str, Path]) -> dict[str, Any]:
+    """What the sources' configs say of the visual module."""
+    configs = {source: json.loads((path / "config.json").read_text()) for source, path in sources.items()}
+    return step_params.visual_shape(name, configs)
+
+
+def visual_module(
+    name: str, sources: Mapping[str, Path], dtype: torch.dtype = torch.float32
+) -> torch.nn.Module:
+    """The visual module for the sources' configs, with random weights."""
+    module: torch.nn.Module = part(name, "visual").make(visual_shape(name, sources), dtype).eval()
+    return module
+
+
 def filled(name: str, sources: Mapping[str, Path]) -> torch.nn.Module:
     """The visual module of the family called ``name``, every parameter taken from the files by its canonical name."""
-    visual = part(name, "visual")
-    module = visual.make(sources, torch.float32).eval()
+    visual, module = part(name, "visual"), visual_module(name, sources)
     required = {
         visual.canonical("module", parameter): value for parameter, value in module.named_parameters()
     }

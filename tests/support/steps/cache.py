@@ -40,12 +40,21 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "build_visual": (
         (
             "backends/torch/export.py",
+            "backends/torch/compile_pool.py",
+            "backends/torch/graph_cutting.py",
+            "backends/torch/graph_segment.py",
+            "backends/torch/inductor_fix.py",
             "backends/torch/package_runtime/*",
-            "backends/visual/*.py",
-            "backends/torch/visual_engine.py",
+            "backends/torch/visual_build.py",
+            "backends/torch/visual_calls.py",
+            "backends/visual/config.py",
             "steps/build_visual.py",
         ),
-        ("visual.py",),
+        ("visual.py", "visual_shape.py", "towers.py"),
+    ),
+    "convert_visual": (
+        ("backends/visual/tensors.py", "models/checkpoint/*.py", "steps/convert_visual.py"),
+        ("visual.py", "visual_shape.py", "towers.py"),
     ),
     "assemble": (
         (
@@ -56,7 +65,7 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("__init__.py",),
     ),
 }
-# What runs engines and builds none: changing it needs no new ones.
+# What builds no LLM's packages: it runs them, or builds visual engines.
 _RUN_TIME = frozenset(
     f"backends/torch/{name}.py"
     for name in (
@@ -67,6 +76,8 @@ _RUN_TIME = frozenset(
         "cuda_graphs",
         "engine",
         "generate",
+        "graph_cutting",
+        "graph_segment",
         "logits_processors",
         "outputs",
         "package_shapes",
@@ -75,6 +86,8 @@ _RUN_TIME = frozenset(
         "row_caches",
         "sampling",
         "session",
+        "visual_build",
+        "visual_calls",
         "visual_engine",
         "visual_loading",
         "weights",

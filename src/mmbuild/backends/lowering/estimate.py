@@ -129,6 +129,11 @@ def cache_memory(llm: LlmFacts, dtype: str, sequences: int, slots: int) -> int:
 
 
 def visual_memory(visual: VisualFacts) -> int:
-    """Peak memory of build_visual: the visual tower twice (weights and the saved copy) and the compiler."""
+    """Peak memory of building a TensorRT visual engine: the tower twice (weights and the exported copy) and torch."""
+    return _COMPILE_MEMORY + 2 * visual_size(visual, "float32")
+
+
+def visual_size(visual: VisualFacts, dtype: str) -> int:
+    """Size of the weights of a visual tower."""
     layer = 4 * visual.hidden_size**2 + 2 * visual.hidden_size * visual.intermediate_size
-    return _COMPILE_MEMORY + 2 * 4 * layer * visual.num_hidden_layers
+    return int(_ITEM_BYTES[dtype] * layer * visual.num_hidden_layers)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mmbuild.models.families import part
 from mmbuild.models.families.facts import ModelFacts, shape_of
 
 
@@ -77,17 +78,43 @@ def build_llm(
 
 
 def build_visual(
-    facts: ModelFacts, dtype: str, feature_dtype: str, max_batch_size: int | None
+    facts: ModelFacts, shape: Mapping[str, Any], dtype: str, feature_dtype: str, max_batch_size: int | None
 ) -> dict[str, Any]:
-    """Parameters of ``build_visual``; of the LLM's precision only the dtype of the features it takes."""
+    """Parameters of ``build_visual``; of the LLM's precision only the dtype of the features it takes.
+
+    Args:
+        facts: Facts of the model.
+        shape: Result of :func:`visual_shape`.
+        dtype: Dtype of tower and projector.
+        feature_dtype: Dtype of the features.
+        max_batch_size: Maximum number of images.
+    """
     return {
         "family": facts.family,
+        "shape": shape,
         "dtype": dtype,
         "feature_dtype": feature_dtype,
         "max_batch_size": max_batch_size,
         "num_visual_features": facts.visual.num_visual_features,
         "image_size": list(facts.visual.image_size),
     }
+
+
+def convert_visual(family: str, shape: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """Parameters of ``convert_visual``: the weights' names, shapes and dtype; ``shape``: of :func:`visual_shape`."""
+    return {"family": family, "shape": shape, "dtype": dtype}
+
+
+def visual_shape(family: str, configs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What of ``config.json`` a model's visual module is built from, as plain JSON.
+
+    Args:
+        family: The model's family.
+        configs: ``config.json`` of all sources.
+    """
+    shape = part(family, "visual_shape").shape(configs["model"], configs.get("vision"))
+    plain: dict[str, Any] = json.loads(json.dumps(shape))
+    return plain
 
 
 def assemble(

@@ -13,7 +13,7 @@ from mmbuild.backends.torch.aot_package import LoadedPackage, load_package
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.package_shapes import check_sizes
-from mmbuild.models.errors import EngineError
+from mmbuild.backends.torch.weights import select
 
 Rows = tuple[int, int]
 """A range of cache rows: the first, and the one after the last."""
@@ -44,7 +44,7 @@ class BoundPackages:
         for name, package in packages.table(config).items():
             path, names = directory / f"{name}.pt2", package.names(model)
             modules = [
-                _select(tensors, [prefix + key for key in names], path) for prefix in package.prefixes(config)
+                select(tensors, [prefix + key for key in names], path) for prefix in package.prefixes(config)
             ]
             with torch.device("meta"):
                 unknown = [None] * len(package.example(config).inputs)
@@ -81,16 +81,3 @@ class BoundPackages:
             first, last = rows
             self._views[key] = [[cache[first:last] for cache in caches] for caches in self._caches[name]]
         return self._views[key]
-
-
-def _select(tensors: Mapping[str, Tensor], names: list[str], path: Path) -> list[Tensor]:
-    missing = [name for name in names if name not in tensors]
-    if missing:
-        raise EngineError(
-            f"package `{path.name}` needs `{missing[0]}`"
-            + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
-            + ", which the weights do not contain",
-            code="MM505",
-            hint="the engine directory mixes files of two builds; apply its recipe again",
-        )
-    return [tensors[name] for name in names]

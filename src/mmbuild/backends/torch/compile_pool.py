@@ -7,63 +7,84 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch._inductor.compile_fx  # here, not in each process
+from torch.export import ExportedProgram
 
-from mmbuild.backends.torch import packages
-from mmbuild.backends.torch.config import EngineConfig
-from mmbuild.backends.torch.distributed.collectives import compiling
-from mmbuild.backends.torch.export import compile_package, export_package
+from mmbuild.backends.torch.export import compile_package
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def compile_all(
-    config: EngineConfig,
-    out: Path,
-    target: Mapping[str, Any],
-    cores: int,
-    progress: Callable[[str, float], None],
-) -> None:
-    """Export and compile all packages of ``config`` to ``out``.
+@dataclass(frozen=True, slots=True)
+class Packages:
+    """What to compile.
 
-    Args:
-        config: What to compile for.
+    Attributes:
+        programs: Makes the graph of each package, by name.
         out: Directory for the packages.
         target: Device and instruction set.
+        compiling: Context to compile in.
+    """
+
+    programs: Mapping[str, Callable[[], ExportedProgram]]
+    out: Path
+    target: Mapping[str, Any]
+    compiling: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def compile(self, name: str) -> None:
+        """Export and compile one package to ``<name>.pt2``."""
+        program = self.programs[name]()
+        with self.compiling():
+            compile_package(program, self.out / f"{name}.pt2", self.target)
+
+
+def compile_all(packages: Packages, cores: int, progress: Callable[[str, float], None]) -> None:
+    """Export and compile all packages.
+
+    Args:
+        packages: The packages. They need not be picklable.
         cores: Packages to compile at once.
         progress: Called as ``progress(message, fraction)``.
 
     Raises:
-        EngineError: The model cannot be built or compiled.
+        EngineError: A package cannot be exported or compiled.
     """
-    names = list(packages.table(config))
+    names = list(packages.programs)
     progress(f"compile {len(names)} packages", 0.0)
     # A process that has used CUDA cannot fork; threads that have computed make forks of it slow at best.
     if cores == 1 or torch.cuda.is_initialized():
         for done, name in enumerate(names, start=1):
-            _compile(config, name, out, target)
+            packages.compile(name)
             progress(f"compiled {name}", done / len(names))
         return
     with ProcessPoolExecutor(
-        min(cores, len(names)), multiprocessing.get_context("fork"), initializer=_prepare
+        min(cores, len(names)),
+        multiprocessing.get_context("fork"),
+        initializer=_prepare,
+        initargs=(packages,),
     ) as pool:
-        jobs = {pool.submit(_compile, config, name, out, target): name for name in names}
+        jobs = {pool.submit(_compile, name): name for name in names}
         for done, job in enumerate(as_completed(jobs), start=1):
             job.result()
             progress(f"compiled {jobs[job]}", done / len(names))
 
 
-def _prepare() -> None:
+_inherited: list[Packages] = []
+"""Of a child: what its parent compiles."""
+
+
+def _prepare(packages: Packages) -> None:
     """Prepare a child: it ends with its parent, and is one of as many as there are cores."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     torch.set_num_threads(1)
+    _inherited.append(packages)
 
 
-def _compile(config: EngineConfig, name: str, out: Path, target: Mapping[str, Any]) -> None:
-    program = export_package(config, name, str(target["device"]))
-    with compiling(config.tensor_parallel):
-        compile_package(program, out / f"{name}.pt2", target)
+def _compile(name: str) -> None:
+    _inherited[-1].compile(name)

@@ -1,8 +1,9 @@
 """A resolved recipe to actions: which steps, with which parameters, fed by what.
 
 What is in an action's parameters is in its key, so each action gets exactly what its result depends on:
-``convert`` and ``quantize`` know nothing of lengths or targets, ``build_llm`` knows shapes and no weights, and
-``build_visual`` knows no precision, so that all precisions of a model share one.
+``convert`` and ``quantize`` know nothing of lengths or targets, ``build_llm`` and ``build_visual`` know shapes and no
+weights, so that fine-tunes share a compilation, and ``build_visual`` and ``convert_visual`` know no quantization, so
+that all quantizations of a model share them.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class _Lowering:
         inputs = {
             "checkpoint": checkpoint.definition_key,
             "llm": self.build_llm().definition_key,
-            "visual": self.build_visual(keys).definition_key,
+            **self.visual(keys),
             **keys,
         }
         engine = self.assemble(inputs)
@@ -201,28 +202,62 @@ class _Lowering:
         sequences = engine.max_batch_size * engine.max_beam_width
         return estimate.cache_memory(self.facts.llm, engine.dtype.value, sequences, slots)
 
-    def build_visual(self, sources: Mapping[str, str]) -> Action:
-        visual = self.facts.visual
-        dtype = self.recipe.visual.dtype or self.engine.dtype
+    def visual(self, sources: Mapping[str, str]) -> dict[str, str]:
+        """What makes the visual engine, by name of the input of ``assemble``: its packages and its weights; or a
+        TensorRT engine, which contains them."""
+        dtype = (self.recipe.visual.dtype or self.engine.dtype).value
+        shape = step_params.visual_shape(self.facts.family, self.variant.configs)
         params = step_params.build_visual(
-            self.facts, dtype.value, self.engine.dtype.value, self.recipe.visual.max_batch_size
+            self.facts, shape, dtype, self.engine.dtype.value, self.recipe.visual.max_batch_size
         )
         if self.recipe.visual.backend is VisualBackend.TENSORRT:
-            params["tensorrt"] = plan_tensorrt(self.target, dtype.value, self.context.pins)
+            params["tensorrt"] = plan_tensorrt(self.target, dtype, self.context.pins)
+            return {"visual": self.tensorrt_visual(params, sources).definition_key}
+        return {
+            "visual": self.build_visual(params).definition_key,
+            "visual_weights": self.convert_visual(shape, dtype, sources).definition_key,
+        }
+
+    def build_visual(self, params: Mapping[str, Any]) -> Action:
+        return self.add(
+            "build_visual",
+            params,
+            target=self.target,
+            toolchain=self._visual_toolchain(),
+            resources=self.compiling(2 * self.size.engine_memory, 30.0, _COMPILE_CORES),
+        )
+
+    def tensorrt_visual(self, params: Mapping[str, Any], sources: Mapping[str, str]) -> Action:
+        visual = self.facts.visual
+        compiling = self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers)
         return self.add(
             "build_visual",
             params,
             inputs=sources,
             target=self.target,
-            toolchain={
-                "torch": local_environment.compiler(self.target, self.context.pins),
-                "transformers": local_environment.version("transformers", self.context.pins),
-            },
+            toolchain=self._visual_toolchain(),
             # TensorRT chooses kernels by timing them.
-            resources=replace(
-                self.compiling(estimate.visual_memory(visual), 10.0 + 2.0 * visual.num_hidden_layers),
-                gpu_shared="tensorrt" not in params,
-            ),
+            resources=replace(compiling, gpu_shared=False),
+        )
+
+    def _visual_toolchain(self) -> dict[str, str]:
+        return {
+            "torch": local_environment.compiler(self.target, self.context.pins),
+            "transformers": self._transformers(),
+        }
+
+    def _transformers(self) -> str:
+        return local_environment.version("transformers", self.context.pins)
+
+    def convert_visual(self, shape: Mapping[str, Any], dtype: str, sources: Mapping[str, str]) -> Action:
+        size = estimate.visual_size(self.facts.visual, dtype)
+        return self.add(
+            "convert_visual",
+            step_params.convert_visual(self.facts.family, shape, dtype),
+            inputs=sources,
+            # It names and shapes the tensors.
+            toolchain={"transformers": self._transformers()},
+            resources=Resources(memory=estimate.GIB, disk=size, seconds=5.0 + size / 500e6),
         )
 
     def compiling(self, memory: int, seconds: float, cores: int = 1) -> Resources:

@@ -48,19 +48,24 @@ def compiled_sizes(path: Path) -> tuple[Sizes, ...]:
     return tuple(sizes.get(index, Sizes()) for index in range(max(sizes, default=-1) + 1))
 
 
-def check_sizes(path: Path, given: Sequence[tuple[str, Sequence[int]] | None]) -> None:
+def check_sizes(
+    path: Path,
+    given: Sequence[tuple[str, Sequence[int]] | None],
+    compiled: Sequence[Sizes] | None = None,
+) -> None:
     """Check that tensors have the sizes that a package was compiled for.
 
     Args:
         path: The package.
         given: Name and shape of each input in order, the largest if shapes vary; None for those of unknown shape.
+        compiled: Result of :func:`compiled_sizes`, if it is known.
 
     Raises:
         EngineError: MM786, a size or the number of inputs differs.
     """
-    compiled = compiled_sizes(path)
+    compiled = compiled_sizes(path) if compiled is None else compiled
     if compiled and len(compiled) != len(given):
-        raise _mismatch(path, f"{len(compiled)} inputs", f"{len(given)}")
+        raise mismatch(path, f"{len(compiled)} inputs", f"{len(given)}")
     for sizes, item in zip(compiled, given, strict=False):
         if item is not None:
             _check(path, sizes, *item)
@@ -69,15 +74,16 @@ def check_sizes(path: Path, given: Sequence[tuple[str, Sequence[int]] | None]) -
 def _check(path: Path, sizes: Sizes, name: str, shape: Sequence[int]) -> None:
     for dim, size in sizes.static.items():
         if dim >= len(shape) or shape[dim] != size:
-            raise _mismatch(path, f"`{name}` with {size:,} in dimension {dim + 1}", f"one of {list(shape)}")
+            raise mismatch(path, f"`{name}` with {size:,} in dimension {dim + 1}", f"one of {list(shape)}")
     for dim, size in sizes.most.items():
         if dim < len(shape) and shape[dim] > size:
-            raise _mismatch(
+            raise mismatch(
                 path, f"`{name}` with at most {size:,} in dimension {dim + 1}", f"one of {list(shape)}"
             )
 
 
-def _mismatch(path: Path, compiled: str, actual: str) -> EngineError:
+def mismatch(path: Path, compiled: str, actual: str) -> EngineError:
+    """The error for a package that does not fit what is to be passed to it."""
     return EngineError(
         f"`{path}` is compiled for {compiled}, but engine.json and the weights imply {actual}",
         code="MM786",

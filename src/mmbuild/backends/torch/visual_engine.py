@@ -1,97 +1,125 @@
-"""Visual engines of the torch backend: compiled packages, whose weights are inputs."""
+"""Visual engines of the torch backend: compiled packages of a tower's parts, called one after the other."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch import Tensor
 
-from mmbuild.backends.torch import aot_package, weights
-from mmbuild.backends.torch.export import WithWeights, compile_package, export
-from mmbuild.backends.torch.package_shapes import check_sizes
-from mmbuild.backends.visual.config import (
-    CONFIG,
-    VisualConfig,
-    check_features,
-    check_pixels,
-    make_config,
-    read_description,
-)
+from mmbuild.backends.torch import visual_calls
+from mmbuild.backends.torch.aot_package import LoadedPackage, load_package
+from mmbuild.backends.torch.package_shapes import Sizes, check_sizes, compiled_sizes, mismatch
+from mmbuild.backends.torch.visual_calls import Call
+from mmbuild.backends.torch.weights import load_rank_file, select
+from mmbuild.backends.visual.config import check_pixels, make_config, read_description
+from mmbuild.backends.visual.tensors import WEIGHTS
 from mmbuild.models.dtypes import DTYPES
+from mmbuild.models.errors import EngineError
 
-PACKAGE, WEIGHTS = "visual.pt2", "visual.safetensors"
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a package, ready to run.
 
-def build(module: nn.Module, config: VisualConfig, out: Path, target: Mapping[str, Any]) -> None:
-    """Export ``module`` (pixels [B, 3, H, W] -> features), compile it, and save the weights that it reads.
-
-    Raises:
-        EngineError: MM533, the number of features differs from ``config``.
+    Attributes:
+        path: The package's file.
+        sizes: Sizes of its inputs.
+        run: Runs it.
+        values: Numbers of the activations that it takes.
+        weights: Tensors that it takes after them.
+        outputs: Number of its outputs.
+        last: Numbers of the values that no later call takes.
     """
-    device = str(target["device"])
-    module = module.requires_grad_(False).eval().to(device=device, dtype=DTYPES[config.dtype])
-    batch = min(2, config.max_batch_size)
-    pixels = torch.zeros(batch, 3, *config.image_size, device=device, dtype=DTYPES[config.dtype])
-    dim = Dim("batch", min=1, max=config.max_batch_size) if config.max_batch_size > 1 else Dim.STATIC
-    with torch.no_grad():
-        check_features(module(pixels).shape[1], config)
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    program = _export(module, pixels, dim, tensors)
-    read = {name: tensors[name] for name in _read(program, sorted(tensors))}
-    if len(read) < len(tensors):
-        program = _export(module, pixels, dim, read)
-    compile_package(program, out / PACKAGE, target)
-    save_file({name: value.detach().cpu().contiguous() for name, value in read.items()}, out / WEIGHTS)
-    (out / CONFIG).write_text(json.dumps(asdict(config), indent=2, sort_keys=True), encoding="utf-8")
 
+    path: Path
+    sizes: tuple[Sizes, ...]
+    run: LoadedPackage
+    values: tuple[int, ...]
+    weights: list[Tensor]
+    outputs: int
+    last: tuple[int, ...]
 
-def _export(module: nn.Module, pixels: Tensor, batch: Any, tensors: Mapping[str, Tensor]) -> ExportedProgram:
-    """The graph of ``module``, with ``tensors`` as inputs in the order of their names."""
-    names = sorted(tensors)
-    inputs = (pixels, *(tensors[name] for name in names))
-    return export(
-        WithWeights(module, "forward", names), inputs, ({0: batch}, *[None] * len(names)), pixels.device.type
-    )
+    def __call__(self, values: Mapping[int, Tensor]) -> list[Tensor]:
+        """Outputs of the package, for the values so far.
 
-
-def _read(program: ExportedProgram, names: Sequence[str]) -> list[str]:
-    """The weights, of ``names`` in their order after the pixels, that a graph reads."""
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    return [name for name, node in zip(names, inputs[-len(names) :], strict=True) if node.users]
+        Raises:
+            EngineError: MM786, they have other sizes than those that the package was compiled for.
+        """
+        given = [values[value] for value in self.values]
+        named = zip(self.values, given, strict=True)
+        unknown = [None] * len(self.weights)
+        check_sizes(self.path, [*((f"value {number}", x.shape) for number, x in named), *unknown], self.sizes)
+        outputs = self.run([*given, *self.weights])
+        if len(outputs) != self.outputs:
+            raise mismatch(self.path, f"{len(outputs)} outputs", f"{self.outputs}")
+        return outputs
 
 
 class VisualEngine:
     """A loaded visual engine."""
 
     def __init__(self, directory: Path, target: Mapping[str, Any]) -> None:
-        """Load what :func:`build` wrote; check the target first (:func:`aot_package.check_target`).
+        """Load what steps ``build_visual`` and ``convert_visual`` wrote; check the target first
+        (:func:`~mmbuild.backends.torch.aot_package.check_target`).
 
         Raises:
-            EngineError: A file is missing or damaged.
+            EngineError: A file is missing or damaged; MM505, a tensor is missing or of another dtype; MM786, one has
+                another shape.
         """
         self.config = make_config(read_description(directory))
         self._device = str(target["device"])
-        tensors = weights.load_rank_file(directory / WEIGHTS, self._device)
-        self._weights = [tensors[name] for name in sorted(tensors)]
-        images = (self.config.max_batch_size, 3, *self.config.image_size)
-        shapes = [("pixels", images), *((name, tuple(tensors[name].shape)) for name in sorted(tensors))]
-        check_sizes(directory / PACKAGE, shapes)
-        self._package = aot_package.load_package(directory / PACKAGE, self._device)
+        listed = visual_calls.read(directory)
+        self._result = listed.result
+        tensors = load_rank_file(directory / WEIGHTS, self._device)
+        sizes: dict[Path, tuple[Sizes, ...]] = {}
+        loaded: dict[Path, LoadedPackage] = {}
+        self._calls = []
+        for call, last in zip(listed.calls, listed.last_uses(), strict=True):
+            path = directory / f"{call.package}.pt2"
+            if path not in sizes:
+                sizes[path] = compiled_sizes(path)
+            given = self._select(tensors, call, path)
+            check_sizes(path, self._shapes(call, given), sizes[path])
+            if path not in loaded:
+                loaded[path] = load_package(path, self._device)
+            self._calls.append(_Call(path, sizes[path], loaded[path], call.values, given, call.outputs, last))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """float [images, 3, H, W], images up to max_batch_size -> [images, num_visual_features, hidden].
 
         Raises:
-            EngineError: Too many images, or wrong image size.
+            EngineError: Too many images, or wrong image size; MM786, packages that do not fit together.
         """
         check_pixels(pixels, self.config)
         with torch.inference_mode():
-            (features,) = self._package([pixels.to(self._device, DTYPES[self.config.dtype]), *self._weights])
-        return features
+            values = {0: pixels.to(self._device, DTYPES[self.config.dtype]).contiguous()}
+            count = 1
+            for call in self._calls:
+                values.update(enumerate(call(values), start=count))
+                count += call.outputs
+                for value in call.last:
+                    del values[value]
+            return values[self._result]
+
+    def _select(self, tensors: Mapping[str, Tensor], call: Call, path: Path) -> list[Tensor]:
+        """The weights of a call."""
+        dtype = DTYPES[self.config.dtype]
+        selected = select(tensors, call.weights, path)
+        for name, tensor in zip(call.weights, selected, strict=True):
+            if tensor.is_floating_point() and tensor.dtype != dtype:
+                raise EngineError(
+                    f"`{name}` in `{path.parent / WEIGHTS}` is {tensor.dtype}, but the engine was built for {dtype}",
+                    code="MM505",
+                    hint="the engine directory mixes files of two builds; apply its recipe again",
+                )
+        return selected
+
+    def _shapes(self, call: Call, given: Sequence[Tensor]) -> list[tuple[str, tuple[int, ...]] | None]:
+        """Names and shapes of what a call passes, as far as they are known before it runs."""
+        pixels = ("pixels", (self.config.max_batch_size, 3, *self.config.image_size))
+        weights = zip(call.weights, (tuple(tensor.shape) for tensor in given), strict=True)
+        return [*(pixels if value == 0 else None for value in call.values), *weights]

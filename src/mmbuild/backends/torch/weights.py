@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -67,6 +67,24 @@ def unreadable(path: Path, reason: object) -> EngineError:
         code="MM504",
         hint="restore the engine directory with `mmbuild apply` on its recipe",
     )
+
+
+def select(tensors: Mapping[str, Tensor], names: Sequence[str], path: Path) -> list[Tensor]:
+    """The tensors that a package takes, by name.
+
+    Raises:
+        EngineError: MM505, one is missing.
+    """
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise EngineError(
+            f"package `{path.name}` needs `{missing[0]}`"
+            + (f" and {len(missing) - 1} more tensors" if len(missing) > 1 else "")
+            + ", which the weights do not contain",
+            code="MM505",
+            hint="the engine directory mixes files of two builds; apply its recipe again",
+        )
+    return [tensors[name] for name in names]
 
 
 def arrange(tensors: Mapping[str, Tensor], config: EngineConfig, device: str) -> dict[str, Tensor]:

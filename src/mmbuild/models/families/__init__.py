@@ -1,13 +1,14 @@
 """Model families: one package each, looked up by name. Everything specific to a family is in its package:
 
-==============  ===============================================================================
-``__init__``    ``TRAITS``, ``facts(config, vision)``: facts from ``config.json``, ``NAMINGS``: names of the language
-                model's tensors, and ``settings_place``: its generation settings. Does not import torch.
-``files``       ``expected``: location of tokenizer and processor, and numbers in them that repeat ``config.json``.
-``visual``      ``make`` and ``canonical``: tower and projector as one module, and the names of its weights.
-``processor``   ``load``: converts prompts and images to token ids and pixels; ``write_stand_in`` for random models.
-``reference``   ``load``, ``load_inputs``: model and processor of transformers; ``tensor_shapes`` of a random model.
-==============  ===============================================================================
+================  ===============================================================================
+``__init__``      ``TRAITS``, ``facts(config, vision)``: facts from ``config.json``, ``NAMINGS``: names of language
+                  model tensors, and ``settings_place``: its generation settings. Does not import torch.
+``files``         ``expected``: location of tokenizer and processor, and numbers in them that repeat ``config.json``.
+``visual``        ``make`` and ``canonical``: tower and projector as one module, and the names of its weights.
+``visual_shape``  ``shape``: the keys of ``config.json`` that this module is built from. Does not import torch.
+``processor``     ``load``: converts prompts and images to token ids and pixels; ``write_stand_in`` for random models.
+``reference``     ``load``, ``load_inputs``: model and processor of transformers; ``tensor_shapes`` of a random model.
+================  ===============================================================================
 
 ``blip2`` contains two families, ``opt`` and ``t5``, which have separate modules in place of ``__init__`` and share
 the other parts. Code shared by several packages is in ``mmbuild.models.families.shared``.

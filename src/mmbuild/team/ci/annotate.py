@@ -29,6 +29,7 @@ _KEYS: Mapping[str, str] = MappingProxyType(
         "quantize": "engine.quantization",
         "build_llm": "engine.max_input_len",
         "build_visual": "visual",
+        "convert_visual": "visual",
         "assemble": "engine",
         "measure": "verify",
         "verify": "gates",

@@ -22,7 +22,8 @@ from torch._inductor.codegen import cpp_wrapper_cpu
 _HERE = Path(__file__).parent
 _RUNTIME, _INTERFACE = _HERE / "runtime.h", _HERE / "interface.cpp"
 # A function that compares an input with what was compiled for; only AOTI_RUNTIME_CHECK_INPUTS=1 calls them.
-# mmbuild compares shapes before it calls (package_shapes).
+# mmbuild compares shapes before it calls, and reads them from these functions in the package (package_shapes): they
+# stay there, and are not compiled.
 _CHECK = re.compile(r"^AOTI_NOINLINE static void check_input_\d+\(\n.*?^}\n", re.MULTILINE | re.DOTALL)
 _CHECK_CALL = re.compile(r"^ *check_input_\d+\(input_handles\);\n", re.MULTILINE)
 
@@ -48,13 +49,13 @@ def reduced() -> Iterator[None]:
 
 
 def reduce_source(wrapper: str, *, own_interface: bool) -> str:
-    """The C++ source of a package without the checks of its inputs.
+    """The C++ source of a package with the checks of its inputs, which are not compiled.
 
     Args:
         wrapper: As Inductor generates it.
         own_interface: Whether the C interface of torch is replaced by ours, a subset.
     """
-    wrapper = _CHECK_CALL.sub("", _CHECK.sub("", wrapper))
+    wrapper = _CHECK_CALL.sub("", _CHECK.sub(r"#if 0\n\g<0>#endif\n", wrapper))
     return wrapper.replace(_interface_of_torch(), _INTERFACE.read_text("utf-8")) if own_interface else wrapper
 
 

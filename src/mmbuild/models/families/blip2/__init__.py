@@ -9,7 +9,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -42,12 +42,14 @@ class Parts:
         where: Prefix of its keys in messages.
         blip2: ``Blip2Config``, which describes the visual side.
         tower: ``Blip2VisionConfig``.
+        qformer: ``Blip2QFormerConfig``.
     """
 
     text: Mapping[str, Any]
     where: str
     blip2: Config
     tower: Mapping[str, Any]
+    qformer: Mapping[str, Any]
 
 
 def parts(config: Config, vision: Config | None, family: str, text_type: str) -> Parts:
@@ -72,8 +74,7 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
                 code="MM415",
                 hint="remove model.vision, or set model.source to the text model alone",
             )
-        root, text, tower = _whole(config, family, text_type)
-        return Parts(text, "text_config.", root, tower)
+        return _whole(config, family, text_type)
     if vision is None:
         raise FamilyError(
             f"the model is a text-only `{text_type}` checkpoint, and has no visual tower",
@@ -84,13 +85,13 @@ def parts(config: Config, vision: Config | None, family: str, text_type: str) ->
     text = {**parse(text_type, config), "model_type": text_type}
     _require_kind(vision, family, text_type)
     with about_second_source():
-        root, made_for, tower = _whole(vision, family, text_type)
+        whole = _whole(vision, family, text_type)
     key = _WIDTHS[text_type]
-    if made_for[key] != text[key]:
+    if whole.text[key] != text[key]:
         raise _misfit(
-            f"made for a language model of {key} {made_for[key]}, and the one of model.source has {text[key]}"
+            f"made for a language model of {key} {whole.text[key]}, and the one of model.source has {text[key]}"
         )
-    return Parts(text, "", root, tower)
+    return replace(whole, text=text, where="")
 
 
 def language_model(config: Config) -> ModuleType:
@@ -112,10 +113,8 @@ def settings_place(config: Config, text_type: str) -> SettingsPlace:
     return SettingsPlace(file=None, section="text_config", class_defaults=tokens)
 
 
-def _whole(
-    config: Config, family: str, text_type: str
-) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]:
-    """``Blip2Config``, its language model's config and its tower's."""
+def _whole(config: Config, family: str, text_type: str) -> Parts:
+    """The parts of a complete BLIP-2 checkpoint."""
     root, absent = parse(WHOLE, config), config_class(WHOLE).sections
     text = section(
         root, "text_config", family, (text_type,), default_type="opt", absent=absent["text_config"]
@@ -128,7 +127,7 @@ def _whole(
     )
     require_tower("vision_config.", tower)
     require_tower("qformer_config.", questions)
-    return root, text, tower
+    return Parts(text, "text_config.", root, tower, questions)
 
 
 def _require_decoder(root: Mapping[str, Any], text_type: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmbuild.models.families.shared import hugging_face
+from mmbuild.models.families.shared.towers import built
 
 _PREFIXES = ("vision_model.", "qformer.", "language_projection.")
 
@@ -21,16 +20,16 @@ class Blip2Visual(nn.Module):
     format; transformers keeps it in float32.
     """
 
-    def __init__(self, config: Any, feature_dtype: torch.dtype) -> None:
-        """``config``: a ``transformers.Blip2Config``; ``feature_dtype``: dtype of the prompt table."""
+    def __init__(self, shape: Mapping[str, Any], feature_dtype: torch.dtype) -> None:
+        """``shape``: result of :func:`.visual_shape.shape`; ``feature_dtype``: dtype of the prompt table."""
         super().__init__()
-        from transformers import Blip2QFormerModel, Blip2VisionModel
+        from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
-        query = config.qformer_config.hidden_size
-        self.vision_model = Blip2VisionModel._from_config(config.vision_config)
-        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, query))
-        self.qformer = Blip2QFormerModel._from_config(config.qformer_config)
-        self.language_projection = nn.Linear(query, config.text_config.hidden_size)
+        query = shape["qformer"]["hidden_size"]
+        self.vision_model = Blip2VisionModel._from_config(built(Blip2VisionConfig, shape["tower"]))
+        self.query_tokens = nn.Parameter(torch.zeros(1, shape["num_query_tokens"], query))
+        self.qformer = Blip2QFormerModel._from_config(built(Blip2QFormerConfig, shape["qformer"]))
+        self.language_projection = nn.Linear(query, shape["hidden_size"])
         self.feature_dtype = feature_dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -43,12 +42,7 @@ class Blip2Visual(nn.Module):
         return projected.to(self.feature_dtype)
 
 
-def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> Blip2Visual:
-    """The module for the second source, or for a complete model; without weights."""
-    from transformers import Blip2Config
-
-    config = hugging_face.pretrained(Blip2Config, sources.get("vision", sources["model"]))
-    return Blip2Visual(config, feature_dtype)
+make = Blip2Visual
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (only a BLIP-2 checkpoint has such names)

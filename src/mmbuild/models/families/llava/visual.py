@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmbuild.models.families.shared import hugging_face
+from mmbuild.models.families.shared.towers import built
 
 
 class LlavaVisual(nn.Module):
     """Pixels [B, 3, H, W] -> visual features [B, num_visual_features, hidden] of the LLM.
 
-    Runs the tower's layers one by one up to the last selected one (``LlavaModel.get_image_features`` of transformers
-    runs all layers and keeps every hidden state).
+    Runs the tower's layers one by one; there are none after the last selected one (``LlavaModel.get_image_features``
+    of transformers runs all layers and keeps every hidden state).
     """
 
-    def __init__(self, config: Any, feature_dtype: torch.dtype) -> None:
-        """``config``: a ``transformers.LlavaConfig``; ``feature_dtype``: dtype of the LLM's prompt table."""
+    def __init__(self, shape: Mapping[str, Any], feature_dtype: torch.dtype) -> None:
+        """``shape``: result of :func:`.visual_shape.shape`; ``feature_dtype``: dtype of the LLM's prompt table."""
         super().__init__()
-        from transformers import AutoModel
+        from transformers import AutoModel, CLIPVisionConfig, LlavaConfig
         from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        tower, projector = built(CLIPVisionConfig, shape["tower"]), shape["projector"]
+        config = LlavaConfig(
+            vision_config=tower,
+            vision_feature_layer=shape["states"],
+            text_config={"hidden_size": projector["hidden_size"], "num_attention_heads": 1},
+            projector_hidden_act=projector["hidden_act"],
+            multimodal_projector_bias=projector["bias"],
+        )
+        self.vision_tower = AutoModel.from_config(tower)
+        self.vision_tower.post_layernorm = nn.Identity()
         self.multi_modal_projector = LlavaMultiModalProjector(config)
-        count = config.vision_config.num_hidden_layers + 1
-        chosen = config.vision_feature_layer
-        self.chosen = [layer % count for layer in ([chosen] if isinstance(chosen, int) else chosen)]
-        self.skip = 1 if config.vision_feature_select_strategy == "default" else 0
+        self.states = shape["states"]
+        self.skip = 0 if shape["class_token"] else 1
         self.feature_dtype = feature_dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -38,20 +44,16 @@ class LlavaVisual(nn.Module):
         tower = self.vision_tower
         hidden = tower.pre_layrnorm(tower.embeddings(pixels))
         states = [hidden]
-        for layer in tower.encoder.layers[: max(self.chosen)]:
+        for layer in tower.encoder.layers:
             hidden = layer(hidden, attention_mask=None)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
             states.append(hidden)
-        features = torch.cat([states[layer][:, self.skip :] for layer in self.chosen], dim=-1)
+        features = torch.cat([states[layer][:, self.skip :] for layer in self.states], dim=-1)
         projected: Tensor = self.multi_modal_projector(features)
         return projected.to(self.feature_dtype)
 
 
-def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> LlavaVisual:
-    """The module for the model in ``sources["model"]``, without its weights."""
-    from transformers import AutoConfig
-
-    return LlavaVisual(hugging_face.pretrained(AutoConfig, sources["model"]), feature_dtype)
+make = LlavaVisual
 
 
 def canonical(source: str, name: str) -> str | None:  # noqa: ARG001 (one source has it all)

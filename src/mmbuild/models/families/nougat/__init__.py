@@ -10,6 +10,7 @@ counted. Switches as ``transformers.MBartDecoder`` (5.17) has them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.models.families.facts import (
@@ -45,14 +46,40 @@ NAMINGS = (Naming("decoder.model.decoder.", "decoder.lm_head.weight"),)
 _MOST_STAGES = 16
 
 
-def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: ARG001 (one source has it all)
-    """Read a Nougat ``config.json``; see :class:`~mmbuild.models.families.facts.Family`."""
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """A Nougat config, parsed.
+
+    Attributes:
+        root: ``VisionEncoderDecoderConfig``.
+        encoder: ``DonutSwinConfig``.
+        decoder: ``MBartConfig``.
+    """
+
+    root: Mapping[str, Any]
+    encoder: Mapping[str, Any]
+    decoder: Mapping[str, Any]
+
+
+def sections(config: Config) -> Sections:
+    """Parse a ``config.json``.
+
+    Raises:
+        FamilyError: It is of another family, or holds what cannot be built.
+    """
     require_supported(config, NAME)
     (kind,) = types_of(NAME)
     require_model_type(config, NAME, (kind,))
     root = parse(kind, config)
-    encoder = section(root, "encoder", NAME, ("donut-swin",))
-    decoder = section(root, "decoder", NAME, ("mbart",))
+    return Sections(
+        root, section(root, "encoder", NAME, ("donut-swin",)), section(root, "decoder", NAME, ("mbart",))
+    )
+
+
+def facts(config: Config, vision: Config | None = None) -> ModelFacts:  # noqa: ARG001 (one source has it all)
+    """Read a Nougat ``config.json``; see :class:`~mmbuild.models.families.facts.Family`."""
+    read = sections(config)
+    root, encoder, decoder = read.root, read.encoder, read.decoder
     _require_stages(encoder)
     _require_joined(encoder, decoder)
     eos = root.get("eos_token_id")

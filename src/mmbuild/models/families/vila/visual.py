@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbuild.models.families.shared.config_reading import saved_config
-from mmbuild.models.families.vila import DOWN_SAMPLING, layout
+from mmbuild.models.families.shared.towers import built
+from mmbuild.models.families.vila import DOWN_SAMPLING
 from mmbuild.models.families.vila.layout import Layout
 
 
@@ -60,12 +59,13 @@ class Projector(nn.Module):
 class VilaVisual(nn.Module):
     """Pixels [B, 3, H, W] -> visual features [B, num_visual_features, hidden] of the decoder."""
 
-    def __init__(self, read: Layout, feature_dtype: torch.dtype) -> None:
-        """``read``: the model's layout; ``feature_dtype``: dtype of the prompt table."""
+    def __init__(self, shape: Mapping[str, Any], feature_dtype: torch.dtype) -> None:
+        """``shape``: result of :func:`.visual_shape.shape`; ``feature_dtype``: dtype of the prompt table."""
         super().__init__()
-        self.vision_tower = cut_tower(read)
-        self.mm_projector = make_projector(read)
-        self.skip = 1 if read.feature == "patch" else 0
+        tower, projector = shape["tower"], shape["projector"]
+        self.vision_tower = _tower(tower)
+        self.mm_projector = Projector(projector["kind"], tower["hidden_size"], projector["hidden_size"])
+        self.skip = 0 if shape["first_token"] else 1
         self.feature_dtype = feature_dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -88,13 +88,12 @@ def tower_config(read: Layout) -> Any:
     return CONFIG_MAPPING[read.tower["model_type"]].from_dict(dict(read.tower))
 
 
-def cut_tower(read: Layout) -> Any:
-    """The tower without the layers after the selected one, its last norm and its head."""
+def _tower(shape: Mapping[str, Any]) -> Any:
+    """The tower without its last norm and its head."""
     from transformers import AutoModel
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    tower = AutoModel.from_config(tower_config(read))
-    layers = tower.encoder.layers
-    tower.encoder.layers = layers[: read.layer % (len(layers) + 1)]
+    tower = AutoModel.from_config(built(CONFIG_MAPPING[shape["model_type"]], shape))
     tower.post_layernorm = nn.Identity()
     if hasattr(tower, "head"):
         tower.head = nn.Identity()
@@ -106,11 +105,7 @@ def make_projector(read: Layout) -> Projector:
     return Projector(read.projector, int(read.tower["hidden_size"]), int(read.text["hidden_size"]))
 
 
-def make(sources: Mapping[str, Path], feature_dtype: torch.dtype) -> VilaVisual:
-    """The module for ``sources["model"]``, whose tower may be in ``sources["vision"]``; without its weights."""
-    second = sources.get("vision")
-    read = layout.read(saved_config(sources["model"]), saved_config(second) if second else None)
-    return VilaVisual(read, feature_dtype)
+make = VilaVisual
 
 
 # What stands before a tower's or projector's own names: in the three directories, in one directory, in the second
