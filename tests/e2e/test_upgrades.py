@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "project-9d5f9bf.tar.xz"
 MADE_AT = "/srv/mmbuild-old"
-ACTIONS = ("download", "convert", "quantize", "build_llm", "build_visual", "assemble")
+ACTIONS = ("download", "convert", "quantize", "build_llm", "build_visual", "convert_visual", "assemble")
 
 
 @pytest.fixture
