@@ -100,9 +100,9 @@ class Attention(CachedProjections):
         group = self.heads // self.kv_heads
         if group == 1:
             return keys, values
-        # Contiguous, or torch.export cannot prove for every length that views are possible.
-        keys, values = (part.repeat_interleave(group, dim=1).contiguous() for part in (keys, values))
-        return keys, values
+        # By index: torch 2.11 cannot export repeats beside a dynamic dimension.
+        shared = torch.arange(self.heads, device=keys.device) // group
+        return keys[:, shared], values[:, shared]
 
     def extend(self, x: Tensor, rotation: Rotation, positions: Tensor, mask: Tensor) -> Tensor:
         """Write the slots of the given tokens and attend to the live ones.

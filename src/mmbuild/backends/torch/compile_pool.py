@@ -17,6 +17,7 @@ import torch._inductor.compile_fx  # here, not in each process
 from torch.export import ExportedProgram
 
 from mmbuild.backends.torch.export import compile_package
+from mmbuild.base.errors import MmbuildError
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -87,4 +88,10 @@ def _prepare(packages: Packages) -> None:
 
 
 def _compile(name: str) -> None:
-    _inherited[-1].compile(name)
+    try:
+        _inherited[-1].compile(name)
+    except MmbuildError:
+        raise
+    except Exception as error:
+        # Errors of torch cannot all be sent to the parent, which would then learn nothing.
+        raise RuntimeError(f"package `{name}`: {type(error).__name__}: {error}") from error

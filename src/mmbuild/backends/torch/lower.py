@@ -37,8 +37,8 @@ QUANT_ALGO: Mapping[str, str | None] = {
     **{name: how.quant_algo for name, how in calibrated_layouts.ALGORITHMS.items()},
 }
 
-# Packages of an engine that compile at once.
-_COMPILE_CORES = 4
+# Packages of an engine that compile at once, and of its tower, of which most have three.
+_COMPILE_CORES, _VISUAL_CORES = 4, 3
 _LIMITS = ("max_batch_size", "max_beam_width", "max_input_len", "max_output_len", "max_multimodal_len")
 
 
@@ -224,7 +224,7 @@ class _Lowering:
             params,
             target=self.target,
             toolchain=self._visual_toolchain(),
-            resources=self.compiling(2 * self.size.engine_memory, 30.0, _COMPILE_CORES),
+            resources=self.compiling(2 * self.size.engine_memory, 30.0, _VISUAL_CORES),
         )
 
     def tensorrt_visual(self, params: Mapping[str, Any], sources: Mapping[str, str]) -> Action:
