@@ -2,7 +2,7 @@
 
 A LLaVA of 0.17 billion weights (8 layers, hidden 1024, random) is built with each precision and asked one question
 about one picture; transformers runs the same weights eagerly in the same process. Times are per decoded token
-after a first run of each.
+after a first run of each. The last row is what calling the packages of one step costs beside what they compute.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from benchmarks.report import Row
 
 NEW_TOKENS = 48
+# Activations, rotation, mask, weights and caches of a layer.
+INPUTS = 14
 ALGORITHMS = {"none": None, "int8": "W8A16", "int4": "W4A16"}
 PROMPT = "<image>\nWhat is in this picture?"
 CONFIG: dict[str, Any] = {
@@ -60,7 +62,9 @@ def measure() -> list[Row]:
         random_weights.write_weights(CONFIG, shapes, model, 0, "float32", silent)
         request = encode(load_processor(model, "llava"), PROMPT, [picture()])
         baseline = transformers_seconds(model, request)
-        return [row(room, algorithm, baseline) for algorithm in ALGORITHMS]
+        steps = {algorithm: step_seconds(room, algorithm) for algorithm in ALGORITHMS}
+        rows = [row(algorithm, *step, baseline) for algorithm, step in steps.items()]
+        return [*rows, overhead_row(room, min(seconds for seconds, _ in steps.values()))]
 
 
 def transformers_seconds(model: Path, request: Any) -> float:
@@ -90,8 +94,8 @@ def transformers_seconds(model: Path, request: Any) -> float:
     return (generate(NEW_TOKENS) - first) / (NEW_TOKENS - 1)
 
 
-def row(room: Path, algorithm: str, baseline: float) -> Row:
-    """Build one engine and ask it twice."""
+def step_seconds(room: Path, algorithm: str) -> tuple[float, int]:
+    """Build one engine and ask it twice: seconds per token, and bytes of weights."""
     from benchmarks.llava_cuda import picture
     from mmbuild.backends.torch import Engine
 
@@ -100,14 +104,57 @@ def row(room: Path, algorithm: str, baseline: float) -> Row:
     stopping = engine.stopping(NEW_TOKENS, ignore_eos=True)
     engine.run(requests, stopping)
     profile = engine.run(requests, stopping).profile
-    seconds = profile.decode_seconds / profile.steps
-    size = engine.session.weight_bytes
+    return profile.decode_seconds / profile.steps, engine.session.weight_bytes
+
+
+def row(algorithm: str, seconds: float, size: int, baseline: float) -> Row:
+    """One precision."""
     return Row(
         f"decode, {algorithm}, {size / 1e6:.0f} MB of weights",
         f"{seconds * 1e3:.1f} ms a token ({1 / seconds:.0f} tokens/s)",
         f"transformers generate {baseline * 1e3:.1f} ms: {baseline / seconds:.1f} times as fast",
         "-",
     )
+
+
+def overhead_row(room: Path, step: float) -> Row:
+    """What calling the packages of a step costs beside the fastest ``step``."""
+    packages = CONFIG["text_config"]["num_hidden_layers"] + 2  # embed and head
+    overhead = packages * call_seconds(room)
+    return Row(
+        f"calls of {packages} packages, {INPUTS} inputs each, that add two vectors of 8 numbers",
+        f"{overhead * 1e6:.0f} us",
+        f"fastest step above {step * 1e3:.1f} ms: {overhead / step:.1%} of it",
+        "5 %",
+    )
+
+
+def call_seconds(room: Path) -> float:
+    """Seconds of a call of a package that computes next to nothing, with as many inputs as a layer has."""
+    import torch
+
+    from mmbuild.backends.torch.aot_package import cpu_isa, load_package
+    from mmbuild.backends.torch.export import compile_package, export
+
+    class Add(torch.nn.Module):
+        """The sum of the first two inputs."""
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            """[8] each -> [8]."""
+            return inputs[0] + inputs[1]
+
+    inputs = [torch.zeros(8) for _ in range(INPUTS)]
+    path = room / "add.pt2"
+    target = {"device": "cpu", "sm": None, "isa": cpu_isa()}
+    compile_package(export(Add(), inputs, [None] * INPUTS, "cpu"), path, target)
+    package, times = load_package(path, "cpu"), []
+    with torch.inference_mode():
+        for _ in range(50):
+            started = time.perf_counter()
+            for _ in range(100):
+                package(inputs)
+            times.append((time.perf_counter() - started) / 100)
+    return min(times)
 
 
 def build(room: Path, algorithm: str) -> Path:

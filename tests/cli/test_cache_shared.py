@@ -41,7 +41,7 @@ def test_ci_publishes_and_people_read(machines):
     ci, person = machines
     ci.environment["CI"] = "true"
     reported = ci.run("apply", RECIPE).stderr
-    assert reported.count("published") == 8
+    assert reported.count("published") == 9
     assert verdicts(person.run("plan", RECIPE).stdout)["assemble"] == "pull"
     done = person.run("apply", RECIPE, "--json").stdout
     events = [json.loads(line) for line in done.splitlines()]
@@ -68,10 +68,10 @@ def test_push_uploads_earlier_builds_and_pull_prepares_an_apply(machines, shared
     one, other = machines
     one.run("apply", RECIPE)
     said = one.run("cache", "push", "--remote", shared).stderr
-    assert said.count("published") == 8
-    assert "8 results" in said
-    assert one.run("cache", "push", RECIPE).stderr.count("was there") == 8
-    assert "left for apply: 2 to restore, 6 up to date" in other.run("cache", "pull", RECIPE).stderr
+    assert said.count("published") == 9
+    assert "9 results" in said
+    assert one.run("cache", "push", RECIPE).stderr.count("was there") == 9
+    assert "left for apply: 2 to restore, 7 up to date" in other.run("cache", "pull", RECIPE).stderr
     other.environment["MMBUILD_REMOTE"] = "off"
     assert "done in" in other.run("apply", RECIPE).stderr
 
@@ -86,8 +86,8 @@ def test_gc_of_the_shared_store_requires_a_limit_and_keeps_named_builds(machines
     assert one.run("cache", "gc", "--older-than", "0s", "--remote").stdout == ""
     shutil.rmtree(one.root / "build")
     dry = one.run("cache", "gc", "--remote", shared, "--max-size", "0", "--dry-run")
-    assert len(dry.stdout.splitlines()) == 8
-    assert "8 artifacts stay" not in dry.stderr
+    assert len(dry.stdout.splitlines()) == 9
+    assert "9 artifacts stay" not in dry.stderr
     one.run("cache", "gc", "--remote", "--max-size", "0")
     left = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
     assert [path.name for path in left] == ["exclusive"]

@@ -44,7 +44,8 @@ def test_every_action_runs_once_with_each_job_on_its_own_machine(tmp_path):
     jobs = json.loads(planner.run("matrix", "recipes/demo/tiny.yaml", "--format", "json").stdout)["jobs"]
     assert [(job["name"], job["needs"]) for job in jobs] == [
         ("shared-tiny", []),
-        *((f"tiny-{name}", ["shared-tiny"]) for name in ("none", "int8", "int4")),
+        ("shared-tiny-build_visual", []),
+        *((f"tiny-{name}", ["shared-tiny", "shared-tiny-build_visual"]) for name in ("none", "int8", "int4")),
     ]
     ran = []
     for job in jobs:

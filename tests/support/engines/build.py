@@ -97,7 +97,7 @@ def build_engine(
         "llm": llm,
         "visual": visual,
         "visual_weights": visual_weights,
-        **sources,
+        **{name: step_cache.own_copy(root, path) for name, path in sources.items()},
     }
     if processor is not None:
         parts["model"] = processor

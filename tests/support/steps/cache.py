@@ -146,6 +146,16 @@ def once(root: Path, name: str, key: Any, make: Callable[[Path], None]) -> Path:
     return done
 
 
+def own_copy(root: Path, directory: Path) -> Path:
+    """A copy of a model directory. An engine has links to the files that it is assembled from, which change their
+    times; of a model in the repository another test may just be building."""
+
+    def copy(out: Path) -> None:
+        shutil.copytree(directory, out, dirs_exist_ok=True)
+
+    return once(root, "model", tree_key(directory), copy)
+
+
 def run_step(
     root: Path,
     run: Callable[[StepContext], None],

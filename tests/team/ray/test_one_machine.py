@@ -68,7 +68,7 @@ def test_a_recipe_comes_out_as_on_this_machine_with_the_same_keys_artifacts_and_
     here = local.run("apply", RECIPE, "--json")
     there = ray.run("apply", RECIPE, "--json", "--executor", "ray")
     assert results(ray) == results(local)
-    assert len(results(ray)[0]) == 8
+    assert len(results(ray)[0]) == 9
     assert events(there.stdout) == events(here.stdout)
     assert there.stderr == ""
     again = ray.run("apply", RECIPE, "--executor", "ray", PYTHONPATH=broken_ray(tmp_path, ray))
