@@ -11,10 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mmbuild.backends.visual.config import damaged_file_error
+from mmbuild.backends.visual.config import read_checked
 from mmbuild.base.field_checks import integer, list_of, record, text, wrong
-from mmbuild.base.files import FileRefusedError, read_object
-from mmbuild.base.limits import ENGINE_JSON
 
 CALLS = "calls.json"
 _MOST_CALLS, _MOST_INPUTS = 4_096, 4_096
@@ -99,16 +97,10 @@ def read(directory: Path) -> Calls:
     Raises:
         EngineError: MM501, it is missing or damaged.
     """
-    path = directory / CALLS
-    try:
-        data = read_object(path, ENGINE_JSON)
-    except FileRefusedError as error:
-        raise damaged_file_error(path, error.problem) from None
-    except OSError as error:
-        raise damaged_file_error(path, f"cannot be read: {error.strerror}") from None
-    problem = _FORM(data, "") or _unknown_value(data["calls"], data["result"])
-    if problem is not None:
-        raise damaged_file_error(path, f"is damaged: {problem}")
+    data = read_checked(
+        directory / CALLS,
+        lambda data: _FORM(data, "") or _unknown_value(data["calls"], data["result"]),
+    )
     calls = tuple(
         Call(item["package"], tuple(item["values"]), tuple(item["weights"]), item["outputs"])
         for item in data["calls"]

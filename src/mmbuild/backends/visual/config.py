@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,22 @@ def read_description(directory: Path) -> dict[str, Any]:
     Raises:
         EngineError: MM501, it is missing or damaged.
     """
-    path = directory / CONFIG
+    return read_checked(directory / CONFIG, fields.visual_config)
+
+
+def read_checked(path: Path, problem_of: Callable[[dict[str, Any]], str | None]) -> dict[str, Any]:
+    """Read a JSON file of a visual engine; ``problem_of`` says what is wrong with its content, or None.
+
+    Raises:
+        EngineError: MM501, it is missing or damaged.
+    """
     try:
-        data = read_object(path, ENGINE_JSON)
+        data: dict[str, Any] = read_object(path, ENGINE_JSON)
     except FileRefusedError as error:
         raise damaged_file_error(path, error.problem) from None
     except OSError as error:
         raise damaged_file_error(path, f"cannot be read: {error.strerror}") from None
-    problem = fields.visual_config(data)
+    problem = problem_of(data)
     if problem is not None:
         raise damaged_file_error(path, f"is damaged: {problem}")
     return data
