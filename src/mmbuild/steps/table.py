@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from mmbuild.core.steps.registry import StepSpec
 
 _TENSORRT_LLM = "tensorrt-llm"
-# The backend comes first: it says how torch looks for GPUs.
-_TORCH = ("mmbuild.backends.torch", "torch")
+_TORCH = ("torch",)
 _EXPORT = (*_TORCH, "torch.export", "mmbuild.backends.torch.compile_pool")
 
 STEPS: Mapping[str, StepSpec] = {

@@ -130,6 +130,21 @@ def test_the_pool_never_hands_out_more_than_there_is_and_serves_everybody(asked,
     assert sorted(served, key=int) == [str(i) for i in range(len(asked))]
 
 
+def test_actions_that_share_a_gpu_start_while_its_memory_lasts():
+    pool = ReadyPool(Capacity(64, 1 << 50, ("GPU-a",), 64, gpu_memory=100), {})
+    compiling = Resources(gpus=1, gpu_memory=40, gpu_shared=True)
+    started = []
+    for key in "abc":
+        pool.add(key)
+    pool.take(lambda key: started.append(key) or compiling if pool.fits(compiling) else None)
+    assert started == ["a", "b"]
+    assert pool.fits(
+        Resources(gpus=1, gpu_memory=90)
+    )  # needs the GPU alone, so it waits for the lock instead
+    pool.give_back(compiling)
+    assert pool.fits(compiling)
+
+
 def test_an_action_whose_result_is_there_takes_nothing():
     pool = ReadyPool(Capacity(1, 1, (), 1), {})
     pool.add("a")

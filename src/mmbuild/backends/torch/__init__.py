@@ -7,7 +7,6 @@ using a name raises MM230.
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,10 +14,6 @@ if TYPE_CHECKING:
     from mmbuild.backends.torch.engine import Engine
     from mmbuild.backends.torch.outputs import Answer, Generation, Profile
     from mmbuild.backends.torch.sampling import Sampling
-
-# Before torch: Inductor asks at import whether there is a GPU, and unless NVML answers, forks of that process can use
-# none. Packages compile in forks.
-os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 __all__ = ["Answer", "Beams", "Engine", "Generation", "Profile", "Sampling"]
 

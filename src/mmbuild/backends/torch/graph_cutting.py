@@ -135,7 +135,7 @@ class _Reader:
         return part.constants if node in self._constants else part.activations
 
     def segment(self, part: _Part) -> Segment:
-        """A graph of its own for a part."""
+        """A separate graph for a part."""
         graph, copies, constants = fx.Graph(), {}, {}
         for number, node in enumerate([*part.activations, *part.weights]):
             copies[node] = graph.placeholder(f"x{number}")
@@ -169,8 +169,8 @@ class _Reader:
 
 
 def _joined(groups: Sequence[_Group], keys: Sequence[str]) -> list[_Group]:
-    """Groups in which neighbours with keys of their own are one: a package that runs once is of no use to others, and
-    each takes seconds to compile."""
+    """Groups, with neighbours joined whose keys are unique: a package that runs once saves nothing, and each takes
+    seconds to compile."""
     joined = []
     numbered = enumerate(zip(groups, keys, strict=True))
     for _, run in itertools.groupby(

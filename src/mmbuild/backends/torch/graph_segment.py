@@ -1,4 +1,4 @@
-"""A part of a module's graph as a graph of its own, which is compiled to a package; weights are inputs."""
+"""A part of a module's graph as a separate graph, which is compiled to a package; weights are inputs."""
 
 from __future__ import annotations
 

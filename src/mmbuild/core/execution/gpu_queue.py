@@ -1,7 +1,7 @@
 """The GPUs of a machine, shared by its processes and users: first come, first served.
 
 A directory that all users of the machine write to holds, for each GPU, the lock file of its holders and a directory
-of tickets: one file for each action that waits, named after the time it came. Whoever waits holds a lock on its
+of tickets: one file for each action that waits, named after the time it came. A waiting process holds a lock on its
 ticket, so the ticket of a process that died is recognized and removed. Nobody takes a GPU for which there is an
 earlier ticket: otherwise actions that share a GPU could forever keep it from one that needs it alone.
 """

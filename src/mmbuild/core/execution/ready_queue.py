@@ -154,7 +154,7 @@ class ReadyPool:
         )
 
     def _gpu_has_room(self, more: int) -> bool:
-        """Whether ``more`` bytes fit on a GPU beside actions that share it: as if all shared the same one."""
+        """Whether ``more`` bytes fit on a GPU with the actions that share it, as if all shared the same GPU."""
         most = self.capacity.gpu_memory
         return not more or not most or self.shared_gpu_memory + more <= most
 
