@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from benchmarks.calibrated_setting import GROUP, VARIANTS, Setting, say, size_of, timed
@@ -157,9 +158,25 @@ def _extension(setting: Setting, variant: str) -> float | None:
 
 
 def data_free(setting: Setting, variant: str) -> None:
-    """A checkpoint whose scales come from weights alone: no smoothing, an assumed magnitude of inputs."""
+    """A checkpoint whose scales come from weights alone."""
     import shutil
 
+    out = setting.room / f"checkpoint-{variant}"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    write_data_free(setting.room / "model", out, variant, setting.facts().llm, setting.dtype)
+
+
+def write_data_free(model: Path, out: Path, variant: str, llm: Any, dtype: str) -> None:
+    """Write a checkpoint of LLaVA's language model without calibration: no smoothing, an assumed magnitude of inputs.
+
+    Args:
+        model: Directory of the model.
+        out: An empty directory.
+        variant: A calibrated one of :data:`VARIANTS`.
+        llm: Facts of the language model.
+        dtype: Dtype of what is not quantized.
+    """
     import torch
 
     from mmbuild.backends.torch.calibration.apply_scales import source_names
@@ -168,18 +185,14 @@ def data_free(setting: Setting, variant: str) -> None:
     from mmbuild.models.checkpoint.config import CheckpointConfig
     from mmbuild.models.checkpoint.tensor_table import tensors
 
-    out = setting.room / f"checkpoint-{variant}"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    llm, group = setting.facts().llm, GROUP if variant == "int4_awq" else None
+    group = GROUP if variant == "int4_awq" else None
     found = {
         name: LayerFit(None, _ASSUMED_AMAX) if variant == "fp8" else LayerFit(torch.ones(part.shape[1]), None)
         for spec in tensors(llm)
         if spec.quantizable
         for part, name in zip(spec.parts, source_names(spec), strict=True)
     }
-    config = CheckpointConfig(llm, setting.dtype, 1, VARIANTS[variant], group)
-    write(setting.room / "model", out, "llava", config, found)
+    write(model, out, "llava", CheckpointConfig(llm, dtype, 1, VARIANTS[variant], group), found)
 
 
 def visual(setting: Setting) -> None:
