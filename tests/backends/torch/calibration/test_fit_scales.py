@@ -28,6 +28,23 @@ def fit(linears: dict[str, nn.Linear], x: torch.Tensor, algorithm: str) -> dict[
     return fit_scales.fit(linears, algorithm, GROUP, lambda: second(first(x).relu()).sum().item())
 
 
+def test_no_extension_is_compiled_for_fitting() -> None:
+    from modelopt.torch.quantization import extensions
+
+    linears, x = net(4)
+    first, second = linears.values()
+    known, seen = dict(vars(extensions.get_cuda_ext)), []
+
+    def forward() -> None:
+        second(first(x).relu())
+        seen.extend((extensions.get_cuda_ext(), extensions.get_cuda_ext_fp8()))
+
+    fit_scales.fit(linears, "int4_awq", GROUP, forward)
+    assert seen
+    assert set(seen) == {None}
+    assert vars(extensions.get_cuda_ext) == known, "other users of Model Optimizer get theirs"
+
+
 @pytest.mark.slow
 def test_awq_scales_are_those_of_model_optimizers_own_quantizer() -> None:
     linears, x = net(1)
