@@ -49,6 +49,36 @@ def test_a_stream_gives_the_same_text_as_waiting_for_it(engine, requests):
     assert len(pieces) >= 1
 
 
+@pytest.mark.parametrize("sampling", [None, Sampling(temperature=1.5, seed=9)])
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_steps_that_start_before_the_last_tokens_are_known_give_the_same(engine, requests, sampling, count):
+    prompts, table = engine.inputs(requests)
+    stopping = engine.stopping(count)
+    both = [
+        list(stream(engine.session, prompts, table, stopping, sampling, ahead=ahead))
+        for ahead in (False, True)
+    ]
+    assert both[0] == both[1]
+
+
+def test_no_step_starts_ahead_of_the_last_one_asked_for(engine, requests, monkeypatch):
+    decoded, decode = [], engine.session.decode
+    monkeypatch.setattr(engine.session, "decode", lambda tokens: decoded.append(tokens) or decode(tokens))
+    prompts, table = engine.inputs(requests)
+    list(stream(engine.session, prompts, table, engine.stopping(5, ignore_eos=True), ahead=True))
+    assert len(decoded) == 4
+
+
+def test_settings_that_read_earlier_tokens_are_not_decoded_ahead(engine, requests, monkeypatch):
+    """Ends are known before each step, so nothing is computed for nothing."""
+    prompts, table = engine.inputs(requests)
+    largest = [[] for _ in prompts]
+    decoded, decode = [], engine.session.decode
+    monkeypatch.setattr(engine.session, "decode", lambda tokens: decoded.append(tokens) or decode(tokens))
+    steps = list(stream(engine.session, prompts, table, engine.stopping(20), None, largest, ahead=True))
+    assert len(decoded) == len(steps), "the step of the last end token is the only one that yields nothing"
+
+
 def test_a_stream_comes_in_pieces(engine, requests):
     assert len(list(engine.stream_text(requests[1], engine.stopping()))) > 3
 

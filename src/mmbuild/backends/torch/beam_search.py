@@ -169,7 +169,8 @@ def _advance(state: _Prompt, steps: Tensor, length: int, plan: _Plan) -> list[in
     stopping, (width, vocabulary) = plan.stopping, steps.shape
     if state.rules is not None:
         steps = state.rules.shaped(state.running, steps)
-    steps = suppress(steps, stopping)
+    never = torch.tensor(stopping.suppressed_token_ids, dtype=torch.int64, device=steps.device)
+    steps = suppress(steps, never)
     keep = min(max(2, 1 + len(stopping.eos_token_ids)) * width, steps.numel())
     scores, places = (state.scores[:, None] + steps).flatten().topk(keep)
     parents = [place // vocabulary for place in places.tolist()]

@@ -43,6 +43,8 @@ def stream(
     stopping: Stopping,
     sampling: Sampling | None = None,
     largest: Sequence[list[float]] = (),
+    *,
+    ahead: bool | None = None,
 ) -> Iterator[list[int | None]]:
     """Decode a batch; yield the new token of every sequence for each step (None after its end).
 
@@ -53,6 +55,9 @@ def stream(
         stopping: When sequences end.
         sampling: Default: greedy.
         largest: A list per sequence; the largest logit of every step is appended, including that of the end token.
+        ahead: Start the next step before this one's tokens are known on the host, so that the device never waits;
+            after the last end token one step is computed for nothing. Only possible if the host changes no logits
+            and needs none. Default: on CUDA.
 
     Raises:
         EngineError: MM515, too many new tokens are requested; MM523, the first logits are not numbers; a generation
@@ -63,33 +68,63 @@ def stream(
     live = _LiveSequences(stopping, len(prompts), largest)
     rules = _Rules(stopping, prompts, session.device)
     logits = rules.shaped(require_numbers(session.prefill(prompts, visual), stopping))
+    may = session.device == "cuda" if ahead is None else ahead
+    may = may and rules.on_device and not live.reads_logits
     for step in range(stopping.max_new_tokens):
-        tokens = sampler(logits)
-        taken = live.take(tokens.tolist(), logits, rules)
+        chosen = _Chosen(sampler(logits))
+        more = step + 1 < stopping.max_new_tokens
+        upcoming = rules.shaped(session.decode(chosen.tokens)) if more and may else None
+        taken = live.take(chosen.on_host(), logits, rules)
         if any(token is not None for token in taken):
             yield taken
         if not any(live.live):
             return
-        if step + 1 < stopping.max_new_tokens:
-            logits = rules.shaped(session.decode(tokens))
+        if more:
+            logits = rules.shaped(session.decode(chosen.tokens)) if upcoming is None else upcoming
+
+
+class _Chosen:
+    """The tokens of a step, int64 [B], on their way to the host."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+        self._host, self._arrived = tokens, None
+        if tokens.is_cuda:
+            # Copied now, or the copy would wait for the next step.
+            self._host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            self._host.copy_(tokens, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def on_host(self) -> list[int]:
+        """The tokens, once they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        tokens: list[int] = self._host.tolist()
+        return tokens
 
 
 class _Rules:
     """Applies generation settings to the logits of a batch, and checks stop strings."""
 
     def __init__(self, stopping: Stopping, prompts: Sequence[Sequence[int]], device: str) -> None:
-        self._stopping = stopping
         self._sequences = rules_of(
             stopping.rules, prompts, stopping.eos_token_ids, stopping.max_new_tokens, device
         )
         self._answers: list[list[int]] = [[] for _ in prompts]
+        self._never = torch.tensor(stopping.suppressed_token_ids, dtype=torch.int64, device=device)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether logits do not depend on what the host knows: the tokens so far."""
+        return not self._sequences
 
     def shaped(self, logits: Tensor) -> Tensor:
         """Apply the model's settings to logits [B, vocab], then suppress tokens."""
         if self._sequences:
             pairs = zip(self._sequences, self._answers, logits.split(1), strict=True)
             logits = torch.cat([rules.shaped([answer], own) for rules, answer, own in pairs])
-        return suppress(logits, self._stopping)
+        return suppress(logits, self._never)
 
     def stopped(self, tokens: Sequence[int]) -> list[bool]:
         """Append the next token of each sequence; returns which sequences now end with a stop string."""
@@ -110,9 +145,14 @@ class _LiveSequences:
         self._watches = [stopping.repetition.watch() for _ in range(count)] if stopping.repetition else []
         self._largest = largest
 
+    @property
+    def reads_logits(self) -> bool:
+        """Whether :meth:`take` reads logits."""
+        return bool(self._watches or self._largest)
+
     def take(self, tokens: Sequence[int], logits: Tensor, rules: _Rules) -> list[int | None]:
         """The step's tokens of live sequences, chosen from logits [B, vocab]; None for the others."""
-        best = logits.amax(-1).tolist() if self._watches or self._largest else []
+        best = logits.amax(-1).tolist() if self.reads_logits else []
         for row, values in enumerate(self._largest):
             if self.live[row]:
                 values.append(best[row])
@@ -150,12 +190,9 @@ def require_numbers(logits: Tensor, stopping: Stopping) -> Tensor:
     return logits
 
 
-def suppress(logits: Tensor, stopping: Stopping) -> Tensor:
-    """Set the logits [B, vocab] of suppressed tokens to minus infinity."""
-    if not stopping.suppressed_token_ids:
-        return logits
-    never = torch.tensor(stopping.suppressed_token_ids, device=logits.device)
-    return logits.index_fill(1, never, -torch.inf)
+def suppress(logits: Tensor, never: Tensor) -> Tensor:
+    """Set the logits [B, vocab] of the tokens ``never``, int64 [n], to minus infinity."""
+    return logits.index_fill(1, never, -torch.inf) if len(never) else logits
 
 
 def check_room(session: Session, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
