@@ -27,7 +27,7 @@ def layer(quant_algo, layout, inputs, outputs, dtype="float32"):
     made.weight.data.random_(integer.min, integer.max, generator=generator)
     made.per_channel_scale.data.uniform_(0.001, 0.01, generator=generator)
     if layout == "rows":
-        values = linear.widen_rows(made.weight.data, quant_algo)
+        values = linear.widen_rows(made.weight.data, quant_algo, torch.int8)
     else:
         values = linear.widen_plain(made.weight.data, quant_algo).t()
     return made, values.double() * made.per_channel_scale.double()[:, None]

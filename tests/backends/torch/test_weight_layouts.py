@@ -22,7 +22,7 @@ def test_rows_give_back_what_was_packed(quant_algo, words, outputs, seed):
     values = integers(quant_algo, 8 * words, outputs, seed)
     rows = linear.pack_rows(values, quant_algo)
     assert rows.shape == (outputs, linear.words_per_row(8 * words, quant_algo))
-    assert torch.equal(linear.widen_rows(rows, quant_algo), values.t())
+    assert torch.equal(linear.widen_rows(rows, quant_algo, torch.int8), values.t())
 
 
 @pytest.mark.parametrize(("quant_algo", "parts"), [("W8A16", 4), ("W4A16", 8)])

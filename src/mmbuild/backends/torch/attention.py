@@ -83,6 +83,7 @@ class Attention(CachedProjections):
 
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
         super().__init__(config, llm, make, config.max_seq_len)
+        self.relative = llm.position_embedding_type == "relative"
 
     def prefill(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Fill slots 0..L-1 and attend causally among the L tokens: [B, L, hidden] -> the same."""
@@ -94,6 +95,10 @@ class Attention(CachedProjections):
         attended = self.attend(q.transpose(1, 2), keys, values, causal=True)
         out: Tensor = self.dense(attended.transpose(1, 2).flatten(2))
         return out
+
+    def _has_kernel(self, x: Tensor) -> bool:
+        """Whether there is a kernel: for 16-bit numbers on CUDA, without a bias in the mask."""
+        return x.is_cuda and x.element_size() == 2 and not self.relative
 
     def _for_heads(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, kv_heads, S, d], repeated for the query heads that share them."""
@@ -108,7 +113,8 @@ class Attention(CachedProjections):
         """Write the slots of the given tokens and attend to the live ones.
 
         x [B, L, hidden]; positions int64 [B, L], the slots to write; mask [B, 1 or heads, L, S], added to the scores
-        of the first S slots -> [B, L, hidden].
+        of the first S slots -> [B, L, hidden]. One token on CUDA needs no mask if it says nothing but which slots are
+        live.
         """
         batch, length = x.shape[:2]
         q, k, v = self.project(x, rotation)
@@ -117,7 +123,13 @@ class Attention(CachedProjections):
         self.k_cache.index_put_((rows, heads, positions[:, :, None]), k)
         self.v_cache.index_put_((rows, heads, positions[:, :, None]), v)
         keys, values = self.k_cache[:, :, : mask.shape[-1]], self.v_cache[:, :, : mask.shape[-1]]
-        if _is_one(length):
+        if _is_one(length) and self._has_kernel(x):
+            from mmbuild.backends.torch.kernels.attention import decode_attention
+
+            q, scale = q.reshape(batch, self.heads, self.head_size), self.scale
+            attended = decode_attention(q, self.k_cache, self.v_cache, positions[:, 0], scale)
+            attended = attended.reshape(batch, 1, -1)
+        elif _is_one(length):
             # The query heads that share a key head form the rows of one small product, so keys are read once.
             q = q.reshape(batch, self.kv_heads, -1, self.head_size)
             attended = self.attend(q, keys, values, mask).reshape(batch, 1, -1)

@@ -1,9 +1,9 @@
 """Linear layers of calibrated checkpoints; ``models/checkpoint/calibrated_layout.py`` defines their tensors.
 
-Weights are used as stored in the checkpoint, on the CPU from the mapped file. A single input row reads each stored
-weight once: on CUDA in a Triton kernel (``kernels.py``); on the CPU, and for sizes that the kernel does not support,
-in a reduction that Inductor fuses with unpacking and scaling. All other shapes use a matrix product: with widened
-weights (AWQ, FP8) or in int8 (SmoothQuant).
+Weights are used as stored in the checkpoint, on the CPU from the mapped file. One token of a few sequences reads each
+stored weight once: on CUDA in a Triton kernel (:mod:`mmbuild.backends.torch.kernels.products`); on the CPU, for one
+sequence, in a reduction that Inductor fuses with unpacking and scaling. All other shapes use a matrix product: with
+widened weights (AWQ, FP8) or in int8 (SmoothQuant).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mmbuild.backends.torch import linear
 from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.kernels import MOST_ROWS
 from mmbuild.backends.torch.linear import (
     Linear,
     MakeLinear,
@@ -26,6 +27,8 @@ from mmbuild.backends.torch.linear import (
     RowLinear,
     frozen_parameter,
     is_one_row,
+    is_one_token,
+    joined,
 )
 from mmbuild.models.checkpoint import calibrated_layout as stored
 from mmbuild.models.checkpoint.calibrated_layout import FLOAT8_FROM_SM
@@ -35,10 +38,10 @@ from mmbuild.models.errors import CheckpointError, EngineError
 _INT8_MAX, _FP8_MAX = 127, 448.0
 # Minimum scale, for tokens that are all zero.
 _LEAST_SCALE = 1e-12
-# Inputs that the one-row kernels read together.
+# Inputs that AWQ's kernel reads together.
 _WORD = 4
-# An int8 product in cuBLAS needs more tokens than this, and sizes that are multiples of 8.
-_INT_MM_ROWS, _INT_MM_ALIGNED = 16, 8
+# An int8 product of torch needs more tokens than this.
+_INT_MM_ROWS = 16
 
 
 class AwqLinear(RankLinear):
@@ -68,10 +71,11 @@ class AwqLinear(RankLinear):
         """x [..., in] -> [..., out]."""
         x = x * self.prequant_scaling_factor
         outputs, groups = self.weights_scaling_factor.shape
-        if is_one_row(x) and _has_kernel(x, x.shape[-1] // groups):
-            from mmbuild.backends.torch.kernels import awq_rows
+        if x.is_cuda and x.shape[-1] // groups % _WORD == 0 and is_one_token(x, self.most_rows):
+            from mmbuild.backends.torch.kernels.products import grouped_product
 
-            return awq_rows(x.reshape(-1), self.weight, self.weights_scaling_factor).view(*x.shape[:-1], -1)
+            rows = x.flatten(0, -2)
+            return joined(grouped_product(rows, self.weight, self.weights_scaling_factor, self.most_rows), x)
         # The two halves of a byte are adjacent outputs: [out / 2, 2, groups].
         scale = self.weights_scaling_factor.unflatten(0, (-1, 2))
         halves = [half.unflatten(1, (groups, -1)) for half in linear.unpack_int4(self.weight)]
@@ -108,7 +112,7 @@ class SmoothQuantLinear(RankLinear):
     def __init__(
         self,
         config: EngineConfig,
-        layout: linear.Layout,
+        layout: linear.Layout,  # noqa: ARG002 (one layout for all devices)
         inputs: int,
         outputs: int,
         *,
@@ -116,8 +120,6 @@ class SmoothQuantLinear(RankLinear):
         reduce: bool = False,
     ) -> None:
         super().__init__(config, outputs, bias=bias, reduce=reduce)
-        aligned = inputs % _INT_MM_ALIGNED == 0 and outputs % _INT_MM_ALIGNED == 0
-        self.matrix_product = layout == "plain" or aligned
         self.weight = frozen_parameter(torch.empty(outputs, inputs, dtype=torch.int8))
         self.per_channel_scale = frozen_parameter(torch.empty(1, outputs, dtype=torch.float32))
         self.smoother = frozen_parameter(torch.empty(1, inputs, dtype=torch.float32)) if reduce else None
@@ -127,16 +129,18 @@ class SmoothQuantLinear(RankLinear):
         wide = x.float() if self.smoother is None else x.float() / self.smoother[0]
         scale = wide.abs().amax(dim=-1, keepdim=True).clamp_min(_LEAST_SCALE) / _INT8_MAX
         values = (wide / scale).round().to(torch.int8)
+        if values.is_cuda:
+            from mmbuild.backends.torch.kernels.products import stored_product
+
+            most = self.most_rows if is_one_token(values, self.most_rows) else MOST_ROWS + 1
+            parts = stored_product(values.flatten(0, -2), self.weight, most)
+            return joined(parts, x, scale.flatten(0, -2), self.per_channel_scale[0])
         return (self._sums(values).float() * scale * self.per_channel_scale[0]).to(x.dtype)
 
     def _sums(self, values: Tensor) -> Tensor:
-        """int8 [..., in] -> int32 [..., out]."""
-        if is_one_row(values) and _has_kernel(values, values.shape[-1]):
-            from mmbuild.backends.torch.kernels import int8_rows
-
-            return int8_rows(values.reshape(-1), self.weight).view(*values.shape[:-1], -1)
-        if is_one_row(values) or not self.matrix_product:
-            wide = _stored_once(values.int()) if is_one_row(values) else values.int()
+        """int8 [..., in] -> int32 [..., out], on the CPU."""
+        if is_one_row(values):
+            wide = _stored_once(values.int())
             return (wide[..., None, :] * self.weight.int()).sum(dim=-1, dtype=torch.int32)
         tokens = F.pad(values.flatten(0, -2), (0, 0, 0, _INT_MM_ROWS))
         sums = torch._int_mm(tokens, self.weight.t())[:-_INT_MM_ROWS]
@@ -172,12 +176,12 @@ class Fp8Linear(RankLinear):
         if self.rounds_inputs:
             unit = self.activation_scaling_factor[0]
             rounded = (x.float() / unit).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn)
-            if is_one_row(x) and _has_kernel(x, x.shape[-1]):
-                from mmbuild.backends.torch.kernels import float8_rows
+            if x.is_cuda and is_one_token(x, self.most_rows):
+                from mmbuild.backends.torch.kernels.products import stored_product
 
-                scale = unit * self.weights_scaling_factor[0]
-                sums = float8_rows(rounded.half().reshape(-1), self.weight) * scale
-                return sums.to(x.dtype).view(*x.shape[:-1], -1)
+                # float16 holds every float8.
+                parts = stored_product(rounded.half().flatten(0, -2), self.weight, self.most_rows)
+                return joined(parts, x, unit * self.weights_scaling_factor[0])
             x = (rounded.float() * unit).to(x.dtype)
         return self._widened(x, self.weights_scaling_factor[0])
 
@@ -188,11 +192,6 @@ class Fp8Linear(RankLinear):
             return (sums * scale).to(x.dtype)
         # Scaled before the product, because stored weights of up to 448 could overflow float16.
         return F.linear(x, (self.weight.float() * scale).to(x.dtype))
-
-
-def _has_kernel(x: Tensor, together: int) -> bool:
-    """Whether the one-row kernel supports this device and size: ``together`` inputs must fill whole words."""
-    return x.is_cuda and together % _WORD == 0
 
 
 def _stored_once(x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Linear layers, unquantized and weight-only quantized, for CPU and CUDA.
 
-Weights have the checkpoint's names, so a rank file's tensors are passed to a compiled package without renaming. A
-single input row (one sequence, one token) is memory-bound: quantized layers then read the stored integers once, in a
-reduction that Inductor fuses (CPU) or in a Triton kernel (CUDA). For other shapes they widen the weights and use a
-matrix product.
+Weights have the checkpoint's names, so a rank file's tensors are passed to a compiled package without renaming. One
+token of a few sequences is memory-bound, so stored weights are read once: on CUDA in a Triton kernel
+(:mod:`mmbuild.backends.torch.kernels.products`), on the CPU, for one sequence, in a reduction that Inductor fuses.
+For other shapes quantized layers widen the weights and use a matrix product.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.distributed.collectives import all_reduce
+from mmbuild.backends.torch.kernels import MOST_ROWS
 from mmbuild.models.errors import EngineError
 
 
@@ -38,6 +39,9 @@ class RankLinear(nn.Module, ABC):
 
     Subclasses create ``weight``. If inputs are split, every rank has the whole bias [out], so it is added after the
     sum.
+
+    Attributes:
+        most_rows: The most sequences that the engine decodes together.
     """
 
     bias: Tensor | None
@@ -45,6 +49,7 @@ class RankLinear(nn.Module, ABC):
     def __init__(self, config: EngineConfig, outputs: int, *, bias: bool, reduce: bool) -> None:
         super().__init__()
         self.ranks = config.tensor_parallel if reduce else 1
+        self.most_rows = config.sequences
         self.bias = frozen_parameter(torch.empty(outputs, dtype=config.torch_dtype)) if bias else None
 
     @abstractmethod
@@ -75,10 +80,10 @@ class Linear(RankLinear):
         return y if self.bias is None else y + self.bias[first:last]
 
     def _rows(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.layout == "rows" and is_one_row(x):
-            from mmbuild.backends.torch import kernels
+        if self.layout == "rows" and is_one_token(x, self.most_rows):
+            from mmbuild.backends.torch.kernels.products import stored_product
 
-            return kernels.float_rows(x.reshape(-1), weight).view(*x.shape[:-1], -1)
+            return joined(stored_product(x.flatten(0, -2), weight, self.most_rows), x)
         return F.linear(x, weight)
 
 
@@ -125,13 +130,32 @@ class RowLinear(RankLinear):
 
     def product(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        if is_one_row(x):
-            from mmbuild.backends.torch import kernels
+        if x.is_cuda and is_one_token(x, self.most_rows):
+            from mmbuild.backends.torch.kernels.products import packed_product
 
-            y = kernels.integer_rows(x.reshape(-1), self.weight, self.per_channel_scale, self.quant_algo)
-            return y.view(*x.shape[:-1], -1)
-        weight = widen_rows(self.weight, self.quant_algo).to(x.dtype)
-        return F.linear(x, weight) * self.per_channel_scale
+            parts = packed_product(x.flatten(0, -2), self.weight, self.quant_algo, self.most_rows)
+            return joined(parts, x, self.per_channel_scale)
+        return F.linear(x, widen_rows(self.weight, self.quant_algo, x.dtype)) * self.per_channel_scale
+
+
+def joined(parts: Tensor, x: Tensor, *factors: Tensor) -> Tensor:
+    """The sum of a product's parts [parts, rows, out], times factors that broadcast to [rows, out], as the result for
+    x [..., in]: [..., out] in x's dtype."""
+    # In this order always, and written out, because Inductor merges it into whatever reads the result.
+    sums, *rest = parts.unbind()
+    for part in rest:
+        sums = sums + part
+    total = sums.float()
+    for factor in factors:
+        total = total * factor.float()
+    return total.to(x.dtype).view(*x.shape[:-1], total.shape[-1])
+
+
+def is_one_token(x: Tensor, most_rows: int) -> bool:
+    """Whether x [B, 1, in] or [B, in] is one token of each of a few sequences."""
+    # During export a dynamic size is not an int; comparing it with 1 would specialize it.
+    one = all(isinstance(size, int) and size == 1 for size in x.shape[1:-1])
+    return one and most_rows <= MOST_ROWS
 
 
 def is_one_row(x: Tensor) -> bool:
@@ -193,11 +217,15 @@ def pack_rows(values: Tensor, quant_algo: str) -> Tensor:
     return words.t().contiguous()
 
 
-def widen_rows(words: Tensor, quant_algo: str) -> Tensor:
-    """Row layout -> int8 [out, in], the inverse of :func:`pack_rows` except for the transposition."""
+def widen_rows(words: Tensor, quant_algo: str, dtype: torch.dtype) -> Tensor:
+    """Row layout -> [out, in] in ``dtype``, the inverse of :func:`pack_rows` except for the transposition."""
     bits = _BITS[quant_algo]
+    if words.is_cuda:
+        from mmbuild.backends.torch.kernels.widen import widen
+
+        return widen(words, bits, dtype)
     parts = [(words << (32 - bits * (part + 1))) >> (32 - bits) for part in range(32 // bits)]
-    return torch.cat([part.to(torch.int8) for part in parts], dim=-1)
+    return torch.cat(parts, dim=-1).to(dtype)
 
 
 _BITS = {"W8A16": 8, "W4A16": 4}

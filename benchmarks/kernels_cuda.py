@@ -1,0 +1,273 @@
+"""The kernels of packages for CUDA: held against float64 at random shapes, then timed at those of a 7B LLaMA.
+
+    python -m benchmarks.kernels_cuda [--checks 150] [--only checks]
+
+Checks: random sizes, odd ones too, 1 to 70 rows, all formats and dtypes, GPU memory full of NaN beforehand, results
+twice the same. An error is the largest difference over the largest result. Times: microseconds a product, weights not
+in the L2 cache (copies of 400 MB in all, one after the other in a CUDA graph), beside cuBLAS in float16 in the same
+run, and beside `marlin_gemm` where vLLM can be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmbuild.backends.torch import linear
+from mmbuild.backends.torch.kernels.attention import decode_attention
+from mmbuild.backends.torch.kernels.products import grouped_product, packed_product, stored_product
+from mmbuild.backends.torch.kernels.widen import widen
+
+# Of results in the dtype: sums are float32, inputs of products have 11 or 8 bits.
+BOUND = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+FORMATS = ("float", "W8A16", "W4A16", "groups", "int8", "float8")
+SHAPES = {"qkv": (12288, 4096), "dense": (4096, 4096), "fc": (11008, 4096), "proj": (4096, 11008)}
+ROWS = (1, 2, 8, 16, 32)
+BITS = {"float": 16, "W8A16": 8, "W4A16": 4, "groups": 4, "int8": 8, "float8": 8}
+_POISON = 1 << 28
+_COLD = 4e8
+
+
+def poison() -> None:
+    """Fill memory that the next allocations get with NaN."""
+    for size in (_POISON, 1 << 20, 1 << 16, 1 << 12, 256):
+        blocks = [torch.full((size,), float("nan"), device="cuda") for _ in range(2)]
+        del blocks
+
+
+def apart(rows: Tensor) -> Tensor:
+    """The same rows [B, n] as a part of something larger, with NaN or the like between them."""
+    wider = torch.empty(rows.shape[0], rows.shape[1] + 24, dtype=rows.dtype, device=rows.device)
+    wider.fill_(float("nan") if rows.is_floating_point() else 99)
+    part = wider[:, 8 : 8 + rows.shape[1]]
+    return part.copy_(rows)
+
+
+class Case:
+    """Weights of a format with rows to multiply: what the kernel gives, and what it should."""
+
+    def __init__(
+        self, kind: str, rows: int, inputs: int, outputs: int, dtype: torch.dtype, group: int
+    ) -> None:
+        self.kind, self.rows, self.group = kind, rows, group
+        x = torch.randn(rows, inputs, device="cuda")
+        self.x = x.to(dtype)
+        low, high = (-8, 8) if BITS[kind] == 4 else (-127, 128)
+        values = torch.randint(low, high, (outputs, inputs), dtype=torch.int8, device="cuda")
+        if kind in ("W8A16", "W4A16"):
+            self.weight, self.wide = linear.pack_rows(values.t(), kind), values.double()
+        elif kind == "groups":
+            self.scale = torch.rand(outputs, inputs // group, device="cuda").to(dtype)
+            self.weight = (values[0::2] & 15) | (values[1::2] << 4)
+            self.wide = values.double() * self.scale.double().repeat_interleave(group, 1)
+        elif kind == "int8":
+            self.x = (30 * x).clamp(-127, 127).round().to(torch.int8)
+            self.weight, self.wide = values, values.double()
+        elif kind == "float8":
+            self.x = x.to(torch.float8_e4m3fn).half()
+            self.weight = torch.randn(outputs, inputs, device="cuda").to(torch.float8_e4m3fn)
+            self.wide = self.weight.double()
+        else:
+            self.weight = torch.randn(outputs, inputs, device="cuda").to(dtype)
+            self.wide = self.weight.double()
+
+        self.x = apart(self.x)
+
+    def parts(self, weight: Tensor, most_rows: int) -> Tensor:
+        """What the kernel gives."""
+        if self.kind in ("W8A16", "W4A16"):
+            return packed_product(self.x, weight, self.kind, most_rows)
+        if self.kind == "groups":
+            return grouped_product(self.x, weight, self.scale, most_rows)
+        return stored_product(self.x, weight, most_rows)
+
+    def error(self, most_rows: int) -> float:
+        """The largest error over the largest result; infinity if two runs differ."""
+        poison()
+        parts = self.parts(self.weight, most_rows)
+        poison()
+        if not torch.equal(parts, self.parts(self.weight, most_rows)):
+            return float("inf")
+        return relative(parts.double().sum(0), self.x.double() @ self.wide.t())
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    """The largest difference over the largest result; NaN counts as infinity."""
+    return float(((got - wanted).abs().max() / wanted.abs().max()).nan_to_num(nan=float("inf")))
+
+
+def check_product(kind: str) -> tuple[str, float, float]:
+    """One random product: what, error, bound."""
+    dtype = random.choice(list(BOUND))
+    group = random.choice((16, 32, 64, 128))
+    unit = {"W8A16": 4, "W4A16": 8, "groups": group}.get(kind, 1)
+    inputs, outputs = unit * random.randint(1, 1500 // unit), 2 * random.randint(1, 700)
+    most = random.choice((1, 2, 8, 9, 16, 32, 64, *((300,) if kind == "int8" else ())))
+    rows = random.randint(1, min(70, most))
+    case = Case(kind, rows, inputs, outputs, dtype, group)
+    bound = {"int8": 0.0, "float8": BOUND[torch.float16]}.get(kind, BOUND[dtype])
+    return f"{kind} {rows} of {most} rows, {inputs} to {outputs}, {dtype}", case.error(most), bound
+
+
+def check_widen() -> tuple[str, float, float]:
+    """Widened weights are exact."""
+    kind, dtype = random.choice(("W8A16", "W4A16")), random.choice(list(BOUND))
+    inputs, outputs = 8 * random.randint(1, 300), random.randint(1, 300)
+    case = Case(kind, 1, inputs, outputs, dtype, 0)
+    poison()
+    wide = widen(case.weight, BITS[kind], dtype)
+    return f"widen {kind} {inputs} to {outputs} {dtype}", relative(wide.double(), case.wide), 0.0
+
+
+def check_attention() -> tuple[str, float, float]:
+    """Random lengths, some rows without a sequence; slots that are not live hold NaN."""
+    dtype = random.choice((torch.float16, torch.bfloat16))
+    batch, kv, group = random.randint(1, 9), random.randint(1, 5), random.choice((1, 1, 2, 3, 8))
+    size, slots = random.choice((16, 64, 80, 96, 128)), random.randint(2, 700)
+    heads = kv * group
+    q = apart(torch.randn(batch, heads * size, device="cuda").to(dtype)).unflatten(1, (heads, size))
+    keys, values = (torch.randn(batch, kv, slots, size, device="cuda").to(dtype) for _ in range(2))
+    positions = torch.randint(0, slots, (batch,), device="cuda")
+    live = torch.arange(slots, device="cuda") <= positions[:, None]
+    wanted = torch.zeros(batch, heads, size, dtype=torch.float64, device="cuda")
+    for row, position in enumerate(positions.tolist()):
+        if position < slots - 1:
+            k, v = (t[row, :, : position + 1].double().repeat_interleave(group, 0) for t in (keys, values))
+            wanted[row] = F.scaled_dot_product_attention(q[row, :, None].double(), k, v)[:, 0]
+    for cache in (keys, values):
+        cache.masked_fill_(~live[:, None, :, None], float("nan"))
+    poison()
+    got = decode_attention(q, keys, values, positions, size**-0.5)
+    what = f"attention {batch} x {kv} x {group} heads of {size}, {slots} slots, {dtype}"
+    return what, float((got.double() - wanted).abs().max().nan_to_num(nan=float("inf"))), 2 * BOUND[dtype]
+
+
+def checks(count: int) -> int:
+    """Run ``count`` checks of each kind; the number that failed."""
+    failed = 0
+    kinds: list[Callable[[], tuple[str, float, float]]] = [check_widen, check_attention]
+    kinds += [lambda kind=kind: check_product(kind) for kind in FORMATS]  # type: ignore[misc]
+    for check in kinds:
+        worst = 0.0
+        for _ in range(count):
+            what, error, bound = check()
+            worst = max(worst, error)
+            if not error <= bound:
+                failed += 1
+                print(f"FAILED {what}: error {error:.2e}, bound {bound:.0e}", flush=True)
+        print(f"{what.split()[0]}: {count} checked, largest error {worst:.1e}", flush=True)
+    return failed
+
+
+def microseconds(calls: list[Callable[[], Any]]) -> float:
+    """Of one call: all of them as a CUDA graph, the best of five."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    times = []
+    for _ in range(5):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return min(times) / len(calls) * 1e3
+
+
+def times() -> None:
+    """A table: microseconds for each format, matrix and number of rows."""
+    marlin = marlin_calls()
+    print("\n| format | " + " | ".join(f"{name} {rows}" for name in SHAPES for rows in ROWS) + " |")
+    print("|---" * (1 + len(SHAPES) * len(ROWS)) + "|")
+    for kind in ("cuBLAS", *FORMATS, *(["Marlin"] if marlin else [])):
+        cells = []
+        for outputs, inputs in SHAPES.values():
+            for rows in ROWS:
+                case = Case(kind if kind in FORMATS else "float", rows, inputs, outputs, torch.float16, 128)
+                calls = marlin(case.x, inputs, outputs) if kind == "Marlin" else cold_calls(case, kind)
+                cells.append(f"{microseconds(calls):.1f}")
+        print(f"| {kind} | " + " | ".join(cells) + " |", flush=True)
+
+
+def cold_calls(case: Case, kind: str) -> list[Callable[[], Any]]:
+    """Calls of a product with weights that are not in the cache."""
+    weights = [case.weight.clone() for _ in range(max(4, int(_COLD / case.weight.nbytes)))]
+    if kind == "cuBLAS":
+        return [partial(F.linear, case.x, weight) for weight in weights]
+    return [partial(case.parts, weight, case.rows) for weight in weights]
+
+
+def marlin_calls() -> Any:
+    """Makes calls of vLLM's Marlin product (int4, groups of 128), weights not in the cache; None without vLLM."""
+    try:
+        from vllm import _custom_ops as ops
+        from vllm.scalar_type import scalar_types
+    except ImportError:
+        return None
+
+    def calls(x: Tensor, inputs: int, outputs: int) -> list[Callable[[], Any]]:
+        count = max(4, int(_COLD / (inputs * outputs / 2)))
+        workspace = torch.zeros(1024, dtype=torch.int32, device="cuda")
+        packed = [
+            torch.randint(-(2**31), 2**31 - 1, (inputs // 16, outputs * 2), dtype=torch.int32, device="cuda")
+            for _ in range(count)
+        ]
+        scales = torch.rand(inputs // 128, outputs, dtype=torch.float16, device="cuda")
+        return [
+            lambda w=w: ops.marlin_gemm(
+                a=x,
+                c=None,
+                b_q_weight=w,
+                b_bias=None,
+                b_scales=scales,
+                a_scales=None,
+                global_scale=None,
+                b_zeros=None,
+                g_idx=None,
+                perm=None,
+                workspace=workspace,
+                b_q_type=scalar_types.uint4b8,
+                size_m=x.shape[0],
+                size_n=outputs,
+                size_k=inputs,
+                is_k_full=True,
+                use_atomic_add=False,
+                use_fp32_reduce=True,
+                is_zp_float=False,
+            )
+            for w in packed
+        ]
+
+    return calls
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--checks", type=int, default=150, help="of each kind")
+    parser.add_argument("--only", choices=("checks", "times"))
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    failed = checks(arguments.checks) if arguments.only != "times" else 0
+    if arguments.only != "checks":
+        times()
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
