@@ -1,8 +1,8 @@
 """The demo model answers about pictures it has never seen, in every precision, through the real engines."""
 
 import pytest
-from benchmarks import exam
 
+from benchmarks import exam
 from support.engines.loaded import demo_engine
 
 pytestmark = pytest.mark.slow

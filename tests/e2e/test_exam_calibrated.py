@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks import exam
 
+from benchmarks import exam
 from support.engines.loaded import demo_engine
 
 pytestmark = pytest.mark.slow
