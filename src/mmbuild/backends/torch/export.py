@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 
 from mmbuild.backends.engine_dir import description
-from mmbuild.backends.torch import package_runtime, packages
+from mmbuild.backends.torch import package_cache, package_runtime, packages
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.inductor_fix import arrays_declared_where_used
@@ -90,11 +90,22 @@ def export(module: nn.Module, inputs: Sequence[Tensor], dims: Sequence[Any], dev
 
 
 def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:
-    """Compile one exported graph to ``path`` (.pt2) for ``target``.
+    """Compile one exported graph to ``path`` (.pt2) for ``target``, unless it is known (``package_cache``).
 
     The number of CPU threads is chosen at run time. Inductor embeds its cache directory in source comments, so
     identical packages require the same ``TORCHINDUCTOR_CACHE_DIR``.
     """
+    key = package_cache.key_of(program, target, inductor_options(target))
+    if (known := package_cache.find(key)) is not None:
+        path.write_bytes(known)
+        return
+    _compile(program, path, target)
+    if key is not None:
+        package_cache.keep(key, path.read_bytes())
+    _unpack_kernels(path)
+
+
+def _compile(program: ExportedProgram, path: Path, target: Mapping[str, Any]) -> None:
     # A package has a few kernels: processes that compile them side by side take longer to start than they save.
     with (
         torch._inductor.config.patch({"compile_threads": 1, "cpp.vec_isa_ok": True}),
@@ -105,7 +116,6 @@ def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, A
         torch._inductor.aoti_compile_and_package(
             program, package_path=os.fspath(path), inductor_configs=inductor_options(target)
         )
-    _unpack_kernels(path)
 
 
 def _unpack_kernels(path: Path) -> None:
@@ -142,7 +152,19 @@ def _options(target: Mapping[str, Any]) -> dict[str, Any]:
     if target["device"] == "cuda":
         # Without timing kernels: others may use the GPU meanwhile.
         return {"deterministic": True}
-    return {"cpp.dynamic_threads": True} | dict(_ISA.get(str(target["isa"]), {}))
+    # Line tables are for debuggers; libraries are twice as large with them, and take longer to compile.
+    options = {"cpp.dynamic_threads": True, "aot_inductor.enable_line_tables": False}
+    return options | dict(_ISA.get(str(target["isa"]), {}))
+
+
+class _Avx512(cpu_vec_isa.VecAVX512):
+    """AVX-512 without the instructions for bfloat16, which many CPUs with AVX-512 lack.
+
+    Inductor adds them if this machine has them, and only to the first package of a process.
+    """
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def _vector_isas(target: Mapping[str, Any]) -> list[Any]:
@@ -153,5 +175,5 @@ def _vector_isas(target: Mapping[str, Any]) -> list[Any]:
     """
     if target["device"] == "cuda" or target["isa"] == "generic":
         return []
-    known = {"avx512": cpu_vec_isa.VecAVX512, "avx2": cpu_vec_isa.VecAVX2, "neon": cpu_vec_isa.VecNEON}
+    known = {"avx512": _Avx512, "avx2": cpu_vec_isa.VecAVX2, "neon": cpu_vec_isa.VecNEON}
     return [known[str(target["isa"])]()]

@@ -73,6 +73,11 @@ def compiling(ranks: int) -> Iterator[None]:
         unregister()
 
 
+def size() -> int:
+    """Number of ranks of the registered group."""
+    return int(c10d._resolve_process_group(GROUP).size())
+
+
 def register(group: dist.ProcessGroup) -> None:
     """Register ``group`` for the packages of this process; the caller must keep it alive."""
     c10d._register_process_group(GROUP, group)
