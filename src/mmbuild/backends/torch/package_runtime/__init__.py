@@ -7,11 +7,14 @@ not found there stays as torch has it, and compiles in the time that torch needs
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,10 +45,29 @@ def reduced() -> Iterator[None]:
         return compile_library(graph, reduce_source(wrapper, own_interface=own), kernels, operators, **rest)
 
     with (
+        mock.patch.object(codecache, "_precompile_header", _both_headers(codecache._precompile_header)),
         mock.patch.object(codecache.AotCodeCompiler, "compile", compile_reduced),
         mock.patch.object(codecache, "_get_cpp_wrapper_header", return_value=os.fspath(_RUNTIME)),
     ):
         yield
+
+
+def _both_headers(precompile: Callable[..., str]) -> Callable[..., str]:
+    """``precompile``, which also precompiles the header of kernels while it does that of wrappers.
+
+    g++ takes 5 s for each, the first time on a machine, and Inductor calls it for one after the other.
+    """
+
+    def precompile_both(header: str, command: str, **options: Any) -> str:
+        of_kernels = codecache._get_cpp_prefix_header(options["device_type"])
+        if "min_optimize" not in options or of_kernels is None:
+            return precompile(header, command, **options)
+        others = {name: value for name, value in options.items() if name != "min_optimize"}
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(contextvars.copy_context().run, partial(precompile, of_kernels, command, **others))
+            return precompile(header, command, **options)
+
+    return precompile_both
 
 
 def reduce_source(wrapper: str, *, own_interface: bool) -> str:
