@@ -1,11 +1,13 @@
-"""Compiler options of engines, by what the installed torch has."""
+"""Compiler options of engines, by what the installed torch has and what the target's CPUs have in common."""
 
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch._inductor.config as installed
+from torch._inductor.cpu_vec_isa import VecAVX512
 
-from mmbuild.backends.torch.export import inductor_options
+from mmbuild.backends.torch.export import _vector_isas, inductor_options
 
 CPU = {"device": "cpu", "sm": None, "isa": "avx2"}
 CUDA = {"device": "cuda", "sm": 90, "isa": None}
@@ -39,3 +41,18 @@ def test_a_gpu_needs_no_option_that_torch_2_11_lacks():
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "generic"])
 def test_the_installed_torch_has_every_option_of_its_cpu(isa):
     assert "cpp.march" in inductor_options({**CPU, "isa": isa}, installed)
+
+
+def test_an_engine_for_avx512_holds_no_bfloat16_instructions(monkeypatch):
+    """Inductor adds them on a machine that has them, and only to the first package of a process."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(VecAVX512, "check_build", lambda *_: True)
+    for _ in range(2):
+        (isa,) = _vector_isas({**CPU, "isa": "avx512"})
+        assert isa
+        assert isa.build_arch_flags() == VecAVX512._arch_flags
+        assert not isa.is_avx512_bf16_supported()
+
+
+def test_packages_are_compiled_without_line_tables():
+    assert inductor_options(CPU)["aot_inductor.enable_line_tables"] is False

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._inductor import codecache
 
 from mmbuild.backends.torch import package_runtime
 from mmbuild.backends.torch.aot_package import cpu_isa, load_package
@@ -105,6 +106,52 @@ def test_a_graph_with_constants_keeps_the_interface_of_torch(tmp_path):
     assert SWAP in library
     found = torch._inductor.aoti_load_package(str(path))(torch.ones(16))
     assert found.tolist() == [float(number) for number in range(1, 17)]
+
+
+@pytest.fixture
+def precompiled(monkeypatch):
+    """What is precompiled: header, command and options."""
+    found = []
+
+    def precompile(header, command, **options):
+        found.append((header, command, options))
+        return f"compiled {header}"
+
+    monkeypatch.setattr(codecache, "_precompile_header", precompile)
+    return found
+
+
+def test_both_headers_are_precompiled_at_once(precompiled):
+    with package_runtime.reduced():
+        header = codecache._precompile_header(
+            "w.h", "g++", min_optimize=True, device_type="cpu", vec_isa="avx2"
+        )
+    assert header == "compiled w.h"
+    options = {"device_type": "cpu", "vec_isa": "avx2"}
+    assert sorted(precompiled, key=str) == [
+        ("torch/csrc/inductor/cpp_prefix.h", "g++", options),
+        ("w.h", "g++", {**options, "min_optimize": True}),
+    ]
+
+
+def test_no_other_header_is_precompiled_with_that_of_kernels_or_for_a_gpu(precompiled):
+    with package_runtime.reduced():
+        codecache._precompile_header("k.h", "g++", device_type="cpu")
+        codecache._precompile_header("w.h", "g++", min_optimize=True, device_type="cuda")
+    assert [header for header, *_ in precompiled] == ["k.h", "w.h"]
+
+
+@pytest.mark.slow
+def test_the_installed_torch_asks_for_both_headers_as_expected(precompiled, monkeypatch, tmp_path):
+    """What is precompiled ahead is what torch asks for next; a process would precompile two more otherwise."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with pytest.raises(Exception, match="compiled "):  # g++ does not find it
+        compiled(Scaled(), (torch.zeros(3, 8), torch.zeros(8, 8)), (None, None), tmp_path / "scaled.pt2")
+    wrapper, kernels = (
+        {str(asked) for asked in precompiled if asked[0].endswith(end)} for end in ("runtime.h", "prefix.h")
+    )
+    assert len(wrapper) == len(kernels) == 1
+    assert len(precompiled) == 3
 
 
 def test_a_source_that_has_neither_checks_nor_interface_stays_as_it_is():

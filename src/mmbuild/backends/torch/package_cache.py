@@ -125,7 +125,7 @@ def _graph(program: ExportedProgram) -> Any | None:
     with mock.patch.object(program, "_example_inputs", None):
         try:
             stored = serialize.serialize(program)
-        except serialize.SerializeError:
+        except Exception:  # of many kinds; a graph that cannot be serialized can be compiled
             return None
     tensors = [blake3(part).hexdigest() for part in (stored.state_dict, stored.constants)]
     return [json.loads(stored.exported_program, object_hook=_without_trace), tensors]
