@@ -24,7 +24,7 @@ def fails(error):
 
 
 def compile_that_raises(error, cores, tmp_path):
-    programs = dict.fromkeys(("head", "layer"), partial(fails, error))
+    programs = dict.fromkeys(("head", "embed"), partial(fails, error))
     compile_all(Packages(programs, tmp_path, TARGET), cores, silent)
 
 
@@ -40,3 +40,11 @@ def test_an_error_for_the_user_arrives_as_it_is(tmp_path, cores):
             EngineError("no such activation", code="MM502", hint="use another"), cores, tmp_path
         )
     assert (caught.value.code, caught.value.hint) == ("MM502", "use another")
+
+
+def test_layers_take_longest_and_are_compiled_first(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(Packages, "compile", lambda _, name: order.append(name))
+    names = ("layer_prefill", "embed", "layer_decode", "head", "layer_decode_batch", "head_batch")
+    compile_all(Packages(dict.fromkeys(names, fails), tmp_path, TARGET), 1, silent)
+    assert order == ["layer_prefill", "layer_decode", "layer_decode_batch", "embed", "head", "head_batch"]
