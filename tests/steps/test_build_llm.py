@@ -11,12 +11,11 @@ from mmbuild.backends.torch.package_shapes import compiled_sizes
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.errors import EngineError
 from mmbuild.steps import build_llm
+from support.engines.build import TARGET
 from support.engines.loaded import demo_directory, demo_engine
 from support.errors import refused
 
 pytestmark = pytest.mark.slow
-
-TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 
 @pytest.fixture

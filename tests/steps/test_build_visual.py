@@ -12,6 +12,7 @@ from mmbuild.backends.torch.visual_loading import load_visual
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.errors import EngineError
 from mmbuild.steps import build_visual
+from support.engines.build import TARGET
 from support.engines.loaded import DEMO, demo_directory, demo_engine
 from support.errors import refused
 from support.toolchain import fake_tensorrt
@@ -25,9 +26,6 @@ PARAMS = {
     "num_visual_features": 64,
     "image_size": [64, 64],
 }
-
-
-TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 
 
 def build(out, *, model=None, **changes):
@@ -69,8 +67,9 @@ def test_packages_of_equal_layers_are_one_file():
 
 
 @pytest.mark.slow
-def test_packages_compile_side_by_side_to_the_same_features(out):
-    """In processes forked from this one, whose threads have computed."""
+def test_packages_compile_side_by_side_to_the_same_features(out, tmp_path, monkeypatch):
+    """In processes forked from this one, whose threads have computed; none is known from before."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     context = StepContext(params=PARAMS, out=out, target=TARGET, cores=2)
     build_visual.run(context)
     shutil.copy(demo_directory() / "visual" / "visual.safetensors", out)

@@ -13,6 +13,7 @@ from mmbuild.backends.torch.weights import check_weights, rank_files
 from mmbuild.models.checkpoint.config import CheckpointConfig
 from mmbuild.models.errors import CheckpointError, EngineError
 from mmbuild.steps import build_llm
+from support.engines.build import TARGET
 from support.errors import refused
 from support.models.calibrated_checkpoints import (
     AWQ,
@@ -27,7 +28,6 @@ from support.steps import cache as step_cache
 
 pytestmark = pytest.mark.slow
 
-TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
 LLAMA = dataclasses.replace(
     LLM, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_size=8, rotary_base=10000.0
 )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmbuild.backends.lowering import step_params
+from mmbuild.backends.torch.aot_package import cpu_isa
 from mmbuild.backends.torch.lower import QUANT_ALGO
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.hashing import hash_file
@@ -23,7 +24,8 @@ from mmbuild.steps import assemble, build_llm, build_visual, convert, convert_vi
 from support.steps import cache as step_cache
 
 DATA = Path(__file__).parents[3] / "examples" / "calibration"
-TARGET = {"device": "cpu", "sm": None, "isa": "avx2"}
+# That of recipes on this machine, so that tests of both share packages.
+TARGET = {"device": "cpu", "sm": None, "isa": cpu_isa()}
 
 
 def facts_of(family: str, sources: Mapping[str, Path]) -> ModelFacts:

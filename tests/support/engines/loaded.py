@@ -21,14 +21,14 @@ from support.steps import cache as step_cache
 DEMO = tiny_llava.PROCESSOR
 BATCH = 4
 # Asked one question at a time only: without the package for several.
-_ALONE = {("bfloat16", "none"), ("float32", "int8"), ("float32", "int4")}
+_ALONE = {("bfloat16", "none")}
 
 
 def demo_directory(dtype: str = "float32", quantization: str = "none") -> Path:
     """The engine directory of the demo model; read-only by agreement, copy it to damage it.
 
-    Batches of up to 4; in bfloat16, and quantized in float32, one prompt with as many pictures, so that all share
-    their visual engine.
+    Batches of up to 4, as in the demo recipes, so that applies of these share the packages; in bfloat16 one prompt
+    with as many pictures.
     """
     alone = (dtype, quantization) in _ALONE
     return build_engine.build_engine(
