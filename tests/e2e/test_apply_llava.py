@@ -65,10 +65,12 @@ def test_the_engine_answers_about_pictures_it_has_never_seen(answers):
 
 def test_the_manifest_names_every_action_its_artifact_and_its_time(int4):
     assert set(int4["manifest"]) == STEPS
-    for action in int4["manifest"].values():
+    for step, action in int4["manifest"].items():
         assert len(action["artifact"]) == 64
-        assert action["seconds"] >= 0
-    assert int4["manifest"]["build_llm"]["seconds"] > 1, "compiling takes its time"
+        assert action["seconds"] == pytest.approx(int4["seconds"][step], abs=1e-3)
+    assert int4["manifest"]["build_llm"]["seconds"] > 0.5, (
+        "tracing takes its time, where nothing is compiled too"
+    )
 
 
 def test_verify_compared_the_recipe_s_questions_about_its_pictures(int4):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 TOKENS = 12
 MODELS = [
-    ("llava", 1),
+    ("llava", 3),
     ("blip2-opt", 10),
     ("blip2-t5", 1),
     ("nougat", 1),

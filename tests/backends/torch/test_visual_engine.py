@@ -15,7 +15,7 @@ from mmbuild.backends.visual.config import VisualConfig
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
-from support.engines.loaded import DEMO, demo_engine, demo_reference, random_engine, random_model
+from support.engines.loaded import DEMO, demo_engine, demo_reference, random_model, random_visual
 from support.errors import refused
 from support.models import tiny_families, tiny_llava
 
@@ -34,7 +34,7 @@ def features_of(reference, pixels):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_features_of_random_shapes(seed):
-    visual = random_engine(seed).visual
+    visual = random_visual(seed)
     reference = load_reference("llava", {"model": random_model(seed)}, "float32", "cpu")
     for images in (1, 3):
         pixels = torch.randn(images, 3, *visual.config.image_size)

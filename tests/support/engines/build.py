@@ -88,11 +88,7 @@ def build_engine(
     }
     compiled = step_params.build_llm(facts, dtype, QUANT_ALGO[quantization], tensor_parallel, limits, group)
     llm = step_cache.run_step(root, build_llm.run, compiled, target=TARGET)
-    shape = step_params.visual_shape(family, configs_of(sources))
-    seen = step_params.build_visual(facts, shape, dtype, dtype, images)
-    visual = step_cache.run_step(root, build_visual.run, seen, target=TARGET)
-    eyes = step_params.convert_visual(family, shape, dtype)
-    visual_weights = step_cache.run_step(root, convert_visual.run, eyes, inputs=sources)
+    visual, visual_weights = build_visual_engine(family, sources, root, dtype=dtype, images=images)
     described = step_params.assemble(facts, {"torch": torch.__version__})
     parts = {
         "checkpoint": checkpoint,
@@ -104,6 +100,18 @@ def build_engine(
     if processor is not None:
         parts["model"] = processor
     return with_manifest(step_cache.run_step(root, assemble.run, described, inputs=parts, target=TARGET))
+
+
+def build_visual_engine(
+    family: str, sources: Mapping[str, Path], root: Path | None = None, *, dtype: str, images: int
+) -> tuple[Path, Path]:
+    """Run the steps of a visual engine for up to ``images``; returns the directories of packages and of weights."""
+    root = root or step_cache.default_root()
+    facts, shape = facts_of(family, sources), step_params.visual_shape(family, configs_of(sources))
+    compiled = step_params.build_visual(facts, shape, dtype, dtype, images)
+    packages = step_cache.run_step(root, build_visual.run, compiled, target=TARGET)
+    converted = step_params.convert_visual(family, shape, dtype)
+    return packages, step_cache.run_step(root, convert_visual.run, converted, inputs=sources)
 
 
 def with_manifest(directory: Path, **more: Any) -> Path:

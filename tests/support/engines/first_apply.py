@@ -57,9 +57,14 @@ class Tool:
 
     def apply(self, *arguments: object) -> list[str]:
         """Steps that ran, from the events."""
+        return [step for step, _ in self.timed_apply(*arguments)]
+
+    def timed_apply(self, *arguments: object) -> list[tuple[str, float]]:
+        """Steps that ran, and how long each took, from the events."""
         out = self.run("apply", *arguments, *self.places, "--json").stdout
         events = [json.loads(line) for line in out.splitlines()]
-        return [event["label"].partition("/")[2] for event in events if event["event"] == "finished"]
+        finished = [event for event in events if event["event"] == "finished"]
+        return [(event["label"].partition("/")[2], event["seconds"]) for event in finished]
 
     def manifest(self) -> dict[str, Any]:
         actions = json.loads((self.engine / "manifest.json").read_text())["actions"]
@@ -77,7 +82,8 @@ def first_apply(factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "told.json").exists():
             tool = Tool(root)
-            data = {"planned": tool.plan(RECIPE), "ran": tool.apply(RECIPE)}
+            planned, timed = tool.plan(RECIPE), tool.timed_apply(RECIPE)
+            data = {"planned": planned, "ran": [step for step, _ in timed], "seconds": dict(timed)}
             _copy(root / "store", root / "kept")
             (root / "told.json").write_text(json.dumps(data))
     return root

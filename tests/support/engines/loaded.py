@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 import shapes_world as world
 from mmbuild.backends.torch import Engine
+from mmbuild.backends.torch.visual_engine import VisualEngine
 from mmbuild.models.families.processor import Request
 from mmbuild.models.families.reference import load_reference
 from support.engines import build as build_engine
@@ -72,6 +74,23 @@ def random_engine(seed: int) -> Engine:
     return Engine.load(
         build_engine.build_engine("llava", {"model": random_model(seed)}, processor=tiny_llava.PROCESSOR)
     )
+
+
+@cache
+def random_visual(seed: int) -> VisualEngine:
+    """The visual engine of :func:`random_engine`, without the rest of it."""
+    parts = build_engine.build_visual_engine(
+        "llava", {"model": random_model(seed)}, dtype="float32", images=3
+    )
+
+    def together(out: Path) -> None:
+        for directory in parts:
+            shutil.copytree(directory, out, dirs_exist_ok=True)
+
+    directory = step_cache.once(
+        step_cache.default_root(), "random-visual", [part.name for part in parts], together
+    )
+    return VisualEngine(directory, build_engine.TARGET)
 
 
 @cache
