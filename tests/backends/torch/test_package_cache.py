@@ -54,9 +54,9 @@ def moved_graph():
     return program
 
 
-def key(program=None, target=TARGET, **options):
+def key(program=None, target=TARGET, name="head", **options):
     program = program or graph()
-    return package_cache.key_of(program, target, {**inductor_options(target), **options})
+    return package_cache.key_of(program, name, target, {**inductor_options(target), **options})
 
 
 @pytest.fixture
@@ -118,6 +118,20 @@ def test_what_it_is_compiled_for_and_how_is_part_of_the_key():
     isas = {key(target={**TARGET, "isa": isa}) for isa in ("avx512", "avx2", "generic")}
     assert len(isas) == 3
     assert key(**{"cpp.dynamic_threads": False}) != key()
+
+
+def test_the_name_is_part_of_the_key():
+    """A package contains it: what is built must not depend on what was built before."""
+    assert key(name="embed") != key(name="head")
+
+
+def test_inputs_in_the_same_memory_are_part_of_the_key():
+    both = torch.zeros(8, 8)
+    apart, together = (
+        key(export(Products(), inputs, (None, None), "cpu"))
+        for inputs in ((both, both.clone()), (both, both))
+    )
+    assert apart != together
 
 
 def test_settings_of_the_process_are_part_of_the_key(monkeypatch):
@@ -231,7 +245,8 @@ def test_a_package_above_the_limit_is_not_kept(kept, monkeypatch):
 
 @pytest.mark.slow
 def test_the_second_engine_with_a_graph_gets_the_same_package(kept, tmp_path, monkeypatch):
-    first, second = tmp_path / "first.pt2", tmp_path / "second.pt2"
+    first, second = tmp_path / "head.pt2", tmp_path / "other" / "head.pt2"
+    second.parent.mkdir()
     compile_package(graph(), first, TARGET)
     (entry,) = kept.iterdir()
     monkeypatch.setattr(exporting, "_compile", lambda *_: pytest.fail("it was compiled again"))

@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 import torch._inductor.compile_fx  # here, not in each process
 from torch.export import ExportedProgram
 
+from mmbuild.backends.torch import package_cache
 from mmbuild.backends.torch.export import compile_package
 from mmbuild.base.errors import MmbuildError
 
@@ -65,6 +66,8 @@ def compile_all(packages: Packages, cores: int, progress: Callable[[str, float],
             packages.compile(name)
             progress(f"compiled {name}", done / len(names))
         return
+    with suppress(Exception):  # without a compiler, which the first package reports
+        package_cache.surroundings()  # once for all processes
     with ProcessPoolExecutor(
         min(cores, len(names)),
         multiprocessing.get_context("fork"),

@@ -95,7 +95,7 @@ def compile_package(program: ExportedProgram, path: Path, target: Mapping[str, A
     The number of CPU threads is chosen at run time. Inductor embeds its cache directory in source comments, so
     identical packages require the same ``TORCHINDUCTOR_CACHE_DIR``.
     """
-    key = package_cache.key_of(program, target, inductor_options(target))
+    key = package_cache.key_of(program, path.stem, target, inductor_options(target))
     if (known := package_cache.find(key)) is not None:
         path.write_bytes(known)
         return

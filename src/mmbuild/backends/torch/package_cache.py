@@ -4,7 +4,7 @@ Engines share graphs: ``embed`` and ``head`` are the same for all quantizations 
 compiled again, for another store or after a change of one limit, has most of its graphs unchanged. torch's own cache
 of compiled graphs excludes AOTInductor.
 
-A wrong hit would be a wrong engine, so the key covers everything that the library depends on: the graph as torch
+A wrong hit would be a wrong engine, so the key covers everything that the package depends on: the graph as torch
 serializes it (operators, shapes, strides, ranges and example sizes of symbols, constants), Inductor's options, torch
 itself, the C++ compiler, the CPU, and the files of mmbuild between a graph and its package. Packages for GPUs, which
 also depend on the driver and on Triton, are not kept.
@@ -30,6 +30,7 @@ from torch._inductor import codecache, cpp_builder
 from torch._inductor import config as inductor_config
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from mmbuild.backends.torch.distributed import collectives
 from mmbuild.base.files import FileRefusedError, read_file
@@ -49,11 +50,14 @@ _SOURCES = (_HERE / "export.py", _HERE / "inductor_fix.py", Path(__file__), _HER
 _VARIABLES = ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX")
 
 
-def key_of(program: ExportedProgram, target: Mapping[str, Any], options: Mapping[str, Any]) -> str | None:
+def key_of(
+    program: ExportedProgram, name: str, target: Mapping[str, Any], options: Mapping[str, Any]
+) -> str | None:
     """The key of a package; None if it must be compiled.
 
     Args:
         program: Its graph.
+        name: Its name, which is the name of a directory in the package.
         target: Device and instruction set.
         options: Inductor's options that differ from the configuration.
     """
@@ -62,8 +66,9 @@ def key_of(program: ExportedProgram, target: Mapping[str, Any], options: Mapping
     graph = _graph(program)
     if graph is None:
         return None
-    settings = [dict(target), dict(options), _settings(), _ranks(program)]
-    digest = blake3(json.dumps([graph, settings], sort_keys=True, default=repr).encode())
+    settings = [name, dict(target), dict(options), _settings(), _ranks(program)]
+    content = [graph, _shared_memory(program), settings]
+    digest = blake3(json.dumps(content, sort_keys=True, default=repr).encode())
     digest.update(surroundings())
     return digest.hexdigest()
 
@@ -136,6 +141,17 @@ def _without_trace(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("metadata"), dict):
         content["metadata"].pop("stack_trace", None)
     return content
+
+
+def _shared_memory(program: ExportedProgram) -> list[tuple[int, int]]:
+    """For each example input, the first one in the same memory, and its offset there."""
+    values = tree_leaves(program.example_inputs)
+    first: dict[int, int] = {}
+    return [
+        (first.setdefault(value.untyped_storage()._cdata, place), value.storage_offset())
+        for place, value in enumerate(values)
+        if isinstance(value, torch.Tensor)
+    ]
 
 
 def _settings() -> list[Any]:
