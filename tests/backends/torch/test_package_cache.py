@@ -144,15 +144,17 @@ def test_settings_of_the_process_are_part_of_the_key(monkeypatch):
     assert key() == before
 
 
-@pytest.mark.parametrize("part", ["torch", "compiler", "variable", "cpu", "source"])
+@pytest.mark.parametrize(
+    "part", ["torch", "compiler", "CPATH", "TORCHINDUCTOR_DEBUG_SYMBOL", "cpu", "source"]
+)
 def test_torch_the_compiler_the_cpu_and_our_own_code_are_part_of_the_key(part, monkeypatch, tmp_path):
     before = package_cache.surroundings.__wrapped__()
     if part == "torch":
         monkeypatch.setattr(package_cache.codecache, "torch_key", lambda: b"another")
     if part == "compiler":
         monkeypatch.setattr(package_cache.cpp_builder, "get_compiler_version_info", lambda _: "another")
-    if part == "variable":
-        monkeypatch.setenv("CPATH", "/another")
+    if part.isupper():
+        monkeypatch.setenv(part, "another")
     if part == "cpu":
         monkeypatch.setattr(package_cache, "_cpu", lambda: ["another"])
     if part == "source":

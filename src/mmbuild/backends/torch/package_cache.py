@@ -46,8 +46,9 @@ _DIGEST = 32
 _HERE = Path(__file__).parent
 # Between a graph and its package. Kernels are for GPUs.
 _SOURCES = (_HERE / "export.py", _HERE / "inductor_fix.py", Path(__file__), _HERE / "package_runtime")
-# Where g++ looks for headers and libraries besides its options.
-_VARIABLES = ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX")
+# Where g++ looks for headers and libraries besides its options, and what Inductor derives its options from.
+_VARIABLES = ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "OMP_PREFIX")
+_PREFIXES = ("TORCHINDUCTOR_", "AOT_INDUCTOR_")
 
 
 def key_of(
@@ -112,7 +113,7 @@ def surroundings() -> bytes:
     known = [
         compiler,
         cpp_builder.get_compiler_version_info(compiler),
-        {name: os.environ.get(name) for name in _VARIABLES},
+        {name: value for name, value in os.environ.items() if _is_read(name)},
         platform.python_version(),
         _cpu(),
     ]
@@ -122,6 +123,12 @@ def surroundings() -> bytes:
             if path.is_file():
                 digest.update(blake3(path.read_bytes()).digest())
     return digest.digest()
+
+
+def _is_read(variable: str) -> bool:
+    """Whether a package can depend on this variable. Where the packages are kept is not part of them."""
+    named = variable in _VARIABLES or variable.startswith(_PREFIXES)
+    return named and variable != "TORCHINDUCTOR_CACHE_DIR"
 
 
 def _graph(program: ExportedProgram) -> Any | None:
