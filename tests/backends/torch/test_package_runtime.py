@@ -1,5 +1,6 @@
 """What a package's library holds besides its graph: compared with what torch puts there."""
 
+import struct
 import subprocess
 import zipfile
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_the_torch_installed_generates_what_is_left_out(package):
     assert source.count("check_input_") == source.count("#if 0\nAOTI_NOINLINE static void check_input_") > 0
     assert SWAP not in library
     assert "std::regex" not in source
+
+
+def stack_flags(library):
+    """The flags of PT_GNU_STACK in a 64-bit ELF file."""
+    (start,) = struct.unpack_from("<Q", library, 32)
+    size, count = struct.unpack_from("<HH", library, 54)
+    headers = [struct.unpack_from("<II", library, start + size * number) for number in range(count)]
+    return [flags for kind, flags in headers if kind == 0x6474E551]
+
+
+@pytest.mark.slow
+def test_a_package_needs_no_executable_stack(package):
+    """glibc 2.41 loads no library that does, says its announcement."""
+    _, library = source_and_library(package)
+    readable, writable = 4, 2
+    assert stack_flags(library) == [readable | writable]
 
 
 @pytest.mark.slow

@@ -46,10 +46,24 @@ def reduced() -> Iterator[None]:
 
     with (
         mock.patch.object(codecache, "_precompile_header", _both_headers(codecache._precompile_header)),
+        mock.patch.object(codecache, "write", _with_stack_note(codecache.write)),
         mock.patch.object(codecache.AotCodeCompiler, "compile", compile_reduced),
         mock.patch.object(codecache, "_get_cpp_wrapper_header", return_value=os.fspath(_RUNTIME)),
     ):
         yield
+
+
+# Without it, ld asks for an executable stack; glibc refuses to load such a library since 2.41, says its announcement.
+_STACK_NOTE = '\t.section\t.note.GNU-stack,"",@progbits\n'
+
+
+def _with_stack_note(write: Callable[..., Any]) -> Callable[..., Any]:
+    """``write``, which also says in assembler sources, those of constants, that they need no executable stack."""
+
+    def write_noted(content: Any, extension: str, *rest: Any, **named: Any) -> Any:
+        return write(content + _STACK_NOTE if extension.endswith("S") else content, extension, *rest, **named)
+
+    return write_noted
 
 
 def _both_headers(precompile: Callable[..., str]) -> Callable[..., str]:
