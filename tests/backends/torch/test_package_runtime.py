@@ -1,5 +1,7 @@
 """What a package's library holds besides its graph: compared with what torch puts there."""
 
+import platform
+import re
 import struct
 import subprocess
 import zipfile
@@ -10,11 +12,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch._inductor import codecache
+from torch._inductor import codecache, cpp_builder
 
 from mmbuild.backends.torch import package_runtime
 from mmbuild.backends.torch.aot_package import cpu_isa, load_package
 from mmbuild.backends.torch.export import compile_package, export
+from mmbuild.backends.torch.package_runtime import link_stub
 
 TARGET = {"device": "cpu", "sm": None, "isa": cpu_isa()}
 # What torch's interface has and nobody here calls.
@@ -70,6 +73,43 @@ def test_the_torch_installed_generates_what_is_left_out(package):
     assert source.count("check_input_") == source.count("#if 0\nAOTI_NOINLINE static void check_input_") > 0
     assert SWAP not in library
     assert "std::regex" not in source
+
+
+@pytest.mark.slow
+def test_a_package_asks_for_the_libraries_that_torch_links_it_with(tmp_path, monkeypatch):
+    """Linked with the stub, and with torch's own library."""
+    needed = []
+    for name, stub in (("with", link_stub._directory()), ("without", None)):
+        assert (stub is None) == (name == "without")
+        monkeypatch.setattr(link_stub, "_directory", lambda stub=stub: stub)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / name))
+        inputs = (torch.zeros(3, 8), torch.zeros(8, 8))
+        path = compiled(Scaled(), inputs, (None, None), tmp_path / f"{name}.pt2")
+        (tmp_path / "library.so").write_bytes(source_and_library(path)[1])
+        listed = subprocess.run(
+            ["readelf", "-d", tmp_path / "library.so"], capture_output=True, text=True, check=True
+        )
+        needed.append(re.findall(r"\(NEEDED\).*\[(.*)\]", listed.stdout))
+    assert needed[0] == needed[1]
+    assert "libtorch_cpu.so" in needed[0]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_no_stub_is_taken_from_a_directory_that_others_can_write_to(kept, monkeypatch, tmp_path):
+    monkeypatch.setattr(link_stub, "default_cache_dir", lambda: str(tmp_path))
+    directory = link_stub._directory.__wrapped__()
+    assert [path.name for path in directory.iterdir()] == ["libtorch_cpu.so"]
+    directory.chmod(0o700 if kept else 0o777)
+    assert link_stub._directory.__wrapped__() == (directory if kept else None)
+
+
+def test_without_a_stub_packages_are_linked_with_torch(monkeypatch, tmp_path):
+    (tmp_path / f"mmbuild-link-{platform.machine()}").write_text("a file")
+    monkeypatch.setattr(link_stub, "default_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(link_stub, "_directory", link_stub._directory.__wrapped__)
+    before = cpp_builder._get_torch_related_args(include_pytorch=False, aot_mode=True)
+    with link_stub.linked():
+        assert cpp_builder._get_torch_related_args(include_pytorch=False, aot_mode=True) == before
 
 
 def stack_flags(library):

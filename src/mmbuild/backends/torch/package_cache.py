@@ -16,7 +16,6 @@ import functools
 import json
 import os
 import platform
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from mmbuild.backends.torch.distributed import collectives
+from mmbuild.backends.torch.package_runtime.private_directory import private_directory
 from mmbuild.base.files import FileRefusedError, read_file
 from mmbuild.base.limits import MB
 from mmbuild.core.store.atomic_files import write_whole
@@ -192,14 +192,7 @@ def _cpu() -> list[str]:
 
 def _directory() -> Path | None:
     """The directory of the packages; None if another user could write to it, since a package is code."""
-    directory = Path(cache_dir()) / "mmbuild-packages"
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        status = os.lstat(directory)
-    except OSError:
-        return None
-    private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return directory if private else None
+    return private_directory(Path(cache_dir()) / "mmbuild-packages")
 
 
 def _remove_oldest(directory: Path) -> None:

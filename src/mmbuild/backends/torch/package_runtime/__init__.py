@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from unittest import mock
 
 from torch._inductor import codecache
 from torch._inductor.codegen import cpp_wrapper_cpu
+
+from mmbuild.backends.torch.package_runtime import link_stub
 
 _HERE = Path(__file__).parent
 _RUNTIME, _INTERFACE = _HERE / "runtime.h", _HERE / "interface.cpp"
@@ -41,8 +43,9 @@ def reduced() -> Iterator[None]:
     compile_library = codecache.AotCodeCompiler.compile
 
     def compile_reduced(graph: Any, wrapper: str, kernels: str, operators: str | None, **rest: Any) -> Any:
-        own = not (operators or graph.constants)
-        return compile_library(graph, reduce_source(wrapper, own_interface=own), kernels, operators, **rest)
+        wrapper = reduce_source(wrapper, own_interface=not (operators or graph.constants))
+        with link_stub.linked() if rest["device_type"] == "cpu" else nullcontext():
+            return compile_library(graph, wrapper, kernels, operators, **rest)
 
     with (
         mock.patch.object(codecache, "_precompile_header", _both_headers(codecache._precompile_header)),
