@@ -42,14 +42,17 @@ LONGEST = (
     "backends/torch/test_demo_models.py",
     "backends/torch/test_families.py",
     "e2e/test_apply_llava.py",
-    "backends/torch/test_engine.py",
     "e2e/test_exam.py",
-    "e2e/test_concurrent_real.py",
+    "tools/test_fuzz.py",
+    "backends/torch/test_engine.py",
     "backends/torch/test_calibrated_engines.py",
+    "models/files/test_chat_template.py",
+    "backends/torch/distributed/test_launch.py",
     "e2e/test_exam_calibrated.py",
+    "e2e/test_concurrent_real.py",
+    "backends/torch/test_logits_processors.py",
     "backends/torch/test_loading.py",
     "e2e/test_python_api.py",
-    "backends/torch/distributed/test_launch.py",
 )
 
 
