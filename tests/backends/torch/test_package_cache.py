@@ -174,6 +174,27 @@ def test_the_number_of_ranks_is_part_of_the_key_of_a_sum():
     assert len(keys) == 2
 
 
+@torch.library.custom_op("mmbuild_test::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    """An operator that torch does not define."""
+    return x * 2
+
+
+twice.register_fake(torch.empty_like)
+
+
+class Twice(nn.Module):
+    """Calls it."""
+
+    def forward(self, *inputs):
+        """x [B, 8] -> twice x."""
+        return torch.ops.mmbuild_test.twice(inputs[0])
+
+
+def test_a_package_with_an_operator_of_somebody_else_is_not_kept():
+    assert key(graph(Twice())) is None
+
+
 def test_packages_for_a_gpu_are_not_kept():
     assert key(target={"device": "cuda", "sm": 90, "isa": None}) is None
 

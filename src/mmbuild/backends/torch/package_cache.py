@@ -44,11 +44,12 @@ _DIGEST = 32
 """Bytes of the digest at the start of a file."""
 
 _HERE = Path(__file__).parent
-# Between a graph and its package. Kernels are for GPUs.
+# Between a graph and its package.
 _SOURCES = (_HERE / "export.py", _HERE / "inductor_fix.py", Path(__file__), _HERE / "package_runtime")
 # Where g++ looks for headers and libraries besides its options, and what Inductor derives its options from.
 _VARIABLES = ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "OMP_PREFIX")
 _PREFIXES = ("TORCHINDUCTOR_", "AOT_INDUCTOR_")
+_NAMESPACES = ("aten", "prims", "_c10d_functional")
 
 
 def key_of(
@@ -62,7 +63,7 @@ def key_of(
         target: Device and instruction set.
         options: Inductor's options that differ from the configuration.
     """
-    if target["device"] != "cpu" or inductor_config.force_disable_caches:
+    if target["device"] != "cpu" or inductor_config.force_disable_caches or not _is_of_torch(program):
         return None
     graph = _graph(program)
     if graph is None:
@@ -175,6 +176,14 @@ def _settings() -> list[Any]:
         torch.backends.mkldnn.is_available(),
         torch.backends.mkldnn.enabled,
     ]
+
+
+def _is_of_torch(program: ExportedProgram) -> bool:
+    """Whether torch defines all operators of a graph; the code of others is not part of the key."""
+    operators = (
+        node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OperatorBase)
+    )
+    return all(getattr(operator, "namespace", "") in _NAMESPACES for operator in operators)
 
 
 def _ranks(program: ExportedProgram) -> int:
