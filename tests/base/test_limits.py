@@ -81,6 +81,7 @@ OWN = {
     "what was JSON a moment ago": (
         "base/sandbox.py",
         "backends/lowering/step_params.py",
+        "backends/torch/package_cache.py",
         "models/files/chat_template.py",
         "models/validation/consistency.py",
         "models/validation/integrity.py",
