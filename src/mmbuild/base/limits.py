@@ -135,6 +135,14 @@ STORE_NOTE = Limit(
     1 * MB,
     "definitions, named builds and cached plans; like a saved plan",
 )
+SERVED_REQUEST = Limit(
+    "a request to the server",
+    64 * MB,
+    16,
+    100_000,
+    32 * MB,
+    "pictures of 20 MB as base64 in a few messages of text",
+)
 SHARED_ENTRY = Limit(
     "an entry of a shared store", 1 * MB, 16, 50_000, 64 * KB, "a journal record and its signature"
 )

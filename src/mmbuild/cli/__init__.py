@@ -19,6 +19,7 @@ VERBS = {
     "ci": "Run one job of a matrix, or one of several shards",
     "lock": "Pin what recipes leave open: commits, versions, digests, target",
     "run": "Run a built engine on images and prompts",
+    "serve": "Serve a built engine over OpenAI's protocol",
     "verify": "Compare a built engine with its source model",
     "compare": "Compare builds side by side: precision, size, quality, speed",
     "why": "Explain why actions run, down to the edited line",

@@ -104,8 +104,8 @@ def open_picture(source: Any) -> Picture:
     """Open an image.
 
     Args:
-        source: A path, a ``PIL.Image.Image``, a uint8 array [height, width] or [height, width, 1, 3 or 4], or a
-            :class:`Picture`.
+        source: A path, the bytes of a file, a ``PIL.Image.Image``, a uint8 array [height, width] or [height, width,
+            1, 3 or 4], or a :class:`Picture`.
 
     Raises:
         PictureError: MM517, it is missing, damaged, has another format, or cannot be converted to 8-bit RGB.
@@ -118,6 +118,8 @@ def open_picture(source: Any) -> Picture:
     try:
         if path is not None:
             return _from_file(path)
+        if isinstance(source, bytes):
+            return _from_bytes(source, None)
         image = source if isinstance(source, Pil.Image) else _from_array(source)
         return _converted(image, None)
     except _RefusedError as error:
@@ -142,19 +144,24 @@ def _damage(error: BaseException) -> str:
 
 def _unreadable(source: Any, reason: str) -> PictureError:
     is_file = isinstance(source, (str, os.PathLike))
-    name = f"the image `{os.fspath(source)}`" if is_file else f"an image of type {type(source).__name__}"
+    kind = f"{len(source):,} bytes" if isinstance(source, bytes) else f"type {type(source).__name__}"
+    name = f"the image `{os.fspath(source)}`" if is_file else f"an image of {kind}"
     error = PictureError(f"{name} cannot be read: {reason}", code="MM517", hint=_HINT)
     error.reason = reason
     return error
 
 
 def _from_file(path: Path) -> Picture:
-    from PIL import Image as Pil
-
     try:
         data = read_file(path, PICTURE_BYTES)
     except FileRefusedError as error:
         raise _RefusedError(f"it {error.problem}") from None
+    return _from_bytes(data, path)
+
+
+def _from_bytes(data: bytes, path: Path | None) -> Picture:
+    from PIL import Image as Pil
+
     _require_header(data)
     # Silence warnings of Pillow and libtiff about irrelevant metadata.
     with quiet(native=_is_tiff(data)), Pil.open(io.BytesIO(data), formats=FORMATS) as opened:

@@ -339,9 +339,13 @@ class Engine:
             yield whole[len(message) :]
 
     def text(self, ids: Sequence[int]) -> str:
+        """Decode token ids to text without special tokens, and without white space at its ends."""
+        return self.decoded(ids).strip()
+
+    def decoded(self, ids: Sequence[int]) -> str:
         """Decode token ids to text without special tokens."""
-        decoded: str = self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return decoded.strip()
+        text: str = self.processor.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
 
     def _check_size(self, batch: int) -> None:
         if not 1 <= batch <= self.config.max_batch_size:

@@ -17,7 +17,7 @@ from mmbuild.models.errors import EngineError
 from mmbuild.models.families.llava import facts as read_facts
 from mmbuild.models.families.processor import Processor, Request
 from mmbuild.models.families.shared import dummy_tokenizer, hugging_face
-from mmbuild.models.families.shared.chat import load_chat
+from mmbuild.models.families.shared.chat import Prompt, load_chat
 from mmbuild.models.families.shared.config_reading import saved_config
 
 
@@ -34,8 +34,7 @@ def load(directory: Path) -> Processor:
     token = image_token(tokenizer, facts.image_token_id)
     chat = load_chat([directory], tokenizer, token, "mmbuild.models.families.llava", "processor")
 
-    def encode(question: str | None, pictures: Sequence[Any]) -> Request:
-        prompt = chat.prompt(question or "", len(pictures))
+    def finished(prompt: Prompt, pictures: Sequence[Any]) -> Request:
         if prompt.text.count(token) != len(pictures):
             raise EngineError(
                 f"the prompt names {prompt.text.count(token)} images, and {len(pictures)} are given",
@@ -48,7 +47,12 @@ def load(directory: Path) -> Processor:
             return Request(tuple(ids), torch.empty(0))
         return Request(tuple(ids), hugging_face.pixels_of(loaded.image_processor, pictures))
 
-    return Processor(tokenizer, encode)
+    return Processor(
+        tokenizer,
+        lambda question, pictures: finished(chat.prompt(question or "", len(pictures)), pictures),
+        lambda text, pictures: finished(Prompt(text or ""), pictures),
+        lambda turns, pictures: finished(chat.conversation(turns), pictures),
+    )
 
 
 def image_token(tokenizer: Any, token_id: int | None) -> str:

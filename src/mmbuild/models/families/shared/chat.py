@@ -8,10 +8,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mmbuild.models.errors import EngineError
 from mmbuild.models.files.chat_template import Form, Holder, content_form, saved_template
 
 IMAGE = "<image>"
 TEMPLATE = "chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation.
+
+    Attributes:
+        role: ``user``, ``assistant`` or ``system``.
+        parts: Texts, and None for each picture, in their order.
+    """
+
+    role: str
+    parts: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +48,35 @@ class Chat:
         """Prompt for ``question`` with ``images`` images; a question with image tokens is a complete prompt."""
         if self.image_token in question:
             return Prompt(question)
-        text: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": self._content(question, images)}],
-            chat_template=self.template,
-            add_generation_prompt=True,
-            tokenize=False,
-        )
+        return self.conversation([Turn("user", (*[None] * images, question))])
+
+    def conversation(self, turns: Sequence[Turn]) -> Prompt:
+        """Prompt for the answer to a conversation.
+
+        Raises:
+            EngineError: MM518, the model's template refuses these turns.
+        """
+        from jinja2 import TemplateError
+
+        messages = [{"role": turn.role, "content": self._content(turn.parts)} for turn in turns]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, chat_template=self.template, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise EngineError(
+                f"the model's chat template refuses the conversation: {error}",
+                code="MM518",
+                hint="use the roles that the model knows: usually user and assistant in turn",
+            ) from error
         # As in transformers' processors: no special tokens are added if the template already writes them.
         start = self.tokenizer.bos_token
         return Prompt(text, add_special_tokens=not (start and text.startswith(start)))
 
-    def _content(self, question: str, images: int) -> str | list[dict[str, str]]:
+    def _content(self, parts: Sequence[str | None]) -> str | list[dict[str, str]]:
         if self.form == "text":
-            return f"{self.image_token}\n" * images + question
-        return [{"type": "image"}] * images + [{"type": "text", "text": question}]
+            return "".join(f"{self.image_token}\n" if part is None else part for part in parts)
+        return [{"type": "image"} if part is None else {"type": "text", "text": part} for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

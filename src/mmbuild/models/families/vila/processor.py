@@ -39,15 +39,19 @@ def load(directory: Path) -> Processor:
     places = [directory / "llm", directory] if inner else [directory]
     chat = load_chat(places, tokenizer, IMAGE, "mmbuild.models.families.vila", "tokenizer")
 
-    def encode(question: str | None, pictures: Sequence[Any]) -> Request:
-        prompt = chat.prompt(question or "", len(pictures))
+    def finished(prompt: Prompt, pictures: Sequence[Any]) -> Request:
         ids = _insert_images(tokenizer, prompt, (IMAGE_TOKEN_ID,) * features, len(pictures))
         if not pictures:
             return Request(ids, torch.empty(0))
         made = [shaped(picture, images, read.aspect) for picture in pictures]
         return Request(ids, hugging_face.pixels_of(images, made))
 
-    return Processor(tokenizer, encode)
+    return Processor(
+        tokenizer,
+        lambda question, pictures: finished(chat.prompt(question or "", len(pictures)), pictures),
+        lambda text, pictures: finished(Prompt(text or ""), pictures),
+        lambda turns, pictures: finished(chat.conversation(turns), pictures),
+    )
 
 
 def _insert_images(

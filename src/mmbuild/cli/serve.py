@@ -1,0 +1,124 @@
+"""``mmbuild serve``: answer questions over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmbuild.cli import options
+
+
+@click.command("serve")
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 chooses one."
+)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path), help="File with the key that clients must send."
+)
+@click.option("--model-name", help="Name of the model in the protocol (default: the name of BUILD).")
+@click.option(
+    "--queue",
+    type=click.IntRange(0, 100_000),
+    default=64,
+    show_default=True,
+    help="Requests that may wait for a slot; others get status 429.",
+)
+@click.option(
+    "--allow-image-host",
+    "hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Host from which pictures may be fetched; repeat for several. Default: none.",
+)
+@click.option(
+    "--max-stall",
+    type=click.FloatRange(0.001, 60),
+    default=0.2,
+    show_default=True,
+    help="Seconds that reading a new prompt may hold up the answers under way, approximately.",
+)
+@click.option(
+    "--drain-seconds",
+    type=click.FloatRange(0, 3600),
+    default=30,
+    show_default=True,
+    help="Time for answers under way after SIGTERM.",
+)
+@click.option(
+    "--answer-seconds",
+    type=click.FloatRange(0.1),
+    default=600,
+    show_default=True,
+    help="Time limit of an answer.",
+)
+@click.option(
+    "--trace", type=click.Path(path_type=Path), help="File to append one line of JSON to for each step."
+)
+@options.check_option
+def command(
+    build: Path,
+    host: str,
+    port: int,
+    api_key_file: Path | None,
+    model_name: str | None,
+    queue: int,
+    hosts: tuple[str, ...],
+    max_stall: float,
+    drain_seconds: float,
+    answer_seconds: float,
+    trace: Path | None,
+    check: bool,
+) -> None:
+    """Serve a built engine over OpenAI's protocol.
+
+    BUILD is the directory that `mmbuild apply` prints. Requests share the engine's steps: as many as max_batch_size
+    in its recipe are answered at once, the others wait. Answers are greedy unless a request has a temperature.
+
+    Without --api-key-file only this host can connect. Pictures are sent as data: URLs. docs/serving.md lists what is
+    supported.
+
+    \b
+    Example:
+      mmbuild serve build/llava-shapes
+      curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+        -d '{"messages": [{"role": "user", "content": "how many shapes ?"}]}'
+    """
+    from mmbuild.base.errors import UsageError
+    from mmbuild.base.optional_packages import require
+
+    description = options.checked_engine(build, check=check)
+    if description.backend != "torch":
+        raise UsageError(
+            f"`{build}` has backend {description.backend}, which has a server of its own",
+            code="MM873",
+            hint=f"run `trtllm-serve serve {build}` in the environment of that TensorRT-LLM, if its version has it",
+        )
+    require("starlette", "uvicorn", "prometheus_client", needed_by="serving an engine", extra="serve")
+    from mmbuild.serving import server
+    from mmbuild.serving.app import Limits
+    from mmbuild.serving.pictures import PicturePolicy
+
+    key = server.read_key(api_key_file) if api_key_file else None
+    server.require_key(host, key)
+    chosen = server.Options(
+        host=host,
+        port=port,
+        api_key=key,
+        model=model_name or build.resolve().name,
+        queue=queue,
+        longest_wait=max_stall,
+        drain_seconds=drain_seconds,
+        policy=PicturePolicy(frozenset(hosts)),
+        limits=Limits(answer_seconds=answer_seconds),
+        trace=trace,
+    )
+
+    def load() -> object:
+        from mmbuild.backends.torch import Engine
+
+        return Engine.load(build, check=False)  # it has just been checked
+
+    server.serve(load, chosen, server.status)

@@ -1,0 +1,1 @@
+"""An engine as a service: requests share its steps."""

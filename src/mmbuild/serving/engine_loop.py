@@ -1,0 +1,313 @@
+"""Runs an engine for many requests at once, in a thread of its own.
+
+Each turn reads some tokens of prompts and decodes a token of all answers that are under way
+(:mod:`mmbuild.serving.scheduler`). Everything that touches the engine happens in this thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbuild.base.errors import MmbuildError
+from mmbuild.models.errors import EngineError
+from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece
+from mmbuild.serving.scheduler import Reading, Scheduler
+from mmbuild.serving.sequence import AnswerState
+
+_SMALLEST_PIECE = 16
+_RECENT = 64
+
+
+@dataclass(slots=True)
+class _Answering:
+    """A job on its way.
+
+    Attributes:
+        job: The job.
+        arrived: When it was submitted.
+        started: When it got a slot.
+        prompt: Ids for the session; known once the pictures have been seen.
+        table: The session's prompt table, or features.
+        sequence: The answer; exists once the prompt is known.
+        token: The last token, to be decoded next.
+    """
+
+    job: Job
+    arrived: float
+    started: float = 0.0
+    prompt: list[int] | None = None
+    table: Tensor | None = None
+    sequence: AnswerState | None = None
+    token: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a turn did, for a trace.
+
+    Attributes:
+        began: Its start, in seconds of the loop's clock.
+        seconds: How long it took.
+        read: Tokens of prompts that were read.
+        decoded: Requests that got a token.
+        waiting: Requests without a slot, afterwards.
+    """
+
+    began: float
+    seconds: float
+    read: int
+    decoded: int
+    waiting: int
+
+
+class EngineLoop:
+    """Answers jobs with one engine.
+
+    Args:
+        engine: The engine. Nobody else may use it.
+        queue: How many jobs may wait for a slot.
+        longest_wait: Seconds that reading a prompt may hold up the other answers in a turn, approximately.
+        clock: Seconds.
+        trace: Gets every turn.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        *,
+        queue: int = 64,
+        longest_wait: float = 0.2,
+        clock: Callable[[], float] = time.monotonic,
+        trace: Callable[[Step], None] = lambda _: None,
+    ) -> None:
+        self._engine, self._clock, self._trace = engine, clock, trace
+        self._longest_wait = longest_wait
+        self._scheduler = Scheduler(engine.config.max_batch_size, queue)
+        self._jobs: dict[int, _Answering] = {}
+        self._keys = itertools.count()
+        # Guards everything above; the engine is used outside of it.
+        self._changed = threading.Condition()
+        self._closing = False
+        self._reading_rate = 0.0  # tokens a second
+        self._services: deque[float] = deque(maxlen=_RECENT)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def counts(self) -> tuple[int, int]:
+        """Requests in slots, and waiting ones."""
+        with self._changed:
+            return self._scheduler.running, self._scheduler.waiting
+
+    def expected_wait(self) -> float:
+        """Seconds until a request that came now would get a slot, from recent answers."""
+        with self._changed:
+            mean = sum(self._services) / len(self._services) if self._services else 1.0
+            return mean * (1 + self._scheduler.waiting) / self._scheduler.slots
+
+    def submit(self, job: Job) -> int:
+        """Queue a job; returns its key.
+
+        Raises:
+            QueueFullError: MM870, too many are waiting.
+            EngineError: MM871, the engine takes no more jobs; MM512, the prompt is longer than max_input_len; MM515,
+                too many tokens are requested.
+        """
+        self._check(job)
+        with self._changed:
+            if self._closing:
+                raise EngineError("the server is shutting down", code="MM871", hint="ask another server")
+            key = next(self._keys)
+            self._scheduler.add(key, max(1, len(job.request.ids)))
+            self._jobs[key] = _Answering(job, self._clock())
+            self._changed.notify()
+            return key
+
+    def cancel(self, key: int) -> None:
+        """Give a job up; its slot is free after the current turn. Finished ones are ignored."""
+        with self._changed:
+            if self._jobs.pop(key, None) is not None:
+                self._scheduler.remove(key)
+                self._changed.notify()
+
+    def close(self, patience: float) -> None:
+        """Take no more jobs, finish those that are there, and end the thread; after ``patience`` seconds give the
+        rest up."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            with self._changed:
+                left = list(self._jobs)
+            for key in left:
+                self._fail(
+                    key, EngineError("the server is shutting down", code="MM871", hint="ask another server")
+                )
+            self._thread.join(patience)
+
+    def _check(self, job: Job) -> None:
+        config, count = self._engine.config, len(job.request.ids)
+        if count > config.max_input_len:
+            raise EngineError(
+                f"the prompt has {count} tokens with its visual features, but the engine supports 1 to "
+                f"{config.max_input_len}",
+                code="MM512",
+                hint="shorten the prompt, or raise max_input_len in the recipe",
+            )
+        if not 1 <= job.stopping.max_new_tokens <= config.max_output_len:
+            raise EngineError(
+                f"{job.stopping.max_new_tokens} new tokens are requested, but the engine supports 1 to "
+                f"{config.max_output_len}",
+                code="MM515",
+                hint="request fewer tokens, or raise max_output_len in the recipe",
+            )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                turn = self._scheduler.turn(self._readable())
+                while turn is None:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                    turn = self._scheduler.turn(self._readable())
+            began = self._clock()
+            for reading in turn.reading:
+                self._guarded([reading.key], self._read, reading)
+            decoding = [(key, slot) for key, slot in turn.decoding if key in self._jobs]
+            if decoding:
+                self._guarded([key for key, _ in decoding], self._decode, decoding)
+            read = sum(reading.count for reading in turn.reading)
+            seconds = self._clock() - began
+            self._trace(Step(began, seconds, read, len(decoding), self.counts()[1]))
+
+    def _guarded(self, keys: list[int], work: Callable[[Any], None], what: Any) -> None:
+        """Do a part of a turn; if it fails, so do the jobs that it was for."""
+        try:
+            with torch.inference_mode():
+                work(what)
+        except MmbuildError as error:
+            for key in keys:
+                self._fail(key, error)
+        except Exception as error:  # a bug or a lost device must not stop the other requests silently
+            wrapped = EngineError(
+                f"the engine failed: {type(error).__name__}: {error}",
+                code="MM872",
+                hint="see the server's log; if it happens again, restart the server",
+            )
+            wrapped.__cause__ = error
+            for key in keys:
+                self._fail(key, wrapped)
+
+    def _readable(self) -> int | None:
+        """Tokens of prompts that are read in about the longest wait; None for models that read whole prompts."""
+        if self._engine.config.llm.cross_attention:
+            return None
+        return max(_SMALLEST_PIECE, int(self._reading_rate * self._longest_wait))
+
+    def _read(self, reading: Reading) -> None:
+        """Read a piece of a prompt; after the last one choose the first token."""
+        job = self._jobs.get(reading.key)
+        if job is None:
+            return
+        session = self._engine.session
+        began = self._clock()
+        if job.sequence is None:
+            job.started = began
+            (job.prompt,), job.table = self._engine.inputs([job.job.request])
+            job.sequence = AnswerState(job.job, job.prompt, session.device, self._engine.decoded)
+        assert job.prompt is not None
+        assert job.table is not None
+        start = session.extend if reading.first else session.prefill
+        logits = start([job.prompt[reading.first : reading.first + reading.count]], job.table, [reading.slot])
+        if reading.last:
+            job.table = None
+            self._choose([reading.key], logits)
+        elif session.device == "cuda":
+            torch.cuda.synchronize()
+        self._note_rate(reading.count, self._clock() - began)
+        with self._changed:
+            self._scheduler.read(reading)
+
+    def _note_rate(self, count: int, seconds: float) -> None:
+        rate = count / max(seconds, 1e-6)
+        self._reading_rate = rate if not self._reading_rate else 0.7 * self._reading_rate + 0.3 * rate
+
+    def _decode(self, decoding: list[tuple[int, int]]) -> None:
+        session = self._engine.session
+        # Jobs may be cancelled meanwhile; their rows are decoded all the same.
+        jobs = [(key, slot, job) for key, slot in decoding if (job := self._jobs.get(key)) is not None]
+        tokens = torch.tensor([job.token for _, _, job in jobs], device=session.device)
+        if not jobs:
+            return
+        logits = session.decode(tokens, [slot for _, slot, _ in jobs])
+        self._choose([key for key, _, _ in jobs], logits)
+
+    def _choose(self, keys: list[int], logits: Tensor) -> None:
+        """Choose the next tokens from logits float32 [n, vocab], one row for each key, and report them."""
+        rows: list[tuple[int, _Answering, Tensor]] = []
+        for key, own in zip(keys, logits.split(1), strict=True):
+            job = self._jobs.get(key)
+            if job is None or job.sequence is None:
+                continue
+            try:
+                rows.append((key, job, job.sequence.shaped(own)))
+            except MmbuildError as error:
+                self._fail(key, error)
+        if not rows:
+            return
+        drawn = torch.cat([shaped for _, _, shaped in rows]).argmax(-1)
+        for place, (_, job, shaped) in enumerate(rows):
+            if job.sequence is not None and not job.sequence.is_greedy:
+                drawn[place : place + 1] = job.sequence.draw(shaped)
+        for (key, job, shaped), token in zip(rows, drawn.tolist(), strict=True):
+            self._take(key, job, token, shaped)
+
+    def _take(self, key: int, job: _Answering, token: int, logits: Tensor) -> None:
+        assert job.sequence is not None
+        job.token = token
+        piece, reason = job.sequence.take(token, logits)
+        if piece is not None:
+            job.job.report(piece)
+        if reason is not None:
+            self._finish(key, job, reason)
+
+    def _finish(self, key: int, job: _Answering, reason: Finish) -> None:
+        assert job.sequence is not None
+        rest, text = job.sequence.finish()
+        now = self._clock()
+        if self._forget(key):
+            self._services.append(now - job.started)
+            if rest:
+                job.job.report(Piece(rest, ()))
+            done = Done(reason, text, tuple(job.sequence.ids), job.started - job.arrived, now - job.started)
+            job.job.report(done)
+
+    def _fail(self, key: int, error: MmbuildError) -> None:
+        job = self._jobs.get(key)
+        if job is not None and self._forget(key):
+            job.job.report(Failed(error))
+
+    def _forget(self, key: int) -> bool:
+        """Remove a job; False if it is gone already."""
+        with self._changed:
+            known = self._jobs.pop(key, None) is not None
+            self._scheduler.remove(key)
+            return known

@@ -1,0 +1,91 @@
+"""The state of one answer while it is generated: its rules, draws, text and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmbuild.backends.torch.generate import require_numbers, suppress, trim_repetition
+from mmbuild.backends.torch.logits_processors import rules_of
+from mmbuild.backends.torch.sampling import Sampler
+from mmbuild.serving.jobs import Finish, Job, Piece, TokenLogprob
+from mmbuild.serving.texts import Decode, TextStream
+
+
+class AnswerState:
+    """One answer. Its tokens do not depend on what else the engine answers at the same time."""
+
+    def __init__(self, job: Job, prompt: Sequence[int], device: str, decode: Decode) -> None:
+        """``prompt``: as for :meth:`Session.prefill`; ``decode``: ids to text."""
+        stopping = job.stopping
+        self.job = job
+        self.ids: list[int] = []
+        self._device, self._decode = device, decode
+        self._rules = rules_of(
+            stopping.rules, [prompt], stopping.eos_token_ids, stopping.max_new_tokens, device
+        )
+        self._never = torch.tensor(stopping.suppressed_token_ids, dtype=torch.int64, device=device)
+        self._sampler = Sampler(job.sampling, 1, device) if job.sampling.temperature > 0 else None
+        self._watch = stopping.repetition.watch() if stopping.repetition else None
+        self._largest: list[float] = []
+        self._text = TextStream(decode, job.stop)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self._sampler is None
+
+    def shaped(self, logits: Tensor) -> Tensor:
+        """Apply the model's settings to logits float32 [1, vocab]."""
+        if not self.ids:
+            require_numbers(logits, self.job.stopping)
+        for rules in self._rules:
+            logits = rules.shaped([self.ids], logits)
+        return suppress(logits, self._never)
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """Draw the next token from shaped logits float32 [1, vocab]: int64 [1]."""
+        assert self._sampler is not None
+        return self._sampler(logits)
+
+    def take(self, token: int, logits: Tensor) -> tuple[Piece | None, Finish | None]:
+        """Add a token that was chosen from shaped ``logits`` float32 [1, vocab].
+
+        Returns:
+            What is new, and why the answer has ended, if it has.
+        """
+        job = self.job
+        best = float(logits.amax()) if self._watch is not None else 0.0
+        if self._watch is not None:
+            self._largest.append(best)
+        if token in job.stopping.eos_token_ids:
+            return None, "stop"
+        self.ids.append(token)
+        text = self._text.add(token) if self._watch is None else ""
+        piece = Piece(text, (token,), self._logprobs(token, logits))
+        looping = self._watch is not None and self._watch(best)
+        ended = any(rules.stopped([self.ids])[0] for rules in self._rules)
+        if self._text.stopped or looping or ended:
+            return piece, "stop"
+        return piece, "length" if len(self.ids) >= job.stopping.max_new_tokens else None
+
+    def finish(self) -> tuple[str, str]:
+        """The rest of the text, and all of it."""
+        repetition = self.job.stopping.repetition
+        if repetition is not None:
+            # What repeats is cut, so nothing could be reported before.
+            (self.ids,) = trim_repetition([self.ids], [self._largest], repetition)
+            text = self._decode(self.ids).strip()
+            return text, text
+        return self._text.finish(), self._text.text
+
+    def _logprobs(self, token: int, logits: Tensor) -> tuple[TokenLogprob, ...]:
+        count = self.job.logprobs
+        if count is None:
+            return ()
+        values = logits[0].log_softmax(-1)
+        top = values.topk(count) if count else None
+        pairs = [] if top is None else zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return (TokenLogprob(token, float(values[token]), tuple(pairs)),)

@@ -1,0 +1,216 @@
+"""Runs the endpoints until the process is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from mmbuild.base.errors import MmbuildError, UsageError
+from mmbuild.serving.app import Limits, Server
+from mmbuild.serving.engine_loop import EngineLoop, Step
+from mmbuild.serving.pictures import PicturePolicy
+from mmbuild.serving.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to serve.
+
+    Attributes:
+        host: Address to listen at.
+        port: Port; 0: a free one.
+        api_key: Key that clients must send; None: any.
+        model: The model's name in the protocol.
+        queue: Requests that may wait.
+        longest_wait: Seconds that reading a prompt may hold up other answers in a step.
+        drain_seconds: Time for answers under way after SIGTERM.
+        policy: Which pictures are taken.
+        limits: What a client may take.
+        trace: File for one line of JSON for each step; None: no trace.
+    """
+
+    host: str
+    port: int
+    api_key: str | None
+    model: str
+    queue: int = 64
+    longest_wait: float = 0.2
+    drain_seconds: float = 30.0
+    policy: PicturePolicy = field(default_factory=PicturePolicy)
+    limits: Limits = field(default_factory=Limits)
+    trace: Path | None = None
+
+
+def require_key(host: str, api_key: str | None) -> None:
+    """Without a key, listen only where nobody else can connect.
+
+    Raises:
+        UsageError: MM879.
+    """
+    if api_key is None and not _is_loopback(host):
+        raise UsageError(
+            f"listening at `{host}` without a key would answer anybody who can connect",
+            code="MM879",
+            hint="give a file with a key: --api-key-file FILE",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def serve(load: Callable[[], Any], options: Options, say: Callable[[str], None]) -> None:
+    """Listen at once, load the engine, and answer until SIGTERM or SIGINT.
+
+    Args:
+        load: Loads the engine.
+        options: How to serve.
+        say: Prints a line for people.
+
+    Raises:
+        MmbuildError: The engine cannot be loaded, or the address cannot be used (MM873).
+    """
+    require_key(options.host, options.api_key)
+    server = Server(options.api_key, options.limits, _logger(say))
+    with ExitStack() as stack:
+        trace = stack.enter_context(options.trace.open("a", encoding="utf-8")) if options.trace else None
+        runner = _Runner(server, load, options, say, trace)
+        asyncio.run(runner.run())
+    if runner.failure is not None:
+        raise runner.failure
+
+
+def _logger(say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: say(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}")
+
+
+class _Runner:
+    """The server and the engine's loading, side by side."""
+
+    def __init__(
+        self,
+        server: Server,
+        load: Callable[[], Any],
+        options: Options,
+        say: Callable[[str], None],
+        trace: IO[str] | None,
+    ) -> None:
+        self._server, self._load, self._options, self._say, self._trace = server, load, options, say, trace
+        self.failure: BaseException | None = None
+
+    async def run(self) -> None:
+        """Until the process is asked to stop."""
+        import uvicorn
+
+        from mmbuild.serving.http import HttpServer, TimedProtocol
+
+        options = self._options
+        config = uvicorn.Config(
+            self._server.app(),
+            host=options.host,
+            port=options.port,
+            http=TimedProtocol,
+            ws="none",
+            lifespan="off",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
+            h11_max_incomplete_event_size=64_000,
+        )
+        http = HttpServer(config)
+        loading = threading.Thread(target=self._prepare, args=(http,), name="load", daemon=True)
+        bound = listener(config)
+        host, port = bound.getsockname()[:2]
+        self._say(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}")
+        loading.start()
+        try:
+            await http.serve(sockets=[bound])
+        finally:
+            bound.close()
+            if self._server.service is not None:
+                await asyncio.to_thread(self._server.service.loop.close, options.drain_seconds)
+
+    def _prepare(self, http: Any) -> None:
+        """Load the engine, then take requests. Failure stops the server."""
+        try:
+            began = time.monotonic()
+            engine = self._load()
+            options = self._options
+            loop = EngineLoop(
+                engine, queue=options.queue, longest_wait=options.longest_wait, trace=self._write_trace
+            )
+            loop.start()
+            self._server.service = Service(engine, loop, options.model, options.policy)
+            self._say(f"ready: `{options.model}`, loaded in {time.monotonic() - began:.1f} s")
+        except MmbuildError as error:
+            self.failure = error
+            http.should_exit = True
+        except BaseException as error:
+            self.failure = error
+            http.should_exit = True
+
+    def _write_trace(self, step: Step) -> None:
+        if self._trace is not None:
+            print(json.dumps(asdict(step)), file=self._trace, flush=True)
+
+
+def listener(config: Any) -> socket.socket:
+    """A listening socket for the address of uvicorn's ``config``.
+
+    Raises:
+        UsageError: MM873, the address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    # With its protocol, or asyncio would not send small pieces at once (TCP_NODELAY).
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((config.host, config.port))
+        made.listen(config.backlog)
+    except OSError as error:
+        made.close()
+        raise UsageError(
+            f"cannot listen at {config.host}, port {config.port}: {error.strerror or error}",
+            code="MM873",
+            hint="choose another --port, or an address of this host",
+        ) from error
+    return made
+
+
+def read_key(path: Path) -> str:
+    """The key in a file: its text without white space at the ends.
+
+    Raises:
+        UsageError: MM879, the file cannot be read or has no key.
+    """
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"cannot read the key `{path}`: {error}", code="MM879", hint="check the path"
+        ) from None
+    if not key or not key.isascii() or not key.isprintable():
+        raise UsageError(
+            f"`{path}` holds no key", code="MM879", hint="write one line of printable ASCII characters to it"
+        )
+    return key
+
+
+def status(line: str) -> None:
+    """Print a line to stderr at once."""
+    print(line, file=sys.stderr, flush=True)

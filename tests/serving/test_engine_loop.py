@@ -1,0 +1,167 @@
+"""Many requests share the steps of one engine, and none changes the answer of another."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmbuild.models.errors import EngineError
+from mmbuild.serving.engine_loop import EngineLoop
+from mmbuild.serving.jobs import Done, Failed
+from support.serving.fakes import END, Asked, FakeEngine
+
+
+@pytest.fixture
+def engine():
+    return FakeEngine()
+
+
+@pytest.fixture
+def steps():
+    return []
+
+
+@pytest.fixture
+def loop(engine, steps):
+    made = EngineLoop(engine, queue=10, trace=steps.append)
+    made.start()
+    yield made
+    engine.session.gate.set()
+    made.close(20)
+    assert not made.is_alive
+
+
+def held(engine, loop, *asked: Asked) -> list[int]:
+    """Submit jobs while the engine stands still, so that they meet in its next turns."""
+    engine.session.gate.clear()
+    keys = [loop.submit(one.job) for one in asked]
+    engine.session.gate.set()
+    return keys
+
+
+def test_an_answer_with_its_pieces_and_times(loop) -> None:
+    asked = Asked(3, 4, tokens=4)
+    loop.submit(asked.job)
+    done = asked.end()
+    assert isinstance(done, Done)
+    assert (done.reason, done.tokens, done.text, asked.text) == ("length", (5, 6, 7, 8), "5 6 7 8", "5 6 7 8")
+    assert done.queued >= 0
+    assert done.seconds > 0
+
+
+def test_an_end_token_ends_an_answer_and_is_not_part_of_it(loop) -> None:
+    asked = Asked(END - 3, tokens=10)
+    loop.submit(asked.job)
+    assert (asked.end().reason, asked.end().tokens) == ("stop", (END - 2, END - 1))
+
+
+def test_a_stop_string_ends_an_answer(loop) -> None:
+    asked = Asked(3, tokens=10, stop=("6 7",))
+    loop.submit(asked.job)
+    assert (asked.end().reason, asked.end().text, asked.text) == ("stop", "4 5", "4 5")
+
+
+def test_more_requests_than_slots_share_steps_and_get_their_own_answers(engine, loop, steps) -> None:
+    asked = [Asked(place, tokens=3 + place % 4) for place in range(1, 9)]
+    held(engine, loop, *asked)
+    for place, one in enumerate(asked, start=1):
+        assert one.end().tokens == tuple(range(place + 1, place + 4 + place % 4))
+    assert max(step.decoded for step in steps) == 3
+    assert any(step.read and step.decoded for step in steps), "somebody joined while others were decoded"
+
+
+def test_a_long_prompt_is_read_in_pieces_beside_other_answers(engine, loop) -> None:
+    loop._reading_rate = 50.0  # tokens a second: 10 in the longest wait, but never fewer than 16
+    first, second = Asked(1, tokens=30), Asked(*range(2, 50), tokens=2)
+    held(engine, loop, first, second)
+    loop._reading_rate = 50.0
+    assert second.end().tokens == (50, 51)
+    assert first.end().tokens == tuple(range(2, 32))
+
+
+def test_drawn_tokens_do_not_depend_on_the_others(engine, loop) -> None:
+    def ask(*ids):
+        return Asked(*ids, tokens=20, temperature=30.0, seed=5)
+
+    alone = ask(7)
+    loop.submit(alone.job)
+    alone.end()
+    together = [ask(7), Asked(1, tokens=20), ask(7), Asked(2, temperature=9.0, seed=1)]
+    held(engine, loop, *together)
+    assert together[0].end().tokens == together[2].end().tokens == alone.end().tokens
+    assert together[1].end().tokens == tuple(range(2, 22))
+
+
+def test_log_probabilities_of_the_most_likely_tokens(loop) -> None:
+    asked = Asked(3, tokens=1, logprobs=2)
+    loop.submit(asked.job)
+    asked.end()
+    [value] = asked.events[0].logprobs
+    assert value.token == 4
+    assert value.top[0] == (4, value.logprob)
+    assert len(value.top) == 2
+    assert -0.001 < value.logprob <= 0
+
+
+def test_a_cancelled_request_frees_its_slot(engine, loop) -> None:
+    endless = [Asked(1, tokens=40) for _ in range(3)]
+    waiting = Asked(5, tokens=1)
+    keys = held(engine, loop, *endless, waiting)
+    loop.cancel(keys[0])
+    assert waiting.end().tokens == (6,)
+    for one in endless[1:]:
+        one.end()
+    assert not endless[0].ended.is_set()
+    assert loop.counts() == (0, 0)
+
+
+def test_a_failing_step_fails_its_requests_and_no_others(engine, loop) -> None:
+    engine.session.fail = RuntimeError("device lost")
+    asked = Asked(1)
+    loop.submit(asked.job)
+    failed = asked.end()
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "MM872"
+    assert "device lost" in failed.error.message
+    after = Asked(1, tokens=1)
+    loop.submit(after.job)
+    assert after.end().tokens == (2,)
+
+
+def test_logits_that_are_not_numbers_fail_one_request(engine, loop, monkeypatch) -> None:
+    prefill = engine.session.prefill
+    monkeypatch.setattr(
+        engine.session,
+        "prefill",
+        lambda prompts, table, rows: (
+            prefill(prompts, table, rows) * (float("nan") if prompts[0][0] == 9 else 1)
+        ),
+    )
+    bad, good = Asked(9), Asked(1, tokens=2)
+    held(engine, loop, bad, good)
+    assert bad.end().error.code == "MM523"
+    assert good.end().tokens == (2, 3)
+
+
+@pytest.mark.parametrize(("asked", "code"), [(Asked(*[1] * 51), "MM512"), (Asked(1, tokens=41), "MM515")])
+def test_what_the_engine_cannot_do_is_refused_at_once(loop, asked, code) -> None:
+    with pytest.raises(EngineError) as refused:
+        loop.submit(asked.job)
+    assert refused.value.code == code
+
+
+def test_closing_finishes_what_is_there_and_takes_nothing_more(engine, loop) -> None:
+    asked = [Asked(place, tokens=3) for place in range(6)]
+    held(engine, loop, *asked)
+    loop.close(20)
+    assert [one.end().tokens[0] for one in asked] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(EngineError) as refused:
+        loop.submit(Asked(1).job)
+    assert refused.value.code == "MM871"
+
+
+def test_closing_gives_up_what_takes_too_long(engine, loop) -> None:
+    engine.session.gate.clear()
+    asked = Asked(1)
+    loop.submit(asked.job)
+    loop.close(0.05)
+    assert asked.end().error.code == "MM871"

@@ -1,0 +1,61 @@
+"""Pieces of text add up to the answer, whatever tokens and stop strings are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbuild.serving.texts import TextStream
+
+
+def of_characters(ids) -> str:
+    return "".join(map(chr, ids))
+
+
+def of_bytes(ids) -> str:
+    return bytes(ids).decode("utf-8", "replace")
+
+
+def pieces_of(tokens, decode, stop=()) -> tuple[list[str], TextStream]:
+    stream, pieces = TextStream(decode, stop), []
+    for token in tokens:
+        pieces.append(stream.add(token))
+        if stream.stopped:
+            break
+    return [*pieces, stream.finish()], stream
+
+
+def cut(text: str, stops: list[str]) -> str:
+    """``text`` up to the stop string that is complete first."""
+    for end in range(len(text) + 1):
+        places = [text[:end].find(stop) for stop in stops if stop in text[:end]]
+        if places:
+            return text[: min(places)]
+    return text
+
+
+@given(st.text("ab \n", max_size=14), st.lists(st.text("ab ", min_size=1, max_size=3), max_size=2))
+def test_pieces_are_the_text_up_to_the_first_stop_string(text, stops) -> None:
+    pieces, stream = pieces_of(map(ord, text), of_characters, stops)
+    assert "".join(pieces) == cut(text, stops).strip() == stream.text
+    assert stream.stopped == (cut(text, stops) != text)
+
+
+@given(st.text(max_size=10))
+def test_characters_of_several_tokens_come_whole(text) -> None:
+    pieces, _ = pieces_of(text.encode("utf-8", "ignore"), of_bytes)
+    wanted = text.encode("utf-8", "ignore").decode()
+    assert "".join(pieces) == wanted.strip()
+    if "\N{REPLACEMENT CHARACTER}" not in wanted:
+        assert all("\N{REPLACEMENT CHARACTER}" not in piece for piece in pieces)
+
+
+def test_what_is_not_complete_at_the_end_is_shown_as_it_is() -> None:
+    pieces, _ = pieces_of("ü".encode()[:1], of_bytes)
+    assert pieces == ["", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_what_may_become_a_stop_string_is_held_back() -> None:
+    stream = TextStream(of_characters, ["END"])
+    assert [stream.add(ord(char)) for char in "aEbEND"] == ["a", "", "Eb", "", "", ""]
+    assert (stream.text, stream.stopped) == ("aEb", True)
