@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
@@ -13,37 +12,10 @@ from mmbuild.evaluation.bounds import bounds
 from mmbuild.evaluation.html import page
 from mmbuild.steps.verify import report_of
 from support import reports
+from support.html_page import Page
 from support.reports import question
 
-VOID = {"meta", "img", "circle", "rect", "line", "path", "polyline"}
 HOSTILE = "<script>alert('x')</script>\"'&<img src=http://evil.example/a onerror=alert(1)>\x00]]>"
-
-
-class Page(HTMLParser):
-    """Parses elements, attributes and text as a browser would; elements must be closed in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.seen, self.attributes, self.text = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
-        self.attributes += attrs
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.seen.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def shown(measures, weights="model", small=None, **stated):

@@ -112,6 +112,14 @@ CHECKPOINT_CONFIG = Limit(
     "a checkpoint's config", 16 * MB, 32, 1_000_000, 1 * MB, "a line for each linear layer"
 )
 MEASUREMENTS = Limit("measurements", 64 * MB, 16, 4_000_000, 1 * MB, "answers to a few thousand questions")
+SERVER_EVENT = Limit(
+    "an event or a short answer of a server",
+    1 * MB,
+    16,
+    50_000,
+    1 * MB,
+    "a chunk of a streamed answer takes a few hundred bytes; a list of models a few kilobytes",
+)
 SAVED_PLAN = Limit(
     "a saved plan", 64 * MB, 64, 4_000_000, 1 * MB, "5 kB per action; 1,000 variants with ten actions"
 )

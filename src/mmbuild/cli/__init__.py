@@ -21,6 +21,7 @@ VERBS = {
     "run": "Run a built engine on images and prompts",
     "serve": "Serve a built engine over OpenAI's protocol",
     "verify": "Compare a built engine with its source model",
+    "bench": "Measure latency and throughput of an engine or of a server",
     "compare": "Compare builds side by side: precision, size, quality, speed",
     "why": "Explain why actions run, down to the edited line",
     "diff": "Show the differences between two builds",

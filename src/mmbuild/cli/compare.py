@@ -14,11 +14,11 @@ from mmbuild.cli import options
 
 
 @click.command("compare")
-@click.argument("builds", nargs=-1, required=True, metavar="BUILD...", type=click.Path(path_type=Path))
+@click.argument("builds", nargs=-1, required=True, metavar="BUILD|FILE...", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.check_option
 def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
-    """Compare precision, size, build cost, quality and speed of builds side by side.
+    """Compare precision, size, build cost, quality and speed of builds side by side, and results of bench.
 
     Reads only the build directories; nothing is loaded or measured. Quality comes from the last `mmbuild verify`
     of a build, otherwise from its apply. Speed is shown if a profile was saved:
@@ -26,20 +26,56 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     \b
       mmbuild run BUILD --image a.png --prompt "..." --json > BUILD/profile.json
 
+    FILEs are results that `mmbuild bench -o FILE` wrote. Their runs form a second table, equal loads together.
+
     \b
     Example:
       mmbuild compare build/llava-shapes build/llava-shapes-int4
+      mmbuild compare int4.json vllm.json
     """
+    files = [path for path in builds if path.is_file()]
+    comparison = _comparison([path for path in builds if path not in files], files, check)
+    if as_json:
+        click.echo(json.dumps(comparison, indent=2, ensure_ascii=False))
+        return
+    if comparison["builds"]:
+        click.echo(render(comparison))
+    if files:
+        _print_results(comparison["results"], after=bool(comparison["builds"]))
+    if comparison["notes"]:
+        click.echo("\n".join(["", *(f"note: {note}" for note in comparison["notes"])]))
+
+
+def _comparison(builds: Sequence[Path], files: Sequence[Path], check: bool) -> dict[str, Any]:
+    """Builds, and with files also ``results``, each as its own comparison returns them; notes of both."""
     from mmbuild.inspect.compare_builds import compare
 
     for build in builds:
         options.checked_engine(build, check=check, runs=False)
-    comparison = compare(builds)
-    click.echo(json.dumps(comparison, indent=2, ensure_ascii=False) if as_json else render(comparison))
+    found: dict[str, Any] = compare(builds) if builds else {"version": 1, "builds": [], "notes": []}
+    if files:
+        from mmbuild.serving.bench.comparison import compare_results
+
+        measured = compare_results(files)
+        found = {**found, "results": measured["results"], "notes": [*found["notes"], *measured["notes"]]}
+    return found
+
+
+def _print_results(results: Sequence[Mapping[str, Any]], *, after: bool) -> None:
+    from mmbuild.serving.bench.comparison import rows
+    from mmbuild.serving.bench.rows import failure_lines
+    from mmbuild.serving.bench.table import print_table
+
+    if after:
+        click.echo()
+    print_table(rows(results), named=True)
+    for result in results:
+        for line in failure_lines(result):
+            click.echo(f"{result['label']}, {line}")
 
 
 def render(comparison: Mapping[str, Any]) -> str:
-    """The table, with one build per column, and the notes."""
+    """The table, with one build per column."""
     builds = comparison["builds"]
     rows = [["", *names(builds)]]
     for title, value in _ROWS:
@@ -50,8 +86,7 @@ def render(comparison: Mapping[str, Any]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    notes = comparison["notes"]
-    return "\n".join([*lines, *("" for _ in notes[:1]), *(f"note: {note}" for note in notes)])
+    return "\n".join(lines)
 
 
 def names(builds: Sequence[Mapping[str, Any]]) -> list[str]:
