@@ -20,9 +20,9 @@ def steps():
     return []
 
 
-@pytest.fixture
-def loop(engine, steps):
-    made = EngineLoop(engine, queue=10, trace=steps.append)
+@pytest.fixture(params=[False, True], ids=["in turn", "overlapping"])
+def loop(engine, steps, request):
+    made = EngineLoop(engine, queue=10, trace=steps.append, overlap=request.param)
     made.start()
     yield made
     engine.session.gate.set()

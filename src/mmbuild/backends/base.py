@@ -168,6 +168,10 @@ class Runner(Protocol):
     def compares(self) -> bool:
         """Whether ``verify`` compares it with the original model and so needs the model's files."""
 
+    @property
+    def own_server(self) -> str | None:
+        """Command that serves the engine; None: mmbuild loads it, as :class:`mmbuild.backends.torch.Engine`."""
+
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
         """Warnings and notes about model settings that the engine does not follow."""
 

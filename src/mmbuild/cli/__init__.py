@@ -19,6 +19,7 @@ VERBS = {
     "ci": "Run one job of a matrix, or one of several shards",
     "lock": "Pin what recipes leave open: commits, versions, digests, target",
     "run": "Run a built engine on images and prompts",
+    "chat": "Talk to a built engine in a terminal",
     "serve": "Serve a built engine over OpenAI's protocol",
     "verify": "Compare a built engine with its source model",
     "bench": "Measure latency and throughput of an engine or of a server",

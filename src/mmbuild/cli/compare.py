@@ -33,7 +33,7 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
       mmbuild compare build/llava-shapes build/llava-shapes-int4
       mmbuild compare int4.json vllm.json
     """
-    files = [path for path in builds if path.is_file()]
+    files = [path for path in builds if path.is_file() and path.suffix not in (".yaml", ".yml")]
     comparison = _comparison([path for path in builds if path not in files], files, check)
     if as_json:
         click.echo(json.dumps(comparison, indent=2, ensure_ascii=False))

@@ -86,16 +86,11 @@ def command(
       curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
         -d '{"messages": [{"role": "user", "content": "how many shapes ?"}]}'
     """
-    from mmbuild.base.errors import UsageError
     from mmbuild.base.optional_packages import require
+    from mmbuild.serving.loadable import require_loadable
 
     description = options.checked_engine(build, check=check)
-    if description.backend != "torch":
-        raise UsageError(
-            f"`{build}` has backend {description.backend}, which has a server of its own",
-            code="MM873",
-            hint=f"run `trtllm-serve serve {build}` in the environment of that TensorRT-LLM, if its version has it",
-        )
+    require_loadable(build, description)
     require("starlette", "uvicorn", "prometheus_client", needed_by="serving an engine", extra="serve")
     from mmbuild.serving import server
     from mmbuild.serving.app import Limits

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmbuild.base.errors import MmbuildError
 from mmbuild.models.errors import EngineError
-from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece
+from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece, TokenLogprob
 from mmbuild.serving.scheduler import Reading, Scheduler
 from mmbuild.serving.sequence import AnswerState
 
@@ -51,6 +51,25 @@ class _Answering:
 
 
 @dataclass(frozen=True, slots=True)
+class _Token:
+    """A token that was chosen, and whose text is still to be made.
+
+    Attributes:
+        key: The request.
+        job: Its job.
+        token: The token; None: an end token, which has no text.
+        logprobs: Its log probability, if that is wanted.
+        reason: Why the answer ends with it, if it does.
+    """
+
+    key: int
+    job: _Answering
+    token: int | None
+    logprobs: tuple[TokenLogprob, ...]
+    reason: Finish | None
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What a turn did, for a trace.
 
@@ -78,6 +97,8 @@ class EngineLoop:
         longest_wait: Seconds that reading a prompt may hold up the other answers in a turn, approximately.
         clock: Seconds.
         trace: Gets every turn.
+        overlap: Make text of a step's tokens while the device computes the next step. Default: on CUDA; on the CPU it
+            would only come later.
     """
 
     def __init__(
@@ -88,6 +109,7 @@ class EngineLoop:
         longest_wait: float = 0.2,
         clock: Callable[[], float] = time.monotonic,
         trace: Callable[[Step], None] = lambda _: None,
+        overlap: bool | None = None,
     ) -> None:
         self._engine, self._clock, self._trace = engine, clock, trace
         self._longest_wait = longest_wait
@@ -97,6 +119,9 @@ class EngineLoop:
         # Guards everything above; the engine is used outside of it.
         self._changed = threading.Condition()
         self._closing = False
+        self._overlap = engine.session.device == "cuda" if overlap is None else overlap
+        # Tokens whose text is still to be made.
+        self._unsaid: deque[_Token] = deque()
         self._reading_rate = 0.0  # tokens a second
         self._services: deque[float] = deque(maxlen=_RECENT)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -183,11 +208,15 @@ class EngineLoop:
         while True:
             with self._changed:
                 turn = self._scheduler.turn(self._readable())
-                while turn is None:
-                    if self._closing:
-                        return
-                    self._changed.wait()
+            if turn is None:
+                self._say()
+                with self._changed:
                     turn = self._scheduler.turn(self._readable())
+                    while turn is None:
+                        if self._closing:
+                            return
+                        self._changed.wait()
+                        turn = self._scheduler.turn(self._readable())
             began = self._clock()
             for reading in turn.reading:
                 self._guarded([reading.key], self._read, reading)
@@ -203,18 +232,9 @@ class EngineLoop:
         try:
             with torch.inference_mode():
                 work(what)
-        except MmbuildError as error:
+        except Exception as error:  # a bug or a lost device must not end the thread
             for key in keys:
-                self._fail(key, error)
-        except Exception as error:  # a bug or a lost device must not stop the other requests silently
-            wrapped = EngineError(
-                f"the engine failed: {type(error).__name__}: {error}",
-                code="MM872",
-                hint="see the server's log; if it happens again, restart the server",
-            )
-            wrapped.__cause__ = error
-            for key in keys:
-                self._fail(key, wrapped)
+                self._fail(key, _as_reported(error))
 
     def _readable(self) -> int | None:
         """Tokens of prompts that are read in about the longest wait; None for models that read whole prompts."""
@@ -237,6 +257,7 @@ class EngineLoop:
         assert job.table is not None
         start = session.extend if reading.first else session.prefill
         logits = start([job.prompt[reading.first : reading.first + reading.count]], job.table, [reading.slot])
+        self._say()
         if reading.last:
             job.table = None
             self._choose([reading.key], logits)
@@ -258,6 +279,7 @@ class EngineLoop:
         if not jobs:
             return
         logits = session.decode(tokens, [slot for _, slot, _ in jobs])
+        self._say()
         self._choose([key for key, _, _ in jobs], logits)
 
     def _choose(self, keys: list[int], logits: Tensor) -> None:
@@ -279,15 +301,40 @@ class EngineLoop:
                 drawn[place : place + 1] = job.sequence.draw(shaped)
         for (key, job, shaped), token in zip(rows, drawn.tolist(), strict=True):
             self._take(key, job, token, shaped)
+        if not self._overlap:
+            self._say()
 
     def _take(self, key: int, job: _Answering, token: int, logits: Tensor) -> None:
+        """Note a token. An answer that ends with it gives up its slot."""
         assert job.sequence is not None
         job.token = token
-        piece, reason = job.sequence.take(token, logits)
-        if piece is not None:
-            job.job.report(piece)
+        known = len(job.sequence.ids)
+        logprobs, reason = job.sequence.take(token, logits)
+        has_text = len(job.sequence.ids) > known
+        self._unsaid.append(_Token(key, job, token if has_text else None, logprobs, reason))
         if reason is not None:
-            self._finish(key, job, reason)
+            with self._changed:
+                self._scheduler.remove(key)
+
+    def _say(self) -> None:
+        """Make and report the text of the tokens that were chosen."""
+        while self._unsaid:
+            said = self._unsaid.popleft()
+            if said.key in self._jobs:
+                try:
+                    self._say_token(said)
+                except Exception as error:  # as in `_guarded`
+                    self._fail(said.key, _as_reported(error))
+
+    def _say_token(self, said: _Token) -> None:
+        assert said.job.sequence is not None
+        reason = said.reason
+        if said.token is not None:
+            piece, stopped = said.job.sequence.say(said.token, said.logprobs)
+            said.job.job.report(piece)
+            reason = "stop" if stopped else reason
+        if reason is not None:
+            self._finish(said.key, said.job, reason)
 
     def _finish(self, key: int, job: _Answering, reason: Finish) -> None:
         assert job.sequence is not None
@@ -311,3 +358,16 @@ class EngineLoop:
             known = self._jobs.pop(key, None) is not None
             self._scheduler.remove(key)
             return known
+
+
+def _as_reported(error: Exception) -> MmbuildError:
+    """The error that a request gets: MM872 for those that nobody expected."""
+    if isinstance(error, MmbuildError):
+        return error
+    made = EngineError(
+        f"the engine failed: {type(error).__name__}: {error}",
+        code="MM872",
+        hint="see the server's log; if it happens again, restart the server",
+    )
+    made.__cause__ = error
+    return made

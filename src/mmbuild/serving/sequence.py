@@ -31,6 +31,7 @@ class AnswerState:
         self._watch = stopping.repetition.watch() if stopping.repetition else None
         self._largest: list[float] = []
         self._text = TextStream(decode, job.stop)
+        self._said = 0
 
     @property
     def is_greedy(self) -> bool:
@@ -50,29 +51,34 @@ class AnswerState:
         assert self._sampler is not None
         return self._sampler(logits)
 
-    def take(self, token: int, logits: Tensor) -> tuple[Piece | None, Finish | None]:
+    def take(self, token: int, logits: Tensor) -> tuple[tuple[TokenLogprob, ...], Finish | None]:
         """Add a token that was chosen from shaped ``logits`` float32 [1, vocab].
 
         Returns:
-            What is new, and why the answer has ended, if it has.
+            Its log probability, if that is wanted, and why the answer has ended, if its tokens say so.
         """
         job = self.job
         best = float(logits.amax()) if self._watch is not None else 0.0
         if self._watch is not None:
             self._largest.append(best)
         if token in job.stopping.eos_token_ids:
-            return None, "stop"
+            return (), "stop"
         self.ids.append(token)
-        text = self._text.add(token) if self._watch is None else ""
-        piece = Piece(text, (token,), self._logprobs(token, logits))
+        logprobs = self._logprobs(token, logits)
         looping = self._watch is not None and self._watch(best)
-        ended = any(rules.stopped([self.ids])[0] for rules in self._rules)
-        if self._text.stopped or looping or ended:
-            return piece, "stop"
-        return piece, "length" if len(self.ids) >= job.stopping.max_new_tokens else None
+        if looping or any(rules.stopped([self.ids])[0] for rules in self._rules):
+            return logprobs, "stop"
+        return logprobs, "length" if len(self.ids) >= job.stopping.max_new_tokens else None
+
+    def say(self, token: int, logprobs: tuple[TokenLogprob, ...]) -> tuple[Piece, bool]:
+        """What a token that was taken adds to the text, and whether a stop string ends the answer there."""
+        self._said += 1
+        text = self._text.add(token) if self._watch is None else ""
+        return Piece(text, (token,), logprobs), self._text.stopped
 
     def finish(self) -> tuple[str, str]:
-        """The rest of the text, and all of it."""
+        """The rest of the text, and all of it. Tokens after a stop string do not count."""
+        del self.ids[self._said :]
         repetition = self.job.stopping.repetition
         if repetition is not None:
             # What repeats is cut, so nothing could be reported before.

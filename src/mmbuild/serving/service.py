@@ -9,7 +9,7 @@ from typing import Any
 
 from mmbuild.backends.torch.sampling import Sampling
 from mmbuild.models.families.processor import Request, encode_chat, encode_complete
-from mmbuild.models.families.shared.chat import Turn
+from mmbuild.models.families.turns import Turn
 from mmbuild.serving.engine_loop import EngineLoop
 from mmbuild.serving.errors import ProtocolError
 from mmbuild.serving.jobs import Event, Job

@@ -90,6 +90,7 @@ class ToyRunner:
     verify_options = frozenset(())
     has_own_question = False
     compares = False
+    own_server = "toy-serve"
 
     def remarks(self, *, ignore_generation_config):
         yield "note: a toy"

@@ -25,6 +25,7 @@ class TorchRunner:
     verify_options: frozenset[str] | None = None
     has_own_question: bool = False
     compares: bool = True
+    own_server: str | None = None
 
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
         """Settings of the model that are not applied (MM720), and emulated number formats."""

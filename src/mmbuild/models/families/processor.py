@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mmbuild.models.errors import EngineError
-from mmbuild.models.families.shared.chat import Turn
+from mmbuild.models.families.turns import Turn
 from mmbuild.models.images import Picture, open_picture
 
 if TYPE_CHECKING:

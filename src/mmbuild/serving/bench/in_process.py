@@ -16,6 +16,7 @@ from mmbuild.serving.bench.load import Extent, Load
 from mmbuild.serving.bench.measured import Run
 from mmbuild.serving.bench.records import clock
 from mmbuild.serving.bench.workload import Question, Workload, next_questions, questions
+from mmbuild.serving.loadable import own_server
 
 if TYPE_CHECKING:
     from mmbuild.backends.torch import Engine
@@ -33,7 +34,7 @@ def require_measurable(build: Path, description: Description) -> None:
         CannotMeasureError: MM862.
     """
     ranks = description.llm.get("tensor_parallel", 1)
-    if description.backend == "torch" and ranks == 1:
+    if own_server(build, description) is None and ranks == 1:
         return
     reason = f"is split over {ranks} ranks" if ranks != 1 else f"has backend {description.backend}"
     raise CannotMeasureError(

@@ -34,6 +34,11 @@ class UpstreamRunner:
     has_own_question: bool = True
     compares: bool = False
 
+    @property
+    def own_server(self) -> str:
+        """TensorRT-LLM's."""
+        return f"trtllm-serve serve {self.build}"
+
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
         """Model settings that the runner does not apply (MM725)."""
         for name, value in self.description.settings_not_applied.items():

@@ -9,23 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.models.errors import EngineError
+from mmbuild.models.families.turns import Turn
 from mmbuild.models.files.chat_template import Form, Holder, content_form, saved_template
 
 IMAGE = "<image>"
 TEMPLATE = "chat_template.jinja"
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation.
-
-    Attributes:
-        role: ``user``, ``assistant`` or ``system``.
-        parts: Texts, and None for each picture, in their order.
-    """
-
-    role: str
-    parts: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""``mmbuild chat``: talk to an engine in a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmbuild.cli import options
+
+if TYPE_CHECKING:
+    from mmbuild.serving.conversation import Conversation
+
+_HELP = """\
+/image FILE   show a picture with the next message
+/reset        begin a new conversation
+/save FILE    write the conversation as JSON
+/quit         end (also Ctrl-D); Ctrl-C ends an answer"""
+
+
+@click.command("chat")
+@click.argument("build", type=click.Path(path_type=Path))
+@click.option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="Picture for the first message."
+)
+@click.option("--max-new-tokens", type=int, help="Maximum tokens of an answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from the likeliest tokens.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for sampling.")
+@options.check_option
+def command(
+    build: Path,
+    images: tuple[Path, ...],
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    check: bool,
+) -> None:
+    """Talk to a built engine about pictures.
+
+    The engine reads the whole conversation, as long as it fits into max_input_len; then the oldest messages are
+    forgotten. Models without a chat template (BLIP-2, Nougat) read each message alone.
+
+    \b
+    Example:
+      mmbuild chat build/llava-shapes --image picture.png
+    """
+    from mmbuild.base.optional_packages import require
+    from mmbuild.serving.loadable import require_loadable
+
+    description = options.checked_engine(build, check=check)
+    require_loadable(build, description)
+    require("torch", "transformers", needed_by="running an engine")
+    from mmbuild.backends.torch import Engine, Sampling
+
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    click.echo("loading ...", err=True)
+    engine = Engine.load(build, check=False)  # it has just been checked
+    click.echo(_HELP, err=True)
+    _Terminal(engine, engine.stopping(max_new_tokens), sampling, list(images)).run()
+
+
+class _Terminal:
+    """Reads lines and prints answers."""
+
+    def __init__(self, engine: Any, stopping: Any, sampling: Any, pictures: list[Path]) -> None:
+        from mmbuild.serving.conversation import Conversation
+
+        self._engine, self._stopping, self._sampling = engine, stopping, sampling
+        self._pictures = pictures
+        self._talk: Conversation = Conversation()
+
+    def run(self) -> None:
+        """Until the end of the input."""
+        for line in _lines():
+            word, _, rest = line.partition(" ")
+            if word == "/quit":
+                return
+            if word.startswith("/"):
+                self._command(word, rest.strip())
+            elif line or self._pictures:
+                self._answer(line)
+
+    def _command(self, word: str, rest: str) -> None:
+        if word == "/reset":
+            self._talk, self._pictures = type(self._talk)(), []
+        elif word == "/image" and rest:
+            self._picture(Path(rest).expanduser())
+        elif word == "/save" and rest:
+            try:
+                self._talk.save(Path(rest).expanduser())
+            except OSError as error:
+                _report(f"cannot write `{rest}`: {error.strerror or error}")
+        else:
+            click.echo(_HELP, err=True)
+
+    def _picture(self, path: Path) -> None:
+        from mmbuild.base.errors import MmbuildError
+        from mmbuild.models.images import open_picture
+
+        try:
+            open_picture(path)
+        except MmbuildError as error:
+            _report(f"{error.message} [{error.code}]")
+        else:
+            self._pictures.append(path)
+
+    def _answer(self, text: str) -> None:
+        from mmbuild.base.errors import MmbuildError
+
+        talk, forgotten = self._talk, self._talk.forgotten
+        talk.say("user", text, self._pictures)
+        try:
+            request = talk.request(self._engine)
+            said = self._say(request)
+        except MmbuildError as error:
+            talk.take_back()
+            talk.forgotten = min(forgotten, len(talk.messages))
+            _report(f"{error.message} [{error.code}]")
+            return
+        self._pictures = []
+        talk.say("assistant", said)
+        if talk.forgotten > forgotten and self._engine.processor.encode_chat is not None:
+            _report(f"{talk.forgotten} messages no longer fit and are forgotten")
+
+    def _say(self, request: Any) -> str:
+        """Print an answer as it is made."""
+        said = ""
+        try:
+            for piece in self._engine.stream_text(request, self._stopping, self._sampling):
+                said += piece
+                click.echo(piece, nl=False)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            click.echo(" ...", nl=False)
+        click.echo()
+        return said
+
+
+def _lines() -> Iterator[str]:
+    """Lines of the input, with a prompt on a terminal."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 (editing and history)
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            click.echo("", err=True)
+
+
+def _report(message: str) -> None:
+    click.echo(f"note: {message}", err=True)

@@ -1,0 +1,35 @@
+"""Which engines this process can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmbuild.backends.engine_dir.description import Description
+from mmbuild.backends.table import backend
+from mmbuild.base.errors import UsageError
+
+
+def own_server(build: Path, description: Description) -> str | None:
+    """The command that serves an engine which mmbuild does not load; None for those that it does."""
+    return backend(description.backend).open(build, description, lambda _: None).own_server
+
+
+def require_loadable(build: Path, description: Description) -> None:
+    """Refuse engines of other backends, and those split over several ranks, each of which needs a process.
+
+    Raises:
+        UsageError: MM873.
+    """
+    command, ranks = own_server(build, description), description.llm.get("tensor_parallel", 1)
+    if command is not None:
+        raise UsageError(
+            f"`{build}` has backend {description.backend}, whose engines have a server of their own",
+            code="MM873",
+            hint=f"run `{command}` in the environment of that backend, if its version has this command",
+        )
+    if ranks > 1:
+        raise UsageError(
+            f"`{build}` is split over {ranks} ranks, which cannot be served yet",
+            code="MM873",
+            hint="ask it with `mmbuild run`",
+        )
