@@ -1,6 +1,7 @@
 """Step assemble: matching parts become an engine directory, mismatched parts are rejected."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -115,6 +116,19 @@ def test_nothing_is_copied(parts):
         assert (out / name).samefile(parts / name)
     assert (out / "visual" / "visual.safetensors").samefile(parts / "visual_weights" / "visual.safetensors")
     assert (out / "llm" / "rank0.safetensors").samefile(parts / "checkpoint" / "rank0.safetensors")
+
+
+def test_an_engine_does_not_depend_on_a_local_model(parts, tmp_path):
+    """A model that is referenced, not downloaded, is a directory of links to it."""
+    elsewhere = tmp_path / "elsewhere"
+    (parts / "model").rename(elsewhere)
+    (parts / "model").mkdir()
+    for path in elsewhere.iterdir():
+        (parts / "model" / path.name).symlink_to(path)
+    out = assembled(parts)
+    shutil.rmtree(elsewhere)
+    assert not [path for path in out.rglob("*") if path.is_symlink()]
+    assert json.loads((out / "processor" / "config.json").read_text()) == {"text_config": {"eos_token_id": 7}}
 
 
 def test_engine_json_describes_it(parts):

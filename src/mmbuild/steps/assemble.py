@@ -1,12 +1,14 @@
 """Step ``assemble``: combines checkpoint, packages, visual engine and processor files in one engine directory.
 
-Nothing is copied: files are hard links to the input files. The step checks that the parts agree, because a mismatch
-would only show up as wrong answers: the dtype of the features and of the LLM, the sizes of both engines, the
-checkpoint and the packages.
+Files are hard links to the input files. Only the small files of a model that lies outside the store are copied,
+because the engine must not depend on it. The step checks that the parts agree, because a mismatch would only
+show up as wrong answers: the dtype of the features and of the LLM, the sizes of both engines, the checkpoint
+and the packages.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -82,7 +84,8 @@ def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[s
 
 
 def link_processor(sources: Mapping[str, Path], out: Path) -> None:
-    """Link the files that a processor is loaded from: everything except weights, with the same subdirectories.
+    """Link or copy the files that a processor is loaded from: everything except weights, with the same
+    subdirectories.
 
     Args:
         sources: Directories by name; uses ``model`` and ``vision`` (optional).
@@ -96,7 +99,12 @@ def link_processor(sources: Mapping[str, Path], out: Path) -> None:
 def _link_small(model: Path, out: Path) -> None:
     for path in sorted(model.rglob("*")):
         if path.name in SMALL and path.is_file():
-            link(path, out / path.relative_to(model))
+            destination = out / path.relative_to(model)
+            if path.is_symlink():
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, destination)
+            else:
+                link(path, destination)
 
 
 def _description(

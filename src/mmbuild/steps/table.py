@@ -20,7 +20,7 @@ STEPS: Mapping[str, StepSpec] = {
         StepSpec("build_llm", "4", "mmbuild.steps.build_llm:run", _EXPORT),
         StepSpec("build_visual", "4", "mmbuild.steps.build_visual:run", _EXPORT),
         StepSpec("convert_visual", "1", "mmbuild.steps.convert_visual:run", _TORCH),
-        StepSpec("assemble", "4", "mmbuild.steps.assemble:run"),
+        StepSpec("assemble", "5", "mmbuild.steps.assemble:run"),
         StepSpec("measure", "2", "mmbuild.steps.measure:run", _TORCH),
         StepSpec("verify", "3", "mmbuild.steps.verify:run"),
         # Backend tensorrt-llm: one step for all commands; upstream's runner needs more files next to its engines.
