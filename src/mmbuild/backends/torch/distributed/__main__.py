@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from mmbuild.backends.torch.distributed import failures, launch, mpirun, stdio
@@ -15,6 +16,7 @@ from mmbuild.base.entries import load_entry
 from mmbuild.base.output_streams import guarded_streams, output_lost_error
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_OTHERS_FIRST_SECONDS = 1.0
 
 
 def main(directory: Path) -> int:
@@ -33,7 +35,11 @@ def main(directory: Path) -> int:
             if out.lost:
                 raise output_lost_error(out.lost)
     except Exception as error:
-        failures.write_failure(failures.describe(error, rank), directory)
+        failure = failures.describe(error, rank)
+        failures.write_failure(failure, directory)
+        if failure.code == "MM585":
+            # Perhaps because another rank was killed, which mpirun names only if it has not lost this one too.
+            time.sleep(_OTHERS_FIRST_SECONDS)
         if rank != 0:
             os._exit(1)  # a regular MPI exit would wait for the other ranks, which wait for this one
         return 1
