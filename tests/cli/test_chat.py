@@ -28,10 +28,10 @@ def test_a_question_about_a_picture_and_one_without(capsys, monkeypatch, tmp_pat
     for asked, path in zip((first, second), paths, strict=True):
         asked.pictures[0].save(path)
     saved = tmp_path / "talk.json"
-    told = (
+    typed = (
         f"{first.question}\n/save {saved}\n/reset\n/image {paths[1]}\n{second.question}\n/quit\nnever read\n"
     )
-    captured = chat(capsys, monkeypatch, told, "--image", str(paths[0]))
+    captured = chat(capsys, monkeypatch, typed, "--image", str(paths[0]))
     assert captured.out.splitlines() == [first.answer, second.answer]
     asked, answered = json.loads(saved.read_text())
     assert asked["content"][0]["image_url"]["url"] == str(paths[0])
@@ -41,7 +41,7 @@ def test_a_question_about_a_picture_and_one_without(capsys, monkeypatch, tmp_pat
 def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(capsys, monkeypatch, tmp_path) -> None:
     asked = ask("llava", 32, 1, held_out=False)[0]
     asked.pictures[0].save(tmp_path / "a.png")
-    told = "\n".join(
+    typed = "\n".join(
         [
             f"/image {tmp_path / 'none.png'}",
             f"/save {tmp_path}",
@@ -51,7 +51,7 @@ def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(capsys, monkey
             asked.question,
         ]
     )
-    captured = chat(capsys, monkeypatch, told)
+    captured = chat(capsys, monkeypatch, typed)
     assert captured.out.splitlines() == [asked.answer]
     assert "[MM517]" in captured.err
     assert "Is a directory" in captured.err

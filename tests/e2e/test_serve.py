@@ -1,4 +1,4 @@
-"""``mmbuild serve`` as a user has it: a process that starts, answers, and ends when it is told to."""
+"""``mmbuild serve`` as a user has it: a process that starts, answers, and ends on SIGTERM."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_a_request_with_a_free_slot_does_not_count_as_waiting() -> None:
     assert refused.value.code == "MM870"
 
 
-def test_a_slot_is_free_again_after_the_end_wherever_a_request_was() -> None:
+def test_the_slot_of_a_removed_request_is_free_in_any_state() -> None:
     scheduler = Scheduler(slots=1, queue=9)
     for key in range(4):
         scheduler.add(key, 20)
@@ -115,7 +115,7 @@ def test_all_are_answered_in_order_with_a_token_every_turn(arrivals, slots, most
             if not coming:
                 break
             continue
-        # Whoever has been read gets a token in every turn, in a slot of their own.
+        # Every request that has been read gets a token in every turn, in its own slot.
         assert {key for key, _ in turn.decoding} == decoding
         taken = [slot for _, slot in turn.decoding] + [piece.slot for piece in turn.reading]
         assert len(set(taken)) == len(taken) <= slots

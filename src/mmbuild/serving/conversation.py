@@ -49,7 +49,7 @@ class Conversation:
         self.messages.append(Said(role, text, tuple(pictures)))
 
     def take_back(self) -> None:
-        """Remove the last message, to which there is no answer."""
+        """Remove the last message, which was not answered."""
         self.messages.pop()
 
     def request(self, engine: Any) -> Request:

@@ -1,4 +1,4 @@
-"""Runs an engine for many requests at once, in a thread of its own.
+"""Runs an engine for many requests at once, in its own thread.
 
 Each turn reads some tokens of prompts and decodes a token of all answers that are under way
 (:mod:`mmbuild.serving.scheduler`). Everything that touches the engine happens in this thread.
@@ -7,6 +7,7 @@ Each turn reads some tokens of prompts and decodes a token of all answers that a
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece, TokenLogprob
 from mmbuild.serving.scheduler import Reading, Scheduler
 from mmbuild.serving.sequence import AnswerState
 
+_log = logging.getLogger(__name__)
 _SMALLEST_PIECE = 16
 _RECENT = 64
 
@@ -275,9 +277,9 @@ class EngineLoop:
         session = self._engine.session
         # Jobs may be cancelled meanwhile; their rows are decoded all the same.
         jobs = [(key, slot, job) for key, slot in decoding if (job := self._jobs.get(key)) is not None]
-        tokens = torch.tensor([job.token for _, _, job in jobs], device=session.device)
         if not jobs:
             return
+        tokens = torch.tensor([job.token for _, _, job in jobs], device=session.device)
         logits = session.decode(tokens, [slot for _, slot, _ in jobs])
         self._say()
         self._choose([key for key, _, _ in jobs], logits)
@@ -370,4 +372,5 @@ def _as_reported(error: Exception) -> MmbuildError:
         hint="see the server's log; if it happens again, restart the server",
     )
     made.__cause__ = error
+    _log.error("the engine failed", exc_info=error)
     return made

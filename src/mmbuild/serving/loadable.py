@@ -23,7 +23,7 @@ def require_loadable(build: Path, description: Description) -> None:
     command, ranks = own_server(build, description), description.llm.get("tensor_parallel", 1)
     if command is not None:
         raise UsageError(
-            f"`{build}` has backend {description.backend}, whose engines have a server of their own",
+            f"`{build}` has backend {description.backend}, whose engines have their own server",
             code="MM873",
             hint=f"run `{command}` in the environment of that backend, if its version has this command",
         )

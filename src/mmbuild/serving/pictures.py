@@ -46,7 +46,7 @@ def read_picture(url: str, policy: PicturePolicy, param: str) -> bytes:
         param: The request's field, for errors.
 
     Raises:
-        ProtocolError: MM875, it is no such URL, is not allowed, too large, or cannot be fetched.
+        ProtocolError: MM875, the URL is invalid, not allowed, too large, or cannot be fetched.
     """
     scheme = url[:8].partition(":")[0].lower()
     if scheme == "data":

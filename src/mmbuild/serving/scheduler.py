@@ -103,7 +103,7 @@ class Scheduler:
         self._waiting.append(_Waiting(key, length))
 
     def remove(self, key: int) -> None:
-        """Forget a request, wherever it is; its slot is free again. Unknown ones are ignored."""
+        """Remove a request in any state; its slot is free again. Unknown ones are ignored."""
         if key in self._decoding:
             self._release(self._decoding.pop(key))
         elif key in self._reading:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from mmbuild.base.errors import MmbuildError, UsageError
+from mmbuild.base.errors import UsageError
 from mmbuild.serving.app import Limits, Server
 from mmbuild.serving.engine_loop import EngineLoop, Step
 from mmbuild.serving.pictures import PicturePolicy
@@ -157,10 +157,7 @@ class _Runner:
             loop.start()
             self._server.service = Service(engine, loop, options.model, options.policy)
             self._say(f"ready: `{options.model}`, loaded in {time.monotonic() - began:.1f} s")
-        except MmbuildError as error:
-            self.failure = error
-            http.should_exit = True
-        except BaseException as error:
+        except BaseException as error:  # raised again in the main thread
             self.failure = error
             http.should_exit = True
 

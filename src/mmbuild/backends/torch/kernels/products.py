@@ -2,8 +2,8 @@
 
 Weights are the left operand of the tensor cores (16 outputs at least), rows the right one (8 at least), so eight rows
 cost what one costs. Weights go from memory through shared memory to registers, and become numbers there: nothing
-widened is ever written. A program adds up a part of the inputs for a block of outputs. The parts are added by whoever
-reads them, in one order, so results do not depend on timing.
+widened is ever written. A program adds up a part of the inputs for a block of outputs. The parts are added by the
+caller, in one order, so results do not depend on timing.
 
 The sizes of blocks are the fastest of those that were timed on an H200 with the matrices of a 7B LLaMA.
 """
