@@ -26,14 +26,17 @@ def alone(built, request):
     return torch.cat([*found, *(built.session.decode(torch.tensor([token])).clone() for token in FORCED)])
 
 
+@pytest.mark.parametrize("padded", [False, True], ids=["exact", "as-on-cuda"])
 @pytest.mark.parametrize(("family", "seed"), MODELS)
-def test_sequences_come_into_any_free_row_and_go_on_in_any_company(family, seed):
+def test_sequences_come_into_any_free_row_and_go_on_in_any_company(family, seed, padded, monkeypatch):
     built, rng = engine(family, seed), random.Random(seed)
     session = built.session
+    monkeypatch.setattr(session, "_rounds_rows", padded)
+    monkeypatch.setattr(session, "_placed", None)
     requested = requests(built, [3, 9, 1, 6, 4], seed)
     expected = [alone(built, request) for request in requested]
     free = rng.sample(range(built.config.sequences), len(requested))
-    waiting, live, done = list(range(len(requested))), {}, 0
+    waiting, live, done, rows = list(range(len(requested))), {}, 0, [-1]
     while done < len(requested):
         if waiting and (not live or rng.random() < 0.5):
             number = waiting.pop(rng.randrange(len(waiting)))
@@ -41,7 +44,8 @@ def test_sequences_come_into_any_free_row_and_go_on_in_any_company(family, seed)
             live[row] = number, 0
             close(session.prefill(*built.inputs([requested[number]]), rows=[row]), expected[number][:1])
             continue
-        rows = rng.sample(sorted(live), rng.randint(1, len(live)))
+        if not set(rows) <= set(live) or rng.random() < 0.5:
+            rows = rng.sample(sorted(live), rng.randint(1, len(live)))
         steps = [live[row] for row in rows]
         logits = session.decode(torch.tensor([FORCED[step] for _, step in steps]), rows=rows)
         close(logits, torch.stack([expected[number][step + 1] for number, step in steps]))

@@ -85,6 +85,7 @@ _RUN_TIME = frozenset(
         "parity",
         "rank_worker",
         "row_caches",
+        "row_spans",
         "sampling",
         "session",
         "visual_build",

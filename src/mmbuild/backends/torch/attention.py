@@ -18,6 +18,11 @@ from mmbuild.models.families.facts import LlmFacts
 Rotation = tuple[Tensor, Tensor] | None
 
 
+def has_decode_kernel(llm: LlmFacts, dtype: torch.dtype, device: str) -> bool:
+    """Whether a kernel attends for one new token: for 16-bit numbers on CUDA, without a bias in the mask."""
+    return device == "cuda" and dtype.itemsize == 2 and llm.position_embedding_type != "relative"
+
+
 def cache_shape(config: EngineConfig, slots: int) -> tuple[int, int, int, int]:
     """Shape of one layer's key (or value) cache: [sequences, kv_heads, slots, head_size].
 
@@ -83,7 +88,7 @@ class Attention(CachedProjections):
 
     def __init__(self, config: EngineConfig, llm: LlmFacts, make: MakeLinear) -> None:
         super().__init__(config, llm, make, config.max_seq_len)
-        self.relative = llm.position_embedding_type == "relative"
+        self.llm = llm
 
     def prefill(self, x: Tensor, rotation: Rotation) -> Tensor:
         """Fill slots 0..L-1 and attend causally among the L tokens: [B, L, hidden] -> the same."""
@@ -95,10 +100,6 @@ class Attention(CachedProjections):
         attended = self.attend(q.transpose(1, 2), keys, values, causal=True)
         out: Tensor = self.dense(attended.transpose(1, 2).flatten(2))
         return out
-
-    def _has_kernel(self, x: Tensor) -> bool:
-        """Whether there is a kernel: for 16-bit numbers on CUDA, without a bias in the mask."""
-        return x.is_cuda and x.element_size() == 2 and not self.relative
 
     def _for_heads(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, kv_heads, S, d], repeated for the query heads that share them."""
@@ -123,7 +124,7 @@ class Attention(CachedProjections):
         self.k_cache.index_put_((rows, heads, positions[:, :, None]), k)
         self.v_cache.index_put_((rows, heads, positions[:, :, None]), v)
         keys, values = self.k_cache[:, :, : mask.shape[-1]], self.v_cache[:, :, : mask.shape[-1]]
-        if _is_one(length) and self._has_kernel(x):
+        if _is_one(length) and has_decode_kernel(self.llm, x.dtype, x.device.type):
             from mmbuild.backends.torch.kernels.attention import decode_attention
 
             q, scale = q.reshape(batch, self.heads, self.head_size), self.scale

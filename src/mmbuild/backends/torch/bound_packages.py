@@ -13,10 +13,8 @@ from mmbuild.backends.torch.aot_package import LoadedPackage, load_package
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.package_shapes import check_sizes
+from mmbuild.backends.torch.row_spans import Rows
 from mmbuild.backends.torch.weights import select
-
-Rows = tuple[int, int]
-"""A range of cache rows: the first, and the one after the last."""
 
 
 class BoundPackages:

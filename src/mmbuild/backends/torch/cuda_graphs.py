@@ -1,7 +1,8 @@
 """Runs decode steps as CUDA graphs.
 
-A graph has fixed shapes, but the live part of the cache grows. So there is one graph per range of rows and multiple
-of ``BUCKET`` slots, captured on first use; a step reads at most ``BUCKET - 1`` dead slots.
+A graph has fixed shapes, but the number of sequences varies, and the live part of the cache grows. So there is one
+graph per range of rows and, where attention is not a kernel that finds the live slots by itself, per multiple of
+``BUCKET`` slots; a step then reads at most ``BUCKET - 1`` dead slots. Graphs are captured on first use.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class DecodeGraphs:
 
     def __init__(self) -> None:
         self._captured: dict[tuple[int, ...], _Captured] = {}
+        # Shared: no two graphs run at the same time, and each keeps its logits.
+        self._memory = torch.cuda.graph_pool_handle()
 
     def __call__(
         self, step: Step, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...], rows: tuple[int, int]
@@ -63,7 +66,7 @@ class DecodeGraphs:
                 step(inputs, views)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._memory):
             logits = step(inputs, views)
         return _Captured(graph, inputs, logits)
 

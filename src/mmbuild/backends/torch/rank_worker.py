@@ -30,6 +30,7 @@ class RankWorker:
         self._visual: Tensor | None = None
         self.verbs: Mapping[str, Callable[..., None]] = {
             "inputs": self._inputs,
+            "prepare": self._engine.session.prepare,
             "prefill": self._prefill,
             "extend": self._extend,
             "decode": self._decode,
@@ -121,6 +122,10 @@ class LeaderSession:
         """``make(requests)`` here, and :meth:`Engine.inputs` in the other ranks, which keep their features."""
         self._shared = self._together(make, "inputs", list(requests))
         return self._shared
+
+    def prepare(self) -> None:
+        """As :meth:`Session.prepare`."""
+        self._call("prepare", local=())
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mmbuild.backends.torch.bound_packages import Rows
 from mmbuild.backends.torch.build_module import is_cache, is_cross_cache
 from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.row_spans import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """The positions of the next step of some rows, if they are decoded again.
+
+    Attributes:
+        span: Range of rows.
+        rows: Those of them that hold sequences.
+        lengths: Tokens of each.
+        step: 1 for the rows with sequences, else 0; int64 [n].
+        following: The positions, int64 [n].
+    """
+
+    span: Rows
+    rows: tuple[int, ...]
+    lengths: tuple[int, ...]
+    step: Tensor
+    following: Tensor
 
 
 class RowCaches:
@@ -32,7 +52,7 @@ class RowCaches:
         # Slots that may hold values: those behind are zero.
         self._written = [0] * config.sequences
         self._written_cross = [0] * config.sequences
-        self._last: tuple[Rows, tuple[int, ...], Tensor] | None = None
+        self._last: _Positions | None = None
 
     def start(
         self, rows: Rows, lengths: Sequence[int], filled: int, encoded: Sequence[int] | None = None
@@ -61,6 +81,13 @@ class RowCaches:
             self.lengths[row] += count
             self._written[row] = max(self._written[row], self.lengths[row])
 
+    def forget(self) -> None:
+        """End all sequences."""
+        self.lengths = [0] * len(self.lengths)
+        self.encoded = [0] * len(self.encoded)
+        self.started = [False] * len(self.started)
+        self._last = None
+
     def select(self, sources: Sequence[int]) -> None:
         """Copy rows ``sources`` to rows 0 to n - 1."""
         index = torch.tensor(sources, device=self._device)
@@ -80,19 +107,20 @@ class RowCaches:
 
     def positions(self, span: Rows, rows: tuple[int, ...]) -> Tensor:
         """Positions of the next token in a range of rows, int64 [n]; the spare slot in those not in ``rows``."""
-        complete = len(rows) == span[1] - span[0]
-        expected = tuple(self.lengths[row] for row in rows)
-        if complete and self._last is not None:
-            known_span, known, tensor = self._last
-            if known_span == span and known == tuple(length - 1 for length in expected):
-                # Without a copy from the host, which would wait for the device.
-                self._last = span, expected, tensor + 1
-                return self._last[2]
-        chosen = set(rows)
-        values = [self.lengths[row] if row in chosen else self._config.max_seq_len for row in range(*span)]
-        tensor = torch.tensor(values, device=self._device)
-        self._last = (span, expected, tensor) if complete else None
-        return tensor
+        lengths = tuple(self.lengths[row] for row in rows)
+        last = self._last
+        if last is not None and (last.span, last.rows, last.lengths) == (span, rows, lengths):
+            # Without a copy from the host, which would wait for the device.
+            positions = last.following
+        else:
+            spare = self._config.max_seq_len
+            live = dict(zip(rows, lengths, strict=True))
+            values = [[live.get(row, spare) for row in range(*span)], [row in live for row in range(*span)]]
+            positions, step = torch.tensor(values, device=self._device, dtype=torch.int64)
+            last = _Positions(span, rows, lengths, step, positions)
+        following = tuple(length + 1 for length in lengths)
+        self._last = _Positions(span, rows, following, last.step, positions + last.step)
+        return positions
 
     def encoded_tensor(self, span: Rows) -> Tensor:
         """Encoded tokens of a range of rows, int64 [n]."""

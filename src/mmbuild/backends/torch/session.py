@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbuild.backends.torch import build_module, weights
-from mmbuild.backends.torch.bound_packages import BoundPackages, Rows
+from mmbuild.backends.torch import build_module, row_spans, weights
+from mmbuild.backends.torch.attention import has_decode_kernel
+from mmbuild.backends.torch.bound_packages import BoundPackages
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.cuda_graphs import DecodeGraphs, bucket
 from mmbuild.backends.torch.row_caches import RowCaches
+from mmbuild.backends.torch.row_spans import Placement, Rows
 from mmbuild.models.errors import EngineError
 
 
@@ -56,12 +58,33 @@ class Session:
         self._slots = torch.arange(max(config.max_seq_len, config.cross_len), device=self.device)
         self._table = torch.empty(0) if config.cross_len else self.empty_prompt_table()
         self._graphs = DecodeGraphs() if self.device == "cuda" else None
+        self._rounds_rows = self._graphs is not None
+        self._has_kernel = has_decode_kernel(config.llm, config.torch_dtype, self.device)
+        self._placed: Placement | None = None
         self._rows: tuple[int, ...] = ()
 
     def empty_prompt_table(self) -> Tensor:
         """A prompt table to fill: zeros [max_multimodal_len, hidden] in the engine's dtype."""
         shape = (self.config.max_multimodal_len, self.config.hidden_size)
         return torch.zeros(shape, dtype=self.config.torch_dtype, device=self.device)
+
+    def prepare(self) -> None:
+        """On CUDA, do now what the first calls would wait for: load kernels, and capture the graphs of steps.
+
+        No row may hold a sequence that goes on.
+        """
+        if self._graphs is None:
+            return
+        config = self.config
+        longest = 1 if config.cross_len and not config.encoder else config.max_input_len
+        for count in row_spans.sizes(config.max_batch_size):
+            visual = self.empty_prompt_table()
+            if config.cross_len and not config.encoder:
+                visual = visual.expand(count, -1, -1).contiguous()
+            self.prefill([[0] * (longest if count == 1 else 1)] * count, visual)
+            self.decode(torch.zeros(count, dtype=torch.int64, device=self.device))
+        self._caches.forget()
+        self._rows = ()
 
     def prefill(
         self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None
@@ -86,12 +109,12 @@ class Session:
         check_batch(self.config, prompts, visual)
         self._rows = self._checked(range(len(prompts)) if rows is None else rows, len(prompts))
         start = self._encode if self.config.llm.cross_attention else self._prefill
-        spans = _spans(self._rows)
+        spans = row_spans.spans(self._rows)
         with torch.inference_mode():
             parts = [
                 start([prompts[place] for place in places], visual, places, span) for places, span in spans
             ]
-        return _in_order(parts, spans)
+        return row_spans.in_order(parts, spans)
 
     def extend(
         self, prompts: Sequence[Sequence[int]], visual: Tensor, rows: Sequence[int] | None = None
@@ -119,12 +142,12 @@ class Session:
         check_batch(self.config, prompts, visual)
         rows = self._checked(self._rows if rows is None else rows, len(prompts))
         self._require_slots(rows, list(map(len, prompts)))
-        spans = _spans(rows)
+        spans = row_spans.spans(rows)
         with torch.inference_mode():
             parts = [
                 self._extend([prompts[place] for place in places], visual, span) for places, span in spans
             ]
-        return _in_order(parts, spans)
+        return row_spans.in_order(parts, spans)
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], table: Tensor, _: Sequence[int], rows: Rows
@@ -218,30 +241,31 @@ class Session:
 
     def _decode(self, tokens: Tensor | Sequence[int], rows: tuple[int, ...]) -> Tensor:
         tokens = torch.as_tensor(tokens, device=self.device)
-        # One sequence has packages of its own. Several are decoded together with the rows between them, whose results
-        # nobody reads: they write to the spare slot.
-        span = (rows[0], rows[0] + 1) if len(rows) == 1 else (0, max(rows) + 1)
-        complete = rows == tuple(range(*span))
-        if not complete:
-            tokens = torch.zeros(span[1], dtype=torch.int64, device=self.device).index_copy(
-                0, torch.tensor(rows, device=self.device), tokens
+        if self._placed is None or self._placed.rows != rows:
+            self._placed = row_spans.placement(
+                rows, self.config.sequences, self.device, padded=self._rounds_rows
             )
-        positions = self._caches.positions(span, rows)
+        placed = self._placed
+        positions = self._caches.positions(placed.span, rows)
         self._caches.advance(rows, [1] * len(rows))
-        inputs, views = self._step_arguments(tokens, positions, rows, span)
+        inputs, views = self._step_arguments(placed.spread(tokens), positions, placed)
+        return placed.gather(self._run_step(inputs, views, placed.span))
+
+    def _run_step(self, inputs: tuple[Tensor, ...], views: tuple[Tensor, ...], span: Rows) -> Tensor:
         step = partial(self._step, span)
-        logits = step(inputs, views) if self._graphs is None else self._graphs(step, inputs, views, span)
-        return logits if complete else logits[list(rows)]
+        return step(inputs, views) if self._graphs is None else self._graphs(step, inputs, views, span)
 
     def _step_arguments(
-        self, tokens: Tensor, positions: Tensor, rows: Sequence[int], span: Rows
+        self, tokens: Tensor, positions: Tensor, placed: Placement
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Inputs that change from step to step, and views of the slots to read."""
-        config, caches = self.config, self._caches
+        config, caches, rows = self.config, self._caches, placed.rows
         inputs: tuple[Tensor, ...] = (tokens, positions)
-        limits = [(max(caches.lengths[row] for row in rows), config.max_seq_len)]
+        # The kernel finds the live slots by itself.
+        longest = 1 if self._has_kernel else max(caches.lengths[row] for row in rows)
+        limits = [(longest, config.max_seq_len)]
         if config.cross_len:
-            inputs += (caches.encoded_tensor(span),)
+            inputs += (caches.encoded_tensor(placed.span),)
             limits.append((max(caches.encoded[row] for row in rows), config.cross_len))
         cuts = [bucket(*pair) if self._graphs is not None else pair[0] for pair in limits]
         return inputs, tuple(self._slots[:cut] for cut in cuts)
@@ -281,31 +305,6 @@ class Session:
                 code="MM510",
                 hint="request fewer new tokens, or raise max_output_len in the recipe",
             )
-
-
-_Spans = list[tuple[list[int], Rows]]
-
-
-def _spans(rows: Sequence[int]) -> _Spans:
-    """Ranges of consecutive rows, each with the places in ``rows`` of its members."""
-    spans: _Spans = []
-    for place in sorted(range(len(rows)), key=rows.__getitem__):
-        row = rows[place]
-        if spans and spans[-1][1][1] == row:
-            places, (first, _) = spans[-1]
-            spans[-1] = ([*places, place], (first, row + 1))
-        else:
-            spans.append(([place], (row, row + 1)))
-    return spans
-
-
-def _in_order(parts: Sequence[Tensor], spans: _Spans) -> Tensor:
-    """The results of spans in the order of the rows that were given."""
-    order = [place for places, _ in spans for place in places]
-    if len(parts) == 1 and order == sorted(order):
-        return parts[0]
-    joined = torch.cat(list(parts))
-    return torch.empty_like(joined).index_copy(0, torch.tensor(order, device=joined.device), joined)
 
 
 def check_batch(config: EngineConfig, prompts: Sequence[Sequence[int]], visual: Tensor) -> None:
