@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import click
 
 VERBS = {
+    "init": "Write a recipe for a model",
     "validate": "Check recipes without building anything",
     "plan": "Show what apply would do, and why",
     "apply": "Build what is missing and install the engines",

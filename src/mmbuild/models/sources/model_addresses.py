@@ -25,8 +25,14 @@ def hub_address(source: str) -> str | None:
     Args:
         source: As written in a recipe.
     """
-    scheme = _SCHEME.match(source)
-    rest = source[scheme.end() :] if scheme else source
+    found = repository_of(source)
+    return None if found is None else _written(*found)
+
+
+def repository_of(address: str) -> tuple[str, str | None] | None:
+    """``owner/name`` and the revision, if it states one, of an address as for :func:`hub_address`; else None."""
+    scheme = _SCHEME.match(address)
+    rest = address[scheme.end() :] if scheme else address
     host = next((host for host in _hosts() if rest.startswith(f"{host}/")), None)
     if host is None and (scheme is None or scheme[1].startswith("http")):
         return None
@@ -36,7 +42,7 @@ def hub_address(source: str) -> str | None:
     match = _AT.fullmatch(path) or _PAGE.fullmatch(path.removeprefix("models/"))
     if match is None:
         return None
-    return _written(match["repo"], None if match["revision"] is None else unquote(match["revision"]))
+    return match["repo"], None if match["revision"] is None else unquote(match["revision"])
 
 
 def _hosts() -> tuple[str, ...]:

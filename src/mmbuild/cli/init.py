@@ -1,0 +1,170 @@
+"""``mmbuild init``: a recipe to start from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmbuild.pipeline.new_recipe.limits import Limits, Machine
+    from mmbuild.pipeline.new_recipe.text import Wanted
+
+# A path outside the project's root.
+_OUTSIDE = "MM122"
+
+
+def _known_backend(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    from mmbuild.schema.backend_names import names
+
+    if value not in names():
+        raise click.BadParameter(f"`{value}` is not one of {', '.join(sorted(names()))}")
+    return value
+
+
+@click.command("init")
+@click.argument("model", required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Recipe to write (default: recipes/NAME.yaml if there is a directory `recipes`, else NAME.yaml); "
+    "- prints it.",
+)
+@click.option("--name", help="Name of the build (default: the model's).")
+@click.option("--revision", help="Branch, tag or commit of a model on the hub (default: its newest commit).")
+@click.option(
+    "--backend", default="torch", show_default=True, callback=_known_backend, help="engine.backend."
+)
+@click.option(
+    "--device", type=click.Choice(["cuda", "cpu"]), help="What to build for (default: this machine)."
+)
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0.1),
+    metavar="GB",
+    help="Memory of that device (default: this one's).",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.option("--offline", is_flag=True, help="Do not contact the hub.")
+def command(
+    *,
+    model: str | None,
+    output: Path | None,
+    name: str | None,
+    revision: str | None,
+    backend: str,
+    device: str | None,
+    memory: float | None,
+    force: bool,
+    offline: bool,
+) -> None:
+    """Write a recipe for MODEL: a name on the hub, a page's address, or a directory.
+
+    Finds the family that builds the model, and chooses number format and limits that fit into this machine's
+    memory. The recipe is checked as `mmbuild validate` does.
+
+    \b
+    Example:
+      mmbuild init llava-hf/llava-1.5-7b-hf
+      mmbuild init ./my-llava -o recipes/mine.yaml
+      mmbuild init Salesforce/blip2-opt-2.7b --device cuda --memory 24 -o -
+    """
+    from mmbuild.pipeline.new_recipe.limits import fitting
+    from mmbuild.pipeline.new_recipe.model import ChosenModel, choose, named, relative_source
+    from mmbuild.pipeline.new_recipe.text import Wanted, render
+
+    chosen = choose(named(_asked(model), revision), offline=offline)
+    machine, is_this = _machine(device, memory)
+    limits = fitting(chosen.facts, chosen.config, machine)
+    title = name or _name(chosen.main.short_name, limits.quantization)
+    path = output or _default_path(title)
+    directory = Path() if str(path) == "-" else path.parent
+    placed = ChosenModel(relative_source(chosen.main, directory), chosen.vision, chosen.facts, chosen.config)
+    wanted = Wanted(title, backend, machine, is_this)
+    text = render(placed, limits, wanted)
+    if str(path) == "-":
+        click.echo(text, nl=False)
+        return
+    _write(path, text, force=force)
+    _report(path, limits, wanted, offline=offline)
+
+
+def _asked(model: str | None) -> str:
+    if model is not None:
+        return model
+    if not sys.stdin.isatty():
+        raise click.UsageError("name a model: owner/name on the hub, or a directory")
+    answer: str = click.prompt("Model (owner/name on the hub, or a directory)", err=True)
+    return answer.strip()
+
+
+def _machine(device: str | None, memory: float | None) -> tuple[Machine, bool]:
+    """What to build for, and whether it is this machine."""
+    from mmbuild.base import gpu, host
+    from mmbuild.core.execution.resources import machine_memory
+    from mmbuild.pipeline.new_recipe.limits import Machine
+
+    here = host.default_target()["device"]
+    kind = device or here
+    if memory is not None:
+        size = int(memory * 1e9)
+    elif kind == "cuda":
+        size = gpu.least_memory(gpu.visible_gpus())
+    else:
+        size = machine_memory()
+    return Machine(kind, size), kind == here
+
+
+def _name(model: str, quantization: str) -> str:
+    """A build's name from a model's."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-._").lower().removesuffix("-hf") or "model"
+    return plain[:80] if quantization == "none" else f"{plain[:80]}-{quantization}"
+
+
+def _default_path(name: str) -> Path:
+    directory = Path("recipes")
+    return (directory if directory.is_dir() else Path()) / f"{name}.yaml"
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    from mmbuild.base.errors import MmbuildError
+    from mmbuild.core.store.atomic_files import write_whole
+
+    if path.exists() and not force:
+        raise MmbuildError(
+            f"`{path}` exists",
+            code="MM191",
+            hint="write to another file with -o, or replace it with --force",
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text.encode("utf-8"))
+
+
+def _report(path: Path, limits: Limits, wanted: Wanted, *, offline: bool) -> None:
+    """Check the recipe as `validate` does, and say what comes next."""
+    from mmbuild.base.diagnostics import render_text
+    from mmbuild.base.formatting import size_text
+    from mmbuild.cli.output import print_status, use_color
+    from mmbuild.pipeline.load import load
+    from mmbuild.pipeline.options import PlanOptions
+
+    loaded, option = load(PlanOptions((path,), offline=offline)), ""
+    if {item.code for item in loaded.diagnostics} == {_OUTSIDE}:
+        loaded, option = load(PlanOptions((path,), offline=offline, allow_outside=True)), " --allow-outside"
+        print_status("note: the model is outside the project of the recipe")
+    if loaded.diagnostics:
+        click.echo(render_text(loaded.diagnostics, color=use_color()), err=True)
+    click.echo(f"wrote {path}")
+    if not limits.fits:
+        print_status(
+            f"note: the smallest engine takes about {size_text(limits.needs.total)}, "
+            f"and the {wanted.machine.device} device has {size_text(wanted.machine.memory)}"
+        )
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        print_status(f"correct {path}, then run `mmbuild validate {path}`")
+        sys.exit(1)
+    print_status(f"next: mmbuild plan {path}{option}\n      mmbuild apply {path}{option}")

@@ -1,0 +1,171 @@
+"""``mmbuild init`` as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmbuild.cli import main
+from mmbuild.models.families import MODULES
+from mmbuild.models.sources.config import recorded_models
+
+MODELS = Path(__file__).parents[2] / "examples" / "models"
+PARTS = ("facebook/opt", "google/", "openai/")  # text models and towers, which are no models by themselves
+WHOLE = [name for name in recorded_models() if not name.startswith(PARTS)]
+
+
+@pytest.fixture(autouse=True)
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    return tmp_path
+
+
+def init(*words: str) -> int:
+    return main(["init", *words, "--offline"])
+
+
+def read(path: str) -> dict[str, object]:
+    content: dict[str, object] = yaml.safe_load(Path(path).read_text())
+    return content
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("memory", ["8", "24", "140"])
+@pytest.mark.parametrize("model", WHOLE)
+def test_the_recipe_of_every_recorded_model_is_valid(
+    model: str, device: str, memory: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init(model, "-o", "a.yaml", "--device", device, "--memory", memory) == 0
+    assert "error" not in capsys.readouterr().err
+    assert main(["validate", "a.yaml", "--offline"]) == 0
+    assert read("a.yaml")["model"]["family"] in MODULES  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir()))
+def test_the_recipe_of_a_directory_is_planned(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(MODELS / name, name)
+    assert init(f"./{name}", "-o", "recipes/mine.yaml", "--device", "cpu") == 0
+    assert read("recipes/mine.yaml")["model"]["source"] == f"../{name}"  # type: ignore[index]
+    out = capsys.readouterr()
+    assert out.out == "wrote recipes/mine.yaml\n"
+    assert "next: mmbuild plan recipes/mine.yaml" in out.err
+    assert main(["plan", "recipes/mine.yaml", "--store", "store", "--offline"]) == 0
+
+
+def test_a_model_that_does_not_fit_is_quantized_and_answers_fewer_prompts_together() -> None:
+    found = []
+    for memory in ("140", "24", "16", "10"):
+        assert (
+            init(
+                "llava-hf/llava-1.5-7b-hf", "-o", "a.yaml", "--force", "--device", "cuda", "--memory", memory
+            )
+            == 0
+        )
+        engine = read("a.yaml")["engine"]
+        found.append((engine["quantization"], engine["max_batch_size"]))  # type: ignore[index]
+    assert found == [("none", 8), ("none", 8), ("int8", 4), ("int4", 4)]
+
+
+def test_a_machine_that_is_too_small_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("llava-hf/llava-1.5-13b-hf", "-o", "a.yaml", "--device", "cuda", "--memory", "4") == 0
+    assert "the smallest engine takes about" in capsys.readouterr().err
+    assert read("a.yaml")["engine"]["quantization"] == "int4"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "llava-hf/llava-1.5-7b-hf",
+        "hf://llava-hf/llava-1.5-7b-hf",
+        "https://huggingface.co/llava-hf/llava-1.5-7b-hf",
+        "huggingface.co/llava-hf/llava-1.5-7b-hf/tree/main",
+    ],
+)
+def test_addresses_of_the_hub_become_sources(address: str) -> None:
+    assert init(address, "-o", "a.yaml") == 0
+    assert read("a.yaml")["model"]["source"] == "hf://llava-hf/llava-1.5-7b-hf"  # type: ignore[index]
+
+
+def test_a_revision_is_kept() -> None:
+    commit = "b234b804b114d9e37bb655e11cbbb5f5e971b7a9"
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml", "--revision", commit) == 0
+    assert read("a.yaml")["model"]["revision"] == commit  # type: ignore[index]
+
+
+def test_a_tower_that_the_config_only_names_is_the_second_source() -> None:
+    assert init("Efficient-Large-Model/vila-7B", "-o", "a.yaml") == 0
+    vision = read("a.yaml")["model"]["vision"]  # type: ignore[index]
+    assert vision == {"source": "hf://openai/clip-vit-large-patch14-336"}
+
+
+def test_without_a_terminal_the_model_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert init() == 2
+    assert "name a model" in capsys.readouterr().err
+
+
+def test_an_existing_file_is_kept_unless_it_may_be_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.yaml").write_text("mine")
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml") == 1
+    assert "[MM191]" in capsys.readouterr().err
+    assert Path("a.yaml").read_text() == "mine"
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml", "--force") == 0
+    assert Path("a.yaml").read_text() != "mine"
+
+
+def test_it_is_printed_and_nothing_is_written(room: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "-") == 0
+    assert yaml.safe_load(capsys.readouterr().out)["version"] == 1
+    assert [path.name for path in room.iterdir()] == [".git"]
+
+
+def test_its_place_is_the_project_s_directory_of_recipes() -> None:
+    Path("recipes").mkdir()
+    assert init("llava-hf/llava-1.5-7b-hf", "--device", "cuda", "--memory", "140") == 0
+    assert Path("recipes/llava-1.5-7b.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "qwen2_5_vl"}, "no family builds it [MM410]"),
+        ({"model_type": "llava_next", "text_config": {}}, "[MM410]"),
+        ({"model_type": "llava", "text_config": {"model_type": "mistral"}}, "[MM410]"),
+        ({"model_type": "llava", "quantization_config": {"quant_method": "awq"}}, "[MM710]"),
+        ({"model_type": "opt"}, "is a text model, which sees nothing by itself [MM414]"),
+        ({}, "[MM410]"),
+    ],
+)
+def test_a_model_that_no_family_builds_is_refused(
+    config: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text(json.dumps(config))
+    assert init("./model", "-o", "a.yaml") == 1
+    assert message in capsys.readouterr().err
+    assert not Path("a.yaml").exists()
+
+
+def test_a_directory_outside_the_project_needs_an_option(tmp_path_factory, capsys) -> None:  # type: ignore[no-untyped-def]
+    outside = tmp_path_factory.mktemp("outside") / "model"
+    shutil.copytree(MODELS / "llava-shapes", outside)
+    assert init(str(outside), "-o", "a.yaml") == 0
+    assert "mmbuild plan a.yaml --allow-outside" in capsys.readouterr().err
+    assert main(["validate", "a.yaml", "--allow-outside"]) == 0
+
+
+@pytest.mark.parametrize("name", ["no such: place", "a'b", "#x"])
+def test_names_that_yaml_would_read_otherwise_are_quoted(name: str) -> None:
+    shutil.copytree(MODELS / "llava-shapes", name)
+    assert init(f"./{name}", "-o", "a.yaml") == 0
+    assert read("a.yaml")["model"]["source"] == name  # type: ignore[index]
+
+
+def test_an_unknown_backend_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("llava-hf/llava-1.5-7b-hf", "--backend", "onnx") == 2
+    assert "`onnx` is not one of" in capsys.readouterr().err
