@@ -83,7 +83,17 @@ def test_recipe_and_planning_errors_are_annotated(project, summary):
 
 
 def test_a_job_of_a_matrix_reports_the_same_way(project, summary, tmp_path):
-    words = ("ci", RECIPE, "--store", tmp_path, "--build-dir", tmp_path / "build", "--format", "github")
+    words = (
+        "ci",
+        "run",
+        RECIPE,
+        "--store",
+        tmp_path,
+        "--build-dir",
+        tmp_path / "build",
+        "--format",
+        "github",
+    )
     done = project.run(*words, "--job", NAME, status=1, MMBUILD_TEST_FAIL="int4")
     assert f"::error file={RECIPE},line=" in done.stdout
     assert "failed: quantize" in summary.read_text()

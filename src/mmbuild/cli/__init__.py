@@ -4,40 +4,65 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import click
 
-VERBS = {
-    "init": "Write a recipe for a model",
-    "validate": "Check recipes without building anything",
-    "plan": "Show what apply would do, and why",
-    "apply": "Build what is missing and install the engines",
-    "matrix": "Split recipes into jobs for a CI service",
-    "matrix-diff": "Show what a change to recipes rebuilds and how long it takes",
-    "ci": "Run one job of a matrix, or one of several shards",
-    "lock": "Pin what recipes leave open: commits, versions, digests, target",
-    "run": "Run a built engine on images and prompts",
-    "chat": "Talk to a built engine in a terminal",
-    "serve": "Serve a built engine over OpenAI's protocol",
-    "verify": "Compare a built engine with its source model",
-    "bench": "Measure latency and throughput of an engine or of a server",
-    "compare": "Compare builds side by side: precision, size, quality, speed",
-    "why": "Explain why actions run, down to the edited line",
-    "diff": "Show the differences between two builds",
-    "history": "List past builds, their duration and the time the store saved",
-    "graph": "Draw the action graph of recipes",
-    "script": "Write the commands of a TensorRT-LLM version as a shell script",
-    "config": "Configure where toolchains and TensorRT are on this host",
-    "doctor": "Check whether this host can build",
-    "compat": "Show which hosts can load a built engine",
-    "schema": "Print the JSON Schema of recipes",
-    "explain": "Explain a diagnostic code such as MM103",
-    "cache": "List, check and shrink the store",
+GROUPS: Mapping[str, Mapping[str, str]] = {
+    "Build": {
+        "init": "Write a recipe for a model",
+        "validate": "Check recipes without building anything",
+        "plan": "Show what apply would do, and why",
+        "apply": "Build what is missing and install the engines",
+        "lock": "Pin what recipes leave open: commits, versions, digests, target",
+    },
+    "Use": {
+        "run": "Run a built engine on images and prompts",
+        "chat": "Talk to a built engine in a terminal",
+        "serve": "Serve a built engine over OpenAI's protocol",
+        "verify": "Compare a built engine with its source model",
+        "bench": "Measure latency and throughput of an engine or of a server",
+        "script": "Write the commands of a TensorRT-LLM version as a shell script",
+    },
+    "Understand": {
+        "why": "Explain why actions run, down to the edited line",
+        "diff": "Show the differences between two builds",
+        "compare": "Compare builds side by side: precision, size, quality, speed",
+        "history": "List past builds, their duration and the time the store saved",
+        "graph": "Draw the action graph of recipes",
+        "compat": "Show which hosts can load a built engine",
+        "explain": "Explain a diagnostic code such as MM103",
+        "schema": "Print the JSON Schema of recipes",
+    },
+    "Team": {
+        "ci": "Jobs for a CI service: plan and run them, show what a change costs",
+    },
+    "Machine": {
+        "doctor": "Check whether this host can build",
+        "config": "Configure where toolchains and TensorRT are on this host",
+        "cache": "List, check and shrink the store",
+    },
 }
-"""Command name -> its line of ``--help``. Module ``mmbuild.cli.<name>`` (``_`` for ``-``) defines ``command``."""
+"""Command name -> its line of ``--help``, by group. Module ``mmbuild.cli.<name>`` defines ``command``."""
+
+VERBS: Mapping[str, str] = {name: line for verbs in GROUPS.values() for name, line in verbs.items()}
+
+_RENAMED: Mapping[str, str] = {"matrix": "plan", "matrix-diff": "diff"}
+"""Old command -> command of ``mmbuild ci``."""
+
+_MEANT: Mapping[str, str] = {
+    "ask": "run", "benchmark": "bench", "build": "apply", "check": "validate", "clean": "cache gc",
+    "convert": "apply", "create": "init", "deploy": "serve", "export": "script", "freeze": "lock",
+    "gc": "cache gc", "generate": "run", "help": "--help", "infer": "run", "install": "apply",
+    "lint": "validate", "list": "cache ls", "log": "history", "ls": "cache ls", "make": "apply",
+    "new": "init", "prune": "cache gc", "quantize": "apply", "start": "serve", "status": "plan",
+    "test": "verify", "up": "apply", "version": "--version",
+}  # fmt: skip
+"""What users of other tools type -> what it is called here."""
+
+_WIDEST = max(map(len, VERBS))
 
 _HELP = """Declarative builds of vision-language inference engines.
 
@@ -111,22 +136,24 @@ def _group() -> click.Group:
             return list(VERBS)
 
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+            if cmd_name in _RENAMED:
+                return _renamed(cmd_name)
             if cmd_name not in VERBS:
                 return None
             import importlib
 
-            module = cmd_name.replace("-", "_")
-            command: click.Command = importlib.import_module(f"mmbuild.cli.{module}").command
+            command: click.Command = importlib.import_module(f"mmbuild.cli.{cmd_name}").command
             return command
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-            with formatter.section("Commands"):
-                formatter.write_dl(list(VERBS.items()))
+            for title, verbs in GROUPS.items():
+                with formatter.section(title):
+                    formatter.write_dl([(name.ljust(_WIDEST), line) for name, line in verbs.items()])
 
         def resolve_command(
             self, ctx: click.Context, args: list[str]
         ) -> tuple[str | None, click.Command | None, list[str]]:
-            if args and args[0] not in VERBS and not args[0].startswith("-"):
+            if args and args[0] not in (*VERBS, *_RENAMED) and not args[0].startswith("-"):
                 raise click.UsageError(_unknown_verb(args[0]), ctx)
             return super().resolve_command(ctx, args)
 
@@ -135,9 +162,17 @@ def _group() -> click.Group:
     return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(group)
 
 
+def _renamed(word: str) -> click.Command:
+    from mmbuild.cli import ci
+    from mmbuild.cli.output import print_status
+
+    print_status(f"note: `mmbuild {word}` is now `mmbuild ci {_RENAMED[word]}`")
+    return ci.subcommand(_RENAMED[word])
+
+
 def _unknown_verb(word: str) -> str:
     import difflib
 
-    matches = difflib.get_close_matches(word, VERBS, n=1)
-    suggestion = f"; did you mean `{matches[0]}`?" if matches else f"; commands are {', '.join(VERBS)}"
+    meant = _MEANT.get(word) or next(iter(difflib.get_close_matches(word, VERBS, n=1)), None)
+    suggestion = f"; did you mean `mmbuild {meant}`?" if meant else f"; commands are {', '.join(VERBS)}"
     return f"no command `{word}`{suggestion}"

@@ -16,7 +16,7 @@ def test_a_variant_with_a_name_that_gitlab_keeps_for_itself_is_a_job_all_the_sam
     job = found[f"engine {name}"]
     assert name not in found
     assert job["needs"] == ["shared-x"]
-    assert job["script"] == [f"mmbuild ci recipes --job {name}"]
+    assert job["script"] == [f"mmbuild ci run recipes --job {name}"]
 
 
 def test_other_names_stay():

@@ -74,7 +74,7 @@ def planned(tmp_path_factory):
     """Outputs of the plan on a push."""
     runner = Runner(tmp_path_factory.mktemp("plan") / "runner")
     runner.run(
-        command(WORKFLOW["jobs"]["plan"]["steps"], "mmbuild matrix "),
+        command(WORKFLOW["jobs"]["plan"]["steps"], "mmbuild ci plan "),
         **{"github.event.pull_request.base.sha": ""},
     )
     lines = (runner.root / "output").read_text().splitlines()
@@ -101,7 +101,7 @@ def test_stores_of_jobs_laid_over_each_other_are_one_store(planned, tmp_path):
             "inputs.recipes": WORKFLOW["env"]["RECIPES"],
             "github.workspace": str(runner.root),
         }
-        said = runner.run(command(ACTION["runs"]["steps"], "mmbuild ci"), **given).stderr
+        said = runner.run(command(ACTION["runs"]["steps"], "mmbuild ci run"), **given).stderr
         artifacts[name] = runner.root / "shared-store"
         ran = re.findall(r"done   \S+/(\S+): [\d.]+ s, peak", said)
         assert set(ran) == expected

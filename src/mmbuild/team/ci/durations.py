@@ -67,5 +67,5 @@ def read_times(path: Path) -> dict[str, float]:
         raise CiError(
             f"`{path}` is not a timings file: {getattr(error, 'problem', None) or error}",
             code="MM816",
-            hint="write it with `mmbuild ci RECIPE... --save-times FILE` where the recipes were built",
+            hint="write it with `mmbuild ci run RECIPE... --save-times FILE` where the recipes were built",
         ) from error

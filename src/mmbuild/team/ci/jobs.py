@@ -131,7 +131,7 @@ def job_named(jobs: Sequence[CiJob], name: str) -> CiJob:
     raise CiError(
         f"these recipes have no job `{name}`",
         code="MM813",
-        hint=f"did you mean `{near}`?" if near else "`mmbuild matrix` lists the jobs of the same recipes",
+        hint=f"did you mean `{near}`?" if near else "`mmbuild ci plan` lists the jobs of the same recipes",
     )
 
 

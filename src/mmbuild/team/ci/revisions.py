@@ -1,4 +1,4 @@
-"""Resolves the two states that ``mmbuild matrix-diff`` compares: revisions, the working tree, or directories."""
+"""Resolves the two states that ``mmbuild ci diff`` compares: revisions, the working tree, or directories."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ _RESERVED = frozenset(
 )
 """Reserved job names ("CI/CD YAML syntax reference", unavailable names for jobs, and global keywords)."""
 
-_HEAD = "# Made by `mmbuild matrix --format gitlab`: a child pipeline.\n"
+_HEAD = "# Made by `mmbuild ci plan --format gitlab`: a child pipeline.\n"
 _STAGES = {"source": "sources", "shared": "shared", "engine": "engines"}
 
 
@@ -147,7 +147,7 @@ def pipeline(found: Sequence[Mapping[str, Any]], arguments: Sequence[str], inclu
 
     Args:
         found: Jobs, from :func:`mmbuild.team.ci.services.rows`.
-        arguments: Arguments of ``mmbuild ci`` in each job, besides the job name: recipes and options.
+        arguments: Arguments of ``mmbuild ci run`` in each job, besides the job name: recipes and options.
         include: File in the repository with the hidden job ``.mmbuild`` (image, installation, variables).
     """
     content: dict[str, Any] = {}
@@ -167,10 +167,10 @@ def _job(row: Mapping[str, Any], arguments: Sequence[str], *, extends: bool) -> 
     if row["runner"]:
         job["tags"] = row["runner"]
     job["needs"] = [_name(name) for name in row["needs"]]
-    job["script"] = [shlex.join(["mmbuild", "ci", *arguments, "--job", row["name"]])]
+    job["script"] = [shlex.join(["mmbuild", "ci", "run", *arguments, "--job", row["name"]])]
     return job
 
 
 def _name(name: str) -> str:
-    """Return the job's name in GitLab; ``mmbuild ci`` always gets the original name."""
+    """Return the job's name in GitLab; ``mmbuild ci run`` always gets the original name."""
     return f"engine {name}" if name in _RESERVED else name

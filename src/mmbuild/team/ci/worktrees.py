@@ -42,13 +42,13 @@ def repository(near: Path) -> Path:
         raise CiError(
             f"git cannot be run: {error.strerror}",
             code="MM812",
-            hint="install git, or compare two directories: `mmbuild matrix-diff TREE TREE`",
+            hint="install git, or compare two directories: `mmbuild ci diff TREE TREE`",
         ) from error
     if process.returncode:
         raise CiError(
             f"`{directory}` is not in a git repository: {_last_line(process.stderr)}",
             code="MM812",
-            hint="run it in a clone, or compare two directories: `mmbuild matrix-diff TREE TREE`",
+            hint="run it in a clone, or compare two directories: `mmbuild ci diff TREE TREE`",
         )
     return Path(process.stdout.decode().strip())
 

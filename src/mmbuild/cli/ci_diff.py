@@ -1,4 +1,4 @@
-"""``mmbuild matrix-diff``: what a change to recipes rebuilds and how long it takes."""
+"""``mmbuild ci diff``: what a change to recipes rebuilds and how long it takes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CHANGES = 3
 
 
-@click.command("matrix-diff")
+@click.command("diff")
 @click.argument("states", nargs=-1, required=True, metavar="REV..REV | TREE TREE")
 @click.option(
     "--recipes",
@@ -48,9 +48,9 @@ def command(
 
     \b
     Example:
-      mmbuild matrix-diff origin/main
-      mmbuild matrix-diff v1.0..v1.1 --recipes recipes --recipes recipes/demo
-      mmbuild matrix-diff origin/main --exit-code > comment.md
+      mmbuild ci diff origin/main
+      mmbuild ci diff v1.0..v1.1 --recipes recipes --recipes recipes/demo
+      mmbuild ci diff origin/main --exit-code > comment.md
     """
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store

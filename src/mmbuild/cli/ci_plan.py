@@ -1,4 +1,4 @@
-"""``mmbuild matrix``: CI jobs that build recipes and run each action once."""
+"""``mmbuild ci plan``: CI jobs that build recipes and run each action once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _FORMATS = ("text", "github", "gitlab", "json")
 
 
-@click.command("matrix")
+@click.command("plan")
 @options.recipes
 @options.locked_option
 @options.store
@@ -44,14 +44,14 @@ def command(
 ) -> None:
     """Split recipes into CI jobs: actions that several variants share run in common jobs, each variant in its own.
 
-    RECIPE may be a directory, meaning the YAML files directly in it. Run a job with `mmbuild ci RECIPE... --job
+    RECIPE may be a directory, meaning the YAML files directly in it. Run a job with `mmbuild ci run RECIPE... --job
     NAME`, with the same recipes and the same --set. Jobs pull the results of other jobs from the shared store.
 
     \b
     Example:
-      mmbuild matrix recipes
-      mmbuild matrix recipes --changed-since origin/main --format github >> "$GITHUB_OUTPUT"
-      mmbuild matrix recipes --format gitlab --include ci/mmbuild.yml > jobs.yml
+      mmbuild ci plan recipes
+      mmbuild ci plan recipes --changed-since origin/main --format github >> "$GITHUB_OUTPUT"
+      mmbuild ci plan recipes --format gitlab --include ci/mmbuild.yml > jobs.yml
     """
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
@@ -104,7 +104,7 @@ def _changed(revision: str, planned: Variants, store: Store, request: PlanOption
 
 
 def _arguments(request: PlanOptions) -> list[str]:
-    """Arguments with which `mmbuild ci` makes the same plan."""
+    """Arguments with which `mmbuild ci run` makes the same plan."""
     words = [str(path) for path in request.paths]
     for override in request.overrides:
         words += ["--set", override]

@@ -1,4 +1,4 @@
-"""mmbuild matrix-diff: what a change rebuilds, by line and version, and what stays cached."""
+"""mmbuild ci diff: what a change rebuilds, by line and version, and what stays cached."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def project(tmp_path, monkeypatch, capsys):
 
 
 def diff(project, *words, status=0):
-    return project.json("matrix-diff", *(words or ("HEAD",)), "--format", "json", status=status)
+    return project.json("ci", "diff", *(words or ("HEAD",)), "--format", "json", status=status)
 
 
 def steps(labels):
@@ -30,7 +30,7 @@ def by_name(found):
 def test_nothing_changed_is_nothing_to_build(project):
     found = diff(project)
     assert (found["variants"], found["unchanged"], found["build"], found["seconds"]) == ([], 4, [], 0)
-    said = project.run("matrix-diff", "HEAD", "--exit-code").out
+    said = project.run("ci", "diff", "HEAD", "--exit-code").out
     assert said == "### mmbuild: nothing to build, 4 variants unchanged\n\n"
 
 
@@ -61,7 +61,7 @@ def test_two_lines_of_one_recipe_are_distinguished(project):
     )
     lines = {line["key"]: line["free"] for line in by_name(diff(project))["other"]["lines"]}
     assert lines == {"engine.max_batch_size": False, "engine.tensorrt_llm.fused_mlp": True}
-    said = project.run("matrix-diff", "HEAD").out
+    said = project.run("ci", "diff", "HEAD").out
     table, _, free = said.partition("\nFree:\n")
     assert "`recipes/base/base.yaml:7` `engine.max_batch_size` from `2` to `3`" in table
     assert "fused_mlp" not in table
@@ -74,7 +74,7 @@ def test_variants_with_the_same_changes_share_a_row(project):
     project.write("recipes/small.yaml", f"version: 1\nname: small\nextends: base/base.yaml\n{axes}\n")
     project.commit()
     project.change("recipes/base/base.yaml", "max_output_len: 32", "max_output_len: 33")
-    rows = [line for line in project.run("matrix-diff", "HEAD").out.splitlines() if line.startswith("| `")]
+    rows = [line for line in project.run("ci", "diff", "HEAD").out.splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert [cell[0].count("<br>") for cell in cells] == [0, 12]
     assert cells[1][0].endswith("<br>and 3 more")
@@ -85,7 +85,7 @@ def test_comments_are_reported_as_free(project):
     project.change("recipes/base/base.yaml", "version: 1", "# what all share\nversion: 1")
     found = diff(project, "HEAD", "--exit-code")
     assert (found["build"], found["only_text"]) == ([], ["recipes/base/base.yaml"])
-    assert "- `recipes/base/base.yaml`: only comments or layout" in project.run("matrix-diff", "HEAD").out
+    assert "- `recipes/base/base.yaml`: only comments or layout" in project.run("ci", "diff", "HEAD").out
 
 
 def test_removed_key_is_reported_at_its_old_location(project):
@@ -94,7 +94,7 @@ def test_removed_key_is_reported_at_its_old_location(project):
     project.change("recipes/other.yaml", "\nengine: {max_beam_width: 2}", "")
     (line,) = by_name(diff(project))["other"]["lines"]
     assert (line["file"], line["line"], line["before"], line["after"]) == ("recipes/other.yaml", 3, 2, None)
-    assert "`engine.max_beam_width` was removed, was `2`" in project.run("matrix-diff", "HEAD").out
+    assert "`engine.max_beam_width` was removed, was `2`" in project.run("ci", "diff", "HEAD").out
 
 
 def test_added_and_removed_variants_and_actions_shared_with_others(project):
@@ -106,7 +106,7 @@ def test_added_and_removed_variants_and_actions_shared_with_others(project):
     assert states == {"small-int4_awq": "new", "small-none": "gone", "small-int4": "gone", "other": "gone"}
     assert {"download", "build_visual"} <= set(steps(found["small-int4_awq"]["keep"]))
     assert found["other"]["build"] == []
-    assert "1 new, 3 gone of 5 variants" in project.run("matrix-diff", "HEAD").out
+    assert "1 new, 3 gone of 5 variants" in project.run("ci", "diff", "HEAD").out
 
 
 def test_changes_without_a_line_are_reported_as_source_or_version(project):
@@ -124,7 +124,7 @@ def test_updated_locks_are_reported_by_package(project):
     lock = project.root / "recipes/other.lock"
     lock.write_text(lock.read_text().replace(f"torch: {version}", "torch: 2.99.0"))
     project.run(
-        "matrix-diff", "HEAD", "--locked", status=1
+        "ci", "diff", "HEAD", "--locked", status=1
     )  # its hashes are of the other version: made by hand
     project.run("lock", "recipes/other.yaml")
     (only,) = diff(project, "HEAD", "--locked")["variants"]
@@ -163,22 +163,22 @@ def test_two_recipe_directories_are_compared(project, tmp_path):
 def test_current_errors_fail_and_earlier_errors_are_reported(project):
     project.change("recipes/other.yaml", "version: 1", "version: 7")
     broken = project.commit()
-    said = project.run("matrix-diff", f"HEAD~..{broken}", status=1).err
+    said = project.run("ci", "diff", f"HEAD~..{broken}", status=1).err
     assert said.startswith("recipes/other.yaml:1:10: error")
     project.change("recipes/other.yaml", "version: 7", "version: 1")
     found = diff(project, broken)
     assert (found["variants"][0]["state"], list(found["faults"])) == ("new", ["recipes/other.yaml"])
-    assert "Could not be planned at" in project.run("matrix-diff", broken).out
+    assert "Could not be planned at" in project.run("ci", "diff", broken).out
 
 
 @pytest.mark.parametrize("words", [["..HEAD"], ["a", "b"], ["HEAD", "HEAD", "HEAD"]])
 def test_invalid_states_are_usage_errors(project, words):
-    assert "[MM817]" in project.run("matrix-diff", *words, status=2).err
+    assert "[MM817]" in project.run("ci", "diff", *words, status=2).err
 
 
 def test_markdown_is_escaped_in_cells(project):
     project.change("recipes/other.yaml", "name: other", 'name: other\nverify: {prompts: ["a | b ` c"]}')
     row = next(
-        line for line in project.run("matrix-diff", "HEAD").out.splitlines() if line.startswith("| `other`")
+        line for line in project.run("ci", "diff", "HEAD").out.splitlines() if line.startswith("| `other`")
     )
     assert row.replace("\\|", "").count("|") == 7
