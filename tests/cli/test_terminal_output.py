@@ -81,16 +81,20 @@ llava-shapes-int4:
   visual.max_batch_size = 4: max_batch_size 4 x max_images_per_prompt 1 = 4
   max_seq_len = 168: max_input_len 128 + max_output_len 40 = 168
 
-run  llava-shapes-int4/download        never built
-run  llava-shapes-int4/convert         never built
-run  llava-shapes-int4/quantize        never built
-run  llava-shapes-int4/build_llm       never built
-run  llava-shapes-int4/build_visual    never built
-run  llava-shapes-int4/convert_visual  never built
-run  llava-shapes-int4/assemble        never built
-run  llava-shapes-int4/measure         never built
-run  llava-shapes-int4/verify          never built
+run  llava-shapes-int4/download         ~1 s  never built
+run  llava-shapes-int4/convert          <1 s  never built
+run  llava-shapes-int4/quantize         <1 s  never built
+run  llava-shapes-int4/build_llm       ~30 s  never built
+run  llava-shapes-int4/build_visual    ~30 s  never built
+run  llava-shapes-int4/convert_visual   ~5 s  never built
+run  llava-shapes-int4/assemble         <1 s  never built
+run  llava-shapes-int4/measure         ~20 s  never built
+run  llava-shapes-int4/verify           <1 s  never built
 9 to run
+takes about N s (estimated)
+writes N MB, one action takes up to 2.7 GB of memory
+llava-shapes-int4 takes about 1.6 GB of memory to run:
+  weights N kB, caches N MB, tower N MB, 1.6 GB to work in
 """)
 
 
@@ -120,16 +124,20 @@ llava-shapes-int4:
   visual.max_batch_size = 3: max_batch_size 3 x max_images_per_prompt 1 = 3
   max_seq_len = 168: max_input_len 128 + max_output_len 40 = 168
 
-up to date           llava-shapes-int4/download        nothing it depends on changed
-up to date           llava-shapes-int4/convert         nothing it depends on changed
-up to date           llava-shapes-int4/quantize        nothing it depends on changed
-run                  llava-shapes-int4/build_llm       parameter `max_batch_size` changed from 4 to 3 (and 1 more)
-run                  llava-shapes-int4/build_visual    parameter `max_batch_size` changed from 4 to 3
-up to date           llava-shapes-int4/convert_visual  nothing it depends on changed
-unknown until built  llava-shapes-int4/assemble        depends on the result of `llava-shapes-int4/build_llm` (input `llm`)
-unknown until built  llava-shapes-int4/measure         depends on the result of `llava-shapes-int4/assemble` (input `engine`)
-unknown until built  llava-shapes-int4/verify          depends on the result of `llava-shapes-int4/measure` (input `measures`)
+up to date           llava-shapes-int4/download               nothing it depends on changed
+up to date           llava-shapes-int4/convert                nothing it depends on changed
+up to date           llava-shapes-int4/quantize               nothing it depends on changed
+run                  llava-shapes-int4/build_llm       ~30 s  parameter `max_batch_size` changed from 4 to 3 (and 1 more)
+run                  llava-shapes-int4/build_visual    ~30 s  parameter `max_batch_size` changed from 4 to 3
+up to date           llava-shapes-int4/convert_visual         nothing it depends on changed
+unknown until built  llava-shapes-int4/assemble         <1 s  depends on the result of `llava-shapes-int4/build_llm` (input `llm`)
+unknown until built  llava-shapes-int4/measure          <1 s  depends on the result of `llava-shapes-int4/assemble` (input `engine`)
+unknown until built  llava-shapes-int4/verify           <1 s  depends on the result of `llava-shapes-int4/measure` (input `measures`)
 2 to run, 3 unknown until built, 4 up to date
+takes about N s (3 of 5 durations measured before, others estimated)
+writes N MB, one action takes up to 2.7 GB of memory
+llava-shapes-int4 takes about 1.6 GB of memory to run:
+  weights N kB, caches N MB, tower N MB, 1.6 GB to work in
 """)
 
 

@@ -12,6 +12,8 @@ _VOLATILE = (
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( on \S+)?", "TIME"),
     (r" +\d+\.\d s\b", " N s"),
     (r"\d+(\.\d)? (kB|MB)\b", r"N \2"),
+    # Of a whole plan: it depends on the number of cores.
+    (r"takes about \d+ (s|min) \(", "takes about N s ("),
 )
 
 

@@ -52,11 +52,12 @@ def command(
       mmbuild ci diff v1.0..v1.1 --recipes recipes --recipes recipes/demo
       mmbuild ci diff origin/main --exit-code > comment.md
     """
+    from mmbuild.core.graph.durations import measured_seconds
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.team.ci import pr_comment
     from mmbuild.team.ci.change_cost import differences
-    from mmbuild.team.ci.durations import measured_seconds, seconds_of
+    from mmbuild.team.ci.durations import seconds_of
     from mmbuild.team.ci.revisions import snapshots
 
     opened = open_store(store)

@@ -53,12 +53,13 @@ def command(
       mmbuild ci plan recipes --changed-since origin/main --format github >> "$GITHUB_OUTPUT"
       mmbuild ci plan recipes --format gitlab --include ci/mmbuild.yml > jobs.yml
     """
+    from mmbuild.core.graph.durations import measured_seconds
     from mmbuild.core.store.action_cache import load_cache
     from mmbuild.core.store.layout import open_store
     from mmbuild.team.ci import services as github
     from mmbuild.team.ci import services as gitlab
     from mmbuild.team.ci import services as job_rows
-    from mmbuild.team.ci.durations import measured_seconds, seconds_of
+    from mmbuild.team.ci.durations import seconds_of
     from mmbuild.team.ci.jobs import jobs_of, select
     from mmbuild.team.ci.runners import GITHUB, GITLAB, parse_runners
 

@@ -169,8 +169,9 @@ def _print_shards(planned: Variants, count: int, times: Path | None, at_once: in
 
 def _save_times(planned: Variants, store: Store, path: Path) -> None:
     from mmbuild.cli.output import print_status
+    from mmbuild.core.graph.durations import measured_seconds
     from mmbuild.core.store.action_cache import load_cache
-    from mmbuild.team.ci.durations import measured_seconds, write_times
+    from mmbuild.team.ci.durations import write_times
     from mmbuild.team.ci.jobs import union_of
 
     actions = union_of([variant.graph for variant in planned.planned]).actions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ class Prepared:
     Attributes:
         graphs: One graph per variant.
         derivations: Lines that show how each derived number is computed, by variant.
+        running: What each variant's engine takes to run, by variant.
         warnings: Warnings, as text.
         cached: Whether it comes from the plan cache.
         entry: Name of its entry in the plan cache.
@@ -47,6 +48,7 @@ class Prepared:
 
     graphs: tuple[RecipeGraph, ...]
     derivations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    running: Mapping[str, str] = field(default_factory=dict)
     warnings: str = ""
     cached: bool = False
     entry: str = ""
@@ -81,6 +83,7 @@ def _load(request: PlanOptions, store: Store, name: str) -> Prepared:
     prepared = Prepared(
         graphs,
         {variant.name: derivation_lines(variant) for variant in loaded.variants},
+        running_lines(loaded.variants),
         render_text(loaded.diagnostics) if loaded.diagnostics else "",
     )
     if all(_pinned(variant) for variant in loaded.variants):
@@ -170,10 +173,18 @@ def derivation_lines(variant: ResolvedRecipe) -> tuple[str, ...]:
     return tuple(f"{item.name} = {item.value}: {item.arithmetic}" for item in variant.derivations)
 
 
+def running_lines(variants: Iterable[ResolvedRecipe]) -> dict[str, str]:
+    """What the engine of each variant takes to run, by the variant's name."""
+    from mmbuild.backends.lowering.running_memory import memory_line
+
+    return {variant.name: memory_line(variant) for variant in variants}
+
+
 def _to_json(prepared: Prepared) -> dict[str, Any]:
     return {
         "graphs": [graph_to_json(graph) for graph in prepared.graphs],
         "derivations": {name: list(lines) for name, lines in prepared.derivations.items()},
+        "running": dict(prepared.running),
         "warnings": prepared.warnings,
     }
 
@@ -182,6 +193,7 @@ def _from_json(value: Mapping[str, Any]) -> Prepared:
     return Prepared(
         tuple(graph_from_json(item) for item in value["graphs"]),
         {name: tuple(lines) for name, lines in value["derivations"].items()},
+        dict(value["running"]),
         value["warnings"],
         cached=True,
     )

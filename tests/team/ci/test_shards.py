@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbuild.core.graph.action import Resources
+from mmbuild.core.graph.durations import estimated_seconds
 from mmbuild.core.graph.keys import make_action
-from mmbuild.team.ci.durations import estimated_seconds
 from mmbuild.team.ci.jobs import union_of
 from mmbuild.team.ci.shards import plan_shards
 from support.projects.variants import variant, variants

@@ -115,6 +115,7 @@ def fetch_data(variant: ResolvedRecipe, context: PlanContext) -> Action | None:
         resources=Resources(
             memory=estimate.DOWNLOAD_MEMORY,
             disk=calibration.samples * _PICTURE,
+            download=calibration.samples * _PICTURE,
             seconds=1 + calibration.samples * _PICTURE_SECONDS,
         ),
     )

@@ -55,5 +55,10 @@ def download(variant: ResolvedRecipe, name: str, size: int, context: PlanContext
         params={**identity.params, **planned},
         sources=identity.sources,
         locators=identity.locators,
-        resources=Resources(memory=estimate.DOWNLOAD_MEMORY, disk=disk, seconds=disk / _BYTES_PER_SECOND),
+        resources=Resources(
+            memory=estimate.DOWNLOAD_MEMORY,
+            disk=disk,
+            download=disk if identity.kind == "hf" else 0,
+            seconds=disk / _BYTES_PER_SECOND,
+        ),
     )

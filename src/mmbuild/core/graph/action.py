@@ -25,6 +25,7 @@ class Resources:
         gpu_memory: Peak memory on each GPU, bytes; 0 if unknown.
         seconds: Expected wall time, for the critical path; 0 if unknown.
         gpu_shared: Whether others may use the GPUs meanwhile: for compiling, not for anything that measures.
+        download: Bytes fetched over the network.
     """
 
     cores: int = 1
@@ -34,6 +35,7 @@ class Resources:
     gpu_memory: int = 0
     seconds: float = 0.0
     gpu_shared: bool = False
+    download: int = 0
 
 
 @dataclass(frozen=True, slots=True)

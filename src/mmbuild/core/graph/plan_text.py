@@ -6,20 +6,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.core.graph.cost import PlanCost
 from mmbuild.core.graph.plan import Plan, Verdict
 
 _SHOWN_FIRST = (Verdict.RUN, Verdict.UNKNOWN, Verdict.PULL, Verdict.RESTORE)
 
 
-def plan_text(plan: Plan) -> str:
-    """Return one line per action (verdict, label, reason), then a summary line."""
+def plan_text(plan: Plan, cost: PlanCost) -> str:
+    """Return one line per action (verdict, label, duration, reason), then a summary and the cost."""
     width = max((len(p.action.label) for p in plan.actions), default=0)
     verdicts = max((len(p.verdict) for p in plan.actions), default=0)
-    lines = [
-        f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}  {p.reason}{_shared(p.recipes)}"
-        for p in plan.actions
-    ]
-    return "\n".join([*lines, summary(plan)]) + "\n"
+    times = {
+        p.action.definition_key: str(cost.actions.get(p.action.definition_key, "")) for p in plan.actions
+    }
+    widest = max(map(len, times.values()), default=0)
+    lines = []
+    for p in plan.actions:
+        time = f"  {times[p.action.definition_key]:>{widest}}" if widest else ""
+        lines.append(
+            f"{p.verdict:<{verdicts}}  {p.action.label:<{width}}{time}  {p.reason}{_shared(p.recipes)}"
+        )
+    return "\n".join(filter(None, [*lines, summary(plan), cost.text()])) + "\n"
 
 
 def summary(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from mmbuild.core.graph.plan import Build, Plan, PlannedAction
 PLAN_SCHEMA = 1
 """Version of the printed and saved format; increased when a field is removed or changes its meaning."""
 
-_RESOURCES = ("cores", "memory", "disk", "gpus", "gpu_memory", "seconds", "gpu_shared")
+_RESOURCES = ("cores", "memory", "disk", "gpus", "gpu_memory", "seconds", "gpu_shared", "download")
 
 
 def graph_to_json(graph: RecipeGraph) -> dict[str, Any]:
@@ -38,8 +38,10 @@ def graph_from_json(data: Mapping[str, Any]) -> RecipeGraph:
     return RecipeGraph(data["recipe"], actions, data["engine"], data["settings"])
 
 
-def plan_to_json(plan: Plan, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The versioned form.
+def plan_to_json(
+    plan: Plan, request: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The versioned form, and ``more`` fields.
 
     ``{"schema", "kind": "plan", "mmbuild", "hash", "request", "builds": [{"recipe", "directory", "targets"}],
     "actions": [{"label", "step", "recipes", "verdict", "reason", "definition_key", "artifact", "inputs",
@@ -53,6 +55,7 @@ def plan_to_json(plan: Plan, request: Mapping[str, Any]) -> dict[str, Any]:
         "request": dict(request),
         "builds": [_build_to_json(build) for build in plan.builds],
         "actions": [_planned_to_json(planned) for planned in plan.actions],
+        **(more or {}),
     }
 
 

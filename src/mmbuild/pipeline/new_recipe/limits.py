@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmbuild.backends.lowering import estimate
+from mmbuild.backends.lowering.running_memory import RunningMemory, running_memory
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
 
@@ -14,8 +14,6 @@ from mmbuild.models.families.facts import ModelFacts
 _TEXT, _ANSWER = 448, 256
 _LEAST_TEXT, _LEAST_ANSWER = 16, 16
 _BATCHES: Mapping[str, tuple[int, ...]] = {"cuda": (8, 4, 2, 1), "cpu": (1,)}
-# Activations, compiled code, and what the libraries take.
-_WORK = estimate.GIB + estimate.GIB // 2
 _SHARE = 0.9  # of the memory
 
 
@@ -30,20 +28,6 @@ class Machine:
 
     device: str
     memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Bytes that an engine takes while it runs."""
-
-    weights: int
-    caches: int
-    tower: int
-
-    @property
-    def total(self) -> int:
-        """All of it, and room to work in."""
-        return self.weights + self.caches + self.tower + _WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +51,7 @@ class Limits:
     max_input_len: int
     max_output_len: int
     text: int
-    needs: Needs
+    needs: RunningMemory
     fits: bool
 
 
@@ -77,7 +61,7 @@ def fitting(facts: ModelFacts, config: Mapping[str, Any], machine: Machine) -> L
     text, prompt, answer = _lengths(facts)
     found: Limits | None = None
     for quantization, batch in _candidates(facts, machine.device):
-        needs = _needs(facts, dtype, quantization, batch, prompt + answer)
+        needs = running_memory(facts, dtype, quantization, batch, prompt, answer)
         fits = not machine.memory or needs.total <= _SHARE * machine.memory
         found = Limits(dtype, quantization, batch, prompt, answer, text, needs, fits)
         if fits:
@@ -121,15 +105,3 @@ def _lengths(facts: ModelFacts) -> tuple[int, int, int]:
     answer = max(_LEAST_ANSWER, min(_ANSWER, room // 3))
     text = max(_LEAST_TEXT, min(_TEXT, room - answer))
     return text, features + text, answer
-
-
-def _needs(facts: ModelFacts, dtype: str, quantization: str, batch: int, slots: int) -> Needs:
-    stacks = [facts.llm, *([facts.encoder] if facts.encoder else [])]
-    caches = estimate.cache_memory(facts.llm, dtype, batch, slots)
-    if facts.llm.cross_attention:
-        caches += estimate.cache_memory(facts.llm, dtype, batch, facts.visual.num_visual_features + _TEXT)
-    return Needs(
-        weights=estimate.sizes(stacks, dtype, quantization).quantized,
-        caches=caches,
-        tower=estimate.visual_size(facts.visual, dtype),
-    )

@@ -81,9 +81,8 @@ def _engine(model: ChosenModel, limits: Limits, wanted: Wanted) -> Iterator[str]
     yield _commented(f"  max_input_len: {limits.max_input_len}", room)
     yield _commented(f"  max_output_len: {limits.max_output_len}", "tokens of an answer")
     needs = limits.needs
-    parts = f"weights {size_text(needs.weights)}, caches {size_text(needs.caches)}, tower {size_text(needs.tower)}"
     memory = f" of {size_text(wanted.machine.memory)}" if wanted.machine.memory else ""
-    yield f"  # Takes about {size_text(needs.total)}{memory} of memory to run: {parts}."
+    yield f"  # Takes about {size_text(needs.total)}{memory} of memory to run: {needs.text()}."
 
 
 def _verify(model: ChosenModel) -> Iterator[str]:

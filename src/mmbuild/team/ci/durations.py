@@ -1,4 +1,4 @@
-"""Action durations: measured if known, otherwise estimated from model size."""
+"""Action durations for splitting work: from a file of measured ones, otherwise estimated from model size."""
 
 from __future__ import annotations
 
@@ -9,31 +9,12 @@ from pathlib import Path
 from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.core.graph.action import Action
-from mmbuild.core.graph.keys import body_key
-from mmbuild.core.store.action_cache import ActionCache
+from mmbuild.core.graph.durations import estimated_seconds
 from mmbuild.core.store.atomic_files import write_whole
 from mmbuild.core.store.disk_errors import disk_errors
 from mmbuild.team.ci.variants import CiError
 
 VERSION = 1
-GUESS = 1.0
-"""Seconds for an action without an estimate, as in :func:`mmbuild.core.execution.ready_queue.priorities`."""
-
-
-def estimated_seconds(action: Action) -> float:
-    """Return the seconds estimated from the model's size; the same on every machine."""
-    return action.resources.seconds or GUESS
-
-
-def measured_seconds(actions: Iterable[Action], cache: ActionCache) -> dict[str, float]:
-    """Return the measured seconds by label of actions that were built here before, with any inputs."""
-    known = {record.body: record.seconds for record in cache.by_key.values() if record.seconds}
-    measured: dict[str, float] = {}
-    for action in actions:
-        seconds = known.get(body_key(action)) if known else None
-        if seconds:
-            measured[action.label] = round(seconds, 3)
-    return measured
 
 
 def seconds_of(actions: Iterable[Action], times: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from mmbuild.base.pins import NO_PINS
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.store.layout import Store
 from mmbuild.pipeline.options import PlanOptions
-from mmbuild.pipeline.planning import Prepared, derivation_lines, lower_all
+from mmbuild.pipeline.planning import Prepared, derivation_lines, lower_all, running_lines
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.team.lockfile.compare import LockDifference, differences, refuse
 from mmbuild.team.lockfile.make import LockedPlan, make, this_target
@@ -48,6 +48,7 @@ def prepare_locked(request: PlanOptions, store: Store) -> Prepared:
     return Prepared(
         tuple(graph for plan in plans for graph in plan.graphs),
         {variant.name: derivation_lines(variant) for plan in plans for variant in plan.variants},
+        running_lines(variant for plan in plans for variant in plan.variants),
         render_text(findings) if findings else "",
     )
 

@@ -1,0 +1,110 @@
+"""What an apply of a plan costs: time, downloads, disk and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmbuild.base.formatting import estimate_text, size_text
+from mmbuild.core.graph.action import Action
+from mmbuild.core.graph.durations import estimated_seconds, measured_seconds
+from mmbuild.core.graph.plan import Plan, Verdict
+from mmbuild.core.store.action_cache import ActionCache
+
+_WORK = (Verdict.RUN, Verdict.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """Seconds of an action.
+
+    Attributes:
+        seconds: The seconds.
+        measured: Whether the action was timed on this machine, perhaps with other inputs; else it is an estimate.
+    """
+
+    seconds: float
+    measured: bool
+
+    def __str__(self) -> str:
+        if self.seconds < 1:
+            return "<1 s"
+        return f"{'' if self.measured else '~'}{estimate_text(self.seconds)}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCost:
+    """The cost of the actions that an apply runs, or may run.
+
+    Attributes:
+        actions: Duration of each, by definition key.
+        seconds: All of them, on this many cores: at least the longest chain, at least what keeps all cores busy.
+        download: Bytes from the network.
+        disk: Bytes of results.
+        memory: The most host memory of one action, bytes.
+        gpu_memory: The most memory of one action on a GPU, bytes.
+    """
+
+    actions: Mapping[str, Duration]
+    seconds: float
+    download: int
+    disk: int
+    memory: int
+    gpu_memory: int
+
+    def text(self) -> str:
+        """Two lines; empty if nothing runs."""
+        if not self.actions:
+            return ""
+        measured = sum(duration.measured for duration in self.actions.values())
+        basis = "measured before" if measured == len(self.actions) else "estimated"
+        if 0 < measured < len(self.actions):
+            basis = f"{measured} of {len(self.actions)} durations measured before, others estimated"
+        parts = [f"downloads {size_text(self.download)}"] if self.download else []
+        parts += [f"writes {size_text(self.disk)}"] if self.disk else []
+        parts += [f"one action takes up to {size_text(self.memory)} of memory"] if self.memory else []
+        parts += [f"{size_text(self.gpu_memory)} of GPU memory"] if self.gpu_memory else []
+        lines = [f"takes about {estimate_text(self.seconds)} ({basis})", ", ".join(parts)]
+        return "\n".join(filter(None, lines))
+
+    def document(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def cost_of(plan: Plan, cache: ActionCache, cores: int) -> PlanCost:
+    """The cost of a plan on a machine with ``cores`` whose store has ``cache``."""
+    actions = [planned.action for planned in plan.actions if planned.verdict in _WORK]
+    measured = measured_seconds(actions, cache)
+    durations = {
+        action.definition_key: Duration(
+            measured.get(action.label) or estimated_seconds(action), action.label in measured
+        )
+        for action in actions
+    }
+    needs = [action.resources for action in actions]
+    return PlanCost(
+        actions=durations,
+        seconds=_wall_seconds(actions, durations, cores),
+        download=sum(need.download for need in needs),
+        disk=sum(need.disk for need in needs),
+        memory=max((need.memory for need in needs), default=0),
+        gpu_memory=max((need.gpu_memory for need in needs), default=0),
+    )
+
+
+def _wall_seconds(actions: Sequence[Action], durations: Mapping[str, Duration], cores: int) -> float:
+    busy = sum(
+        min(action.resources.cores, cores) * durations[action.definition_key].seconds for action in actions
+    )
+    return max(_longest_chain(actions, durations), busy / cores)
+
+
+def _longest_chain(actions: Collection[Action], durations: Mapping[str, Duration]) -> float:
+    """Seconds until the last action ends if each starts as soon as its inputs are there; producers come first."""
+    ends: dict[str, float] = {}
+    for action in actions:
+        begin = max((ends.get(key, 0.0) for key in action.inputs.values()), default=0.0)
+        ends[action.definition_key] = begin + durations[action.definition_key].seconds
+    return max(ends.values(), default=0.0)
