@@ -77,12 +77,7 @@ def cost_of(plan: Plan, cache: ActionCache, cores: int) -> PlanCost:
     """The cost of a plan on a machine with ``cores`` whose store has ``cache``."""
     actions = [planned.action for planned in plan.actions if planned.verdict in _WORK]
     measured = measured_seconds(actions, cache)
-    durations = {
-        action.definition_key: Duration(
-            measured.get(action.label) or estimated_seconds(action), action.label in measured
-        )
-        for action in actions
-    }
+    durations = {action.definition_key: _duration(action, measured) for action in actions}
     needs = [action.resources for action in actions]
     return PlanCost(
         actions=durations,
@@ -92,6 +87,13 @@ def cost_of(plan: Plan, cache: ActionCache, cores: int) -> PlanCost:
         memory=max((need.memory for need in needs), default=0),
         gpu_memory=max((need.gpu_memory for need in needs), default=0),
     )
+
+
+def _duration(action: Action, measured: Mapping[str, float]) -> Duration:
+    seconds = measured.get(action.label)
+    if seconds is None:
+        return Duration(estimated_seconds(action), measured=False)
+    return Duration(seconds, measured=True)
 
 
 def _wall_seconds(actions: Sequence[Action], durations: Mapping[str, Duration], cores: int) -> float:
