@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 
 import pytest
 
@@ -61,9 +62,24 @@ def test_what_cannot_be_done_is_said_and_the_conversation_goes_on(capsys, monkey
 
 def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(capsys, monkeypatch) -> None:
     def interrupted(*_):
-        yield "there are"
-        raise KeyboardInterrupt
+        yield "there"
+        signal.raise_signal(signal.SIGINT)
+        yield " are"
+        pytest.fail("the answer goes on")
 
     monkeypatch.setattr(type(demo_engine()), "stream_text", interrupted)
     captured = chat(capsys, monkeypatch, "how many shapes ?\nand now ?\n")
     assert captured.out.splitlines() == ["there are ...", "there are ..."]
+
+
+def test_a_second_ctrl_c_ends_the_conversation(capsys, monkeypatch) -> None:
+    def stuck(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield "never"
+
+    monkeypatch.setattr(type(demo_engine()), "stream_text", stuck)
+    monkeypatch.setattr("sys.stdin", io.StringIO("how many shapes ?\n"))
+    assert main(["chat", str(demo_directory())]) == 130
+    assert capsys.readouterr().out == ""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -2,7 +2,8 @@
 
 Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output
 and standard error together are compared with the lines below it. On a page, a line `...` stands for any number of
-lines, `...` within a line for any text, and numbers of seconds and sizes are not compared.
+lines, `...` within a line for any text, and numbers of seconds and sizes are not compared. A server runs until the
+end of the session, at a free port instead of 8000.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,14 +26,16 @@ from support.pages import ROOT, Block, blocks, session
 from support.screen import without_volatile
 
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+SERVER = ".venv/bin/mmbuild serve"
 SKIPPED = {
+    "make demo": "installs mmbuild, then builds what an earlier block has built",
     "mmbuild doctor llava-7b.yaml": "prints what this host has",
     "mmbuild apply llava-7b.yaml": "downloads 14 GB from the hub",
 }
 """Commands that are not run, and why; ``test_commands.py`` checks that they exist."""
 
-BUILDS = re.compile(r"^\$ mmbuild (apply|run|verify) (?!llava-7b)", re.M)
-"""Matches blocks that compile an engine. They run on a copy of the store that other tests have compiled."""
+BUILDS = re.compile(r"^\$ (mmbuild (apply|run|verify) (?!llava-7b)|make demo|curl)", re.M)
+"""Blocks that compile an engine or need one. They run on a copy of the store that other tests have compiled."""
 
 
 @pytest.fixture
@@ -43,6 +48,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mmbuild "$@"\n')
     program.chmod(0o755)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(program.parent)
     return {
         **os.environ,
         "PATH": f"{program.parent}:{os.environ['PATH']}",
@@ -61,24 +68,63 @@ def pattern(shown: str) -> re.Pattern[str]:
 
 
 def run(commands: Iterable[tuple[str, str]], root: Path, environment: dict[str, str]) -> None:
-    for command, shown in commands:
-        if command in SKIPPED:
-            continue
-        if command.startswith("mmbuild apply") and (root / "compiled").exists():
-            shutil.rmtree(root / "store", ignore_errors=True)  # left by `plan`, which shows an empty store
-            (root / "compiled").rename(root / "store")
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=root,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        printed = without_volatile(done.stdout.replace(f"{root}/", ""))
-        assert pattern(shown).fullmatch(printed), f"$ {command}\n{printed}"
+    port = free_port()
+    with ExitStack() as servers:
+        for command, shown in commands:
+            if command in SKIPPED:
+                continue
+            if command.startswith("mmbuild apply") and (root / "compiled").exists():
+                shutil.rmtree(
+                    root / "store", ignore_errors=True
+                )  # left by `plan`, which shows an empty store
+                (root / "compiled").rename(root / "store")
+            if command.startswith(SERVER):
+                line = f"exec {command} --port {port}"
+                printed = servers.enter_context(started(line, shown.count("\n"), root, environment))
+            else:
+                printed = completed(command.replace(":8000", f":{port}"), root, environment)
+            printed = without_volatile(printed.replace(f"{root}/", "").replace(f":{port}", ":8000"))
+            # What `curl` prints has no line end, and an empty line ends a block.
+            assert pattern(shown.rstrip("\n")).fullmatch(printed.rstrip("\n")), f"$ {command}\n{printed}"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        return int(bound.getsockname()[1])
+
+
+def completed(command: str, root: Path, environment: dict[str, str]) -> str:
+    """What a command prints."""
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    return done.stdout
+
+
+@contextmanager
+def started(command: str, lines: int, root: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The first ``lines`` lines that a server prints; it ends as it should at the end."""
+    with subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            yield "".join(server.stdout.readline() for _ in range(lines))
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0
 
 
 def console(page: Path) -> list[Block]:

@@ -3,62 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from support.engines.loaded import demo_directory
+from support.serving.process import QUESTION, ready, serving
 
 pytestmark = pytest.mark.slow
-QUESTION = {
-    "messages": [{"role": "user", "content": "how many shapes ?"}],
-    "max_tokens": 30,
-    "ignore_eos": True,
-}
-
-
-@contextmanager
-def serving(*options: str):
-    """A server on a free port: its process, URL, and the lines that it has printed."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mmbuild", "serve", str(demo_directory()), "--port", "0", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    lines: list[str] = []
-    try:
-        assert process.stderr is not None
-        stderr = process.stderr
-        lines.append(stderr.readline())
-        found = re.search(r"listening at (http://\S+)", lines[0])
-        assert found, lines[0] + stderr.read()
-        reader = threading.Thread(target=lambda: lines.extend(stderr), daemon=True)
-        reader.start()
-        yield process, found[1], lines
-    finally:
-        process.kill()
-        process.wait()
-
-
-def ready(url: str) -> None:
-    end = time.monotonic() + 60
-    while httpx.get(f"{url}/ready").status_code != 200:
-        assert time.monotonic() < end
-        threading.Event().wait(0.05)
 
 
 def test_it_is_up_at_once_answers_when_it_is_ready_and_ends_after_what_it_has_begun(tmp_path) -> None:
     trace = tmp_path / "trace.jsonl"
-    with serving("--trace", str(trace)) as (process, url, lines):
+    with serving(demo_directory(), "--trace", str(trace)) as (process, url, lines):
         assert httpx.get(f"{url}/health").status_code == 200
         ready(url)
         answers = []
@@ -83,12 +44,12 @@ def test_it_is_up_at_once_answers_when_it_is_ready_and_ends_after_what_it_has_be
 
 
 def test_a_killed_server_can_be_started_again_at_once() -> None:
-    with serving() as (process, url, _):
+    with serving(demo_directory()) as (process, url, _):
         ready(url)
         process.kill()
         process.wait()
         port = url.rpartition(":")[2]
-        with serving("--port", port) as (_, again, _):
+        with serving(demo_directory(), "--port", port) as (_, again, _):
             ready(again)
             assert httpx.post(f"{again}/v1/chat/completions", json=QUESTION, timeout=60).status_code == 200
 
@@ -114,6 +75,6 @@ def test_without_a_key_nobody_else_can_connect(tmp_path) -> None:
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with serving() as (_, url, _):
+    with serving(demo_directory()) as (_, url, _):
         port = url.rpartition(":")[2]
         assert f"port {port}: Address already in use [MM873]" in failing("--port", port)

@@ -50,7 +50,12 @@ def run(kind: str, value: float, records: Sequence[Record], **more: Any) -> Run:
     )
 
 
-def result(*runs: Run, target: dict[str, Any] = SERVER, workload: Workload = WORKLOAD) -> dict[str, Any]:
+def result(
+    *runs: Run,
+    target: dict[str, Any] = SERVER,
+    workload: Workload = WORKLOAD,
+    missing: Sequence[Load] = (),
+) -> dict[str, Any]:
     """A document; without ``runs``, of two closed loops and an open one."""
     chosen = runs or (
         run("clients", 1, [answered(), answered(0.13)]),
@@ -58,4 +63,4 @@ def result(*runs: Run, target: dict[str, Any] = SERVER, workload: Workload = WOR
         run("rate", 4, [answered(0.2), answered(0.5, wait=0.3)]),
     )
     when = datetime(2026, 11, 30, 9, 0, tzinfo=UTC)
-    return document(target, workload, Extent(2), chosen, when)
+    return document(target, workload, Extent(2), chosen, when, missing)

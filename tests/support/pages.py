@@ -39,8 +39,8 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def session(block: Block) -> list[tuple[str, str]]:
-    """The commands after `$ ` of a console block, each with the output shown below it."""
-    parts = re.split(r"^\$ (.*)\n", block.text, flags=re.M)
+    """The commands after `$ ` of a console block, each with the output shown below it; `\\` continues a command."""
+    parts = re.split(r"^\$ ((?:.*\\\n)*.*)\n", block.text, flags=re.M)
     assert parts[0] == "", f"{block.name}: text before the first `$ `"
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -51,6 +51,6 @@ def mmbuild_commands(page: Path) -> Iterator[tuple[str, list[str]]]:
         if block.language not in ("console", "sh", ""):
             continue
         for number, line in enumerate(block.text.splitlines(), block.line):
-            if re.match(r"(\$ )?mmbuild ", line):
+            if re.match(r"(\$ )?(\.venv/bin/)?mmbuild ", line):
                 words = shlex.split(line.removeprefix("$ "), comments=True)
                 yield f"{block.page.relative_to(ROOT)}:{number}", words[1:]

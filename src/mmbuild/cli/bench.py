@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,9 +129,9 @@ def command(
 ) -> None:
     """Measure latency and throughput of an engine, or of a server.
 
-    BUILD is loaded into this process and answers one batch at a time. With --url, requests go to a server that speaks
-    OpenAI's protocol, such as vLLM. Each value of --batch, --clients and --rate is a run; it ends after --requests
-    or --seconds, whichever comes first.
+    BUILD is loaded into this process, or into one process for each of its ranks, and answers one batch at a time.
+    With --url, requests go to a server that speaks OpenAI's protocol, such as vLLM. Each value of --batch, --clients
+    and --rate is a run; it ends after --requests or --seconds, whichever comes first.
 
     An engine is code: loading one executes it, as with `mmbuild run`.
 
@@ -150,13 +151,12 @@ def command(
     asked = tuple(prompt for prompt in prompts or (PROMPT,) if prompt)
     workload = Workload(images, image_size, asked, max_tokens or _TOKENS, ignore_eos, seed)
     _check_options(context, workload, output, html)
+    shown = _Shown(output, html, as_json)
     if build is not None:
-        sweep = _of_engine(build, check, batches, rates, workload, lower=max_tokens is None)
+        _measure_engine(build, check, batches, rates, workload, extent, shown, lower=max_tokens is None)
     else:
         sweep = _of_server(url or "", model, key_file, timeout, clients, rates, workload)
-    runs = list(sweep.measure(sweep.loads, extent, sweep.workload, _report))
-    _show(_document(sweep, extent, runs), output, html, as_json)
-    _require_answers(runs)
+        _run(sweep, extent, shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,30 @@ class _Sweep:
     measure: Callable[[Sequence[Load], Extent, Workload, Callable[[Load], None]], Iterator[Run]]
 
 
-def _of_engine(
-    build: Path, check: bool, batches: str | None, rates: str | None, workload: Workload, *, lower: bool
-) -> _Sweep:
-    """The sweep over an engine; with ``lower``, the limit of tokens is at most the engine's."""
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Where the result goes: files, and the terminal as a table or as JSON."""
+
+    output: Path | None
+    html: Path | None
+    as_json: bool
+
+
+def _measure_engine(
+    build: Path,
+    check: bool,
+    batches: str | None,
+    rates: str | None,
+    workload: Workload,
+    extent: Extent,
+    shown: _Shown,
+    *,
+    lower: bool,
+) -> None:
+    """Measure an engine in this process, or in one for each of its ranks; with ``lower``, the limit of tokens is at
+    most the engine's."""
     from mmbuild.backends.torch.config import from_json
+    from mmbuild.backends.torch.distributed import launch
     from mmbuild.serving.bench import in_process
 
     description = options.checked_engine(build, check=check)
@@ -183,8 +202,60 @@ def _of_engine(
     in_process.require_limits(config, loads)
     if lower:
         workload = replace(workload, max_tokens=min(workload.max_tokens, config.max_output_len))
-    target = in_process.target_of(build, description)
-    return _Sweep(target, loads, workload, partial(in_process.measure, build))
+    arguments = {
+        "build": str(build),
+        "loads": [asdict(load) for load in loads],
+        "workload": asdict(workload),
+        "extent": asdict(extent),
+        "output": str(shown.output) if shown.output else None,
+        "html": str(shown.html) if shown.html else None,
+        "as_json": shown.as_json,
+    }
+    launch.run_on_ranks(
+        description.llm["tensor_parallel"],
+        "mmbuild.cli.bench:measure_engine",
+        arguments,
+        interrupts=(signal.SIGINT,),
+    )
+
+
+def measure_engine(
+    build: str,
+    loads: Sequence[Mapping[str, Any]],
+    workload: Mapping[str, Any],
+    extent: Mapping[str, Any],
+    output: str | None,
+    html: str | None,
+    as_json: bool,
+) -> None:
+    """Load an engine, measure it and show the result: what each rank does, of which rank 0 alone gets past loading.
+
+    Args:
+        build: The engine directory.
+        loads: Fields of each load.
+        workload: Fields of the workload.
+        extent: Fields of the extent.
+        output: File for the result as JSON, if any.
+        html: File for its page, if any.
+        as_json: Whether to print JSON instead of a table.
+    """
+    from mmbuild.backends.engine_dir import description as layout
+    from mmbuild.serving.bench import in_process
+    from mmbuild.serving.bench.load import Extent, Load
+    from mmbuild.serving.bench.workload import Workload
+
+    engine = Path(build)
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in workload.items()
+    }
+    sweep = _Sweep(
+        in_process.target_of(engine, layout.read(engine)),
+        [Load(**load) for load in loads],
+        Workload(**fields),
+        partial(in_process.measure, engine),
+    )
+    shown = _Shown(Path(output) if output else None, Path(html) if html else None, as_json)
+    _run(sweep, Extent(**extent), shown)
 
 
 def _of_server(
@@ -254,26 +325,39 @@ def _report(load: Load) -> None:
     print_status(f"measuring {load.name} ...")
 
 
-def _document(sweep: _Sweep, extent: Extent, runs: Sequence[Run]) -> dict[str, Any]:
+def _run(sweep: _Sweep, extent: Extent, shown: _Shown) -> None:
+    """Measure, and show what was measured, however the sweep ended.
+
+    Raises:
+        MmbuildError: MM864, a run has no complete answer; or why the sweep ended early.
+    """
     from datetime import UTC, datetime
 
     from mmbuild.serving.bench.document import document
+    from mmbuild.serving.bench.sweep import collect
 
-    return document(sweep.target, sweep.workload, extent, runs, datetime.now(UTC))
+    found = collect(sweep.measure(sweep.loads, extent, sweep.workload, _report), sweep.loads)
+    result = document(
+        sweep.target, sweep.workload, extent, found.runs, datetime.now(UTC), missing=found.missing
+    )
+    _show(result, shown)
+    if found.problem is not None:
+        raise found.problem
+    _require_answers(found.runs)
 
 
-def _show(result: Mapping[str, Any], output: Path | None, html: Path | None, as_json: bool) -> None:
+def _show(result: Mapping[str, Any], shown: _Shown) -> None:
     """Write the files, then print the table or the JSON."""
     from mmbuild.serving.bench.document import as_text
     from mmbuild.serving.bench.page import page
     from mmbuild.serving.bench.rows import failure_lines, notes, row_of
     from mmbuild.serving.bench.table import print_table
 
-    if output is not None:
-        output.write_text(as_text(result), encoding="utf-8")
-    if html is not None:
-        html.write_text(page(result), encoding="utf-8")
-    if as_json:
+    if shown.output is not None:
+        shown.output.write_text(as_text(result), encoding="utf-8")
+    if shown.html is not None:
+        shown.html.write_text(page(result), encoding="utf-8")
+    if shown.as_json:
         click.echo(as_text(result), nl=False)
         return
     print_table([row_of(result["target"]["name"], run) for run in result["runs"]])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +57,35 @@ def command(
     description = options.checked_engine(build, check=check)
     require_loadable(build, description)
     require("torch", "transformers", needed_by="running an engine")
+    from mmbuild.backends.torch.distributed import launch
+
+    sampling = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    arguments = {
+        "build": str(build),
+        "images": list(map(str, images)),
+        "count": max_new_tokens,
+        "sampling": sampling,
+    }
+    click.echo("loading ...", err=True)
+    ranks = description.llm["tensor_parallel"]
+    launch.run_on_ranks(ranks, "mmbuild.cli.chat:talk", arguments, interrupts=(signal.SIGINT,))
+
+
+def talk(build: str, images: Sequence[str], count: int | None, sampling: Mapping[str, Any]) -> None:
+    """Load the engine and talk: what each rank does, of which rank 0 alone gets past loading.
+
+    Args:
+        build: The engine directory.
+        images: Pictures for the first message.
+        count: Maximum tokens of an answer; None: the engine's.
+        sampling: Fields of :class:`~mmbuild.backends.torch.Sampling`.
+    """
     from mmbuild.backends.torch import Engine, Sampling
 
-    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    click.echo("loading ...", err=True)
+    chosen = Sampling(**sampling)
     engine = Engine.load(build, check=False)  # it has just been checked
     click.echo(_HELP, err=True)
-    _Terminal(engine, engine.stopping(max_new_tokens), sampling, list(images)).run()
+    _Terminal(engine, engine.stopping(count), chosen, list(map(Path, images))).run()
 
 
 class _Terminal:
@@ -130,15 +154,36 @@ class _Terminal:
     def _say(self, request: Any) -> str:
         """Print an answer as it is made."""
         said = ""
-        try:
+        with _one_interrupt() as interrupted:
             for piece in self._engine.stream_text(request, self._stopping, self._sampling):
                 said += piece
                 click.echo(piece, nl=False)
                 sys.stdout.flush()
-        except KeyboardInterrupt:
-            click.echo(" ...", nl=False)
+                if interrupted():
+                    click.echo(" ...", nl=False)
+                    break
         click.echo()
         return said
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[Callable[[], bool]]:
+    """Within it, the first Ctrl-C is only noted: a step that is broken off would leave the ranks of an engine apart.
+
+    Yields whether there was one.
+    """
+    noted = False
+
+    def note(*_: object) -> None:
+        nonlocal noted
+        noted = True
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _lines() -> Iterator[str]:

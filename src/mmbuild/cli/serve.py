@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -75,7 +76,8 @@ def command(
     """Serve a built engine over OpenAI's protocol.
 
     BUILD is the directory that `mmbuild apply` prints. Requests share the engine's steps: as many as max_batch_size
-    in its recipe are answered at once, the others wait. Answers are greedy unless a request has a temperature.
+    in its recipe are answered at once, the others wait. Answers are greedy unless a request has a temperature. The
+    ranks of an engine that is split over several are started and ended with the server.
 
     Without --api-key-file only this host can connect. Pictures are sent as data: URLs. docs/serving.md lists what is
     supported.
@@ -92,28 +94,22 @@ def command(
     description = options.checked_engine(build, check=check)
     require_loadable(build, description)
     require("starlette", "uvicorn", "prometheus_client", needed_by="serving an engine", extra="serve")
-    from mmbuild.serving import server
-    from mmbuild.serving.app import Limits
-    from mmbuild.serving.pictures import PicturePolicy
+    from mmbuild.backends.torch.distributed import launch
 
-    key = server.read_key(api_key_file) if api_key_file else None
-    server.require_key(host, key)
-    chosen = server.Options(
-        host=host,
-        port=port,
-        api_key=key,
-        model=model_name or build.resolve().name,
-        queue=queue,
-        longest_wait=max_stall,
-        drain_seconds=drain_seconds,
-        policy=PicturePolicy(frozenset(hosts)),
-        limits=Limits(answer_seconds=answer_seconds),
-        trace=trace,
-    )
-
-    def load() -> object:
-        from mmbuild.backends.torch import Engine
-
-        return Engine.load(build, check=False)  # it has just been checked
-
-    server.serve(load, chosen, server.status)
+    ranks = description.llm["tensor_parallel"]
+    arguments = {
+        "build": str(build),
+        "ranks": ranks,
+        "host": host,
+        "port": port,
+        "api_key_file": str(api_key_file) if api_key_file else None,
+        "model": model_name or build.resolve().name,
+        "queue": queue,
+        "hosts": hosts,
+        "longest_wait": max_stall,
+        "drain_seconds": drain_seconds,
+        "answer_seconds": answer_seconds,
+        "trace": str(trace) if trace else None,
+    }
+    ends = (signal.SIGTERM, signal.SIGINT)
+    launch.run_on_ranks(ranks, "mmbuild.serving.start:start", arguments, interrupts=ends)

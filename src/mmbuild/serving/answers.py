@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmbuild.serving.jobs import Done, TokenLogprob
+
+_MARK = "\0"
 
 Spell = Callable[[int], str]
 """The text of a token."""
@@ -31,6 +34,7 @@ class Form:
     spell: Spell
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
+    _frames: dict[int, tuple[str, str]] = field(default_factory=dict)
 
     def whole(
         self, choices: Sequence[tuple[Done, Sequence[TokenLogprob] | None]], prompt: int
@@ -69,6 +73,16 @@ class Form:
         shown = None if logprobs is None else self.logprobs(logprobs)
         choice = {"index": index, **content, "logprobs": shown, "finish_reason": reason}
         return {**self._head(".chunk"), "choices": [choice]}
+
+    def text_chunk(self, index: int, text: str) -> str:
+        """As JSON, a chunk that holds nothing but text: most of them."""
+        start, end = self._frames.get(index) or self._frame(index)
+        return f"{start}{json.dumps(text)}{end}"
+
+    def _frame(self, index: int) -> tuple[str, str]:
+        """What surrounds the text of a chunk."""
+        start, _, end = json.dumps(self.chunk(index, _MARK)).partition(json.dumps(_MARK))
+        return self._frames.setdefault(index, (start, end))
 
     def last_chunk(self, prompt: int, tokens: int) -> dict[str, Any]:
         """The chunk that says how many tokens there were."""

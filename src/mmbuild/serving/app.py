@@ -6,9 +6,9 @@ import asyncio
 import hmac
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,12 +23,15 @@ from mmbuild.models.errors import EngineError
 from mmbuild.serving.answers import Form
 from mmbuild.serving.errors import ProtocolError, body_of, retry_after, status_of
 from mmbuild.serving.event_stream import EventStream
+from mmbuild.serving.inbox import Inbox, Post
 from mmbuild.serving.jobs import Done, Event, Failed, Piece, TokenLogprob
 from mmbuild.serving.metrics import CONTENT_TYPE, Metrics
 from mmbuild.serving.protocol import Chat, Completion, Generation, parse
 from mmbuild.serving.service import Service
 
 _GONE = 499  # nginx's status for clients that have left
+_Arrived = tuple[int, Event] | Exception
+"""A choice and its event, or what ends the request: the client has left, or it takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +60,33 @@ class Server:
         limits: What a client may take.
         log: Gets one line for each request.
         service: The engine, once it is loaded.
+        lost: Why there is no engine any more; the process is about to end.
     """
 
     api_key: str | None = None
     limits: Limits = field(default_factory=Limits)
     log: Callable[[str], None] = lambda _: None
     service: Service | None = None
+    lost: MmbuildError | None = None
     metrics: Metrics = field(init=False)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(lambda: self.service.loop.counts() if self.service else (0, 0))
+
+    @cached_property
+    def post(self) -> Post:
+        """What carries the engine's events to this event loop."""
+        return Post(asyncio.get_running_loop())
 
     def ready(self) -> Service:
         """The engine.
 
         Raises:
             EngineError: MM871, it is not loaded yet; MM872, it has stopped.
+            MmbuildError: It was lost.
         """
+        if self.lost is not None:
+            raise self.lost
         if self.service is None:
             raise EngineError("the engine is being loaded", code="MM871", hint="try again in a moment")
         if not self.service.loop.is_alive:
@@ -83,7 +96,7 @@ class Server:
     def app(self) -> Starlette:
         """The ASGI application."""
         routes = [
-            Route("/health", self._health),
+            Route("/health", self._guarded(self._health)),
             Route("/ready", self._guarded(self._ready)),
             Route("/metrics", self._metrics),
             Route("/v1/models", self._guarded(self._models)),
@@ -93,6 +106,8 @@ class Server:
         return Starlette(routes=routes)
 
     async def _health(self, _: Request) -> Response:
+        if self.lost is not None:
+            raise self.lost
         return JSONResponse({"status": "ok"})
 
     async def _ready(self, _: Request) -> Response:
@@ -166,7 +181,8 @@ class Exchange:
 
     def __init__(self, server: Server, request: Request, kind: type[Generation]) -> None:
         self._server, self._request, self._kind = server, request, kind
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._inbox: Inbox[_Arrived] = Inbox()
+        self._watches: list[asyncio.Task[None] | asyncio.TimerHandle] = []
         self._keys: list[int] = []
         self._began = time.monotonic()
         self._first: float | None = None
@@ -187,22 +203,13 @@ class Exchange:
         encoded = await run_in_threadpool(service.encode, body)
         self._prompt = len(encoded.ids)
         self._submit(service, body, encoded)
+        self._watch()
         form = Form(self._kind is Chat, service.model, lambda token: service.engine.decoded([token]))
-        left = asyncio.create_task(self._wait_for_departure())
-        try:
-            first = await self._next(left)
-            if body.stream:
-                chunks = self._chunks(body, form, first, left)
-                return EventStream(
-                    chunks, limits.write_seconds, lambda reason: self._end_of_stream(reason, left)
-                )
-            try:
-                return await self._whole(body, form, first, left)
-            finally:
-                left.cancel()
-        except BaseException:
-            left.cancel()
-            raise
+        first = await self._inbox.take()
+        _opened(first[0])
+        if body.stream:
+            return EventStream(self._chunks(body, form, first), limits.write_seconds, self._end_of_stream)
+        return await self._whole(body, form, first)
 
     async def _body(self) -> bytes:
         limits = self._server.limits
@@ -227,22 +234,18 @@ class Exchange:
         return ProtocolError(f"the request is larger than {most:,} bytes", code="MM876", status=413)
 
     def _submit(self, service: Service, body: Any, encoded: Any) -> None:
-        loop = asyncio.get_running_loop()
-
-        def reporter(choice: int) -> Callable[[Event], None]:
-            def report(event: Event) -> None:
-                with suppress(RuntimeError):  # the server is being stopped
-                    loop.call_soon_threadsafe(self._events.put_nowait, (choice, event))
-
-            return report
-
+        post = self._server.post
         try:
             for choice in range(body.n or 1):
-                job = service.job(body, encoded, choice, reporter(choice))
+                report = partial(self._report, post, choice)
+                job = service.job(body, encoded, choice, report, post.send)
                 self._keys.append(service.loop.submit(job))
         except MmbuildError:
             self._cancel()
             raise
+
+    def _report(self, post: Post, choice: int, event: Event) -> None:
+        post.put(self._inbox, (choice, event))
 
     def _cancel(self) -> None:
         service = self._server.service
@@ -250,41 +253,26 @@ class Exchange:
             service.loop.cancel(key)  # type: ignore[union-attr]
         self._keys = []
 
+    def _watch(self) -> None:
+        """Notice that the client has left, and that the answer takes too long."""
+        seconds = self._server.limits.answer_seconds
+        late = ProtocolError(
+            f"the answer takes longer than {seconds:g} s",
+            code="MM876",
+            hint="request fewer tokens",
+            status=504,
+        )
+        loop = asyncio.get_running_loop()
+        left = self._began + seconds - time.monotonic()
+        self._watches = [
+            loop.create_task(self._wait_for_departure()),
+            loop.call_later(max(0.0, left), self._inbox.put, late),
+        ]
+
     async def _wait_for_departure(self) -> None:
-        while True:
-            message = await self._request.receive()
-            if message["type"] == "http.disconnect":
-                return
-
-    async def _next(self, left: asyncio.Task[None]) -> tuple[int, Event]:
-        """The next event.
-
-        Raises:
-            MmbuildError: The engine's, or MM876, it takes too long.
-            ClientDisconnect: The client has left.
-        """
-        rest = self._began + self._server.limits.answer_seconds - time.monotonic()
-        getting = asyncio.ensure_future(self._events.get())
-        try:
-            await asyncio.wait({getting, left}, timeout=max(0, rest), return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
-                if left.done():
-                    raise ClientDisconnect
-                seconds = self._server.limits.answer_seconds
-                raise ProtocolError(
-                    f"the answer takes longer than {seconds:g} s",
-                    code="MM876",
-                    hint="request fewer tokens",
-                    status=504,
-                )
-        finally:
-            if not getting.done():
-                getting.cancel()
-        choice, event = getting.result()
-        if isinstance(event, Failed):
-            raise event.error
-        self._note(event)
-        return choice, event
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self._inbox.put(ClientDisconnect())
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Piece) and event.tokens:
@@ -293,57 +281,49 @@ class Exchange:
         if isinstance(event, Done):
             self._queued = max(self._queued, event.queued)
 
-    async def _whole(
-        self, body: Any, form: Form, first: tuple[int, Event], left: asyncio.Task[None]
-    ) -> Response:
+    async def _whole(self, body: Any, form: Form, arrived: Sequence[_Arrived]) -> Response:
         done: dict[int, Done] = {}
         logprobs: dict[int, list[TokenLogprob]] = {choice: [] for choice in range(body.n or 1)}
-        wanted = body.logprobs is not None and body.logprobs is not False
-        choice, event = first
         while True:
-            if isinstance(event, Done):
-                done[choice] = event
-                if len(done) == (body.n or 1):
-                    break
-            elif isinstance(event, Piece):
-                logprobs[choice] += event.logprobs
-            choice, event = await self._next(left)
+            for item in arrived:
+                choice, event = _opened(item)
+                self._note(event)
+                if isinstance(event, Done):
+                    done[choice] = event
+                elif isinstance(event, Piece):
+                    logprobs[choice] += event.logprobs
+            if len(done) == (body.n or 1):
+                break
+            arrived = await self._inbox.take()
+        wanted = _wants_logprobs(body)
         choices = [(done[place], logprobs[place] if wanted else None) for place in sorted(done)]
         self.close(200, ",".join(sorted({one.reason for one in done.values()})))
         return JSONResponse(form.whole(choices, self._prompt))
 
-    async def _chunks(
-        self, body: Any, form: Form, first: tuple[int, Event], left: asyncio.Task[None]
-    ) -> AsyncIterator[str]:
-        started: set[int] = set()
-        ended = tokens = 0
-        wanted = body.logprobs is not None and body.logprobs is not False
-        choice, event = first
-        while True:
-            if isinstance(event, Piece):
-                fresh = choice not in started
-                started.add(choice)
-                if event.text or fresh or (wanted and event.logprobs):
-                    shown = event.logprobs if wanted else None
-                    yield json.dumps(form.chunk(choice, event.text, shown, first=fresh))
-            elif isinstance(event, Done):
-                tokens += len(event.tokens)
-                yield json.dumps(form.chunk(choice, None, None, event.reason, first=choice not in started))
-                ended += 1
-                if ended == (body.n or 1):
-                    break
+    async def _chunks(self, body: Any, form: Form, arrived: Sequence[_Arrived]) -> AsyncIterator[list[str]]:
+        """The events of a stream, those together that are known at the same time."""
+        chunks = _Chunks(form, body.n or 1, _wants_logprobs(body))
+        while not chunks.ended:
+            events: list[str] = []
             try:
-                choice, event = await self._next(left)
+                for item in arrived:
+                    choice, event = _opened(item)
+                    self._note(event)
+                    events += chunks.of(choice, event)
             except MmbuildError as error:
-                yield json.dumps(body_of(error))
+                yield [*events, json.dumps(body_of(error))]
                 self.close(status_of(error), error.code)
                 return
+            if events:
+                yield events
+            if not chunks.ended:
+                arrived = await self._inbox.take()
+        last = []
         if body.stream_options is not None and body.stream_options.include_usage:
-            yield json.dumps(form.last_chunk(self._prompt, tokens))
-        yield "[DONE]"
+            last = [json.dumps(form.last_chunk(self._prompt, chunks.tokens))]
+        yield [*last, "[DONE]"]
 
-    def _end_of_stream(self, reason: str | None, left: asyncio.Task[None]) -> None:
-        left.cancel()
+    def _end_of_stream(self, reason: str | None) -> None:
         self.close(200 if reason is None else _GONE, reason or "stream")
 
     def close(self, status: int, what: str) -> None:
@@ -351,6 +331,8 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
+        for watch in self._watches:
+            watch.cancel()
         self._cancel()
         total = time.monotonic() - self._began
         self._server.metrics.request(status)
@@ -361,3 +343,53 @@ class Exchange:
             f"{self._request.url.path} {status} {what} prompt={self._prompt} tokens={self._tokens} "
             f"queued={self._queued:.3f} first={first} total={total:.3f}"
         )
+
+
+class _Chunks:
+    """Turns the events of a request's choices into chunks of its stream, as JSON.
+
+    Attributes:
+        tokens: Tokens of the choices that have ended.
+    """
+
+    def __init__(self, form: Form, choices: int, logprobs: bool) -> None:
+        self._form, self._left, self._logprobs = form, choices, logprobs
+        self._started: set[int] = set()
+        self.tokens = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether all choices have."""
+        return self._left == 0
+
+    def of(self, choice: int, event: Event) -> list[str]:
+        """The chunks for an event: one or none."""
+        first = choice not in self._started
+        self._started.add(choice)
+        if isinstance(event, Done):
+            self._left -= 1
+            self.tokens += len(event.tokens)
+            return [json.dumps(self._form.chunk(choice, None, None, event.reason, first=first))]
+        assert isinstance(event, Piece)
+        if first or (self._logprobs and event.logprobs):
+            shown = event.logprobs if self._logprobs else None
+            return [json.dumps(self._form.chunk(choice, event.text, shown, first=first))]
+        return [self._form.text_chunk(choice, event.text)] if event.text else []
+
+
+def _wants_logprobs(body: Any) -> bool:
+    return body.logprobs is not None and body.logprobs is not False
+
+
+def _opened(item: _Arrived) -> tuple[int, Event]:
+    """A choice and its event.
+
+    Raises:
+        MmbuildError: The engine's, or MM876, the answer takes too long.
+        ClientDisconnect: The client has left.
+    """
+    if isinstance(item, Exception):
+        raise item
+    if isinstance(item[1], Failed):
+        raise item[1].error
+    return item

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.base.errors import MmbuildError
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece, TokenLogprob
@@ -99,6 +100,7 @@ class EngineLoop:
         longest_wait: Seconds that reading a prompt may hold up the other answers in a turn, approximately.
         clock: Seconds.
         trace: Gets every turn.
+        lost: Gets the error after which the engine cannot be used any more.
         overlap: Make text of a step's tokens while the device computes the next step. Default: on CUDA; on the CPU it
             would only come later.
     """
@@ -111,9 +113,10 @@ class EngineLoop:
         longest_wait: float = 0.2,
         clock: Callable[[], float] = time.monotonic,
         trace: Callable[[Step], None] = lambda _: None,
+        lost: Callable[[MmbuildError], None] = lambda _: None,
         overlap: bool | None = None,
     ) -> None:
-        self._engine, self._clock, self._trace = engine, clock, trace
+        self._engine, self._clock, self._trace, self._report_lost = engine, clock, trace, lost
         self._longest_wait = longest_wait
         self._scheduler = Scheduler(engine.config.max_batch_size, queue)
         self._jobs: dict[int, _Answering] = {}
@@ -121,6 +124,7 @@ class EngineLoop:
         # Guards everything above; the engine is used outside of it.
         self._changed = threading.Condition()
         self._closing = False
+        self._lost: MmbuildError | None = None
         self._overlap = engine.session.device == "cuda" if overlap is None else overlap
         # Tokens whose text is still to be made.
         self._unsaid: deque[_Token] = deque()
@@ -155,9 +159,12 @@ class EngineLoop:
             QueueFullError: MM870, too many are waiting.
             EngineError: MM871, the engine takes no more jobs; MM512, the prompt is longer than max_input_len; MM515,
                 too many tokens are requested.
+            MmbuildError: The engine was lost.
         """
         self._check(job)
         with self._changed:
+            if self._lost is not None:
+                raise self._lost
             if self._closing:
                 raise EngineError("the server is shutting down", code="MM871", hint="ask another server")
             key = next(self._keys)
@@ -172,6 +179,16 @@ class EngineLoop:
             if self._jobs.pop(key, None) is not None:
                 self._scheduler.remove(key)
                 self._changed.notify()
+
+    def abandon(self, error: MmbuildError) -> None:
+        """Fail all jobs with ``error``, take no more, and end the thread after its turn; from any thread."""
+        with self._changed:
+            self._lost = self._lost or error
+            self._closing = True
+            left = list(self._jobs)
+            self._changed.notify()
+        for key in left:
+            self._fail(key, error)
 
     def close(self, patience: float) -> None:
         """Take no more jobs, finish those that are there, and end the thread; after ``patience`` seconds give the
@@ -234,6 +251,9 @@ class EngineLoop:
         try:
             with torch.inference_mode():
                 work(what)
+        except RankError as error:  # what other ranks have done of the turn is unknown
+            self.abandon(error)
+            self._report_lost(error)
         except Exception as error:  # a bug or a lost device must not end the thread
             for key in keys:
                 self._fail(key, _as_reported(error))
@@ -320,13 +340,17 @@ class EngineLoop:
 
     def _say(self) -> None:
         """Make and report the text of the tokens that were chosen."""
+        sends: set[Callable[[], None]] = set()
         while self._unsaid:
             said = self._unsaid.popleft()
             if said.key in self._jobs:
+                sends.add(said.job.job.send)
                 try:
                     self._say_token(said)
                 except Exception as error:  # as in `_guarded`
                     self._fail(said.key, _as_reported(error))
+        for send in sends:
+            send()
 
     def _say_token(self, said: _Token) -> None:
         assert said.job.sequence is not None
@@ -353,6 +377,7 @@ class EngineLoop:
         job = self._jobs.get(key)
         if job is not None and self._forget(key):
             job.job.report(Failed(error))
+            job.job.send()
 
     def _forget(self, key: int) -> bool:
         """Remove a job; False if it is gone already."""

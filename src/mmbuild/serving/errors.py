@@ -24,7 +24,7 @@ class ProtocolError(MmbuildError):
 
 
 # HTTP status of mmbuild's own codes; all others are the request's fault, 400.
-_STATUS = {"MM870": 429, "MM871": 503, "MM872": 500, "MM523": 500, "MM727": 500, "MM585": 500}
+_STATUS = {"MM870": 429, "MM871": 503, "MM872": 500, "MM523": 500, "MM727": 500, "MM585": 503}
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from starlette.requests import ClientDisconnect
@@ -12,14 +12,18 @@ from starlette.types import Receive, Scope, Send
 
 
 class EventStream(Response):
-    """A stream of events. A client that does not take the next one in time is given up."""
+    """A stream of events. A client that does not take the next ones in time is given up."""
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncIterator[str], write_seconds: float, ended: Callable[[str | None], None]
+        self,
+        events: AsyncIterator[Sequence[str]],
+        write_seconds: float,
+        ended: Callable[[str | None], None],
     ) -> None:
-        """``ended`` is called once, with what went wrong on the client's side, or None."""
+        """``events``: those together that are sent together. ``ended`` is called once, with what went wrong on the
+        client's side, or None."""
         super().__init__()
         del self.headers["content-length"]
         self.headers["cache-control"] = "no-store"
@@ -30,11 +34,16 @@ class EventStream(Response):
         problem: str | None = "client left"
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with aclosing(self._events) as events:  # type: ignore[type-var]
-                async for event in events:
-                    body = f"data: {event}\n\n".encode()
-                    async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(None) as limit, aclosing(self._events) as batches:  # type: ignore[type-var]
+                sending = _Sending(limit, self._seconds)
+                try:
+                    async for events in batches:
+                        body = "".join([f"data: {event}\n\n" for event in events]).encode()
+                        sending.since = sending.loop.time()
                         await send({"type": "http.response.body", "body": body, "more_body": True})
+                        sending.since = None
+                finally:
+                    sending.stop()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             problem = None
         except TimeoutError:
@@ -44,3 +53,28 @@ class EventStream(Response):
             pass
         finally:
             self._ended(problem)
+
+
+class _Sending:
+    """Ends a timeout when something has not been sent in time.
+
+    It looks now and then, between one and one and a half times the limit: a timer for every event would cost more than
+    the event.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.since: float | None = None
+        self._limit, self._seconds = limit, seconds
+        self._timer = self.loop.call_later(seconds / 2, self._look)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        if self.since is not None and now - self.since >= self._seconds:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self.loop.call_later(self._seconds / 2, self._look)
+
+    def stop(self) -> None:
+        """No longer look."""
+        self._timer.cancel()

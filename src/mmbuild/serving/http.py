@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,19 +16,27 @@ HEADER_SECONDS = 15.0
 
 class HttpServer(uvicorn.Server):
     """uvicorn's server. After SIGTERM or SIGINT it answers what it has begun and returns; uvicorn would raise the
-    signal again, which ends the process before the engine has stopped. A second signal ends it at once."""
+    signal again, which ends the process before the engine has stopped. A second signal ends it at once.
+
+    Args:
+        config: uvicorn's settings.
+        terminated: What SIGTERM does instead.
+    """
+
+    def __init__(self, config: uvicorn.Config, terminated: Callable[[], None] | None = None) -> None:
+        super().__init__(config)
+        self._handlers = {signal.SIGTERM: terminated or self._stop, signal.SIGINT: self._stop}
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals while the server runs."""
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        for number in numbers:
-            loop.add_signal_handler(number, self._stop)
+        for number, handler in self._handlers.items():
+            loop.add_signal_handler(number, handler)
         try:
             yield
         finally:
-            for number in numbers:
+            for number in self._handlers:
                 loop.remove_signal_handler(number)
 
     def _stop(self) -> None:

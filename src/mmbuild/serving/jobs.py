@@ -73,6 +73,10 @@ class Failed:
 Event = Piece | Done | Failed
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One sequence to generate.
@@ -84,6 +88,7 @@ class Job:
         stop: Strings that end it and are not part of it.
         logprobs: The number of most likely tokens to report for each token; None: no log probabilities.
         report: Gets each event, in the engine's thread; must return at once and raise nothing.
+        send: Called after what a step reported, once for all jobs that have the same; likewise.
     """
 
     request: Request
@@ -92,3 +97,4 @@ class Job:
     stop: tuple[str, ...]
     logprobs: int | None
     report: Callable[[Event], None]
+    send: Callable[[], None] = _nothing

@@ -15,21 +15,15 @@ def own_server(build: Path, description: Description) -> str | None:
 
 
 def require_loadable(build: Path, description: Description) -> None:
-    """Refuse engines of other backends, and those split over several ranks, each of which needs a process.
+    """Refuse engines of other backends.
 
     Raises:
         UsageError: MM873.
     """
-    command, ranks = own_server(build, description), description.llm.get("tensor_parallel", 1)
+    command = own_server(build, description)
     if command is not None:
         raise UsageError(
             f"`{build}` has backend {description.backend}, whose engines have their own server",
             code="MM873",
             hint=f"run `{command}` in the environment of that backend, if its version has this command",
-        )
-    if ranks > 1:
-        raise UsageError(
-            f"`{build}` is split over {ranks} ranks, which cannot be served yet",
-            code="MM873",
-            hint="ask it with `mmbuild run`",
         )

@@ -5,21 +5,40 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from mmbuild.base.errors import UsageError
+from mmbuild.base.errors import MmbuildError, UsageError
 from mmbuild.serving.app import Limits, Server
 from mmbuild.serving.engine_loop import EngineLoop, Step
 from mmbuild.serving.pictures import PicturePolicy
 from mmbuild.serving.service import Service
+
+_LAST_SECONDS = 0.5
+"""How long a server without its engine still says so. mpirun leaves rank 0 about a second after it lost another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """Processes without which the engine cannot be used: its other ranks.
+
+    Attributes:
+        ended: Process id -> the error that its end means; called when the engine has been loaded.
+        terminated: The error that SIGTERM means. It comes from what started all of them, when one has ended; a server
+            that shall end gets SIGINT.
+    """
+
+    ended: Callable[[], Mapping[int, MmbuildError]]
+    terminated: MmbuildError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,7 @@ class Options:
         policy: Which pictures are taken.
         limits: What a client may take.
         trace: File for one line of JSON for each step; None: no trace.
+        companions: Processes that the engine needs; None: only this one.
     """
 
     host: str
@@ -49,6 +69,7 @@ class Options:
     policy: PicturePolicy = field(default_factory=PicturePolicy)
     limits: Limits = field(default_factory=Limits)
     trace: Path | None = None
+    companions: Companions | None = None
 
 
 def require_key(host: str, api_key: str | None) -> None:
@@ -72,7 +93,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def serve(load: Callable[[], Any], options: Options, say: Callable[[str], None]) -> None:
+def serve(load: Callable[[], Any], options: Options, say: Callable[[str], None]) -> bool:
     """Listen at once, load the engine, and answer until SIGTERM or SIGINT.
 
     Args:
@@ -80,8 +101,11 @@ def serve(load: Callable[[], Any], options: Options, say: Callable[[str], None])
         options: How to serve.
         say: Prints a line for people.
 
+    Returns:
+        Whether the engine was loaded when the server was asked to stop; else a thread is still loading it.
+
     Raises:
-        MmbuildError: The engine cannot be loaded, or the address cannot be used (MM873).
+        MmbuildError: The engine cannot be loaded or was lost, or the address cannot be used (MM873).
     """
     require_key(options.host, options.api_key)
     server = Server(options.api_key, options.limits, _logger(say))
@@ -91,6 +115,7 @@ def serve(load: Callable[[], Any], options: Options, say: Callable[[str], None])
         asyncio.run(runner.run())
     if runner.failure is not None:
         raise runner.failure
+    return server.service is not None
 
 
 def _logger(say: Callable[[str], None]) -> Callable[[str], None]:
@@ -110,6 +135,8 @@ class _Runner:
     ) -> None:
         self._server, self._load, self._options, self._say, self._trace = server, load, options, say, trace
         self.failure: BaseException | None = None
+        self._http: Any = None
+        self._events: Any = None
 
     async def run(self) -> None:
         """Until the process is asked to stop."""
@@ -132,7 +159,9 @@ class _Runner:
             timeout_graceful_shutdown=max(1, int(options.drain_seconds)),
             h11_max_incomplete_event_size=64_000,
         )
-        http = HttpServer(config)
+        others = options.companions
+        self._http = http = HttpServer(config, partial(self._lose, others.terminated) if others else None)
+        self._events = asyncio.get_running_loop()
         loading = threading.Thread(target=self._prepare, args=(http,), name="load", daemon=True)
         bound = listener(config)
         host, port = bound.getsockname()[:2]
@@ -143,7 +172,31 @@ class _Runner:
         finally:
             bound.close()
             if self._server.service is not None:
-                await asyncio.to_thread(self._server.service.loop.close, options.drain_seconds)
+                # The thread of a lost engine may wait for a rank that is gone.
+                patience = options.drain_seconds if self._server.lost is None else _LAST_SECONDS
+                await asyncio.to_thread(self._server.service.loop.close, patience)
+
+    def _lose(self, error: MmbuildError) -> None:
+        """Fail all requests with ``error`` and end the server, but say so first to those who ask now."""
+        if self._server.lost is not None:
+            return
+        self._server.lost = self.failure = error
+        self._say(f"engine lost: {error.message} [{error.code}]")
+        if self._server.service is not None:
+            self._server.service.loop.abandon(error)
+        asyncio.get_running_loop().call_later(_LAST_SECONDS, setattr, self._http, "should_exit", True)
+
+    def _watch(self, companions: Companions) -> None:
+        """Notice the end of each of the other processes."""
+        for pid, error in companions.ended().items():
+            try:
+                self._events.add_reader(os.pidfd_open(pid), self._lose, error)
+            except ProcessLookupError:
+                self._lose(error)
+
+    def _lose_soon(self, error: MmbuildError) -> None:
+        """:meth:`_lose`, from the engine's thread."""
+        self._events.call_soon_threadsafe(self._lose, error)
 
     def _prepare(self, http: Any) -> None:
         """Load the engine, then take requests. Failure stops the server."""
@@ -152,13 +205,19 @@ class _Runner:
             engine = self._load()
             options = self._options
             loop = EngineLoop(
-                engine, queue=options.queue, longest_wait=options.longest_wait, trace=self._write_trace
+                engine,
+                queue=options.queue,
+                longest_wait=options.longest_wait,
+                trace=self._write_trace,
+                lost=self._lose_soon,
             )
             loop.start()
             self._server.service = Service(engine, loop, options.model, options.policy)
+            if options.companions is not None:
+                self._events.call_soon_threadsafe(self._watch, options.companions)
             self._say(f"ready: `{options.model}`, loaded in {time.monotonic() - began:.1f} s")
         except BaseException as error:  # raised again in the main thread
-            self.failure = error
+            self.failure = self.failure or error
             http.should_exit = True
 
     def _write_trace(self, step: Step) -> None:

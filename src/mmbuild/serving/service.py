@@ -63,9 +63,14 @@ class Service:
         return encode_chat(self.engine.processor, turns, pictures)
 
     def job(
-        self, body: Chat | Completion, request: Request, choice: int, report: Callable[[Event], None]
+        self,
+        body: Chat | Completion,
+        request: Request,
+        choice: int,
+        report: Callable[[Event], None],
+        send: Callable[[], None],
     ) -> Job:
-        """The job for one choice of a request."""
+        """The job for one choice of a request; ``report`` and ``send`` as in :class:`Job`."""
         limit = self.engine.config.max_output_len
         if isinstance(body, Completion):
             most, wanted = body.max_tokens or min(_PLAIN_TOKENS, limit), body.logprobs
@@ -73,7 +78,7 @@ class Service:
             most = body.max_completion_tokens or body.max_tokens or limit
             wanted = (body.top_logprobs or 0) if body.logprobs else None
         stopping = self.engine.stopping(most, ignore_eos=bool(body.ignore_eos))
-        return Job(request, stopping, _sampling(body, choice), tuple(body.stop or ()), wanted, report)
+        return Job(request, stopping, _sampling(body, choice), tuple(body.stop or ()), wanted, report, send)
 
 
 def _conversation(messages: Sequence[Message], policy: PicturePolicy) -> tuple[list[Turn], list[bytes]]:

@@ -165,13 +165,15 @@ class LeaderSession:
     def _together(self, work: Callable[..., Any], verb: str, *reported: Any) -> Any:
         world = self._world
         fault_point(f"rank0.{verb}")
-        world.send(verb, *reported)
         try:
+            world.send(verb, *reported)
             return work(*reported)
         except MmbuildError:
             raise  # invalid arguments, detected before any collective: every rank raises the same error
-        except Exception as error:
+        except BaseException as error:
             world.broken = True
+            if not isinstance(error, Exception):
+                raise  # interrupted: the other ranks are in the middle of the call
             raise RankError(
                 f"rank 0 failed in {verb}, or another rank was lost: {type(error).__name__}",
                 code="MM585",

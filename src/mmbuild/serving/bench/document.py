@@ -80,9 +80,10 @@ _WORKLOAD = record(
     },
     closed=False,
 )
+_LOAD = record({"kind": one_of(*KINDS), "value": number(0, 1e9)})
 _RUN = record(
     {
-        "load": record({"kind": one_of(*KINDS), "value": number(0, 1e9)}),
+        "load": _LOAD,
         "distinct_questions": integer(0, _MANY),
         "client_cpu": optional(number(0, 1_000)),
         "summary": _SUMMARY,
@@ -97,8 +98,10 @@ _DOCUMENT = record(
         "host": mapping_of(any_value, 100),
         "target": record({"kind": one_of("engine", "server"), "name": word}, closed=False),
         "workload": _WORKLOAD,
+        "missing": list_of(_LOAD, 1_000),
         "runs": list_of(_RUN, 1_000, least=1),
     },
+    may_lack=("missing",),
     closed=False,
 )
 
@@ -108,13 +111,19 @@ class ResultError(MmbuildError):
 
 
 def document(
-    target: Mapping[str, Any], workload: Workload, extent: Extent, runs: Iterable[Run], when: datetime
+    target: Mapping[str, Any],
+    workload: Workload,
+    extent: Extent,
+    runs: Iterable[Run],
+    when: datetime,
+    missing: Iterable[Load] = (),
 ) -> dict[str, Any]:
     """The document: everything that is needed to repeat a sweep and to compute its numbers again.
 
     Returns:
         ``format``, ``version``, ``mmbuild`` (its version), ``date`` (UTC), ``host``
-        (:func:`mmbuild.base.host.facts`, and ``gpus``), ``target``, ``workload``, ``extent`` and ``runs``. Each run
+        (:func:`mmbuild.base.host.facts`, and ``gpus``), ``target``, ``workload``, ``extent``, ``missing`` (loads that
+        were not measured, because the sweep ended early) and ``runs``. Each run
         has ``load``, ``distinct_questions``, ``client_cpu``, ``summary``
         (:func:`~mmbuild.serving.bench.metrics.summary`) and ``requests``, the fields of
         :class:`~mmbuild.serving.bench.records.Record`. All times are in seconds.
@@ -128,6 +137,7 @@ def document(
         "target": dict(target),
         "workload": asdict(workload),
         "extent": asdict(extent),
+        "missing": [asdict(one) for one in missing],
         "runs": [_run(run) for run in runs],
     }
 

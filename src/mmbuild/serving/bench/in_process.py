@@ -28,17 +28,15 @@ class CannotMeasureError(MmbuildError):
 
 
 def require_measurable(build: Path, description: Description) -> None:
-    """Refuse engines of other backends and those split over several ranks.
+    """Refuse engines of other backends.
 
     Raises:
         CannotMeasureError: MM862.
     """
-    ranks = description.llm.get("tensor_parallel", 1)
-    if own_server(build, description) is None and ranks == 1:
+    if own_server(build, description) is None:
         return
-    reason = f"is split over {ranks} ranks" if ranks != 1 else f"has backend {description.backend}"
     raise CannotMeasureError(
-        f"`{build}` {reason}, but bench loads engines of backend torch with one rank",
+        f"`{build}` has backend {description.backend}, but bench loads engines of backend torch",
         code="MM862",
         hint="serve the engine and measure the server with --url",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmbuild.serving.bench.document import load
+from mmbuild.serving.bench.load import Load
 from mmbuild.serving.bench.metrics import PERCENTILES
 from mmbuild.serving.bench.records import FAILURES
 
@@ -88,7 +89,9 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     for run in result["runs"]:
         for note in _notes(result, run):
             found.setdefault(note, []).append(load(run).name)
-    return [f"{', '.join(names)}: {note}" for note, names in found.items()]
+    shown = [f"{', '.join(names)}: {note}" for note, names in found.items()]
+    missing = [Load(**one).name for one in result.get("missing", ())]
+    return [*shown, f"{', '.join(missing)}: not measured, the sweep ended early"] if missing else shown
 
 
 def _notes(result: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:

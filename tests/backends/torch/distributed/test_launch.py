@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from mmbuild.backends.torch.distributed.launch import run_on_ranks
 from mmbuild.backends.torch.export import WithWeights, compile_package, export
 from support import TESTS
 from support.errors import refused
+from support.serving.process import ends, watched
 
 pytestmark = pytest.mark.slow
 
@@ -32,25 +31,6 @@ def place(monkeypatch, tmp_path_factory):
     with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as directory:
         monkeypatch.setattr("tempfile.tempdir", directory)
         yield Path(directory)
-
-
-def watched(pid):
-    """A descriptor of the process, or None where it is gone already."""
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-
-
-def ends(watch):
-    """Whether the process ends, before long."""
-    if watch is None:
-        return True
-    poll = select.poll()
-    poll.register(watch, select.POLLIN)
-    found = poll.poll(30_000)
-    os.close(watch)
-    return bool(found)
 
 
 def left_over(directory):

@@ -34,6 +34,9 @@ def main(directory: Path) -> int:
             out.flush()
             if out.lost:
                 raise output_lost_error(out.lost)
+    except KeyboardInterrupt:
+        # A regular MPI exit would wait for the other ranks, which may be in the middle of a call.
+        os._exit(launch.INTERRUPTED)
     except Exception as error:
         failure = failures.describe(error, rank)
         failures.write_failure(failure, directory)

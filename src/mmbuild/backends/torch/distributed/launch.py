@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,16 @@ from mmbuild.base.entries import load_entry
 from mmbuild.base.optional_packages import install_hint, require
 
 CALL, LOG = "call.json", "mpirun.log"
+INTERRUPTED = 130  # exit status of a rank 0 that was interrupted before its program handles signals itself
 # Time for mpirun to stop the other ranks after a failure, time to exit after SIGTERM, and polling interval.
 _GRACE_SECONDS, _TERMINATE_SECONDS, _POLL_SECONDS = 15.0, 5.0, 0.5
 _BACKTRACE = re.compile(r"\[[^\]]+:\d+\] ")  # the host and process id before each line
 _QUOTED = 300  # characters of a log in a message
 
 
-def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
+def run_on_ranks(
+    ranks: int, target: str, arguments: Mapping[str, Any], *, interrupts: Collection[signal.Signals] = ()
+) -> None:
     """Call ``target`` (``module:function``) with ``arguments`` in each of ``ranks`` ranks.
 
     With one rank, or in a process that mpirun started, the call is direct. In ranks other than 0 the function runs up
@@ -41,10 +44,13 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
         ranks: Number of ranks that the engine is built for.
         target: An importable function; its result is dropped.
         arguments: Its keyword arguments, JSON-serializable.
+        interrupts: Signals to this process that rank 0 gets as SIGINT, for programs that then end by themselves. All
+            others act on this process alone, and all ranks end with it. Needs the main thread.
 
     Raises:
         MissingPackageError: MM230, torch or transformers is not installed.
         RankError: There is no mpirun or no mpi4py, or a rank failed (with the code of that failure).
+        KeyboardInterrupt: One of ``interrupts`` came before rank 0 handled it.
     """
     require("torch", "transformers", needed_by="running an engine")
     if ranks == 1 or mpirun.rank_here() is not None:
@@ -59,10 +65,35 @@ def run_on_ranks(ranks: int, target: str, arguments: Mapping[str, Any]) -> None:
     launcher = mpirun.find()
     directory = _private_directory()
     (directory / CALL).write_text(json.dumps({"target": target, "arguments": dict(arguments)}))
-    status = _run(launcher, ranks, directory)
-    if status != 0 or failures.first_failure(directory) is not None:
+    with _as_interrupts(interrupts, directory) as received:
+        status = _run(launcher, ranks, directory)
+    # A rank 0 that was interrupted while it loaded ends without waiting for the others, which mpirun reports.
+    ended = status == 0 or (bool(received) and _death(launcher, directory) is None)
+    if not ended or failures.first_failure(directory) is not None:
         raise _failure(launcher, directory, status)
     shutil.rmtree(directory, ignore_errors=True)
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _as_interrupts(signals: Collection[signal.Signals], directory: Path) -> Iterator[list[int]]:
+    """Pass ``signals`` on to rank 0 as SIGINT; yields the list of those received."""
+    received: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        received.append(number)
+        leader = next((pid for pid, rank in ranks_by_pid(directory).items() if rank == 0), None)
+        if leader is None or not _is_rank(leader, directory):
+            raise KeyboardInterrupt
+        os.kill(leader, signal.SIGINT)
+
+    before = {number: signal.signal(number, pass_on) for number in signals}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _private_directory() -> Path:
@@ -153,11 +184,9 @@ def _is_rank(pid: int, directory: Path) -> bool:
 def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
     """The root cause: a death by signal that mpirun saw first, else the earliest failure, else mpirun's message."""
     log = directory / LOG
-    output = log.read_text(encoding="utf-8", errors="replace")
-    died = launcher.kind.died.search(output)
-    rank = ranks_by_pid(directory).get(int(died["pid"])) if died else None
-    if died and rank is not None:
-        number = int(died["signal"])
+    death = _death(launcher, directory)
+    if death is not None:
+        rank, number = death
         # A library that aborts says why first; SIGKILL comes without a word of the rank's own.
         quoted = "" if number == signal.SIGKILL else _last_line(directory / f"rank{rank}.log")
         return RankError(
@@ -181,6 +210,14 @@ def _failure(launcher: Launcher, directory: Path, status: int) -> Exception:
         code="MM584",
         hint=f"its output is in {log}; try `{launcher.path} -n 2 hostname`",
     )
+
+
+def _death(launcher: Launcher, directory: Path) -> tuple[int, int] | None:
+    """Rank and signal of the first rank that a signal killed, as mpirun reports it; None if none was."""
+    output = (directory / LOG).read_text(encoding="utf-8", errors="replace")
+    died = launcher.kind.died.search(output)
+    rank = ranks_by_pid(directory).get(int(died["pid"])) if died else None
+    return None if died is None or rank is None else (rank, int(died["signal"]))
 
 
 def _last_line(log: Path) -> str:

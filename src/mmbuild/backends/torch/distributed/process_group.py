@@ -123,6 +123,12 @@ class ProcessGroup:
 _worlds: list[ProcessGroup] = []
 
 
+def abandon() -> None:
+    """Let the end of this program kill the other ranks instead of ending them in order."""
+    for world in _worlds:
+        world.broken = True
+
+
 def connect(ranks: int, device: str) -> ProcessGroup:
     """Join the other ranks of an engine of ``ranks`` ranks on ``device``; every rank calls this once.
 

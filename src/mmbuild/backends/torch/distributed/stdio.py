@@ -1,4 +1,4 @@
-"""Passes the parent's stdout and stderr descriptors to rank 0.
+"""Passes the parent's stdin, stdout and stderr descriptors to rank 0.
 
 Output that mpirun forwards is mixed with its own messages, and goes through a pipe even if the parent has a terminal.
 The open connection also shows rank 0 that the parent is alive.
@@ -22,7 +22,7 @@ def path_fits(directory: str) -> bool:
 
 
 class Offer:
-    """The parent's side: passes stdout and stderr to the first client that connects."""
+    """The parent's side: passes its standard streams to the first client that connects."""
 
     def __init__(self, directory: Path) -> None:
         self._listening = socket.socket(socket.AF_UNIX)
@@ -36,7 +36,8 @@ class Offer:
             self._connection, _ = self._listening.accept()
             sys.stdout.flush()
             sys.stderr.flush()
-            socket.send_fds(self._connection, [b"!"], [_number(sys.stdout, 1), _number(sys.stderr, 2)])
+            given = [_number(sys.stdin, 0), _number(sys.stdout, 1), _number(sys.stderr, 2)]
+            socket.send_fds(self._connection, [b"!"], given)
 
     def close(self) -> None:
         """Stop listening. The client keeps the descriptors and sees that the parent is done."""
@@ -56,15 +57,16 @@ def _number(stream: object, default: int) -> int:
 
 
 def take(directory: Path) -> None:
-    """In rank 0: redirect stdout, and Python's stderr, to those of the parent.
+    """In rank 0: redirect stdin, stdout, and Python's stderr, to those of the parent.
 
     Output of libraries to descriptor 2 is not redirected. Exits this process when the parent dies.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(directory / _SOCKET))
-    _, (out, err), _, _ = socket.recv_fds(connection, 1, 2)
-    os.dup2(out, 1)
-    os.close(out)
+    _, (given, out, err), _, _ = socket.recv_fds(connection, 1, 3)
+    for descriptor, number in ((given, 0), (out, 1)):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
     sys.stderr = open(err, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1)  # noqa: SIM115 (for good)
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
 
