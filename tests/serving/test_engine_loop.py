@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import pytest
 
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.engine_loop import EngineLoop
-from mmbuild.serving.jobs import Done, Failed
+from mmbuild.serving.jobs import Done, Failed, Piece
 from support.serving.fakes import END, Asked, FakeEngine
 
 
@@ -76,6 +79,72 @@ def test_a_long_prompt_is_read_in_pieces_beside_other_answers(engine, loop) -> N
     loop._reading_rate = 50.0
     assert second.end().tokens == (50, 51)
     assert first.end().tokens == tuple(range(2, 32))
+
+
+def log_of(engine, asked: Asked) -> list[str]:
+    """Notes, in order, the steps of the engine and the pieces of an answer."""
+    log: list[str] = []
+    decode, report = engine.session.decode, asked.job.report
+
+    def decoded(tokens, rows):
+        log.append("step")
+        return decode(tokens, rows)
+
+    def reported(event):
+        log.append("piece" if isinstance(event, Piece) else "end")
+        report(event)
+
+    engine.session.decode = decoded
+    asked.job = replace(asked.job, report=reported)
+    return log
+
+
+def test_a_step_starts_before_the_tokens_of_the_last_one_are_known_and_none_starts_in_vain(engine) -> None:
+    loop, asked = EngineLoop(engine, overlap=True), Asked(3, tokens=5)
+    log = log_of(engine, asked)
+    loop.start()
+    loop.submit(asked.job)
+    assert asked.end().tokens == (4, 5, 6, 7, 8)
+    loop.close(20)
+    assert log == ["step", "piece", "step", "piece", "step", "piece", "step", "piece", "piece", "end"]
+
+
+def test_a_step_waits_for_tokens_that_its_logits_depend_on(engine) -> None:
+    loop, asked = EngineLoop(engine, overlap=True), Asked(3, tokens=3, logprobs=1)
+    log = log_of(engine, asked)
+    loop.start()
+    loop.submit(asked.job)
+    assert asked.end().tokens == (4, 5, 6)
+    loop.close(20)
+    assert all(len(piece.logprobs) == 1 for piece in asked.events if isinstance(piece, Piece))
+    assert log == ["step", "piece", "step", "piece", "piece", "end"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_requests_of_all_kinds_come_and_go_and_get_the_answers_they_get_alone(seed) -> None:
+    """Steps that start ahead, steps that wait, ends of all kinds, joins and cancellations, at random."""
+    rng, engine = random.Random(seed), FakeEngine(slots=4)
+    loop = EngineLoop(engine, queue=60, overlap=True)
+    loop.start()
+    asked = []
+    for _ in range(40):
+        first = rng.randrange(1, 90)
+        more = rng.choice([{}, {}, {"logprobs": 2}, {"stop": (f"{first + 4}",)}, {"temperature": 0.01}])
+        one = Asked(*[1] * rng.randint(0, 40), first, tokens=rng.randint(1, 12), **more)
+        key = loop.submit(one.job)
+        if rng.random() < 0.2:
+            loop.cancel(key)
+            continue
+        asked.append((one, first, more))
+        if rng.random() < 0.3:
+            one.end()
+    for one, first, more in asked:
+        expected = list(range(first + 1, first + 1 + one.job.stopping.max_new_tokens))
+        expected = expected[:4] if "stop" in more else expected  # with the token that completes it
+        expected = expected[: expected.index(END)] if END in expected else expected
+        assert one.end().tokens == tuple(expected), more
+    loop.close(20)
+    assert loop.counts() == (0, 0)
 
 
 def test_drawn_tokens_do_not_depend_on_the_others(engine, loop) -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from mmbuild.backends.torch.distributed.failures import RankError
+from mmbuild.backends.torch.host_copy import HostCopy
 from mmbuild.base.errors import MmbuildError
 from mmbuild.models.errors import EngineError
+from mmbuild.serving.flight import Flight, next_inputs
 from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece, TokenLogprob
-from mmbuild.serving.scheduler import Reading, Scheduler
+from mmbuild.serving.scheduler import Reading, Scheduler, Turn
 from mmbuild.serving.sequence import AnswerState
 
 _log = logging.getLogger(__name__)
@@ -41,7 +43,8 @@ class _Answering:
         prompt: Ids for the session; known once the pictures have been seen.
         table: The session's prompt table, or features.
         sequence: The answer; exists once the prompt is known.
-        token: The last token, to be decoded next.
+        token: The last token that the host knows, to be decoded next.
+        ended: Whether all of its tokens are known.
     """
 
     job: Job
@@ -51,6 +54,12 @@ class _Answering:
     table: Tensor | None = None
     sequence: AnswerState | None = None
     token: int = -1
+    ended: bool = False
+
+    @property
+    def needs_more_than_one(self) -> bool:
+        """Whether the answer may have more tokens than one that is under way."""
+        return self.sequence is None or len(self.sequence.ids) + 1 < self.job.stopping.max_new_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +110,8 @@ class EngineLoop:
         clock: Seconds.
         trace: Gets every turn.
         lost: Gets the error after which the engine cannot be used any more.
-        overlap: Make text of a step's tokens while the device computes the next step. Default: on CUDA; on the CPU it
-            would only come later.
+        overlap: Start a step before the host has the tokens of the one before, where no request needs them for its
+            logits, and make text meanwhile. Default: on CUDA; on the CPU tokens would only come later.
     """
 
     def __init__(
@@ -126,6 +135,7 @@ class EngineLoop:
         self._closing = False
         self._lost: MmbuildError | None = None
         self._overlap = engine.session.device == "cuda" if overlap is None else overlap
+        self._flight: Flight | None = None
         # Tokens whose text is still to be made.
         self._unsaid: deque[_Token] = deque()
         self._reading_rate = 0.0  # tokens a second
@@ -224,18 +234,7 @@ class EngineLoop:
             )
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                turn = self._scheduler.turn(self._readable())
-            if turn is None:
-                self._say()
-                with self._changed:
-                    turn = self._scheduler.turn(self._readable())
-                    while turn is None:
-                        if self._closing:
-                            return
-                        self._changed.wait()
-                        turn = self._scheduler.turn(self._readable())
+        while (turn := self._next_turn()) is not None:
             began = self._clock()
             for reading in turn.reading:
                 self._guarded([reading.key], self._read, reading)
@@ -245,6 +244,31 @@ class EngineLoop:
             read = sum(reading.count for reading in turn.reading)
             seconds = self._clock() - began
             self._trace(Step(began, seconds, read, len(decoding), self.counts()[1]))
+
+    def _next_turn(self) -> Turn | None:
+        """The next turn, once there is one; None if the loop is to end."""
+        turn = self._planned()
+        flight = self._flight
+        if flight is not None and (turn is None or turn.reading or not self._all_step_ahead(turn)):
+            self._flight = None
+            self._guarded(list(flight.keys), self._land, flight)
+            turn = self._planned()
+        if turn is None:
+            self._say()
+            with self._changed:
+                turn = self._scheduler.turn(self._readable())
+                while turn is None and not self._closing:
+                    self._changed.wait()
+                    turn = self._scheduler.turn(self._readable())
+        return turn
+
+    def _planned(self) -> Turn | None:
+        with self._changed:
+            return self._scheduler.turn(self._readable())
+
+    def _all_step_ahead(self, turn: Turn) -> bool:
+        jobs = [self._jobs.get(key) for key, _ in turn.decoding]
+        return all(job is None or job.sequence is None or job.sequence.steps_ahead for job in jobs)
 
     def _guarded(self, keys: list[int], work: Callable[[Any], None], what: Any) -> None:
         """Do a part of a turn; if it fails, so do the jobs that it was for."""
@@ -297,16 +321,43 @@ class EngineLoop:
         session = self._engine.session
         # Jobs may be cancelled meanwhile; their rows are decoded all the same.
         jobs = [(key, slot, job) for key, slot in decoding if (job := self._jobs.get(key)) is not None]
-        if not jobs:
-            return
-        tokens = torch.tensor([job.token for _, _, job in jobs], device=session.device)
-        logits = session.decode(tokens, [slot for _, slot, _ in jobs])
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            jobs = [one for one in jobs if one[0] not in flight.keys or one[2].needs_more_than_one]
+        keys = [key for key, _, _ in jobs]
+        if jobs:
+            tokens = next_inputs([(key, job.token) for key, _, job in jobs], flight, session.device)
+            logits = session.decode(tokens, [slot for _, slot, _ in jobs])
+            if self._overlap and all(
+                job.sequence is not None and job.sequence.steps_ahead for _, _, job in jobs
+            ):
+                rows = self._shaped(keys, logits)
+                self._flight = Flight(tuple(key for key, _, _ in rows), HostCopy(_drawn(rows, logits)))
+        if flight is not None:
+            self._land(flight)
         self._say()
-        self._choose([key for key, _, _ in jobs], logits)
+        if jobs and self._flight is None:
+            self._choose(keys, logits)
+
+    def _land(self, flight: Flight) -> None:
+        """Take the tokens of a step that was under way."""
+        for key, token in zip(flight.keys, flight.chosen.values(), strict=True):
+            job = self._jobs.get(key)
+            if job is not None and not job.ended:  # else a step that was started before its end was known
+                self._take(key, job, token, None)
 
     def _choose(self, keys: list[int], logits: Tensor) -> None:
         """Choose the next tokens from logits float32 [n, vocab], one row for each key, and report them."""
-        rows: list[tuple[int, _Answering, Tensor]] = []
+        rows = self._shaped(keys, logits)
+        if rows:
+            for (key, job, shaped), token in zip(rows, _drawn(rows, logits).tolist(), strict=True):
+                self._take(key, job, token, shaped)
+        if not self._overlap:
+            self._say()
+
+    def _shaped(self, keys: list[int], logits: Tensor) -> list[_Row]:
+        """Logits float32 [n, vocab], one row for each key, by the settings of each request."""
+        rows: list[_Row] = []
         for key, own in zip(keys, logits.split(1), strict=True):
             job = self._jobs.get(key)
             if job is None or job.sequence is None:
@@ -315,18 +366,9 @@ class EngineLoop:
                 rows.append((key, job, job.sequence.shaped(own)))
             except MmbuildError as error:
                 self._fail(key, error)
-        if not rows:
-            return
-        drawn = torch.cat([shaped for _, _, shaped in rows]).argmax(-1)
-        for place, (_, job, shaped) in enumerate(rows):
-            if job.sequence is not None and not job.sequence.is_greedy:
-                drawn[place : place + 1] = job.sequence.draw(shaped)
-        for (key, job, shaped), token in zip(rows, drawn.tolist(), strict=True):
-            self._take(key, job, token, shaped)
-        if not self._overlap:
-            self._say()
+        return rows
 
-    def _take(self, key: int, job: _Answering, token: int, logits: Tensor) -> None:
+    def _take(self, key: int, job: _Answering, token: int, logits: Tensor | None) -> None:
         """Note a token. An answer that ends with it gives up its slot."""
         assert job.sequence is not None
         job.token = token
@@ -335,6 +377,7 @@ class EngineLoop:
         has_text = len(job.sequence.ids) > known
         self._unsaid.append(_Token(key, job, token if has_text else None, logprobs, reason))
         if reason is not None:
+            job.ended = True
             with self._changed:
                 self._scheduler.remove(key)
 
@@ -385,6 +428,23 @@ class EngineLoop:
             known = self._jobs.pop(key, None) is not None
             self._scheduler.remove(key)
             return known
+
+
+_Row = tuple[int, _Answering, Tensor]
+"""A request, and the logits of its next token, float32 [1, vocab]."""
+
+
+def _drawn(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+    """The next token of each row, int64 [n]; ``logits`` [n, vocab] are those that the rows were made of."""
+    parts = [shaped for _, _, shaped in rows]
+    unchanged = len(parts) == len(logits) and all(
+        part.data_ptr() == own.data_ptr() for part, own in zip(parts, logits, strict=True)
+    )
+    drawn = (logits if unchanged else torch.cat(parts)).argmax(-1)
+    for place, (_, job, shaped) in enumerate(rows):
+        if job.sequence is not None and not job.sequence.is_greedy:
+            drawn[place : place + 1] = job.sequence.draw(shaped)
+    return drawn
 
 
 def _as_reported(error: Exception) -> MmbuildError:

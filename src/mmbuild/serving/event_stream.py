@@ -58,8 +58,8 @@ class EventStream(Response):
 class _Sending:
     """Ends a timeout when something has not been sent in time.
 
-    It looks now and then, between one and one and a half times the limit: a timer for every event would cost more than
-    the event.
+    It looks now and then, between one and one and a half times the limit: a timer for every event would cost more
+    than the event.
     """
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:

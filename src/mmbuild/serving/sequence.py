@@ -38,6 +38,11 @@ class AnswerState:
         """Whether the likeliest token is taken."""
         return self._sampler is None
 
+    @property
+    def steps_ahead(self) -> bool:
+        """Whether its next logits can be computed, and a token chosen, before the host has its last token."""
+        return bool(self.ids) and not self._rules and self._watch is None and self.job.logprobs is None
+
     def shaped(self, logits: Tensor) -> Tensor:
         """Apply the model's settings to logits float32 [1, vocab]."""
         if not self.ids:
@@ -51,14 +56,14 @@ class AnswerState:
         assert self._sampler is not None
         return self._sampler(logits)
 
-    def take(self, token: int, logits: Tensor) -> tuple[tuple[TokenLogprob, ...], Finish | None]:
-        """Add a token that was chosen from shaped ``logits`` float32 [1, vocab].
+    def take(self, token: int, logits: Tensor | None) -> tuple[tuple[TokenLogprob, ...], Finish | None]:
+        """Add a token that was chosen from shaped ``logits`` float32 [1, vocab]; None if it :attr:`steps_ahead`.
 
         Returns:
             Its log probability, if that is wanted, and why the answer has ended, if its tokens say so.
         """
         job = self.job
-        best = float(logits.amax()) if self._watch is not None else 0.0
+        best = float(logits.amax()) if self._watch is not None and logits is not None else 0.0
         if self._watch is not None:
             self._largest.append(best)
         if token in job.stopping.eos_token_ids:
@@ -87,9 +92,9 @@ class AnswerState:
             return text, text
         return self._text.finish(), self._text.text
 
-    def _logprobs(self, token: int, logits: Tensor) -> tuple[TokenLogprob, ...]:
+    def _logprobs(self, token: int, logits: Tensor | None) -> tuple[TokenLogprob, ...]:
         count = self.job.logprobs
-        if count is None:
+        if count is None or logits is None:
             return ()
         values = logits[0].log_softmax(-1)
         top = values.topk(count) if count else None

@@ -203,6 +203,7 @@ class _Runner:
         try:
             began = time.monotonic()
             engine = self._load()
+            engine.session.prepare()
             options = self._options
             loop = EngineLoop(
                 engine,

@@ -28,6 +28,9 @@ class FakeSession:
         self.gate = threading.Event()
         self.gate.set()
 
+    def prepare(self) -> None:
+        """As :meth:`Session.prepare`."""
+
     def _logits(self, rows) -> torch.Tensor:
         self.gate.wait(20)
         if self.fail is not None:

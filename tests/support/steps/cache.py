@@ -79,6 +79,7 @@ _RUN_TIME = frozenset(
         "generate",
         "graph_cutting",
         "graph_segment",
+        "host_copy",
         "logits_processors",
         "outputs",
         "package_shapes",

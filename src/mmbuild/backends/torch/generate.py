@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmbuild.backends.torch.host_copy import HostCopy
 from mmbuild.backends.torch.logits_processors import LogitsRules, rules_of
 from mmbuild.backends.torch.sampling import Sampler, Sampling
 from mmbuild.backends.torch.session import Session
@@ -71,37 +72,16 @@ def stream(
     may = session.device == "cuda" if ahead is None else ahead
     may = may and rules.on_device and not live.reads_logits
     for step in range(stopping.max_new_tokens):
-        chosen = _Chosen(sampler(logits))
+        chosen = HostCopy(sampler(logits))
         more = step + 1 < stopping.max_new_tokens
-        upcoming = rules.shaped(session.decode(chosen.tokens)) if more and may else None
-        taken = live.take(chosen.on_host(), logits, rules)
+        upcoming = rules.shaped(session.decode(chosen.tensor)) if more and may else None
+        taken = live.take(chosen.values(), logits, rules)
         if any(token is not None for token in taken):
             yield taken
         if not any(live.live):
             return
         if more:
-            logits = rules.shaped(session.decode(chosen.tokens)) if upcoming is None else upcoming
-
-
-class _Chosen:
-    """The tokens of a step, int64 [B], on their way to the host."""
-
-    def __init__(self, tokens: Tensor) -> None:
-        self.tokens = tokens
-        self._host, self._arrived = tokens, None
-        if tokens.is_cuda:
-            # Copied now, or the copy would wait for the next step.
-            self._host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-            self._host.copy_(tokens, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def on_host(self) -> list[int]:
-        """The tokens, once they are there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        tokens: list[int] = self._host.tolist()
-        return tokens
+            logits = rules.shaped(session.decode(chosen.tensor)) if upcoming is None else upcoming
 
 
 class _Rules:

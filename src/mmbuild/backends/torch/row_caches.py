@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmbuild.backends.torch.build_module import is_cache, is_cross_cache
 from mmbuild.backends.torch.config import EngineConfig
+from mmbuild.backends.torch.host_copy import on_device
 from mmbuild.backends.torch.row_spans import Rows
 
 
@@ -115,8 +116,10 @@ class RowCaches:
         else:
             spare = self._config.max_seq_len
             live = dict(zip(rows, lengths, strict=True))
-            values = [[live.get(row, spare) for row in range(*span)], [row in live for row in range(*span)]]
-            positions, step = torch.tensor(values, device=self._device, dtype=torch.int64)
+            places = [live.get(row, spare) for row in range(*span)]
+            positions, step = on_device(
+                [places, [int(row in live) for row in range(*span)]], self._device.type
+            )
             last = _Positions(span, rows, lengths, step, positions)
         following = tuple(length + 1 for length in lengths)
         self._last = _Positions(span, rows, following, last.step, positions + last.step)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmbuild.backends.torch.host_copy import on_device
+
 Rows = tuple[int, int]
 """A range of cache rows: the first, and the one after the last."""
 
@@ -90,4 +92,4 @@ def placement(rows: tuple[int, ...], sequences: int, device: str, *, padded: boo
     if padded:
         last = next(size for size in sizes(sequences) if size >= last)
     first_ones = rows == tuple(range(len(rows)))
-    return Placement(rows, (0, last), None if first_ones else torch.tensor(rows, device=device))
+    return Placement(rows, (0, last), None if first_ones else on_device(rows, device))
