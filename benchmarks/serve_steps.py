@@ -1,11 +1,13 @@
 """What a server does on the host for each step: an engine whose steps take no time, and clients that only read.
 
-    python -m benchmarks.serve_steps [--streams 1,8,32] [--tokens 400] [--profile FILE]
+    python -m benchmarks.serve_steps [--streams 1,8,32] [--tokens 400] [--step-ms 0] [--profile FILE]
 
 Everything but the engine is real: the scheduler, the choice of tokens, detokenization with the demo model's
 tokenizer, the protocol and HTTP. Clients are a second process, which reads its streams and throws them away. A step
 is a token of every stream. The best of three rounds is shown: wall time from the first to the last step by their
-number, and the server's CPU time likewise. ``--profile`` writes cProfile's numbers of the engine's thread.
+number, and the server's CPU time likewise. With ``--step-ms`` the engine takes that long for a step and leaves the
+CPU alone meanwhile, as one on a GPU does; what a step takes beyond that is the host's. ``--profile`` writes
+cProfile's numbers of the engine's thread.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,12 +45,26 @@ MODEL = ROOT / "examples" / "models" / "llava-shapes"
 _CLIENT = "--client"
 
 
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Logits of a step that a device has begun; whoever looks at them waits for its end."""
+
+    logits: torch.Tensor
+    ready: float
+
+    def split(self, count: int) -> Sequence[torch.Tensor]:
+        """As of a tensor."""
+        time.sleep(max(0.0, self.ready - time.perf_counter()))
+        return self.logits.split(count)
+
+
 class Session:
     """Logits that were made before: a step is a look at them."""
 
     device = "cpu"
 
-    def __init__(self, slots: int, vocabulary: int) -> None:
+    def __init__(self, slots: int, vocabulary: int, seconds: float) -> None:
+        self._seconds = seconds
         # Every row has its own answer, and its tokens change from step to step.
         self._tables = [torch.zeros(slots, vocabulary) for _ in range(7)]
         for turn, table in enumerate(self._tables):
@@ -59,18 +77,19 @@ class Session:
 
     extend = prefill
 
-    def decode(self, tokens: torch.Tensor, rows: list[int]) -> torch.Tensor:  # noqa: ARG002
+    def decode(self, tokens: torch.Tensor, rows: list[int]) -> Any:  # noqa: ARG002
         """Logits float32 [rows, vocabulary]."""
         self._turn += 1
-        return self._tables[self._turn % len(self._tables)][: len(rows)]
+        logits = self._tables[self._turn % len(self._tables)][: len(rows)]
+        return Pending(logits, time.perf_counter() + self._seconds) if self._seconds else logits
 
 
 class Engine:
     """What a service uses of an engine."""
 
-    def __init__(self, slots: int, tokens: int) -> None:
+    def __init__(self, slots: int, tokens: int, seconds: float) -> None:
         tokenizer = AutoTokenizer.from_pretrained(MODEL)
-        self.session = Session(slots, len(tokenizer))
+        self.session = Session(slots, len(tokenizer), seconds)
         self.config = SimpleNamespace(
             max_batch_size=slots,
             max_input_len=64,
@@ -117,10 +136,14 @@ async def _read(port: int, streams: int) -> None:
     print(sum(await asyncio.gather(*(one() for _ in range(streams)))))
 
 
-def measure(streams: int, tokens: int, profile: cProfile.Profile | None) -> tuple[float, float, int]:
+def measure(
+    streams: int, tokens: int, seconds: float, profile: cProfile.Profile | None
+) -> tuple[float, float, int]:
     """Seconds of a step on the clock, of CPU, and the events that the clients got."""
     steps: list[Step] = []
-    loop = EngineLoop(Engine(streams, tokens), queue=streams, trace=steps.append)
+    loop = EngineLoop(
+        Engine(streams, tokens, seconds), queue=streams, trace=steps.append, overlap=seconds > 0
+    )
     if profile is not None:
         run = loop._run
         loop._thread = threading.Thread(target=lambda: profile.runcall(run), daemon=True)
@@ -141,6 +164,8 @@ def measure(streams: int, tokens: int, profile: cProfile.Profile | None) -> tupl
     thread.join()
     loop.close(10)
     full = [step for step in steps if step.decoded == streams]
+    if len(full) < tokens // 4:
+        raise SystemExit(f"{streams} streams met in only {len(full)} steps: give more --tokens")
     wall = (full[-1].began + full[-1].seconds - full[0].began) / len(full)
     return wall, used / len(full), int(done.stdout)
 
@@ -152,6 +177,7 @@ def main() -> None:
     )
     parser.add_argument("--streams", default="1,8,32")
     parser.add_argument("--tokens", type=int, default=400)
+    parser.add_argument("--step-ms", type=float, default=0.0)
     parser.add_argument("--profile", type=Path)
     parser.add_argument(_CLIENT, type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -162,7 +188,9 @@ def main() -> None:
     profile = cProfile.Profile() if chosen.profile else None
     print("streams  ms a step  CPU ms a step  events")
     for streams in map(int, chosen.streams.split(",")):
-        rounds = [measure(streams, chosen.tokens, profile) for _ in range(1 if profile else 3)]
+        rounds = [
+            measure(streams, chosen.tokens, chosen.step_ms / 1e3, profile) for _ in range(1 if profile else 3)
+        ]
         wall, cpu, events = min(rounds)
         print(f"{streams:7}  {wall * 1e3:9.3f}  {cpu * 1e3:13.3f}  {events:6}", flush=True)
     if profile is not None:

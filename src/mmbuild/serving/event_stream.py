@@ -34,16 +34,8 @@ class EventStream(Response):
         problem: str | None = "client left"
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with asyncio.timeout(None) as limit, aclosing(self._events) as batches:  # type: ignore[type-var]
-                sending = _Sending(limit, self._seconds)
-                try:
-                    async for events in batches:
-                        body = "".join([f"data: {event}\n\n" for event in events]).encode()
-                        sending.since = sending.loop.time()
-                        await send({"type": "http.response.body", "body": body, "more_body": True})
-                        sending.since = None
-                finally:
-                    sending.stop()
+            async with asyncio.timeout(None) as limit:
+                await self._send_events(send, _Sending(limit, self._seconds))
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             problem = None
         except TimeoutError:
@@ -54,12 +46,23 @@ class EventStream(Response):
         finally:
             self._ended(problem)
 
+    async def _send_events(self, send: Send, sending: _Sending) -> None:
+        try:
+            async with aclosing(self._events) as batches:  # type: ignore[type-var]
+                async for events in batches:
+                    body = "".join([f"data: {event}\n\n" for event in events]).encode()
+                    sending.since = sending.loop.time()
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    sending.since = None
+        finally:
+            sending.stop()
+
 
 class _Sending:
     """Ends a timeout when something has not been sent in time.
 
-    It looks now and then, between one and one and a half times the limit: a timer for every event would cost more
-    than the event.
+    It looks now and then, so it may take one and a half times the limit: a timer for each event would cost more than
+    the event.
     """
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
