@@ -63,3 +63,18 @@ def test_runs_without_answers_have_no_points():
     (throughput, first) = charts(result(run("clients", 1, [answered(tokens=1)])))
     assert throughput.up == "whole answer, s"
     assert first.up == "first token, ms"
+
+
+def test_labels_cover_no_point_of_any_curve() -> None:
+    """A tail right above the point whose label would go there, and a neighbour whose label is below."""
+    medians = Curve("a", "open p50", ((100.0, 20.0), (140.0, 20.0), (180.0, 20.0)), ("5/s", "10/s", "20/s"))
+    tails = Curve("b", "open p99", ((100.0, 22.0), (140.0, 22.5), (180.0, 23.0)), ("", "", ""))
+    chart = Chart("t", "x", "y", (medians, tails))
+    found = chart.labels
+    assert found
+    for middle, base, text in found:
+        half = len(text) * 7.5 / 2
+        for curve in chart.curves:
+            for x, y in curve.points:
+                inside = abs(chart.x(x) - middle) < half and base - 9 < chart.y(y) < base
+                assert not inside, (text, x, y)

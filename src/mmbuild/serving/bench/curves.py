@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 from mmbuild.serving.bench.document import load
 
-_OFFSETS = (16, -8)
+_OFFSETS = (16, -8, 28, -20)
 """Pixels from a point to the baselines that its label may have."""
 _LETTER, _LINE = 7.5, 12
 """Pixels that a label takes across for each character, and down."""
+_CAPITAL, _MARK = 9, 4
+"""Pixels from the baseline of a label to its top, and from the middle of a point to its edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,21 @@ class Chart:
 
     @property
     def labels(self) -> list[tuple[float, float, str]]:
-        """Middle, baseline and text of the labels that fit: below or above their point, over no other label."""
+        """Middle, baseline and text of the labels that fit below or above their point, over no other label or point."""
         placed: list[tuple[float, float, str]] = []
+        marks = [(self.x(x), self.y(y)) for curve in self.curves for x, y in curve.points]
         for curve in self.curves:
             for (x, y), text in zip(curve.points, curve.labels, strict=True):
                 middle, free = self.x(x), (self.y(y) + offset for offset in _OFFSETS)
                 places = ((middle, base, text) for base in free if base < self.bottom)
                 place = next(
-                    (one for one in places if not any(_overlap(one, other) for other in placed)), None
+                    (
+                        one
+                        for one in places
+                        if not any(_overlap(one, other) for other in placed)
+                        and not any(_covers(one, mark) for mark in marks)
+                    ),
+                    None,
                 )
                 if text and place is not None:
                     placed.append(place)
@@ -92,6 +101,12 @@ class Chart:
 def _overlap(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
     widths = (len(one[2]) + len(other[2])) * _LETTER / 2
     return abs(one[0] - other[0]) < widths and abs(one[1] - other[1]) < _LINE
+
+
+def _covers(label: tuple[float, float, str], mark: tuple[float, float]) -> bool:
+    middle, base, text = label
+    beside = abs(mark[0] - middle) >= len(text) * _LETTER / 2 + _MARK
+    return not beside and base - _CAPITAL - _MARK < mark[1] < base + _MARK
 
 
 def ticks(most: float) -> list[float]:
