@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from support.engines.loaded import demo_directory
 from support.serving.process import QUESTION, ready, serving
 
 pytestmark = pytest.mark.slow
+CHAT = "/v1/chat/completions"
 
 
 def test_it_is_up_at_once_answers_when_it_is_ready_and_ends_after_what_it_has_begun(tmp_path) -> None:
@@ -52,6 +60,71 @@ def test_a_killed_server_can_be_started_again_at_once() -> None:
         with serving(demo_directory(), "--port", port) as (_, again, _):
             ready(again)
             assert httpx.post(f"{again}/v1/chat/completions", json=QUESTION, timeout=60).status_code == 200
+
+
+def picture(kind: str) -> str:
+    """A data: URL of a picture in a format."""
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(out, kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def send_100_megabytes(url: str) -> bytes:
+    """Send that much in pieces; what comes back."""
+    host, port = url.removeprefix("http://").split(":")
+    part = b"%x\r\n%s\r\n" % (1_000_000, bytes(1_000_000))
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range(100):
+            connection.sendall(part)
+        return connection.recv(4000)
+
+
+def most_memory(process: subprocess.Popen) -> int:
+    """Largest resident memory that a process has had, bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def vanish(url: str) -> None:
+    """Begin to read an answer, then leave."""
+    with httpx.stream("POST", url + CHAT, json={**QUESTION, "stream": True}, timeout=60) as response:
+        next(response.iter_raw(), None)
+
+
+def test_what_clients_do_wrong_leaves_the_server_as_it_was() -> None:
+    with serving(demo_directory(), "--queue", "2") as (process, url, lines):
+        ready(url)
+        right = httpx.post(url + CHAT, json=QUESTION, timeout=60).json()["choices"]
+
+        before = most_memory(process)
+        assert b" 413 " in send_100_megabytes(url)
+        assert most_memory(process) - before < 100e6, "what is beyond the limit of 64 MB is not kept"
+
+        eps = [{"type": "image_url", "image_url": {"url": picture("EPS")}}]
+        refused = httpx.post(url + CHAT, json={"messages": [{"role": "user", "content": eps}]}, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "MM517")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(vanish, [url] * 8))
+
+        with ThreadPoolExecutor(24) as pool:
+            asked = [pool.submit(httpx.post, url + CHAT, json=QUESTION, timeout=60) for _ in range(24)]
+            responses = [one.result() for one in asked]
+        full = [one for one in responses if one.status_code == 429]
+        assert {one.status_code for one in responses} == {200, 429}
+        assert all(1 <= int(one.headers["retry-after"]) <= 60 for one in full)
+        assert {one.json()["error"]["code"] for one in full} == {"MM870"}
+        assert all(one.json()["choices"] == right for one in responses if one.status_code == 200)
+
+        assert httpx.post(url + CHAT, json=QUESTION, timeout=60).json()["choices"] == right
+        metrics = httpx.get(f"{url}/metrics").text
+        assert "mmbuild_requests_running 0.0" in metrics
+        assert "mmbuild_requests_waiting 0.0" in metrics
+        assert 'mmbuild_requests_total{status="413"} 1.0' in metrics
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert "Traceback" not in "".join(lines)
 
 
 def failing(*options: str) -> str:

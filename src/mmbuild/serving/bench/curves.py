@@ -77,7 +77,7 @@ class Chart:
 
     @property
     def labels(self) -> list[tuple[float, float, str]]:
-        """Middle, baseline and text of the labels that fit below or above their point, over no other label or point."""
+        """Middle, baseline and text of the labels that fit near their point without covering another or a point."""
         placed: list[tuple[float, float, str]] = []
         marks = [(self.x(x), self.y(y)) for curve in self.curves for x, y in curve.points]
         for curve in self.curves:
