@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.serving.app import Limits
 from support.serving.fakes import FakeEngine
 from support.serving.served import Served, served
@@ -144,6 +145,22 @@ def test_without_its_engine_the_server_is_up_and_not_ready(engine) -> None:
         error(response, 503, "MM871")
         assert int(response.headers["retry-after"]) >= 1
         error(client.post(CHAT, json=question(1)), 503, "MM871")
+
+
+def test_a_lost_engine_is_said_everywhere(server) -> None:
+    server.server.lost = RankError("rank 1 has ended", code="MM585", hint="restart the server")
+    with server.client() as client:
+        for response in (client.get("/health"), client.get("/ready"), client.post(CHAT, json=question(1))):
+            assert error(response, 503, "MM585")["type"] == "server_error"
+            assert "rank 1 has ended" in response.text
+
+
+def test_usage_of_a_stream_counts_what_the_answer_holds(server) -> None:
+    body = question(1, max_tokens=9, stop=["4"], stream=True, stream_options={"include_usage": True})
+    with server.client() as client:
+        *_, last = events(client.post(CHAT, json=body))
+        whole = client.post(CHAT, json=question(1, max_tokens=9, stop=["4"])).json()
+    assert last["usage"] == whole["usage"]
 
 
 def test_a_key_is_needed_where_there_is_one(engine) -> None:

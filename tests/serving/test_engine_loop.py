@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from mmbuild.backends.torch.distributed.failures import RankError
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.engine_loop import EngineLoop
 from mmbuild.serving.jobs import Done, Failed, Piece
@@ -234,3 +235,33 @@ def test_closing_gives_up_what_takes_too_long(engine, loop) -> None:
     loop.submit(asked.job)
     loop.close(0.05)
     assert asked.end().error.code == "MM871"
+
+
+def test_a_lost_engine_fails_what_is_under_way_and_takes_nothing_more(engine, steps) -> None:
+    lost = []
+    loop = EngineLoop(engine, queue=10, trace=steps.append, lost=lost.append)
+    loop.start()
+    error = RankError("rank 0 failed in decode, or another rank was lost", code="MM585")
+    engine.session.gate.clear()
+    asked = [Asked(place, tokens=9) for place in range(5)]
+    for one in asked:
+        loop.submit(one.job)
+    engine.session.fail = error
+    engine.session.gate.set()
+    assert [one.end().error for one in asked] == [error] * 5, "those that wait, too"
+    loop.close(20)
+    assert not loop.is_alive
+    assert lost == [error]
+    with pytest.raises(RankError):
+        loop.submit(Asked(1).job)
+
+
+def test_an_engine_is_given_up_from_outside(engine, loop) -> None:
+    engine.session.gate.clear()
+    asked = Asked(1)
+    loop.submit(asked.job)
+    error = RankError("rank 1 has ended", code="MM585")
+    loop.abandon(error)
+    assert asked.end().error is error, "at once, though a step hangs"
+    with pytest.raises(RankError):
+        loop.submit(Asked(1).job)
