@@ -125,7 +125,7 @@ def test_a_step_waits_for_tokens_that_its_logits_depend_on(engine) -> None:
 def test_requests_of_all_kinds_come_and_go_and_get_the_answers_they_get_alone(seed) -> None:
     """Steps that start ahead, steps that wait, ends of all kinds, joins and cancellations, at random."""
     rng, engine = random.Random(seed), FakeEngine(slots=4)
-    loop = EngineLoop(engine, queue=60, overlap=True)
+    loop = EngineLoop(engine, queue=60, overlap=True, together=rng.randint(1, 4))
     loop.start()
     asked = []
     for _ in range(40):
@@ -146,6 +146,43 @@ def test_requests_of_all_kinds_come_and_go_and_get_the_answers_they_get_alone(se
         assert one.end().tokens == tuple(expected), more
     loop.close(20)
     assert loop.counts() == (0, 0)
+
+
+@pytest.fixture
+def grouping(engine):
+    made = EngineLoop(engine, queue=10, together=2)
+    made.start()
+    yield made
+    engine.session.gate.set()
+    made.close(20)
+
+
+def test_whole_prompts_are_read_together_as_many_as_may_be(engine, grouping) -> None:
+    asked = [Asked(place, place, tokens=2) for place in (1, 20, 40)]
+    first = Asked(3, tokens=2)
+    held(engine, grouping, first, *asked)
+    assert [one.end().tokens for one in (first, *asked)] == [(4, 5), (2, 3), (21, 22), (41, 42)]
+    reads = [counts for verb, counts, _ in engine.session.calls if verb == "prefill"]
+    assert max(map(len, reads)) == 2
+    assert sum(map(len, reads)) == 4
+
+
+def test_a_prompt_that_cannot_be_read_does_not_harm_those_that_are_read_with_it(engine, grouping) -> None:
+    inputs = engine.inputs
+
+    def refusing(requests):
+        if any(13 in one.ids for one in requests):
+            raise EngineError("13 is not allowed", code="MM519")
+        return inputs(requests)
+
+    engine.inputs = refusing
+    asked = [Asked(place, tokens=3) for place in (1, 13, 40)]
+    held(engine, grouping, *asked)
+    assert asked[0].end().tokens == (2, 3, 4)
+    assert asked[2].end().tokens == (41, 42, 43)
+    failed = asked[1].end()
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "MM519"
 
 
 def test_drawn_tokens_do_not_depend_on_the_others(engine, loop) -> None:

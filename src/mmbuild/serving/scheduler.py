@@ -65,10 +65,12 @@ class Scheduler:
     Attributes:
         slots: How many requests the engine decodes together.
         queue: How many requests may wait for a slot.
+        together: How many whole prompts a turn may read if nobody decodes.
     """
 
     slots: int
     queue: int
+    together: int = 1
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _reading: dict[int, _Waiting] = field(default_factory=dict)
     _decoding: dict[int, int] = field(default_factory=dict)
@@ -115,17 +117,21 @@ class Scheduler:
         """The next turn; None if there is nothing to do.
 
         Args:
-            tokens: The most tokens of prompts to read while others decode; None: one whole prompt. If nobody decodes,
-                one prompt is read whole.
+            tokens: The most tokens of prompts to read while others decode; None: whole prompts. If nobody decodes,
+                prompts are read whole.
         """
         decoding = tuple(sorted(self._decoding.items(), key=lambda pair: pair[1]))
         left = tokens if decoding else None
         reading: list[Reading] = []
         for known in self._readable():
             reading.append(self._piece(known, left))
-            if left is None or reading[-1].count >= left:
+            if left is None:
+                if len(reading) == self.together:
+                    break
+            elif reading[-1].count >= left:
                 break
-            left -= reading[-1].count
+            else:
+                left -= reading[-1].count
         return Turn(tuple(reading), decoding) if reading or decoding else None
 
     def read(self, reading: Reading) -> None:

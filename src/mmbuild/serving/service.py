@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmbuild.backends.torch.sampling import Sampling
@@ -29,12 +30,14 @@ class Service:
         loop: What runs it.
         model: Its name in the protocol.
         policy: Which pictures are taken.
+        preparing: Held while a request is prepared: two threads of Python would take turns, and hold up the engine's.
     """
 
     engine: Any
     loop: EngineLoop
     model: str
     policy: PicturePolicy
+    preparing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def check_model(self, body: Generation) -> None:
         """Check that a request is for this model.
@@ -58,9 +61,11 @@ class Service:
             MmbuildError: The request is wrong: a picture (MM517, MM875), or the conversation (MM518).
         """
         if isinstance(body, Completion):
-            return encode_complete(self.engine.processor, body.prompt[0], [])
+            with self.preparing:
+                return encode_complete(self.engine.processor, body.prompt[0], [])
         turns, pictures = _conversation(body.messages, self.policy)
-        return encode_chat(self.engine.processor, turns, pictures)
+        with self.preparing:
+            return encode_chat(self.engine.processor, turns, pictures)
 
     def job(
         self,

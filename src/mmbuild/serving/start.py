@@ -16,6 +16,8 @@ from mmbuild.serving import server
 from mmbuild.serving.app import Limits
 from mmbuild.serving.pictures import PicturePolicy
 
+_SWITCH_SECONDS = 0.0003
+
 
 def start(
     build: str,
@@ -44,6 +46,9 @@ def start(
         MmbuildError: The engine cannot be loaded or was lost; MM873, the address cannot be used; MM879, there is no
             key where one is needed.
     """
+    # The engine's thread gives the interpreter up for each of hundreds of calls that launch kernels: it must get it
+    # back sooner than after the usual 5 ms.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     if ranks > 1 and mpirun.rank_here():
         Engine.load(build, check=False)  # does not return
     chosen = server.Options(
