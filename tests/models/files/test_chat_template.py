@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 from mmbuild.models.families.llava.processor import write_stand_in
 from mmbuild.models.families.shared import dummy_tokenizer
+from mmbuild.models.files import chat_template
 from mmbuild.models.files.chat_template import (
     ChatTemplate,
     TemplateError,
@@ -97,7 +100,16 @@ PIECES = (
 )  # fmt: skip
 
 
+@pytest.fixture
+def unbounded() -> Iterator[None]:
+    """Templates are rendered in this process: forking one for each of hundreds of examples takes most of the time.
+    Those of these tests end."""
+    with mock.patch.object(chat_template, "run_bounded", lambda work: json.loads(json.dumps(work()))):
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unbounded")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> None:
@@ -112,6 +124,7 @@ def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unbounded")
 @settings(max_examples=50, deadline=None)
 @given(st.text(string.printable, max_size=40), st.integers(0, 3))
 def test_text_and_number_of_pictures_pass_through(text: str, pictures: int) -> None:

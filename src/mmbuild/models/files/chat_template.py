@@ -209,13 +209,33 @@ def render(
     return str(_run_bounded(template, "prompt", request))
 
 
+class _FailingError(Exception):
+    """A template fails.
+
+    Attributes:
+        message: A key of ``_MESSAGES``.
+        detail: What goes wrong.
+        line: As of :class:`TemplateError`.
+    """
+
+    def __init__(self, message: str, detail: str, line: int | None) -> None:
+        super().__init__(message, detail, line)
+        self.message, self.detail, self.line = message, detail, line
+
+
+_MESSAGES = {
+    "fails": "the chat template fails at {where}: {detail}",
+    "form": "the chat template in {where} cannot ask about a picture: {detail}",
+    "bounds": "the chat template in {where} {detail}",
+}
+
+
 def _render(
-    template: ChatTemplate | str,
+    text: str,
     messages: Sequence[Message],
     special_tokens: Mapping[str, str],
     add_generation_prompt: bool = True,
 ) -> str:
-    text = template.text if isinstance(template, ChatTemplate) else template
     try:
         return _compiled(text).render(
             messages=list(messages),
@@ -226,9 +246,7 @@ def _render(
         )
     except Exception as error:
         # A template is a program, so it can raise any exception.
-        line = _line(error)
-        where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line}"
-        raise _unusable(f"the chat template fails at {where}: {_first_line(error)}", _FIX, line) from error
+        raise _FailingError("fails", _first_line(error), _line(error)) from error
 
 
 def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
@@ -255,26 +273,23 @@ def content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str]
     return form
 
 
-def _content_form(template: ChatTemplate | str, special_tokens: Mapping[str, str], image_token: str) -> Form:
+def _content_form(text: str, special_tokens: Mapping[str, str], image_token: str) -> Form:
     as_text = ({"role": "user", "content": f"{image_token}\n{_PROBE}"},)
     attempts: tuple[tuple[Form, Sequence[Message]], ...] = (("parts", _PARTS), ("text", as_text))
     failures: list[str] = []
     lines: list[int] = []
     for form, messages in attempts:
         try:
-            problem = _problem(_render(template, messages, special_tokens), image_token)
-        except TemplateError as error:
+            problem = _problem(_render(text, messages, special_tokens), image_token)
+        except _FailingError as error:
             if isinstance(error.__cause__, TemplateSyntaxError):
                 raise
             lines += [] if error.line is None else [error.line]
-            problem = f"line {error.line} fails: {_first_line(error.__cause__ or error)}"
+            problem = f"line {error.line} fails: {error.detail}"
         if problem is None:
             return form
         failures.append(problem)
-    line = lines[0] if lines else None
-    where = template.place(line) if isinstance(template, ChatTemplate) else f"line {line or 1}"
-    message = f"the chat template in {where} cannot ask about a picture: {_both(*failures)}"
-    raise _unusable(message, _FIX, line)
+    raise _FailingError("form", _both(*failures), lines[0] if lines else None)
 
 
 _WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_form}
@@ -282,31 +297,44 @@ _WORK: Mapping[str, Callable[..., str]] = {"prompt": _render, "form": _content_f
 
 def _run_bounded(template: ChatTemplate | str, work: str, requested: Mapping[str, Any]) -> Any:
     """Run the work with limits, because a template is an untrusted program."""
+    text = template.text if isinstance(template, ChatTemplate) else template
     # Special tokens of transformers may be objects.
-    value, error = _outcome(template, work, json.dumps(requested, default=str))
-    if error is not None:
-        raise _unusable(*error)
+    request = json.dumps(requested, default=str)
+    value, failure = _outcome(text, work, request)
+    if failure is not None:
+        raise _refused(template, *failure)
     return value
 
 
+def _refused(template: ChatTemplate | str, message: str, detail: str, line: int | None) -> TemplateError:
+    if isinstance(template, ChatTemplate):
+        where = template.place(line)
+    else:
+        where = "the text" if line is None else f"line {line}"
+    return _unusable(_MESSAGES[message].format(where=where, detail=detail), _FIX, line)
+
+
 @lru_cache(maxsize=256)
-def _outcome(template: ChatTemplate | str, work: str, request: str) -> tuple[Any, Sequence[Any] | None]:
-    """The result and None, or None and the arguments of a :class:`TemplateError`."""
+def _outcome(text: str, work: str, request: str) -> tuple[Any, Sequence[Any] | None]:
+    """The result and None, or None and the arguments of a :class:`_FailingError`.
+
+    Known by the text alone, because models of one family have the same template, and starting a process for it takes
+    10 ms in one that has imported torch.
+    """
     try:
-        value, error = run_bounded(lambda: _run_reported(template, work, json.loads(request)))
-        return value, error
+        value, failure = run_bounded(lambda: _run_reported(text, work, json.loads(request)))
+        return value, failure
     except BoundsExceededError as error:
-        where = f" in {template.place()}" if isinstance(template, ChatTemplate) else ""
-        return None, (f"the chat template{where} {error}", _FIX)
+        return None, ("bounds", str(error), None)
 
 
 def _run_reported(
-    template: ChatTemplate | str, work: str, requested: Mapping[str, Any]
+    text: str, work: str, requested: Mapping[str, Any]
 ) -> tuple[str | None, Sequence[Any] | None]:
     try:
-        return _WORK[work](template, **requested), None
-    except TemplateError as error:
-        return None, (error.message, error.hint, error.line)
+        return _WORK[work](text, **requested), None
+    except _FailingError as error:
+        return None, error.args
 
 
 def _both(parts: str, text: str) -> str:
