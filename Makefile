@@ -24,7 +24,7 @@ test-all: $(STAMP)
 # Minutes: the tests that compile nothing and take little time.
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not extended'
+	$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not extended' --hypothesis-profile quick
 
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py

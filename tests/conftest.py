@@ -32,8 +32,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest  # noqa: E402 (after the environment)
 from hypothesis import settings  # noqa: E402
 
+from support.examples import QUICK  # noqa: E402
+
 # Two busy cores make any deadline a matter of luck; the same examples every time make a failure repeatable.
 settings.register_profile("mmbuild", deadline=None, derandomize=True)
+settings.register_profile("quick", settings.get_profile("mmbuild"), max_examples=QUICK)
 settings.load_profile("mmbuild")
 
 # Minutes each where nothing is compiled yet: with the longest first, both processes of `make test` end together.

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import sys
 
 import pytest
 
@@ -26,8 +25,7 @@ def held(project, *options, **environment):
     variables = {**project.environment, "MMBUILD_TEST_HOLD": str(pipe), **environment}
     if not environment.get("NO_COLOR"):
         del variables["NO_COLOR"]
-    command = [sys.executable, "-m", "mmbuild", "apply", RECIPE, *options]
-    return Terminal(command, project.root, variables), pipe
+    return Terminal(["apply", RECIPE, *options], project.root, variables), pipe
 
 
 def test_a_terminal_shows_the_running_action_with_its_progress_and_time(project):

@@ -15,6 +15,7 @@ from mmbuild.base.yaml_parser import split_lines
 from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.model import Algorithm, Backend, Dtype
 from mmbuild.schema.validation import every_key
+from support.examples import examples
 from support.projects.recipe_project import CONFIG, RECIPE, codes, load, only, pointed, write_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -135,7 +136,7 @@ recipes = st.fixed_dictionaries(
         "verify": st.fixed_dictionaries({"prompts": st.lists(st.text("abc? é", min_size=1), max_size=3)}),
     },
 ).map(_fitting)
-quietly = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quietly = settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quietly

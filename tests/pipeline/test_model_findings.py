@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmbuild.pipeline.load import LoadResult, load_recipes
+from support.examples import examples
 from support.projects.recipe_project import CONFIG, only, pointed
 
 OPT: dict[str, Any] = {"model_type": "opt", "hidden_size": 96, "num_attention_heads": 4}
@@ -162,7 +163,9 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(family=st.sampled_from(sorted(MODELS)), data=st.data(), value=anything)
 def test_any_value_anywhere_in_config_json_yields_only_findings(
     tmp_path: Path, family: str, data: st.DataObject, value: object

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.projects.recipe_project import RECIPE, codes, load, only, pointed
 
 
@@ -64,7 +65,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     assert (found.code, found.file) == ("MM123", "--set name=\\udcff")
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["", "name=", "engine=", "engine.quantization=", "model.source="]), st.text(max_size=20)
 )

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmbuild.models.sources.config import read_config
+from support.examples import examples
 from support.projects.recipe_project import CONFIG, FEATURES, RECIPE, codes, load, only, pointed
 
 FUSED = "  tensorrt_llm: {fused_mlp: true}\n"
@@ -246,7 +247,7 @@ def test_independent_causes_are_reported_together(tmp_path: Path) -> None:
     assert codes(load(tmp_path, recipe)) == ["MM141", "MM143", "MM147"]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.integers(1, 50), images=st.integers(1, 50), stated=st.integers(1, 50_000))
 def test_only_the_product_is_accepted(tmp_path: Path, batch: int, images: int, stated: int) -> None:
     recipe = RECIPE.replace("max_batch_size: 2", f"max_batch_size: {batch}")
@@ -257,7 +258,7 @@ def test_only_the_product_is_accepted(tmp_path: Path, batch: int, images: int, s
     assert "MM141" not in codes(load(tmp_path, recipe, f"engine.max_multimodal_len={right}"))
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=st.integers(1, 300), answer=st.integers(1, 300))
 def test_positions_bound_prompt_and_answer_together(tmp_path: Path, prompt: int, answer: int) -> None:
     recipe = RECIPE.replace(": 128", f": {prompt}", 1).replace("output_len: 64", f"output_len: {answer}")

@@ -6,7 +6,6 @@ import base64
 import io
 from concurrent.futures import ThreadPoolExecutor
 
-import openai
 import pytest
 
 from demo_worlds import ask
@@ -34,7 +33,9 @@ def messages(asked):
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": asked.question or ""}]}]
 
 
-def client_of(server) -> openai.OpenAI:
+def client_of(server):
+    import openai  # here: it takes half a second, which other runs would spend collecting these tests
+
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
 
 
@@ -116,7 +117,9 @@ def test_a_prompt_read_in_pieces_gives_the_same_answer(monkeypatch) -> None:
     ],
 )
 def test_what_a_model_cannot_be_asked_is_the_clients_error(family, content, code) -> None:
-    with served(engine_of(family)) as server, pytest.raises(openai.BadRequestError) as refused:
+    from openai import BadRequestError
+
+    with served(engine_of(family)) as server, pytest.raises(BadRequestError) as refused:
         client_of(server).chat.completions.create(
             model="numbers", messages=[{"role": "user", "content": content}]
         )

@@ -87,6 +87,7 @@ def test_a_model_and_data_become_a_calibrated_checkpoint(
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
+@pytest.mark.slow
 def test_the_same_data_and_seed_give_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     written = [
         (calibrated(tmp_path / name, "fp8", ANSWERED, seed=seed) / "rank0.safetensors").read_bytes()

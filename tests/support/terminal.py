@@ -1,17 +1,16 @@
-"""A program on its own terminal (pty(7)): its output, and keys sent to it."""
+"""mmbuild on its own terminal (pty(7)): its output, and keys sent to it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import re
 import select
-import subprocess
-import termios
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from support.projects.forked import start_on_terminal
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 """Colours, bold, dim: what NO_COLOR forbids."""
@@ -24,21 +23,12 @@ HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal:
-    """Start ``command`` with a terminal as its input, output, error and controlling terminal."""
+    """`mmbuild` with ``arguments``, with a terminal as its input, output, error and controlling terminal."""
 
-    def __init__(self, command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env={"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **environment},
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 (no threads here)
-        )
-        os.close(slave)
+    def __init__(self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
+        self.master, self._slave = pty.openpty()  # ours of the slave stays open until mmbuild has one
+        variables = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", **environment}
+        self.process = start_on_terminal(list(arguments), cwd, variables, os.ttyname(self._slave))
         self.shown = ""
 
     def read_until(self, text: str, seconds: float = 60) -> str:
@@ -58,7 +48,9 @@ class Terminal:
         while self._read(max(0.0, deadline - time.monotonic())):
             assert time.monotonic() < deadline, self.shown
         os.close(self.master)
-        return self.process.wait(seconds)
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, self.shown
+        return self.process.exitcode
 
     def _read(self, seconds: float) -> bool:
         """Whether there may be more."""
@@ -68,5 +60,7 @@ class Terminal:
             chunk = os.read(self.master, 65536)
         except OSError:  # EIO: the other end is closed
             return False
+        if not self.shown:
+            os.close(self._slave)
         self.shown += chunk.decode(errors="replace")
         return bool(chunk)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 import pages_world
 from pages_world import Line, Page, Word
+from support.examples import examples
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -15,14 +16,14 @@ def words(page: Page) -> list[str]:
 
 
 @given(seeds, st.booleans())
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_held_out_words_appear_only_on_request_and_then_alone(seed: int, held_out: bool) -> None:
     page = pages_world.draw_page(np.random.default_rng(seed), held_out=held_out)
     assert {pages_world.held_out_word(word) for word in words(page)} == {held_out}
 
 
 @given(seeds)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 def test_an_ordinary_page_has_several_lines_and_known_characters(seed: int) -> None:
     page = pages_world.draw_page(np.random.default_rng(seed), held_out=False)
     text = pages_world.markup(page)

@@ -218,6 +218,7 @@ def test_an_execution_that_fails_is_reported_and_not_the_last_features(built: Pa
     assert "Cask convolution execution" in error.message
 
 
+@pytest.mark.slow
 def test_a_crash_is_reported_with_its_signal(built: Path) -> None:
     engine = load(built / "engine", built, FAKE_FAULT="crash")
     error = refused(TensorRTError, "MM577", engine, pictures(engine.config, 1))

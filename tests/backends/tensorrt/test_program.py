@@ -222,6 +222,7 @@ build(Path(sys.argv[3]), "8.6.0", FAKE_FAULT="slow", FAKE_STARTED=sys.argv[4])
 """
 
 
+@pytest.mark.slow
 def test_a_build_ends_with_its_parent(tmp_path: Path) -> None:
     pipe = tmp_path / "started"
     os.mkfifo(pipe)

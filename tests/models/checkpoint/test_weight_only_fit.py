@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mmbuild.models.checkpoint import weight_only, weight_only_fit
 from mmbuild.models.checkpoint.weight_only import ALGORITHMS
 from mmbuild.models.checkpoint.weight_only_fit import Moments
+from support.examples import examples
 from support.models.weight_only import dequantize
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,7 +34,7 @@ def expected_error(
     return torch.einsum("oi,ij,oj->o", left, covariance, left)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     seed=st.integers(0, 1 << 30),
     pairs=st.integers(1, 20),

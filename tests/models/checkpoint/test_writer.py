@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from mmbuild.models.checkpoint import writer
+from support.examples import examples
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 shapes = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=3).map(tuple), min_size=1, max_size=6)
@@ -21,7 +22,7 @@ def make(entries: list[writer.TensorEntry]) -> dict[str, torch.Tensor]:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(shapes, st.sampled_from(DTYPES))
 def test_safetensors_reads_back_what_was_written(shapes: list[tuple[int, ...]], dtype: str) -> None:
     import tempfile

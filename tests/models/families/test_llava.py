@@ -13,6 +13,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from mmbuild.models.families import FamilyError, family
 from mmbuild.models.families.llava import facts
+from support.examples import examples
 
 
 @st.composite
@@ -72,7 +73,7 @@ def test_visual_features_are_those_transformers_returns(config: LlavaConfig) -> 
     assert visual.derivation.arithmetic.endswith(f"= {features.shape[0]}")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(configs(), st.booleans())
 def test_sizes_are_transformers_whether_written_whole_or_as_a_difference(
     config: LlavaConfig, whole: bool

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmbuild.models.families import FamilyError, vila
+from support.examples import examples
 
 RECORDED = Path(vila.__file__).parents[1] / "recorded"
 SIGLIP: dict[str, Any] = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14}
@@ -57,7 +58,7 @@ def test_the_first_vilas_make_576_features_with_clip(model: str, width: int) -> 
     assert (facts.llm.hidden_size, facts.directories) == (width, ())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     patch=st.integers(2, 9),
     side=st.integers(1, 12),

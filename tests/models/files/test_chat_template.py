@@ -25,6 +25,7 @@ from mmbuild.models.files.chat_template import (
     saved_template,
 )
 from mmbuild.models.files.small_files import SmallFileError
+from support.examples import examples
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
 IMAGE = "<image>"
@@ -110,7 +111,7 @@ def unbounded() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unbounded")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=12))
 def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> None:
     template = "".join(pieces)
@@ -125,7 +126,7 @@ def test_any_template_renders_or_fails_as_in_transformers(pieces: list[str]) -> 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unbounded")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(string.printable, max_size=40), st.integers(0, 3))
 def test_text_and_number_of_pictures_pass_through(text: str, pictures: int) -> None:
     content = [{"type": "image"}] * pictures + [{"type": "text", "text": text}]
@@ -229,7 +230,7 @@ def found_by(load: Any, directory: Path) -> str | None:
 
 
 @pytest.mark.slow
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(places=st.sets(st.sampled_from(sorted(PLACES)), max_size=3))
 def test_a_template_is_found_where_transformers_finds_it(
     plain: Path, tmp_path_factory: pytest.TempPathFactory, places: set[str]

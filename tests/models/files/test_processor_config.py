@@ -21,6 +21,7 @@ from mmbuild.models.files.processor_config import (
     require_image_size,
     require_placeholders,
 )
+from support.examples import examples
 
 CLASSES = {"CLIP": "CLIPImageProcessor", "Llava": "LlavaImageProcessor", "Siglip": "SiglipImageProcessor"} | {
     "Blip": "BlipImageProcessor",
@@ -58,7 +59,7 @@ def theirs(directory: Path, pictures: list[Image.Image]) -> set[tuple[int, ...]]
     return {pixels.shape[-2:] for pixels in made}
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(kind=st.sampled_from(sorted(CLASSES)), said=SETTINGS, square=st.booleans())
 def test_the_size_of_pictures_is_transformers_own(
     tmp_path_factory: pytest.TempPathFactory, kind: str, said: dict[str, Any], square: bool

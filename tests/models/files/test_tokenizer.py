@@ -15,6 +15,7 @@ from mmbuild.models.errors import ModelFilesError
 from mmbuild.models.families.shared import dummy_tokenizer
 from mmbuild.models.files.small_files import SmallFileError
 from mmbuild.models.files.vocabulary import pieces, read_tokenizer
+from support.examples import examples
 
 SPECIAL = {"<unk>": 0, "<s>": 1, "</s>": 2, "<image>": 300}
 
@@ -44,7 +45,7 @@ CONFIG = st.fixed_dictionaries(
 ADDED = st.lists(st.sampled_from(["<new>", "<more>", "<other>"]), unique=True, max_size=3)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 @given(config=CONFIG, added=st.one_of(st.none(), ADDED), listed=st.one_of(st.none(), ADDED))
 def test_ids_are_those_of_transformers(
     saved: Path,
@@ -161,7 +162,7 @@ def test_pieces_are_read_in_order(tmp_path_factory: pytest.TempPathFactory, text
     assert pieces(file) == texts
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.binary(max_size=60))
 def test_noise_is_refused(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
     file = tmp_path_factory.mktemp("pieces") / "tokenizer.model"

@@ -275,6 +275,7 @@ download(sys.argv[1], sys.argv[2], Path("out"), lambda *told: print(*told, flush
 """
 
 
+@pytest.mark.slow
 def test_after_kill_9_only_the_missing_bytes_are_requested(hub: Hub, tmp_path: Path) -> None:
     hub.stall[WEIGHTS] = 1_000_000
     home, size = tmp_path / "home", len(hub.commits[FIRST][WEIGHTS])

@@ -20,6 +20,7 @@ from mmbuild.base.codes import lookup
 from mmbuild.models.families import family
 from mmbuild.models.validation.checked_model import Model, Source
 from mmbuild.models.validation.consistency import Finding, findings, inspected_paths
+from support.examples import examples
 from support.models import tiny_families as tiny
 from support.models.directories import edit, save_llava
 
@@ -723,7 +724,7 @@ KEYS = [
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(name=st.sampled_from(FILES), keys=st.lists(st.sampled_from(KEYS), min_size=1, max_size=3), value=JSON)
 def test_whatever_a_file_holds_is_at_most_a_finding(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, keys: list[str], value: Any
@@ -742,7 +743,7 @@ def test_whatever_a_file_holds_is_at_most_a_finding(
         assert lookup(item.error.code) is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(name=st.sampled_from(FILES), value=JSON)
 def test_a_file_of_any_json_is_at_most_a_finding(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, name: str, value: Any

@@ -14,6 +14,7 @@ from mmbuild.models.errors import SourceError
 from mmbuild.models.families import family
 from mmbuild.models.validation.integrity import check_model, read_header, require_files
 from support.errors import refused
+from support.examples import examples
 from support.models import weights_on_disk as disk
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 2687736\n"
@@ -179,7 +180,7 @@ def test_the_header_names_the_tensors() -> None:
     assert header["language_model.lm_head.weight"]["dtype"] == "F16"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 40))
 def test_noise_is_an_error_of_ours_and_never_a_crash(noise: bytes, length: int) -> None:
     import tempfile

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mmbuild.core.execution import run_plan
@@ -71,14 +72,41 @@ def _context(module_path: str) -> ForkServerContext:
     return context
 
 
-def _run(
-    arguments: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path, workers: str
+def start_on_terminal(
+    arguments: list[str], cwd: Path, environment: Mapping[str, str], terminal: str
+) -> BaseProcess:
+    """Start mmbuild with the terminal device ``terminal`` as its input, output, error and controlling terminal."""
+    given = (arguments, cwd, dict(environment), terminal, warm_workers.address())
+    process = _context(environment["PYTHONPATH"]).Process(target=_run_on_terminal, args=given)
+    process.start()
+    return process
+
+
+def _run_on_terminal(
+    arguments: list[str], cwd: Path, environment: dict[str, str], terminal: str, workers: str
 ) -> None:
+    os.setsid()
+    descriptor = os.open(terminal, os.O_RDWR)  # the first of a session, so it controls it
+    for number in range(3):
+        os.dup2(descriptor, number)
+    os.close(descriptor)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    _become_mmbuild(arguments, cwd, environment, workers)
+    runpy.run_module("mmbuild", run_name="__main__", alter_sys=True)
+
+
+def _become_mmbuild(arguments: list[str], cwd: Path, environment: dict[str, str], workers: str) -> None:
     run_plan.start_workers = warm_workers.starter(workers)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["mmbuild", *arguments]
+
+
+def _run(
+    arguments: list[str], cwd: Path, environment: dict[str, str], out: Path, err: Path, workers: str
+) -> None:
+    _become_mmbuild(arguments, cwd, environment, workers)
     with out.open("w", encoding="utf-8") as sys.stdout, err.open("w", encoding="utf-8") as sys.stderr:
         os.dup2(sys.stdout.fileno(), 1)
         os.dup2(sys.stderr.fileno(), 2)

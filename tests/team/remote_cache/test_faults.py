@@ -194,6 +194,7 @@ def test_what_an_earlier_run_left_damaged_is_pulled_again(one, other):
     assert check_store(other.store).faults == ()
 
 
+@pytest.mark.slow
 def test_the_apply_after_a_killed_pull_resumes(one, tmp_path):
     """kill -9 after a chunk, with the whole tool in a separate process."""
     environment = {

@@ -118,6 +118,7 @@ class Counting:
         return self._place.put_part(*arguments)
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_resumes_with_the_missing_parts(machines, parts):
     one, other, _ = machines
     one.push = False
@@ -182,6 +183,7 @@ def test_collecting_aborts_abandoned_uploads(machines):
         place.parts("objects/ab/large", begun)
 
 
+@pytest.mark.slow
 def test_collecting_a_bucket(machines):
     one, other, _ = machines
     one.apply(chain("r"), chain("s", text="b"))

@@ -42,7 +42,7 @@ def scripts(version: str, directory: Path) -> list[Path]:
     return made
 
 
-@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0", "1.2"))
+@pytest.mark.parametrize("version", slow_except(SUPPORTED, "0.9.0"))
 def test_every_script_passes_shellcheck(version: str, tmp_path: Path) -> None:
     files = [str(path) for path in scripts(version, tmp_path)]
     assert len(files) > 20

@@ -15,6 +15,7 @@ from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, commands
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
+from support.examples import examples
 from support.toolchain.cases import ALGORITHMS, MODELS, load, rendered
 from support.toolchain.strict_flags import RejectedError
 from support.toolchain.trap_checks import CHECKS, Case, read
@@ -84,7 +85,7 @@ def overrides(draw: st.DrawFn) -> tuple[str, tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(drawn=overrides(), version=st.sampled_from(SUPPORTED))
 def test_it_cannot_happen_with_any_recipe(drawn: tuple[str, tuple[str, ...]], version: str) -> None:
     model, settled = drawn
@@ -99,7 +100,7 @@ words = st.sampled_from(
 places = st.lists(words, min_size=1, max_size=4).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     place=st.lists(places, min_size=1, max_size=3).map("/".join),
     model=st.sampled_from(MODELS),

@@ -12,6 +12,7 @@ from mmbuild.backends.torch.calibration.fit_scales import LayerFit
 from mmbuild.models.calibration_data.samples import CalibrationError
 from mmbuild.models.checkpoint.tensor_parallel import replicated
 from mmbuild.models.checkpoint.tensor_table import SourceTensor, TensorSpec
+from support.examples import examples
 
 SIZES = st.integers(1, 12)
 SEEDS = st.integers(0, 1 << 20)
@@ -23,7 +24,7 @@ def some(seed: int, outputs: int, inputs: int) -> tuple[torch.Tensor, torch.Tens
     return weight, torch.rand(inputs, generator=generator) + 0.5
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(SEEDS, SIZES, st.integers(1, 4), st.sampled_from([4, 64, 128]))
 def test_awq_values_and_scales_give_the_weight_back_to_half_a_step(
     seed: int, outputs: int, groups: int, group: int
@@ -49,7 +50,7 @@ def test_awq_fits_values_to_the_scales_that_are_stored() -> None:
     assert bool(((made.values * step - weight / pre.float()).abs() <= step * (0.5 + 7 * 2**-11)).all())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(SEEDS, SIZES, st.integers(1, 60))
 def test_smoothquant_gives_the_weight_back_to_half_a_step(seed: int, outputs: int, inputs: int) -> None:
     weight, prescale = some(seed, outputs, inputs)
@@ -61,7 +62,7 @@ def test_smoothquant_gives_the_weight_back_to_half_a_step(seed: int, outputs: in
     assert bool((error <= step / smoother / 2 * 1.0001).all())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(SEEDS, SIZES, st.integers(1, 60))
 def test_fp8_gives_the_weight_back_to_its_mantissa(seed: int, outputs: int, inputs: int) -> None:
     weight, _ = some(seed, outputs, inputs)

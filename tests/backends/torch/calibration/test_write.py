@@ -141,7 +141,7 @@ def test_stored_weights_dequantize_to_the_model_s_weights(
         assert float((inputs - 1).abs().amax()) > 0.1 or algorithm == "fp8", layer
 
 
-@pytest.mark.parametrize("algorithm", slow_except(ALGORITHMS, "int4_awq"))
+@pytest.mark.parametrize("algorithm", slow_except(ALGORITHMS, "smoothquant"))
 def test_all_else_is_as_in_the_unquantized_checkpoint(written: Callable[..., Path], algorithm: str) -> None:
     plain, made = (
         open_tensors(written("blip2-opt", None), 0),
