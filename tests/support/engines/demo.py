@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[3] / "examples" / "models"
 BATCH, BEAMS = 4, 2
 # Longest answers: a page takes more tokens than a sentence.
 _OUTPUT = {"nougat": 200}
-# Of llava's, those of :mod:`engines` are taken, which search no beams.
-_BEAMS = {"llava": 1}
+# Of llava's, those of :mod:`engines` are taken, which search no beams; vila's language model has the same shapes and
+# shares their packages.
+_BEAMS = {"llava": 1, "vila": 1}
 # Asked one question at a time only: without the package for several.
 _ALONE = {("vila", "float16"), ("nougat", "bfloat16")}
 
@@ -29,7 +30,8 @@ def model(family: str) -> Path:
 def directory(
     family: str, dtype: str = "float32", quantization: str = "none", tensor_parallel: int = 1
 ) -> Path:
-    """The engine directory: batches of 4, 2 beams, for vila 2 images a prompt; read-only by agreement.
+    """The engine directory: batches of 4, 2 beams (llava and vila: 1), for vila 2 images a prompt; read-only by
+    agreement.
 
     Of vila in float16 and nougat in bfloat16 one prompt, greedily.
     """

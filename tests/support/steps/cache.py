@@ -44,6 +44,7 @@ _CODE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "backends/torch/graph_cutting.py",
             "backends/torch/graph_segment.py",
             "backends/torch/inductor_fix.py",
+            "backends/torch/inductor_strides.py",
             "backends/torch/package_cache.py",
             "backends/torch/package_runtime/*",
             "backends/torch/visual_build.py",

@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.func import functional_call
 
 from mmbuild.backends.engine_dir import description
-from mmbuild.backends.torch import package_cache, package_runtime, packages
+from mmbuild.backends.torch import inductor_strides, package_cache, package_runtime, packages
 from mmbuild.backends.torch.build_module import is_cache
 from mmbuild.backends.torch.config import EngineConfig
 from mmbuild.backends.torch.inductor_fix import arrays_declared_where_used
@@ -112,6 +112,7 @@ def _compile(program: ExportedProgram, path: Path, target: Mapping[str, Any]) ->
         mock.patch.object(cpu_vec_isa, "valid_vec_isa_list", return_value=_vector_isas(target)),
         package_runtime.reduced(),
         arrays_declared_where_used(),
+        inductor_strides.computed_directly(),
     ):
         torch._inductor.aoti_compile_and_package(
             program, package_path=os.fspath(path), inductor_configs=inductor_options(target)

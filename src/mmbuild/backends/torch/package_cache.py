@@ -45,7 +45,10 @@ _DIGEST = 32
 
 _HERE = Path(__file__).parent
 # Between a graph and its package.
-_SOURCES = (_HERE / "export.py", _HERE / "inductor_fix.py", Path(__file__), _HERE / "package_runtime")
+_SOURCES = (
+    *(_HERE / name for name in ("export.py", "inductor_fix.py", "inductor_strides.py", "package_runtime")),
+    Path(__file__),
+)
 # Where g++ looks for headers and libraries besides its options, and what Inductor derives its options from.
 _VARIABLES = ("CPATH", "CPLUS_INCLUDE_PATH", "LIBRARY_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "OMP_PREFIX")
 _PREFIXES = ("TORCHINDUCTOR_", "AOT_INDUCTOR_")
