@@ -186,3 +186,28 @@ def test_a_measurement(build, tmp_path) -> None:
     assert "batches of 2" in done.stdout
     runs = json.loads(out.read_text())["runs"]
     assert [{one["tokens"] for one in run["requests"]} for run in runs] == [{8}, {8}]
+
+
+def test_an_interrupted_measurement_keeps_its_finished_runs(build, tmp_path) -> None:
+    out = tmp_path / "a.json"
+    words = ("--batch", "4,1", "--requests", "40", "--ignore-eos", "-o", str(out))
+    with tempfile.TemporaryDirectory(prefix="mm-", dir="/tmp") as place:
+        measuring = subprocess.Popen(
+            [sys.executable, "-m", "mmbuild", "bench", str(build), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": place},
+        )
+        assert measuring.stderr is not None
+        assert any(line.startswith("measuring batches of 1") for line in measuring.stderr)
+        watches = [watched(pid) for pid in pids(place)]
+        measuring.send_signal(signal.SIGINT)
+        printed, said = measuring.communicate(timeout=60)
+        assert all(map(ends, watches))
+    assert measuring.returncode == 1
+    assert "it was interrupted; not measured: batches of 1 [MM866]" in said
+    assert "batches of 4" in printed
+    result = json.loads(out.read_text())
+    assert [run["load"]["value"] for run in result["runs"]] == [4]
+    assert [load["value"] for load in result["missing"]] == [1]
