@@ -30,7 +30,7 @@ class RankWorker:
         self._visual: Tensor | None = None
         self.verbs: Mapping[str, Callable[..., None]] = {
             "inputs": self._inputs,
-            "prepare": self._engine.session.prepare,
+            "prepare": self._prepare,
             "prefill": self._prefill,
             "extend": self._extend,
             "decode": self._decode,
@@ -39,6 +39,9 @@ class RankWorker:
 
     def _inputs(self, requests: list[Any]) -> None:
         _, self._visual = self._engine.inputs(requests)
+
+    def _prepare(self) -> None:
+        self._engine.session.prepare()
 
     def _prefill(self, prompts: list[list[int]], visual: Tensor | None, *rows: list[int]) -> None:
         self._engine.session.prefill(prompts, self._features(visual), *rows)
