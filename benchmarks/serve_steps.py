@@ -6,8 +6,8 @@ Everything but the engine is real: the scheduler, the choice of tokens, detokeni
 tokenizer, the protocol and HTTP. Clients are a second process, which reads its streams and throws them away. A step
 is a token of every stream. The best of three rounds is shown: wall time from the first to the last step by their
 number, and the server's CPU time likewise. With ``--step-ms`` the engine takes that long for a step and leaves the
-CPU alone meanwhile, as one on a GPU does; what a step takes beyond that is the host's. ``--profile`` writes
-cProfile's numbers of the engine's thread.
+CPU alone meanwhile, as one on a GPU does: the next step begins when it has ended, and what the host does until then
+costs nothing. ``--profile`` writes cProfile's numbers of the engine's thread.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,26 +43,13 @@ MODEL = ROOT / "examples" / "models" / "llava-shapes"
 _CLIENT = "--client"
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """Logits of a step that a device has begun; whoever looks at them waits for its end."""
-
-    logits: torch.Tensor
-    ready: float
-
-    def split(self, count: int) -> Sequence[torch.Tensor]:
-        """As of a tensor."""
-        time.sleep(max(0.0, self.ready - time.perf_counter()))
-        return self.logits.split(count)
-
-
 class Session:
     """Logits that were made before: a step is a look at them."""
 
     device = "cpu"
 
     def __init__(self, slots: int, vocabulary: int, seconds: float) -> None:
-        self._seconds = seconds
+        self._seconds, self._ready = seconds, 0.0
         # Every row has its own answer, and its tokens change from step to step.
         self._tables = [torch.zeros(slots, vocabulary) for _ in range(7)]
         for turn, table in enumerate(self._tables):
@@ -77,11 +62,12 @@ class Session:
 
     extend = prefill
 
-    def decode(self, tokens: torch.Tensor, rows: list[int]) -> Any:  # noqa: ARG002
-        """Logits float32 [rows, vocabulary]."""
+    def decode(self, tokens: torch.Tensor, rows: list[int]) -> torch.Tensor:  # noqa: ARG002
+        """Logits float32 [rows, vocabulary]; begins when the step before has ended."""
+        time.sleep(max(0.0, self._ready - time.perf_counter()))
+        self._ready = time.perf_counter() + self._seconds
         self._turn += 1
-        logits = self._tables[self._turn % len(self._tables)][: len(rows)]
-        return Pending(logits, time.perf_counter() + self._seconds) if self._seconds else logits
+        return self._tables[self._turn % len(self._tables)][: len(rows)]
 
 
 class Engine:
