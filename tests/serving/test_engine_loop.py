@@ -107,7 +107,7 @@ def test_a_step_starts_before_the_tokens_of_the_last_one_are_known_and_none_star
     loop.submit(asked.job)
     assert asked.end().tokens == (4, 5, 6, 7, 8)
     loop.close(20)
-    assert log == ["step", "piece", "step", "piece", "step", "piece", "step", "piece", "piece", "end"]
+    assert log == ["piece", "step", "step", "piece", "step", "piece", "step", "piece", "piece", "end"]
 
 
 def test_a_step_waits_for_tokens_that_its_logits_depend_on(engine) -> None:
@@ -118,7 +118,7 @@ def test_a_step_waits_for_tokens_that_its_logits_depend_on(engine) -> None:
     assert asked.end().tokens == (4, 5, 6)
     loop.close(20)
     assert all(len(piece.logprobs) == 1 for piece in asked.events if isinstance(piece, Piece))
-    assert log == ["step", "piece", "step", "piece", "piece", "end"]
+    assert log == ["piece", "step", "step", "piece", "piece", "end"]
 
 
 @pytest.mark.parametrize("seed", range(8))

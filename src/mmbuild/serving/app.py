@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,7 +25,7 @@ from mmbuild.serving.event_stream import EventStream
 from mmbuild.serving.inbox import Inbox, Post
 from mmbuild.serving.jobs import Done, Event, Failed, Piece, TokenLogprob
 from mmbuild.serving.metrics import CONTENT_TYPE, Metrics
-from mmbuild.serving.protocol import Chat, Completion, Generation, parse
+from mmbuild.serving.protocol import Chat, Completion, Generation
 from mmbuild.serving.service import Service
 
 _GONE = 499  # nginx's status for clients that have left
@@ -197,10 +196,9 @@ class Exchange:
             MmbuildError: The request cannot be answered.
         """
         service, limits = self._server.ready(), self._server.limits
-        body = parse(await self._body(), self._kind)
-        service.check_model(body)
+        content = await self._body()
         self._began = time.monotonic()
-        encoded = await run_in_threadpool(service.encode, body)
+        body, encoded = await service.prepare(content, self._kind)
         self._prompt = len(encoded.ids)
         self._submit(service, body, encoded)
         self._watch()

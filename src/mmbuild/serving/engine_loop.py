@@ -332,6 +332,7 @@ class EngineLoop:
             for _, job in known:
                 job.table = None
             self._choose([one.key for one, _ in known], logits)
+            self._say()  # at once: the next prompts take long
         elif session.device == "cuda":
             torch.cuda.synchronize()
         self._note_rate(sum(one.count for one, _ in known), self._clock() - began)

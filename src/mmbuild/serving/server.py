@@ -21,6 +21,7 @@ from mmbuild.base.errors import MmbuildError, UsageError
 from mmbuild.serving.app import Limits, Server
 from mmbuild.serving.engine_loop import EngineLoop, Step
 from mmbuild.serving.pictures import PicturePolicy
+from mmbuild.serving.preparation import Preparers
 from mmbuild.serving.service import Service
 
 _LAST_SECONDS = 0.5
@@ -57,6 +58,7 @@ class Options:
         limits: What a client may take.
         trace: File for one line of JSON for each step; None: no trace.
         companions: Processes that the engine needs; None: only this one.
+        preparers: Processes that prepare requests; None: threads of this one do.
     """
 
     host: str
@@ -70,6 +72,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     trace: Path | None = None
     companions: Companions | None = None
+    preparers: Preparers | None = None
 
 
 def require_key(host: str, api_key: str | None) -> None:
@@ -162,6 +165,9 @@ class _Runner:
         others = options.companions
         self._http = http = HttpServer(config, partial(self._lose, others.terminated) if others else None)
         self._events = asyncio.get_running_loop()
+        if options.preparers is not None:
+            # By this thread, with which they end.
+            options.preparers.start()
         loading = threading.Thread(target=self._prepare, args=(http,), name="load", daemon=True)
         bound = listener(config)
         host, port = bound.getsockname()[:2]
@@ -171,6 +177,8 @@ class _Runner:
             await http.serve(sockets=[bound])
         finally:
             bound.close()
+            if options.preparers is not None:
+                options.preparers.close()
             if self._server.service is not None:
                 # The thread of a lost engine may wait for a rank that is gone.
                 patience = options.drain_seconds if self._server.lost is None else _LAST_SECONDS
@@ -213,7 +221,7 @@ class _Runner:
                 lost=self._lose_soon,
             )
             loop.start()
-            self._server.service = Service(engine, loop, options.model, options.policy)
+            self._server.service = Service(engine, loop, options.model, options.policy, options.preparers)
             if options.companions is not None:
                 self._events.call_soon_threadsafe(self._watch, options.companions)
             self._say(f"ready: `{options.model}`, loaded in {time.monotonic() - began:.1f} s")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from starlette.concurrency import run_in_threadpool
 
 from mmbuild.backends.torch.sampling import Sampling
-from mmbuild.models.families.processor import Request, encode_chat, encode_complete
+from mmbuild.models.families.processor import Processor, Request, encode_chat, encode_complete
 from mmbuild.models.families.turns import Turn
 from mmbuild.serving.engine_loop import EngineLoop
 from mmbuild.serving.errors import ProtocolError
 from mmbuild.serving.jobs import Event, Job
 from mmbuild.serving.pictures import PicturePolicy, read_picture
-from mmbuild.serving.protocol import Chat, Completion, Generation, Message, Text
+from mmbuild.serving.protocol import Chat, Completion, Generation, Message, Text, parse
 
 _PLAIN_TOKENS = 16
 """Default ``max_tokens`` of plain completions, as of OpenAI's."""
+
+
+class Preparers(Protocol):
+    """What prepares requests elsewhere (:mod:`mmbuild.serving.preparation`)."""
+
+    async def prepare(self, content: bytes, kind: type[Generation]) -> tuple[Any, Request]:
+        """:func:`prepared`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,42 +38,22 @@ class Service:
         loop: What runs it.
         model: Its name in the protocol.
         policy: Which pictures are taken.
-        preparing: Held while a request is prepared: two threads of Python would take turns, and hold up the engine's.
+        preparers: Processes that prepare requests; None: threads of this one do.
     """
 
     engine: Any
     loop: EngineLoop
     model: str
     policy: PicturePolicy
-    preparing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    preparers: Preparers | None = None
 
-    def check_model(self, body: Generation) -> None:
-        """Check that a request is for this model.
-
-        Raises:
-            ProtocolError: MM877, status 404.
-        """
-        if body.model not in (None, "", self.model):
-            raise ProtocolError(
-                f"the model `{body.model[:100] if body.model else ''}` is not served here",
-                code="MM877",
-                hint=f"use `{self.model}`",
-                status=404,
-                param="model",
-            )
-
-    def encode(self, body: Chat | Completion) -> Request:
-        """Read the pictures of a request and encode its prompt. Takes time: not for the event loop.
-
-        Raises:
-            MmbuildError: The request is wrong: a picture (MM517, MM875), or the conversation (MM518).
-        """
-        if isinstance(body, Completion):
-            with self.preparing:
-                return encode_complete(self.engine.processor, body.prompt[0], [])
-        turns, pictures = _conversation(body.messages, self.policy)
-        with self.preparing:
-            return encode_chat(self.engine.processor, turns, pictures)
+    async def prepare(self, content: bytes, kind: type[Generation]) -> tuple[Any, Request]:
+        """:func:`prepared`, while the event loop goes on."""
+        if self.preparers is not None:
+            return await self.preparers.prepare(content, kind)
+        return await run_in_threadpool(
+            prepared, self.engine.processor, self.policy, self.model, content, kind
+        )
 
     def job(
         self,
@@ -84,6 +72,40 @@ class Service:
             wanted = (body.top_logprobs or 0) if body.logprobs else None
         stopping = self.engine.stopping(most, ignore_eos=bool(body.ignore_eos))
         return Job(request, stopping, _sampling(body, choice), tuple(body.stop or ()), wanted, report, send)
+
+
+def prepared(
+    processor: Processor, policy: PicturePolicy, model: str, content: bytes, kind: type[Generation]
+) -> tuple[Any, Request]:
+    """Parse a request, read its pictures and encode its prompt. Takes milliseconds.
+
+    Args:
+        processor: The model's.
+        policy: Which pictures are taken.
+        model: The name of the model that is served.
+        content: The request's body.
+        kind: What it must be.
+
+    Returns:
+        The body without its messages or prompt, and the encoded prompt.
+
+    Raises:
+        ProtocolError: The body is wrong (MM874), or is for another model (MM877).
+        MmbuildError: A picture (MM517, MM875) or the conversation (MM518) is wrong.
+    """
+    body = parse(content, kind)
+    if body.model not in (None, "", model):
+        raise ProtocolError(
+            f"the model `{body.model[:100]}` is not served here",
+            code="MM877",
+            hint=f"use `{model}`",
+            status=404,
+            param="model",
+        )
+    if isinstance(body, Completion):
+        return body.model_copy(update={"prompt": []}), encode_complete(processor, body.prompt[0], [])
+    turns, pictures = _conversation(body.messages, policy)
+    return body.model_copy(update={"messages": []}), encode_chat(processor, turns, pictures)
 
 
 def _conversation(messages: Sequence[Message], policy: PicturePolicy) -> tuple[list[Turn], list[bytes]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmbuild.backends.engine_dir.description import PROCESSOR, read
 from mmbuild.backends.torch import Engine
 from mmbuild.backends.torch.distributed import failures, launch, mpirun
 from mmbuild.backends.torch.distributed.failures import RankError
@@ -15,8 +16,7 @@ from mmbuild.backends.torch.distributed.process_group import abandon
 from mmbuild.serving import server
 from mmbuild.serving.app import Limits
 from mmbuild.serving.pictures import PicturePolicy
-
-_SWITCH_SECONDS = 0.0003
+from mmbuild.serving.preparation import Preparers, Setting, process_count
 
 
 def start(
@@ -46,15 +46,14 @@ def start(
         MmbuildError: The engine cannot be loaded or was lost; MM873, the address cannot be used; MM879, there is no
             key where one is needed.
     """
-    # The engine's thread gives the interpreter up for each of hundreds of calls that launch kernels: it must get it
-    # back sooner than after the usual 5 ms.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     if ranks > 1 and mpirun.rank_here():
         Engine.load(build, check=False)  # does not return
+    policy = PicturePolicy(frozenset(hosts))
     chosen = server.Options(
         **options,
+        preparers=_preparers(Path(build), options["model"], policy),
         api_key=server.read_key(Path(api_key_file)) if api_key_file else None,
-        policy=PicturePolicy(frozenset(hosts)),
+        policy=policy,
         limits=Limits(answer_seconds=answer_seconds),
         trace=Path(trace) if trace else None,
         companions=_followers(Path(os.environ[failures.PLACE])) if _started_here(ranks) else None,
@@ -68,6 +67,18 @@ def start(
         # The thread that loads waits for the other ranks; mpirun ends them with this one.
         sys.stdout.flush()
         os._exit(0)
+
+
+def _preparers(build: Path, model: str, policy: PicturePolicy) -> Preparers | None:
+    """Processes that prepare requests, for an engine on a GPU.
+
+    Not where pictures are fetched from other hosts: a slow one would keep a process busy for nothing.
+    """
+    description = read(build)
+    count = process_count()
+    if description.target["device"] != "cuda" or policy.hosts or not count:
+        return None
+    return Preparers(Setting(build / PROCESSOR, description.family, model, policy), count)
 
 
 def _started_here(ranks: int) -> bool:
