@@ -207,7 +207,7 @@ def judge(room: Path, ranks: int) -> dict[str, Any]:
     """How the engine of several ranks compares with that of one."""
     import torch
 
-    from mmbuild.backends.torch.parity import TIE, kl_divergence
+    from mmbuild.backends.comparison import TIE, kl_divergence
 
     one, many = (torch.load(room / f"measured-{n}.pt", weights_only=True) for n in (1, ranks))
     bound = TIE[DTYPE]

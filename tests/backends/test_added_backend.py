@@ -84,6 +84,12 @@ def test_what_it_cannot_build_is_reported_at_the_recipe_line(capsys):
 
 
 @pytest.mark.usefixtures("toy")
+def test_its_script_is_written_unless_a_toolchain_is_named(capsys):
+    assert run(capsys, "script", "recipe.yaml")[1] == "play build/toy-llava\n"
+    assert "play" not in run(capsys, "script", "recipe.yaml", "--toolchain", "0.12.0")[1]
+
+
+@pytest.mark.usefixtures("toy")
 def test_doctor_runs_its_checks(capsys):
     _, out, err = run(capsys, "doctor", "recipe.yaml", "--quick", "--json")
     groups = {group["title"]: group for group in json.loads(out)["groups"]}
@@ -110,7 +116,7 @@ def test_an_unknown_backend_is_refused_with_the_available_ones(capsys):
     assert "engine.backend" in err
     with pytest.raises(MmbuildError, match="unknown backend `onnx`") as caught:
         table.backend("onnx")
-    assert "tensorrt-llm, torch, toy" in caught.value.hint
+    assert "tensorrt-llm, torch, hf, toy" in caught.value.hint
 
 
 @pytest.mark.usefixtures("toy")

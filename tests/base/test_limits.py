@@ -66,6 +66,7 @@ OWN = {
         "schema/exclusive_settings.py",
         "models/sources/config.py",
         "backends/tensorrt_llm/toolchains/load.py",
+        "backends/hf/consumers/load.py",
     ),
     "what processes of one build say to each other": (
         "inspect/doctor/compiler.py",

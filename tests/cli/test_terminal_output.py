@@ -50,7 +50,7 @@ recipe.yaml:9:10: error: `engine.dtype` cannot be `flaot16` [MM112]
 recipe.yaml:11:3: error: `engine` has no key `max_batchsize` [MM103]
    11 |   max_batchsize: 2
       |   ^^^^^^^^^^^^^
-      allowed: backend, dtype, quantization, tensor_parallel, max_batch_size, max_images_per_prompt, max_beam_width, max_input_len, max_output_len, generation_config, max_multimodal_len, num_visual_features, tensorrt_llm, torch
+      allowed: backend, dtype, quantization, tensor_parallel, max_batch_size, max_images_per_prompt, max_beam_width, max_input_len, max_output_len, generation_config, max_multimodal_len, num_visual_features, tensorrt_llm, torch, hf
       did you mean: max_batch_size
 
 recipe.yaml:16:17: error: `gates.max_kl` must be a number, not `many` [MM114]

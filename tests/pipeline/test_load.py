@@ -16,7 +16,7 @@ from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.model import Algorithm, Backend, Dtype
 from mmbuild.schema.validation import every_key
 from support.examples import examples
-from support.projects.recipe_project import CONFIG, RECIPE, codes, load, only, pointed, write_project
+from support.projects.recipe_project import CONFIG, RECIPE, load, only, pointed, write_project
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -143,7 +143,8 @@ quietly = settings(max_examples=examples(60), suppress_health_check=[HealthCheck
 @given(recipe=recipes)
 def test_valid_recipe_keeps_its_values(tmp_path: Path, recipe: dict[str, Any]) -> None:
     result = load(tmp_path, yaml.safe_dump(recipe, allow_unicode=True))
-    assert codes(result) == []
+    # That a server has no kernel for so small a model is a warning.
+    assert [item for item in result.diagnostics if item.code != "MM886"] == []
     (variant,) = result.variants
     dumped = json.loads(variant.recipe.model_dump_json(exclude_unset=True))
     assert dumped["name"] == recipe["name"]

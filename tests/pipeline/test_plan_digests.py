@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from mmbuild.backends.base import PlanContext
+from mmbuild.backends.hf import lower as hf
 from mmbuild.backends.tensorrt_llm.lower import Environment, lower_toolchain
 from mmbuild.backends.torch.lower import lower
 from mmbuild.base.canonical_json import hash_json
@@ -25,12 +26,18 @@ from mmbuild.pipeline.load import load_recipes
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[2]
 TABLE = HERE / "plan_digests.json"
-BACKENDS = ("torch", "tensorrt-llm")
+BACKENDS = ("torch", "tensorrt-llm", "hf")
 RECIPES = [*sorted((ROOT / "recipes").glob("*.yaml")), *sorted((ROOT / "recipes" / "demo").glob("*.yaml"))]
 
 # Stated here, so that no key depends on the machine that runs the test.
 HOST = {"device": "cuda", "sm": 90, "isa": "avx2"}
-PACKAGES = {"torch": "2.13.0", "transformers": "5.17.0", "nvidia-modelopt": "0.48.0", "tensorrt": "10.13.3"}
+PACKAGES = {
+    "torch": "2.13.0",
+    "transformers": "5.17.0",
+    "nvidia-modelopt": "0.48.0",
+    "tensorrt": "10.13.3",
+    "compressed-tensors": "0.17.1",
+}
 ENVIRONMENT = Environment('{"python": "/opt/venv/bin/python"}', {"tensorrt": "10.13.3"})
 
 
@@ -57,11 +64,17 @@ def digests(recipe: Path, backend: str) -> dict[str, str]:
         return {"refused": " ".join(codes)}
     found = {}
     for variant in loaded.variants:
-        torch = backend == "torch"
-        graph = lower(variant, CONTEXT) if torch else lower_toolchain(variant, CONTEXT, ENVIRONMENT)
+        graph = LOWER[backend](variant, CONTEXT)
         actions = [[action.label, action.step, action.definition_key] for action in graph.actions]
         found[variant.name] = hash_json([actions, graph.engine])[:16]
     return found
+
+
+LOWER = {
+    "torch": lower,
+    "tensorrt-llm": lambda variant, context: lower_toolchain(variant, context, ENVIRONMENT),
+    "hf": hf.lower,
+}
 
 
 def everything() -> dict[str, dict[str, dict[str, str]]]:

@@ -26,7 +26,7 @@ OTHER: dict[str, Any] = {
     "target.sm": None,
     "target.device": "cuda",
     "visual.backend": "auto",
-    "engine.backend": "torch",
+    "engine.backend": "hf",
     "model.family": "llava",
 }
 

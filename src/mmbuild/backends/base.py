@@ -20,9 +20,12 @@ from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.steps.registry import StepSpec
 
 if TYPE_CHECKING:
+    from mmbuild.backends.comparison import Comparison
     from mmbuild.backends.engine_dir.description import Description
     from mmbuild.config.model import UserConfig
     from mmbuild.core.graph.plan import Plan
+    from mmbuild.models.families.processor import Processor, Request
+    from mmbuild.models.families.reference import Continuation
     from mmbuild.schema.resolved import ResolvedRecipe
 
 P = ParamSpec("P")
@@ -148,6 +151,55 @@ class Answers:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Answering(Protocol):
+    """A loaded engine, as it is compared with the original model."""
+
+    @property
+    def description(self) -> Description:
+        """Content of its ``engine.json``."""
+
+    @property
+    def processor(self) -> Processor:
+        """The model's processor."""
+
+    @property
+    def dtype(self) -> str:
+        """Number format of what is not quantized, as in recipes."""
+
+    @property
+    def quant_algo(self) -> str | None:
+        """Name of its quantization; None if there is none."""
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of its images, pixels."""
+
+    @property
+    def max_output_len(self) -> int:
+        """Most tokens of an answer."""
+
+    def encode(self, images: Sequence[Any], prompts: Sequence[str | None]) -> list[Request]:
+        """Tokenize prompts and preprocess their images, one image or list of images for each prompt.
+
+        Raises:
+            EngineError: The model cannot take them.
+        """
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode token ids to text without special tokens, and without white space at its ends."""
+
+    def compare(self, request: Request, reference: Continuation, max_new_tokens: int) -> Comparison:
+        """Answer ``request`` greedily with at most ``max_new_tokens`` tokens, and compare with ``reference``.
+
+        Raises:
+            EngineError: MM591, logits of either side are NaN.
+        """
+
+
 class Runner(Protocol):
     """Runs a built engine. Output functions are passed as ``module:function`` names, because a multi-rank engine
     calls them in the process of rank 0."""
@@ -171,6 +223,9 @@ class Runner(Protocol):
     @property
     def own_server(self) -> str | None:
         """Command that serves the engine; None: mmbuild loads it, as :class:`mmbuild.backends.torch.Engine`."""
+
+    def load(self) -> Answering:
+        """The engine, loaded in this process or rank; only for engines that are compared."""
 
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
         """Warnings and notes about model settings that the engine does not follow."""
@@ -248,3 +303,7 @@ class Backend(Protocol):
 
     def compatibility(self, build: Path, description: Description) -> Iterable[Check]:
         """Compares what an engine needs to load with this host. Nothing is loaded."""
+
+    def script(self, variants: Sequence[ResolvedRecipe]) -> str | None:
+        """A shell script that uses the builds of ``variants`` without mmbuild; None: ``mmbuild script`` writes the
+        commands that build them with TensorRT-LLM."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mmbuild.base.entries import load_entry
@@ -16,7 +17,7 @@ from mmbuild.core.steps.registry import StepSpec, steps
 from mmbuild.schema.backend_names import BUILT_IN, added, names
 
 if TYPE_CHECKING:
-    from mmbuild.backends.base import Backend
+    from mmbuild.backends.base import Answering, Backend
 
 
 @cache
@@ -41,6 +42,21 @@ def backend(name: str) -> Backend:
             code="MM232",
             hint="reinstall the distribution that provides it",
         ) from error
+
+
+def load_engine(build: Path) -> Answering:
+    """The engine in directory ``build``, loaded by its backend to be compared with the original model.
+
+    Its files are not checked against the manifest: the caller has done that, or a step took them from the store.
+
+    Raises:
+        LayoutError: ``build`` is not an engine directory.
+        EngineError: The engine cannot be loaded here.
+    """
+    from mmbuild.backends.engine_dir import description
+
+    described = description.read(build)
+    return backend(described.backend).open(build, described, lambda _: None).load()
 
 
 def step_table(used: Iterable[str]) -> Mapping[str, StepSpec]:

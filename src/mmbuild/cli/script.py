@@ -1,4 +1,4 @@
-"""``mmbuild script``: write TensorRT-LLM build commands as a shell script."""
+"""``mmbuild script``: write the commands of other programs as a shell script."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ def command(
     version: str | None,
     output: Path | None,
 ) -> None:
-    """Write the commands with which a TensorRT-LLM version builds the recipes, as a shell script.
+    """Write the commands of other programs for the recipes, as a shell script.
 
-    One script builds all variants; steps they share appear once. Nothing is run, and engine.backend is
-    ignored.
+    For engine.backend hf these are the commands that serve the checkpoints with vLLM or SGLang. For other backends,
+    and with --toolchain, they are those with which a TensorRT-LLM version builds the recipes. One script builds all
+    variants; steps they share appear once. Nothing is run.
 
     \b
     Example:
       mmbuild script recipes/llava-int4.yaml --toolchain 0.10.0 -o llava-int4.sh
       TRTLLM_ROOT=~/TensorRT-LLM ./llava-int4.sh
+      mmbuild script recipes/llava-int4.yaml --set engine.backend=hf
     """
     from mmbuild.pipeline.load import load
     from mmbuild.schema.tensorrt_llm_versions import SUPPORTED
@@ -61,21 +63,48 @@ def command(
         print_status(render_text(loaded.diagnostics, color=use_color()).rstrip())
     if any(item.severity == "error" for item in loaded.diagnostics):
         sys.exit(1)
-    from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
-    from mmbuild.backends.tensorrt_llm.toolchains.script import script
-
-    toolchain = _toolchain(loaded.variants, version)
-    errors = [error for variant in loaded.variants for error in refusals(variant, toolchain)]
-    if errors:
-        _report_errors(errors)
-        sys.exit(1)
-    text = script(loaded.variants, toolchain)
+    text = _own_script(loaded.variants) if version is None else None
+    if text is None:
+        text = _build_script(loaded.variants, version)
     if output is None:
         click.echo(text, nl=False)
         return
     output.write_text(text, encoding="utf-8")
     output.chmod(0o755)
     print_status(f"wrote `{output}`")
+
+
+def _own_script(variants: Sequence[ResolvedRecipe]) -> str | None:
+    """The script of the recipes' backend; None if it has none.
+
+    Raises:
+        UsageError: MM887, some recipes have a script of their own backend and others have not.
+    """
+    from mmbuild.backends.table import backend
+    from mmbuild.base.errors import UsageError
+
+    names = list(dict.fromkeys(str(variant.recipe.engine.backend) for variant in variants))
+    scripts = {name: backend(name).script(variants) for name in names}
+    if len(names) > 1 and any(text is not None for text in scripts.values()):
+        raise UsageError(
+            f"the recipes have the backends {', '.join(names)}, whose scripts do different things",
+            code="MM887",
+            hint="write one script for each: `--set engine.backend=...`",
+        )
+    return next(iter(scripts.values()), None)
+
+
+def _build_script(variants: tuple[ResolvedRecipe, ...], version: str | None) -> str:
+    """The commands that build the recipes with TensorRT-LLM; exits with 1 where it cannot."""
+    from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
+    from mmbuild.backends.tensorrt_llm.toolchains.script import script
+
+    toolchain = _toolchain(variants, version)
+    errors = [error for variant in variants for error in refusals(variant, toolchain)]
+    if errors:
+        _report_errors(errors)
+        sys.exit(1)
+    return script(variants, toolchain)
 
 
 def _toolchain(variants: tuple[ResolvedRecipe, ...], version: str | None) -> Toolchain:

@@ -128,13 +128,13 @@ def compare(
     Raises:
         VerifyError, GateError: see :func:`mmbuild.steps.verify.require_agreement`.
     """
-    from mmbuild.backends.torch.engine import Engine
+    from mmbuild.backends.table import load_engine
     from mmbuild.cli.output import print_status
     from mmbuild.evaluation import thumbnails
     from mmbuild.steps import measure, verify
 
     requested = _recorded_questions(Path(build))
-    engine = Engine.load(build, check=False)  # checked by the command before ranks were started
+    engine = load_engine(Path(build))  # checked by the command before ranks were started
     shown = measure.open_images(list(images) or requested.get("images") or (), engine)
     measures = measure.measure(
         engine,
@@ -143,10 +143,10 @@ def compare(
         images=shown,
         max_new_tokens=min(
             max_new_tokens or requested.get("max_new_tokens") or _DEFAULT_NEW_TOKENS,
-            engine.config.max_output_len,
+            engine.max_output_len,
         ),
     )
-    gates = _recorded_gates(Path(build), engine.config.quant_algo)
+    gates = _recorded_gates(Path(build), engine.quant_algo)
     report = verify.report_of(measures, gates["gates"], gates["weights"], gates["engine"])
     small = {number: thumbnails.small(image) for number, image in enumerate(shown, 1)}
     verify.write(report, small, Path(out))
@@ -176,8 +176,7 @@ def _recorded_gates(build: Path, quant_algo: str | None) -> dict[str, Any]:
     """
     from mmbuild.evaluation.bounds import usual_bounds
 
-    engines = engine_manifest.actions(build, "assemble")
-    engine = engines[0].get("artifact") if engines else None
+    engine = engine_manifest.engine(build)
     verify_actions = engine_manifest.actions(build, "verify")
     params = verify_actions[0].get("params", {}) if verify_actions else {}
     problem = _VERIFIED(params, "params")

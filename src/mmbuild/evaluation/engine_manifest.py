@@ -28,7 +28,7 @@ _ACTION: Mapping[str, Any] = {
     "peak_memory": number(0, 1e18),
 }
 _ACTIONS = list_of(record(_ACTION, may_lack=tuple(_ACTION), closed=False), 100_000)
-_FIELDS = {"actions": _ACTIONS, "refused": _ACTIONS, "settings": _OBJECT}
+_FIELDS = {"actions": _ACTIONS, "engine": word, "refused": _ACTIONS, "settings": _OBJECT}
 _FORM = record(_FIELDS, may_lack=tuple(_FIELDS), closed=False)
 
 
@@ -46,6 +46,14 @@ def actions(build: Path, step: str) -> list[Mapping[str, Any]]:
     content = read(build)
     entries = [*content.get("actions", ()), *content.get("refused", ())]
     return [action for action in entries if action.get("step") == step]
+
+
+def engine(build: Path) -> str | None:
+    """Digest of the artifact that the directory was installed from; None if it is unknown."""
+    digest = read(build).get("engine")
+    if digest is None:  # written by an earlier version, which had one kind of engine
+        digest = next((action.get("artifact") for action in actions(build, "assemble")), None)
+    return digest
 
 
 def weights(build: Path) -> str | None:

@@ -149,9 +149,9 @@ def _building(build: Path) -> dict[str, float] | None:
 
 def _report(build: Path) -> Mapping[str, Any] | None:
     """The latest report of this engine: from `mmbuild verify`, otherwise from apply."""
-    engines = engine_manifest.actions(build, "assemble")
+    engine = engine_manifest.engine(build)
     own = _read(build / REPORT)
-    if own is not None and (not engines or own.get("engine") == engines[0].get("artifact")):
+    if own is not None and (engine is None or own.get("engine") == engine):
         return own
     return _read(build / "verify" / REPORT)
 

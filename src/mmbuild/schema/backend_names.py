@@ -8,6 +8,7 @@ from functools import cache
 BUILT_IN: Mapping[str, str] = {
     "tensorrt-llm": "mmbuild.backends.tensorrt_llm.backend:BACKEND",
     "torch": "mmbuild.backends.torch.backend:BACKEND",
+    "hf": "mmbuild.backends.hf.backend:BACKEND",
 }
 """A row for each backend of mmbuild: ``module:OBJECT`` by name."""
 

@@ -12,7 +12,7 @@ from mmbuild.models.calibration_data.samples import CalibrationError
 from mmbuild.models.checkpoint.calibrated_layout import FLOAT8_FROM_SM
 from mmbuild.models.families.facts import ModelFacts
 from mmbuild.schema.gate_rules import is_dummy
-from mmbuild.schema.model import CALIBRATED, Algorithm, Backend, Device, Engine, Recipe
+from mmbuild.schema.model import CALIBRATED, FITTED, Algorithm, Backend, Device, Engine, Recipe
 
 _ALGORITHM = "engine.quantization.algorithm"
 _DATA = "engine.quantization.calibration.data"
@@ -35,9 +35,9 @@ def is_fitted_by_mmbuild(engine: Engine) -> bool:
     """Whether mmbuild fits the quantization on data; TensorRT-LLM's weight-only quantizers need none."""
     quantization = engine.quantization
     if quantization.calibration is None:
-        return engine.backend == Backend.TORCH and quantization.algorithm in CALIBRATED
+        return engine.backend in FITTED and quantization.algorithm in CALIBRATED
     # TensorRT-LLM's converters quantize int8 and int4 themselves; `none` takes no calibration.
-    if engine.backend != Backend.TORCH:
+    if engine.backend not in FITTED:
         return quantization.algorithm in CALIBRATED
     return quantization.algorithm is not Algorithm.NONE
 
@@ -45,7 +45,7 @@ def is_fitted_by_mmbuild(engine: Engine) -> bool:
 def generated_pictures(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     """Warn about real weights that would be calibrated on generated pictures, which suit only demos."""
     quantization = recipe.engine.quantization
-    fitted = recipe.engine.backend == Backend.TORCH and quantization.algorithm in CALIBRATED
+    fitted = recipe.engine.backend in FITTED and quantization.algorithm in CALIBRATED
     # Another rule rejects encoder-decoders.
     if (
         fitted

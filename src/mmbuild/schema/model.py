@@ -54,6 +54,11 @@ class Backend(StrEnum):
 
     TENSORRT_LLM = "tensorrt-llm"
     TORCH = "torch"
+    HF = "hf"
+
+
+FITTED = frozenset({Backend.TORCH, Backend.HF})
+"""Backends whose quantizations mmbuild computes, and fits to data."""
 
 
 def _or_added(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -195,7 +200,8 @@ class Quantization(Section):
     )
     group_size: Literal[64, 128] | None = Field(
         default=None,
-        description="Input features that share a scale, for `int4_awq`; default: the best that fits",
+        description="Input features that share a scale, for `int4_awq`; default: the best that fits. With backend "
+        "`hf` also for `int4`; default: all",
     )
     calibration: Calibration | None = Field(default=None, description="Data for the calibrated algorithms")
 
@@ -224,10 +230,26 @@ class Torch(Section):
     """Options of the `torch` backend; none yet."""
 
 
+Server = Literal["vllm", "sglang"]
+
+
+class Hf(Section):
+    """Options of the `hf` backend; always validated, used only if that backend is selected."""
+
+    servers: tuple[Server, ...] = Field(
+        default=(),
+        description="Servers that must load the checkpoint: what they cannot load is an error; for servers that are "
+        "not listed it is a warning",
+    )
+
+
 class Engine(Section):
     """The LLM engine. Lengths count tokens."""
 
-    backend: BackendName = Field(description="`torch` needs only pip; `tensorrt-llm` needs its toolchain")
+    backend: BackendName = Field(
+        description="`torch` needs only pip; `tensorrt-llm` needs its toolchain; `hf` writes a checkpoint for vLLM, "
+        "SGLang and transformers"
+    )
     dtype: Dtype = Field(default=Dtype.FLOAT16, description="Number format of the LLM")
     quantization: Annotated[
         Quantization, BeforeValidator(_from_word, json_schema_input_type=Algorithm | Quantization)
@@ -263,6 +285,7 @@ class Engine(Section):
         default=TensorrtLlm(), description="Options of the tensorrt-llm backend"
     )
     torch: Torch = Field(default=Torch(), description="Options of the torch backend")
+    hf: Hf = Field(default=Hf(), description="Options of the hf backend")
 
 
 class Visual(Section):

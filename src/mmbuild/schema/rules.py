@@ -18,7 +18,7 @@ from mmbuild.schema.calibration_rules import float8_gpu, generated_pictures
 from mmbuild.schema.exclusive_settings import combinations
 from mmbuild.schema.gate_rules import gates_beyond_length, gates_on_random_weights, gates_without_verify
 from mmbuild.schema.linear_shapes import GROUP_SIZES, divides, group_size, stacks, unfit_for_groups
-from mmbuild.schema.model import CALIBRATED, MOST_RANKS, WEIGHT_ONLY, Algorithm, Backend, Recipe
+from mmbuild.schema.model import CALIBRATED, FITTED, MOST_RANKS, WEIGHT_ONLY, Algorithm, Recipe
 from mmbuild.schema.solver import multimodal_len, sequence_len, traits, visual_batch
 
 MIN_TEXT = 1
@@ -154,7 +154,8 @@ def _groups(recipe: Recipe, facts: ModelFacts) -> Iterator[Violation]:
     quantization, ranks = recipe.engine.quantization, recipe.engine.tensor_parallel
     stated = quantization.group_size
     group = stated or group_size(facts, ranks) or GROUP_SIZES[-1]
-    if quantization.algorithm is not Algorithm.INT4_AWQ or not _split(facts, ranks):
+    grouped = stated is not None or quantization.algorithm is Algorithm.INT4_AWQ
+    if not grouped or not _split(facts, ranks):
         return
     wrong = unfit_for_groups(facts, ranks, group)
     if wrong:
@@ -190,9 +191,7 @@ def _split(facts: ModelFacts, ranks: int) -> bool:
 def _encoder_decoder(recipe: Recipe) -> Iterator[Violation]:
     algorithm = recipe.engine.quantization.algorithm
     # The toolchain rules report what TensorRT-LLM cannot calibrate.
-    unsupported = algorithm in (
-        WEIGHT_ONLY | CALIBRATED if recipe.engine.backend == Backend.TORCH else WEIGHT_ONLY
-    )
+    unsupported = algorithm in (WEIGHT_ONLY | CALIBRATED if recipe.engine.backend in FITTED else WEIGHT_ONLY)
     if traits(recipe).encoder_decoder and unsupported:
         yield Violation(
             "MM145",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmbuild.base.diagnostics import Violation, touches
-from mmbuild.schema.model import Backend, Recipe
+from mmbuild.schema.model import FITTED, Recipe
 
 if TYPE_CHECKING:
     from mmbuild.models.validation.checked_model import Model as CheckedModel
@@ -60,7 +60,7 @@ def _pictures(images: list[tuple[int, Path]]) -> Iterator[Violation]:
 def _questions(recipe: Recipe, model: CheckedModel) -> Iterator[Violation]:
     """Report prompts that are too long for the engine. TensorRT-LLM's runner has its own chat template."""
     verify, limit = recipe.verify, recipe.engine.max_input_len
-    if verify is None or recipe.engine.backend != Backend.TORCH:
+    if verify is None or recipe.engine.backend not in FITTED:
         return
     from mmbuild.models.validation.prompts import DEFAULT_PROMPTS, tokens_beyond
 

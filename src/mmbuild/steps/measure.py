@@ -26,8 +26,8 @@ from mmbuild.models.validation.prompts import DEFAULT_PROMPTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mmbuild.backends.torch.engine import Engine
-    from mmbuild.backends.torch.parity import Comparison
+    from mmbuild.backends.base import Answering
+    from mmbuild.backends.comparison import Comparison
     from mmbuild.models.families.processor import Request
     from mmbuild.models.images import Picture
 
@@ -105,11 +105,11 @@ def check_in_rank(
 
 def check(context: StepContext) -> None:
     """Run the step in this process; raises as :func:`run`."""
-    from mmbuild.backends.torch.engine import Engine
+    from mmbuild.backends.table import load_engine
 
     # Sort `image2` before `image10`.
     named = sorted(context.locators.items(), key=lambda item: (len(item[0]), item[0]))
-    engine = Engine.load(context.inputs["engine"], check=False)  # the store has verified it
+    engine = load_engine(context.inputs["engine"])  # the store has verified it
     images = open_images([path for _, path in named], engine)
     measures = measure(
         engine,
@@ -124,7 +124,7 @@ def check(context: StepContext) -> None:
     thumbnails.save(images, context.out / PICTURES)
 
 
-def open_images(images: Sequence[Any], engine: Engine) -> list[Picture]:
+def open_images(images: Sequence[Any], engine: Answering) -> list[Picture]:
     """Open ``images``, or two generated ones if the list is empty.
 
     Raises:
@@ -132,11 +132,11 @@ def open_images(images: Sequence[Any], engine: Engine) -> list[Picture]:
     """
     from mmbuild.models.images import open_picture
 
-    return [open_picture(image) for image in images or generated_pictures(engine.visual.config.image_size)]
+    return [open_picture(image) for image in images or generated_pictures(engine.image_size)]
 
 
 def measure(
-    engine: Engine,
+    engine: Answering,
     sources: Mapping[str, Path],
     *,
     prompts: Sequence[str | None],
@@ -170,9 +170,8 @@ def measure(
         open_for_reference,
     )
 
-    config = engine.config
     progress("load the reference", 0.0)
-    reference = load_reference(engine.description.family, sources, config.dtype, engine.session.device)
+    reference = load_reference(engine.description.family, sources, engine.dtype, engine.device)
     if not engine.description.obeys_generation_config:
         ignore_generation_config(reference)
     prepare = load_inputs(engine.description.family, sources, reference)
@@ -189,8 +188,8 @@ def measure(
     program = {
         "program": "transformers",
         "version": transformers.__version__,
-        "dtype": config.dtype,
-        "device": engine.session.device,
+        "dtype": engine.dtype,
+        "device": engine.device,
     }
     return {
         "reference": program,
@@ -204,7 +203,7 @@ def measure(
     }
 
 
-def _require_equal_input(engine: Engine, ours: Request, theirs: Request) -> None:
+def _require_equal_input(engine: Answering, ours: Request, theirs: Request) -> None:
     """Check that engine and reference get the same input.
 
     Args:
@@ -244,7 +243,7 @@ def _naming_question(image: int, prompt: str | None) -> Iterator[None]:
         raise type(error)(f"{where}: {error.message}", code=error.code, hint=error.hint) from error.__cause__
 
 
-def questions(engine: Engine, prompts: Sequence[str]) -> Sequence[str | None]:
+def questions(engine: Answering, prompts: Sequence[str]) -> Sequence[str | None]:
     """The recipe's prompts, else the default ones; ``(None,)`` if the model takes no text."""
     if not engine.processor.takes_text:
         return (None,)
@@ -252,20 +251,17 @@ def questions(engine: Engine, prompts: Sequence[str]) -> Sequence[str | None]:
 
 
 def _question(
-    engine: Engine, reference: Any, question: tuple[int, str | None], request: Request, max_new_tokens: int
+    engine: Answering, reference: Any, question: tuple[int, str | None], request: Request, max_new_tokens: int
 ) -> dict[str, Any]:
     """Compare both answers to one question (number of the image, prompt)."""
-    from dataclasses import replace
-
-    from mmbuild.backends.torch.parity import compare, is_tie
+    from mmbuild.backends.comparison import is_tie
     from mmbuild.models.families.reference import answer_greedily
 
-    stopping = replace(engine.stopping(max_new_tokens), repetition=None)
     processor = engine.processor
     answer = answer_greedily(
         reference, request, max_new_tokens, processor.suppressed_token_ids, processor.tokenizer
     )
-    compared = compare(engine, request, answer, stopping)
+    compared = engine.compare(request, answer, max_new_tokens)
     difference = compared.difference
     return {
         "image": question[0],
@@ -275,7 +271,7 @@ def _question(
             "reference": engine.text(compared.reference_tokens),
             "engine": engine.text(compared.engine_tokens),
         },
-        "tie": None if difference is None else is_tie(difference, engine.config.dtype),
+        "tie": None if difference is None else is_tie(difference, engine.dtype),
         "context": None if difference is None else _context(engine, compared),
         **asdict(compared),
     }
@@ -284,7 +280,7 @@ def _question(
 _BEFORE = 12
 
 
-def _context(engine: Engine, compared: Comparison) -> dict[str, str | None]:
+def _context(engine: Answering, compared: Comparison) -> dict[str, str | None]:
     """The text before the first difference, and the next token of each side; None if its answer had ended."""
     start = compared.equal_prefix
     tokenizer, difference = engine.processor.tokenizer, compared.difference
@@ -297,14 +293,14 @@ def _context(engine: Engine, compared: Comparison) -> dict[str, str | None]:
     }
 
 
-def _summarize(engine: Engine, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summarize(engine: Answering, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The report's summary. Means are over all tokens of the reference's answers, end tokens included."""
     count = len(entries)
     tokens = [len(entry["reference_tokens"]) for entry in entries]
     equal = [entry["answers"]["engine"] == entry["answers"]["reference"] for entry in entries]
     return {
-        "dtype": engine.config.dtype,
-        "quant_algo": engine.config.quant_algo,
+        "dtype": engine.dtype,
+        "quant_algo": engine.quant_algo,
         "questions": count,
         "tokens": sum(tokens),
         "equal_tokens": sum(entry["equal_prefix"] for entry in entries),

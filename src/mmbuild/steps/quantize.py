@@ -49,7 +49,7 @@ def _moments(context: StepContext) -> dict[str, Moments]:
 
     llm = read_llm(context.params["llm"])
     assert llm is not None
-    moments = observe(activation_stats.measure, **_calibration_inputs(context), progress=context.progress)
+    moments = observe(activation_stats.measure, **calibration_inputs(context), progress=context.progress)
     return activation_stats.of_checkpoint(tensors(llm), moments)
 
 
@@ -73,7 +73,7 @@ def run_calibrated(context: StepContext) -> None:
 
     params = context.params
     observed = calibrate(
-        **_calibration_inputs(context),
+        **calibration_inputs(context),
         algorithm=params["algorithm"],
         group_size=params["group_size"],
         progress=context.progress,
@@ -91,7 +91,7 @@ def run_calibrated(context: StepContext) -> None:
     _log_readers(context.out)
 
 
-def _calibration_inputs(context: StepContext) -> dict[str, Any]:
+def calibration_inputs(context: StepContext) -> dict[str, Any]:
     """Arguments of :func:`mmbuild.backends.torch.calibration.calibrate.observe`: the model, its requests, the device
     and the dtype."""
     from mmbuild.models.calibration_data.hub_dataset import FILE as DATA_FILE

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import demo_worlds
+from mmbuild.backends.comparison import TIE, is_tie
 from mmbuild.backends.torch.beam_search import Beams
-from mmbuild.backends.torch.parity import TIE, compare, is_tie
+from mmbuild.backends.torch.parity import compare
 from mmbuild.models.families.reference import continue_greedily
 from support.engines.demo import BATCH, BEAMS, engine, reference
 from support.models.references import beam_search, rounded

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from mmbuild.backends.torch.parity import compare, is_tie
+from mmbuild.backends.comparison import is_tie
+from mmbuild.backends.torch.parity import compare
 from mmbuild.models.families.reference import continue_greedily, load_reference
 from support.engines.loaded import (
     DEMO,

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.backends.torch.parity import TIE, TokenDifference, compare, is_tie, kl_divergence
+from mmbuild.backends.comparison import TIE, TokenDifference, is_tie, kl_divergence
+from mmbuild.backends.torch.parity import compare
 from mmbuild.models.errors import EngineError
 from mmbuild.models.families.reference import answer_greedily, continue_greedily
 from support.engines.loaded import demo_engine, demo_reference, drawn

@@ -82,6 +82,9 @@ class ToyBackend:
     def compatibility(self, build, description):
         yield Check("toy", "ok", "1.0", "1.0")
 
+    def script(self, variants):
+        return "".join(f"play build/{variant.name}\n" for variant in variants)
+
 
 @dataclass(frozen=True)
 class ToyRunner:
@@ -91,6 +94,9 @@ class ToyRunner:
     has_own_question = False
     compares = False
     own_server = "toy-serve"
+
+    def load(self):
+        raise AssertionError("toys are not compared")
 
     def remarks(self, *, ignore_generation_config):
         yield "note: a toy"

@@ -108,6 +108,28 @@ _TOOLCHAIN_LLM = record(
     }
 )
 
+_SERVING = record(
+    {
+        "dtype": _DTYPE,
+        "tensor_parallel": _RANKS,
+        "max_model_len": _TOKENS,
+        "max_sequences": integer(1, 1 << 20),
+        "images_per_prompt": integer(1, 1 << 20),
+        "max_batched_tokens": integer(1, 1 << 40),
+        "generation_config": one_of("obey", "ignore"),
+    }
+)
+_HF_LLM = record(
+    {
+        "tensor_parallel": integer(1, 1),
+        "dtype": _DTYPE,
+        "quant_algo": optional(word),
+        "max_input_len": _TOKENS,
+        "max_output_len": _TOKENS,
+        "serving": _SERVING,
+    }
+)
+
 _SHORT: Mapping[str, Check] = {
     "tensor_parallel": _RANKS,
     "dtype": optional(word),
@@ -162,11 +184,12 @@ _DESCRIPTION: Mapping[str, Check] = {
     "obeys_generation_config": flag,
 }
 _LATER = ("generation_settings", "settings_not_applied", "obeys_generation_config")
-_BACKENDS: Mapping[str, tuple[Check, str]] = {
+_BACKENDS: Mapping[str, tuple[Check, str | None]] = {
+    "hf": (_HF_LLM, None),
     "torch": (_TORCH_LLM, "torch"),
     "tensorrt-llm": (_TOOLCHAIN_LLM, "tensorrt-llm"),
 }
-"""Check of ``llm``, and the required entry of ``toolchain``, by backend."""
+"""Check of ``llm``, and the required entry of ``toolchain`` if there is one, by backend."""
 
 
 def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | None:
@@ -178,7 +201,7 @@ def description(data: Mapping[str, Any], *, whole_llm: bool = True) -> str | Non
     if data["backend"] not in _BACKENDS:
         return _of_added_backend(data)
     llm, required = _BACKENDS[data["backend"]]
-    if whole_llm and required not in data["toolchain"]:
+    if whole_llm and required is not None and required not in data["toolchain"]:
         return f"`toolchain.{required}` is missing"
     if data["backend"] == "torch" and data["target"]["device"] == "cpu" and data["target"].get("isa") is None:
         return "`target.isa` is missing"

@@ -164,15 +164,10 @@ def quantize(
         CalibrationError: The data cannot be used (MM164 to MM167), or MM462.
     """
     engine, quantization = variant.recipe.engine, variant.recipe.engine.quantization
-    calibration = quantization.calibration
-    files = _files(variant)
+    files = data_files(variant)
+    request = calibration_request(variant)
     on_gpu = target["device"] == "cuda"
     split = on_gpu and 0 < least_memory(gpus()) < estimate.calibration_gpu_memory(size)
-    request: dict[str, Any] = {"samples": calibration.samples if calibration else DEFAULT_SAMPLES, "seed": 0}
-    if calibration is not None:
-        request |= {"seed": calibration.seed, "text_only": calibration.text_only}
-    else:
-        request["prompts"] = list(variant.recipe.verify.prompts) if variant.recipe.verify else []
     return make_action(
         label=f"{variant.name}/quantize",
         step="quantize",
@@ -204,8 +199,25 @@ def quantize(
     )
 
 
-def _files(variant: ResolvedRecipe) -> dict[str, Path]:
-    """The data file and the images of the selected samples, by name."""
+def calibration_request(variant: ResolvedRecipe) -> dict[str, Any]:
+    """Parameter ``calibration`` of a step that calibrates: which samples, or which prompts for generated pictures."""
+    calibration = variant.recipe.engine.quantization.calibration
+    if calibration is not None:
+        return {
+            "samples": calibration.samples,
+            "seed": calibration.seed,
+            "text_only": calibration.text_only,
+        }
+    prompts = list(variant.recipe.verify.prompts) if variant.recipe.verify else []
+    return {"samples": DEFAULT_SAMPLES, "seed": 0, "prompts": prompts}
+
+
+def data_files(variant: ResolvedRecipe) -> dict[str, Path]:
+    """The data file and the images of the selected samples, by name.
+
+    Raises:
+        CalibrationError: The data cannot be used (MM164 to MM167).
+    """
     calibration = variant.recipe.engine.quantization.calibration
     if calibration is None or hub_dataset.is_data_set(calibration.data):
         return {}

@@ -21,6 +21,10 @@ class LowerError(MmbuildError):
     """A valid recipe that this environment cannot build."""
 
 
+_EXTRAS: Mapping[str, str] = {"compressed-tensors": "hf"}
+"""The extra of mmbuild that installs a package, if it is not `torch`."""
+
+
 def version(package: str, pins: Pins) -> str:
     """Version of a package: the pinned one, else the installed one.
 
@@ -35,7 +39,7 @@ def _installed(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        raise missing_package_error(package, "the recipe") from None
+        raise missing_package_error(package, "the recipe", _EXTRAS.get(package, "torch")) from None
 
 
 FLOOR: Mapping[str, str] = {"cpu": "2.13", "cuda": "2.11"}

@@ -122,6 +122,10 @@ class TensorRtLlmBackend:
 
         return compatibility(description, visible_gpus(), probe_environment(description))
 
+    def script(self, variants: Sequence[ResolvedRecipe]) -> str | None:
+        """None: TensorRT-LLM's commands are what `mmbuild script` writes for any recipe."""
+        return None
+
 
 def _environment_name(version: str) -> str:
     """Name of a TensorRT-LLM version's environment in lock files."""

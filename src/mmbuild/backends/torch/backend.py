@@ -90,6 +90,10 @@ class TorchBackend:
         visual = tensorrt_visual(build)
         return compatibility(description, probe_host(tensorrt=visual is not None), visual)
 
+    def script(self, variants: Sequence[ResolvedRecipe]) -> str | None:
+        """None: nothing runs these engines without mmbuild."""
+        return None
+
 
 def _tensorrt_visual(variant: ResolvedRecipe) -> bool:
     return variant.recipe.visual.backend is VisualBackend.TENSORRT

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ from mmbuild.models.families import family
 from mmbuild.models.families.processor import Image, Request, encode, load_processor
 from mmbuild.models.files.generation_settings import START
 from mmbuild.models.validation.prompts import require_unicode
+
+if TYPE_CHECKING:
+    from mmbuild.backends.comparison import Comparison
+    from mmbuild.models.families.reference import Continuation
 
 
 class Engine:
@@ -83,7 +88,7 @@ class Engine:
             raise EngineError(
                 f"`{directory}` has backend {description.backend}, but Engine loads only engines of backend torch",
                 code="MM764",
-                hint="`mmbuild run` runs it with TensorRT-LLM's runner",
+                hint="ask it with `mmbuild run`, which uses that backend",
             )
         layout.require_current(directory, description)
         if description.llm["tensor_parallel"] > 1:
@@ -93,6 +98,38 @@ class Engine:
         if check:
             contents.require(directory)
         return cls(directory, description)
+
+    @property
+    def dtype(self) -> str:
+        """Number format of what is not quantized."""
+        return self.config.dtype
+
+    @property
+    def quant_algo(self) -> str | None:
+        """Name of the quantization; None if there is none."""
+        return self.config.quant_algo
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return str(self.session.device)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of images, pixels."""
+        return self.visual.config.image_size
+
+    @property
+    def max_output_len(self) -> int:
+        """Most tokens of an answer."""
+        return self.config.max_output_len
+
+    def compare(self, request: Request, reference: Continuation, max_new_tokens: int) -> Comparison:
+        """Answer ``request`` greedily and compare with ``reference``: :func:`.parity.compare`."""
+        from mmbuild.backends.torch.parity import compare
+
+        stopping = dataclasses.replace(self.stopping(max_new_tokens), repetition=None)
+        return compare(self, request, reference, stopping)
 
     def generate(
         self,

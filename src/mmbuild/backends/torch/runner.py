@@ -13,6 +13,7 @@ from mmbuild.models.files.generation_settings import not_applied_text
 if TYPE_CHECKING:
     from mmbuild.backends.engine_dir.description import Description
     from mmbuild.backends.torch import Generation, Profile
+    from mmbuild.backends.torch.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,12 @@ class TorchRunner:
     has_own_question: bool = False
     compares: bool = True
     own_server: str | None = None
+
+    def load(self) -> Engine:
+        """See :meth:`mmbuild.backends.torch.engine.Engine.load`."""
+        from mmbuild.backends.torch.engine import Engine
+
+        return Engine.load(self.build, check=False)
 
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
         """Settings of the model that are not applied (MM720), and emulated number formats."""

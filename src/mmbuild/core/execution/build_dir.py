@@ -104,7 +104,12 @@ def install_build(
             shutil.copytree(source, fresh / place, symlinks=True)
         files = _files(store, fresh, targets)
         data = {"refused": list(refused)} if refused else {}
-        manifest = {**_manifest_of(build, actions, records, host), **data, "files": files}
+        manifest = {
+            **_manifest_of(build, actions, records, host),
+            "engine": targets[""],
+            **data,
+            "files": files,
+        }
         _carry_over(store, directory, fresh)
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         _replace_directory(fresh, directory)

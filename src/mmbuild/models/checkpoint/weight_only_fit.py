@@ -67,7 +67,7 @@ def quantize(weight: Tensor, algorithm: WeightOnly, moments: Moments) -> tuple[T
     whole = (weight_only.unpack(plain) if algorithm.packed == 2 else plain).t()
     step = max(1, _BLOCK // weight.shape[1])
     found = [
-        _search(
+        search(
             weight[start : start + step].float(),
             whole[start : start + step],
             plain_scales[start : start + step],
@@ -81,7 +81,7 @@ def quantize(weight: Tensor, algorithm: WeightOnly, moments: Moments) -> tuple[T
     return stored.t().contiguous(), torch.cat([scales for _, scales in found])
 
 
-def _search(
+def search(
     weight: Tensor, values: Tensor, scales: Tensor, levels: int, moments: Moments
 ) -> tuple[Tensor, Tensor]:
     """Minimize the error, starting from the given values; returns int8 ``[rows, in]`` and scales ``[rows]``."""

@@ -21,7 +21,9 @@ TOKENIZER = (
     "chat_template.jinja",
 )
 PROCESSOR = ("processor_config.json", "preprocessor_config.json")
-SMALL = (*CONFIG, *TOKENIZER, *PROCESSOR)
+LEGAL = ("LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", "NOTICE.md")
+"""Terms under which a model is passed on; what is built from its weights comes with them."""
+SMALL = (*CONFIG, *TOKENIZER, *PROCESSOR, *LEGAL)
 
 # Only one kind of weights is used: the first that exists.
 SAFETENSORS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")

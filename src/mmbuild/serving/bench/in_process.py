@@ -60,12 +60,11 @@ def require_limits(config: EngineConfig, loads: Sequence[Load]) -> None:
 def target_of(build: Path, description: Description) -> dict[str, Any]:
     """The ``target`` of a result: the engine and its precision."""
     llm, target = description.llm, description.target
-    engines = engine_manifest.actions(build, "assemble")
     return {
         "kind": "engine",
         "name": build.name or str(build),
         "path": str(build),
-        "artifact": engines[0].get("artifact") if engines else None,
+        "artifact": engine_manifest.engine(build),
         "family": description.family,
         "dtype": llm.get("dtype"),
         "quant_algo": llm.get("quant_algo"),

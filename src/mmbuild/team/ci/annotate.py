@@ -31,6 +31,9 @@ _KEYS: Mapping[str, str] = MappingProxyType(
         "build_visual": "visual",
         "convert_visual": "visual",
         "assemble": "engine",
+        "hf_weights": "engine.quantization",
+        "hf_model": "engine",
+        "hf_card": "engine",
         "measure": "verify",
         "verify": "gates",
     }

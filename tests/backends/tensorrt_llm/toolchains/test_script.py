@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from mmbuild.backends.tensorrt_llm.toolchains.capabilities import refusals
 from mmbuild.backends.tensorrt_llm.toolchains.commands import commands
 from mmbuild.backends.tensorrt_llm.toolchains.load import load_toolchain
-from mmbuild.backends.tensorrt_llm.toolchains.script import line, script
+from mmbuild.backends.tensorrt_llm.toolchains.script import script
+from mmbuild.base.shell import line
 from mmbuild.pipeline.load import load_recipes
 from mmbuild.schema.model import Calibration, Verify
 from mmbuild.schema.resolved import ResolvedRecipe

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import shapes_world
+from mmbuild.backends.comparison import TIE
 from mmbuild.backends.torch.distributed.launch import run_on_ranks
-from mmbuild.backends.torch.parity import TIE
 from mmbuild.cli import main
 from support import TESTS
 from support.engines import demo as demo_engines

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest
+from mmbuild.backends.base import Answer, Answering, Answers, RunRequest, VerifyRequest
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, InferenceResult, infer
 from mmbuild.backends.tensorrt_llm.toolchains.model import Mode
@@ -16,6 +16,7 @@ from mmbuild.base.errors import MmbuildError
 from mmbuild.base.gpu import visible_gpus
 from mmbuild.config.load import load
 from mmbuild.config.model import ToolchainEnvironment
+from mmbuild.models.errors import EngineError
 from mmbuild.models.files.generation_settings import not_passed_text
 
 
@@ -38,6 +39,18 @@ class UpstreamRunner:
     def own_server(self) -> str:
         """TensorRT-LLM's."""
         return f"trtllm-serve serve {self.build}"
+
+    def load(self) -> Answering:
+        """Not possible: upstream's runner is a program.
+
+        Raises:
+            EngineError: MM764.
+        """
+        raise EngineError(
+            f"`{self.build}` has backend {self.description.backend}, whose engines are not loaded into this process",
+            code="MM764",
+            hint="`mmbuild run` runs it with TensorRT-LLM's runner",
+        )
 
     def remarks(self, *, ignore_generation_config: bool) -> Iterable[str]:
         """Model settings that the runner does not apply (MM725)."""

@@ -6,8 +6,7 @@ downloads whose directory exists; everything else runs again.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from mmbuild._version import __version__
@@ -15,29 +14,10 @@ from mmbuild.backends.tensorrt_llm.toolchains.capabilities import notes
 from mmbuild.backends.tensorrt_llm.toolchains.commands import Command, commands
 from mmbuild.backends.tensorrt_llm.toolchains.model import Toolchain
 from mmbuild.backends.tensorrt_llm.toolchains.template_context import variables
+from mmbuild.base.shell import line, quote
 from mmbuild.models.sources.config import parse_source
 from mmbuild.schema.resolved import ResolvedRecipe
 from mmbuild.schema.tensorrt_llm_versions import ToolchainError
-
-_BARE = re.compile(r"[A-Za-z0-9_./:=,+@%-]+")
-_SPECIAL = re.compile(r'([\\"$`])')
-
-
-def quote(argument: str) -> str:
-    """``argument`` quoted for bash: bare if safe, else in double quotes with special characters escaped.
-
-    People write double quotes and shellcheck accepts them; a non-interactive bash has no other special characters in
-    them.
-    """
-    if _BARE.fullmatch(argument):
-        return argument
-    return '"' + _SPECIAL.sub(r"\\\1", argument) + '"'
-
-
-def line(arguments: Iterable[str]) -> str:
-    """``arguments`` quoted, on one line."""
-    return " ".join(quote(argument) for argument in arguments)
-
 
 _WIDTH = 110
 _MODES = ("run", "profile", "check_accuracy")

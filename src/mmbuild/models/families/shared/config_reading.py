@@ -166,14 +166,15 @@ def square_sides(where: str, tower: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def saved_config(directory: Path) -> Mapping[str, Any]:
-    """``config.json`` of a model directory.
+    """``config.json`` of a model directory, without how its weights are stored: inputs do not depend on that.
 
     Raises:
         EngineError: MM516, it is missing or damaged.
     """
     path = directory / "config.json"
     try:
-        return read_object(path, MODEL_JSON)
+        config = read_object(path, MODEL_JSON)
+        return {key: value for key, value in config.items() if key != "quantization_config"}
     except (OSError, FileRefusedError) as error:
         problem = (
             getattr(error, "problem", "") or f"cannot be read: {getattr(error, 'strerror', None) or error}"

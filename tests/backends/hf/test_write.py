@@ -1,0 +1,148 @@
+"""Weight files: names of the model, shards, and what cannot be written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mmbuild.backends.hf.write import INDEX, write
+from mmbuild.models.errors import CheckpointError
+from support.errors import refused
+from support.hf.checkpoints import FAMILIES, facts, how, tensors, weights
+
+SUFFIXES = (".weight_packed", ".weight_scale", ".weight_shape")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unquantized_checkpoint_holds_the_model_s_tensors(tmp_path, family):
+    original = load_file(FAMILIES[family] / "model.safetensors")
+    written = tensors(weights(tmp_path, family, "none", "float16"))
+    assert written.keys() == original.keys()
+    assert all(torch.equal(written[name], tensor.half()) for name, tensor in original.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_linear_layers_of_the_decoder_are_quantized(tmp_path, family):
+    original = load_file(FAMILIES[family] / "model.safetensors")
+    written = tensors(weights(tmp_path, family, "int4", "float16"))
+    quantized = {name.removesuffix(".weight_packed") for name in written if name.endswith(".weight_packed")}
+    llm = facts(family).llm
+    assert len(quantized) == llm.num_hidden_layers * (7 if llm.mlp_type == "GatedMLP" else 6)
+    assert all(".layers." in name and "language_model" in name for name in quantized)
+    kept = {name for name in original if name.removesuffix(".weight") not in quantized}
+    assert {name for name in written if not name.endswith(SUFFIXES)} == kept
+    assert all(torch.equal(written[name], original[name].half()) for name in kept)
+
+
+def test_shards_hold_the_same_tensors_and_the_index_names_each(tmp_path):
+    known = facts("llava")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for out, size in ((whole, 1 << 30), (parts, 400_000)):
+        out.mkdir()
+        write(
+            FAMILIES["llava"],
+            out,
+            "llava",
+            known.llm,
+            "float16",
+            how("llava", "int8", "float16"),
+            {},
+            shard=size,
+        )
+    assert [path.name for path in whole.iterdir()] == ["model.safetensors"]
+    index = json.loads((parts / INDEX).read_text())
+    files = sorted(path.name for path in parts.glob("*.safetensors"))
+    assert files == [
+        f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)
+    ]
+    assert len(files) > 2
+    read = {}
+    for name in files:
+        with safe_open(parts / name, "pt") as file:
+            read |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            assert all(index["weight_map"][key] == name for key in file.keys())  # noqa: SIM118
+            assert file.metadata() == {"format": "pt"}
+    expected = load_file(whole / "model.safetensors")
+    assert read.keys() == expected.keys() == index["weight_map"].keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in expected.values())
+    assert sum((parts / name).stat().st_size > 600_000 for name in files) == 0
+
+
+def damaged(tmp_path, change):
+    model = tmp_path / "model"
+    shutil.copytree(FAMILIES["llava"], model)
+    content = load_file(model / "model.safetensors")
+    change(content)
+    save_file(content, model / "model.safetensors", {"format": "pt"})
+    return model
+
+
+@pytest.mark.parametrize("algorithm", ["none", "int8"])
+@pytest.mark.parametrize(
+    "name", ["language_model.model.layers.1.mlp.up_proj.weight", "multi_modal_projector.linear_1.weight"]
+)
+def test_weights_that_are_not_numbers_are_refused_by_name(tmp_path, algorithm, name):
+    model = damaged(
+        tmp_path, lambda content: content[name].flatten().index_fill_(0, torch.tensor([5]), torch.nan)
+    )
+    content = load_file(model / "model.safetensors")
+    content[name] = content[name].clone()
+    content[name][0, 0] = torch.nan
+    save_file(content, model / "model.safetensors", {"format": "pt"})
+    error = refused(CheckpointError, "MM432", weights, tmp_path, "llava", algorithm, model=model)
+    assert name in error.message
+
+
+def test_a_missing_tensor_is_refused_before_anything_is_written(tmp_path):
+    name = "language_model.model.layers.1.mlp.up_proj.weight"
+    model = damaged(tmp_path, lambda content: content.pop(name))
+    out = tmp_path / "out"
+    out.mkdir()
+    error = refused(CheckpointError, "MM430", weights, out, "llava", "int8", model=model)
+    assert name in error.message
+    assert not list(out.iterdir())
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    written = []
+    for number in range(2):
+        out = tmp_path / str(number)
+        out.mkdir()
+        written.append((weights(out, "llava", "int4_awq", "float16", 64) / "model.safetensors").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_older_weight_files_give_the_same_checkpoint(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(FAMILIES["llava"], model)
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    written = []
+    for number, source in enumerate((FAMILIES["llava"], model)):
+        out = tmp_path / str(number)
+        out.mkdir()
+        written.append(tensors(weights(out, "llava", "int8", "float16", model=source)))
+    assert written[0].keys() == written[1].keys()
+    assert all(torch.equal(tensor, written[1][name]) for name, tensor in written[0].items())
+
+
+def test_buffers_keep_their_integers_and_other_number_formats_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    positions = torch.arange(7)[None]
+    model = damaged(tmp_path / "a", lambda content: content.update({"vision_tower.position_ids": positions}))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert torch.equal(
+        tensors(weights(out, "llava", "none", "float16", model=model))["vision_tower.position_ids"], positions
+    )
+    (tmp_path / "b").mkdir()
+    odd = torch.zeros(4, dtype=torch.float8_e4m3fn)
+    model = damaged(tmp_path / "b", lambda content: content.update({"vision_tower.odd": odd}))
+    error = refused(CheckpointError, "MM749", weights, tmp_path / "out", "llava", "none", model=model)
+    assert "vision_tower.odd" in error.message
