@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,7 @@ def make_world(place: Path) -> None:
     (place / "configuration.yaml").write_text(_CONFIGURATION)
     (place / "mmbuild.yaml").touch()
     _pictures(place)
+    _result(place)
     environment = world_environment(place, push=True)
     for arguments in (
         ("lock", "recipe.yaml"),
@@ -164,6 +166,24 @@ def _picture(name: str) -> Probe:
     return probe
 
 
+def _questions(place: Path) -> None:
+    from mmbuild.evaluation.answers.questions import read
+
+    read(place / "samples.jsonl")
+
+
+def _result(place: Path) -> None:
+    """Write a result of eval, with the accepted answers as the engine's."""
+    from mmbuild.evaluation.answers.document import as_text, document
+    from mmbuild.evaluation.answers.questions import read
+
+    questions = [asdict(question) for question in read(place / "samples.jsonl")]
+    answers = [question["accepted"][0] for question in questions]
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    result = document({"name": "old"}, "samples.jsonl", {}, "f1", questions, answers, when)
+    (place / "result.json").write_text(as_text(result), encoding="utf-8")
+
+
 _PLAN = ("plan", "recipe.yaml", "--offline")
 _STORE = (
     _PLAN,
@@ -205,6 +225,8 @@ TARGETS: tuple[Target, ...] = (
     Target("chat template", "model/chat_template.jinja", "bytes", (_PLAN,)),
     Target("safetensors header", "weights/model.safetensors", "header", (_weights,)),
     Target("calibration data", "samples.jsonl", "lines", (_PLAN,)),
+    Target("questions", "samples.jsonl", "lines", (_questions,)),
+    Target("result of eval", "result.json", "json", (("compare", "result.json", "result.json"),)),
     *(
         Target(f"picture ({name})", f"picture.{name}", "bytes", (_picture(f"picture.{name}"),))
         for name in ("png", "jpeg", "webp", "gif", "tiff", "bmp")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmbuild.base import sandbox
-from mmbuild.base.limits import CALIBRATION_BYTES, CALIBRATION_LINES, DIGITS, ENTRIES, LIMITS, MB, NAME, PATH
+from mmbuild.base.limits import DATA_BYTES, DATA_LINES, DIGITS, ENTRIES, LIMITS, MB, NAME, PATH
 from mmbuild.models import image_headers, images
 from mmbuild.schema.files import MAX_CHAIN
 from mmbuild.schema.matrix import MAX_VARIANTS
@@ -56,8 +56,12 @@ def _others() -> Iterator[tuple[str, str, str]]:
     yield "Bytes of a path", f"{PATH:,}", "below PATH_MAX, with room for the directory in front of it"
     yield "Recipes that extend one another", f"{MAX_CHAIN}", "a base, a family, a model and a few more"
     yield "Variants of a matrix", f"{MAX_VARIANTS:,}", "more variants belong in another recipe"
-    yield "Lines of calibration data", f"{CALIBRATION_LINES:,}", "a few dozen are sampled"
-    yield "Bytes of calibration data", f"{CALIBRATION_BYTES:,}", "a kilobyte per line"
+    yield (
+        "Lines of calibration data, or of questions",
+        f"{DATA_LINES:,}",
+        "a few dozen are sampled; large data sets have 100,000",
+    )
+    yield "Bytes of calibration data, or of questions", f"{DATA_BYTES:,}", "a kilobyte per line"
     yield (
         "Bytes of a picture file",
         f"{images.PICTURE_BYTES:,}",

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import mmbuild
 from mmbuild.backends import table
@@ -74,6 +75,26 @@ def test_its_engine_is_run_verified_and_checked_against_this_host(capsys):
     assert (
         "--num-beams: `mmbuild run` does not support these options for engines of this backend [MM705]" in err
     )
+
+
+def test_its_answers_are_scored_as_far_as_its_runner_takes_the_questions(toy, capsys):
+    assert run(capsys, "apply", "recipe.yaml")[0] == 0
+    words = ("eval", "build/toy-llava", "--data", "questions.jsonl")
+    data = toy / "questions.jsonl"
+    data.write_text(
+        '{"prompt": "a", "answer": "llava: a"}\n{"prompt": "b", "answer": ["no", "LLaVA the b"]}\n'
+    )
+    status, out, err = run(capsys, *words, "--json")
+    assert (status, err) == (0, "note: a toy\n")
+    scores = {name: score["mean"] for name, score in json.loads(out)["scores"].items()}
+    assert scores == {"exact": 0.5, "normalized": 1.0, "f1": 1.0}
+    status, _, err = run(capsys, *words, "--max-new-tokens", "2")
+    assert (status, "--max-new-tokens: `mmbuild eval` does not support" in err) == (2, True)
+    data.write_text('{"image": "model/page.png", "prompt": "a", "answer": "x"}\n')
+    Image.new("RGB", (4, 4)).save(toy / "model/page.png")
+    status, _, err = run(capsys, *words)
+    assert (status, "the questions have pictures, which the runner of" in err) == (2, True)
+    assert "[MM893]" in err
 
 
 @pytest.mark.usefixtures("toy")

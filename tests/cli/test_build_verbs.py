@@ -76,6 +76,21 @@ def test_explain_shows_the_derivations(project):
     assert "num_visual_features = 64: (64 // 8)^2 = 64" in project.run("plan", RECIPE, "--explain").stdout
 
 
+def test_a_dry_run_prints_the_plan_and_builds_nothing(project):
+    for words in ((RECIPE,), (RECIPE, "--json")):
+        planned_text = project.run("plan", *words).stdout
+        assert project.run("apply", *words, "--dry-run").stdout == planned_text
+    assert not (project.root / "build").exists()
+    project.run("plan", RECIPE, "-o", "saved.plan")
+    assert set(planned(project.run("apply", "saved.plan", "--dry-run").stdout).values()) == {"run"}
+    project.run("apply", "saved.plan")
+    again = planned(project.run("apply", RECIPE, "--dry-run").stdout)
+    assert set(again.values()) == {"up to date"}
+    assert (
+        "--format github" in project.run("apply", RECIPE, "--dry-run", "--format", "github", status=2).stderr
+    )
+
+
 def test_a_saved_plan_is_applied_once(project):
     project.run("plan", RECIPE, "-o", "saved.plan")
     project.run("apply", "saved.plan")

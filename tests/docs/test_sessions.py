@@ -1,4 +1,4 @@
-"""The console blocks of README.md and docs/tutorial.md are run, and print what the page shows.
+"""The console blocks of README.md, docs/tutorial.md and docs/eval.md are run, and print what the page shows.
 
 Every line after `$ ` runs in a scratch project with the recipes and examples of the repository. Its standard output
 and standard error together are compared with the lines below it. On a page, a line `...` stands for any number of
@@ -22,10 +22,12 @@ import pytest
 
 from support import TESTS
 from support.engines.first_apply import compiled_store
+from support.engines.loaded import demo_directory
 from support.pages import ROOT, Block, blocks, session
 from support.screen import without_volatile
 
 README, TUTORIAL = ROOT / "README.md", ROOT / "docs" / "tutorial.md"
+EVAL = ROOT / "docs" / "eval.md"
 SERVER = ".venv/bin/mmbuild serve"
 SKIPPED = {
     "make demo": "installs mmbuild, then builds what an earlier block has built",
@@ -159,6 +161,14 @@ def test_a_build_with_the_real_steps(
 ) -> None:
     compiled_store(tmp_path_factory, tmp_path / "compiled")
     run((pair for block in chosen for pair in session(block)), tmp_path, environment)
+
+
+@pytest.mark.slow
+def test_eval_page(tmp_path: Path, environment: dict[str, str]) -> None:
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "llava-shapes").symlink_to(demo_directory())
+    for block in console(EVAL):
+        run(session(block), tmp_path, environment)
 
 
 def test_skipped_commands_are_on_a_page() -> None:

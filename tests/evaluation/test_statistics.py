@@ -50,3 +50,37 @@ def test_a_share_of_all_is_not_certain():
 @pytest.mark.parametrize("estimate", [statistics.mean([2.0]), statistics.share([True])])
 def test_one_sample_has_no_interval(estimate):
     assert (estimate.error, estimate.interval, estimate.samples) == (None, None, 1)
+
+
+@pytest.mark.parametrize("kind", ["binary", "fractions", "differences"])
+def test_a_bootstrap_interval_is_that_of_resampled_values(kind):
+    rng = np.random.default_rng(5)
+    values = {
+        "binary": (rng.random(40) < 0.8).astype(float),
+        "fractions": rng.integers(0, 7, 40) / 6,
+        "differences": rng.integers(-1, 2, 40).astype(float),
+    }[kind]
+    found = statistics.bootstrap_mean(values.tolist())
+    means = values[rng.integers(0, 40, (20_000, 40))].mean(axis=1)
+    assert found.value == pytest.approx(values.mean())
+    assert found.error == pytest.approx(means.std(), rel=0.03)
+    assert found.interval == pytest.approx(np.quantile(means, (0.025, 0.975)).tolist(), abs=0.026)
+
+
+def test_a_bootstrap_is_repeatable_and_depends_on_its_seed():
+    values = np.random.default_rng(1).random(30).tolist()
+    assert statistics.bootstrap_mean(values) == statistics.bootstrap_mean(values)
+    assert statistics.bootstrap_mean(values).interval != statistics.bootstrap_mean(values, seed=1).interval
+
+
+def test_bootstrap_intervals_cover_the_true_mean_about_as_often_as_they_say():
+    rng = np.random.default_rng(2)
+    covered = 0
+    for _ in range(300):
+        low, high = statistics.bootstrap_mean((rng.random(100) < 0.7).astype(float).tolist()).interval
+        covered += low <= 0.7 <= high
+    assert 0.90 <= covered / 300 <= 0.985
+
+
+def test_a_bootstrap_of_one_value_has_no_interval():
+    assert statistics.bootstrap_mean([0.5]) == statistics.Estimate(0.5, None, None, 1)

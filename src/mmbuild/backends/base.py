@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from mmbuild.base.checks import Check, Group
 from mmbuild.base.diagnostics import Violation
+from mmbuild.base.entries import load_entry
 from mmbuild.base.pins import NO_PINS, Pins
 from mmbuild.core.graph.action import Action, RecipeGraph
 from mmbuild.core.steps.registry import StepSpec
@@ -91,6 +92,9 @@ class RunRequest:
         beams: ``width`` and ``length_penalty``.
         ignore_generation_config: Whether to ignore the model's own generation settings.
         show: ``text``, ``stream``, ``profile`` or ``json``.
+        batch: Most pairs to run at once; None runs all of them as one batch.
+        context: Further keyword arguments of the function that shows answers, plain JSON data.
+        interruptible: Whether that function handles KeyboardInterrupt while it takes answers.
     """
 
     pairs: Sequence[Pair]
@@ -99,6 +103,9 @@ class RunRequest:
     beams: Mapping[str, Any] = field(default_factory=dict)
     ignore_generation_config: bool = False
     show: str = "text"
+    batch: int | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+    interruptible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +131,16 @@ class VerifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An engine's answer to one pair; ``token_ids`` is None if only the text is known."""
+    """An engine's answer to one pair; ``token_ids`` is None if only the text is known.
+
+    ``notes`` are lines about how its images were read, if the request has batches.
+    """
 
     images: tuple[str, ...]
     prompt: str | None
     texts: tuple[str, ...]
     token_ids: tuple[int, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,11 @@ class Answers:
     notes: tuple[str, ...] = ()
     profile: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def present(answers: Answers, request: RunRequest, show: str) -> None:
+    """Call the function ``show`` (``module:function``) with ``answers``, ``request.show`` and ``request.context``."""
+    load_entry(show)(answers, request.show, **request.context)
 
 
 class Answering(Protocol):
@@ -231,7 +247,7 @@ class Runner(Protocol):
         """Warnings and notes about model settings that the engine does not follow."""
 
     def run(self, request: RunRequest, show: str) -> None:
-        """Run the engine; ``show`` names a function that takes :class:`Answers` and ``request.show``."""
+        """Run the engine; ``show`` names a function that :func:`present` calls."""
 
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
         """Verify the engine; returns lines to print.

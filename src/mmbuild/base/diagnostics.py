@@ -62,8 +62,8 @@ class Diagnostic:
         return ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
 
 
-class RecipeError(MmbuildError):
-    """Recipes have errors. The error's code is that of the first finding."""
+class FindingsError(MmbuildError):
+    """Files have errors. The error's code is that of the first finding."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -73,6 +73,10 @@ class RecipeError(MmbuildError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), (self.diagnostics,))
+
+
+class RecipeError(FindingsError):
+    """Recipes have errors."""
 
 
 def _headline(errors: Sequence[Diagnostic]) -> str:

@@ -21,6 +21,19 @@ class JsonProblemError(ValueError):
     """The problem with the text, as the end of a sentence whose subject is the file."""
 
 
+class JsonSyntaxError(JsonProblemError):
+    """The text is not JSON.
+
+    Attributes:
+        reason: Why, without the place.
+        column: Column in its line, characters from 1.
+    """
+
+    def __init__(self, reason: str, line: int, column: int) -> None:
+        super().__init__(f"is not JSON ({reason} at line {line}, column {column})")
+        self.reason, self.column = reason, column
+
+
 def parse_json(data: bytes, limit: Limit, *, unique_names: bool = False) -> Any:
     """Parse the JSON text ``data`` (UTF-8 without a byte order mark, RFC 8259).
 
@@ -62,8 +75,7 @@ def _decoded(data: bytes, limit: Limit, decoder: json.JSONDecoder) -> Any:
     except json.JSONDecodeError as error:
         if not text.strip():
             raise JsonProblemError("is empty") from None
-        where = f"line {error.lineno}, column {error.colno}"
-        raise JsonProblemError(f"is not JSON ({error.msg} at {where})") from None
+        raise JsonSyntaxError(error.msg, error.lineno, error.colno) from None
 
 
 def _check_shape(value: Any, limit: Limit, *, lengths: bool) -> None:

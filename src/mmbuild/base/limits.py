@@ -42,8 +42,8 @@ NAME = 255
 PATH = 4_000
 """Bytes of a path: below PATH_MAX, with room for a directory in front."""
 
-CALIBRATION_LINES, CALIBRATION_BYTES = 200_000, 256 * MB
-"""Lines and bytes of a calibration data file, from which a few dozen lines are sampled."""
+DATA_LINES, DATA_BYTES = 200_000, 256 * MB
+"""Lines and bytes of a JSONL file of pictures and prompts: calibration data, or the questions of eval."""
 
 ENTRIES = 100_000
 """Entries of a directory: a model has dozens of files, a folder of calibration pictures several thousand."""
@@ -98,6 +98,9 @@ LOCK_TEXT = Limit(
 )
 CALIBRATION_LINE = Limit(
     "a line of calibration data", 1 * MB, 16, 100_000, 1 * MB, "a prompt and a picture's name"
+)
+QUESTION_LINE = Limit(
+    "a line of questions", 1 * MB, 16, 10_000, 1 * MB, "a prompt, names of pictures and accepted answers"
 )
 ENGINE_JSON = Limit(
     "an engine's description", 4 * MB, 32, 400_000, 1 * MB, "hundreds of packages with a few lines each"

@@ -23,6 +23,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "chat": "Talk to a built engine in a terminal",
         "serve": "Serve a built engine over OpenAI's protocol",
         "verify": "Compare a built engine with its source model",
+        "eval": "Score the answers of a built engine on a data set",
         "bench": "Measure latency and throughput of an engine or of a server",
         "script": "Write the commands of a TensorRT-LLM version as a shell script",
     },
@@ -54,10 +55,10 @@ _RENAMED: Mapping[str, str] = {"matrix": "plan", "matrix-diff": "diff"}
 
 _MEANT: Mapping[str, str] = {
     "ask": "run", "benchmark": "bench", "build": "apply", "check": "validate", "clean": "cache gc",
-    "convert": "apply", "create": "init", "deploy": "serve", "export": "script", "freeze": "lock",
+    "convert": "apply", "create": "init", "deploy": "serve", "evaluate": "eval", "export": "script", "freeze": "lock",
     "gc": "cache gc", "generate": "run", "help": "--help", "infer": "run", "install": "apply",
     "lint": "validate", "list": "cache ls", "log": "history", "ls": "cache ls", "make": "apply",
-    "new": "init", "prune": "cache gc", "quantize": "apply", "start": "serve", "status": "plan",
+    "new": "init", "prune": "cache gc", "quantize": "apply", "score": "eval", "start": "serve", "status": "plan",
     "test": "verify", "up": "apply", "version": "--version",
 }  # fmt: skip
 """What users of other tools type -> what it is called here."""

@@ -27,6 +27,7 @@ _TIMES_SHOWN = 40
 @options.location_options
 @options.locked_option
 @options.applying()
+@click.option("--dry-run", is_flag=True, help="Print what `mmbuild plan` prints, and build nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object per line.")
 @click.option("--no-progress", is_flag=True, help="Disable the live display on a terminal.")
 @github.annotate_errors
@@ -38,6 +39,7 @@ def command(
     store: Path | None,
     build_dir: Path,
     applied: ApplyOptions,
+    dry_run: bool,
     as_json: bool,
     no_progress: bool,
     layout: str,
@@ -55,12 +57,19 @@ def command(
     from mmbuild.cli.plan_request import plan_request
     from mmbuild.core.graph.plan_file import looks_saved
 
+    if dry_run and layout == "github":
+        raise click.UsageError("--dry-run prints a plan, which has no --format github; omit one of them")
     if as_json and layout == "github":
         raise click.UsageError("--json and --format github both write to standard output; use one of them")
     if len(request.paths) == 1 and looks_saved(request.paths[0]):
         planning = _from_saved(request.paths[0], request.overrides)
     else:
         planning = plan_request(request, store, build_dir)
+    if dry_run:
+        from mmbuild.cli.plan import print_plan
+
+        print_plan(planning, as_json=as_json)
+        return
     if not planning.plan.changes and not as_json:
         _print_up_to_date(planning)
         if layout == "github":

@@ -18,7 +18,7 @@ from mmbuild.cli import options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.check_option
 def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
-    """Compare precision, size, build cost, quality and speed of builds side by side, and results of bench.
+    """Compare precision, size, build cost, quality and speed of builds side by side, and results of bench and eval.
 
     Reads only the build directories; nothing is loaded or measured. Quality comes from the last `mmbuild verify`
     of a build, otherwise from its apply. Speed is shown if a profile was saved:
@@ -26,7 +26,9 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
     \b
       mmbuild run BUILD --image a.png --prompt "..." --json > BUILD/profile.json
 
-    FILEs are results that `mmbuild bench -o FILE` wrote. Their runs form a second table, equal loads together.
+    FILEs are results that `mmbuild bench -o FILE` or `mmbuild eval -o FILE` wrote. Runs of bench form a second table,
+    equal loads together. Scores of eval form a third, with differences to the first result over the questions that
+    both answered.
 
     \b
     Example:
@@ -40,25 +42,46 @@ def command(*, builds: tuple[Path, ...], as_json: bool, check: bool) -> None:
         return
     if comparison["builds"]:
         click.echo(render(comparison))
-    if files:
+    if "results" in comparison:
         _print_results(comparison["results"], after=bool(comparison["builds"]))
+    if "evaluations" in comparison:
+        _print_evaluations(comparison, after=bool(comparison["builds"] or "results" in comparison))
     if comparison["notes"]:
         click.echo("\n".join(["", *(f"note: {note}" for note in comparison["notes"])]))
 
 
 def _comparison(builds: Sequence[Path], files: Sequence[Path], check: bool) -> dict[str, Any]:
-    """Builds, and with files also ``results``, each as its own comparison returns them; notes of both."""
+    """Builds, with files of bench also ``results``, with files of eval also ``evaluations``, each as its own
+    comparison returns them; notes of all."""
+    from mmbuild.evaluation.answers.document import is_result
     from mmbuild.inspect.compare_builds import compare
 
     for build in builds:
         options.checked_engine(build, check=check, runs=False)
     found: dict[str, Any] = compare(builds) if builds else {"version": 1, "builds": [], "notes": []}
-    if files:
-        from mmbuild.serving.bench.comparison import compare_results
+    scored = [path for path in files if is_result(path)]
+    measured = [path for path in files if path not in scored]
+    if measured:
+        from mmbuild.serving.bench import comparison as bench
 
-        measured = compare_results(files)
-        found = {**found, "results": measured["results"], "notes": [*found["notes"], *measured["notes"]]}
+        found = _with_notes(found, bench.compare_results(measured))
+    if scored:
+        from mmbuild.evaluation.answers import comparison as evaluation
+
+        found = _with_notes(found, evaluation.compare_results(scored))
     return found
+
+
+def _with_notes(found: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    return {**found, **more, "notes": [*found["notes"], *more["notes"]]}
+
+
+def _print_evaluations(comparison: Mapping[str, Any], *, after: bool) -> None:
+    from mmbuild.evaluation.answers.tables import comparison_table
+
+    if after:
+        click.echo()
+    click.echo(comparison_table(comparison["evaluations"]))
 
 
 def _print_results(results: Sequence[Mapping[str, Any]], *, after: bool) -> None:

@@ -13,6 +13,7 @@ import click
 from mmbuild.cli import options
 
 if TYPE_CHECKING:
+    from mmbuild.cli.plan_request import Planning
     from mmbuild.pipeline.options import PlanOptions
 
 _CHANGES = 3
@@ -51,30 +52,36 @@ def command(
     """
     from mmbuild.cli.output import print_status
     from mmbuild.cli.plan_request import plan_request
-    from mmbuild.core.execution.resources import machine_cores
-    from mmbuild.core.graph.cost import cost_of
     from mmbuild.core.graph.plan_file import save_plan
-    from mmbuild.core.graph.plan_text import plan_text
-    from mmbuild.core.store.action_cache import load_cache
 
     planning = plan_request(request, store, build_dir)
     if output is not None:
         save_plan(output, planning.plan, planning.request)
         print_status(f"saved `{output}`; `mmbuild apply {output}` applies exactly this plan")
+    print_plan(planning, as_json=as_json, explain=explain)
+    if detailed_exitcode and planning.plan.changes:
+        sys.exit(_CHANGES)
+
+
+def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> None:
+    """Print a plan with its cost, as text or JSON; with ``explain``, first how derived numbers are computed."""
+    from mmbuild.core.execution.resources import machine_cores
+    from mmbuild.core.graph.cost import cost_of
+    from mmbuild.core.graph.plan_text import plan_text
+    from mmbuild.core.store.action_cache import load_cache
+
     cost = cost_of(planning.plan, load_cache(planning.plan.store), machine_cores())
     if as_json:
         from mmbuild.core.graph.serialize import plan_to_json
 
         more = {"cost": cost.document()}
         click.echo(json.dumps(plan_to_json(planning.plan, planning.request, more), indent=1))
-    else:
-        if explain:
-            click.echo(_derivation_text(planning.prepared.derivations))
-        click.echo(plan_text(planning.plan, cost), nl=False)
-        if planning.plan.changes:
-            click.echo(_running_text(planning.prepared.running), nl=False)
-    if detailed_exitcode and planning.plan.changes:
-        sys.exit(_CHANGES)
+        return
+    if explain:
+        click.echo(_derivation_text(planning.prepared.derivations))
+    click.echo(plan_text(planning.plan, cost), nl=False)
+    if planning.plan.changes:
+        click.echo(_running_text(planning.prepared.running), nl=False)
 
 
 def _running_text(running: Mapping[str, str]) -> str:

@@ -77,6 +77,13 @@ def test_a_checkpoint_is_asked_verified_and_compared(build, project, capsys):
     status, _, err = run(capsys, "serve", build)
     assert status != 0
     assert "vllm serve" in err
+    (project / "questions.jsonl").write_text(
+        '{"image": "stars.png", "prompt": "what color is it ?", "answer": ["red", "crimson"]}\n'
+    )
+    status, out, err = run(capsys, "eval", build, "--data", "questions.jsonl", "--json")
+    assert status == 0, err
+    assert json.loads(out)["answers"][0]["scores"] == {"exact": 1, "normalized": 1, "f1": 1}
+    assert json.loads(out)["settings"]["batch"] == 1
     status, _, err = run(capsys, "run", build, "--image", "stars.png", "--prompt", "x", "--num-beams", "2")
     assert "MM705" in err
     status, _, _ = run(

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.backends.base import Answer, Answers, Requirements
+from mmbuild.backends.base import Answer, Answers, Requirements, present
 from mmbuild.backends.engine_dir.description import Description, write
 from mmbuild.backends.lowering.downloads import download
 from mmbuild.base.checks import Check, Group
 from mmbuild.base.diagnostics import Violation
-from mmbuild.base.entries import load_entry
 from mmbuild.core.graph.action import RecipeGraph
 from mmbuild.core.graph.keys import make_action
 from mmbuild.core.steps.registry import StepSpec
@@ -104,7 +103,7 @@ class ToyRunner:
     def run(self, request, show):
         family = (self.build / "engine.txt").read_text()
         answers = (Answer(images, prompt, (f"{family}: {prompt}",)) for images, prompt in request.pairs)
-        load_entry(show)(Answers(answers), request.show)
+        present(Answers(answers), request, show)
 
     def verify(self, request, compare):
         return ("toys are always right",)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest
+from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
 from mmbuild.base.entries import load_entry
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class HfRunner:
         engine = self.load()
         if request.ignore_generation_config:
             ignore_generation_config(engine.model)
-        load_entry(show)(_answers(engine, request), request.show)
+        present(_answers(engine, request), request, show)
 
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
         """Call ``compare``."""

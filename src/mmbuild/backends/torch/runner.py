@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest
+from mmbuild.backends.base import Answer, Answers, RunRequest, VerifyRequest, present
 from mmbuild.models.files.generation_settings import not_applied_text
 
 if TYPE_CHECKING:
+    from mmbuild.backends.base import Pair
     from mmbuild.backends.engine_dir.description import Description
-    from mmbuild.backends.torch import Generation, Profile
+    from mmbuild.backends.torch import Beams, Generation, Profile, Sampling
     from mmbuild.backends.torch.engine import Engine
+    from mmbuild.backends.torch.generate import Stopping
+    from mmbuild.models.families.processor import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,10 @@ class TorchRunner:
         from mmbuild.backends.torch.distributed import launch
 
         arguments = {"build": str(self.build), "request": asdict(request), "show": show}
-        launch.run_on_ranks(self._ranks, "mmbuild.backends.torch.runner:answer", arguments)
+        interrupts = (signal.SIGINT,) if request.interruptible else ()
+        launch.run_on_ranks(
+            self._ranks, "mmbuild.backends.torch.runner:answer", arguments, interrupts=interrupts
+        )
 
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
         """Call ``compare`` in every rank."""
@@ -74,22 +81,40 @@ def answer(build: str, request: Mapping[str, Any], show: str) -> None:
         UsageError: MM520, tokens are drawn and beams searched at once.
     """
     from mmbuild.backends.torch import Beams, Engine, Sampling
-    from mmbuild.base.entries import load_entry
 
     asked = RunRequest(**request)
     sampling, beams = Sampling(**asked.sampling), Beams(**asked.beams)
     check_choice(sampling.temperature > 0, beams.width > 1)
     engine = Engine.load(build, check=False)  # the verb did, before ranks were started
-    requests = engine.encode(
-        [list(images) for images, _ in asked.pairs], [prompt for _, prompt in asked.pairs]
-    )
-    notes = tuple(dict.fromkeys(how for item in requests for how in item.conversions))
     stopping = engine.stopping(asked.max_new_tokens, ignore_generation_config=asked.ignore_generation_config)
+    if asked.batch is not None:
+        present(Answers(_in_batches(engine, asked, stopping, sampling, beams)), asked, show)
+        return
+    requests, notes = _encoded(engine, asked.pairs)
     if asked.show == "stream":
         found = Answers(pieces=engine.stream_text(requests[0], stopping, sampling), notes=notes)
     else:
         found = _answers(asked.pairs, engine.run(requests, stopping, sampling, beams), notes)
-    load_entry(show)(found, asked.show)
+    present(found, asked, show)
+
+
+def _encoded(engine: Engine, pairs: Sequence[Pair]) -> tuple[list[Request], tuple[str, ...]]:
+    """Requests for ``pairs``, and how their images were read."""
+    requests = engine.encode([list(images) for images, _ in pairs], [prompt for _, prompt in pairs])
+    return requests, tuple(dict.fromkeys(how for item in requests for how in item.conversions))
+
+
+def _in_batches(
+    engine: Engine, asked: RunRequest, stopping: Stopping, sampling: Sampling, beams: Beams
+) -> Iterator[Answer]:
+    """Answers to all pairs; images are opened batch by batch, so that a data set does not have to fit into memory."""
+    size = asked.batch or len(asked.pairs)
+    for start in range(0, len(asked.pairs), size):
+        pairs = asked.pairs[start : start + size]
+        requests, _ = _encoded(engine, pairs)
+        found = _answers(pairs, engine.run(requests, stopping, sampling, beams), ())
+        for item, encoded in zip(found.answers, requests, strict=True):
+            yield replace(item, notes=encoded.conversions)
 
 
 def _answers(

@@ -10,7 +10,6 @@ and seed always select the same samples.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild.base.errors import MmbuildError
+from mmbuild.base.field_checks import fits
 from mmbuild.base.files import FileRefusedError, read_lines
 from mmbuild.base.json_reader import JsonProblemError, parse_json
-from mmbuild.base.limits import CALIBRATION_BYTES, CALIBRATION_LINE, CALIBRATION_LINES, NAME, PATH
+from mmbuild.base.limits import CALIBRATION_LINE, DATA_BYTES, DATA_LINES
 
 DEFAULT_SAMPLES = 32
 CAPTION_PROMPT = "Describe the picture."
@@ -76,7 +76,7 @@ def parse_samples(path: Path, shown: str | None = None) -> list[Sample]:
     """
     shown = shown or str(path)
     try:
-        lines = read_lines(path, CALIBRATION_LINE, CALIBRATION_LINES, CALIBRATION_BYTES)
+        lines = read_lines(path, CALIBRATION_LINE, DATA_LINES, DATA_BYTES)
         return [_sample(shown, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     except (OSError, FileRefusedError) as error:
         problem = getattr(error, "problem", "")
@@ -106,7 +106,7 @@ def _sample(path: str, number: int, line: bytes) -> Sample:
     if not content.get("prompt"):
         raise _invalid_line(path, number, "`prompt` is missing")
     image = Path(content["image"]) if content.get("image") else None
-    if image is not None and not _is_path(content["image"]):
+    if image is not None and not fits(content["image"]):
         raise _invalid_line(path, number, "`image` is not a usable path")
     return Sample(number, image, content["prompt"], content.get("answer") or None)
 
@@ -126,11 +126,6 @@ def _invalid_line(path: str, number: int, problem: str) -> CalibrationError:
         code="MM166",
         hint='each line must be like {"image": "pictures/1.png", "prompt": "...", "answer": "..."}',
     )
-
-
-def _is_path(name: str) -> bool:
-    parts = os.fsencode(name).split(b"/")
-    return "\0" not in name and max(map(len, parts)) <= NAME and len(name) <= PATH
 
 
 def _image(path: Path, number: int, name: str) -> Path:

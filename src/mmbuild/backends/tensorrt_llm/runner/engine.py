@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbuild.backends.base import Answer, Answering, Answers, RunRequest, VerifyRequest
+from mmbuild.backends.base import Answer, Answering, Answers, RunRequest, VerifyRequest, present
 from mmbuild.backends.engine_dir.description import Description
 from mmbuild.backends.tensorrt_llm.runner.infer import InferenceRequest, InferenceResult, infer
 from mmbuild.backends.tensorrt_llm.toolchains.model import Mode
-from mmbuild.base.entries import load_entry
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.gpu import visible_gpus
 from mmbuild.config.load import load
@@ -60,7 +59,7 @@ class UpstreamRunner:
     def run(self, request: RunRequest, show: str) -> None:
         """Run each pair; answers are shown as they arrive."""
         facts = {"toolchain": dict(self.description.toolchain)}
-        load_entry(show)(Answers(self._answers(request), facts=facts), request.show)
+        present(Answers(self._answers(request), facts=facts), request, show)
 
     def verify(self, request: VerifyRequest, compare: str) -> Iterable[str]:
         """Upstream's own accuracy check: its question about its image, compared with the known answer."""
