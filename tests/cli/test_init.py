@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,51 @@ def test_a_model_that_no_family_builds_is_refused(
     assert init("./model", "-o", "a.yaml") == 1
     assert message in capsys.readouterr().err
     assert not Path("a.yaml").exists()
+
+
+def test_a_recipe_that_cannot_be_built_is_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("kept.yaml").write_text("mine")
+    for words in (("-o", "new.yaml"), ("-o", "kept.yaml", "--force")):
+        assert init("Efficient-Large-Model/vila-7B", "--backend", "hf", *words) == 1
+        assert "[MM880]" in capsys.readouterr().err
+    assert not Path("new.yaml").exists()
+    assert Path("kept.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("gigabytes", "verifies"), [(200, True), (20, False)])
+def test_a_comparison_that_does_not_fit_is_a_comment(
+    gigabytes: int, verifies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbuild.core.execution.resources.machine_memory", lambda: gigabytes * 10**9)
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml", "--device", "cuda", "--memory", "80") == 0
+    assert ("verify" in read("a.yaml")) is verifies
+    assert "What is in this picture?" in Path("a.yaml").read_text()
+    assert main(["plan", "a.yaml", "--offline", "--store", "store", "--set", "target.sm=90"]) == 0
+
+
+def test_what_comes_next_is_offline_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml") == 0
+    assert "next: mmbuild plan a.yaml --offline\n" in capsys.readouterr().err
+
+
+def test_the_address_of_a_model_is_not_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "hf://llava-hf/llava-1.5-7b-hf"]) == 1
+    assert "`mmbuild init hf://llava-hf/llava-1.5-7b-hf` writes a recipe for it" in capsys.readouterr().err
+
+
+def test_apply_offline_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # a request would be refused, not forbidden
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml", "--revision", "b" * 40, "--memory", "80") == 0
+    words = ["apply", "a.yaml", "--offline", "--store", "store", "--ignore-estimates"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmbuild", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert (
+        "not complete in the hub cache, and --offline or HF_HUB_OFFLINE forbids asking the hub" in done.stderr
+    )
 
 
 def test_a_directory_outside_the_project_needs_an_option(tmp_path_factory, capsys) -> None:  # type: ignore[no-untyped-def]

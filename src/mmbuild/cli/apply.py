@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from mmbuild.pipeline.options import PlanOptions
     from mmbuild.team.ci.summary import EventStats
 
+_OFFLINE = "HF_HUB_OFFLINE"
 _TIMES_SHOWN = 40
 """Longest table of action times; more lines would not fit on a screen."""
 
@@ -79,12 +83,28 @@ def command(
 
     debug = bool(context.obj and context.obj.get("debug"))
     tally = EventStats()
-    result = _run(planning, applied, tally, as_json=as_json, live=not no_progress and layout == "text")
+    with _hub(offline=bool(planning.request["offline"])):
+        result = _run(planning, applied, tally, as_json=as_json, live=not no_progress and layout == "text")
     _report(planning, result, debug=debug, quiet=as_json)
     if layout == "github":
         github.report(planning.plan, tally, result, map(Path, planning.request["recipes"]))
     if not result.ok:
         sys.exit(1)
+
+
+@contextmanager
+def _hub(*, offline: bool) -> Iterator[None]:
+    """Tell the hub's client in the processes of actions not to go online: they take what is cached."""
+    known = os.environ.get(_OFFLINE)
+    if offline:
+        os.environ[_OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        if offline and known is None:
+            del os.environ[_OFFLINE]
+        elif known is not None:
+            os.environ[_OFFLINE] = known
 
 
 def _from_saved(path: Path, overrides: tuple[str, ...]) -> Planning:

@@ -73,6 +73,7 @@ def command(
       mmbuild init ./my-llava -o recipes/mine.yaml
       mmbuild init Salesforce/blip2-opt-2.7b --device cuda --memory 24 -o -
     """
+    from mmbuild.core.execution.resources import machine_memory
     from mmbuild.pipeline.new_recipe.limits import fitting
     from mmbuild.pipeline.new_recipe.model import ChosenModel, choose, named, relative_source
     from mmbuild.pipeline.new_recipe.text import Wanted, render
@@ -84,13 +85,13 @@ def command(
     path = output or _default_path(title)
     directory = Path() if str(path) == "-" else path.parent
     placed = ChosenModel(relative_source(chosen.main, directory), chosen.vision, chosen.facts, chosen.config)
-    wanted = Wanted(title, backend, machine, is_this)
+    wanted = Wanted(title, backend, machine, machine_memory(), is_this)
     text = render(placed, limits, wanted)
     if str(path) == "-":
         click.echo(text, nl=False)
         return
-    _write(path, text, force=force)
-    _report(path, limits, wanted, offline=offline)
+    before = _write(path, text, force=force)
+    _report(path, before, limits, wanted, offline=offline)
 
 
 def _asked(model: str | None) -> str:
@@ -130,7 +131,8 @@ def _default_path(name: str) -> Path:
     return (directory if directory.is_dir() else Path()) / f"{name}.yaml"
 
 
-def _write(path: Path, text: str, *, force: bool) -> None:
+def _write(path: Path, text: str, *, force: bool) -> bytes | None:
+    """Write the recipe; returns what was there before."""
     from mmbuild.base.errors import MmbuildError
     from mmbuild.core.store.atomic_files import write_whole
 
@@ -140,15 +142,18 @@ def _write(path: Path, text: str, *, force: bool) -> None:
             code="MM191",
             hint="write to another file with -o, or replace it with --force",
         )
+    before = path.read_bytes() if path.exists() else None
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode("utf-8"))
+    return before
 
 
-def _report(path: Path, limits: Limits, wanted: Wanted, *, offline: bool) -> None:
-    """Check the recipe as `validate` does, and say what comes next."""
+def _report(path: Path, before: bytes | None, limits: Limits, wanted: Wanted, *, offline: bool) -> None:
+    """Check the recipe as `validate` does, and say what comes next. One that cannot be built is taken back."""
     from mmbuild.base.diagnostics import render_text
     from mmbuild.base.formatting import size_text
     from mmbuild.cli.output import print_status, use_color
+    from mmbuild.core.store.atomic_files import write_whole
     from mmbuild.pipeline.load import load
     from mmbuild.pipeline.options import PlanOptions
 
@@ -158,13 +163,15 @@ def _report(path: Path, limits: Limits, wanted: Wanted, *, offline: bool) -> Non
         print_status("note: the model is outside the project of the recipe")
     if loaded.diagnostics:
         click.echo(render_text(loaded.diagnostics, color=use_color()), err=True)
+    if any(item.severity == "error" for item in loaded.diagnostics):
+        path.unlink() if before is None else write_whole(path, before)
+        print_status(f"`{path}` is as it was: the recipe for this model could not be built")
+        sys.exit(1)
     click.echo(f"wrote {path}")
     if not limits.fits:
         print_status(
             f"note: the smallest engine takes about {size_text(limits.needs.total)}, "
             f"and the {wanted.machine.device} device has {size_text(wanted.machine.memory)}"
         )
-    if any(item.severity == "error" for item in loaded.diagnostics):
-        print_status(f"correct {path}, then run `mmbuild validate {path}`")
-        sys.exit(1)
-    print_status(f"next: mmbuild plan {path}{option}\n      mmbuild apply {path}{option}")
+    online = " --offline" if offline else ""
+    print_status(f"next: mmbuild plan {path}{option}{online}\n      mmbuild apply {path}{option}")

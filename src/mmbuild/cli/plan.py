@@ -65,7 +65,9 @@ def command(
 
 def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> None:
     """Print a plan with its cost, as text or JSON; with ``explain``, first how derived numbers are computed."""
-    from mmbuild.core.execution.resources import machine_cores
+    from mmbuild.base.formatting import size_text
+    from mmbuild.cli.output import print_status
+    from mmbuild.core.execution.resources import machine_cores, machine_memory
     from mmbuild.core.graph.cost import cost_of
     from mmbuild.core.graph.plan_text import plan_text
     from mmbuild.core.store.action_cache import load_cache
@@ -82,6 +84,11 @@ def print_plan(planning: Planning, *, as_json: bool, explain: bool = False) -> N
     click.echo(plan_text(planning.plan, cost), nl=False)
     if planning.plan.changes:
         click.echo(_running_text(planning.prepared.running), nl=False)
+    if cost.memory > machine_memory():
+        print_status(
+            f"note: {cost.largest} needs about {size_text(cost.memory)} of memory, and this machine has "
+            f"{size_text(machine_memory())}: apply refuses that (MM312)"
+        )
 
 
 def _running_text(running: Mapping[str, str]) -> str:

@@ -140,6 +140,14 @@ def _refuse(
     return None
 
 
+def _model_hint(path: Path) -> str | None:
+    """A hint if the path is the address of a model."""
+    scheme, _, rest = str(path).partition(":/")  # a path has no double slashes
+    if scheme not in ("hf", "http", "https", "dummy"):
+        return None
+    return f"that is a model: `mmbuild init {scheme}://{rest}` writes a recipe for it"
+
+
 def _text(path: Path, reference: YamlNode | None, document: Document) -> str | None:
     try:
         inside = None if reference is None or document.allow_outside else [document.root]
@@ -151,7 +159,7 @@ def _text(path: Path, reference: YamlNode | None, document: Document) -> str | N
         problem, hint = f"is not UTF-8 text (byte {error.start})", "save the file as UTF-8"
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
-        hint = _neighbour(path)
+        hint = _model_hint(path) or _neighbour(path)
     except ValueError:
         problem, hint = "is not a usable path", "remove the NUL character"
     message = f"recipe `{_label(path)}` {problem}"

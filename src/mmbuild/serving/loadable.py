@@ -23,7 +23,7 @@ def require_loadable(build: Path, description: Description) -> None:
     command = own_server(build, description)
     if command is not None:
         raise UsageError(
-            f"`{build}` has backend {description.backend}, whose engines have their own server",
+            f"`{build}` has backend {description.backend}, and other programs serve what that builds",
             code="MM873",
-            hint=f"run `{command}` in the environment of that backend, if its version has this command",
+            hint=f"run `{command}` where that server is installed",
         )

@@ -43,6 +43,7 @@ class PlanCost:
         download: Bytes from the network.
         disk: Bytes of results.
         memory: The most host memory of one action, bytes.
+        largest: The label of that action.
         gpu_memory: The most memory of one action on a GPU, bytes.
     """
 
@@ -52,6 +53,7 @@ class PlanCost:
     disk: int
     memory: int
     gpu_memory: int
+    largest: str = ""
 
     def text(self) -> str:
         """Two lines; empty if nothing runs."""
@@ -85,6 +87,7 @@ def cost_of(plan: Plan, cache: ActionCache, cores: int) -> PlanCost:
         download=sum(need.download for need in needs),
         disk=sum(need.disk for need in needs),
         memory=max((need.memory for need in needs), default=0),
+        largest=max(actions, key=lambda action: action.resources.memory).label if actions else "",
         gpu_memory=max((need.gpu_memory for need in needs), default=0),
     )
 

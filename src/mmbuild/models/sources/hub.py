@@ -274,9 +274,9 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         raise _refused(where, error) from error
     except errors.OfflineModeIsEnabled as error:
         raise SourceError(
-            f"{where}: not complete in the hub cache, and HF_HUB_OFFLINE disables access to the hub",
+            f"{where}: not complete in the hub cache, and --offline or HF_HUB_OFFLINE forbids asking the hub",
             code="MM422",
-            hint="go online once, or set HF_HOME to a cache that contains it",
+            hint="run once without it, or set HF_HOME to a cache that contains the model",
         ) from error
     except (httpx.TransportError, OSError) as error:
         raise _unreachable(where, error) from error

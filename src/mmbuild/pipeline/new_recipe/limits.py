@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmbuild.backends.lowering import estimate
 from mmbuild.backends.lowering.running_memory import RunningMemory, running_memory
 from mmbuild.models.families import family
 from mmbuild.models.families.facts import ModelFacts
@@ -43,6 +44,7 @@ class Limits:
         text: Tokens of text that a prompt has room for.
         needs: What the engine takes.
         fits: Whether that is within the machine's memory.
+        verify_memory: Bytes of host memory that comparing the engine with the model takes.
     """
 
     dtype: str
@@ -53,17 +55,19 @@ class Limits:
     text: int
     needs: RunningMemory
     fits: bool
+    verify_memory: int
 
 
 def fitting(facts: ModelFacts, config: Mapping[str, Any], machine: Machine) -> Limits:
     """The least quantized engine that fits, for as many prompts together as fit; the smallest if none does."""
     dtype = _dtype(facts, config, machine.device)
     text, prompt, answer = _lengths(facts)
+    verifying = estimate.sizes([facts.llm, *filter(None, [facts.encoder])], dtype, "none").verify_memory
     found: Limits | None = None
     for quantization, batch in _candidates(facts, machine.device):
         needs = running_memory(facts, dtype, quantization, batch, prompt, answer)
         fits = not machine.memory or needs.total <= _SHARE * machine.memory
-        found = Limits(dtype, quantization, batch, prompt, answer, text, needs, fits)
+        found = Limits(dtype, quantization, batch, prompt, answer, text, needs, fits, verifying)
         if fits:
             return found
     assert found is not None

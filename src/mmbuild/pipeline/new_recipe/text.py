@@ -25,12 +25,14 @@ class Wanted:
         name: Name of the build.
         backend: ``engine.backend``.
         machine: Where the engine is to run.
+        host_memory: Bytes of this machine's memory.
         is_this_machine: Whether that is this machine, so that ``target`` need not say it.
     """
 
     name: str
     backend: str
     machine: Machine
+    host_memory: int
     is_this_machine: bool = True
 
 
@@ -47,7 +49,7 @@ def render(model: ChosenModel, limits: Limits, wanted: Wanted) -> str:
         *([] if wanted.is_this_machine else ["target:", f"  device: {wanted.machine.device}"]),
         "engine:",
         *_engine(model, limits, wanted),
-        *_verify(model),
+        *_verify(model, fits=limits.verify_memory <= wanted.host_memory, memory=limits.verify_memory),
     ]
     return "\n".join(lines) + "\n"
 
@@ -85,8 +87,14 @@ def _engine(model: ChosenModel, limits: Limits, wanted: Wanted) -> Iterator[str]
     yield f"  # Takes about {size_text(needs.total)}{memory} of memory to run: {needs.text()}."
 
 
-def _verify(model: ChosenModel) -> Iterator[str]:
-    yield "verify:"
+def _verify(model: ChosenModel, *, fits: bool, memory: int) -> Iterator[str]:
+    lines = ["verify:", *_questions(model)]
+    if not fits:
+        yield f"# Comparing with transformers takes about {size_text(memory)} of memory, more than this machine has:"
+    yield from (line if fits else f"# {line}" for line in lines)
+
+
+def _questions(model: ChosenModel) -> Iterator[str]:
     yield "  # images: [picture.png]             # yours, relative to this file; without them pictures are generated"
     if not family(model.facts.family).TRAITS.cross_attention:
         yield "  prompts:"
