@@ -178,6 +178,12 @@ def test_what_comes_next_is_offline_too(capsys: pytest.CaptureFixture[str]) -> N
     assert "next: mmbuild plan a.yaml --offline\n" in capsys.readouterr().err
 
 
+def test_a_lock_says_what_it_could_not_pin_offline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("llava-hf/llava-1.5-7b-hf", "-o", "a.yaml") == 0
+    assert main(["lock", "a.yaml", "--offline", "--store", "store"]) == 0
+    assert "`llava-hf/llava-1.5-7b-hf` is not pinned" in capsys.readouterr().err
+
+
 def test_the_address_of_a_model_is_not_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "hf://llava-hf/llava-1.5-7b-hf"]) == 1
     assert "`mmbuild init hf://llava-hf/llava-1.5-7b-hf` writes a recipe for it" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from mmbuild.cli import options
 if TYPE_CHECKING:
     from mmbuild.core.store.layout import Store
     from mmbuild.pipeline.options import PlanOptions
+    from mmbuild.team.lockfile.make import LockedPlan
 
 _PARTS = ("model", "packages", "target", "all")
 
@@ -92,6 +93,7 @@ def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, 
     result = make(recipe, store, request, known=known, update=parts)
     if result.findings:
         print_status(render_text(result.findings).rstrip())
+    _note_open(result)
     changes = differences(known, result.lock) if known is not None else ()
     if known is not None and not changes:
         print_status(f"{path}: unchanged")
@@ -100,3 +102,17 @@ def _write(recipe: Path, store: Store, request: PlanOptions, update: tuple[str, 
         for item in changes:
             print_status(f"  {item}")
     click.echo(str(path))
+
+
+def _note_open(result: LockedPlan) -> None:
+    """Say which sources stay open, because their commits are unknown without the hub."""
+    from mmbuild.cli.output import print_status
+
+    actions = [action for graph in result.graphs for action in graph.actions]
+    unknown = {
+        str(action.params["repo"])
+        for action in actions
+        if "commit" in action.params and not action.params["commit"]
+    }
+    for repo in sorted(unknown):
+        print_status(f"note: `{repo}` is not pinned, because its commit is unknown offline: lock it online")
