@@ -15,16 +15,16 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # With more random shapes and precisions of each family: ten minutes more.
 test-all: $(STAMP)
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m ''
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m ''
 
 # Minutes: the tests that compile nothing and take little time.
 check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
-	$(BIN)/pytest -n 2 --dist loadfile -q -m 'not slow and not extended' --hypothesis-profile quick
+	$(BIN)/pytest -n 4 --dist loadfile -q -m 'not slow and not extended' --hypothesis-profile quick
 
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py
