@@ -26,8 +26,11 @@ check: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 	$(BIN)/pytest -n 4 --dist loadfile -q -m 'not slow and not extended' --hypothesis-profile quick
 
+# Generated pages, and the site in site/; a link that leads nowhere fails.
 docs: $(STAMP)
 	$(BIN)/python tools/make_docs.py
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 fuzz: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tools/fuzz.py --seconds $(SECONDS) --seed $(SEED)

@@ -1,5 +1,5 @@
-"""Write what follows from code and data: docs/{recipe,diagnostics,traps,limits}.md, tables in docs/toolchains.md and
-docs/generation-settings.md, and recipes/schema.json.
+"""Write what follows from code and data: docs/{recipe,commands,diagnostics,traps,limits}.md, tables in
+docs/toolchains.md and docs/generation-settings.md, and recipes/schema.json.
 
 python tools/make_docs.py          writes them
 python tools/make_docs.py --check  exits with 1 where one is not what it would write
@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from commands_page import commands_page
 from limits_page import limits_page
 from mmbuild.base.codes import codes
 from mmbuild.models.families import MODULES, Traits, family
@@ -176,6 +177,7 @@ def pages() -> dict[Path, str]:
     """Every generated file and what it should hold."""
     return {
         ROOT / "docs/recipe.md": recipe_page(),
+        ROOT / "docs/commands.md": commands_page(),
         ROOT / "docs/diagnostics.md": diagnostics_page(),
         ROOT / "docs/toolchains.md": with_tables(_read("docs/toolchains.md")),
         ROOT / "docs/traps.md": trap_page(),

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
-from mmbuild.cli import _group
+from mmbuild.cli import command_group
 from mmbuild.cli.options import APPLY_OPTIONS
 from mmbuild.core.execution.options import ApplyOptions
 from support.pages import PAGES, ROOT, blocks, mmbuild_commands
 
-cli = _group()
+cli = command_group()
 COMMANDS = [command for page in PAGES for command in mmbuild_commands(page)]
 
 

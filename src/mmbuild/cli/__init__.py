@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if debug:
         words.remove("--debug")
     return run_guarded(
-        lambda: _group().main(words, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
+        lambda: command_group().main(words, prog_name="mmbuild", standalone_mode=False, obj={"debug": debug}),
         debug=debug,
     )
 
@@ -125,7 +125,8 @@ def _after_separator(words: list[str]) -> bool:
     return "--" in words and words.index("--") < words.index("--debug")
 
 
-def _group() -> click.Group:
+def command_group() -> click.Group:
+    """The command ``mmbuild``."""
     import click
 
     from mmbuild._version import __version__
