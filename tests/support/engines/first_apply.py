@@ -52,7 +52,10 @@ class Tool:
         """Step -> verdict, from the text of the plan."""
         text = self.run("plan", *arguments, *self.places).stdout
         found = re.findall(rf"^({'|'.join(Verdict)}) +{NAME}/(\w+) ", text, flags=re.M)
-        assert len(found) == len(text.splitlines()) - 1, text
+        # A line for each action, then the counts, and what they cost.
+        counts = re.compile(r"\d+ (to|up|unknown) .*|everything is up to date .*")
+        (end,) = [number for number, line in enumerate(text.splitlines()) if counts.fullmatch(line)]
+        assert len(found) == end, text
         return {step: verdict for verdict, step in found}
 
     def apply(self, *arguments: object) -> list[str]:
