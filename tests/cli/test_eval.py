@@ -15,6 +15,7 @@ from mmbuild.cli import main
 from mmbuild.cli.eval import receive
 from mmbuild.evaluation.answers.document import as_text
 from mmbuild.models.errors import EngineError
+from support import TESTS
 from support.engines import demo as demo_engines
 from support.engines.loaded import demo_directory
 from support.evaluated import question, result
@@ -224,7 +225,8 @@ def test_an_interrupt_on_a_terminal(ranks: int, tmp_path: Path) -> None:
 def environment() -> dict[str, str]:
     import os
 
-    return {**os.environ, "NO_COLOR": "1"}
+    places = os.pathsep.join([str(TESTS.parent / "src"), str(TESTS)])
+    return {**os.environ, "NO_COLOR": "1", "PYTHONPATH": places}
 
 
 @pytest.mark.slow
