@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbuild._version import __version__
+from mmbuild.base.documents import Kind
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import (
     any_value,
@@ -24,7 +25,7 @@ from mmbuild.base.field_checks import (
     text,
     word,
 )
-from mmbuild.base.files import FileRefusedError, read_beginning, read_object
+from mmbuild.base.files import FileRefusedError, read_beginning
 from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.evaluation.answers.scores import SCORES, scores_of
 from mmbuild.evaluation.statistics import Estimate, bootstrap_mean
@@ -154,26 +155,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ResultError: MM894, it is not one, is damaged, or has another version.
     """
-    try:
-        content = read_object(path, MEASUREMENTS)
-    except FileRefusedError as error:
-        raise _unreadable(path, error.problem) from None
-    except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror}") from None
-    if content.get("format") != FORMAT:
-        raise _unreadable(path, "is not a result of `mmbuild eval`")
-    if content.get("version") != VERSION:
-        shown = str(content.get("version"))[:40]
-        raise _unreadable(path, f"has version {shown}, but this mmbuild reads version {VERSION}")
-    problem = _DOCUMENT(content, "")
-    if problem is not None:
-        raise _unreadable(path, f"is damaged: {problem}")
-    return content
+    return Kind(FORMAT, VERSION, "mmbuild eval", _DOCUMENT, MEASUREMENTS, _unreadable).read(path)
 
 
-def _unreadable(path: Path, problem: str) -> ResultError:
+def _unreadable(problem: str) -> ResultError:
     return ResultError(
-        f"`{path}` {problem}",
+        problem,
         code="MM894",
         hint="evaluate again with `mmbuild eval BUILD --data FILE -o FILE`",
     )

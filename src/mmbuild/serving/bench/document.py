@@ -11,6 +11,7 @@ from typing import Any
 
 from mmbuild._version import __version__
 from mmbuild.base import host
+from mmbuild.base.documents import Kind
 from mmbuild.base.errors import MmbuildError
 from mmbuild.base.field_checks import (
     Check,
@@ -26,7 +27,6 @@ from mmbuild.base.field_checks import (
     text,
     word,
 )
-from mmbuild.base.files import FileRefusedError, read_object
 from mmbuild.base.gpu import visible_gpus
 from mmbuild.base.limits import MEASUREMENTS
 from mmbuild.serving.bench.load import KINDS, Extent, Load
@@ -183,26 +183,12 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ResultError: MM865, it is not one, is damaged, or has another version.
     """
-    try:
-        content = read_object(path, MEASUREMENTS)
-    except FileRefusedError as error:
-        raise _unreadable(path, error.problem) from None
-    except OSError as error:
-        raise _unreadable(path, f"cannot be read: {error.strerror}") from None
-    if content.get("format") != FORMAT:
-        raise _unreadable(path, "is not a result of `mmbuild bench`")
-    if content.get("version") != VERSION:
-        shown = str(content.get("version"))[:40]
-        raise _unreadable(path, f"has version {shown}, but this mmbuild reads version {VERSION}")
-    problem = _DOCUMENT(content, "")
-    if problem is not None:
-        raise _unreadable(path, f"is damaged: {problem}")
-    return content
+    return Kind(FORMAT, VERSION, "mmbuild bench", _DOCUMENT, MEASUREMENTS, _unreadable).read(path)
 
 
-def _unreadable(path: Path, problem: str) -> ResultError:
+def _unreadable(problem: str) -> ResultError:
     return ResultError(
-        f"`{path}` {problem}",
+        problem,
         code="MM865",
         hint="measure again with `mmbuild bench -o FILE`, or name a build",
     )
