@@ -159,7 +159,7 @@ def grouping(engine):
 
 def test_whole_prompts_are_read_together_as_many_as_may_be(engine, grouping) -> None:
     asked = [Asked(place, place, tokens=2) for place in (1, 20, 40)]
-    first = Asked(3, tokens=2)
+    first = Asked(3, 3, tokens=2)
     held(engine, grouping, first, *asked)
     assert [one.end().tokens for one in (first, *asked)] == [(4, 5), (2, 3), (21, 22), (41, 42)]
     reads = [counts for verb, counts, _ in engine.session.calls if verb == "prefill"]

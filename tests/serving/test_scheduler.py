@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbuild.serving.scheduler import QueueFullError, Scheduler, Turn
+from mmbuild.serving.scheduler import QueueFullError, Reading, Scheduler, Turn, groups
 
 
 def run(scheduler: Scheduler, turn: Turn) -> None:
@@ -135,3 +135,18 @@ def test_all_are_answered_in_order_with_a_token_every_turn(arrivals, slots, most
                 scheduler.remove(key)
     assert started == list(range(len(arrivals)))
     assert (scheduler.running, scheduler.waiting) == (0, 0)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.booleans()), max_size=12), st.integers(1, 4)
+)
+def test_whole_prompts_are_grouped_and_pieces_are_by_themselves(pieces, most):
+    readings = [Reading(key, key, first, count, last) for key, (first, count, last) in enumerate(pieces)]
+    found = list(groups(readings, most))
+    assert [one for group in found for one in group] == readings
+    assert all(1 <= len(group) <= most for group in found)
+    assert all(one.last and not one.first for group in found if len(group) > 1 for one in group)
+    assert all(
+        max(one.count for one in group) * len(group) <= 1.25 * sum(one.count for one in group)
+        for group in found
+    )

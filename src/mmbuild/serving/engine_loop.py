@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,64 +23,16 @@ from mmbuild.backends.torch.host_copy import HostCopy
 from mmbuild.base.errors import MmbuildError
 from mmbuild.models.errors import EngineError
 from mmbuild.serving.flight import Flight, next_inputs
-from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece, TokenLogprob
-from mmbuild.serving.scheduler import Reading, Scheduler, Turn
+from mmbuild.serving.jobs import Done, Failed, Finish, Job, Piece
+from mmbuild.serving.scheduler import Reading, Scheduler, Turn, groups
 from mmbuild.serving.sequence import AnswerState
+from mmbuild.serving.under_way import Answering, ChosenToken, Row, drawn
 
 _log = logging.getLogger(__name__)
 _SMALLEST_PIECE = 16
 _RECENT = 64
 # More prompts together take hardly less time each (7B, 603 tokens: 14 ms of 18), and first tokens come later.
 _TOGETHER = 4
-
-
-@dataclass(slots=True)
-class _Answering:
-    """A job on its way.
-
-    Attributes:
-        job: The job.
-        arrived: When it was submitted.
-        started: When it got a slot.
-        prompt: Ids for the session; known once the pictures have been seen.
-        table: The session's prompt table, or features.
-        sequence: The answer; exists once the prompt is known.
-        token: The last token that the host knows, to be decoded next.
-        ended: Whether all of its tokens are known.
-    """
-
-    job: Job
-    arrived: float
-    started: float = 0.0
-    prompt: list[int] | None = None
-    table: Tensor | None = None
-    sequence: AnswerState | None = None
-    token: int = -1
-    ended: bool = False
-
-    @property
-    def needs_more_than_one(self) -> bool:
-        """Whether the answer may have more tokens than one that is under way."""
-        return self.sequence is None or len(self.sequence.ids) + 1 < self.job.stopping.max_new_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """A token that was chosen, and whose text is still to be made.
-
-    Attributes:
-        key: The request.
-        job: Its job.
-        token: The token; None: an end token, which has no text.
-        logprobs: Its log probability, if that is wanted.
-        reason: Why the answer ends with it, if it does.
-    """
-
-    key: int
-    job: _Answering
-    token: int | None
-    logprobs: tuple[TokenLogprob, ...]
-    reason: Finish | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +87,7 @@ class EngineLoop:
         on_gpu = engine.session.device == "cuda"
         together = (_TOGETHER if on_gpu else 1) if together is None else together
         self._scheduler = Scheduler(engine.config.max_batch_size, queue, together)
-        self._jobs: dict[int, _Answering] = {}
+        self._jobs: dict[int, Answering] = {}
         self._keys = itertools.count()
         # Guards everything above; the engine is used outside of it.
         self._changed = threading.Condition()
@@ -144,7 +96,7 @@ class EngineLoop:
         self._overlap = on_gpu if overlap is None else overlap
         self._flight: Flight | None = None
         # Tokens whose text is still to be made.
-        self._unsaid: deque[_Token] = deque()
+        self._unsaid: deque[ChosenToken] = deque()
         self._reading_rate = 0.0  # tokens a second
         self._services: deque[float] = deque(maxlen=_RECENT)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -186,7 +138,7 @@ class EngineLoop:
                 raise EngineError("the server is shutting down", code="MM871", hint="ask another server")
             key = next(self._keys)
             self._scheduler.add(key, max(1, len(job.request.ids)))
-            self._jobs[key] = _Answering(job, self._clock())
+            self._jobs[key] = Answering(job, self._clock())
             self._changed.notify()
             return key
 
@@ -243,7 +195,7 @@ class EngineLoop:
     def _run(self) -> None:
         while (turn := self._next_turn()) is not None:
             began = self._clock()
-            for readings in _groups(turn.reading, self._scheduler.together):
+            for readings in groups(turn.reading, self._scheduler.together):
                 self._read_guarded(readings)
             decoding = [(key, slot) for key, slot in turn.decoding if key in self._jobs]
             if decoding:
@@ -340,7 +292,7 @@ class EngineLoop:
             for one, _ in known:
                 self._scheduler.read(one)
 
-    def _begin(self, jobs: Sequence[_Answering], now: float) -> None:
+    def _begin(self, jobs: Sequence[Answering], now: float) -> None:
         """See the pictures of jobs whose prompts are read together."""
         if not jobs:
             return
@@ -368,7 +320,7 @@ class EngineLoop:
                 job.sequence is not None and job.sequence.steps_ahead for _, _, job in jobs
             ):
                 rows = self._shaped(keys, logits)
-                self._flight = Flight(tuple(key for key, _, _ in rows), HostCopy(_drawn(rows, logits)))
+                self._flight = Flight(tuple(key for key, _, _ in rows), HostCopy(drawn(rows, logits)))
         if flight is not None:
             self._land(flight)
         self._say()
@@ -386,14 +338,14 @@ class EngineLoop:
         """Choose the next tokens from logits float32 [n, vocab], one row for each key, and report them."""
         rows = self._shaped(keys, logits)
         if rows:
-            for (key, job, shaped), token in zip(rows, _drawn(rows, logits).tolist(), strict=True):
+            for (key, job, shaped), token in zip(rows, drawn(rows, logits).tolist(), strict=True):
                 self._take(key, job, token, shaped)
         if not self._overlap:
             self._say()
 
-    def _shaped(self, keys: list[int], logits: Tensor) -> list[_Row]:
+    def _shaped(self, keys: list[int], logits: Tensor) -> list[Row]:
         """Logits float32 [n, vocab], one row for each key, by the settings of each request."""
-        rows: list[_Row] = []
+        rows: list[Row] = []
         for key, own in zip(keys, logits.split(1), strict=True):
             job = self._jobs.get(key)
             if job is None or job.sequence is None:
@@ -404,14 +356,14 @@ class EngineLoop:
                 self._fail(key, error)
         return rows
 
-    def _take(self, key: int, job: _Answering, token: int, logits: Tensor | None) -> None:
+    def _take(self, key: int, job: Answering, token: int, logits: Tensor | None) -> None:
         """Note a token. An answer that ends with it gives up its slot."""
         assert job.sequence is not None
         job.token = token
         known = len(job.sequence.ids)
         logprobs, reason = job.sequence.take(token, logits)
         has_text = len(job.sequence.ids) > known
-        self._unsaid.append(_Token(key, job, token if has_text else None, logprobs, reason))
+        self._unsaid.append(ChosenToken(key, job, token if has_text else None, logprobs, reason))
         if reason is not None:
             job.ended = True
             with self._changed:
@@ -431,7 +383,7 @@ class EngineLoop:
         for send in sends:
             send()
 
-    def _say_token(self, said: _Token) -> None:
+    def _say_token(self, said: ChosenToken) -> None:
         assert said.job.sequence is not None
         reason = said.reason
         if said.token is not None:
@@ -441,7 +393,7 @@ class EngineLoop:
         if reason is not None:
             self._finish(said.key, said.job, reason)
 
-    def _finish(self, key: int, job: _Answering, reason: Finish) -> None:
+    def _finish(self, key: int, job: Answering, reason: Finish) -> None:
         assert job.sequence is not None
         rest, text = job.sequence.finish()
         now = self._clock()
@@ -464,39 +416,6 @@ class EngineLoop:
             known = self._jobs.pop(key, None) is not None
             self._scheduler.remove(key)
             return known
-
-
-def _groups(readings: Sequence[Reading], most: int) -> Iterator[Sequence[Reading]]:
-    """Whole prompts, as many as may be read together, and pieces of prompts by themselves; in their order."""
-    group: list[Reading] = []
-    for one in readings:
-        whole = one.last and not one.first
-        if group and (len(group) == most or not whole):
-            yield group
-            group = []
-        if whole:
-            group.append(one)
-        else:
-            yield [one]
-    if group:
-        yield group
-
-
-_Row = tuple[int, _Answering, Tensor]
-"""A request, and the logits of its next token, float32 [1, vocab]."""
-
-
-def _drawn(rows: Sequence[_Row], logits: Tensor) -> Tensor:
-    """The next token of each row, int64 [n]; ``logits`` [n, vocab] are those that the rows were made of."""
-    parts = [shaped for _, _, shaped in rows]
-    unchanged = len(parts) == len(logits) and all(
-        part.data_ptr() == own.data_ptr() for part, own in zip(parts, logits, strict=True)
-    )
-    drawn = (logits if unchanged else torch.cat(parts)).argmax(-1)
-    for place, (_, job, shaped) in enumerate(rows):
-        if job.sequence is not None and not job.sequence.is_greedy:
-            drawn[place : place + 1] = job.sequence.draw(shaped)
-    return drawn
 
 
 def _as_reported(error: Exception) -> MmbuildError:

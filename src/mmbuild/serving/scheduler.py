@@ -8,10 +8,12 @@ request that has started gets a token every turn, and waits for no more than tha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from mmbuild.base.errors import MmbuildError
+
+_MOST_PADDING = 0.25
 
 
 class QueueFullError(MmbuildError):
@@ -161,3 +163,28 @@ class Scheduler:
     def _release(self, slot: int) -> None:
         # The lowest free slot first: the engine steps through all rows up to the highest in use.
         self._free = sorted([*self._free, slot])
+
+
+def groups(readings: Sequence[Reading], most: int) -> Iterator[Sequence[Reading]]:
+    """Whole prompts of about the same length, as many as may be read together; pieces of prompts by themselves.
+
+    All in their order.
+    """
+    group: list[Reading] = []
+    for one in readings:
+        whole = one.last and not one.first
+        if group and (len(group) == most or not whole or _padding([*group, one]) > _MOST_PADDING):
+            yield group
+            group = []
+        if whole:
+            group.append(one)
+        else:
+            yield [one]
+    if group:
+        yield group
+
+
+def _padding(readings: Sequence[Reading]) -> float:
+    """Tokens that are computed for nothing, as a share of the others: prompts are padded to the longest."""
+    counts = [one.count for one in readings]
+    return len(counts) * max(counts) / sum(counts) - 1
