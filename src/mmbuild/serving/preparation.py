@@ -1,8 +1,8 @@
 """Prepares requests in other processes: from the bytes of a body to token ids and pixels.
 
-Reading a picture of a request, its JSON included, keeps the interpreter busy for some 10 ms. On a GPU the thread that
-launches kernels needs the interpreter hundreds of times a step; with 32 clients the two would hold each other up.
-Whatever a picture does to a library that opens it happens away from the engine, too.
+Preparing a request keeps the interpreter busy for milliseconds, and on a GPU the thread that launches kernels needs
+it all the time. Whatever a picture does to a library that opens it happens away from the engine, too. Sending a
+request to another process costs time as well: section serving_cuda of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -154,9 +154,9 @@ class Fp8Linear(RankLinear):
 
     weight float8_e4m3fn [out, in]. On the CPU inputs are not rounded. The factors are float32 [1].
 
-    Whole prompts of engines in 16 bits are multiplied in float8 by cuBLAS, whose sums are added up in float32 every
-    128 inputs (errors of 2e-4 of the largest sum, measured on an H200; without that 5e-3). Engines in float32, and
-    sizes that cuBLAS does not take, widen the weights.
+    Whole prompts of engines in 16 bits are multiplied in float8 by cuBLAS without its fast accumulation (errors of
+    2e-4 of the largest sum, measured on an H200; with it 5e-3). Engines in float32, and sizes that cuBLAS does not
+    take, widen the weights.
     """
 
     def __init__(
