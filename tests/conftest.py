@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -69,3 +70,18 @@ def pytest_collection_finish() -> None:
     """Collect garbage of the tests alone, which takes an eighth of their time otherwise."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _examples_stay_untouched() -> Iterator[None]:
+    """A hard link or another mode is enough for builds of other processes to refuse what they are reading."""
+    before = _changed_at()
+    yield
+    after = _changed_at()
+    assert [path for path in before if after.get(path) != before[path]] == []
+
+
+def _changed_at() -> dict[str, int]:
+    """ctime of each file of the demo models, in ns."""
+    models = ROOT / "examples" / "models"
+    return {str(path): path.stat().st_ctime_ns for path in sorted(models.rglob("*")) if path.is_file()}

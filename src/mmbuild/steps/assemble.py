@@ -60,7 +60,7 @@ def run(context: StepContext) -> None:
     for part in ("visual", "visual_weights"):
         if part in inputs:
             _link_files(inputs[part], out / description.VISUAL)
-    link_processor(inputs, out / description.PROCESSOR)
+    copy_processor(inputs, out / description.PROCESSOR)
     description.write(out, _description(context, llm, visual))
 
 
@@ -83,9 +83,11 @@ def _link_checkpoint(checkpoint: Path, out: Path, component: str, llm: Mapping[s
     return stored
 
 
-def link_processor(sources: Mapping[str, Path], out: Path) -> None:
-    """Link or copy the files that a processor is loaded from: everything except weights, with the same
-    subdirectories.
+def copy_processor(sources: Mapping[str, Path], out: Path) -> None:
+    """Copy the files that a processor is loaded from: everything except weights, with the same subdirectories.
+
+    They are copied, not linked: a hard link to a file of the user changes its ctime, and other builds that read it
+    at that moment would report that it was written to.
 
     Args:
         sources: Directories by name; uses ``model`` and ``vision`` (optional).
@@ -93,18 +95,15 @@ def link_processor(sources: Mapping[str, Path], out: Path) -> None:
     """
     for source, below in (("model", "."), ("vision", "vision")):
         if source in sources:
-            _link_small(sources[source], out / below)
+            _copy_small(sources[source], out / below)
 
 
-def _link_small(model: Path, out: Path) -> None:
+def _copy_small(model: Path, out: Path) -> None:
     for path in sorted(model.rglob("*")):
         if path.name in SMALL and path.is_file():
             destination = out / path.relative_to(model)
-            if path.is_symlink():
-                destination.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, destination)
-            else:
-                link(path, destination)
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, destination)
 
 
 def _description(

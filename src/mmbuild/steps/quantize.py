@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmbuild.core.steps.context import StepContext
 from mmbuild.models.checkpoint.quantize import quantize_checkpoint
 from mmbuild.models.families.facts import read_llm
-from mmbuild.steps.assemble import link_processor
+from mmbuild.steps.assemble import copy_processor
 
 if TYPE_CHECKING:
     from mmbuild.base.progress import Progress
@@ -102,7 +102,7 @@ def calibration_inputs(context: StepContext) -> dict[str, Any]:
         locators["data"] = str(context.inputs["data"] / DATA_FILE)
     device = str(context.target.get("device", "cpu"))
     with tempfile.TemporaryDirectory(dir=context.out.parent) as files:
-        link_processor(sources, Path(files))
+        copy_processor(sources, Path(files))
         requests = _requests(params, Path(files), locators, context.progress)
     return {
         "sources": sources,
