@@ -15,12 +15,30 @@ from benchmarks.real_decoder.forms import FORMS, OTHERS, Form
 from benchmarks.real_decoder.texts import SAMPLES, inputs, read_samples
 
 
+def _decoder(*names: str) -> list[str]:
+    return [f"re:.*language_model.*{name}$" for name in names]
+
+
+_SCALED = (
+    (_decoder("input_layernorm")[0], _decoder("q_proj", "k_proj", "v_proj")),
+    (_decoder("post_attention_layernorm")[0], _decoder("gate_proj", "up_proj")),
+    (_decoder("v_proj")[0], _decoder("o_proj")),
+    (_decoder("up_proj")[0], _decoder("down_proj")),
+)
+"""What scales are folded into, and the layers that have them: llm-compressor's defaults for a LLaMA (SmoothQuant has
+the first two). These match the tower's layers too, unless they say which model is meant."""
+
+
 def write(model: Path, samples: Path, to: Path, form: Form) -> None:
     """Quantize ``model`` on the samples of ``samples`` (JSONL), and write the checkpoint to ``to``."""
     from datasets import Dataset
     from llmcompressor import oneshot
     from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+    if (
+        not torch.accelerator.is_available()
+    ):  # its AWQ pins memory for copies to one, whether there is one or not
+        torch.Tensor.pin_memory = lambda tensor, *_: tensor  # type: ignore[method-assign, assignment]
     processor = AutoProcessor.from_pretrained(model)
     prepared = [inputs(processor, sample) for sample in read_samples(samples)]
     rows = [{name: value.tolist() for name, value in item.items()} for item in prepared]
@@ -60,21 +78,25 @@ def modifiers(form: Form) -> list[Any]:
     """llm-compressor's recipe: its defaults, but for the format and SmoothQuant's strength, 0.5 as in the paper."""
     from llmcompressor.modifiers.gptq import GPTQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
-    from llmcompressor.modifiers.transform.awq import AWQModifier
+    from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+    from llmcompressor.modifiers.transform.smoothquant.utils import LayerMap
 
     scheme = {"targets": ["Linear"], "weights": dict(form.weights)}
     if form.inputs is not None:
         scheme["input_activations"] = dict(form.inputs)
     how = {"config_groups": {"group_0": scheme}, "ignore": list(OTHERS)}
-    if form.modifier == "gptq":
-        return [GPTQModifier(**how)]
-    before = {
-        None: list,
-        "awq": lambda: [AWQModifier(**how)],
-        "smoothquant": lambda: [SmoothQuantModifier(smoothing_strength=0.5, ignore=list(OTHERS))],
-    }[form.modifier]()
-    return [*before, QuantizationModifier(**how)]
+    before: dict[str | None, list[Any]] = {
+        "awq": [AWQModifier(mappings=[AWQMapping(smooth, balanced) for smooth, balanced in _SCALED])],
+        "smoothquant": [
+            SmoothQuantModifier(
+                smoothing_strength=0.5,
+                mappings=[LayerMap(balanced, smooth) for smooth, balanced in _SCALED[:2]],
+            )
+        ],
+    }
+    rounding = GPTQModifier if form.modifier == "gptq" else QuantizationModifier
+    return [*before.get(form.modifier, []), rounding(**how)]
 
 
 if __name__ == "__main__":

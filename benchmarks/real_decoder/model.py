@@ -44,7 +44,9 @@ def write(to: Path, demo: Path) -> None:
     decoder = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
     decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    del decoder.config.quantization_config  # the reader's note that the file was a GGUF; weights are float32 now
+    del (
+        decoder.config.quantization_config
+    )  # the reader's note that the file was a GGUF; weights are float32 now
 
     tower = LlavaForConditionalGeneration.from_pretrained(demo, dtype=torch.float32)
     config = LlavaConfig(

@@ -147,13 +147,25 @@ def _building(build: Path) -> dict[str, float] | None:
         return None
 
 
-def _report(build: Path) -> Mapping[str, Any] | None:
-    """The latest report of this engine: from `mmbuild verify`, otherwise from apply."""
+def latest_report(build: Path) -> tuple[Path, Mapping[str, Any] | None]:
+    """The latest report of this engine, from `mmbuild verify`, otherwise from apply; None if there is none.
+
+    A report of backend tensorrt-llm, which compares nothing, is returned as it is.
+
+    Raises:
+        CompareError: MM596, a report is damaged or has another version.
+    """
     engine = engine_manifest.engine(build)
     own = _read(build / REPORT)
     if own is not None and (engine is None or own.get("engine") == engine):
-        return own
-    return _read(build / "verify" / REPORT)
+        return build / REPORT, own
+    return build / "verify" / REPORT, _read(build / "verify" / REPORT)
+
+
+def _report(build: Path) -> Mapping[str, Any] | None:
+    """:func:`latest_report`, if it compares the engine with its source model."""
+    _, report = latest_report(build)
+    return None if report is None or compares_nothing(report) else report
 
 
 def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -171,13 +183,10 @@ def _quality(report: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Mapping[str, Any] | None:
-    """A report; None if it does not exist or is from backend tensorrt-llm, which compares nothing."""
+    """A report; None if it does not exist."""
     data = _json(path)
-    if data is None:
-        return None
-    summary = data.get("summary", {})
-    if isinstance(summary, dict) and summary.get("compared") is False:
-        return None
+    if data is None or compares_nothing(data):
+        return data
     if data.get("version") != REPORT_VERSION:
         raise CompareError(
             f"`{path}` has version {str(data.get('version'))[:40]}, but this mmbuild reads version "
@@ -185,8 +194,14 @@ def _read(path: Path) -> Mapping[str, Any] | None:
             code="MM596",
             hint=f"run `mmbuild verify {path.parent}` to write it again",
         )
-    _require(path, _REPORT(data, "") or _image_problem(data))
+    require_report(path, _REPORT(data, "") or _image_problem(data))
     return data
+
+
+def compares_nothing(report: Mapping[str, Any]) -> bool:
+    """Whether it is from backend tensorrt-llm."""
+    summary = report.get("summary")
+    return isinstance(summary, dict) and summary.get("compared") is False
 
 
 def _image_problem(report: Mapping[str, Any]) -> str | None:
@@ -196,7 +211,8 @@ def _image_problem(report: Mapping[str, Any]) -> str | None:
     return None if invalid is None else f"a question refers to image {invalid}, but there are {count}"
 
 
-def _require(path: Path, problem: str | None) -> None:
+def require_report(path: Path, problem: str | None) -> None:
+    """Raise MM596 if a report has a problem."""
     if problem is not None:
         raise CompareError(
             f"`{path}` is damaged: {problem}", code="MM596", hint="run `mmbuild verify` on the build again"
@@ -209,7 +225,7 @@ def _speed(build: Path) -> Mapping[str, Any] | None:
     profile = data.get("profile") if data is not None else None
     if not isinstance(profile, dict):
         return None
-    _require(build / PROFILE, _PROFILE(profile, "profile"))
+    require_report(build / PROFILE, _PROFILE(profile, "profile"))
     return {name: profile.get(name) for name in ("tokens_per_second", "peak_bytes")}
 
 

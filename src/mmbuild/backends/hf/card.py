@@ -125,7 +125,16 @@ def _gate(verdict: Mapping[str, Any] | None, name: str) -> str:
 
 def _serving(card: Card) -> list[str]:
     numbers = card.description.llm["serving"]
-    return ["## Use", "", "```", vllm(numbers, "."), sglang(numbers, "."), "```"]
+    return [
+        "## Use",
+        "",
+        "In this directory; mmbuild wrote these commands for vLLM 0.26 and SGLang 0.5, and did not run them:",
+        "",
+        "```",
+        vllm(numbers, "."),
+        sglang(numbers, "."),
+        "```",
+    ]
 
 
 def _files(card: Card) -> Iterator[str]:
