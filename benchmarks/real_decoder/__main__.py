@@ -50,8 +50,9 @@ def main() -> None:
     samples, passages = texts.make(model, PICTURES, options.tokens)
     texts.write_samples(work / "samples", samples)
     checkpoints = mmbuild_side.build(work, forms)
-    for name in forms:
-        _compress(options.peers, work, name)
+    if "llm-compressor" in options.tools:
+        for name in forms:
+            _compress(options.peers, work, name)
     expected = work / f"expected-{len(passages)}.pt"
     if not expected.exists():
         _remember(expected, load(model, options.device), passages, options.device)
@@ -62,9 +63,10 @@ def main() -> None:
         }
         if FORMS[name].optimizer is not None:
             sides["Model Optimizer"] = lambda name=name: _optimized(model, name, samples, options.device)
-        for tool in (tool for tool in TOOLS if tool in sides):
+        for tool in (tool for tool in options.tools if tool in sides):
             _scored(work, name, tool, sides[tool], expected, passages, options.device)
-    print(table({name: _results(work, name, len(passages)) for name in forms}, passages))
+    results = {name: _results(work, name, len(passages)) for name in FORMS}
+    print(table({name: found for name, found in results.items() if found}, passages))
 
 
 def _options() -> argparse.Namespace:
@@ -75,6 +77,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", type=Path, required=True, help="interpreter that has llm-compressor")
     parser.add_argument("--tokens", type=int, default=50_000, help="tokens to score (default: %(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--tools", nargs="+", choices=TOOLS, default=TOOLS, help="llm-compressor's AWQ takes hours on a CPU"
+    )
     parser.add_argument("forms", nargs="*", metavar="FORM", help=f"of {', '.join(FORMS)} (default: all)")
     options = parser.parse_args()
     if unknown := set(options.forms) - set(FORMS):

@@ -21,7 +21,7 @@ def table(results: Mapping[str, Mapping[str, Score]], passages: Passages) -> str
         "|---|---|---|---|---|---|---|",
     ]
     for name, sides in results.items():
-        lines += [_line(name, tool, sides[OURS], own) for tool, own in sides.items()]
+        lines += [_line(name, tool, sides[OURS], own) for tool, own in sides.items() if OURS in sides]
     return "\n".join(lines)
 
 
