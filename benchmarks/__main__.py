@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "RESULTS.md"
 
 def names() -> list[str]:
     """Modules of this package that measure something."""
-    found = [info.name for info in pkgutil.iter_modules(benchmarks.__path__)]
+    found = [info.name for info in pkgutil.iter_modules(benchmarks.__path__) if not info.ispkg]
     return [name for name in sorted(found) if "def measure(" in (RESULTS.parent / f"{name}.py").read_text()]
 
 

@@ -53,6 +53,13 @@ def measure() -> list[Row]:
 
 def decode(room: Path, quant_algo: str | None) -> tuple[float, int]:
     """Seconds per token, and bytes of weights."""
+    session = build(room, engine_config(quant_algo))
+    session.prefill([PROMPT], session.empty_prompt_table())
+    return step_seconds(session, 1), session.weight_bytes
+
+
+def build(room: Path, config: Any) -> Any:
+    """A session of an engine with random weights, on one thread; ``room`` is an empty directory."""
     import torch
     from safetensors.torch import save_file
 
@@ -61,19 +68,23 @@ def decode(room: Path, quant_algo: str | None) -> tuple[float, int]:
     from mmbuild.core.steps.context import StepContext
     from mmbuild.steps import build_llm
 
-    config = engine_config(quant_algo)
     target = {"device": "cpu", "sm": None, "isa": cpu_isa()}
     build_llm.run(StepContext(params=config.to_json(), inputs={}, out=room, target=target))
     save_file(random_weights(config), room / "rank0.safetensors")
     torch.set_num_threads(1)
-    session = Session(config, room, {"": room / "rank0.safetensors"}, target)
-    session.prefill([PROMPT], session.empty_prompt_table())
+    return Session(config, room, {"": room / "rank0.safetensors"}, target)
+
+
+def step_seconds(session: Any, sequences: int) -> float:
+    """CPU time of a step that appends a token to each of ``sequences``, which the session holds: median."""
+    import torch
+
     times = []
     for token in range(NEW_TOKENS):
         begin = time.process_time()
-        session.decode(torch.tensor([token]))
+        session.decode(torch.full((sequences,), token))
         times.append(time.process_time() - begin)
-    return statistics.median(times[2:]), session.weight_bytes
+    return statistics.median(times[2:])
 
 
 def engine_config(quant_algo: str | None) -> Any:
